@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Operators: parameters, templates, defer; the work is done in the rooms below."""

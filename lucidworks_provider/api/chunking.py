@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The Async Chunking API: one text in, chunks and their vectors out.
+
+One document a request: the limits on size and on the number of chunks count per request, and so one
+document has one job, one status and one failure of its own.
+
+Source: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-async-chunking-api
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lucidworks_provider.api.jobs import JobState, state_of
+from lucidworks_provider.api.messages import Answer, Request, json_body, path_segment, read_object
+from lucidworks_provider.errors import InputError, MalformedAnswerError
+
+PAYLOAD_FIELD = "chunkedData"
+# "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
+MAX_TEXT_BYTES = 1_000_000
+DATA_TYPES = ("passage", "query")
+QUANTIZATIONS = ("min-max", "max-scale")
+
+_SUBMIT = "Submit chunking job"
+
+
+def _whole(minimum: int) -> tuple[str, Callable[[object], bool]]:
+    return f"a whole number from {minimum}", lambda v: _is_int(v) and v >= minimum
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_cosine(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1
+
+
+def _is_pattern(value: object) -> bool:
+    # The vendor follows the conventions of Python's `re`, so this is the right judge.
+    try:
+        return isinstance(value, str) and value != "" and re.compile(value) is not None
+    except (re.error, OverflowError, RecursionError):
+        return False
+
+
+_SIZE, _OVERLAP = _whole(1), _whole(0)
+
+# Every chunker with its options (section 7.2). Sizes are tokens for `max...` and sentences otherwise.
+CHUNKERS: Mapping[str, Mapping[str, tuple[str, Callable[[object], bool]]]] = {
+    "dynamic-newline": {"maxChunkSize": _SIZE},
+    "dynamic-sentence": {"maxChunkSize": _SIZE, "overlapSize": _OVERLAP},
+    "regex-splitter": {"regex": ("a pattern of Python's re module", _is_pattern)},
+    "semantic": {
+        "maxChunkSize": _SIZE,
+        "overlapSize": _OVERLAP,
+        "cosineThreshold": ("a number from -1 to 1", _is_cosine),
+        "approximate": ("true or false", lambda v: isinstance(v, bool)),
+    },
+    "sentence": {"chunkSize": _SIZE, "overlapSize": _OVERLAP},
+}
+MODEL_OPTIONS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "vectorQuantizationMethod": (" or ".join(QUANTIZATIONS), lambda v: v in QUANTIZATIONS),
+    "dimReductionSize": _SIZE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkingOptions:
+    """
+    How documents are chunked and vectorised; validated when made.
+
+    :param chunker: one of :data:`CHUNKERS`.
+    :param model_id: an embedding model, or the deployment id of a custom one.
+    :param data_type: ``passage`` for what is searched, ``query`` for what one searches with.
+    :param chunker_config: the chunker's own options; defaults where absent.
+    :param model_config: ``vectorQuantizationMethod`` and ``dimReductionSize``.
+    :raises InputError: names the option and the values it may have.
+    """
+
+    chunker: str
+    model_id: str
+    data_type: str | None = "passage"
+    chunker_config: Mapping[str, Any] | None = None
+    model_config: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunker not in CHUNKERS:
+            raise InputError(f"chunker is {self.chunker!r}; use one of {', '.join(CHUNKERS)}.")
+        path_segment(self.model_id, "model_id")
+        if self.data_type is not None and self.data_type not in DATA_TYPES:
+            raise InputError(f"data_type is {self.data_type!r}; use one of {', '.join(DATA_TYPES)}.")
+        allowed = CHUNKERS[self.chunker]
+        _check_options(self.chunker_config, allowed, f"chunker_config of {self.chunker!r}")
+        _check_options(self.model_config, MODEL_OPTIONS, "model_config")
+        if self.chunker == "sentence" and self.chunker_config:
+            size, overlap = self.chunker_config.get("chunkSize", 5), self.chunker_config.get("overlapSize", 0)
+            if overlap >= size:
+                raise InputError(
+                    f"chunker_config of 'sentence': overlapSize {overlap} must be below chunkSize {size}."
+                )
+
+    @property
+    def quantization(self) -> str | None:
+        """``min-max`` (unsigned bytes), ``max-scale`` (signed bytes) or None (floats)."""
+        value = (self.model_config or {}).get("vectorQuantizationMethod")
+        return value if isinstance(value, str) else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The options as plain JSON, in a fixed order: for fingerprints and file metadata."""
+        return {
+            "chunker": self.chunker,
+            "model_id": self.model_id,
+            "data_type": self.data_type,
+            "chunker_config": dict(sorted((self.chunker_config or {}).items())),
+            "model_config": dict(sorted((self.model_config or {}).items())),
+        }
+
+
+def check_text(text: object, what: str, *, max_bytes: int = MAX_TEXT_BYTES) -> int:
+    """
+    Refuse a text that the service would refuse.
+
+    :param what: names the text in the message, e.g. ``document 'a.txt'``.
+    :return: its size in UTF-8 bytes.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{what} has no text; leave it out or give it some.")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as err:
+        raise InputError(
+            f"{what} holds half a surrogate pair at character {err.start}, which is no text; decode it again."
+        ) from None
+    if size > max_bytes:
+        raise InputError(f"{what} has {size:,} bytes of UTF-8, over the limit of {max_bytes:,}; split it.")
+    return size
+
+
+def submit_request(
+    base_url: str, options: ChunkingOptions, text: str, *, max_bytes: int = MAX_TEXT_BYTES
+) -> Request:
+    """Build ``POST /ai/async-chunking/{CHUNKER}/{MODEL_ID}`` for one text."""
+    check_text(text, "The text", max_bytes=max_bytes)
+    body: dict[str, Any] = {"batch": [{"text": text}]}
+    if options.data_type is not None:
+        body["useCaseConfig"] = {"dataType": options.data_type}
+    if options.model_config:
+        body["modelConfig"] = dict(options.model_config)
+    if options.chunker_config:
+        body["chunkerConfig"] = dict(options.chunker_config)
+    model = path_segment(options.model_id, "model_id")
+    return Request(
+        name=_SUBMIT,
+        method="POST",
+        url=f"{base_url}/ai/async-chunking/{options.chunker}/{model}",
+        replayable=False,
+        headers={"Accept": "application/json", "Content-Type": "application/json"},
+        body=json_body(body),
+    )
+
+
+def read_submission(answer: Answer) -> str:
+    """The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``."""
+    body = read_object(answer, _SUBMIT)
+    job_id = body.get("chunkingId")
+    if not isinstance(job_id, str) or not job_id.strip():
+        said = state_of(body, payload_field=PAYLOAD_FIELD).message or "no `chunkingId` in the answer"
+        raise MalformedAnswerError(f"{_SUBMIT}: HTTP {answer.status}: {said}", status=answer.status)
+    return job_id.strip()
+
+
+def poll_request(base_url: str, job_id: str) -> Request:
+    """Build ``GET /ai/async-chunking/{CHUNKING_ID}``. What it answers may be the only copy of a result."""
+    return Request(
+        name=f"Poll chunking job {job_id}",
+        method="GET",
+        url=f"{base_url}/ai/async-chunking/{path_segment(job_id, 'job id')}",
+        # Repeating it is right even where the first answer got lost: then the second one tells.
+        replayable=True,
+        headers={"Accept": "application/json"},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """
+    One chunk of a document.
+
+    :param span: ``(start, end)`` in the submitted text, end exclusive, as the service gave it; or None.
+    :param vector: floats, or integers when quantised.
+    """
+
+    text: str
+    span: tuple[int, int] | None
+    vector: Sequence[float]
+    input_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkingResult:
+    """
+    A chunking job as one GET showed it.
+
+    :param status: the service's own word.
+    :param chunks: of all batch items in order; empty unless ``state`` is RESULT.
+    """
+
+    job_id: str
+    state: JobState
+    status: str
+    message: str
+    chunks: tuple[Chunk, ...] = ()
+
+
+def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
+    """
+    Read a decoded GET answer, in either of the two documented shapes.
+
+    :raises MalformedAnswerError: chunks, spans and vectors do not fit together.
+    """
+    seen = state_of(body, payload_field=PAYLOAD_FIELD)
+    chunks: list[Chunk] = []
+    if seen.state is JobState.RESULT:
+        items = body[PAYLOAD_FIELD]
+        if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
+            raise _malformed(job_id, f"`{PAYLOAD_FIELD}` is no list of objects")
+        # The older shape keeps the vectors of all items in one list beside the items.
+        beside = body.get("vector", body.get("vectors"))
+        remaining = list(beside) if isinstance(beside, list) else []
+        for item in items:
+            texts = _strings(item.get("chunks"), job_id)
+            vectors = item.get("vectors")
+            if not isinstance(vectors, list):
+                vectors, remaining = remaining[: len(texts)], remaining[len(texts) :]
+            chunks.extend(_zip(texts, item.get("spans"), vectors, job_id))
+    return ChunkingResult(job_id, seen.state, seen.status, seen.message, tuple(chunks))
+
+
+def _zip(texts: list[str], spans: object, vectors: list[object], job_id: str) -> list[Chunk]:
+    if spans is None:
+        spans = [None] * len(texts)
+    if not isinstance(spans, list) or not len(texts) == len(spans) == len(vectors):
+        counted = len(spans) if isinstance(spans, list) else "no"
+        raise _malformed(job_id, f"{len(texts)} chunks, {counted} spans and {len(vectors)} vectors")
+    chunks = [
+        Chunk(text, _span(span), *_vector(vector, job_id))
+        for text, span, vector in zip(texts, spans, vectors, strict=True)
+    ]
+    if len({len(chunk.vector) for chunk in chunks}) > 1:
+        raise _malformed(job_id, "vectors of different lengths")
+    return chunks
+
+
+def _strings(value: object, job_id: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise _malformed(job_id, "`chunks` is no list of texts")
+    return value
+
+
+def _span(value: object) -> tuple[int, int] | None:
+    match value:
+        case [int(start), int(end)] if 0 <= start <= end:
+            return start, end
+    return None
+
+
+def _vector(value: object, job_id: str) -> tuple[Sequence[float], int | None]:
+    tokens: object = None
+    if isinstance(value, Mapping):
+        used = value.get("tokensUsed")
+        tokens = used.get("inputTokens") if isinstance(used, Mapping) else None
+        value = value.get("vector")
+    if not isinstance(value, list) or not value or not all(type(x) in {int, float} for x in value):
+        raise _malformed(job_id, "a vector that is no list of numbers")
+    if not all(map(math.isfinite, value)):
+        raise _malformed(job_id, "a vector with a value that is no finite number")
+    return value, tokens if isinstance(tokens, int) else None
+
+
+def _check_options(
+    given: Mapping[str, Any] | None, allowed: Mapping[str, tuple[str, Callable[[object], bool]]], what: str
+) -> None:
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise InputError(f"{what} is no dictionary; its options are {', '.join(allowed)}.")
+    for name, value in given.items():
+        if name not in allowed:
+            raise InputError(f"{what} has no option {name!r}; its options are {', '.join(allowed)}.")
+        meaning, is_valid = allowed[name]
+        if not is_valid(value):
+            raise InputError(f"{what}: {name} is {value!r}; it must be {meaning}.")
+
+
+def _malformed(job_id: str, what: str) -> MalformedAnswerError:
+    return MalformedAnswerError(f"Chunking job {job_id}: the result holds {what}.", status=200)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests and answers as values, and what an HTTP status means."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+from urllib.parse import quote
+
+from lucidworks_provider.errors import (
+    AnswerError,
+    AuthenticationError,
+    ForbiddenError,
+    InputError,
+    MalformedAnswerError,
+    RateLimitError,
+    RequestRefusedError,
+    ServiceError,
+    TokenRefusedError,
+    UnknownResourceError,
+)
+
+EXCERPT_CHARACTERS = 300
+
+# No error body is documented for any endpoint, so look where servers usually put their words.
+_MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "error", "title")
+# What must not reach a log even when a server echoes it: JWTs, bearer and basic credentials, keys in JSON.
+_CREDENTIALS = re.compile(
+    r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"
+    r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
+    r"|(?i:\"?[\w-]*(?:secret|password|token|api_?key|serviceaccountkey)\"?\s*[:=]\s*)(?:\"[^\"]*\"?|[^\s\"&,;]+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    One HTTP request, without its access token.
+
+    :param name: what it does, in words, for messages and logs.
+    :param replayable: whether sending it twice does no harm. A submission is not: the service knows no
+        idempotency key, so a second POST is a second job.
+    :param basic: user name and password of Basic authentication (token request only).
+    """
+
+    name: str
+    method: Literal["GET", "POST"]
+    url: str
+    replayable: bool
+    params: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+    basic: tuple[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    One HTTP answer.
+
+    :param headers: with lower-case names.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def path_segment(value: str, what: str) -> str:
+    """Quote a caller's value for a URL path; refuse what would change the path."""
+    if not isinstance(value, str) or not value.strip() or value in {".", ".."}:
+        raise InputError(f"{what} is {value!r}; give a non-empty name.")
+    return quote(value, safe="")
+
+
+def json_body(value: object) -> bytes:
+    """Encode a request body; not ASCII-escaped, since the service limits bytes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def read_object(answer: Answer, name: str) -> dict[str, Any]:
+    """
+    The JSON object of a successful answer.
+
+    :param name: the request's name, for the message.
+    :raises AnswerError: one of its subclasses, by the status or the body.
+    """
+    check_status(answer, name)
+    return parse_object(answer.body, name, status=answer.status)
+
+
+def parse_object(body: bytes, name: str, *, status: int = 200) -> dict[str, Any]:
+    """Decode a JSON object; orjson where the ``documents`` extra brought it, for results of many megabytes."""
+    try:
+        try:
+            from orjson import loads
+        except ImportError:
+            from json import loads  # type: ignore[assignment]
+        decoded = loads(body)
+    except (ValueError, RecursionError):
+        decoded = None
+    if not isinstance(decoded, dict):
+        raise MalformedAnswerError(
+            f"{name}: HTTP {status} with a body that is no JSON object. It starts: {excerpt(body)!r}",
+            status=status,
+        )
+    return decoded
+
+
+def check_status(answer: Answer, name: str) -> None:
+    """Raise the error that the status stands for (section 11 of the reference); return on 2xx."""
+    status = answer.status
+    if 200 <= status < 300:
+        return
+    said = f"{name}: HTTP {status}: {vendor_message(answer.body)}"
+    match status:
+        case 401:
+            raise TokenRefusedError(said, status=status)
+        case 403:
+            raise ForbiddenError(said, status=status)
+        case 404 | 410:
+            raise UnknownResourceError(said, status=status)
+        case 429:
+            raise RateLimitError(said, status=status, retry_after=retry_after(answer))
+        case _ if 400 <= status < 500:
+            raise RequestRefusedError(said, status=status)
+        case _ if status >= 500:
+            raise ServiceError(said, status=status, retry_after=retry_after(answer))
+    # Redirects are not followed: a POST would silently become a GET, and a token go to another host.
+    raise RequestRefusedError(f"{said} (redirects are not followed)", status=status)
+
+
+def check_token_status(answer: Answer, name: str) -> None:
+    """Like :func:`check_status`, where 400, 401 and 403 speak about the credentials and not about a token."""
+    try:
+        check_status(answer, name)
+    except AnswerError as err:
+        if answer.status in {400, 401, 403}:
+            raise AuthenticationError(str(err), status=answer.status) from None
+        raise
+
+
+def vendor_message(body: bytes) -> str:
+    """The service's own words in an error body, cut short and without anything that looks secret."""
+    try:
+        decoded = json.loads(body)
+    except (ValueError, RecursionError):
+        return excerpt(body) or "(no body)"
+    if isinstance(decoded, dict):
+        for name in _MESSAGE_FIELDS:
+            value = decoded.get(name)
+            if isinstance(value, dict):
+                value = next((value[n] for n in _MESSAGE_FIELDS if n in value), None)
+            if isinstance(value, str) and value.strip():
+                kind = decoded.get("error")
+                prefix = f"{kind}: " if isinstance(kind, str) and kind != value else ""
+                return scrub(prefix + value)[:EXCERPT_CHARACTERS]
+    return excerpt(body) or "(no body)"
+
+
+def excerpt(body: bytes) -> str:
+    """The first characters of a body, safe to show."""
+    # A few more bytes than are shown, so that a credential at the cut is still recognised.
+    return scrub(body[: 8 * EXCERPT_CHARACTERS].decode("utf-8", "replace"))[:EXCERPT_CHARACTERS].strip()
+
+
+def scrub(text: str) -> str:
+    """Replace what looks like a credential."""
+    return _CREDENTIALS.sub("***", text)
+
+
+def retry_after(answer: Answer) -> float | None:
+    """Seconds of a ``Retry-After`` header (undocumented for this service, honoured if present)."""
+    value = answer.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        # The server's own Date is the clock that its Retry-After speaks of.
+        moment = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(answer.headers["date"])
+        return max(0.0, (moment - now).total_seconds())
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An access token and the identity it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from lucidworks_provider.api.tokens import Grant
+
+# The vendor's advice is five minutes before expiry; a tenth of the lifetime where that is shorter.
+REFRESH_MARGIN = 300.0
+# Clocks that differ by no more than the resolution of a Date header are taken to agree.
+CLOCK_TOLERANCE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIdentity:
+    """
+    Whose token it is.
+
+    The service keeps one live token for each of these, so this, and never a connection id, is what
+    processes share by: several connections with one client id have one token.
+    """
+
+    auth_url: str
+    auth_server_id: str
+    client_id: str
+    scope: str
+
+    @property
+    def digest(self) -> str:
+        """A name for stores: 24 hexadecimal digits, safe in any key."""
+        parts = (self.auth_url, self.auth_server_id, self.client_id, self.scope)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """
+    A token with the times that everybody shares.
+
+    :param value: the token itself; never shown by ``repr``.
+    :param issued_at: when it was minted, in seconds since the epoch by the identity server's clock.
+    :param refresh_at: the one appointment at which the fleet gets the next one.
+    :param expires_at: when it stops being accepted.
+    """
+
+    value: str = field(repr=False)
+    issued_at: float
+    refresh_at: float
+    expires_at: float
+
+    @classmethod
+    def from_grant(cls, grant: Grant, asked_at: float) -> AccessToken:
+        """
+        :param asked_at: the moment before the request was sent, by the identity server's clock: the token
+            cannot be older than that.
+        """
+        margin = min(REFRESH_MARGIN, grant.lifetime / 10)
+        expires_at = asked_at + grant.lifetime
+        return cls(grant.access_token, asked_at, expires_at - margin, expires_at)
+
+    def to_json(self) -> str:
+        """Plain text, for encryption."""
+        return json.dumps([1, self.value, self.issued_at, self.refresh_at, self.expires_at])
+
+    @classmethod
+    def from_json(cls, text: str) -> AccessToken:
+        """:raises ValueError: not what :meth:`to_json` wrote."""
+        match json.loads(text):
+            case [
+                1,
+                str(value),
+                float() | int() as issued,
+                float() | int() as refresh,
+                float() | int() as end,
+            ]:
+                return cls(value, issued, refresh, end)
+        raise ValueError("not a stored token of this version")

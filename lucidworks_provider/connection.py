@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The connection, parsed once into one frozen value.
+
+Everything that reads a setting reads it from :class:`LucidworksSettings`; nothing else looks into an
+Airflow connection. The form stores declared defaults and nulls, a URI stores strings, a hand-written JSON
+leaves fields out: ``null``, empty and absent therefore mean the same, and ``"false"`` is false.
+
+The names and defaults below are also what the form in the Airflow UI is made of
+(:mod:`lucidworks_provider.get_provider_info`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lucidworks_provider.errors import ConfigurationError
+
+CONNECTION_TYPE = "lucidworks"
+DEFAULT_CONN_ID = "lucidworks_default"
+
+DEFAULT_AUTH_URL = "https://identity.lucidworks.com"
+DEFAULT_MODELS_URL = "https://api.lucidworks.com"
+# The one value that the vendor's reference lists; the gateway's configuration has a placeholder there.
+DEFAULT_AUTH_SERVER_ID = "ausao8uveaPmyhv0v357"
+DEFAULT_TIMEOUT = 120.0
+SHARE_VIA = ("airflow", "redis", "memory")
+
+# The Application ID is the first label of the application host name.
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
+_PATH_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class LucidworksSettings:
+    """
+    A validated connection.
+
+    :param conn_id: the connection it came from, for messages only; never a key of anything shared.
+    :param client_id: user name of the token request.
+    :param client_secret: password of the token request; never shown by ``repr``.
+    :param application_url: base URL of ``/ai/*``, or None when the connection has no Application ID.
+    :param customer_id: path segment of the Models API, or None.
+    :param verify: whether TLS certificates are checked.
+    :param ca_bundle: file with the authorities to trust instead of the default ones.
+    :param timeout: seconds without a byte after which a request is given up.
+    :param share_via: where processes share their access token: ``airflow``, ``redis`` or ``memory``.
+    :param redis_conn_id: the Airflow connection of the Redis server for ``share_via = redis``.
+    """
+
+    conn_id: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    application_url: str | None = None
+    customer_id: str | None = None
+    auth_url: str = DEFAULT_AUTH_URL
+    auth_server_id: str = DEFAULT_AUTH_SERVER_ID
+    models_url: str = DEFAULT_MODELS_URL
+    verify: bool = True
+    ca_bundle: str | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    share_via: str = "airflow"
+    redis_conn_id: str | None = None
+
+    @property
+    def application_base(self) -> str:
+        """
+        Base URL of every ``/ai/*`` request.
+
+        :raises ConfigurationError: the connection has neither an Application ID nor ``application_url``.
+        """
+        if self.application_url is None:
+            raise _wrong(self.conn_id, "host (Application ID)", "is missing", "set it, or `application_url`")
+        return self.application_url
+
+
+def parse_settings(
+    conn_id: str,
+    *,
+    login: str | None,
+    password: str | None,
+    host: str | None,
+    extra: Mapping[str, object],
+) -> LucidworksSettings:
+    """
+    Validate the parts of an Airflow connection.
+
+    :param conn_id: named in every message.
+    :param login: the Client ID.
+    :param password: the Client Secret.
+    :param host: the Application ID.
+    :param extra: the decoded ``extra`` of the connection.
+    :raises ConfigurationError: a field is missing or has a value that cannot work.
+    """
+    fields = _Fields(conn_id, extra)
+    client_id = _present(login)
+    if client_id is None:
+        raise _wrong(conn_id, "login (Client ID)", "is missing", "copy it from the integration's screen")
+    if ":" in client_id:
+        # Basic authentication separates user name and password by the first colon.
+        raise _wrong(conn_id, "login (Client ID)", "contains a colon", "give the Client ID alone")
+    secret = _present(password)
+    if secret is None:
+        raise _wrong(
+            conn_id, "password (Client Secret)", "is missing", "copy it from the integration's screen"
+        )
+    application_url = fields.url("application_url", None)
+    if application_url is None and (application_id := _present(host)) is not None:
+        application_url = _application_url(conn_id, application_id)
+    share_via = fields.text("share_via", "airflow")
+    if share_via not in SHARE_VIA:
+        raise _wrong(conn_id, "share_via", f"is {share_via!r}", f"use one of {', '.join(SHARE_VIA)}")
+    return LucidworksSettings(
+        conn_id=conn_id,
+        client_id=client_id,
+        client_secret=secret,
+        application_url=application_url,
+        customer_id=fields.segment("customer_id", None),
+        auth_url=fields.url("auth_url", DEFAULT_AUTH_URL) or DEFAULT_AUTH_URL,
+        auth_server_id=fields.segment("auth_server_id", DEFAULT_AUTH_SERVER_ID) or DEFAULT_AUTH_SERVER_ID,
+        models_url=fields.url("models_url", DEFAULT_MODELS_URL) or DEFAULT_MODELS_URL,
+        verify=fields.boolean("verify", default=True),
+        ca_bundle=fields.file("ca_bundle"),
+        timeout=fields.seconds("timeout", DEFAULT_TIMEOUT),
+        share_via=share_via,
+        redis_conn_id=fields.text("redis_conn_id", None),
+    )
+
+
+def _application_url(conn_id: str, application_id: str) -> str:
+    if not _LABEL.fullmatch(application_id):
+        raise _wrong(
+            conn_id,
+            "host (Application ID)",
+            f"is {application_id!r}, which is no host name label",
+            "give the Application ID alone; a whole address goes into `application_url`",
+        )
+    return f"https://{application_id}.applications.lucidworks.com"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Typed access to the connection's extra; every refusal names the field."""
+
+    conn_id: str
+    extra: Mapping[str, object]
+
+    def text(self, name: str, default: str | None) -> str | None:
+        value = _present(self.extra.get(name))
+        return default if value is None else value
+
+    def segment(self, name: str, default: str | None) -> str | None:
+        value = self.text(name, default)
+        if value is not None and (not _PATH_SEGMENT.fullmatch(value) or value in {".", ".."}):
+            raise _wrong(self.conn_id, name, f"is {value!r}", "only letters, digits and . _ ~ - can be in it")
+        return value
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        value = self.text(name, None)
+        if value is None:
+            return default
+        match value.lower():
+            case "true" | "1" | "yes" | "on":
+                return True
+            case "false" | "0" | "no" | "off":
+                return False
+        raise _wrong(self.conn_id, name, f"is {value!r}", "use true or false")
+
+    def seconds(self, name: str, default: float) -> float:
+        value = self.text(name, None)
+        if value is None:
+            return default
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            raise _wrong(self.conn_id, name, f"is {value!r}", "use a number of seconds above 0")
+        return number
+
+    def file(self, name: str) -> str | None:
+        value = self.text(name, None)
+        if value is not None and not Path(value).is_file():
+            raise _wrong(
+                self.conn_id, name, f"names {value!r}, which is no file here", "use a PEM file's path"
+            )
+        return value
+
+    def url(self, name: str, default: str | None) -> str | None:
+        value = self.text(name, default)
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            raise _wrong(self.conn_id, name, "is no URL", "use https://HOST") from None
+        if parts.username is not None or parts.password is not None:
+            raise _wrong(self.conn_id, name, "contains credentials", "they belong into login and password")
+        if not host or parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
+            raise _wrong(self.conn_id, name, f"is {value!r}", "use https://HOST, without a query")
+        if parts.scheme == "http" and not _is_loopback(host):
+            # The client secret and every token would travel in the clear.
+            raise _wrong(
+                self.conn_id, name, f"is plain http ({value!r})", "use https; http is for loopback only"
+            )
+        return value.rstrip("/")
+
+
+def _present(value: object) -> str | None:
+    """The value as text; None when it is null, empty or white space."""
+    if value is None:
+        return None
+    return str(value).strip() or None
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _wrong(conn_id: str, name: str, what: str, cure: str) -> ConfigurationError:
+    return ConfigurationError(f"Connection {conn_id!r}: {name} {what}; {cure}.")

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Everything this package raises, as one tree.
+
+::
+
+    LucidworksError
+    ├── ConfigurationError        the connection: which field, what it may be
+    ├── InputError                an argument, refused before anything was sent or written
+    ├── TransportError            no usable answer arrived
+    │   └── NotSentError          ... and the service has certainly not seen the request
+    ├── AnswerError               the service answered, and the answer is no result
+    │   ├── RequestRefusedError   400, 413, 422 and other 4xx: repeating it is of no use
+    │   ├── TokenRefusedError     401: the access token is expired or superseded
+    │   ├── ForbiddenError        403: wrong scope, or not entitled
+    │   ├── UnknownResourceError  404: no such chunker, model or job
+    │   ├── RateLimitError        429, with the service's Retry-After where it sent one
+    │   ├── ServiceError          5xx
+    │   ├── MalformedAnswerError  a success status with a body that is not the documented one
+    │   └── AuthenticationError   the token endpoint refused the credentials
+    ├── TokenError                no token can be had without cutting off the rest of the fleet
+    │   └── TokenStoreError       the place where the fleet shares its token cannot be reached
+    ├── StorageError              a place cannot be written or read; names the place
+    └── JobError                  an asynchronous job
+        ├── JobFailedError        the service reports ERROR
+        ├── JobTimeoutError       not ready before the deadline; the job itself may go on
+        ├── ResultGoneError       the result was handed out before and is not on storage
+        ├── SubmissionUnknownError  a POST without an answer: a job may exist that nobody knows
+        └── StorageNotSharedError   worker and triggerer do not see the same storage
+
+``retryable`` says whether the same call may succeed later with nothing changed.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LucidworksError(Exception):
+    """Base of every error of this package."""
+
+    retryable: ClassVar[bool] = False
+
+
+class ConfigurationError(LucidworksError, ValueError):
+    """A connection cannot be used; names the connection and the field."""
+
+
+class InputError(LucidworksError, ValueError):
+    """An argument was refused before anything was sent or written."""
+
+
+class TransportError(LucidworksError):
+    """No usable answer arrived; the service may or may not have acted on the request."""
+
+    retryable = True
+
+
+class NotSentError(TransportError):
+    """No connection could be made, so the service has not seen the request."""
+
+
+class AnswerError(LucidworksError):
+    """
+    The service answered with something that is no result.
+
+    :param message: what was asked, the status, and the service's own words.
+    :param status: the HTTP status.
+    """
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RequestRefusedError(AnswerError):
+    """A 4xx that repeating the request cannot cure."""
+
+
+class TokenRefusedError(AnswerError):
+    """401: the access token is expired, or a newer one of the same scope replaced it."""
+
+    retryable = True
+
+
+class ForbiddenError(AnswerError):
+    """403: a token of the wrong scope, or an application that is not entitled to the model."""
+
+
+class UnknownResourceError(AnswerError):
+    """404: unknown chunker, model or job; for a job also: its result is no longer kept."""
+
+
+class RateLimitError(AnswerError):
+    """
+    429: over the contract's rate limit.
+
+    :param retry_after: seconds that the service asked to wait, if it said so.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, status: int = 429, retry_after: float | None = None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after = retry_after
+
+
+class ServiceError(AnswerError):
+    """5xx: the service or a gateway before it failed."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message, status=status)
+        self.retry_after = retry_after
+
+
+class MalformedAnswerError(AnswerError):
+    """A success status with a body that is not JSON, or not the documented JSON."""
+
+    retryable = True
+
+
+class AuthenticationError(AnswerError):
+    """The token endpoint refused the client id and secret, or the scope."""
+
+
+class TokenError(LucidworksError):
+    """No token can be had without cutting off every other process that uses this client id."""
+
+    retryable = True
+
+
+class TokenStoreError(TokenError):
+    """The shared token store cannot be read or written from this process."""
+
+
+class StorageError(LucidworksError):
+    """A place for results cannot be written or read."""
+
+
+class JobError(LucidworksError):
+    """An asynchronous job did not end in a result."""
+
+
+class JobFailedError(JobError):
+    """The service reports the status ERROR for a job."""
+
+
+class JobTimeoutError(JobError):
+    """A job was not ready before the deadline. Its id is kept: a retry waits for the same job."""
+
+    retryable = True
+
+
+class ResultGoneError(JobError):
+    """The service has handed a result out before, and no copy of it lies on storage."""
+
+    retryable = True
+
+
+class SubmissionUnknownError(JobError):
+    """A submission was sent and no answer came back: a job may exist whose id nobody knows."""
+
+    retryable = True
+
+
+class StorageNotSharedError(JobError):
+    """The process that should collect results does not see the storage that the task prepared."""

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What Airflow reads about this package: its name, its classes, and the connection form.
+
+Airflow 3.2 and later build the form from ``conn-fields`` and ``ui-field-behaviour`` without importing the
+hook; older versions ask two classmethods of the hook, which are generated from this same dictionary
+(:func:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_connection_form_widgets`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lucidworks_provider import __version__
+from lucidworks_provider.connection import (
+    CONNECTION_TYPE,
+    DEFAULT_AUTH_SERVER_ID,
+    DEFAULT_AUTH_URL,
+    DEFAULT_MODELS_URL,
+    DEFAULT_TIMEOUT,
+    SHARE_VIA,
+)
+
+# No field may be named after a token, secret, key or proxy: Airflow would blank its value in every log.
+CONN_FIELDS: dict[str, dict[str, Any]] = {
+    "customer_id": {
+        "label": "Customer ID",
+        "description": "Needed for the Models API only. Lucidworks hands it out; no screen shows it.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "application_url": {
+        "label": "Application URL",
+        "description": "Replaces the address made from the Application ID, for a gateway or the emulator.",
+        "schema": {"type": ["string", "null"], "format": "url"},
+    },
+    "auth_url": {
+        "label": "Identity URL",
+        "description": "Host that issues access tokens.",
+        "schema": {"type": ["string", "null"], "format": "url", "default": DEFAULT_AUTH_URL},
+    },
+    "auth_server_id": {
+        "label": "Authorization server",
+        "description": "Identifier in the path of the token endpoint.",
+        "schema": {"type": ["string", "null"], "default": DEFAULT_AUTH_SERVER_ID},
+    },
+    "models_url": {
+        "label": "Models API URL",
+        "description": "Host of the Models API.",
+        "schema": {"type": ["string", "null"], "format": "url", "default": DEFAULT_MODELS_URL},
+    },
+    "verify": {
+        "label": "Verify TLS certificates",
+        "description": "Switch off for tests only.",
+        "schema": {"type": ["boolean", "null"], "default": True},
+    },
+    "ca_bundle": {
+        "label": "CA bundle",
+        "description": "PEM file with the authorities to trust, at the same path on every host.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "timeout": {
+        "label": "Timeout (seconds)",
+        "description": "Seconds without an answer after which a request is given up.",
+        "schema": {"type": ["number", "null"], "minimum": 1, "default": DEFAULT_TIMEOUT},
+    },
+    "share_via": {
+        "label": "Share access via",
+        "description": (
+            "Where all workers and triggerers share the one live access: airflow (an encrypted Variable), "
+            "or memory (one process only: a second process would cut it off)."
+        ),
+        "schema": {"type": ["string", "null"], "enum": [*SHARE_VIA, None], "default": SHARE_VIA[0]},
+    },
+    "redis_conn_id": {
+        "label": "Redis connection id",
+        "description": "Reserved for sharing via redis, which this version does not offer yet.",
+        "schema": {"type": ["string", "null"]},
+    },
+}
+
+UI_FIELD_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["port", "schema"],
+    "relabeling": {"login": "Client ID", "password": "Client Secret", "host": "Application ID"},
+    "placeholders": {
+        "login": "Client ID of the integration",
+        "password": "Client Secret of the integration",
+        "host": "first label of APPLICATION_ID.applications.lucidworks.com",
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Entry point ``apache_airflow_provider``."""
+    name = "Lucidworks AI"
+    return {
+        "package-name": "airflow-provider-lucidworks",
+        "name": name,
+        "description": "Run `Lucidworks AI <https://lucidworks.com/>`__ jobs: chunk and vectorise documents.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": name,
+                "external-doc-url": "https://doc.lucidworks.com/",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [
+            {
+                "integration-name": name,
+                "python-modules": [
+                    "lucidworks_provider.hooks.auth",
+                    "lucidworks_provider.hooks.lucidworks",
+                ],
+            }
+        ],
+        "operators": [
+            {"integration-name": name, "python-modules": ["lucidworks_provider.operators.chunking"]}
+        ],
+        "triggers": [{"integration-name": name, "python-modules": ["lucidworks_provider.triggers.chunking"]}],
+        "connection-types": [
+            {
+                "connection-type": CONNECTION_TYPE,
+                "hook-class-name": "lucidworks_provider.hooks.auth.LucidworksAuthHook",
+                "hook-name": name,
+                "ui-field-behaviour": UI_FIELD_BEHAVIOUR,
+                "conn-fields": CONN_FIELDS,
+            }
+        ],
+    }

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Access tokens for DAG authors: the connection, the fleet's one token, and a session that carries it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from lucidworks_provider.api.tokens import PREDICT_SCOPE
+from lucidworks_provider.connection import (
+    CONNECTION_TYPE,
+    DEFAULT_CONN_ID,
+    LucidworksSettings,
+    parse_settings,
+)
+from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+
+if TYPE_CHECKING:
+    import requests
+    from airflow.providers.common.compat.sdk import Connection
+
+    from lucidworks_provider.auth.source import TokenSource
+
+# The test button runs inside the API server, where nobody should wait for long.
+_TEST_TIMEOUT = 10.0
+
+
+class LucidworksAuthHook(BaseHook):
+    """
+    Hands out the access token that the whole fleet shares.
+
+    Lucidworks AI keeps one live token per client and scope: a new one deletes the old one. This hook never
+    asks for a new token while the fleet has a good one, so any number of tasks and triggers can use it.
+
+    :param lucidworks_conn_id: the connection with Client ID and Client Secret.
+
+    .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-authentication-api
+    """
+
+    conn_name_attr = "lucidworks_conn_id"
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = CONNECTION_TYPE
+    hook_name = "Lucidworks AI"
+
+    def __init__(self, lucidworks_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lucidworks_conn_id = lucidworks_conn_id
+        self._settings: LucidworksSettings | None = None
+
+    def get_settings(self) -> LucidworksSettings:
+        """
+        The validated connection, read once per hook.
+
+        :raises ConfigurationError: names the field that is missing or wrong.
+        """
+        if self._settings is None:
+            conn = self.get_connection(self.lucidworks_conn_id)
+            self._settings = _parse(self.lucidworks_conn_id, conn, conn.extra_dejson)
+        return self._settings
+
+    async def aget_settings(self) -> LucidworksSettings:
+        """:meth:`get_settings` for an event loop, where reading a connection synchronously can deadlock."""
+        if self._settings is None:
+            from airflow.providers.common.compat.connection import (
+                get_async_connection,
+                get_async_extra_dejson,
+            )
+
+            conn = await get_async_connection(self.lucidworks_conn_id, hook=type(self))
+            extra = await get_async_extra_dejson(conn)
+            self._settings = _parse(self.lucidworks_conn_id, conn, extra)
+        return self._settings
+
+    def get_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:
+        """
+        An access token of a scope: from memory while it is fresh, else the one that the fleet shares.
+
+        :param scope: ``machinelearning.predict`` (every ``/ai/*`` call) or ``machinelearning.model``.
+        :param refused: the token that a call was just refused with (401); it will not be returned again.
+        :raises AuthenticationError: the service refuses the credentials; says why, without the secret.
+        :raises TokenError: no token can be had without cutting off the rest of the fleet; retryable.
+        """
+        return self._source(self.get_settings(), scope).get(refused)
+
+    async def aget_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:
+        """:meth:`get_token` for an event loop."""
+        return await self._source(await self.aget_settings(), scope).aget(refused)
+
+    def get_conn(self, scope: str = PREDICT_SCOPE) -> requests.Session:
+        """
+        A ``requests`` session whose calls carry the token, and survive a 401 by getting the fleet's next one.
+
+        Paths that start with ``/`` go to the application's host (or the Models API's, by the scope). The
+        token is sent to the hosts of the connection and to no others.
+        """
+        from lucidworks_provider.transport.session import LucidworksSession
+
+        settings = self.get_settings()
+        return LucidworksSession(settings, scope, self._source(settings, scope))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """
+        Say whether the credentials work, without cutting anybody off where that can be avoided.
+
+        A live token that the fleet shares proves the secret, since only the secret decrypts it. Only when
+        there is none a new one is asked for.
+        """
+        from lucidworks_provider.auth.source import ask_service
+
+        try:
+            settings = self.get_settings()
+            base = settings.application_base
+            if self._peek(settings):
+                return True, f"The fleet's live access works with this secret. Application: {base}"
+            if settings.share_via == "memory":
+                self.get_token()
+            else:
+                # Not through the store: the API server cannot write Variables.
+                short = replace(settings, timeout=min(settings.timeout, _TEST_TIMEOUT))
+                ask_service(short, PREDICT_SCOPE, attempts=1)
+        except LucidworksError as err:
+            return False, str(err)
+        return True, f"{settings.auth_url} accepts the credentials. Application: {base}"
+
+    def _peek(self, settings: LucidworksSettings) -> bool:
+        try:
+            return self._source(settings, PREDICT_SCOPE).peek() is not None
+        except LucidworksError as err:
+            self.log.info("No shared token can be read here: %s", err)
+            return False
+
+    @staticmethod
+    def _source(settings: LucidworksSettings, scope: str) -> TokenSource:
+        from lucidworks_provider.auth.source import token_source
+
+        return token_source(settings, scope)
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """The standard fields of the form, for Airflow 2.11 to 3.1; later versions read the provider info."""
+        return {
+            "hidden_fields": list(UI_FIELD_BEHAVIOUR["hidden-fields"]),
+            "relabeling": dict(UI_FIELD_BEHAVIOUR["relabeling"]),
+            "placeholders": dict(UI_FIELD_BEHAVIOUR["placeholders"]),
+        }
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The fields of our own, for Airflow 2.11 to 3.1, made from the same dictionary."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from flask_babel import lazy_gettext
+        from wtforms import BooleanField, FloatField, StringField
+        from wtforms.validators import Optional
+
+        widgets: dict[str, Any] = {}
+        for name, field in CONN_FIELDS.items():
+            common = {
+                "label": lazy_gettext(field["label"]),
+                "description": field.get("description", ""),
+                "default": field["schema"].get("default"),
+            }
+            match field["schema"]["type"][0]:
+                case "boolean":
+                    widgets[name] = BooleanField(**common)
+                case "number":
+                    widgets[name] = FloatField(**common, widget=BS3TextFieldWidget(), validators=[Optional()])
+                case _:
+                    widgets[name] = StringField(**common, widget=BS3TextFieldWidget())
+        return widgets
+
+
+def _parse(conn_id: str, conn: Connection, extra: dict[str, Any]) -> LucidworksSettings:
+    return parse_settings(conn_id, login=conn.login, password=conn.password, host=conn.host, extra=extra)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Waiting for one job, as a conversation without I/O.
+
+The generator yields what to do next, a shell does it and sends back what it saw. Storing comes before
+telling: the shell answers a :class:`Poll` only after a body that carries a result lies on storage.
+
+=============================  ==============================================================
+what was seen                  what happens
+=============================  ==============================================================
+the result lies on storage     COLLECTED, without a GET (an earlier reader put it there)
+RESULT                         COLLECTED
+PENDING                        wait, longer the older the job is
+FAILED                         read again ``REREADS`` times (ERROR is tied to the GET), then FAILED
+GONE, or 404                   watch storage for ``GONE_PATIENCE`` (another reader may be about
+                               to write), then GONE
+UNREADABLE                     read again ``REREADS`` times, then FAILED
+no answer, for now             wait: the deadline decides
+the deadline has passed        TIMEOUT; the job may still go on
+=============================  ==============================================================
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import Enum
+
+from lucidworks_provider.api.jobs import JobState, Sighting
+
+REREADS = 2
+# A heartbeat gap can leave two triggerers with one trigger; the other one's body needs a moment to land.
+GONE_PATIENCE = 60.0
+# A job that was accepted a moment ago may not be known everywhere yet.
+YOUNG = 30.0
+LONGEST_WAIT = 60.0
+# A wait is at most this part of the job's age, so that a result is found at most that much later.
+AGE_SHARE = 0.25
+
+
+class Ending(Enum):
+    """How waiting for a job ended."""
+
+    COLLECTED = "collected"
+    FAILED = "failed"
+    GONE = "gone"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Command: does the result lie on storage? Reply: bool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """Command: GET, and store the body if it carries a result. Reply: a Sighting, or None for "no answer now"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Command: wait. Reply: None."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The end of waiting, with the service's reason for a failure."""
+
+    ending: Ending
+    message: str = ""
+
+
+Command = Look | Poll | Sleep
+
+
+def next_wait(age: float, poll_interval: float, spread: Callable[[], float] = random.random) -> float:
+    """
+    Seconds until the next poll.
+
+    :param age: seconds since waiting began.
+    :param poll_interval: the shortest wait.
+    :param spread: random number from 0 to 1, so that a thousand jobs do not poll in step.
+    """
+    longest = max(LONGEST_WAIT, poll_interval)
+    return min(longest, max(poll_interval, age * AGE_SHARE)) * (0.8 + 0.4 * spread())
+
+
+def watch(
+    *, poll_interval: float, deadline: float, now: Callable[[], float]
+) -> Generator[Command, bool | Sighting | None, Watched]:
+    """
+    Wait for one job.
+
+    :param deadline: in the same clock as ``now``.
+    """
+    started = now()
+    strikes = 0
+    while True:
+        if (yield Look()) is True:
+            return Watched(Ending.COLLECTED)
+        seen = yield Poll()
+        if isinstance(seen, Sighting):
+            match seen.state:
+                case JobState.RESULT:
+                    return Watched(Ending.COLLECTED)
+                case JobState.GONE if seen.status or now() - started >= YOUNG:
+                    return (yield from _watch_storage(seen.message, poll_interval, now))
+                case JobState.FAILED | JobState.UNREADABLE:
+                    strikes += 1
+                    if strikes > REREADS:
+                        return Watched(Ending.FAILED, seen.message)
+        left = deadline - now()
+        if left <= 0:
+            return Watched(Ending.TIMEOUT)
+        yield Sleep(min(next_wait(now() - started, poll_interval), left))
+
+
+def _watch_storage(
+    reason: str, poll_interval: float, now: Callable[[], float]
+) -> Generator[Command, bool | Sighting | None, Watched]:
+    started = now()
+    while now() - started < GONE_PATIENCE:
+        if (yield Look()) is True:
+            return Watched(Ending.COLLECTED)
+        yield Sleep(min(poll_interval, 5.0))
+    return Watched(Ending.GONE, reason)

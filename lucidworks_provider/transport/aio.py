@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One request over aiohttp: an answer, or the same errors as over requests.
+
+All users of one event loop share one client for equal settings: a thousand triggers hold eight sockets,
+not a thousand. The client closes with its last user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import aiohttp
+from yarl import URL
+
+from lucidworks_provider.api.messages import Answer, Request, retry_after
+from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.errors import LucidworksError, NotSentError, TransportError
+from lucidworks_provider.transport.retry import LONGEST_RETRY_AFTER
+from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, untrusted
+from lucidworks_provider.transport.tls import proxy_for, trusted
+
+# Connections per application, and so answers held in memory at once.
+CONNECTIONS = 8
+
+
+@dataclass
+class AsyncTransport:
+    """
+    Sends requests for every coroutine of one event loop.
+
+    :param slots: held by a reader of results from before its GET until the body lies on storage, so that a
+        thousand results that become ready together do not fill the memory.
+    """
+
+    settings: LucidworksSettings
+    _session: aiohttp.ClientSession
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
+    users: int = 0
+    _held_until: float = 0.0
+
+    async def send(self, request: Request, access_token: str | None = None) -> Answer:
+        """
+        Send once; raises what :meth:`SyncTransport.send` raises.
+
+        A 429 with ``Retry-After`` holds back everybody who shares this transport, not only its caller.
+        """
+        while (wait := self._held_until - time.monotonic()) > 0:  # noqa: ASYNC110
+            # A little spread, so that they do not all come back in the same instant.
+            await asyncio.sleep(wait + random.uniform(0, 0.5))
+        headers = dict(request.headers)
+        if value := authorization(request, access_token):
+            headers["Authorization"] = value
+        url = URL(request.url, encoded=True)
+        if request.params:
+            url = url.update_query(request.params)
+        try:
+            async with self._session.request(
+                request.method,
+                url,
+                data=request.body,
+                headers=headers,
+                proxy=proxy_for(request.url),
+                allow_redirects=False,
+            ) as response:
+                body = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as err:
+            raise translate(err, request, self.settings) from None
+        answer = Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
+        if answer.status == 429:
+            pause = min(retry_after(answer) or 0.0, LONGEST_RETRY_AFTER)
+            self._held_until = max(self._held_until, time.monotonic() + pause)
+        return answer
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+
+# Per loop: a client belongs to the loop that it was made in.
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[LucidworksSettings, AsyncTransport]] = (
+    WeakKeyDictionary()
+)
+
+
+@asynccontextmanager
+async def shared_transport(settings: LucidworksSettings) -> AsyncIterator[AsyncTransport]:
+    """The running loop's transport for these settings, made for the first user and closed after the last."""
+    transports = _shared.setdefault(asyncio.get_running_loop(), {})
+    transport = transports.get(settings)
+    if transport is None:
+        # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
+        context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
+        transport = transports.get(settings)
+    if transport is None:
+        transport = transports[settings] = AsyncTransport(settings, _session(settings, context))
+    transport.users += 1
+    try:
+        yield transport
+    finally:
+        transport.users -= 1
+        if transport.users == 0:
+            transports.pop(settings, None)
+            await transport.close()
+
+
+def _session(settings: LucidworksSettings, context: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context),
+        # Like requests: the time between bytes counts, not the whole of a large answer.
+        timeout=aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=min(CONNECT_TIMEOUT, settings.timeout),
+            sock_read=settings.timeout,
+        ),
+        # Proxies are given per request; trusting the environment would also read ~/.netrc.
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
+    match trusted(settings):
+        case False:
+            return False
+        case str(path):
+            # Like requests, take a folder of hashed certificates too.
+            if Path(path).is_dir():
+                return ssl.create_default_context(capath=path)
+            return ssl.create_default_context(cafile=path)
+    return True
+
+
+def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
+    """The same errors that :func:`lucidworks_provider.transport.sync.translate` makes."""
+    host = urlsplit(request.url).netloc
+    if isinstance(err, aiohttp.ClientSSLError | ssl.SSLError):
+        return untrusted(host, settings)
+    what = f"{request.name}: {host}: "
+    if isinstance(err, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return NotSentError(f"{what}the proxy of the environment did not connect ({type(err).__name__})")
+    if isinstance(err, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+        return NotSentError(f"{what}no connection ({type(err).__name__})")
+    if isinstance(err, TimeoutError):
+        return TransportError(f"{what}no answer within {settings.timeout:g} s")
+    return TransportError(f"{what}the connection broke ({type(err).__name__})")

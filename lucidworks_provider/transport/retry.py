@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+When a request is sent again, and how long to wait before: one policy for both clients.
+
+==========================  =========================  ===================================
+what happened               a replayable request       a submission (not replayable)
+==========================  =========================  ===================================
+429                         again, after Retry-After   again: it was refused, no job exists
+no connection               again                      again: the service never saw it
+broken or no answer, 5xx    again                      no: a job may exist; the caller decides
+200 with a broken body      again                      no, for the same reason
+401                         twice, with the token that the fleet holds by then
+other 4xx                   no                         no
+==========================  =========================  ===================================
+
+Waits grow exponentially with full jitter, so that a fleet that was refused together does not come back
+together; a ``Retry-After`` is a lower bound.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from tenacity import RetryCallState, retry_base
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
+
+from lucidworks_provider.errors import (
+    LucidworksError,
+    NotSentError,
+    RateLimitError,
+    ServiceError,
+    TokenRefusedError,
+)
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 30.0
+# A service that asks for more than this is better asked again by Airflow's own retry.
+LONGEST_RETRY_AFTER = 120.0
+# A token can be superseded between reading it and using it, but not again and again.
+TOKEN_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class _Again(retry_base):
+    replayable: bool
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = _error(retry_state)
+        if error is None or not error.retryable:
+            return False
+        return self.replayable or isinstance(error, RateLimitError | NotSentError | TokenRefusedError)
+
+
+class _Stop(stop_base):
+    """
+    Count the 401s apart from the rest.
+
+    Made anew for every call, as it counts.
+    """
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        self.token_rounds = 0
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = _error(retry_state)
+        if isinstance(error, TokenRefusedError):
+            self.token_rounds += 1
+            return self.token_rounds > TOKEN_ROUNDS
+        if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:
+            return True
+        return retry_state.attempt_number - self.token_rounds >= self.attempts
+
+
+class _Wait(wait_base):
+    def __call__(self, retry_state: RetryCallState) -> float:
+        error = _error(retry_state)
+        if isinstance(error, TokenRefusedError):
+            return 0.0
+        ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (retry_state.attempt_number - 1))
+        # Spreading load, not keeping secrets.
+        jittered = random.uniform(ceiling / 2, ceiling)
+        return (_asked_wait(error) or 0.0) + jittered
+
+
+def policy(*, replayable: bool, attempts: int = ATTEMPTS) -> dict[str, Any]:
+    """
+    Keyword arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike.
+
+    :param replayable: see the table above.
+    :param attempts: how often to send at most, 401s not counted.
+    """
+
+    def before_sleep(retry_state: RetryCallState) -> None:
+        error = _error(retry_state)
+        wait = retry_state.next_action.sleep if retry_state.next_action else 0.0
+        # The error tree never carries a secret; exceptions of other libraries are not shown.
+        log.warning("Attempt %s failed, next in %.1f s: %s", retry_state.attempt_number, wait, error)
+
+    return {
+        "retry": _Again(replayable),
+        "stop": _Stop(attempts),
+        "wait": _Wait(),
+        "before_sleep": before_sleep,
+        "reraise": True,
+    }
+
+
+def _error(retry_state: RetryCallState) -> LucidworksError | None:
+    outcome = retry_state.outcome
+    error = outcome.exception() if outcome is not None else None
+    return error if isinstance(error, LucidworksError) else None
+
+
+def _asked_wait(error: LucidworksError | None) -> float | None:
+    return error.retry_after if isinstance(error, RateLimitError | ServiceError) else None

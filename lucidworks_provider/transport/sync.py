@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One request over requests: an answer, or an error of this package's tree."""
+
+from __future__ import annotations
+
+import base64
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from lucidworks_provider.api.messages import Answer, Request
+from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
+from lucidworks_provider.transport.tls import trusted
+
+CONNECT_TIMEOUT = 10.0
+
+
+class SyncTransport:
+    """
+    Sends requests one at a time over kept-alive connections.
+
+    Not for several threads at once; a transport costs little, so have one each.
+    """
+
+    def __init__(self, settings: LucidworksSettings) -> None:
+        self._settings = settings
+        self._session = requests.Session()
+
+    def send(self, request: Request, access_token: str | None = None) -> Answer:
+        """
+        Send once.
+
+        :raises NotSentError: no connection could be made.
+        :raises TransportError: no whole answer arrived.
+        :raises ConfigurationError: the server's certificate is not trusted.
+        """
+        headers = dict(request.headers)
+        try:
+            response = self._session.request(
+                request.method,
+                request.url,
+                params=request.params or None,
+                data=request.body,
+                headers=headers,
+                # An auth object, not a header: with a header requests would look into ~/.netrc and prefer it.
+                auth=_Authorization(authorization(request, access_token)),
+                timeout=(min(CONNECT_TIMEOUT, self._settings.timeout), self._settings.timeout),
+                verify=trusted(self._settings),
+                allow_redirects=False,
+            )
+        except (requests.RequestException, OSError) as err:
+            # Not chained: texts of the libraries below may quote a proxy's address with its password.
+            raise translate(err, request, self._settings) from None
+        return Answer(
+            response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content
+        )
+
+    def close(self) -> None:
+        """Close the kept connections."""
+        self._session.close()
+
+
+class _Authorization(requests.auth.AuthBase):
+    def __init__(self, value: str | None) -> None:
+        self._value = value
+
+    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._value is not None:
+            r.headers["Authorization"] = self._value
+        return r
+
+
+def authorization(request: Request, access_token: str | None) -> str | None:
+    """The ``Authorization`` header: Basic for the token request (encoded once, as UTF-8), Bearer otherwise."""
+    if request.basic is not None:
+        pair = ":".join(request.basic).encode()
+        return f"Basic {base64.b64encode(pair).decode()}"
+    return None if access_token is None else f"Bearer {access_token}"
+
+
+def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
+    """An error of this package's tree for one of requests or the operating system."""
+    host = urlsplit(request.url).netloc
+    if isinstance(err, requests.exceptions.SSLError):
+        return untrusted(host, settings)
+    what = f"{request.name}: {host}: "
+    if isinstance(err, requests.exceptions.ProxyError):
+        return NotSentError(f"{what}the proxy of the environment did not connect ({type(err).__name__})")
+    cause = err.args[0] if err.args else None
+    reason = getattr(cause, "reason", cause)
+    if isinstance(err, requests.ConnectTimeout) or isinstance(
+        reason, NewConnectionError | ConnectTimeoutError
+    ):
+        return NotSentError(f"{what}no connection ({type(reason).__name__})")
+    if isinstance(err, requests.Timeout):
+        return TransportError(f"{what}no answer within {settings.timeout:g} s")
+    return TransportError(f"{what}the connection broke ({type(reason or err).__name__})")
+
+
+def untrusted(host: str, settings: LucidworksSettings) -> ConfigurationError:
+    """The error for a certificate that is not trusted."""
+    return ConfigurationError(
+        f"Connection {settings.conn_id!r}: the certificate of {host} is not trusted or TLS failed; behind a "
+        "private authority set `ca_bundle` to its PEM file."
+    )

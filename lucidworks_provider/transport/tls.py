@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Which authorities to trust and which proxy to use: decided once, for both clients.
+
+requests and aiohttp differ in both by default (certifi against the system's store; ``HTTPS_PROXY`` honoured
+against ignored), so that behind a corporate proxy workers would work and triggers would hang.
+"""
+
+from __future__ import annotations
+
+import os
+
+import certifi
+from requests.utils import get_environ_proxies, select_proxy
+
+from lucidworks_provider.connection import LucidworksSettings
+
+# Environment variables that requests reads, in its order.
+_BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def trusted(settings: LucidworksSettings) -> bool | str:
+    """
+    What requests calls ``verify``: False, or the path of the bundle to trust.
+
+    The connection's ``ca_bundle`` comes first, then the environment, then certifi.
+    """
+    if not settings.verify:
+        return False
+    if settings.ca_bundle:
+        return settings.ca_bundle
+    for name in _BUNDLE_VARIABLES:
+        if path := os.environ.get(name):
+            return path
+    return certifi.where()
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for a URL (``HTTPS_PROXY``, ``NO_PROXY``, …), or None."""
+    proxy: str | None = select_proxy(url, get_environ_proxies(url))
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    return proxy

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waits for chunking jobs in the triggerer, and puts every result on storage where it arrives."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from lucidworks_provider.api.chunking import PAYLOAD_FIELD
+from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.jobs.collect import collect
+from lucidworks_provider.jobs.ledger import Bodies
+from lucidworks_provider.jobs.outcome import Outcome
+from lucidworks_provider.storage import in_thread
+
+
+class LucidworksChunkingTrigger(BaseTrigger):
+    """
+    Waits for all jobs of one task.
+
+    It never submits: a restarted triggerer runs a trigger again. Which jobs there are stands in the record
+    that the task wrote beside its result; a trigger that does not find that very record sees another
+    storage than the worker, and gives the jobs back without reading a single result.
+
+    :param lucidworks_conn_id: the connection.
+    :param folder: URI of the folder with the task's record, where the bodies go.
+    :param nonce: what the record must hold.
+    :param poll_interval: shortest wait between two polls of a job, in seconds.
+    :param deadline: seconds since the epoch.
+    """
+
+    def __init__(
+        self, *, lucidworks_conn_id: str, folder: str, nonce: str, poll_interval: float, deadline: float
+    ) -> None:
+        super().__init__()
+        self.lucidworks_conn_id = lucidworks_conn_id
+        self.folder = folder
+        self.nonce = nonce
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """The row in the database: an address and times, nothing that is secret or large."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "lucidworks_conn_id": self.lucidworks_conn_id,
+                "folder": self.folder,
+                "nonce": self.nonce,
+                "poll_interval": self.poll_interval,
+                "deadline": self.deadline,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield one event when every job has ended."""
+        try:
+            outcome = await wait_for_jobs(
+                LucidworksHook(self.lucidworks_conn_id),
+                Bodies(self.folder),
+                nonce=self.nonce,
+                poll_interval=self.poll_interval,
+                deadline=self.deadline,
+            )
+        except LucidworksError as err:
+            outcome = Outcome(error=str(err))
+        yield TriggerEvent(outcome.as_json())
+
+
+async def wait_for_jobs(
+    hook: LucidworksHook, bodies: Bodies, *, nonce: str, poll_interval: float, deadline: float
+) -> Outcome:
+    """
+    Prove that this process sees the task's storage, then wait for its jobs.
+
+    :raises LucidworksError: a failure that waiting cannot cure.
+    """
+    record = await in_thread(bodies.read_record)
+    if record is None or record.nonce != nonce:
+        return Outcome(unshared=socket.gethostname())
+    async with hook.shared_client() as client:
+        endings = await collect(
+            record.jobs,
+            bodies=bodies,
+            fetch=hook.apoll_chunking,
+            slots=client.slots,
+            payload_field=PAYLOAD_FIELD,
+            poll_interval=poll_interval,
+            deadline=deadline,
+        )
+    return Outcome.of(endings)
