@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets itself up: nothing is needed but Python (3.11 or newer, with venv) and make.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo airflow test test-fast lint format types bench dist clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make the virtual environment
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): Airflow and the test tools, a minute or two …"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[documents,emulator]' --group test --group lint
+	@touch $@
+
+demo: $(READY) ## run the example DAG in a real Airflow against the emulator
+	@$(BIN)/python -m dev.demo
+
+airflow: $(READY) ## the same set-up, left running with its UI
+	@$(BIN)/python -m dev.demo --keep
+
+test: $(READY) ## every test, real Airflow processes included
+	@$(BIN)/python -m pytest
+
+test-fast: $(READY) ## the tests that start no Airflow
+	@$(BIN)/python -m pytest -m 'not live'
+
+lint: $(READY) ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(READY) ## let ruff rewrite
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+types: $(READY) ## mypy --strict
+	@$(BIN)/mypy
+
+bench: $(READY) ## the figures of docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.cold_start
+	@$(BIN)/python -m benchmarks.imports
+
+dist: $(READY) ## sdist and wheel
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few calls of Airflow's REST API (v2) that a demo or a live test needs, and waiting for their effect."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# The API returns log messages as objects; some of their keys only repeat on each line whose log it is.
+_LOG_HEAD = ("timestamp", "level", "event")
+_LOG_NOISE = (
+    *("dag_id", "run_id", "task_id", "map_index", "try_number", "ti_id"),
+    *("filename", "lineno"),
+)
+
+FINAL_RUN_STATES = frozenset({"success", "failed"})
+
+
+class AirflowApiError(RuntimeError):
+    """Airflow answered with an error status."""
+
+    def __init__(self, method: str, path: str, response: requests.Response) -> None:
+        super().__init__(f"{method} {path}: {response.status_code} {response.text[:500]}")
+        self.status = response.status_code
+
+
+class AirflowApi:
+    """A client of an Airflow whose simple auth manager makes everybody an admin."""
+
+    def __init__(self, url: str, say: Callable[[str], object] = print) -> None:
+        self.url = url
+        self.say = say
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy between us and 127.0.0.1
+        self._token: str | None = None
+
+    def api(self, method: str, path: str, /, **json: Any) -> Any:
+        """Call ``/api/v2/<path>``; the keyword arguments are the JSON body, a query belongs into the path."""
+        response = self._call(method, path, json)
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            self._token = None
+            response = self._call(method, path, json)
+        if not response.ok:
+            raise AirflowApiError(method, path, response)
+        return response.json() if response.content else None
+
+    def _call(self, method: str, path: str, json: dict[str, Any]) -> requests.Response:
+        if self._token is None:
+            answer = self._session.get(f"{self.url}/auth/token", timeout=30)
+            answer.raise_for_status()
+            self._token = str(answer.json()["access_token"])
+        attempts = 5 if method == "GET" else 1
+        while True:
+            attempts -= 1
+            try:
+                return self._session.request(
+                    method,
+                    f"{self.url}/api/v2/{path.lstrip('/')}",
+                    json=json or None,
+                    headers={"Authorization": f"Bearer {self._token}", "Accept": "application/json"},
+                    timeout=60,
+                )
+            except requests.ConnectionError:
+                if attempts == 0:
+                    raise
+                time.sleep(
+                    1
+                )  # a connection kept alive through a restart of the API server, or a busy machine
+
+    def health(self) -> dict[str, Any]:
+        """Airflow's own view of its parts; empty while the API server does not answer."""
+        try:
+            response = self._session.get(f"{self.url}/api/v2/monitor/health", timeout=10)
+            return dict(response.json()) if response.ok else {}
+        except requests.RequestException:
+            return {}
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
+        """Wait until the DAG is parsed and can be triggered."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.api("GET", f"dags/{_q(dag_id)}/details")
+            except AirflowApiError as error:
+                if error.status != HTTPStatus.NOT_FOUND:
+                    raise
+            else:
+                return
+            if time.monotonic() > deadline:
+                errors = self.api("GET", "importErrors")["import_errors"]
+                texts = [f"{each['filename']}:\n{each['stack_trace']}" for each in errors] or [
+                    "no import errors"
+                ]
+                raise TimeoutError(f"no DAG {dag_id!r} after {timeout:.0f} s; " + "\n".join(texts))
+            time.sleep(0.5)
+
+    def unpause(self, dag_id: str) -> None:
+        """Let the scheduler run the DAG."""
+        self.api("PATCH", f"dags/{_q(dag_id)}?update_mask=is_paused", is_paused=False)
+
+    def trigger(
+        self, dag_id: str, conf: dict[str, Any] | None = None, logical_date: datetime | str | None = None
+    ) -> str:
+        """Start a run and return its id."""
+        date = logical_date.isoformat() if isinstance(logical_date, datetime) else logical_date
+        run = self.api("POST", f"dags/{_q(dag_id)}/dagRuns", conf=conf or {}, logical_date=date)
+        return str(run["dag_run_id"])
+
+    def wait_for_run(
+        self,
+        dag_id: str,
+        run_id: str,
+        timeout: float = 120,
+        *,
+        on_progress: Callable[[str], object] | None = None,
+    ) -> str:
+        """Wait for the end of a run, tell each change of a task's state, and return the run's final state."""
+        tell = on_progress or self.say
+        seen: dict[str, str] = {}
+        begin = time.monotonic()
+        while True:
+            run_state = str(self.api("GET", f"{_run(dag_id, run_id)}")["state"])
+            for task in self.task_instances(dag_id, run_id):
+                name, state = _task_name(task), f"{task['state'] or 'waiting'} (try {task['try_number']})"
+                if seen.get(name) != state:
+                    tell(f"  {time.monotonic() - begin:5.1f} s  {name}: {state}")
+                    seen[name] = state
+            if run_state in FINAL_RUN_STATES:
+                return run_state
+            if time.monotonic() - begin > timeout:
+                raise TimeoutError(f"run {run_id} of {dag_id} is {run_state} after {timeout:.0f} s: {seen}")
+            time.sleep(0.5)
+
+    def wait_for_task(
+        self, dag_id: str, run_id: str, task_id: str, states: Sequence[str], timeout: float = 60
+    ) -> dict[str, Any]:
+        """Wait until one (unmapped) task is in one of the states and return its task instance."""
+        deadline = time.monotonic() + timeout
+        while True:
+            tasks = [each for each in self.task_instances(dag_id, run_id) if each["task_id"] == task_id]
+            if tasks and tasks[0]["state"] in states:
+                return tasks[0]
+            if time.monotonic() > deadline:
+                state = tasks[0]["state"] if tasks else "missing"
+                raise TimeoutError(f"task {task_id} is {state} after {timeout:.0f} s, not in {list(states)}")
+            time.sleep(0.2)
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """All task instances of a run, page by page."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.api("GET", f"{_run(dag_id, run_id)}/taskInstances?limit=100&offset={len(found)}")
+            found += page["task_instances"]
+            if len(found) >= page["total_entries"] or not page["task_instances"]:
+                return found
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+    ) -> str:
+        """The log of one try as text, one message a line, the parts written by the triggerer included."""
+        query = f"map_index={map_index}&full_content=true"
+        path = f"{_run(dag_id, run_id)}/taskInstances/{_q(task_id)}/logs/{try_number}?{query}"
+        return "\n".join(_log_line(message) for message in self.api("GET", path)["content"])
+
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
+        """The value of one XCom."""
+        path = (
+            f"{_run(dag_id, run_id)}/taskInstances/{_q(task_id)}/xcomEntries/{_q(key)}?map_index={map_index}"
+        )
+        return self.api("GET", path)["value"]
+
+    def clear(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_ids: Sequence[str | tuple[str, int]] | None = None,
+        *,
+        only_failed: bool = False,
+        downstream: bool = False,
+    ) -> None:
+        """Clear some tasks, or all of a run, so that they run again; a pair names one map index."""
+        body: dict[str, Any] = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "only_failed": only_failed,
+            "include_downstream": downstream,
+        }
+        if task_ids is not None:
+            body["task_ids"] = list(task_ids)
+        self.api("POST", f"dags/{_q(dag_id)}/clearTaskInstances", **body)
+
+
+def _q(part: str) -> str:
+    return quote(part, safe="")
+
+
+def _run(dag_id: str, run_id: str) -> str:
+    return f"dags/{_q(dag_id)}/dagRuns/{_q(run_id)}"
+
+
+def _task_name(task: dict[str, Any]) -> str:
+    index = task["map_index"]
+    return str(task["task_id"]) if index < 0 else f"{task['task_id']}[{index}]"
+
+
+def _log_line(message: str | dict[str, Any]) -> str:
+    if isinstance(message, str):
+        return message
+    head = [str(message[key]) for key in _LOG_HEAD if message.get(key)]
+    rest = [f"{key}={value}" for key, value in message.items() if key not in _LOG_HEAD + _LOG_NOISE]
+    return " ".join(head + rest)

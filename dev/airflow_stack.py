@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Airflow in a throw-away home: API server, scheduler, DAG processor and triggerer as processes.
+
+``dag.test()`` runs everything in one process and proves no trigger; this is the real thing, for the demo and
+the live tests::
+
+    with install_signal_handlers(), AirflowStack(home, dags, env={"AIRFLOW_CONN_X": "..."}) as airflow:
+        airflow.wait_for_dag("my_dag", 60)
+        airflow.unpause("my_dag")
+        run_id = airflow.trigger("my_dag")
+        assert airflow.wait_for_run("my_dag", run_id, 120) == "success"
+
+Nothing outlives it, not even if the program that holds it is killed: see :mod:`dev.processes`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+import time
+from contextlib import closing, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import psutil
+
+from dev.airflow_api import AirflowApi
+from dev.airflow_config import AirflowConfig
+from dev.processes import ManagedProcess, ProcessGroup, install_signal_handlers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["AirflowStack", "install_signal_handlers"]
+
+# Task logs are files that the API server reads itself, so the log servers would only cost start-up time.
+PARTS: dict[str, tuple[str, ...]] = {
+    "api-server": ("api-server",),
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
+
+
+class AirflowStack(AirflowApi):
+    """One Airflow; a context manager that starts everything and leaves nothing.
+
+    :param home: AIRFLOW_HOME; created, and kept afterwards (logs, database)
+    :param dags: the DAG folder
+    :param env: more environment for every part, e.g. ``AIRFLOW_CONN_...``; overrides the stack's own settings
+    :param parallelism: how many tasks run at the same time
+    :param port: of the API server; by default any free one
+    :param say: receives the progress lines
+    :param start_timeout: seconds until all parts must be healthy
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        dags: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        parallelism: int = 8,
+        port: int | None = None,
+        say: Callable[[str], object] = print,
+        start_timeout: float = 180,
+    ) -> None:
+        self.config = AirflowConfig.create(home, dags, parallelism, port)
+        super().__init__(self.config.url, say)
+        self.env = dict(env or {})
+        self.group = ProcessGroup()
+        self.logs = self.config.home / "stack-logs"
+        self.start_timeout = start_timeout
+        self.start_seconds = 0.0
+        self._parts: dict[str, ManagedProcess] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Create the database, start all parts at once and wait until Airflow calls itself healthy."""
+        begin = time.monotonic()
+        self.say(f"Airflow: preparing a database in {self.config.home}")
+        self.config.home.mkdir(parents=True, exist_ok=True)
+        self._migrate()
+        self.say(
+            f"Airflow: database ready after {time.monotonic() - begin:.1f} s, starting {', '.join(PARTS)}"
+        )
+        for name in PARTS:
+            self.start_part(name, wait=False)
+        self._wait_healthy(PARTS, begin)
+        self.start_seconds = time.monotonic() - begin
+        self.say(f"Airflow: ready after {self.start_seconds:.1f} s at {self.url}")
+
+    def stop(self) -> None:
+        """Ask the parts to end, then end whatever is left. Can be called again, and at any moment."""
+        try:
+            others = [part for name, part in self._parts.items() if name != "api-server"]
+            # Short: a running task holds the scheduler until it ends, and an unused triggerer takes 10 s.
+            _end(others, grace=2.5)
+            _end([part for name, part in self._parts.items() if name == "api-server"], grace=1.5)
+        finally:
+            self._parts.clear()
+            self.group.close()
+            self._session.close()
+
+    def start_part(
+        self, name: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, wait: bool = True
+    ) -> None:
+        """Start a part, or start it again after it was stopped or killed.
+
+        :param cwd: working directory, by default the home
+        :param env: more environment for this part and this start only
+        :param wait: until Airflow has seen a heartbeat of the *new* process
+        """
+        part = self._part(name, PARTS[name], cwd, env)
+        self._parts[name] = part
+        part.start()
+        if wait:
+            self._wait_healthy([name], time.monotonic())
+
+    def stop_part(self, name: str, sig: signal.Signals = signal.SIGTERM, grace: float = 20.0) -> None:
+        """Ask a part to end; after the grace its process tree is killed. An unused triggerer takes 10 s."""
+        if part := self._parts.pop(name, None):
+            part.terminate(sig, grace)
+
+    def kill_part(self, name: str) -> None:
+        """``kill -9`` a part and its whole process tree (of the scheduler: with all running tasks)."""
+        if part := self._parts.pop(name, None):
+            part.kill()
+
+    def processes(self) -> list[psutil.Process]:
+        """Every live process of this stack, its tasks included."""
+        return self.group.processes()
+
+    def running_tasks(self) -> list[psutil.Process]:
+        """The processes of all running tasks: the runner (the DAG author's code) and its supervisor."""
+        scheduler = self._parts["scheduler"].pid
+        found: list[psutil.Process] = []
+        for process in self.group.processes("scheduler"):
+            with suppress(psutil.Error, OSError):
+                # The supervisor puts the runner into a process group of its own in the scheduler's session.
+                if process.pid == os.getpgid(process.pid) != os.getsid(process.pid):
+                    found.append(process)
+                    parent = process.parent()
+                    if (
+                        parent is not None
+                        and parent.pid not in {1, scheduler}
+                        and os.getsid(parent.pid) == scheduler
+                    ):
+                        found.append(parent)
+        return found
+
+    def kill_task(self, dag_id: str, run_id: str, task_id: str, *, supervisor: bool = False) -> None:
+        """``kill -9`` the process of a running task.
+
+        Its supervisor sees that at once and Airflow retries the task; with ``supervisor`` both die, as if the
+        machine had, and only the missing heartbeats tell (``task_instance_heartbeat_timeout``).
+        """
+        task = self.wait_for_task(dag_id, run_id, task_id, ["running"])
+        runner = psutil.Process(task["pid"])
+        victims = [runner]
+        if supervisor and (parent := runner.parent()) is not None:
+            victims.insert(0, parent)
+        if not {each.pid for each in victims} <= {each.pid for each in self.running_tasks()}:
+            raise RuntimeError(f"the processes of {task_id} are not ours: {victims}")
+        for victim in victims:
+            victim.kill()
+
+    def _part(
+        self, name: str, args: tuple[str, ...], cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> ManagedProcess:
+        return ManagedProcess(
+            [sys.executable, "-m", "airflow", *args],
+            self.config.environment() | self.env | dict(env or {}),
+            self.logs / f"{name}.log",
+            cwd or self.config.home,
+            name=name,
+            group=self.group,
+        )
+
+    def _migrate(self) -> None:
+        migration = self._part("db-migrate", ("db", "migrate"))
+        migration.start()
+        if migration.wait(self.start_timeout) != 0:
+            raise migration.error("failed")
+        # Readers and the one writer do not block each other; the mode is kept in the file. A home used before
+        # may have another database configured through ``env``.
+        if self.config.database.exists():
+            with closing(sqlite3.connect(self.config.database)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+
+    def _wait_healthy(self, names: Iterable[str], begin: float) -> None:
+        waiting = set(names)
+        deadline, next_word = begin + self.start_timeout, time.monotonic() + 5
+        while waiting:
+            health = self.health()
+            up = {name for name in waiting if self._is_up(name, health)}
+            for name in sorted(up):
+                self.say(f"Airflow: {time.monotonic() - begin:5.1f} s  {name} is up")
+            waiting -= up
+            for part in self._parts.values():
+                if not part.alive:
+                    raise part.error(f"ended after {time.monotonic() - begin:.0f} s")
+            if waiting and time.monotonic() > deadline:
+                raise self._parts[min(waiting)].error(f"is not healthy after {self.start_timeout:.0f} s")
+            if waiting and time.monotonic() > next_word:
+                self.say(
+                    f"Airflow: {time.monotonic() - begin:5.1f} s  waiting for {', '.join(sorted(waiting))}"
+                )
+                next_word += 5
+            if waiting:
+                time.sleep(0.2)
+
+    def _is_up(self, name: str, health: dict[str, Any]) -> bool:
+        if name == "api-server":
+            return bool(health) and health["metadatabase"]["status"] == "healthy"
+        key = name.replace("-", "_")
+        state = health.get(key) or {}
+        heartbeat = state.get(f"latest_{key}_heartbeat")
+        # A killed part stays "healthy" for a while: only a heartbeat of the new process counts.
+        fresh = heartbeat and datetime.fromisoformat(heartbeat) >= self._parts[name].started_at
+        return bool(fresh) and state.get("status") == "healthy"
+
+
+def _end(parts: list[ManagedProcess], grace: float) -> None:
+    for part in parts:
+        part.send(signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while any(part.alive for part in parts) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for part in parts:
+        part.kill()

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: emulator, a real Airflow in a throw-away home, and the example DAG over real texts.
+
+``python -m dev.demo`` runs the DAG once, shows what it printed and ends; ``--keep`` leaves everything running
+for somebody to click around in. Whatever happens, no process stays behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import requests
+
+from dev.airflow_stack import AirflowStack, install_signal_handlers
+from dev.processes import REPOSITORY, ManagedProcess, ProcessGroup, clean_environment, free_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DAG = "chunk_documents"
+
+
+class Emulator:
+    """The emulator as a process of its own, as any user would start it."""
+
+    def __init__(self, log: Path, *options: str) -> None:
+        (port,) = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self.group = ProcessGroup()
+        command = [sys.executable, "-m", "lucidworks_provider.emulator", "--port", str(port), *options]
+        self.process = ManagedProcess(
+            command, clean_environment(), log, REPOSITORY, name="emulator", group=self.group
+        )
+
+    def __enter__(self) -> Emulator:
+        self.process.start()
+        try:
+            deadline = time.monotonic() + 30
+            while not self._answers():
+                if not self.process.alive or time.monotonic() > deadline:
+                    raise self.process.error("did not start")
+                time.sleep(0.1)
+        except BaseException:
+            self.group.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.group.close()
+
+    def get(self, what: str) -> Any:
+        """``log``, ``stats`` or ``settings``."""
+        return requests.get(f"{self.url}/_emulator/{what}", timeout=30).json()
+
+    def post(self, what: str, **body: Any) -> Any:
+        """Faults and other controls."""
+        return requests.post(f"{self.url}/_emulator/{what}", json=body, timeout=30).json()
+
+    def submissions(self) -> list[dict[str, Any]]:
+        """The log's lines about POSTs that made a job."""
+        return [line for line in self.get("log") if line["endpoint"] == "submit" and line["status"] == 200]
+
+    def connection(self, **extra: str) -> str:
+        """A connection to it, as JSON for ``AIRFLOW_CONN_LUCIDWORKS_DEFAULT``."""
+        urls = dict.fromkeys(("auth_url", "application_url", "models_url"), self.url)
+        return json.dumps(
+            {
+                "conn_type": "lucidworks",
+                "login": "demo-client",
+                "password": "demo-secret",
+                "host": "emulated-app",
+                "extra": urls | extra,
+            }
+        )
+
+    def _answers(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/_emulator/stats", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    parser.add_argument("--folder", type=Path, default=REPOSITORY / ".demo", help="where everything goes")
+    options = parser.parse_args()
+    with install_signal_handlers():
+        try:
+            return run(options.folder.resolve(), keep=options.keep)
+        except KeyboardInterrupt:
+            print("Interrupted; everything is stopped.")
+            return 130
+
+
+def run(folder: Path, *, keep: bool) -> int:
+    """Start everything, run the DAG once, show its result."""
+    shutil.rmtree(folder, ignore_errors=True)
+    count = write_documents(folder / "documents")
+    print(f"Wrote {count} texts of the Python reference to {folder / 'documents'}", flush=True)
+    with Emulator(folder / "emulator.log") as emulator:
+        print(f"Emulator (not the vendor's service): {emulator.url}", flush=True)
+        with AirflowStack(
+            folder / "airflow", REPOSITORY / "example_dags", env=environment(folder, emulator)
+        ) as airflow:
+            run_id, state = run_dag(airflow)
+            if state == "success":
+                show(airflow, run_id, emulator)
+            if keep:
+                print(
+                    f"\nAirflow's UI: {airflow.url}   emulator: {emulator.url}   Ctrl-C stops both.",
+                    flush=True,
+                )
+                while True:
+                    time.sleep(3600)
+    return 0 if state == "success" else 1
+
+
+def write_documents(folder: Path) -> int:
+    """Real texts that every Python has: the language reference of its help system."""
+    folder.mkdir(parents=True)
+    for name, text in topics.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    return len(topics)
+
+
+def environment(folder: Path, emulator: Emulator) -> Mapping[str, str]:
+    """What the example DAG reads, and the connection."""
+    return {
+        "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(),
+        "LUCIDWORKS_DOCUMENTS": (folder / "documents").as_uri(),
+        "LUCIDWORKS_OUTPUT": (folder / "output").as_uri(),
+    }
+
+
+def run_dag(airflow: AirflowStack) -> tuple[str, str]:
+    """Switch the DAG on and follow the run that the scheduler makes of its schedule."""
+    airflow.wait_for_dag(DAG, 120)
+    airflow.unpause(DAG)
+    run_id = scheduled_run(airflow)
+    print(f"Running {DAG}, {run_id}:", flush=True)
+    state = airflow.wait_for_run(DAG, run_id, 600)
+    if state != "success":
+        for task in airflow.task_instances(DAG, run_id):
+            if task["state"] == "failed":
+                print(airflow.task_log(DAG, run_id, task["task_id"], task["try_number"]))
+    print(f"The run ended: {state}", flush=True)
+    return run_id, state
+
+
+def scheduled_run(airflow: AirflowStack) -> str:
+    """The run of the last day that has ended; the scheduler makes it a few seconds after the switch."""
+    deadline = time.monotonic() + 60
+    while not (runs := airflow.api("GET", f"dags/{DAG}/dagRuns")["dag_runs"]):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the scheduler made no run of {DAG} within a minute")
+        time.sleep(0.5)
+    return str(runs[0]["dag_run_id"])
+
+
+def show(airflow: AirflowStack, run_id: str, emulator: Emulator) -> None:
+    """What the last task printed, and what the emulator counted meanwhile."""
+    path = f"dags/{DAG}/dagRuns/{quote(run_id)}/taskInstances/summarise/logs/1?full_content=true"
+    lines = [line for line in airflow.api("GET", path)["content"] if isinstance(line, dict)]
+    print()
+    print("\n".join(line["event"] for line in lines if line.get("logger") == "task.stdout"))
+    stats = emulator.get("stats")
+    print(
+        f"\nThe emulator saw {stats['submissions']} submissions and {stats['polls']} polls with "
+        f"{sum(stats['mints'].values())} access token(s), and refused {stats['unauthorized']} calls (401).",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

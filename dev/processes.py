@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that never outlive the program that started them.
+
+:class:`ProcessGroup` marks what it starts (see :mod:`dev.reaper`) and ends it all; :class:`ManagedProcess` is
+one process with its log file; :func:`install_signal_handlers` lets ``finally`` run on SIGTERM and SIGHUP.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Self
+
+from dev.reaper import GROUP_MARK, PART_MARK, find_marked, kill_marked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from types import FrameType
+
+    import psutil
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+_INHERITED = (
+    *("HOME", "LOGNAME", "PATH", "TMPDIR", "USER", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
+    *("LANG", "LC_ALL", "LC_CTYPE", "TZ"),
+)
+
+
+class ProcessError(RuntimeError):
+    """A process ended early or did not get ready in time; the text holds the end of its log."""
+
+
+def clean_environment() -> dict[str, str]:
+    """The little a child needs from our environment: nobody's AIRFLOW_*, proxy or PYTHON* settings."""
+    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    environment["PYTHONUNBUFFERED"] = "1"
+    # setproctitle, which Airflow uses, writes its title over the environment block and so over our mark.
+    environment["SPT_NOENV"] = "1"
+    return environment
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different because they are held at the same time."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def install_signal_handlers() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into SystemExit, so that a script's ``finally`` and ``with`` clean up.
+
+    Only the first signal counts: a second one must not break off the clean-up, which takes a few seconds.
+    For the main thread only, as Python's signals are.
+    """
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in names]
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class ProcessGroup:
+    """Everything one harness starts, found again by a mark in the environment."""
+
+    def __init__(self) -> None:
+        self.id = uuid.uuid4().hex
+        self._reaper: subprocess.Popen[bytes] | None = None
+
+    def marks(self, part: str) -> dict[str, str]:
+        """What a process of this group must have in its environment."""
+        return {GROUP_MARK: self.id, PART_MARK: part}
+
+    def guard(self) -> None:
+        """Start the safety net that ends the group if this program dies without doing so."""
+        if self._reaper is None:
+            script = str(REPOSITORY / "dev" / "reaper.py")
+            self._reaper = subprocess.Popen(
+                [sys.executable, "-P", script, self.id],
+                env=clean_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def processes(self, part: str | None = None) -> list[psutil.Process]:
+        """The live processes of the group, or of one part."""
+        return find_marked(self.id, part)
+
+    def kill(self, part: str | None = None) -> int:
+        """SIGKILL the group, or one part with its whole process tree."""
+        return kill_marked(self.id, part)
+
+    def close(self) -> None:
+        """End all that is left, and the safety net. Can be called again."""
+        self.kill()
+        reaper, self._reaper = self._reaper, None
+        if reaper is not None and reaper.stdin is not None:
+            reaper.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                reaper.wait(20)
+
+
+class ManagedProcess:
+    """One process with a log file; as a context manager it is started and surely ended.
+
+    :param env: the complete environment; :func:`clean_environment` is a good start
+    :param log_path: standard output and error are appended here
+    :param name: of the part; killing it kills whatever has the same name in the same group
+    :param group: end it together with others; a process without one is a group of its own
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        log_path: Path,
+        cwd: Path | None = None,
+        *,
+        name: str = "process",
+        group: ProcessGroup | None = None,
+    ) -> None:
+        self.args, self.env, self.log_path, self.cwd, self.name = list(args), dict(env), log_path, cwd, name
+        self.started_at = datetime.now(UTC)
+        self._own_group = group is None
+        self._group = group or ProcessGroup()
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.terminate()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or nothing before the start."""
+        return self._popen.pid if self._popen else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process itself, not merely a child of it, still runs."""
+        return self._popen is not None and self._popen.poll() is None
+
+    def start(self) -> None:
+        """Start it in a session of its own, so that a Ctrl-C reaches only the harness."""
+        self._group.guard()
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.started_at = datetime.now(UTC)
+        with self.log_path.open("ab") as log:
+            self._log_start = log.tell()
+            self._popen = subprocess.Popen(
+                self.args,
+                env=self.env | self._group.marks(self.name),
+                cwd=self.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self, seconds: float) -> int:
+        """The exit code, within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.alive:
+            if time.monotonic() > deadline:
+                raise self.error(f"did not end within {seconds:.0f} s")
+            time.sleep(0.05)
+        return self._popen.returncode if self._popen else -1
+
+    def wait_for(self, pattern: str, seconds: float) -> re.Match[str]:
+        """Wait until the output matches, e.g. to read the port a server chose."""
+        deadline = time.monotonic() + seconds
+        while True:
+            alive = self.alive  # asked before the log is read: the last words of a dead process still count
+            if match := re.search(pattern, self.output(), re.MULTILINE):
+                return match
+            if not alive:
+                raise self.error("ended early")
+            if time.monotonic() > deadline:
+                raise self.error(f"did not print {pattern!r} within {seconds:.0f} s")
+            time.sleep(0.05)
+
+    def output(self) -> str:
+        """What it printed since the last start."""
+        if not self.log_path.exists():
+            return ""
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+    def tail(self, lines: int = 40) -> str:
+        """The last lines of its output."""
+        return "\n".join(self.output().splitlines()[-lines:])
+
+    def error(self, what: str) -> ProcessError:
+        """An error that shows the end of the log."""
+        code = "" if self.alive or self._popen is None else f" (exit code {self._popen.returncode})"
+        return ProcessError(f"{self.name} {what}{code}; the end of {self.log_path}:\n{self.tail()}")
+
+    def send(self, sig: signal.Signals) -> None:
+        """Signal the process itself."""
+        if self.alive and self._popen is not None:
+            self._popen.send_signal(sig)
+
+    def terminate(self, sig: signal.Signals = signal.SIGTERM, grace: float = 5.0) -> None:
+        """Ask it to end, wait so many seconds, then end whatever is left of its process tree."""
+        self.send(sig)
+        try:
+            if self._popen is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    self._popen.wait(grace)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL it and its whole process tree, and wait until they are gone."""
+        self._group.kill(self.name)
+        if self._popen is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(5)
+        if self._own_group:
+            self._group.close()

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The frame around every vendor endpoint: delay, faults, rate limit, bearer check, log.
+
+An endpoint itself is a coroutine from :class:`Call` to a response; whatever it refuses it raises as
+:class:`ApiError`. No error body is documented anywhere, so all of them are assumptions [A] (section 11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from lucidworks_provider.emulator.connections import drop
+from lucidworks_provider.emulator.faults import EndpointName, Fault, FaultKind
+from lucidworks_provider.emulator.request_log import LogRecord
+from lucidworks_provider.emulator.tokens import Scope, TokenState
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Send
+    from starlette.types import Scope as AsgiScope
+
+    from lucidworks_provider.emulator.settings import EmulatorSettings
+    from lucidworks_provider.emulator.state import EmulatorState
+
+
+class ApiError(Exception):
+    """An answer that is not 200, in the shape ``{"status", "error", "message"}`` [A]."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON body."""
+        return {"status": self.status, "error": HTTPStatus(self.status).phrase, "message": self.message}
+
+    def response(self) -> Response:
+        """Return the answer."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+class OAuthError(ApiError):
+    """An answer of the token endpoint, in the shape of RFC 6749 section 5.2 [A]."""
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.code = code
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON body."""
+        return {"error": self.code, "error_description": self.message}
+
+
+@dataclass
+class Call:
+    """One request on its way through an endpoint, which fills in the log record."""
+
+    request: Request
+    state: EmulatorState
+    record: LogRecord
+    fault: Fault | None = None
+    settings: EmulatorSettings = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Keep the settings of the beginning, so that a change does not split a call in two."""
+        self.settings = self.state.settings
+
+    def suffers(self, kind: FaultKind) -> bool:
+        """Tell whether a fault of a kind was ordered for this call."""
+        return self.fault is not None and self.fault.kind is kind
+
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An ASGI application for one vendor endpoint; ``scope`` None stands for no bearer token."""
+
+    name: EndpointName
+    handler: Handler
+    scope: Scope | None = None
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        request = Request(scope, receive)
+        state: EmulatorState = request.app.state.emulator
+        record = LogRecord(state.clock(), request.method, request.url.path, self.name.value)
+        began = time.perf_counter()
+        response: Response | None = None
+        try:
+            response = await self._answer(request, state, record)
+            if response is not None:
+                record.status = response.status_code
+        except ClientDisconnect:
+            return  # the client went away while sending; there is nobody to answer
+        except asyncio.CancelledError:
+            response = None  # the server stops while a fault sleeps: hang up instead of a 500
+        finally:
+            record.seconds = round(time.perf_counter() - began, 4)
+            state.log.add(record)
+        if response is None:
+            await drop(scope)
+        else:
+            await response(scope, receive, send)
+
+    async def _answer(self, request: Request, state: EmulatorState, record: LogRecord) -> Response | None:
+        """Return the answer, or None to drop the connection."""
+        # Read everything first: an early answer to a large upload would reset the connection instead.
+        await request.body()
+        fault = state.faults.take(self.name)
+        call = Call(request, state, record, fault)
+        is_token = self.name is EndpointName.TOKEN
+        await asyncio.sleep(call.settings.token_latency if is_token else call.settings.latency)
+        if fault is None:
+            return await self._serve(call)
+        record.fault = fault.kind.value
+        return await self._serve_badly(call, fault)
+
+    async def _serve_badly(self, call: Call, fault: Fault) -> Response | None:
+        """Do what a fault orders; its delay comes first, or after the operation where that is the point."""
+        if fault.kind in {FaultKind.SLOW, FaultKind.DISCONNECT_AFTER}:
+            response = await self._serve(call)
+            await asyncio.sleep(fault.delay)
+            return response if fault.kind is FaultKind.SLOW else None
+        await asyncio.sleep(fault.delay)
+        if fault.kind in {FaultKind.TIMEOUT, FaultKind.DISCONNECT}:
+            return None
+        return self._wrong_answer(fault) or await self._serve_maybe_cut(call, fault)
+
+    def _wrong_answer(self, fault: Fault) -> Response | None:
+        """Return the answer of a fault that keeps the operation from happening."""
+        if fault.kind is FaultKind.HTML:
+            return HTMLResponse("<html><body><h1>Gateway</h1><p>Please try again later.</p></body></html>")
+        if fault.kind is FaultKind.UNAUTHORIZED:
+            return self._unauthorized().response()
+        if fault.kind.status is not None:
+            return _status(fault.kind.status, fault.retry_after).response()
+        return None
+
+    async def _serve_maybe_cut(self, call: Call, fault: Fault) -> Response:
+        response = await self._serve(call)
+        if fault.kind is not FaultKind.CUT_JSON:
+            return response
+        whole = bytes(response.body)
+        return Response(whole[: len(whole) // 2], media_type="application/json")
+
+    async def _serve(self, call: Call) -> Response:
+        try:
+            if self.scope is not None:
+                self._check_rate(call)
+                self._check_bearer(call, self.scope)
+            return await self.handler(call)
+        except ApiError as refused:
+            return refused.response()
+
+    def _check_rate(self, call: Call) -> None:
+        """Refuse with the documented 429; neither Retry-After nor a number is documented (section 11)."""
+        wait = call.state.rate_limit.refuse(call.settings, time.monotonic())
+        if wait is not None:
+            raise _status(429, wait if call.settings.retry_after else None)
+
+    def _check_bearer(self, call: Call, needed: Scope) -> None:
+        kind, _, text = call.request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not text.strip():
+            raise _bearer_error("No bearer token was sent.")
+        token, worth = call.state.tokens.find(text.strip())
+        if token is not None:
+            call.record.client_id, call.record.jti_prefix = token.client_id, token.jti_prefix
+        if token is None or worth is not TokenState.LIVE:
+            raise _bearer_error(worth.value)
+        if call.settings.scope_check and needed not in token.scopes:
+            raise ApiError(403, f"The access token lacks the scope {needed.value}.")
+
+    def _unauthorized(self) -> ApiError:
+        if self.scope is None:
+            return OAuthError(401, "invalid_client", "Refused on order.", {"WWW-Authenticate": "Basic"})
+        return _bearer_error(TokenState.EXPIRED.value)
+
+
+def _bearer_error(message: str) -> ApiError:
+    return ApiError(401, message, {"WWW-Authenticate": "Bearer"})
+
+
+def _status(status: int, retry_after: float | None) -> ApiError:
+    headers = None if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+    return ApiError(status, HTTPStatus(status).description or HTTPStatus(status).phrase, headers)

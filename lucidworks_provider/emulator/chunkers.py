@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The five documented chunkers, as functions from a text to spans.
+
+A chunk is always ``text[start:end]``, with offsets in characters and an exclusive end (section 7.3). Four
+chunkers pack trimmed units (lines or sentences) greedily; the regex splitter takes raw pieces. Overlap
+follows the vendor's example: with three sentences and an overlap of one, ``S1 S2 S3``, ``S3 S4 S5``, ``S5 S6
+S7``.
+
+Assumptions [A]: a unit longer than the limit stays one chunk; the overlap shrinks when it would not fit the
+limit together with the next sentence; each chunk begins later than the one before; blank chunks are dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, TypeAlias
+
+from lucidworks_provider.emulator.sentences import Span, count_tokens, line_spans, sentence_spans
+from lucidworks_provider.emulator.similarity import GrowingChunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class ChunkerName(Enum):
+    """The values of CHUNKER."""
+
+    DYNAMIC_NEWLINE = "dynamic-newline"
+    DYNAMIC_SENTENCE = "dynamic-sentence"
+    REGEX_SPLITTER = "regex-splitter"
+    SEMANTIC = "semantic"
+    SENTENCE = "sentence"
+
+
+@dataclass(frozen=True)
+class DynamicNewline:
+    """Split on every newline, then merge neighbours while they fit."""
+
+    max_chunk_size: int = 512
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the chunks of a text."""
+        lines = line_spans(text)
+        return _pack(lines, _sizes(text, lines), self.max_chunk_size)
+
+
+@dataclass(frozen=True)
+class DynamicSentence:
+    """Join sentences until the limit; the default limit is documented for dynamic-newline only [A]."""
+
+    max_chunk_size: int = 512
+    overlap_size: int = 0
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the chunks of a text."""
+        sentences = sentence_spans(text)
+        return _pack(sentences, _sizes(text, sentences), self.max_chunk_size, self.overlap_size)
+
+
+@dataclass(frozen=True)
+class SentenceCount:
+    """A fixed number of sentences per chunk."""
+
+    chunk_size: int = 5
+    overlap_size: int = 0
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the chunks of a text."""
+        sentences = sentence_spans(text)
+        return _pack(sentences, [1] * len(sentences), self.chunk_size, self.overlap_size)
+
+
+@dataclass(frozen=True)
+class RegexSplitter:
+    """Split at each match of a pattern; an empty match splits nothing, or "x*" would cut every character."""
+
+    regex: str = "\n"
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the chunks of a text."""
+        start = 0
+        for match in re.finditer(self.regex, text):
+            if match.end() > match.start():
+                yield from _visible(text, start, match.start())
+                start = match.end()
+        yield from _visible(text, start, len(text))
+
+
+@dataclass(frozen=True)
+class Semantic:
+    """Join sentences while they are similar enough to the growing chunk, and fit."""
+
+    max_chunk_size: int = 512
+    overlap_size: int = 0
+    # No default is documented; this is the value of the vendor's example.
+    cosine_threshold: float = 0.567
+    approximate: bool = False
+
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the chunks of a text."""
+        sentences = sentence_spans(text)
+        growing = GrowingChunk(
+            [text[start:end] for start, end in sentences], self.cosine_threshold, approximate=self.approximate
+        )
+        return _pack(sentences, _sizes(text, sentences), self.max_chunk_size, self.overlap_size, growing)
+
+
+Chunker: TypeAlias = DynamicNewline | DynamicSentence | SentenceCount | RegexSplitter | Semantic
+
+
+def _sizes(text: str, units: Sequence[Span]) -> list[int]:
+    return [count_tokens(text[start:end]) for start, end in units]
+
+
+def _visible(text: str, start: int, end: int) -> Iterator[Span]:
+    if text[start:end].strip():
+        yield start, end
+
+
+def _pack(
+    units: Sequence[Span],
+    sizes: Sequence[int],
+    limit: int,
+    overlap: int = 0,
+    growing: GrowingChunk | None = None,
+) -> Iterator[Span]:
+    """Join neighbouring units greedily; ``growing`` may refuse a unit that would fit."""
+    first, fresh = 0, 0  # units [first, fresh) are shared with the chunk before
+    while fresh < len(units):
+        end = fresh + 1
+        size = sum(sizes[first:end])
+        if growing is not None:
+            growing.begin(first, end)
+        while end < len(units) and size + sizes[end] <= limit:
+            if growing is not None and not growing.accepts(end):
+                break
+            size += sizes[end]
+            end += 1
+        yield units[first][0], units[end - 1][1]
+        first = end - min(overlap, end - first - 1)
+        fresh = end
+        size = sum(sizes[first : end + 1])
+        while first < fresh and size > limit:
+            size -= sizes[first]
+            first += 1

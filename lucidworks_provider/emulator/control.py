@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+``/_emulator/*``: the test's side of the emulator.
+
+No authentication, so bind the emulator to the loopback interface only, which is the default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from lucidworks_provider.emulator.chunking_request import InvalidRequest, load_json
+from lucidworks_provider.emulator.faults import EndpointName, Fault
+from lucidworks_provider.emulator.jobs import Job, JobState
+from lucidworks_provider.emulator.tokens import Scope
+
+if TYPE_CHECKING:
+    from lucidworks_provider.emulator.state import EmulatorState
+
+_GONE = "GONE"
+
+
+async def settings(request: Request) -> Response:
+    """Show the switches or change some."""
+    state = _state(request)
+    if request.method == "PATCH":
+        state.settings = state.settings.patched(await _object(request))
+    return JSONResponse(state.settings.public())
+
+
+async def faults(request: Request) -> Response:
+    """Order faults, list the open ones, or cancel them."""
+    state = _state(request)
+    if request.method == "POST":
+        state.faults.order(Fault.from_json(await _object(request)))
+    elif request.method == "DELETE":
+        state.faults.clear()
+    return JSONResponse([fault.public() for fault in state.faults.open()])
+
+
+async def log(request: Request) -> Response:
+    """Show the request log or clear it."""
+    state = _state(request)
+    if request.method == "DELETE":
+        state.log.clear()
+    return JSONResponse([record.public() for record in state.log])
+
+
+async def stats(request: Request) -> Response:
+    """Show the counts since the start."""
+    state = _state(request)
+    counts = state.log
+    return JSONResponse(
+        {
+            "mints": {scope.value: counts.mints[scope.value] for scope in Scope},
+            "submissions": counts.endpoints[EndpointName.SUBMIT.value],
+            "polls": counts.endpoints[EndpointName.POLL.value],
+            "unauthorized": counts.statuses[401],
+            "forbidden": counts.statuses[403],
+            "rate_limited": counts.statuses[429],
+            "dropped": counts.statuses[None],
+            "live_tokens": state.tokens.live_count(),
+            "jobs": state.jobs.count_by_state(state.settings),
+        }
+    )
+
+
+async def kill_tokens(request: Request) -> Response:
+    """Delete live tokens, all or those of one scope, as a foreign holder of the client id does by minting."""
+    order = await _object(request)
+    scopes = [Scope(order["scope"])] if "scope" in order else list(Scope)
+    return JSONResponse({"killed": _state(request).tokens.kill(scopes)})
+
+
+async def jobs(request: Request) -> Response:
+    """List the jobs in order of submission."""
+    state = _state(request)
+    return JSONResponse([_shown(state, job) for job in state.jobs.all()])
+
+
+async def job(request: Request) -> Response:
+    """Show a job or force its state; GONE ends its retention."""
+    state = _state(request)
+    found = state.jobs.find(request.path_params["job_id"], state.settings)
+    if found is None:
+        return JSONResponse({"message": "no such job"}, 404)
+    if request.method == "POST":
+        order = await _object(request)
+        if order.get("state") == _GONE:
+            state.jobs.forget(found.job_id)
+            return JSONResponse({"job_id": found.job_id, "state": _GONE})
+        state.jobs.force(found, JobState(order.get("state")), str(order.get("message", "Forced by a test.")))
+    return JSONResponse(_shown(state, found))
+
+
+async def clock(request: Request) -> Response:
+    """Show the emulator's time or push it forward by ``advance`` seconds."""
+    state = _state(request)
+    if request.method == "POST":
+        seconds = (await _object(request)).get("advance")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 0:
+            raise ValueError("advance: seconds, not negative")
+        state.clock.advance(seconds)
+    return JSONResponse({"time": state.clock()})
+
+
+async def reset(request: Request) -> Response:
+    """Return to the state after start."""
+    _state(request).reset()
+    return JSONResponse({"reset": True})
+
+
+def _state(request: Request) -> EmulatorState:
+    state: EmulatorState = request.app.state.emulator
+    return state
+
+
+def _shown(state: EmulatorState, job: Job) -> dict[str, object]:
+    return {"job_id": job.job_id, "state": state.jobs.peek(job, state.settings).value, "polls": job.polls}
+
+
+async def _object(request: Request) -> dict[str, Any]:
+    body = await request.body()
+    order = load_json(body) if body else {}
+    if not isinstance(order, dict):
+        raise InvalidRequest("an object is required")
+    return order
+
+
+_Control = Callable[[Request], Awaitable[Response]]
+
+
+def _checked(handler: _Control) -> _Control:
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except ValueError as wrong:  # settings, faults and requests all raise subclasses of it
+            return JSONResponse({"message": str(wrong)}, 400)
+
+    return answer
+
+
+def _route(path: str, handler: _Control, *methods: str) -> Route:
+    return Route(f"/_emulator{path}", _checked(handler), methods=list(methods))
+
+
+ROUTES = [
+    _route("/settings", settings, "GET", "PATCH"),
+    _route("/faults", faults, "GET", "POST", "DELETE"),
+    _route("/log", log, "GET", "DELETE"),
+    _route("/stats", stats, "GET"),
+    _route("/tokens/kill", kill_tokens, "POST"),
+    _route("/jobs", jobs, "GET"),
+    _route("/jobs/{job_id}", job, "GET", "POST"),
+    _route("/clock", clock, "GET", "POST"),
+    _route("/reset", reset, "POST"),
+]

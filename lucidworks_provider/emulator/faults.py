@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults on order: the next k calls of an endpoint go wrong in a given way (section 15, "faults")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class EndpointName(Enum):
+    """The vendor's endpoints, by the names used in faults and in the log."""
+
+    TOKEN = "token"  # noqa: S105
+    SUBMIT = "submit"
+    POLL = "poll"
+    USE_CASES = "usecases"
+
+
+class FaultKind(Enum):
+    """What goes wrong."""
+
+    TOO_MANY_REQUESTS = "429"
+    INTERNAL_ERROR = "500"
+    BAD_GATEWAY = "502"
+    UNAVAILABLE = "503"
+    GATEWAY_TIMEOUT = "504"
+    UNAUTHORIZED = "unauthorized"
+    TIMEOUT = "timeout"
+    HTML = "html"
+    CUT_JSON = "cut-json"
+    DISCONNECT = "disconnect"
+    DISCONNECT_AFTER = "disconnect-after"
+    SLOW = "slow"
+    LEGACY_SHAPE = "legacy-shape"
+    ERROR_JOB = "error-job"
+    NEVER_ENDING = "never-ending"
+
+    @property
+    def status(self) -> int | None:
+        """Return the HTTP status of the kinds that are one."""
+        return int(self.value) if self.value.isdigit() else None
+
+    def applies_to(self, endpoint: EndpointName) -> bool:
+        """Tell whether the kind means anything there; a fault for "any" waits for a call that it fits."""
+        if self is FaultKind.NEVER_ENDING:
+            return endpoint is EndpointName.SUBMIT
+        if self in {FaultKind.LEGACY_SHAPE, FaultKind.ERROR_JOB}:
+            return endpoint in {EndpointName.SUBMIT, EndpointName.POLL}
+        return True
+
+
+class FaultError(ValueError):
+    """An order that cannot be understood."""
+
+
+@dataclass
+class Fault:
+    """One order; ``match`` None stands for any endpoint."""
+
+    kind: FaultKind
+    match: EndpointName | None = None
+    times: int = 1
+    retry_after: float | None = None
+    delay: float = 0.0
+
+    @classmethod
+    def from_json(cls, order: Mapping[str, Any]) -> Fault:
+        """Read an order of the control endpoint."""
+        unknown = sorted(set(order) - {"kind", "match", "times", "retry_after", "delay"})
+        if unknown:
+            raise FaultError(f"unknown field {unknown[0]!r}")
+        match = order.get("match", "any")
+        try:
+            kind = FaultKind(str(order.get("kind")))
+            endpoint = None if match == "any" else EndpointName(match)
+        except ValueError as wrong:
+            raise FaultError(str(wrong)) from None
+        if endpoint is not None and not kind.applies_to(endpoint):
+            raise FaultError(f"{kind.value} means nothing for {endpoint.value}")
+        times = order.get("times", 1)
+        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+            raise FaultError("times: an integer of at least 1")
+        return cls(
+            kind,
+            endpoint,
+            times,
+            retry_after=_seconds("retry_after", order.get("retry_after")),
+            delay=_seconds("delay", order.get("delay")) or (30.0 if kind is FaultKind.TIMEOUT else 0.0),
+        )
+
+    def public(self) -> dict[str, object]:
+        """Return the order as JSON values."""
+        return {
+            "kind": self.kind.value,
+            "match": self.match.value if self.match else "any",
+            "times": self.times,
+            "retry_after": self.retry_after,
+            "delay": self.delay,
+        }
+
+
+class FaultBook:
+    """The orders still open, first come first served."""
+
+    def __init__(self) -> None:
+        self._open: list[Fault] = []
+
+    def order(self, fault: Fault) -> None:
+        """Add an order."""
+        self._open.append(fault)
+
+    def take(self, endpoint: EndpointName) -> Fault | None:
+        """Use up one count of the first order that fits a call."""
+        for fault in self._open:
+            if fault.match in {None, endpoint} and fault.kind.applies_to(endpoint):
+                fault.times -= 1
+                if fault.times == 0:
+                    self._open.remove(fault)
+                return fault
+        return None
+
+    def open(self) -> list[Fault]:
+        """Return the orders not used up yet."""
+        return list(self._open)
+
+    def clear(self) -> None:
+        """Cancel every order."""
+        self._open.clear()
+
+
+def _seconds(name: str, value: object) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise FaultError(f"{name}: seconds, not negative")
+    return float(value)

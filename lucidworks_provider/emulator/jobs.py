@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The asynchronous jobs and their four documented states (section 6.3).
+
+A job stays ``SUBMITTED`` for a number of polls and a time, is ``READY`` with its results exactly once, and
+``RETRIEVED`` from then on. No intermediate state is listed by the vendor, so a running job shows
+``SUBMITTED`` [A]. Retention and the answer for an unknown id are not documented [A]: 24 hours, then as if the
+id had never existed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from lucidworks_provider.emulator.settings import EmulatorSettings, Retrieved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from lucidworks_provider.emulator.chunking_result import ChunkingResult
+
+
+class JobState(Enum):
+    """The values of ``status``."""
+
+    SUBMITTED = "SUBMITTED"
+    READY = "READY"
+    ERROR = "ERROR"
+    RETRIEVED = "RETRIEVED"
+
+
+@dataclass
+class Job:
+    """One job; ``work`` is dropped once its results were handed out, for they may be large."""
+
+    created: float
+    work: Future[ChunkingResult] | None
+    legacy: bool = False
+    forced: JobState | None = None
+    message: str = ""
+    polls: int = 0
+    taken: bool = False
+    job_id: str = field(default_factory=lambda: str(uuid4()))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one poll is told."""
+
+    state: JobState
+    result: ChunkingResult | None = None
+    message: str = ""
+
+
+class JobBook:
+    """All jobs of one emulator, in order of submission."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._jobs: dict[str, Job] = {}
+
+    def add(self, work: Future[ChunkingResult] | None, settings: EmulatorSettings) -> Job:
+        """Accept a job, and drop those over their retention that nobody asks for any more."""
+        while self._jobs:
+            oldest = next(iter(self._jobs))
+            if self.find(oldest, settings) is not None:
+                break
+        job = Job(self._clock(), work)
+        self._jobs[job.job_id] = job
+        return job
+
+    def find(self, job_id: str, settings: EmulatorSettings) -> Job | None:
+        """Return a job that is not over its retention."""
+        job = self._jobs.get(job_id.lower())
+        if job is not None and self._clock() - job.created >= settings.retention:
+            self.forget(job_id)
+            return None
+        return job
+
+    def forget(self, job_id: str) -> None:
+        """Drop a job as the end of retention does."""
+        job = self._jobs.pop(job_id.lower(), None)
+        if job is not None and job.work is not None:
+            job.work.cancel()
+
+    def due(self, job: Job, settings: EmulatorSettings) -> bool:
+        """Tell whether the next poll may hand out results."""
+        if job.forced is not None or job.taken:
+            return job.forced is JobState.READY
+        return job.polls >= settings.pending_polls and self._clock() - job.created >= settings.pending_seconds
+
+    def poll(self, job: Job, settings: EmulatorSettings) -> Answer | None:
+        """Count one GET and answer it; None is 404. Never blocks: unfinished work is still pending."""
+        due = self.due(job, settings)
+        job.polls += 1
+        if job.forced is JobState.ERROR:
+            return Answer(JobState.ERROR, message=job.message)
+        if job.taken or job.forced is JobState.RETRIEVED:
+            return self._again(job, settings)
+        if not due or job.work is None or not job.work.done():
+            return Answer(JobState.SUBMITTED)
+        if job.work.cancelled():  # forgotten while this poll waited
+            return None
+        failure = job.work.exception()
+        if failure is not None:
+            return Answer(JobState.ERROR, message=str(failure))
+        result = job.work.result()
+        job.taken = True
+        job.forced = None
+        if settings.retrieved is not Retrieved.PAYLOAD:
+            job.work = None
+        return Answer(JobState.READY, result)
+
+    def force(self, job: Job, state: JobState, message: str) -> None:
+        """Put a job into a state for good; SUBMITTED never ends, READY hands out results that remain."""
+        job.forced, job.message = state, message
+        job.taken = state is JobState.RETRIEVED
+
+    def all(self) -> list[Job]:
+        """Return every job that was not forgotten."""
+        return list(self._jobs.values())
+
+    def count_by_state(self, settings: EmulatorSettings) -> dict[str, int]:
+        """Count the jobs by the state that a poll would show now."""
+        counts = Counter(self.peek(job, settings).value for job in self.all())
+        return {state.value: counts[state.value] for state in JobState}
+
+    def peek(self, job: Job, settings: EmulatorSettings) -> JobState:
+        """Tell the state without counting a poll."""
+        if job.taken:
+            return JobState.RETRIEVED
+        if job.forced is not None and job.forced is not JobState.READY:
+            return job.forced
+        if job.work is None or not job.work.done() or not self.due(job, settings):
+            return JobState.SUBMITTED
+        return JobState.ERROR if job.work.exception() is not None else JobState.READY
+
+    def clear(self) -> None:
+        """Forget every job."""
+        for job in self.all():
+            self.forget(job.job_id)
+
+    @staticmethod
+    def _again(job: Job, settings: EmulatorSettings) -> Answer | None:
+        if settings.retrieved is Retrieved.NOT_FOUND:
+            return None
+        kept = job.work is not None and settings.retrieved is Retrieved.PAYLOAD and job.work.done()
+        return Answer(JobState.RETRIEVED, job.work.result() if kept and job.work is not None else None)

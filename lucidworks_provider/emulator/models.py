@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The embedding models the emulator knows, and how many chunks one answer may hold.
+
+Sizes are documented per class (small 384, base 768, large 1024); the ids are those seen verbatim in vendor
+pages.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+EMBEDDING_MODELS: Final = MappingProxyType(
+    {
+        "gte-small": 384,
+        "e5-small-v2": 384,
+        "multilingual-e5-base": 768,
+        "e5-base-v2": 768,
+        "bge-large": 1024,
+    }
+)
+
+CUSTOM_MODEL_SIZE: Final = 384
+"""Vector size of a registered custom deployment [A]."""
+
+MODEL_CONTEXT_TOKENS: Final = 512
+"""The chunking prose works with 512 tokens; a longer chunk is embedded from its beginning [A]."""
+
+# Section 7.5: (dimension, maximum when quantized, maximum for floats). Documented up to 256 and for 384
+# quantized; the other values are extrapolated [A].
+_CHUNK_TABLE: Final = (
+    (32, 40000, 11000),
+    (64, 22500, 5800),
+    (128, 12000, 3000),
+    (256, 6500, 1500),
+    (384, 4500, 1000),
+    (512, 3300, 750),
+    (768, 2250, 500),
+    (1024, 1700, 375),
+)
+
+
+@dataclass(frozen=True)
+class EmbeddingModel:
+    """A model id and the length of its full vectors."""
+
+    model_id: str
+    size: int
+
+
+def find_model(model_id: str, deployments: tuple[str, ...], *, strict: bool) -> EmbeddingModel | None:
+    """Find an embedding model or a registered deployment; ``_`` equals ``-`` unless strict [A]."""
+    name = model_id if strict else model_id.replace("_", "-")
+    if name in EMBEDDING_MODELS:
+        return EmbeddingModel(name, EMBEDDING_MODELS[name])
+    if re.fullmatch(r"[0-9a-fA-F-]{36}", name) and name.lower() in deployments:
+        return EmbeddingModel(name.lower(), CUSTOM_MODEL_SIZE)
+    return None
+
+
+def max_chunks(dimension: int, *, quantized: bool) -> int:
+    """Return the maximum number of chunks of one answer; between two rows the larger dimension counts [A]."""
+    for size, with_bytes, with_floats in _CHUNK_TABLE:
+        if dimension <= size:
+            return with_bytes if quantized else with_floats
+    last, with_bytes, with_floats = _CHUNK_TABLE[-1]
+    return max(1, (with_bytes if quantized else with_floats) * last // dimension)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Sentences, lines and tokens of a text, as spans.
+
+The vendor names neither its sentence splitter nor its tokenizer, so both are plain approximations [A]. A
+sentence ends at ``.``, ``!`` or ``?`` before white space, at a CJK full stop, or at a blank line. A token is
+a run of word characters, one CJK character, or one punctuation mark. Both run in linear time on hostile text:
+a run of stops is entered only at its beginning, and no quantifier gives characters back.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypeAlias
+
+Span: TypeAlias = tuple[int, int]
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+_TOKEN = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+
+_BOUNDARY = re.compile(
+    r"""(?<![.!?])[.!?]++["'”’)\]]*+(?=\s)   # a stop, closing quotes, then white space
+      | [。！？]++[」』”’)]*+                  # CJK stops need no white space after them
+      | \n[^\S\n]*+\n                         # a blank line ends what has no stop, as headings
+    """,
+    re.VERBOSE,
+)
+_ABBREVIATED = "mr mrs ms dr prof st vs fig jr sr inc ltd corp approx dept est e.g i.e cf al pp vol"
+_ABBREVIATIONS = frozenset(_ABBREVIATED.split())
+_LONGEST_ABBREVIATION = 8
+
+
+def count_tokens(text: str) -> int:
+    """Count the tokens of a text."""
+    return len(_TOKEN.findall(text))
+
+
+def truncate_tokens(text: str, limit: int) -> tuple[str, int]:
+    """Cut a text after ``limit`` tokens and tell how many it has then."""
+    count = 0
+    for match in _TOKEN.finditer(text):
+        if count == limit:
+            return text[: match.start()], count
+        count += 1
+    return text, count
+
+
+def words(text: str) -> list[str]:
+    """Return the lower-cased words of a text, punctuation left out."""
+    return _WORD.findall(text.lower())
+
+
+def trimmed(text: str, start: int, end: int) -> Span | None:
+    """Shrink a span to its first and last visible character; None if there is none."""
+    piece = text[start:end]
+    body = piece.strip()
+    if not body:
+        return None
+    start += len(piece) - len(piece.lstrip())
+    return start, start + len(body)
+
+
+def sentence_spans(text: str) -> list[Span]:
+    """Return the trimmed spans of the sentences; together they hold every visible character."""
+    cuts = [match.end() for match in _BOUNDARY.finditer(text) if not _is_abbreviation(text, match)]
+    return _between(text, cuts)
+
+
+def line_spans(text: str) -> list[Span]:
+    """Return the trimmed spans of the lines that are not blank."""
+    return _between(text, [match.end() for match in re.finditer("\n", text)])
+
+
+def _between(text: str, cuts: list[int]) -> list[Span]:
+    spans: list[Span] = []
+    start = 0
+    for end in [*cuts, len(text)]:
+        span = trimmed(text, start, end)
+        if span is not None:
+            spans.append(span)
+        start = end
+    return spans
+
+
+def _is_abbreviation(text: str, match: re.Match[str]) -> bool:
+    if match.group() != ".":
+        return False
+    before = text[max(0, match.start() - _LONGEST_ABBREVIATION) : match.start()]
+    word = re.split(r"[\s(\[\"']", before)[-1]
+    return word.lower() in _ABBREVIATIONS

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every switch of the emulator, in one frozen value.
+
+The defaults are the strict readings of the vendor's documentation ("Emulator: behaviour to implement"). Where
+the vendor is silent the fact is an assumption, marked [A], and has a switch here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Retrieved(Enum):
+    """What a second GET of a finished job answers [A]."""
+
+    EMPTY = "empty"
+    PAYLOAD = "payload"
+    NOT_FOUND = "404"
+
+
+class ChunkOverflow(Enum):
+    """What happens above the documented maximum number of chunks [A]."""
+
+    TRUNCATE = "truncate"
+    ERROR = "error"
+
+
+class Oversize(Enum):
+    """How a request above the text limit is refused [A]; the limit itself (about 1 MB) is documented."""
+
+    TOO_LARGE = "413"
+    BAD_REQUEST = "400"
+    ERROR_JOB = "error-job"
+
+
+class SettingsError(ValueError):
+    """A switch got a value it does not take; the message names the switch."""
+
+
+@dataclass(frozen=True)
+class EmulatorSettings:
+    """The behaviour of one emulator; replace it with :meth:`patched`, never mutate it."""
+
+    clients: Mapping[str, str] = field(default_factory=lambda: {"demo-client": "demo-secret"}, repr=False)
+    auth_server_id: str = "ausao8uveaPmyhv0v357"
+    token_ttl: int = 3600
+    both_tokens_live: bool = False
+    scope_check: bool = True
+    query_only: bool = False
+    pending_polls: int = 1
+    pending_seconds: float = 0.0
+    retrieved: Retrieved = Retrieved.EMPTY
+    retention: float = 24 * 3600.0
+    chunk_overflow: ChunkOverflow = ChunkOverflow.TRUNCATE
+    oversize: Oversize = Oversize.TOO_LARGE
+    max_text_bytes: int = 1_000_000
+    rate_limit: int | None = None
+    rate_window: float = 1.0
+    retry_after: bool = True
+    strict_segments: bool = False
+    legacy_shape: bool = False
+    latency: float = 0.0
+    token_latency: float = 0.0
+    deployments: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values that would make the emulator lie."""
+        if not self.clients or any(not name or ":" in name for name in self.clients):
+            # Basic authentication cannot carry a colon in the user name (RFC 7617 section 2).
+            raise SettingsError("clients: at least one client id, none of them empty or with a colon")
+        for name in ("token_ttl", "max_text_bytes"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name}: at least 1")
+        for name in ("pending_polls", "pending_seconds", "retention", "latency", "token_latency"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name}: not negative")
+        if self.rate_window <= 0:
+            raise SettingsError("rate_window: greater than 0")
+        if self.rate_limit is not None and self.rate_limit < 1:
+            raise SettingsError("rate_limit: at least 1, or null for no limit")
+
+    def patched(self, changes: Mapping[str, object]) -> EmulatorSettings:
+        """Return a copy with the given switches changed; values come from JSON."""
+        known = {item.name for item in dataclasses.fields(self)} - {"clients"}
+        clean: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name not in known:
+                raise SettingsError(f"{name}: no such switch, or not to be changed at run time")
+            clean[name] = _coerce(name, value, getattr(EmulatorSettings, name, None))
+        return dataclasses.replace(self, **clean)
+
+    def public(self) -> dict[str, object]:
+        """Return the switches as JSON values, with client ids but never a secret."""
+        shown: dict[str, object] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            shown[item.name] = value.value if isinstance(value, Enum) else value
+        shown["clients"] = sorted(self.clients)
+        shown["deployments"] = list(self.deployments)
+        return shown
+
+
+def _coerce(name: str, value: object, default: object) -> object:
+    """Bring one JSON value to the type of the switch, whose class default shows that type."""
+    if name == "rate_limit":
+        default = 0
+        if value is None:
+            return None
+    if name == "deployments":
+        return deployment_ids(value)
+    if isinstance(default, Enum):
+        try:
+            return type(default)(str(value))
+        except ValueError:
+            raise SettingsError(f"{name}: one of {[one.value for one in type(default)]}") from None
+    if isinstance(default, bool):
+        accepted = isinstance(value, bool)
+    elif isinstance(default, int):
+        accepted = isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(default, float):
+        accepted = isinstance(value, (int, float)) and not isinstance(value, bool)
+    else:
+        accepted = isinstance(value, str)
+    if not accepted:
+        raise SettingsError(f"{name}: a value of type {type(default).__name__}")
+    return value
+
+
+def deployment_ids(value: object) -> tuple[str, ...]:
+    """Check deployment ids: MODEL_ID of a custom model is the UUID of its deployment."""
+    if not isinstance(value, (list, tuple)):
+        raise SettingsError("deployments: a list of UUIDs")
+    try:
+        return tuple(str(UUID(str(one))) for one in value)
+    except ValueError:
+        raise SettingsError("deployments: a list of UUIDs") from None

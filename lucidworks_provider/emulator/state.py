@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of one emulator: settings in force, clock, tokens, jobs, faults, log and rate limit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from lucidworks_provider.emulator.faults import FaultBook
+from lucidworks_provider.emulator.jobs import JobBook
+from lucidworks_provider.emulator.request_log import RequestLog
+from lucidworks_provider.emulator.tokens import TokenBook
+
+if TYPE_CHECKING:
+    from lucidworks_provider.emulator.settings import EmulatorSettings
+
+# Two, so that a short text does not wait for a long one. More would only fight the event loop for the
+# interpreter.
+_WORKERS = 2
+
+
+class Clock:
+    """The time of the emulator, which a test may push forward to see tokens and results expire."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        """Return seconds since the epoch."""
+        return time.time() + self._ahead
+
+    def advance(self, seconds: float) -> None:
+        """Push the time forward."""
+        self._ahead += seconds
+
+    def reset(self) -> None:
+        """Return to the real time."""
+        self._ahead = 0.0
+
+
+class RateLimit:
+    """A sliding window over all calls of the application host; refused calls do not count [A]."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+
+    def refuse(self, settings: EmulatorSettings, now: float) -> int | None:
+        """Count a call, or return the whole seconds to wait."""
+        if settings.rate_limit is None:
+            return None
+        while self._times and now - self._times[0] >= settings.rate_window:
+            self._times.popleft()
+        if len(self._times) < settings.rate_limit:
+            self._times.append(now)
+            return None
+        return max(1, math.ceil(settings.rate_window - (now - self._times[0])))
+
+    def clear(self) -> None:
+        """Forget the calls made."""
+        self._times.clear()
+
+
+class EmulatorState:
+    """Everything that changes; lives in the event loop, except for the workers that chunk and embed."""
+
+    def __init__(self, settings: EmulatorSettings) -> None:
+        self._initial = settings
+        self.settings = settings
+        self.clock = Clock()
+        self.tokens = TokenBook(self.clock)
+        self.jobs = JobBook(self.clock)
+        self.faults = FaultBook()
+        self.log = RequestLog()
+        self.rate_limit = RateLimit()
+        self.workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lucidworks-emulator-chunker")
+
+    def reset(self) -> None:
+        """Return to the state after start, with the settings of the start; all tokens and jobs are gone."""
+        self.settings = self._initial
+        self.clock.reset()
+        self.tokens = TokenBook(self.clock)
+        self.jobs.clear()
+        self.faults.clear()
+        self.log = RequestLog()
+        self.rate_limit.clear()
+
+    def close(self) -> None:
+        """Stop the workers; a running one ends with its text."""
+        self.workers.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Deterministic stand-ins for embedding vectors, from the standard library alone.
+
+Signed feature hashing: each word adds to a few positions, chosen by a hash of model and word, so that texts
+which share words point in similar directions. Like real sentence encoders, all vectors of a model share one
+common direction: unrelated texts have a cosine near 0.5, not 0, so the vendor's example ``cosineThreshold``
+of 0.567 is meaningful here too. ``dataType`` turns that common direction a little, no more, so a query and
+its passage stay close (section 3.4). Quantization follows section 3.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections import Counter
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from lucidworks_provider.emulator.models import MODEL_CONTEXT_TOKENS
+from lucidworks_provider.emulator.sentences import truncate_tokens, words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMON_SHARE: Final = 0.5
+"""The cosine of two texts without a common word."""
+
+_DATA_TYPE_TURN = 0.1
+_POSITIONS_PER_WORD = 8
+_DIGITS = 7
+_COMMON = """
+    a about after all also an and any are as at be been but by can did do does for from had has
+    have he her his how i if in into is it its me more my no not of on one or our over she so some
+    such than that the their them then there these they this to us was we were what when which who
+    will with would you your
+"""
+_COMMON_WORDS = frozenset(_COMMON.split())
+
+
+class Quantization(Enum):
+    """The values of ``vectorQuantizationMethod``."""
+
+    MIN_MAX = "min-max"
+    MAX_SCALE = "max-scale"
+
+
+class DataType(Enum):
+    """The values of ``useCaseConfig.dataType``."""
+
+    QUERY = "query"
+    PASSAGE = "passage"
+
+
+@lru_cache(maxsize=50_000)
+def term_weight(word: str, count: int) -> float:
+    """Weigh a word: logarithmic frequency, little for short and common words."""
+    rarity = 0.15 if word in _COMMON_WORDS else 0.4 if len(word) <= 2 else 1.0
+    return rarity * (1.0 + math.log(count))
+
+
+def embed(
+    text: str, *, model_id: str, dimension: int, data_type: DataType | None = None
+) -> tuple[list[float], int]:
+    """Return the normalized vector of a text and its number of input tokens."""
+    seen, tokens = truncate_tokens(text, MODEL_CONTEXT_TOKENS)
+    sums = [0.0] * dimension
+    for word, count in Counter(words(seen)).items():
+        weight = term_weight(word, count)
+        for position, sign in _positions(model_id, dimension, word):
+            sums[position] += sign * weight
+    common = _common_direction(model_id, dimension, data_type)
+    along = math.fsum(a * b for a, b in zip(sums, common, strict=True))
+    across = math.fsum(value * value for value in sums) - along * along
+    if across <= 1e-12:  # no words, or a single dimension: only the common direction is left
+        return list(common), tokens
+    own = math.sqrt((1.0 - COMMON_SHARE) / across)
+    shared = math.sqrt(COMMON_SHARE) - own * along
+    return [shared * b + own * a for a, b in zip(sums, common, strict=True)], tokens
+
+
+def rounded(vector: Sequence[float]) -> list[float]:
+    """Round for the wire: float32 has no more digits, and the JSON gets a third smaller."""
+    return [round(value, _DIGITS) for value in vector]
+
+
+def quantize(vector: Sequence[float], method: Quantization) -> list[int]:
+    """Turn floats into bytes: ``min-max`` unsigned 0..255, ``max-scale`` signed -127..127."""
+    if method is Quantization.MIN_MAX:
+        low, high = min(vector), max(vector)
+        scale = 255.0 / (high - low) if high > low else 0.0
+        return [round((value - low) * scale) for value in vector]
+    largest = max(abs(value) for value in vector)
+    scale = 127.0 / largest if largest > 0 else 0.0
+    return [round(value * scale) for value in vector]
+
+
+@lru_cache(maxsize=50_000)
+def _positions(model_id: str, dimension: int, word: str) -> tuple[tuple[int, float], ...]:
+    digest = hashlib.blake2b(
+        word.encode("utf-8", "surrogatepass"), digest_size=33, key=_key(model_id)
+    ).digest()
+    numbers = struct.unpack_from(f"<{_POSITIONS_PER_WORD}I", digest)
+    signs = digest[32]
+    return tuple(
+        (number % dimension, 1.0 if signs >> bit & 1 else -1.0) for bit, number in enumerate(numbers)
+    )
+
+
+@lru_cache(maxsize=64)
+def _common_direction(model_id: str, dimension: int, data_type: DataType | None) -> tuple[float, ...]:
+    base = _direction(model_id, dimension, "common")
+    if data_type is not None:
+        turn = _direction(model_id, dimension, data_type.value)
+        base = [a + _DATA_TYPE_TURN * b for a, b in zip(base, turn, strict=True)]
+    length = math.sqrt(math.fsum(value * value for value in base))
+    return tuple(value / length for value in base)
+
+
+def _direction(model_id: str, dimension: int, name: str) -> list[float]:
+    """Return a fixed pseudo-random unit vector."""
+    values: list[float] = []
+    for block in range(0, dimension, 16):
+        digest = hashlib.blake2b(f"{name}/{block}".encode(), digest_size=64, key=_key(model_id)).digest()
+        values += [number / 2**31 - 1.0 for number in struct.unpack("<16I", digest)]
+    values = values[:dimension]
+    length = math.sqrt(math.fsum(value * value for value in values)) or 1.0
+    return [value / length for value in values]
+
+
+@lru_cache(maxsize=64)
+def _key(model_id: str) -> bytes:
+    return hashlib.blake2b(model_id.encode(), digest_size=32).digest()

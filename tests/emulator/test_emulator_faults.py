@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults on order, rate limit, control endpoints and the secrecy of the log."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+from emulator_client import Caller
+
+from lucidworks_provider.emulator import EmulatorSettings, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[RunningEmulator]:
+    with running(EmulatorSettings(pending_polls=0)) as started:
+        yield started
+
+
+@pytest.fixture
+def caller(emulator: RunningEmulator) -> Caller:
+    emulator.state.reset()
+    return Caller(emulator).log_in()
+
+
+@pytest.mark.parametrize("kind", ["429", "500", "502", "503", "504"])
+@pytest.mark.parametrize("match", ["token", "submit", "poll", "any"])
+def test_status_faults_hit_the_matching_calls_only(caller: Caller, kind: str, match: str) -> None:
+    job_id = caller.submit().json()["chunkingId"]
+    caller.fault(kind, match, times=2, retry_after=1.5)
+    calls = {"token": caller.ask_token, "submit": caller.submit, "poll": lambda: caller.poll(job_id)}
+    if match != "any":
+        others = [call for name, call in calls.items() if name not in {match, "token"}]
+        assert all(call().status_code == 200 for call in others)
+    for _ in range(2):
+        answer = calls.get(match, caller.submit)()
+        assert (answer.status_code, answer.headers["Retry-After"]) == (int(kind), "1.5")
+        assert answer.json()["status"] == int(kind)
+    assert calls.get(match, caller.submit)().status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["disconnect", "timeout"])
+def test_dropped_before_the_operation(caller: Caller, kind: str) -> None:
+    caller.fault(kind, "submit", delay=0.2)
+    began = time.perf_counter()
+    with pytest.raises(requests.ConnectionError):
+        caller.submit()
+    assert time.perf_counter() - began >= 0.2
+    assert caller.control("GET", "/jobs") == []
+    assert caller.control("GET", "/log")[-1]["status"] is None
+    assert caller.submit().status_code == 200
+
+
+def test_dropped_after_the_operation_leaves_an_orphan_and_eats_a_result(caller: Caller) -> None:
+    caller.fault("disconnect-after", "submit")
+    with pytest.raises(requests.ConnectionError):
+        caller.submit()
+    (orphan,) = caller.control("GET", "/jobs")
+    caller.fault("disconnect-after", "poll")
+    with pytest.raises(requests.ConnectionError):
+        caller.poll(orphan["job_id"])
+    assert caller.poll(orphan["job_id"]).json()["status"] == "RETRIEVED"
+
+
+def test_dropped_token_answer_still_kills_the_old_token(caller: Caller) -> None:
+    caller.fault("disconnect-after", "token")
+    with pytest.raises(requests.ConnectionError):
+        caller.ask_token()
+    assert caller.submit().status_code == 401
+
+
+def test_html_cut_json_and_slow(caller: Caller) -> None:
+    job_id = caller.submit().json()["chunkingId"]
+    caller.fault("html", "poll")
+    page = caller.poll(job_id)
+    assert (page.status_code, page.headers["Content-Type"].split(";")[0]) == (200, "text/html")
+    caller.fault("cut-json", "poll")
+    cut = caller.poll(job_id)
+    assert cut.status_code == 200
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(cut.text)
+    caller.fault("slow", "submit", delay=0.2)
+    began = time.perf_counter()
+    assert caller.submit().status_code == 200
+    assert time.perf_counter() - began >= 0.2
+
+
+def test_unauthorized_kills_no_token(caller: Caller) -> None:
+    caller.fault("unauthorized", "submit")
+    assert caller.submit().status_code == 401
+    assert caller.submit().status_code == 200
+    caller.fault("unauthorized", "token")
+    assert caller.ask_token().json()["error"] == "invalid_client"
+
+
+def test_faults_of_jobs(caller: Caller) -> None:
+    caller.fault("error-job", "submit")
+    assert caller.chunk("x")["status"] == "ERROR"
+    caller.fault("legacy-shape", "any")
+    caller.ask_token()  # means nothing there, so the order waits
+    caller.log_in()
+    assert "vector" in caller.chunk("x")
+    caller.fault("never-ending", "submit")
+    job_id = caller.submit().json()["chunkingId"]
+    assert {caller.poll(job_id).json()["status"] for _ in range(5)} == {"SUBMITTED"}
+    job_id = caller.submit().json()["chunkingId"]
+    caller.fault("error-job", "poll")
+    assert [caller.poll(job_id).json()["status"] for _ in range(2)] == ["ERROR", "READY"]
+
+
+@pytest.mark.parametrize("retry_after", [True, False])
+def test_rate_limit(caller: Caller, retry_after: bool) -> None:
+    caller.control("PATCH", "/settings", rate_limit=3, rate_window=0.6, retry_after=retry_after)
+    answers = [caller.submit() for _ in range(5)]
+    assert [one.status_code for one in answers] == [200, 200, 200, 429, 429]
+    assert ("Retry-After" in answers[-1].headers) is retry_after
+    time.sleep(0.7)
+    assert caller.submit().status_code == 200
+    assert caller.control("GET", "/stats")["rate_limited"] == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PATCH", "/settings", {"token_ttl": 0}),
+        ("PATCH", "/settings", {"token_ttl": True}),
+        ("PATCH", "/settings", {"latency": "1"}),
+        ("PATCH", "/settings", {"retrieved": "sometimes"}),
+        ("PATCH", "/settings", {"clients": {"a": "b"}}),
+        ("PATCH", "/settings", {"deployments": ["abc"]}),
+        ("POST", "/faults", {"kind": "earthquake"}),
+        ("POST", "/faults", {"kind": "500", "match": "models"}),
+        ("POST", "/faults", {"kind": "500", "times": 0}),
+        ("POST", "/faults", {"kind": "never-ending", "match": "poll"}),
+        ("POST", "/faults", {"kind": "500", "delay": -1}),
+        ("POST", "/clock", {"advance": "tomorrow"}),
+        ("POST", "/tokens/kill", {"scope": "all"}),
+    ],
+)
+def test_control_refuses_nonsense(caller: Caller, method: str, path: str, body: dict[str, object]) -> None:
+    answer = requests.request(method, f"{caller.emulator.url}/_emulator{path}", json=body, timeout=5)
+    assert answer.status_code == 400
+    assert answer.json()["message"]
+
+
+def test_settings_faults_log_and_reset(caller: Caller) -> None:
+    shown = caller.control("PATCH", "/settings", latency=0, pending_seconds=1.5, rate_limit=None)
+    assert (shown["pending_seconds"], shown["rate_limit"], shown["clients"]) == (1.5, None, ["demo-client"])
+    caller.fault("500", "submit", times=3)
+    assert caller.control("GET", "/faults")[0]["times"] == 3
+    assert caller.control("DELETE", "/faults") == []
+    caller.submit()
+    sequence = caller.control("GET", "/log")[-1]["sequence"]
+    assert caller.control("DELETE", "/log") == []
+    caller.submit()
+    assert [one["sequence"] for one in caller.control("GET", "/log")] == [sequence + 1]
+    caller.control("POST", "/reset")
+    assert caller.control("GET", "/stats")["live_tokens"] == 0
+    assert caller.control("GET", "/settings")["pending_seconds"] == 0
+    assert caller.submit().status_code == 401
+
+
+def test_stats(caller: Caller) -> None:
+    caller.chunk("x")
+    caller.submit()
+    caller.call("GET", "/ai/usecases", "abc")
+    stats = caller.control("GET", "/stats")
+    assert stats["mints"] == {"machinelearning.predict": 1, "machinelearning.model": 0}
+    assert (stats["submissions"], stats["unauthorized"], stats["live_tokens"]) == (2, 1, 1)
+    assert stats["jobs"]["RETRIEVED"] == 1
+    assert sum(stats["jobs"].values()) == 2
+
+
+def test_wrong_paths_are_logged(caller: Caller) -> None:
+    assert caller.call("GET", "/ai/chunk/sentence").status_code == 404
+    record = caller.control("GET", "/log")[-1]
+    assert (record["endpoint"], record["path"], record["status"]) == ("unknown", "/ai/chunk/sentence", 404)
+
+
+def test_nothing_secret_in_the_log(caller: Caller) -> None:
+    caller.submit("A confidential text.")
+    caller.ask_token(auth=("demo-client", "guessed-secret"))
+    caller.call("GET", f"/ai/usecases?token={caller.token}", "abc.def.ghi")
+    shown = json.dumps(caller.control("GET", "/log")) + json.dumps(caller.control("GET", "/settings"))
+    for secret in (
+        "demo-secret",
+        "guessed-secret",
+        caller.token,
+        caller.token.split(".")[1],
+        "abc.def",
+        "confidential",
+    ):
+        assert secret not in shown
+    assert caller.control("GET", "/log")[0]["jti_prefix"].startswith("AT.")

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server: command line, clean exit, TLS, independence from the client, and the import without extras."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from emulator_client import AUTH, HEADERS, PREDICT, Caller
+
+from lucidworks_provider import emulator as package
+from lucidworks_provider.emulator.__main__ import _parser, _settings
+from lucidworks_provider.emulator.settings import EmulatorSettings, Retrieved, SettingsError
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+def test_command_line_serves_and_exits_cleanly(name: signal.Signals) -> None:
+    command = [sys.executable, "-m", "lucidworks_provider.emulator", "--port", "0", "--client-id", "me"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        process_output = "".join(lines)
+        assert "NOT the vendor's service" in process_output
+        found = re.search(r"AIRFLOW_CONN_LUCIDWORKS_DEFAULT=(.*)", process_output)
+        assert found
+        connection = json.loads(shlex.split(found[1])[0])
+        assert (connection["conn_type"], connection["login"]) == ("lucidworks", "me")
+        base = connection["extra"]["auth_url"]
+        answer = requests.post(
+            f"{base}/oauth2/{AUTH}/v1/token",
+            params={"scope": PREDICT, "grant_type": "client_credentials"},
+            auth=(connection["login"], connection["password"]),
+            headers=HEADERS,
+            timeout=10,
+        )
+        assert answer.status_code == 200
+        process.send_signal(name)
+        assert process.wait(10) == 0
+
+
+def test_options_become_settings() -> None:
+    line = (
+        "--client a:b:c --rate-limit 5/2 --no-retry-after --retrieved 404 --no-scope-check --both-tokens-live "
+        "--token-ttl 60 --deployment 5E893B16-01f8-427c-9ca8-ba52b01b1ba3"
+    )
+    settings = _settings(_parser().parse_args(line.split()))
+    assert settings.clients == {"demo-client": "demo-secret", "a": "b:c"}
+    assert (settings.rate_limit, settings.rate_window, settings.retry_after) == (5, 2.0, False)
+    assert (settings.retrieved, settings.scope_check, settings.token_ttl) == (Retrieved.NOT_FOUND, False, 60)
+    assert settings.deployments == ("5e893b16-01f8-427c-9ca8-ba52b01b1ba3",)
+    assert _settings(_parser().parse_args([])) == EmulatorSettings()
+    assert "demo-secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "line", ["--client x", "--rate-limit many", "--deployment x", "--latency -1", "--token-ttl 0"]
+)
+def test_wrong_options(line: str) -> None:
+    with pytest.raises(SettingsError):
+        _settings(_parser().parse_args(line.split()))
+
+
+def test_tls(tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    cert, key, ca = tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem"
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    with package.running(ssl_certfile=cert, ssl_keyfile=key) as emulator:
+        assert emulator.url.startswith("https://127.0.0.1:")
+        assert json.loads(emulator.conn_json())["extra"]["application_url"] == emulator.url
+        caller = Caller(emulator)
+        assert caller.ask_token(verify=str(ca)).status_code == 200
+        emulator.state.faults.order(package.faults.Fault(package.faults.FaultKind.DISCONNECT))
+        with pytest.raises(requests.ConnectionError):
+            caller.ask_token(verify=str(ca))
+        assert caller.ask_token(verify=str(ca)).status_code == 200
+
+
+def test_stops_quickly_while_a_fault_sleeps() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with package.running() as emulator:
+            caller = Caller(emulator)
+            caller.fault("timeout", delay=60)
+            waiting = pool.submit(caller.ask_token)
+            while emulator.state.faults.open():
+                time.sleep(0.01)
+            began = time.perf_counter()
+        assert time.perf_counter() - began < 5
+        with pytest.raises(requests.ConnectionError):
+            waiting.result(5)
+
+
+def test_shares_no_code_with_the_client() -> None:
+    for module in Path(package.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lucidworks_provider"):
+                assert (node.module or "").startswith("lucidworks_provider.emulator"), module
+
+
+def test_missing_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['starlette'] = None\n"
+        "import lucidworks_provider.emulator as e; e.EmulatorSettings()\n"
+        "e.create_app()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert done.returncode == 1
+    assert "airflow-provider-lucidworks[emulator]" in done.stderr
+
+
+def test_import_is_cheap() -> None:
+    code = "import sys, lucidworks_provider.emulator; assert not {'starlette', 'uvicorn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+
+
+def test_public_names() -> None:
+    assert package.__all__ == ["EmulatorSettings", "create_app", "running"]
+    with pytest.raises(AttributeError):
+        _ = package.nothing
