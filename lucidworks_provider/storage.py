@@ -68,7 +68,7 @@ def read_file(uri: str) -> bytes | None:
                 return local.read_bytes()
             path = _path(uri)
             return bytes(path.fs.cat_file(path.path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
 
@@ -132,7 +132,7 @@ def remove(uri: str) -> None:
                 for child in local.iterdir():
                     remove(str(child))
                 local.rmdir()
-            else:
+            elif local.exists():
                 local.unlink(missing_ok=True)
             return
         path = _path(uri)

@@ -74,9 +74,14 @@ class Claim:
         return replace(self, beat=self.beat + 1)
 
 
+# What a withdrawn claim leaves behind. Not the same as no claim at all, which is what a store that cannot be
+# read looks like.
+NOBODY = Claim("")
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a store shows at one moment."""
+    """What a store shows at one moment; None is "nothing there", or nothing that could be read."""
 
     token: AccessToken | None = None
     claim: Claim | None = None
@@ -89,9 +94,9 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class WriteClaim:
-    """Command: write a claim, or withdraw with None. Reply: None, or a :class:`Failed`."""
+    """Command: write a claim, or withdraw it with :data:`NOBODY`. Reply: None, or a :class:`Failed`."""
 
-    claim: Claim | None
+    claim: Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +154,7 @@ class _Others:
     since: float = 0.0
 
     def alive(self, claim: Claim | None, now: float) -> bool:
-        if claim is None:
-            self.claim = None
+        if claim is None or claim == NOBODY:
             return False
         if claim != self.claim:
             self.claim, self.since = claim, now
@@ -246,19 +250,19 @@ def _claim_and_mint(
     if seen.claim != claim:
         return None
     if seen.token is not None and seen.token != before.token and needs.usable(seen.token):
-        yield WriteClaim(None)
+        yield WriteClaim(NOBODY)
         return None
     minted = yield Mint(claim)
     good = needs.usable(seen.token)
     if isinstance(minted, AccessToken):
         # Publishing comes before anything else: a token that only we know is a token that nobody has.
         published = yield Publish(minted)
-        yield WriteClaim(None)
+        yield WriteClaim(NOBODY)
         warning = (
             f"the new token could not be shared: {published.error}" if isinstance(published, Failed) else None
         )
         return Outcome(minted, warning=warning)
-    yield WriteClaim(None)
+    yield WriteClaim(NOBODY)
     error = minted.error if isinstance(minted, Failed) else TokenError("no token was minted")
     if good is None:
         raise error

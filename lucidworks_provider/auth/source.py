@@ -29,11 +29,9 @@ from lucidworks_provider.auth.protocol import Claim, Clocks, Command, Failed, Ou
 from lucidworks_provider.auth.stores import TokenStore, store_for
 from lucidworks_provider.auth.token import CLOCK_TOLERANCE, AccessToken, TokenIdentity
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.errors import AuthenticationError, LucidworksError
 
 log = logging.getLogger(__name__)
-
-ATTEMPTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +210,7 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
         return source
 
 
-def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int = ATTEMPTS) -> Grant:
+def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | None = None) -> Grant:
     """
     Ask the identity server for a new token, which deletes the one that lives. For the protocol's use.
 
@@ -232,9 +230,15 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int = ATT
         scope=check_scope(scope),
     )
     with closing(SyncTransport(settings)) as transport:
-        return Retrying(**policy(replayable=True, attempts=attempts))(
-            lambda: read_grant(transport.send(request))
-        )
+        try:
+            return Retrying(**policy(replayable=True, attempts=attempts))(
+                lambda: read_grant(transport.send(request))
+            )
+        except AuthenticationError as err:
+            raise AuthenticationError(
+                f"Connection {settings.conn_id!r}: {err}. Check Client ID and Client Secret.",
+                status=err.status,
+            ) from None
 
 
 def forget_sources() -> None:

@@ -33,8 +33,8 @@ class TokenStore(Protocol):
     def read(self) -> Snapshot:
         """Read token and claim."""
 
-    def write_claim(self, claim: Claim | None) -> None:
-        """Write a claim, or remove it with None."""
+    def write_claim(self, claim: Claim) -> None:
+        """Write a claim."""
 
     def publish(self, token: AccessToken) -> None:
         """Store a token, unless a newer one is there."""
@@ -69,8 +69,8 @@ class MemoryStore:
         """Read token and claim."""
         return self._seen
 
-    def write_claim(self, claim: Claim | None) -> None:
-        """Write a claim, or remove it with None."""
+    def write_claim(self, claim: Claim) -> None:
+        """Write a claim."""
         self._seen = Snapshot(self._seen.token, claim)
 
     def publish(self, token: AccessToken) -> None:
@@ -112,9 +112,9 @@ class VariableStore:
             )
         return Snapshot(token, claim)
 
-    def write_claim(self, claim: Claim | None) -> None:
-        """Write a claim; removing is writing an empty one, which is one call less than a look and a delete."""
-        _set(self._claim, "" if claim is None else json.dumps([claim.owner, claim.beat]), self._DESCRIPTION)
+    def write_claim(self, claim: Claim) -> None:
+        """Write a claim."""
+        _set(self._claim, json.dumps([claim.owner, claim.beat]), self._DESCRIPTION)
 
     def publish(self, token: AccessToken) -> None:
         """Store a token, unless a newer one is there."""

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions, check_text, read_result
@@ -38,7 +39,7 @@ MAX_DOCUMENTS = 500
 MAX_TOTAL_BYTES = 50_000_000
 # Times that a POST without an answer is repeated by the policy `resubmit`.
 RESUBMISSIONS = 3
-CORPUS_OPERATOR = "LucidworksChunkDocumentsOperator"
+CORPUS_OPERATOR = "whole corpora are for LucidworksChunkDocumentsOperator, which a later release brings."
 # Failures that an error message tells in full.
 _TOLD = 5
 
@@ -74,15 +75,18 @@ class ChunkTask:
         """
         if is_folder(self.result_uri):
             raise StorageError(f"{self.result_uri} is a folder; result_path must name a file.")
-        if record.intent is not None and record.intent not in record.jobs:
+        if record.intent is not None:
             self._unknown(record.intent, "An earlier attempt ended during a submission.")
-        if record.revision == 0:
-            # Bodies of another input may lie there.
-            remove(self.ledger.bodies.folder)
         missing = record.missing(len(self.documents))
-        # Also where nothing is missing: whoever collects must find this very record.
-        record = self.ledger.save(record.intending(missing[0]) if missing else record)
-        for position, following in zip(missing, [*missing[1:], None], strict=True):
+        try:
+            if record.revision == 0:
+                # Bodies of another input may lie there.
+                remove(self.ledger.bodies.folder)
+            # Also where nothing is missing: whoever collects must find this very record.
+            record = self.ledger.save(record.intending(missing[0]) if missing else record)
+        except StorageError as err:
+            raise StorageError(f"result_path {self.result_uri} cannot be written: {err}") from err
+        for position, following in zip_longest(missing, missing[1:]):
             job_id = self._submit(position)
             record = self.ledger.save(record.submitted(position, job_id, then=following))
             log.info("Document %r: job %s", self.documents[position].id, job_id)
@@ -100,7 +104,7 @@ class ChunkTask:
             raise JobFailedError(self._failures(record, outcome.failed, outcome.messages))
         for position in outcome.gone:
             record = self._again(record, position, outcome.messages.get(str(position), ""))
-        return record
+        return self.ledger.save(record) if outcome.gone else record
 
     def write(self, record: JobRecord) -> dict[str, Any]:
         """
@@ -219,7 +223,7 @@ def read_documents(documents: object, *, max_bytes: int) -> tuple[Document, ...]
     if len(documents) > MAX_DOCUMENTS:
         raise InputError(
             f"{len(documents):,} documents are more than one task takes ({MAX_DOCUMENTS:,}). Map the operator "
-            f"over parts of them (`.expand`); {CORPUS_OPERATOR} will take whole corpora."
+            f"over parts of them (`.expand`); {CORPUS_OPERATOR}"
         )
     checked: dict[str, Document] = {}
     total = 0
@@ -237,6 +241,6 @@ def read_documents(documents: object, *, max_bytes: int) -> tuple[Document, ...]
     if total > MAX_TOTAL_BYTES:
         raise InputError(
             f"The documents have {total:,} bytes together, more than one task takes ({MAX_TOTAL_BYTES:,}). Map "
-            f"the operator over parts of them (`.expand`); {CORPUS_OPERATOR} will take whole corpora."
+            f"the operator over parts of them (`.expand`); {CORPUS_OPERATOR}"
         )
     return tuple(checked.values())

@@ -131,7 +131,11 @@ def resume(found: JobRecord | None, *, fingerprint: str, life: int) -> tuple[Job
         return JobRecord(fingerprint, life), "Cleared after a success: submitting again."
     if found.result is not None:
         return found, "The last attempt had collected everything."
-    return replace(found, life=life), f"Going on with {len(found.jobs)} jobs of an earlier attempt."
+    # Whoever clears a task that failed over an unknown submission has decided about it.
+    intent = found.intent if found.life == life else None
+    return replace(
+        found, life=life, intent=intent
+    ), f"Going on with {len(found.jobs)} jobs of an earlier attempt."
 
 
 def fingerprint_of(options: Mapping[str, Any], documents: Iterable[tuple[str, str]]) -> str:

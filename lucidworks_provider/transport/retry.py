@@ -90,7 +90,7 @@ class _Wait(wait_base):
         return (_asked_wait(error) or 0.0) + jittered
 
 
-def policy(*, replayable: bool, attempts: int = ATTEMPTS) -> dict[str, Any]:
+def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:
     """
     Keyword arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike.
 
@@ -106,7 +106,7 @@ def policy(*, replayable: bool, attempts: int = ATTEMPTS) -> dict[str, Any]:
 
     return {
         "retry": _Again(replayable),
-        "stop": _Stop(attempts),
+        "stop": _Stop(attempts or ATTEMPTS),
         "wait": _Wait(),
         "before_sleep": before_sleep,
         "reraise": True,

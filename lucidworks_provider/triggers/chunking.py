@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +18,8 @@ from lucidworks_provider.jobs.collect import collect
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.storage import in_thread
+
+log = logging.getLogger(__name__)
 
 
 class LucidworksChunkingTrigger(BaseTrigger):
@@ -82,6 +86,7 @@ async def wait_for_jobs(
     record = await in_thread(bodies.read_record)
     if record is None or record.nonce != nonce:
         return Outcome(unshared=socket.gethostname())
+    log.info("Waiting for %s jobs, for at most %.0f s.", len(record.jobs), deadline - time.time())
     async with hook.shared_client() as client:
         endings = await collect(
             record.jobs,
@@ -92,4 +97,6 @@ async def wait_for_jobs(
             poll_interval=poll_interval,
             deadline=deadline,
         )
-    return Outcome.of(endings)
+    outcome = Outcome.of(endings)
+    log.info("%s of %s results are on storage.", outcome.collected, len(record.jobs))
+    return outcome

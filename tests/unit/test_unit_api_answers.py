@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers by values: what a job's body means, what a status means, what a token answer holds."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from lucidworks_provider.api.jobs import SMALL_BODY, JobState, sight
+from lucidworks_provider.api.messages import Answer, check_status, retry_after, scrub, vendor_message
+from lucidworks_provider.api.tokens import check_scope, read_grant, token_request
+from lucidworks_provider.errors import (
+    AnswerError,
+    AuthenticationError,
+    ForbiddenError,
+    InputError,
+    MalformedAnswerError,
+    RateLimitError,
+    RequestRefusedError,
+    ServiceError,
+    TokenRefusedError,
+    UnknownResourceError,
+)
+
+PAYLOAD = [{"chunks": ["x"]}]
+
+
+@pytest.mark.parametrize(
+    ("body", "state"),
+    [
+        ({"status": "SUBMITTED"}, JobState.PENDING),
+        ({"status": "SUBMITTED", "chunkedData": []}, JobState.PENDING),
+        ({"status": "READY", "chunkedData": PAYLOAD}, JobState.RESULT),
+        ({"status": "ready", "chunkedData": PAYLOAD}, JobState.RESULT),
+        ({"status": "READY"}, JobState.PENDING),
+        ({"status": "READY", "chunkedData": None}, JobState.PENDING),
+        ({"status": "RETRIEVED", "chunkedData": PAYLOAD}, JobState.RESULT),
+        ({"status": "RETRIEVED"}, JobState.GONE),
+        ({"status": "RETRIEVED", "chunkedData": []}, JobState.GONE),
+        ({"status": "ERROR", "message": "m"}, JobState.FAILED),
+        ({"status": "ERROR", "chunkedData": PAYLOAD}, JobState.FAILED),
+        ({"status": "RUNNING"}, JobState.PENDING),
+        ({"status": "RUNNING", "chunkedData": PAYLOAD}, JobState.PENDING),
+        ({"chunkedData": PAYLOAD}, JobState.RESULT),
+        ({}, JobState.PENDING),
+        ([], JobState.UNREADABLE),
+        ("text", JobState.UNREADABLE),
+    ],
+)
+def test_the_table_of_job_states(body: object, state: JobState) -> None:
+    assert sight(json.dumps(body).encode(), payload_field="chunkedData").state is state
+
+
+def test_a_cut_body_is_unreadable_and_shows_its_start() -> None:
+    seen = sight(b'{"status": "READY", "chunkedData": [{"chu', payload_field="chunkedData")
+    assert seen.state is JobState.UNREADABLE
+    assert seen.message.startswith('{"status": "READY"')
+
+
+def test_a_large_body_is_kept_without_being_decoded() -> None:
+    body = b'{"status": "SUBMITTED", "chunkedData": "' + b"x" * SMALL_BODY
+    assert sight(body, payload_field="chunkedData").state is JobState.RESULT
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"status": "ERROR", "message": "too long"}, "too long"),
+        ({"status": "ERROR", "error": {"code": 7}}, '{"code": 7}'),
+        ({"status": "ERROR"}, "no reason"),
+        ({"status": "ERROR", "message": "Bearer abcdefghijklmnop"}, "***"),
+    ],
+)
+def test_the_reason_of_a_failure(body: dict[str, Any], words: str) -> None:
+    assert sight(json.dumps(body).encode(), payload_field="chunkedData").message == words or words in (
+        sight(json.dumps(body).encode(), payload_field="chunkedData").message
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "retryable"),
+    [
+        (400, RequestRefusedError, False),
+        (401, TokenRefusedError, True),
+        (403, ForbiddenError, False),
+        (404, UnknownResourceError, False),
+        (410, UnknownResourceError, False),
+        (413, RequestRefusedError, False),
+        (422, RequestRefusedError, False),
+        (429, RateLimitError, True),
+        (500, ServiceError, True),
+        (503, ServiceError, True),
+        (301, RequestRefusedError, False),
+        (100, RequestRefusedError, False),
+    ],
+)
+def test_the_table_of_statuses(status: int, error: type[AnswerError], retryable: bool) -> None:
+    with pytest.raises(error) as caught:
+        check_status(Answer(status, {}, b'{"message": "vendor words"}'), "Do it")
+    assert type(caught.value) is error
+    assert caught.value.retryable is retryable
+    assert caught.value.status == status
+    assert str(caught.value).startswith(f"Do it: HTTP {status}: vendor words")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": "invalid_client", "error_description": "bad secret"}', "invalid_client: bad secret"),
+        (b'{"errorCode": "E0000004", "errorSummary": "Authentication failed"}', "Authentication failed"),
+        (b'{"error": {"message": "nested"}}', "nested"),
+        (b'{"status": 400, "error": "Bad Request", "message": "why"}', "Bad Request: why"),
+        (b"plain words", "plain words"),
+        (b"", "(no body)"),
+        (b'{"odd": 1}', '{"odd": 1}'),
+    ],
+)
+def test_error_bodies_of_every_kind_give_their_words(body: bytes, words: str) -> None:
+    assert vendor_message(body) == words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Bearer eyJraWQiOiJ4In0.eyJzdWIiOiJ5In0.c2lnbmF0dXJl",
+        "Authorization: Basic ZGVtbzpzZWNyZXQ=",
+        '{"client_secret": "s3cr3t-value"}',
+        "client_secret=s3cr3t-value&x=1",
+        '{"serviceAccountKey": "s3cr3t-value"}',
+        '{"apiKey":"s3cr3t-value"}',
+    ],
+)
+def test_what_looks_like_a_credential_is_not_shown(text: str) -> None:
+    shown = scrub(text)
+    for secret in ("eyJ", "ZGVtbzpzZWNyZXQ", "s3cr3t"):
+        assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "-7"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        (
+            {"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"},
+            10.0,
+        ),
+        ({"retry-after": "Wed, 21 Oct 2026 07:28:10 GMT"}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(Answer(429, headers, b"")) == seconds
+
+
+def test_the_token_request_is_the_documented_one() -> None:
+    request = token_request(
+        auth_url="https://identity.example",
+        auth_server_id="aus1",
+        client_id="id",
+        client_secret="s",
+        scope="sc",
+    )
+    assert (request.method, request.url) == ("POST", "https://identity.example/oauth2/aus1/v1/token")
+    assert request.params == (("scope", "sc"), ("grant_type", "client_credentials"))
+    assert dict(request.headers) == {
+        "Accept": "application/json",
+        "Cache-Control": "no-cache",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    assert request.body is None
+    assert "hidden" not in repr(request)
+
+
+def _jwt(claims: dict[str, Any]) -> str:
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"eyJ4.{payload}.sig"
+
+
+@pytest.mark.parametrize(
+    ("fields", "lifetime"),
+    [
+        ({"expires_in": 3600}, 3600),
+        ({"expires_in": "120"}, 120),
+        ({"expires_in": None, "access_token": _jwt({"iat": 100, "exp": 160})}, 60),
+        ({"access_token": "opaque"}, 3600),
+        ({"expires_in": -5}, 3600),
+    ],
+)
+def test_the_lifetime_of_a_token(fields: dict[str, Any], lifetime: float) -> None:
+    body = {"access_token": "opaque", "token_type": "Bearer"} | fields
+    grant = read_grant(Answer(200, {"date": "Wed, 21 Oct 2026 07:28:00 GMT"}, json.dumps(body).encode()))
+    assert grant.lifetime == lifetime
+    assert grant.server_time == 1792567680
+    assert grant.access_token not in repr(grant)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_refused_credentials_are_not_retryable(status: int) -> None:
+    with pytest.raises(AuthenticationError, match="invalid_client: no") as caught:
+        read_grant(Answer(status, {}, b'{"error": "invalid_client", "error_description": "no"}'))
+    assert caught.value.retryable is False
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"access_token": ""}', b'{"access_token": 5}', b"[]"])
+def test_a_success_without_a_token_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedAnswerError):
+        read_grant(Answer(200, {}, body))
+
+
+def test_an_unknown_scope_is_refused() -> None:
+    with pytest.raises(InputError, match=r"machinelearning\.predict, machinelearning\.model"):
+        check_scope("predict")

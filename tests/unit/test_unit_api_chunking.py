@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chunking API by values: what is refused, what is sent, and how both documented results are read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lucidworks_provider.api.chunking import (
+    CHUNKERS,
+    ChunkingOptions,
+    check_text,
+    poll_request,
+    read_result,
+    read_submission,
+    submit_request,
+)
+from lucidworks_provider.api.jobs import JobState
+from lucidworks_provider.api.messages import Answer
+from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
+
+BASE = "https://app.example"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"chunker": "paragraph"}, ["paragraph", *CHUNKERS]),
+        ({"chunker": "dynamic_newline"}, ["dynamic_newline", "dynamic-newline"]),
+        ({"model_id": ""}, ["model_id"]),
+        ({"model_id": ".."}, ["model_id"]),
+        ({"data_type": "document"}, ["data_type", "passage", "query"]),
+        ({"chunker_config": {"chunkSize": 3}}, ["chunkSize", "dynamic-newline", "maxChunkSize"]),
+        ({"chunker_config": {"maxChunkSize": 0}}, ["maxChunkSize", "0", "from 1"]),
+        ({"chunker_config": {"maxChunkSize": True}}, ["maxChunkSize", "True"]),
+        ({"chunker_config": {"maxChunkSize": "512"}}, ["maxChunkSize", "'512'"]),
+        ({"chunker_config": [1]}, ["chunker_config", "dictionary"]),
+        ({"chunker": "regex-splitter", "chunker_config": {"regex": "("}}, ["regex", "'('"]),
+        ({"chunker": "semantic", "chunker_config": {"cosineThreshold": 1.5}}, ["cosineThreshold", "-1 to 1"]),
+        ({"chunker": "semantic", "chunker_config": {"approximate": "yes"}}, ["approximate", "true or false"]),
+        ({"chunker": "sentence", "chunker_config": {"chunkSize": 2, "overlapSize": 2}}, ["overlapSize", "2"]),
+        ({"chunker": "sentence", "chunker_config": {"overlapSize": 5}}, ["overlapSize", "5"]),
+        ({"model_config": {"dimReductionSize": 0}}, ["dimReductionSize", "from 1"]),
+        ({"model_config": {"vectorQuantizationMethod": "int8"}}, ["int8", "min-max", "max-scale"]),
+        ({"model_config": {"temperature": 1}}, ["temperature", "dimReductionSize"]),
+    ],
+)
+def test_options_that_cannot_work_are_refused_with_what_is_allowed(
+    options: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        ChunkingOptions(**{"chunker": "dynamic-newline", "model_id": "gte-small"} | options)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no text"),
+        (" \n\t", "no text"),
+        (None, "no text"),
+        (7, "no text"),
+        ("ä" * 500_001, "1,000,002 bytes"),
+        ("half \ud800 a pair", "surrogate"),
+    ],
+)
+def test_texts_that_the_service_would_refuse_are_refused_here(text: object, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        check_text(text, "document 'a.txt'")
+    assert "document 'a.txt'" in str(caught.value)
+
+
+def test_a_text_of_exactly_the_limit_passes() -> None:
+    assert check_text("ä" * 500_000, "it") == 1_000_000
+    with pytest.raises(InputError, match="limit of 10"):
+        check_text("12345678901", "it", max_bytes=10)
+
+
+def test_the_request_is_the_documented_one() -> None:
+    options = ChunkingOptions(
+        "semantic",
+        "my model/1",
+        "query",
+        {"maxChunkSize": 512, "approximate": True},
+        {"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256},
+    )
+    request = submit_request(BASE, options, "Größe")
+    assert (request.method, request.url) == ("POST", f"{BASE}/ai/async-chunking/semantic/my%20model%2F1")
+    assert request.replayable is False
+    assert json.loads(request.body or b"") == {
+        "batch": [{"text": "Größe"}],
+        "useCaseConfig": {"dataType": "query"},
+        "modelConfig": {"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256},
+        "chunkerConfig": {"maxChunkSize": 512, "approximate": True},
+    }
+    assert "Größe".encode() in (request.body or b""), "not escaped: the service limits bytes"
+
+
+def test_what_is_not_set_is_not_sent() -> None:
+    request = submit_request(BASE, ChunkingOptions("sentence", "gte-small", None), "x")
+    assert json.loads(request.body or b"") == {"batch": [{"text": "x"}]}
+
+
+def test_polling_quotes_the_id() -> None:
+    assert poll_request(BASE, "a/b").url == f"{BASE}/ai/async-chunking/a%2Fb"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "words"),
+    [
+        (200, b'{"status": "SUBMITTED"}', MalformedAnswerError, "chunkingId"),
+        (200, b'{"status": "ERROR", "message": "no capacity"}', MalformedAnswerError, "no capacity"),
+        (200, b"<html>login</html>", MalformedAnswerError, "<html>login"),
+        (200, b'{"chunkingId": "1', MalformedAnswerError, "HTTP 200"),
+        (413, b'{"message": "too large"}', RequestRefusedError, "413.*too large"),
+        (302, b"", RequestRefusedError, "redirects"),
+    ],
+)
+def test_a_submission_without_an_id_is_an_error(
+    status: int, body: bytes, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        read_submission(Answer(status, {}, body))
+
+
+@pytest.mark.parametrize("status", ["SUBMITTED", "READY", "WHATEVER"])
+def test_an_id_is_an_id_whatever_the_status_says(status: str) -> None:
+    body = json.dumps({"chunkingId": "abc", "status": status}).encode()
+    assert read_submission(Answer(200, {}, body)) == "abc"
+
+
+NEW_SHAPE = {
+    "status": "READY",
+    "chunkedData": [
+        {
+            "chunks": ["One.", "Two."],
+            "spans": [[0, 4], [5, 9]],
+            "vectors": [
+                {"tokensUsed": {"inputTokens": 3}, "vector": [1, -2]},
+                {"tokensUsed": {"inputTokens": 4}, "vector": [3, 4]},
+            ],
+        }
+    ],
+}
+OLD_SHAPE = {
+    "status": "READY",
+    "chunkedData": [{"chunks": ["One.", "Two."]}],
+    "vector": [{"vector": [1, -2]}, {"vector": [3, 4]}],
+}
+
+
+def test_the_newer_result_shape() -> None:
+    result = read_result(NEW_SHAPE, "j")
+    assert result.state is JobState.RESULT
+    assert [(c.text, c.span, list(c.vector), c.input_tokens) for c in result.chunks] == [
+        ("One.", (0, 4), [1, -2], 3),
+        ("Two.", (5, 9), [3, 4], 4),
+    ]
+
+
+def test_the_older_result_shape() -> None:
+    result = read_result(OLD_SHAPE, "j")
+    assert [(c.text, c.span, list(c.vector), c.input_tokens) for c in result.chunks] == [
+        ("One.", None, [1, -2], None),
+        ("Two.", None, [3, 4], None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"spans": [[0, 4]]}, "2 chunks, 1 spans and 2 vectors"),
+        ({"vectors": [{"vector": [1.0]}]}, "2 chunks, 2 spans and 1 vectors"),
+        ({"vectors": [{"vector": [1.0]}, {"vector": [1.0, 2.0]}]}, "different lengths"),
+        ({"vectors": [{"vector": []}, {"vector": []}]}, "no list of numbers"),
+        ({"vectors": [{"vector": ["1"]}, {"vector": ["2"]}]}, "no list of numbers"),
+        ({"vectors": [{"vector": [float("nan")]}, {"vector": [1.0]}]}, "no finite number"),
+        ({"chunks": "One. Two."}, "no list of texts"),
+    ],
+)
+def test_results_that_do_not_fit_together_are_errors(change: dict[str, Any], words: str) -> None:
+    item = NEW_SHAPE["chunkedData"][0] | change  # type: ignore[index, operator]
+    with pytest.raises(MalformedAnswerError, match=words) as caught:
+        read_result({"status": "READY", "chunkedData": [item]}, "job-7")
+    assert "job-7" in str(caught.value)
+
+
+def test_spans_that_are_no_spans_are_left_out() -> None:
+    item = NEW_SHAPE["chunkedData"][0] | {"spans": [[4, 0], "x"]}  # type: ignore[index, operator]
+    assert [c.span for c in read_result({"status": "READY", "chunkedData": [item]}, "j").chunks] == [
+        None,
+        None,
+    ]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job protocol by values: the record across attempts, and waiting for one job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lucidworks_provider.api.jobs import JobState, Sighting
+from lucidworks_provider.jobs.outcome import Outcome
+from lucidworks_provider.jobs.record import JobRecord, fingerprint_of, newest, resume
+from lucidworks_provider.jobs.watch import (
+    GONE_PATIENCE,
+    LONGEST_WAIT,
+    REREADS,
+    YOUNG,
+    Ending,
+    Look,
+    Poll,
+    Sleep,
+    Watched,
+    next_wait,
+    watch,
+)
+
+PENDING = Sighting(JobState.PENDING, "SUBMITTED")
+RESULT = Sighting(JobState.RESULT, "READY")
+FAILED = Sighting(JobState.FAILED, "ERROR", "why")
+UNREADABLE = Sighting(JobState.UNREADABLE, "", "<html>")
+RETRIEVED = Sighting(JobState.GONE, "RETRIEVED")
+UNKNOWN_ID = Sighting(JobState.GONE, "", "404")
+
+
+class World:
+    """Plays one conversation: polls see the script's entries in turn, the last one for ever."""
+
+    def __init__(
+        self, *script: Sighting | None, deadline: float = 1000.0, stored_at: float | None = None
+    ) -> None:
+        self.script = list(script)
+        self.deadline = deadline
+        self.stored_at = stored_at
+        self.now = 0.0
+        self.polls = 0
+
+    def run(self, poll_interval: float = 5.0) -> Watched:
+        conversation = watch(poll_interval=poll_interval, deadline=self.deadline, now=lambda: self.now)
+        reply: Any = None
+        while True:
+            try:
+                command = conversation.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            match command:
+                case Look():
+                    reply = self.stored_at is not None and self.now >= self.stored_at
+                case Poll():
+                    reply = self.script[min(self.polls, len(self.script) - 1)]
+                    self.polls += 1
+                case Sleep(seconds):
+                    assert seconds > 0
+                    self.now += seconds
+                    reply = None
+
+
+@pytest.mark.parametrize(
+    ("script", "ending", "polls"),
+    [
+        ([RESULT], Ending.COLLECTED, 1),
+        ([PENDING, PENDING, RESULT], Ending.COLLECTED, 3),
+        ([None, RESULT], Ending.COLLECTED, 2),
+        ([FAILED] * (REREADS + 1), Ending.FAILED, REREADS + 1),
+        ([FAILED, RESULT], Ending.COLLECTED, 2),
+        ([UNREADABLE] * (REREADS + 1), Ending.FAILED, REREADS + 1),
+        ([UNREADABLE, RESULT], Ending.COLLECTED, 2),
+        ([RETRIEVED], Ending.GONE, 1),
+        ([UNKNOWN_ID, RESULT], Ending.COLLECTED, 2),
+    ],
+)
+def test_the_table_of_waiting(script: list[Sighting | None], ending: Ending, polls: int) -> None:
+    world = World(*script)
+    assert world.run().ending is ending
+    assert world.polls == polls
+
+
+def test_what_lies_on_storage_is_not_asked_for() -> None:
+    world = World(RETRIEVED, stored_at=0)
+    assert world.run().ending is Ending.COLLECTED
+    assert world.polls == 0
+
+
+def test_a_result_that_another_reader_took_is_waited_for() -> None:
+    world = World(RETRIEVED, stored_at=GONE_PATIENCE / 2)
+    assert world.run().ending is Ending.COLLECTED
+
+
+def test_a_result_that_nobody_stores_is_gone_after_the_patience() -> None:
+    world = World(RETRIEVED)
+    assert world.run().ending is Ending.GONE
+    assert GONE_PATIENCE <= world.now <= GONE_PATIENCE + 10
+
+
+def test_an_unknown_id_is_given_time_while_the_job_is_young() -> None:
+    world = World(UNKNOWN_ID)
+    assert world.run().ending is Ending.GONE
+    assert world.now >= YOUNG + GONE_PATIENCE
+
+
+def test_the_deadline_ends_the_wait_with_a_last_look() -> None:
+    world = World(PENDING, deadline=100.0)
+    assert world.run().ending is Ending.TIMEOUT
+    assert world.now == pytest.approx(100.0)
+
+
+def test_a_job_ready_at_the_deadline_is_collected() -> None:
+    world = World(*[PENDING] * 3, RESULT, deadline=12.0)
+    assert world.run().ending is Ending.COLLECTED
+
+
+@given(age=st.floats(0, 1e6), interval=st.floats(0.01, 600), spread=st.floats(0, 1))
+def test_waits_grow_with_age_within_bounds(age: float, interval: float, spread: float) -> None:
+    wait = next_wait(age, interval, lambda: spread)
+    assert 0.8 * interval * 0.999 <= wait <= 1.2 * max(LONGEST_WAIT, interval) * 1.001
+    assert next_wait(age + 100, interval, lambda: spread) >= wait
+
+
+def test_a_record_survives_storage() -> None:
+    record = (
+        JobRecord("f", 2)
+        .intending(0)
+        .submitted(0, "a", then=1)
+        .submitted(1, "b")
+        .with_failed([1])
+        .with_gone(0)
+    )
+    assert JobRecord.from_json(record.to_json()) == record
+    assert record.revision == 5
+    assert record.missing(3) == [0, 1, 2]
+    assert record.resubmitted == {0}
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"version": 2}', b'{"version": 1}', b'"x"'])
+def test_damaged_records_are_no_records(data: bytes) -> None:
+    assert JobRecord.from_json(data) is None
+
+
+def test_the_newer_copy_wins() -> None:
+    old = JobRecord("f", 0)
+    new = old.intending(0)
+    assert newest([old, new, None]) == newest([new, old]) == new
+    assert newest([None, None]) is None
+
+
+def test_a_retry_goes_on_with_the_same_jobs() -> None:
+    found = JobRecord("f", 2).submitted(0, "a")
+    record, said = resume(found, fingerprint="f", life=2)
+    assert record.jobs == {0: "a"}
+    assert record.nonce == found.nonce
+    assert "1 jobs" in said
+
+
+def test_other_input_starts_again_and_names_the_orphans() -> None:
+    record, said = resume(JobRecord("f", 2).submitted(0, "job-a"), fingerprint="g", life=2)
+    assert record.jobs == {}
+    assert "job-a" in said
+
+
+def test_a_success_is_returned_to_a_retry_and_repeated_after_a_clear() -> None:
+    found = JobRecord("f", 2).submitted(0, "a").collected({"uri": "u"})
+    assert resume(found, fingerprint="f", life=2)[0].result == {"uri": "u"}
+    again = resume(found, fingerprint="f", life=5)[0]
+    assert (again.result, again.jobs, again.life) == (None, {}, 5)
+
+
+def test_clearing_a_failed_task_keeps_its_jobs_and_settles_the_open_submission() -> None:
+    found = JobRecord("f", 2).submitted(0, "a", then=1)
+    assert resume(found, fingerprint="f", life=2)[0].intent == 1
+    record = resume(found, fingerprint="f", life=5)[0]
+    assert (record.jobs, record.intent, record.life) == ({0: "a"}, None, 5)
+
+
+def test_the_fingerprint_tells_every_part_apart() -> None:
+    options = {"chunker": "sentence"}
+    seen = {
+        fingerprint_of(options, [("a", "bc")]),
+        fingerprint_of(options, [("ab", "c")]),
+        fingerprint_of(options, [("a", "b"), ("c", "")]),
+        fingerprint_of({"chunker": "semantic"}, [("a", "bc")]),
+    }
+    assert len(seen) == 4
+
+
+def test_an_outcome_is_small_and_survives_the_event() -> None:
+    endings = {p: Watched(Ending.FAILED, "x" * 5000) for p in range(500)} | {500: Watched(Ending.COLLECTED)}
+    outcome = Outcome.of(endings)
+    assert Outcome.from_json(outcome.as_json() | {"of a later version": 1}) == outcome
+    assert outcome.collected == 1
+    assert len(str(outcome.as_json())) < 6000
