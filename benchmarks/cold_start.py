@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Fifty callers that need a token at once, on a service with one live token per scope.
+
+Beside each other in one run: a token request per caller, which is what a task with an HTTP operator and a
+Python function does, and our hook, cold. Each caller gets its token and makes one call with it. Then what
+``get_token`` costs on a warm process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+# Airflow makes its home where it is imported; this one is thrown away.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+
+import requests
+
+from lucidworks_provider.auth.source import forget_sources
+from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.hooks.auth import LucidworksAuthHook
+
+CALLERS = 50
+WARM_CALLS = 20_000
+HEADERS = {
+    "Accept": "application/json",
+    "Cache-Control": "no-cache",
+    "Content-Type": "application/x-www-form-urlencoded",
+}
+
+
+def ask(url: str) -> str:
+    """A token request of one's own."""
+    answer = requests.post(
+        f"{url}/oauth2/ausao8uveaPmyhv0v357/v1/token",
+        params={"scope": "machinelearning.predict", "grant_type": "client_credentials"},
+        headers=HEADERS,
+        auth=("demo-client", "demo-secret"),
+        timeout=60,
+    )
+    return str(answer.json()["access_token"])
+
+
+def call(url: str, token: str) -> bool:
+    """One call with it."""
+    headers = {"Authorization": f"Bearer {token}"}
+    return requests.get(f"{url}/ai/usecases", headers=headers, timeout=60).ok
+
+
+def threads(url: str, get: Callable[[], str]) -> int:
+    """Failed calls of CALLERS threads that start together."""
+    barrier = Barrier(CALLERS)
+
+    def one(_: int) -> bool:
+        barrier.wait()
+        token = get()
+        barrier.wait()
+        return call(url, token)
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        return list(pool.map(one, range(CALLERS))).count(False)
+
+
+def coroutines(url: str) -> int:
+    """The same with coroutines of one loop."""
+
+    async def all_at_once() -> list[str]:
+        hook = LucidworksAuthHook()
+        return await asyncio.gather(*(hook.aget_token() for _ in range(CALLERS)))
+
+    return [call(url, token) for token in asyncio.run(all_at_once())].count(False)
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"{CALLERS} callers at once, one live token per scope, Python {sys.version.split()[0]}, requests "
+          f"{requests.__version__}")  # fmt: skip
+    kinds: dict[str, Callable[[str], int]] = {
+        "a request per caller, threads": lambda url: threads(url, lambda: ask(url)),
+        "LucidworksAuthHook, threads": lambda url: threads(url, LucidworksAuthHook().get_token),
+        "LucidworksAuthHook, coroutines": coroutines,
+    }
+    for name, run in kinds.items():
+        with running(EmulatorSettings()) as emulator:
+            connect(emulator.url)
+            failed = run(emulator.url)
+            mints = sum(requests.get(f"{emulator.url}/_emulator/stats", timeout=10).json()["mints"].values())
+            print(f"  {name:<32} mints {mints:3}   failed calls {failed:3}")
+            if name.endswith("coroutines"):
+                print(f"  get_token on a warm process: {warm():.2f} µs")
+
+
+def connect(url: str) -> None:
+    """Make the emulator the default connection of a process that knows nothing yet."""
+    forget_sources()
+    extra: dict[str, Any] = dict.fromkeys(("auth_url", "application_url", "models_url"), url)
+    parts = {"conn_type": "lucidworks", "login": "demo-client", "password": "demo-secret", "host": "app"}
+    os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(
+        parts | {"extra": extra | {"share_via": "memory"}}
+    )
+
+
+def warm() -> float:
+    """Microseconds of one call."""
+    hook = LucidworksAuthHook()
+    hook.get_token()
+    begin = time.perf_counter()
+    for _ in range(WARM_CALLS):
+        hook.get_token()
+    return (time.perf_counter() - begin) / WARM_CALLS * 1e6
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Storage and the result file: the same on a local disk and on a remote file system, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import fsspec
+import pyarrow.parquet as pq
+import pytest
+from airflow.sdk.io import attach
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.documents.chunk_file import check_suffix, chunk_file, covers, locate
+from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
+from lucidworks_provider.jobs.ledger import Bodies, Ledger
+from lucidworks_provider.jobs.record import JobRecord
+from lucidworks_provider.storage import (
+    check_uri,
+    exists,
+    is_folder,
+    read_file,
+    remove,
+    split_uri,
+    write_file,
+    writing,
+)
+
+OPTIONS = ChunkingOptions("sentence", "gte-small")
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "path":
+            return str(tmp_path)
+        case "file":
+            return f"file://{tmp_path}"
+    # Stands for every remote file system; Airflow knows those that a provider registers or that are attached.
+    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    return "memory://bucket"
+
+
+def test_files_come_and_go(base: str) -> None:
+    uri = f"{base}/a folder/ä#?.bin"
+    assert read_file(uri) is None
+    assert not exists(uri)
+    remove(uri)
+    write_file(uri, b"1")
+    write_file(uri, b"22")
+    assert read_file(uri) == b"22"
+    assert exists(uri)
+    remove(split_uri(uri)[0])
+    assert not exists(uri)
+
+
+def test_a_failing_writer_leaves_the_old_file(base: str) -> None:
+    uri = f"{base}/result.jsonl"
+    write_file(uri, b"old")
+
+    def fail() -> None:
+        with writing(uri) as path:
+            path.write_bytes(b"half")
+            raise InputError("stop")
+
+    with pytest.raises(InputError, match="stop"):
+        fail()
+    assert read_file(uri) == b"old"
+    with writing(uri) as path:
+        path.write_bytes(b"new")
+    assert read_file(uri) == b"new"
+
+
+def test_nothing_partial_is_ever_visible(tmp_path: Path) -> None:
+    with writing(str(tmp_path / "r.parquet")) as path:
+        path.write_bytes(b"half")
+        assert not (tmp_path / "r.parquet").exists()
+        assert [p.name.startswith(".") for p in tmp_path.iterdir()] == [True]
+    assert [p.name for p in tmp_path.iterdir()] == ["r.parquet"]
+
+
+def test_errors_name_the_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=f"{tmp_path}/file/x cannot be written: "):
+        write_file(f"{tmp_path}/file/x", b"")
+    with pytest.raises(StorageError, match="nosuchscheme://b/x cannot be read: "):
+        read_file("nosuchscheme://b/x")
+
+
+@pytest.mark.parametrize("uri", ["x.parquet", "./x.parquet", "file://x.parquet", "s3://b/f/", "", None, 5])
+def test_what_names_no_file_is_refused(uri: object) -> None:
+    with pytest.raises(InputError, match="result_path"):
+        check_uri(uri, "result_path")
+
+
+def test_a_folder_is_told_from_a_file(tmp_path: Path) -> None:
+    assert is_folder(str(tmp_path))
+    assert not is_folder(str(tmp_path / "x"))
+    assert not is_folder("memory://bucket")
+
+
+def test_only_known_suffixes() -> None:
+    check_suffix("s3://b/x.parquet")
+    check_suffix("s3://b/x.jsonl")
+    with pytest.raises(InputError, match=r"\.parquet or \.jsonl"):
+        check_suffix("s3://b/x.csv")
+
+
+def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> None:
+    class State(dict[str, str]):
+        def set(self, key: str, value: str) -> None:
+            self[key] = value
+
+    state = State()
+    bodies = Bodies.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
+    assert bodies.folder.startswith(f"{base}/out/_r.parquet.")
+    assert bodies == Bodies.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
+    assert bodies != Bodies.beside(f"{base}/out/r.parquet", "dag", "run", "task", 0)
+    ledger = Ledger(bodies, state)
+    assert ledger.load() is None
+    record = ledger.save(JobRecord("f", 0).intending(0))
+    newer = record.submitted(0, "job")
+    bodies.write_record(newer)
+    assert ledger.load() == newer
+    bodies.keep(0, b"{}")
+    assert bodies.there(0)
+    aside = bodies.set_aside(0)
+    assert (bodies.there(0), read_file(aside)) == (False, b"{}")
+    ledger.close(ledger.save(newer.collected({"uri": "u"})))
+    assert not exists(bodies.folder)
+    assert (ledger.load() or newer).result == {"uri": "u"}
+
+
+def chunk(text: str, span: tuple[int, int] | None, vector: list[float] | None = None) -> Chunk:
+    return Chunk(text, span, vector or [1.0, 0.0], 3)
+
+
+@pytest.mark.parametrize(
+    ("spans", "found"),
+    [
+        ([(0, 4), (5, 9)], [(0, 4), (5, 9)]),
+        ([None, None], [(0, 4), (5, 9)]),
+        ([(0, 5), (6, 11)], [(0, 4), (5, 9)]),  # bytes instead of characters
+        ([(0, 99), (5, 9)], [(0, 4), (5, 9)]),
+    ],
+)
+def test_spans_are_proven_or_searched_for(
+    spans: list[tuple[int, int] | None], found: list[tuple[int, int]]
+) -> None:
+    text = "Öne. Two."
+    assert locate(text, [chunk("Öne.", spans[0]), chunk("Two.", spans[1])]) == found
+
+
+def test_a_chunk_that_is_not_in_the_text_has_no_span() -> None:
+    assert locate("One.", [chunk("1.", (0, 2))]) == [(None, None)]
+
+
+@given(words=st.lists(st.sampled_from(["a", "b b", "c"]), min_size=1, max_size=8))
+def test_repeated_chunks_are_found_in_order(words: list[str]) -> None:
+    text = " ".join(words)
+    spans = locate(text, [chunk(word, None) for word in words])
+    for word, (start, end) in zip(words, spans, strict=True):
+        assert text[start:end] == word
+    assert spans == sorted(spans, key=lambda span: span[0] or 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "spans", "covered"),
+    [
+        ("One. \n", [(0, 4)], True),
+        ("One. Two.", [(0, 4)], False),
+        ("One.", [], True),
+        ("One.", [(None, None)], False),
+    ],
+)
+def test_a_cut_tail_is_seen(
+    text: str, spans: list[tuple[int, int] | tuple[None, None]], covered: bool
+) -> None:
+    assert covers(text, spans) is covered
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_both_formats_hold_the_same(base: str, suffix: str) -> None:
+    uri = f"{base}/out/chunks.{suffix}"
+    with chunk_file(uri, OPTIONS) as file:
+        assert file.add("a", "One. Two.", [chunk("One.", (0, 4)), chunk("Two.", None, [0.0, 1.0])])
+        assert file.add("b", "Three.", [chunk("Three.", (0, 6))])
+    assert (file.manifest.documents, file.manifest.chunks, file.manifest.dimension) == (2, 3, 2)
+    data = read_file(uri) or b""
+    if suffix == "parquet":
+        local = Path(os.environ["AIRFLOW_HOME"]) / "read.parquet"
+        local.parent.mkdir(parents=True, exist_ok=True)
+        local.write_bytes(data)
+        rows = pq.read_table(local).to_pylist()
+    else:
+        rows = [json.loads(line) for line in data.splitlines()]
+    assert rows == [
+        {
+            "document_id": document,
+            "chunk_index": index,
+            "text": text,
+            "start": start,
+            "end": end,
+            "vector": vector,
+            "input_tokens": 3,
+        }
+        for document, index, text, start, end, vector in [
+            ("a", 0, "One.", 0, 4, [1.0, 0.0]),
+            ("a", 1, "Two.", 5, 9, [0.0, 1.0]),
+            ("b", 0, "Three.", 0, 6, [1.0, 0.0]),
+        ]
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_file_without_chunks_is_a_file(tmp_path: Path, suffix: str) -> None:
+    with chunk_file(f"{tmp_path}/c.{suffix}", OPTIONS) as file:
+        file.add("a", "x", [])
+    assert file.manifest.as_json()["chunks"] == 0
+    assert (tmp_path / f"c.{suffix}").exists()
+
+
+def test_vectors_of_another_length_are_refused(tmp_path: Path) -> None:
+    def write() -> None:
+        with chunk_file(f"{tmp_path}/c.jsonl", OPTIONS) as file:
+            file.add("a", "x", [chunk("x", None, [1.0])])
+            file.add("b", "x", [chunk("x", None, [1.0, 2.0])])
+
+    with pytest.raises(MalformedAnswerError, match=r"'b'.*2 numbers.*of 1"):
+        write()
+    assert list(tmp_path.iterdir()) == []
