@@ -61,7 +61,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "timeout": {
         "label": "Timeout (seconds)",
         "description": "Seconds without an answer after which a request is given up.",
-        "schema": {"type": ["number", "null"], "minimum": 1, "default": DEFAULT_TIMEOUT},
+        "schema": {"type": ["integer", "null"], "minimum": 1, "default": int(DEFAULT_TIMEOUT)},
     },
     "share_via": {
         "label": "Share access via",

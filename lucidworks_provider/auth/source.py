@@ -236,7 +236,7 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | Non
             )
         except AuthenticationError as err:
             raise AuthenticationError(
-                f"Connection {settings.conn_id!r}: {err}. Check Client ID and Client Secret.",
+                f"Connection {settings.conn_id!r}: {str(err).rstrip('.')}. Check Client ID and Client Secret.",
                 status=err.status,
             ) from None
 

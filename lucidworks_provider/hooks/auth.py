@@ -99,7 +99,7 @@ class LucidworksAuthHook(BaseHook):
         from lucidworks_provider.transport.session import LucidworksSession
 
         settings = self.get_settings()
-        return LucidworksSession(settings, scope, self._source(settings, scope))
+        return LucidworksSession(settings, scope, self._source(settings, scope).get)
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -152,7 +152,7 @@ class LucidworksAuthHook(BaseHook):
         """The fields of our own, for Airflow 2.11 to 3.1, made from the same dictionary."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
-        from wtforms import BooleanField, FloatField, StringField
+        from wtforms import BooleanField, IntegerField, StringField
         from wtforms.validators import Optional
 
         widgets: dict[str, Any] = {}
@@ -165,8 +165,10 @@ class LucidworksAuthHook(BaseHook):
             match field["schema"]["type"][0]:
                 case "boolean":
                     widgets[name] = BooleanField(**common)
-                case "number":
-                    widgets[name] = FloatField(**common, widget=BS3TextFieldWidget(), validators=[Optional()])
+                case "integer":
+                    widgets[name] = IntegerField(
+                        **common, widget=BS3TextFieldWidget(), validators=[Optional()]
+                    )
                 case _:
                     widgets[name] = StringField(**common, widget=BS3TextFieldWidget())
         return widgets

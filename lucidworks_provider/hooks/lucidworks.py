@@ -187,13 +187,14 @@ def _result(body: bytes, job_id: str) -> chunking.ChunkingResult:
 
 def _explain(err: LucidworksError, request: Request) -> LucidworksError:
     """What an error that survived its retries means for the caller."""
+    said = str(err).rstrip(".")
     if isinstance(err, TokenRefusedError):
         return TokenRefusedError(
-            f"{err}. A newer token of this scope replaces the old one: another system may be using the same "
+            f"{said}. A newer token of this scope replaces the old one: another system may be using the same "
             "client id; give it an integration of its own.",
             status=err.status,
         )
     unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)
     if not request.replayable and unknown and not isinstance(err, NotSentError):
-        return SubmissionUnknownError(f"{err}. The service may have created a job whose id is unknown.")
+        return SubmissionUnknownError(f"{said}. The service may have created a job whose id is unknown.")
     return err

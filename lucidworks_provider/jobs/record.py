@@ -133,9 +133,9 @@ def resume(found: JobRecord | None, *, fingerprint: str, life: int) -> tuple[Job
         return found, "The last attempt had collected everything."
     # Whoever clears a task that failed over an unknown submission has decided about it.
     intent = found.intent if found.life == life else None
-    return replace(
-        found, life=life, intent=intent
-    ), f"Going on with {len(found.jobs)} jobs of an earlier attempt."
+    going_on = f"Going on with {len(found.jobs) - len(found.failed)} jobs of an earlier attempt"
+    again = f"; {len(found.failed)} that ended in ERROR are submitted again" if found.failed else ""
+    return replace(found, life=life, intent=intent), f"{going_on}{again}."
 
 
 def fingerprint_of(options: Mapping[str, Any], documents: Iterable[tuple[str, str]]) -> str:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -15,19 +16,17 @@ from lucidworks_provider.transport.retry import TOKEN_ROUNDS
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT
 from lucidworks_provider.transport.tls import trusted
 
-if TYPE_CHECKING:
-    from lucidworks_provider.auth.source import TokenSource
-
 
 class BearerAuth(requests.auth.AuthBase):
     """
     Puts the fleet's token on a request, and on a 401 the next one.
 
+    :param get_token: hands out the token; given one that was refused, another.
     :param hosts: ``(scheme, host:port)`` pairs that may see the token.
     """
 
-    def __init__(self, source: TokenSource, hosts: set[tuple[str, str]]) -> None:
-        self._source = source
+    def __init__(self, get_token: Callable[[str | None], str], hosts: set[tuple[str, str]]) -> None:
+        self._get_token = get_token
         self._hosts = hosts
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -35,7 +34,7 @@ class BearerAuth(requests.auth.AuthBase):
         if (parts.scheme, parts.netloc) not in self._hosts:
             known = ", ".join(sorted(f"{scheme}://{host}" for scheme, host in self._hosts))
             raise InputError(f"The access token is for {known}; it is not sent to {parts.netloc!r}.")
-        token = self._source.get()
+        token = self._get_token(None)
         r.headers["Authorization"] = f"Bearer {token}"
         file: Any = r.body if hasattr(r.body, "seek") else None
         position = file.tell() if file is not None else None
@@ -51,7 +50,7 @@ class BearerAuth(requests.auth.AuthBase):
                 again = response.request.copy()
                 if file is not None:
                     file.seek(position)
-                refused = self._source.get(refused)
+                refused = self._get_token(refused)
                 again.headers["Authorization"] = f"Bearer {refused}"
                 answer = response.connection.send(again, **kwargs)
                 answer.history.append(response)
@@ -66,13 +65,15 @@ class BearerAuth(requests.auth.AuthBase):
 class LucidworksSession(requests.Session):
     """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_conn`."""
 
-    def __init__(self, settings: LucidworksSettings, scope: str, source: TokenSource) -> None:
+    def __init__(
+        self, settings: LucidworksSettings, scope: str, get_token: Callable[[str | None], str]
+    ) -> None:
         super().__init__()
         self._settings = settings
         # The scope decides the host: one serves /ai/*, the other /customers/*.
         self._base = settings.models_url if scope == MODEL_SCOPE else settings.application_url
         urls = [url for url in (settings.application_url, settings.models_url) if url]
-        self.auth = BearerAuth(source, {(p.scheme, p.netloc) for p in map(urlsplit, urls)})
+        self.auth = BearerAuth(get_token, {(p.scheme, p.netloc) for p in map(urlsplit, urls)})
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Like ``requests.Session.request``; a path is completed, and there is a timeout by default."""

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from lucidworks_provider.api.chunking import PAYLOAD_FIELD
@@ -62,6 +64,7 @@ class LucidworksChunkingTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when every job has ended."""
+        not_before = time.monotonic() + _shortest_deferral()
         try:
             outcome = await wait_for_jobs(
                 LucidworksHook(self.lucidworks_conn_id),
@@ -72,7 +75,21 @@ class LucidworksChunkingTrigger(BaseTrigger):
             )
         except LucidworksError as err:
             outcome = Outcome(error=str(err))
+        await asyncio.sleep(max(0.0, not_before - time.monotonic()))
         yield TriggerEvent(outcome.as_json())
+
+
+def _shortest_deferral() -> float:
+    """
+    Seconds that a deferral must last.
+
+    In Airflow 3 (seen with 3.3.2) the process that supervised the deferring task may report its exit as late as
+    one heartbeat interval afterwards. If an event has queued the task again by then, the late report is taken for
+    the new attempt's and the task fails ("finished with state success, but the state attribute is queued";
+    https://github.com/apache/airflow/issues/66374). The results are on storage, so waiting costs only time.
+    """
+    heartbeat = conf.getint("workers", "min_heartbeat_interval", fallback=0)
+    return heartbeat + 2.0 if heartbeat else 0.0
 
 
 async def wait_for_jobs(

@@ -40,6 +40,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs import watch
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.transport import retry
+from lucidworks_provider.triggers import chunking
 from lucidworks_provider.triggers.chunking import LucidworksChunkingTrigger
 
 TEXTS = {
@@ -124,6 +125,7 @@ class StateStore:
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(watch, "GONE_PATIENCE", 0.3)
+    monkeypatch.setattr(chunking, "_shortest_deferral", lambda: 0.0)
     monkeypatch.setattr(watch, "YOUNG", 0.1)
     forget_sources()
     with running(EmulatorSettings()) as emulator:

@@ -10,7 +10,6 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from airflow.sdk.io import attach
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +28,11 @@ from lucidworks_provider.storage import (
     write_file,
     writing,
 )
+
+try:
+    from airflow.sdk.io import attach
+except ImportError:  # Airflow 2
+    from airflow.io.store import attach
 
 OPTIONS = ChunkingOptions("sentence", "gte-small")
 
