@@ -44,8 +44,8 @@ def _is_cosine(value: object) -> bool:
 def _is_pattern(value: object) -> bool:
     # The vendor follows the conventions of Python's `re`, so this is the right judge.
     try:
-        return isinstance(value, str) and value != "" and re.compile(value) is not None
-    except (re.error, OverflowError, RecursionError):
+        return isinstance(value, str) and bool(value.encode()) and re.compile(value) is not None
+    except (re.error, OverflowError, RecursionError, UnicodeEncodeError):
         return False
 
 
@@ -90,7 +90,7 @@ class ChunkingOptions:
     model_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.chunker not in CHUNKERS:
+        if not isinstance(self.chunker, str) or self.chunker not in CHUNKERS:
             raise InputError(f"chunker is {self.chunker!r}; use one of {', '.join(CHUNKERS)}.")
         path_segment(self.model_id, "model_id")
         if self.data_type is not None and self.data_type not in DATA_TYPES:

@@ -74,7 +74,10 @@ def path_segment(value: str, what: str) -> str:
     """Quote a caller's value for a URL path; refuse what would change the path."""
     if not isinstance(value, str) or not value.strip() or value in {".", ".."}:
         raise InputError(f"{what} is {value!r}; give a non-empty name.")
-    return quote(value, safe="")
+    try:
+        return quote(value, safe="")
+    except UnicodeEncodeError:
+        raise InputError(f"{what} is {value!r}, which is no text.") from None
 
 
 def json_body(value: object) -> bytes:

@@ -235,8 +235,10 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | Non
                 lambda: read_grant(transport.send(request))
             )
         except AuthenticationError as err:
+            # The service's own words, in case that they quote what they were given.
+            said = str(err).rstrip(".").replace(settings.client_secret, "***")
             raise AuthenticationError(
-                f"Connection {settings.conn_id!r}: {str(err).rstrip('.')}. Check Client ID and Client Secret.",
+                f"Connection {settings.conn_id!r}: {said}. Check Client ID and Client Secret.",
                 status=err.status,
             ) from None
 

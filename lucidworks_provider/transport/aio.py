@@ -24,7 +24,7 @@ from yarl import URL
 
 from lucidworks_provider.api.messages import Answer, Request, retry_after
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import LucidworksError, NotSentError, TransportError
+from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.transport.retry import LONGEST_RETRY_AFTER
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
@@ -129,15 +129,18 @@ def _session(settings: LucidworksSettings, context: ssl.SSLContext | bool) -> ai
 
 
 def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
-    match trusted(settings):
-        case False:
-            return False
-        case str(path):
-            # Like requests, take a folder of hashed certificates too.
-            if Path(path).is_dir():
-                return ssl.create_default_context(capath=path)
-            return ssl.create_default_context(cafile=path)
-    return True
+    bundle = trusted(settings)
+    if isinstance(bundle, bool):
+        return bundle
+    try:
+        # Like requests, take a folder of hashed certificates too.
+        if Path(bundle).is_dir():
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except (OSError, ssl.SSLError) as err:
+        raise ConfigurationError(
+            f"Connection {settings.conn_id!r}: {bundle} is no usable bundle of authorities ({type(err).__name__})."
+        ) from None
 
 
 def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:

@@ -8,7 +8,8 @@ what happened               a replayable request       a submission (not replaya
 429                         again, after Retry-After   again: it was refused, no job exists
 no connection               again                      again: the service never saw it
 broken or no answer, 5xx    again                      no: a job may exist; the caller decides
-200 with a broken body      again                      no, for the same reason
+200 without a token         again (token request)      --
+200 without a job id        --                         no, for the same reason
 401                         twice, with the token that the fleet holds by then
 other 4xx                   no                         no
 ==========================  =========================  ===================================

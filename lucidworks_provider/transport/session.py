@@ -30,19 +30,23 @@ class BearerAuth(requests.auth.AuthBase):
         self._hosts = hosts
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
-        parts = urlsplit(r.url or "")
-        if (parts.scheme, parts.netloc) not in self._hosts:
+        if not self._may_see(r.url):
             known = ", ".join(sorted(f"{scheme}://{host}" for scheme, host in self._hosts))
-            raise InputError(f"The access token is for {known}; it is not sent to {parts.netloc!r}.")
+            raise InputError(
+                f"The access token is for {known}; it is not sent to {urlsplit(r.url or '').netloc!r}."
+            )
         token = self._get_token(None)
         r.headers["Authorization"] = f"Bearer {token}"
         file: Any = r.body if hasattr(r.body, "seek") else None
         position = file.tell() if file is not None else None
+        # A stream that has been read cannot be sent again; its caller is told of the 401.
+        repeatable = r.body is None or isinstance(r.body, str | bytes) or file is not None
 
         def on_answer(response: requests.Response, **kwargs: Any) -> requests.Response:
             refused = token
             for _ in range(TOKEN_ROUNDS):
-                if response.status_code != 401:
+                # requests runs this for the answers of redirects too, wherever they lead.
+                if response.status_code != 401 or not (repeatable and self._may_see(response.request.url)):
                     break
                 # The connection can be used again only when the answer has been read.
                 _ = response.content
@@ -61,6 +65,14 @@ class BearerAuth(requests.auth.AuthBase):
         r.register_hook("response", on_answer)
         return r
 
+    def _may_see(self, url: str | None) -> bool:
+        return _host(url or "") in self._hosts
+
+
+def _host(url: str) -> tuple[str, str]:
+    parts = urlsplit(url.lower())
+    return parts.scheme, parts.netloc
+
 
 class LucidworksSession(requests.Session):
     """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_conn`."""
@@ -73,7 +85,7 @@ class LucidworksSession(requests.Session):
         # The scope decides the host: one serves /ai/*, the other /customers/*.
         self._base = settings.models_url if scope == MODEL_SCOPE else settings.application_url
         urls = [url for url in (settings.application_url, settings.models_url) if url]
-        self.auth = BearerAuth(get_token, {(p.scheme, p.netloc) for p in map(urlsplit, urls)})
+        self.auth = BearerAuth(get_token, set(map(_host, urls)))
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Like ``requests.Session.request``; a path is completed, and there is a timeout by default."""

@@ -12,7 +12,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
-from lucidworks_provider.transport.tls import trusted
+from lucidworks_provider.transport.tls import proxy_for, trusted
 
 CONNECT_TIMEOUT = 10.0
 
@@ -27,6 +27,8 @@ class SyncTransport:
     def __init__(self, settings: LucidworksSettings) -> None:
         self._settings = settings
         self._session = requests.Session()
+        # Proxies and authorities are decided in `tls`; trusting the environment would also read ~/.netrc.
+        self._session.trust_env = False
 
     def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
@@ -36,18 +38,19 @@ class SyncTransport:
         :raises TransportError: no whole answer arrived.
         :raises ConfigurationError: the server's certificate is not trusted.
         """
-        headers = dict(request.headers)
+        proxy = proxy_for(request.url)
+        verify = trusted(self._settings)
         try:
             response = self._session.request(
                 request.method,
                 request.url,
                 params=request.params or None,
                 data=request.body,
-                headers=headers,
-                # An auth object, not a header: with a header requests would look into ~/.netrc and prefer it.
+                headers=dict(request.headers),
                 auth=_Authorization(authorization(request, access_token)),
                 timeout=(min(CONNECT_TIMEOUT, self._settings.timeout), self._settings.timeout),
-                verify=trusted(self._settings),
+                verify=verify,
+                proxies={"all": proxy} if proxy else None,
                 allow_redirects=False,
             )
         except (requests.RequestException, OSError) as err:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test may rely on: an Airflow home that is thrown away, and an emulator with a connection to it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Airflow reads these when it is imported, so they are set before anything can import it.
+_HOME = tempfile.mkdtemp(prefix="lucidworks-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ.update(
+    AIRFLOW_HOME=_HOME,
+    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+_NETWORK = (
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NETRC",
+)
+
+
+@pytest.fixture
+def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy, no bundle and no netrc of whoever runs the tests."""
+    for name in _NETWORK:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv("HOME", _HOME)
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries after milliseconds; how long they wait for is the subject of other tests."""
+    monkeypatch.setattr("lucidworks_provider.transport.retry.FIRST_WAIT", 0.01)
+
+
+@pytest.fixture
+def forgotten_tokens() -> Iterator[None]:
+    """No token of an earlier test, and none left for a later one."""
+    from lucidworks_provider.auth.source import forget_sources
+
+    forget_sources()
+    yield
+    forget_sources()
+
+
+@pytest.fixture(scope="session")
+def served_emulator() -> Iterator[RunningEmulator]:
+    """One server for all tests: starting and stopping one takes longer than most tests."""
+    from lucidworks_provider.emulator import running
+
+    with running() as started:
+        yield started
+
+
+@pytest.fixture
+def emulator(
+    served_emulator: RunningEmulator,
+    monkeypatch: pytest.MonkeyPatch,
+    plain_network: None,
+    short_waits: None,
+    forgotten_tokens: None,
+) -> RunningEmulator:
+    """An emulator as if just started, and in the environment the connection ``lucidworks_default`` to it."""
+    served_emulator.state.reset()
+    connection = json.loads(served_emulator.conn_json())
+    connection["extra"]["share_via"] = "memory"
+    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+    return served_emulator

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names that DAG authors import, and the error tree: changing one of them breaks somebody's DAG."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+
+import pytest
+
+from lucidworks_provider import errors
+
+PUBLIC = {
+    "lucidworks_provider.hooks.auth": ["LucidworksAuthHook"],
+    "lucidworks_provider.hooks.lucidworks": ["LucidworksHook"],
+    "lucidworks_provider.operators.chunking": ["LucidworksChunkOperator"],
+    "lucidworks_provider.triggers.chunking": ["LucidworksChunkingTrigger"],
+    "lucidworks_provider.emulator": ["EmulatorSettings", "create_app", "running"],
+    "lucidworks_provider.get_provider_info": ["get_provider_info"],
+}
+# Each error with what it is besides, and whether the same call may succeed later with nothing changed.
+ERRORS = {
+    "LucidworksError": ("Exception", False),
+    "ConfigurationError": ("LucidworksError ValueError", False),
+    "InputError": ("LucidworksError ValueError", False),
+    "TransportError": ("LucidworksError", True),
+    "NotSentError": ("TransportError", True),
+    "AnswerError": ("LucidworksError", False),
+    "RequestRefusedError": ("AnswerError", False),
+    "TokenRefusedError": ("AnswerError", True),
+    "ForbiddenError": ("AnswerError", False),
+    "UnknownResourceError": ("AnswerError", False),
+    "RateLimitError": ("AnswerError", True),
+    "ServiceError": ("AnswerError", True),
+    "MalformedAnswerError": ("AnswerError", True),
+    "AuthenticationError": ("AnswerError", False),
+    "TokenError": ("LucidworksError", True),
+    "TokenStoreError": ("TokenError", True),
+    "StorageError": ("LucidworksError", False),
+    "JobError": ("LucidworksError", False),
+    "JobFailedError": ("JobError", False),
+    "JobTimeoutError": ("JobError", True),
+    "ResultGoneError": ("JobError", True),
+    "SubmissionUnknownError": ("JobError", True),
+    "StorageNotSharedError": ("JobError", False),
+}
+# Public methods with their parameters; a default may change, a name may not.
+METHODS = {
+    ("lucidworks_provider.hooks.auth", "LucidworksAuthHook"): {
+        "__init__": "lucidworks_conn_id kwargs",
+        "get_settings": "",
+        "aget_settings": "",
+        "get_token": "scope refused",
+        "aget_token": "scope refused",
+        "get_conn": "scope",
+        "test_connection": "",
+    },
+    ("lucidworks_provider.hooks.lucidworks", "LucidworksHook"): {
+        "submit_chunking": "text chunker model_id data_type chunker_config model_config",
+        "asubmit_chunking": "text chunker model_id data_type chunker_config model_config",
+        "get_chunking": "job_id",
+        "aget_chunking": "job_id",
+        "poll_chunking": "job_id",
+        "apoll_chunking": "job_id",
+        "shared_client": "",
+        "close": "",
+    },
+    ("lucidworks_provider.operators.chunking", "LucidworksChunkOperator"): {
+        "__init__": (
+            "chunker model_id result_path text documents chunker_config model_config data_type "
+            "lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission max_text_bytes kwargs"
+        ),
+        "execute": "context",
+        # Both are in the database of a deferred task: an upgrade meets what an older version wrote.
+        "execute_complete": "context event deadline",
+    },
+    ("lucidworks_provider.triggers.chunking", "LucidworksChunkingTrigger"): {
+        "__init__": "lucidworks_conn_id folder nonce poll_interval deadline",
+    },
+}
+
+
+@pytest.mark.parametrize(("module", "names"), PUBLIC.items())
+def test_modules(module: str, names: list[str]) -> None:
+    loaded = import_module(module)
+    assert [name for name in names if not hasattr(loaded, name)] == []
+
+
+def test_the_error_tree() -> None:
+    tree = {
+        name: (" ".join(base.__name__ for base in one.__bases__), one.retryable)
+        for name, one in vars(errors).items()
+        if inspect.isclass(one) and issubclass(one, Exception)
+    }
+    assert tree == ERRORS
+    for name in tree:
+        assert name in (errors.__doc__ or ""), f"{name} is not in the picture of the tree"
+
+
+@pytest.mark.parametrize(
+    ("where", "methods"), METHODS.items(), ids=lambda one: one[1] if type(one) is tuple else ""
+)
+def test_signatures(where: tuple[str, str], methods: dict[str, str]) -> None:
+    cls = getattr(import_module(where[0]), where[1])
+    for name, expected in methods.items():
+        # Airflow wraps the constructors of operators.
+        parameters = list(inspect.signature(inspect.unwrap(getattr(cls, name))).parameters)[1:]
+        assert " ".join(parameters) == expected, name
+
+
+def test_templated_fields() -> None:
+    from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+
+    assert set(LucidworksChunkOperator.template_fields) == {
+        *("chunker", "model_id", "text", "documents", "chunker_config", "model_config"),
+        *("data_type", "result_path", "lucidworks_conn_id"),
+    }
+    assert set(LucidworksChunkOperator.template_fields_renderers) <= set(
+        LucidworksChunkOperator.template_fields
+    )
+
+
+def test_what_a_trigger_writes_is_what_it_reads() -> None:
+    from lucidworks_provider.triggers.chunking import LucidworksChunkingTrigger
+
+    given = {"lucidworks_conn_id": "c", "folder": "f", "nonce": "n", "poll_interval": 1.0, "deadline": 2.0}
+    path, kwargs = LucidworksChunkingTrigger(**given).serialize()
+    assert (path, kwargs) == ("lucidworks_provider.triggers.chunking.LucidworksChunkingTrigger", given)

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The arrows between the rooms of the package, read off the imports, and what an import costs.
+
+Nested imports count as well: they say what a room needs, not when.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import lucidworks_provider
+
+PACKAGE = Path(lucidworks_provider.__file__).parent
+ROOT = PACKAGE.parent
+NAME = PACKAGE.name
+MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+HEAVY = {"airflow", "requests", "aiohttp", "urllib3", "httpx", "pyarrow", "starlette", "uvicorn"}
+# Rooms without I/O: values test them.
+PURE = [
+    *(module for module in MODULES if module.startswith("api/")),
+    *("auth/protocol.py", "auth/token.py", "jobs/watch.py", "jobs/record.py", "jobs/outcome.py"),
+    *("errors.py", "connection.py", "get_provider_info.py"),
+]
+# For fast decoding, and not needed: see `parse_object`.
+OPTIONAL = {("api/messages.py", "orjson")}
+LONGEST = 400
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Every module that a file imports, at whatever depth; those for type checkers only are left out."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for other in node.orelse:
+                visit(other)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            found.add(node.module or "")
+            # `from package import module` is an import of the module.
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse((PACKAGE / module).read_text()))
+    return frozenset(found)
+
+
+def test_the_reader_of_imports_sees_them() -> None:
+    assert "requests" in imports("transport/sync.py")
+    assert "airflow.providers.common.compat.sdk" in imports("auth/stores.py")  # nested
+    assert f"{NAME}.auth.source" not in imports("transport/session.py")  # for type checkers
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_rooms(module: str) -> None:
+    roots = {name.partition(".")[0] for name in imports(module)}
+    assert not roots & HEAVY
+    foreign = roots - sys.stdlib_module_names - {NAME, "__future__"}
+    assert {(module, root) for root in foreign} <= OPTIONAL
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("api/")])
+def test_the_api_knows_itself_and_the_errors_only(module: str) -> None:
+    own = {name for name in imports(module) if name.startswith(f"{NAME}.")}
+    assert {name for name in own if not name.startswith((f"{NAME}.api", f"{NAME}.errors"))} == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_client_and_emulator_share_nothing(module: str) -> None:
+    own = {name for name in imports(module) if name.startswith(NAME)}
+    if module.startswith("emulator/"):
+        assert {name for name in own if not name.startswith(f"{NAME}.emulator")} == set()
+    else:
+        assert {name for name in own if name.startswith(f"{NAME}.emulator")} == set()
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith(("transport/", "emulator/"))])
+def test_only_the_transport_opens_sockets(module: str) -> None:
+    roots = {name.partition(".")[0] for name in imports(module)}
+    assert not roots & {"requests", "aiohttp", "urllib3", "httpx", "http"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_are_readable(module: str) -> None:
+    lines = (PACKAGE / module).read_text().splitlines()
+    assert len(lines) <= LONGEST
+    assert lines[0] == "# SPDX-License-Identifier: Apache-2.0"
+    assert lines[1].startswith('"""'), "no docstring that says what it is for"
+
+
+def loaded_by(first: str, then: str) -> set[str]:
+    """The modules that ``then`` loads in a new process after ``first``."""
+    code = (
+        f"import sys, json\n{first}\nbefore = set(sys.modules)\n{then}\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_an_operator_costs_a_dag_file_nothing() -> None:
+    first = "from airflow.providers.common.compat.sdk import BaseOperator, conf, dag, task"
+    loaded = loaded_by(first, f"import {NAME}.operators.chunking")
+    foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names - {NAME}
+    assert foreign == set()
+    # Its own part stays small too: no API, no transport, no storage at parse time.
+    assert {name for name in loaded if name.startswith(NAME)} <= {
+        NAME,
+        *(f"{NAME}.{part}" for part in ("operators", "operators.chunking", "connection", "errors")),
+    }
+
+
+def test_provider_info_costs_airflow_nothing() -> None:
+    loaded = loaded_by("pass", f"from {NAME}.get_provider_info import get_provider_info; get_provider_info()")
+    foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names - {NAME}
+    assert foreign == set()
+
+
+def test_a_hook_costs_no_http_library_until_it_is_used() -> None:
+    first = "from airflow.providers.common.compat.sdk import BaseHook"
+    loaded = loaded_by(first, f"from {NAME}.hooks.lucidworks import LucidworksHook; LucidworksHook()")
+    roots = {name.partition(".")[0] for name in loaded}
+    assert not roots & {"requests", "aiohttp", "pyarrow", "orjson", "cryptography"}

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No secret in a log record, in an exception or in a ``repr``, whatever goes wrong, at the level DEBUG."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import traceback
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from transport_wire import MODES, Mode, answer, call, connection_json, scripted, submit
+
+from lucidworks_provider.api.messages import Answer
+from lucidworks_provider.api.tokens import read_grant, token_request
+from lucidworks_provider.auth.source import token_source
+from lucidworks_provider.auth.token import AccessToken
+from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.tokens import Scope
+from lucidworks_provider.errors import AuthenticationError, LucidworksError
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+SECRET = "demo-secret"
+BASIC = base64.b64encode(b"demo-client:demo-secret").decode()
+
+
+@pytest.fixture
+def minted(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every token that the emulator hands out."""
+    tokens: list[str] = []
+    mint = emulator.state.tokens.mint
+
+    def noting(*args: Any, **options: Any) -> Any:
+        text, token = mint(*args, **options)
+        tokens.append(text)
+        return text, token
+
+    monkeypatch.setattr(emulator.state.tokens, "mint", noting)
+    return tokens
+
+
+@pytest.fixture
+def everything(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """All that was logged, by whatever logger, with its arguments and tracebacks."""
+    caplog.set_level(logging.DEBUG)
+    quiet = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+    levels = [(logger, logger.level) for logger in quiet]
+    for logger in quiet:
+        logger.setLevel(logging.DEBUG)
+
+    def shown() -> str:
+        for logger, level in levels:
+            logger.setLevel(level)
+        rows = [
+            f"{record.getMessage()} {record.args!r} {record.exc_text or ''} {record.exc_info!r}"
+            for record in caplog.records
+        ]
+        return "\n".join(rows)
+
+    return shown
+
+
+def shown_by(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)) + repr(error) + repr(error.args)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_wrong_credentials(
+    mode: Mode,
+    emulator: RunningEmulator,
+    everything: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = connection_json(emulator.url).replace(SECRET, "wr0ng-s3cret")
+    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", wrong)
+    hook = LucidworksHook()
+    with pytest.raises(AuthenticationError, match="The client id or the client secret is wrong") as caught:
+        call(mode, hook, "get_token")
+    encoded = base64.b64encode(b"demo-client:wr0ng-s3cret").decode()
+    for text in (shown_by(caught.value), everything(), repr(hook), repr(vars(hook))):
+        assert "wr0ng-s3cret" not in text
+        assert encoded not in text
+    assert [record.status for record in emulator.state.log] == [401]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 500])
+@pytest.mark.parametrize("endpoint", ["token", "submit"])
+def test_a_server_that_echoes_what_it_was_sent(
+    mode: Mode,
+    emulator: RunningEmulator,
+    minted: list[str],
+    everything: Callable[[], str],
+    status: int,
+    endpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with scripted(b"") as server:
+        play = server.next_step
+
+        def echo(heard: Any) -> bytes:
+            play(heard)
+            # First of all what must not be shown: a message quotes only the start of a page.
+            rows = sorted(heard.headers.items(), key=lambda row: row[0] != "authorization")
+            page = "\n".join(f"{name}: {value}" for name, value in rows)
+            return answer(status, page, Content_Type="text/plain")
+
+        monkeypatch.setattr(server, "next_step", echo)
+        host = {"auth_url": server.url} if endpoint == "token" else {"application_url": server.url}
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, **host))
+        hook = LucidworksHook()
+        with pytest.raises(LucidworksError) as caught:
+            submit(mode, hook)
+        hook.close()
+        assert server.heard
+    for text in (shown_by(caught.value), everything()):
+        for secret in (SECRET, BASIC, *minted):
+            assert secret not in text
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_quotes_the_secret(
+    mode: Mode, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = json.dumps({"error_description": f"demo-client and {SECRET} do not match"})
+    with scripted(answer(401, page)) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(server.url))
+        with pytest.raises(AuthenticationError) as caught:
+            call(mode, LucidworksHook(), "get_token")
+    assert SECRET not in shown_by(caught.value)
+
+
+def test_nothing_leaks_on_the_whole_way(
+    emulator: RunningEmulator,
+    minted: list[str],
+    everything: Callable[[], str],
+) -> None:
+    def fault(kind: str, match: str, **more: Any) -> None:
+        emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, **more}))
+
+    hook, errors = LucidworksHook(), []
+    for mode in MODES:
+        fault("503", "token")
+        fault("429", "submit", retry_after=0.01)
+        job_id = submit(mode, hook)
+        emulator.state.tokens.kill(list(Scope))
+        fault("html", "poll")
+        for _ in range(2):
+            try:
+                call(mode, hook, "get_chunking", job_id)
+            except LucidworksError as err:
+                errors.append(err)
+        assert call(mode, hook, "get_chunking", job_id).chunks
+        for kind in ("500", "disconnect-after", "html", "cut-json", "unauthorized"):
+            fault(kind, "submit", times=4 if kind == "unauthorized" else 1)
+            try:
+                submit(mode, hook)
+            except LucidworksError as err:
+                errors.append(err)
+            emulator.state.faults.clear()
+        emulator.state.tokens.kill(list(Scope))
+    session = hook.get_conn()
+    assert session.get("/ai/usecases").status_code == 200
+    assert hook.test_connection()[0]
+    assert len(errors) >= 2 * 5
+    assert len(minted) >= 5
+
+    settings = hook.get_settings()
+    source = token_source(settings, Scope.PREDICT.value)
+    request = token_request(
+        auth_url=settings.auth_url,
+        auth_server_id=settings.auth_server_id,
+        client_id=settings.client_id,
+        client_secret=settings.client_secret,
+        scope=Scope.PREDICT.value,
+    )
+    body = json.dumps({"access_token": minted[-1], "expires_in": 60}).encode()
+    reply = Answer(200, {"x-token": minted[-1]}, body)
+    grant = read_grant(reply)
+    held = source.peek()
+    assert held is not None
+    assert held.value == minted[-1]
+
+    async def client() -> str:
+        async with hook.shared_client() as transport:
+            return repr(transport)
+
+    objects = [
+        *(hook, settings, source, vars(source), session, session.auth, request, reply, grant, held),
+        AccessToken.from_grant(grant, 0.0),
+    ]
+    texts = [everything(), asyncio.run(client()), *map(repr, objects), *map(str, objects)]
+    texts += [repr(vars(hook)), *map(shown_by, errors)]
+    for text in texts:
+        for secret in (SECRET, BASIC, *minted):
+            assert secret not in text
+    assert "Attempt 1 failed" in texts[0]  # it was listened to
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_listening_test_hears_a_leak(
+    mode: Mode, emulator: RunningEmulator, minted: list[str], everything: Callable[[], str]
+) -> None:
+    token = call(mode, LucidworksHook(), "get_token")
+    logging.getLogger("lucidworks_provider.anything").debug("%s", token)
+    assert minted[0] in everything()
