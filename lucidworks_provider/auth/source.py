@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
 from dataclasses import dataclass
@@ -154,16 +154,29 @@ class TokenSource:
 
     def _mint(self, claim: Claim) -> AccessToken:
         """Ask for a token, moving the claim all the while, so that nobody takes a slow mint for a dead one."""
-        with ThreadPoolExecutor(1, "lucidworks-mint") as pool:
+
+        def ask() -> AccessToken:
             before = time.time()
-            asking = pool.submit(self._ask)
-            while not wait_for([asking], timeout=protocol.BEAT).done:
-                claim = claim.moved()
-                if isinstance(reply := self._perform(protocol.WriteClaim(claim)), Failed):
-                    log.debug("The claim could not be renewed: %s", reply.error)
-            grant = asking.result()
+            grant = self._ask()
             self._set_clock(grant, before, time.time())
             return AccessToken.from_grant(grant, before + self._offset)
+
+        def publish_late(asking: Future[AccessToken]) -> None:
+            if asking.exception() is None:
+                self._perform(protocol.Publish(asking.result()))
+
+        with ThreadPoolExecutor(1, "lucidworks-mint") as pool:
+            asking = pool.submit(ask)
+            try:
+                while not wait_for([asking], timeout=protocol.BEAT).done:
+                    claim = claim.moved()
+                    if isinstance(reply := self._perform(protocol.WriteClaim(claim)), Failed):
+                        log.debug("The claim could not be renewed: %s", reply.error)
+            except BaseException:
+                # The task is being stopped, but what the service hands out is the whole fleet's.
+                asking.add_done_callback(publish_late)
+                raise
+            return asking.result()
 
     def _set_clock(self, grant: Grant, before: float, after: float) -> None:
         if grant.server_time is None:

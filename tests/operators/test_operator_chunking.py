@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -577,6 +578,20 @@ def test_waiting_that_fails_for_good_is_reported_with_its_cause(
         operator(tmp_path / "c.jsonl", deferrable=True).execute_complete(
             context, event, **deferred.value.kwargs
         )
+
+
+def test_a_deferral_outlasts_the_heartbeat_of_the_worker(
+    service: Service, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else Airflow 3 may take the late exit report of the deferring process for the resumed task's."""
+    monkeypatch.undo()
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "1")
+    service.connect()
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(tmp_path / "c.jsonl", text="One.", deferrable=True).execute(context)
+    begin = time.monotonic()
+    assert wait(deferred.value)["collected"] == 1
+    assert 3.0 <= time.monotonic() - begin < 6.0
 
 
 def test_a_cut_off_tail_is_told(

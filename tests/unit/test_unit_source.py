@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shell of the token protocol with a scripted store and service: what threads and accidents do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lucidworks_provider.api.tokens import Grant
+from lucidworks_provider.auth import protocol
+from lucidworks_provider.auth.cipher import TokenCipher
+from lucidworks_provider.auth.protocol import Claim
+from lucidworks_provider.auth.source import TokenSource
+from lucidworks_provider.auth.stores import MemoryStore
+from lucidworks_provider.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.errors import AuthenticationError, TokenStoreError
+
+
+class Service:
+    """Hands out numbered tokens."""
+
+    def __init__(
+        self, seconds: float = 0.0, lifetime: float = 3600.0, clock_off: float | None = None
+    ) -> None:
+        self.asked = 0
+        self.seconds = seconds
+        self.lifetime = lifetime
+        self.clock_off = clock_off
+        self.error: Exception | None = None
+
+    def __call__(self) -> Grant:
+        self.asked += 1
+        time.sleep(self.seconds)
+        if self.error:
+            raise self.error
+        server_time = None if self.clock_off is None else time.time() + self.clock_off
+        return Grant(f"token-{self.asked}", self.lifetime, server_time)
+
+
+def test_a_token_is_asked_for_once_and_kept() -> None:
+    service = Service()
+    source = TokenSource(MemoryStore(), service)
+    assert {source.get() for _ in range(100)} == {"token-1"}
+    assert source.get("token-1") == "token-2"
+    assert source.get("token-1") == "token-2", "another caller with the same refused token"
+    assert service.asked == 2
+
+
+def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
+    service = Service(seconds=0.2)
+    service.error = AuthenticationError("no", status=401)
+    source = TokenSource(MemoryStore(), service)
+    barrier = threading.Barrier(20)
+
+    def one(_: int) -> bool:
+        barrier.wait()
+        with pytest.raises(AuthenticationError):
+            source.get()
+        return True
+
+    with ThreadPoolExecutor(20) as pool:
+        assert all(pool.map(one, range(20)))
+    assert service.asked == 1
+    service.error = None
+    assert source.get() == "token-2", "and not for ever"
+
+
+def test_a_short_lived_token_is_renewed_at_its_appointment() -> None:
+    service = Service(lifetime=2.0)
+    source = TokenSource(MemoryStore(), service)
+    seen = set()
+    end = time.monotonic() + 4.5
+    while time.monotonic() < end:
+        seen.add(source.get())
+        time.sleep(0.01)
+    assert 3 <= service.asked <= 4
+    assert len(seen) == service.asked
+
+
+def test_a_slow_mint_keeps_its_claim_moving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "BEAT", 0.05)
+
+    class Watched(MemoryStore):
+        beats: list[int] = []  # noqa: RUF012
+
+        def write_claim(self, claim: Claim) -> None:
+            self.beats.append(claim.beat)
+            super().write_claim(claim)
+
+    store = Watched()
+    TokenSource(store, Service(seconds=0.4)).get()
+    assert store.beats[:5] == [0, 1, 2, 3, 4]
+    assert store.read().claim == protocol.NOBODY
+
+
+def test_a_mint_whose_caller_is_stopped_is_published_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "BEAT", 0.05)
+
+    class Stopped(BaseException):
+        """As Airflow's own time-out of a task."""
+
+    class Store(MemoryStore):
+        def write_claim(self, claim: Claim) -> None:
+            if claim.beat == 1:
+                raise Stopped
+            super().write_claim(claim)
+
+    store, service = Store(), Service(seconds=0.2)
+    with pytest.raises(Stopped):
+        TokenSource(store, service).get()
+    token = store.read().token
+    assert token is not None
+    assert token.value == "token-1"
+
+
+async def test_a_cancelled_coroutine_does_not_cancel_the_mint() -> None:
+    store, service = MemoryStore(), Service(seconds=0.2)
+    source = TokenSource(store, service)
+    impatient = asyncio.create_task(source.aget())
+    await asyncio.sleep(0.05)
+    impatient.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await impatient
+    assert await source.aget() == "token-1"
+    assert service.asked == 1
+
+
+def test_a_clock_that_is_an_hour_off_is_corrected_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    store, service = MemoryStore(), Service(clock_off=3600)
+    source = TokenSource(store, service)
+    token = source.get()
+    stored = store.read().token
+    assert stored is not None
+    assert stored.issued_at == pytest.approx(time.time() + 3600, abs=5)
+    assert source.get() == token
+    assert source.get(token) == "token-2"
+    assert caplog.text.count("clock is -3600 s off") == 1
+
+
+def test_a_store_that_goes_down_leaves_the_token_in_use(caplog: pytest.LogCaptureFixture) -> None:
+    class Down(MemoryStore):
+        down = False
+
+        def read(self) -> protocol.Snapshot:
+            if self.down:
+                raise TokenStoreError("unreachable")
+            return super().read()
+
+    store, service = Down(), Service(lifetime=1.0)
+    source = TokenSource(store, service)
+    token = source.get()
+    store.down = True
+    time.sleep(0.92)
+    assert source.get() == token
+    assert "unreachable" in caplog.text
+    with pytest.raises(TokenStoreError):
+        source.get(token)
+    assert service.asked == 1, "never by a mint of one's own"
+
+
+def test_peeking_never_mints() -> None:
+    store, service = MemoryStore(), Service()
+    source = TokenSource(store, service)
+    assert source.peek() is None
+    store.publish(AccessToken("shared", time.time(), time.time() + 50, time.time() + 60))
+    peeked = source.peek()
+    assert peeked is not None
+    assert peeked.value == "shared"
+    assert service.asked == 0
+
+
+def test_only_the_same_secret_and_identity_open_a_sealed_token() -> None:
+    identity = TokenIdentity("https://a", "s", "c", "machinelearning.predict")
+    token = AccessToken("value", 1, 2, 3)
+    sealed = TokenCipher(identity, "secret").seal(token)
+    assert "value" not in sealed
+    assert TokenCipher(identity, "secret").open(sealed) == token
+    assert TokenCipher(identity, "rotated").open(sealed) is None
+    other = TokenIdentity("https://a", "s", "c", "machinelearning.model")
+    assert TokenCipher(other, "secret").open(sealed) is None
+    assert TokenCipher(identity, "secret").open("damaged") is None
