@@ -9,15 +9,25 @@ old value into a miss. The primitives are those of the ``cryptography`` package,
 from __future__ import annotations
 
 import base64
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 
 class TokenCipher:
     """Turns a token into text for a store and back."""
 
     def __init__(self, identity: TokenIdentity, client_secret: str) -> None:
-        # Imported here: DAG files that only name an operator never get to it.
+        self._salt = identity.digest.encode()
+        self._secret = client_secret.encode()
+
+    @cached_property
+    def _fernet(self) -> Fernet:
+        # Loaded and derived at the first use, which is in a thread: making a cipher costs an event loop nothing.
         from cryptography.fernet import Fernet
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -25,12 +35,9 @@ class TokenCipher:
         # A client secret is random and long, so a fast derivation is enough; the identity as salt keeps one
         # scope's ciphertext from being passed off as another's.
         derive = HKDF(
-            algorithm=SHA256(),
-            length=32,
-            salt=identity.digest.encode(),
-            info=b"airflow-provider-lucidworks token v1",
+            algorithm=SHA256(), length=32, salt=self._salt, info=b"airflow-provider-lucidworks token v1"
         )
-        self._fernet = Fernet(base64.urlsafe_b64encode(derive.derive(client_secret.encode())))
+        return Fernet(base64.urlsafe_b64encode(derive.derive(self._secret)))
 
     def seal(self, token: AccessToken) -> str:
         """Encrypt and authenticate."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lucidworks_provider.api import chunking
@@ -20,6 +21,7 @@ from lucidworks_provider.errors import (
     TransportError,
 )
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.storage import in_thread
 
 if TYPE_CHECKING:
     from lucidworks_provider.transport.aio import AsyncTransport
@@ -121,9 +123,9 @@ class LucidworksHook(LucidworksAuthHook):
     @asynccontextmanager
     async def shared_client(self) -> AsyncIterator[AsyncTransport]:
         """Keep the running loop's client open while this is held, instead of one per call."""
-        from lucidworks_provider.transport.aio import shared_transport
-
-        async with shared_transport(await self.aget_settings()) as transport:
+        # Loading aiohttp takes a tenth of a second, which on the triggerer's loop everybody would wait for.
+        aio = await in_thread(import_module, "lucidworks_provider.transport.aio")
+        async with aio.shared_transport(await self.aget_settings()) as transport:
             yield transport
 
     def close(self) -> None:
