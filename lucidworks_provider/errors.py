@@ -33,13 +33,11 @@ Everything this package raises, as one tree.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class LucidworksError(Exception):
     """Base of every error of this package."""
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
 
 class ConfigurationError(LucidworksError, ValueError):
@@ -154,15 +152,23 @@ class JobTimeoutError(JobError):
 
 
 class ResultGoneError(JobError):
-    """The service has handed a result out before, and no copy of it lies on storage."""
+    """The service has handed a result out before, or cut it off on its way, and no copy lies on storage."""
 
     retryable = True
 
 
 class SubmissionUnknownError(JobError):
-    """A submission was sent and no answer came back: a job may exist whose id nobody knows."""
+    """
+    A submission was sent and no answer came back: a job may exist whose id nobody knows.
+
+    :param retry_after: seconds that the service asked to wait, if it said so.
+    """
 
     retryable = True
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StorageNotSharedError(JobError):

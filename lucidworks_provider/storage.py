@@ -9,12 +9,14 @@ loop all of it runs in a thread (:func:`in_thread`).
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from lucidworks_provider.api.messages import scrub
 from lucidworks_provider.errors import InputError, LucidworksError, StorageError
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOCAL = {"file", "local"}
+_QUERY = re.compile(r"\?[^\s'\"]+")
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -96,8 +99,9 @@ def write_file(uri: str, data: bytes) -> None:
     with _naming("written", uri):
         if (local := _local(uri)) is not None:
             local.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(local) as temporary:
+            with _temporary_beside(local) as temporary:
                 temporary.write_bytes(data)
+                _replace(temporary, local)
             return
         path = _path(uri)
         # An object store shows an object when its upload is complete.
@@ -110,18 +114,25 @@ def writing(uri: str) -> Iterator[Path]:
     A local file to fill, which takes the place of ``uri`` when the block ends well.
 
     Built locally, since a half-written upload of some stores is committed by its error handling.
+
+    :raises StorageError: the storage cannot be written. What the block raises passes as it is.
     """
-    with _naming("written", uri):
-        if (local := _local(uri)) is not None:
-            local.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(local) as temporary:
-                yield temporary
-            return
-        with tempfile.TemporaryDirectory(prefix="lucidworks-") as folder:
-            temporary = Path(folder) / "result"
-            yield temporary
-            path = _path(uri)
-            path.fs.put_file(str(temporary), path.path)
+    local = _local(uri)
+    with ExitStack() as stack:
+        with _naming("written", uri):
+            if local is not None:
+                local.parent.mkdir(parents=True, exist_ok=True)
+                temporary = stack.enter_context(_temporary_beside(local))
+            else:
+                folder = tempfile.TemporaryDirectory(prefix="lucidworks-")
+                temporary = Path(stack.enter_context(folder)) / "result"
+        yield temporary
+        with _naming("written", uri):
+            if local is not None:
+                _replace(temporary, local)
+            else:
+                path = _path(uri)
+                path.fs.put_file(str(temporary), path.path)
 
 
 def remove(uri: str) -> None:
@@ -141,15 +152,18 @@ def remove(uri: str) -> None:
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
+def _temporary_beside(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(target)
 
 
 def _local(uri: str) -> Path | None:
@@ -173,5 +187,6 @@ def _naming(verb: str, uri: str) -> Iterator[None]:
     except LucidworksError:
         raise
     except Exception as err:  # every storage has errors of its own, not all of them OSError
-        text = str(getattr(err, "strerror", None) or err)
+        # Texts of storage libraries may quote a signed URL.
+        text = _QUERY.sub("?***", scrub(str(getattr(err, "strerror", None) or err)))[:300]
         raise StorageError(f"{uri} cannot be {verb}: {type(err).__name__}: {text}") from err

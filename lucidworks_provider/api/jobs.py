@@ -67,8 +67,10 @@ def sight(body: bytes, *, payload_field: str) -> Sighting:
 
     :param payload_field: the field that holds the result, e.g. ``chunkedData``.
     """
-    if len(body) > SMALL_BODY:
+    if len(body) > SMALL_BODY and body[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return Sighting(JobState.RESULT)
+    if len(body) > SMALL_BODY:
+        return Sighting(JobState.UNREADABLE, message=excerpt(body))
     try:
         decoded = json.loads(body)
     except (ValueError, RecursionError):

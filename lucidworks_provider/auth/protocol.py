@@ -16,6 +16,7 @@ a good token past its appointment,     wait up to ``GRACE`` for the new one, the
   claimed by another
 nothing usable, claimed by another     wait; a claim that has not moved for ``LEASE`` is dead
 no claim, or a dead one                write the own claim, wait ``settle``, read it back:
+  the write failed                     - from the top if another's claim stands there, else as above
   another's claim stands there         - lost: from the top
   it stands, but the token changed     - withdraw, from the top: somebody minted meanwhile
   it stands, token as before           - **mint**, publish, withdraw
@@ -42,7 +43,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 from lucidworks_provider.auth.token import AccessToken
-from lucidworks_provider.errors import LucidworksError, TokenError, TokenStoreError
+from lucidworks_provider.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    LucidworksError,
+    TokenError,
+    TokenStoreError,
+)
 
 # How long a token past its appointment is held back for the claimant's new one.
 GRACE = 2.0
@@ -235,7 +242,10 @@ def _claim_and_mint(
     asked = needs.clocks.monotonic()
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
-        return _without_store(needs, reply)
+        # On Airflow 2 a Variable is deleted and inserted, and of two that do it at once one fails.
+        seen = yield Read()
+        lost = isinstance(seen, Snapshot) and seen.claim not in {None, before.claim}
+        return None if lost else _without_store(needs, reply)
     if settle:
         # A store that is slow today is slow for the others too.
         yield Pause(max(settle, 3 * (needs.clocks.monotonic() - asked)))
@@ -264,8 +274,11 @@ def _claim_and_mint(
         return Outcome(minted, warning=warning)
     yield WriteClaim(NOBODY)
     error = minted.error if isinstance(minted, Failed) else TokenError("no token was minted")
-    if good is None:
+    if good is None and isinstance(error, AuthenticationError | ConfigurationError | TokenError):
         raise error
+    if good is None:
+        # Whatever the token endpoint answered, the caller's own request has not been sent.
+        raise TokenError(f"No access token: {error}")
     return Outcome(good, look_again=LOOK_AGAIN, warning=f"renewal failed, the old token still works: {error}")
 
 

@@ -16,12 +16,11 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from weakref import WeakKeyDictionary
 
 from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, token_request
 from lucidworks_provider.auth import protocol
@@ -55,7 +54,7 @@ class TokenSource:
         self._held: _Held | None = None
         self._turn = threading.Lock()
         self._failure: tuple[float, LucidworksError] | None = None
-        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[str]] = WeakKeyDictionary()
+        self._flights: dict[asyncio.AbstractEventLoop, asyncio.Task[str]] = {}
         # What to add to this host's clock to get the identity server's.
         self._offset = 0.0
 
@@ -84,12 +83,13 @@ class TokenSource:
 
     async def aget(self, refused: str | None = None) -> str:
         """:meth:`get` for coroutines: a thread for the first caller, a wait for the others."""
+        loop = asyncio.get_running_loop()
         while (value := self._fresh(refused)) is None:
-            loop = asyncio.get_running_loop()
             flight = self._flights.get(loop)
             if flight is None or flight.done():
                 flight = loop.create_task(_in_thread(self.get, refused))
                 self._flights[loop] = flight
+                flight.add_done_callback(lambda _: self._flights.pop(loop, None))
             # Shielded: the mint of a cancelled caller is everybody's, and must be published.
             value = await asyncio.shield(flight)
             if value != refused:
@@ -98,11 +98,10 @@ class TokenSource:
 
     def peek(self) -> AccessToken | None:
         """The live token that this process holds or the store shows, without ever minting."""
-        held = self._held.token if self._held else None
-        for token in (held, self._store.read().token):
-            if token is not None and self._server_time() < token.expires_at:
-                return token
-        return None
+        token = self._held.token if self._held else None
+        if token is None or self._server_time() >= token.expires_at:
+            token = self._store.read().token
+        return token if token is not None and self._server_time() < token.expires_at else None
 
     def _fresh(self, refused: str | None) -> str | None:
         held = self._held
@@ -161,10 +160,6 @@ class TokenSource:
             self._set_clock(grant, before, time.time())
             return AccessToken.from_grant(grant, before + self._offset)
 
-        def publish_late(asking: Future[AccessToken]) -> None:
-            if asking.exception() is None:
-                self._perform(protocol.Publish(asking.result()))
-
         with ThreadPoolExecutor(1, "lucidworks-mint") as pool:
             asking = pool.submit(ask)
             try:
@@ -174,7 +169,10 @@ class TokenSource:
                         log.debug("The claim could not be renewed: %s", reply.error)
             except BaseException:
                 # The task is being stopped, but what the service hands out is the whole fleet's.
-                asking.add_done_callback(publish_late)
+                wait_for([asking])
+                if asking.exception() is None:
+                    self._perform(protocol.Publish(asking.result()))
+                self._perform(protocol.WriteClaim(protocol.NOBODY))
                 raise
             return asking.result()
 
@@ -242,14 +240,20 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | Non
         client_secret=settings.client_secret,
         scope=check_scope(scope),
     )
+    secret = settings.client_secret.encode()
     with closing(SyncTransport(settings)) as transport:
+
+        def once() -> Grant:
+            answer = transport.send(request)
+            if answer.status != 200:
+                # In case that the service quotes what it was given.
+                answer = replace(answer, body=answer.body.replace(secret, b"***"))
+            return read_grant(answer)
+
         try:
-            return Retrying(**policy(replayable=True, attempts=attempts))(
-                lambda: read_grant(transport.send(request))
-            )
+            return Retrying(**policy(replayable=True, attempts=attempts))(once)
         except AuthenticationError as err:
-            # The service's own words, in case that they quote what they were given.
-            said = str(err).rstrip(".").replace(settings.client_secret, "***")
+            said = str(err).rstrip(".")
             raise AuthenticationError(
                 f"Connection {settings.conn_id!r}: {said}. Check Client ID and Client Secret.",
                 status=err.status,

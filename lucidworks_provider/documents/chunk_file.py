@@ -179,9 +179,9 @@ class _JsonLinesWriter:
 
 
 class _ParquetWriter:
-    """One row group a document at most, so that memory is bounded by the largest one."""
+    """Row groups of whole documents, so that memory is bounded by the largest one."""
 
-    # Row groups of fewer rows cost readers more than they save us.
+    # Small documents share a row group: many tiny groups cost readers more than they save us.
     _ROWS = 2048
 
     def __init__(self, path: Path, options: ChunkingOptions) -> None:

@@ -21,6 +21,7 @@ from lucidworks_provider.documents.chunk_file import chunk_file
 from lucidworks_provider.errors import (
     InputError,
     JobFailedError,
+    LucidworksError,
     MalformedAnswerError,
     ResultGoneError,
     StorageError,
@@ -28,7 +29,7 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs.ledger import Ledger
 from lucidworks_provider.jobs.outcome import Outcome
-from lucidworks_provider.jobs.record import JobRecord
+from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
 from lucidworks_provider.storage import is_folder, remove
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,11 @@ class ChunkTask:
     submit: Callable[[str], str]
     resubmit_unknown: bool
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the options and every document; what was submitted under another one is not ours."""
+        return fingerprint_of(self.options.as_json(), ((d.id, d.text) for d in self.documents))
+
     def submit_missing(self, record: JobRecord) -> JobRecord:
         """
         Submit every document that has no job yet.
@@ -78,18 +84,21 @@ class ChunkTask:
         if record.intent is not None:
             self._unknown(record.intent, "An earlier attempt ended during a submission.")
         missing = record.missing(len(self.documents))
+        fresh = record.revision == 0
+        # Also where nothing is missing: whoever collects must find the record of this very attempt.
+        record = record.awaited()
         try:
-            if record.revision == 0:
+            if fresh:
                 # Bodies of another input may lie there.
                 remove(self.ledger.bodies.folder)
-            # Also where nothing is missing: whoever collects must find this very record.
             record = self.ledger.save(record.intending(missing[0]) if missing else record)
         except StorageError as err:
             raise StorageError(f"result_path {self.result_uri} cannot be written: {err}") from err
         for position, following in zip_longest(missing, missing[1:]):
-            job_id = self._submit(position)
-            record = self.ledger.save(record.submitted(position, job_id, then=following))
+            job_id = self._submit(record, position)
+            # Logged first: if no storage takes the id, the log has it.
             log.info("Document %r: job %s", self.documents[position].id, job_id)
+            record = self.ledger.save(record.submitted(position, job_id, then=following))
         return record
 
     def settle(self, record: JobRecord, outcome: Outcome) -> JobRecord:
@@ -101,7 +110,7 @@ class ChunkTask:
         """
         if outcome.failed:
             self.ledger.save(record.with_failed(outcome.failed))
-            raise JobFailedError(self._failures(record, outcome.failed, outcome.messages))
+            raise JobFailedError(self.describe(record, outcome.failed, outcome.messages, "failed"))
         for position in outcome.gone:
             record = self._again(record, position, outcome.messages.get(str(position), ""))
         return self.ledger.save(record) if outcome.gone else record
@@ -137,11 +146,13 @@ class ChunkTask:
 
     def _read(self, record: JobRecord, position: int) -> tuple[Chunk, ...]:
         """The chunks in a body. It was stored by its size, so what it says is read here for the first time."""
-        bodies = self.ledger.bodies
-        body = bodies.take(position)
+        bodies, job_id = self.ledger.bodies, record.jobs[position]
+        body = bodies.take(position, job_id)
         if body is None:
-            raise StorageError(f"{bodies.uri(position)} has vanished; a retry asks for it again.")
-        job_id = record.jobs[position]
+            raise StorageError(
+                f"{bodies.uri(position, job_id)} has vanished since it was written. A retry asks for the result "
+                "again, and submits the document again if the service does not give it twice."
+            )
         try:
             result = read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
         except MalformedAnswerError as err:
@@ -150,36 +161,57 @@ class ChunkTask:
             case JobState.RESULT:
                 return result.chunks
             case JobState.FAILED:
-                bodies.drop(position)
+                bodies.drop(position, job_id)
                 self.ledger.save(record.with_failed([position]))
-                raise JobFailedError(self._failures(record, [position], {str(position): result.message}))
+                raise JobFailedError(
+                    self.describe(record, [position], {str(position): result.message}, "failed")
+                )
         raise self._unusable(
             record, position, MalformedAnswerError(f"Its status is {result.status!r}.", status=200)
         )
 
     def _unusable(self, record: JobRecord, position: int, err: MalformedAnswerError) -> MalformedAnswerError:
         """Set a body aside that may be the only copy, and let a retry submit its document again."""
-        kept = self.ledger.bodies.set_aside(position)
+        kept = self.ledger.bodies.set_aside(position, record.jobs[position])
         self.ledger.save(record.with_failed([position]))
         return MalformedAnswerError(
             f"{self._name(record, position)}: {err} The answer is kept in {kept}; a retry submits again.",
             status=err.status,
         )
 
-    def _submit(self, position: int) -> str:
-        for _ in range(RESUBMISSIONS):
-            try:
-                return self.submit(self.documents[position].text)
-            except SubmissionUnknownError as err:
+    def _submit(self, record: JobRecord, position: int) -> str:
+        """The POST for one document, repeated where its outcome is unknown and the policy says so."""
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
+        from lucidworks_provider.transport.retry import Wait
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(SubmissionUnknownError),
+            stop=stop_after_attempt(1 + RESUBMISSIONS if self.resubmit_unknown else 1),
+            wait=Wait(),
+            before_sleep=lambda state: self._unknown(
+                position, str(state.outcome and state.outcome.exception())
+            ),
+            reraise=True,
+        )
+        try:
+            return retrying(self.submit, self.documents[position].text)
+        except SubmissionUnknownError as err:
+            if not self.resubmit_unknown:
                 self._unknown(position, str(err))
-        return self.submit(self.documents[position].text)
+            raise
+        except LucidworksError:
+            # Nothing was submitted, for certain: the intent is withdrawn.
+            self.ledger.save(record.awaited())
+            raise
 
     def _unknown(self, position: int, what: str) -> None:
         """Apply the policy for a POST whose outcome is unknown."""
         document = self.documents[position].id
         if not self.resubmit_unknown:
             raise SubmissionUnknownError(
-                f"Document {document!r}: {what} on_unknown_submission is 'fail', so nothing was repeated."
+                f"Document {document!r}: {what} on_unknown_submission is 'fail', so it was not submitted again. "
+                "Clear the task to do so."
             )
         log.warning("Document %r: %s Submitting again; the first job may be an orphan.", document, what)
 
@@ -188,19 +220,28 @@ class ChunkTask:
         if position in record.resubmitted:
             raise ResultGoneError(
                 f"Document {document!r}: the result of job {job_id} has been handed out before and is not on "
-                f"storage, for the second time. {message} Something else reads this application's jobs."
+                f"storage, for the second time. {message} Something else reads this application's jobs, or answers "
+                "break on their way. A retry submits it again."
             )
         log.warning("Document %r: the result of job %s is gone; submitting once more.", document, job_id)
         return record.with_gone(position)
 
-    def _failures(self, record: JobRecord, failed: Sequence[int], messages: Mapping[str, str]) -> str:
-        reasons = [
-            f"{self._name(record, p)}: {messages.get(str(p)) or 'the service gave no reason'}"
-            for p in failed[:_TOLD]
-        ]
-        if len(failed) > _TOLD:
-            reasons.append(f"and {len(failed) - _TOLD} more")
-        return f"{len(failed)} of {len(self.documents)} documents failed: {'; '.join(reasons)}"
+    def describe(
+        self, record: JobRecord, positions: Sequence[int], messages: Mapping[str, str], what: str
+    ) -> str:
+        """
+        Some documents with their jobs, for an error.
+
+        :param messages: what was heard about some of them, by position.
+        :param what: e.g. ``failed``.
+        """
+        told = []
+        for position in positions[:_TOLD]:
+            message = messages.get(str(position))
+            told.append(self._name(record, position) + (f": {message}" if message else ""))
+        if len(positions) > _TOLD:
+            told.append(f"and {len(positions) - _TOLD} more")
+        return f"{len(positions)} of {len(self.documents)} documents {what}: {'; '.join(told)}"
 
     def _name(self, record: JobRecord, position: int) -> str:
         return f"Document {self.documents[position].id!r} (job {record.jobs[position]})"

@@ -95,6 +95,10 @@ class LucidworksAuthHook(BaseHook):
 
         Paths that start with ``/`` go to the application's host (or the Models API's, by the scope). The
         token is sent to the hosts of the connection and to no others.
+
+        :param scope: as in :meth:`get_token`.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        :raises InputError: from the session, for a URL of a host that is not the connection's.
         """
         from lucidworks_provider.transport.session import LucidworksSession
 
@@ -106,14 +110,16 @@ class LucidworksAuthHook(BaseHook):
         Say whether the credentials work, without cutting anybody off where that can be avoided.
 
         A live token that the fleet shares proves the secret, since only the secret decrypts it. Only when
-        there is none a new one is asked for.
+        there is none a new one is asked for; where the store cannot be read, nothing is.
+
+        :return: whether it works, and a sentence for the user.
         """
         from lucidworks_provider.auth.source import ask_service
 
         try:
             settings = self.get_settings()
             base = settings.application_base
-            if self._peek(settings):
+            if self._source(settings, PREDICT_SCOPE).peek() is not None:
                 return True, f"The fleet's live access works with this secret. Application: {base}"
             if settings.share_via == "memory":
                 self.get_token()
@@ -124,13 +130,6 @@ class LucidworksAuthHook(BaseHook):
         except LucidworksError as err:
             return False, str(err)
         return True, f"{settings.auth_url} accepts the credentials. Application: {base}"
-
-    def _peek(self, settings: LucidworksSettings) -> bool:
-        try:
-            return self._source(settings, PREDICT_SCOPE).peek() is not None
-        except LucidworksError as err:
-            self.log.info("No shared token can be read here: %s", err)
-            return False
 
     @staticmethod
     def _source(settings: LucidworksSettings, scope: str) -> TokenSource:

@@ -14,7 +14,6 @@ from lucidworks_provider.api.tokens import PREDICT_SCOPE
 from lucidworks_provider.errors import (
     LucidworksError,
     MalformedAnswerError,
-    NotSentError,
     ServiceError,
     SubmissionUnknownError,
     TokenRefusedError,
@@ -34,7 +33,8 @@ class LucidworksHook(LucidworksAuthHook):
     """
     Calls Lucidworks AI with the fleet's token, retries what may be retried, and returns values with types.
 
-    Every method exists twice, for threads and (with an ``a`` before its name) for event loops.
+    Every method exists twice, for threads and (with an ``a`` before its name) for event loops. A hook keeps
+    one connection for its synchronous calls, so threads have one each.
 
     :param lucidworks_conn_id: the connection.
 
@@ -102,7 +102,9 @@ class LucidworksHook(LucidworksAuthHook):
 
         **The answer that carries the result may be the only one**: store it before anything else.
 
-        :raises MalformedAnswerError: the result's parts do not fit together.
+        :param job_id: what :meth:`submit_chunking` returned.
+        :raises UnknownResourceError: no such job, or its result is no longer kept.
+        :raises MalformedAnswerError: no JSON object, or a result whose parts do not fit together.
         """
         return _result(self.poll_chunking(job_id), job_id)
 
@@ -110,15 +112,21 @@ class LucidworksHook(LucidworksAuthHook):
         """:meth:`get_chunking` for an event loop."""
         return _result(await self.apoll_chunking(job_id), job_id)
 
-    def poll_chunking(self, job_id: str) -> bytes:
-        """The body of a job's GET as it came, for callers that put it on storage before they read it."""
-        request = chunking.poll_request(self.get_settings().application_base, job_id)
-        return self._call(request, _body)
+    def poll_chunking(self, job_id: str, *, attempts: int | None = None) -> bytes:
+        """
+        The body of a job's GET as it came, for callers that put it on storage before they read it.
 
-    async def apoll_chunking(self, job_id: str) -> bytes:
+        :param job_id: what :meth:`submit_chunking` returned.
+        :param attempts: how often to ask where the failure may pass.
+        :raises UnknownResourceError: no such job, or its result is no longer kept.
+        """
+        request = chunking.poll_request(self.get_settings().application_base, job_id)
+        return self._call(request, _body, attempts)
+
+    async def apoll_chunking(self, job_id: str, *, attempts: int | None = None) -> bytes:
         """:meth:`poll_chunking` for an event loop."""
         request = chunking.poll_request((await self.aget_settings()).application_base, job_id)
-        return await self._acall(request, _body)
+        return await self._acall(request, _body, attempts)
 
     @asynccontextmanager
     async def shared_client(self) -> AsyncIterator[AsyncTransport]:
@@ -134,7 +142,7 @@ class LucidworksHook(LucidworksAuthHook):
             self._transport.close()
             self._transport = None
 
-    def _call(self, request: Request, read: Callable[[Answer], T]) -> T:
+    def _call(self, request: Request, read: Callable[[Answer], T], attempts: int | None = None) -> T:
         from tenacity import Retrying
 
         from lucidworks_provider.transport.retry import policy
@@ -152,11 +160,11 @@ class LucidworksHook(LucidworksAuthHook):
             return read(answer)
 
         try:
-            return Retrying(**policy(replayable=request.replayable))(once)
+            return Retrying(**policy(replayable=request.replayable, attempts=attempts))(once)
         except LucidworksError as err:
             raise _explain(err, request) from None
 
-    async def _acall(self, request: Request, read: Callable[[Answer], T]) -> T:
+    async def _acall(self, request: Request, read: Callable[[Answer], T], attempts: int | None = None) -> T:
         from tenacity import AsyncRetrying
 
         from lucidworks_provider.transport.retry import policy
@@ -174,7 +182,7 @@ class LucidworksHook(LucidworksAuthHook):
                 return read(answer)
 
             try:
-                return await AsyncRetrying(**policy(replayable=request.replayable))(once)
+                return await AsyncRetrying(**policy(replayable=request.replayable, attempts=attempts))(once)
             except LucidworksError as err:
                 raise _explain(err, request) from None
 
@@ -189,6 +197,8 @@ def _result(body: bytes, job_id: str) -> chunking.ChunkingResult:
 
 def _explain(err: LucidworksError, request: Request) -> LucidworksError:
     """What an error that survived its retries means for the caller."""
+    from lucidworks_provider.transport.retry import NOTHING_DONE
+
     said = str(err).rstrip(".")
     if isinstance(err, TokenRefusedError):
         return TokenRefusedError(
@@ -196,7 +206,11 @@ def _explain(err: LucidworksError, request: Request) -> LucidworksError:
             "client id; give it an integration of its own.",
             status=err.status,
         )
-    unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)
-    if not request.replayable and unknown and not isinstance(err, NotSentError):
-        return SubmissionUnknownError(f"{said}. The service may have created a job whose id is unknown.")
+    if not request.replayable and isinstance(err, ServiceError | MalformedAnswerError | TransportError):
+        if isinstance(err, NOTHING_DONE):
+            return err
+        return SubmissionUnknownError(
+            f"{said}. The service may have created a job whose id is unknown.",
+            retry_after=err.retry_after if isinstance(err, ServiceError) else None,
+        )
     return err

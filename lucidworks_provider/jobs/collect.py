@@ -34,7 +34,7 @@ async def collect(
     Wait until every job has ended, and put each result's body on storage as it arrives.
 
     :param jobs: job id by the document's position.
-    :param fetch: performs the GET of a job id and returns the body.
+    :param fetch: performs the GET of a job id once and returns the body; waiting and repeating is done here.
     :param slots: taken for each GET until its body is stored; bounds the bodies held in memory.
     :param payload_field: the field of a body that holds the result.
     :param deadline: seconds since the epoch.
@@ -42,20 +42,21 @@ async def collect(
     """
 
     async def fetch_and_keep(position: int, job_id: str) -> Sighting | None:
-        async with slots:
-            try:
-                body = await fetch(job_id)
-            except UnknownResourceError as err:
-                return Sighting(JobState.GONE, message=str(err))
-            except LucidworksError as err:
-                if not err.retryable:
-                    raise
-                log.warning("Job %s: no answer for now: %s", job_id, err)
-                return None
-            seen = sight(body, payload_field=payload_field)
-            if seen.state is JobState.RESULT:
-                await in_thread(bodies.keep, position, body)
-            return seen
+        try:
+            body = await fetch(job_id)
+        except UnknownResourceError as err:
+            return Sighting(JobState.GONE, message=str(err))
+        except LucidworksError as err:
+            if not err.retryable:
+                raise
+            log.warning("Job %s: no answer for now: %s", job_id, err)
+            return None
+        seen = sight(body, payload_field=payload_field)
+        if seen.state is JobState.RESULT:
+            await in_thread(bodies.keep, position, job_id, body)
+        elif seen.state is JobState.UNREADABLE:
+            log.warning("Job %s: an answer that is no JSON object; it starts: %r", job_id, seen.message)
+        return seen
 
     async def one(position: int, job_id: str) -> Watched:
         conversation = watch(poll_interval=poll_interval, deadline=deadline, now=time.time)
@@ -68,9 +69,10 @@ async def collect(
                 return ended
             match command:
                 case Look():
-                    reply = await in_thread(bodies.there, position)
+                    reply = await in_thread(bodies.there, position, job_id)
                 case Poll():
-                    reply = await _finish(fetch_and_keep(position, job_id))
+                    async with slots:
+                        reply = await _finish(fetch_and_keep(position, job_id))
                 case Sleep(seconds):
                     await asyncio.sleep(seconds)
                     reply = None

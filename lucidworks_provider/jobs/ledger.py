@@ -14,6 +14,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs.record import JobRecord, newest
 from lucidworks_provider.storage import exists, read_file, remove, split_uri, write_file
 
@@ -51,37 +54,36 @@ class Bodies:
         # Readers of Parquet folders pass over names that start with an underscore.
         return cls(f"{parent}/_{name}.{digest}")
 
-    def uri(self, position: int) -> str:
-        """Where the body of one document's job goes."""
-        return f"{self.folder}/{position:05d}.json"
+    def uri(self, position: int, job_id: str) -> str:
+        """Where the body of a document's job goes. Another job of the same document has another name."""
+        return f"{self.folder}/{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}.json"
 
-    def there(self, position: int) -> bool:
+    def there(self, position: int, job_id: str) -> bool:
         """Whether that body has arrived."""
-        return exists(self.uri(position))
+        return exists(self.uri(position, job_id))
 
-    def keep(self, position: int, body: bytes) -> None:
+    def keep(self, position: int, job_id: str, body: bytes) -> None:
         """Put a body where it belongs; whole or not at all."""
-        write_file(self.uri(position), body)
+        write_file(self.uri(position, job_id), body)
 
-    def take(self, position: int) -> bytes | None:
+    def take(self, position: int, job_id: str) -> bytes | None:
         """Read a body, if it has arrived."""
-        return read_file(self.uri(position))
+        return read_file(self.uri(position, job_id))
 
-    def drop(self, position: int) -> None:
-        """Remove a body that turned out to hold no result."""
-        remove(self.uri(position))
+    def drop(self, position: int, job_id: str) -> None:
+        """Remove a body."""
+        remove(self.uri(position, job_id))
 
-    def set_aside(self, position: int) -> str:
+    def set_aside(self, position: int, job_id: str) -> str:
         """Keep a body that cannot be used, for somebody to look at."""
-        uri = f"{self.folder}/{position:05d}.unusable"
-        write_file(uri, self.take(position) or b"")
-        self.drop(position)
+        uri = self.uri(position, job_id) + ".unusable"
+        write_file(uri, self.take(position, job_id) or b"")
+        self.drop(position, job_id)
         return uri
 
     def read_record(self) -> JobRecord | None:
         """The record as this process sees it."""
-        data = read_file(f"{self.folder}/{_RECORD}")
-        return None if data is None else JobRecord.from_json(data)
+        return _parse(read_file(f"{self.folder}/{_RECORD}"), self.folder)
 
     def write_record(self, record: JobRecord) -> None:
         """Write the record; raises StorageError when the place cannot be written."""
@@ -102,15 +104,31 @@ class Ledger:
     def load(self) -> JobRecord | None:
         """The newer of the two copies."""
         stored = self.state.get(_STATE_NAME) if self.state is not None else None
-        in_state = JobRecord.from_json(stored) if isinstance(stored, str) else None
+        in_state = _parse(stored if isinstance(stored, str) else None, "the task state store")
         return newest([self.bodies.read_record(), in_state])
 
     def save(self, record: JobRecord) -> JobRecord:
-        """Write both copies."""
-        self.bodies.write_record(record)
-        if self.state is not None:
-            self.state.set(_STATE_NAME, record.to_json().decode())
+        """
+        Write both copies.
+
+        :raises StorageError: the one on storage could not be written; the other one has been.
+        """
+        try:
+            self._write(record)
+        finally:
+            # An id that the service has handed out must be in one place at least.
+            if self.state is not None:
+                self.state.set(_STATE_NAME, record.to_json().decode())
         return record
+
+    @retry(
+        retry=retry_if_exception_type(StorageError),
+        stop=stop_after_attempt(3),
+        wait=wait_random_exponential(multiplier=0.2, max=2),
+        reraise=True,
+    )
+    def _write(self, record: JobRecord) -> None:
+        self.bodies.write_record(record)
 
     def close(self, record: JobRecord) -> None:
         """
@@ -121,5 +139,14 @@ class Ledger:
         if self.state is not None:
             remove(self.bodies.folder)
             return
-        for position in record.jobs:
-            self.bodies.drop(position)
+        for position, job_id in record.jobs.items():
+            self.bodies.drop(position, job_id)
+
+
+def _parse(data: bytes | str | None, where: str) -> JobRecord | None:
+    if data is None:
+        return None
+    record = JobRecord.from_json(data)
+    if record is None:
+        log.warning("The job record in %s cannot be read (another version's?); its jobs are orphans.", where)
+    return record

@@ -20,9 +20,10 @@ class Outcome:
     :param failed: positions whose job ended in ERROR.
     :param gone: positions whose result is nowhere any more.
     :param late: positions whose job was not ready before the deadline.
-    :param messages: the service's reasons for the first failures, by position.
+    :param messages: what was heard about the first of them, by position.
     :param unshared: name of the host that does not see the task's storage.
     :param error: why waiting itself failed.
+    :param retryable: whether that may pass.
     """
 
     collected: int = 0
@@ -32,12 +33,15 @@ class Outcome:
     messages: dict[str, str] = field(default_factory=dict)
     unshared: str | None = None
     error: str | None = None
+    retryable: bool = False
 
     @classmethod
     def of(cls, endings: Mapping[int, Watched]) -> Outcome:
         """Sort the ends of waiting."""
         ended = {ending: [p for p, w in endings.items() if w.ending is ending] for ending in Ending}
-        said = [p for p in ended[Ending.FAILED] + ended[Ending.GONE] if endings[p].message]
+        said = [
+            p for e in (Ending.FAILED, Ending.GONE, Ending.TIMEOUT) for p in ended[e] if endings[p].message
+        ]
         return cls(
             collected=len(ended[Ending.COLLECTED]),
             failed=ended[Ending.FAILED],

@@ -40,7 +40,7 @@ class JobRecord:
     :param revision: grows with every change, so that the newer of two copies is known.
     :param jobs: job id by the document's position.
     :param intent: the position whose POST is under way.
-    :param resubmitted: positions whose result was gone and that were submitted once more.
+    :param resubmitted: positions whose result was gone and that this attempt submitted once more.
     :param failed: positions whose job ended in ERROR; a retry submits those again.
     :param result: the manifest, once the result file stands.
     """
@@ -58,6 +58,15 @@ class JobRecord:
     def intending(self, position: int) -> JobRecord:
         """The POST for a document is about to be sent."""
         return self._next(intent=position)
+
+    def awaited(self) -> JobRecord:
+        """
+        A wait is about to begin.
+
+        With a new nonce: an earlier attempt may have left its record on another host's disk, and a reader that
+        finds that one does not see the storage of this attempt.
+        """
+        return self._next(nonce=uuid.uuid4().hex, intent=None)
 
     def submitted(self, position: int, job_id: str, *, then: int | None = None) -> JobRecord:
         """A document has a job; ``then`` is the next one to be sent, to save a write."""
@@ -133,6 +142,8 @@ def resume(found: JobRecord | None, *, fingerprint: str, life: int) -> tuple[Job
         return found, "The last attempt had collected everything."
     # Whoever clears a task that failed over an unknown submission has decided about it.
     intent = found.intent if found.life == life else None
+    # What was gone once more than an attempt bears is for the next attempt to submit.
+    found = replace(found, resubmitted=frozenset())
     going_on = f"Going on with {len(found.jobs) - len(found.failed)} jobs of an earlier attempt"
     again = f"; {len(found.failed)} that ended in ERROR are submitted again" if found.failed else ""
     return replace(found, life=life, intent=intent), f"{going_on}{again}."

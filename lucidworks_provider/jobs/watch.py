@@ -11,12 +11,13 @@ what was seen                  what happens
 the result lies on storage     COLLECTED, without a GET (an earlier reader put it there)
 RESULT                         COLLECTED
 PENDING                        wait, longer the older the job is
-FAILED                         read again ``REREADS`` times (ERROR is tied to the GET), then FAILED
+FAILED                         read again ``REREADS`` times (ERROR is tied to the GET), then FAILED;
+                               a PENDING in between starts the count anew
 GONE, or 404                   watch storage for ``GONE_PATIENCE`` (another reader may be about
                                to write), then GONE
-UNREADABLE                     read again ``REREADS`` times, then FAILED
-no answer, for now             wait: the deadline decides
-the deadline has passed        TIMEOUT; the job may still go on
+UNREADABLE (a page of HTML)    wait: it says nothing about the job; the deadline decides
+no answer, for now             wait likewise
+the deadline has passed        TIMEOUT, with what was heard last; the job may still go on
 =============================  ==============================================================
 """
 
@@ -98,23 +99,28 @@ def watch(
     """
     started = now()
     strikes = 0
+    last = ""
+    if (yield Look()) is True:
+        return Watched(Ending.COLLECTED)
     while True:
-        if (yield Look()) is True:
-            return Watched(Ending.COLLECTED)
         seen = yield Poll()
+        state = seen.state if isinstance(seen, Sighting) else None
         if isinstance(seen, Sighting):
-            match seen.state:
-                case JobState.RESULT:
-                    return Watched(Ending.COLLECTED)
-                case JobState.GONE if seen.status or now() - started >= YOUNG:
-                    return (yield from _watch_storage(seen.message, poll_interval, now))
-                case JobState.FAILED | JobState.UNREADABLE:
-                    strikes += 1
-                    if strikes > REREADS:
-                        return Watched(Ending.FAILED, seen.message)
+            last = seen.message
+        match state:
+            case JobState.RESULT:
+                return Watched(Ending.COLLECTED)
+            case JobState.GONE if isinstance(seen, Sighting) and (seen.status or now() - started >= YOUNG):
+                return (yield from _watch_storage(last, poll_interval, now))
+            case JobState.FAILED:
+                strikes += 1
+                if strikes > REREADS:
+                    return Watched(Ending.FAILED, last)
+            case JobState.PENDING:
+                strikes = 0
         left = deadline - now()
         if left <= 0:
-            return Watched(Ending.TIMEOUT)
+            return Watched(Ending.TIMEOUT, last)
         yield Sleep(min(next_wait(now() - started, poll_interval), left))
 
 

@@ -122,22 +122,22 @@ class LucidworksChunkOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
-        from lucidworks_provider.jobs.record import JobRecord, fingerprint_of, resume
+        from lucidworks_provider.jobs.record import JobRecord, resume
         from lucidworks_provider.storage import exists
 
         task = self._task(context)
         # The connection is wrong, or it is not: before anything is written or sent.
         _ = self.hook.get_settings().application_base
-        fingerprint = fingerprint_of(task.options.as_json(), ((d.id, d.text) for d in task.documents))
         life = context["ti"].max_tries
-        record, said = resume(task.ledger.load(), fingerprint=fingerprint, life=life)
+        record, said = resume(task.ledger.load(), fingerprint=task.fingerprint, life=life)
         if record.result is not None and not exists(task.result_uri):
-            record, said = JobRecord(fingerprint, life), f"{task.result_uri} has vanished: submitting again."
+            said = f"{task.result_uri} has vanished: submitting again."
+            record = JobRecord(task.fingerprint, life)
         self.log.info("%s", said)
         if record.result is not None:
             task.ledger.close(record)
             return dict(record.result)
-        return self._wait(task, record, time.time() + self._timeout_seconds)
+        return self._wait(task, record, None)
 
     def execute_complete(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
         """Go on after the triggerer's wait."""
@@ -145,18 +145,28 @@ class LucidworksChunkOperator(BaseOperator):
 
         task = self._task(context)
         record = task.ledger.load()
+        if record is not None and record.fingerprint != task.fingerprint:
+            # The record's positions are those of other documents.
+            raise InputError(
+                "The documents or the options changed while the task was waiting (was an upstream task cleared?). "
+                "Nothing was written; a retry submits the new ones."
+            )
+        if record is not None and record.result is not None:
+            return dict(record.result)
         seen = task.ledger.bodies.read_record()
         if record is None or seen is None or seen.nonce != record.nonce:
             raise self._unshared("the worker that the task resumed on")
         record, manifest = self._settle(task, record, Outcome.from_json(event))
         return manifest or self._wait(task, record, deadline)
 
-    def _wait(self, task: ChunkTask, record: JobRecord, deadline: float) -> dict[str, Any]:
+    def _wait(self, task: ChunkTask, record: JobRecord, deadline: float | None) -> dict[str, Any]:
+        """Wait, in the triggerer or here; the first wait of an attempt sets the deadline."""
         from lucidworks_provider.triggers.chunking import LucidworksChunkingTrigger, wait_for_jobs
 
         manifest: dict[str, Any] | None = None
         while manifest is None:
             record = task.submit_missing(record)
+            deadline = deadline or time.time() + self._timeout_seconds
             if self.deferrable:
                 self.defer(
                     trigger=LucidworksChunkingTrigger(
@@ -189,13 +199,14 @@ class LucidworksChunkOperator(BaseOperator):
         if outcome.unshared is not None:
             raise self._unshared(f"the triggerer on {outcome.unshared}")
         if outcome.error is not None:
-            raise LucidworksError(f"Waiting for the jobs failed: {outcome.error}")
+            failed = LucidworksError(f"Waiting for the jobs failed: {outcome.error}")
+            failed.retryable = outcome.retryable
+            raise failed
         record = task.settle(record, outcome)
         if outcome.late:
-            late = [f"{task.documents[p].id!r} (job {record.jobs[p]})" for p in outcome.late[:5]]
             raise JobTimeoutError(
-                f"{len(outcome.late)} of {len(task.documents)} documents were not ready within "
-                f"{self._timeout_seconds:g} s: {', '.join(late)}. A retry goes on waiting for the same jobs."
+                f"{task.describe(record, outcome.late, outcome.messages, 'were not ready')} within "
+                f"{self._timeout_seconds:g} s. A retry goes on waiting for the same jobs."
             )
         if outcome.gone:
             return record, None

@@ -25,7 +25,7 @@ from yarl import URL
 from lucidworks_provider.api.messages import Answer, Request, retry_after
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
-from lucidworks_provider.transport.retry import LONGEST_RETRY_AFTER
+from lucidworks_provider.transport.retry import FIRST_WAIT, LONGEST_RETRY_AFTER, LONGEST_WAIT
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
 
@@ -47,12 +47,13 @@ class AsyncTransport:
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
     users: int = 0
     _held_until: float = 0.0
+    _refusals: int = 0
 
     async def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
         Send once; raises what :meth:`SyncTransport.send` raises.
 
-        A 429 with ``Retry-After`` holds back everybody who shares this transport, not only its caller.
+        A 429 holds back everybody who shares this transport, not only its caller.
         """
         while (wait := self._held_until - time.monotonic()) > 0:  # noqa: ASYNC110
             # A little spread, so that they do not all come back in the same instant.
@@ -76,10 +77,19 @@ class AsyncTransport:
         except (aiohttp.ClientError, OSError, TimeoutError) as err:
             raise translate(err, request, self.settings) from None
         answer = Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
-        if answer.status == 429:
-            pause = min(retry_after(answer) or 0.0, LONGEST_RETRY_AFTER)
-            self._held_until = max(self._held_until, time.monotonic() + pause)
+        self._heed(answer)
         return answer
+
+    def _heed(self, answer: Answer) -> None:
+        """Slow everybody down after a 429: as long as the service asks, else longer each time."""
+        if answer.status != 429:
+            self._refusals = 0
+            return
+        self._refusals += 1
+        pause = retry_after(answer)
+        if pause is None:
+            pause = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._refusals - 1))
+        self._held_until = max(self._held_until, time.monotonic() + min(pause, LONGEST_RETRY_AFTER))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -146,9 +156,11 @@ def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
 def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
     """The same errors that :func:`lucidworks_provider.transport.sync.translate` makes."""
     host = urlsplit(request.url).netloc
-    if isinstance(err, aiohttp.ClientSSLError | ssl.SSLError):
-        return untrusted(host, settings)
     what = f"{request.name}: {host}: "
+    if isinstance(err, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        return untrusted(host, settings)
+    if isinstance(err, aiohttp.ClientSSLError | ssl.SSLError):
+        return NotSentError(f"{what}the TLS handshake failed ({type(err).__name__})")
     if isinstance(err, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
         return NotSentError(f"{what}the proxy of the environment did not connect ({type(err).__name__})")
     if isinstance(err, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):

@@ -10,12 +10,12 @@ no connection               again                      again: the service never 
 broken or no answer, 5xx    again                      no: a job may exist; the caller decides
 200 without a token         again (token request)      --
 200 without a job id        --                         no, for the same reason
-401                         twice, with the token that the fleet holds by then
+401, or no token to be had  twice more; nothing has been done yet
 other 4xx                   no                         no
 ==========================  =========================  ===================================
 
-Waits grow exponentially with full jitter, so that a fleet that was refused together does not come back
-together; a ``Retry-After`` is a lower bound.
+Waits grow exponentially and half of each is random, so that a fleet that was refused together does not
+come back together; a ``Retry-After`` is a lower bound.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from lucidworks_provider.errors import (
     NotSentError,
     RateLimitError,
     ServiceError,
+    SubmissionUnknownError,
+    TokenError,
     TokenRefusedError,
 )
 
@@ -44,6 +46,8 @@ FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
 # A service that asks for more than this is better asked again by Airflow's own retry.
 LONGEST_RETRY_AFTER = 120.0
+# Errors after which the service has certainly done nothing.
+NOTHING_DONE = (RateLimitError, NotSentError, TokenRefusedError, TokenError)
 # A token can be superseded between reading it and using it, but not again and again.
 TOKEN_ROUNDS = 2
 
@@ -56,7 +60,7 @@ class _Again(retry_base):
         error = _error(retry_state)
         if error is None or not error.retryable:
             return False
-        return self.replayable or isinstance(error, RateLimitError | NotSentError | TokenRefusedError)
+        return self.replayable or isinstance(error, NOTHING_DONE)
 
 
 class _Stop(stop_base):
@@ -72,7 +76,8 @@ class _Stop(stop_base):
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = _error(retry_state)
-        if isinstance(error, TokenRefusedError):
+        if isinstance(error, TokenRefusedError | TokenError):
+            # Getting a token has retries of its own; they are not to be multiplied here.
             self.token_rounds += 1
             return self.token_rounds > TOKEN_ROUNDS
         if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:
@@ -80,7 +85,9 @@ class _Stop(stop_base):
         return retry_state.attempt_number - self.token_rounds >= self.attempts
 
 
-class _Wait(wait_base):
+class Wait(wait_base):
+    """Exponential, half of it random, and no less than the service asked for."""
+
     def __call__(self, retry_state: RetryCallState) -> float:
         error = _error(retry_state)
         if isinstance(error, TokenRefusedError):
@@ -108,7 +115,7 @@ def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:
     return {
         "retry": _Again(replayable),
         "stop": _Stop(attempts or ATTEMPTS),
-        "wait": _Wait(),
+        "wait": Wait(),
         "before_sleep": before_sleep,
         "reraise": True,
     }
@@ -121,4 +128,5 @@ def _error(retry_state: RetryCallState) -> LucidworksError | None:
 
 
 def _asked_wait(error: LucidworksError | None) -> float | None:
-    return error.retry_after if isinstance(error, RateLimitError | ServiceError) else None
+    known = RateLimitError | ServiceError | SubmissionUnknownError
+    return error.retry_after if isinstance(error, known) else None

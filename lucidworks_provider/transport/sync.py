@@ -86,9 +86,13 @@ def authorization(request: Request, access_token: str | None) -> str | None:
 def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
     """An error of this package's tree for one of requests or the operating system."""
     host = urlsplit(request.url).netloc
-    if isinstance(err, requests.exceptions.SSLError):
-        return untrusted(host, settings)
     what = f"{request.name}: {host}: "
+    if isinstance(err, requests.exceptions.SSLError):
+        # A handshake that broke off passes; a certificate or a bundle that is wrong stays wrong.
+        said = str(err).lower()
+        if "certificate verify failed" in said or "x509" in said or "pem" in said:
+            return untrusted(host, settings)
+        return NotSentError(f"{what}the TLS handshake failed ({type(err).__name__})")
     if isinstance(err, requests.exceptions.ProxyError):
         return NotSentError(f"{what}the proxy of the environment did not connect ({type(err).__name__})")
     cause = err.args[0] if err.args else None
@@ -105,6 +109,6 @@ def translate(err: Exception, request: Request, settings: LucidworksSettings) ->
 def untrusted(host: str, settings: LucidworksSettings) -> ConfigurationError:
     """The error for a certificate that is not trusted."""
     return ConfigurationError(
-        f"Connection {settings.conn_id!r}: the certificate of {host} is not trusted or TLS failed; behind a "
-        "private authority set `ca_bundle` to its PEM file."
+        f"Connection {settings.conn_id!r}: the certificate of {host} is not trusted; behind a private authority "
+        "set `ca_bundle` to its PEM file."
     )

@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from airflow.providers.common.compat.sdk import conf
@@ -74,7 +75,7 @@ class LucidworksChunkingTrigger(BaseTrigger):
                 deadline=self.deadline,
             )
         except LucidworksError as err:
-            outcome = Outcome(error=str(err))
+            outcome = Outcome(error=f"{type(err).__name__}: {err}", retryable=err.retryable)
         await asyncio.sleep(max(0.0, not_before - time.monotonic()))
         yield TriggerEvent(outcome.as_json())
 
@@ -108,7 +109,8 @@ async def wait_for_jobs(
         endings = await collect(
             record.jobs,
             bodies=bodies,
-            fetch=hook.apoll_chunking,
+            # Once: the wait before the next try must neither hold a slot nor outlast the deadline.
+            fetch=partial(hook.apoll_chunking, attempts=1),
             slots=client.slots,
             payload_field=PAYLOAD_FIELD,
             poll_interval=poll_interval,

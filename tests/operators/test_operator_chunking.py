@@ -37,6 +37,7 @@ from lucidworks_provider.errors import (
     StorageError,
     StorageNotSharedError,
     SubmissionUnknownError,
+    TokenError,
 )
 from lucidworks_provider.jobs import watch
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
@@ -478,6 +479,7 @@ def test_a_result_that_is_gone_twice_is_an_error(
         operator(tmp_path / "c.jsonl", text="One.", deferrable=True).execute_complete(
             context, wait(again.value), **again.value.kwargs
         )
+    assert operator(tmp_path / "c.jsonl", text="One.").execute(context)["chunks"] == 1, "the next attempt may"
 
 
 def test_a_job_in_error_names_document_job_and_reason_and_a_retry_submits_it_again(
@@ -553,6 +555,128 @@ def test_a_trigger_that_sees_another_storage_gives_the_jobs_back_unread(
     assert sorted(service.submissions().values()) == [1, 1, 1]
 
 
+def test_input_that_changes_during_the_wait_is_not_mixed_up(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(tmp_path / "c.jsonl", deferrable=True).execute(context)
+    event = wait(deferred.value)
+    for changed in (DOCUMENTS[::-1], [*DOCUMENTS, {"id": "new", "text": "New."}]):
+        with pytest.raises(InputError, match="changed while the task was waiting"):
+            operator(tmp_path / "c.jsonl", deferrable=True, documents=changed).execute_complete(
+                context, event, **deferred.value.kwargs
+            )
+    assert not (tmp_path / "c.jsonl").exists()
+    assert operator(tmp_path / "c.jsonl", documents=DOCUMENTS[::-1]).execute(context)["documents"] == 3
+
+
+def test_a_resumption_that_airflow_repeats_returns_the_manifest(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(tmp_path / "c.jsonl", deferrable=True).execute(context)
+    event, kwargs = wait(deferred.value), deferred.value.kwargs
+    first = operator(tmp_path / "c.jsonl", deferrable=True).execute_complete(context, event, **kwargs)
+    assert operator(tmp_path / "c.jsonl", deferrable=True).execute_complete(context, event, **kwargs) == first
+
+
+def test_the_record_of_an_earlier_attempt_on_another_disk_proves_nothing(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    if "task_state_store" not in context:
+        pytest.skip("before Airflow 3.3 another host knows nothing of the first attempt")
+    service.settings(pending_seconds=0.2)
+    here, there = tmp_path / "disk", tmp_path / "the other host's disk"
+    here.mkdir()
+    first = operator(here / "c.jsonl", deferrable=True)
+    with pytest.raises(TaskDeferred) as lost:
+        first.execute(context)
+    here.rename(there)  # the retry runs on a host where nothing of it is to be seen
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(here / "c.jsonl", deferrable=True).execute(context)
+    assert deferred.value.trigger.nonce != lost.value.trigger.nonce
+    here.rename(tmp_path / "second")
+    there.rename(here)  # the triggerer runs on the first host
+    assert wait(deferred.value)["unshared"]
+    assert service.log("poll") == []
+
+
+def test_a_submission_that_certainly_failed_is_no_unknown_one(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    context["ti"].max_tries = 5
+    one = {"on_unknown_submission": "fail"}
+    url = service.url
+    service.url = "http://127.0.0.1:9"
+    service.connect()
+    with pytest.raises(LucidworksError, match="No access token"):
+        operator(tmp_path / "c.jsonl", **one).execute(context)
+    service.url = url
+    service.connect()
+    service.fault("submit", "429", times=50)
+    with pytest.raises(LucidworksError, match="429"):
+        operator(tmp_path / "c.jsonl", **one).execute(context)
+    requests.delete(f"{service.url}/_emulator/faults", timeout=10)
+    assert operator(tmp_path / "c.jsonl", **one).execute(context)["documents"] == 3
+    assert sorted(service.submissions().values()) == [1, 1, 1]
+
+
+def test_a_token_endpoint_that_is_down_is_not_asked_without_end(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    service.fault("token", "503", times=200)
+    with pytest.raises(TokenError, match="503"):
+        operator(tmp_path / "c.jsonl").execute(context)
+    assert service.log("submit") == []
+    assert len(service.log("token")) <= 3 * 6
+
+
+def test_repeated_submissions_wait_as_long_as_the_service_asks(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    service.fault("submit", "503", retry_after=1)
+    begin = time.monotonic()
+    operator(tmp_path / "c.jsonl", text="One.").execute(context)
+    assert time.monotonic() - begin >= 1.0
+
+
+def test_jobs_without_an_answer_do_not_hold_up_the_others(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    many = [{"id": str(n), "text": f"Text {n}."} for n in range(12)]
+    service.settings(pending_polls=0)
+    service.fault("poll", "503", times=10)
+    begin = time.monotonic()
+    assert operator(tmp_path / "c.jsonl", documents=many).execute(context)["documents"] == 12
+    assert time.monotonic() - begin < 8
+
+
+def test_stopping_a_trigger_starts_no_further_reads(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    many = [{"id": str(n), "text": f"Text {n}."} for n in range(40)]
+    with pytest.raises(TaskDeferred) as deferred:
+        operator(tmp_path / "c.jsonl", documents=many, deferrable=True).execute(context)
+    service.settings(latency=0.5, pending_polls=0)
+
+    async def stop_early() -> None:
+        running = asyncio.ensure_future(anext(aiter(deferred.value.trigger.run())))
+        await asyncio.sleep(0.4)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(stop_early())
+    taken = len(service.log("poll"))
+    assert 0 < taken <= 8
+    assert len(list(tmp_path.rglob("0*.json"))) == taken, "what was under way is on storage"
+    event = wait(deferred.value)
+    operator(tmp_path / "c.jsonl", documents=many, deferrable=True).execute_complete(
+        context, event, **deferred.value.kwargs
+    )
+    assert set(service.submissions().values()) == {1}
+
+
 def test_a_worker_that_resumes_on_another_storage_says_so(
     service: Service, context: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -611,8 +735,8 @@ def test_unquantised_values_where_bytes_were_asked_for_are_an_error(
     )
     poll = type(first.hook).apoll_chunking
 
-    async def floats(self: Any, job_id: str) -> bytes:
-        return (await poll(self, job_id)).replace(b'"vector":[', b'"vector":[0.5,')
+    async def floats(self: Any, job_id: str, attempts: int) -> bytes:
+        return (await poll(self, job_id, attempts=attempts)).replace(b'"vector":[', b'"vector":[0.5,')
 
     monkeypatch.setattr(type(first.hook), "apoll_chunking", floats)
     with pytest.raises(LucidworksError, match=r"max-scale.*kept in .*unusable"):

@@ -63,6 +63,12 @@ def test_a_cut_body_is_unreadable_and_shows_its_start() -> None:
 def test_a_large_body_is_kept_without_being_decoded() -> None:
     body = b'{"status": "SUBMITTED", "chunkedData": "' + b"x" * SMALL_BODY
     assert sight(body, payload_field="chunkedData").state is JobState.RESULT
+    assert sight(b"\xef\xbb\xbf \n" + body, payload_field="chunkedData").state is JobState.RESULT
+
+
+def test_a_large_page_of_html_is_no_result() -> None:
+    seen = sight(b"<html>" + b"x" * SMALL_BODY, payload_field="chunkedData")
+    assert (seen.state, seen.message[:6]) == (JobState.UNREADABLE, "<html>")
 
 
 @pytest.mark.parametrize(

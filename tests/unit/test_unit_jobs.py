@@ -74,7 +74,8 @@ class World:
         ([None, RESULT], Ending.COLLECTED, 2),
         ([FAILED] * (REREADS + 1), Ending.FAILED, REREADS + 1),
         ([FAILED, RESULT], Ending.COLLECTED, 2),
-        ([UNREADABLE] * (REREADS + 1), Ending.FAILED, REREADS + 1),
+        ([FAILED, PENDING, FAILED, FAILED, RESULT], Ending.COLLECTED, 5),
+        ([UNREADABLE] * 10 + [RESULT], Ending.COLLECTED, 11),
         ([UNREADABLE, RESULT], Ending.COLLECTED, 2),
         ([RETRIEVED], Ending.GONE, 1),
         ([UNKNOWN_ID, RESULT], Ending.COLLECTED, 2),
@@ -84,6 +85,11 @@ def test_the_table_of_waiting(script: list[Sighting | None], ending: Ending, pol
     world = World(*script)
     assert world.run().ending is ending
     assert world.polls == polls
+
+
+def test_pages_of_html_do_not_fail_a_job_but_are_told_at_the_deadline() -> None:
+    watched = World(UNREADABLE, deadline=100.0).run()
+    assert (watched.ending, watched.message) == (Ending.TIMEOUT, "<html>")
 
 
 def test_what_lies_on_storage_is_not_asked_for() -> None:
@@ -160,6 +166,17 @@ def test_a_retry_goes_on_with_the_same_jobs() -> None:
     assert record.jobs == {0: "a"}
     assert record.nonce == found.nonce
     assert "1 jobs" in said
+
+
+def test_every_wait_has_a_nonce_of_its_own() -> None:
+    record = JobRecord("f", 0).submitted(0, "a")
+    assert record.awaited().nonce != record.nonce
+    assert record.awaited().jobs == record.jobs
+
+
+def test_a_new_attempt_may_submit_again_what_was_gone_twice() -> None:
+    found = JobRecord("f", 2).with_gone(0).submitted(0, "a")
+    assert resume(found, fingerprint="f", life=2)[0].resubmitted == frozenset()
 
 
 def test_other_input_starts_again_and_names_the_orphans() -> None:

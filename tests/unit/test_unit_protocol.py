@@ -29,7 +29,7 @@ from lucidworks_provider.auth.protocol import (
     acquire,
 )
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
-from lucidworks_provider.errors import LucidworksError, ServiceError, TokenStoreError
+from lucidworks_provider.errors import LucidworksError, ServiceError, TokenError, TokenStoreError
 
 SETTLE = 0.3
 LIFETIME = 3600.0
@@ -245,8 +245,28 @@ def test_a_failed_mint_without_a_good_token_raises_its_cause() -> None:
     world = World()
     client = Client(world, 0.0, mint_fails=True)
     play(client)
-    assert isinstance(client.error, ServiceError)
+    assert isinstance(client.error, TokenError), "not a ServiceError: the caller's own request was never sent"
+    assert "503" in str(client.error)
     assert world.store.claim == NOBODY
+
+
+def test_a_write_that_lost_a_race_is_no_broken_store() -> None:
+    """Airflow 2 deletes and inserts a Variable: of two that do it at once, one fails."""
+    conversation = World().acquire()
+    next(conversation)
+    conversation.send(Snapshot())
+    assert conversation.send(Failed(TokenStoreError("unique"))) == protocol.Read()
+    assert conversation.send(Snapshot(None, Claim("other"))) == protocol.Read(), "from the top"
+    assert isinstance(conversation.send(Snapshot(None, Claim("other"))), protocol.Pause)
+
+
+def test_a_write_that_fails_without_a_race_is() -> None:
+    conversation = World().acquire()
+    next(conversation)
+    conversation.send(Snapshot())
+    conversation.send(Failed(TokenStoreError("down")))
+    with pytest.raises(TokenStoreError):
+        conversation.send(Snapshot())
 
 
 def test_a_good_token_in_the_store_is_used_without_writing_anything() -> None:

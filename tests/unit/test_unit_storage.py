@@ -130,13 +130,39 @@ def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> No
     newer = record.submitted(0, "job")
     bodies.write_record(newer)
     assert ledger.load() == newer
-    bodies.keep(0, b"{}")
-    assert bodies.there(0)
-    aside = bodies.set_aside(0)
-    assert (bodies.there(0), read_file(aside)) == (False, b"{}")
+    bodies.keep(0, "job", b"{}")
+    assert bodies.there(0, "job")
+    assert not bodies.there(0, "another job")
+    aside = bodies.set_aside(0, "job")
+    assert (bodies.there(0, "job"), read_file(aside)) == (False, b"{}")
     ledger.close(ledger.save(newer.collected({"uri": "u"})))
     assert not exists(bodies.folder)
     assert (ledger.load() or newer).result == {"uri": "u"}
+
+
+def test_an_id_is_in_one_place_at_least(tmp_path: Path) -> None:
+    class State(dict[str, str]):
+        def set(self, key: str, value: str) -> None:
+            self[key] = value
+
+    (tmp_path / "file").write_text("")
+    ledger = Ledger(Bodies(f"{tmp_path}/file/x"), State())
+    with pytest.raises(StorageError):
+        ledger.save(JobRecord("f", 0).submitted(0, "precious"))
+    assert (ledger.load() or JobRecord("", 0)).jobs == {0: "precious"}
+
+
+def test_a_record_of_another_version_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bodies = Bodies(str(tmp_path))
+    (tmp_path / "record.json").write_text('{"version": 99}')
+    assert bodies.read_record() is None
+    assert "cannot be read" in caplog.text
+
+
+def test_what_the_block_raises_passes_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), writing(str(tmp_path / "x")):
+        raise KeyError("a fault of ours")
+    assert list(tmp_path.iterdir()) == []
 
 
 def chunk(text: str, span: tuple[int, int] | None, vector: list[float] | None = None) -> Chunk:
