@@ -30,6 +30,7 @@ DEFAULT_MODELS_URL = "https://api.lucidworks.com"
 # The one value that the vendor's reference lists; the gateway's configuration has a placeholder there.
 DEFAULT_AUTH_SERVER_ID = "ausao8uveaPmyhv0v357"
 DEFAULT_TIMEOUT = 120.0
+_LONGEST_TIMEOUT = 86_400.0
 SHARE_VIA = ("airflow", "redis", "memory")
 
 # The Application ID is the first label of the application host name.
@@ -180,8 +181,10 @@ class _Fields:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not 0 < number < math.inf:
-            raise _wrong(self.conn_id, name, f"is {value!r}", "use a number of seconds above 0")
+        if not 0 < number <= _LONGEST_TIMEOUT:
+            raise _wrong(
+                self.conn_id, name, f"is {value!r}", f"use seconds above 0, {_LONGEST_TIMEOUT:g} at most"
+            )
         return number
 
     def file(self, name: str) -> str | None:
@@ -203,6 +206,8 @@ class _Fields:
             raise _wrong(self.conn_id, name, "is no URL", "use https://HOST") from None
         if parts.username is not None or parts.password is not None:
             raise _wrong(self.conn_id, name, "contains credentials", "they belong into login and password")
+        if re.search(r"\s", value):
+            raise _wrong(self.conn_id, name, f"is {value!r}", "there is white space in it")
         if not host or parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
             raise _wrong(self.conn_id, name, f"is {value!r}", "use https://HOST, without a query")
         if parts.scheme == "http" and not _is_loopback(host):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lucidworks_provider.api.jobs import JobState, state_of
-from lucidworks_provider.api.messages import Answer, Request, json_body, path_segment, read_object
-from lucidworks_provider.errors import InputError, MalformedAnswerError
+from lucidworks_provider.api.messages import Answer, Request, excerpt, json_body, path_segment, read_object
+from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
 
 PAYLOAD_FIELD = "chunkedData"
 # "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
@@ -129,7 +129,11 @@ def check_text(text: object, what: str, *, max_bytes: int = MAX_TEXT_BYTES) -> i
     :param what: names the text in the message, e.g. ``document 'a.txt'``.
     :return: its size in UTF-8 bytes.
     """
-    if not isinstance(text, str) or not text.strip():
+    if text is not None and not isinstance(text, str):
+        raise InputError(
+            f"{what} has {type(text).__name__} instead of text; decode or convert it, or it is no text."
+        )
+    if text is None or not text.strip():
         raise InputError(f"{what} has no text; leave it out or give it some.")
     try:
         size = len(text.encode())
@@ -169,10 +173,15 @@ def read_submission(answer: Answer) -> str:
     """The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``."""
     body = read_object(answer, _SUBMIT)
     job_id = body.get("chunkingId")
-    if not isinstance(job_id, str) or not job_id.strip():
-        said = state_of(body, payload_field=PAYLOAD_FIELD).message or "no `chunkingId` in the answer"
-        raise MalformedAnswerError(f"{_SUBMIT}: HTTP {answer.status}: {said}", status=answer.status)
-    return job_id.strip()
+    if isinstance(job_id, str | int) and not isinstance(job_id, bool) and str(job_id).strip():
+        return str(job_id).strip()
+    seen = state_of(body, payload_field=PAYLOAD_FIELD)
+    if seen.state is JobState.FAILED:
+        raise RequestRefusedError(f"{_SUBMIT}: status {seen.status}: {seen.message}", status=answer.status)
+    raise MalformedAnswerError(
+        f"{_SUBMIT}: HTTP {answer.status} without a `chunkingId`; it starts: {excerpt(answer.body)!r}",
+        status=answer.status,
+    )
 
 
 def poll_request(base_url: str, job_id: str) -> Request:
@@ -208,7 +217,7 @@ class ChunkingResult:
     A chunking job as one GET showed it.
 
     :param status: the service's own word.
-    :param chunks: of all batch items in order; empty unless ``state`` is RESULT.
+    :param chunks: of all batch items in order, wherever the answer carries a payload.
     """
 
     job_id: str
@@ -226,7 +235,8 @@ def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
     """
     seen = state_of(body, payload_field=PAYLOAD_FIELD)
     chunks: list[Chunk] = []
-    if seen.state is JobState.RESULT:
+    # Also of a status that nobody has documented: a result that was handed out is never dropped.
+    if seen.has_payload and seen.state is not JobState.FAILED:
         items = body[PAYLOAD_FIELD]
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
             raise _malformed(job_id, f"`{PAYLOAD_FIELD}` is no list of objects")
@@ -236,18 +246,18 @@ def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
         for item in items:
             texts = _strings(item.get("chunks"), job_id)
             vectors = item.get("vectors")
-            if not isinstance(vectors, list):
+            if not vectors or not isinstance(vectors, list):
                 vectors, remaining = remaining[: len(texts)], remaining[len(texts) :]
             chunks.extend(_zip(texts, item.get("spans"), vectors, job_id))
     return ChunkingResult(job_id, seen.state, seen.status, seen.message, tuple(chunks))
 
 
 def _zip(texts: list[str], spans: object, vectors: list[object], job_id: str) -> list[Chunk]:
-    if spans is None:
+    if not isinstance(spans, list) or len(spans) != len(texts):
+        # Spans can be found again by searching; chunks and vectors cannot.
         spans = [None] * len(texts)
-    if not isinstance(spans, list) or not len(texts) == len(spans) == len(vectors):
-        counted = len(spans) if isinstance(spans, list) else "no"
-        raise _malformed(job_id, f"{len(texts)} chunks, {counted} spans and {len(vectors)} vectors")
+    if len(texts) != len(vectors):
+        raise _malformed(job_id, f"{len(texts)} chunks and {len(vectors)} vectors")
     chunks = [
         Chunk(text, _span(span), *_vector(vector, job_id))
         for text, span, vector in zip(texts, spans, vectors, strict=True)
@@ -278,9 +288,13 @@ def _vector(value: object, job_id: str) -> tuple[Sequence[float], int | None]:
         value = value.get("vector")
     if not isinstance(value, list) or not value or not all(type(x) in {int, float} for x in value):
         raise _malformed(job_id, "a vector that is no list of numbers")
-    if not all(map(math.isfinite, value)):
+    try:
+        finite = all(map(math.isfinite, value))
+    except OverflowError:
+        finite = False
+    if not finite:
         raise _malformed(job_id, "a vector with a value that is no finite number")
-    return value, tokens if isinstance(tokens, int) else None
+    return value, int(tokens) if isinstance(tokens, int | float) and math.isfinite(tokens) else None
 
 
 def _check_options(

@@ -12,7 +12,8 @@ RETRIEVED       yes                RESULT
 RETRIEVED       no                 GONE: somebody has read it before
 ERROR           --                 FAILED (its wording ties it to the GET, so ask once or twice more)
 (no status)     yes / no           RESULT / PENDING
-anything else   --                 PENDING: an unknown status is waited for, until the deadline
+anything else   --                 PENDING: an unknown status is waited for, until the deadline; a
+                                   payload that comes with it is kept aside
 ==============  =================  ==========================================================
 
 Source: sections 6.3 and 7.3 of the API reference.
@@ -28,7 +29,7 @@ from typing import Any
 
 from lucidworks_provider.api.messages import excerpt, scrub
 
-# A pending or failed job answers with a line or two; everything larger carries a result.
+# A pending or failed job answers with a line or two.
 SMALL_BODY = 64 * 1024
 _LONGEST_MESSAGE = 500
 
@@ -50,27 +51,26 @@ class Sighting:
 
     :param status: the service's own word, empty when it gave none.
     :param message: the service's text for a failure, or the start of an unreadable body.
+    :param has_payload: whether a result came with it, whatever the status.
     """
 
     state: JobState
     status: str = ""
     message: str = ""
+    has_payload: bool = False
 
 
 def sight(body: bytes, *, payload_field: str) -> Sighting:
     """
-    Decide what a GET's body means, without decoding a large one.
+    Decide what a GET's body means, without decoding a large result.
 
     Decoding twelve megabytes of vectors takes a third of a second, and on a triggerer's event loop that
-    stalls everybody. A body that large carries a result whatever its status says: it is kept, and the
-    worker reads it.
+    stalls everybody. A large body with the payload's field in it is kept, and the worker reads it.
 
     :param payload_field: the field that holds the result, e.g. ``chunkedData``.
     """
-    if len(body) > SMALL_BODY and body[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
-        return Sighting(JobState.RESULT)
-    if len(body) > SMALL_BODY:
-        return Sighting(JobState.UNREADABLE, message=excerpt(body))
+    if len(body) > SMALL_BODY and f'"{payload_field}"'.encode() in body:
+        return Sighting(JobState.RESULT, has_payload=True)
     try:
         decoded = json.loads(body)
     except (ValueError, RecursionError):
@@ -90,9 +90,10 @@ def state_of(decoded: Mapping[str, Any], *, payload_field: str) -> Sighting:
         case "RETRIEVED" if not has_payload:
             return Sighting(JobState.GONE, status)
         case "READY" | "RETRIEVED" | "":
-            return Sighting(JobState.RESULT if has_payload else JobState.PENDING, status)
+            state = JobState.RESULT if has_payload else JobState.PENDING
+            return Sighting(state, status, has_payload=has_payload)
         case _:
-            return Sighting(JobState.PENDING, status)
+            return Sighting(JobState.PENDING, status, has_payload=has_payload)
 
 
 def _failure(decoded: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote
@@ -34,6 +34,12 @@ _CREDENTIALS = re.compile(
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
     r"|(?i:\"?[\w-]*(?:secret|password|token|api_?key|serviceaccountkey)\"?\s*[:=]\s*)(?:\"[^\"]*\"?|[^\s\"&,;]+)"
 )
+
+
+# Some servers send it, some decoders refuse it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# An answer larger than this is a result and quotes nobody.
+_QUOTING = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,14 @@ class Answer:
     body: bytes = field(repr=False)
 
 
+def without(answer: Answer, secret: str) -> Answer:
+    """The answer with a secret that was just sent blanked, in case that the service quotes it."""
+    sent = secret.encode()
+    if len(answer.body) > _QUOTING or sent not in answer.body:
+        return answer
+    return replace(answer, body=answer.body.replace(sent, b"***"))
+
+
 def path_segment(value: str, what: str) -> str:
     """Quote a caller's value for a URL path; refuse what would change the path."""
     if not isinstance(value, str) or not value.strip() or value in {".", ".."}:
@@ -103,7 +117,7 @@ def parse_object(body: bytes, name: str, *, status: int = 200) -> dict[str, Any]
             from orjson import loads
         except ImportError:
             from json import loads  # type: ignore[assignment]
-        decoded = loads(body)
+        decoded = loads(body.removeprefix(_BYTE_ORDER_MARK))
     except (ValueError, RecursionError):
         decoded = None
     if not isinstance(decoded, dict):
@@ -138,13 +152,13 @@ def check_status(answer: Answer, name: str) -> None:
 
 
 def check_token_status(answer: Answer, name: str) -> None:
-    """Like :func:`check_status`, where 400, 401 and 403 speak about the credentials and not about a token."""
+    """Like :func:`check_status`, where what repeating cannot cure speaks about the credentials or their address."""
     try:
         check_status(answer, name)
     except AnswerError as err:
-        if answer.status in {400, 401, 403}:
-            raise AuthenticationError(str(err), status=answer.status) from None
-        raise
+        if err.retryable and answer.status != 401:
+            raise
+        raise AuthenticationError(str(err), status=answer.status) from None
 
 
 def vendor_message(body: bytes) -> str:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from lucidworks_provider.api.messages import Answer, Request, check_token_status, parse_object
-from lucidworks_provider.errors import InputError, MalformedAnswerError
+from lucidworks_provider.api.messages import Answer, Request, check_token_status, parse_object, vendor_message
+from lucidworks_provider.errors import AuthenticationError, InputError, MalformedAnswerError
 
 PREDICT_SCOPE = "machinelearning.predict"
 MODEL_SCOPE = "machinelearning.model"
@@ -24,6 +25,8 @@ SCOPES = (PREDICT_SCOPE, MODEL_SCOPE)
 # Documented life of a token, for an answer that leaves `expires_in` out.
 DEFAULT_LIFETIME = 3600.0
 _NAME = "Token request"
+# What a header can carry.
+_TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,10 @@ def read_grant(answer: Answer) -> Grant:
     check_token_status(answer, _NAME)
     body = parse_object(answer.body, _NAME, status=answer.status)
     access_token = body.get("access_token")
-    if not isinstance(access_token, str) or not access_token.strip() or not access_token.isascii():
+    if "error" in body and not access_token:
+        said = vendor_message(answer.body)
+        raise AuthenticationError(f"{_NAME}: HTTP {answer.status}: {said}", status=answer.status)
+    if not isinstance(access_token, str) or not _TOKEN.fullmatch(access_token.strip()):
         # The body is not shown: whatever it is, it may hold a token under another name.
         raise MalformedAnswerError(
             f"{_NAME}: HTTP {answer.status} without an `access_token`; fields: {sorted(body)!r}",

@@ -43,13 +43,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
 from lucidworks_provider.auth.token import AccessToken
-from lucidworks_provider.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    LucidworksError,
-    TokenError,
-    TokenStoreError,
-)
+from lucidworks_provider.errors import LucidworksError, TokenError, TokenStoreError
 
 # How long a token past its appointment is held back for the claimant's new one.
 GRACE = 2.0
@@ -274,7 +268,7 @@ def _claim_and_mint(
         return Outcome(minted, warning=warning)
     yield WriteClaim(NOBODY)
     error = minted.error if isinstance(minted, Failed) else TokenError("no token was minted")
-    if good is None and isinstance(error, AuthenticationError | ConfigurationError | TokenError):
+    if good is None and (not error.retryable or isinstance(error, TokenError)):
         raise error
     if good is None:
         # Whatever the token endpoint answered, the caller's own request has not been sent.

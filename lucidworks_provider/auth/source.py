@@ -19,24 +19,34 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
+from lucidworks_provider.api.messages import without
 from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, token_request
 from lucidworks_provider.auth import protocol
 from lucidworks_provider.auth.protocol import Claim, Clocks, Command, Failed, Outcome, Reply
 from lucidworks_provider.auth.stores import TokenStore, store_for
 from lucidworks_provider.auth.token import CLOCK_TOLERANCE, AccessToken, TokenIdentity
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import AuthenticationError, LucidworksError
+from lucidworks_provider.errors import AuthenticationError, LucidworksError, TokenError
 
 log = logging.getLogger(__name__)
+
+
+# Tokens that are refused one after the other before a single call accepts one: then it is not the token.
+REFUSED_IN_A_ROW = 5
+FIRST_HOLD_OFF = 30.0
+LONGEST_HOLD_OFF = 600.0
+# A token that has been in use for so long was good, whether or not anybody said so.
+ESTABLISHED = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
     token: AccessToken
     # By the monotonic clock, so that a wall clock that is set does not disturb a running process.
+    since: float
     look_at: float
 
 
@@ -54,6 +64,8 @@ class TokenSource:
         self._held: _Held | None = None
         self._turn = threading.Lock()
         self._failure: tuple[float, LucidworksError] | None = None
+        self._refusals = 0
+        self._held_off_until = 0.0
         self._flights: dict[asyncio.AbstractEventLoop, asyncio.Task[str]] = {}
         # What to add to this host's clock to get the identity server's.
         self._offset = 0.0
@@ -76,6 +88,7 @@ class TokenSource:
                 # Whoever waited here asked the same question at the same time.
                 raise self._failure[1]
             try:
+                self._count_refusal(refused)
                 return self._acquire(refused)
             except LucidworksError as err:
                 self._failure = (time.monotonic(), err)
@@ -95,6 +108,40 @@ class TokenSource:
             if value != refused:
                 break
         return value
+
+    def accepted(self, value: str) -> None:
+        """A call with this token was not refused: what comes next is a new story."""
+        held = self._held
+        if self._refusals and held is not None and held.token.value == value:
+            self._refusals, self._held_off_until = 0, 0.0
+
+    def _count_refusal(self, refused: str | None) -> None:
+        """
+        Stop asking for tokens that will not be accepted either; each of them cuts the fleet off.
+
+        :raises TokenError: several in a row were refused, and the pause after that is not over.
+        """
+        held, now = self._held, time.monotonic()
+        if refused is None or held is None or held.token.value != refused:
+            return
+        if now - held.since >= ESTABLISHED and self._refusals < REFUSED_IN_A_ROW:
+            self._refusals = 0
+        if now >= self._held_off_until:
+            self._refusals += 1
+            beyond = self._refusals - REFUSED_IN_A_ROW
+            if beyond < 0:
+                return
+            pause = min(LONGEST_HOLD_OFF, FIRST_HOLD_OFF * 2.0**beyond)
+            self._held_off_until = now + pause
+            if beyond > 0:
+                # The pause is over: one more try.
+                return
+        raise TokenError(
+            f"{self._refusals} access tokens in a row were refused with 401 before any call accepted one. A newer "
+            "token of another system with the same client id does that, and so does an application that is not "
+            "entitled to what is asked, or an Application ID that belongs to other credentials. No further token "
+            f"is asked for during {self._held_off_until - now:.0f} s."
+        )
 
     def peek(self) -> AccessToken | None:
         """The live token that this process holds or the store shows, without ever minting."""
@@ -131,7 +178,9 @@ class TokenSource:
         wait = outcome.look_again
         if wait is None:
             wait = outcome.token.refresh_at - self._server_time()
-        self._held = _Held(outcome.token, time.monotonic() + wait)
+        now = time.monotonic()
+        same = self._held is not None and self._held.token == outcome.token
+        self._held = _Held(outcome.token, self._held.since if same and self._held else now, now + wait)
         return outcome.token.value
 
     def _perform(self, command: Command) -> Reply:
@@ -240,15 +289,10 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | Non
         client_secret=settings.client_secret,
         scope=check_scope(scope),
     )
-    secret = settings.client_secret.encode()
     with closing(SyncTransport(settings)) as transport:
 
         def once() -> Grant:
-            answer = transport.send(request)
-            if answer.status != 200:
-                # In case that the service quotes what it was given.
-                answer = replace(answer, body=answer.body.replace(secret, b"***"))
-            return read_grant(answer)
+            return read_grant(without(transport.send(request), settings.client_secret))
 
         try:
             return Retrying(**policy(replayable=True, attempts=attempts))(once)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.documents.spans import Span, locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError
 from lucidworks_provider.storage import writing
 
@@ -63,9 +64,6 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
-Span = tuple[int, int] | tuple[None, None]
-
-
 def check_suffix(uri: str) -> None:
     """
     Refuse what cannot be written, before anything is submitted.
@@ -87,8 +85,9 @@ def check_suffix(uri: str) -> None:
 class ChunkFile:
     """Takes documents one after the other and counts what it takes."""
 
-    def __init__(self, writer: _Writer, manifest: Manifest) -> None:
+    def __init__(self, writer: _Writer, manifest: Manifest, options: ChunkingOptions) -> None:
         self._writer = writer
+        self._options = options
         self.manifest = manifest
 
     def add(self, document_id: str, text: str, chunks: Sequence[Chunk]) -> bool:
@@ -107,12 +106,30 @@ class ChunkFile:
                     status=200,
                 )
             manifest.dimension = dimension
+        self._check_quantised(document_id, chunks)
         spans = locate(text, chunks)
-        self._writer.add(document_id, chunks, spans)
+        try:
+            self._writer.add(document_id, chunks, spans)
+        except (ValueError, TypeError, OverflowError) as err:
+            raise MalformedAnswerError(
+                f"Document {document_id!r} has a value that the file cannot hold: {err}", status=200
+            ) from err
         manifest.documents += 1
         manifest.chunks += len(chunks)
         manifest.tokens += sum(chunk.input_tokens or 0 for chunk in chunks)
         return covers(text, spans)
+
+    def _check_quantised(self, document_id: str, chunks: Sequence[Chunk]) -> None:
+        method = self._options.quantization
+        if method is None:
+            return
+        _, low, high = _BYTES[method]
+        if not all(v == int(v) and low <= v <= high for chunk in chunks for v in chunk.vector):
+            raise MalformedAnswerError(
+                f"Document {document_id!r}: {method} was asked for, but its vectors are not whole numbers from "
+                f"{low} to {high}.",
+                status=200,
+            )
 
 
 @contextmanager
@@ -123,38 +140,18 @@ def chunk_file(uri: str, options: ChunkingOptions) -> Iterator[ChunkFile]:
             _ParquetWriter(path, options) if uri.endswith(".parquet") else _JsonLinesWriter(path)
         )
         try:
-            yield ChunkFile(writer, Manifest(uri))
+            yield ChunkFile(writer, Manifest(uri), options)
         finally:
             writer.close()
 
 
-def locate(text: str, chunks: Sequence[Chunk]) -> list[Span]:
-    """
-    Where each chunk stands in the text.
-
-    The unit of the service's spans is unproven (characters, bytes or UTF-16 units), and chunkers may trim
-    white space. So a span is believed only when the text between is the chunk; else the chunk is searched
-    for, from the start of the one before it.
-    """
-    spans: list[Span] = []
-    cursor = 0
-    for chunk in chunks:
-        span: Span = chunk.span or (None, None)
-        if chunk.span is None or text[slice(*chunk.span)] != chunk.text:
-            found = text.find(chunk.text, cursor)
-            span = (None, None) if found < 0 else (found, found + len(chunk.text))
-        if span[0] is not None:
-            cursor = span[0]
-        spans.append(span)
-    return spans
-
-
 def covers(text: str, spans: Sequence[Span]) -> bool:
     """Whether nothing but white space follows the last chunk; True where that cannot be told."""
-    ends = [end for _, end in spans if end is not None]
-    if not ends:
-        return not spans or len(text) == 0
-    return not text[max(ends) :].strip()
+    if not spans:
+        return not text.strip()
+    if spans[-1][1] is None:
+        return True
+    return not text[max(end for _, end in spans if end is not None) :].strip()
 
 
 class _JsonLinesWriter:
@@ -162,6 +159,7 @@ class _JsonLinesWriter:
         self._file = path.open("w", encoding="utf-8")
 
     def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span]) -> None:
+        rows = []
         for index, (chunk, (start, end)) in enumerate(zip(chunks, spans, strict=True)):
             row = {
                 "document_id": document_id,
@@ -172,7 +170,8 @@ class _JsonLinesWriter:
                 "vector": chunk.vector,
                 "input_tokens": chunk.input_tokens,
             }
-            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            rows.append(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.writelines(rows)
 
     def close(self) -> None:
         self._file.close()
@@ -187,7 +186,7 @@ class _ParquetWriter:
     def __init__(self, path: Path, options: ChunkingOptions) -> None:
         self._path = path
         self._options = options
-        self._kind, self._low, self._high = _BYTES.get(options.quantization or "", ("float32", 0, 0))
+        self._kind = _BYTES[options.quantization][0] if options.quantization else "float32"
         self._schema: pa.Schema | None = None
         self._writer: pq.ParquetWriter | None = None
         self._batches: list[pa.RecordBatch] = []
@@ -204,7 +203,7 @@ class _ParquetWriter:
             pa.array([chunk.text for chunk in chunks], pa.string()),
             pa.array([start for start, _ in spans], pa.int64()),
             pa.array([end for _, end in spans], pa.int64()),
-            self._vectors(document_id, chunks, schema.field("vector").type),
+            self._vectors(chunks, schema.field("vector").type),
             pa.array([chunk.input_tokens for chunk in chunks], pa.int32()),
         ]
         self._batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
@@ -237,19 +236,15 @@ class _ParquetWriter:
             self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
         return self._schema
 
-    def _vectors(self, document_id: str, chunks: Sequence[Chunk], kind: pa.DataType) -> pa.Array:
+    def _vectors(self, chunks: Sequence[Chunk], kind: pa.DataType) -> pa.Array:
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        flat = [value for chunk in chunks for value in chunk.vector]
-        if self._kind != "float32" and not all(
-            isinstance(v, int) and self._low <= v <= self._high for v in flat
-        ):
-            raise MalformedAnswerError(
-                f"Document {document_id!r}: {self._options.quantization} was asked for, but its vectors are not "
-                f"whole numbers from {self._low} to {self._high}.",
-                status=200,
-            )
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), type=kind)
+        number: type[float] | type[int] = float if self._kind == "float32" else int
+        flat = pa.array([number(value) for chunk in chunks for value in chunk.vector], kind.value_type)
+        if self._kind == "float32" and not pc.all(pc.is_finite(flat)).as_py():
+            raise ValueError("a number beyond the range of float32")
+        return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
     def _flush(self) -> None:
         import pyarrow as pa

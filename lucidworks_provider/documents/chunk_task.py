@@ -160,6 +160,9 @@ class ChunkTask:
         match result.state:
             case JobState.RESULT:
                 return result.chunks
+            case JobState.PENDING if result.chunks:
+                log.warning("Job %s: read a result with the unknown status %r.", job_id, result.status)
+                return result.chunks
             case JobState.FAILED:
                 bodies.drop(position, job_id)
                 self.ledger.save(record.with_failed([position]))
@@ -199,10 +202,16 @@ class ChunkTask:
         except SubmissionUnknownError as err:
             if not self.resubmit_unknown:
                 self._unknown(position, str(err))
-            raise
-        except LucidworksError:
+            tried = (
+                f"Document {self.documents[position].id!r}: {1 + RESUBMISSIONS} submissions without an answer"
+            )
+            raise SubmissionUnknownError(
+                f"{tried}; jobs may exist whose ids nobody knows. The last: {err}"
+            ) from None
+        except LucidworksError as err:
             # Nothing was submitted, for certain: the intent is withdrawn.
             self.ledger.save(record.awaited())
+            err.args = (f"Document {self.documents[position].id!r}: {err}", *err.args[1:])
             raise
 
     def _unknown(self, position: int, what: str) -> None:
@@ -247,6 +256,13 @@ class ChunkTask:
         return f"Document {self.documents[position].id!r} (job {record.jobs[position]})"
 
 
+def _encodes(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def read_documents(documents: object, *, max_bytes: int) -> tuple[Document, ...]:
     """
     Check what an operator was given, before anything is sent.
@@ -272,7 +288,8 @@ def read_documents(documents: object, *, max_bytes: int) -> tuple[Document, ...]
         if not isinstance(given, Mapping) or set(given) != {"id", "text"}:
             raise InputError(f"documents[{position}] must be a dictionary of 'id' and 'text', and no more.")
         document_id = given["id"]
-        if isinstance(document_id, bool) or not isinstance(document_id, str | int) or str(document_id) == "":
+        is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
+        if not is_id or not str(document_id).strip() or not _encodes(str(document_id)):
             raise InputError(f"documents[{position}] has the id {document_id!r}; give it a text or a number.")
         document = Document(str(document_id), given["text"])
         if document.id in checked:

@@ -15,7 +15,7 @@ from lucidworks_provider.connection import (
     LucidworksSettings,
     parse_settings,
 )
-from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ class LucidworksAuthHook(BaseHook):
         from lucidworks_provider.transport.session import LucidworksSession
 
         settings = self.get_settings()
-        return LucidworksSession(settings, scope, self._source(settings, scope).get)
+        source = self._source(settings, scope)
+        return LucidworksSession(settings, scope, source.get, source.accepted)
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -121,12 +122,9 @@ class LucidworksAuthHook(BaseHook):
             base = settings.application_base
             if self._source(settings, PREDICT_SCOPE).peek() is not None:
                 return True, f"The fleet's live access works with this secret. Application: {base}"
-            if settings.share_via == "memory":
-                self.get_token()
-            else:
-                # Not through the store: the API server cannot write Variables.
-                short = replace(settings, timeout=min(settings.timeout, _TEST_TIMEOUT))
-                ask_service(short, PREDICT_SCOPE, attempts=1)
+            # Not through the store: the API server cannot write Variables.
+            short = replace(settings, timeout=min(settings.timeout, _TEST_TIMEOUT))
+            ask_service(short, PREDICT_SCOPE, attempts=1)
         except LucidworksError as err:
             return False, str(err)
         return True, f"{settings.auth_url} accepts the credentials. Application: {base}"
@@ -173,5 +171,7 @@ class LucidworksAuthHook(BaseHook):
         return widgets
 
 
-def _parse(conn_id: str, conn: Connection, extra: dict[str, Any]) -> LucidworksSettings:
+def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
+    if not isinstance(extra, dict) or (conn.extra and not extra and conn.extra.strip() not in {"{}", "null"}):
+        raise ConfigurationError(f"Connection {conn_id!r}: extra is no JSON object; write it as {{...}}.")
     return parse_settings(conn_id, login=conn.login, password=conn.password, host=conn.host, extra=extra)

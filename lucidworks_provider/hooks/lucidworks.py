@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lucidworks_provider.api import chunking
-from lucidworks_provider.api.messages import Answer, Request, check_status, parse_object
+from lucidworks_provider.api.messages import Answer, Request, check_status, parse_object, without
 from lucidworks_provider.api.tokens import PREDICT_SCOPE
 from lucidworks_provider.errors import (
     LucidworksError,
@@ -23,6 +24,7 @@ from lucidworks_provider.hooks.auth import LucidworksAuthHook
 from lucidworks_provider.storage import in_thread
 
 if TYPE_CHECKING:
+    from lucidworks_provider.auth.source import TokenSource
     from lucidworks_provider.transport.aio import AsyncTransport
     from lucidworks_provider.transport.sync import SyncTransport
 
@@ -149,42 +151,51 @@ class LucidworksHook(LucidworksAuthHook):
         from lucidworks_provider.transport.sync import SyncTransport
 
         transport = self._transport = self._transport or SyncTransport(self.get_settings())
-        refused: str | None = None
+        exchange = _Exchange(request, self._source(self.get_settings(), PREDICT_SCOPE))
 
         def once() -> T:
-            nonlocal refused
-            token = self.get_token(PREDICT_SCOPE, refused=refused)
-            answer = transport.send(request, token)
-            refused = token if answer.status == 401 else None
-            check_status(answer, request.name)
-            return read(answer)
+            token = exchange.source.get(exchange.refused)
+            return read(exchange.judge(transport.send(request, token), token))
 
         try:
             return Retrying(**policy(replayable=request.replayable, attempts=attempts))(once)
         except LucidworksError as err:
-            raise _explain(err, request) from None
+            raise _explain(err, request, self.lucidworks_conn_id) from None
 
     async def _acall(self, request: Request, read: Callable[[Answer], T], attempts: int | None = None) -> T:
         from tenacity import AsyncRetrying
 
         from lucidworks_provider.transport.retry import policy
 
-        refused: str | None = None
-
+        exchange = _Exchange(request, self._source(await self.aget_settings(), PREDICT_SCOPE))
         async with self.shared_client() as transport:
 
             async def once() -> T:
-                nonlocal refused
-                token = await self.aget_token(PREDICT_SCOPE, refused=refused)
-                answer = await transport.send(request, token)
-                refused = token if answer.status == 401 else None
-                check_status(answer, request.name)
-                return read(answer)
+                token = await exchange.source.aget(exchange.refused)
+                return read(exchange.judge(await transport.send(request, token), token))
 
             try:
                 return await AsyncRetrying(**policy(replayable=request.replayable, attempts=attempts))(once)
             except LucidworksError as err:
-                raise _explain(err, request) from None
+                raise _explain(err, request, self.lucidworks_conn_id) from None
+
+
+@dataclass
+class _Exchange:
+    """What both kinds of call do with an answer."""
+
+    request: Request
+    source: TokenSource
+    refused: str | None = None
+
+    def judge(self, answer: Answer, token: str) -> Answer:
+        """Note what the answer says about the token; raise what it says about the request."""
+        answer = without(answer, token)
+        self.refused = token if answer.status == 401 else None
+        if answer.status != 401:
+            self.source.accepted(token)
+        check_status(answer, self.request.name)
+        return answer
 
 
 def _body(answer: Answer) -> bytes:
@@ -195,22 +206,23 @@ def _result(body: bytes, job_id: str) -> chunking.ChunkingResult:
     return chunking.read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
 
 
-def _explain(err: LucidworksError, request: Request) -> LucidworksError:
-    """What an error that survived its retries means for the caller."""
+def _explain(err: LucidworksError, request: Request, conn_id: str) -> LucidworksError:
+    """What an error that survived its retries means for the caller, with the connection that it is about."""
     from lucidworks_provider.transport.retry import NOTHING_DONE
 
+    if not str(err).startswith("Connection "):
+        err.args = (f"Connection {conn_id!r}: {err}", *err.args[1:])
     said = str(err).rstrip(".")
     if isinstance(err, TokenRefusedError):
         return TokenRefusedError(
-            f"{said}. A newer token of this scope replaces the old one: another system may be using the same "
-            "client id; give it an integration of its own.",
+            f"{said}. Several access tokens were refused. Another system that asks for tokens with the same client "
+            "id causes that (give it an integration of its own), or an application that is not entitled to this.",
             status=err.status,
         )
-    if not request.replayable and isinstance(err, ServiceError | MalformedAnswerError | TransportError):
-        if isinstance(err, NOTHING_DONE):
-            return err
-        return SubmissionUnknownError(
-            f"{said}. The service may have created a job whose id is unknown.",
-            retry_after=err.retry_after if isinstance(err, ServiceError) else None,
-        )
-    return err
+    unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)
+    if request.replayable or not unknown or isinstance(err, NOTHING_DONE):
+        return err
+    return SubmissionUnknownError(
+        f"{said}. The service may have created a job whose id is unknown.",
+        retry_after=err.retry_after if isinstance(err, ServiceError) else None,
+    )

@@ -50,10 +50,18 @@ async def collect(
             if not err.retryable:
                 raise
             log.warning("Job %s: no answer for now: %s", job_id, err)
-            return None
+            return Sighting(JobState.UNREADABLE, message=str(err))
         seen = sight(body, payload_field=payload_field)
         if seen.state is JobState.RESULT:
             await in_thread(bodies.keep, position, job_id, body)
+        elif seen.state is JobState.PENDING and seen.has_payload:
+            log.warning(
+                "Job %s: a payload with the unknown status %r; it is kept aside.", job_id, seen.status
+            )
+            await in_thread(bodies.keep_aside, position, job_id, body)
+        elif seen.state is JobState.GONE and await in_thread(bodies.use_aside, position, job_id):
+            log.warning("Job %s: RETRIEVED; the payload that came before is the result.", job_id)
+            return Sighting(JobState.RESULT)
         elif seen.state is JobState.UNREADABLE:
             log.warning("Job %s: an answer that is no JSON object; it starts: %r", job_id, seen.message)
         return seen

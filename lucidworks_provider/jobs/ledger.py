@@ -66,6 +66,18 @@ class Bodies:
         """Put a body where it belongs; whole or not at all."""
         write_file(self.uri(position, job_id), body)
 
+    def keep_aside(self, position: int, job_id: str, body: bytes) -> None:
+        """Keep a body that may or may not be the result."""
+        write_file(self.uri(position, job_id) + ".aside", body)
+
+    def use_aside(self, position: int, job_id: str) -> bool:
+        """Make that body the result, if there is one: nothing better will come."""
+        body = read_file(self.uri(position, job_id) + ".aside")
+        if body is None:
+            return False
+        self.keep(position, job_id, body)
+        return True
+
     def take(self, position: int, job_id: str) -> bytes | None:
         """Read a body, if it has arrived."""
         return read_file(self.uri(position, job_id))
@@ -117,9 +129,17 @@ class Ledger:
             self._write(record)
         finally:
             # An id that the service has handed out must be in one place at least.
-            if self.state is not None:
-                self.state.set(_STATE_NAME, record.to_json().decode())
+            self._note(record)
         return record
+
+    def _note(self, record: JobRecord) -> None:
+        if self.state is None:
+            return
+        try:
+            self.state.set(_STATE_NAME, record.to_json().decode())
+        except Exception:
+            # The copy on storage does for every retry that sees it.
+            log.warning("The job record could not be written to the task state store.", exc_info=True)
 
     @retry(
         retry=retry_if_exception_type(StorageError),

@@ -13,8 +13,8 @@ RESULT                         COLLECTED
 PENDING                        wait, longer the older the job is
 FAILED                         read again ``REREADS`` times (ERROR is tied to the GET), then FAILED;
                                a PENDING in between starts the count anew
-GONE, or 404                   watch storage for ``GONE_PATIENCE`` (another reader may be about
-                               to write), then GONE
+GONE, or 404                   for ``GONE_PATIENCE`` look at storage (another reader may be about
+                               to write) and ask again (a gateway may have said 404), then GONE
 UNREADABLE (a page of HTML)    wait: it says nothing about the job; the deadline decides
 no answer, for now             wait likewise
 the deadline has passed        TIMEOUT, with what was heard last; the job may still go on
@@ -98,38 +98,33 @@ def watch(
     :param deadline: in the same clock as ``now``.
     """
     started = now()
+    gone_since: float | None = None
     strikes = 0
     last = ""
     if (yield Look()) is True:
         return Watched(Ending.COLLECTED)
     while True:
         seen = yield Poll()
-        state = seen.state if isinstance(seen, Sighting) else None
         if isinstance(seen, Sighting):
-            last = seen.message
-        match state:
-            case JobState.RESULT:
+            last = seen.message or last
+            if seen.state is JobState.RESULT:
                 return Watched(Ending.COLLECTED)
-            case JobState.GONE if isinstance(seen, Sighting) and (seen.status or now() - started >= YOUNG):
-                return (yield from _watch_storage(last, poll_interval, now))
-            case JobState.FAILED:
-                strikes += 1
-                if strikes > REREADS:
-                    return Watched(Ending.FAILED, last)
-            case JobState.PENDING:
-                strikes = 0
+            strikes = strikes + 1 if seen.state is JobState.FAILED else strikes
+            if strikes > REREADS:
+                return Watched(Ending.FAILED, seen.message)
+            if seen.state is JobState.PENDING:
+                strikes, gone_since = 0, None
+            if seen.state is JobState.GONE and (seen.status or now() - started >= YOUNG):
+                gone_since = now() if gone_since is None else gone_since
+        if gone_since is not None:
+            if (yield Look()) is True:
+                return Watched(Ending.COLLECTED)
+            if now() - gone_since >= GONE_PATIENCE:
+                return Watched(Ending.GONE, last)
         left = deadline - now()
-        if left <= 0:
+        if left <= 0 and gone_since is None:
             return Watched(Ending.TIMEOUT, last)
-        yield Sleep(min(next_wait(now() - started, poll_interval), left))
-
-
-def _watch_storage(
-    reason: str, poll_interval: float, now: Callable[[], float]
-) -> Generator[Command, bool | Sighting | None, Watched]:
-    started = now()
-    while now() - started < GONE_PATIENCE:
-        if (yield Look()) is True:
-            return Watched(Ending.COLLECTED)
-        yield Sleep(min(poll_interval, 5.0))
-    return Watched(Ending.GONE, reason)
+        wait = (
+            min(poll_interval, 5.0) if gone_since is not None else next_wait(now() - started, poll_interval)
+        )
+        yield Sleep(wait if gone_since is not None else min(wait, left))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lucidworks_provider.jobs.record import JobRecord
 
 MAX_TEXT_BYTES = 1_000_000
+# Nobody knows for how long the service keeps a result, but not for a year.
+_LONGEST = 365 * 86_400.0
 # The trigger's own event at its deadline is to arrive before Airflow's time-out of the deferral.
 _DEFER_SLACK = timedelta(minutes=5)
 
@@ -43,7 +45,8 @@ class LucidworksChunkOperator(BaseOperator):
         (templated)
     :param model_id: an embedding model such as ``gte-small``, or the deployment id of a custom model. (templated)
     :param result_path: URI of the file to write, for any storage of ``ObjectStoragePath``; ``.parquet`` (with the
-        ``documents`` extra) or ``.jsonl``. Worker and triggerer must see the same storage there. (templated)
+        ``documents`` extra) or ``.jsonl``. Worker and triggerer must see the same storage. A mapped task needs a
+        path of its own for each index, e.g. ``…/part-{{ ti.map_index }}.parquet``. (templated)
     :param text: one text, whose chunks get the document id ``text``. (templated)
     :param documents: instead of ``text``, a list of ``{"id": …, "text": …}``; one request each. (templated)
     :param chunker_config: the chunker's own options, e.g. ``{"maxChunkSize": 256}`` (tokens). (templated)
@@ -51,7 +54,7 @@ class LucidworksChunkOperator(BaseOperator):
     :param data_type: ``passage`` for what is searched, ``query`` for what one searches with. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: seconds between two polls of a young job; an old one is polled less often.
+    :param poll_interval: seconds (or a timedelta) between two polls of a young job; an old one is polled less often.
     :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
     :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
         nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
@@ -91,7 +94,7 @@ class LucidworksChunkOperator(BaseOperator):
         data_type: str | None = "passage",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        poll_interval: float = 5.0,
+        poll_interval: float | timedelta = 5.0,
         timeout: float | timedelta = 3600.0,
         on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
         max_text_bytes: int = MAX_TEXT_BYTES,
@@ -173,7 +176,7 @@ class LucidworksChunkOperator(BaseOperator):
                         lucidworks_conn_id=self.lucidworks_conn_id,
                         folder=task.ledger.bodies.folder,
                         nonce=record.nonce,
-                        poll_interval=self.poll_interval,
+                        poll_interval=_seconds(self.poll_interval, "poll_interval"),
                         deadline=deadline,
                     ),
                     method_name="execute_complete",
@@ -185,7 +188,7 @@ class LucidworksChunkOperator(BaseOperator):
                     self.hook,
                     task.ledger.bodies,
                     nonce=record.nonce,
-                    poll_interval=self.poll_interval,
+                    poll_interval=_seconds(self.poll_interval, "poll_interval"),
                     deadline=deadline,
                 )
             )
@@ -233,8 +236,9 @@ class LucidworksChunkOperator(BaseOperator):
             raise InputError(
                 f"on_unknown_submission is {self.on_unknown_submission!r}; use one of resubmit, fail."
             )
-        if self.poll_interval <= 0 or self._timeout_seconds <= 0:
-            raise InputError("poll_interval and timeout must be above 0.")
+        _ = _seconds(self.poll_interval, "poll_interval"), self._timeout_seconds
+        if isinstance(self.max_text_bytes, bool) or not isinstance(self.max_text_bytes, int):
+            raise InputError(f"max_text_bytes is {self.max_text_bytes!r}; give a whole number of bytes.")
         given = [{"id": "text", "text": self.text}] if self.documents is None else self.documents
         uri = check_uri(self.result_path, "result_path")
         check_suffix(uri)
@@ -253,7 +257,7 @@ class LucidworksChunkOperator(BaseOperator):
 
     @property
     def _timeout_seconds(self) -> float:
-        return self.timeout.total_seconds() if isinstance(self.timeout, timedelta) else float(self.timeout)
+        return _seconds(self.timeout, "timeout")
 
     def _unshared(self, who: str) -> StorageNotSharedError:
         return StorageNotSharedError(
@@ -261,6 +265,18 @@ class LucidworksChunkOperator(BaseOperator):
             "read and no job is lost. Use a storage that workers and triggerer share (object storage, or a "
             "volume mounted on all of them), or deferrable=False."
         )
+
+
+def _seconds(value: object, what: str) -> float:
+    try:
+        seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST:
+        raise InputError(
+            f"{what} is {value!r}; give seconds above 0, or a timedelta, of {_LONGEST:,.0f} s at most."
+        )
+    return seconds
 
 
 def _dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str, Any] | None:

@@ -25,7 +25,7 @@ from yarl import URL
 from lucidworks_provider.api.messages import Answer, Request, retry_after
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
-from lucidworks_provider.transport.retry import FIRST_WAIT, LONGEST_RETRY_AFTER, LONGEST_WAIT
+from lucidworks_provider.transport import retry
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
 
@@ -88,8 +88,8 @@ class AsyncTransport:
         self._refusals += 1
         pause = retry_after(answer)
         if pause is None:
-            pause = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (self._refusals - 1))
-        self._held_until = max(self._held_until, time.monotonic() + min(pause, LONGEST_RETRY_AFTER))
+            pause = min(retry.LONGEST_WAIT, retry.FIRST_WAIT * 2.0 ** (self._refusals - 1))
+        self._held_until = max(self._held_until, time.monotonic() + min(pause, retry.LONGEST_RETRY_AFTER))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -10,7 +10,7 @@ no connection               again                      again: the service never 
 broken or no answer, 5xx    again                      no: a job may exist; the caller decides
 200 without a token         again (token request)      --
 200 without a job id        --                         no, for the same reason
-401, or no token to be had  twice more; nothing has been done yet
+401, or no token store      twice more; nothing has been done yet
 other 4xx                   no                         no
 ==========================  =========================  ===================================
 
@@ -37,6 +37,7 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     TokenError,
     TokenRefusedError,
+    TokenStoreError,
 )
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ class _Again(retry_base):
         error = _error(retry_state)
         if error is None or not error.retryable:
             return False
+        if isinstance(error, TokenError) and not isinstance(error, TokenStoreError):
+            # Asking for a token has been repeated as often as it should.
+            return False
         return self.replayable or isinstance(error, NOTHING_DONE)
 
 
@@ -76,8 +80,7 @@ class _Stop(stop_base):
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = _error(retry_state)
-        if isinstance(error, TokenRefusedError | TokenError):
-            # Getting a token has retries of its own; they are not to be multiplied here.
+        if isinstance(error, TokenRefusedError | TokenStoreError):
             self.token_rounds += 1
             return self.token_rounds > TOKEN_ROUNDS
         if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:

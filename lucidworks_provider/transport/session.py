@@ -22,11 +22,18 @@ class BearerAuth(requests.auth.AuthBase):
     Puts the fleet's token on a request, and on a 401 the next one.
 
     :param get_token: hands out the token; given one that was refused, another.
+    :param accepted: is told of a token that was not refused.
     :param hosts: ``(scheme, host:port)`` pairs that may see the token.
     """
 
-    def __init__(self, get_token: Callable[[str | None], str], hosts: set[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        get_token: Callable[[str | None], str],
+        accepted: Callable[[str], None],
+        hosts: set[tuple[str, str]],
+    ) -> None:
         self._get_token = get_token
+        self._accepted = accepted
         self._hosts = hosts
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -43,7 +50,7 @@ class BearerAuth(requests.auth.AuthBase):
         repeatable = r.body is None or isinstance(r.body, str | bytes) or file is not None
 
         def on_answer(response: requests.Response, **kwargs: Any) -> requests.Response:
-            refused = token
+            used = token
             for _ in range(TOKEN_ROUNDS):
                 # requests runs this for the answers of redirects too, wherever they lead.
                 if response.status_code != 401 or not (repeatable and self._may_see(response.request.url)):
@@ -54,12 +61,14 @@ class BearerAuth(requests.auth.AuthBase):
                 again = response.request.copy()
                 if file is not None:
                     file.seek(position)
-                refused = self._get_token(refused)
-                again.headers["Authorization"] = f"Bearer {refused}"
+                used = self._get_token(used)
+                again.headers["Authorization"] = f"Bearer {used}"
                 answer = response.connection.send(again, **kwargs)
                 answer.history.append(response)
                 answer.request = again
                 response = answer
+            if response.status_code != 401 and self._may_see(response.request.url):
+                self._accepted(used)
             return response
 
         r.register_hook("response", on_answer)
@@ -78,14 +87,18 @@ class LucidworksSession(requests.Session):
     """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_conn`."""
 
     def __init__(
-        self, settings: LucidworksSettings, scope: str, get_token: Callable[[str | None], str]
+        self,
+        settings: LucidworksSettings,
+        scope: str,
+        get_token: Callable[[str | None], str],
+        accepted: Callable[[str], None],
     ) -> None:
         super().__init__()
         self._settings = settings
         # The scope decides the host: one serves /ai/*, the other /customers/*.
         self._base = settings.models_url if scope == MODEL_SCOPE else settings.application_url
         urls = [url for url in (settings.application_url, settings.models_url) if url]
-        self.auth = BearerAuth(get_token, set(map(_host, urls)))
+        self.auth = BearerAuth(get_token, accepted, set(map(_host, urls)))
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Like ``requests.Session.request``; a path is completed, and there is a timeout by default."""

@@ -287,6 +287,14 @@ def test_the_older_result_shape_gives_the_same_file(
         ({"result_path": "file:///tmp/out/"}, ["folder"]),
         ({"result_path": ""}, ["result_path"]),
         ({"poll_interval": 0}, ["poll_interval"]),
+        ({"poll_interval": "often"}, ["poll_interval", "often"]),
+        ({"timeout": "10m"}, ["timeout", "10m"]),
+        ({"timeout": None}, ["timeout"]),
+        ({"timeout": float("nan")}, ["timeout"]),
+        ({"timeout": float("inf")}, ["timeout"]),
+        ({"max_text_bytes": "1MB"}, ["max_text_bytes"]),
+        ({"documents": [{"id": "\ud800", "text": "x"}]}, ["documents[0]", "id"]),
+        ({"documents": None, "text": b"bytes"}, ["bytes instead of text"]),
         ({"on_unknown_submission": "retry"}, ["resubmit", "fail"]),
     ],
 )
@@ -599,6 +607,38 @@ def test_the_record_of_an_earlier_attempt_on_another_disk_proves_nothing(
     there.rename(here)  # the triggerer runs on the first host
     assert wait(deferred.value)["unshared"]
     assert service.log("poll") == []
+
+
+def test_a_payload_that_came_with_an_unknown_status_is_not_lost(
+    service: Service, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = operator(tmp_path / "c.jsonl", text="One. Two.")
+    poll = type(first.hook).apoll_chunking
+
+    async def completed(self: Any, job_id: str, attempts: int) -> bytes:
+        return (await poll(self, job_id, attempts=attempts)).replace(b'"READY"', b'"COMPLETED"')
+
+    monkeypatch.setattr(type(first.hook), "apoll_chunking", completed)
+    assert first.execute(context)["chunks"] == 2
+    assert sum(service.submissions().values()) == 1
+
+
+def test_a_refused_submission_names_connection_and_document(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        LucidworksError, match=r"Document 'spider': Connection 'lucidworks_default': .*HTTP 404"
+    ):
+        operator(tmp_path / "c.jsonl", model_id="no-such-model").execute(context)
+
+
+def test_polls_that_are_always_refused_do_not_storm_the_token_endpoint(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    service.fault("poll", "unauthorized", times=10_000)
+    with pytest.raises(JobTimeoutError, match="401"):
+        operator(tmp_path / "c.jsonl", timeout=5).execute(context)
+    assert len(service.log("token")) <= 6
 
 
 def test_a_submission_that_certainly_failed_is_no_unknown_one(

@@ -226,7 +226,9 @@ def test_a_refused_token_is_replaced(
 
 def test_a_token_that_is_refused_again_and_again(mode: Mode, emulator: RunningEmulator) -> None:
     fault(emulator, "unauthorized", "submit", times=100)
-    with pytest.raises(TokenRefusedError, match="another system may be using the same client id"):
+    with pytest.raises(
+        TokenRefusedError, match="Another system that asks for tokens with the same client id"
+    ):
         submit(mode, LucidworksHook())
     assert count(emulator, "submit") == TOKEN_ROUNDS + 1
 

@@ -112,7 +112,8 @@ def test_polling_quotes_the_id() -> None:
     ("status", "body", "error", "words"),
     [
         (200, b'{"status": "SUBMITTED"}', MalformedAnswerError, "chunkingId"),
-        (200, b'{"status": "ERROR", "message": "no capacity"}', MalformedAnswerError, "no capacity"),
+        (200, b'{"status": "ERROR", "message": "no capacity"}', RequestRefusedError, "no capacity"),
+        (200, b'{"chunkingId": true}', MalformedAnswerError, "chunkingId"),
         (200, b"<html>login</html>", MalformedAnswerError, "<html>login"),
         (200, b'{"chunkingId": "1', MalformedAnswerError, "HTTP 200"),
         (413, b'{"message": "too large"}', RequestRefusedError, "413.*too large"),
@@ -172,8 +173,8 @@ def test_the_older_result_shape() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"spans": [[0, 4]]}, "2 chunks, 1 spans and 2 vectors"),
-        ({"vectors": [{"vector": [1.0]}]}, "2 chunks, 2 spans and 1 vectors"),
+        ({"vectors": [{"vector": [1.0]}]}, "2 chunks and 1 vectors"),
+        ({"vectors": [{"vector": [10**400]}, {"vector": [1]}]}, "no finite number"),
         ({"vectors": [{"vector": [1.0]}, {"vector": [1.0, 2.0]}]}, "different lengths"),
         ({"vectors": [{"vector": []}, {"vector": []}]}, "no list of numbers"),
         ({"vectors": [{"vector": ["1"]}, {"vector": ["2"]}]}, "no list of numbers"),
@@ -186,6 +187,22 @@ def test_results_that_do_not_fit_together_are_errors(change: dict[str, Any], wor
     with pytest.raises(MalformedAnswerError, match=words) as caught:
         read_result({"status": "READY", "chunkedData": [item]}, "job-7")
     assert "job-7" in str(caught.value)
+
+
+def test_a_numeric_id_and_a_byte_order_mark_are_taken() -> None:
+    assert read_submission(Answer(200, {}, b'\xef\xbb\xbf{"chunkingId": 100}')) == "100"
+
+
+@pytest.mark.parametrize("spans", [[], [[0, 4]], "x", None])
+def test_too_few_spans_do_not_cost_the_result(spans: object) -> None:
+    item = NEW_SHAPE["chunkedData"][0] | {"spans": spans}  # type: ignore[index, operator]
+    result = read_result({"status": "READY", "chunkedData": [item]}, "j")
+    assert [(c.text, c.span) for c in result.chunks] == [("One.", None), ("Two.", None)]
+
+
+def test_a_payload_of_an_unknown_status_is_read() -> None:
+    result = read_result(NEW_SHAPE | {"status": "COMPLETED"}, "j")
+    assert (result.state, len(result.chunks)) == (JobState.PENDING, 2)
 
 
 def test_spans_that_are_no_spans_are_left_out() -> None:

@@ -77,7 +77,8 @@ class World:
         ([FAILED, PENDING, FAILED, FAILED, RESULT], Ending.COLLECTED, 5),
         ([UNREADABLE] * 10 + [RESULT], Ending.COLLECTED, 11),
         ([UNREADABLE, RESULT], Ending.COLLECTED, 2),
-        ([RETRIEVED], Ending.GONE, 1),
+        ([RETRIEVED, RESULT], Ending.COLLECTED, 2),
+        ([RETRIEVED, PENDING, RESULT], Ending.COLLECTED, 3),
         ([UNKNOWN_ID, RESULT], Ending.COLLECTED, 2),
     ],
 )
@@ -107,6 +108,12 @@ def test_a_result_that_nobody_stores_is_gone_after_the_patience() -> None:
     world = World(RETRIEVED)
     assert world.run().ending is Ending.GONE
     assert GONE_PATIENCE <= world.now <= GONE_PATIENCE + 10
+
+
+def test_a_404_of_an_old_job_is_asked_about_again() -> None:
+    """A gateway that restarts says it too."""
+    world = World(*[PENDING] * 8, UNKNOWN_ID, RESULT)
+    assert world.run().ending is Ending.COLLECTED
 
 
 def test_an_unknown_id_is_given_time_while_the_job_is_young() -> None:

@@ -14,10 +14,10 @@ from lucidworks_provider.api.tokens import Grant
 from lucidworks_provider.auth import protocol
 from lucidworks_provider.auth.cipher import TokenCipher
 from lucidworks_provider.auth.protocol import Claim
-from lucidworks_provider.auth.source import TokenSource
+from lucidworks_provider.auth.source import REFUSED_IN_A_ROW, TokenSource
 from lucidworks_provider.auth.stores import MemoryStore
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
-from lucidworks_provider.errors import AuthenticationError, TokenStoreError
+from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 
 
 class Service:
@@ -48,6 +48,35 @@ def test_a_token_is_asked_for_once_and_kept() -> None:
     assert source.get("token-1") == "token-2"
     assert source.get("token-1") == "token-2", "another caller with the same refused token"
     assert service.asked == 2
+
+
+def test_tokens_that_nothing_accepts_are_not_asked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service()
+    source = TokenSource(MemoryStore(), service)
+
+    def refused_call() -> None:
+        source.get(source.get())
+
+    for _ in range(REFUSED_IN_A_ROW - 1):
+        refused_call()
+    for _ in range(20):
+        with pytest.raises(TokenError, match="in a row were refused"):
+            refused_call()
+    asked = service.asked
+    assert asked == REFUSED_IN_A_ROW
+    monkeypatch.setattr(source, "_held_off_until", 0.0)
+    refused_call()
+    with pytest.raises(TokenError):
+        refused_call()
+    assert service.asked == asked + 1, "one more try after each pause"
+
+
+def test_an_accepted_token_ends_the_story() -> None:
+    service = Service()
+    source = TokenSource(MemoryStore(), service)
+    for _ in range(4 * REFUSED_IN_A_ROW):
+        source.accepted(source.get(source.get()))
+    assert service.asked == 4 * REFUSED_IN_A_ROW + 1
 
 
 def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import fsspec
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.documents.chunk_file import check_suffix, chunk_file, covers, locate
+from lucidworks_provider.documents.chunk_file import check_suffix, chunk_file, covers
+from lucidworks_provider.documents.spans import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.jobs.ledger import Bodies, Ledger
 from lucidworks_provider.jobs.record import JobRecord
@@ -185,6 +187,40 @@ def test_spans_are_proven_or_searched_for(
     assert locate(text, [chunk("Öne.", spans[0]), chunk("Two.", spans[1])]) == found
 
 
+SAME = "Same. Same. Same. End."
+UMLAUTS = "Ünï. Ünï. 🐄 Ünï."
+
+
+@pytest.mark.parametrize(
+    ("text", "chunks", "found"),
+    [
+        (SAME, [("Same.", None)] * 3 + [("End.", None)], [(0, 5), (6, 11), (12, 17), (18, 22)]),
+        (UMLAUTS, [("Ünï.", (0, 6)), ("Ünï.", (7, 13)), ("🐄", (14, 18))], [(0, 4), (5, 9), (10, 11)]),
+        ("🐄🐄 a. a.", [("a.", (5, 7)), ("a.", (8, 10))], [(3, 5), (6, 8)]),  # units of UTF-16
+        ("The cat sat. cat", [("The cat sat.", None), ("cat", None)], [(0, 12), (13, 16)]),
+        ("A b. C d. E f.", [("A b. C d.", None), ("C d. E f.", None)], [(0, 9), (5, 14)]),
+        ("x a y a z", [("a", None)], [(None, None)]),  # nothing tells which
+        ("a b a", [("changed", None), ("a", None)], [(None, None), (None, None)]),
+        ("a b c", [("changed", None), ("c", None)], [(None, None), (4, 5)]),
+    ],
+)
+def test_a_span_is_right_or_missing(
+    text: str,
+    chunks: list[tuple[str, tuple[int, int] | None]],
+    found: list[tuple[int, int] | tuple[None, None]],
+) -> None:
+    assert locate(text, [chunk(*each) for each in chunks]) == found
+
+
+def test_spans_of_a_long_text_take_no_time() -> None:
+    text = "Größe zählt. 🐄 " * 60_000
+    size = len("Größe zählt. 🐄 ".encode())
+    chunks = [chunk("Größe zählt.", (n * size, n * size + 15)) for n in range(4000)]
+    begin = time.perf_counter()
+    assert locate(text, chunks)[-1] == (3999 * 15, 3999 * 15 + 12)
+    assert time.perf_counter() - begin < 5
+
+
 def test_a_chunk_that_is_not_in_the_text_has_no_span() -> None:
     assert locate("One.", [chunk("1.", (0, 2))]) == [(None, None)]
 
@@ -203,8 +239,9 @@ def test_repeated_chunks_are_found_in_order(words: list[str]) -> None:
     [
         ("One. \n", [(0, 4)], True),
         ("One. Two.", [(0, 4)], False),
-        ("One.", [], True),
-        ("One.", [(None, None)], False),
+        ("One.", [], False),
+        (" ", [], True),
+        ("One. Two.", [(0, 4), (None, None)], True),
     ],
 )
 def test_a_cut_tail_is_seen(
@@ -252,6 +289,38 @@ def test_a_file_without_chunks_is_a_file(tmp_path: Path, suffix: str) -> None:
         file.add("a", "x", [])
     assert file.manifest.as_json()["chunks"] == 0
     assert (tmp_path / f"c.{suffix}").exists()
+
+
+@pytest.mark.parametrize("value", [1e39, 10**400])
+def test_a_value_that_the_file_cannot_hold_is_named(tmp_path: Path, value: float) -> None:
+    def write() -> None:
+        with chunk_file(f"{tmp_path}/c.parquet", OPTIONS) as file:
+            file.add("doc", "x", [chunk("x", None, [value])])
+
+    with pytest.raises(MalformedAnswerError, match="'doc' has a value"):
+        write()
+
+
+def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    with chunk_file(f"{tmp_path}/c.parquet", OPTIONS) as file:
+        file.add("doc", "x", [chunk("x", None, [16777217, 0.5])])
+    quantised = ChunkingOptions("sentence", "m", model_config={"vectorQuantizationMethod": "max-scale"})
+    with chunk_file(f"{tmp_path}/q.parquet", quantised) as file:
+        file.add("doc", "x", [chunk("x", None, [-24.0, 8.0])])
+    assert pq.read_table(tmp_path / "q.parquet")["vector"].to_pylist() == [[-24, 8]]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_both_formats_check_the_quantisation(tmp_path: Path, suffix: str) -> None:
+    quantised = ChunkingOptions("sentence", "m", model_config={"vectorQuantizationMethod": "max-scale"})
+
+    def write(value: float) -> None:
+        with chunk_file(f"{tmp_path}/c.{suffix}", quantised) as file:
+            file.add("doc", "x", [chunk("x", None, [value])])
+
+    for value in (0.5, -300, 128):
+        with pytest.raises(MalformedAnswerError, match="max-scale was asked for"):
+            write(value)
 
 
 def test_vectors_of_another_length_are_refused(tmp_path: Path) -> None:
