@@ -15,6 +15,8 @@ a good token before its appointment    use it (a 401 was somebody else's mint)
 a good token past its appointment,     wait up to ``GRACE`` for the new one, then use the good one
   claimed by another
 nothing usable, claimed by another     wait; a claim that has not moved for ``LEASE`` is dead
+no claim, or a dead one, but minting   use the good token, or fail with the reason
+  is forbidden (``holdoff``)
 no claim, or a dead one                write the own claim, wait ``settle``, read it back:
   the write failed                     - from the top if another's claim stands there, else as above
   another's claim stands there         - lost: from the top
@@ -195,6 +197,7 @@ def acquire(
     refused: str | None,
     settle: float,
     clocks: Clocks,
+    forbidden: TokenError | None = None,
     new_owner: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> Conversation:
     """
@@ -203,6 +206,7 @@ def acquire(
     :param held: what this process used last.
     :param refused: the token that the service has just answered with 401, if that is why we are here.
     :param settle: seconds between writing a claim and believing it; 0 where one process has the store.
+    :param forbidden: why this process must not mint at the moment, if so; raised where it would have to.
     :raises TokenError: no token can be had now.
     """
     needs = _Needs(held, refused, clocks)
@@ -224,6 +228,10 @@ def acquire(
                 )
             yield Pause(LOOK)
             continue
+        if forbidden is not None:
+            if good is None:
+                raise forbidden
+            return Outcome(good, look_again=LOOK_AGAIN)
         done = yield from _claim_and_mint(needs, seen, settle, Claim(new_owner()))
         if done is not None:
             return done

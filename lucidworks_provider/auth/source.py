@@ -25,6 +25,7 @@ from functools import partial
 from lucidworks_provider.api.messages import without
 from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, token_request
 from lucidworks_provider.auth import protocol
+from lucidworks_provider.auth.holdoff import HoldOff
 from lucidworks_provider.auth.protocol import Claim, Clocks, Command, Failed, Outcome, Reply
 from lucidworks_provider.auth.stores import TokenStore, store_for
 from lucidworks_provider.auth.token import CLOCK_TOLERANCE, AccessToken, TokenIdentity
@@ -34,18 +35,10 @@ from lucidworks_provider.errors import AuthenticationError, LucidworksError, Tok
 log = logging.getLogger(__name__)
 
 
-# Tokens that are refused one after the other before a single call accepts one: then it is not the token.
-REFUSED_IN_A_ROW = 5
-FIRST_HOLD_OFF = 30.0
-LONGEST_HOLD_OFF = 600.0
-# A token that has been in use for so long was good, whether or not anybody said so.
-ESTABLISHED = 60.0
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
     token: AccessToken
-    # By the monotonic clock, so that a wall clock that is set does not disturb a running process.
+    # Both by the monotonic clock, so that a wall clock that is set does not disturb a running process.
     since: float
     look_at: float
 
@@ -64,8 +57,7 @@ class TokenSource:
         self._held: _Held | None = None
         self._turn = threading.Lock()
         self._failure: tuple[float, LucidworksError] | None = None
-        self._refusals = 0
-        self._held_off_until = 0.0
+        self._hold_off = HoldOff()
         self._flights: dict[asyncio.AbstractEventLoop, asyncio.Task[str]] = {}
         # What to add to this host's clock to get the identity server's.
         self._offset = 0.0
@@ -88,7 +80,6 @@ class TokenSource:
                 # Whoever waited here asked the same question at the same time.
                 raise self._failure[1]
             try:
-                self._count_refusal(refused)
                 return self._acquire(refused)
             except LucidworksError as err:
                 self._failure = (time.monotonic(), err)
@@ -110,37 +101,25 @@ class TokenSource:
         return value
 
     def accepted(self, value: str) -> None:
-        """A call with this token was not refused: what comes next is a new story."""
+        """Hear that a call with this token was not refused."""
         held = self._held
-        if self._refusals and held is not None and held.token.value == value:
-            self._refusals, self._held_off_until = 0, 0.0
+        if self._hold_off.refusals and held is not None and held.token.value == value:
+            self._hold_off.accepted()
 
-    def _count_refusal(self, refused: str | None) -> None:
-        """
-        Stop asking for tokens that will not be accepted either; each of them cuts the fleet off.
-
-        :raises TokenError: several in a row were refused, and the pause after that is not over.
-        """
+    def _forbidden(self, refused: str | None) -> TokenError | None:
+        """Why no new token may be asked for at the moment, if so."""
         held, now = self._held, time.monotonic()
-        if refused is None or held is None or held.token.value != refused:
-            return
-        if now - held.since >= ESTABLISHED and self._refusals < REFUSED_IN_A_ROW:
-            self._refusals = 0
-        if now >= self._held_off_until:
-            self._refusals += 1
-            beyond = self._refusals - REFUSED_IN_A_ROW
-            if beyond < 0:
-                return
-            pause = min(LONGEST_HOLD_OFF, FIRST_HOLD_OFF * 2.0**beyond)
-            self._held_off_until = now + pause
-            if beyond > 0:
-                # The pause is over: one more try.
-                return
-        raise TokenError(
-            f"{self._refusals} access tokens in a row were refused with 401 before any call accepted one. A newer "
-            "token of another system with the same client id does that, and so does an application that is not "
-            "entitled to what is asked, or an Application ID that belongs to other credentials. No further token "
-            f"is asked for during {self._held_off_until - now:.0f} s."
+        if held is None or held.token.value != refused:
+            return None
+        self._hold_off.refused(now, now - held.since)
+        pause = self._hold_off.pause(now)
+        if not pause:
+            return None
+        return TokenError(
+            f"{self._hold_off.refusals} access tokens in a row were refused with 401 before any call accepted one. "
+            "Another system that asks for tokens with the same client id does that, and so does an application that "
+            "is not entitled to what is asked, or an Application ID that belongs to other credentials. No new token "
+            f"is asked for during {pause:.0f} s."
         )
 
     def peek(self) -> AccessToken | None:
@@ -164,6 +143,7 @@ class TokenSource:
         conversation = protocol.acquire(
             held=self._held.token if self._held else None,
             refused=refused,
+            forbidden=self._forbidden(refused),
             settle=self._store.settle,
             clocks=Clocks(time.monotonic, self._server_time),
         )

@@ -41,7 +41,7 @@ async def collect(
     :raises LucidworksError: a failure that waiting cannot cure, after the other jobs have ended.
     """
 
-    async def fetch_and_keep(position: int, job_id: str) -> Sighting | None:
+    async def fetch_and_keep(position: int, job_id: str) -> Sighting:
         try:
             body = await fetch(job_id)
         except UnknownResourceError as err:
@@ -92,7 +92,7 @@ async def collect(
     return {p: e for p, e in zip(jobs, endings, strict=True) if isinstance(e, Watched)}
 
 
-async def _finish(step: Awaitable[Sighting | None]) -> Sighting | None:
+async def _finish(step: Awaitable[Sighting]) -> Sighting:
     """Do not drop, when cancelled, what the service may hand out only once."""
     running = asyncio.ensure_future(step)
     try:

@@ -15,8 +15,8 @@ FAILED                         read again ``REREADS`` times (ERROR is tied to th
                                a PENDING in between starts the count anew
 GONE, or 404                   for ``GONE_PATIENCE`` look at storage (another reader may be about
                                to write) and ask again (a gateway may have said 404), then GONE
-UNREADABLE (a page of HTML)    wait: it says nothing about the job; the deadline decides
-no answer, for now             wait likewise
+UNREADABLE (a page of HTML,    wait: it says nothing about the job; the deadline decides
+  or no answer for now)
 the deadline has passed        TIMEOUT, with what was heard last; the job may still go on
 =============================  ==============================================================
 """
@@ -33,6 +33,7 @@ from lucidworks_provider.api.jobs import JobState, Sighting
 REREADS = 2
 # A heartbeat gap can leave two triggerers with one trigger; the other one's body needs a moment to land.
 GONE_PATIENCE = 60.0
+GONE_INTERVAL = 5.0
 # A job that was accepted a moment ago may not be known everywhere yet.
 YOUNG = 30.0
 LONGEST_WAIT = 60.0
@@ -56,7 +57,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """Command: GET, and store the body if it carries a result. Reply: a Sighting, or None for "no answer now"."""
+    """Command: GET, and store the body if it carries a result. Reply: a Sighting; no answer is UNREADABLE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,9 @@ def watch(
                 return Watched(Ending.COLLECTED)
             if now() - gone_since >= GONE_PATIENCE:
                 return Watched(Ending.GONE, last)
+            yield Sleep(min(poll_interval, GONE_INTERVAL))
+            continue
         left = deadline - now()
-        if left <= 0 and gone_since is None:
+        if left <= 0:
             return Watched(Ending.TIMEOUT, last)
-        wait = (
-            min(poll_interval, 5.0) if gone_since is not None else next_wait(now() - started, poll_interval)
-        )
-        yield Sleep(wait if gone_since is not None else min(wait, left))
+        yield Sleep(min(next_wait(now() - started, poll_interval), left))

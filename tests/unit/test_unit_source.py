@@ -13,8 +13,15 @@ import pytest
 from lucidworks_provider.api.tokens import Grant
 from lucidworks_provider.auth import protocol
 from lucidworks_provider.auth.cipher import TokenCipher
+from lucidworks_provider.auth.holdoff import (
+    ESTABLISHED,
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    REFUSED_IN_A_ROW,
+    HoldOff,
+)
 from lucidworks_provider.auth.protocol import Claim
-from lucidworks_provider.auth.source import REFUSED_IN_A_ROW, TokenSource
+from lucidworks_provider.auth.source import TokenSource
 from lucidworks_provider.auth.stores import MemoryStore
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
@@ -64,11 +71,39 @@ def test_tokens_that_nothing_accepts_are_not_asked_for_without_end(monkeypatch: 
             refused_call()
     asked = service.asked
     assert asked == REFUSED_IN_A_ROW
-    monkeypatch.setattr(source, "_held_off_until", 0.0)
+    monkeypatch.setattr(source._hold_off, "until", 0.0)
     refused_call()
     with pytest.raises(TokenError):
         refused_call()
     assert service.asked == asked + 1, "one more try after each pause"
+
+
+def test_a_token_that_others_shared_is_used_while_asking_is_held_off() -> None:
+    store, service = MemoryStore(), Service()
+    source = TokenSource(store, service)
+    for _ in range(REFUSED_IN_A_ROW - 1):
+        source.get(source.get())
+    refused = source.get()
+    now = time.time()
+    store.publish(AccessToken("shared", now, now + 50, now + 60))
+    assert source.get(refused) == "shared"
+
+
+def test_the_pauses_double_and_an_established_token_counts_as_good() -> None:
+    hold_off, now, pauses = HoldOff(), 0.0, []
+    for _ in range(REFUSED_IN_A_ROW - 1):
+        hold_off.refused(now, 0.1)
+        assert hold_off.pause(now) == 0
+    for _ in range(8):
+        hold_off.refused(now, 0.1)
+        hold_off.pause(now)
+        pauses.append(hold_off.until - now)
+        now = hold_off.until
+    assert pauses == [FIRST_PAUSE * 2**n for n in range(5)] + [LONGEST_PAUSE] * 3
+    fresh = HoldOff()
+    for _ in range(50):
+        fresh.refused(now, ESTABLISHED)
+        assert fresh.pause(now) == 0
 
 
 def test_an_accepted_token_ends_the_story() -> None:
