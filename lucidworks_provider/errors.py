@@ -136,6 +136,8 @@ class TokenStoreError(TokenError):
 class StorageError(LucidworksError):
     """A place for results cannot be written or read."""
 
+    retryable = True
+
 
 class JobError(LucidworksError):
     """An asynchronous job did not end in a result."""

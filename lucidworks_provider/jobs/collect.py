@@ -45,25 +45,27 @@ async def collect(
         try:
             body = await fetch(job_id)
         except UnknownResourceError as err:
-            return Sighting(JobState.GONE, message=str(err))
+            body, seen = b"", Sighting(JobState.GONE, message=str(err))
         except LucidworksError as err:
             if not err.retryable:
                 raise
             log.warning("Job %s: no answer for now: %s", job_id, err)
             return Sighting(JobState.UNREADABLE, message=str(err))
-        seen = sight(body, payload_field=payload_field)
-        if seen.state is JobState.RESULT:
-            await in_thread(bodies.keep, position, job_id, body)
-        elif seen.state is JobState.PENDING and seen.has_payload:
-            log.warning(
-                "Job %s: a payload with the unknown status %r; it is kept aside.", job_id, seen.status
-            )
-            await in_thread(bodies.keep_aside, position, job_id, body)
-        elif seen.state is JobState.GONE and await in_thread(bodies.use_aside, position, job_id):
-            log.warning("Job %s: RETRIEVED; the payload that came before is the result.", job_id)
-            return Sighting(JobState.RESULT)
-        elif seen.state is JobState.UNREADABLE:
-            log.warning("Job %s: an answer that is no JSON object; it starts: %r", job_id, seen.message)
+        else:
+            seen = sight(body, payload_field=payload_field)
+        match seen.state:
+            case JobState.RESULT:
+                await in_thread(bodies.keep, position, job_id, body)
+            case JobState.PENDING if seen.has_payload:
+                log.warning(
+                    "Job %s: a payload with the unknown status %r is kept aside.", job_id, seen.status
+                )
+                await in_thread(bodies.keep_aside, position, job_id, body)
+            case JobState.GONE if await in_thread(bodies.use_aside, position, job_id):
+                log.warning("Job %s: gone; the payload that came before is the result.", job_id)
+                return Sighting(JobState.RESULT)
+            case JobState.UNREADABLE:
+                log.warning("Job %s: an answer that is no JSON object; it starts: %r", job_id, seen.message)
         return seen
 
     async def one(position: int, job_id: str) -> Watched:

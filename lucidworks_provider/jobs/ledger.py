@@ -22,6 +22,14 @@ from lucidworks_provider.storage import exists, read_file, remove, split_uri, wr
 
 log = logging.getLogger(__name__)
 
+# What is written here cannot be had again, so a storage that fails for a moment is tried again.
+_patiently = retry(
+    retry=retry_if_exception_type(StorageError),
+    stop=stop_after_attempt(4),
+    wait=wait_random_exponential(multiplier=0.2, max=5),
+    reraise=True,
+)
+
 _STATE_NAME = "lucidworks_jobs"
 _RECORD = "record.json"
 
@@ -62,6 +70,7 @@ class Bodies:
         """Whether that body has arrived."""
         return exists(self.uri(position, job_id))
 
+    @_patiently
     def keep(self, position: int, job_id: str, body: bytes) -> None:
         """Put a body where it belongs; whole or not at all."""
         write_file(self.uri(position, job_id), body)
@@ -141,12 +150,7 @@ class Ledger:
             # The copy on storage does for every retry that sees it.
             log.warning("The job record could not be written to the task state store.", exc_info=True)
 
-    @retry(
-        retry=retry_if_exception_type(StorageError),
-        stop=stop_after_attempt(3),
-        wait=wait_random_exponential(multiplier=0.2, max=2),
-        reraise=True,
-    )
+    @_patiently
     def _write(self, record: JobRecord) -> None:
         self.bodies.write_record(record)
 

@@ -36,7 +36,7 @@ ERRORS = {
     "AuthenticationError": ("AnswerError", False),
     "TokenError": ("LucidworksError", True),
     "TokenStoreError": ("TokenError", True),
-    "StorageError": ("LucidworksError", False),
+    "StorageError": ("LucidworksError", True),
     "JobError": ("LucidworksError", False),
     "JobFailedError": ("JobError", False),
     "JobTimeoutError": ("JobError", True),

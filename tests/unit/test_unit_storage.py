@@ -154,6 +154,22 @@ def test_an_id_is_in_one_place_at_least(tmp_path: Path) -> None:
     assert (ledger.load() or JobRecord("", 0)).jobs == {0: "precious"}
 
 
+def test_a_body_outlives_a_storage_that_fails_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [StorageError("503"), StorageError("503")]
+
+    def write(uri: str, data: bytes) -> None:
+        if failures:
+            raise failures.pop()
+        write_file(uri, data)
+
+    monkeypatch.setattr("lucidworks_provider.jobs.ledger.write_file", write)
+    bodies = Bodies(str(tmp_path))
+    bodies.keep(0, "job", b"the only copy")
+    assert bodies.take(0, "job") == b"the only copy"
+
+
 def test_a_record_of_another_version_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     bodies = Bodies(str(tmp_path))
     (tmp_path / "record.json").write_text('{"version": 99}')
