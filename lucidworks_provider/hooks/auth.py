@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,15 @@ class LucidworksAuthHook(BaseHook):
 
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
-    if not isinstance(extra, dict) or (conn.extra and not extra and conn.extra.strip() not in {"{}", "null"}):
+    extra = {} if extra is None else extra
+    # Airflow decodes what is no JSON to nothing at all.
+    if not isinstance(extra, dict) or (not extra and not _says_nothing(conn.extra)):
         raise ConfigurationError(f"Connection {conn_id!r}: extra is no JSON object; write it as {{...}}.")
     return parse_settings(conn_id, login=conn.login, password=conn.password, host=conn.host, extra=extra)
+
+
+def _says_nothing(extra: str | None) -> bool:
+    try:
+        return not json.loads(extra or "null")
+    except ValueError:
+        return not (extra or "").strip()

@@ -133,7 +133,7 @@ class LucidworksHook(LucidworksAuthHook):
     @asynccontextmanager
     async def shared_client(self) -> AsyncIterator[AsyncTransport]:
         """Keep the running loop's client open while this is held, instead of one per call."""
-        # Loading aiohttp takes a tenth of a second, which on the triggerer's loop everybody would wait for.
+        # Loading aiohttp takes some 70 ms, which on the triggerer's loop everybody would wait for.
         aio = await in_thread(import_module, "lucidworks_provider.transport.aio")
         async with aio.shared_transport(await self.aget_settings()) as transport:
             yield transport

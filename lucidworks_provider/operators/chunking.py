@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.jobs.outcome import Outcome
     from lucidworks_provider.jobs.record import JobRecord
 
+# That of `api.chunking`, said again: importing it would cost each parse of a DAG file 5 ms. A test holds them equal.
 MAX_TEXT_BYTES = 1_000_000
 # Nobody knows for how long the service keeps a result, but not for a year.
 _LONGEST = 365 * 86_400.0
@@ -176,7 +177,7 @@ class LucidworksChunkOperator(BaseOperator):
                         lucidworks_conn_id=self.lucidworks_conn_id,
                         folder=task.ledger.bodies.folder,
                         nonce=record.nonce,
-                        poll_interval=_seconds(self.poll_interval, "poll_interval"),
+                        poll_interval=self._poll_seconds,
                         deadline=deadline,
                     ),
                     method_name="execute_complete",
@@ -188,7 +189,7 @@ class LucidworksChunkOperator(BaseOperator):
                     self.hook,
                     task.ledger.bodies,
                     nonce=record.nonce,
-                    poll_interval=_seconds(self.poll_interval, "poll_interval"),
+                    poll_interval=self._poll_seconds,
                     deadline=deadline,
                 )
             )
@@ -236,7 +237,7 @@ class LucidworksChunkOperator(BaseOperator):
             raise InputError(
                 f"on_unknown_submission is {self.on_unknown_submission!r}; use one of resubmit, fail."
             )
-        _ = _seconds(self.poll_interval, "poll_interval"), self._timeout_seconds
+        _ = self._poll_seconds, self._timeout_seconds
         if isinstance(self.max_text_bytes, bool) or not isinstance(self.max_text_bytes, int):
             raise InputError(f"max_text_bytes is {self.max_text_bytes!r}; give a whole number of bytes.")
         given = [{"id": "text", "text": self.text}] if self.documents is None else self.documents
@@ -254,6 +255,10 @@ class LucidworksChunkOperator(BaseOperator):
             submit=lambda text: self.hook.submit_text(options, text, max_bytes=self.max_text_bytes),
             resubmit_unknown=self.on_unknown_submission == "resubmit",
         )
+
+    @property
+    def _poll_seconds(self) -> float:
+        return _seconds(self.poll_interval, "poll_interval")
 
     @property
     def _timeout_seconds(self) -> float:

@@ -24,6 +24,7 @@ import pytest
 import requests
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from lucidworks_provider.api import chunking as api_chunking
 from lucidworks_provider.auth.source import forget_sources
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import (
@@ -40,6 +41,7 @@ from lucidworks_provider.errors import (
     TokenError,
 )
 from lucidworks_provider.jobs import watch
+from lucidworks_provider.operators import chunking as chunk_operator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.transport import retry
 from lucidworks_provider.triggers import chunking
@@ -309,6 +311,10 @@ def test_bad_input_is_refused_before_anything_is_sent_or_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_operator_and_the_api_have_one_limit() -> None:
+    assert chunk_operator.MAX_TEXT_BYTES == api_chunking.MAX_TEXT_BYTES
+
+
 @pytest.mark.parametrize(
     ("parts", "field"),
     [
@@ -352,6 +358,17 @@ class Death(BaseException):
     """The process is gone: nothing after this runs."""
 
 
+def die_after_waiting(first: LucidworksChunkOperator, context: dict[str, Any]) -> None:
+    """An attempt that dies when its results are on storage and its file is not written yet, at the latest."""
+
+    def die(*_: Any) -> Any:
+        raise Death
+
+    first._settle = die  # type: ignore[method-assign]
+    with pytest.raises(Death):
+        first.execute(context)
+
+
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_a_retry_submits_only_what_has_no_id(
     service: Service, context: dict[str, Any], tmp_path: Path, after: int
@@ -366,15 +383,9 @@ def test_a_retry_submits_only_what_has_no_id(
         return done[-1]
 
     first.hook.submit_text = dying  # type: ignore[method-assign]
-    first._settle = _die  # type: ignore[method-assign]
-    with pytest.raises(Death):
-        first.execute(context)
+    die_after_waiting(first, context)
     operator(tmp_path / "c.jsonl").execute(context)
     assert sorted(service.submissions().values()) == [1, 1, 1]
-
-
-def _die(*_: Any) -> Any:
-    raise Death
 
 
 def test_a_retry_on_another_host_finds_the_ids_in_the_state_store(
@@ -382,15 +393,10 @@ def test_a_retry_on_another_host_finds_the_ids_in_the_state_store(
 ) -> None:
     if "task_state_store" not in context:
         pytest.skip("before Airflow 3.3 the record lies beside the result only")
-    first = operator(tmp_path / "here" / "c.jsonl")
-    first._settle = _die  # type: ignore[method-assign]
     service.settings(pending_seconds=0.3)
-    with pytest.raises(Death):
-        first.execute(context)
-    for path in (tmp_path / "here").rglob("record.json"):
-        path.unlink()
-    for path in (tmp_path / "here").rglob("*.json"):
-        assert path.name != "record.json"
+    die_after_waiting(operator(tmp_path / "here" / "c.jsonl"), context)
+    (record,) = (tmp_path / "here").rglob("record.json")
+    record.unlink()
     assert operator(tmp_path / "here" / "c.jsonl").execute(context)["documents"] == 3
     assert sorted(service.submissions().values()) == [1, 1, 1]
 
@@ -398,10 +404,7 @@ def test_a_retry_on_another_host_finds_the_ids_in_the_state_store(
 def test_bodies_that_arrived_are_not_asked_for_again(
     service: Service, context: dict[str, Any], tmp_path: Path
 ) -> None:
-    first = operator(tmp_path / "c.jsonl")
-    first._settle = _die  # type: ignore[method-assign]
-    with pytest.raises(Death):
-        first.execute(context)
+    die_after_waiting(operator(tmp_path / "c.jsonl"), context)
     polls = len(service.log("poll"))
     assert operator(tmp_path / "c.jsonl").execute(context)["chunks"] == 8
     assert len(service.log("poll")) == polls
@@ -425,10 +428,7 @@ def test_after_a_success_a_retry_returns_and_a_clear_repeats(
 def test_changed_input_does_not_meet_the_old_bodies(
     service: Service, context: dict[str, Any], tmp_path: Path
 ) -> None:
-    first = operator(tmp_path / "c.jsonl")
-    first._settle = _die  # type: ignore[method-assign]
-    with pytest.raises(Death):
-        first.execute(context)
+    die_after_waiting(operator(tmp_path / "c.jsonl"), context)
     changed = [{"id": "spider", "text": "Another text."}]
     assert operator(tmp_path / "c.jsonl", documents=changed).execute(context)["chunks"] == 1
     assert json.loads((tmp_path / "c.jsonl").read_text())["text"] == "Another text."

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import Connection
 
 from lucidworks_provider.connection import (
     DEFAULT_AUTH_SERVER_ID,
@@ -21,7 +23,7 @@ from lucidworks_provider.connection import (
     LucidworksSettings,
 )
 from lucidworks_provider.errors import ConfigurationError
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.hooks.auth import LucidworksAuthHook, _parse
 
 SECRET = "s3cret/+ß&="
 HOST = "my-app"
@@ -234,3 +236,16 @@ def test_a_connection_is_read_once_per_hook(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AIRFLOW_CONN_LW", document(login="other"))
     assert hook.get_settings() is first
     assert LucidworksAuthHook("lw").get_settings().client_id == "other"
+
+
+@pytest.mark.parametrize("extra", ["{ }", "{\n}", "null", " ", "", None])
+def test_an_extra_that_says_nothing_is_no_error(extra: str | None) -> None:
+    conn = Connection(conn_id="c", conn_type="lucidworks", login="i", password="s", host="app", extra=extra)
+    assert _parse("c", conn, conn.extra_dejson).application_url == "https://app.applications.lucidworks.com"
+
+
+@pytest.mark.parametrize("extra", ["{", "timeout=5", '{"timeout": 5'])
+def test_an_extra_that_is_no_json_is_named(extra: str) -> None:
+    conn = SimpleNamespace(login="i", password="s", host="app", extra=extra)
+    with pytest.raises(ConfigurationError, match="'c': extra is no JSON object"):
+        _parse("c", conn, {})
