@@ -117,6 +117,11 @@ def parse_settings(
     share_via = fields.text("share_via", "airflow")
     if share_via not in SHARE_VIA:
         raise _wrong(conn_id, "share_via", f"is {share_via!r}", f"use one of {', '.join(SHARE_VIA)}")
+    redis_conn_id = fields.text("redis_conn_id", None)
+    if share_via == "redis" and redis_conn_id is None:
+        raise _wrong(
+            conn_id, "redis_conn_id", "is missing", "share_via is redis, so name the Redis server's connection"
+        )
     return LucidworksSettings(
         conn_id=conn_id,
         client_id=client_id,
@@ -130,7 +135,7 @@ def parse_settings(
         ca_bundle=fields.file("ca_bundle"),
         timeout=fields.seconds("timeout", DEFAULT_TIMEOUT),
         share_via=share_via,
-        redis_conn_id=fields.text("redis_conn_id", None),
+        redis_conn_id=redis_conn_id,
     )
 
 

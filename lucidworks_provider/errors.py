@@ -19,7 +19,8 @@ Everything this package raises, as one tree.
     │   ├── MalformedAnswerError  a success status with a body that is not the documented one
     │   └── AuthenticationError   the token endpoint refused the credentials
     ├── TokenError                no token can be had without cutting off the rest of the fleet
-    │   └── TokenStoreError       the place where the fleet shares its token cannot be reached
+    │   ├── TokenStoreError       the place where the fleet shares its token cannot be reached
+    │   └── TokenContestedError   another system keeps asking for tokens with the same client id
     ├── StorageError              a place cannot be written or read; names the place
     └── JobError                  an asynchronous job
         ├── JobFailedError        the service reports ERROR
@@ -131,6 +132,10 @@ class TokenError(LucidworksError):
 
 class TokenStoreError(TokenError):
     """The shared token store cannot be read or written from this process."""
+
+
+class TokenContestedError(TokenError):
+    """Another system with the same client id deletes the fleet's token faster than it is of use to anybody."""
 
 
 class StorageError(LucidworksError):

@@ -66,14 +66,14 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "share_via": {
         "label": "Share access via",
         "description": (
-            "Where all workers and triggerers share the one live access: airflow (an encrypted Variable), "
+            "Where all workers and triggerers share the one live access: airflow (an encrypted Variable), redis, "
             "or memory (one process only: a second process would cut it off)."
         ),
         "schema": {"type": ["string", "null"], "enum": [*SHARE_VIA, None], "default": SHARE_VIA[0]},
     },
     "redis_conn_id": {
         "label": "Redis connection id",
-        "description": "Reserved for sharing via redis, which this version does not offer yet.",
+        "description": "For sharing via redis: the Airflow connection with the Redis server's address.",
         "schema": {"type": ["string", "null"]},
     },
 }

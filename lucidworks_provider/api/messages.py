@@ -54,7 +54,7 @@ class Request:
     """
 
     name: str
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "HEAD"]
     url: str
     replayable: bool
     params: tuple[tuple[str, str], ...] = ()

@@ -89,7 +89,7 @@ def read_grant(answer: Answer) -> Grant:
             f"{_NAME}: HTTP {answer.status} without an `access_token`; fields: {sorted(body)!r}",
             status=answer.status,
         )
-    return Grant(access_token.strip(), _lifetime(body, access_token), _server_time(answer))
+    return Grant(access_token.strip(), _lifetime(body, access_token), server_time(answer))
 
 
 def _lifetime(body: dict[str, Any], access_token: str) -> float:
@@ -115,7 +115,8 @@ def _claims(access_token: str) -> dict[str, Any]:
     return decoded if isinstance(decoded, dict) else {}
 
 
-def _server_time(answer: Answer) -> float | None:
+def server_time(answer: Answer) -> float | None:
+    """The answer's ``Date`` in seconds since the epoch; None where there is none."""
     try:
         return parsedate_to_datetime(answer.headers["date"]).timestamp()
     except (KeyError, TypeError, ValueError):

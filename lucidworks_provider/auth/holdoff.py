@@ -35,19 +35,14 @@ class HoldOff:
         """The token that is in use was refused."""
         if in_use_for >= ESTABLISHED and self.refusals < REFUSED_IN_A_ROW:
             self.refusals = 0
-        if now >= self.until:
-            self.refusals += 1
+        if now < self.until:
+            # Others may share a token during the pause; that it is refused too is no news.
+            return
+        self.refusals += 1
+        if self.refusals >= REFUSED_IN_A_ROW:
+            beyond = self.refusals - REFUSED_IN_A_ROW
+            self.until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**beyond)
 
     def pause(self, now: float) -> float:
-        """
-        Seconds until a new token may be asked for; 0 for now.
-
-        One attempt is free when a pause has ended, and starts the next pause.
-        """
-        beyond = self.refusals - REFUSED_IN_A_ROW
-        if beyond < 0:
-            return 0.0
-        if now < self.until:
-            return self.until - now
-        self.until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**beyond)
-        return self.until - now if beyond == 0 else 0.0
+        """Seconds until a new token may be asked for; 0 for now. One is free after each pause."""
+        return max(0.0, self.until - now)

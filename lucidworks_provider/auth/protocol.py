@@ -9,159 +9,113 @@ the fleet. The process holds the token that it last used and comes here only whe
 =====================================  ================================================================
 what the store shows                   what the process does
 =====================================  ================================================================
-cannot be read; held token still good  use the held token, look again later
+cannot be read, or shows nothing;      use the held token, look again later
+  held token still good
 cannot be read; nothing usable         fail, retryably: minting blindly would cut the fleet off
+less than the held token, which is     publish the held one: it was minted when the store was down
+newer and good
 a good token before its appointment    use it (a 401 was somebody else's mint)
 a good token past its appointment,     wait up to ``GRACE`` for the new one, then use the good one
   claimed by another
 nothing usable, claimed by another     wait; a claim that has not moved for ``LEASE`` is dead
 no claim, or a dead one, but minting   use the good token, or fail with the reason
-  is forbidden (``holdoff``)
+  is forbidden (``holdoff``, ``losses``)
 no claim, or a dead one                write the own claim, wait ``settle``, read it back:
   the write failed                     - from the top if another's claim stands there, else as above
   another's claim stands there         - lost: from the top
   it stands, but the token changed     - withdraw, from the top: somebody minted meanwhile
+  it stands; only a clock that was     - ask the service for the time, withdraw, from the top
+  never compared says "over"
+  it stands; too many losses           - publish the pause that is due, withdraw, fail with the reason
   it stands, token as before           - **mint**, publish, withdraw
 mint failed; a good token is there     withdraw, use the good one, look again later
 mint failed; nothing usable            withdraw, fail with the cause
 =====================================  ================================================================
 
-*Usable* is a token that was not refused and has not expired. A Variable has no compare-and-set, so the
-claim is a timed mutex: of several writers the last one stands, and everybody else finds that out after
-``settle``. It holds as long as no write takes longer than ``settle``; then two mint, and the ordinary
-answer to a 401 heals it. Claims are compared by whether they move, never by clocks of two hosts.
+*Usable* is a token that was not refused and has not expired.
+
+A Variable has no compare-and-set, so there the claim is a timed mutex: of several writers the last one
+stands, and everybody else finds that out after ``settle``. Whoever needs longer than ``settle`` from its look
+at the store to the end of its write also waits longer (three times as long on top), and so does who saw no
+claim at all, until a living claimant has moved its claim back over it. ``docs/token-sharing.md`` says which
+delays that is safe under. Where it is not, two mint, and the ordinary answer to a 401 heals it. Claims are
+compared by whether they move, never by clocks of two hosts.
 
 **Absence is no proof**: reading a Variable swallows an unreachable API server and says "not there". So the
 own claim is read back before a mint; only a store that shows our own writing is believed when it shows no
-token.
+token, and one that showed a token before must go on showing it.
 
-:func:`acquire` is a generator: it yields commands, a shell performs them and sends the replies.
+:func:`acquire` is a generator: it yields :mod:`~lucidworks_provider.auth.commands`, a shell performs them and
+sends the replies.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from lucidworks_provider.auth.commands import (
+    NOBODY,
+    AskTime,
+    Claim,
+    Command,
+    Conversation,
+    Failed,
+    Mint,
+    Outcome,
+    Pause,
+    Publish,
+    Read,
+    Reply,
+    Snapshot,
+    Withdraw,
+    WriteClaim,
+)
+from lucidworks_provider.auth.losses import ALLOWED, Losses
 from lucidworks_provider.auth.token import AccessToken
-from lucidworks_provider.errors import LucidworksError, TokenError, TokenStoreError
+from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 
 # How long a token past its appointment is held back for the claimant's new one.
 GRACE = 2.0
 # A claimant moves its claim every BEAT while it mints, so one that stands still for LEASE is dead.
-BEAT = 1.0
-LEASE = 4.0
-# Between two looks at the store while waiting for somebody.
+BEAT = 0.75
+LEASE = 3.0
+# Between two looks at the store while waiting for somebody; growing, since a crowd that looks slows the store.
 LOOK = 0.25
+LONGEST_LOOK = 1.0
 # When to try again after a refresh that did not work while the old token still does.
 LOOK_AGAIN = 5.0
 # Longer than any mint with its retries.
 PATIENCE = 120.0
+# How often to try to share a new token: one that only we know is one that nobody has.
+PUBLISH_TRIES = 5
 
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """
-    "I am about to mint."
-
-    :param owner: a random name of one attempt.
-    :param beat: grows while the owner lives.
-    """
-
-    owner: str
-    beat: int = 0
-
-    def moved(self) -> Claim:
-        """The same claim, one beat later."""
-        return replace(self, beat=self.beat + 1)
-
-
-# What a withdrawn claim leaves behind. Not the same as no claim at all, which is what a store that cannot be
-# read looks like.
-NOBODY = Claim("")
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a store shows at one moment; None is "nothing there", or nothing that could be read."""
-
-    token: AccessToken | None = None
-    claim: Claim | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Command: read the store. Reply: a :class:`Snapshot`, or a :class:`Failed`."""
-
-
-@dataclass(frozen=True, slots=True)
-class WriteClaim:
-    """Command: write a claim, or withdraw it with :data:`NOBODY`. Reply: None, or a :class:`Failed`."""
-
-    claim: Claim
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Command: let time pass. Reply: None."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Mint:
-    """Command: ask the service for a token, moving the claim meanwhile. Reply: a token, or a :class:`Failed`."""
-
-    claim: Claim
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Command: store a token. Reply: None, or a :class:`Failed`."""
-
-    token: AccessToken
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Reply: a command could not be performed."""
-
-    error: LucidworksError
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """
-    The token to use.
-
-    :param look_again: seconds until the store is worth another look; None for "at the appointment".
-    :param warning: why it is not the token that one would want.
-    """
-
-    token: AccessToken
-    look_again: float | None = None
-    warning: str | None = None
-
-
-Command = Read | WriteClaim | Pause | Mint | Publish
-Reply = Snapshot | AccessToken | Failed | None
-Conversation = Generator[Command, Reply, Outcome]
+_CURE = (
+    "Another system asks for access tokens with the same client id, which deletes the ones of this Airflow. "
+    "Give each system an integration, and so a client id, of its own."
+)
 
 
 @dataclass
-class _Others:
-    """Watches another's claim: is it alive?"""
+class Others:
+    """Watches another's claim, over several conversations: is it alive?"""
 
     claim: Claim | None = None
     since: float = 0.0
 
-    def alive(self, claim: Claim | None, now: float) -> bool:
+    def alive(self, claim: Claim | None, now: float, lease: float) -> bool:
+        """
+        :param claim: what the store shows.
+        :param now: by the monotonic clock.
+        :param lease: seconds without a movement after which it is dead.
+        """
         if claim is None or claim == NOBODY:
             return False
         if claim != self.claim:
             self.claim, self.since = claim, now
-        return now - self.since < LEASE
+        return now - self.since < lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,119 +123,218 @@ class Clocks:
     """
     :param monotonic: for waiting.
     :param server: seconds since the epoch as the identity server sees it, for the times in a token.
+    :param sure: whether ``server`` was ever compared with the server's own words.
     """
 
     monotonic: Callable[[], float]
     server: Callable[[], float]
+    sure: Callable[[], bool]
 
 
 @dataclass
 class _Needs:
     held: AccessToken | None
-    refused: str | None
+    refused: Collection[str]
+    settle: float
     clocks: Clocks
-    others: _Others = field(default_factory=_Others)
+    forbidden: TokenError | None
+    others: Others
+    asked_time: bool = False
+    # The slowest look at the store so far, in seconds. A store that is slow for us is slow for the others.
+    slowest: float = 0.0
+    read_at: float = field(init=False)
 
     def usable(self, token: AccessToken | None) -> AccessToken | None:
-        if token is None or token.value == self.refused or self.clocks.server() >= token.expires_at:
+        if token is None or token.value in self.refused or self.clocks.server() >= token.expires_at:
             return None
         return token
 
     def due(self, token: AccessToken) -> bool:
         return self.clocks.server() >= token.refresh_at
 
+    def ours(self, stored: AccessToken | None) -> AccessToken | None:
+        """The held token, if it is good and newer than the stored one."""
+        held = self.usable(self.held)
+        if held is None or self.due(held) or (stored is not None and stored.issued_at >= held.issued_at):
+            return None
+        return held
+
+    def lost(self, token: AccessToken | None) -> bool:
+        """Whether a token was refused before its time."""
+        return token is not None and token.value in self.refused and self.clocks.server() < token.expires_at
+
+    def doubtful(self, token: AccessToken | None) -> bool:
+        """Whether nothing but a clock that was never compared speaks against a token."""
+        return (
+            token is not None
+            and token.value not in self.refused
+            and not self.asked_time
+            and not self.clocks.sure()
+        )
+
+    def stop(self, token: AccessToken | None) -> TokenError | None:
+        """Why no new token may be asked for, if so."""
+        losses = token.losses if token is not None else Losses()
+        pause = losses.pause(self.clocks.server())
+        if pause > 0:
+            return TokenContestedError(
+                f"{len(losses.times)} access tokens were refused before expiry within a minute. {_CURE} "
+                f"No new token is asked for during {pause:.0f} s."
+            )
+        return self.forbidden
+
+    def read(self) -> Generator[Command, Reply, Reply]:
+        self.read_at = self.clocks.monotonic()
+        seen = yield Read()
+        self.slowest = max(self.slowest, self.clocks.monotonic() - self.read_at)
+        return seen
+
 
 def acquire(
     *,
     held: AccessToken | None,
-    refused: str | None,
+    refused: Collection[str],
     settle: float,
     clocks: Clocks,
     forbidden: TokenError | None = None,
+    others: Others | None = None,
     new_owner: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> Conversation:
     """
     Get a token that is neither refused nor expired, minting only as the table above allows.
 
     :param held: what this process used last.
-    :param refused: the token that the service has just answered with 401, if that is why we are here.
-    :param settle: seconds between writing a claim and believing it; 0 where one process has the store.
+    :param refused: the tokens that the service has answered with 401.
+    :param settle: seconds between writing a claim and believing it; 0 where taking a claim is atomic.
     :param forbidden: why this process must not mint at the moment, if so; raised where it would have to.
+    :param others: what earlier conversations saw of others' claims.
     :raises TokenError: no token can be had now.
     """
-    needs = _Needs(held, refused, clocks)
-    started = clocks.monotonic()
+    needs = _Needs(held, refused, settle, clocks, forbidden, others or Others())
+    started, look = clocks.monotonic(), LOOK
     while True:
-        seen = yield Read()
+        seen = yield from needs.read()
+        if seen == Snapshot() and needs.ours(None) is None and needs.usable(held):
+            seen = Failed(TokenStoreError("it shows nothing at all"))
         if not isinstance(seen, Snapshot):
             return _without_store(needs, seen)
+        if (ours := needs.ours(seen.token)) is not None:
+            published = yield Publish(ours)
+            return Outcome(ours, **_unshared(published))
         good = needs.usable(seen.token)
         if good is not None and not needs.due(good):
             return Outcome(good)
         waited = clocks.monotonic() - started
-        if needs.others.alive(seen.claim, clocks.monotonic()):
+        if waited >= PATIENCE:
+            raise TokenError(
+                f"Other processes have been getting a token for {waited:.0f} s; try again later."
+            )
+        if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 4 * needs.slowest):
             if good is not None and waited >= GRACE:
-                return Outcome(good, look_again=LOOK_AGAIN)
-            if waited >= PATIENCE:
-                raise TokenError(
-                    f"Another process has been getting a token for {waited:.0f} s; try again later."
-                )
-            yield Pause(LOOK)
+                return Outcome(good, LOOK_AGAIN)
+            yield Pause(look)
+            look = min(LONGEST_LOOK, look * 1.5)
             continue
-        if forbidden is not None:
+        if (reason := needs.stop(seen.token)) is not None:
             if good is None:
-                raise forbidden
-            return Outcome(good, look_again=LOOK_AGAIN)
-        done = yield from _claim_and_mint(needs, seen, settle, Claim(new_owner()))
+                raise reason
+            return Outcome(good, LOOK_AGAIN)
+        done = yield from _claim_and_mint(needs, seen, Claim(new_owner()))
         if done is not None:
             return done
 
 
 def _claim_and_mint(
-    needs: _Needs, before: Snapshot, settle: float, claim: Claim
+    needs: _Needs, before: Snapshot, claim: Claim
 ) -> Generator[Command, Reply, Outcome | None]:
     """The lower half of the table; None means: from the top."""
-    asked = needs.clocks.monotonic()
+    losses = before.token.losses if before.token is not None else Losses()
+    foreign = needs.lost(before.token)
+    seen = yield from _take(needs, before, claim, losses.wait if foreign else 0.0)
+    if not isinstance(seen, Snapshot):
+        return seen
+    if seen.token is not None and seen.token != before.token and needs.usable(seen.token):
+        yield Withdraw(claim)
+        return None
+    if needs.doubtful(seen.token):
+        needs.asked_time = True
+        yield AskTime()
+        yield Withdraw(claim)
+        return None
+    now = needs.clocks.server()
+    losses = losses.with_one_more(now) if foreign else losses.at_renewal(now)
+    if before.token is not None and losses.pause(now):
+        told = yield Publish(replace(before.token, losses=losses))
+        yield Withdraw(claim)
+        return _without_store(needs, told) if isinstance(told, Failed) else None
+    return (yield from _mint(needs, seen, claim, losses))
+
+
+def _take(
+    needs: _Needs, before: Snapshot, claim: Claim, hold_off: float
+) -> Generator[Command, Reply, Snapshot | Outcome | None]:
+    """Take the claim: what the store shows when it is ours, or what to do instead."""
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
         # On Airflow 2 a Variable is deleted and inserted, and of two that do it at once one fails.
-        seen = yield Read()
+        seen = yield from needs.read()
         lost = isinstance(seen, Snapshot) and seen.claim not in {None, before.claim}
         return None if lost else _without_store(needs, reply)
-    if settle:
-        # A store that is slow today is slow for the others too.
-        yield Pause(max(settle, 3 * (needs.clocks.monotonic() - asked)))
-    seen = yield Read()
-    if isinstance(seen, Snapshot) and seen.claim is None:
-        # Ours must be there. A read that says "nothing" is how an unreachable API server looks.
-        seen = yield Read()
-        if isinstance(seen, Snapshot) and seen.claim is None:
-            seen = Failed(TokenStoreError("the store does not show what was just written to it"))
+    if needs.settle:
+        hold_off += needs.settle + 3 * (needs.clocks.monotonic() - needs.read_at)
+        if before.claim is None:
+            # The first claim ever, or a read that failed silently and a claimant who will show itself.
+            hold_off += 2 * BEAT
+    if hold_off:
+        yield Pause(hold_off)
+    seen = yield from needs.read()
+    if _hides(seen, before):
+        seen = yield from needs.read()
+        if _hides(seen, before):
+            seen = Failed(TokenStoreError("the store does not show what was written to it"))
     if not isinstance(seen, Snapshot):
         return _without_store(needs, seen)
-    if seen.claim != claim:
-        return None
-    if seen.token is not None and seen.token != before.token and needs.usable(seen.token):
-        yield WriteClaim(NOBODY)
-        return None
-    minted = yield Mint(claim)
-    good = needs.usable(seen.token)
-    if isinstance(minted, AccessToken):
-        # Publishing comes before anything else: a token that only we know is a token that nobody has.
-        published = yield Publish(minted)
-        yield WriteClaim(NOBODY)
+    return seen if seen.claim == claim else None
+
+
+def _hides(seen: Reply, before: Snapshot) -> bool:
+    """Whether something is missing that must be there: "nothing" is how an unreachable API server looks."""
+    if not isinstance(seen, Snapshot):
+        return False
+    return seen.claim is None or (seen.token is None and before.token is not None)
+
+
+def _mint(needs: _Needs, seen: Snapshot, claim: Claim, losses: Losses) -> Generator[Command, Reply, Outcome]:
+    warning, now = None, needs.clocks.server()
+    if losses.worth_telling(now):
+        losses = losses.told(now)
         warning = (
-            f"the new token could not be shared: {published.error}" if isinstance(published, Failed) else None
+            f"{len(losses.times)} refused before expiry within the last minute. {_CURE} Above {ALLOWED} a minute no "
+            "more are asked for."
         )
-        return Outcome(minted, warning=warning)
-    yield WriteClaim(NOBODY)
+    minted = yield Mint(claim)
+    if isinstance(minted, AccessToken):
+        token = replace(minted, losses=losses)
+        # Sharing it comes before anything else.
+        published = yield Publish(token)
+        for _ in range(PUBLISH_TRIES - 1):
+            if not isinstance(published, Failed):
+                break
+            yield Pause(BEAT)
+            claim = claim.moved()
+            yield WriteClaim(claim)
+            published = yield Publish(token)
+        yield Withdraw(claim)
+        return Outcome(token, **({"warning": warning} | _unshared(published)))
+    yield Withdraw(claim)
     error = minted.error if isinstance(minted, Failed) else TokenError("no token was minted")
-    if good is None and (not error.retryable or isinstance(error, TokenError)):
+    good = needs.usable(seen.token)
+    if good is not None:
+        return Outcome(good, LOOK_AGAIN, f"renewal failed, the old token still works: {error}")
+    if not error.retryable or isinstance(error, TokenError):
         raise error
-    if good is None:
-        # Whatever the token endpoint answered, the caller's own request has not been sent.
-        raise TokenError(f"No access token: {error}")
-    return Outcome(good, look_again=LOOK_AGAIN, warning=f"renewal failed, the old token still works: {error}")
+    # Whatever the token endpoint answered, the caller's own request has not been sent.
+    raise TokenError(f"No access token: {error}")
 
 
 def _without_store(needs: _Needs, reply: Reply) -> Outcome:
@@ -290,4 +343,12 @@ def _without_store(needs: _Needs, reply: Reply) -> Outcome:
     held = needs.usable(needs.held)
     if held is None:
         raise error
-    return Outcome(held, look_again=LOOK_AGAIN, warning=f"the token store is down: {error}")
+    return Outcome(held, LOOK_AGAIN, f"the token store is down, the held token still works: {error}")
+
+
+def _unshared(published: Reply) -> dict[str, Any]:
+    """What an outcome says when its token could not be shared."""
+    if not isinstance(published, Failed):
+        return {}
+    warning = f"the new token could not be shared, trying again: {published.error}"
+    return {"look_again": LOOK_AGAIN, "warning": warning}

@@ -19,28 +19,40 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from lucidworks_provider.api.messages import without
-from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, token_request
-from lucidworks_provider.auth import protocol
-from lucidworks_provider.auth.holdoff import HoldOff
-from lucidworks_provider.auth.protocol import Claim, Clocks, Command, Failed, Outcome, Reply
+from lucidworks_provider.api.messages import Answer, Request, without
+from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, server_time, token_request
+from lucidworks_provider.auth import commands, protocol
+from lucidworks_provider.auth.clock import ServerClock
+from lucidworks_provider.auth.commands import Claim, Command, Failed, Outcome, Reply
+from lucidworks_provider.auth.holding import Holding
+from lucidworks_provider.auth.protocol import Clocks
 from lucidworks_provider.auth.stores import TokenStore, store_for
-from lucidworks_provider.auth.token import CLOCK_TOLERANCE, AccessToken, TokenIdentity
+from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import AuthenticationError, LucidworksError, TokenError
+from lucidworks_provider.errors import AuthenticationError, LucidworksError
 
 log = logging.getLogger(__name__)
 
+# The same warning is not repeated within this time, in seconds.
+_QUIET = 60.0
+# Asking for the time is worth no longer wait, in seconds.
+_TIME_TIMEOUT = 2.0
+
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    token: AccessToken
-    # Both by the monotonic clock, so that a wall clock that is set does not disturb a running process.
-    since: float
-    look_at: float
+class Service:
+    """
+    What a source asks of the identity server.
+
+    :param grant: asks for a new token, which deletes the one that lives.
+    :param time: asks for nothing but the time, in seconds since the epoch.
+    """
+
+    grant: Callable[[], Grant]
+    time: Callable[[], float | None]
 
 
 class TokenSource:
@@ -48,19 +60,22 @@ class TokenSource:
     Hands out one identity's token to every thread and event loop of this process.
 
     :param store: where the fleet shares it.
-    :param ask: asks the service for a new token.
+    :param service: the identity server.
+    :param clock: the identity server's clock, shared by all sources of this process that use that server.
     """
 
-    def __init__(self, store: TokenStore, ask: Callable[[], Grant]) -> None:
+    def __init__(self, store: TokenStore, service: Service, clock: ServerClock | None = None) -> None:
         self._store = store
-        self._ask = ask
-        self._held: _Held | None = None
+        self._service = service
+        self._clock = clock or ServerClock()
+        self._clocks = Clocks(time.monotonic, self._clock.now, lambda: self._clock.sure)
+        self._holding = Holding()
+        # One thread at a time talks to the store; the other lock guards single steps of `_holding`.
         self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._failure: tuple[float, LucidworksError] | None = None
-        self._hold_off = HoldOff()
         self._flights: dict[asyncio.AbstractEventLoop, asyncio.Task[str]] = {}
-        # What to add to this host's clock to get the identity server's.
-        self._offset = 0.0
+        self._warned: tuple[str, float] = ("", 0.0)
 
     def get(self, refused: str | None = None) -> str:
         """
@@ -68,85 +83,83 @@ class TokenSource:
 
         :param refused: the token that was answered with 401, so that it is not handed out again.
         """
-        value = self._fresh(refused)
+        if refused is not None:
+            self.invalidate(refused)
+        arrived = time.monotonic()
+        value = self._holding.fresh(arrived)
         if value is not None:
             return value
-        arrived = time.monotonic()
-        with self._turn:
-            value = self._fresh(refused)
+        # Whoever holds a token that still works waits no longer for another thread's new one than for another
+        # process's: the store may be slow, and the token is good.
+        good = self._holding.usable(arrived)
+        if good is None:
+            self._turn.acquire()
+        elif not self._turn.acquire(timeout=protocol.GRACE):
+            return good
+        try:
+            value = self._holding.fresh(time.monotonic())
             if value is not None:
                 return value
             if self._failure is not None and self._failure[0] >= arrived:
                 # Whoever waited here asked the same question at the same time.
                 raise self._failure[1]
-            try:
-                return self._acquire(refused)
-            except LucidworksError as err:
-                self._failure = (time.monotonic(), err)
-                raise
+            return self._acquire()
+        except LucidworksError as err:
+            self._failure = (time.monotonic(), err)
+            raise
+        finally:
+            self._turn.release()
 
     async def aget(self, refused: str | None = None) -> str:
         """:meth:`get` for coroutines: a thread for the first caller, a wait for the others."""
+        if refused is not None:
+            self.invalidate(refused)
         loop = asyncio.get_running_loop()
-        while (value := self._fresh(refused)) is None:
+        while (value := self._holding.fresh(time.monotonic())) is None:
             flight = self._flights.get(loop)
             if flight is None or flight.done():
-                flight = loop.create_task(_in_thread(self.get, refused))
+                flight = loop.create_task(_in_thread(self.get))
                 self._flights[loop] = flight
-                flight.add_done_callback(lambda _: self._flights.pop(loop, None))
-            # Shielded: the mint of a cancelled caller is everybody's, and must be published.
-            value = await asyncio.shield(flight)
-            if value != refused:
-                break
+                flight.add_done_callback(partial(self._landed, loop))
+            good = self._holding.usable(time.monotonic())
+            # Waited for and not awaited: the mint of a cancelled caller is everybody's, and must be published.
+            await asyncio.wait({flight}, timeout=None if good is None else protocol.GRACE)
+            if flight.done():
+                value = flight.result()
+                if value not in self._holding.refused:
+                    break
+            elif good is not None:
+                return good
         return value
+
+    def _landed(self, loop: asyncio.AbstractEventLoop, flight: asyncio.Task[str]) -> None:
+        self._flights.pop(loop, None)
+        # Looked at, since all who waited may have been cancelled.
+        _ = flight.cancelled() or flight.exception()
+
+    def invalidate(self, value: str) -> None:
+        """Hear that a token was answered with 401. By comparison: one that is not in use any more is ignored."""
+        with self._lock:
+            self._holding.refuse(value, time.monotonic())
 
     def accepted(self, value: str) -> None:
         """Hear that a call with this token was not refused."""
-        held = self._held
-        if self._hold_off.refusals and held is not None and held.token.value == value:
-            self._hold_off.accepted()
-
-    def _forbidden(self, refused: str | None) -> TokenError | None:
-        """Why no new token may be asked for at the moment, if so."""
-        held, now = self._held, time.monotonic()
-        if held is None or held.token.value != refused:
-            return None
-        self._hold_off.refused(now, now - held.since)
-        pause = self._hold_off.pause(now)
-        if not pause:
-            return None
-        return TokenError(
-            f"{self._hold_off.refusals} access tokens in a row were refused with 401 before any call accepted one. "
-            "Another system that asks for tokens with the same client id does that, and so does an application that "
-            "is not entitled to what is asked, or an Application ID that belongs to other credentials. No new token "
-            f"is asked for during {pause:.0f} s."
-        )
+        with self._lock:
+            self._holding.accepted(value)
 
     def peek(self) -> AccessToken | None:
         """The live token that this process holds or the store shows, without ever minting."""
-        token = self._held.token if self._held else None
-        if token is None or self._server_time() >= token.expires_at:
-            token = self._store.read().token
-        return token if token is not None and self._server_time() < token.expires_at else None
+        held = self._holding.held
+        if held is not None and self._holding.usable(time.monotonic()) is not None:
+            return held.token
+        token = self._store.read().token
+        if token is not None and self._clock.now() >= token.expires_at and not self._clock.sure:
+            self._perform(commands.AskTime())
+        return token if token is not None and self._clock.now() < token.expires_at else None
 
-    def _fresh(self, refused: str | None) -> str | None:
-        held = self._held
-        if held is None or held.token.value == refused or time.monotonic() >= held.look_at:
-            return None
-        return held.token.value
-
-    def _server_time(self) -> float:
-        return time.time() + self._offset
-
-    def _acquire(self, refused: str | None) -> str:
+    def _acquire(self) -> str:
         """Perform the protocol's commands until it has a token."""
-        conversation = protocol.acquire(
-            held=self._held.token if self._held else None,
-            refused=refused,
-            forbidden=self._forbidden(refused),
-            settle=self._store.settle,
-            clocks=Clocks(time.monotonic, self._server_time),
-        )
+        conversation = self._holding.acquire(self._store.settle, self._clocks)
         reply: Reply = None
         try:
             while True:
@@ -154,27 +167,28 @@ class TokenSource:
         except StopIteration as stop:
             outcome: Outcome = stop.value
         if outcome.warning:
-            log.warning("Access token: %s", outcome.warning)
-        wait = outcome.look_again
-        if wait is None:
-            wait = outcome.token.refresh_at - self._server_time()
-        now = time.monotonic()
-        same = self._held is not None and self._held.token == outcome.token
-        self._held = _Held(outcome.token, self._held.since if same and self._held else now, now + wait)
+            self._warn(outcome.warning)
+        with self._lock:
+            self._holding.take(outcome, self._clocks)
         return outcome.token.value
 
     def _perform(self, command: Command) -> Reply:
         try:
             match command:
-                case protocol.Read():
+                case commands.Read():
                     return self._store.read()
-                case protocol.WriteClaim(claim):
+                case commands.WriteClaim(claim):
                     self._store.write_claim(claim)
-                case protocol.Pause(seconds):
+                case commands.Withdraw(claim):
+                    self._store.withdraw(claim)
+                case commands.Pause(seconds):
                     time.sleep(seconds)
-                case protocol.Mint(claim):
+                case commands.AskTime():
+                    before = time.time()
+                    self._clock.hear(self._service.time(), before, time.time())
+                case commands.Mint(claim):
                     return self._mint(claim)
-                case protocol.Publish(token):
+                case commands.Publish(token):
                     self._store.publish(token)
         except LucidworksError as err:
             return Failed(err)
@@ -185,47 +199,46 @@ class TokenSource:
 
         def ask() -> AccessToken:
             before = time.time()
-            grant = self._ask()
-            self._set_clock(grant, before, time.time())
-            return AccessToken.from_grant(grant, before + self._offset)
+            grant = self._service.grant()
+            elapsed = time.time() - before
+            self._clock.hear(grant.server_time, before, before + elapsed)
+            return AccessToken.from_grant(grant, self._clock.now() - elapsed)
 
         with ThreadPoolExecutor(1, "lucidworks-mint") as pool:
             asking = pool.submit(ask)
             try:
                 while not wait_for([asking], timeout=protocol.BEAT).done:
                     claim = claim.moved()
-                    if isinstance(reply := self._perform(protocol.WriteClaim(claim)), Failed):
+                    if isinstance(reply := self._perform(commands.WriteClaim(claim)), Failed):
                         log.debug("The claim could not be renewed: %s", reply.error)
             except BaseException:
                 # The task is being stopped, but what the service hands out is the whole fleet's.
                 wait_for([asking])
                 if asking.exception() is None:
-                    self._perform(protocol.Publish(asking.result()))
-                self._perform(protocol.WriteClaim(protocol.NOBODY))
+                    self._perform(commands.Publish(asking.result()))
+                self._perform(commands.Withdraw(claim))
                 raise
             return asking.result()
 
-    def _set_clock(self, grant: Grant, before: float, after: float) -> None:
-        if grant.server_time is None:
+    def _warn(self, text: str) -> None:
+        said, when = self._warned
+        now = time.monotonic()
+        if text == said and now - when < _QUIET:
+            log.debug("Access token: %s", text)
             return
-        offset = grant.server_time - (before + after) / 2
-        slack = CLOCK_TOLERANCE + (after - before) / 2
-        if abs(offset) <= slack:
-            self._offset = 0.0
-            return
-        if self._offset == 0.0:
-            log.warning("This host's clock is %.0f s off the identity server's; corrected for.", -offset)
-        self._offset = offset
+        self._warned = (text, now)
+        log.warning("Access token: %s", text)
 
 
-async def _in_thread(call: Callable[[str | None], str], refused: str | None) -> str:
+async def _in_thread(call: Callable[[], str]) -> str:
     # asgiref, as Airflow's own SDK does: what calls the supervisor from a plain thread is unsafe on 3.0/3.1.
     from asgiref.sync import sync_to_async
 
-    return await sync_to_async(call, thread_sensitive=False)(refused)
+    return await sync_to_async(call, thread_sensitive=False)()
 
 
 _sources: dict[tuple[str, ...], TokenSource] = {}
+_server_clocks: dict[str, ServerClock] = {}
 _sources_lock = threading.Lock()
 
 
@@ -233,7 +246,7 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     """
     This process's source for a connection and scope: the same one for equal credentials.
 
-    :raises ConfigurationError: the connection's ``share_via`` is not offered.
+    :raises ConfigurationError: the connection's ``share_via`` lacks what it needs.
     :raises InputError: an unknown scope.
     """
     identity = TokenIdentity(
@@ -245,7 +258,9 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     with _sources_lock:
         source = _sources.get(key)
         if source is None:
-            source = TokenSource(store_for(settings, identity), partial(ask_service, settings, scope))
+            service = Service(partial(ask_service, settings, scope), partial(ask_time, settings))
+            clock = _server_clocks.setdefault(settings.auth_url, ServerClock())
+            source = TokenSource(store_for(settings, identity), service, clock)
             _sources[key] = source
         return source
 
@@ -284,11 +299,27 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | Non
             ) from None
 
 
+def ask_time(settings: LucidworksSettings) -> float | None:
+    """
+    The identity server's clock, from the ``Date`` of any answer of its host.
+
+    Nothing documented is called and no credentials are sent: every answer of an HTTP server that has a clock
+    says the time (RFC 9110, 6.6.1). Asked before a mint for which nothing but this host's clock speaks.
+    """
+    from lucidworks_provider.transport.sync import SyncTransport
+
+    request = Request("Time", "HEAD", f"{settings.auth_url}/", replayable=True)
+    with closing(SyncTransport(replace(settings, timeout=min(settings.timeout, _TIME_TIMEOUT)))) as transport:
+        answer: Answer = transport.send(request)
+    return server_time(answer)
+
+
 def forget_sources() -> None:
     """Drop what this process holds: in a forked child, whose locks may be taken by threads that are gone."""
     global _sources_lock  # noqa: PLW0603
     _sources_lock = threading.Lock()
     _sources.clear()
+    _server_clocks.clear()
 
 
 if hasattr(os, "register_at_fork"):

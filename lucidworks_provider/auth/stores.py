@@ -13,10 +13,10 @@ import logging
 from typing import Protocol
 
 from lucidworks_provider.auth.cipher import TokenCipher
-from lucidworks_provider.auth.protocol import Claim, Snapshot
+from lucidworks_provider.auth.commands import NOBODY, Claim, Snapshot
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import ConfigurationError, TokenStoreError
+from lucidworks_provider.errors import TokenStoreError
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,10 @@ class TokenStore(Protocol):
         """Read token and claim."""
 
     def write_claim(self, claim: Claim) -> None:
-        """Write a claim."""
+        """Write a claim, or move the own one."""
+
+    def withdraw(self, claim: Claim) -> None:
+        """Give an own claim up."""
 
     def publish(self, token: AccessToken) -> None:
         """Store a token, unless a newer one is there."""
@@ -44,17 +47,17 @@ def store_for(settings: LucidworksSettings, identity: TokenIdentity) -> TokenSto
     """
     The store that the connection's ``share_via`` names.
 
-    :raises ConfigurationError: this version does not have it.
+    :raises ConfigurationError: ``redis`` without a ``redis_conn_id``.
     """
+    cipher = TokenCipher(identity, settings.client_secret)
     match settings.share_via:
         case "memory":
             return MemoryStore()
-        case "airflow":
-            return VariableStore(identity, TokenCipher(identity, settings.client_secret))
-    raise ConfigurationError(
-        f"Connection {settings.conn_id!r}: share_via is {settings.share_via!r}, which this version does not "
-        "offer yet; use airflow (all workers and triggerers), or memory (one process only)."
-    )
+        case "redis":
+            from lucidworks_provider.auth.redis_store import RedisStore
+
+            return RedisStore(settings.conn_id, settings.redis_conn_id, identity, cipher)
+    return VariableStore(identity, cipher)
 
 
 class MemoryStore:
@@ -70,8 +73,12 @@ class MemoryStore:
         return self._seen
 
     def write_claim(self, claim: Claim) -> None:
-        """Write a claim."""
+        """Write a claim, or move the own one."""
         self._seen = Snapshot(self._seen.token, claim)
+
+    def withdraw(self, claim: Claim) -> None:
+        """Give an own claim up."""
+        self._seen = Snapshot(self._seen.token, NOBODY)
 
     def publish(self, token: AccessToken) -> None:
         """Store a token."""
@@ -113,8 +120,16 @@ class VariableStore:
         return Snapshot(token, claim)
 
     def write_claim(self, claim: Claim) -> None:
-        """Write a claim."""
+        """Write a claim, or move the own one."""
         _set(self._claim, json.dumps([claim.owner, claim.beat]), self._DESCRIPTION)
+
+    def withdraw(self, claim: Claim) -> None:
+        """
+        Give an own claim up.
+
+        By writing and not by deleting: what is not there looks like what cannot be read.
+        """
+        self.write_claim(NOBODY)
 
     def publish(self, token: AccessToken) -> None:
         """Store a token, unless a newer one is there."""
@@ -159,9 +174,17 @@ def _set(key: str, value: str, description: str) -> None:
 
 
 def _down(verb: str, err: Exception) -> TokenStoreError:
+    if isinstance(err, ImportError):
+        # How the SDK says that this process has no supervisor to talk to.
+        outside = TokenStoreError(
+            "This process is out of Airflow's reach (a notebook, a script, a virtualenv task without Airflow), so "
+            "it cannot share an access token with workers and triggerers through a Variable. Call from a task, or "
+            "set share_via to redis; or to memory, which costs every other process with this client id its access "
+            "at each start, so give it a client id of its own then."
+        )
+        outside.retryable = False
+        return outside
     return TokenStoreError(
-        f"The Variable that this fleet shares its access through could not be {verb} ({type(err).__name__}). "
-        "Inside a task or a trigger this passes with the API server. Outside of Airflow's reach (a virtualenv "
-        "task, a notebook) it never works: there set share_via to memory, which costs every other process "
-        "with this client id its access."
+        f"The Variable that this fleet shares its access through could not be {verb} ({type(err).__name__}); "
+        "this passes with the API server."
     )

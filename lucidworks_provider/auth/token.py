@@ -8,11 +8,10 @@ import json
 from dataclasses import dataclass, field
 
 from lucidworks_provider.api.tokens import Grant
+from lucidworks_provider.auth.losses import Losses
 
 # The vendor's advice is five minutes before expiry; a tenth of the lifetime where that is shorter.
 REFRESH_MARGIN = 300.0
-# Clocks that differ by no more than the resolution of a Date header are taken to agree.
-CLOCK_TOLERANCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +38,20 @@ class TokenIdentity:
 @dataclass(frozen=True, slots=True)
 class AccessToken:
     """
-    A token with the times that everybody shares.
+    A token with the times that everybody shares, all in seconds since the epoch by the identity server's clock.
 
     :param value: the token itself; never shown by ``repr``.
-    :param issued_at: when it was minted, in seconds since the epoch by the identity server's clock.
+    :param issued_at: when it was minted.
     :param refresh_at: the one appointment at which the fleet gets the next one.
     :param expires_at: when it stops being accepted.
+    :param losses: what happened to the tokens before it.
     """
 
     value: str = field(repr=False)
     issued_at: float
     refresh_at: float
     expires_at: float
+    losses: Losses = field(default_factory=Losses)
 
     @classmethod
     def from_grant(cls, grant: Grant, asked_at: float) -> AccessToken:
@@ -64,18 +65,19 @@ class AccessToken:
 
     def to_json(self) -> str:
         """Plain text, for encryption."""
-        return json.dumps([1, self.value, self.issued_at, self.refresh_at, self.expires_at])
+        lost = self.losses
+        times = [self.issued_at, self.refresh_at, self.expires_at]
+        return json.dumps([2, self.value, times, [lost.times, lost.told_at, lost.pauses, lost.until]])
 
     @classmethod
     def from_json(cls, text: str) -> AccessToken:
         """:raises ValueError: not what :meth:`to_json` wrote."""
         match json.loads(text):
-            case [
-                1,
-                str(value),
-                float() | int() as issued,
-                float() | int() as refresh,
-                float() | int() as end,
-            ]:
-                return cls(value, issued, refresh, end)
+            case [2, str(value), list(times), [list(lost), told_at, int(pauses), until]]:
+                try:
+                    issued, refresh, end = map(float, times)
+                    losses = Losses(tuple(map(float, lost)), float(told_at), pauses, float(until))
+                except (TypeError, OverflowError) as err:
+                    raise ValueError("a stored time is no number") from err
+                return cls(value, issued, refresh, end, losses)
         raise ValueError("not a stored token of this version")

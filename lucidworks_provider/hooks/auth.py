@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -18,12 +22,15 @@ from lucidworks_provider.connection import (
 )
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+from lucidworks_provider.storage import in_thread
 
 if TYPE_CHECKING:
+    import aiohttp
     import requests
     from airflow.providers.common.compat.sdk import Connection
 
     from lucidworks_provider.auth.source import TokenSource
+    from lucidworks_provider.transport.aio_session import BearerMiddleware
 
 # The test button runs inside the API server, where nobody should wait for long.
 _TEST_TIMEOUT = 10.0
@@ -83,12 +90,44 @@ class LucidworksAuthHook(BaseHook):
         :param refused: the token that a call was just refused with (401); it will not be returned again.
         :raises AuthenticationError: the service refuses the credentials; says why, without the secret.
         :raises TokenError: no token can be had without cutting off the rest of the fleet; retryable.
+        :raises TokenContestedError: another system keeps asking for tokens with the same client id.
+        :raises TokenStoreError: the place where the fleet shares its token cannot be reached, or this process
+            is out of Airflow's reach.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
         """
         return self._source(self.get_settings(), scope).get(refused)
 
     async def aget_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:
         """:meth:`get_token` for an event loop."""
         return await self._source(await self.aget_settings(), scope).aget(refused)
+
+    def invalidate(self, token: str, scope: str = PREDICT_SCOPE) -> None:
+        """
+        Say that a call with this token was answered with 401.
+
+        By comparison: only if it is still the one in use, it is not handed out again. The next
+        :meth:`get_token` looks whether the fleet has another one already, before it asks for a new one.
+
+        :param token: what :meth:`get_token` returned for the call.
+        :param scope: as in :meth:`get_token`.
+        """
+        self._source(self.get_settings(), scope).invalidate(token)
+
+    def get_auth(self, scope: str = PREDICT_SCOPE) -> requests.auth.AuthBase:
+        """
+        The token as an ``auth=`` of ``requests``, for calls with a session or with options of one's own.
+
+        It gets the fleet's next token on a 401, and goes to the hosts of the connection and to no others.
+
+        :param scope: as in :meth:`get_token`.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        :raises InputError: from the call, for a URL of a host that is not the connection's.
+        """
+        from lucidworks_provider.transport.bearer import AllowedHosts
+        from lucidworks_provider.transport.session import BearerAuth
+
+        settings = self.get_settings()
+        return BearerAuth(self._source(settings, scope), AllowedHosts.of(settings))
 
     def get_conn(self, scope: str = PREDICT_SCOPE) -> requests.Session:
         """
@@ -104,8 +143,40 @@ class LucidworksAuthHook(BaseHook):
         from lucidworks_provider.transport.session import LucidworksSession
 
         settings = self.get_settings()
-        source = self._source(settings, scope)
-        return LucidworksSession(settings, scope, source.get, source.accepted)
+        return LucidworksSession(settings, scope, self._source(settings, scope))
+
+    @asynccontextmanager
+    async def aget_conn(self, scope: str = PREDICT_SCOPE) -> AsyncIterator[aiohttp.ClientSession]:
+        """
+        :meth:`get_conn` for an event loop: ``async with hook.aget_conn() as session``.
+
+        The ``aiohttp`` session completes paths, checks certificates and takes proxies as all calls of this
+        package do. Where the connection's URL has a path of its own, write paths without a leading slash.
+
+        :param scope: as in :meth:`get_token`.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        :raises InputError: from the session, for a URL of a host that is not the connection's.
+        """
+        settings = await self.aget_settings()
+        middleware = await self.aget_auth(scope)
+        async with (await _aio_session()).open_session(settings, scope, middleware) as session:
+            yield session
+
+    async def aget_auth(self, scope: str = PREDICT_SCOPE) -> BearerMiddleware:
+        """
+        :meth:`get_auth` for aiohttp: one of the ``middlewares=`` of a session or a request of one's own.
+
+        :param scope: as in :meth:`get_token`.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        """
+        from lucidworks_provider.transport.bearer import AllowedHosts
+
+        settings = await self.aget_settings()
+        aio_session = await _aio_session()
+        middleware: BearerMiddleware = aio_session.BearerMiddleware(
+            self._source(settings, scope), AllowedHosts.of(settings)
+        )
+        return middleware
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -170,6 +241,11 @@ class LucidworksAuthHook(BaseHook):
                 case _:
                     widgets[name] = StringField(**common, widget=BS3TextFieldWidget())
         return widgets
+
+
+async def _aio_session() -> ModuleType:
+    # Loading aiohttp takes some 70 ms, which on the triggerer's loop everybody would wait for.
+    return await in_thread(import_module, "lucidworks_provider.transport.aio_session")
 
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -109,10 +110,10 @@ async def shared_transport(settings: LucidworksSettings) -> AsyncIterator[AsyncT
     transport = transports.get(settings)
     if transport is None:
         # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
-        context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
+        context = await asyncio.get_running_loop().run_in_executor(None, ssl_context, settings)
         transport = transports.get(settings)
     if transport is None:
-        transport = transports[settings] = AsyncTransport(settings, _session(settings, context))
+        transport = transports[settings] = AsyncTransport(settings, client_session(settings, context))
     transport.users += 1
     try:
         yield transport
@@ -123,7 +124,10 @@ async def shared_transport(settings: LucidworksSettings) -> AsyncIterator[AsyncT
             await transport.close()
 
 
-def _session(settings: LucidworksSettings, context: ssl.SSLContext | bool) -> aiohttp.ClientSession:
+def client_session(
+    settings: LucidworksSettings, context: ssl.SSLContext | bool, **options: Any
+) -> aiohttp.ClientSession:
+    """A client with the connection's limits. Proxies come as an option or with each request."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context),
         # Like requests: the time between bytes counts, not the whole of a large answer.
@@ -132,13 +136,15 @@ def _session(settings: LucidworksSettings, context: ssl.SSLContext | bool) -> ai
             sock_connect=min(CONNECT_TIMEOUT, settings.timeout),
             sock_read=settings.timeout,
         ),
-        # Proxies are given per request; trusting the environment would also read ~/.netrc.
+        # Proxies are decided in `tls`; trusting the environment would also read ~/.netrc.
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
+        **options,
     )
 
 
-def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
+def ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
+    """What aiohttp calls ``ssl``. Loading a bundle takes tens of milliseconds."""
     bundle = trusted(settings)
     if isinstance(bundle, bool):
         return bundle

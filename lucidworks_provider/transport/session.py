@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 
-from lucidworks_provider.api.tokens import MODEL_SCOPE
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.transport.bearer import AllowedHosts, Tokens, base_url
 from lucidworks_provider.transport.retry import TOKEN_ROUNDS
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT
 from lucidworks_provider.transport.tls import trusted
@@ -21,28 +18,17 @@ class BearerAuth(requests.auth.AuthBase):
     """
     Puts the fleet's token on a request, and on a 401 the next one.
 
-    :param get_token: hands out the token; given one that was refused, another.
-    :param accepted: is told of a token that was not refused.
-    :param hosts: ``(scheme, host:port)`` pairs that may see the token.
+    :param tokens: hands them out, and is told what became of them.
+    :param allowed: the hosts that may see them.
     """
 
-    def __init__(
-        self,
-        get_token: Callable[[str | None], str],
-        accepted: Callable[[str], None],
-        hosts: set[tuple[str, str]],
-    ) -> None:
-        self._get_token = get_token
-        self._accepted = accepted
-        self._hosts = hosts
+    def __init__(self, tokens: Tokens, allowed: AllowedHosts) -> None:
+        self._tokens = tokens
+        self._allowed = allowed
 
     def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
-        if not self._may_see(r.url):
-            known = ", ".join(sorted(f"{scheme}://{host}" for scheme, host in self._hosts))
-            raise InputError(
-                f"The access token is for {known}; it is not sent to {urlsplit(r.url or '').netloc!r}."
-            )
-        token = self._get_token(None)
+        self._allowed.check(r.url)
+        token = self._tokens.get()
         r.headers["Authorization"] = f"Bearer {token}"
         file: Any = r.body if hasattr(r.body, "seek") else None
         position = file.tell() if file is not None else None
@@ -51,9 +37,15 @@ class BearerAuth(requests.auth.AuthBase):
 
         def on_answer(response: requests.Response, **kwargs: Any) -> requests.Response:
             used = token
-            for _ in range(TOKEN_ROUNDS):
+            for last in (False,) * TOKEN_ROUNDS + (True,):
                 # requests runs this for the answers of redirects too, wherever they lead.
-                if response.status_code != 401 or not (repeatable and self._may_see(response.request.url)):
+                if not self._allowed.may_see(response.request.url):
+                    break
+                if response.status_code != 401:
+                    self._tokens.accepted(used)
+                    break
+                self._tokens.invalidate(used)
+                if last or not repeatable:
                     break
                 # The connection can be used again only when the answer has been read.
                 _ = response.content
@@ -61,49 +53,31 @@ class BearerAuth(requests.auth.AuthBase):
                 again = response.request.copy()
                 if file is not None:
                     file.seek(position)
-                used = self._get_token(used)
+                used = self._tokens.get()
                 again.headers["Authorization"] = f"Bearer {used}"
                 answer = response.connection.send(again, **kwargs)
                 answer.history.append(response)
                 answer.request = again
                 response = answer
-            if response.status_code != 401 and self._may_see(response.request.url):
-                self._accepted(used)
             return response
 
         r.register_hook("response", on_answer)
         return r
 
-    def _may_see(self, url: str | None) -> bool:
-        return _host(url or "") in self._hosts
-
-
-def _host(url: str) -> tuple[str, str]:
-    parts = urlsplit(url.lower())
-    return parts.scheme, parts.netloc
-
 
 class LucidworksSession(requests.Session):
     """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_conn`."""
 
-    def __init__(
-        self,
-        settings: LucidworksSettings,
-        scope: str,
-        get_token: Callable[[str | None], str],
-        accepted: Callable[[str], None],
-    ) -> None:
+    def __init__(self, settings: LucidworksSettings, scope: str, tokens: Tokens) -> None:
         super().__init__()
         self._settings = settings
-        # The scope decides the host: one serves /ai/*, the other /customers/*.
-        self._base = settings.models_url if scope == MODEL_SCOPE else settings.application_url
-        urls = [url for url in (settings.application_url, settings.models_url) if url]
-        self.auth = BearerAuth(get_token, accepted, set(map(_host, urls)))
+        self._scope = scope
+        self.auth = BearerAuth(tokens, AllowedHosts.of(settings))
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Like ``requests.Session.request``; a path is completed, and there is a timeout by default."""
         if isinstance(url, str) and url.startswith("/"):
-            url = (self._base or self._settings.application_base) + url
+            url = base_url(self._settings, self._scope) + url
         limit = self._settings.timeout
         kwargs.setdefault("timeout", (min(CONNECT_TIMEOUT, limit), limit))
         return super().request(method, url, *args, **kwargs)

@@ -57,9 +57,9 @@ class World:
         owner = f"client-{next(self.names)}"
         return acquire(
             held=held,
-            refused=refused,
+            refused=() if refused is None else (refused,),
             settle=SETTLE,
-            clocks=Clocks(lambda: self.now, lambda: self.now),
+            clocks=Clocks(lambda: self.now, lambda: self.now, lambda: True),
             new_owner=lambda: owner,
         )
 
@@ -118,6 +118,8 @@ class Client:
                 return world.store
             case protocol.WriteClaim(claim):
                 world.store = Snapshot(world.store.token, claim)
+            case protocol.Withdraw():
+                world.store = Snapshot(world.store.token, NOBODY)
             case protocol.Mint():
                 return Failed(ServiceError("503", status=503)) if self.mint_fails else world.token()
             case protocol.Publish(token):
@@ -289,7 +291,7 @@ def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
     conversation.send(None)
     conversation.send(None)
     fresh = world.token()
-    assert conversation.send(Snapshot(fresh, claim.claim)) == protocol.WriteClaim(NOBODY)
+    assert conversation.send(Snapshot(fresh, claim.claim)) == protocol.Withdraw(claim.claim)
     assert conversation.send(None) == protocol.Read()
     with pytest.raises(StopIteration) as stop:
         conversation.send(Snapshot(fresh, NOBODY))

@@ -21,14 +21,14 @@ from lucidworks_provider.auth.holdoff import (
     HoldOff,
 )
 from lucidworks_provider.auth.protocol import Claim
-from lucidworks_provider.auth.source import TokenSource
-from lucidworks_provider.auth.stores import MemoryStore
+from lucidworks_provider.auth.source import Service, TokenSource
+from lucidworks_provider.auth.stores import MemoryStore, TokenStore
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 
 
-class Service:
-    """Hands out numbered tokens."""
+class Script:
+    """An identity server that hands out numbered tokens."""
 
     def __init__(
         self, seconds: float = 0.0, lifetime: float = 3600.0, clock_off: float | None = None
@@ -47,10 +47,19 @@ class Service:
         server_time = None if self.clock_off is None else time.time() + self.clock_off
         return Grant(f"token-{self.asked}", self.lifetime, server_time)
 
+    def time(self) -> float | None:
+        """The server's clock."""
+        return None if self.clock_off is None else time.time() + self.clock_off
+
+
+def source_of(store: TokenStore, script: Script) -> TokenSource:
+    """A process of its own, as far as the protocol can tell."""
+    return TokenSource(store, Service(script, script.time))
+
 
 def test_a_token_is_asked_for_once_and_kept() -> None:
-    service = Service()
-    source = TokenSource(MemoryStore(), service)
+    service = Script()
+    source = source_of(MemoryStore(), service)
     assert {source.get() for _ in range(100)} == {"token-1"}
     assert source.get("token-1") == "token-2"
     assert source.get("token-1") == "token-2", "another caller with the same refused token"
@@ -58,29 +67,25 @@ def test_a_token_is_asked_for_once_and_kept() -> None:
 
 
 def test_tokens_that_nothing_accepts_are_not_asked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Service()
-    source = TokenSource(MemoryStore(), service)
+    service = Script()
+    source = source_of(MemoryStore(), service)
 
-    def refused_call() -> None:
-        source.get(source.get())
-
-    for _ in range(REFUSED_IN_A_ROW - 1):
-        refused_call()
+    for _ in range(REFUSED_IN_A_ROW):
+        source.invalidate(source.get())
     for _ in range(20):
         with pytest.raises(TokenError, match="in a row were refused"):
-            refused_call()
-    asked = service.asked
-    assert asked == REFUSED_IN_A_ROW
-    monkeypatch.setattr(source._hold_off, "until", 0.0)
-    refused_call()
+            source.get()
+    assert service.asked == REFUSED_IN_A_ROW
+    monkeypatch.setattr(source._holding.hold_off, "until", 0.0)
+    source.invalidate(source.get())
     with pytest.raises(TokenError):
-        refused_call()
-    assert service.asked == asked + 1, "one more try after each pause"
+        source.get()
+    assert service.asked == REFUSED_IN_A_ROW + 1, "one more try after each pause"
 
 
 def test_a_token_that_others_shared_is_used_while_asking_is_held_off() -> None:
-    store, service = MemoryStore(), Service()
-    source = TokenSource(store, service)
+    store, service = MemoryStore(), Script()
+    source = source_of(store, service)
     for _ in range(REFUSED_IN_A_ROW - 1):
         source.get(source.get())
     refused = source.get()
@@ -107,17 +112,17 @@ def test_the_pauses_double_and_an_established_token_counts_as_good() -> None:
 
 
 def test_an_accepted_token_ends_the_story() -> None:
-    service = Service()
-    source = TokenSource(MemoryStore(), service)
+    service = Script()
+    source = source_of(MemoryStore(), service)
     for _ in range(4 * REFUSED_IN_A_ROW):
         source.accepted(source.get(source.get()))
     assert service.asked == 4 * REFUSED_IN_A_ROW + 1
 
 
 def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
-    service = Service(seconds=0.2)
+    service = Script(seconds=0.2)
     service.error = AuthenticationError("no", status=401)
-    source = TokenSource(MemoryStore(), service)
+    source = source_of(MemoryStore(), service)
     barrier = threading.Barrier(20)
 
     def one(_: int) -> bool:
@@ -134,8 +139,8 @@ def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
 
 
 def test_a_short_lived_token_is_renewed_at_its_appointment() -> None:
-    service = Service(lifetime=2.0)
-    source = TokenSource(MemoryStore(), service)
+    service = Script(lifetime=2.0)
+    source = source_of(MemoryStore(), service)
     seen = set()
     end = time.monotonic() + 4.5
     while time.monotonic() < end:
@@ -156,7 +161,7 @@ def test_a_slow_mint_keeps_its_claim_moving(monkeypatch: pytest.MonkeyPatch) -> 
             super().write_claim(claim)
 
     store = Watched()
-    TokenSource(store, Service(seconds=0.4)).get()
+    source_of(store, Script(seconds=0.4)).get()
     assert store.beats[:5] == [0, 1, 2, 3, 4]
     assert store.read().claim == protocol.NOBODY
 
@@ -173,17 +178,17 @@ def test_a_mint_whose_caller_is_stopped_is_published_all_the_same(monkeypatch: p
                 raise Stopped
             super().write_claim(claim)
 
-    store, service = Store(), Service(seconds=0.2)
+    store, service = Store(), Script(seconds=0.2)
     with pytest.raises(Stopped):
-        TokenSource(store, service).get()
+        source_of(store, service).get()
     token = store.read().token
     assert token is not None
     assert token.value == "token-1"
 
 
 async def test_a_cancelled_coroutine_does_not_cancel_the_mint() -> None:
-    store, service = MemoryStore(), Service(seconds=0.2)
-    source = TokenSource(store, service)
+    store, service = MemoryStore(), Script(seconds=0.2)
+    source = source_of(store, service)
     impatient = asyncio.create_task(source.aget())
     await asyncio.sleep(0.05)
     impatient.cancel()
@@ -194,8 +199,8 @@ async def test_a_cancelled_coroutine_does_not_cancel_the_mint() -> None:
 
 
 def test_a_clock_that_is_an_hour_off_is_corrected_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    store, service = MemoryStore(), Service(clock_off=3600)
-    source = TokenSource(store, service)
+    store, service = MemoryStore(), Script(clock_off=3600)
+    source = source_of(store, service)
     token = source.get()
     stored = store.read().token
     assert stored is not None
@@ -214,8 +219,8 @@ def test_a_store_that_goes_down_leaves_the_token_in_use(caplog: pytest.LogCaptur
                 raise TokenStoreError("unreachable")
             return super().read()
 
-    store, service = Down(), Service(lifetime=1.0)
-    source = TokenSource(store, service)
+    store, service = Down(), Script(lifetime=1.0)
+    source = source_of(store, service)
     token = source.get()
     store.down = True
     time.sleep(0.92)
@@ -227,8 +232,8 @@ def test_a_store_that_goes_down_leaves_the_token_in_use(caplog: pytest.LogCaptur
 
 
 def test_peeking_never_mints() -> None:
-    store, service = MemoryStore(), Service()
-    source = TokenSource(store, service)
+    store, service = MemoryStore(), Script()
+    source = source_of(store, service)
     assert source.peek() is None
     store.publish(AccessToken("shared", time.time(), time.time() + 50, time.time() + 60))
     peeked = source.peek()

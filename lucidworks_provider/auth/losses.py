@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Tokens that died before their time, as the whole fleet remembers them.
+
+A token that is refused although it has not expired was deleted: somebody outside the fleet has asked for one
+with the same client id. The fleet gets itself a new one, and so cuts that other system off in turn. If both
+do that without a thought, nobody works. So the fleet counts what it lost, beside the token in the shared
+store, waits a little longer before each further mint, and stops above ``ALLOWED`` a minute: for a minute, then
+for two, up to ten.
+
+Times are seconds since the epoch by the identity server's clock, which is the only clock that all share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+MINUTE = 60.0
+ALLOWED = 20
+LONGEST_WAIT = 1.0
+FIRST_PAUSE = 60.0
+LONGEST_PAUSE = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """
+    :param times: of the losses within the last minute.
+    :param told_at: when the log last named the cause.
+    :param pauses: how often minting was stopped since a token last lived to its end.
+    :param until: when it may go on.
+    """
+
+    times: tuple[float, ...] = ()
+    told_at: float = 0.0
+    pauses: int = 0
+    until: float = 0.0
+
+    def with_one_more(self, now: float) -> Losses:
+        """After a token was found dead before its time."""
+        recent = tuple(moment for moment in self.times if now - MINUTE < moment <= now)
+        more = replace(self, times=(*recent, now))
+        if len(more.times) > ALLOWED:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self.pauses)
+            return replace(more, pauses=self.pauses + 1, until=now + pause)
+        return more
+
+    def at_renewal(self, now: float) -> Losses:
+        """After a token lived to its end: a quiet minute ends the story."""
+        return self if any(now - MINUTE < moment <= now for moment in self.times) else Losses()
+
+    def told(self, now: float) -> Losses:
+        """After the log named the cause."""
+        return replace(self, told_at=now)
+
+    def worth_telling(self, now: float) -> bool:
+        """Once a minute is enough."""
+        return bool(self.times) and not 0 <= now - self.told_at < MINUTE
+
+    def pause(self, now: float) -> float:
+        """Seconds for which no new token may be asked for. Never longer than it was meant, whatever the clock."""
+        return min(max(0.0, self.until - now), LONGEST_PAUSE)
+
+    @property
+    def wait(self) -> float:
+        """
+        Seconds to hold off before the next mint: longer each time.
+
+        Short enough to notice the twenty-first loss of a minute: a fleet that waits longer than the other
+        system's interval counts only some of its tokens.
+        """
+        return 0.0 if len(self.times) < 2 else min(LONGEST_WAIT, 0.1 * 2.0 ** (len(self.times) - 2))

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ``aiohttp`` session for users' own calls: it carries the fleet's token and outlives a 401."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from aiohttp.payload import Payload
+
+from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.transport.aio import client_session, ssl_context
+from lucidworks_provider.transport.bearer import AllowedHosts, Tokens, base_url
+from lucidworks_provider.transport.retry import TOKEN_ROUNDS
+from lucidworks_provider.transport.tls import proxy_for
+
+if TYPE_CHECKING:
+    import aiohttp
+
+
+class BearerMiddleware:
+    """
+    Puts the fleet's token on a request, and on a 401 the next one: the ``BearerAuth`` of aiohttp.
+
+    :param tokens: hands them out, and is told what became of them.
+    :param allowed: the hosts that may see them.
+    """
+
+    def __init__(self, tokens: Tokens, allowed: AllowedHosts) -> None:
+        self._tokens = tokens
+        self._allowed = allowed
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """
+        Send it. Also called for each redirect that is followed, so a token never leads elsewhere.
+
+        :raises InputError: the URL is of a host that is not the connection's.
+        """
+        self._allowed.check(str(request.url))
+        for last in (False,) * TOKEN_ROUNDS + (True,):
+            token = await self._tokens.aget()
+            request.headers["Authorization"] = f"Bearer {token}"
+            response = await handler(request)
+            if response.status != 401:
+                self._tokens.accepted(token)
+                break
+            self._tokens.invalidate(token)
+            # A stream that has been read cannot be sent again; its caller is told of the 401.
+            if last or (isinstance(request.body, Payload) and request.body.consumed):
+                break
+            # The connection can be used again only when the answer has been read.
+            await response.read()
+            response.release()
+        return response
+
+
+@asynccontextmanager
+async def open_session(
+    settings: LucidworksSettings, scope: str, middleware: BearerMiddleware
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.aget_conn`."""
+    base = base_url(settings, scope)
+    # Both read files: not on a loop that others wait for.
+    loop = asyncio.get_running_loop()
+    context = await loop.run_in_executor(None, ssl_context, settings)
+    proxy = await loop.run_in_executor(None, proxy_for, base)
+    session = client_session(settings, context, base_url=f"{base}/", proxy=proxy, middlewares=(middleware,))
+    async with session:
+        yield session

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both clients' sessions need: tokens, the hosts that may see them, and where a path without a host leads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from lucidworks_provider.api.tokens import MODEL_SCOPE
+from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.errors import InputError
+
+
+class Tokens(Protocol):
+    """A source of tokens: :class:`lucidworks_provider.auth.source.TokenSource`."""
+
+    def get(self) -> str:
+        """A token."""
+
+    async def aget(self) -> str:
+        """A token, for an event loop."""
+
+    def invalidate(self, value: str) -> None:
+        """Hear that a token was answered with 401."""
+
+    def accepted(self, value: str) -> None:
+        """Hear that a token was not refused."""
+
+
+# Scheme, and host with its port.
+Host = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedHosts:
+    """The hosts of a connection that take bearer tokens."""
+
+    hosts: frozenset[Host]
+
+    @classmethod
+    def of(cls, settings: LucidworksSettings) -> AllowedHosts:
+        """The application's host and the Models API's; not the one that issues tokens."""
+        urls = (settings.application_url, settings.models_url)
+        return cls(frozenset(_host(url) for url in urls if url))
+
+    def may_see(self, url: str | None) -> bool:
+        """Whether the token may be sent there."""
+        return _host(url or "") in self.hosts
+
+    def check(self, url: str | None) -> None:
+        """:raises InputError: the token must not be sent there."""
+        if not self.may_see(url):
+            known = ", ".join(sorted(f"{scheme}://{host}" for scheme, host in self.hosts))
+            raise InputError(
+                f"The access token is for {known}; it is not sent to {urlsplit(url or '').netloc!r}."
+            )
+
+
+def base_url(settings: LucidworksSettings, scope: str) -> str:
+    """
+    Where a path leads. The scope decides the host: one serves ``/ai/*``, the other ``/customers/*``.
+
+    :raises ConfigurationError: the connection has no Application ID.
+    """
+    return settings.models_url if scope == MODEL_SCOPE else settings.application_base
+
+
+def _host(url: str) -> Host:
+    parts = urlsplit(url.lower())
+    return parts.scheme, parts.netloc

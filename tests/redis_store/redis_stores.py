@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stores and tokens for the tests, and what the processes run that they start."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from lucidworks_provider.auth.cipher import TokenCipher
+from lucidworks_provider.auth.redis_store import RedisStore
+from lucidworks_provider.auth.token import AccessToken, TokenIdentity
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import Queue
+    from multiprocessing.synchronize import Barrier
+
+IDENTITY = TokenIdentity("https://identity.test", "server", "client", "machinelearning.predict")
+LIVE = f"lucidworks:live:{IDENTITY.digest}"
+CLAIM = f"lucidworks:claim:{IDENTITY.digest}"
+
+
+def new_store(secret: str = "secret") -> RedisStore:
+    """A store as another process would have it."""
+    return RedisStore("lucidworks_default", "shared_redis", IDENTITY, TokenCipher(IDENTITY, secret))
+
+
+def token(number: int, *, lifetime: float = 3600.0) -> AccessToken:
+    """A token that is newer than those with a smaller number."""
+    issued = 1_700_000_000.0 + number
+    return AccessToken(f"token-{number}", issued, issued + lifetime * 0.9, issued + lifetime)
+
+
+def take_lease(name: str, barrier: Barrier, results: Queue[str | None]) -> None:
+    """A process that tries to take the lease at the same moment as the others."""
+    from lucidworks_provider.auth.protocol import Claim
+
+    store = new_store()
+    store.read()
+    barrier.wait(60)
+    store.write_claim(Claim(name))
+    claim = store.read().claim
+    results.put(claim.owner if claim else None)
+
+
+def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
+    """A process that needs a token at the same moment as the others; the number of mints is counted in Redis."""
+    import redis
+
+    from lucidworks_provider.api.tokens import Grant
+    from lucidworks_provider.auth.source import Service, TokenSource
+
+    counter = redis.Redis(host="127.0.0.1", port=port)
+
+    def grant() -> Grant:
+        number = counter.incr("minted")
+        time.sleep(0.3)
+        return Grant(f"token-{number}", 3600.0, time.time())
+
+    source = TokenSource(new_store(), Service(grant, time.time))
+    barrier.wait(60)
+    results.put(source.get())

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lease: one owner, who must keep it alive."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis_stores
+from redis_server import RedisServer
+from redis_stores import CLAIM, new_store
+
+from lucidworks_provider.auth import protocol
+from lucidworks_provider.auth.protocol import NOBODY, Claim, Snapshot
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease of 0.4 s."""
+    monkeypatch.setattr(protocol, "LEASE", 0.4)
+
+
+def test_an_empty_server_shows_nobody_and_no_token(server: RedisServer) -> None:
+    assert new_store().read() == Snapshot(None, NOBODY)
+
+
+def test_of_many_threads_one_gets_the_lease(server: RedisServer) -> None:
+    stores = [new_store() for _ in range(4)]
+    for number in range(10):
+        server.client().flushall()
+        barrier = threading.Barrier(32)
+
+        def take(name: int, barrier: threading.Barrier = barrier, number: int = number) -> str | None:
+            store = stores[name % len(stores)]
+            barrier.wait()
+            store.write_claim(Claim(f"{number}-{name}"))
+            claim = store.read().claim
+            return claim.owner if claim else None
+
+        with ThreadPoolExecutor(32) as pool:
+            seen = set(pool.map(take, range(32)))
+        assert len(seen) == 1, "who stands there when the first looks stands there when the last looks"
+        assert seen.pop() in {f"{number}-{name}" for name in range(32)}
+
+
+def test_of_several_processes_one_gets_the_lease(server: RedisServer) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(4), spawn.Queue()
+    processes = [
+        spawn.Process(target=redis_stores.take_lease, args=(f"process-{number}", barrier, results))
+        for number in range(4)
+    ]
+    for process in processes:
+        process.start()
+    seen = {results.get(timeout=90) for _ in processes}
+    for process in processes:
+        process.join(30)
+    assert len(seen) == 1
+    assert seen.pop() in {f"process-{number}" for number in range(4)}
+
+
+def test_the_owner_renews_it_and_nobody_else_moves_it(server: RedisServer, short_lease: None) -> None:
+    owner, stranger, claim = new_store(), new_store(), Claim("owner")
+    for _ in range(6):
+        owner.write_claim(claim)
+        stranger.write_claim(Claim("stranger", 99))
+        assert stranger.read().claim == claim
+        assert 0 < server.client().pttl(CLAIM) <= 400
+        time.sleep(0.15)
+        claim = claim.moved()
+
+
+def test_a_lease_that_nobody_renews_ends(server: RedisServer, short_lease: None) -> None:
+    store = new_store()
+    store.write_claim(Claim("dead"))
+    time.sleep(0.5)
+    assert store.read().claim == NOBODY
+    store.write_claim(Claim("next"))
+    assert store.read().claim == Claim("next")
+    store.write_claim(Claim("dead", 1))
+    assert store.read().claim == Claim("next"), "the dead one is too late"
+
+
+def test_only_the_owner_gives_it_up(server: RedisServer) -> None:
+    store, claim = new_store(), Claim("owner")
+    store.withdraw(claim)
+    store.write_claim(claim)
+    store.withdraw(Claim("stranger"))
+    store.withdraw(Claim("owne"))
+    assert store.read().claim == claim
+    store.withdraw(claim.moved().moved())
+    assert store.read().claim == NOBODY
+    assert server.client().exists(CLAIM) == 0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda client: client.set(CLAIM, b"\xff\xfe damaged"), id="no claim"),
+        pytest.param(lambda client: client.set(CLAIM, ""), id="empty"),
+        pytest.param(lambda client: client.rpush(CLAIM, "a", "b"), id="a list"),
+        pytest.param(lambda client: client.set(CLAIM, "somebody 3"), id="one that never ends"),
+        pytest.param(lambda client: client.set(CLAIM, "somebody 3", ex=3600), id="one of an hour"),
+    ],
+)
+def test_what_is_no_lease_stops_nobody(server: RedisServer, spoil: object) -> None:
+    spoil(server.client())  # type: ignore[operator]
+    store = new_store()
+    store.read()
+    store.withdraw(Claim("mine"))
+    store.write_claim(Claim("mine"))
+    assert store.read().claim == Claim("mine")
+
+
+def test_the_server_may_forget_the_scripts(server: RedisServer) -> None:
+    store = new_store()
+    store.write_claim(Claim("a"))
+    server.client().script_flush()
+    store.write_claim(Claim("a", 1))
+    server.client().script_flush()
+    store.withdraw(Claim("a"))
+    assert store.read().claim == NOBODY

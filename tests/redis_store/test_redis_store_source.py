@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole protocol over Redis: one mint, whoever asks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis_stores
+from redis_server import RedisServer
+from redis_stores import CLAIM, LIVE, new_store
+
+from lucidworks_provider.api.tokens import Grant
+from lucidworks_provider.auth import protocol
+from lucidworks_provider.auth.protocol import Claim
+from lucidworks_provider.auth.source import Service, TokenSource
+from lucidworks_provider.errors import TokenStoreError
+
+
+class Mints:
+    """An identity server that hands out numbered tokens."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.count = 0
+        self._seconds = seconds
+
+    def __call__(self) -> Grant:
+        self.count += 1
+        time.sleep(self._seconds)
+        return Grant(f"token-{self.count}", 3600.0, time.time())
+
+
+def new_source(mints: Mints) -> TokenSource:
+    """A process of its own, as far as the protocol can tell."""
+    return TokenSource(new_store(), Service(mints, time.time))
+
+
+def test_eight_processes_start_cold_and_one_token_is_minted(idle_server: RedisServer) -> None:
+    idle_server.start()
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(8), spawn.Queue()
+    processes = [
+        spawn.Process(target=redis_stores.cold_start, args=(idle_server.port, barrier, results))
+        for _ in range(8)
+    ]
+    for process in processes:
+        process.start()
+    tokens = {results.get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join(30)
+    assert tokens == {"token-1"}
+    assert idle_server.client().get("minted") == b"1"
+    assert idle_server.client().exists(CLAIM) == 0, "the lease was given up"
+
+
+def test_a_token_that_everybody_was_refused_is_replaced_once(server: RedisServer) -> None:
+    mints = Mints(seconds=0.1)
+    sources = [new_source(mints) for _ in range(12)]
+    assert {source.get() for source in sources} == {"token-1"}
+    barrier = threading.Barrier(len(sources))
+
+    def refused(source: TokenSource) -> str:
+        barrier.wait()
+        return source.get("token-1")
+
+    with ThreadPoolExecutor(len(sources)) as pool:
+        assert set(pool.map(refused, sources)) == {"token-2"}
+    assert mints.count == 2
+
+
+def test_who_dies_with_the_lease_delays_the_others_by_its_rest(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LEASE", 1.0)
+    new_store().write_claim(Claim("dead"))
+    mints, started = Mints(), time.monotonic()
+    assert new_source(mints).get() == "token-1"
+    assert 0.7 < time.monotonic() - started < 3.0
+
+
+def test_a_mint_that_takes_longer_than_the_lease_keeps_it(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LEASE", 0.6)
+    monkeypatch.setattr(protocol, "BEAT", 0.15)
+    mints = Mints(seconds=1.5)
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda source: source.get(), [new_source(mints) for _ in range(4)])) == {
+            "token-1"
+        }
+    assert mints.count == 1
+
+
+def test_a_token_that_the_server_has_lost_is_shared_again(server: RedisServer) -> None:
+    mints = Mints()
+    source = new_source(mints)
+    source.get()
+    server.client().flushall()
+    source._holding.held = None
+    assert source.get() == "token-2", "to Redis, absence is proof"
+    assert new_source(mints).get() == "token-2"
+    assert server.client().exists(LIVE)
+
+
+def test_without_the_server_nobody_mints(server: RedisServer) -> None:
+    mints = Mints()
+    server.stop()
+    with pytest.raises(TokenStoreError):
+        new_source(mints).get()
+    assert mints.count == 0
+
+
+def test_a_held_token_survives_the_server(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    mints = Mints()
+    source = new_source(mints)
+    held = source.get()
+    server.stop()
+    # Time to look at the store again.
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch:
+        patch.setattr(type(source._holding), "fresh", lambda *_: None)
+        assert source.get() == held
+    assert "the token store is down" in caplog.text
+    assert mints.count == 1

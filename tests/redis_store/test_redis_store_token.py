@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The token: never an older one over a newer one, never in the clear, never for ever."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from redis_server import RedisServer
+from redis_stores import LIVE, new_store, token
+
+from lucidworks_provider.auth.losses import Losses
+from lucidworks_provider.auth.protocol import NOBODY, Snapshot
+
+
+def test_what_is_published_is_read_by_others_and_lies_there_as_ciphertext(server: RedisServer) -> None:
+    new_store().publish(token(1))
+    assert new_store().read() == Snapshot(token(1), NOBODY)
+    stored = server.client().get(LIVE)
+    assert stored
+    assert b"token-1" not in stored
+
+
+def test_an_older_token_never_replaces_a_newer_one(server: RedisServer) -> None:
+    store = new_store()
+    store.publish(token(2))
+    store.publish(token(1))
+    assert store.read().token == token(2)
+    store.publish(token(3))
+    assert store.read().token == token(3)
+
+
+def test_the_same_token_can_be_stored_again_with_what_the_fleet_has_lost(server: RedisServer) -> None:
+    store = new_store()
+    store.publish(token(1))
+    again = replace(token(1), losses=Losses((1.0, 2.0), told_at=2.0))
+    store.publish(again)
+    assert store.read().token == again
+
+
+def test_of_many_that_publish_at_once_the_newest_stays(server: RedisServer) -> None:
+    stores = [new_store() for _ in range(4)]
+    for _ in range(5):
+        server.client().flushall()
+        numbers = list(range(32))
+        random.shuffle(numbers)
+        barrier = threading.Barrier(len(numbers) + 1)
+        done = threading.Event()
+
+        def publish(number: int, barrier: threading.Barrier = barrier) -> None:
+            barrier.wait()
+            stores[number % len(stores)].publish(token(number))
+
+        def watch(barrier: threading.Barrier = barrier, done: threading.Event = done) -> list[float]:
+            store, seen = new_store(), []
+            barrier.wait()
+            while not done.is_set():
+                if (found := store.read().token) is not None:
+                    seen.append(found.issued_at)
+            return seen
+
+        with ThreadPoolExecutor(len(numbers) + 1) as pool:
+            watching = pool.submit(watch)
+            list(pool.map(publish, numbers))
+            done.set()
+            seen = watching.result()
+        assert stores[0].read().token == token(31)
+        assert seen == sorted(seen), "nobody ever sees time run backwards"
+
+
+@pytest.mark.parametrize("lifetime", [0.5, 3600.0])
+def test_a_dead_token_goes_away_some_time_after_its_end(server: RedisServer, lifetime: float) -> None:
+    # Issued years ago by this host's clock: only the token's own times count.
+    new_store().publish(token(1, lifetime=lifetime))
+    assert server.client().pttl(LIVE) == pytest.approx((lifetime + 600) * 1000, abs=5_000)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda client: client.set(LIVE, b"\xff\xfe damaged"), id="damaged"),
+        pytest.param(lambda client: client.set(LIVE, ""), id="empty"),
+        pytest.param(lambda client: client.hset(LIVE, "value", "x"), id="a hash"),
+        pytest.param(lambda client: client.rpush(LIVE, "a", "b"), id="a list"),
+        pytest.param(lambda client: new_store("rotated").publish(token(99)), id="another secret"),
+    ],
+)
+def test_what_is_no_token_is_told_once_and_replaced(
+    server: RedisServer, spoil: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil(server.client())  # type: ignore[operator]
+    store = new_store()
+    with caplog.at_level(logging.WARNING):
+        assert [store.read() for _ in range(5)] == [Snapshot(None, NOBODY)] * 5
+    assert caplog.text.count("will be replaced") == 1
+    store.publish(token(1))
+    assert store.read().token == token(1)
+    server.client().set(LIVE, "damaged anew")
+    store.read()
+    assert caplog.text.count("will be replaced") == 2
+
+
+def test_scopes_share_nothing(server: RedisServer) -> None:
+    from lucidworks_provider.auth.cipher import TokenCipher
+    from lucidworks_provider.auth.redis_store import RedisStore
+    from lucidworks_provider.auth.token import TokenIdentity
+
+    other = TokenIdentity("https://identity.test", "server", "client", "machinelearning.model")
+    new_store().publish(token(1))
+    store = RedisStore("lucidworks_default", "shared_redis", other, TokenCipher(other, "secret"))
+    assert store.read() == Snapshot(None, NOBODY)
