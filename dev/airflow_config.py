@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dev.processes import clean_environment, free_ports
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -117,8 +118,13 @@ class AirflowConfig:
             },
         }
         environment = clean_environment() | {"AIRFLOW_HOME": str(self.home), "NO_COLOR": "1"}
-        for settings in (_SETTINGS, own):
-            for section, options in settings.items():
-                for option, value in options.items():
-                    environment[f"AIRFLOW__{section}__{option}".upper()] = value
-        return environment
+        return environment | variables(_SETTINGS) | variables(own)
+
+
+def variables(settings: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Settings by section and option, as the environment variables that Airflow reads."""
+    return {
+        f"AIRFLOW__{section}__{option}".upper(): value
+        for section, options in settings.items()
+        for option, value in options.items()
+    }

@@ -75,6 +75,9 @@ class AirflowStack(AirflowApi):
         self.logs = self.config.home / "stack-logs"
         self.start_timeout = start_timeout
         self.start_seconds = 0.0
+        self.commands = dict(PARTS)
+        # The parts whose child processes are the tasks.
+        self.runners: tuple[str, ...] = ("scheduler",)
         self._parts: dict[str, ManagedProcess] = {}
 
     def __enter__(self) -> Self:
@@ -95,11 +98,11 @@ class AirflowStack(AirflowApi):
         self.config.home.mkdir(parents=True, exist_ok=True)
         self._migrate()
         self.say(
-            f"Airflow: database ready after {time.monotonic() - begin:.1f} s, starting {', '.join(PARTS)}"
+            f"Airflow: database ready after {time.monotonic() - begin:.1f} s, starting {', '.join(self.commands)}"
         )
-        for name in PARTS:
+        for name in self.commands:
             self.start_part(name, wait=False)
-        self._wait_healthy(PARTS, begin)
+        self._wait_healthy(self.commands, begin)
         self.start_seconds = time.monotonic() - begin
         self.say(f"Airflow: ready after {self.start_seconds:.1f} s at {self.url}")
 
@@ -124,7 +127,7 @@ class AirflowStack(AirflowApi):
         :param env: more environment for this part and this start only
         :param wait: until Airflow has seen a heartbeat of the *new* process
         """
-        part = self._part(name, PARTS[name], cwd, env)
+        part = self._part(name, self.commands[name], cwd, env)
         self._parts[name] = part
         part.start()
         if wait:
@@ -146,20 +149,10 @@ class AirflowStack(AirflowApi):
 
     def running_tasks(self) -> list[psutil.Process]:
         """The processes of all running tasks: the runner (the DAG author's code) and its supervisor."""
-        scheduler = self._parts["scheduler"].pid
         found: list[psutil.Process] = []
-        for process in self.group.processes("scheduler"):
-            with suppress(psutil.Error, OSError):
-                # The supervisor puts the runner into a process group of its own in the scheduler's session.
-                if process.pid == os.getpgid(process.pid) != os.getsid(process.pid):
-                    found.append(process)
-                    parent = process.parent()
-                    if (
-                        parent is not None
-                        and parent.pid not in {1, scheduler}
-                        and os.getsid(parent.pid) == scheduler
-                    ):
-                        found.append(parent)
+        for name in self.runners:
+            if (part := self._parts.get(name)) and part.pid:
+                found += _tasks_of(part.pid, self.group.processes(name))
         return found
 
     def kill_task(self, dag_id: str, run_id: str, task_id: str, *, supervisor: bool = False) -> None:
@@ -183,12 +176,20 @@ class AirflowStack(AirflowApi):
     ) -> ManagedProcess:
         return ManagedProcess(
             [sys.executable, "-m", "airflow", *args],
-            self.config.environment() | self.env | dict(env or {}),
+            self.environment(name) | self.env | dict(env or {}),
             self.logs / f"{name}.log",
-            cwd or self.config.home,
+            cwd or self.home_of(name),
             name=name,
             group=self.group,
         )
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The stack's own settings for one part, before :attr:`env` overrides them."""
+        return self.config.environment()
+
+    def home_of(self, name: str) -> Path:
+        """The AIRFLOW_HOME of a part: here all parts have the same."""
+        return self.config.home
 
     def _migrate(self) -> None:
         migration = self._part("db-migrate", ("db", "migrate"))
@@ -232,6 +233,19 @@ class AirflowStack(AirflowApi):
         # A killed part stays "healthy" for a while: only a heartbeat of the new process counts.
         fresh = heartbeat and datetime.fromisoformat(heartbeat) >= self._parts[name].started_at
         return bool(fresh) and state.get("status") == "healthy"
+
+
+def _tasks_of(runner: int, processes: list[psutil.Process]) -> list[psutil.Process]:
+    found: list[psutil.Process] = []
+    for process in processes:
+        with suppress(psutil.Error, OSError):
+            # The supervisor puts the runner into a process group of its own in the session of the part.
+            if process.pid == os.getpgid(process.pid) != os.getsid(process.pid):
+                found.append(process)
+                parent = process.parent()
+                if parent is not None and parent.pid not in {1, runner} and os.getsid(parent.pid) == runner:
+                    found.append(parent)
+    return found
 
 
 def _end(parts: list[ManagedProcess], grace: float) -> None:

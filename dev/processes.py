@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+HOST_MARK = "LUCIDWORKS_STACK_HOST"
+
 _INHERITED = (
     *("HOME", "LOGNAME", "PATH", "TMPDIR", "USER", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
     *("LANG", "LC_ALL", "LC_CTYPE", "TZ"),
@@ -48,6 +50,11 @@ def clean_environment() -> dict[str, str]:
     # setproctitle, which Airflow uses, writes its title over the environment block and so over our mark.
     environment["SPT_NOENV"] = "1"
     return environment
+
+
+def host_name() -> str:
+    """Airflow's ``[core] hostname_callable`` in a fleet, where one machine has to look like several."""
+    return os.environ.get(HOST_MARK, "127.0.0.1")
 
 
 def free_ports(count: int) -> list[int]:

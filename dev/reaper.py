@@ -25,15 +25,25 @@ PART_MARK = "LUCIDWORKS_STACK_PART"
 
 def find_marked(group: str, part: str | None = None) -> list[psutil.Process]:
     """Every live process of a group, or of one part of it; zombies have no environment and do not count."""
-    found = []
+    found: dict[int, psutil.Process] = {}
+    blank: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
             environ = process.environ()
         except (psutil.Error, OSError):  # gone meanwhile, a zombie, or another user's
             continue
         if environ.get(GROUP_MARK) == group and (part is None or environ.get(PART_MARK) == part):
-            found.append(process)
-    return found
+            found[process.pid] = process
+        elif not environ:
+            blank.append(process)
+    # The children of PostgreSQL write their titles over their environment; their parent keeps its own.
+    for process in blank:
+        try:
+            if process.ppid() in found and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = process
+        except psutil.Error:
+            continue
+    return list(found.values())
 
 
 def kill_marked(group: str, part: str | None = None, *, seconds: float = 15.0) -> int:

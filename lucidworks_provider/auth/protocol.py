@@ -84,7 +84,7 @@ BEAT = 0.75
 LEASE = 3.0
 # Between two looks at the store while waiting for somebody; growing, since a crowd that looks slows the store.
 LOOK = 0.25
-LONGEST_LOOK = 1.0
+LONGEST_LOOK = 0.5
 # When to try again after a refresh that did not work while the old token still does.
 LOOK_AGAIN = 5.0
 # Longer than any mint with its retries.
@@ -229,7 +229,7 @@ def acquire(
             raise TokenError(
                 f"Other processes have been getting a token for {waited:.0f} s; try again later."
             )
-        if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 4 * needs.slowest):
+        if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 2 * needs.slowest):
             if good is not None and waited >= GRACE:
                 return Outcome(good, LOOK_AGAIN)
             yield Pause(look)

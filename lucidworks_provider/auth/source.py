@@ -29,6 +29,7 @@ from lucidworks_provider.auth.clock import ServerClock
 from lucidworks_provider.auth.commands import Claim, Command, Failed, Outcome, Reply
 from lucidworks_provider.auth.holding import Holding
 from lucidworks_provider.auth.protocol import Clocks
+from lucidworks_provider.auth.redaction import hide
 from lucidworks_provider.auth.stores import TokenStore, store_for
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.connection import LucidworksSettings
@@ -168,6 +169,7 @@ class TokenSource:
             outcome: Outcome = stop.value
         if outcome.warning:
             self._warn(outcome.warning)
+        hide(outcome.token.value)
         with self._lock:
             self._holding.take(outcome, self._clocks)
         return outcome.token.value
@@ -200,6 +202,7 @@ class TokenSource:
         def ask() -> AccessToken:
             before = time.time()
             grant = self._service.grant()
+            hide(grant.access_token)
             elapsed = time.time() - before
             self._clock.hear(grant.server_time, before, before + elapsed)
             return AccessToken.from_grant(grant, self._clock.now() - elapsed)

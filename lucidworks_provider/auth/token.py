@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from lucidworks_provider.api.tokens import Grant
 from lucidworks_provider.auth.losses import Losses
+from lucidworks_provider.auth.redaction import TokenText
 
 # The vendor's advice is five minutes before expiry; a tenth of the lifetime where that is shorter.
 REFRESH_MARGIN = 300.0
@@ -61,7 +62,7 @@ class AccessToken:
         """
         margin = min(REFRESH_MARGIN, grant.lifetime / 10)
         expires_at = asked_at + grant.lifetime
-        return cls(grant.access_token, asked_at, expires_at - margin, expires_at)
+        return cls(TokenText(grant.access_token), asked_at, expires_at - margin, expires_at)
 
     def to_json(self) -> str:
         """Plain text, for encryption."""
@@ -79,5 +80,5 @@ class AccessToken:
                     losses = Losses(tuple(map(float, lost)), float(told_at), pauses, float(until))
                 except (TypeError, OverflowError) as err:
                     raise ValueError("a stored time is no number") from err
-                return cls(value, issued, refresh, end, losses)
+                return cls(TokenText(value), issued, refresh, end, losses)
         raise ValueError("not a stored token of this version")

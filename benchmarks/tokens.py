@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Clients that people use for the client-credentials grant, beside each other, on one live token per scope.
+
+The processes are real ones. They are started once, import everything and make one call with each client,
+so that none of it is in the figures. Then for each client and number of processes they start together
+behind a barrier: each gets its token cold and makes its calls with pauses of random length, the same ones for each
+client. A call has failed when its caller sees an exception or a status other than 200. Calls per second counts
+those that have not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import multiprocessing
+import os
+import random
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import requests
+
+from benchmarks.token_clients import CLIENTS, SHARED, Client, Service
+from lucidworks_provider.emulator import EmulatorSettings, running
+
+PROCESSES = (1, 8, 64)
+CALLS = 20
+# Between two calls of a process: half of it to one and a half of it, in seconds.
+PAUSE = 0.1
+ROUNDS = 3
+# A process that needs longer hangs.
+PATIENCE = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a process is told."""
+
+    client: str
+    service: Service
+    processes: int
+    calls: int
+    pause: float
+    seed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What it says: monotonic seconds, which the processes of one host have in common."""
+
+    begin: float
+    end: float
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement."""
+
+    mints: int
+    refused: int
+    failed: int
+    rate: float
+
+
+def work(pipe: Connection, barriers: Mapping[int, Barrier], clients: Iterable[str]) -> None:
+    """The life of a process."""
+    logging.disable()
+    known = {client.name: client for client in CLIENTS if client.name in clients}
+    for client in known.values():
+        for module in client.modules:
+            importlib.import_module(module)
+    pipe.send("ready")
+    while (order := pipe.recv()) is not None:
+        pipe.send(perform(order, known[order.client], barriers[order.processes]))
+
+
+def perform(order: Work, client: Client, barrier: Barrier) -> Done:
+    """Get a token and make the calls."""
+    pauses = random.Random(order.seed)
+    failed = 0
+    barrier.wait(PATIENCE)
+    begin = time.monotonic()
+    try:
+        call = client.start(order.service)
+    except Exception:  # noqa: BLE001 (whatever the libraries raise is a task that failed)
+        return Done(begin, time.monotonic(), order.calls)
+    for number in range(order.calls):
+        if number:
+            time.sleep(order.pause * pauses.uniform(0.5, 1.5))
+        try:
+            failed += call() != 200
+        except Exception:  # noqa: BLE001
+            failed += 1
+    return Done(begin, time.monotonic(), failed)
+
+
+class Fleet:
+    """The processes."""
+
+    def __init__(self, counts: Iterable[int], clients: Iterable[Client]) -> None:
+        context = multiprocessing.get_context("spawn")
+        barriers = {count: context.Barrier(count) for count in counts}
+        names = tuple(client.name for client in clients)
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for _ in range(max(counts)):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=work, args=(theirs, barriers, names), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(mine)
+            self._processes.append(process)
+        for pipe in self._pipes:
+            pipe.recv()
+
+    def measure(
+        self, client: Client, processes: int, redis_url: str, *, calls: int, pause: float, seed: str
+    ) -> Cell:
+        """Let some of them call a fresh emulator."""
+        settings = EmulatorSettings(auth_server_id=secrets.token_hex(8))
+        with running(settings) as emulator, tempfile.TemporaryDirectory() as folder:
+            cache_file = str(Path(folder, "tokens.json"))
+            service = Service(emulator.url, settings.auth_server_id, cache_file, redis_url)
+            pipes = self._pipes[:processes]
+            for number, pipe in enumerate(pipes):
+                pipe.send(Work(client.name, service, processes, calls, pause, f"{seed} {number}"))
+            done: list[Done] = [pipe.recv() for pipe in pipes]
+            stats = requests.get(f"{emulator.url}/_emulator/stats", timeout=10).json()
+        seconds = max(one.end for one in done) - min(one.begin for one in done)
+        failed = sum(one.failed for one in done)
+        mints = sum(stats["mints"].values())
+        return Cell(mints, stats["unauthorized"], failed, (processes * calls - failed) / seconds)
+
+    def stop(self) -> None:
+        """Let them end."""
+        for pipe in self._pipes:
+            pipe.send(None)
+        for process in self._processes:
+            process.join(PATIENCE)
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """A Redis of our own on a free port; its URL as an Airflow connection."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    password = secrets.token_hex(16)
+    settings = (
+        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave ""\nappendonly no\nlogfile /dev/null\n'
+    )
+    server = subprocess.Popen(["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert server.stdin is not None  # noqa: S101 (for mypy)
+    try:
+        with server.stdin as stdin:
+            stdin.write(settings.encode())
+        _await_port(port)
+        yield f"redis://:{password}@127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _await_port(port: int) -> None:
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError("redis-server did not start")
+
+
+def usable() -> Iterator[Client]:
+    """The clients that are installed; says how to get the others."""
+    for client in CLIENTS:
+        missing = [package for package in client.packages if _version(package) is None]
+        if missing:
+            print(f"  {client.name}: skipped, no {', '.join(missing)}; pip install --group bench")
+        elif client.name == "LucidworksAuthHook" and not _has_redis():
+            print(f"  {client.name}: skipped, no redis-server; apt-get install redis-server")
+        else:
+            yield client
+
+
+def _has_redis() -> bool:
+    return SHARED["share_via"] != "redis" or shutil.which("redis-server") is not None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def shown(values: list[int]) -> str:
+    """The median, and the range where there is one."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:g}" if low == high else f"{middle:g} ({low} to {high})"
+
+
+def show(name: str, processes: int, cells: list[Cell], calls: int) -> None:
+    """Print a line of the table."""
+    mints = shown([cell.mints for cell in cells])
+    refused = shown([cell.refused for cell in cells])
+    failed = f"{shown([cell.failed for cell in cells])} of {processes * calls}"
+    rate = statistics.median(cell.rate for cell in cells)
+    print(f"  {name:<27}{processes:>9}  {mints:<18}{refused:<21}{failed:<27}{rate:>7.0f}")
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Compare how clients get their token.")
+    parser.add_argument("--processes", help=f"numbers of processes (default {','.join(map(str, PROCESSES))})")
+    parser.add_argument("--quick", action="store_true", help="1 and 8 processes, once")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table."""
+    given = options()
+    counts = [int(count) for count in given.processes.split(",")] if given.processes else list(PROCESSES)
+    if given.quick and not given.processes:
+        counts = [1, 8]
+    rounds = 1 if given.quick else ROUNDS
+    pythons = f"Python {sys.version.split()[0]}, {os.cpu_count()} cores"
+    print(
+        f"{CALLS} calls a process, {PAUSE} s apart, one live token per scope, median of {rounds}; {pythons}"
+    )
+    clients = list(usable())
+    packages = dict.fromkeys(package for client in clients for package in client.packages)
+    print("  " + ", ".join(f"{package} {version(package)}" for package in packages))
+    with ExitStack() as stack:
+        # Airflow makes its home where it is imported; this one is thrown away.
+        os.environ["AIRFLOW_HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="airflow-"))
+        redis_url = stack.enter_context(redis_server()) if _has_redis() else ""
+        fleet = Fleet(counts, clients)
+        stack.callback(fleet.stop)
+        for client in clients:
+            fleet.measure(client, max(counts), redis_url, calls=1, pause=0, seed="")
+        print(
+            f"  {'client':<27}{'processes':>9}  {'mints':<18}{'401s':<21}{'failed calls':<27}{'calls/s':>7}"
+        )
+        for count in counts:
+            cells: dict[str, list[Cell]] = {client.name: [] for client in clients}
+            for number in range(rounds):
+                for client in clients:
+                    measured = fleet.measure(
+                        client, count, redis_url, calls=CALLS, pause=PAUSE, seed=str(number)
+                    )
+                    cells[client.name].append(measured)
+            for name, measurements in cells.items():
+                show(name, count, measurements, CALLS)
+
+
+if __name__ == "__main__":
+    main()

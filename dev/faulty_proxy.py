@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A proxy before a part of Airflow's API that can be told to fail for a while.
+
+It stands between the workers of a fleet and the API server, in a thread of the harness::
+
+    with proxy.failing("/execution/variables"):
+        ...  # workers cannot read or write Variables, but their tasks go on
+    assert proxy.refused
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+HOST = "127.0.0.1"
+
+# Of one connection, not of the message (RFC 9110, 7.6.1); lengths and encodings are made anew.
+_HOP_BY_HOP = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("content-length", "content-encoding", "host"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """
+    :param prefix: of the paths that fail
+    :param status: that they are answered with
+    :param methods: that fail, by default all
+    :param delay: seconds until the answer
+    """
+
+    prefix: str = "/"
+    status: int = 503
+    methods: frozenset[str] = frozenset()
+    delay: float = 0.0
+
+    def hits(self, method: str, path: str) -> bool:
+        """Whether a request fails."""
+        return path.startswith(self.prefix) and (not self.methods or method in self.methods)
+
+
+class FaultyProxy:
+    """Passes everything on to ``target``, except what has been told to fail.
+
+    Its counters are for reading: requests by path prefix are left to the caller, as paths carry ids.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target.rstrip("/")
+        self.port = 0
+        self.passed: Counter[tuple[str, str]] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter()
+        self._faults: tuple[Fault, ...] = ()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="faulty-proxy", daemon=True)
+        self._started: threading.Event = threading.Event()
+        self._ended: asyncio.Event | None = None
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._started.wait()
+        if self._error is not None:
+            raise RuntimeError("the proxy did not start") from self._error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ended is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._ended.set)
+            self._thread.join(10)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{HOST}:{self.port}"
+
+    @contextmanager
+    def failing(
+        self, prefix: str = "/", status: int = 503, methods: Iterable[str] = (), delay: float = 0.0
+    ) -> Iterator[None]:
+        """Fail on all paths, or on those that begin so, for as long as the block runs."""
+        fault = self.fail(prefix, status, methods, delay)
+        try:
+            yield
+        finally:
+            self.heal(fault)
+
+    def fail(
+        self, prefix: str = "/", status: int = 503, methods: Iterable[str] = (), delay: float = 0.0
+    ) -> Fault:
+        """Fail from now on, until :meth:`heal`."""
+        fault = Fault(prefix, status, frozenset(methods), delay)
+        self._faults = (*self._faults, fault)
+        return fault
+
+    def heal(self, fault: Fault | None = None) -> None:
+        """Take back one fault, or all."""
+        self._faults = tuple(each for each in self._faults if fault is not None and each is not fault)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:  # noqa: BLE001 - told by __enter__, in the thread that asked
+            self._error = error
+        finally:
+            self._started.set()
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        self._ended = asyncio.Event()
+        connector = TCPConnector(limit=0)
+        timeout = ClientTimeout(total=300)
+        # Nobody's cookies are kept; and bodies stay compressed or not as the API server sent them.
+        async with ClientSession(
+            connector=connector, timeout=timeout, cookie_jar=DummyCookieJar()
+        ) as session:
+
+            async def handle(request: web.Request) -> web.StreamResponse:
+                return await self._pass(session, request)
+
+            app = web.Application(client_max_size=2**30)
+            app.router.add_route("*", "/{path:.*}", handle)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, HOST, 0)
+                await site.start()
+                self.port = runner.addresses[0][1]
+                self._started.set()
+                await self._ended.wait()
+            finally:
+                await runner.cleanup()
+
+    async def _pass(self, session: ClientSession, request: web.Request) -> web.StreamResponse:
+        seen = (request.method, request.path)
+        for fault in self._faults:
+            if fault.hits(*seen):
+                self.refused[seen] += 1
+                await asyncio.sleep(fault.delay)
+                return web.json_response({"detail": "made to fail"}, status=fault.status)
+        body = await request.read()
+        headers = [(name, value) for name, value in request.headers.items() if not _dropped(name)]
+        try:
+            async with session.request(
+                request.method,
+                self.target + request.raw_path,
+                headers=headers,
+                data=body or None,
+                allow_redirects=False,
+            ) as answer:
+                content = await answer.read()
+                self.passed[seen] += 1
+                response = web.Response(status=answer.status, body=content)
+                for name, value in answer.headers.items():
+                    if not _dropped(name):
+                        response.headers.add(name, value)
+                return response
+        except (ClientError, TimeoutError) as error:
+            return web.json_response({"detail": f"no answer: {type(error).__name__}"}, status=502)
+
+
+def _dropped(name: str) -> bool:
+    return name.lower() in _HOP_BY_HOP

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL and Redis as Debian packages them: found, or installed if that is possible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def postgres_binary(name: str) -> Path | None:
+    """A program of the newest PostgreSQL; Debian keeps those that only a server needs out of PATH."""
+    found = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
+    return max(found, key=_version, default=None) or _on_path(name)
+
+
+def redis_binary() -> Path | None:
+    """Debian's server, or the one of the PATH."""
+    return _on_path("redis-server")
+
+
+def install_services(say: Callable[[str], object] = print) -> None:
+    """Make sure that PostgreSQL and Redis are there.
+
+    :raises RuntimeError: if packages are missing and cannot be installed; the text names them
+    """
+    missing = _missing()
+    if not missing:
+        return
+    apt = shutil.which("apt-get")
+    if apt is None or os.geteuid() != 0:
+        raise RuntimeError(
+            f"Missing: {', '.join(missing)}. As root: apt-get install --no-install-recommends {' '.join(missing)}"
+        )
+    say(f"Installing {', '.join(missing)} …")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    with _no_service_starts():
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+            done = subprocess.run(
+                [apt, "-q", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                raise RuntimeError(f"apt-get {' '.join(arguments)} failed:\n{done.stdout[-4000:]}")
+    if missing := _missing():
+        raise RuntimeError(f"installed, but their programs are not found: {', '.join(missing)}")
+
+
+def _missing() -> list[str]:
+    found = {
+        "postgresql": postgres_binary("postgres") and postgres_binary("initdb"),
+        "redis-server": redis_binary(),
+    }
+    return [package for package, binary in found.items() if binary is None]
+
+
+@contextmanager
+def _no_service_starts() -> Iterator[None]:
+    """Debian starts what it installs, unless this script says no (101); somebody else's one is left alone."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    try:
+        POLICY.chmod(0o755)
+        yield
+    finally:
+        POLICY.unlink(missing_ok=True)
+
+
+def _on_path(name: str) -> Path | None:
+    # Debian's own folders too: an ordinary user's PATH may lack /usr/sbin.
+    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/bin", "/usr/sbin")))
+    return Path(found) if found else None
+
+
+def _version(binary: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in binary.parts[-3].split(".") if part.isdigit())

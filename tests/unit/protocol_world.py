@@ -1,0 +1,590 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A fleet in virtual time: processes with the real protocol, one store, one service with one live token.
+
+Nothing sleeps and nothing runs at the same time: everything that takes time is a generator that yields seconds,
+and a queue of moments says who goes on next. What the fleet promises is checked while it runs; what was broken
+is collected in ``World.faults`` with the events that led there.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from lucidworks_provider.api.tokens import Grant
+from lucidworks_provider.auth import commands, protocol
+from lucidworks_provider.auth.clock import ServerClock
+from lucidworks_provider.auth.commands import NOBODY, Claim, Failed, Snapshot
+from lucidworks_provider.auth.holding import Holding
+from lucidworks_provider.auth.protocol import Clocks
+from lucidworks_provider.auth.stores import VariableStore
+from lucidworks_provider.auth.token import AccessToken
+from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
+from lucidworks_provider.transport.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
+
+Steps = Generator[float, None, Any]
+
+# Three operations lie between a look at the store and the end of the write: these stay below `settle`.
+PROMPT = VariableStore.settle / 3
+# How often a caller looks whether another one of its process has finished its turn.
+_POLL = 0.05
+
+
+@dataclass
+class Weather:
+    """
+    How store, network and service fare. Times in seconds, drawn between the bounds.
+
+    :param store: one operation on the store.
+    :param store_down: how likely one fails.
+    :param silent: how likely a read shows nothing though something is there.
+    :param mint: one request for a token.
+    :param mint_down: whether such requests are answered with 503.
+    :param answers_lost: so many tokens are minted and never arrive.
+    :param api: one call of the API.
+    """
+
+    store: tuple[float, float] = (0.002, 0.03)
+    store_down: float = 0.0
+    silent: float = 0.0
+    mint: tuple[float, float] = (0.05, 0.4)
+    mint_down: bool = False
+    answers_lost: int = 0
+    api: tuple[float, float] = (0.01, 0.1)
+
+
+@dataclass
+class Turn:
+    """
+    One conversation, as a witness tells it.
+
+    :param minting: since when, until its token is stored, it failed, or its process is dead.
+    :param slowest: the longest store operation.
+    :param troubled: what the store or the operating system did to it.
+    """
+
+    process: Process
+    minting: float | None = None
+    slowest: float = 0.0
+    troubled: set[str] = field(default_factory=set)
+
+
+class Clock(ServerClock):
+    """The real one on a host whose own clock is off."""
+
+    def __init__(self, world: World, skew: float) -> None:
+        super().__init__()
+        self._world, self._skew = world, skew
+
+    def wall(self) -> float:
+        """This host's own clock."""
+        return self._world.now + self._skew
+
+    def now(self) -> float:
+        """As the parent, in virtual time."""
+        return self.wall() + self._offset
+
+
+class World:
+    """
+    Time, store and service.
+
+    :param seed: for latencies.
+    :param atomic: a store with Redis' semantics, else with a Variable's.
+    :param lifetime: of a token, in seconds.
+    """
+
+    # What a mutant of the test leaves out.
+    beats = compares = True
+
+    def __init__(self, seed: int = 0, *, atomic: bool = False, lifetime: float = 3600.0) -> None:
+        self.now = 1_000_000.0
+        self.random = random.Random(seed)
+        self.weather = Weather()
+        self.atomic, self.lifetime = atomic, lifetime
+        self.settle = 0.0 if atomic else VariableStore.settle
+        self.token: AccessToken | None = None
+        self.claim: Claim | None = None
+        self.claimed_until = math.inf
+        self.processes: list[Process] = []
+        self.minted: list[tuple[str, float, str]] = []
+        self.deaths: list[float] = []
+        self.dead_arrivals: list[float] = []
+        self.calls: list[Call] = []
+        self.warnings: list[tuple[float, str]] = []
+        self.faults: list[str] = []
+        self.counted: dict[str, int] = {}
+        self.trace: deque[str] = deque(maxlen=60)
+        self.excused = -math.inf
+        self.well = False
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = count()
+
+    # Time
+
+    def at(self, moment: float, work: Callable[[], None]) -> None:
+        """Do something later."""
+        heapq.heappush(self._queue, (moment, next(self._numbers), work))
+
+    def spawn(self, steps: Steps, process: Process | None = None) -> None:
+        """Let something take its course, as long as its process lives and is not stopped."""
+
+        def go_on() -> None:
+            if process is not None:
+                if process.killed:
+                    return
+                if self.now < process.stopped_until:
+                    self.at(process.stopped_until, go_on)
+                    return
+            try:
+                seconds = next(steps)
+            except StopIteration:
+                return
+            self.at(self.now + seconds, go_on)
+
+        self.at(self.now, go_on)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while self._queue and self._queue[0][0] <= end:
+            moment, _, work = heapq.heappop(self._queue)
+            self.now = max(self.now, moment)
+            work()
+        self.now = end
+
+    def run_until(self, done: Callable[[], bool], limit: float) -> bool:
+        """Let time pass until something is so."""
+        end = self.now + limit
+        while not done():
+            if not self._queue or self._queue[0][0] > end:
+                self.now = end
+                return done()
+            self.run(max(0.0, self._queue[0][0] - self.now))
+        return True
+
+    def note(self, what: str, *, counts: bool = True) -> None:
+        """Keep for the message of a failure, and count."""
+        self.trace.append(f"{self.now - 1_000_000:12.3f} {what}")
+        if counts:
+            kind = what.split(":")[-1].strip()
+            self.counted[kind] = self.counted.get(kind, 0) + 1
+
+    def fault(self, what: str) -> None:
+        """A promise was broken."""
+        self.note(f"FAULT {what}", counts=False)
+        self.faults.append("\n  ".join([f"{what}. What happened:", *self.trace]))
+
+    # Service
+
+    def live(self) -> str | None:
+        """The one token that is accepted."""
+        if not self.minted:
+            return None
+        value, since, _ = self.minted[-1]
+        return value if self.now < since + self.lifetime else None
+
+    def mint(self, by: str) -> str:
+        """A new token, which deletes the one that lives."""
+        if self.live() is not None:
+            self.deaths.append(self.now)
+        value = f"token-{len(self.minted) + 1}"
+        self.minted.append((value, self.now, by))
+        self.note(f"{value} for {by}", counts=False)
+        self.at(self.now + self.lifetime, lambda: self._expired(value))
+        return value
+
+    def _expired(self, value: str) -> None:
+        if self.minted[-1][0] == value:
+            self.deaths.append(self.now)
+
+    def mints(self, *, foreign: bool = False, since: float = -math.inf) -> int:
+        """How many tokens were asked for."""
+        return sum(at >= since and (by == "foreign") == foreign for _, at, by in self.minted)
+
+    def foreign(self, period: float, until: float) -> Steps:
+        """Another system with the same client id."""
+        while self.now < until and not self.well:
+            self.note("foreign mint")
+            self.mint("foreign")
+            yield period
+
+    # Store
+
+    def current_claim(self) -> Claim | None:
+        """As a read sees it; a Redis always knows that nobody has it."""
+        if self.atomic and (self.claim is None or self.now >= self.claimed_until):
+            return NOBODY
+        return self.claim
+
+    def set_claim(self, claim: Claim) -> None:
+        """The last writer wins; with Redis, whoever has the lease."""
+        if self.atomic:
+            seen = self.current_claim()
+            if claim.owner and seen not in {NOBODY, None} and seen is not None and seen.owner != claim.owner:
+                return
+            self.claimed_until = self.now + protocol.LEASE
+        self.claim = claim
+
+    def withdraw(self, claim: Claim) -> None:
+        """A Variable is overwritten, whoever's it is; a lease is given up by its owner only."""
+        if not self.atomic or (self.claim is not None and self.claim.owner == claim.owner):
+            self.claim = NOBODY
+
+    def set_token(self, token: AccessToken, turn: Turn) -> None:
+        """Promise: no older token over a newer one."""
+        old, self.token = self.token, token
+        if serial(token.value) < len(self.minted):
+            self.dead_arrivals.append(self.now)
+        self.note(f"{turn.process.name}: published {token.value}", counts=False)
+        if old is not None and serial(old.value) > serial(token.value):
+            self.note("older over newer")
+            if not turn.troubled and self.now - self.excused > self.lifetime:
+                self.fault(f"{token.value} was written over the newer {old.value}")
+
+    def begins_to_mint(self, turn: Turn) -> None:
+        """Promise: never two at once, but for an excuse."""
+        others = [p.turn for p in self.processes if not p.killed and p.turn is not None and p.turn is not turn]
+        turn.minting = self.now
+        for other in others:
+            if other.minting is None:
+                continue
+            self.note("two minters at once")
+            excuses = self.excuses(other, turn)
+            if excuses:
+                self.excused = self.now
+            else:
+                self.fault(
+                    f"{turn.process.name} and {other.process.name} (since {self.now - other.minting:.2f} s) "
+                    "ask for a token at once"
+                )
+
+    def excuses(self, first: Turn, second: Turn) -> set[str]:
+        """Why two may ask at once."""
+        why = first.troubled | second.troubled
+        if first.slowest > PROMPT:
+            why.add("the first one's store was slow")
+        return why
+
+
+def serial(value: str) -> int:
+    """When a token was minted, as a number."""
+    return int(value.partition("-")[2])
+
+
+@dataclass
+class Call:
+    """
+    One call of the API: how it went, and how often it may be refused.
+
+    :param refusals_allowed: at its start; each death of a live token during the call allows one more.
+    """
+
+    process: Process
+    started: float
+    refusals_allowed: int
+    ended: float | None = None
+    refused: int = 0
+    error: LucidworksError | None = None
+    value: str | None = None
+
+
+class Process:
+    """A worker or triggerer: performs the protocol's commands as ``TokenSource`` does, in virtual time."""
+
+    def __init__(self, world: World, skew: float = 0.0) -> None:
+        self.world = world
+        self.name = f"p{len(world.processes)}"
+        self.clock = Clock(world, skew)
+        self.clocks = Clocks(lambda: world.now, self.clock.now, lambda: self.clock.sure)
+        self.holding = Holding()
+        self.turn: Turn | None = None
+        self.failure: tuple[float, LucidworksError] | None = None
+        self.killed = self.cut_off = False
+        self.stopped_until = -math.inf
+        self.dies_after: int | None = None
+        self.refused_values: set[str] = set()
+        world.processes.append(self)
+
+    # What is done to it
+
+    def kill(self, *, lands: bool) -> None:
+        """:param lands: whether what is under way to store or service still arrives."""
+        self.world.note(f"{self.name}: killed")
+        if self.turn is not None and self.turn.minting is not None:
+            self.world.note("killed while minting")
+        self.killed, self.cut_off = True, not lands
+
+    def stop(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        self.world.note(f"{self.name}: stopped")
+        self.stopped_until = max(self.stopped_until, self.world.now + seconds)
+        if self.turn is not None:
+            self.turn.troubled.add("stopped")
+
+    # What it does
+
+    def call(self) -> Call:
+        """Begin a call of the API."""
+        world, held = self.world, self.holding.held
+        used = held.token.value if held else None
+        stored = world.token.value if world.token else None
+        dead = {used, stored} - {None, world.live()}
+        call = Call(self, world.now, len(dead))
+        world.calls.append(call)
+        world.spawn(self._call(call), self)
+        return call
+
+    def _call(self, call: Call) -> Steps:
+        rounds = 0
+        while True:
+            try:
+                value = yield from self._get()
+                call.value = value
+                if value in self.refused_values:
+                    self.world.fault(f"{self.name} tries {value} again, which was refused to it")
+                if (yield from self._request(value)):
+                    self.holding.accepted(value)
+                    break
+                self._refused(call, value)
+                raise TokenRefusedError("401", status=401)
+            except LucidworksError as err:
+                rounds += isinstance(err, TokenRefusedError | TokenStoreError)
+                if not isinstance(err, TokenRefusedError | TokenStoreError) or rounds > TOKEN_ROUNDS:
+                    call.error = err
+                    self.world.note(f"{self.name}: failed call, {type(err).__name__}")
+                    break
+                if isinstance(err, TokenStoreError):
+                    yield 2.0 ** (rounds - 1) * self.world.random.uniform(0.5, 1.0)
+        call.ended = self.world.now
+
+    def _request(self, value: str) -> Steps:
+        world = self.world
+        seconds, there = world.random.uniform(*world.weather.api), world.random.random()
+        yield seconds * there
+        accepted = value == world.live()
+        yield seconds * (1 - there)
+        return accepted
+
+    def _refused(self, call: Call, value: str) -> None:
+        """Promise: one 401 for each token that died."""
+        world = self.world
+        world.note(f"{self.name}: 401")
+        call.refused += 1
+        self.refused_values.add(value)
+        self.holding.refuse(value, world.now)
+        since = sum(at >= call.started for at in (*world.deaths, *world.dead_arrivals))
+        if call.refused > call.refusals_allowed + since:
+            world.fault(f"{call.refused} refusals in one call of {self.name}, and only {since} tokens died")
+
+    def _get(self) -> Steps:
+        """``TokenSource.get``."""
+        world, holding = self.world, self.holding
+        arrived = world.now
+        if (value := holding.fresh(arrived)) is not None:
+            return value
+        good = holding.usable(arrived)
+        while self.turn is not None:
+            if good is not None and world.now - arrived >= protocol.GRACE:
+                return good
+            yield _POLL
+        if (value := holding.fresh(world.now)) is not None:
+            return value
+        if self.failure is not None and self.failure[0] >= arrived:
+            raise self.failure[1]
+        self.turn = Turn(self)
+        try:
+            outcome = yield from self._converse(self.turn)
+        except LucidworksError as err:
+            self.failure = (world.now, err)
+            raise
+        finally:
+            self.turn = None
+        if outcome.warning:
+            world.warnings.append((world.now, outcome.warning))
+        holding.take(outcome, self.clocks)
+        return outcome.token.value
+
+    def _converse(self, turn: Turn) -> Steps:
+        conversation = self.holding.acquire(self.world.settle, self.clocks)
+        reply: commands.Reply = None
+        while True:
+            try:
+                command = conversation.send(reply)
+            except StopIteration as stop:
+                return stop.value
+            if self.dies_after is not None:
+                self.dies_after -= 1
+                if self.dies_after < 0:
+                    self.kill(lands=True)
+                    yield 0.0
+            try:
+                reply = yield from self._perform(command, turn)
+            except LucidworksError as err:
+                reply = Failed(err)
+
+    def _perform(self, command: commands.Command, turn: Turn) -> Steps:
+        world = self.world
+        match command:
+            case commands.Read():
+                return (yield from self._read(turn))
+            case commands.WriteClaim(claim):
+                yield from self._operation(turn, lambda: world.set_claim(claim))
+            case commands.Withdraw(claim):
+                turn.minting = None
+                yield from self._operation(turn, lambda: world.withdraw(claim))
+            case commands.Pause(seconds):
+                yield seconds
+            case commands.AskTime():
+                before = self.clock.wall()
+                yield world.random.uniform(*world.weather.api)
+                world.note("asked for the time")
+                self.clock.hear(math.floor(world.now), before, self.clock.wall())
+            case commands.Mint(claim):
+                return (yield from self._mint(claim, turn))
+            case commands.Publish(token):
+                yield from self._publish(token, turn)
+                turn.minting = None
+        return None
+
+    def _operation(self, turn: Turn, effect: Callable[[], Any]) -> Steps:
+        """One round trip to the store, which takes effect at some moment within it, if it does."""
+        world = self.world
+        seconds = world.random.uniform(*world.weather.store)
+        turn.slowest = max(turn.slowest, seconds)
+        fails = world.random.random() < world.weather.store_down
+        result: list[Any] = []
+        # Of the operations that fail, some arrive and only the answer is lost.
+        if not fails or world.random.random() < 0.5:
+            arrives = world.now + seconds * world.random.random()
+            world.at(arrives, lambda: None if self.cut_off else result.append(effect()))
+        yield seconds
+        if fails:
+            turn.troubled.add("the store failed")
+            raise TokenStoreError("down")
+        return result[0]
+
+    def _read(self, turn: Turn) -> Steps:
+        """The claim first, then the token; a Redis shows both at once."""
+        world = self.world
+        if world.atomic:
+            return (yield from self._operation(turn, lambda: Snapshot(world.token, world.current_claim())))
+        if world.random.random() < world.weather.silent:
+            yield world.random.uniform(*world.weather.store)
+            turn.troubled.add("a read was silent")
+            return Snapshot()
+        claim = yield from self._operation(turn, world.current_claim)
+        token = yield from self._operation(turn, lambda: world.token)
+        return Snapshot(token, claim)
+
+    def _publish(self, token: AccessToken, turn: Turn) -> Steps:
+        """Read, compare, write: in one step only with Redis."""
+        world = self.world
+        while True:
+            stored = (yield from self._read(turn)).token
+            if world.compares and stored is not None and stored.issued_at > token.issued_at:
+                world.note("publication of an older token refused")
+                return
+
+            def write(stored: AccessToken | None = stored) -> bool:
+                swapped = not world.atomic or not world.compares or world.token == stored
+                if swapped:
+                    world.set_token(token, turn)
+                return swapped
+
+            if (yield from self._operation(turn, write)):
+                return
+
+    def _mint(self, claim: Claim, turn: Turn) -> Steps:
+        """``TokenSource._mint``: the service is asked while the claim is moved."""
+        world, answer = self.world, []
+        world.begins_to_mint(turn)
+        world.spawn(self._ask(answer), self)
+        while not answer:
+            due = world.now + protocol.BEAT
+            while not answer and world.now < due:
+                yield min(_POLL, due - world.now)
+            if not answer and world.beats:
+                claim = claim.moved()
+                try:
+                    yield from self._operation(turn, lambda claim=claim: world.set_claim(claim))
+                except TokenStoreError:
+                    world.note("a beat failed")
+        if isinstance(answer[0], LucidworksError):
+            raise answer[0]
+        return answer[0]
+
+    def _ask(self, answer: list[AccessToken | LucidworksError]) -> Steps:
+        """``ask_service``: again and again, when no answer comes."""
+        world, before = self.world, self.clock.wall()
+        for attempt in range(ATTEMPTS):
+            seconds, there = world.random.uniform(*world.weather.mint), world.random.random()
+            down, granted = world.weather.mint_down, []
+            if not down:
+                arrives = world.now + seconds * there
+                world.at(arrives, lambda g=granted: None if self.cut_off else g.append(world.mint(self.name)))
+            yield seconds
+            if granted and world.weather.answers_lost:
+                world.weather.answers_lost -= 1
+                world.note("answer of a mint lost")
+            elif granted:
+                after = self.clock.wall()
+                self.clock.hear(math.floor(world.now), before, after)
+                grant = Grant(granted[0], world.lifetime, math.floor(world.now))
+                answer.append(AccessToken.from_grant(grant, self.clock.now() - (after - before)))
+                return
+            if attempt < ATTEMPTS - 1:
+                yield min(LONGEST_WAIT, 2.0**attempt) * world.random.uniform(0.5, 1.0)
+        world.note("mint failed")
+        answer.append(ServiceError("503", status=503))
+
+
+def recover(world: World) -> None:
+    """Promise: when everything is well again, so is the fleet, and it shares one live token."""
+    world.weather, world.well = Weather(), True
+    for process in world.processes:
+        process.stopped_until, process.dies_after = -math.inf, None
+    living = [process for process in world.processes if not process.killed]
+    if not world.run_until(lambda: all(c.ended or c.process.killed for c in world.calls), 600):
+        world.fault("calls that never end, though all is well again")
+    world.run(protocol.LOOK_AGAIN)
+    for process in living:
+        _next_call(world, process)
+    if world.faults:
+        return
+    last = [_answered(world, process) for process in living]
+    if {call.value for call in last} - {world.live()}:
+        used = ", ".join(f"{call.process.name} {call.value!s}" for call in last)
+        world.fault(f"not one token for all: {used}; {world.live()!s} is live")
+
+
+def _answered(world: World, process: Process) -> Call:
+    call = process.call()
+    world.run_until(lambda: call.ended is not None, 60)
+    return call
+
+
+def _next_call(world: World, process: Process) -> None:
+    for _ in range(4):
+        begun = world.now
+        call = _answered(world, process)
+        if call.ended is None or call.ended - begun > protocol.LEASE + 4:
+            world.fault(f"{process.name} gets no answer within {world.now - begun:.1f} s, though all is well")
+            return
+        if call.error is None:
+            return
+        losses = world.token.losses.pause(process.clock.now()) if world.token else 0.0
+        pause = max(losses, process.holding.hold_off.pause(world.now))
+        if not pause:
+            world.fault(f"{process.name} fails though all is well: {call.error!r}")
+            return
+        world.note("a documented pause")
+        world.run(pause + 0.5)
+    world.fault(f"{process.name} fails after every pause")

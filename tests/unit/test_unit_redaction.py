@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A token does not show itself, and what this process logs shows no token that it has handed out."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import logging
+import os
+import pickle
+import secrets
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import structlog
+
+from lucidworks_provider.auth import redaction
+from lucidworks_provider.auth.redaction import MASK, REMEMBERED, SHORTEST, TokenText, hide
+
+TOKEN = f"AT.{secrets.token_urlsafe(600)}"
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """What a handler of the root logger writes; everything is as before afterwards."""
+    out = io.StringIO()
+    handler = logging.StreamHandler(out)
+    root = logging.getLogger()
+    processors = structlog.get_config()["processors"]
+    before, level = list(processors), root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    redaction._latest.clear()
+    yield out
+    root.removeHandler(handler)
+    root.setLevel(level)
+    processors[:] = before
+    redaction._latest.clear()
+
+
+def fail(text: str) -> None:
+    raise ValueError(f"refused: {text}")
+
+
+class TestTokenText:
+    def test_it_is_the_token(self) -> None:
+        token = hide(TOKEN)
+        assert f"Bearer {token}" == "Bearer " + token == f"Bearer {TOKEN}" == "Bearer %s" % token  # noqa: UP031
+        assert token == TOKEN
+        assert hash(token) == hash(TOKEN)
+        assert {TOKEN: 1}[token] == 1
+        assert json.loads(json.dumps({"token": token, token: 1})) == {"token": TOKEN, TOKEN: 1}
+        assert type(str(token)) is str
+        assert type(f"{token}") is str
+        assert str(token) == TOKEN
+        request = requests.Request("GET", "https://x.test", headers={"Authorization": f"Bearer {token}"})
+        assert request.prepare().headers["Authorization"] == f"Bearer {TOKEN}"
+
+    def test_it_does_not_show_itself(self) -> None:
+        @dataclass
+        class Holder:
+            token: str
+
+        token = hide(TOKEN)
+        shown = [
+            repr(token),
+            f"{token!r}",
+            f"{token!a}",
+            "%r" % token,  # noqa: UP031
+            repr([{"t": (token,)}]),
+            repr(Holder(token)),
+        ]
+        assert not [text for text in shown if TOKEN in text]
+        assert all("<access token>" in text for text in shown)
+
+    def test_copies_do_not_either(self) -> None:
+        for each in (
+            pickle.loads(pickle.dumps(hide(TOKEN))),  # noqa: S301
+            copy.deepcopy(hide(TOKEN)),
+            copy.copy(hide(TOKEN)),
+        ):
+            assert isinstance(each, TokenText)
+            assert each == TOKEN
+
+    def test_hiding_it_again_makes_no_other(self) -> None:
+        assert hide(token := hide(TOKEN)) is token
+
+
+class TestLogging:
+    @pytest.mark.parametrize(
+        ("message", "arguments"),
+        [
+            (f"got {TOKEN}", ()),
+            (f"got {TOKEN}, 100 %", ()),
+            (f"got {TOKEN} in %d s", (3,)),
+            ("got %s, then %s", (TOKEN, 2)),
+            ("got %r", (TOKEN,)),
+            ("got %r", (TOKEN.encode(),)),
+            ("%(token)s", ({"token": TOKEN},)),
+            ("headers: %s", ({"Authorization": [("Bearer", f"Bearer {TOKEN}")]},)),
+            ("%s", (ValueError(TOKEN),)),
+            (ValueError(TOKEN), ()),
+            ({"event": TOKEN}, ()),
+            ("does not fit: %d", (TOKEN,)),
+            ("does not fit either", (TOKEN,)),
+        ],
+    )
+    def test_messages(
+        self, lines: io.StringIO, capsys: pytest.CaptureFixture[str], message: Any, arguments: Any
+    ) -> None:
+        hide(TOKEN)
+        logging.getLogger("urllib3.connectionpool").debug(message, *arguments)
+        assert TOKEN not in lines.getvalue()
+        assert TOKEN not in capsys.readouterr().err  # where logging tells about arguments that do not fit
+        assert MASK in lines.getvalue()
+
+    def test_tracebacks(self, lines: io.StringIO) -> None:
+        hide(TOKEN)
+        try:
+            try:
+                fail(TOKEN)
+            except ValueError as err:
+                err.add_note(f"note {TOKEN}")
+                raise RuntimeError("while calling") from err
+        except RuntimeError as err:
+            logging.getLogger("some").exception("it %s", "failed")
+            cause = err.__cause__
+        text = lines.getvalue()
+        assert TOKEN not in text
+        for part in (
+            "it failed\n",
+            "Traceback",
+            "in fail",
+            f"refused: {MASK}",
+            f"note {MASK}",
+            "while calling",
+        ):
+            assert part in text
+        assert str(cause) == f"refused: {TOKEN}"  # the program's exception is left alone
+
+    def test_a_harmless_traceback_stays_structured(self, lines: io.StringIO) -> None:
+        hide(TOKEN)
+        seen: list[logging.LogRecord] = []
+        handler = logging.Handler()
+        handler.emit = seen.append  # type: ignore[method-assign]
+        logging.getLogger("some").addHandler(handler)
+        hide(f"AT.{secrets.token_urlsafe(600)}")
+        try:
+            fail("nothing")
+        except ValueError:
+            logging.getLogger("some").exception("it failed")
+        logging.getLogger("some").removeHandler(handler)
+        assert seen[0].exc_info
+        assert seen[0].msg == "it failed"
+
+    def test_extra_fields_and_stacks(self, lines: io.StringIO) -> None:
+        pair = namedtuple("pair", ["a", "b"])
+        extra = {"one": TOKEN, "two": {"deep": [("x", TOKEN), pair(1, TOKEN)], TOKEN: {TOKEN}}, "three": 3}
+        before = copy.deepcopy(extra)
+        (handler,) = (each for each in logging.getLogger().handlers if getattr(each, "stream", None) is lines)
+        handler.setFormatter(logging.Formatter("%(message)s %(one)s %(two)s %(three)s"))
+        hide(TOKEN)
+        logging.getLogger("some").info("hello", extra=extra, stack_info=True)
+        assert TOKEN not in lines.getvalue()
+        assert "hello" in lines.getvalue()
+        assert extra == before  # the caller's objects are left alone
+
+    def test_what_holds_itself(self, lines: io.StringIO) -> None:
+        hide(TOKEN)
+        loop: list[Any] = [TOKEN]
+        loop.append(loop)
+        logging.getLogger("some").info("a %s", loop, extra={"loop": loop})
+        assert "a " in lines.getvalue()
+        assert TOKEN not in lines.getvalue()
+        assert redaction._clean(loop, tuple(redaction._latest))[0] == MASK
+
+    def test_handlers_of_other_loggers_and_later_ones(self, lines: io.StringIO) -> None:
+        """As uvicorn's, and after logging was configured anew."""
+        other, later = io.StringIO(), io.StringIO()
+        logger = logging.getLogger("some.server")
+        logger.propagate = False
+        logger.addHandler(logging.StreamHandler(other))
+        hide(TOKEN)
+        logger.error("a %s", TOKEN)
+        # In front, for the others change the record that it would see.
+        logging.getLogger().handlers.insert(0, handler := logging.StreamHandler(later))
+        hide(TOKEN)
+        logging.getLogger().warning("a %s", TOKEN)
+        logging.getLogger().removeHandler(handler)
+        assert other.getvalue() == later.getvalue() == f"a {MASK}\n"
+
+    def test_structlog_configured_anew(self, lines: io.StringIO) -> None:
+        before = structlog.get_config()
+        try:
+            for kind in (list, tuple):
+                out = io.StringIO()
+                structlog.configure(
+                    processors=kind([structlog.processors.KeyValueRenderer()]),
+                    logger_factory=structlog.PrintLoggerFactory(out),
+                    wrapper_class=structlog.BoundLogger,
+                    cache_logger_on_first_use=False,
+                )
+                hide(TOKEN)
+                structlog.get_logger().msg("a", token=TOKEN)
+                assert f"token='{MASK}'" in out.getvalue()
+        finally:
+            structlog.configure(**before)
+
+    def test_structlog_that_ends_in_logging(self, lines: io.StringIO) -> None:
+        out = io.StringIO()
+        handler = logging.StreamHandler(out)
+        handler.setFormatter(
+            structlog.stdlib.ProcessorFormatter(processor=structlog.processors.KeyValueRenderer())
+        )
+        logger = logging.getLogger("some.structured")
+        logger.propagate = False
+        logger.addHandler(handler)
+        hide(TOKEN)
+        structlog.wrap_logger(
+            logger,
+            processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        ).info("a", deep={"b": [TOKEN]})
+        assert f"deep={{'b': ['{MASK}']}}" in out.getvalue()
+
+    def test_installed_once(self, lines: io.StringIO) -> None:
+        for _ in range(3):
+            hide(TOKEN)
+            hide(f"AT.{secrets.token_urlsafe(600)}")
+        for handler in logging.getLogger().handlers:
+            assert handler.filters.count(redaction._FILTER) == 1
+        assert structlog.get_config()["processors"].count(redaction._clean_line) == 1
+
+    def test_nothing_is_installed_at_import(self) -> None:
+        program = (
+            "import logging, sys; logging.basicConfig()\n"
+            "import lucidworks_provider.auth.redaction\n"
+            "assert not logging.getLogger().handlers[0].filters\n"
+            "print(*(m for m in sys.modules if m.split('.')[0] in {'airflow', 'structlog'}))"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == []
+
+    def test_memory_is_bounded_and_the_latest_count(self, lines: io.StringIO) -> None:
+        tokens = [f"AT.{secrets.token_urlsafe(600)}" for _ in range(50)]
+        for token in tokens:
+            hide(token)
+        assert len(redaction._latest) == REMEMBERED
+        for token in tokens[-REMEMBERED:]:
+            logging.getLogger("some").info("a %s", token)
+        assert set(lines.getvalue().split()) == {"a", MASK}
+        hide(tokens[0])  # in use again
+        logging.getLogger("some").info("b %s", tokens[0])
+        assert f"b {MASK}" in lines.getvalue()
+
+    def test_words_are_no_tokens(self, lines: io.StringIO) -> None:
+        for short in ("", "a", "x" * (SHORTEST - 1)):
+            assert hide(short) == short
+        logging.getLogger("some").info("a %s", "x" * SHORTEST)
+        assert MASK not in lines.getvalue()
+
+    def test_threads(self, lines: io.StringIO) -> None:
+        leaked: list[Exception] = []
+
+        def work() -> None:
+            try:
+                for _ in range(100):
+                    token = f"AT.{secrets.token_urlsafe(100)}"
+                    hide(token)
+                    logging.getLogger("some").info("a %s", token)
+            except Exception as err:  # noqa: BLE001
+                leaked.append(err)
+
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not leaked
+        assert set(lines.getvalue().split()) == {"a", MASK}
+
+    def test_it_never_raises(self, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise RuntimeError("broken")
+
+        hide(TOKEN)
+        monkeypatch.setattr(redaction, "_clean", broken)
+        monkeypatch.setattr(redaction, "_watch", broken)
+        assert hide(TOKEN) == TOKEN
+        logging.getLogger("some").info("still here")
+        assert redaction._clean_line(None, "info", "line") == "line"
+        assert "still here" in lines.getvalue()
+
+
+PROGRAM = """
+import json, logging, sys, warnings
+import structlog
+from lucidworks_provider.auth.redaction import hide
+
+{configure}
+early = structlog.get_logger("early")
+early.info("cached by now")
+stdlib = logging.getLogger("urllib3.connectionpool")
+token = {token!r}
+if sys.argv[1] == "hidden":
+    token = hide(token)
+for log in (early, structlog.get_logger("later"), stdlib, logging.getLogger("uvicorn.error")):
+    log.warning("plain " + token)
+    log.warning("args %s %s", token, [token])
+    log.warning("mapping %(a)s", {{"a": token}})
+    try:
+        raise ValueError("text of " + token)
+    except ValueError:
+        log.exception("failed")
+early.warning("field", token=token, deep={{"a": [token]}})
+early.bind(token=token).warning("bound")
+warnings.warn("warned of " + token)
+print("END")
+"""
+# As Airflow's API server, scheduler, and DAG processor do it; and as its tasks and triggers do it.
+COMPONENT = "from airflow.logging_config import configure_logging; configure_logging()"
+CHILD = (
+    "from airflow.sdk.log import configure_logging;"
+    "configure_logging(json_output=True, output=sys.stdout.buffer, sending_to_supervisor=True)"
+)
+
+
+class TestAirflow:
+    """Each way in which Airflow 3 sets up its logging, in a process of its own."""
+
+    @pytest.mark.parametrize(
+        ("configure", "settings"),
+        [(COMPONENT, {}), (COMPONENT, {"AIRFLOW__LOGGING__JSON_LOGS": "True"}), (CHILD, {})],
+        ids=["component", "component, json", "task or trigger"],
+    )
+    def test_all_lines(self, tmp_path: Path, configure: str, settings: dict[str, str]) -> None:
+        program = PROGRAM.format(configure=configure, token=TOKEN)
+        said = {}
+        for mode in ("plain", "hidden"):
+            done = subprocess.run(
+                [sys.executable, "-c", program, mode],
+                env=os.environ | {"AIRFLOW_HOME": str(tmp_path), **settings},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert "END" in done.stdout, done.stderr
+            said[mode] = done.stdout + done.stderr
+        assert TOKEN not in said["hidden"]
+        # Without redaction they show it, in as many places: nothing was lost on the way.
+        assert said["plain"].count(TOKEN) >= 20
+        for words in ("text of ", "plain ", "args ", "mapping ", "warned of "):
+            assert said["hidden"].count(words + MASK) == said["plain"].count(words + TOKEN) > 0
