@@ -156,9 +156,11 @@ class Run:
     def xcom(self, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """What a task returned; nothing if it did not."""
         try:
-            return dict(self.fleet.airflow.xcom(self.dag_id, self.run_id, task_id, map_index=map_index))
+            value = self.fleet.airflow.xcom(self.dag_id, self.run_id, task_id, map_index=map_index)
         except AirflowApiError:
             return {}
+        # What a trigger returned comes as text.
+        return dict(json.loads(value) if isinstance(value, str) else value)
 
     def tasks(self) -> list[dict[str, Any]]:
         """Its task instances."""
@@ -440,7 +442,10 @@ def main() -> int:
             for name in options.stories or STORIES:
                 print(f"{name}: {(STORIES[name].__doc__ or '').strip()}", flush=True)
                 started = time.monotonic()
-                STORIES[name](fleet)
+                try:
+                    STORIES[name](fleet)
+                except (RuntimeError, TimeoutError, LookupError) as err:
+                    fleet.tell(name, "an end", f"{type(err).__name__}: {err}", good=False)
                 print(f"  {time.monotonic() - started:.0f} s", flush=True)
             rows = fleet.rows
     print("\n| what | to reach | measured | |\n| --- | --- | --- | --- |")

@@ -175,13 +175,14 @@ class AirflowFleet(AirflowStack):
                 "default_pool_task_slot_count": str(max(slots, 128)),
                 "execution_api_server_url": f"{execution}/execution/",
             },
-            "database": {"sql_alchemy_conn": self.postgres.url},
             "celery": {
                 "broker_url": self.redis.url,
                 "result_backend": self.postgres.result_backend,
             },
         }
-        environment = super().environment(name) | variables(_SETTINGS) | variables(own)
+        environment = (
+            super().environment(name) | variables(_SETTINGS) | variables(own) | self.postgres.settings
+        )
         environment |= {"AIRFLOW_HOME": str(home), HOST_MARK: self.host_of(name)}
         if self._has_a_disk(name):
             environment |= {"HOME": str(home), "TMPDIR": str(home / "tmp")}

@@ -10,6 +10,9 @@ the live tests::
         run_id = airflow.trigger("my_dag")
         assert airflow.wait_for_run("my_dag", run_id, 120) == "success"
 
+``env=postgres.settings`` puts the same on PostgreSQL (:class:`dev.services.PostgresServer`); with workers and a
+broker it is an :class:`dev.airflow_fleet.AirflowFleet`.
+
 Nothing outlives it, not even if the program that holds it is killed: see :mod:`dev.processes`.
 """
 

@@ -115,6 +115,13 @@ class ProcessGroup:
                 start_new_session=True,
             )
 
+    def remove_at_end(self, folder: Path) -> None:
+        """Let the safety net remove a folder when the group ends, however it ends."""
+        self.guard()
+        if self._reaper is not None and self._reaper.stdin is not None:
+            self._reaper.stdin.write(os.fsencode(folder) + b"\0")
+            self._reaper.stdin.flush()
+
     def processes(self, part: str | None = None) -> list[psutil.Process]:
         """The live processes of the group, or of one part."""
         return find_marked(self.id, part)

@@ -13,6 +13,8 @@ fork clears it), only on Linux, and fires already when the *thread* that started
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import sys
 import time
@@ -77,11 +79,16 @@ def _age(process: psutil.Process) -> float:
 
 
 def main() -> None:
-    """Wait for the end of standard input, then end the group named on the command line."""
+    """Wait for the end of standard input, then end the group named on the command line.
+
+    What was written there until then are folders to remove, each ended by a zero byte.
+    """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # a Ctrl-C or a closed terminal is what this process is for
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    sys.stdin.buffer.read()
+    folders = sys.stdin.buffer.read().split(b"\0")[:-1]
     kill_marked(sys.argv[1])
+    for folder in folders:
+        shutil.rmtree(os.fsdecode(folder), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ class PostgresServer(_Server):
     """A PostgreSQL server with one superuser and one database, both called ``airflow``.
 
     PostgreSQL refuses to run as root; then it runs as ``postgres``, and its data lie in a folder below
-    ``TMPDIR`` because that user cannot reach those of root. ``close`` removes them either way.
+    ``TMPDIR`` because that user cannot reach those of root. They are removed at the end, however it comes.
     """
 
     name = "postgres"
@@ -222,6 +222,11 @@ class PostgresServer(_Server):
     def url(self) -> str:
         """For psycopg2, through SQLAlchemy."""
         return f"postgresql+psycopg2://{SUPERUSER}:{self.password}@{HOST}:{self.port}/{SUPERUSER}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What puts an :class:`~dev.airflow_stack.AirflowStack` on this database, for its ``env``."""
+        return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url}
 
     @property
     def result_backend(self) -> str:
@@ -265,6 +270,7 @@ class PostgresServer(_Server):
         """Make an empty cluster and return the folder it is in."""
         below = None if self._owner() else self.folder
         base = Path(tempfile.mkdtemp(prefix="postgres-", dir=below))
+        self._group.remove_at_end(base)
         password = base / "password"
         try:
             password.touch(mode=0o600)

@@ -120,7 +120,10 @@ def parse_settings(
     redis_conn_id = fields.text("redis_conn_id", None)
     if share_via == "redis" and redis_conn_id is None:
         raise _wrong(
-            conn_id, "redis_conn_id", "is missing", "share_via is redis, so name the Redis server's connection"
+            conn_id,
+            "redis_conn_id",
+            "is missing",
+            "share_via is redis, so name the Redis server's connection",
         )
     return LucidworksSettings(
         conn_id=conn_id,

@@ -276,7 +276,7 @@ _ANSWERS: tuple[tuple[str, type[ConfigurationError | TokenStoreError], str], ...
         ConfigurationError,
         f"lets its user do too little; needed: {_NEEDED}",
     ),
-    (r"DB index|Invalid Database", ConfigurationError, "has no such database"),
+    (r"DB index|Invalid Database|not an integer", ConfigurationError, "has no such database"),
     (
         r"ReadOnlyError|READONLY",
         TokenStoreError,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.auth.source import TokenSource
     from lucidworks_provider.transport.aio_session import BearerMiddleware
 
+_AIO_SESSION = "lucidworks_provider.transport.aio_session"
 # The test button runs inside the API server, where nobody should wait for long.
 _TEST_TIMEOUT = 10.0
 
@@ -159,7 +161,7 @@ class LucidworksAuthHook(BaseHook):
         """
         settings = await self.aget_settings()
         middleware = await self.aget_auth(scope)
-        async with (await _aio_session()).open_session(settings, scope, middleware) as session:
+        async with (await load(_AIO_SESSION)).open_session(settings, scope, middleware) as session:
             yield session
 
     async def aget_auth(self, scope: str = PREDICT_SCOPE) -> BearerMiddleware:
@@ -172,7 +174,7 @@ class LucidworksAuthHook(BaseHook):
         from lucidworks_provider.transport.bearer import AllowedHosts
 
         settings = await self.aget_settings()
-        aio_session = await _aio_session()
+        aio_session = await load(_AIO_SESSION)
         middleware: BearerMiddleware = aio_session.BearerMiddleware(
             self._source(settings, scope), AllowedHosts.of(settings)
         )
@@ -243,9 +245,10 @@ class LucidworksAuthHook(BaseHook):
         return widgets
 
 
-async def _aio_session() -> ModuleType:
-    # Loading aiohttp takes some 70 ms, which on the triggerer's loop everybody would wait for.
-    return await in_thread(import_module, "lucidworks_provider.transport.aio_session")
+async def load(name: str) -> ModuleType:
+    """Import a module off the loop: loading aiohttp takes some 70 ms, for which everybody would wait."""
+    module: ModuleType | None = sys.modules.get(name)
+    return module if module is not None else await in_thread(import_module, name)
 
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:

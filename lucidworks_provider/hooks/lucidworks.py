@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lucidworks_provider.api import chunking
@@ -20,8 +19,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     TransportError,
 )
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
-from lucidworks_provider.storage import in_thread
+from lucidworks_provider.hooks.auth import LucidworksAuthHook, load
 
 if TYPE_CHECKING:
     from lucidworks_provider.auth.source import TokenSource
@@ -133,8 +131,7 @@ class LucidworksHook(LucidworksAuthHook):
     @asynccontextmanager
     async def shared_client(self) -> AsyncIterator[AsyncTransport]:
         """Keep the running loop's client open while this is held, instead of one per call."""
-        # Loading aiohttp takes some 70 ms, which on the triggerer's loop everybody would wait for.
-        aio = await in_thread(import_module, "lucidworks_provider.transport.aio")
+        aio = await load("lucidworks_provider.transport.aio")
         async with aio.shared_transport(await self.aget_settings()) as transport:
             yield transport
 

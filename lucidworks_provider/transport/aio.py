@@ -46,7 +46,6 @@ class AsyncTransport:
     settings: LucidworksSettings
     _session: aiohttp.ClientSession
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
-    users: int = 0
     _held_until: float = 0.0
     _refusals: int = 0
 
@@ -92,44 +91,61 @@ class AsyncTransport:
             pause = min(retry.LONGEST_WAIT, retry.FIRST_WAIT * 2.0 ** (self._refusals - 1))
         self._held_until = max(self._held_until, time.monotonic() + min(pause, retry.LONGEST_RETRY_AFTER))
 
+    @property
+    def connector(self) -> aiohttp.BaseConnector:
+        """The pool of connections, for sessions that are lent it."""
+        connector = self._session.connector
+        if connector is None:
+            raise RuntimeError("the transport is closed")
+        return connector
+
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
 
 
+@dataclass
+class _Shared:
+    """A transport with those who use it; the lock lets the first of a crowd make it for all."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+    transport: AsyncTransport | None = None
+
+
 # Per loop: a client belongs to the loop that it was made in.
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[LucidworksSettings, AsyncTransport]] = (
-    WeakKeyDictionary()
-)
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[LucidworksSettings, _Shared]] = WeakKeyDictionary()
 
 
 @asynccontextmanager
 async def shared_transport(settings: LucidworksSettings) -> AsyncIterator[AsyncTransport]:
     """The running loop's transport for these settings, made for the first user and closed after the last."""
-    transports = _shared.setdefault(asyncio.get_running_loop(), {})
-    transport = transports.get(settings)
-    if transport is None:
-        # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
-        context = await asyncio.get_running_loop().run_in_executor(None, ssl_context, settings)
-        transport = transports.get(settings)
-    if transport is None:
-        transport = transports[settings] = AsyncTransport(settings, client_session(settings, context))
-    transport.users += 1
+    loop = asyncio.get_running_loop()
+    all_shared = _shared.setdefault(loop, {})
+    shared = all_shared.setdefault(settings, _Shared())
+    shared.users += 1
     try:
-        yield transport
+        async with shared.lock:
+            if shared.transport is None:
+                # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
+                context = await loop.run_in_executor(None, _ssl_context, settings)
+                connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context)
+                shared.transport = AsyncTransport(settings, client_session(settings, connector))
+        yield shared.transport
     finally:
-        transport.users -= 1
-        if transport.users == 0:
-            transports.pop(settings, None)
-            await transport.close()
+        shared.users -= 1
+        if shared.users == 0:
+            all_shared.pop(settings, None)
+            if shared.transport is not None:
+                await shared.transport.close()
 
 
 def client_session(
-    settings: LucidworksSettings, context: ssl.SSLContext | bool, **options: Any
+    settings: LucidworksSettings, connector: aiohttp.BaseConnector, **options: Any
 ) -> aiohttp.ClientSession:
     """A client with the connection's limits. Proxies come as an option or with each request."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context),
+        connector=connector,
         # Like requests: the time between bytes counts, not the whole of a large answer.
         timeout=aiohttp.ClientTimeout(
             total=None,
@@ -143,8 +159,7 @@ def client_session(
     )
 
 
-def ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
-    """What aiohttp calls ``ssl``. Loading a bundle takes tens of milliseconds."""
+def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
     bundle = trusted(settings)
     if isinstance(bundle, bool):
         return bundle

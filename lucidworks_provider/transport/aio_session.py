@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp.payload import Payload
 
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.transport.aio import client_session, ssl_context
+from lucidworks_provider.transport.aio import client_session, shared_transport
 from lucidworks_provider.transport.bearer import AllowedHosts, Tokens, base_url
 from lucidworks_provider.transport.retry import TOKEN_ROUNDS
 from lucidworks_provider.transport.tls import proxy_for
@@ -64,10 +63,16 @@ async def open_session(
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.aget_conn`."""
     base = base_url(settings, scope)
-    # Both read files: not on a loop that others wait for.
-    loop = asyncio.get_running_loop()
-    context = await loop.run_in_executor(None, ssl_context, settings)
-    proxy = await loop.run_in_executor(None, proxy_for, base)
-    session = client_session(settings, context, base_url=f"{base}/", proxy=proxy, middlewares=(middleware,))
-    async with session:
+    async with (
+        # With the connections of everybody on this loop: a thousand triggers hold eight sockets.
+        shared_transport(settings) as transport,
+        client_session(
+            settings,
+            transport.connector,
+            connector_owner=False,
+            base_url=f"{base}/",
+            proxy=proxy_for(base),
+            middlewares=(middleware,),
+        ) as session,
+    ):
         yield session

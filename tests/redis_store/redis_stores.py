@@ -19,9 +19,9 @@ LIVE = f"lucidworks:live:{IDENTITY.digest}"
 CLAIM = f"lucidworks:claim:{IDENTITY.digest}"
 
 
-def new_store(secret: str = "secret") -> RedisStore:
+def new_store(client_secret: str = "secret") -> RedisStore:  # noqa: S107
     """A store as another process would have it."""
-    return RedisStore("lucidworks_default", "shared_redis", IDENTITY, TokenCipher(IDENTITY, secret))
+    return RedisStore("lucidworks_default", "shared_redis", IDENTITY, TokenCipher(IDENTITY, client_secret))
 
 
 def token(number: int, *, lifetime: float = 3600.0) -> AccessToken:

@@ -7,14 +7,17 @@ import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 import redis_stores
-from redis_server import RedisServer
 from redis_stores import CLAIM, new_store
 
 from lucidworks_provider.auth import protocol
 from lucidworks_provider.auth.protocol import NOBODY, Claim, Snapshot
+
+if TYPE_CHECKING:
+    from redis_server import RedisServer
 
 
 @pytest.fixture

@@ -8,13 +8,16 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
-from redis_server import RedisServer
 from redis_stores import LIVE, new_store, token
 
 from lucidworks_provider.auth.losses import Losses
 from lucidworks_provider.auth.protocol import NOBODY, Snapshot
+
+if TYPE_CHECKING:
+    from redis_server import RedisServer
 
 
 def test_what_is_published_is_read_by_others_and_lies_there_as_ciphertext(server: RedisServer) -> None:

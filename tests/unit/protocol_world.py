@@ -251,7 +251,9 @@ class World:
 
     def begins_to_mint(self, turn: Turn) -> None:
         """Promise: never two at once, but for an excuse."""
-        others = [p.turn for p in self.processes if not p.killed and p.turn is not None and p.turn is not turn]
+        others = [
+            p.turn for p in self.processes if not p.killed and p.turn is not None and p.turn is not turn
+        ]
         turn.minting = self.now
         for other in others:
             if other.minting is None:
@@ -310,6 +312,7 @@ class Process:
         self.killed = self.cut_off = False
         self.stopped_until = -math.inf
         self.dies_after: int | None = None
+        self.minted_last = ""
         self.refused_values: set[str] = set()
         world.processes.append(self)
 
@@ -390,10 +393,9 @@ class Process:
         arrived = world.now
         if (value := holding.fresh(arrived)) is not None:
             return value
-        good = holding.usable(arrived)
         while self.turn is not None:
-            if good is not None and world.now - arrived >= protocol.GRACE:
-                return good
+            if world.now - arrived >= protocol.GRACE and (value := holding.usable(world.now)) is not None:
+                return value
             yield _POLL
         if (value := holding.fresh(world.now)) is not None:
             return value
@@ -410,6 +412,8 @@ class Process:
         if outcome.warning:
             world.warnings.append((world.now, outcome.warning))
         holding.take(outcome, self.clocks)
+        if self.minted_last == outcome.token.value != world.live():
+            world.dead_arrivals.append(world.now)
         return outcome.token.value
 
     def _converse(self, turn: Turn) -> Steps:
@@ -519,6 +523,7 @@ class Process:
                     world.note("a beat failed")
         if isinstance(answer[0], LucidworksError):
             raise answer[0]
+        self.minted_last = answer[0].value
         return answer[0]
 
     def _ask(self, answer: list[AccessToken | LucidworksError]) -> Steps:
@@ -559,10 +564,13 @@ def recover(world: World) -> None:
         _next_call(world, process)
     if world.faults:
         return
-    last = [_answered(world, process) for process in living]
-    if {call.value for call in last} - {world.live()}:
-        used = ", ".join(f"{call.process.name} {call.value!s}" for call in last)
-        world.fault(f"not one token for all: {used}; {world.live()!s} is live")
+    for _ in range(2):
+        # The second time if the appointment was in between.
+        last = [_answered(world, process) for process in living]
+        if {call.value for call in last} <= {world.live()}:
+            return
+    used = ", ".join(f"{call.process.name} {call.value!s}" for call in last)
+    world.fault(f"not one token for all: {used}; {world.live()!s} is live")
 
 
 def _answered(world: World, process: Process) -> Call:

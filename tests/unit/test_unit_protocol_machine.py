@@ -6,7 +6,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from protocol_world import Process, Weather, World, recover
 
@@ -19,7 +26,7 @@ class Fleet(RuleBasedStateMachine):
     atomic = False
 
     @initialize(
-        seed=st.integers(0, 2**16), lifetime=st.sampled_from([3600.0, 30.0, 120.0]), fleet=st.integers(1, 4)
+        seed=st.integers(0, 2**16), lifetime=st.sampled_from([3600.0, 30.0, 120.0]), fleet=st.integers(2, 6)
     )
     def begin(self, seed: int, lifetime: float, fleet: int) -> None:
         self.world = self.new_world(seed, lifetime)
@@ -149,13 +156,17 @@ class Fleet(RuleBasedStateMachine):
         SEEN["examples"] = SEEN.get("examples", 0) + 1
         assert not self.world.faults, self.world.faults[0]
 
+
 SEEN = {}
+
 
 class FleetOnRedis(Fleet):
     atomic = True
 
 
-thorough = settings(max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+thorough = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.mark.parametrize("fleet", [Fleet, FleetOnRedis])
