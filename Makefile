@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test test-fast lint format types bench dist clean
+.PHONY: help setup demo airflow test test-fast fleet fleet-short lint format types bench dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,12 @@ test: $(READY) ## every test, real Airflow processes included
 test-fast: $(READY) ## the tests that start no Airflow
 	@$(BIN)/python -m pytest -m 'not live'
 
+fleet: $(VENV)/.fleet ## a distributed Airflow and all that can happen to its token, half an hour
+	@$(BIN)/python -m benchmarks.fleet
+
+fleet-short: $(VENV)/.fleet ## the same with fewer tasks, ten minutes
+	@$(BIN)/python -m benchmarks.fleet --short
+
 lint: $(READY) ## ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -45,9 +51,15 @@ format: $(READY) ## let ruff rewrite
 types: $(READY) ## mypy --strict
 	@$(BIN)/mypy
 
-bench: $(READY) ## the figures of docs/benchmarks.md
+bench: $(VENV)/.bench ## the other figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.cold_start
 	@$(BIN)/python -m benchmarks.imports
+	@$(BIN)/python -m benchmarks.tokens
+
+$(VENV)/.fleet $(VENV)/.bench: $(VENV)/.%: $(READY)
+	@echo "Adding what only this needs …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group $*
+	@touch $@
 
 dist: $(READY) ## sdist and wheel
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

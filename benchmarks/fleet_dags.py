@@ -87,6 +87,13 @@ with DAG("fleet_triggers", schedule=None):
             options={"conn_ids": os.environ["FLEET_CROWD"], "seconds": 20.0, "interval": 2.0},
         )
 
+with DAG("fleet_warm", schedule=None):
+    FromTrigger(
+        task_id="trigger",
+        trigger="CallTrigger",
+        options={"conn_ids": "warm", "seconds": 1.0, "interval": 0.5},
+    )
+
 for dag_id, trigger_name in (("fleet_renewals", "WatchTrigger"), ("fleet_idle", "IdleTrigger")):
     with DAG(dag_id, schedule=None):
         FromTrigger(

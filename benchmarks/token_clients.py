@@ -20,7 +20,7 @@ from typing import Any
 
 import requests
 
-CLIENT_ID, CLIENT_SECRET = "demo-client", "demo-secret"  # noqa: S105 (the emulator's)
+CLIENT_ID, CLIENT_SECRET = "demo-client", "demo-secret"
 SCOPE = "machinelearning.predict"
 HEADERS = {
     "Accept": "application/json",

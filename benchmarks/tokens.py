@@ -227,6 +227,7 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Compare how clients get their token.")
     parser.add_argument("--processes", help=f"numbers of processes (default {','.join(map(str, PROCESSES))})")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--quick", action="store_true", help="1 and 8 processes, once")
     return parser.parse_args()
 
@@ -237,7 +238,7 @@ def main() -> None:
     counts = [int(count) for count in given.processes.split(",")] if given.processes else list(PROCESSES)
     if given.quick and not given.processes:
         counts = [1, 8]
-    rounds = 1 if given.quick else ROUNDS
+    rounds = 1 if given.quick else given.rounds
     pythons = f"Python {sys.version.split()[0]}, {os.cpu_count()} cores"
     print(
         f"{CALLS} calls a process, {PAUSE} s apart, one live token per scope, median of {rounds}; {pythons}"

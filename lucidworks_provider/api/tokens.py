@@ -89,7 +89,8 @@ def read_grant(answer: Answer) -> Grant:
             f"{_NAME}: HTTP {answer.status} without an `access_token`; fields: {sorted(body)!r}",
             status=answer.status,
         )
-    return Grant(access_token.strip(), _lifetime(body, access_token), server_time(answer))
+    lifetime = _lifetime(body, access_token)
+    return Grant(access_token.strip(), lifetime, server_time(answer) or _minted_at(access_token, lifetime))
 
 
 def _lifetime(body: dict[str, Any], access_token: str) -> float:
@@ -103,6 +104,15 @@ def _lifetime(body: dict[str, Any], access_token: str) -> float:
         except (KeyError, TypeError, ValueError):
             seconds = DEFAULT_LIFETIME
     return seconds if 0 < seconds < float("inf") else DEFAULT_LIFETIME
+
+
+def _minted_at(access_token: str, lifetime: float) -> float | None:
+    """The server's clock by the token's own ``exp``, for answers without a ``Date``."""
+    try:
+        moment = float(_claims(access_token)["exp"]) - lifetime
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return moment if 0 < moment < float("inf") else None
 
 
 def _claims(access_token: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ old value into a miss. The primitives are those of the ``cryptography`` package,
 from __future__ import annotations
 
 import base64
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
@@ -24,10 +23,17 @@ class TokenCipher:
     def __init__(self, identity: TokenIdentity, client_secret: str) -> None:
         self._salt = identity.digest.encode()
         self._secret = client_secret.encode()
+        self._derived: Fernet | None = None
 
-    @cached_property
+    @property
     def _fernet(self) -> Fernet:
         # Loaded and derived at the first use, which is in a thread: making a cipher costs an event loop nothing.
+        # Without a lock, which a fork could leave locked: deriving twice does no harm.
+        if self._derived is None:
+            self._derived = self._derive()
+        return self._derived
+
+    def _derive(self) -> Fernet:
         from cryptography.fernet import Fernet
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF

@@ -87,6 +87,9 @@ LOOK = 0.25
 LONGEST_LOOK = 0.5
 # When to try again after a refresh that did not work while the old token still does.
 LOOK_AGAIN = 5.0
+# How often to look again where looking took longer than `settle`, and how long a slow store holds a claim up.
+SLOW_LOOKS = 3
+LONGEST_SETTLE = 10.0
 # Longer than any mint with its retries.
 PATIENCE = 120.0
 # How often to try to share a new token: one that only we know is one that nobody has.
@@ -140,8 +143,9 @@ class _Needs:
     forbidden: TokenError | None
     others: Others
     asked_time: bool = False
-    # The slowest look at the store so far, in seconds. A store that is slow for us is slow for the others.
-    slowest: float = 0.0
+    # How long the last look at the store took, and how many before it took too long to act on.
+    look_seconds: float = 0.0
+    slow_looks: int = 0
     read_at: float = field(init=False)
 
     def usable(self, token: AccessToken | None) -> AccessToken | None:
@@ -186,8 +190,14 @@ class _Needs:
     def read(self) -> Generator[Command, Reply, Reply]:
         self.read_at = self.clocks.monotonic()
         seen = yield Read()
-        self.slowest = max(self.slowest, self.clocks.monotonic() - self.read_at)
+        self.look_seconds = self.clocks.monotonic() - self.read_at
         return seen
+
+    def seen_too_late(self) -> bool:
+        """Whether what was seen is too old to write a claim on; the first look of a process may take seconds."""
+        late = 0 < self.settle <= self.look_seconds and self.slow_looks < SLOW_LOOKS
+        self.slow_looks += late
+        return late
 
 
 def acquire(
@@ -229,7 +239,7 @@ def acquire(
             raise TokenError(
                 f"Other processes have been getting a token for {waited:.0f} s; try again later."
             )
-        if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 2 * needs.slowest):
+        if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 2 * needs.look_seconds):
             if good is not None and waited >= GRACE:
                 return Outcome(good, LOOK_AGAIN)
             yield Pause(look)
@@ -239,6 +249,8 @@ def acquire(
             if good is None:
                 raise reason
             return Outcome(good, LOOK_AGAIN)
+        if needs.seen_too_late():
+            continue
         done = yield from _claim_and_mint(needs, seen, Claim(new_owner()))
         if done is not None:
             return done
@@ -281,7 +293,7 @@ def _take(
         lost = isinstance(seen, Snapshot) and seen.claim not in {None, before.claim}
         return None if lost else _without_store(needs, reply)
     if needs.settle:
-        hold_off += needs.settle + 3 * (needs.clocks.monotonic() - needs.read_at)
+        hold_off += needs.settle + min(LONGEST_SETTLE, 3 * (needs.clocks.monotonic() - needs.read_at))
         if before.claim is None:
             # The first claim ever, or a read that failed silently and a claimant who will show itself.
             hold_off += 2 * BEAT

@@ -276,6 +276,8 @@ _ANSWERS: tuple[tuple[str, type[ConfigurationError | TokenStoreError], str], ...
         ConfigurationError,
         f"lets its user do too little; needed: {_NEEDED}",
     ),
+    # A hook that knows of clusters would not have connected.
+    (r"MovedError|MOVED", ConfigurationError, "is of a Redis Cluster; give a single server"),
     (r"DB index|Invalid Database|not an integer", ConfigurationError, "has no such database"),
     (
         r"ReadOnlyError|READONLY",

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from aiohttp.payload import Payload
+from aiohttp import MultipartWriter
+from aiohttp.payload import BytesPayload, IOBasePayload, Payload
 
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.transport.aio import client_session, shared_transport
@@ -49,12 +50,26 @@ class BearerMiddleware:
                 break
             self._tokens.invalidate(token)
             # A stream that has been read cannot be sent again; its caller is told of the 401.
-            if last or (isinstance(request.body, Payload) and request.body.consumed):
+            if last or not _repeatable(request.body):
                 break
             # The connection can be used again only when the answer has been read.
             await response.read()
             response.release()
         return response
+
+
+def _repeatable(body: Payload | bytes) -> bool:
+    """
+    Whether it can be sent again as a whole.
+
+    ``consumed`` alone does not tell: up to aiohttp 3.14.0 a stream of which a part has been read says no, and
+    a form does not ask its fields.
+    """
+    if isinstance(body, MultipartWriter):
+        return all(_repeatable(part) for part, *_ in body)
+    return not isinstance(body, Payload) or (
+        isinstance(body, BytesPayload | IOBasePayload) and not body.consumed
+    )
 
 
 @asynccontextmanager

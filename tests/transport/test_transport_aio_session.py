@@ -86,16 +86,18 @@ async def test_a_token_that_dies_under_many_calls_is_replaced_once(emulator: Run
     assert emulator.state.log.mints[PREDICT_SCOPE] == 2
 
 
-async def test_an_endless_401_is_handed_to_the_caller(emulator: RunningEmulator) -> None:
+@pytest.mark.parametrize("raising", [False, True])
+async def test_an_endless_401_is_handed_to_the_caller(emulator: RunningEmulator, raising: bool) -> None:
     emulator.state.faults.order(Fault.from_json({"kind": "unauthorized", "match": "usecases", "times": 9}))
     async with LucidworksAuthHook().aget_conn() as session:
-        async with session.get("/ai/usecases") as response:
-            assert response.status == 401
-            assert await response.read()
-        assert emulator.state.log.endpoints["usecases"] == 3
-        with pytest.raises(aiohttp.ClientResponseError) as caught:
-            await status(session, raise_for_status=True)
-        assert caught.value.status == 401
+        if raising:
+            with pytest.raises(aiohttp.ClientResponseError, match="401"):
+                await status(session, raise_for_status=True)
+        else:
+            async with session.get("/ai/usecases") as response:
+                assert response.status == 401
+                assert await response.read()
+    assert emulator.state.log.endpoints["usecases"] == 3
 
 
 async def test_raising_for_a_status_does_not_hide_a_401(emulator: RunningEmulator) -> None:
@@ -167,7 +169,7 @@ def form(*fields: Any, multipart: bool = False) -> aiohttp.FormData:
 
 
 @pytest.mark.parametrize(
-    "fields", [("a", "b"), ("a", b"b"), (file_of(BODY),), ("a", file_of(b"skipped" + BODY, 7))], ids=str
+    "fields", [("a", "b"), (file_of(BODY),), ("a", file_of(b"skipped" + BODY, 7))], ids=str
 )
 @pytest.mark.parametrize("multipart", [False, True])
 async def test_a_form_is_sent_again_as_a_whole(
@@ -190,7 +192,7 @@ async def test_a_form_is_sent_again_as_a_whole(
     "body",
     [
         lambda: stream(BODY[:5], BODY[5:]),
-        lambda: form("a", stream(BODY[:5], BODY[5:])),
+        lambda: form("a", stream(BODY[:5], BODY[5:]), multipart=True),
     ],
     ids=["stream", "form"],
 )

@@ -14,7 +14,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -174,7 +174,7 @@ class World:
         """Keep for the message of a failure, and count."""
         self.trace.append(f"{self.now - 1_000_000:12.3f} {what}")
         if counts:
-            kind = what.split(":")[-1].strip()
+            kind = what.rsplit(":", maxsplit=1)[-1].strip()
             self.counted[kind] = self.counted.get(kind, 0) + 1
 
     def fault(self, what: str) -> None:
@@ -241,7 +241,7 @@ class World:
     def set_token(self, token: AccessToken, turn: Turn) -> None:
         """Promise: no older token over a newer one."""
         old, self.token = self.token, token
-        if serial(token.value) < len(self.minted):
+        if token.value != self.live():
             self.dead_arrivals.append(self.now)
         self.note(f"{turn.process.name}: published {token.value}", counts=False)
         if old is not None and serial(old.value) > serial(token.value):
@@ -340,7 +340,8 @@ class Process:
         used = held.token.value if held else None
         stored = world.token.value if world.token else None
         dead = {used, stored} - {None, world.live()}
-        call = Call(self, world.now, len(dead))
+        # A conversation that is under way may end with a token that nobody can see any more.
+        call = Call(self, world.now, len(dead) + (self.turn is not None))
         world.calls.append(call)
         world.spawn(self._call(call), self)
         return call
@@ -401,20 +402,22 @@ class Process:
             return value
         if self.failure is not None and self.failure[0] >= arrived:
             raise self.failure[1]
-        self.turn = Turn(self)
-        try:
-            outcome = yield from self._converse(self.turn)
-        except LucidworksError as err:
-            self.failure = (world.now, err)
-            raise
-        finally:
-            self.turn = None
-        if outcome.warning:
-            world.warnings.append((world.now, outcome.warning))
-        holding.take(outcome, self.clocks)
-        if self.minted_last == outcome.token.value != world.live():
-            world.dead_arrivals.append(world.now)
-        return outcome.token.value
+        while True:
+            self.turn = Turn(self)
+            try:
+                outcome = yield from self._converse(self.turn)
+            except LucidworksError as err:
+                self.failure = (world.now, err)
+                raise
+            finally:
+                self.turn = None
+            if outcome.warning:
+                world.warnings.append((world.now, outcome.warning))
+            holding.take(outcome, self.clocks)
+            if self.minted_last == outcome.token.value != world.live():
+                world.dead_arrivals.append(world.now)
+            if outcome.token.value not in holding.refused:
+                return outcome.token.value
 
     def _converse(self, turn: Turn) -> Steps:
         conversation = self.holding.acquire(self.world.settle, self.clocks)

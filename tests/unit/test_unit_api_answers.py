@@ -221,3 +221,20 @@ def test_a_success_without_a_token_is_malformed(body: bytes) -> None:
 def test_an_unknown_scope_is_refused() -> None:
     with pytest.raises(InputError, match=r"machinelearning\.predict, machinelearning\.model"):
         check_scope("predict")
+
+
+def test_the_server_clock_is_the_date_else_the_tokens_own_expiry() -> None:
+    def segment(claims: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+
+    def heard(claims: object, headers: dict[str, str]) -> float | None:
+        token = f"{segment({})}.{segment(claims)}.signature"
+        body = json.dumps({"access_token": token, "expires_in": 600}).encode()
+        return read_grant(Answer(200, headers, body)).server_time
+
+    date = {"date": "Sun, 22 Nov 2026 10:00:00 GMT"}
+    assert heard({"exp": 5000}, date) == 1795341600.0
+    assert heard({"exp": 5000}, {}) == 4400.0
+    assert heard({"exp": "soon"}, {}) is None
+    assert heard({"exp": 1e999}, {}) is None
+    assert heard([], {}) is None

@@ -14,7 +14,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-
 from protocol_world import Process, Weather, World, recover
 
 seconds = st.one_of(st.floats(0.001, 1.0), st.floats(1.0, 10.0), st.sampled_from([30.0, 70.0, 700.0, 3400.0]))
