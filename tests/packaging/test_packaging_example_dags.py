@@ -85,7 +85,7 @@ def test_it_parses(path: Path, parsing: None) -> None:
     assert dag.dag_id == path.stem
     assert dag.doc_md
     assert not dag.catchup
-    assert [task for task in dag.tasks if isinstance(task, LucidworksChunkOperator)]
+    assert any("lucidworks" in tag for tag in dag.tags)
     for task in dag.tasks:
         assert task.retries >= 1 or not isinstance(task, LucidworksChunkOperator)
 
