@@ -162,11 +162,22 @@ class TokenSource:
         """Perform the protocol's commands until it has a token."""
         conversation = self._holding.acquire(self._store.settle, self._clocks)
         reply: Reply = None
+        unshared: AccessToken | None = None
         try:
             while True:
-                reply = self._perform(conversation.send(reply))
+                command = conversation.send(reply)
+                reply = self._perform(command)
+                if isinstance(reply, AccessToken):
+                    unshared = reply
+                elif isinstance(command, commands.Publish) and reply is None:
+                    unshared = None
         except StopIteration as stop:
             outcome: Outcome = stop.value
+        except BaseException:
+            # The task is being stopped, but what the service handed out is the whole fleet's.
+            if unshared is not None:
+                self._perform(commands.Publish(unshared))
+            raise
         if outcome.warning:
             self._warn(outcome.warning)
         hide(outcome.token.value)

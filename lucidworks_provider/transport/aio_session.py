@@ -62,7 +62,7 @@ def _repeatable(body: Payload | bytes) -> bool:
     """
     Whether it can be sent again as a whole.
 
-    ``consumed`` alone does not tell: up to aiohttp 3.14.0 a stream of which a part has been read says no, and
+    ``consumed`` alone does not tell: in aiohttp 3.14.1 and before, a stream that has been read in part says no, and
     a form does not ask its fields.
     """
     if isinstance(body, MultipartWriter):

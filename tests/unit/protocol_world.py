@@ -20,7 +20,7 @@ from typing import Any
 
 from lucidworks_provider.api.tokens import Grant
 from lucidworks_provider.auth import commands, protocol
-from lucidworks_provider.auth.clock import ServerClock
+from lucidworks_provider.auth.clock import TOLERANCE, ServerClock
 from lucidworks_provider.auth.commands import NOBODY, Claim, Failed, Snapshot
 from lucidworks_provider.auth.holding import Holding
 from lucidworks_provider.auth.protocol import Clocks
@@ -33,6 +33,8 @@ Steps = Generator[float, None, Any]
 
 # Three operations lie between a look at the store and the end of the write: these stay below `settle`.
 PROMPT = VariableStore.settle / 3
+# Hosts whose clocks differ by less are taken to agree; the Date of an answer has no fractions.
+UNCERTAIN = TOLERANCE + 1
 # How often a caller looks whether another one of its process has finished its turn.
 _POLL = 0.05
 
@@ -66,12 +68,14 @@ class Turn:
     One conversation, as a witness tells it.
 
     :param minting: since when, until its token is stored, it failed, or its process is dead.
+    :param looked_at: when its last look at the store began.
     :param slowest: the longest store operation.
     :param troubled: what the store or the operating system did to it.
     """
 
     process: Process
     minting: float | None = None
+    looked_at: float = -math.inf
     slowest: float = 0.0
     troubled: set[str] = field(default_factory=set)
 
@@ -122,8 +126,8 @@ class World:
         self.faults: list[str] = []
         self.counted: dict[str, int] = {}
         self.trace: deque[str] = deque(maxlen=60)
-        self.excused = -math.inf
         self.well = False
+        self.stored_at = -math.inf
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
 
@@ -238,16 +242,18 @@ class World:
         if not self.atomic or (self.claim is not None and self.claim.owner == claim.owner):
             self.claim = NOBODY
 
-    def set_token(self, token: AccessToken, turn: Turn) -> None:
-        """Promise: no older token over a newer one."""
-        old, self.token = self.token, token
+    def set_token(self, token: AccessToken, turn: Turn, seen: AccessToken | None) -> None:
+        """
+        Promise: no older token over a newer one.
+
+        :param seen: what the publisher saw before; what was stored after that, it cannot know.
+        """
+        self.token, self.stored_at = token, self.now
         if token.value != self.live():
             self.dead_arrivals.append(self.now)
-        self.note(f"{turn.process.name}: published {token.value}", counts=False)
-        if old is not None and serial(old.value) > serial(token.value):
-            self.note("older over newer")
-            if not turn.troubled and self.now - self.excused > self.lifetime:
-                self.fault(f"{token.value} was written over the newer {old.value}")
+        self.note(f"{turn.process.name}: published {token.value!s}", counts=False)
+        if seen is not None and serial(seen.value) > serial(token.value):
+            self.fault(f"{token.value!s} was written over the newer {seen.value!s}")
 
     def begins_to_mint(self, turn: Turn) -> None:
         """Promise: never two at once, but for an excuse."""
@@ -255,14 +261,22 @@ class World:
             p.turn for p in self.processes if not p.killed and p.turn is not None and p.turn is not turn
         ]
         turn.minting = self.now
+        stored = self.token
+        if (
+            stored is not None
+            and stored.value == self.live()
+            and stored.value not in turn.process.holding.refused
+            and self.now < stored.refresh_at - UNCERTAIN
+            and self.stored_at < turn.looked_at
+            and "asking for the time failed" not in turn.troubled
+        ):
+            self.fault(f"{turn.process.name} asks for a token though {stored.value!s} is good")
         for other in others:
             if other.minting is None:
                 continue
             self.note("two minters at once")
             excuses = self.excuses(other, turn)
-            if excuses:
-                self.excused = self.now
-            else:
+            if not excuses:
                 self.fault(
                     f"{turn.process.name} and {other.process.name} (since {self.now - other.minting:.2f} s) "
                     "ask for a token at once"
@@ -312,6 +326,8 @@ class Process:
         self.killed = self.cut_off = False
         self.stopped_until = -math.inf
         self.dies_after: int | None = None
+        # The store as this host sees it, if other than the rest does.
+        self.far: tuple[float, float] | None = None
         self.minted_last = ""
         self.refused_values: set[str] = set()
         world.processes.append(self)
@@ -441,6 +457,7 @@ class Process:
         world = self.world
         match command:
             case commands.Read():
+                turn.looked_at = world.now
                 return (yield from self._read(turn))
             case commands.WriteClaim(claim):
                 yield from self._operation(turn, lambda: world.set_claim(claim))
@@ -452,6 +469,9 @@ class Process:
             case commands.AskTime():
                 before = self.clock.wall()
                 yield world.random.uniform(*world.weather.api)
+                if world.weather.mint_down:
+                    turn.troubled.add("asking for the time failed")
+                    raise ServiceError("503", status=503)
                 world.note("asked for the time")
                 self.clock.hear(math.floor(world.now), before, self.clock.wall())
             case commands.Mint(claim):
@@ -464,7 +484,7 @@ class Process:
     def _operation(self, turn: Turn, effect: Callable[[], Any]) -> Steps:
         """One round trip to the store, which takes effect at some moment within it, if it does."""
         world = self.world
-        seconds = world.random.uniform(*world.weather.store)
+        seconds = world.random.uniform(*(self.far or world.weather.store))
         turn.slowest = max(turn.slowest, seconds)
         fails = world.random.random() < world.weather.store_down
         result: list[Any] = []
@@ -483,12 +503,16 @@ class Process:
         world = self.world
         if world.atomic:
             return (yield from self._operation(turn, lambda: Snapshot(world.token, world.current_claim())))
-        if world.random.random() < world.weather.silent:
-            yield world.random.uniform(*world.weather.store)
+        outage = world.random.random() < world.weather.silent
+
+        def shown(cell: Callable[[], Any]) -> Callable[[], Any]:
+            if not outage and world.random.random() >= world.weather.silent / 4:
+                return cell
             turn.troubled.add("a read was silent")
-            return Snapshot()
-        claim = yield from self._operation(turn, world.current_claim)
-        token = yield from self._operation(turn, lambda: world.token)
+            return lambda: None
+
+        claim = yield from self._operation(turn, shown(world.current_claim))
+        token = yield from self._operation(turn, shown(lambda: world.token))
         return Snapshot(token, claim)
 
     def _publish(self, token: AccessToken, turn: Turn) -> Steps:
@@ -498,12 +522,15 @@ class Process:
             stored = (yield from self._read(turn)).token
             if world.compares and stored is not None and stored.issued_at > token.issued_at:
                 world.note("publication of an older token refused")
+                alone = turn.minting is not None and world.stored_at < turn.minting
+                if serial(stored.value) < serial(token.value) and alone:
+                    world.fault(f"{token.value} was taken for older than {stored.value}, by their times")
                 return
 
             def write(stored: AccessToken | None = stored) -> bool:
                 swapped = not world.atomic or not world.compares or world.token == stored
                 if swapped:
-                    world.set_token(token, turn)
+                    world.set_token(token, turn, stored)
                 return swapped
 
             if (yield from self._operation(turn, write)):
@@ -531,34 +558,36 @@ class Process:
 
     def _ask(self, answer: list[AccessToken | LucidworksError]) -> Steps:
         """``ask_service``: again and again, when no answer comes."""
-        world, before = self.world, self.clock.wall()
+        world = self.world
         for attempt in range(ATTEMPTS):
             seconds, there = world.random.uniform(*world.weather.mint), world.random.random()
-            down, granted = world.weather.mint_down, []
+            down, granted, before = world.weather.mint_down, [], self.clock.wall()
             if not down:
                 arrives = world.now + seconds * there
-                world.at(arrives, lambda g=granted: None if self.cut_off else g.append(world.mint(self.name)))
+                world.at(arrives, lambda g=granted: None if self.cut_off else g.append(self._grant()))
             yield seconds
             if granted and world.weather.answers_lost:
                 world.weather.answers_lost -= 1
                 world.note("answer of a mint lost")
             elif granted:
                 after = self.clock.wall()
-                self.clock.hear(math.floor(world.now), before, after)
-                grant = Grant(granted[0], world.lifetime, math.floor(world.now))
-                answer.append(AccessToken.from_grant(grant, self.clock.now() - (after - before)))
+                self.clock.hear(granted[0].server_time, before, after)
+                answer.append(AccessToken.from_grant(granted[0], self.clock.now() - (after - before)))
                 return
             if attempt < ATTEMPTS - 1:
                 yield min(LONGEST_WAIT, 2.0**attempt) * world.random.uniform(0.5, 1.0)
         world.note("mint failed")
         answer.append(ServiceError("503", status=503))
 
+    def _grant(self) -> Grant:
+        return Grant(self.world.mint(self.name), self.world.lifetime, math.floor(self.world.now))
+
 
 def recover(world: World) -> None:
     """Promise: when everything is well again, so is the fleet, and it shares one live token."""
     world.weather, world.well = Weather(), True
     for process in world.processes:
-        process.stopped_until, process.dies_after = -math.inf, None
+        process.stopped_until, process.dies_after, process.far = -math.inf, None, None
     living = [process for process in world.processes if not process.killed]
     if not world.run_until(lambda: all(c.ended or c.process.killed for c in world.calls), 600):
         world.fault("calls that never end, though all is well again")

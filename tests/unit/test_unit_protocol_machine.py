@@ -105,6 +105,11 @@ class Fleet(RuleBasedStateMachine):
     def store_is_slow(self, slowest: float) -> None:
         self.world.weather.store = (0.001, slowest)
 
+    @rule(number=st.integers(0, 7), slowest=st.sampled_from([0.002, 0.3, 1.0, 4.0]))
+    def one_host_is_far_away(self, number: int, slowest: float) -> None:
+        if process := self.one(number):
+            process.far = (slowest / 2, slowest)
+
     @rule(how_often=st.sampled_from([0.0, 0.0, 0.3, 1.0]))
     def store_fails(self, how_often: float) -> None:
         self.world.weather.store_down = how_often

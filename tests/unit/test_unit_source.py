@@ -186,6 +186,26 @@ def test_a_mint_whose_caller_is_stopped_is_published_all_the_same(monkeypatch: p
     assert token.value == "token-1"
 
 
+def test_a_caller_that_is_stopped_while_it_shares_the_token_shares_it() -> None:
+    class Stopped(BaseException):
+        """As Airflow's own time-out of a task."""
+
+    class Store(MemoryStore):
+        stopped = False
+
+        def publish(self, token: AccessToken) -> None:
+            if not self.stopped:
+                self.stopped = True
+                raise Stopped
+            super().publish(token)
+
+    store, service = Store(), Script()
+    with pytest.raises(Stopped):
+        source_of(store, service).get()
+    assert source_of(store, service).get() == "token-1"
+    assert service.asked == 1
+
+
 async def test_a_cancelled_coroutine_does_not_cancel_the_mint() -> None:
     store, service = MemoryStore(), Script(seconds=0.2)
     source = source_of(store, service)
