@@ -214,13 +214,19 @@ def shown(values: list[int]) -> str:
     return f"{middle:g}" if low == high else f"{middle:g} ({low} to {high})"
 
 
-def show(name: str, processes: int, cells: list[Cell], calls: int) -> None:
-    """Print a line of the table."""
+def line(*columns: str) -> str:
+    """A line of the table."""
+    client, processes, mints, refused, failed, rate = columns
+    return f"  {client:<27}{processes:>9}  {mints:<20}{refused:<21}{failed:<28}{rate:>7}"
+
+
+def row(name: str, processes: int, cells: list[Cell]) -> str:
+    """The line of a client and a number of processes."""
     mints = shown([cell.mints for cell in cells])
     refused = shown([cell.refused for cell in cells])
-    failed = f"{shown([cell.failed for cell in cells])} of {processes * calls}"
+    failed = f"{shown([cell.failed for cell in cells])} of {processes * CALLS}"
     rate = statistics.median(cell.rate for cell in cells)
-    print(f"  {name:<27}{processes:>9}  {mints:<18}{refused:<21}{failed:<27}{rate:>7.0f}")
+    return line(name, str(processes), mints, refused, failed, f"{rate:.1f}")
 
 
 def options() -> argparse.Namespace:
@@ -239,10 +245,9 @@ def main() -> None:
     if given.quick and not given.processes:
         counts = [1, 8]
     rounds = 1 if given.quick else given.rounds
-    pythons = f"Python {sys.version.split()[0]}, {os.cpu_count()} cores"
-    print(
-        f"{CALLS} calls a process, {PAUSE} s apart, one live token per scope, median of {rounds}; {pythons}"
-    )
+    print(f"{CALLS} calls a process, {PAUSE} s apart, one live token per scope; median of {rounds} (range)")
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    print(f"  Python {sys.version.split()[0]}, {cores} cores, load average {load:.1f} at the start")
     clients = list(usable())
     packages = dict.fromkeys(package for client in clients for package in client.packages)
     print("  " + ", ".join(f"{package} {version(package)}" for package in packages))
@@ -254,9 +259,7 @@ def main() -> None:
         stack.callback(fleet.stop)
         for client in clients:
             fleet.measure(client, max(counts), redis_url, calls=1, pause=0, seed="")
-        print(
-            f"  {'client':<27}{'processes':>9}  {'mints':<18}{'401s':<21}{'failed calls':<27}{'calls/s':>7}"
-        )
+        print(line("client", "processes", "mints", "401s", "failed calls", "calls/s"))
         for count in counts:
             cells: dict[str, list[Cell]] = {client.name: [] for client in clients}
             for number in range(rounds):
@@ -266,7 +269,7 @@ def main() -> None:
                     )
                     cells[client.name].append(measured)
             for name, measurements in cells.items():
-                show(name, count, measurements, CALLS)
+                print(row(name, count, measurements), flush=True)
 
 
 if __name__ == "__main__":

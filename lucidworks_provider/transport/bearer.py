@@ -46,7 +46,8 @@ class AllowedHosts:
 
     def may_see(self, url: str | None) -> bool:
         """Whether the token may be sent there."""
-        return _host(url or "") in self.hosts
+        host = _host(url or "")
+        return bool(host[1]) and host in self.hosts
 
     def check(self, url: str | None) -> None:
         """:raises InputError: the token must not be sent there."""
@@ -67,5 +68,15 @@ def base_url(settings: LucidworksSettings, scope: str) -> str:
 
 
 def _host(url: str) -> Host:
-    parts = urlsplit(url.lower())
-    return parts.scheme, parts.netloc
+    """In one spelling: clients drop a default port, and write international names in their ASCII form."""
+    try:
+        parts = urlsplit(url.lower())
+        host, port = parts.hostname or "", parts.port
+        if not host.isascii():
+            host = host.encode("idna").decode()
+    except ValueError:
+        return "", ""
+    if ":" in host:
+        host = f"[{host}]"
+    default = {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.scheme, host if port in {None, default} else f"{host}:{port}"
