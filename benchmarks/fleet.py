@@ -275,7 +275,9 @@ def crowd(fleet: Fleet) -> None:
     seen = fleet.seen("crowd")
     what = f"{100 * len(triggers)} triggers and {fleet.size.together} tasks, cold"
     fleet.tell(f"{what}: mints", "1", len(seen.mints), good=len(seen.mints) == 1)
-    fleet.tell(f"{what}: failed", "0", f"{failed} ({seen.calls} calls)", good=not failed and seen.calls > 0)
+    everybody = 100 * len(triggers) + fleet.size.together
+    good = not failed and seen.calls >= everybody
+    fleet.tell(f"{what}: failed", "0, and a call each", f"{failed} ({seen.calls} calls)", good=good)
 
 
 def deaths(fleet: Fleet) -> None:

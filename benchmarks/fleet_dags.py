@@ -35,7 +35,7 @@ def call(number: int, dag_run: Any = None) -> dict[str, Any]:
     calls, end = 0, time.monotonic() + conf["seconds"]
     slowest = 0.0
     with LucidworksAuthHook(conf["conn_id"]).get_conn() as session:
-        while time.monotonic() < end:
+        while not calls or time.monotonic() < end:
             begin = time.monotonic()
             session.get("/ai/usecases").raise_for_status()
             slowest = max(slowest, time.monotonic() - begin)

@@ -42,7 +42,8 @@ class CallTrigger(BaseTrigger):
         seconds, interval = self.options["seconds"], self.options["interval"]
         calls, end = 0, time.monotonic() + seconds
         async with LucidworksAuthHook(conn_id).aget_conn() as session:
-            while time.monotonic() < end:
+            # Once at least: a crowd may take longer to start than it is to call.
+            while not calls or time.monotonic() < end:
                 async with session.get("/ai/usecases") as response:
                     if response.status != 200:
                         raise RuntimeError(f"call {calls} was answered with {response.status}")
