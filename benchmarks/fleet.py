@@ -440,6 +440,8 @@ def fleet_of(root: Path, size: Size) -> Iterator[Fleet]:
         # The first Variable that a triggerer reads takes seconds, in which Airflow loads its own API.
         fleet.run("fleet_warm").ends()
         yield fleet
+        # For whoever wants to know why a figure was missed.
+        (root / "requests.json").write_text(json.dumps(emulator.get("log"), indent=0))
 
 
 def main() -> int:

@@ -51,6 +51,7 @@ sends the replies.
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field, replace
@@ -87,7 +88,10 @@ LOOK = 0.25
 LONGEST_LOOK = 0.5
 # When to try again after a refresh that did not work while the old token still does.
 LOOK_AGAIN = 5.0
-# How often to look again where looking took longer than `settle`, and how long a slow store holds a claim up.
+# A look that takes longer than QUICK_LOOK meets a crowd; how long to stand back then; how often to look again where
+# looking took longer than `settle`; how long a slow store holds a claim up.
+QUICK_LOOK = 0.08
+LONGEST_STAND_BACK = 2.0
 SLOW_LOOKS = 3
 LONGEST_SETTLE = 10.0
 # Longer than any mint with its retries.
@@ -143,9 +147,9 @@ class _Needs:
     forbidden: TokenError | None
     others: Others
     asked_time: bool = False
-    # How long the last look at the store took, and how many before it took too long to act on.
+    # How long the last look at the store took, and how often that was a reason to wait.
     look_seconds: float = 0.0
-    slow_looks: int = 0
+    stood_back: int = 0
     read_at: float = field(init=False)
 
     def usable(self, token: AccessToken | None) -> AccessToken | None:
@@ -193,11 +197,20 @@ class _Needs:
         self.look_seconds = self.clocks.monotonic() - self.read_at
         return seen
 
-    def seen_too_late(self) -> bool:
-        """Whether what was seen is too old to write a claim on; the first look of a process may take seconds."""
-        late = 0 < self.settle <= self.look_seconds and self.slow_looks < SLOW_LOOKS
-        self.slow_looks += late
-        return late
+    def stand_back(self) -> float:
+        """
+        Seconds to wait, and look again, before writing a claim; 0 for none.
+
+        A store that is slow is crowded, and if all of the crowd write their claims at once it gets slower: so each
+        waits for a random while, in which the first of them has made its own visible. And what was seen too long ago
+        is no ground for a claim; the first look of a process may take seconds.
+        """
+        crowded = QUICK_LOOK < self.look_seconds and not self.stood_back
+        late = self.settle <= self.look_seconds and self.stood_back < SLOW_LOOKS
+        if not self.settle or not (crowded or late):
+            return 0.0
+        self.stood_back += 1
+        return random.uniform(0.01, min(LONGEST_STAND_BACK, 4 * self.look_seconds))
 
 
 def acquire(
@@ -242,14 +255,15 @@ def acquire(
         if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 2 * needs.look_seconds):
             if good is not None and waited >= GRACE:
                 return Outcome(good, LOOK_AGAIN)
-            yield Pause(look)
+            yield Pause(max(look, 2 * needs.look_seconds))
             look = min(LONGEST_LOOK, look * 1.5)
             continue
         if (reason := needs.stop(seen.token)) is not None:
             if good is None:
                 raise reason
             return Outcome(good, LOOK_AGAIN)
-        if needs.seen_too_late():
+        if wait := needs.stand_back():
+            yield Pause(wait)
             continue
         done = yield from _claim_and_mint(needs, seen, Claim(new_owner()))
         if done is not None:

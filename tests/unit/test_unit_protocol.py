@@ -1,269 +1,294 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-The token protocol in a simulated world: many clients, one store with latencies, one service with one live
-token, virtual time. Hypothesis chooses when everybody starts, how slow the store is, and who dies.
-"""
+"""The token protocol: whole stories of a fleet in virtual time, then its decisions one by one."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from itertools import count
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from protocol_world import Process, Weather, World
 
-from lucidworks_provider.auth import protocol
-from lucidworks_provider.auth.protocol import (
-    GRACE,
-    LEASE,
-    NOBODY,
-    Claim,
-    Clocks,
-    Failed,
-    Outcome,
-    Reply,
-    Snapshot,
-    acquire,
-)
+from lucidworks_provider.api.tokens import Grant
+from lucidworks_provider.auth import commands, protocol
+from lucidworks_provider.auth.commands import NOBODY, Claim, Failed, Outcome, Snapshot
+from lucidworks_provider.auth.losses import ALLOWED
+from lucidworks_provider.auth.protocol import GRACE, LEASE, Clocks
+from lucidworks_provider.auth.stores import VariableStore
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
-from lucidworks_provider.errors import LucidworksError, ServiceError, TokenError, TokenStoreError
+from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 
-SETTLE = 0.3
 LIFETIME = 3600.0
+STORES = pytest.mark.parametrize("atomic", [False, True], ids=["variable", "redis"])
 
 
-@dataclass
-class World:
-    """The store, the service and the time."""
-
-    now: float = 1000.0
-    store: Snapshot = field(default_factory=Snapshot)
-    mints: int = 0
-    live: str | None = None
-    names: count[int] = field(default_factory=count)
-
-    def token(self, age: float = 0.0) -> AccessToken:
-        """A new live token."""
-        self.mints += 1
-        self.live = f"token-{self.mints}"
-        issued = self.now - age
-        return AccessToken(self.live, issued, issued + LIFETIME - 300, issued + LIFETIME)
-
-    def acquire(self, held: AccessToken | None = None, refused: str | None = None) -> protocol.Conversation:
-        """Start a conversation of one more client."""
-        owner = f"client-{next(self.names)}"
-        return acquire(
-            held=held,
-            refused=() if refused is None else (refused,),
-            settle=SETTLE,
-            clocks=Clocks(lambda: self.now, lambda: self.now, lambda: True),
-            new_owner=lambda: owner,
-        )
+def fleet(world: World, size: int, skew: float = 0.0) -> list[Process]:
+    """Some processes more."""
+    return [Process(world, skew) for _ in range(size)]
 
 
-@dataclass
-class Client:
-    """One process: performs commands with its own latencies, and may die before its n-th command."""
-
-    world: World
-    start: float
-    store_seconds: float = 0.02
-    mint_seconds: float = 0.4
-    dies_after: int | None = None
-    mint_fails: bool = False
-    outcome: Outcome | None = None
-    error: LucidworksError | None = None
-    held: AccessToken | None = None
-    refused: str | None = None
-
-    def steps(self) -> Callable[[], float | None]:
-        """A function that performs the next step and says after how many seconds to call it again."""
-        conversation = self.world.acquire(self.held, self.refused)
-        reply: Reply = None
-        effect: Callable[[], Reply] | None = None
-        performed = count()
-
-        def step() -> float | None:
-            nonlocal reply, effect
-            if effect is not None:
-                reply = effect()
-            if self.dies_after is not None and next(performed) >= self.dies_after:
-                return None
-            try:
-                command = conversation.send(reply)
-            except StopIteration as stop:
-                self.outcome = stop.value
-                return None
-            except LucidworksError as err:
-                self.error = err
-                return None
-            effect = lambda: self._perform(command)  # noqa: E731
-            match command:
-                case protocol.Pause(seconds):
-                    return seconds
-                case protocol.Mint():
-                    return self.mint_seconds
-                case _:
-                    return self.store_seconds
-
-        return step
-
-    def _perform(self, command: protocol.Command) -> Reply:
-        world = self.world
-        match command:
-            case protocol.Read():
-                return world.store
-            case protocol.WriteClaim(claim):
-                world.store = Snapshot(world.store.token, claim)
-            case protocol.Withdraw():
-                world.store = Snapshot(world.store.token, NOBODY)
-            case protocol.Mint():
-                return Failed(ServiceError("503", status=503)) if self.mint_fails else world.token()
-            case protocol.Publish(token):
-                world.store = Snapshot(token, world.store.claim)
-        return None
+def traffic(world: World, processes: list[Process], seconds: int) -> None:
+    """Everybody calls once a second; then all calls come to their end."""
+    for _ in range(seconds):
+        for process in processes:
+            process.call()
+        world.run(1.0)
+    world.run(10.0)
 
 
-def play(*clients: Client) -> None:
-    """Run everybody to their end."""
-    world = clients[0].world
-    begin = world.now
-    queue = [(begin + client.start, number, client.steps()) for number, client in enumerate(clients)]
-    heapq.heapify(queue)
-    while queue:
-        moment, number, step = heapq.heappop(queue)
-        world.now = max(world.now, moment)
-        assert world.now - begin < 600, "no livelock"
-        wait = step()
-        if wait is not None:
-            heapq.heappush(queue, (world.now + wait, number, step))
+def failed(world: World) -> list[str]:
+    """What went wrong with calls and promises."""
+    unanswered = [f"{c.process.name}: {c.error!r}" for c in world.calls if c.error or c.ended is None]
+    return [*world.faults, *unanswered]
 
 
-latencies = st.floats(0.001, SETTLE / 3)
-starts = st.floats(0, 3)
+def settled(world: World, size: int) -> list[Process]:
+    """A fleet that shares its first token."""
+    processes = fleet(world, size)
+    traffic(world, processes, 1)
+    assert world.mints() == 1
+    return processes
 
 
+def appointment(world: World) -> None:
+    """Go to the moment at which the token is due."""
+    assert world.token is not None
+    world.run(world.token.refresh_at - world.now)
+
+
+starts = st.lists(st.floats(0, 3), min_size=1, max_size=12)
+seeds = st.integers(0, 2**16)
+
+
+@STORES
 @settings(max_examples=150, deadline=None)
-@given(crowd=st.lists(st.tuples(starts, latencies, st.floats(0.01, 3.0)), min_size=1, max_size=12))
-def test_a_cold_crowd_mints_once(crowd: list[tuple[float, float, float]]) -> None:
-    world = World()
-    clients = [Client(world, start, store, mint) for start, store, mint in crowd]
-    play(*clients)
-    assert world.mints == 1
-    assert {c.outcome.token.value for c in clients if c.outcome} == {world.live}
-    assert all(c.outcome for c in clients)
+@given(starts=starts, seed=seeds, mint=st.floats(0.01, 20.0))
+def test_a_cold_crowd_mints_once(atomic: bool, starts: list[float], seed: int, mint: float) -> None:
+    world = World(seed, atomic=atomic)
+    world.weather = Weather(store=(0.001, 0.09), mint=(mint, mint))
+    for start in starts:
+        process = Process(world)
+        world.at(world.now + start, lambda process=process: process.call())
+    world.run(mint + 10)
+    assert not failed(world)
+    assert world.mints() == 1
+    assert {call.value for call in world.calls} == {world.live()}
 
 
+@STORES
 @settings(max_examples=150, deadline=None)
-@given(crowd=st.lists(st.tuples(starts, latencies), min_size=1, max_size=12))
-def test_a_crowd_whose_token_was_refused_mints_once(crowd: list[tuple[float, float]]) -> None:
-    world = World()
-    old = world.token()
-    world.store = Snapshot(old, NOBODY)
-    world.live = None  # somebody foreign asked for a token
-    clients = [Client(world, start, store, held=old, refused=old.value) for start, store in crowd]
-    play(*clients)
-    assert world.mints == 2
-    assert {c.outcome.token.value for c in clients if c.outcome} == {world.live}
+@given(size=st.integers(1, 12), apart=st.floats(0, 0.5), seed=seeds)
+def test_a_crowd_whose_token_was_refused_mints_once(atomic: bool, size: int, apart: float, seed: int) -> None:
+    world = World(seed, atomic=atomic)
+    processes = settled(world, size)
+    world.mint("foreign")
+    for process in processes:
+        process.call()
+        world.run(apart)
+    world.run(10)
+    assert not failed(world)
+    assert world.mints() == 2
 
 
+@STORES
 @settings(max_examples=150, deadline=None)
-@given(crowd=st.lists(st.tuples(starts, latencies), min_size=2, max_size=8), dies_after=st.integers(0, 7))
-def test_a_dead_claimant_is_survived(crowd: list[tuple[float, float]], dies_after: int) -> None:
-    world = World()
-    victim = Client(world, 0.0, dies_after=dies_after)
-    clients = [Client(world, start, store) for start, store in crowd]
-    play(victim, *clients)
-    assert world.mints <= 2, "at most one more than the victim's own"
-    assert {c.outcome.token.value for c in clients if c.outcome} == {world.live}
-    assert all(c.outcome for c in clients)
+@given(size=st.integers(1, 8), commands_of=st.integers(0, 8), lands=st.booleans(), seed=seeds)
+def test_a_dead_claimant_is_survived(
+    atomic: bool, size: int, commands_of: int, lands: bool, seed: int
+) -> None:
+    world = World(seed, atomic=atomic)
+    victim = Process(world)
+    victim.dies_after = commands_of
+    victim.call()
+    world.run(0.02)
+    processes = fleet(world, size)
+    traffic(world, processes, 1)
+    assert not world.faults
+    assert world.mints() <= 2, "at most one more than the victim's own"
+    assert {call.value for call in world.calls if call.process is not victim} == {world.live()}
+
+
+@STORES
+def test_killed_between_mint_and_publication_costs_one_mint_and_five_seconds(atomic: bool) -> None:
+    for seed in range(20):
+        world = World(seed, atomic=atomic)
+        holder, other = settled(world, 2)
+        world.mint("foreign")
+        holder.call()
+        assert world.run_until(lambda world=world: world.mints() == 2, 5)
+        holder.kill(lands=False)
+        call = other.call()
+        begun = world.now
+        assert world.run_until(lambda call=call: call.ended is not None, 30)
+        assert call.error is None
+        assert world.now - begun < 5
+        assert world.mints() == 3, "exactly one more"
+        assert not world.faults
+
+
+def test_a_store_that_is_down_costs_nothing_while_the_token_is_good() -> None:
+    world = World(lifetime=600.0)
+    processes = settled(world, 4)
+    for down, silent in [(1.0, 0.0), (0.0, 1.0)]:
+        world.weather = Weather(store_down=down, silent=silent)
+        traffic(world, processes, 30)
+    appointment(world)
+    traffic(world, processes, 20)
+    assert not failed(world)
+    assert world.mints() == 1
+
+
+@STORES
+@pytest.mark.parametrize("size", [1, 5, 20])
+def test_a_foreign_minter_every_ten_seconds_fails_no_call(atomic: bool, size: int) -> None:
+    world = World(size, atomic=atomic)
+    processes = settled(world, size)
+    begun = world.now
+    world.spawn(world.foreign(10.0, begun + 180))
+    traffic(world, processes, 180)
+    assert not failed(world)
+    assert world.mints(since=begun) <= 2 * world.mints(foreign=True)
+    told = [at for at, text in world.warnings if "same client id" in text]
+    assert 2 <= len(told) <= 4
+    assert all(later - earlier > 58 for earlier, later in pairwise(told)), "once a minute for the whole fleet"
+
+
+@STORES
+def test_thirty_foreign_tokens_a_minute_end_in_an_error_that_names_the_cause(atomic: bool) -> None:
+    world = World(atomic=atomic)
+    processes = settled(world, 5)
+    begun = world.now
+    world.spawn(world.foreign(2.0, begun + 300))
+    traffic(world, processes, 300)
+    assert not world.faults
+    contested = [call for call in world.calls if isinstance(call.error, TokenContestedError)]
+    assert contested
+    assert contested[0].started - begun < 90
+    for minute in range(0, 300, 10):
+        start = begun + minute
+        assert world.mints(since=start) - world.mints(since=start + 60) <= ALLOWED + 2
+    # A minute of work, a pause of one minute, a minute of work, a pause of two.
+    assert world.mints(since=begun) <= 3 * (ALLOWED + 2)
+
+
+@STORES
+@pytest.mark.parametrize("skew", [3600.0, -3600.0, 2.5, -2.5])
+def test_a_clock_that_is_off_costs_no_mint(atomic: bool, skew: float) -> None:
+    world = World(atomic=atomic)
+    settled(world, 2)
+    world.run(1800)
+    strange = fleet(world, 4, skew)
+    traffic(world, world.processes, 20)
+    assert not failed(world)
+    assert world.mints() == 1
+    appointment(world)
+    traffic(world, world.processes, 20)
+    assert not failed(world)
+    assert world.mints() == 2
+    assert {process.holding.fresh(world.now) for process in strange} == {world.live()}
+
+
+@STORES
+def test_sixty_four_processes_and_a_token_of_thirty_seconds(atomic: bool) -> None:
+    world = World(atomic=atomic, lifetime=30.0)
+    traffic(world, fleet(world, 64), 180)
+    assert not failed(world)
+    assert world.mints() <= 1.3 * 180 / 30 + 2
 
 
 def test_recovery_from_a_dead_claimant_takes_a_lease() -> None:
-    world = World(store=Snapshot(None, Claim("dead", 3)))
-    begin = world.now
-    play(Client(world, 0.0))
-    assert world.mints == 1
-    assert LEASE <= world.now - begin <= LEASE + 1.5
-
-
-@settings(max_examples=100, deadline=None)
-@given(crowd=st.lists(st.tuples(starts, latencies), min_size=1, max_size=10))
-def test_at_the_appointment_one_renews_and_nobody_fails(crowd: list[tuple[float, float]]) -> None:
     world = World()
-    old = world.token(age=LIFETIME - 200)
-    world.store = Snapshot(old, NOBODY)
-    clients = [Client(world, start, store, held=old) for start, store in crowd]
-    play(*clients)
-    assert world.mints == 2
-    assert all(c.outcome for c in clients)
-    assert clients[0].error is None
+    world.claim = Claim("dead", 3)
+    call = Process(world).call()
+    begun = world.now
+    world.run(20)
+    assert world.mints() == 1
+    assert call.ended is not None
+    assert LEASE <= call.ended - begun <= LEASE + 2
+
+
+@STORES
+@settings(max_examples=100, deadline=None)
+@given(starts=starts, seed=seeds)
+def test_at_the_appointment_one_renews_and_nobody_fails(atomic: bool, starts: list[float], seed: int) -> None:
+    world = World(seed, atomic=atomic)
+    processes = settled(world, len(starts))
+    appointment(world)
+    for process, start in zip(processes, starts, strict=True):
+        world.at(world.now + start, lambda process=process: process.call())
+    world.run(20)
+    assert not failed(world)
+    assert world.mints() == 2
 
 
 def test_a_slow_renewal_is_waited_for_no_longer_than_the_grace() -> None:
     world = World()
-    old = world.token(age=LIFETIME - 200)
-    world.store = Snapshot(old, NOBODY)
-    slow, other = Client(world, 0.0, mint_seconds=3.5), Client(world, 0.5, held=old)
-    ended: list[float] = []
-    step = other.steps
-
-    def timed() -> Callable[[], float | None]:
-        inner = step()
-
-        def run() -> float | None:
-            wait = inner()
-            if wait is None:
-                ended.append(world.now)
-            return wait
-
-        return run
-
-    other.steps = timed  # type: ignore[method-assign]
-    begin = world.now
-    play(slow, other)
-    assert other.outcome is not None
-    assert other.outcome.token == old
-    assert other.outcome.look_again is not None
-    assert GRACE <= ended[0] - begin - 0.5 <= GRACE + 0.5
+    slow, other = settled(world, 2)
+    old = world.live()
+    appointment(world)
+    world.weather.mint = (5.0, 5.0)
+    slow.call()
+    world.run(0.5)
+    call = other.call()
+    assert world.run_until(lambda: call.ended is not None, 10)
+    assert call.value == old
+    assert other.holding.held is not None
+    assert world.now < other.holding.held.look_at < world.now + 10
+    assert GRACE <= world.now - call.started <= GRACE + 1
 
 
-def test_a_failed_renewal_keeps_the_good_token_and_says_so() -> None:
+@pytest.mark.parametrize("with_a_good_token", [True, False])
+def test_a_failed_mint(with_a_good_token: bool) -> None:
     world = World()
-    old = world.token(age=LIFETIME - 200)
-    world.store = Snapshot(old, NOBODY)
-    client = Client(world, 0.0, mint_fails=True)
-    play(client)
-    assert client.outcome is not None
-    assert client.outcome.token == old
-    assert "503" in (client.outcome.warning or "")
-    assert world.store.claim == NOBODY, "the claim was withdrawn"
+    process = settled(world, 1)[0] if with_a_good_token else Process(world)
+    if with_a_good_token:
+        appointment(world)
+    world.weather.mint_down = True
+    call = process.call()
+    world.run(120)
+    assert call.ended is not None
+    assert world.claim == NOBODY, "the claim was withdrawn"
+    if with_a_good_token:
+        assert call.error is None
+        assert "503" in world.warnings[0][1]
+    else:
+        assert isinstance(call.error, TokenError), "no ServiceError: the caller's own request was never sent"
+        assert "503" in str(call.error)
 
 
-def test_a_failed_mint_without_a_good_token_raises_its_cause() -> None:
-    world = World()
-    client = Client(world, 0.0, mint_fails=True)
-    play(client)
-    assert isinstance(client.error, TokenError), "not a ServiceError: the caller's own request was never sent"
-    assert "503" in str(client.error)
-    assert world.store.claim == NOBODY
+# Decisions, one by one
+
+
+def token_of(world: World) -> AccessToken:
+    """A new live token."""
+    return AccessToken.from_grant(Grant(world.mint("test"), LIFETIME, world.now), world.now)
+
+
+def conversation_of(
+    world: World, held: AccessToken | None = None, refused: str | None = None
+) -> commands.Conversation:
+    """Of a process whose clock is right."""
+    return protocol.acquire(
+        held=held,
+        refused=() if refused is None else (refused,),
+        settle=VariableStore.settle,
+        clocks=Clocks(lambda: world.now, lambda: world.now, lambda: True),
+    )
 
 
 def test_a_write_that_lost_a_race_is_no_broken_store() -> None:
     """Airflow 2 deletes and inserts a Variable: of two that do it at once, one fails."""
-    conversation = World().acquire()
+    conversation = conversation_of(World())
     next(conversation)
     conversation.send(Snapshot())
-    assert conversation.send(Failed(TokenStoreError("unique"))) == protocol.Read()
-    assert conversation.send(Snapshot(None, Claim("other"))) == protocol.Read(), "from the top"
-    assert isinstance(conversation.send(Snapshot(None, Claim("other"))), protocol.Pause)
+    assert conversation.send(Failed(TokenStoreError("unique"))) == commands.Read()
+    assert conversation.send(Snapshot(None, Claim("other"))) == commands.Read(), "from the top"
+    assert isinstance(conversation.send(Snapshot(None, Claim("other"))), commands.Pause)
 
 
 def test_a_write_that_fails_without_a_race_is() -> None:
-    conversation = World().acquire()
+    conversation = conversation_of(World())
     next(conversation)
     conversation.send(Snapshot())
     conversation.send(Failed(TokenStoreError("down")))
@@ -273,57 +298,57 @@ def test_a_write_that_fails_without_a_race_is() -> None:
 
 def test_a_good_token_in_the_store_is_used_without_writing_anything() -> None:
     world = World()
-    token = world.token()
-    world.store = Snapshot(token)
-    conversation = world.acquire()
-    assert next(conversation) == protocol.Read()
+    token = token_of(world)
+    shown = Snapshot(token)
+    conversation = conversation_of(world)
+    assert next(conversation) == commands.Read()
     with pytest.raises(StopIteration) as stop:
-        conversation.send(world.store)
+        conversation.send(shown)
     assert stop.value.value == Outcome(token)
 
 
 def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
     world = World()
-    conversation = world.acquire()
+    conversation = conversation_of(world)
     next(conversation)
     claim = conversation.send(Snapshot())
-    assert isinstance(claim, protocol.WriteClaim)
+    assert isinstance(claim, commands.WriteClaim)
     conversation.send(None)
     conversation.send(None)
-    fresh = world.token()
-    assert conversation.send(Snapshot(fresh, claim.claim)) == protocol.Withdraw(claim.claim)
-    assert conversation.send(None) == protocol.Read()
+    fresh = token_of(world)
+    assert conversation.send(Snapshot(fresh, claim.claim)) == commands.Withdraw(claim.claim)
+    assert conversation.send(None) == commands.Read()
     with pytest.raises(StopIteration) as stop:
         conversation.send(Snapshot(fresh, NOBODY))
     assert stop.value.value.token == fresh
-    assert world.mints == 1
+    assert world.mints() == 1
 
 
 def test_a_store_that_shows_nothing_of_what_was_written_counts_as_down() -> None:
     """Airflow's Variable.get says "not there" when the API server cannot be reached."""
-    conversation = World().acquire()
+    conversation = conversation_of(World())
     next(conversation)
     conversation.send(Snapshot())
     conversation.send(None)
     conversation.send(None)
-    assert conversation.send(Snapshot()) == protocol.Read(), "asked twice"
+    assert conversation.send(Snapshot()) == commands.Read(), "asked twice"
     with pytest.raises(TokenStoreError):
         conversation.send(Snapshot())
 
 
 def test_a_claim_withdrawn_by_a_late_claimant_is_no_broken_store() -> None:
-    conversation = World().acquire()
+    conversation = conversation_of(World())
     next(conversation)
     conversation.send(Snapshot())
     conversation.send(None)
     conversation.send(None)
-    assert conversation.send(Snapshot(None, NOBODY)) == protocol.Read(), "from the top"
+    assert conversation.send(Snapshot(None, NOBODY)) == commands.Read(), "from the top"
 
 
 def test_a_store_that_is_down_leaves_the_held_token_in_use() -> None:
     world = World()
-    held = world.token()
-    conversation = world.acquire(held=held)
+    held = token_of(world)
+    conversation = conversation_of(world, held=held)
     next(conversation)
     with pytest.raises(StopIteration) as stop:
         conversation.send(Failed(TokenStoreError("down")))
@@ -333,12 +358,12 @@ def test_a_store_that_is_down_leaves_the_held_token_in_use() -> None:
 
 def test_a_store_that_is_down_never_leads_to_a_mint() -> None:
     world = World()
-    held = world.token()
-    conversation = world.acquire(held=held, refused=held.value)
+    held = token_of(world)
+    conversation = conversation_of(world, held=held, refused=held.value)
     next(conversation)
     with pytest.raises(TokenStoreError):
         conversation.send(Failed(TokenStoreError("down")))
-    assert world.mints == 1
+    assert world.mints() == 1
 
 
 def test_identities_differ_by_everything_but_the_connection() -> None:
