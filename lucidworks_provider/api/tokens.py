@@ -36,11 +36,13 @@ class Grant:
 
     :param lifetime: seconds.
     :param server_time: the answer's ``Date`` as seconds since the epoch, or None.
+    :param seconds: how long the answer took, as far as the sender knows.
     """
 
     access_token: str = field(repr=False)
     lifetime: float
     server_time: float | None
+    seconds: float = 0.0
 
 
 def check_scope(scope: str) -> str:

@@ -69,8 +69,10 @@ class Holding:
 
     def acquire(self, settle: float, clocks: Clocks) -> Conversation:
         """Start the conversation that gets the next token."""
+        held = self.held
         return protocol.acquire(
-            held=self.held.token if self.held else None,
+            # By the monotonic clock: one that has expired is none, whatever the wall clock says.
+            held=held.token if held is not None and clocks.monotonic() < held.ends_at else None,
             refused=self.refused,
             settle=settle,
             clocks=clocks,
@@ -82,8 +84,9 @@ class Holding:
         """Put what a conversation ended with into use."""
         token, now, there = outcome.token, clocks.monotonic(), clocks.server()
         # A token cannot have longer to live than it was made for, whatever a clock says.
-        ends_at = now + min(token.expires_at - there, token.expires_at - token.issued_at)
-        look_at = now + min(token.refresh_at - there, token.refresh_at - token.issued_at)
+        if there < token.issued_at < token.refresh_at:
+            there = token.issued_at
+        ends_at, look_at = now + (token.expires_at - there), now + (token.refresh_at - there)
         if outcome.look_again is not None:
             look_at = min(now + outcome.look_again, ends_at)
         same = self.held is not None and self.held.token.value == token.value

@@ -36,10 +36,10 @@ mint failed; nothing usable            withdraw, fail with the cause
 
 A Variable has no compare-and-set, so there the claim is a timed mutex: of several writers the last one
 stands, and everybody else finds that out after ``settle``. Whoever needs longer than ``settle`` from its look
-at the store to the end of its write also waits longer (three times as long on top), and so does who saw no
-claim at all, until a living claimant has moved its claim back over it. ``docs/token-sharing.md`` says which
-delays that is safe under. Where it is not, two mint, and the ordinary answer to a 401 heals it. Claims are
-compared by whether they move, never by clocks of two hosts.
+at the store to the end of its write also waits longer (three times as long on top), and so does who saw a
+claim that it takes for dead, or none at all, until a living claimant has moved its claim back over it.
+``docs/token-sharing.md`` says which delays that is safe under. Where it is not, two mint, and the ordinary answer
+to a 401 heals it. Claims are compared by whether they move, never by clocks of two hosts.
 
 **Absence is no proof**: reading a Variable swallows an unreachable API server and says "not there". So the
 own claim is read back before a mint; only a store that shows our own writing is believed when it shows no
@@ -81,8 +81,8 @@ from lucidworks_provider.errors import TokenContestedError, TokenError, TokenSto
 # How long a token past its appointment is held back for the claimant's new one.
 GRACE = 2.0
 # A claimant moves its claim every BEAT while it mints, so one that stands still for LEASE is dead.
-BEAT = 0.75
-LEASE = 3.0
+BEAT = 0.5
+LEASE = 2.0
 # Between two looks at the store while waiting for somebody; growing, since a crowd that looks slows the store.
 LOOK = 0.25
 LONGEST_LOOK = 0.5
@@ -171,15 +171,6 @@ class _Needs:
         """Whether a token was refused before its time."""
         return token is not None and token.value in self.refused and self.clocks.server() < token.expires_at
 
-    def doubtful(self, token: AccessToken | None) -> bool:
-        """Whether nothing but a clock that was never compared speaks against a token."""
-        return (
-            token is not None
-            and token.value not in self.refused
-            and not self.asked_time
-            and not self.clocks.sure()
-        )
-
     def stop(self, token: AccessToken | None) -> TokenError | None:
         """Why no new token may be asked for, if so."""
         losses = token.losses if token is not None else Losses()
@@ -205,7 +196,7 @@ class _Needs:
         waits for a random while, in which the first of them has made its own visible. And what was seen too long ago
         is no ground for a claim; the first look of a process may take seconds.
         """
-        crowded = QUICK_LOOK < self.look_seconds and not self.stood_back
+        crowded = self.look_seconds > QUICK_LOOK and not self.stood_back
         late = self.settle <= self.look_seconds and self.stood_back < SLOW_LOOKS
         if not self.settle or not (crowded or late):
             return 0.0
@@ -282,11 +273,14 @@ def _claim_and_mint(
     if seen.token is not None and seen.token != before.token and needs.usable(seen.token):
         yield Withdraw(claim)
         return None
-    if needs.doubtful(seen.token):
+    if seen.token is not None and not (needs.asked_time or needs.clocks.sure()):
         needs.asked_time = True
         yield AskTime()
-        yield Withdraw(claim)
-        return None
+        if seen.token.value not in needs.refused:
+            # Only a clock spoke against it, and that may be another clock now.
+            yield Withdraw(claim)
+            return None
+        foreign = needs.lost(before.token)
     now = needs.clocks.server()
     losses = losses.with_one_more(now) if foreign else losses.at_renewal(now)
     if before.token is not None and losses.pause(now):
@@ -308,8 +302,9 @@ def _take(
         return None if lost else _without_store(needs, reply)
     if needs.settle:
         hold_off += needs.settle + min(LONGEST_SETTLE, 3 * (needs.clocks.monotonic() - needs.read_at))
-        if before.claim is None:
-            # The first claim ever, or a read that failed silently and a claimant who will show itself.
+        if before.claim != NOBODY:
+            # A claim that was taken for dead, the first claim ever, or a read that failed silently: time for whoever
+            # lives to move a claim over ours.
             hold_off += 2 * BEAT
     if hold_off:
         yield Pause(hold_off)
@@ -338,9 +333,14 @@ def _mint(needs: _Needs, seen: Snapshot, claim: Claim, losses: Losses) -> Genera
             f"{len(losses.times)} refused before expiry within the last minute. {_CURE} Above {ALLOWED} a minute no "
             "more are asked for."
         )
+    # It has stood still while it settled, and others may be about to take it for dead.
+    claim = claim.moved()
+    yield WriteClaim(claim)
     minted = yield Mint(claim)
     if isinstance(minted, AccessToken):
-        token = replace(minted, losses=losses)
+        # Newer than what it replaces, whatever the clocks of two hosts say.
+        after = seen.token.issued_at + 0.001 if seen.token is not None else minted.issued_at
+        token = replace(minted, losses=losses, issued_at=max(minted.issued_at, after))
         # Sharing it comes before anything else.
         published = yield Publish(token)
         for _ in range(PUBLISH_TRIES - 1):

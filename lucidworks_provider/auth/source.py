@@ -92,11 +92,11 @@ class TokenSource:
             return value
         # Whoever holds a token that still works waits no longer for another thread's new one than for another
         # process's: the store may be slow, and the token is good.
-        good = self._holding.usable(arrived)
-        if good is None:
+        if self._holding.usable(arrived) is None or not self._turn.acquire(timeout=protocol.GRACE):
+            good = self._holding.usable(time.monotonic())
+            if good is not None:
+                return good
             self._turn.acquire()
-        elif not self._turn.acquire(timeout=protocol.GRACE):
-            return good
         try:
             value = self._holding.fresh(time.monotonic())
             if value is not None:
@@ -104,7 +104,11 @@ class TokenSource:
             if self._failure is not None and self._failure[0] >= arrived:
                 # Whoever waited here asked the same question at the same time.
                 raise self._failure[1]
-            return self._acquire()
+            value = self._acquire()
+            while value in self._holding.refused:
+                # Another caller heard that while this one was looking.
+                value = self._acquire()
+            return value
         except LucidworksError as err:
             self._failure = (time.monotonic(), err)
             raise
@@ -125,12 +129,9 @@ class TokenSource:
             good = self._holding.usable(time.monotonic())
             # Waited for and not awaited: the mint of a cancelled caller is everybody's, and must be published.
             await asyncio.wait({flight}, timeout=None if good is None else protocol.GRACE)
-            if flight.done():
-                value = flight.result()
-                if value not in self._holding.refused:
-                    break
-            elif good is not None:
-                return good
+            value = flight.result() if flight.done() else self._holding.usable(time.monotonic())
+            if value is not None and value not in self._holding.refused:
+                break
         return value
 
     def _landed(self, loop: asyncio.AbstractEventLoop, flight: asyncio.Task[str]) -> None:
@@ -211,12 +212,11 @@ class TokenSource:
         """Ask for a token, moving the claim all the while, so that nobody takes a slow mint for a dead one."""
 
         def ask() -> AccessToken:
-            before = time.time()
             grant = self._service.grant()
             hide(grant.access_token)
-            elapsed = time.time() - before
-            self._clock.hear(grant.server_time, before, before + elapsed)
-            return AccessToken.from_grant(grant, self._clock.now() - elapsed)
+            now = time.time()
+            self._clock.hear(grant.server_time, now - grant.seconds, now)
+            return AccessToken.from_grant(grant, self._clock.now() - grant.seconds)
 
         with ThreadPoolExecutor(1, "lucidworks-mint") as pool:
             asking = pool.submit(ask)
@@ -301,7 +301,10 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | Non
     with closing(SyncTransport(settings)) as transport:
 
         def once() -> Grant:
-            return read_grant(without(transport.send(request), settings.client_secret))
+            begin = time.monotonic()
+            grant = read_grant(without(transport.send(request), settings.client_secret))
+            # Of this attempt, without those before it.
+            return replace(grant, seconds=time.monotonic() - begin)
 
         try:
             return Retrying(**policy(replayable=True, attempts=attempts))(once)

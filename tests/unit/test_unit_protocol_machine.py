@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from protocol_world import Call, Process, Weather, World
+from protocol_world import Call, Clock, Process, Weather, World
 
 from lucidworks_provider.auth import commands, protocol
 from lucidworks_provider.auth.holding import Holding
@@ -225,9 +225,9 @@ def search(
     examples: int,
     phases: tuple[Phase, ...] = tuple(Phase),
     *,
-    derandomize: bool = False,
+    derandomize: bool | None = None,
 ) -> None:
-    """Let Hypothesis look for a broken promise."""
+    """Let Hypothesis look for a broken promise; in CI, by its own profile, for the same ones each time."""
     run_state_machine_as_test(
         fleet,
         settings=settings(
@@ -235,23 +235,15 @@ def search(
             stateful_step_count=40,
             deadline=None,
             phases=phases,
-            derandomize=derandomize,
+            derandomize=settings.default.derandomize if derandomize is None else derandomize,
             # Examples are long, and many rules do nothing in a fleet that was killed.
             suppress_health_check=list(HealthCheck),
         ),
     )
 
 
-# Each in dozens of two hundred worlds, but for the last, which is in about eight.
-REACHED = (
-    "minted again",
-    "401",
-    "foreign mint",
-    "killed while minting",
-    "answer of a mint lost",
-    "asked for the time",
-    "mint failed",
-)
+# Each in dozens of two hundred worlds.
+REACHED = {"minted again", "401", "foreign mint", "killed while minting", "asked for the time"}
 
 
 @pytest.fixture(autouse=True)
@@ -263,7 +255,7 @@ def _no_words_about_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whatever_happens(fleet: type[Fleet]) -> None:
     fleet.seen.clear()
     search(fleet, 200)
-    assert not set(REACHED) - set(fleet.seen), "a search that does not get there finds nothing"
+    assert not REACHED - set(fleet.seen), "a search that does not get there finds nothing"
 
 
 # What each would break if the product lost it: the search has to find out.
@@ -307,7 +299,7 @@ def no_death(patch: pytest.MonkeyPatch) -> None:
 
 def no_doubt(patch: pytest.MonkeyPatch) -> None:
     """A host whose clock is an hour ahead does not ask for the time."""
-    patch.setattr(protocol._Needs, "doubtful", lambda *_: False)
+    patch.setattr(Clock, "sure", property(lambda _: True))
 
 
 @pytest.mark.parametrize(
@@ -316,8 +308,8 @@ def no_doubt(patch: pytest.MonkeyPatch) -> None:
         (Fleet, no_settling),
         (Fleet, no_reading_back),
         (FleetOnRedis, no_reading_back),
-        (Fleet, an_impatient_lease),
-        (Fleet, no_beats),
+        (FleetOnRedis, an_impatient_lease),
+        (FleetOnRedis, no_beats),
         (FleetOnRedis, no_memory_of_refusals),
         (Fleet, no_death),
         (FleetOnRedis, no_doubt),
@@ -328,4 +320,4 @@ def test_a_protocol_without_it_is_found_out(
 ) -> None:
     mutant(monkeypatch)
     with pytest.raises(AssertionError):
-        search(fleet, 600, (Phase.generate,), derandomize=True)
+        search(fleet, 1500, (Phase.generate,), derandomize=True)
