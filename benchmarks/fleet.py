@@ -290,9 +290,15 @@ def deaths(fleet: Fleet) -> None:
         seconds = run.xcom("recover").get("seconds", float("inf"))
         seen = fleet.seen(client)
         extra = 1 if step == "after Mint" else 0
-        fleet.tell(f"killed {step}: next call", "<= 5 s", f"{seconds:.1f} s", good=seconds <= 5, timing=True)
         fleet.tell(
-            f"killed {step}: mints", str(1 + extra), len(seen.mints), good=len(seen.mints) <= 1 + extra
+            f"killed {step}: next call",
+            "<= 5 s",
+            f"{seconds:.1f} s",
+            good=seconds <= 5,
+            timing=seconds < HOUR,
+        )
+        fleet.tell(
+            f"killed {step}: mints", str(1 + extra), len(seen.mints), good=len(seen.mints) == 1 + extra
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from lucidworks_provider.errors import (
     AnswerError,
@@ -76,12 +76,20 @@ class Answer:
     body: bytes = field(repr=False)
 
 
-def without(answer: Answer, secret: str) -> Answer:
-    """The answer with a secret that was just sent blanked, in case that the service quotes it."""
-    sent = secret.encode()
-    if len(answer.body) > _QUOTING or sent not in answer.body:
+def without(answer: Answer, *secrets: str) -> Answer:
+    """
+    The answer with secrets that were just sent blanked, in case that the service quotes them.
+
+    :param secrets: as they were sent; blanked in the ways that JSON and URLs write them, too.
+    """
+    if len(answer.body) > _QUOTING:
         return answer
-    return replace(answer, body=answer.body.replace(sent, b"***"))
+    body = answer.body
+    for secret in secrets:
+        ways = (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
+        for sent in (*ways, quote(secret, safe=""), quote_plus(secret)):
+            body = body.replace(sent.encode(errors="replace"), b"***")
+    return answer if body == answer.body else replace(answer, body=body)
 
 
 def path_segment(value: str, what: str) -> str:

@@ -24,6 +24,8 @@ SCOPES = (PREDICT_SCOPE, MODEL_SCOPE)
 
 # Documented life of a token, for an answer that leaves `expires_in` out.
 DEFAULT_LIFETIME = 3600.0
+# No token of an hour lives for longer than this; a number that is no time must not get into stores.
+_LONGEST_LIFETIME = 30 * 24 * 3600.0
 _NAME = "Token request"
 # What a header can carry.
 _TOKEN = re.compile(r"[!-~]+")
@@ -105,7 +107,7 @@ def _lifetime(body: dict[str, Any], access_token: str) -> float:
             seconds = float(claims["exp"]) - float(claims["iat"])
         except (KeyError, TypeError, ValueError):
             seconds = DEFAULT_LIFETIME
-    return seconds if 0 < seconds < float("inf") else DEFAULT_LIFETIME
+    return min(seconds, _LONGEST_LIFETIME) if seconds > 0 else DEFAULT_LIFETIME
 
 
 def _minted_at(access_token: str, lifetime: float) -> float | None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
@@ -56,3 +58,16 @@ class ServerClock:
                 "clock, so they work; set this host's clock all the same (NTP).",
                 -offset,
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """
+    :param monotonic: for waiting.
+    :param server: seconds since the epoch as the identity server sees it, for the times in a token.
+    :param sure: whether ``server`` was ever compared with the server's own words.
+    """
+
+    monotonic: Callable[[], float]
+    server: Callable[[], float]
+    sure: Callable[[], bool]

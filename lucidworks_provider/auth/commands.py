@@ -73,9 +73,14 @@ class AskTime:
 
 @dataclass(frozen=True, slots=True)
 class Mint:
-    """Command: ask the service for a token, moving the claim meanwhile. Reply: a token, or a :class:`Failed`."""
+    """
+    Command: ask the service for a token, moving the claim meanwhile. Reply: a token, or a :class:`Failed`.
+
+    :param hurry: the old token still works, so do not keep its user waiting: one short attempt.
+    """
 
     claim: Claim
+    hurry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

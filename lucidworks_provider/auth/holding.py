@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lucidworks_provider.auth import protocol
+from lucidworks_provider.auth.clock import Clocks
 from lucidworks_provider.auth.commands import Conversation, Outcome
 from lucidworks_provider.auth.holdoff import HoldOff
-from lucidworks_provider.auth.protocol import Clocks, Others
+from lucidworks_provider.auth.protocol import Others
 from lucidworks_provider.auth.token import AccessToken
 from lucidworks_provider.errors import TokenError
 

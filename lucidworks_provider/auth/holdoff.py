@@ -33,7 +33,7 @@ class HoldOff:
 
     def refused(self, now: float, in_use_for: float) -> None:
         """The token that is in use was refused."""
-        if in_use_for >= ESTABLISHED and self.refusals < REFUSED_IN_A_ROW:
+        if in_use_for >= ESTABLISHED:
             self.refusals = 0
         if now < self.until:
             # Others may share a token during the pause; that it is refused too is no news.

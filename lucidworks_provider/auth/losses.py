@@ -17,9 +17,14 @@ from dataclasses import dataclass, replace
 
 MINUTE = 60.0
 ALLOWED = 20
-LONGEST_WAIT = 1.0
+LONGEST_WAIT = 0.5
 FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 600.0
+
+_CURE = (
+    "Another system asks for access tokens with the same client id, which deletes the ones of this Airflow: give "
+    "each system an integration, and so a client id, of its own. Or an application is not entitled to what it asks."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +66,26 @@ class Losses:
         """Seconds for which no new token may be asked for. Never longer than it was meant, whatever the clock."""
         return min(max(0.0, self.until - now), LONGEST_PAUSE)
 
-    @property
-    def wait(self) -> float:
+    def wait(self, now: float) -> float:
         """
-        Seconds to hold off before the next mint: longer each time.
+        Seconds to hold off before the next mint: longer each time within a minute.
 
         Short enough to notice the twenty-first loss of a minute: a fleet that waits longer than the other
         system's interval counts only some of its tokens.
         """
-        return 0.0 if len(self.times) < 2 else min(LONGEST_WAIT, 0.1 * 2.0 ** (len(self.times) - 2))
+        recent = sum(now - MINUTE < moment <= now for moment in self.times)
+        return 0.0 if recent < 2 else min(LONGEST_WAIT, 0.1 * 2.0 ** (recent - 2))
+
+    def warning(self) -> str:
+        """What the log says once a minute."""
+        return (
+            f"{len(self.times)} refused before expiry within the last minute. {_CURE} Above {ALLOWED} a minute no "
+            "more are asked for."
+        )
+
+    def refusal(self, pause: float) -> str:
+        """What whoever needs a token is told during a pause."""
+        return (
+            f"{len(self.times)} access tokens were refused before expiry within a minute. {_CURE} No new token is "
+            f"asked for during {pause:.0f} s."
+        )

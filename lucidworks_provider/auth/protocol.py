@@ -24,10 +24,10 @@ no claim, or a dead one                write the own claim, wait ``settle``, rea
   the write failed                     - from the top if another's claim stands there, else as above
   another's claim stands there         - lost: from the top
   it stands, but the token changed     - withdraw, from the top: somebody minted meanwhile
-  it stands; only a clock that was     - ask the service for the time, withdraw, from the top
+  it stands; only a clock that was     - withdraw, ask the service for the time, from the top
   never compared says "over"
   it stands; too many losses           - publish the pause that is due, withdraw, fail with the reason
-  it stands, token as before           - **mint**, publish, withdraw
+  it stands, token as before           - move it, **mint**, publish, withdraw
 mint failed; a good token is there     withdraw, use the good one, look again later
 mint failed; nothing usable            withdraw, fail with the cause
 =====================================  ================================================================
@@ -57,6 +57,7 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lucidworks_provider.auth.clock import Clocks
 from lucidworks_provider.auth.commands import (
     NOBODY,
     AskTime,
@@ -74,18 +75,21 @@ from lucidworks_provider.auth.commands import (
     Withdraw,
     WriteClaim,
 )
-from lucidworks_provider.auth.losses import ALLOWED, Losses
+from lucidworks_provider.auth.losses import Losses
 from lucidworks_provider.auth.token import AccessToken
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 
 # How long a token past its appointment is held back for the claimant's new one.
 GRACE = 2.0
-# A claimant moves its claim every BEAT while it mints, so one that stands still for LEASE is dead.
+# A claimant moves its claim every BEAT while it mints, so one that stands still for LEASE is dead. With a slow store
+# others are more patient: for longer than a claimant pauses in `_take`, or a crowd deposes each of its own.
 BEAT = 0.5
 LEASE = 2.0
 # Between two looks at the store while waiting for somebody; growing, since a crowd that looks slows the store.
 LOOK = 0.25
 LONGEST_LOOK = 0.5
+# How often looking may fail, one time after the other, before somebody without a token is told.
+FAILED_LOOKS = 2
 # When to try again after a refresh that did not work while the old token still does.
 LOOK_AGAIN = 5.0
 # A look that takes longer than QUICK_LOOK meets a crowd; how long to stand back then; how often to look again where
@@ -94,15 +98,10 @@ QUICK_LOOK = 0.08
 LONGEST_STAND_BACK = 2.0
 SLOW_LOOKS = 3
 LONGEST_SETTLE = 10.0
-# Longer than any mint with its retries.
+# Longer than most mints with their retries; the caller may try again.
 PATIENCE = 120.0
 # How often to try to share a new token: one that only we know is one that nobody has.
 PUBLISH_TRIES = 5
-
-_CURE = (
-    "Another system asks for access tokens with the same client id, which deletes the ones of this Airflow. "
-    "Give each system an integration, and so a client id, of its own."
-)
 
 
 @dataclass
@@ -118,30 +117,21 @@ class Others:
         :param now: by the monotonic clock.
         :param lease: seconds without a movement after which it is dead.
         """
+        if claim is None:
+            # Only a withdrawal says that nobody is there; this may be a read that failed in silence.
+            claim = self.claim
         if claim is None or claim == NOBODY:
+            self.claim = None
             return False
         if claim != self.claim:
             self.claim, self.since = claim, now
         return now - self.since < lease
 
 
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """
-    :param monotonic: for waiting.
-    :param server: seconds since the epoch as the identity server sees it, for the times in a token.
-    :param sure: whether ``server`` was ever compared with the server's own words.
-    """
-
-    monotonic: Callable[[], float]
-    server: Callable[[], float]
-    sure: Callable[[], bool]
-
-
 @dataclass
 class _Needs:
     held: AccessToken | None
-    refused: Collection[str]
+    refused: Collection[str] = field(repr=False)
     settle: float
     clocks: Clocks
     forbidden: TokenError | None
@@ -150,6 +140,7 @@ class _Needs:
     # How long the last look at the store took, and how often that was a reason to wait.
     look_seconds: float = 0.0
     stood_back: int = 0
+    saw_none: bool = False
     read_at: float = field(init=False)
 
     def usable(self, token: AccessToken | None) -> AccessToken | None:
@@ -171,15 +162,24 @@ class _Needs:
         """Whether a token was refused before its time."""
         return token is not None and token.value in self.refused and self.clocks.server() < token.expires_at
 
+    def losses_after(self, last: AccessToken | None) -> Losses:
+        """What the fleet has lost when this token is replaced."""
+        now = self.clocks.server()
+        if last is None:
+            return Losses()
+        return last.losses.with_one_more(now) if self.lost(last) else last.losses.at_renewal(now)
+
+    def doubtful(self, token: AccessToken | None) -> bool:
+        """Whether nothing but a clock that was never compared speaks against a token."""
+        unsure = not (self.asked_time or self.clocks.sure())
+        return unsure and token is not None and token.value not in self.refused
+
     def stop(self, token: AccessToken | None) -> TokenError | None:
         """Why no new token may be asked for, if so."""
         losses = token.losses if token is not None else Losses()
         pause = losses.pause(self.clocks.server())
         if pause > 0:
-            return TokenContestedError(
-                f"{len(losses.times)} access tokens were refused before expiry within a minute. {_CURE} "
-                f"No new token is asked for during {pause:.0f} s."
-            )
+            return TokenContestedError(losses.refusal(pause))
         return self.forbidden
 
     def read(self) -> Generator[Command, Reply, Reply]:
@@ -188,7 +188,16 @@ class _Needs:
         self.look_seconds = self.clocks.monotonic() - self.read_at
         return seen
 
-    def stand_back(self) -> float:
+    def look(self) -> Generator[Command, Reply, Reply]:
+        """Read; who has no token does not give up at the first failure."""
+        for _ in range(FAILED_LOOKS):
+            seen = yield from self.read()
+            if not isinstance(seen, Failed) or not seen.error.retryable or self.usable(self.held):
+                return seen
+            yield Pause(LONGEST_LOOK)
+        return (yield from self.read())
+
+    def stand_back(self, claim: Claim | None) -> float:
         """
         Seconds to wait, and look again, before writing a claim; 0 for none.
 
@@ -198,6 +207,10 @@ class _Needs:
         """
         crowded = self.look_seconds > QUICK_LOOK and not self.stood_back
         late = self.settle <= self.look_seconds and self.stood_back < SLOW_LOOKS
+        if self.settle and claim is None and not self.saw_none:
+            # Once may be a read that failed in silence, and a claim of ours would disturb a living claimant.
+            self.saw_none = True
+            return LOOK
         if not self.settle or not (crowded or late):
             return 0.0
         self.stood_back += 1
@@ -227,7 +240,7 @@ def acquire(
     needs = _Needs(held, refused, settle, clocks, forbidden, others or Others())
     started, look = clocks.monotonic(), LOOK
     while True:
-        seen = yield from needs.read()
+        seen = yield from needs.look()
         if seen == Snapshot() and needs.ours(None) is None and needs.usable(held):
             seen = Failed(TokenStoreError("it shows nothing at all"))
         if not isinstance(seen, Snapshot):
@@ -239,21 +252,21 @@ def acquire(
         if good is not None and not needs.due(good):
             return Outcome(good)
         waited = clocks.monotonic() - started
-        if waited >= PATIENCE:
+        if waited >= PATIENCE and good is None:
             raise TokenError(
                 f"Other processes have been getting a token for {waited:.0f} s; try again later."
             )
-        if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 2 * needs.look_seconds):
+        if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 6 * needs.look_seconds):
             if good is not None and waited >= GRACE:
                 return Outcome(good, LOOK_AGAIN)
             yield Pause(max(look, 2 * needs.look_seconds))
             look = min(LONGEST_LOOK, look * 1.5)
             continue
-        if (reason := needs.stop(seen.token)) is not None:
+        if (reason := needs.stop(seen.token or held)) is not None:
             if good is None:
                 raise reason
             return Outcome(good, LOOK_AGAIN)
-        if wait := needs.stand_back():
+        if wait := needs.stand_back(seen.claim):
             yield Pause(wait)
             continue
         done = yield from _claim_and_mint(needs, seen, Claim(new_owner()))
@@ -265,29 +278,27 @@ def _claim_and_mint(
     needs: _Needs, before: Snapshot, claim: Claim
 ) -> Generator[Command, Reply, Outcome | None]:
     """The lower half of the table; None means: from the top."""
-    losses = before.token.losses if before.token is not None else Losses()
-    foreign = needs.lost(before.token)
-    seen = yield from _take(needs, before, claim, losses.wait if foreign else 0.0)
+    # What cannot be read any more may be another system's too: then what this process lost counts.
+    last = before.token or needs.held
+    hold_off = last.losses.wait(needs.clocks.server()) if last is not None and needs.lost(last) else 0.0
+    seen = yield from _take(needs, before, claim, hold_off)
     if not isinstance(seen, Snapshot):
         return seen
     if seen.token is not None and seen.token != before.token and needs.usable(seen.token):
         yield Withdraw(claim)
         return None
-    if seen.token is not None and not (needs.asked_time or needs.clocks.sure()):
+    if needs.doubtful(seen.token):
         needs.asked_time = True
+        # Without the claim, which nobody would move meanwhile.
+        yield Withdraw(claim)
         yield AskTime()
-        if seen.token.value not in needs.refused:
-            # Only a clock spoke against it, and that may be another clock now.
-            yield Withdraw(claim)
-            return None
-        foreign = needs.lost(before.token)
-    now = needs.clocks.server()
-    losses = losses.with_one_more(now) if foreign else losses.at_renewal(now)
-    if before.token is not None and losses.pause(now):
-        told = yield Publish(replace(before.token, losses=losses))
+        return None
+    losses = needs.losses_after(last)
+    if last is not None and losses.pause(needs.clocks.server()):
+        told = yield Publish(replace(last, losses=losses))
         yield Withdraw(claim)
         return _without_store(needs, told) if isinstance(told, Failed) else None
-    return (yield from _mint(needs, seen, claim, losses))
+    return (yield from _mint(needs, seen, claim, last))
 
 
 def _take(
@@ -315,7 +326,10 @@ def _take(
             seen = Failed(TokenStoreError("the store does not show what was written to it"))
     if not isinstance(seen, Snapshot):
         return _without_store(needs, seen)
-    return seen if seen.claim == claim else None
+    if seen.claim != claim:
+        yield Pause(LOOK)
+        return None
+    return seen
 
 
 def _hides(seen: Reply, before: Snapshot) -> bool:
@@ -325,19 +339,22 @@ def _hides(seen: Reply, before: Snapshot) -> bool:
     return seen.claim is None or (seen.token is None and before.token is not None)
 
 
-def _mint(needs: _Needs, seen: Snapshot, claim: Claim, losses: Losses) -> Generator[Command, Reply, Outcome]:
-    warning, now = None, needs.clocks.server()
-    if losses.worth_telling(now):
-        losses = losses.told(now)
-        warning = (
-            f"{len(losses.times)} refused before expiry within the last minute. {_CURE} Above {ALLOWED} a minute no "
-            "more are asked for."
-        )
-    # It has stood still while it settled, and others may be about to take it for dead.
+def _mint(
+    needs: _Needs, seen: Snapshot, claim: Claim, last: AccessToken | None
+) -> Generator[Command, Reply, Outcome]:
+    # It has stood still while it settled, and others may be about to take it for dead. And what cannot be written
+    # now could not be shared either.
     claim = claim.moved()
-    yield WriteClaim(claim)
-    minted = yield Mint(claim)
+    reply = yield WriteClaim(claim)
+    if isinstance(reply, Failed):
+        return _without_store(needs, reply)
+    good = needs.usable(seen.token)
+    minted = yield Mint(claim, hurry=good is not None)
     if isinstance(minted, AccessToken):
+        # By a clock that the answer has set right, if it was wrong.
+        losses, now, warning = needs.losses_after(last), needs.clocks.server(), None
+        if losses.worth_telling(now):
+            losses, warning = losses.told(now), losses.warning()
         # Newer than what it replaces, whatever the clocks of two hosts say.
         after = seen.token.issued_at + 0.001 if seen.token is not None else minted.issued_at
         token = replace(minted, losses=losses, issued_at=max(minted.issued_at, after))
@@ -354,8 +371,7 @@ def _mint(needs: _Needs, seen: Snapshot, claim: Claim, losses: Losses) -> Genera
         return Outcome(token, **({"warning": warning} | _unshared(published)))
     yield Withdraw(claim)
     error = minted.error if isinstance(minted, Failed) else TokenError("no token was minted")
-    good = needs.usable(seen.token)
-    if good is not None:
+    if good := needs.usable(seen.token):
         return Outcome(good, LOOK_AGAIN, f"renewal failed, the old token still works: {error}")
     if not error.retryable or isinstance(error, TokenError):
         raise error

@@ -66,8 +66,9 @@ def hide(value: str) -> TokenText:
         with suppress(Exception):
             pair = (str(value), value.encode(errors="replace"))
             new = pair not in _latest
-            if new:
-                _latest.append(pair)
+            with suppress(ValueError):
+                _latest.remove(pair)
+            _latest.append(pair)
             _watch(everywhere=new)
     return value if isinstance(value, TokenText) else TokenText(value)
 

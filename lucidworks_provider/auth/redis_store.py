@@ -161,6 +161,11 @@ class RedisStore:
             if self._swap(live or b"", sealed, kept):
                 return
 
+    def after_fork(self) -> None:
+        """A lock that no thread of the parent holds, and connections of the child's own."""
+        self._connecting = threading.Lock()
+        self._server = None
+
     def _swap(self, seen: bytes, sealed: str, kept: int) -> bool:
         return bool(self._use(lambda server: server.swap([self._live], [seen, sealed, kept])))
 

@@ -15,20 +15,21 @@ import logging
 import os
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider.api.messages import Answer, Request, without
 from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, server_time, token_request
 from lucidworks_provider.auth import commands, protocol
-from lucidworks_provider.auth.clock import ServerClock
+from lucidworks_provider.auth.clock import Clocks, ServerClock
 from lucidworks_provider.auth.commands import Claim, Command, Failed, Outcome, Reply
 from lucidworks_provider.auth.holding import Holding
-from lucidworks_provider.auth.protocol import Clocks
 from lucidworks_provider.auth.redaction import hide
 from lucidworks_provider.auth.stores import TokenStore, store_for
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
@@ -41,6 +42,15 @@ log = logging.getLogger(__name__)
 _QUIET = 60.0
 # Asking for the time is worth no longer wait, in seconds.
 _TIME_TIMEOUT = 2.0
+# A renewal of a token that still works must not keep its user waiting for long.
+_HURRY_TIMEOUT = 10.0
+# Credentials that were refused are not tried at each call: seconds, doubling.
+_FIRST_REST = 5.0
+_LONGEST_REST = 60.0
+
+
+# Also those that only a session still holds.
+_all_sources: WeakSet[TokenSource] = WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +58,11 @@ class Service:
     """
     What a source asks of the identity server.
 
-    :param grant: asks for a new token, which deletes the one that lives.
+    :param grant: asks for a new token, which deletes the one that lives; in a hurry if told so.
     :param time: asks for nothing but the time, in seconds since the epoch.
     """
 
-    grant: Callable[[], Grant]
+    grant: Callable[[bool], Grant]
     time: Callable[[], float | None]
 
 
@@ -74,8 +84,11 @@ class TokenSource:
         # One thread at a time talks to the store; the other lock guards single steps of `_holding`.
         self._turn = threading.Lock()
         self._lock = threading.Lock()
+        # Until when, and what: told to all who ask in this time.
         self._failure: tuple[float, LucidworksError] | None = None
-        self._flights: dict[asyncio.AbstractEventLoop, asyncio.Task[str]] = {}
+        self._rest = 0.0
+        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[str]] = WeakKeyDictionary()
+        _all_sources.add(self)
         self._warned: tuple[str, float] = ("", 0.0)
 
     def get(self, refused: str | None = None) -> str:
@@ -102,16 +115,9 @@ class TokenSource:
             if value is not None:
                 return value
             if self._failure is not None and self._failure[0] >= arrived:
-                # Whoever waited here asked the same question at the same time.
-                raise self._failure[1]
-            value = self._acquire()
-            while value in self._holding.refused:
-                # Another caller heard that while this one was looking.
-                value = self._acquire()
-            return value
-        except LucidworksError as err:
-            self._failure = (time.monotonic(), err)
-            raise
+                # Whoever waited here asked the same question at the same time; or the answer will be the same.
+                raise self._failure[1].with_traceback(None)
+            return self._acquire_good()
         finally:
             self._turn.release()
 
@@ -133,6 +139,18 @@ class TokenSource:
             if value is not None and value not in self._holding.refused:
                 break
         return value
+
+    def hide_held(self) -> None:
+        """Keep the token in use out of logs, however many others came after it."""
+        if (held := self._holding.held) is not None:
+            hide(held.token.value)
+
+    def after_fork(self) -> None:
+        """In a forked child: locks may be held by threads that are gone, and flights belong to their loops."""
+        self._turn, self._lock = threading.Lock(), threading.Lock()
+        self._flights = WeakKeyDictionary()
+        self._holding = Holding()
+        self._store.after_fork()
 
     def _landed(self, loop: asyncio.AbstractEventLoop, flight: asyncio.Task[str]) -> None:
         self._flights.pop(loop, None)
@@ -159,6 +177,24 @@ class TokenSource:
             self._perform(commands.AskTime())
         return token if token is not None and self._clock.now() < token.expires_at else None
 
+    def _acquire_good(self) -> str:
+        try:
+            value = self._acquire()
+            while value in self._holding.refused:
+                # Another caller heard that while this one was looking.
+                value = self._acquire()
+        except LucidworksError as err:
+            self._rest = self._rest_after(err)
+            self._failure = (time.monotonic() + self._rest, err)
+            raise
+        return value
+
+    def _rest_after(self, err: LucidworksError) -> float:
+        """For how long the same failure is told again without a new try, in seconds."""
+        if not isinstance(err, AuthenticationError):
+            return 0.0
+        return min(_LONGEST_REST, 2 * self._rest) if self._rest else _FIRST_REST
+
     def _acquire(self) -> str:
         """Perform the protocol's commands until it has a token."""
         conversation = self._holding.acquire(self._store.settle, self._clocks)
@@ -181,7 +217,11 @@ class TokenSource:
             raise
         if outcome.warning:
             self._warn(outcome.warning)
+        self._rest = 0.0
         hide(outcome.token.value)
+        for source in list(_all_sources):
+            # The filter remembers the latest tokens; those of quiet scopes must not drop out.
+            source.hide_held()
         with self._lock:
             self._holding.take(outcome, self._clocks)
         return outcome.token.value
@@ -200,19 +240,19 @@ class TokenSource:
                 case commands.AskTime():
                     before = time.time()
                     self._clock.hear(self._service.time(), before, time.time())
-                case commands.Mint(claim):
-                    return self._mint(claim)
+                case commands.Mint(claim, hurry):
+                    return self._mint(claim, hurry=hurry)
                 case commands.Publish(token):
                     self._store.publish(token)
         except LucidworksError as err:
             return Failed(err)
         return None
 
-    def _mint(self, claim: Claim) -> AccessToken:
+    def _mint(self, claim: Claim, *, hurry: bool) -> AccessToken:
         """Ask for a token, moving the claim all the while, so that nobody takes a slow mint for a dead one."""
 
         def ask() -> AccessToken:
-            grant = self._service.grant()
+            grant = self._service.grant(hurry)
             hide(grant.access_token)
             now = time.time()
             self._clock.hear(grant.server_time, now - grant.seconds, now)
@@ -279,11 +319,11 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
         return source
 
 
-def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | None = None) -> Grant:
+def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -> Grant:
     """
     Ask the identity server for a new token, which deletes the one that lives. For the protocol's use.
 
-    :param attempts: how often to try where the failure may pass.
+    :param hurry: one short attempt, instead of several where the failure may pass.
     """
     # Loaded when a token is asked for, not when a DAG file is parsed.
     from tenacity import Retrying
@@ -291,6 +331,8 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | Non
     from lucidworks_provider.transport.retry import policy
     from lucidworks_provider.transport.sync import SyncTransport
 
+    if hurry:
+        settings = replace(settings, timeout=min(settings.timeout, _HURRY_TIMEOUT))
     request = token_request(
         auth_url=settings.auth_url,
         auth_server_id=settings.auth_server_id,
@@ -298,16 +340,17 @@ def ask_service(settings: LucidworksSettings, scope: str, *, attempts: int | Non
         client_secret=settings.client_secret,
         scope=check_scope(scope),
     )
+    pair = b64encode(f"{settings.client_id}:{settings.client_secret}".encode()).decode()
     with closing(SyncTransport(settings)) as transport:
 
         def once() -> Grant:
             begin = time.monotonic()
-            grant = read_grant(without(transport.send(request), settings.client_secret))
+            grant = read_grant(without(transport.send(request), settings.client_secret, pair))
             # Of this attempt, without those before it.
             return replace(grant, seconds=time.monotonic() - begin)
 
         try:
-            return Retrying(**policy(replayable=True, attempts=attempts))(once)
+            return Retrying(**policy(replayable=True, attempts=1 if hurry else None))(once)
         except AuthenticationError as err:
             said = str(err).rstrip(".")
             raise AuthenticationError(
@@ -337,6 +380,8 @@ def forget_sources() -> None:
     _sources_lock = threading.Lock()
     _sources.clear()
     _server_clocks.clear()
+    for source in list(_all_sources):
+        source.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -42,6 +42,9 @@ class TokenStore(Protocol):
     def publish(self, token: AccessToken) -> None:
         """Store a token, unless a newer one is there."""
 
+    def after_fork(self) -> None:
+        """In a forked child: locks may be held by threads that are gone."""
+
 
 def store_for(settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
     """
@@ -84,6 +87,9 @@ class MemoryStore:
         """Store a token."""
         self._seen = Snapshot(token, self._seen.claim)
 
+    def after_fork(self) -> None:
+        """Nothing to renew."""
+
 
 class VariableStore:
     """
@@ -125,11 +131,13 @@ class VariableStore:
 
     def withdraw(self, claim: Claim) -> None:
         """
-        Give an own claim up.
+        Give an own claim up; another's is left alone.
 
         By writing and not by deleting: what is not there looks like what cannot be read.
         """
-        self.write_claim(NOBODY)
+        standing = self._parse_claim(_get(self._claim))
+        if standing is None or standing.owner == claim.owner:
+            self.write_claim(NOBODY)
 
     def publish(self, token: AccessToken) -> None:
         """Store a token, unless a newer one is there."""
@@ -139,13 +147,16 @@ class VariableStore:
             return
         _set(self._live, self._cipher.seal(token), self._DESCRIPTION)
 
+    def after_fork(self) -> None:
+        """Nothing to renew."""
+
     @staticmethod
     def _parse_claim(text: str | None) -> Claim | None:
         try:
             match json.loads(text or "null"):
                 case [str(owner), int(beat)]:
                     return Claim(owner, beat)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         return None
 

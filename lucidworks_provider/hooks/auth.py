@@ -89,7 +89,7 @@ class LucidworksAuthHook(BaseHook):
         An access token of a scope: from memory while it is fresh, else the one that the fleet shares.
 
         :param scope: ``machinelearning.predict`` (every ``/ai/*`` call) or ``machinelearning.model``.
-        :param refused: the token that a call was just refused with (401); it will not be returned again.
+        :param refused: the token that a call was just refused with (401), as for :meth:`invalidate`.
         :raises AuthenticationError: the service refuses the credentials; says why, without the secret.
         :raises TokenError: no token can be had without cutting off the rest of the fleet; retryable.
         :raises TokenContestedError: another system keeps asking for tokens with the same client id.
@@ -198,7 +198,7 @@ class LucidworksAuthHook(BaseHook):
                 return True, f"The fleet's live access works with this secret. Application: {base}"
             # Not through the store: the API server cannot write Variables.
             short = replace(settings, timeout=min(settings.timeout, _TEST_TIMEOUT))
-            ask_service(short, PREDICT_SCOPE, attempts=1)
+            ask_service(short, PREDICT_SCOPE, hurry=True)
         except LucidworksError as err:
             return False, str(err)
         return True, f"{settings.auth_url} accepts the credentials. Application: {base}"

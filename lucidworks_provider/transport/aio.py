@@ -32,6 +32,8 @@ from lucidworks_provider.transport.tls import proxy_for, trusted
 
 # Connections per application, and so answers held in memory at once.
 CONNECTIONS = 8
+# For all sessions of users on one event loop.
+LENT_CONNECTIONS = 32
 
 
 @dataclass
@@ -45,9 +47,13 @@ class AsyncTransport:
 
     settings: LucidworksSettings
     _session: aiohttp.ClientSession
+    _context: ssl.SSLContext | bool = True
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
+    # In the order of asking, which aiohttp's pool does not keep: who has a connection would get it again and again.
+    _queue: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
     _held_until: float = 0.0
     _refusals: int = 0
+    _lent: aiohttp.BaseConnector | None = None
 
     async def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
@@ -65,14 +71,17 @@ class AsyncTransport:
         if request.params:
             url = url.update_query(request.params)
         try:
-            async with self._session.request(
-                request.method,
-                url,
-                data=request.body,
-                headers=headers,
-                proxy=proxy_for(request.url),
-                allow_redirects=False,
-            ) as response:
+            async with (
+                self._queue,
+                self._session.request(
+                    request.method,
+                    url,
+                    data=request.body,
+                    headers=headers,
+                    proxy=proxy_for(request.url),
+                    allow_redirects=False,
+                ) as response,
+            ):
                 body = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as err:
             raise translate(err, request, self.settings) from None
@@ -92,15 +101,16 @@ class AsyncTransport:
         self._held_until = max(self._held_until, time.monotonic() + min(pause, retry.LONGEST_RETRY_AFTER))
 
     @property
-    def connector(self) -> aiohttp.BaseConnector:
-        """The pool of connections, for sessions that are lent it."""
-        connector = self._session.connector
-        if connector is None:
-            raise RuntimeError("the transport is closed")
-        return connector
+    def lent(self) -> aiohttp.BaseConnector:
+        """Connections for users' own sessions: whoever keeps them all busy does not hold up this package's calls."""
+        if self._lent is None:
+            self._lent = aiohttp.TCPConnector(limit=LENT_CONNECTIONS, ssl=self._context)
+        return self._lent
 
     async def close(self) -> None:
         """Close the connections."""
+        if self._lent is not None:
+            await self._lent.close()
         await self._session.close()
 
 
@@ -130,7 +140,7 @@ async def shared_transport(settings: LucidworksSettings) -> AsyncIterator[AsyncT
                 # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
                 context = await loop.run_in_executor(None, _ssl_context, settings)
                 connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context)
-                shared.transport = AsyncTransport(settings, client_session(settings, connector))
+                shared.transport = AsyncTransport(settings, client_session(settings, connector), context)
         yield shared.transport
     finally:
         shared.users -= 1

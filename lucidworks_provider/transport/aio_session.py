@@ -79,11 +79,11 @@ async def open_session(
     """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.aget_conn`."""
     base = base_url(settings, scope)
     async with (
-        # With the connections of everybody on this loop: a thousand triggers hold eight sockets.
+        # With connections that all sessions of this loop share: a thousand triggers hold a few dozen sockets.
         shared_transport(settings) as transport,
         client_session(
             settings,
-            transport.connector,
+            transport.lent,
             connector_owner=False,
             base_url=f"{base}/",
             proxy=proxy_for(base),

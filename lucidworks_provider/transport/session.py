@@ -31,7 +31,10 @@ class BearerAuth(requests.auth.AuthBase):
         token = self._tokens.get()
         r.headers["Authorization"] = f"Bearer {token}"
         file: Any = r.body if hasattr(r.body, "seek") else None
-        position = file.tell() if file is not None else None
+        try:
+            position = file.tell() if file is not None else None
+        except OSError:  # a pipe
+            file = position = None
         # A stream that has been read cannot be sent again; its caller is told of the 401.
         repeatable = r.body is None or isinstance(r.body, str | bytes) or file is not None
 
@@ -44,7 +47,9 @@ class BearerAuth(requests.auth.AuthBase):
                 if response.status_code != 401:
                     self._tokens.accepted(used)
                     break
-                self._tokens.invalidate(used)
+                # A redirect to the other of the two hosts arrives without a token, which is then not at fault.
+                if response.request.headers.get("Authorization") == f"Bearer {used}":
+                    self._tokens.invalidate(used)
                 if last or not repeatable:
                     break
                 # The connection can be used again only when the answer has been read.

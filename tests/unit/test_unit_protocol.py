@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,9 +13,10 @@ from protocol_world import Process, Weather, World
 
 from lucidworks_provider.api.tokens import Grant
 from lucidworks_provider.auth import commands, protocol
+from lucidworks_provider.auth.clock import Clocks
 from lucidworks_provider.auth.commands import NOBODY, Claim, Failed, Outcome, Snapshot
 from lucidworks_provider.auth.losses import ALLOWED
-from lucidworks_provider.auth.protocol import GRACE, LEASE, Clocks
+from lucidworks_provider.auth.protocol import BEAT, FAILED_LOOKS, GRACE, LEASE, Others
 from lucidworks_provider.auth.stores import VariableStore
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
@@ -113,6 +115,7 @@ def test_a_dead_claimant_is_survived(
 def test_killed_between_mint_and_publication_costs_one_mint_and_five_seconds(atomic: bool) -> None:
     for seed in range(20):
         world = World(seed, atomic=atomic)
+        world.weather = Weather(store=(0.005, 0.03))
         holder, other = settled(world, 2)
         world.mint("foreign")
         holder.call()
@@ -227,9 +230,9 @@ def test_a_slow_renewal_is_waited_for_no_longer_than_the_grace() -> None:
     slow, other = settled(world, 2)
     old = world.live()
     appointment(world)
-    world.weather.mint = (5.0, 5.0)
+    world.weather.mint = (60.0, 60.0)
     slow.call()
-    world.run(0.5)
+    world.run(1.5)
     call = other.call()
     assert world.run_until(lambda: call.ended is not None, 10)
     assert call.value == old
@@ -266,7 +269,10 @@ def token_of(world: World) -> AccessToken:
 
 
 def conversation_of(
-    world: World, held: AccessToken | None = None, refused: str | None = None
+    world: World,
+    held: AccessToken | None = None,
+    refused: str | None = None,
+    others: Others | None = None,
 ) -> commands.Conversation:
     """Of a process whose clock is right."""
     return protocol.acquire(
@@ -274,14 +280,25 @@ def conversation_of(
         refused=() if refused is None else (refused,),
         settle=VariableStore.settle,
         clocks=Clocks(lambda: world.now, lambda: world.now, lambda: True),
+        others=others,
+        new_owner=lambda: "client",
     )
+
+
+def claimed(conversation: commands.Conversation) -> commands.WriteClaim:
+    """Look at an empty store twice, as nobody believes the first time, and come to the claim."""
+    assert next(conversation) == commands.Read()
+    assert isinstance(conversation.send(Snapshot()), commands.Pause)
+    assert conversation.send(None) == commands.Read()
+    claim = conversation.send(Snapshot())
+    assert isinstance(claim, commands.WriteClaim)
+    return claim
 
 
 def test_a_write_that_lost_a_race_is_no_broken_store() -> None:
     """Airflow 2 deletes and inserts a Variable: of two that do it at once, one fails."""
     conversation = conversation_of(World())
-    next(conversation)
-    conversation.send(Snapshot())
+    claimed(conversation)
     assert conversation.send(Failed(TokenStoreError("unique"))) == commands.Read()
     assert conversation.send(Snapshot(None, Claim("other"))) == commands.Read(), "from the top"
     assert isinstance(conversation.send(Snapshot(None, Claim("other"))), commands.Pause)
@@ -289,8 +306,7 @@ def test_a_write_that_lost_a_race_is_no_broken_store() -> None:
 
 def test_a_write_that_fails_without_a_race_is() -> None:
     conversation = conversation_of(World())
-    next(conversation)
-    conversation.send(Snapshot())
+    claimed(conversation)
     conversation.send(Failed(TokenStoreError("down")))
     with pytest.raises(TokenStoreError):
         conversation.send(Snapshot())
@@ -310,9 +326,7 @@ def test_a_good_token_in_the_store_is_used_without_writing_anything() -> None:
 def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
     world = World()
     conversation = conversation_of(world)
-    next(conversation)
-    claim = conversation.send(Snapshot())
-    assert isinstance(claim, commands.WriteClaim)
+    claim = claimed(conversation)
     conversation.send(None)
     conversation.send(None)
     fresh = token_of(world)
@@ -327,8 +341,7 @@ def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
 def test_a_store_that_shows_nothing_of_what_was_written_counts_as_down() -> None:
     """Airflow's Variable.get says "not there" when the API server cannot be reached."""
     conversation = conversation_of(World())
-    next(conversation)
-    conversation.send(Snapshot())
+    claimed(conversation)
     conversation.send(None)
     conversation.send(None)
     assert conversation.send(Snapshot()) == commands.Read(), "asked twice"
@@ -338,11 +351,57 @@ def test_a_store_that_shows_nothing_of_what_was_written_counts_as_down() -> None
 
 def test_a_claim_withdrawn_by_a_late_claimant_is_no_broken_store() -> None:
     conversation = conversation_of(World())
+    claimed(conversation)
+    conversation.send(None)
+    conversation.send(None)
+    assert isinstance(conversation.send(Snapshot(None, NOBODY)), commands.Pause)
+    assert conversation.send(None) == commands.Read(), "from the top"
+
+
+def test_a_token_that_was_shown_must_go_on_being_shown() -> None:
+    world = World()
+    due = replace(token_of(world), refresh_at=0.0)
+    conversation = conversation_of(world)
     next(conversation)
-    conversation.send(Snapshot())
+    assert isinstance(conversation.send(Snapshot(due, NOBODY)), commands.WriteClaim)
+    assert isinstance(conversation.send(None), commands.Pause)
+    assert conversation.send(None) == commands.Read()
+    owner = Claim("client")
+    assert conversation.send(Snapshot(None, owner)) == commands.Read(), "asked twice"
+    with pytest.raises(TokenStoreError):
+        conversation.send(Snapshot(None, owner))
+
+
+@pytest.mark.parametrize("before", [None, Claim("dead", 3)])
+def test_a_claim_that_may_stand_over_a_living_one_settles_for_longer(before: Claim | None) -> None:
+    """Time for the living to move their claim over it."""
+    pauses = []
+    for standing in (NOBODY, before):
+        conversation = conversation_of(World(), others=Others(before, -100.0))
+        next(conversation)
+        command = conversation.send(Snapshot(None, standing))
+        while not isinstance(command, commands.WriteClaim):
+            reply = Snapshot(None, standing) if isinstance(command, commands.Read) else None
+            command = conversation.send(reply)
+        pause = conversation.send(None)
+        assert isinstance(pause, commands.Pause)
+        pauses.append(pause.seconds)
+    assert pauses[1] >= pauses[0] + 2 * BEAT
+
+
+def test_a_failed_publication_is_tried_again() -> None:
+    world = World()
+    conversation = conversation_of(world)
+    claim = claimed(conversation)
     conversation.send(None)
     conversation.send(None)
-    assert conversation.send(Snapshot(None, NOBODY)) == commands.Read(), "from the top"
+    assert conversation.send(Snapshot(None, claim.claim)) == commands.WriteClaim(claim.claim.moved())
+    assert isinstance(conversation.send(None), commands.Mint)
+    publish = conversation.send(token_of(world))
+    assert isinstance(publish, commands.Publish)
+    assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Pause)
+    assert isinstance(conversation.send(None), commands.WriteClaim), "the claim is moved meanwhile"
+    assert conversation.send(None) == publish
 
 
 def test_a_store_that_is_down_leaves_the_held_token_in_use() -> None:
@@ -361,6 +420,9 @@ def test_a_store_that_is_down_never_leads_to_a_mint() -> None:
     held = token_of(world)
     conversation = conversation_of(world, held=held, refused=held.value)
     next(conversation)
+    for _ in range(FAILED_LOOKS):
+        assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Pause)
+        assert conversation.send(None) == commands.Read()
     with pytest.raises(TokenStoreError):
         conversation.send(Failed(TokenStoreError("down")))
     assert world.mints() == 1

@@ -39,7 +39,7 @@ class Script:
         self.clock_off = clock_off
         self.error: Exception | None = None
 
-    def __call__(self) -> Grant:
+    def __call__(self, hurry: bool = False) -> Grant:
         self.asked += 1
         time.sleep(self.seconds)
         if self.error:
@@ -119,7 +119,7 @@ def test_an_accepted_token_ends_the_story() -> None:
     assert service.asked == 4 * REFUSED_IN_A_ROW + 1
 
 
-def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
+def test_a_failure_is_told_to_everybody_who_waited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Script(seconds=0.2)
     service.error = AuthenticationError("no", status=401)
     source = source_of(MemoryStore(), service)
@@ -133,8 +133,12 @@ def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
 
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(one, range(20)))
-    assert service.asked == 1
+    for _ in range(5):
+        with pytest.raises(AuthenticationError):
+            source.get()
+    assert service.asked == 1, "credentials that were refused are not tried at each call"
     service.error = None
+    monkeypatch.setattr(source, "_failure", None)
     assert source.get() == "token-2", "and not for ever"
 
 
