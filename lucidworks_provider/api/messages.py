@@ -87,7 +87,7 @@ def without(answer: Answer, *secrets: str) -> Answer:
     body = answer.body
     for secret in secrets:
         ways = (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
-        for sent in (*ways, quote(secret, safe=""), quote_plus(secret)):
+        for sent in (*ways, quote(secret, safe=""), quote(secret), quote_plus(secret)):
             body = body.replace(sent.encode(errors="replace"), b"***")
     return answer if body == answer.body else replace(answer, body=body)
 

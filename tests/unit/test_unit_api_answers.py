@@ -6,11 +6,12 @@ from __future__ import annotations
 import base64
 import json
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 
 from lucidworks_provider.api.jobs import SMALL_BODY, JobState, sight
-from lucidworks_provider.api.messages import Answer, check_status, retry_after, scrub, vendor_message
+from lucidworks_provider.api.messages import Answer, check_status, retry_after, scrub, vendor_message, without
 from lucidworks_provider.api.tokens import check_scope, read_grant, token_request
 from lucidworks_provider.errors import (
     AnswerError,
@@ -238,3 +239,13 @@ def test_the_server_clock_is_the_date_else_the_tokens_own_expiry() -> None:
     assert heard({"exp": "soon"}, {}) is None
     assert heard({"exp": 1e999}, {}) is None
     assert heard([], {}) is None
+
+
+@pytest.mark.parametrize("secret", ['quo"ted\\\\ä', "pl+ain/with%signs", "plain"])
+@pytest.mark.parametrize(
+    "write", [str, json.dumps, lambda s: json.dumps(s, ensure_ascii=False), quote, quote_plus]
+)
+def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: Any) -> None:
+    written = write(secret).strip('"')
+    answer = without(Answer(401, {}, f"<p>{written} is wrong</p>".encode()), secret)
+    assert answer.body == b"<p>*** is wrong</p>"

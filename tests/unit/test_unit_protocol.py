@@ -15,7 +15,7 @@ from lucidworks_provider.api.tokens import Grant
 from lucidworks_provider.auth import commands, protocol
 from lucidworks_provider.auth.clock import Clocks
 from lucidworks_provider.auth.commands import NOBODY, Claim, Failed, Outcome, Snapshot
-from lucidworks_provider.auth.losses import ALLOWED
+from lucidworks_provider.auth.losses import ALLOWED, Losses
 from lucidworks_provider.auth.protocol import BEAT, FAILED_LOOKS, GRACE, LEASE, Others
 from lucidworks_provider.auth.stores import VariableStore
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
@@ -444,3 +444,33 @@ def test_a_token_does_not_show_itself() -> None:
     token = AccessToken("very-secret", 1, 2, 3)
     assert "very-secret" not in repr(token)
     assert AccessToken.from_json(token.to_json()) == token
+
+
+def test_a_claim_that_cannot_be_seen_once_is_not_withdrawn() -> None:
+    others = Others()
+    living = Claim("living", 1)
+    assert others.alive(living, 0.0, LEASE)
+    assert others.alive(None, LEASE / 2, LEASE), "a read that failed in silence"
+    assert not others.alive(None, LEASE, LEASE), "but nobody is waited for without end"
+    assert not others.alive(NOBODY, 0.0, LEASE)
+    assert not others.alive(None, 0.0, LEASE)
+
+
+def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
+    """Two systems with different secrets of one client write over each other's value."""
+    world = World()
+    now = world.now
+    times = tuple(now - 2.0 * number for number in range(ALLOWED))
+    held = replace(token_of(world), losses=Losses(times))
+    conversation = conversation_of(world, held=held, refused=held.value)
+    next(conversation)
+    assert isinstance(conversation.send(Snapshot(None, NOBODY)), commands.WriteClaim)
+    assert isinstance(conversation.send(None), commands.Pause)
+    assert conversation.send(None) == commands.Read()
+    publish = conversation.send(Snapshot(None, Claim("client")))
+    assert isinstance(publish, commands.Publish)
+    assert publish.token.losses.pause(now) > 0
+    assert isinstance(conversation.send(None), commands.Withdraw)
+    assert conversation.send(None) == commands.Read()
+    with pytest.raises(TokenContestedError):
+        conversation.send(Snapshot(publish.token, NOBODY))

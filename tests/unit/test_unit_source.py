@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +23,8 @@ from lucidworks_provider.auth.holdoff import (
     HoldOff,
 )
 from lucidworks_provider.auth.protocol import Claim
-from lucidworks_provider.auth.source import Service, TokenSource
+from lucidworks_provider.auth.redaction import REMEMBERED
+from lucidworks_provider.auth.source import Service, TokenSource, forget_sources
 from lucidworks_provider.auth.stores import MemoryStore, TokenStore
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
@@ -276,3 +279,61 @@ def test_only_the_same_secret_and_identity_open_a_sealed_token() -> None:
     other = TokenIdentity("https://a", "s", "c", "machinelearning.model")
     assert TokenCipher(other, "secret").open(sealed) is None
     assert TokenCipher(identity, "secret").open("damaged") is None
+
+
+def test_a_forked_child_gets_locks_of_its_own() -> None:
+    """Also a source that only a session still holds, while another thread of the parent was busy with it."""
+    service = Script()
+    source = source_of(MemoryStore(), service)
+    assert source.get() == "token-1"
+    source._turn.acquire()
+    forget_sources()
+    assert source.get() == "token-1", "what the store shows"
+    assert service.asked == 1
+
+
+def test_a_quiet_scope_stays_out_of_logs(caplog: pytest.LogCaptureFixture) -> None:
+    class Long(Script):
+        def __call__(self, hurry: bool = False) -> Grant:
+            grant = super().__call__(hurry)
+            return Grant(f"{grant.access_token}-of-{id(self)}-and-long-enough", grant.lifetime, None)
+
+    quiet, busy = source_of(MemoryStore(), Long()), source_of(MemoryStore(), Long())
+    token = quiet.get()
+    for _ in range(REMEMBERED + 1):
+        busy.accepted(busy.get())
+        busy.invalidate(busy.get())
+    busy.get()
+    logging.getLogger("anything").warning("%s", str(token))
+    assert str(token) not in caplog.text
+
+
+def test_a_good_token_is_not_held_back_by_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "GRACE", 0.1)
+    entered, leave = threading.Event(), threading.Event()
+
+    class Hanging(MemoryStore):
+        hangs = False
+
+        def read(self) -> protocol.Snapshot:
+            if self.hangs:
+                entered.set()
+                leave.wait(20)
+            return super().read()
+
+    store = Hanging()
+    source = source_of(store, Script(lifetime=60.0))
+    assert source.get() == "token-1"
+    held = source._holding.held
+    assert held is not None
+    source._holding.held = replace(held, look_at=0.0)
+    store.hangs = True
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(source.get)
+        assert entered.wait(10)
+        begin = time.monotonic()
+        assert source.get() == "token-1", "another thread"
+        assert asyncio.run(asyncio.wait_for(source.aget(), 10)) == "token-1"
+        assert time.monotonic() - begin < 8
+        leave.set()
+        assert looking.result(10) == "token-1"
