@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -245,10 +244,15 @@ class LucidworksAuthHook(BaseHook):
         return widgets
 
 
+# Modules that are loaded to the end; in sys.modules they are from the beginning.
+_loaded: dict[str, ModuleType] = {}
+
+
 async def load(name: str) -> ModuleType:
     """Import a module off the loop: loading aiohttp takes some 70 ms, for which everybody would wait."""
-    module: ModuleType | None = sys.modules.get(name)
-    return module if module is not None else await in_thread(import_module, name)
+    if name not in _loaded:
+        _loaded[name] = await in_thread(import_module, name)
+    return _loaded[name]
 
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:

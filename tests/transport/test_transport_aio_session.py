@@ -7,6 +7,7 @@ import asyncio
 import io
 import json
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -19,12 +20,11 @@ from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ConfigurationError, InputError
-from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.hooks.auth import LucidworksAuthHook, load
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from lucidworks_provider.emulator.server import RunningEmulator
 
@@ -413,3 +413,15 @@ async def test_it_is_closed_and_keeps_no_connection(emulator: RunningEmulator) -
         # The 401 gave its connection back: one has been enough.
         assert sum(len(kept) for kept in session.connector._conns.values()) == 1
     assert session.closed
+
+
+async def test_a_module_is_loaded_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes while the first one is still loading it must not get half of it."""
+    (tmp_path / "takes_its_time.py").write_text("import time; time.sleep(0.3); VALUE = 7")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async def one(number: int) -> int:
+        await asyncio.sleep(number / 50)
+        return int((await load("takes_its_time")).VALUE)
+
+    assert await asyncio.gather(*map(one, range(10))) == [7] * 10
