@@ -13,6 +13,7 @@ The names and defaults below are also what the form in the Airflow UI is made of
 from __future__ import annotations
 
 import ipaddress
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -32,10 +33,19 @@ DEFAULT_AUTH_SERVER_ID = "ausao8uveaPmyhv0v357"
 DEFAULT_TIMEOUT = 120.0
 _LONGEST_TIMEOUT = 86_400.0
 SHARE_VIA = ("airflow", "redis", "memory")
+# Paths that no vendor page states, or that its pages disagree about (sections 4, 5.1 and 10.6 of the reference).
+DEFAULT_USE_CASES_PATH = "/ai/usecases"
+DEFAULT_DEPLOYMENTS_PATH = "/customers/{customer_id}/ai/deployments"
+# The usual one first; the literal reading of the vendor's page is tried where that is not found.
+UNDEPLOY_PATHS = (
+    "/customers/{customer_id}/ai/deployments/{deployment_id}",
+    "/customers/{deployment_id}/ai/deployments",
+)
 
 # The Application ID is the first label of the application host name.
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?")
 _PATH_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
+_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z_]+\}))+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,10 @@ class LucidworksSettings:
     :param ca_bundle: file with the authorities to trust instead of the default ones.
     :param timeout: seconds without a byte after which a request is given up.
     :param share_via: where processes share their access token: ``airflow``, ``redis`` or ``memory``.
+    :param use_cases_path: of the list of use cases, below the application's URL.
+    :param use_case_segments: pairs of a use case and the path segment that stands for it.
+    :param deployments_path: of the list of deployments, below the Models API's URL.
+    :param undeploy_paths: of the deletion of a deployment; tried in order.
     :param redis_conn_id: the Airflow connection of the Redis server for ``share_via = redis``.
     """
 
@@ -68,6 +82,39 @@ class LucidworksSettings:
     timeout: float = DEFAULT_TIMEOUT
     share_via: str = "airflow"
     redis_conn_id: str | None = None
+    use_cases_path: str = DEFAULT_USE_CASES_PATH
+    use_case_segments: tuple[tuple[str, str], ...] = ()
+    deployments_path: str = DEFAULT_DEPLOYMENTS_PATH
+    undeploy_paths: tuple[str, ...] = UNDEPLOY_PATHS
+
+    @property
+    def models_base(self) -> str:
+        """
+        Base URL of the Models API of this customer.
+
+        :raises ConfigurationError: the connection has no Customer ID.
+        """
+        return self.models_path("/customers/{customer_id}/ai")
+
+    def models_path(self, template: str, **segments: str) -> str:
+        """
+        A URL of the Models API.
+
+        :param template: a path with ``{customer_id}``, or with names of ``segments``.
+        :raises ConfigurationError: the connection has no Customer ID.
+        """
+        if self.customer_id is None:
+            raise _wrong(
+                self.conn_id,
+                "customer_id",
+                "is missing",
+                "the Models API needs it; Lucidworks hands it out, no screen shows it",
+            )
+        return self.models_url + template.format(customer_id=self.customer_id, **segments)
+
+    def segment_of(self, use_case: str) -> str:
+        """The path segment of a use case: its name, or what the connection says."""
+        return dict(self.use_case_segments).get(use_case, use_case)
 
     @property
     def application_base(self) -> str:
@@ -139,6 +186,10 @@ def parse_settings(
         timeout=fields.seconds("timeout", DEFAULT_TIMEOUT),
         share_via=share_via,
         redis_conn_id=redis_conn_id,
+        use_cases_path=fields.path("use_cases_path", DEFAULT_USE_CASES_PATH),
+        use_case_segments=fields.segments("use_case_segments"),
+        deployments_path=fields.path("deployments_path", DEFAULT_DEPLOYMENTS_PATH, "customer_id"),
+        undeploy_paths=fields.undeploy_paths(),
     )
 
 
@@ -169,6 +220,46 @@ class _Fields:
         if value is not None and (not _PATH_SEGMENT.fullmatch(value) or value in {".", ".."}):
             raise _wrong(self.conn_id, name, f"is {value!r}", "only letters, digits and . _ ~ - can be in it")
         return value
+
+    def path(self, name: str, default: str, *allowed: str) -> str:
+        value = self.text(name, None)
+        if value is None:
+            return default
+        names = re.findall(r"\{([a-z_]+)\}", value)
+        if not _PATH.fullmatch(value) or set(names) - set(allowed) or ".." in value.split("/"):
+            placeholders = " and ".join(f"{{{one}}}" for one in allowed) or "no placeholders"
+            raise _wrong(
+                self.conn_id, name, f"is {value!r}", f"use a path that starts with / and has {placeholders}"
+            )
+        return value
+
+    def undeploy_paths(self) -> tuple[str, ...]:
+        value = self.path("undeploy_path", "", "customer_id", "deployment_id")
+        if not value:
+            return UNDEPLOY_PATHS
+        if "{deployment_id}" not in value:
+            raise _wrong(self.conn_id, "undeploy_path", f"is {value!r}", "{deployment_id} must be in it")
+        return (value,)
+
+    def segments(self, name: str) -> tuple[tuple[str, str], ...]:
+        """A JSON object in a field of its own, or within the extra."""
+        value = self.extra.get(name)
+        if isinstance(value, str):
+            try:
+                value = json.loads(value or "null")
+            except ValueError:
+                value = False
+        if value is None:
+            return ()
+        if not isinstance(value, Mapping) or not all(
+            isinstance(one, str) and _PATH_SEGMENT.fullmatch(one) and one not in {".", ".."}
+            for pair in value.items()
+            for one in pair
+        ):
+            raise _wrong(
+                self.conn_id, name, "is no JSON object of path segments", 'write it as {"ner": "entities"}'
+            )
+        return tuple(sorted(value.items()))
 
     def boolean(self, name: str, *, default: bool) -> bool:
         value = self.text(name, None)

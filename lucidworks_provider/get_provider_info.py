@@ -16,9 +16,12 @@ from lucidworks_provider.connection import (
     CONNECTION_TYPE,
     DEFAULT_AUTH_SERVER_ID,
     DEFAULT_AUTH_URL,
+    DEFAULT_DEPLOYMENTS_PATH,
     DEFAULT_MODELS_URL,
     DEFAULT_TIMEOUT,
+    DEFAULT_USE_CASES_PATH,
     SHARE_VIA,
+    UNDEPLOY_PATHS,
 )
 
 # No field may be named after a token, secret, key or proxy: Airflow would blank its value in every log.
@@ -74,6 +77,28 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "redis_conn_id": {
         "label": "Redis connection id",
         "description": "For sharing via redis: the Airflow connection with the Redis server's address.",
+        "schema": {"type": ["string", "null"]},
+    },
+    "use_cases_path": {
+        "label": "Path of the use cases",
+        "description": "Below the Application URL. No page of the vendor states it.",
+        "schema": {"type": ["string", "null"], "default": DEFAULT_USE_CASES_PATH},
+    },
+    "use_case_segments": {
+        "label": "Path segments of use cases",
+        "description": 'JSON, for a use case whose path segment is not its name: {"ner": "entities"}.',
+        "schema": {"type": ["string", "null"]},
+    },
+    "deployments_path": {
+        "label": "Path of the deployments",
+        "description": "Below the Models API URL; the vendor's pages disagree about it.",
+        "schema": {"type": ["string", "null"], "default": DEFAULT_DEPLOYMENTS_PATH},
+    },
+    "undeploy_path": {
+        "label": "Path of a deployment's deletion",
+        "description": (
+            f"Below the Models API URL. Empty: {UNDEPLOY_PATHS[0]}, and where that is not found {UNDEPLOY_PATHS[1]}."
+        ),
         "schema": {"type": ["string", "null"]},
     },
 }

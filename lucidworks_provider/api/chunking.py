@@ -12,33 +12,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lucidworks_provider.api.jobs import JobState, state_of
-from lucidworks_provider.api.messages import Answer, Request, excerpt, json_body, path_segment, read_object
-from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
+from lucidworks_provider.api.jobs import CHUNKING, JobState, state_of
+from lucidworks_provider.api.messages import Request, path_segment, post
+from lucidworks_provider.api.options import SWITCH, Options, check_options, number, one_of, whole
+from lucidworks_provider.errors import InputError, MalformedAnswerError
 
-PAYLOAD_FIELD = "chunkedData"
 # "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
 MAX_TEXT_BYTES = 1_000_000
 DATA_TYPES = ("passage", "query")
 QUANTIZATIONS = ("min-max", "max-scale")
-
-_SUBMIT = "Submit chunking job"
-
-
-def _whole(minimum: int) -> tuple[str, Callable[[object], bool]]:
-    return f"a whole number from {minimum}", lambda v: _is_int(v) and v >= minimum
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_cosine(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1
 
 
 def _is_pattern(value: object) -> bool:
@@ -49,23 +35,24 @@ def _is_pattern(value: object) -> bool:
         return False
 
 
-_SIZE, _OVERLAP = _whole(1), _whole(0)
+_SIZE, _OVERLAP = whole(1), whole(0)
 
 # Every chunker with its options (section 7.2). Sizes are tokens for `max...` and sentences otherwise.
-CHUNKERS: Mapping[str, Mapping[str, tuple[str, Callable[[object], bool]]]] = {
+CHUNKERS: Mapping[str, Options] = {
     "dynamic-newline": {"maxChunkSize": _SIZE},
     "dynamic-sentence": {"maxChunkSize": _SIZE, "overlapSize": _OVERLAP},
     "regex-splitter": {"regex": ("a pattern of Python's re module", _is_pattern)},
     "semantic": {
         "maxChunkSize": _SIZE,
         "overlapSize": _OVERLAP,
-        "cosineThreshold": ("a number from -1 to 1", _is_cosine),
-        "approximate": ("true or false", lambda v: isinstance(v, bool)),
+        "cosineThreshold": number(-1, 1),
+        "approximate": SWITCH,
     },
     "sentence": {"chunkSize": _SIZE, "overlapSize": _OVERLAP},
 }
-MODEL_OPTIONS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
-    "vectorQuantizationMethod": (" or ".join(QUANTIZATIONS), lambda v: v in QUANTIZATIONS),
+# Section 3.3: of every embedding, in chunks or not, and of tokenization.
+MODEL_OPTIONS: Options = {
+    "vectorQuantizationMethod": one_of(*QUANTIZATIONS),
     "dimReductionSize": _SIZE,
 }
 
@@ -96,8 +83,8 @@ class ChunkingOptions:
         if self.data_type is not None and self.data_type not in DATA_TYPES:
             raise InputError(f"data_type is {self.data_type!r}; use one of {', '.join(DATA_TYPES)}.")
         allowed = CHUNKERS[self.chunker]
-        _check_options(self.chunker_config, allowed, f"chunker_config of {self.chunker!r}")
-        _check_options(self.model_config, MODEL_OPTIONS, "model_config")
+        check_options(self.chunker_config, allowed, f"chunker_config of {self.chunker!r}")
+        check_options(self.model_config, MODEL_OPTIONS, "model_config")
         if self.chunker == "sentence" and self.chunker_config:
             size, overlap = self.chunker_config.get("chunkSize", 5), self.chunker_config.get("overlapSize", 0)
             if overlap >= size:
@@ -159,40 +146,8 @@ def submit_request(
     if options.chunker_config:
         body["chunkerConfig"] = dict(options.chunker_config)
     model = path_segment(options.model_id, "model_id")
-    return Request(
-        name=_SUBMIT,
-        method="POST",
-        url=f"{base_url}/ai/async-chunking/{options.chunker}/{model}",
-        replayable=False,
-        headers={"Accept": "application/json", "Content-Type": "application/json"},
-        body=json_body(body),
-    )
-
-
-def read_submission(answer: Answer) -> str:
-    """The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``."""
-    body = read_object(answer, _SUBMIT)
-    job_id = body.get("chunkingId")
-    if isinstance(job_id, str | int) and not isinstance(job_id, bool) and str(job_id).strip():
-        return str(job_id).strip()
-    seen = state_of(body, payload_field=PAYLOAD_FIELD)
-    if seen.state is JobState.FAILED:
-        raise RequestRefusedError(f"{_SUBMIT}: status {seen.status}: {seen.message}", status=answer.status)
-    raise MalformedAnswerError(
-        f"{_SUBMIT}: HTTP {answer.status} without a `chunkingId`; it starts: {excerpt(answer.body)!r}",
-        status=answer.status,
-    )
-
-
-def poll_request(base_url: str, job_id: str) -> Request:
-    """Build ``GET /ai/async-chunking/{CHUNKING_ID}``. What it answers may be the only copy of a result."""
-    return Request(
-        name=f"Poll chunking job {job_id}",
-        method="GET",
-        url=f"{base_url}/ai/async-chunking/{path_segment(job_id, 'job id')}",
-        # Repeating it is right even where the first answer got lost: then the second one tells.
-        replayable=True,
-        headers={"Accept": "application/json"},
+    return post(
+        CHUNKING.submitting, f"{base_url}/ai/async-chunking/{options.chunker}/{model}", body, replayable=False
     )
 
 
@@ -233,13 +188,13 @@ def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
 
     :raises MalformedAnswerError: chunks, spans and vectors do not fit together.
     """
-    seen = state_of(body, payload_field=PAYLOAD_FIELD)
+    seen = state_of(body, payload_field=CHUNKING.payload_field)
     chunks: list[Chunk] = []
     # Also of a status that nobody has documented: a result that was handed out is never dropped.
     if seen.has_payload and seen.state is not JobState.FAILED:
-        items = body[PAYLOAD_FIELD]
+        items = body[CHUNKING.payload_field]
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-            raise _malformed(job_id, f"`{PAYLOAD_FIELD}` is no list of objects")
+            raise _malformed(job_id, f"`{CHUNKING.payload_field}` is no list of objects")
         # The older shape keeps the vectors of all items in one list beside the items.
         beside = body.get("vector", body.get("vectors"))
         remaining = list(beside) if isinstance(beside, list) else []
@@ -295,21 +250,6 @@ def _vector(value: object, job_id: str) -> tuple[Sequence[float], int | None]:
     if not finite:
         raise _malformed(job_id, "a vector with a value that is no finite number")
     return value, int(tokens) if isinstance(tokens, int | float) and math.isfinite(tokens) else None
-
-
-def _check_options(
-    given: Mapping[str, Any] | None, allowed: Mapping[str, tuple[str, Callable[[object], bool]]], what: str
-) -> None:
-    if given is None:
-        return
-    if not isinstance(given, Mapping):
-        raise InputError(f"{what} is no dictionary; its options are {', '.join(allowed)}.")
-    for name, value in given.items():
-        if name not in allowed:
-            raise InputError(f"{what} has no option {name!r}; its options are {', '.join(allowed)}.")
-        meaning, is_valid = allowed[name]
-        if not is_valid(value):
-            raise InputError(f"{what}: {name} is {value!r}; it must be {meaning}.")
 
 
 def _malformed(job_id: str, what: str) -> MalformedAnswerError:

@@ -27,11 +27,47 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from lucidworks_provider.api.messages import excerpt, scrub
+from lucidworks_provider.api.messages import (
+    Answer,
+    Request,
+    excerpt,
+    get,
+    path_segment,
+    read_object,
+    scrub,
+)
+from lucidworks_provider.errors import MalformedAnswerError, RequestRefusedError
 
 # A pending or failed job answers with a line or two.
 SMALL_BODY = 64 * 1024
 _LONGEST_MESSAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class JobKind:
+    """
+    One of the two kinds of asynchronous job.
+
+    :param name: in words, and in a trigger's row.
+    :param path: below the application's base URL.
+    :param id_field: of the answer to a submission.
+    :param payload_field: of the answer that carries the result.
+    """
+
+    name: str
+    path: str
+    id_field: str
+    payload_field: str
+
+    @property
+    def submitting(self) -> str:
+        """The submission's name in messages."""
+        return f"Submit {self.name} job"
+
+
+CHUNKING = JobKind("chunking", "/ai/async-chunking", "chunkingId", "chunkedData")
+PREDICTION = JobKind("prediction", "/ai/async-prediction", "predictionId", "predictions")
+KINDS: Mapping[str, JobKind] = {kind.name: kind for kind in (CHUNKING, PREDICTION)}
 
 
 class JobState(Enum):
@@ -58,6 +94,32 @@ class Sighting:
     status: str = ""
     message: str = ""
     has_payload: bool = False
+
+
+def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
+    """Build the GET of a job. What it answers may be the only copy of a result."""
+    # Repeating it is right even where the first answer got lost: then the second one tells.
+    return get(
+        f"Poll {kind.name} job {job_id}",
+        f"{base_url}{kind.path}/{path_segment(job_id, f'{kind.name} job id')}",
+    )
+
+
+def read_submission(answer: Answer, kind: JobKind) -> str:
+    """The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``."""
+    body = read_object(answer, kind.submitting)
+    job_id = body.get(kind.id_field)
+    if isinstance(job_id, str | int) and not isinstance(job_id, bool) and str(job_id).strip():
+        return str(job_id).strip()
+    seen = state_of(body, payload_field=kind.payload_field)
+    if seen.state is JobState.FAILED:
+        raise RequestRefusedError(
+            f"{kind.submitting}: status {seen.status}: {seen.message}", status=answer.status
+        )
+    raise MalformedAnswerError(
+        f"{kind.submitting}: HTTP {answer.status} without a `{kind.id_field}`; it starts: {excerpt(answer.body)!r}",
+        status=answer.status,
+    )
 
 
 def sight(body: bytes, *, payload_field: str) -> Sighting:

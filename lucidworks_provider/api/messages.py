@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote, quote_plus
 
+from lucidworks_provider.api.scopes import PREDICT_SCOPE
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
@@ -50,17 +51,21 @@ class Request:
     :param name: what it does, in words, for messages and logs.
     :param replayable: whether sending it twice does no harm. A submission is not: the service knows no
         idempotency key, so a second POST is a second job.
+    :param scope: of the access token that it needs.
     :param basic: user name and password of Basic authentication (token request only).
+    :param secrets: of third parties, in the body; blanked wherever an answer quotes them.
     """
 
     name: str
-    method: Literal["GET", "POST", "HEAD"]
+    method: Literal["GET", "POST", "DELETE", "HEAD"]
     url: str
     replayable: bool
+    scope: str = PREDICT_SCOPE
     params: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = field(default=None, repr=False)
     basic: tuple[str, str] | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,44 @@ def json_body(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
+JSON_HEADERS: Mapping[str, str] = {"Accept": "application/json", "Content-Type": "application/json"}
+
+
+def get(name: str, url: str, *, scope: str = PREDICT_SCOPE, **params: str) -> Request:
+    """Build a GET."""
+    return Request(
+        name=name,
+        method="GET",
+        url=url,
+        replayable=True,
+        scope=scope,
+        params=tuple(params.items()),
+        headers={"Accept": "application/json"},
+    )
+
+
+def post(
+    name: str,
+    url: str,
+    body: object,
+    *,
+    replayable: bool,
+    scope: str = PREDICT_SCOPE,
+    secrets: tuple[str, ...] = (),
+) -> Request:
+    """Build a POST of JSON."""
+    return Request(
+        name=name,
+        method="POST",
+        url=url,
+        replayable=replayable,
+        scope=scope,
+        headers=JSON_HEADERS,
+        body=json_body(body),
+        secrets=secrets,
+    )
+
+
 def read_object(answer: Answer, name: str) -> dict[str, Any]:
     """
     The JSON object of a successful answer.
@@ -118,16 +161,25 @@ def read_object(answer: Answer, name: str) -> dict[str, Any]:
     return parse_object(answer.body, name, status=answer.status)
 
 
-def parse_object(body: bytes, name: str, *, status: int = 200) -> dict[str, Any]:
-    """Decode a JSON object; orjson where the ``documents`` extra brought it, for results of many megabytes."""
+def parse_json(body: bytes) -> Any:
+    """
+    Decode JSON; orjson where the ``documents`` extra brought it, for results of many megabytes.
+
+    :return: None for what is no JSON.
+    """
     try:
         try:
             from orjson import loads
         except ImportError:
             from json import loads  # type: ignore[assignment]
-        decoded = loads(body.removeprefix(_BYTE_ORDER_MARK))
+        return loads(body.removeprefix(_BYTE_ORDER_MARK))
     except (ValueError, RecursionError):
-        decoded = None
+        return None
+
+
+def parse_object(body: bytes, name: str, *, status: int = 200) -> dict[str, Any]:
+    """Decode a JSON object."""
+    decoded = parse_json(body)
     if not isinstance(decoded, dict):
         raise MalformedAnswerError(
             f"{name}: HTTP {status} with a body that is no JSON object. It starts: {excerpt(body)!r}",

@@ -16,11 +16,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lucidworks_provider.api.messages import Answer, Request, check_token_status, parse_object, vendor_message
+from lucidworks_provider.api.scopes import SCOPES
 from lucidworks_provider.errors import AuthenticationError, InputError, MalformedAnswerError
-
-PREDICT_SCOPE = "machinelearning.predict"
-MODEL_SCOPE = "machinelearning.model"
-SCOPES = (PREDICT_SCOPE, MODEL_SCOPE)
 
 # Documented life of a token, for an answer that leaves `expires_in` out.
 DEFAULT_LIFETIME = 3600.0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from lucidworks_provider.api.tokens import PREDICT_SCOPE
+from lucidworks_provider.api.scopes import PREDICT_SCOPE
 from lucidworks_provider.connection import (
     CONNECTION_TYPE,
     DEFAULT_CONN_ID,

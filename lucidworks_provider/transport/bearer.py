@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from lucidworks_provider.api.tokens import MODEL_SCOPE
+from lucidworks_provider.api.scopes import MODEL_SCOPE
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import InputError
 

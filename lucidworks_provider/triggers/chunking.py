@@ -14,7 +14,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from lucidworks_provider.api.chunking import PAYLOAD_FIELD
+from lucidworks_provider.api.jobs import CHUNKING
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.collect import collect
@@ -110,9 +110,9 @@ async def wait_for_jobs(
             record.jobs,
             bodies=bodies,
             # Once: the wait before the next try must neither hold a slot nor outlast the deadline.
-            fetch=partial(hook.apoll_chunking, attempts=1),
+            fetch=partial(hook.apoll_job, CHUNKING, attempts=1),
             slots=client.slots,
-            payload_field=PAYLOAD_FIELD,
+            payload_field=CHUNKING.payload_field,
             poll_interval=poll_interval,
             deadline=deadline,
         )

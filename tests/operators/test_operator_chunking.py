@@ -613,12 +613,12 @@ def test_a_payload_that_came_with_an_unknown_status_is_not_lost(
     service: Service, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = operator(tmp_path / "c.jsonl", text="One. Two.")
-    poll = type(first.hook).apoll_chunking
+    poll = type(first.hook).apoll_job
 
-    async def completed(self: Any, job_id: str, attempts: int) -> bytes:
-        return (await poll(self, job_id, attempts=attempts)).replace(b'"READY"', b'"COMPLETED"')
+    async def completed(self: Any, kind: Any, job_id: str, attempts: int) -> bytes:
+        return (await poll(self, kind, job_id, attempts=attempts)).replace(b'"READY"', b'"COMPLETED"')
 
-    monkeypatch.setattr(type(first.hook), "apoll_chunking", completed)
+    monkeypatch.setattr(type(first.hook), "apoll_job", completed)
     assert first.execute(context)["chunks"] == 2
     assert sum(service.submissions().values()) == 1
 
@@ -773,12 +773,12 @@ def test_unquantised_values_where_bytes_were_asked_for_are_an_error(
     first = operator(
         tmp_path / "c.parquet", text="One.", model_config={"vectorQuantizationMethod": "max-scale"}
     )
-    poll = type(first.hook).apoll_chunking
+    poll = type(first.hook).apoll_job
 
-    async def floats(self: Any, job_id: str, attempts: int) -> bytes:
-        return (await poll(self, job_id, attempts=attempts)).replace(b'"vector":[', b'"vector":[0.5,')
+    async def floats(self: Any, kind: Any, job_id: str, attempts: int) -> bytes:
+        return (await poll(self, kind, job_id, attempts=attempts)).replace(b'"vector":[', b'"vector":[0.5,')
 
-    monkeypatch.setattr(type(first.hook), "apoll_chunking", floats)
+    monkeypatch.setattr(type(first.hook), "apoll_job", floats)
     with pytest.raises(LucidworksError, match=r"max-scale.*kept in .*unusable"):
         first.execute(context)
     assert not (tmp_path / "c.parquet").exists()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, scripted, submit
 
+from lucidworks_provider.api.jobs import CHUNKING
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -65,7 +66,7 @@ def test_a_poll_is_repeated(mode: Mode, emulator: RunningEmulator, kind: str) ->
     hook = LucidworksHook()
     job_id = submit(mode, hook)
     fault(emulator, kind, "poll", times=3)
-    assert job_id.encode() in call(mode, hook, "poll_chunking", job_id)
+    assert job_id.encode() in call(mode, hook, "poll_job", CHUNKING, job_id)
     assert count(emulator, "poll") == 4
 
 
@@ -77,7 +78,7 @@ def test_a_poll_is_not_repeated_for_ever(
 ) -> None:
     fault(emulator, kind, "poll", times=100)
     with pytest.raises(error) as caught:
-        call(mode, LucidworksHook(), "poll_chunking", JOB)
+        call(mode, LucidworksHook(), "poll_job", CHUNKING, JOB)
     assert caught.value.retryable
     # aiohttp itself sends a GET twice when the connection drops; that is behind the policy's back.
     behind_its_back = 2 if (mode, kind) == ("async", "disconnect") else 1
@@ -163,7 +164,7 @@ def test_no_connection_is_tried_again(
         log.addHandler(handler)
         stack.callback(log.removeHandler, handler)
         if replayable:
-            call(mode, hook, "poll_chunking", JOB)
+            call(mode, hook, "poll_job", CHUNKING, JOB)
         else:
             assert submit(mode, hook) == JOB
         hook.close()
@@ -205,7 +206,7 @@ def test_other_refusals_are_final(
         )
         hook = LucidworksHook()
         with pytest.raises(error, match=f"HTTP {status}: Because"):
-            call(mode, hook, "poll_chunking", JOB) if replayable else submit(mode, hook)
+            call(mode, hook, "poll_job", CHUNKING, JOB) if replayable else submit(mode, hook)
         hook.close()
         assert len(server.heard) == 1
 
@@ -219,7 +220,7 @@ def test_a_refused_token_is_replaced(
     job_id = submit(mode, hook)
     before = emulator.state.log.mints[PREDICT], count(emulator, endpoint)
     fault(emulator, "unauthorized", endpoint, times=times)
-    call(mode, hook, "poll_chunking", job_id) if endpoint == "poll" else submit(mode, hook)
+    call(mode, hook, "poll_job", CHUNKING, job_id) if endpoint == "poll" else submit(mode, hook)
     assert emulator.state.log.mints[PREDICT] - before[0] == times
     assert count(emulator, endpoint) - before[1] == times + 1
 
@@ -268,13 +269,13 @@ async def test_a_rate_limit_holds_back_everybody_on_the_loop(emulator: RunningEm
         while not emulator.state.log.statuses[429]:
             await asyncio.sleep(0.005)
         await asyncio.sleep(0.05)
-        await asyncio.gather(*(LucidworksHook().apoll_chunking(job_id) for _ in range(10)))
+        await asyncio.gather(*(LucidworksHook().apoll_job(CHUNKING, job_id) for _ in range(10)))
 
     async with LucidworksHook().shared_client():
         hook = LucidworksHook()
         job_id = await hook.asubmit_chunking("One.", chunker="sentence", model_id="gte-small")
         fault(emulator, "429", "poll", retry_after=1)
-        await asyncio.gather(hook.apoll_chunking(job_id), others())
+        await asyncio.gather(hook.apoll_job(CHUNKING, job_id), others())
     records = [record for record in emulator.state.log if record.endpoint == "poll"]
     refused = next(record for record in records if record.status == 429)
     later = [record.time - refused.time for record in records if record is not refused]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from transport_wire import connection_json
 
+from lucidworks_provider.api.jobs import CHUNKING
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -174,7 +175,7 @@ async def test_a_token_that_dies_under_coroutines(emulator: RunningEmulator) -> 
     async def work(number: int) -> None:
         async with hook.shared_client():
             while not progress.stop:
-                await hook.apoll_chunking(job_id)
+                await hook.apoll_job(CHUNKING, job_id)
                 progress.calls[number] += 1
 
     workers = [asyncio.create_task(work(number)) for number in range(20)]

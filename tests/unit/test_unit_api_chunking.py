@@ -12,12 +12,10 @@ from lucidworks_provider.api.chunking import (
     CHUNKERS,
     ChunkingOptions,
     check_text,
-    poll_request,
     read_result,
-    read_submission,
     submit_request,
 )
-from lucidworks_provider.api.jobs import JobState
+from lucidworks_provider.api.jobs import CHUNKING, JobState, poll_request, read_submission
 from lucidworks_provider.api.messages import Answer
 from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
 
@@ -105,7 +103,7 @@ def test_what_is_not_set_is_not_sent() -> None:
 
 
 def test_polling_quotes_the_id() -> None:
-    assert poll_request(BASE, "a/b").url == f"{BASE}/ai/async-chunking/a%2Fb"
+    assert poll_request(BASE, CHUNKING, "a/b").url == f"{BASE}/ai/async-chunking/a%2Fb"
 
 
 @pytest.mark.parametrize(
@@ -124,13 +122,13 @@ def test_a_submission_without_an_id_is_an_error(
     status: int, body: bytes, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        read_submission(Answer(status, {}, body))
+        read_submission(Answer(status, {}, body), CHUNKING)
 
 
 @pytest.mark.parametrize("status", ["SUBMITTED", "READY", "WHATEVER"])
 def test_an_id_is_an_id_whatever_the_status_says(status: str) -> None:
     body = json.dumps({"chunkingId": "abc", "status": status}).encode()
-    assert read_submission(Answer(200, {}, body)) == "abc"
+    assert read_submission(Answer(200, {}, body), CHUNKING) == "abc"
 
 
 NEW_SHAPE = {
@@ -190,7 +188,7 @@ def test_results_that_do_not_fit_together_are_errors(change: dict[str, Any], wor
 
 
 def test_a_numeric_id_and_a_byte_order_mark_are_taken() -> None:
-    assert read_submission(Answer(200, {}, b'\xef\xbb\xbf{"chunkingId": 100}')) == "100"
+    assert read_submission(Answer(200, {}, b'\xef\xbb\xbf{"chunkingId": 100}'), CHUNKING) == "100"
 
 
 @pytest.mark.parametrize("spans", [[], [[0, 4]], "x", None])

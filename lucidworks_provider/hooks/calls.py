@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a hook sends a request: the fleet's token, one policy of retries, errors that name the connection."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from lucidworks_provider.api.jobs import JobKind, poll_request
+from lucidworks_provider.api.messages import Answer, Request, check_status, without
+from lucidworks_provider.errors import (
+    LucidworksError,
+    MalformedAnswerError,
+    ServiceError,
+    SubmissionUnknownError,
+    TokenRefusedError,
+    TransportError,
+)
+from lucidworks_provider.hooks.auth import LucidworksAuthHook, load
+
+if TYPE_CHECKING:
+    from lucidworks_provider.auth.source import TokenSource
+    from lucidworks_provider.transport.aio import AsyncTransport
+    from lucidworks_provider.transport.sync import SyncTransport
+
+T = TypeVar("T")
+
+
+class CallingHook(LucidworksAuthHook):
+    """Sends the requests that the rooms below build, for threads and for event loops."""
+
+    _transport: SyncTransport | None = None
+
+    def poll_job(self, kind: JobKind, job_id: str, *, attempts: int | None = None) -> bytes:
+        """
+        The body of a job's GET as it came, for callers that put it on storage before they read it.
+
+        **It may carry the only copy of a result.**
+
+        :param kind: :data:`~lucidworks_provider.api.jobs.CHUNKING` or ``PREDICTION``.
+        :param job_id: what the submission returned.
+        :param attempts: how often to ask where the failure may pass.
+        :raises UnknownResourceError: no such job, or its result is no longer kept.
+        """
+        request = poll_request(self.get_settings().application_base, kind, job_id)
+        return self._call(request, _body, attempts)
+
+    async def apoll_job(self, kind: JobKind, job_id: str, *, attempts: int | None = None) -> bytes:
+        """:meth:`poll_job` for an event loop."""
+        request = poll_request((await self.aget_settings()).application_base, kind, job_id)
+        return await self._acall(request, _body, attempts)
+
+    @asynccontextmanager
+    async def shared_client(self) -> AsyncIterator[AsyncTransport]:
+        """Keep the running loop's client open while this is held, instead of one per call."""
+        aio = await load("lucidworks_provider.transport.aio")
+        async with aio.shared_transport(await self.aget_settings()) as transport:
+            yield transport
+
+    def close(self) -> None:
+        """Close the connections that this hook holds."""
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
+    def _call(self, request: Request, read: Callable[[Answer], T], attempts: int | None = None) -> T:
+        from tenacity import Retrying
+
+        from lucidworks_provider.transport.retry import policy
+        from lucidworks_provider.transport.sync import SyncTransport
+
+        transport = self._transport = self._transport or SyncTransport(self.get_settings())
+        exchange = _Exchange(request, self._source(self.get_settings(), request.scope))
+
+        def once() -> T:
+            token = exchange.source.get(exchange.refused)
+            return read(exchange.judge(transport.send(request, token), token))
+
+        try:
+            return Retrying(**policy(replayable=request.replayable, attempts=attempts))(once)
+        except LucidworksError as err:
+            raise _explain(err, request, self.lucidworks_conn_id) from None
+
+    async def _acall(self, request: Request, read: Callable[[Answer], T], attempts: int | None = None) -> T:
+        from tenacity import AsyncRetrying
+
+        from lucidworks_provider.transport.retry import policy
+
+        exchange = _Exchange(request, self._source(await self.aget_settings(), request.scope))
+        async with self.shared_client() as transport:
+
+            async def once() -> T:
+                token = await exchange.source.aget(exchange.refused)
+                return read(exchange.judge(await transport.send(request, token), token))
+
+            try:
+                return await AsyncRetrying(**policy(replayable=request.replayable, attempts=attempts))(once)
+            except LucidworksError as err:
+                raise _explain(err, request, self.lucidworks_conn_id) from None
+
+
+@dataclass
+class _Exchange:
+    """What both kinds of call do with an answer."""
+
+    request: Request
+    source: TokenSource
+    refused: str | None = None
+
+    def judge(self, answer: Answer, token: str) -> Answer:
+        """Note what the answer says about the token; raise what it says about the request."""
+        answer = without(answer, token, *self.request.secrets)
+        self.refused = token if answer.status == 401 else None
+        if answer.status != 401:
+            self.source.accepted(token)
+        check_status(answer, self.request.name)
+        return answer
+
+
+def _body(answer: Answer) -> bytes:
+    return answer.body
+
+
+def _explain(err: LucidworksError, request: Request, conn_id: str) -> LucidworksError:
+    """What an error that survived its retries means for the caller, with the connection that it is about."""
+    from lucidworks_provider.transport.retry import NOTHING_DONE
+
+    if not str(err).startswith("Connection "):
+        err.args = (f"Connection {conn_id!r}: {err}", *err.args[1:])
+    said = str(err).rstrip(".")
+    if isinstance(err, TokenRefusedError):
+        return TokenRefusedError(
+            f"{said}. Several access tokens were refused. Another system that asks for tokens with the same client "
+            "id causes that (give it an integration of its own), or an application that is not entitled to this.",
+            status=err.status,
+        )
+    unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)
+    if request.replayable or not unknown or isinstance(err, NOTHING_DONE):
+        return err
+    return SubmissionUnknownError(
+        f"{said}. The service may have done it all the same, under an id that nobody knows.",
+        retry_after=err.retry_after if isinstance(err, ServiceError) else None,
+    )
