@@ -141,7 +141,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {"integration-name": name, "python-modules": ["lucidworks_provider.operators.chunking"]}
         ],
-        "triggers": [{"integration-name": name, "python-modules": ["lucidworks_provider.triggers.chunking"]}],
+        "triggers": [{"integration-name": name, "python-modules": ["lucidworks_provider.triggers.jobs"]}],
         "connection-types": [
             {
                 "connection-type": CONNECTION_TYPE,

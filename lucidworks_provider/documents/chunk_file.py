@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".parquet", ".jsonl")
 # Quantised values by the vendor's method: unsigned and signed bytes.
-_BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
+BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
 
 
 @dataclass(slots=True)
@@ -123,7 +123,7 @@ class ChunkFile:
         method = self._options.quantization
         if method is None:
             return
-        _, low, high = _BYTES[method]
+        _, low, high = BYTES[method]
         if not all(v == int(v) and low <= v <= high for chunk in chunks for v in chunk.vector):
             raise MalformedAnswerError(
                 f"Document {document_id!r}: {method} was asked for, but its vectors are not whole numbers from "
@@ -186,7 +186,7 @@ class _ParquetWriter:
     def __init__(self, path: Path, options: ChunkingOptions) -> None:
         self._path = path
         self._options = options
-        self._kind = _BYTES[options.quantization][0] if options.quantization else "float32"
+        self._kind = BYTES[options.quantization][0] if options.quantization else "float32"
         self._schema: pa.Schema | None = None
         self._writer: pq.ParquetWriter | None = None
         self._batches: list[pa.RecordBatch] = []

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from lucidworks_provider.hooks.chunking import ChunkingMethods
+from lucidworks_provider.hooks.predictions import PredictionMethods
 
 
-class LucidworksHook(ChunkingMethods):
+class LucidworksHook(PredictionMethods, ChunkingMethods):
     """
     Calls Lucidworks AI with the fleet's token, retries what may be retried, and returns values with types.
 

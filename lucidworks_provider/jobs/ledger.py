@@ -32,6 +32,8 @@ _patiently = retry(
 
 _STATE_NAME = "lucidworks_jobs"
 _RECORD = "record.json"
+_INPUT = "input.json"
+_PROOF = "writable"
 
 
 class StateStore(Protocol):
@@ -101,6 +103,22 @@ class Bodies:
         write_file(uri, self.take(position, job_id) or b"")
         self.drop(position, job_id)
         return uri
+
+    def prove(self) -> None:
+        """
+        Find out whether bodies can be kept here, before any of them is handed out.
+
+        :raises StorageError: they cannot.
+        """
+        write_file(f"{self.folder}/{_PROOF}", b"")
+
+    def keep_input(self, data: bytes) -> None:
+        """Keep what a function returned, for the part of its task that runs after a wait."""
+        write_file(f"{self.folder}/{_INPUT}", data)
+
+    def read_input(self) -> bytes | None:
+        """What :meth:`keep_input` kept."""
+        return read_file(f"{self.folder}/{_INPUT}")
 
     def read_record(self) -> JobRecord | None:
         """The record as this process sees it."""

@@ -36,8 +36,8 @@ GONE_PATIENCE = 60.0
 GONE_INTERVAL = 5.0
 # A job that was accepted a moment ago may not be known everywhere yet.
 YOUNG = 30.0
-LONGEST_WAIT = 60.0
-# A wait is at most this part of the job's age, so that a result is found at most that much later.
+# Until a job is old, it is polled more often than every `poll_interval`: most jobs are short.
+FIRST_WAIT = 5.0
 AGE_SHARE = 0.25
 
 
@@ -80,14 +80,13 @@ Command = Look | Poll | Sleep
 
 def next_wait(age: float, poll_interval: float, spread: Callable[[], float] = random.random) -> float:
     """
-    Seconds until the next poll.
+    Seconds until the next poll: longer the older the job is, and never more than ``poll_interval``.
 
     :param age: seconds since waiting began.
-    :param poll_interval: the shortest wait.
+    :param poll_interval: the longest wait, so that a result is found at most that much later.
     :param spread: random number from 0 to 1, so that a thousand jobs do not poll in step.
     """
-    longest = max(LONGEST_WAIT, poll_interval)
-    return min(longest, max(poll_interval, age * AGE_SHARE)) * (0.8 + 0.4 * spread())
+    return min(poll_interval, max(FIRST_WAIT, age * AGE_SHARE)) * (0.8 + 0.2 * spread())
 
 
 def watch(

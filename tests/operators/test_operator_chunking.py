@@ -44,8 +44,8 @@ from lucidworks_provider.jobs import watch
 from lucidworks_provider.operators import chunking as chunk_operator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.transport import retry
-from lucidworks_provider.triggers import chunking
-from lucidworks_provider.triggers.chunking import LucidworksChunkingTrigger
+from lucidworks_provider.triggers import jobs
+from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
 
 TEXTS = {
     "spider": "The itsy bitsy spider climbed up the spout. Down came the rain. And washed the spider out.",
@@ -129,7 +129,7 @@ class StateStore:
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(watch, "GONE_PATIENCE", 0.3)
-    monkeypatch.setattr(chunking, "_shortest_deferral", lambda: 0.0)
+    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
     monkeypatch.setattr(watch, "YOUNG", 0.1)
     forget_sources()
     with running(EmulatorSettings()) as emulator:
@@ -167,7 +167,7 @@ def wait(deferred: TaskDeferred) -> dict[str, Any]:
     kwargs = json.loads(json.dumps(kwargs))
 
     async def first() -> dict[str, Any]:
-        async for event in LucidworksChunkingTrigger(**kwargs).run():
+        async for event in LucidworksJobsTrigger(**kwargs).run():
             return dict(json.loads(json.dumps(event.payload)))
         raise AssertionError("no event")
 

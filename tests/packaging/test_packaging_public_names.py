@@ -14,7 +14,7 @@ PUBLIC = {
     "lucidworks_provider.hooks.auth": ["LucidworksAuthHook"],
     "lucidworks_provider.hooks.lucidworks": ["LucidworksHook"],
     "lucidworks_provider.operators.chunking": ["LucidworksChunkOperator"],
-    "lucidworks_provider.triggers.chunking": ["LucidworksChunkingTrigger"],
+    "lucidworks_provider.triggers.jobs": ["LucidworksJobsTrigger"],
     "lucidworks_provider.emulator": ["EmulatorSettings", "create_app", "running"],
     "lucidworks_provider.get_provider_info": ["get_provider_info"],
 }
@@ -72,15 +72,14 @@ METHODS = {
     },
     ("lucidworks_provider.operators.chunking", "LucidworksChunkOperator"): {
         "__init__": (
-            "chunker model_id result_path text documents chunker_config model_config data_type "
-            "lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission max_text_bytes kwargs"
+            "chunker model_id result_path text documents chunker_config model_config data_type max_text_bytes kwargs"
         ),
         "execute": "context",
         # Both are in the database of a deferred task: an upgrade meets what an older version wrote.
         "execute_complete": "context event deadline",
     },
-    ("lucidworks_provider.triggers.chunking", "LucidworksChunkingTrigger"): {
-        "__init__": "lucidworks_conn_id folder nonce poll_interval deadline",
+    ("lucidworks_provider.triggers.jobs", "LucidworksJobsTrigger"): {
+        "__init__": "kind lucidworks_conn_id folder nonce poll_interval deadline",
     },
 }
 
@@ -126,8 +125,15 @@ def test_templated_fields() -> None:
 
 
 def test_what_a_trigger_writes_is_what_it_reads() -> None:
-    from lucidworks_provider.triggers.chunking import LucidworksChunkingTrigger
+    from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
 
-    given = {"lucidworks_conn_id": "c", "folder": "f", "nonce": "n", "poll_interval": 1.0, "deadline": 2.0}
-    path, kwargs = LucidworksChunkingTrigger(**given).serialize()
-    assert (path, kwargs) == ("lucidworks_provider.triggers.chunking.LucidworksChunkingTrigger", given)
+    given = {
+        "kind": "chunking",
+        "lucidworks_conn_id": "c",
+        "folder": "f",
+        "nonce": "n",
+        "poll_interval": 1.0,
+        "deadline": 2.0,
+    }
+    path, kwargs = LucidworksJobsTrigger(**given).serialize()
+    assert (path, kwargs) == ("lucidworks_provider.triggers.jobs.LucidworksJobsTrigger", given)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for chunking jobs in the triggerer, and puts every result on storage where it arrives."""
+"""Waits for jobs in the triggerer, and puts every result on storage where it arrives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from lucidworks_provider.api.jobs import CHUNKING
+from lucidworks_provider.api.jobs import KINDS, JobKind
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.collect import collect
@@ -25,7 +25,7 @@ from lucidworks_provider.storage import in_thread
 log = logging.getLogger(__name__)
 
 
-class LucidworksChunkingTrigger(BaseTrigger):
+class LucidworksJobsTrigger(BaseTrigger):
     """
     Waits for all jobs of one task.
 
@@ -33,17 +33,26 @@ class LucidworksChunkingTrigger(BaseTrigger):
     that the task wrote beside its result; a trigger that does not find that very record sees another
     storage than the worker, and gives the jobs back without reading a single result.
 
+    :param kind: ``chunking`` or ``prediction``.
     :param lucidworks_conn_id: the connection.
     :param folder: URI of the folder with the task's record, where the bodies go.
     :param nonce: what the record must hold.
-    :param poll_interval: shortest wait between two polls of a job, in seconds.
+    :param poll_interval: longest wait between two polls of a job, in seconds.
     :param deadline: seconds since the epoch.
     """
 
     def __init__(
-        self, *, lucidworks_conn_id: str, folder: str, nonce: str, poll_interval: float, deadline: float
+        self,
+        *,
+        kind: str,
+        lucidworks_conn_id: str,
+        folder: str,
+        nonce: str,
+        poll_interval: float,
+        deadline: float,
     ) -> None:
         super().__init__()
+        self.kind = kind
         self.lucidworks_conn_id = lucidworks_conn_id
         self.folder = folder
         self.nonce = nonce
@@ -55,6 +64,7 @@ class LucidworksChunkingTrigger(BaseTrigger):
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
+                "kind": self.kind,
                 "lucidworks_conn_id": self.lucidworks_conn_id,
                 "folder": self.folder,
                 "nonce": self.nonce,
@@ -65,10 +75,11 @@ class LucidworksChunkingTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event when every job has ended."""
-        not_before = time.monotonic() + _shortest_deferral()
+        not_before = time.monotonic() + shortest_deferral()
         try:
             outcome = await wait_for_jobs(
                 LucidworksHook(self.lucidworks_conn_id),
+                KINDS[self.kind],
                 Bodies(self.folder),
                 nonce=self.nonce,
                 poll_interval=self.poll_interval,
@@ -80,7 +91,7 @@ class LucidworksChunkingTrigger(BaseTrigger):
         yield TriggerEvent(outcome.as_json())
 
 
-def _shortest_deferral() -> float:
+def shortest_deferral() -> float:
     """
     Seconds that a deferral must last.
 
@@ -94,7 +105,7 @@ def _shortest_deferral() -> float:
 
 
 async def wait_for_jobs(
-    hook: LucidworksHook, bodies: Bodies, *, nonce: str, poll_interval: float, deadline: float
+    hook: LucidworksHook, kind: JobKind, bodies: Bodies, *, nonce: str, poll_interval: float, deadline: float
 ) -> Outcome:
     """
     Prove that this process sees the task's storage, then wait for its jobs.
@@ -110,9 +121,9 @@ async def wait_for_jobs(
             record.jobs,
             bodies=bodies,
             # Once: the wait before the next try must neither hold a slot nor outlast the deadline.
-            fetch=partial(hook.apoll_job, CHUNKING, attempts=1),
+            fetch=partial(hook.apoll_job, kind, attempts=1),
             slots=client.slots,
-            payload_field=CHUNKING.payload_field,
+            payload_field=kind.payload_field,
             poll_interval=poll_interval,
             deadline=deadline,
         )

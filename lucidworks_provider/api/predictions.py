@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the Prediction API answers with: one typed, frozen value for each input.
+
+A field that this package does not know is kept in ``sent``; one that a use case should have and that is
+missing or of another shape is an error only where nothing can be done without it (a vector, the scores).
+
+Source: section 5 of the API reference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from lucidworks_provider.api.jobs import PREDICTION
+from lucidworks_provider.api.options import is_number
+from lucidworks_provider.errors import MalformedAnswerError
+
+
+@dataclass(frozen=True, slots=True)
+class TokensUsed:
+    """What the service counted (section 3.5); None where it said nothing."""
+
+    input: int | None = None
+    labels: int | None = None
+    prompt: int | None = None
+    completion: int | None = None
+    total: int | None = None
+
+    @classmethod
+    def read(cls, value: object) -> TokensUsed:
+        """From ``tokensUsed``; anything unreadable counts as not said."""
+        if not isinstance(value, Mapping):
+            return cls()
+        names = ("inputTokens", "labelsTokens", "promptTokens", "completionTokens", "totalTokens")
+        return cls(*(int(value[n]) if is_number(value.get(n)) else None for n in names))
+
+    @property
+    def sum(self) -> int:
+        """All that was used."""
+        return self.total or sum(n or 0 for n in (self.input, self.labels, self.prompt, self.completion))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """
+    Of any use case.
+
+    :param sent: every field as the service sent it.
+    :param response: the model's text.
+    """
+
+    sent: Mapping[str, Any] = field(repr=False)
+    response: str | None
+    tokens_used: TokensUsed
+
+    @classmethod
+    def read(cls, sent: Mapping[str, Any]) -> Self:
+        """
+        Read an element of ``predictions``.
+
+        :raises MalformedAnswerError: what the use case is about is not in it.
+        """
+        text = sent.get("response")
+        return cls(
+            sent=sent,
+            response=text if isinstance(text, str) else None,
+            tokens_used=TokensUsed.read(sent.get("tokensUsed")),
+            **cls._own(sent),
+        )
+
+    @classmethod
+    def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a subclass."""
+        return {}
+
+    def row(self) -> dict[str, Any]:
+        """As plain JSON under the vendor's names, with the documented shapes where there are two."""
+        return dict(self.sent)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding(Prediction):
+    """
+    Of ``embedding``.
+
+    :param vector: floats, or integers when quantised.
+    """
+
+    vector: tuple[float, ...] = field(repr=False)
+
+    @classmethod
+    def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
+        # No page shows this answer. By the chunking answer it is `vector`; else the only list of numbers.
+        found = [value for value in (sent.get("vector"), *sent.values()) if _is_vector(value)]
+        if not found or (sent.get("vector") is not found[0] and len(found) > 1):
+            raise MalformedAnswerError("a prediction without a vector", status=200)
+        return {"vector": tuple(found[0])}
+
+    def row(self) -> dict[str, Any]:
+        """As :meth:`Prediction.row`."""
+        others = {name: value for name, value in self.sent.items() if not _is_vector(value)}
+        return others | {"vector": list(self.vector)}
+
+
+@dataclass(frozen=True, slots=True)
+class Classification(Prediction):
+    """
+    Of ``classification``.
+
+    :param labels: score by label, the highest first; the scores need not add up to 1.
+    """
+
+    labels: Mapping[str, float]
+
+    @classmethod
+    def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
+        labels = sent.get("labels")
+        if not isinstance(labels, Mapping) or not labels or not all(map(is_number, labels.values())):
+            raise MalformedAnswerError("a prediction without scores by label", status=200)
+        ordered = sorted(labels.items(), key=lambda pair: -pair[1])
+        return {"labels": dict(ordered)}
+
+    @property
+    def label(self) -> str:
+        """The label with the highest score."""
+        return next(iter(self.labels))
+
+    def row(self) -> dict[str, Any]:
+        """As :meth:`Prediction.row`, with the best ``label``."""
+        return {**self.sent, "label": self.label, "labels": dict(self.labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class RagAnswer(Prediction):
+    """
+    Of ``rag``.
+
+    :param answer_found: whether the documents hold the answer, if the service said.
+    :param sources: of the documents that the answer is from. One page shows a list, an older one a text.
+    :param memory_uuid: of the conversation, for the ``use_case_config`` of what is asked next.
+    """
+
+    answer: str | None
+    answer_found: bool | None
+    sources: tuple[str, ...]
+    memory_uuid: str | None
+
+    @classmethod
+    def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
+        found = sent.get("answerFound")
+        return {
+            "answer": _text(sent.get("answer")),
+            "answer_found": found if isinstance(found, bool) else None,
+            "sources": _texts(sent.get("sources")),
+            "memory_uuid": _text(sent.get("memoryUuid")),
+        }
+
+    def row(self) -> dict[str, Any]:
+        """As :meth:`Prediction.row`."""
+        return {**self.sent, "sources": list(self.sources)}
+
+
+@dataclass(frozen=True, slots=True)
+class Keywords(Prediction):
+    """
+    Of ``keyword-extraction``.
+
+    :param keywords: from ``keywords``, else from a list within ``response``; empty where the service sends
+        them in another way (no page shows this answer), see ``response`` then.
+    """
+
+    keywords: tuple[str, ...]
+
+    @classmethod
+    def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
+        listed = sent.get("keywords")
+        return {"keywords": _texts(listed if listed is not None else _decoded(sent))}
+
+    def row(self) -> dict[str, Any]:
+        """As :meth:`Prediction.row`."""
+        return {**self.sent, "keywords": list(self.keywords)}
+
+
+@dataclass(frozen=True, slots=True)
+class Entities(Prediction):
+    """
+    Of ``ner``.
+
+    :param entities: names by type, from ``entities``, else from the JSON within ``response``.
+    """
+
+    entities: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
+        given = sent.get("entities")
+        given = given if isinstance(given, Mapping) else _decoded(sent)
+        given = given.get("entities", given) if isinstance(given, Mapping) else {}
+        named = given.items() if isinstance(given, Mapping) else ()
+        return {"entities": {str(kind): _texts(names) for kind, names in named}}
+
+    def row(self) -> dict[str, Any]:
+        """As :meth:`Prediction.row`."""
+        return {**self.sent, "entities": {kind: list(names) for kind, names in self.entities.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Faq(Prediction):
+    """
+    Of ``faq-enrichment``.
+
+    :param pairs: of question and answer, from the JSON list within ``response``, or any list of them beside
+        it; empty where none can be read (the names of the fields are not documented), see ``response`` then.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
+        for candidate in (_decoded(sent), *sent.values()):
+            if pairs := _pairs(candidate):
+                return {"pairs": pairs}
+        return {"pairs": ()}
+
+    def row(self) -> dict[str, Any]:
+        """As :meth:`Prediction.row`."""
+        return {**self.sent, "pairs": [{"question": q, "answer": a} for q, a in self.pairs]}
+
+
+def read_predictions(
+    body: Mapping[str, Any], answer: type[Prediction], name: str, *, inputs: int | None = None
+) -> tuple[Any, ...]:
+    """
+    Read the ``predictions`` of an answer.
+
+    :param name: of the request, for messages.
+    :param inputs: how many were sent: one prediction for each of them is expected, in their order.
+    :raises MalformedAnswerError: not that many, or one that cannot be read.
+    """
+    listed = body.get(PREDICTION.payload_field)
+    if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
+        raise MalformedAnswerError(f"{name}: no list of `{PREDICTION.payload_field}`.", status=200)
+    if inputs is not None and len(listed) != inputs:
+        raise MalformedAnswerError(f"{name}: {len(listed)} predictions for {inputs} inputs.", status=200)
+    read = []
+    for position, one in enumerate(listed):
+        try:
+            read.append(answer.read(one))
+        except MalformedAnswerError as err:
+            raise MalformedAnswerError(f"{name}: prediction {position}: {err}.", status=200) from None
+    return tuple(read)
+
+
+def _is_vector(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(is_number, value))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """A list of texts, however it was written."""
+    if isinstance(value, str):
+        try:
+            decoded = json.loads(value)
+        except (ValueError, RecursionError):
+            decoded = None
+        value = decoded if isinstance(decoded, list) else value.splitlines()
+    if not isinstance(value, list | tuple):
+        return ()
+    return tuple(str(one).strip() for one in value if isinstance(one, str | int | float) and str(one).strip())
+
+
+def _decoded(sent: Mapping[str, Any]) -> Any:
+    """The JSON within ``response``, which a model may wrap into a code fence."""
+    text = sent.get("response")
+    if not isinstance(text, str):
+        return None
+    text = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _pairs(value: object) -> tuple[tuple[str, str], ...]:
+    if isinstance(value, Mapping):
+        lists = [one for one in value.values() if isinstance(one, list)]
+        value = lists[0] if len(lists) == 1 else None
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        return ()
+    lowered = [{str(name).lower(): text for name, text in one.items()} for one in value]
+    pairs = [
+        (_text(one.get("question", one.get("q"))), _text(one.get("answer", one.get("a")))) for one in lowered
+    ]
+    return tuple((q, a) for q, a in pairs if q and a)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The file of predictions that the next task reads: Parquet or JSON Lines, by the path's suffix.
+
+A row of JSON Lines is what the service sent about one input, under the vendor's names and with one shape
+where its pages show two, beside ``index`` (the input's position, from 0) and, where the caller gave one, its ``id``.
+
+In Parquet these have columns of their own, by use case; everything else is text of JSON in ``more``:
+
+===========================  ========================================================================
+column                       meaning
+===========================  ========================================================================
+``index``, ``id``            of the input
+``response``                 the model's text
+``tokens_used``              all tokens of this input, if the service said
+``vector``                   embedding: float32, int8 or uint8; a fixed-size list
+``label``, ``labels``        classification: the best one; all with their scores, the best first
+``answer``, ``answerFound``  rag, with ``sources`` (list of texts) and ``memoryUuid``
+``keywords``                 keyword-extraction: list of texts
+``entities``                 ner: list of ``{type, names}``
+``pairs``                    faq-enrichment: list of ``{question, answer}``
+===========================  ========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lucidworks_provider.api.predictions import Embedding, Prediction
+from lucidworks_provider.api.use_cases import Item, PredictionOptions
+from lucidworks_provider.documents.chunk_file import BYTES
+from lucidworks_provider.errors import MalformedAnswerError
+from lucidworks_provider.storage import writing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+
+@dataclass(slots=True)
+class Manifest:
+    """
+    What a task returns instead of its result.
+
+    :param uri: the file.
+    :param predictions: rows in it, one for each input.
+    :param tokens: sum of the tokens that the service reported.
+    :param memory_uuid: of the conversation, where there is just one.
+    """
+
+    uri: str
+    predictions: int = 0
+    tokens: int = 0
+    memory_uuid: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For XCom."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def row_of(index: int, item: Item, prediction: Prediction) -> dict[str, Any]:
+    """One prediction as plain JSON, beside what tells which input it is about."""
+    named = {"index": index} if item.id is None else {"index": index, "id": item.id}
+    return named | {k: v for k, v in prediction.row().items() if k not in named}
+
+
+def check_vectors(
+    predictions: Sequence[Prediction], options: PredictionOptions[Any], dimension: int | None = None
+) -> int | None:
+    """
+    Refuse vectors that do not belong together.
+
+    :param dimension: length of the vectors before these, if there were any.
+    :return: length of these.
+    :raises MalformedAnswerError: different lengths, or not of the quantisation that was asked for.
+    """
+    for prediction in predictions:
+        if not isinstance(prediction, Embedding):
+            continue
+        vector = prediction.vector
+        if dimension not in {None, len(vector)}:
+            raise MalformedAnswerError(
+                f"a vector of {len(vector)} numbers after one of {dimension}.", status=200
+            )
+        dimension = len(vector)
+        method = options.quantization
+        if method is not None and method in BYTES:
+            _, low, high = BYTES[method]
+            if not all(value == int(value) and low <= value <= high for value in vector):
+                raise MalformedAnswerError(
+                    f"{method} was asked for, but a vector holds other than whole numbers from {low} to {high}.",
+                    status=200,
+                )
+    return dimension
+
+
+class PredictionFile:
+    """Takes batches one after the other and counts what it takes."""
+
+    def __init__(self, writer: _JsonLines | _Parquet, uri: str, options: PredictionOptions[Any]) -> None:
+        self._writer = writer
+        self._options = options
+        self._dimension: int | None = None
+        self._conversations: set[str] = set()
+        self.manifest = Manifest(uri)
+
+    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+        """
+        Append a batch.
+
+        :param start: position of its first input.
+        :raises MalformedAnswerError: values that the file cannot hold.
+        """
+        self._dimension = check_vectors(predictions, self._options, self._dimension)
+        try:
+            self._writer.add(start, items, predictions)
+        except (ValueError, TypeError, OverflowError) as err:
+            raise MalformedAnswerError(f"a value that the file cannot hold: {err}", status=200) from err
+        manifest = self.manifest
+        manifest.predictions += len(predictions)
+        manifest.tokens += sum(one.tokens_used.sum for one in predictions)
+        self._conversations |= {one.sent["memoryUuid"] for one in predictions if _is_conversation(one)}
+        manifest.memory_uuid = next(iter(self._conversations)) if len(self._conversations) == 1 else None
+
+
+def _is_conversation(prediction: Prediction) -> bool:
+    return isinstance(prediction.sent.get("memoryUuid"), str)
+
+
+@contextmanager
+def prediction_file(uri: str, options: PredictionOptions[Any]) -> Iterator[PredictionFile]:
+    """A file to fill; it takes its place when the block ends well, and leaves nothing when it does not."""
+    with writing(uri) as path:
+        writer = _Parquet(path, options) if uri.endswith(".parquet") else _JsonLines(path)
+        try:
+            yield PredictionFile(writer, uri, options)
+        finally:
+            writer.close()
+
+
+class _JsonLines:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+        rows = [row_of(start + n, *pair) for n, pair in enumerate(zip(items, predictions, strict=True))]
+        self._file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Parquet:
+    """Row groups of some thousand rows."""
+
+    _ROWS = 4096
+
+    def __init__(self, path: Path, options: PredictionOptions[Any]) -> None:
+        self._path = path
+        self._options = options
+        self._schema: pa.Schema | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+        dimension = next((len(p.vector) for p in predictions if isinstance(p, Embedding)), 0)
+        columns = set(self._open(dimension).names)
+        for n, (item, prediction) in enumerate(zip(items, predictions, strict=True)):
+            row = row_of(start + n, item, prediction)
+            row["tokens_used"] = prediction.tokens_used.sum
+            row.pop("tokensUsed", None)
+            more = {name: row.pop(name) for name in set(row) - columns}
+            row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
+            self._rows.append(_shaped(row))
+        if len(self._rows) >= self._ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._open(0)
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open(self, dimension: int) -> pa.Schema:
+        """The schema waits for the first vector, whose length it holds."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._schema is None:
+            described = json.dumps(self._options.as_json(), sort_keys=True)
+            fields = _fields(self._options, dimension)
+            self._schema = pa.schema(fields, metadata={"lucidworks": described})
+            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+        return self._schema
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows and self._writer is not None:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+
+def _fields(options: PredictionOptions[Any], dimension: int) -> list[pa.Field]:
+    import pyarrow as pa
+
+    text, texts = pa.string(), pa.list_(pa.string())
+    quantized = options.quantization
+    number = pa.type_for_alias(BYTES[quantized][0] if quantized in BYTES else "float32")
+    own: dict[str, dict[str, pa.DataType]] = {
+        "embedding": {"vector": pa.list_(number, dimension or -1)},
+        "classification": {
+            "label": text,
+            "labels": pa.list_(pa.struct([("label", text), ("score", pa.float64())])),
+        },
+        "rag": {"answer": text, "answerFound": pa.bool_(), "sources": texts, "memoryUuid": text},
+        "keyword-extraction": {"keywords": texts},
+        "ner": {"entities": pa.list_(pa.struct([("type", text), ("names", texts)]))},
+        "faq-enrichment": {"pairs": pa.list_(pa.struct([("question", text), ("answer", text)]))},
+    }
+    common = {"index": pa.int64(), "id": text, "response": text, "tokens_used": pa.int64()}
+    return [
+        pa.field(name, kind) for name, kind in {**common, **own.get(options.name, {}), "more": text}.items()
+    ]
+
+
+def _shaped(row: dict[str, Any]) -> dict[str, Any]:
+    """Mappings as lists of pairs: their keys are data, and would each become a column of the file."""
+    if isinstance(row.get("labels"), Mapping):
+        row["labels"] = [{"label": name, "score": float(score)} for name, score in row["labels"].items()]
+    if isinstance(row.get("entities"), Mapping):
+        row["entities"] = [{"type": kind, "names": names} for kind, names in row["entities"].items()]
+    return row

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any number of inputs to one row each: in batches, synchronously or by jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lucidworks_provider.api.jobs import PREDICTION, JobKind
+from lucidworks_provider.api.messages import json_body, parse_object
+from lucidworks_provider.api.prediction_calls import read_result
+from lucidworks_provider.api.predictions import Prediction, read_predictions
+from lucidworks_provider.api.use_cases import MAX_BATCH, Item, PredictionOptions
+from lucidworks_provider.documents.prediction_file import PredictionFile, prediction_file
+from lucidworks_provider.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ForbiddenError,
+    InputError,
+    LucidworksError,
+    StorageError,
+    TokenError,
+    UnknownResourceError,
+)
+from lucidworks_provider.jobs.ledger import Bodies
+from lucidworks_provider.jobs.record import fingerprint_of
+from lucidworks_provider.jobs.task import JobTask, Read
+from lucidworks_provider.storage import in_thread
+
+# One task submits one after the other and keeps all ids in one record.
+MAX_JOBS = 1000
+# Failures that an error message tells in full.
+_TOLD = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """
+    Inputs, cut into requests.
+
+    :param size: inputs of a request, 32 at most.
+    """
+
+    items: tuple[Item, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.items) / self.size)
+
+    def __getitem__(self, position: int) -> tuple[Item, ...]:
+        return self.items[position * self.size : (position + 1) * self.size]
+
+    def start(self, position: int) -> int:
+        """The first input of a batch."""
+        return position * self.size
+
+    def name(self, position: int) -> str:
+        """For messages."""
+        start, last = self.start(position), self.start(position) + len(self[position]) - 1
+        return f"Input {start}" if start == last else f"Inputs {start} to {last}"
+
+    def fingerprint(self, position: int, options: PredictionOptions[Any]) -> str:
+        """Of a batch and what is asked of it."""
+        return fingerprint_of(options.as_json(), _plain(self[position], self.start(position)))
+
+
+def _plain(items: Sequence[Item], start: int = 0) -> list[tuple[str, str]]:
+    return [(item.id or str(start + n), json_body(item.wire).decode()) for n, item in enumerate(items)]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionTask(JobTask[PredictionFile]):
+    """
+    Batches to jobs, and their results to a file of rows.
+
+    :param post: performs the POST for one batch and returns the job's id.
+    """
+
+    kind: ClassVar[JobKind] = PREDICTION
+    parts: ClassVar[str] = "batches"
+
+    options: PredictionOptions[Any]
+    batches: Batches
+    post: Callable[[Sequence[Item]], str]
+
+    @property
+    def count(self) -> int:
+        """One job for each batch."""
+        return len(self.batches)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the options, the inputs, and how they are cut."""
+        return fingerprint_of(
+            self.options.as_json() | {"batch": self.batches.size}, _plain(self.batches.items)
+        )
+
+    def name(self, position: int) -> str:
+        """By the inputs' positions."""
+        return self.batches.name(position)
+
+    def submit(self, position: int) -> str:
+        """Send the batch."""
+        return self.post(self.batches[position])
+
+    def parse(self, body: bytes, position: int, job_id: str) -> Read:
+        """The predictions, one for each input."""
+        result = read_result(
+            parse_object(body, f"Prediction job {job_id}"),
+            job_id,
+            self.options.known.answer,
+            len(self.batches[position]),
+        )
+        return Read(result.state, result.status, result.message, result.predictions)
+
+    def open(self) -> AbstractContextManager[PredictionFile]:
+        """The file of rows."""
+        return prediction_file(self.result_uri, self.options)
+
+    def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
+        """Append a batch's rows."""
+        file.add(self.batches.start(position), self.batches[position], value)
+
+    def manifest(self, file: PredictionFile) -> dict[str, Any]:
+        """Counts and the address."""
+        return file.manifest.as_json()
+
+
+Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """
+    Batches sent to the synchronous Prediction API, several at a time.
+
+    :param predict: sends one batch, repeats it alone where that may help, and gives body and predictions.
+    :param concurrency: how many at a time.
+    :param bodies: where an answer is kept as it arrives, so that a retry does not pay for it again; None
+        where the task has no place for results.
+    """
+
+    options: PredictionOptions[Any]
+    batches: Batches
+    predict: Predict
+    concurrency: int
+    bodies: Bodies | None = None
+
+    async def run(self) -> list[tuple[Prediction, ...] | None]:
+        """
+        Predict every batch.
+
+        :return: the predictions of each batch; where bodies are kept None, as :meth:`read` gives them.
+        :raises LucidworksError: a batch failed for good; names its inputs. The others have been finished (or,
+            where that failure concerns all of them, not begun).
+        """
+        if self.bodies is not None:
+            await in_thread(self.bodies.prove)
+        turns = asyncio.Semaphore(self.concurrency)
+        stopped: list[LucidworksError] = []
+
+        async def one(position: int) -> tuple[Prediction, ...] | None:
+            async with turns:
+                if stopped:
+                    return None
+                try:
+                    return await self._one(position)
+                except LucidworksError as err:
+                    if not self.bodies or _concerns_all(err):
+                        stopped.append(err)
+                    raise
+
+        done = await asyncio.gather(*(one(p) for p in range(len(self.batches))), return_exceptions=True)
+        failed = {p: err for p, err in enumerate(done) if isinstance(err, BaseException)}
+        for err in failed.values():
+            if not isinstance(err, LucidworksError):
+                raise err
+        if failed:
+            raise self._told(failed)
+        return [one if isinstance(one, tuple) else None for one in done]
+
+    async def _one(self, position: int) -> tuple[Prediction, ...] | None:
+        items, name = self.batches[position], self.batches.fingerprint(position, self.options)
+        if self.bodies is not None and await in_thread(self.bodies.there, position, name):
+            return None
+        body, predictions = await self.predict(items)
+        if self.bodies is None:
+            return predictions
+        await in_thread(self.bodies.keep, position, name, body)
+        return None
+
+    def read(self, position: int) -> tuple[Prediction, ...]:
+        """
+        What is kept of a batch.
+
+        :raises StorageError: it has vanished.
+        """
+        assert self.bodies is not None  # noqa: S101  # for the type checker
+        name = self.batches.fingerprint(position, self.options)
+        body = self.bodies.take(position, name)
+        if body is None:
+            raise StorageError(
+                f"{self.bodies.uri(position, name)} has vanished since it was written; try again."
+            )
+        said = self.batches.name(position)
+        return read_predictions(
+            parse_object(body, said), self.options.known.answer, said, inputs=len(self.batches[position])
+        )
+
+    def _told(self, failed: dict[int, BaseException]) -> LucidworksError:
+        """One error for all, of the kind of the first."""
+        first = next(iter(failed.values()))
+        told = [f"{self.batches.name(p)}: {err}" for p, err in list(failed.items())[:_TOLD]]
+        if len(failed) > _TOLD:
+            told.append(f"and {len(failed) - _TOLD} more")
+        kept = " The other answers are kept for a retry." if self.bodies is not None else ""
+        first.args = (
+            f"{len(failed)} of {len(self.batches)} batches failed. {'; '.join(told)}{kept}",
+            *first.args[1:],
+        )
+        assert isinstance(first, LucidworksError)  # noqa: S101  # for the type checker
+        return first
+
+
+def _concerns_all(err: LucidworksError) -> bool:
+    """Whether the next batch would fail in the same way."""
+    return isinstance(
+        err, AuthenticationError | ConfigurationError | ForbiddenError | TokenError | UnknownResourceError
+    )
+
+
+def check_batches(items: tuple[Item, ...], size: object, *, most: int | None = None) -> Batches:
+    """
+    Cut inputs into batches.
+
+    :param size: inputs of a request.
+    :param most: batches that one task takes.
+    :raises InputError: a size that the service does not take, or too many batches.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_BATCH:
+        raise InputError(f"batch_size is {size!r}; the service takes 1 to {MAX_BATCH} inputs a request.")
+    batches = Batches(items, size)
+    if most is not None and len(batches) > most:
+        raise InputError(
+            f"{len(items):,} inputs are {len(batches):,} jobs, more than one task takes ({most:,}). Map the "
+            "operator over parts of them (`.expand`)."
+        )
+    return batches

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of third parties, from an Airflow connection of any type."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from lucidworks_provider.auth.redaction import hide
+from lucidworks_provider.errors import ConfigurationError
+
+# Names of a key in the extra of a connection, after its password.
+_KEYS = ("api_key", "apiKey", "openai_api_key", "key")
+_SERVICE_ACCOUNTS = ("keyfile_dict", "serviceAccountKey", "service_account_key", "service_account_json")
+
+
+def api_key(conn_id: str) -> str:
+    """
+    The ``modelConfig.apiKey`` of a model that a third party runs.
+
+    :param conn_id: a connection whose password is the key (OpenAI, Azure), or that holds a Google service
+        account (``keyfile_dict``), which the service wants base64-encoded.
+    :raises ConfigurationError: there is no key in it.
+    """
+    found, extra = _read(conn_id)
+    if found is None:
+        found = next((extra[name] for name in _KEYS if isinstance(extra.get(name), str)), None)
+    if found is None and (account := _service_account(extra)) is not None:
+        found = base64.b64encode(account.encode()).decode()
+    return _hidden(found, conn_id, "password or a `keyfile_dict`")
+
+
+def service_account_key(conn_id: str) -> str:
+    """
+    The ``serviceAccountKey`` with which the service reads training data.
+
+    :param conn_id: a connection with a Google service account (``keyfile_dict``), or whose password is the key.
+    :raises ConfigurationError: there is no key in it.
+    """
+    found, extra = _read(conn_id)
+    return _hidden(_service_account(extra) or found, conn_id, "`keyfile_dict` or password")
+
+
+def _read(conn_id: str) -> tuple[str | None, dict[str, Any]]:
+    conn = BaseHook.get_connection(conn_id)
+    extra = conn.extra_dejson
+    return (conn.password or "").strip() or None, extra if isinstance(extra, dict) else {}
+
+
+def _service_account(extra: dict[str, Any]) -> str | None:
+    for name in _SERVICE_ACCOUNTS:
+        # Older versions of Airflow's Google provider prefix the fields of their form.
+        value = extra.get(name, extra.get(f"extra__google_cloud_platform__{name}"))
+        if isinstance(value, dict) and value:
+            return json.dumps(value)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    return None
+
+
+def _hidden(key: str | None, conn_id: str, where: str) -> str:
+    if not key:
+        raise ConfigurationError(f"Connection {conn_id!r}: no key is in it; set its {where}.")
+    return hide(key)

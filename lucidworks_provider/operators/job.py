@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every operator does that submits jobs and waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import BaseOperator, conf
+
+from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+    from lucidworks_provider.jobs.ledger import Bodies
+    from lucidworks_provider.jobs.outcome import Outcome
+    from lucidworks_provider.jobs.record import JobRecord
+    from lucidworks_provider.jobs.task import JobTask
+
+# Nobody knows for how long the service keeps a result, but not for a year.
+_LONGEST = 365 * 86_400.0
+# The trigger's own event at its deadline is to arrive before Airflow's time-out of the deferral.
+DEFER_SLACK = timedelta(minutes=5)
+DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+
+
+class JobOperator(BaseOperator):
+    """
+    Submits in the worker, waits in the triggerer or here, and returns a small manifest.
+
+    A subclass says what is submitted and written (:meth:`_task`); everything about waiting, retries and lost
+    processes is here.
+
+    :param result_path: URI of the file to write. (templated)
+    :param lucidworks_conn_id: the connection. (templated)
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
+        more often.
+    :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
+    :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
+        nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
+    """
+
+    def __init__(
+        self,
+        *,
+        result_path: str,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = DEFERRABLE,
+        poll_interval: float | timedelta = 30.0,
+        timeout: float | timedelta = 3600.0,
+        on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.result_path = result_path
+        self.lucidworks_conn_id = lucidworks_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.on_unknown_submission = on_unknown_submission
+
+    @cached_property
+    def hook(self) -> LucidworksHook:
+        """The hook that submits."""
+        from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+        return LucidworksHook(self.lucidworks_conn_id)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Submit what has no job yet, then wait."""
+        from lucidworks_provider.jobs.record import JobRecord, resume
+        from lucidworks_provider.storage import exists
+
+        task = self._task(context)
+        # The connection is wrong, or it is not: before anything is written or sent.
+        _ = self.hook.get_settings().application_base
+        life = context["ti"].max_tries
+        record, said = resume(task.ledger.load(), fingerprint=task.fingerprint, life=life)
+        if record.result is not None and not exists(task.result_uri):
+            said = f"{task.result_uri} has vanished: submitting again."
+            record = JobRecord(task.fingerprint, life)
+        self.log.info("%s", said)
+        if record.result is not None:
+            task.ledger.close(record)
+            return dict(record.result)
+        return self._wait(task, record, None)
+
+    def execute_complete(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """Go on after the triggerer's wait."""
+        from lucidworks_provider.jobs.outcome import Outcome
+
+        task = self._task(context)
+        record = task.ledger.load()
+        if record is not None and record.fingerprint != task.fingerprint:
+            # The record's positions are those of another input.
+            raise InputError(
+                "The input or the options changed while the task was waiting (was an upstream task cleared?). "
+                "Nothing was written; a retry submits the new ones."
+            )
+        if record is not None and record.result is not None:
+            return dict(record.result)
+        seen = task.ledger.bodies.read_record()
+        if record is None or seen is None or seen.nonce != record.nonce:
+            raise self._unshared("the worker that the task resumed on")
+        record, manifest = self._settle(task, record, Outcome.from_json(event))
+        return manifest or self._wait(task, record, deadline)
+
+    def _wait(self, task: JobTask[Any], record: JobRecord, deadline: float | None) -> dict[str, Any]:
+        """Wait, in the triggerer or here; the first wait of an attempt sets the deadline."""
+        from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger, wait_for_jobs
+
+        manifest: dict[str, Any] | None = None
+        while manifest is None:
+            record = task.submit_missing(record)
+            deadline = deadline or time.time() + self._timeout_seconds
+            if self.deferrable:
+                self._before_wait(task)
+                self.defer(
+                    trigger=LucidworksJobsTrigger(
+                        kind=task.kind.name,
+                        lucidworks_conn_id=self.lucidworks_conn_id,
+                        folder=task.ledger.bodies.folder,
+                        nonce=record.nonce,
+                        poll_interval=self._poll_seconds,
+                        deadline=deadline,
+                    ),
+                    method_name="execute_complete",
+                    kwargs={"deadline": deadline},
+                    timeout=timedelta(seconds=max(0.0, deadline - time.time())) + DEFER_SLACK,
+                )
+            outcome = asyncio.run(
+                wait_for_jobs(
+                    self.hook,
+                    task.kind,
+                    task.ledger.bodies,
+                    nonce=record.nonce,
+                    poll_interval=self._poll_seconds,
+                    deadline=deadline,
+                )
+            )
+            record, manifest = self._settle(task, record, outcome)
+        return manifest
+
+    def _settle(
+        self, task: JobTask[Any], record: JobRecord, outcome: Outcome
+    ) -> tuple[JobRecord, dict[str, Any] | None]:
+        """The manifest, or None when some parts need another job."""
+        if outcome.unshared is not None:
+            raise self._unshared(f"the triggerer on {outcome.unshared}")
+        if outcome.error is not None:
+            failed = LucidworksError(f"Waiting for the jobs failed: {outcome.error}")
+            failed.retryable = outcome.retryable
+            raise failed
+        record = task.settle(record, outcome)
+        if outcome.late:
+            raise JobTimeoutError(
+                f"{task.describe(record, outcome.late, outcome.messages, 'were not ready')} within "
+                f"{self._timeout_seconds:g} s. A retry goes on waiting for the same jobs."
+            )
+        if outcome.gone:
+            return record, None
+        return record, task.write(record)
+
+    def _before_wait(self, task: JobTask[Any]) -> None:
+        """What a subclass keeps for the process that the task resumes in."""
+
+    @abstractmethod
+    def _task(self, context: Context) -> JobTask[Any]:
+        """Validate the rendered values; nothing has been sent or written before this returns."""
+
+    def _job_options(self, context: Context) -> dict[str, Any]:
+        """What every task needs; refuses what every operator refuses."""
+        from lucidworks_provider.documents.chunk_file import check_suffix
+        from lucidworks_provider.jobs.ledger import Ledger
+        from lucidworks_provider.storage import check_uri
+
+        if self.on_unknown_submission not in {"resubmit", "fail"}:
+            raise InputError(
+                f"on_unknown_submission is {self.on_unknown_submission!r}; use one of resubmit, fail."
+            )
+        _ = self._poll_seconds, self._timeout_seconds
+        uri = check_uri(self.result_path, "result_path")
+        check_suffix(uri)
+        return {
+            "result_uri": uri,
+            "ledger": Ledger(self._bodies(context), context.get("task_state_store")),
+            "resubmit_unknown": self.on_unknown_submission == "resubmit",
+        }
+
+    def _bodies(self, context: Context) -> Bodies:
+        return bodies_of(self.result_path, context)
+
+    @property
+    def _poll_seconds(self) -> float:
+        return seconds(self.poll_interval, "poll_interval")
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return seconds(self.timeout, "timeout")
+
+    def _unshared(self, who: str) -> StorageNotSharedError:
+        return StorageNotSharedError(
+            f"result_path {self.result_path!r}: {who} does not see what the worker wrote there, so no result was "
+            "read and no job is lost. Use a storage that workers and triggerer share (object storage, or a "
+            "volume mounted on all of them), or deferrable=False."
+        )
+
+
+def bodies_of(result_path: str, context: Context) -> Bodies:
+    """
+    Where a task instance keeps what arrives, beside its result.
+
+    :raises InputError: a result path that names no file.
+    """
+    from lucidworks_provider.jobs.ledger import Bodies
+    from lucidworks_provider.storage import check_uri
+
+    ti = context["ti"]
+    uri = check_uri(result_path, "result_path")
+    return Bodies.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
+
+
+def seconds(value: object, what: str) -> float:
+    try:
+        seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST:
+        raise InputError(
+            f"{what} is {value!r}; give seconds above 0, or a timedelta, of {_LONGEST:,.0f} s at most."
+        )
+    return seconds
+
+
+def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str, Any] | None:
+    """A rendered template is text; everything else passes, to be validated later."""
+    if not isinstance(value, str):
+        return value
+    try:
+        decoded = json.loads(value)
+    except ValueError:
+        decoded = value
+    if decoded is not None and not isinstance(decoded, dict):
+        raise InputError(f"{what} is {value[:80]!r}, which is no JSON object.")
+    return decoded

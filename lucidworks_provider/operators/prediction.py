@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions of Lucidworks AI for any number of inputs, synchronously or by jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.operators.job import JobOperator, bodies_of, dictionary
+from lucidworks_provider.operators.secrets import restore, withhold
+
+if TYPE_CHECKING:
+    import jinja2
+    from airflow.providers.common.compat.sdk import Context
+
+    from lucidworks_provider.api.predictions import Prediction
+    from lucidworks_provider.api.use_cases import Item, PredictionOptions
+    from lucidworks_provider.documents.prediction_task import Direct, PredictionTask
+    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+# A result larger than this is better in a file: XCom is a row of the metadata database.
+INLINE_BYTES = 48 * 1024
+# That of the API and of the client's connections, said again: importing them would cost each parse of a DAG file.
+BATCH_SIZE = 32
+MAX_CONCURRENCY = 8
+
+
+class _Predicting(BaseOperator):
+    """The arguments that say what is predicted, and with which keys."""
+
+    template_fields: Sequence[str] = (
+        "use_case",
+        "model_id",
+        "inputs",
+        "use_case_config",
+        "model_config",
+        "api_key_conn_id",
+        "result_path",
+        "lucidworks_conn_id",
+    )
+    template_fields_renderers = {  # noqa: RUF012
+        "inputs": "json",
+        "use_case_config": "json",
+        "model_config": "json",
+    }
+    ui_color = "#e8f1fb"
+
+    def __init__(
+        self,
+        *,
+        use_case: str,
+        model_id: str,
+        inputs: Any,
+        use_case_config: Mapping[str, Any] | str | None = None,
+        model_config: Mapping[str, Any] | str | None = None,
+        api_key_conn_id: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.use_case = use_case
+        self.model_id = model_id
+        self.inputs = inputs
+        self.use_case_config = use_case_config
+        self.model_config, self._keys = self._withhold(model_config)
+        self.api_key_conn_id = api_key_conn_id
+        self.batch_size = batch_size
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Airflow stores and shows what this leaves in the fields: no keys."""
+        super().render_template_fields(context, jinja_env)
+        self.model_config, keys = self._withhold(self.model_config)
+        self._keys = {**self._keys, **keys}
+
+    @staticmethod
+    def _withhold(model_config: Any) -> tuple[Any, dict[str, str]]:
+        return withhold(
+            model_config,
+            "model_config",
+            "put it into the password of a connection and name that in api_key_conn_id",
+        )
+
+    def _request(self) -> tuple[PredictionOptions[Any], tuple[Item, ...]]:
+        """Validate the rendered values; nothing has been sent before this returns."""
+        from lucidworks_provider.api.use_cases import PredictionOptions, read_items
+
+        model_config = restore(dictionary(self.model_config, "model_config"), self._keys)
+        if self.api_key_conn_id:
+            from lucidworks_provider.hooks.third_party import api_key
+
+            model_config = {**(model_config or {}), "apiKey": api_key(self.api_key_conn_id)}
+        options: PredictionOptions[Any] = PredictionOptions(
+            self.use_case, self.model_id, dictionary(self.use_case_config, "use_case_config"), model_config
+        )
+        return options, read_items(self.inputs, options)
+
+
+class LucidworksPredictionOperator(_Predicting):
+    """
+    Ask a model about any number of inputs, and wait for the answers.
+
+    Inputs go in batches of 32, several at a time. A batch that fails is repeated alone. With ``result_path``
+    every answer is kept beside the result as it arrives, so that a retry of the task pays for none of them again.
+
+    Returns one row for each input, in their order: what the service sent, with ``index`` and, where the input had
+    one, its ``id``. With ``result_path`` the rows go to that file, and a small manifest is returned:
+    ``{"uri", "predictions", "tokens", "memory_uuid"}``.
+
+    .. seealso:: ``docs/operators/prediction.md``, and
+        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview
+
+    :param use_case: ``embedding``, ``classification``, ``passthrough``, ``rag``, ``summarization``,
+        ``keyword-extraction``, ``ner``, ``faq-enrichment``, ``standalone-query-rewriter``, or any other path segment
+        of the Prediction API. (templated)
+    :param model_id: a model that serves it; for a custom embedding model the deployment id. (templated)
+    :param inputs: a list of texts, or of ``{"text": …}``, for RAG with ``documents``, and optionally with an
+        ``id``, which is not sent and comes back in the row. (templated)
+    :param use_case_config: the use case's options under the vendor's names, e.g. ``{"labels": […]}``. (templated)
+    :param model_config: the model's options under the vendor's names, e.g. ``{"temperature": 0.2}``. (templated)
+    :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model: its
+        password, or a Google service account. Sent as ``modelConfig.apiKey``, and kept nowhere. (templated)
+    :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
+        Without it they are the return value, which is for small results. (templated)
+    :param batch_size: inputs of a request, 32 at most.
+    :param concurrency: requests at a time, 8 at most.
+    :param lucidworks_conn_id: the connection. (templated)
+    :raises InputError: before anything is sent.
+    :raises UnknownResourceError: no such use case or model; names near ones where the service lists them.
+    """
+
+    def __init__(
+        self,
+        *,
+        use_case: str,
+        model_id: str,
+        inputs: Any,
+        result_path: str | None = None,
+        concurrency: int = 4,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(use_case=use_case, model_id=model_id, inputs=inputs, **kwargs)
+        self.result_path = result_path
+        self.concurrency = concurrency
+        self.lucidworks_conn_id = lucidworks_conn_id
+
+    @cached_property
+    def hook(self) -> LucidworksHook:
+        """The hook that asks."""
+        from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+        return LucidworksHook(self.lucidworks_conn_id)
+
+    def execute(self, context: Context) -> Any:
+        """Predict every batch, then hand the rows over."""
+        direct = self._direct(context)
+        predicted = asyncio.run(self._run(direct))
+        if self.result_path:
+            return self._write(direct)
+        return self._rows(direct, [one or () for one in predicted])
+
+    def _direct(self, context: Context) -> Direct:
+        from lucidworks_provider.documents.chunk_file import check_suffix
+        from lucidworks_provider.documents.prediction_task import Direct, check_batches
+
+        options, items = self._request()
+        batches = check_batches(items, self.batch_size)
+        whole = isinstance(self.concurrency, int) and not isinstance(self.concurrency, bool)
+        if not whole or not 1 <= self.concurrency <= MAX_CONCURRENCY:
+            raise InputError(
+                f"concurrency is {self.concurrency!r}; use 1 to {MAX_CONCURRENCY} requests at a time."
+            )
+        bodies = None
+        if self.result_path:
+            check_suffix(self.result_path)
+            bodies = bodies_of(self.result_path, context)
+        _ = self.hook.get_settings().application_base
+        return Direct(
+            options, batches, lambda batch: self.hook.apredict_items(options, batch), self.concurrency, bodies
+        )
+
+    async def _run(self, direct: Direct) -> list[tuple[Prediction, ...] | None]:
+        async with self.hook.shared_client():
+            return await direct.run()
+
+    def _write(self, direct: Direct) -> dict[str, Any]:
+        from lucidworks_provider.documents.prediction_file import prediction_file
+        from lucidworks_provider.storage import check_uri, remove
+
+        with prediction_file(check_uri(self.result_path, "result_path"), direct.options) as file:
+            for position in range(len(direct.batches)):
+                file.add(direct.batches.start(position), direct.batches[position], direct.read(position))
+        if direct.bodies is not None:
+            remove(direct.bodies.folder)
+        return file.manifest.as_json()
+
+    def _rows(self, direct: Direct, predicted: Sequence[tuple[Prediction, ...]]) -> list[dict[str, Any]]:
+        from lucidworks_provider.documents.prediction_file import check_vectors, row_of
+
+        rows: list[dict[str, Any]] = []
+        dimension: int | None = None
+        for position, predictions in enumerate(predicted):
+            dimension = check_vectors(predictions, direct.options, dimension)
+            for item, prediction in zip(direct.batches[position], predictions, strict=True):
+                rows.append(row_of(len(rows), item, prediction))  # the next row's index
+        size = len(json.dumps(rows))
+        if size > INLINE_BYTES:
+            self.log.warning(
+                "The result has %s bytes and goes into the metadata database; give a result_path.",
+                f"{size:,}",
+            )
+        return rows
+
+
+class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
+    """
+    Ask a model about any number of inputs by asynchronous jobs, and write one row for each input to a file.
+
+    Each batch of 32 inputs is a job; all jobs of the task are waited for by one trigger. Returns a small
+    manifest: ``{"uri", "predictions", "tokens", "memory_uuid"}``. A retry waits for the jobs that an earlier try
+    submitted, and reads the results that it stored; clearing a task that succeeded does everything again.
+
+    .. seealso:: ``docs/operators/prediction.md``, and
+        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-async-prediction-api
+
+    :param use_case: as for :class:`LucidworksPredictionOperator`, without ``embedding`` and ``classification``,
+        which the service does not offer asynchronously. (templated)
+    :param model_id: a model that serves it. (templated)
+    :param inputs: a list of texts, or of ``{"text": …}``, for RAG with ``documents``, and optionally with an
+        ``id``, which is not sent and comes back in the row. (templated)
+    :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
+        Worker and triggerer must see the same storage. (templated)
+    :param use_case_config: the use case's options under the vendor's names. (templated)
+    :param model_config: the model's options under the vendor's names. (templated)
+    :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model.
+        (templated)
+    :param batch_size: inputs of a job, 32 at most.
+    :param lucidworks_conn_id: the connection. (templated)
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
+        more often.
+    :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
+    :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
+        nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
+    :raises InputError: before anything is sent.
+    :raises JobFailedError: the service reports ERROR; names the inputs, the jobs and the reasons.
+    """
+
+    def _task(self, context: Context) -> PredictionTask:
+        """Validate the rendered values; nothing has been sent or written before this returns."""
+        from lucidworks_provider.api.prediction_calls import check_asynchronous
+        from lucidworks_provider.documents.prediction_task import MAX_JOBS, PredictionTask, check_batches
+
+        options, items = self._request()
+        check_asynchronous(options)
+        return PredictionTask(
+            **self._job_options(context),
+            options=options,
+            batches=check_batches(items, self.batch_size, most=MAX_JOBS),
+            post=lambda batch: self.hook.submit_items(options, batch),
+        )
