@@ -120,7 +120,9 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-lucidworks",
         "name": name,
-        "description": "Run `Lucidworks AI <https://lucidworks.com/>`__ jobs: chunk and vectorise documents.",
+        "description": (
+            "Run `Lucidworks AI <https://lucidworks.com/>`__ jobs: predictions, chunks and vectors of documents, models."
+        ),
         "versions": [__version__],
         "integrations": [
             {
@@ -139,9 +141,40 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "operators": [
-            {"integration-name": name, "python-modules": ["lucidworks_provider.operators.chunking"]}
+            {
+                "integration-name": name,
+                "python-modules": [
+                    "lucidworks_provider.operators.chunking",
+                    "lucidworks_provider.operators.models",
+                    "lucidworks_provider.operators.prediction",
+                ],
+            }
         ],
-        "triggers": [{"integration-name": name, "python-modules": ["lucidworks_provider.triggers.jobs"]}],
+        "sensors": [
+            {
+                "integration-name": name,
+                "python-modules": ["lucidworks_provider.sensors.jobs", "lucidworks_provider.sensors.models"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": name,
+                "python-modules": [
+                    "lucidworks_provider.triggers.jobs",
+                    "lucidworks_provider.triggers.models",
+                ],
+            }
+        ],
+        "task-decorators": [
+            {
+                "class-name": "lucidworks_provider.decorators.predict.lucidworks_predict_task",
+                "name": "lucidworks_predict",
+            },
+            {
+                "class-name": "lucidworks_provider.decorators.chunk.lucidworks_chunk_task",
+                "name": "lucidworks_chunk",
+            },
+        ],
         "connection-types": [
             {
                 "connection-type": CONNECTION_TYPE,

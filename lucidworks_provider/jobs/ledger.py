@@ -120,6 +120,10 @@ class Bodies:
         """What :meth:`keep_input` kept."""
         return read_file(f"{self.folder}/{_INPUT}")
 
+    def drop_input(self) -> None:
+        """Forget it."""
+        remove(f"{self.folder}/{_INPUT}")
+
     def read_record(self) -> JobRecord | None:
         """The record as this process sees it."""
         return _parse(read_file(f"{self.folder}/{_RECORD}"), self.folder)
@@ -181,6 +185,7 @@ class Ledger:
         if self.state is not None:
             remove(self.bodies.folder)
             return
+        self.bodies.drop_input()
         for position, job_id in record.jobs.items():
             self.bodies.drop(position, job_id)
 

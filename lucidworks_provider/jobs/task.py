@@ -144,7 +144,7 @@ class JobTask(ABC, Generic[File]):
             self.ledger.save(record.with_failed(outcome.failed))
             raise JobFailedError(self.describe(record, outcome.failed, outcome.messages, "failed"))
         for position in outcome.gone:
-            record = self._again(record, position, outcome.messages.get(str(position), ""))
+            record = self.again(record, position, outcome.messages.get(str(position), ""))
         return self.ledger.save(record) if outcome.gone else record
 
     def write(self, record: JobRecord) -> dict[str, Any]:
@@ -243,7 +243,8 @@ class JobTask(ABC, Generic[File]):
             )
         log.warning("%s: %s Submitting again; the first job may be an orphan.", self.name(position), what)
 
-    def _again(self, record: JobRecord, position: int, message: str) -> JobRecord:
+    def again(self, record: JobRecord, position: int, message: str) -> JobRecord:
+        """A result is gone: submit its part once more; raises ResultGoneError for the second time."""
         job_id = record.jobs[position]
         if position in record.resubmitted:
             raise ResultGoneError(

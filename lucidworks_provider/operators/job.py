@@ -33,41 +33,21 @@ DEFER_SLACK = timedelta(minutes=5)
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
-class JobOperator(BaseOperator):
+class JobWaiting:
     """
-    Submits in the worker, waits in the triggerer or here, and returns a small manifest.
+    Submits in the worker, waits in the triggerer or here: everything about waiting, retries and lost processes.
 
-    A subclass says what is submitted and written (:meth:`_task`); everything about waiting, retries and lost
-    processes is here.
-
-    :param result_path: URI of the file to write. (templated)
-    :param lucidworks_conn_id: the connection. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
-        more often.
-    :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
-    :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
-        nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
+    For operators and sensors alike; :meth:`_task` says what is submitted and written.
     """
 
-    def __init__(
-        self,
-        *,
-        result_path: str,
-        lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 30.0,
-        timeout: float | timedelta = 3600.0,
-        on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.result_path = result_path
-        self.lucidworks_conn_id = lucidworks_conn_id
-        self.deferrable = deferrable
-        self.poll_interval = poll_interval
-        self.timeout = timeout
-        self.on_unknown_submission = on_unknown_submission
+    if TYPE_CHECKING:
+        result_path: str
+        lucidworks_conn_id: str
+        deferrable: bool
+        poll_interval: float | timedelta
+        timeout: Any
+        log: Any
+        defer: Any
 
     @cached_property
     def hook(self) -> LucidworksHook:
@@ -76,7 +56,7 @@ class JobOperator(BaseOperator):
 
         return LucidworksHook(self.lucidworks_conn_id)
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def _run(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
         from lucidworks_provider.jobs.record import JobRecord, resume
         from lucidworks_provider.storage import exists
@@ -178,6 +158,62 @@ class JobOperator(BaseOperator):
     def _task(self, context: Context) -> JobTask[Any]:
         """Validate the rendered values; nothing has been sent or written before this returns."""
 
+    def _bodies(self, context: Context) -> Bodies:
+        return bodies_of(self.result_path, context)
+
+    @property
+    def _poll_seconds(self) -> float:
+        return seconds(self.poll_interval, "poll_interval")
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return seconds(self.timeout, "timeout")
+
+    def _unshared(self, who: str) -> StorageNotSharedError:
+        return StorageNotSharedError(
+            f"result_path {self.result_path!r}: {who} does not see what the worker wrote there, so no result was "
+            "read and no job is lost. Use a storage that workers and triggerer share (object storage, or a "
+            "volume mounted on all of them), or deferrable=False."
+        )
+
+
+class JobOperator(JobWaiting, BaseOperator):
+    """
+    Submits in the worker, waits in the triggerer or here, and returns a small manifest.
+
+    :param result_path: URI of the file to write. (templated)
+    :param lucidworks_conn_id: the connection. (templated)
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
+        more often.
+    :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
+    :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
+        nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
+    """
+
+    def __init__(
+        self,
+        *,
+        result_path: str,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = DEFERRABLE,
+        poll_interval: float | timedelta = 30.0,
+        timeout: float | timedelta = 3600.0,
+        on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.result_path = result_path
+        self.lucidworks_conn_id = lucidworks_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+        self.on_unknown_submission = on_unknown_submission
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Submit what has no job yet, then wait."""
+        return self._run(context)
+
     def _job_options(self, context: Context) -> dict[str, Any]:
         """What every task needs; refuses what every operator refuses."""
         from lucidworks_provider.documents.chunk_file import check_suffix
@@ -196,24 +232,6 @@ class JobOperator(BaseOperator):
             "ledger": Ledger(self._bodies(context), context.get("task_state_store")),
             "resubmit_unknown": self.on_unknown_submission == "resubmit",
         }
-
-    def _bodies(self, context: Context) -> Bodies:
-        return bodies_of(self.result_path, context)
-
-    @property
-    def _poll_seconds(self) -> float:
-        return seconds(self.poll_interval, "poll_interval")
-
-    @property
-    def _timeout_seconds(self) -> float:
-        return seconds(self.timeout, "timeout")
-
-    def _unshared(self, who: str) -> StorageNotSharedError:
-        return StorageNotSharedError(
-            f"result_path {self.result_path!r}: {who} does not see what the worker wrote there, so no result was "
-            "read and no job is lost. Use a storage that workers and triggerer share (object storage, or a "
-            "volume mounted on all of them), or deferrable=False."
-        )
 
 
 def bodies_of(result_path: str, context: Context) -> Bodies:

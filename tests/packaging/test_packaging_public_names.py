@@ -14,6 +14,18 @@ PUBLIC = {
     "lucidworks_provider.hooks.auth": ["LucidworksAuthHook"],
     "lucidworks_provider.hooks.lucidworks": ["LucidworksHook"],
     "lucidworks_provider.operators.chunking": ["LucidworksChunkOperator"],
+    "lucidworks_provider.operators.prediction": [
+        "LucidworksPredictionOperator",
+        "LucidworksAsyncPredictionOperator",
+    ],
+    "lucidworks_provider.sensors.jobs": ["LucidworksJobSensor"],
+    "lucidworks_provider.decorators.predict": ["lucidworks_predict_task"],
+    "lucidworks_provider.decorators.chunk": ["lucidworks_chunk_task"],
+    "lucidworks_provider.api.build": [
+        *("embedding", "classification", "passthrough", "rag", "summarization", "keyword_extraction", "ner"),
+        *("faq_enrichment", "standalone_query_rewriter"),
+    ],
+    "lucidworks_provider.api.use_cases": ["PredictionOptions"],
     "lucidworks_provider.triggers.jobs": ["LucidworksJobsTrigger"],
     "lucidworks_provider.emulator": ["EmulatorSettings", "create_app", "running"],
     "lucidworks_provider.get_provider_info": ["get_provider_info"],
@@ -63,6 +75,18 @@ METHODS = {
     ("lucidworks_provider.hooks.lucidworks", "LucidworksHook"): {
         "submit_chunking": "text chunker model_id data_type chunker_config model_config",
         "asubmit_chunking": "text chunker model_id data_type chunker_config model_config",
+        "list_use_cases": "",
+        "alist_use_cases": "",
+        "predict": "options inputs",
+        "apredict": "options inputs",
+        "submit_prediction": "options inputs",
+        "asubmit_prediction": "options inputs",
+        "get_prediction": "job_id options",
+        "aget_prediction": "job_id options",
+        "tokenize": "options inputs",
+        "atokenize": "options inputs",
+        "preview_prompt": "options inputs",
+        "apreview_prompt": "options inputs",
         "get_chunking": "job_id",
         "aget_chunking": "job_id",
         "poll_job": "kind job_id attempts",
@@ -76,6 +100,24 @@ METHODS = {
         ),
         "execute": "context",
         # Both are in the database of a deferred task: an upgrade meets what an older version wrote.
+        "execute_complete": "context event deadline",
+    },
+    ("lucidworks_provider.operators.job", "JobOperator"): {
+        "__init__": (
+            "result_path lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission kwargs"
+        ),
+        "execute_complete": "context event deadline",
+    },
+    ("lucidworks_provider.operators.prediction", "_Predicting"): {
+        "__init__": (
+            "use_case model_id inputs use_case_config model_config api_key_conn_id batch_size kwargs"
+        ),
+    },
+    ("lucidworks_provider.operators.prediction", "LucidworksPredictionOperator"): {
+        "__init__": "use_case model_id inputs result_path concurrency lucidworks_conn_id kwargs",
+    },
+    ("lucidworks_provider.sensors.jobs", "LucidworksJobSensor"): {
+        "__init__": "job_id kind result_path lucidworks_conn_id deferrable poke_interval kwargs",
         "execute_complete": "context event deadline",
     },
     ("lucidworks_provider.triggers.jobs", "LucidworksJobsTrigger"): {

@@ -130,7 +130,9 @@ CHEAP = {"connection", "errors", "auth", "auth.redaction", "operators", "sensors
 
 @pytest.mark.parametrize("face", [face for face in FACES if not face.endswith("__init__")])
 def test_an_operator_costs_a_dag_file_nothing(face: str) -> None:
-    first = "from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator, conf, dag, task"
+    first = (
+        "from airflow.providers.common.compat.sdk import BaseOperator, BaseSensorOperator, conf, dag, task"
+    )
     loaded = loaded_by(first, f"import {NAME}.{face}")
     foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names - {NAME}
     assert foreign == set()

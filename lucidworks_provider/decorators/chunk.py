@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``@task.lucidworks_chunk``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    DecoratedOperator,
+    context_merge,
+    determine_kwargs,
+    task_decorator_factory,
+)
+
+from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context, TaskDecorator
+
+    from lucidworks_provider.jobs.task import JobTask
+
+_FILLED = ("text", "documents")
+
+
+class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
+    """
+    Calls the function for the documents, then does what :class:`LucidworksChunkOperator` does.
+
+    The function is called once an attempt. What it returned is kept beside the result while the task waits in
+    the triggerer, since calling it again might give something else. It is not rendered.
+    """
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *(name for name in LucidworksChunkOperator.template_fields if name not in _FILLED),
+    )
+    template_fields_renderers = {  # noqa: RUF012
+        **DecoratedOperator.template_fields_renderers,
+        **{k: v for k, v in LucidworksChunkOperator.template_fields_renderers.items() if k not in _FILLED},
+    }
+    custom_operator_name = "@task.lucidworks_chunk"
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
+
+    def execute(self, context: Context) -> Any:
+        """Call the function, then chunk."""
+        context_merge(context, self.op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
+        self._fill(self.python_callable(*self.op_args, **kwargs))
+        return LucidworksChunkOperator.execute(self, context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """Go on with what the function returned before the wait."""
+        kept = self._bodies(context).read_input()
+        if kept is None:
+            raise self._unshared("the worker that the task resumed on")
+        self._fill(json.loads(kept))
+        return super().execute_complete(context, event, deadline)
+
+    def _before_wait(self, task: JobTask[Any]) -> None:
+        given = self.text if self.documents is None else self.documents
+        task.ledger.bodies.keep_input(json.dumps(given).encode())
+
+    def _fill(self, returned: Any) -> None:
+        self.text, self.documents = (returned, None) if isinstance(returned, str) else (None, returned)
+
+
+def lucidworks_chunk_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+    """
+    Make a function that returns documents a task that chunks them.
+
+    ::
+
+        @task.lucidworks_chunk(chunker="sentence", model_id="gte-small", result_path="s3://…/chunks.parquet")
+        def articles(): return [{"id": "a", "text": …}]
+
+    :param python_callable: the function; returns a text, or a list of ``{"id": …, "text": …}``.
+    :param kwargs: arguments of :class:`~lucidworks_provider.operators.chunking.LucidworksChunkOperator`.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable, decorated_operator_class=_ChunkDecoratedOperator, **kwargs
+    )

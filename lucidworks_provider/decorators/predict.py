@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``@task.lucidworks_predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    DecoratedOperator,
+    context_merge,
+    determine_kwargs,
+    task_decorator_factory,
+)
+
+from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context, TaskDecorator
+
+
+class _PredictDecoratedOperator(DecoratedOperator, LucidworksPredictionOperator):
+    """
+    Calls the function for the inputs, then does what :class:`LucidworksPredictionOperator` does.
+
+    What the function returns is not rendered: a text with ``{{`` in it is a text.
+    """
+
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *(name for name in LucidworksPredictionOperator.template_fields if name != "inputs"),
+    )
+    template_fields_renderers = {  # noqa: RUF012
+        **DecoratedOperator.template_fields_renderers,
+        **{k: v for k, v in LucidworksPredictionOperator.template_fields_renderers.items() if k != "inputs"},
+    }
+    custom_operator_name = "@task.lucidworks_predict"
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, inputs=None, **kwargs
+        )
+
+    def execute(self, context: Context) -> Any:
+        """Call the function, then predict."""
+        context_merge(context, self.op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
+        self.inputs = self.python_callable(*self.op_args, **kwargs)
+        return LucidworksPredictionOperator.execute(self, context)
+
+
+def lucidworks_predict_task(
+    python_callable: Callable[..., Any] | None = None, **kwargs: Any
+) -> TaskDecorator:
+    """
+    Make a function that returns inputs a task that returns predictions.
+
+    ::
+
+        @task.lucidworks_predict(
+            use_case="classification", model_id="…", use_case_config={"labels": ["bug", "question"]}
+        )
+        def triage(tickets): return [ticket["text"] for ticket in tickets]
+
+    :param python_callable: the function; returns a list of texts or of ``{"text": …, "id": …}``.
+    :param kwargs: arguments of :class:`~lucidworks_provider.operators.prediction.LucidworksPredictionOperator`.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable, decorated_operator_class=_PredictDecoratedOperator, **kwargs
+    )

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wait for an asynchronous job of Lucidworks AI that somebody else has submitted."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
+
+from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, ResultGoneError
+from lucidworks_provider.operators.job import DEFERRABLE, JobWaiting
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from lucidworks_provider.api.jobs import JobKind, Sighting
+    from lucidworks_provider.jobs.adopted import AdoptedJob
+
+# ERROR is tied to the GET that showed it, a gateway may say 404, another reader may be about to write.
+_LOOKS = 3
+_BETWEEN_LOOKS = 5.0
+
+
+class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
+    """
+    Wait for a job, and hand over the body that its result came in.
+
+    The service may give a result only once. So the sensor that sees it ready returns it (or writes it to
+    ``result_path`` first, and returns ``{"uri", "job_id"}``), and nobody needs to ask again.
+
+    .. seealso:: ``docs/operators/job_sensor.md``
+
+    :param job_id: what ``LucidworksHook.submit_chunking`` or ``submit_prediction`` returned. (templated)
+    :param kind: ``chunking`` or ``prediction``. (templated)
+    :param result_path: URI of a file for the body, e.g. ``s3://…/{{ run_id }}.json``. Without it the decoded body is
+        the return value, and goes into the metadata database. Needed when deferrable. (templated)
+    :param lucidworks_conn_id: the connection. (templated)
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poke_interval: seconds (or a timedelta) between two looks; in the triggerer the longest time between two.
+    :param timeout: seconds, or a timedelta, after which the sensor gives up.
+    :raises AirflowFailException: the job ended in ERROR, or its result is gone: a retry would see the same.
+    """
+
+    template_fields: Sequence[str] = ("job_id", "kind", "result_path", "lucidworks_conn_id")
+    ui_color = "#e8f1fb"
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        kind: Literal["chunking", "prediction"] = "chunking",
+        result_path: str | None = None,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = DEFERRABLE,
+        poke_interval: float | timedelta = 30.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        self.job_id = job_id
+        self.kind = kind
+        self.result_path = result_path  # type: ignore[assignment]  # None where nothing is written
+        self.lucidworks_conn_id = lucidworks_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poke_interval
+
+    def execute(self, context: Context) -> Any:
+        """Wait in the triggerer, or look again and again."""
+        self._checked()
+        if not self.deferrable:
+            return super().execute(context)
+        return self._ending(self._run, context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
+        """Go on after the triggerer's wait."""
+        manifest: dict[str, Any] = self._ending(super().execute_complete, context, event, deadline)
+        return manifest
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        """Look once."""
+        from lucidworks_provider.api.jobs import JobState
+
+        kind = self._checked()
+        task = self._task(context) if self.result_path else None
+        if task is not None and (found := self._found(task)) is not None:
+            return PokeReturnValue(True, found)
+        self.hook.get_settings()
+        if task is not None:
+            task.ledger.bodies.prove()
+        body, seen = self._look(kind)
+        if seen.state is JobState.RESULT or seen.has_payload:
+            if task is None:
+                return PokeReturnValue(True, json.loads(body))
+            task.ledger.bodies.keep(0, self.job_id, body)
+            return PokeReturnValue(True, self._found(task))
+        if seen.state is JobState.FAILED:
+            raise AirflowFailException(f"{kind.name.capitalize()} job {self.job_id} failed: {seen.message}")
+        if seen.state is JobState.GONE:
+            if task is not None and (found := self._found(task)) is not None:
+                return PokeReturnValue(True, found)
+            raise AirflowFailException(
+                f"The result of {kind.name} job {self.job_id} has been handed out before, or is no longer kept. "
+                f"{seen.message} Submit it again."
+            )
+        self.log.info("%s job %s: %s", kind.name.capitalize(), self.job_id, seen.status or seen.message)
+        return False
+
+    def _look(self, kind: JobKind) -> tuple[bytes, Sighting]:
+        """One GET, and some more where its answer may not be the last word."""
+        from lucidworks_provider.api.jobs import JobState, Sighting, sight
+        from lucidworks_provider.errors import UnknownResourceError
+
+        for look in range(_LOOKS):
+            if look:
+                time.sleep(_BETWEEN_LOOKS)
+            try:
+                body = self.hook.poll_job(kind, self.job_id)
+                seen = sight(body, payload_field=kind.payload_field)
+            except UnknownResourceError as err:
+                body, seen = b"", Sighting(JobState.GONE, message=str(err))
+            if seen.state not in {JobState.FAILED, JobState.GONE}:
+                break
+        return body, seen
+
+    def _found(self, task: AdoptedJob) -> dict[str, Any] | None:
+        """The manifest of a body that lies on storage, written to its place."""
+        from lucidworks_provider.storage import exists, read_file, remove, write_file
+
+        body = task.ledger.bodies.take(0, self.job_id)
+        if body is not None:
+            write_file(task.result_uri, body)
+            remove(task.ledger.bodies.folder)
+        # A try that died after that: the file holds this job's body, which names it.
+        elif not exists(task.result_uri) or self.job_id.encode() not in (read_file(task.result_uri) or b""):
+            return None
+        return {"uri": task.result_uri, "job_id": self.job_id}
+
+    def _checked(self) -> JobKind:
+        from lucidworks_provider.api.jobs import KINDS
+        from lucidworks_provider.api.messages import path_segment
+
+        if self.kind not in KINDS:
+            raise InputError(f"kind is {self.kind!r}; use one of {', '.join(KINDS)}.")
+        path_segment(self.job_id, "job_id")
+        if self.deferrable and not self.result_path:
+            raise InputError(
+                "A deferrable LucidworksJobSensor needs a result_path: the triggerer gets the result, and may be "
+                "given it only once."
+            )
+        return KINDS[self.kind]
+
+    def _task(self, context: Context) -> AdoptedJob:
+        from lucidworks_provider.jobs.adopted import AdoptedJob
+        from lucidworks_provider.jobs.ledger import Ledger
+        from lucidworks_provider.storage import check_uri
+
+        return AdoptedJob(
+            result_uri=check_uri(self.result_path, "result_path"),
+            ledger=Ledger(self._bodies(context), context.get("task_state_store")),
+            resubmit_unknown=True,
+            job_kind=self._checked(),
+            job_id=self.job_id,
+        )
+
+    @staticmethod
+    def _ending(step: Any, *arguments: Any) -> Any:
+        """Tell Airflow what a sensor's end means: out of time, or never."""
+        try:
+            return step(*arguments)
+        except JobTimeoutError as err:
+            raise AirflowSensorTimeout(str(err)) from None
+        except (JobFailedError, ResultGoneError) as err:
+            raise AirflowFailException(str(err)) from None

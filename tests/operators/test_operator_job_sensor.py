@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sensor of a job that somebody else has submitted: it hands over the body that it got, once and whole."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, TaskDeferred
+
+from lucidworks_provider.api import build
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.jobs import watch
+from lucidworks_provider.sensors import jobs as sensor_module
+from lucidworks_provider.sensors.jobs import LucidworksJobSensor
+from lucidworks_provider.triggers import jobs
+from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+KINDS = ("chunking", "prediction")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setattr(sensor_module, "_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(watch, "GONE_PATIENCE", 0.2)
+    monkeypatch.setattr(watch, "YOUNG", 0.1)
+
+
+@pytest.fixture
+def context() -> dict[str, Any]:
+    return {"ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0)}
+
+
+def submit(kind: str) -> str:
+    hook = LucidworksHook()
+    if kind == "chunking":
+        return hook.submit_chunking("One. Two.", chunker="sentence", model_id="gte-small")
+    return hook.submit_prediction(build.summarization("llama-3-8b-instruct"), ["One. Two."])
+
+
+def sensor(kind: str, job_id: str, **arguments: Any) -> LucidworksJobSensor:
+    defaults: dict[str, Any] = {"task_id": "t", "poke_interval": 0.02, "timeout": 5, "deferrable": False}
+    return LucidworksJobSensor(**defaults | {"job_id": job_id, "kind": kind} | arguments)
+
+
+def wait(deferred: TaskDeferred) -> dict[str, Any]:
+    _, kwargs = deferred.trigger.serialize()
+
+    async def first() -> dict[str, Any]:
+        async for event in LucidworksJobsTrigger(**json.loads(json.dumps(kwargs))).run():
+            return dict(event.payload)
+        raise AssertionError("no event")
+
+    return asyncio.run(first())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_body_is_the_return_value(emulator: RunningEmulator, context: dict[str, Any], kind: str) -> None:
+    job_id = submit(kind)
+    body = sensor(kind, job_id).execute(context)
+    assert (body["status"], body[f"{kind}Id"]) == ("READY", job_id)
+    assert body["chunkedData" if kind == "chunking" else "predictions"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_the_body_goes_to_a_file(
+    emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, kind: str, deferrable: bool
+) -> None:
+    path = tmp_path / "body.json"
+    job_id = submit(kind)
+    looking = sensor(kind, job_id, result_path=str(path), deferrable=deferrable)
+    if deferrable:
+        with pytest.raises(TaskDeferred) as deferred:
+            looking.execute(context)
+        event = wait(deferred.value)
+        again = sensor(kind, job_id, result_path=str(path), deferrable=True)
+        said = again.execute_complete(context, event, **deferred.value.kwargs)
+    else:
+        said = looking.execute(context)
+    assert said == {"uri": str(path), "job_id": job_id}
+    assert json.loads(path.read_bytes())[f"{kind}Id"] == job_id
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_retry_finds_what_an_earlier_try_stored(
+    emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, kind: str
+) -> None:
+    arguments = {"result_path": str(tmp_path / "body.json")}
+    job_id = submit(kind)
+    said = sensor(kind, job_id, **arguments).execute(context)
+    # The service says RETRIEVED now; the file still says what it said.
+    assert sensor(kind, job_id, **arguments).execute(context) == said
+    # Another job's file is not taken for this one's.
+    other = submit(kind)
+    assert sensor(kind, other, **arguments).execute(context)["job_id"] == other
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("ERROR", ["failed", "out of luck"]),
+        ("RETRIEVED", ["handed out before"]),
+        ("GONE", ["handed out", "404"]),
+    ],
+)
+def test_what_no_retry_can_cure_fails_for_good(
+    emulator: RunningEmulator,
+    context: dict[str, Any],
+    tmp_path: Path,
+    state: str,
+    words: list[str],
+    deferrable: bool,
+) -> None:
+    import requests
+
+    job_id = submit("prediction")
+    order = {"state": state, "message": "out of luck"}
+    requests.post(f"{emulator.url}/_emulator/jobs/{job_id}", json=order, timeout=5).raise_for_status()
+    path = str(tmp_path / "body.json")
+    looking = sensor("prediction", job_id, result_path=path, deferrable=deferrable)
+    with pytest.raises(AirflowFailException) as caught:  # noqa: PT012
+        try:
+            looking.execute(context)
+        except TaskDeferred as deferred:
+            looking.execute_complete(context, wait(deferred), **deferred.kwargs)
+    for word in [*words, job_id]:
+        assert word in str(caught.value)
+    assert not (tmp_path / "body.json").exists()
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_job_that_never_ends_times_out(
+    emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, deferrable: bool
+) -> None:
+    emulator.state.settings = emulator.state.settings.patched({"pending_seconds": 3600.0})
+    job_id = submit("chunking")
+    looking = sensor(
+        "chunking", job_id, timeout=0.3, deferrable=deferrable, result_path=str(tmp_path / "b.json")
+    )
+    with pytest.raises(AirflowSensorTimeout):  # noqa: PT012
+        try:
+            looking.execute(context)
+        except TaskDeferred as deferred:
+            looking.execute_complete(context, wait(deferred), **deferred.kwargs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"kind": "predictions"}, ["predictions", "chunking, prediction"]),
+        ({"job_id": ""}, ["job_id"]),
+        ({"deferrable": True}, ["result_path", "only once"]),
+        ({"deferrable": True, "result_path": "relative.json"}, ["result_path", "absolute"]),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_asked(
+    emulator: RunningEmulator, context: dict[str, Any], arguments: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        sensor(**{"kind": "chunking", "job_id": "a"} | arguments).execute(context)
+    for word in words:
+        assert word in str(caught.value)
+    assert not list(emulator.state.log)
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_the_result_is_read(
+    emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path
+) -> None:
+    from lucidworks_provider.errors import StorageError
+
+    (tmp_path / "file").write_text("in the way")
+    job_id = submit("chunking")
+    before = len(list(emulator.state.log))
+    with pytest.raises(StorageError):
+        sensor("chunking", job_id, result_path=str(tmp_path / "file" / "body.json")).execute(context)
+    assert len(list(emulator.state.log)) == before
