@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import signal
 import sys
@@ -55,9 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _greet(url: str, connection: str, settings: EmulatorSettings) -> None:
-    _say("Emulator of the Lucidworks AI API. This is NOT the vendor's service; its vectors are made up.")
+    _say(
+        "Emulator of the Lucidworks AI API. This is NOT the vendor's service; its vectors and texts are made up."
+    )
     _say(f"URL:       {url}")
     _say(f"Client id: {', '.join(settings.clients)}")
+    _say(f"Customer:  {settings.customer_id}")
     _say(f"Control:   {url}/_emulator/settings (no authentication; keep it on the loopback)")
     _say(f"export AIRFLOW_CONN_LUCIDWORKS_DEFAULT={shlex.quote(connection)}")
 
@@ -97,13 +101,28 @@ def _parser() -> argparse.ArgumentParser:
     add("--retention", type=float, default=default.retention, metavar="SECONDS")
     add("--chunk-overflow", choices=[one.value for one in ChunkOverflow], default="truncate")
     add("--oversize", choices=[one.value for one in Oversize], default="413")
-    add("--rate-limit", metavar="N/SECONDS", help="calls of /ai/* per sliding window; more get 429")
+    add("--rate-limit", metavar="N/SECONDS", help="calls per sliding window; more get 429")
     add("--retry-after", action=argparse.BooleanOptionalAction, default=True, help="send it with such a 429")
     add("--strict-segments", action="store_true", help="'_' does not stand for '-' in the path")
     add("--legacy-shape", action="store_true", help="results in the older published shape")
-    add("--latency", type=float, default=0.0, metavar="SECONDS", help="delay of /ai/*")
+    add("--latency", type=float, default=0.0, metavar="SECONDS", help="delay of each other endpoint")
     add("--token-latency", type=float, default=0.0, metavar="SECONDS", help="delay of the token endpoint")
     add("--deployment", action="append", default=[], metavar="UUID", help="a custom model; repeatable")
+    add(
+        "--customer-id",
+        default=default.customer_id,
+        help="another one in the path of the Models API gives 403",
+    )
+    add("--training-seconds", type=float, default=default.training_seconds, metavar="T")
+    add("--deploy-seconds", type=float, default=default.deploy_seconds, metavar="T")
+    add("--undeploy-seconds", type=float, default=default.undeploy_seconds, metavar="T")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other switch, with its value as JSON or as plain text; repeatable",
+    )
     return parser
 
 
@@ -115,7 +134,7 @@ def _settings(options: argparse.Namespace) -> EmulatorSettings:
             raise SettingsError("--client: ID:SECRET")
         clients[client_id] = secret
     rate_limit, rate_window = _rate(options.rate_limit)
-    return EmulatorSettings(
+    settings = EmulatorSettings(
         clients=clients,
         auth_server_id=options.auth_server_id,
         token_ttl=options.token_ttl,
@@ -136,7 +155,22 @@ def _settings(options: argparse.Namespace) -> EmulatorSettings:
         latency=options.latency,
         token_latency=options.token_latency,
         deployments=deployment_ids(options.deployment),
+        customer_id=options.customer_id,
+        training_seconds=options.training_seconds,
+        deploy_seconds=options.deploy_seconds,
+        undeploy_seconds=options.undeploy_seconds,
     )
+    return settings.patched(dict(_switch(text) for text in options.set))
+
+
+def _switch(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SettingsError("--set: NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _rate(text: str | None) -> tuple[int | None, float]:

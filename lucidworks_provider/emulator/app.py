@@ -2,8 +2,8 @@
 """
 The routes of the emulator: all three vendor hosts at one base URL.
 
-To add a vendor endpoint: give it a name in :class:`.faults.EndpointName`, write its coroutine in a module of
-its own (``…_api.py``), and list it here with the scope it needs.
+To add a vendor endpoint: give it a name in :class:`.faults.EndpointName`, write its coroutine in the API
+module it belongs to (``…_api.py``, ``…/api.py``), and list it here with the scope it needs.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from lucidworks_provider.emulator import control
-from lucidworks_provider.emulator.calls import ApiError, Endpoint
-from lucidworks_provider.emulator.chunking_api import fetch, submit
+from lucidworks_provider.emulator import chunking_api, control
+from lucidworks_provider.emulator.calls import ApiError, Endpoint, Handler
+from lucidworks_provider.emulator.customers import api as customers
 from lucidworks_provider.emulator.faults import EndpointName
+from lucidworks_provider.emulator.predictions import api as predictions
 from lucidworks_provider.emulator.request_log import LogRecord
 from lucidworks_provider.emulator.settings import EmulatorSettings
 from lucidworks_provider.emulator.state import EmulatorState
 from lucidworks_provider.emulator.token_api import issue_token
+from lucidworks_provider.emulator.tokenization_api import tokenize
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.emulator.usecases_api import list_use_cases
 
@@ -29,26 +31,54 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-_USE_CASES = Endpoint(EndpointName.USE_CASES, list_use_cases, Scope.PREDICT)
+
+def _route(
+    method: str, path: str, name: EndpointName, handler: Handler, scope: Scope | None = Scope.PREDICT
+) -> Route:
+    return Route(path, Endpoint(name, handler, scope), methods=[method])
+
 
 IDENTITY_HOST = [
-    Route("/oauth2/{auth}/v1/token", Endpoint(EndpointName.TOKEN, issue_token), methods=["POST"]),
+    _route("POST", "/oauth2/{auth}/v1/token", EndpointName.TOKEN, issue_token, None),
 ]
+_CHUNKING, _PREDICTION = "/ai/async-chunking", "/ai/async-prediction"
 APPLICATION_HOST = [
-    Route("/ai/usecases", _USE_CASES, methods=["GET"]),
-    Route("/ai/usecase", _USE_CASES, methods=["GET"]),
-    Route(
-        "/ai/async-chunking/{chunker}/{model_id}",
-        Endpoint(EndpointName.SUBMIT, submit, Scope.PREDICT),
-        methods=["POST"],
+    _route("GET", "/ai/usecases", EndpointName.USE_CASES, list_use_cases),
+    _route("GET", "/ai/usecase", EndpointName.USE_CASES, list_use_cases),
+    _route("POST", "/ai/prediction/{use_case}/{model_id}", EndpointName.PREDICT, predictions.predict),
+    _route(
+        "POST",
+        f"{_PREDICTION}/{{use_case}}/{{model_id}}",
+        EndpointName.SUBMIT_PREDICTION,
+        predictions.submit,
     ),
-    Route(
-        "/ai/async-chunking/{chunking_id}",
-        Endpoint(EndpointName.POLL, fetch, Scope.PREDICT),
-        methods=["GET"],
+    _route("GET", f"{_PREDICTION}/{{prediction_id}}", EndpointName.POLL_PREDICTION, predictions.fetch),
+    _route("POST", f"{_CHUNKING}/{{chunker}}/{{model_id}}", EndpointName.SUBMIT, chunking_api.submit),
+    _route("GET", f"{_CHUNKING}/{{chunking_id}}", EndpointName.POLL, chunking_api.fetch),
+    _route("POST", "/ai/tokenization/{model_id}", EndpointName.TOKENIZE, tokenize),
+    _route(
+        "POST", "/ai/prompt/passthrough/{model_id}", EndpointName.PREVIEW_PROMPT, predictions.preview_prompt
     ),
 ]
-MODELS_HOST: list[Route] = []
+_MODELS, _DEPLOYMENTS = "/customers/{customer_id}/ai/models", "/customers/{customer_id}/ai/deployments"
+MODELS_HOST = [
+    _route(method, path, name, handler, Scope.MODEL)
+    for method, path, name, handler in (
+        ("GET", _MODELS, EndpointName.LIST_MODELS, customers.list_models),
+        ("POST", _MODELS, EndpointName.CREATE_MODEL, customers.create_model),
+        ("GET", f"{_MODELS}/{{model_id}}", EndpointName.GET_MODEL, customers.get_model),
+        (
+            "GET",
+            f"{_MODELS}/{{model_id}}/deployments",
+            EndpointName.LIST_MODEL_DEPLOYMENTS,
+            customers.list_model_deployments,
+        ),
+        ("GET", _DEPLOYMENTS, EndpointName.LIST_DEPLOYMENTS, customers.list_deployments),
+        ("POST", _DEPLOYMENTS, EndpointName.DEPLOY, customers.deploy),
+        ("DELETE", _DEPLOYMENTS, EndpointName.UNDEPLOY, customers.undeploy_literally),
+        ("DELETE", f"{_DEPLOYMENTS}/{{deployment_id}}", EndpointName.UNDEPLOY, customers.undeploy),
+    )
+]
 
 
 def create_app(settings: EmulatorSettings | None = None) -> Starlette:

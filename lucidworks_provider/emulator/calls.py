@@ -9,8 +9,9 @@ An endpoint itself is a coroutine from :class:`Call` to a response; whatever it 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -18,9 +19,12 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from lucidworks_provider.emulator.checks import InvalidRequest
 from lucidworks_provider.emulator.connections import drop
 from lucidworks_provider.emulator.faults import EndpointName, Fault, FaultKind
+from lucidworks_provider.emulator.models import EmbeddingModel, find_model
 from lucidworks_provider.emulator.request_log import LogRecord
+from lucidworks_provider.emulator.settings import UnknownOptions
 from lucidworks_provider.emulator.tokens import Scope, TokenState
 
 if TYPE_CHECKING:
@@ -80,6 +84,36 @@ class Call:
     def suffers(self, kind: FaultKind) -> bool:
         """Tell whether a fault of a kind was ordered for this call."""
         return self.fault is not None and self.fault.kind is kind
+
+    @property
+    def ignore_unknown(self) -> bool:
+        """Tell whether fields that nobody documented are let through."""
+        return self.settings.unknown_options is UnknownOptions.IGNORE
+
+    def segment(self, text: str) -> str:
+        """Read a path segment, in which older pages write ``_`` for ``-`` (section 5.1)."""
+        return text if self.settings.strict_segments else text.replace("_", "-")
+
+    def embedding_model(self, model_id: str) -> EmbeddingModel:
+        """Find a hosted embedding model or a live deployment of a custom one."""
+        live = self.state.live_deployments(self.settings)
+        model = find_model(model_id, live, strict=self.settings.strict_segments)
+        if model is None:
+            raise ApiError(404, "There is no such embedding model or deployment.")
+        return model
+
+    async def json_body(self) -> bytes:
+        """Return the body of a POST that says it is JSON (section 1.3)."""
+        declared = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if declared != "application/json":
+            raise ApiError(400, "The header Content-Type: application/json is missing.")
+        return await self.request.body()
+
+    def note_texts(self, texts: Sequence[str]) -> None:
+        """Log texts by their number, size and hash."""
+        encoded = "".join(texts).encode()
+        self.record.items, self.record.text_bytes = len(texts), len(encoded)
+        self.record.text_sha256 = hashlib.sha256(encoded).hexdigest()
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -163,6 +197,8 @@ class Endpoint:
                 self._check_rate(call)
                 self._check_bearer(call, self.scope)
             return await self.handler(call)
+        except InvalidRequest as invalid:
+            return ApiError(400, str(invalid)).response()
         except ApiError as refused:
             return refused.response()
 

@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from lucidworks_provider.emulator.jobs import JobFailure
 from lucidworks_provider.emulator.models import max_chunks
-from lucidworks_provider.emulator.vectors import embed, quantize, rounded
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.chunking_request import ChunkingRequest
 
 _LARGEST_OUTPUT = 64_000_000
-
-
-class ChunkingFailure(Exception):
-    """The job ends in ERROR; the message becomes ``message``."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +37,9 @@ class ChunkingResult:
 
     items: tuple[ChunkedItem, ...]
 
-    def to_json(self, chunking_id: str, status: str, *, legacy: bool) -> bytes:
+    def to_json(self, job_id: str, status: str, *, legacy: bool) -> bytes:
         """Write the newest shape or, as one older example has it, the vectors beside ``chunkedData``."""
-        head = f'{{"chunkingId":"{chunking_id}","status":"{status}","chunkedData":['
+        head = f'{{"chunkingId":"{job_id}","status":"{status}","chunkedData":['
         if legacy:
             data = ",".join(f'{{"chunks":{item.chunks}}}' for item in self.items)
             vectors = ",".join(vector for item in self.items for vector in item.vectors)
@@ -57,36 +53,28 @@ class ChunkingResult:
 
 def compute(request: ChunkingRequest, *, overflow_is_error: bool) -> ChunkingResult:
     """Chunk and embed every text of a request, up to the number of chunks of section 7.5 in total."""
-    room = max_chunks(request.dimension, quantized=request.quantization is not None)
+    vectors = request.vectors
+    room = max_chunks(vectors.dimension, quantized=vectors.quantization is not None)
     items: list[ChunkedItem] = []
     characters = 0
     for text in request.texts:
         spans = list(islice(request.chunker.spans(text), room + 1))
         if len(spans) > room:
             if overflow_is_error:
-                raise ChunkingFailure("The text gives more chunks than one request may return.")
+                raise JobFailure("The text gives more chunks than one request may return.")
             spans = spans[:room]
         room -= len(spans)
         characters += sum(end - start for start, end in spans)
         if characters > _LARGEST_OUTPUT:  # a huge overlap repeats the text in each chunk
-            raise ChunkingFailure("The chunks are too large to be returned.")
+            raise JobFailure("The chunks are too large to be returned.")
         items.append(
             ChunkedItem(
                 chunks=_dump([text[start:end] for start, end in spans]),
                 spans=_dump(spans),
-                vectors=tuple(_vector(text[start:end], request) for start, end in spans),
+                vectors=tuple(vectors.to_json(text[start:end]) for start, end in spans),
             )
         )
     return ChunkingResult(tuple(items))
-
-
-def _vector(chunk: str, request: ChunkingRequest) -> str:
-    floats, tokens = embed(
-        chunk, model_id=request.model.model_id, dimension=request.dimension, data_type=request.data_type
-    )
-    method = request.quantization
-    values = rounded(floats) if method is None else quantize(floats, method)
-    return _dump({"tokensUsed": {"inputTokens": tokens}, "vector": values})
 
 
 def _dump(value: object) -> str:

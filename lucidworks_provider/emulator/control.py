@@ -7,6 +7,7 @@ No authentication, so bind the emulator to the loopback interface only, which is
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from lucidworks_provider.emulator.chunking_request import InvalidRequest, load_json
+from lucidworks_provider.emulator.checks import InvalidRequest, load_json
+from lucidworks_provider.emulator.customers.answers import deployment_json, model_json
 from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import Job, JobState
 from lucidworks_provider.emulator.tokens import Scope
 
 if TYPE_CHECKING:
+    from lucidworks_provider.emulator.customers.registry import Model
     from lucidworks_provider.emulator.state import EmulatorState
 
 _GONE = "GONE"
@@ -66,6 +69,7 @@ async def stats(request: Request) -> Response:
             "dropped": counts.statuses[None],
             "live_tokens": state.tokens.live_count(),
             "jobs": state.jobs.count_by_state(state.settings),
+            "calls": {name.value: counts.endpoints[name.value] for name in EndpointName},
         }
     )
 
@@ -98,6 +102,47 @@ async def job(request: Request) -> Response:
     return JSONResponse(_shown(state, found))
 
 
+async def models(request: Request) -> Response:
+    """List the models, as the Models API shows them."""
+    state = _state(request)
+    return JSONResponse([_shown_model(state, one) for one in state.registry.models()])
+
+
+async def model(request: Request) -> Response:
+    """Show a model or force its state; GONE removes it, null returns to what the clock says."""
+    state = _state(request)
+    found = state.registry.model(request.path_params["model_id"])
+    if found is None:
+        return JSONResponse({"message": "no such model"}, 404)
+    if request.method == "POST":
+        found.forced = _state_text(await _object(request))
+        if found.forced == _GONE:
+            state.registry.forget_model(found.model_id)
+            return JSONResponse({"id": found.model_id, "state": _GONE})
+    return JSONResponse(_shown_model(state, found))
+
+
+async def deployments(request: Request) -> Response:
+    """List the deployments, as the Models API shows them."""
+    state = _state(request)
+    now = state.clock()
+    return JSONResponse([deployment_json(one, now) for one in state.registry.deployments()])
+
+
+async def deployment(request: Request) -> Response:
+    """Show a deployment or force its state; GONE removes it, null returns to what the clock says."""
+    state = _state(request)
+    found = state.registry.deployment(request.path_params["deployment_id"])
+    if found is None:
+        return JSONResponse({"message": "no such deployment"}, 404)
+    if request.method == "POST":
+        found.forced = _state_text(await _object(request))
+        if found.forced == _GONE:
+            state.registry.forget_deployment(found.deployment_id)
+            return JSONResponse({"id": found.deployment_id, "state": _GONE})
+    return JSONResponse(deployment_json(found, state.clock()))
+
+
 async def clock(request: Request) -> Response:
     """Show the emulator's time or push it forward by ``advance`` seconds."""
     state = _state(request)
@@ -121,7 +166,25 @@ def _state(request: Request) -> EmulatorState:
 
 
 def _shown(state: EmulatorState, job: Job) -> dict[str, object]:
-    return {"job_id": job.job_id, "state": state.jobs.peek(job, state.settings).value, "polls": job.polls}
+    return {
+        "job_id": job.job_id,
+        "kind": job.kind.value,
+        "state": state.jobs.peek(job, state.settings).value,
+        "polls": job.polls,
+    }
+
+
+def _shown_model(state: EmulatorState, found: Model) -> dict[str, object]:
+    # The settings of a control answer never order the credentials.
+    settings = dataclasses.replace(state.settings, echo_credentials=False)
+    return model_json(found, state.registry.deployments(found.model_id), state.clock(), settings)
+
+
+def _state_text(order: dict[str, Any]) -> str | None:
+    wanted = order.get("state")
+    if set(order) != {"state"} or not (wanted is None or (isinstance(wanted, str) and wanted)):
+        raise InvalidRequest("state: a text, or null for what the clock says")
+    return wanted
 
 
 async def _object(request: Request) -> dict[str, Any]:
@@ -157,6 +220,10 @@ ROUTES = [
     _route("/tokens/kill", kill_tokens, "POST"),
     _route("/jobs", jobs, "GET"),
     _route("/jobs/{job_id}", job, "GET", "POST"),
+    _route("/models", models, "GET"),
+    _route("/models/{model_id}", model, "GET", "POST"),
+    _route("/deployments", deployments, "GET"),
+    _route("/deployments/{deployment_id}", deployment, "GET", "POST"),
     _route("/clock", clock, "GET", "POST"),
     _route("/reset", reset, "POST"),
 ]

@@ -18,6 +18,22 @@ class EndpointName(Enum):
     SUBMIT = "submit"
     POLL = "poll"
     USE_CASES = "usecases"
+    PREDICT = "predict"
+    SUBMIT_PREDICTION = "submit-prediction"
+    POLL_PREDICTION = "poll-prediction"
+    TOKENIZE = "tokenize"
+    PREVIEW_PROMPT = "preview-prompt"
+    LIST_MODELS = "list-models"
+    CREATE_MODEL = "create-model"
+    GET_MODEL = "get-model"
+    LIST_MODEL_DEPLOYMENTS = "list-model-deployments"
+    LIST_DEPLOYMENTS = "list-deployments"
+    DEPLOY = "deploy"
+    UNDEPLOY = "undeploy"
+
+
+_SUBMISSIONS = {EndpointName.SUBMIT, EndpointName.SUBMIT_PREDICTION}
+_POLLS = {EndpointName.POLL, EndpointName.POLL_PREDICTION}
 
 
 class FaultKind(Enum):
@@ -47,8 +63,10 @@ class FaultKind(Enum):
     def applies_to(self, endpoint: EndpointName) -> bool:
         """Tell whether the kind means anything there; a fault for "any" waits for a call that it fits."""
         if self is FaultKind.NEVER_ENDING:
-            return endpoint is EndpointName.SUBMIT
-        if self in {FaultKind.LEGACY_SHAPE, FaultKind.ERROR_JOB}:
+            return endpoint in _SUBMISSIONS
+        if self is FaultKind.ERROR_JOB:
+            return endpoint in _SUBMISSIONS | _POLLS
+        if self is FaultKind.LEGACY_SHAPE:  # only the results of chunking have an older shape
             return endpoint in {EndpointName.SUBMIT, EndpointName.POLL}
         return True
 

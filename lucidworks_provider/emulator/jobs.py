@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
 from lucidworks_provider.emulator.settings import EmulatorSettings, Retrieved
@@ -21,8 +21,6 @@ from lucidworks_provider.emulator.settings import EmulatorSettings, Retrieved
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
-
-    from lucidworks_provider.emulator.chunking_result import ChunkingResult
 
 
 class JobState(Enum):
@@ -34,12 +32,37 @@ class JobState(Enum):
     RETRIEVED = "RETRIEVED"
 
 
+class JobKind(Enum):
+    """The two APIs with jobs; an id of one means nothing to the other."""
+
+    CHUNKING = "chunking"
+    PREDICTION = "prediction"
+
+    @property
+    def id_field(self) -> str:
+        """Return the name of the id in answers."""
+        return f"{self.value}Id"
+
+
+class JobFailure(Exception):
+    """The job ends in ERROR; the message becomes ``message``."""
+
+
+class JobResult(Protocol):
+    """What a finished job hands out."""
+
+    def to_json(self, job_id: str, status: str, *, legacy: bool) -> bytes:
+        """Write the answer of the GET that carries the results."""
+        ...
+
+
 @dataclass
 class Job:
     """One job; ``work`` is dropped once its results were handed out, for they may be large."""
 
     created: float
-    work: Future[ChunkingResult] | None
+    work: Future[JobResult] | None
+    kind: JobKind = JobKind.CHUNKING
     legacy: bool = False
     forced: JobState | None = None
     message: str = ""
@@ -53,7 +76,7 @@ class Answer:
     """What one poll is told."""
 
     state: JobState
-    result: ChunkingResult | None = None
+    result: JobResult | None = None
     message: str = ""
 
 
@@ -64,13 +87,13 @@ class JobBook:
         self._clock = clock
         self._jobs: dict[str, Job] = {}
 
-    def add(self, work: Future[ChunkingResult] | None, settings: EmulatorSettings) -> Job:
+    def add(self, kind: JobKind, work: Future[JobResult] | None, settings: EmulatorSettings) -> Job:
         """Accept a job, and drop those over their retention that nobody asks for any more."""
         while self._jobs:
             oldest = next(iter(self._jobs))
             if self.find(oldest, settings) is not None:
                 break
-        job = Job(self._clock(), work)
+        job = Job(self._clock(), work, kind)
         self._jobs[job.job_id] = job
         return job
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The embedding models the emulator knows, and how many chunks one answer may hold.
+The models the emulator knows (section 12), and how many chunks one answer may hold.
 
 Sizes are documented per class (small 384, base 768, large 1024); the ids are those seen verbatim in vendor
 pages.
@@ -9,6 +9,7 @@ pages.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -22,6 +23,28 @@ EMBEDDING_MODELS: Final = MappingProxyType(
         "bge-large": 1024,
     }
 )
+
+HOSTED_GENERATIVE: Final = ("llama-3-8b-instruct", "llama-3v2-3b-instruct", "mistral-7b-instruct")
+
+NER_ONLY: Final = ("nu-zero-ner",)
+
+OPENAI: Final = (
+    "gpt-4",
+    "gpt-4o",
+    "gpt-4o-2024-05-13",
+    "gpt-4-0613",
+    "gpt-4-turbo",
+    "gpt-4-turbo-2024-04-09",
+    "gpt-4-turbo-preview",
+    "gpt-4-1106-preview",
+    "gpt-3.5-turbo",
+    "gpt-3.5-turbo-1106",
+    "gpt-3.5-turbo-0125",
+)
+"""Third-party models; every request to them carries a key (section 12.3)."""
+
+PRE_TRAINED: Final = ("multilinguallm", "text-encoder", "clip-encoder")
+"""Older identifiers, which only the Models API names (section 10.3)."""
 
 CUSTOM_MODEL_SIZE: Final = 384
 """Vector size of a registered custom deployment [A]."""
@@ -51,7 +74,7 @@ class EmbeddingModel:
     size: int
 
 
-def find_model(model_id: str, deployments: tuple[str, ...], *, strict: bool) -> EmbeddingModel | None:
+def find_model(model_id: str, deployments: Collection[str], *, strict: bool) -> EmbeddingModel | None:
     """Find an embedding model or a registered deployment; ``_`` equals ``-`` unless strict [A]."""
     name = model_id if strict else model_id.replace("_", "-")
     if name in EMBEDDING_MODELS:

@@ -35,7 +35,10 @@ class LogRecord:
     job_id: str | None = None
     job_status: str | None = None
     chunker: str | None = None
+    use_case: str | None = None
     model: str | None = None
+    deployment: str | None = None
+    items: int | None = None
     text_bytes: int | None = None
     text_sha256: str | None = None
     fault: str | None = None

@@ -11,12 +11,13 @@ a run of stops is entered only at its beginning, and no quantifier gives charact
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Span: TypeAlias = tuple[int, int]
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+_VISIBLE = re.compile(r"\S+")
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
 _BOUNDARY = re.compile(
@@ -30,10 +31,24 @@ _ABBREVIATED = "mr mrs ms dr prof st vs fig jr sr inc ltd corp approx dept est e
 _ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 _LONGEST_ABBREVIATION = 8
 
+_COMMON = """
+    a about after all also an and any are as at be been but by can did do does for from had has
+    have he her his how i if in into is it its me more my no not of on one or our over she so some
+    such than that the their them then there these they this to us was we were what when which who
+    will with would you your
+"""
+COMMON_WORDS: Final = frozenset(_COMMON.split())
+"""English words that say little about a text."""
+
 
 def count_tokens(text: str) -> int:
     """Count the tokens of a text."""
     return len(_TOKEN.findall(text))
+
+
+def tokens(text: str) -> list[str]:
+    """Return the tokens of a text in lower case."""
+    return _TOKEN.findall(text.lower())
 
 
 def truncate_tokens(text: str, limit: int) -> tuple[str, int]:
@@ -49,6 +64,20 @@ def truncate_tokens(text: str, limit: int) -> tuple[str, int]:
 def words(text: str) -> list[str]:
     """Return the lower-cased words of a text, punctuation left out."""
     return _WORD.findall(text.lower())
+
+
+def content_words(text: str) -> list[str]:
+    """Return the words that are not common ones; all of them if there is no other."""
+    found = words(text)
+    return [word for word in found if word not in COMMON_WORDS] or found
+
+
+def truncate_words(text: str, limit: int) -> str:
+    """Cut a text after ``limit`` words, which white space parts."""
+    for count, match in enumerate(_VISIBLE.finditer(text)):
+        if count == limit:
+            return text[: match.start()].rstrip()
+    return text
 
 
 def trimmed(text: str, start: int, end: int) -> Span | None:

@@ -41,7 +41,7 @@ class RunningEmulator:
             "auth_url": self.url,
             "application_url": self.url,
             "models_url": self.url,
-            "customer_id": "emulated-customer",
+            "customer_id": self.state.settings.customer_id,
         }
         return json.dumps(
             {

@@ -41,8 +41,49 @@ class Oversize(Enum):
     ERROR_JOB = "error-job"
 
 
+class BatchOverflow(Enum):
+    """What happens to the items of a batch above the documented 32 [A]."""
+
+    BAD_REQUEST = "400"
+    TRUNCATE = "truncate"
+
+
+class UnknownOptions(Enum):
+    """What happens to fields that nobody documented [A]."""
+
+    BAD_REQUEST = "400"
+    IGNORE = "ignore"
+
+
+class SourcesShape(Enum):
+    """The type of ``sources`` in a RAG answer: newer and older vendor page disagree."""
+
+    ARRAY = "array"
+    STRING = "string"
+
+
+class UndeployPath(Enum):
+    """Which reading of the delete operation's path is served (section 10.6)."""
+
+    BOTH = "both"
+    LITERAL = "literal"
+    REST = "rest"
+
+
 class SettingsError(ValueError):
     """A switch got a value it does not take; the message names the switch."""
+
+
+_NOT_NEGATIVE = (
+    "pending_polls",
+    "pending_seconds",
+    "retention",
+    "latency",
+    "token_latency",
+    "training_seconds",
+    "deploy_seconds",
+    "undeploy_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +111,22 @@ class EmulatorSettings:
     latency: float = 0.0
     token_latency: float = 0.0
     deployments: tuple[str, ...] = ()
+    batch_overflow: BatchOverflow = BatchOverflow.BAD_REQUEST
+    unknown_options: UnknownOptions = UnknownOptions.BAD_REQUEST
+    managed_keys: bool = False
+    sources_shape: SourcesShape = SourcesShape.ARRAY
+    embedding_shape: str = "vector"
+    joined_tokens: bool = False
+    customer_id: str = "demo-customer"
+    training_seconds: float = 2.0
+    training_fails: bool = False
+    deploy_seconds: float = 1.0
+    deploy_fails: bool = False
+    undeploy_seconds: float = 0.0
+    undeploy_fails: bool = False
+    undeploy_path: UndeployPath = UndeployPath.BOTH
+    echo_credentials: bool = False
+    vector_size_text: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values that would make the emulator lie."""
@@ -79,9 +136,13 @@ class EmulatorSettings:
         for name in ("token_ttl", "max_text_bytes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name}: at least 1")
-        for name in ("pending_polls", "pending_seconds", "retention", "latency", "token_latency"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name}: not negative")
+        if not self.embedding_shape or self.embedding_shape == "tokensUsed":
+            raise SettingsError("embedding_shape: the name of a field other than tokensUsed")
+        if not self.customer_id or "/" in self.customer_id:
+            raise SettingsError("customer_id: one segment of a path")
         if self.rate_window <= 0:
             raise SettingsError("rate_window: greater than 0")
         if self.rate_limit is not None and self.rate_limit < 1:

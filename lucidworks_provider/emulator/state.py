@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory of one emulator: settings in force, clock, tokens, jobs, faults, log and rate limit."""
+"""The memory of one emulator: settings in force, clock, tokens, jobs, models, faults, log and rate limit."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from lucidworks_provider.emulator.customers.registry import Registry
 from lucidworks_provider.emulator.faults import FaultBook
 from lucidworks_provider.emulator.jobs import JobBook
+from lucidworks_provider.emulator.predictions.memory import Conversations
 from lucidworks_provider.emulator.request_log import RequestLog
 from lucidworks_provider.emulator.tokens import TokenBook
 
@@ -72,20 +74,28 @@ class EmulatorState:
         self.clock = Clock()
         self.tokens = TokenBook(self.clock)
         self.jobs = JobBook(self.clock)
+        self.registry = Registry(self.clock)
+        self.conversations = Conversations()
         self.faults = FaultBook()
         self.log = RequestLog()
         self.rate_limit = RateLimit()
         self.workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lucidworks-emulator-chunker")
 
     def reset(self) -> None:
-        """Return to the state after start, with the settings of the start; all tokens and jobs are gone."""
+        """Return to the state after start, with the settings of the start; whatever was made is gone."""
         self.settings = self._initial
         self.clock.reset()
         self.tokens = TokenBook(self.clock)
         self.jobs.clear()
+        self.registry = Registry(self.clock)
+        self.conversations.clear()
         self.faults.clear()
         self.log = RequestLog()
         self.rate_limit.clear()
+
+    def live_deployments(self, settings: EmulatorSettings) -> tuple[str, ...]:
+        """Return the ids that serve as MODEL_ID: those of the settings, and those deployed since."""
+        return (*settings.deployments, *self.registry.live())
 
     def close(self) -> None:
         """Stop the workers; a running one ends with its text."""

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response
 
-from lucidworks_provider.emulator.models import EMBEDDING_MODELS
+from lucidworks_provider.emulator.predictions.use_cases import USE_CASES, UseCaseName
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.calls import Call
 
 
 async def list_use_cases(call: Call) -> Response:
-    """List each use case with its models."""
+    """List each use case with its models, and with live deployments where they serve."""
     query = call.request.query_params
-    use_cases = {"embedding": [*EMBEDDING_MODELS, *call.settings.deployments]}
+    use_cases = {name.value: list(use_case.models) for name, use_case in USE_CASES.items()}
+    use_cases[UseCaseName.EMBEDDING.value] += call.state.live_deployments(call.settings)
     wanted_case, wanted_model = query.get("useCase"), query.get("modelId")
     listed = [
         {"useCase": name, "models": [one for one in models if wanted_model in {None, one}]}

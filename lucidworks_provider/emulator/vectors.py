@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from lucidworks_provider.emulator.models import MODEL_CONTEXT_TOKENS
-from lucidworks_provider.emulator.sentences import truncate_tokens, words
+from lucidworks_provider.emulator.sentences import COMMON_WORDS, truncate_tokens, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,13 +31,6 @@ COMMON_SHARE: Final = 0.5
 _DATA_TYPE_TURN = 0.1
 _POSITIONS_PER_WORD = 8
 _DIGITS = 7
-_COMMON = """
-    a about after all also an and any are as at be been but by can did do does for from had has
-    have he her his how i if in into is it its me more my no not of on one or our over she so some
-    such than that the their them then there these they this to us was we were what when which who
-    will with would you your
-"""
-_COMMON_WORDS = frozenset(_COMMON.split())
 
 
 class Quantization(Enum):
@@ -57,7 +50,7 @@ class DataType(Enum):
 @lru_cache(maxsize=50_000)
 def term_weight(word: str, count: int) -> float:
     """Weigh a word: logarithmic frequency, little for short and common words."""
-    rarity = 0.15 if word in _COMMON_WORDS else 0.4 if len(word) <= 2 else 1.0
+    rarity = 0.15 if word in COMMON_WORDS else 0.4 if len(word) <= 2 else 1.0
     return rarity * (1.0 + math.log(count))
 
 

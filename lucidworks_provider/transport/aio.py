@@ -123,6 +123,8 @@ class _Shared:
     transport: AsyncTransport | None = None
 
 
+# By path and time of change: loading some hundred authorities takes 18 ms.
+_contexts: dict[tuple[str, int], ssl.SSLContext] = {}
 # Per loop: a client belongs to the loop that it was made in.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[LucidworksSettings, _Shared]] = WeakKeyDictionary()
 
@@ -174,10 +176,16 @@ def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
     if isinstance(bundle, bool):
         return bundle
     try:
-        # Like requests, take a folder of hashed certificates too.
-        if Path(bundle).is_dir():
-            return ssl.create_default_context(capath=bundle)
-        return ssl.create_default_context(cafile=bundle)
+        changed = Path(bundle).stat().st_mtime_ns
+        if (bundle, changed) not in _contexts:
+            # Like requests, take a folder of hashed certificates too.
+            folder = Path(bundle).is_dir()
+            made = ssl.create_default_context(
+                capath=bundle if folder else None, cafile=None if folder else bundle
+            )
+            _contexts.clear()  # of a bundle that was replaced
+            _contexts[bundle, changed] = made
+        return _contexts[bundle, changed]
     except (OSError, ssl.SSLError) as err:
         raise ConfigurationError(
             f"Connection {settings.conn_id!r}: {bundle} is no usable bundle of authorities ({type(err).__name__})."

@@ -12,17 +12,20 @@ import pytest
 import requests
 from contract_wire import Exchange, Recorders, judge, recording
 from openapi_core.exceptions import OpenAPIError
+from werkzeug.datastructures import Headers
 
 from lucidworks_provider.emulator import EmulatorSettings, running
-from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import JobState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lucidworks_provider.emulator.server import RunningEmulator
 
 SMALL = 2000
+MODELS = "https://api.lucidworks.com"
+LLAMA = "llama-3-8b-instruct"
 TOKEN_PATH = "/oauth2/ausao8uveaPmyhv0v357/v1/token"
 TOKEN_HEADERS = {
     "Accept": "application/json",
@@ -65,6 +68,37 @@ class Vendor:
 
     def poll(self, job_id: str) -> Exchange:
         return self.api("GET", f"/ai/async-chunking/{job_id}")
+
+    def asked(self, path: str, body: dict[str, Any]) -> Exchange:
+        """A POST; if the emulator accepts it, the document has to allow it, too."""
+        exchange = self.api("POST", path, json=body)
+        if exchange.status_code == 200:
+            judge().answers.validate_request(exchange)
+        return exchange
+
+    def predict(
+        self, use_case: str, model: str = LLAMA, *, kind: str = "prediction", **body: Any
+    ) -> Exchange:
+        return self.asked(f"/ai/{kind}/{use_case}/{model}", {"batch": [{"text": "Who is Bob?"}], **body})
+
+    def customer(self, method: str, path: str, body: dict[str, Any] | None = None) -> Exchange:
+        """A call of the Models API, whose host has no recorder: the request is read off the client."""
+        headers = {"Authorization": f"Bearer {self.bearer}"} if self.bearer else {}
+        target = f"/customers/{path}"
+        answer = requests.request(
+            method, self.emulator.url + target, headers=headers, json=body, timeout=20, allow_redirects=False
+        )
+        sent = answer.request
+        payload = sent.body.encode() if isinstance(sent.body, str) else sent.body or b""
+        exchange = Exchange(
+            MODELS, method, target, [(name, str(value)) for name, value in sent.headers.items()], payload
+        )
+        exchange.data, exchange.status_code = answer.content, answer.status_code
+        exchange.headers = Headers(list(answer.headers.items()))
+        if exchange.status_code == 200:
+            judge().answers.validate_request(exchange)
+        judge().answer(exchange)
+        return exchange
 
     def fault(self, **order: Any) -> None:
         self.emulator.state.faults.order(Fault.from_json(order))
@@ -166,17 +200,153 @@ def test_use_cases(vendor: Vendor) -> None:
     assert vendor.api("GET", "/ai/usecases?modelId=nothing").status_code == 200
 
 
-@pytest.mark.parametrize("match", ["token", "submit", "poll", "usecases"])
+PREDICTIONS: list[tuple[str, str, dict[str, Any]]] = [
+    ("embedding", "gte-small", {}),
+    ("embedding", "e5-small-v2", {"useCaseConfig": {"dataType": "passage"}}),
+    (
+        "embedding",
+        "bge-large",
+        {"modelConfig": {"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256}},
+    ),
+    ("classification", LLAMA, {"useCaseConfig": {"labels": ["Harry Potter", "Lord of the Rings"]}}),
+    ("passthrough", LLAMA, {"useCaseConfig": {"useSystemPrompt": False}}),
+    ("passthrough", "gpt-4o", {"modelConfig": {"apiKey": "k", "temperature": 0.7, "topK": -1}}),
+    (
+        "rag",
+        LLAMA,
+        {
+            "batch": [
+                {
+                    "text": "Why did I go to Germany?",
+                    "documents": [
+                        {
+                            "body": "I'm off to Germany to go to the Oktoberfest!",
+                            "source": "http://example.com/112",
+                            "title": "Off to Germany!",
+                            "date": "2022-01-31T19:31:34Z",
+                        }
+                    ],
+                }
+            ]
+        },
+    ),
+    ("rag", LLAMA, {"useCaseConfig": {"answerNotFoundMessage": "None.", "extractRelevantContent": False}}),
+    ("summarization", LLAMA, {"useCaseConfig": {"maxWords": 100}}),
+    ("keyword-extraction", LLAMA, {"useCaseConfig": {"maxKeywords": 100}}),
+    ("ner", "nu-zero-ner", {"useCaseConfig": {"entityTypeMap": {"person": ["Bob"]}}}),
+    ("faq-enrichment", LLAMA, {}),
+]
+
+
+@pytest.mark.parametrize(("use_case", "model", "body"), PREDICTIONS)
+def test_predictions(vendor: Vendor, use_case: str, model: str, body: dict[str, Any]) -> None:
+    vendor.log_in()
+    [element] = json.loads(vendor.predict(use_case, model, **body).data)["predictions"]
+    assert element["tokensUsed"]
+    if use_case not in {"embedding", "classification"}:
+        job_id = json.loads(vendor.predict(use_case, model, kind="async-prediction", **body).data)[
+            "predictionId"
+        ]
+        answers = [json.loads(vendor.api("GET", f"/ai/async-prediction/{job_id}").data) for _ in range(3)]
+        assert [one["status"] for one in answers] == ["SUBMITTED", "READY", "RETRIEVED"]
+        assert set(answers[1]["predictions"][0]) == set(element)
+
+
+def test_standalone_query_rewriter(vendor: Vendor) -> None:
+    vendor.log_in()
+    memory = json.loads(vendor.predict("rag").data)["predictions"][0]["memoryUuid"]
+    config = {"useCaseConfig": {"memoryUuid": memory}}
+    assert vendor.predict("standalone-query-rewriter", **config).status_code == 200
+    assert vendor.predict("standalone-query-rewriter", kind="async-prediction", **config).status_code == 200
+
+
+def test_sources_as_a_string(vendor: Vendor) -> None:
+    vendor.log_in()
+    state = vendor.emulator.state
+    state.settings = state.settings.patched({"sources_shape": "string"})
+    assert isinstance(json.loads(vendor.predict("rag").data)["predictions"][0]["sources"], str)
+
+
+def test_refused_predictions(vendor: Vendor) -> None:
+    config = {"useCaseConfig": {"labels": ["a"]}}
+    assert vendor.predict("classification", **config).status_code == 401
+    vendor.log_in()
+    assert vendor.predict("classification").status_code == 400
+    assert vendor.predict("classification", "no-such-model", **config).status_code == 404
+    assert vendor.predict("no-such-use-case").status_code == 404
+    assert vendor.predict("summarization", kind="async-prediction", modelConfig={"a": 1}).status_code == 400
+    assert vendor.predict("embedding", "gte-small", kind="async-prediction").status_code == 404
+    assert vendor.api("GET", f"/ai/async-prediction/{uuid4()}").status_code == 404
+    vendor.log_in("machinelearning.model")
+    assert vendor.predict("classification", **config).status_code == 403
+    assert vendor.predict("summarization", kind="async-prediction").status_code == 403
+
+
+def test_previews(vendor: Vendor) -> None:
+    vendor.log_in()
+    body = {"batch": [{"text": "Who?"}]}
+    tokens = json.loads(vendor.asked("/ai/tokenization/e5-small-v2", body).data)
+    assert tokens["generatedTokens"][0]["tokens"] == ["[CLS]", "who", "?", "[SEP]"]
+    assert json.loads(vendor.asked(f"/ai/prompt/passthrough/{LLAMA}", body).data)["prompt"] == "Who?"
+
+
+def test_models_and_deployments(vendor: Vendor) -> None:
+    ours = "demo-customer/ai"
+    assert vendor.customer("GET", f"{ours}/models").status_code == 401
+    vendor.log_in("machinelearning.model")
+    order = {
+        "name": "shop",
+        "modelType": "ecommerce_rnn",
+        "region": "us-southcarolina",
+        "trainingData": {"catalog": "gs://b/catalog", "signals": "gs://b/signals"},
+        "config": {"dataset_config": "mlp_ecommerce", "trainer_config.num_epochs": 1},
+        "trainingDataCredentials": {"serviceAccountKey": "k"},
+    }
+    model = json.loads(vendor.customer("POST", f"{ours}/models", order).data)["id"]
+    assert vendor.customer("POST", f"{ours}/deployments", {"modelId": model}).status_code == 400
+    vendor.emulator.state.clock.advance(60)
+    found = json.loads(vendor.customer("GET", f"{ours}/models/{model}?metrics=true").data)
+    assert (found["state"], "metrics" in found) == ("AVAILABLE", True)
+    body = {"modelId": model, "region": "us-southcarolina", "minReplicas": 1, "maxReplicas": 2}
+    for path in ("{0}/ai/deployments", f"{ours}/deployments/{{0}}"):
+        deployment = json.loads(vendor.customer("POST", f"{ours}/deployments", body).data)["id"]
+        vendor.emulator.state.clock.advance(60)
+        for listed in (f"{ours}/deployments", f"{ours}/models/{model}/deployments", f"{ours}/models"):
+            assert deployment in vendor.customer("GET", listed).data.decode()
+        deleted = vendor.customer("DELETE", path.format(deployment))
+        assert json.loads(deleted.data)["state"] == "DELETED"
+        assert vendor.customer("DELETE", path.format(deployment)).status_code == 404
+    assert vendor.customer("GET", f"{ours}/models/{uuid4()}").status_code == 404
+    assert vendor.customer("POST", f"{ours}/models", {"name": "x"}).status_code == 400
+
+
+CALLS: dict[str, Callable[[Vendor], Exchange]] = {
+    "token": lambda vendor: vendor.token(),
+    "submit": lambda vendor: vendor.submit(),
+    "poll": lambda vendor: vendor.poll(str(uuid4())),
+    "usecases": lambda vendor: vendor.api("GET", "/ai/usecases"),
+    "predict": lambda vendor: vendor.predict("passthrough"),
+    "submit-prediction": lambda vendor: vendor.predict("rag", kind="async-prediction"),
+    "poll-prediction": lambda vendor: vendor.api("GET", f"/ai/async-prediction/{uuid4()}"),
+    "tokenize": lambda vendor: vendor.asked("/ai/tokenization/gte-small", {"batch": [{"text": "x"}]}),
+    "preview-prompt": lambda vendor: vendor.asked(
+        f"/ai/prompt/passthrough/{LLAMA}", {"batch": [{"text": "x"}]}
+    ),
+    "list-models": lambda vendor: vendor.customer("GET", "demo-customer/ai/models"),
+    "create-model": lambda vendor: vendor.customer("POST", "demo-customer/ai/models", {"name": "x"}),
+    "get-model": lambda vendor: vendor.customer("GET", "demo-customer/ai/models/text-encoder"),
+    "list-model-deployments": lambda vendor: vendor.customer("GET", "demo-customer/ai/models/x/deployments"),
+    "list-deployments": lambda vendor: vendor.customer("GET", "demo-customer/ai/deployments"),
+    "deploy": lambda vendor: vendor.customer("POST", "demo-customer/ai/deployments", {"modelId": "x"}),
+    "undeploy": lambda vendor: vendor.customer("DELETE", f"{uuid4()}/ai/deployments"),
+}
+
+
+@pytest.mark.parametrize("match", [name.value for name in EndpointName])
 def test_rate_limit(vendor: Vendor, match: str) -> None:
     vendor.log_in()
     vendor.fault(kind="429", match=match, retry_after=1.5)
-    calls = {
-        "token": vendor.token,
-        "submit": vendor.submit,
-        "poll": lambda: vendor.poll(str(uuid4())),
-        "usecases": lambda: vendor.api("GET", "/ai/usecases"),
-    }
-    exchange = calls[match]()
+    exchange = CALLS[match](vendor)
     assert (exchange.status_code, exchange.headers["Retry-After"]) == (429, "1.5")
 
 

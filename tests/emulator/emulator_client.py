@@ -67,6 +67,28 @@ class Caller:
             time.sleep(0.05)
         raise AssertionError("the job did not end")
 
+    def predict(
+        self,
+        use_case: str,
+        *texts: str,
+        model: str = "llama-3-8b-instruct",
+        kind: str = "prediction",
+        **body: Any,
+    ) -> requests.Response:
+        batch = {"batch": [{"text": text} for text in texts]} if texts else {}
+        return self.call("POST", f"/ai/{kind}/{use_case}/{model}", json={**batch, **body})
+
+    def submit_prediction(self, use_case: str = "passthrough", *texts: str, **body: Any) -> requests.Response:
+        return self.predict(use_case, *(texts or ("x",)), kind="async-prediction", **body)
+
+    def poll_prediction(self, job_id: str) -> requests.Response:
+        return self.call("GET", f"/ai/async-prediction/{job_id}")
+
+    def customer(
+        self, method: str, path: str, customer: str = "demo-customer", **options: Any
+    ) -> requests.Response:
+        return self.call(method, f"/customers/{customer}/ai/{path}", **options)
+
     def control(self, method: str, path: str, **body: Any) -> Any:
         answer = requests.request(
             method, f"{self.emulator.url}/_emulator{path}", json=body or None, timeout=20

@@ -21,7 +21,13 @@ from emulator_client import AUTH, HEADERS, PREDICT, Caller
 
 from lucidworks_provider import emulator as package
 from lucidworks_provider.emulator.__main__ import _parser, _settings
-from lucidworks_provider.emulator.settings import EmulatorSettings, Retrieved, SettingsError
+from lucidworks_provider.emulator.settings import (
+    BatchOverflow,
+    EmulatorSettings,
+    Retrieved,
+    SettingsError,
+    UndeployPath,
+)
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -30,16 +36,19 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
 def test_command_line_serves_and_exits_cleanly(name: signal.Signals) -> None:
     command = [sys.executable, "-m", "lucidworks_provider.emulator", "--port", "0", "--client-id", "me"]
+    command += ["--customer-id", "us"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(5)]
+        lines = [process.stdout.readline() for _ in range(6)]
         process_output = "".join(lines)
         assert "NOT the vendor's service" in process_output
         found = re.search(r"AIRFLOW_CONN_LUCIDWORKS_DEFAULT=(.*)", process_output)
         assert found
         connection = json.loads(shlex.split(found[1])[0])
         assert (connection["conn_type"], connection["login"]) == ("lucidworks", "me")
+        assert connection["extra"]["customer_id"] == "us"
         base = connection["extra"]["auth_url"]
+        assert connection["extra"]["models_url"] == base
         answer = requests.post(
             f"{base}/oauth2/{AUTH}/v1/token",
             params={"scope": PREDICT, "grant_type": "client_credentials"},
@@ -55,19 +64,38 @@ def test_command_line_serves_and_exits_cleanly(name: signal.Signals) -> None:
 def test_options_become_settings() -> None:
     line = (
         "--client a:b:c --rate-limit 5/2 --no-retry-after --retrieved 404 --no-scope-check --both-tokens-live "
-        "--token-ttl 60 --deployment 5E893B16-01f8-427c-9ca8-ba52b01b1ba3"
+        "--token-ttl 60 --deployment 5E893B16-01f8-427c-9ca8-ba52b01b1ba3 --customer-id us --deploy-seconds 0 "
+        "--set undeploy_path=rest --set batch_overflow=400 --set echo_credentials=true --set embedding_shape=e"
     )
     settings = _settings(_parser().parse_args(line.split()))
     assert settings.clients == {"demo-client": "demo-secret", "a": "b:c"}
     assert (settings.rate_limit, settings.rate_window, settings.retry_after) == (5, 2.0, False)
     assert (settings.retrieved, settings.scope_check, settings.token_ttl) == (Retrieved.NOT_FOUND, False, 60)
     assert settings.deployments == ("5e893b16-01f8-427c-9ca8-ba52b01b1ba3",)
+    assert (settings.customer_id, settings.deploy_seconds, settings.embedding_shape) == ("us", 0, "e")
+    assert settings.undeploy_path is UndeployPath.REST
+    assert settings.batch_overflow is BatchOverflow.BAD_REQUEST
+    assert settings.echo_credentials
     assert _settings(_parser().parse_args([])) == EmulatorSettings()
     assert "demo-secret" not in repr(settings)
 
 
 @pytest.mark.parametrize(
-    "line", ["--client x", "--rate-limit many", "--deployment x", "--latency -1", "--token-ttl 0"]
+    "line",
+    [
+        "--client x",
+        "--rate-limit many",
+        "--deployment x",
+        "--latency -1",
+        "--token-ttl 0",
+        "--training-seconds -1",
+        "--customer-id a/b",
+        "--set latency",
+        "--set latency=slow",
+        "--set sources_shape=object",
+        "--set embedding_shape=tokensUsed",
+        "--set clients={}",
+    ],
 )
 def test_wrong_options(line: str) -> None:
     with pytest.raises(SettingsError):
@@ -108,7 +136,7 @@ def test_stops_quickly_while_a_fault_sleeps() -> None:
 
 
 def test_shares_no_code_with_the_client() -> None:
-    for module in Path(package.__file__).parent.glob("*.py"):
+    for module in Path(package.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(module.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lucidworks_provider"):
                 assert (node.module or "").startswith("lucidworks_provider.emulator"), module

@@ -104,7 +104,7 @@ def test_a_submission_that_may_have_arrived_is_not_repeated(
     mode: Mode, emulator: RunningEmulator, kind: str
 ) -> None:
     fault(emulator, kind, "submit")
-    with pytest.raises(SubmissionUnknownError, match="a job whose id is unknown"):
+    with pytest.raises(SubmissionUnknownError, match="under an id that nobody knows"):
         submit(mode, LucidworksHook())
     assert count(emulator, "submit") == 1
     assert len(emulator.state.jobs.all()) == (kind in {"disconnect-after", "cut-json"})

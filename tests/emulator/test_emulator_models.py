@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Models API (section 10): training, deployment, deletion, and what a deployment is good for."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+import requests
+from emulator_client import MODEL, PREDICT, Caller
+
+from lucidworks_provider.emulator import EmulatorSettings, running
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+KEY = "a-key-that-nobody-may-see"
+DATA = {"catalog": "gs://bucket/catalog", "signals": "gs://bucket/signals"}
+ORDER: dict[str, Any] = {"name": "shop", "trainingData": DATA}
+CONFIG = {
+    "dataset_config": "mlp_ecommerce",
+    "trainer_config": "mlp_ecommerce",
+    "trainer_config/text_processor_config": "word_en",
+    "trainer_config.encoder_config.rnn_names_list": ["gru"],
+    "trainer_config.encoder_config.rnn_units_list": [128],
+    "trainer_config.trn_batch_size": 123,
+    "trainer_config.num_epochs": 1,
+    "trainer_config.monitor_patience": 8,
+    "trainer_config.encoder_config.emb_spdp": 0.3,
+    "trainer_config.encoder_config.emb_trainable": True,
+}
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[RunningEmulator]:
+    # Only the clock on order ends a training here, so nothing depends on the speed of the machine.
+    with running(EmulatorSettings(training_seconds=1000, deploy_seconds=100, pending_polls=0)) as started:
+        yield started
+
+
+@pytest.fixture
+def caller(emulator: RunningEmulator) -> Caller:
+    emulator.state.reset()
+    return Caller(emulator).log_in(MODEL)
+
+
+@pytest.fixture
+def predicting(caller: Caller) -> Caller:
+    """The same client with a token of the other scope; the scopes do not disturb each other."""
+    return Caller(caller.emulator).log_in(PREDICT)
+
+
+def good(answer: requests.Response) -> Any:
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def pass_time(caller: Caller, seconds: float) -> None:
+    caller.control("POST", "/clock", advance=seconds)
+
+
+def trained(caller: Caller) -> str:
+    model = good(caller.customer("POST", "models", json=ORDER))["id"]
+    pass_time(caller, 1000)
+    return str(model)
+
+
+def deployed(caller: Caller) -> str:
+    deployment = good(caller.customer("POST", "deployments", json={"modelId": trained(caller)}))["id"]
+    pass_time(caller, 100)
+    return str(deployment)
+
+
+def is_date_time(text: str) -> bool:
+    return text.endswith("Z") and datetime.fromisoformat(text).tzinfo is not None
+
+
+def test_pre_trained_models(caller: Caller) -> None:
+    listed = good(caller.customer("GET", "models"))
+    assert [one["id"] for one in listed] == ["multilinguallm", "text-encoder", "clip-encoder"]
+    assert all(one["modelType"] == one["id"] and one["state"] == "AVAILABLE" for one in listed)
+    assert good(caller.customer("GET", "models/text-encoder")) == listed[1]
+    assert "name" not in listed[1]
+
+
+def test_from_training_to_the_end_of_a_deployment(caller: Caller, predicting: Caller) -> None:
+    order = {**ORDER, "modelType": "ecommerce_rnn", "region": "us-x", "config": CONFIG}
+    model = good(caller.customer("POST", "models", json=order))
+    path = f"models/{UUID(model['id'])}"
+    assert {name: model[name] for name in order} == order
+    assert (model["state"], model["createdBy"], model["deployments"]) == ("TRAINING", "demo-client", [])
+    assert is_date_time(model["trainingStarted"])
+    assert "trainingCompleted" not in model
+    assert good(caller.customer("GET", path)) == model
+    body = {
+        "modelId": model["id"],
+        "region": "us-y",
+        "minReplicas": 1,
+        "maxReplicas": 2,
+        "config": {"a": [1]},
+    }
+    assert caller.customer("POST", "deployments", json=body).status_code == 400
+    pass_time(caller, 1000)
+    model = good(caller.customer("GET", path))
+    assert (model["state"], is_date_time(model["trainingCompleted"])) == ("AVAILABLE", True)
+    assert good(caller.customer("GET", "models"))[-1] == model
+
+    deployment = good(caller.customer("POST", "deployments", json=body))
+    assert {name: deployment[name] for name in body} == body
+    assert (deployment["state"], deployment["createdBy"]) == ("DEPLOYING", "demo-client")
+    assert "deployedAt" not in deployment
+    assert predicting.predict("embedding", "x", model=deployment["id"]).status_code == 404
+    pass_time(caller, 100)
+    [deployment] = good(caller.customer("GET", "deployments"))
+    assert (deployment["state"], is_date_time(deployment["deployedAt"])) == ("DEPLOYED", True)
+    assert good(caller.customer("GET", f"{path}/deployments")) == [deployment]
+    short = {name: deployment[name] for name in ("id", "region", "state", "deployedAt")}
+    assert good(caller.customer("GET", path))["deployments"] == [short]
+
+    served = predicting.predict("embedding", "x", model=deployment["id"])
+    assert len(good(served)["predictions"][0]["vector"]) == int(model["vectorSize"]) == 384
+    assert predicting.chunk("x", model=deployment["id"].upper())["status"] == "READY"
+    tokens = {"batch": [{"text": "x"}]}
+    assert predicting.call("POST", f"/ai/tokenization/{deployment['id']}", json=tokens).status_code == 200
+    [embedding, *_] = good(predicting.call("GET", "/ai/usecases"))
+    assert deployment["id"] in embedding["models"]
+    assert model["id"] not in embedding["models"]
+    assert predicting.predict("embedding", "x", model=model["id"]).status_code == 404
+
+    gone = good(caller.customer("DELETE", f"deployments/{deployment['id']}"))
+    assert (gone["id"], gone["state"]) == (deployment["id"], "DELETED")
+    assert (
+        good(caller.customer("GET", "deployments"))
+        == good(caller.customer("GET", f"{path}/deployments"))
+        == []
+    )
+    assert predicting.predict("embedding", "x", model=deployment["id"]).status_code == 404
+    assert predicting.submit(model=deployment["id"]).status_code == 404
+    assert caller.customer("DELETE", f"deployments/{deployment['id']}").status_code == 404
+
+
+def test_two_deployments_of_a_model_and_one_of_another(caller: Caller) -> None:
+    model = trained(caller)
+    for wanted in (model, model.upper(), "text-encoder"):
+        good(caller.customer("POST", "deployments", json={"modelId": wanted}))
+    assert len(good(caller.customer("GET", "deployments"))) == 3
+    assert len(good(caller.customer("GET", f"models/{model}/deployments"))) == 2
+    assert len(good(caller.customer("GET", "models/clip-encoder/deployments"))) == 0
+
+
+@pytest.mark.parametrize(
+    ("switch", "literal", "rest"), [("both", 200, 200), ("literal", 200, 404), ("rest", 404, 200)]
+)
+def test_readings_of_the_path_of_delete(caller: Caller, switch: str, literal: int, rest: int) -> None:
+    caller.control("PATCH", "/settings", undeploy_path=switch)
+    # A body, which the generated examples show, is ignored.
+    first = caller.customer("DELETE", "deployments", customer=deployed(caller), json={})
+    assert first.status_code == literal
+    second = caller.customer("DELETE", f"deployments/{deployed(caller)}", data=b"{")
+    assert second.status_code == rest
+    left = 2 - [literal, rest].count(200)
+    assert len(good(caller.customer("GET", "deployments"))) == left
+    assert caller.customer("DELETE", "deployments").status_code == 404  # the customer is no deployment
+
+
+def test_a_deletion_that_takes_time(caller: Caller, predicting: Caller) -> None:
+    caller.control("PATCH", "/settings", undeploy_seconds=50)
+    deployment = deployed(caller)
+    for _ in range(2):  # the second one does not begin anew
+        assert good(caller.customer("DELETE", f"deployments/{deployment}"))["state"] == "DELETED"
+        assert good(caller.customer("GET", "deployments"))[0]["state"] == "DELETING"
+        assert predicting.predict("embedding", "x", model=deployment).status_code == 404
+        pass_time(caller, 25)
+    assert good(caller.customer("GET", "deployments")) == []
+
+
+def test_training_deployment_and_deletion_that_fail(caller: Caller) -> None:
+    caller.control("PATCH", "/settings", training_fails=True)
+    model = trained(caller)
+    assert good(caller.customer("GET", f"models/{model}"))["state"] == "TRAIN_FAILED"
+    assert caller.customer("POST", "deployments", json={"modelId": model}).status_code == 400
+    caller.control("PATCH", "/settings", training_fails=False, deploy_fails=True, undeploy_fails=True)
+    deployment = deployed(caller)
+    assert good(caller.customer("GET", "deployments"))[0]["state"] == "DEPLOY_FAILED"
+    assert good(caller.customer("DELETE", f"deployments/{deployment}"))["state"] == "DELETE_FAILED"
+    assert good(caller.customer("GET", "deployments"))[0]["state"] == "DELETE_FAILED"
+    caller.control("PATCH", "/settings", undeploy_fails=False)
+    assert good(caller.customer("DELETE", f"deployments/{deployment}"))["state"] == "DELETED"
+    assert good(caller.customer("GET", "deployments")) == []
+
+
+def test_forced_states(caller: Caller, predicting: Caller) -> None:
+    model = good(caller.customer("POST", "models", json=ORDER))["id"]
+    assert caller.control("GET", f"/models/{model}")["state"] == "TRAINING"
+    for state in ("QUEUED_SOMEWHERE", "TRAIN_ERROR", "AVAILABLE"):
+        assert caller.control("POST", f"/models/{model}", state=state)["state"] == state
+        assert good(caller.customer("GET", f"models/{model}"))["state"] == state
+    deployment = good(caller.customer("POST", "deployments", json={"modelId": model}))["id"]
+    path = f"/deployments/{deployment}"
+    assert caller.control("POST", path, state="DEPLOYED")["state"] == "DEPLOYED"
+    assert predicting.predict("embedding", "x", model=deployment).status_code == 200
+    assert caller.control("POST", path, state="SLEEPING")["state"] == "SLEEPING"
+    assert predicting.predict("embedding", "x", model=deployment).status_code == 404
+    assert caller.control("POST", path, state=None)["state"] == "DEPLOYING"
+    assert [one["id"] for one in caller.control("GET", "/deployments")] == [deployment]
+    assert caller.control("POST", path, state="GONE") == {"id": deployment, "state": "GONE"}
+    assert good(caller.customer("GET", "deployments")) == []
+    caller.control("POST", f"/models/{model}", state="GONE")
+    assert caller.customer("GET", f"models/{model}").status_code == 404
+    assert len(caller.control("GET", "/models")) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("models/none", {"state": "X"}, 404),
+        ("deployments/none", {"state": "X"}, 404),
+        ("models/text-encoder", {}, 400),
+        ("models/text-encoder", {"state": ""}, 400),
+        ("models/text-encoder", {"state": 1}, 400),
+        ("models/text-encoder", {"state": "X", "message": "m"}, 400),
+    ],
+)
+def test_control_refuses_nonsense(caller: Caller, path: str, body: dict[str, object], status: int) -> None:
+    answer = requests.post(f"{caller.emulator.url}/_emulator/{path}", json=body, timeout=5)
+    assert (answer.status_code, bool(answer.json()["message"])) == (status, True)
+
+
+def test_metrics(caller: Caller) -> None:
+    model = good(caller.customer("POST", "models", json=ORDER))["id"]
+    assert good(caller.customer("GET", f"models/{model}?metrics=true"))["metrics"] == {}
+    pass_time(caller, 1000)
+    metrics = good(caller.customer("GET", f"models/{model}?metrics=true"))["metrics"]
+    assert metrics
+    assert all(0 <= value <= 1 for value in metrics.values())
+    for query in ("", "?metrics=false"):
+        assert "metrics" not in good(caller.customer("GET", f"models/{model}{query}"))
+    assert caller.customer("GET", f"models/{model}?metrics=yes").status_code == 400
+
+
+def test_vector_size_as_a_number(caller: Caller) -> None:
+    assert good(caller.customer("GET", "models/text-encoder"))["vectorSize"] == "384"
+    caller.control("PATCH", "/settings", vector_size_text=False)
+    assert good(caller.customer("GET", "models/text-encoder"))["vectorSize"] == 384
+
+
+def test_credentials_are_not_shown_unless_ordered(caller: Caller) -> None:
+    credentials = {"serviceAccountKey": KEY}
+    created = caller.customer("POST", "models", json={**ORDER, "trainingDataCredentials": credentials})
+    path = f"models/{good(created)['id']}"
+    seen = [created, caller.customer("GET", path), caller.customer("GET", "models")]
+    wrong = {**ORDER, "trainingDataCredentials": {"serviceAccountKey": KEY, "other": KEY}}
+    seen.append(caller.customer("POST", "models", json=wrong))
+    assert seen[-1].status_code == 400
+    assert KEY not in "".join(one.text for one in seen)
+    caller.control("PATCH", "/settings", echo_credentials=True)
+    assert good(caller.customer("GET", path))["trainingDataCredentials"] == credentials
+    for shown in ("/log", "/models", "/settings", f"/{path}"):
+        assert KEY not in json.dumps(caller.control("GET", shown))
+    assert KEY not in repr(caller.emulator.state.registry.models())
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "models"),
+        ("POST", "models"),
+        ("GET", "models/text-encoder"),
+        ("GET", "models/text-encoder/deployments"),
+        ("GET", "deployments"),
+        ("POST", "deployments"),
+        ("DELETE", f"deployments/{uuid4()}"),
+    ],
+)
+def test_who_may_call(caller: Caller, predicting: Caller, method: str, path: str) -> None:
+    assert caller.call(method, f"/customers/demo-customer/ai/{path}", "abc", json={}).status_code == 401
+    assert predicting.customer(method, path, json={}).status_code == 403
+    assert caller.customer(method, path, customer="somebody-else", json={}).status_code == 403
+    caller.control("POST", "/tokens/kill", scope=MODEL)
+    assert caller.customer(method, path, json={}).status_code == 401
+    if method == "DELETE":
+        literal = predicting.customer("DELETE", "deployments", customer=str(uuid4()))
+        assert literal.status_code == 403
+
+
+def test_another_customer_id(caller: Caller) -> None:
+    caller.control("PATCH", "/settings", customer_id="us")
+    assert caller.customer("GET", "models").status_code == 403
+    assert caller.customer("GET", "models", customer="us").status_code == 200
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return {**ORDER, "config": changes}
+
+
+INVALID: list[tuple[str, Any, str]] = [
+    ("models", [], "body"),
+    ("models", {"trainingData": DATA}, "name"),
+    ("models", {**ORDER, "name": ""}, "name"),
+    ("models", {**ORDER, "name": 1}, "name"),
+    ("models", {"name": "x"}, "trainingData"),
+    ("models", {**ORDER, "trainingData": "gs://bucket"}, "trainingData"),
+    ("models", {**ORDER, "trainingData": {}}, "trainingData"),
+    ("models", {**ORDER, "trainingData": {"catalog": ""}}, "trainingData.catalog"),
+    ("models", {**ORDER, "trainingData": {**DATA, "signals": ["s"]}}, "trainingData.signals"),
+    ("models", {**ORDER, "trainingData": {**DATA, "queries": "q"}}, "queries"),
+    ("models", {**ORDER, "modelType": None}, "modelType"),
+    ("models", {**ORDER, "region": 5}, "region"),
+    ("models", {**ORDER, "trainingDataCredentials": {}}, "serviceAccountKey"),
+    ("models", {**ORDER, "trainingDataCredentials": KEY}, "trainingDataCredentials"),
+    ("models", {**ORDER, "description": "x"}, "description"),
+    ("models", {**ORDER, "config": "word_en"}, "config"),
+    ("models", config(dataset_config=1), "dataset_config"),
+    ("models", config(trainer_config={"num_epochs": 1}), "trainer_config"),
+    ("models", config(other={"a": 1}), "other"),
+    ("models", config(**{"trainer_config.num_epochs": "1"}), "num_epochs"),
+    ("models", config(**{"trainer_config.trn_batch_size": 0}), "trn_batch_size"),
+    ("models", config(**{"trainer_config.encoder_config.rnn_names_list": "gru"}), "rnn_names_list"),
+    ("models", config(**{"trainer_config.encoder_config.rnn_units_list": [1.5]}), "rnn_units_list"),
+    ("models", config(**{"trainer_config.encoder_config.emb_spdp": 1.5}), "emb_spdp"),
+    ("models", config(**{"trainer_config.encoder_config.emb_trainable": 1}), "emb_trainable"),
+    ("deployments", {}, "modelId"),
+    ("deployments", {"modelId": 7}, "modelId"),
+    ("deployments", {"modelId": "text-encoder", "minReplicas": 0}, "minReplicas"),
+    ("deployments", {"modelId": "text-encoder", "maxReplicas": "2"}, "maxReplicas"),
+    ("deployments", {"modelId": "text-encoder", "minReplicas": 3, "maxReplicas": 2}, "minReplicas"),
+    ("deployments", {"modelId": "text-encoder", "minReplicas": 2}, "maxReplicas"),
+    ("deployments", {"modelId": "text-encoder", "config": []}, "config"),
+    ("deployments", {"modelId": "text-encoder", "region": ""}, "region"),
+    ("deployments", {"modelId": "text-encoder", "replicas": 1}, "replicas"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "field"), INVALID)
+def test_invalid_bodies_name_the_field(caller: Caller, path: str, body: Any, field: str) -> None:
+    answer = caller.customer("POST", path, json=body)
+    assert answer.status_code == 400, answer.text
+    assert field in answer.json()["message"]
+    assert KEY not in answer.text
+
+
+def test_unknown_options_and_unknown_keys_of_the_configuration(caller: Caller) -> None:
+    good(caller.customer("POST", "models", json=config(**CONFIG, **{"trainer_config.new": [1, 2]})))
+    caller.control("PATCH", "/settings", unknown_options="ignore")
+    good(caller.customer("POST", "models", json={**ORDER, "description": "x"}))
+
+
+def test_unknown_models(caller: Caller) -> None:
+    assert caller.customer("GET", f"models/{uuid4()}").status_code == 404
+    assert caller.customer("GET", f"models/{uuid4()}/deployments").status_code == 404
+    assert caller.customer("POST", "deployments", json={"modelId": str(uuid4())}).status_code == 404
+    assert caller.customer("DELETE", f"models/{trained(caller)}").status_code == 405  # no page has it
+    assert caller.customer("POST", "models", data=b"{}").status_code == 400  # no content type
+
+
+def test_faults_log_counts_and_reset(caller: Caller) -> None:
+    model = trained(caller)
+    caller.fault("503", "get-model")
+    assert caller.customer("GET", "models").status_code == 200
+    assert caller.customer("GET", f"models/{model}").status_code == 503
+    assert caller.customer("GET", f"models/{model}").status_code == 200
+    caller.fault("disconnect-after", "deploy")
+    with pytest.raises(requests.ConnectionError):
+        caller.customer("POST", "deployments", json={"modelId": model})
+    [orphan] = good(caller.customer("GET", "deployments"))
+    caller.customer("DELETE", "deployments", customer=orphan["id"])
+    caller.customer("GET", f"models/{model}/deployments")
+    log = caller.control("GET", "/log")[1:]
+    assert [one["endpoint"] for one in log] == [
+        "create-model",
+        "list-models",
+        "get-model",
+        "get-model",
+        "deploy",
+        "list-deployments",
+        "undeploy",
+        "list-model-deployments",
+    ]
+    assert (log[0]["model"], log[4]["deployment"], log[6]["deployment"]) == (
+        model,
+        orphan["id"],
+        orphan["id"],
+    )
+    assert caller.control("GET", "/stats")["calls"]["get-model"] == 2
+    caller.control("PATCH", "/settings", rate_limit=1)
+    assert [caller.customer("GET", "models").status_code for _ in range(2)] == [200, 429]
+    caller.control("POST", "/reset")
+    assert len(caller.control("GET", "/models")) == 3
+    assert caller.control("GET", "/deployments") == []
