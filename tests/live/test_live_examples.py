@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Every example DAG in a real Airflow: scheduler, triggerer, API server, and the emulator in the vendor's place.
+
+Afterwards the third party's key that one of them uses is searched for, and found nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import until
+
+from dev.airflow_stack import AirflowStack
+from dev.demo import Emulator, write_documents
+from dev.processes import REPOSITORY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.live
+
+KEY = {"type": "service_account", "private_key": "canary-8f31c07be2-of-the-training-data"}
+PRODUCTS = [
+    {
+        "sku": f"SKU-{n}",
+        "description": f"Tent number {n}, waterproof and light. It takes {n} minutes to pitch.",
+    }
+    for n in range(70)
+]
+
+
+class Examples:
+    """The examples' Airflow, and their runs."""
+
+    def __init__(self, airflow: AirflowStack, emulator: Emulator, out: Path, home: Path) -> None:
+        self.airflow, self.emulator, self.out, self.home = airflow, emulator, out, home
+        self.runs: dict[str, str] = {}
+
+    def start(self, *names: str) -> None:
+        """Start a run of each."""
+        for name in names:
+            self.airflow.wait_for_dag(name)
+            self.airflow.unpause(name)
+        for name in names:
+            scheduled = self.airflow.api("GET", f"dags/{name}")["timetable_summary"]
+            self.runs[name] = self._scheduled(name) if scheduled else self.airflow.trigger(name)
+
+    def _scheduled(self, name: str) -> str:
+        """The run that the scheduler makes of the last interval; another one would have to wait for it."""
+        runs = f"dags/{name}/dagRuns"
+        return str(
+            until(lambda: self.airflow.api("GET", runs)["dag_runs"], f"a run of {name}")[0]["dag_run_id"]
+        )
+
+    def ends(self, name: str) -> str:
+        """How a run ended."""
+        state = self.airflow.wait_for_run(name, self.runs[name], 240)
+        for task in self.airflow.task_instances(name, self.runs[name]):
+            if task["state"] == "failed":
+                print(self.airflow.task_log(name, self.runs[name], task["task_id"], task["try_number"]))
+        return state
+
+    def xcom(self, name: str, task_id: str) -> Any:
+        """What a task returned."""
+        return self.airflow.xcom(name, self.runs[name], task_id)
+
+    def calls(self, endpoint: str) -> list[dict[str, Any]]:
+        """What the emulator answered well."""
+        return [
+            line
+            for line in self.emulator.get("log")
+            if line["endpoint"] == endpoint and line["status"] == 200
+        ]
+
+
+NAMES = ("enrich_catalogue", "classify_tickets", "answer_questions", "call_an_endpoint")
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
+    root = tmp_path_factory.mktemp("examples")
+    shutil.copytree(REPOSITORY / "example_dags", root / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+    write_documents(root / "documents")
+    (root / "catalogue.jsonl").write_text("".join(json.dumps(one) + "\n" for one in PRODUCTS))
+    google = {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": KEY}}
+    with Emulator(root / "emulator.log", "--training-seconds", "3", "--deploy-seconds", "2") as emulator:
+        environment = {
+            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(customer_id="demo-customer"),
+            "AIRFLOW_CONN_GOOGLE_CLOUD_TRAINING_DATA": json.dumps(google),
+            "LUCIDWORKS_DOCUMENTS": (root / "documents").as_uri(),
+            "LUCIDWORKS_CATALOGUE": (root / "catalogue.jsonl").as_uri(),
+            "LUCIDWORKS_OUTPUT": (root / "out").as_uri(),
+        }
+        with AirflowStack(root / "home", root / "dags", env=environment) as airflow:
+            started = Examples(airflow, emulator, root / "out", root / "home")
+            started.start(*NAMES)
+            yield started
+
+
+def test_a_catalogue_is_enriched(examples: Examples) -> None:
+    assert examples.ends("enrich_catalogue") == "success"
+    uri = examples.xcom("enrich_catalogue", "merge")
+    rows = [json.loads(line) for line in Path(uri.removeprefix("file://")).read_text().splitlines()]
+    assert [row["sku"] for row in rows] == [product["sku"] for product in PRODUCTS]
+    for row in rows:
+        # Each product has what was said about it and about no other.
+        assert row["summary"].startswith(row["description"][:14])
+        assert "tent" in row["keywords"]
+    # 70 products are three jobs of at most 32, for the keywords and for the summaries.
+    assert len(examples.calls("submit-prediction")) == 6
+
+
+def test_tickets_are_classified(examples: Examples) -> None:
+    assert examples.ends("classify_tickets") == "success"
+    assert set(examples.xcom("classify_tickets", "route")) == {"T-1", "T-2", "T-3", "T-4"}
+
+
+def test_a_conversation_goes_on(examples: Examples) -> None:
+    assert examples.ends("answer_questions") == "success"
+    ask = examples.xcom("answer_questions", "ask")[0]
+    again = examples.xcom("answer_questions", "ask_again")[0]
+    assert "110 km/h" in ask["answer"]
+    assert ask["memoryUuid"] == again["memoryUuid"]
+    assert len(examples.xcom("answer_questions", "show")) == 2
+
+
+def test_a_model_is_trained_deployed_used_and_taken_down(examples: Examples) -> None:
+    assert examples.ends("train_and_embed") == "success"
+    manifest = examples.xcom("train_and_embed", "embed")
+    vectors = pq.read_table(manifest["uri"].removeprefix("file://"))
+    assert vectors.num_rows == manifest["predictions"] == 3
+    deployment = examples.xcom("train_and_embed", "deploy")
+    [predicted] = [line for line in examples.calls("predict") if line["model"] == deployment]
+    assert predicted["use_case"] == "embedding"
+    assert [len(examples.calls(name)) for name in ("create-model", "deploy", "undeploy")] == [1, 1, 1]
+    assert examples.emulator.get("deployments") == []
+
+
+def test_an_endpoint_of_ones_own_is_called(examples: Examples) -> None:
+    assert examples.ends("call_an_endpoint") == "success"
+
+
+def test_the_third_partys_key_is_nowhere(examples: Examples) -> None:
+    """Not in a log, and not in the metadata database: rendered fields, XCom, trigger rows, serialized DAGs."""
+    examples.ends("train_and_embed")
+    files = [path for path in examples.home.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in files)
+    canary = KEY["private_key"].encode()
+    assert [path for path in files if canary in path.read_bytes()] == []
