@@ -121,7 +121,7 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "airflow-provider-lucidworks",
         "name": name,
         "description": (
-            "Run `Lucidworks AI <https://lucidworks.com/>`__ jobs: predictions, chunks and vectors of documents, models."
+            "Run `Lucidworks AI <https://lucidworks.com/>`__ jobs: predictions, chunks and vectors, models."
         ),
         "versions": [__version__],
         "integrations": [

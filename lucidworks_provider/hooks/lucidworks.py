@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from lucidworks_provider.hooks.chunking import ChunkingMethods
+from lucidworks_provider.hooks.models import ModelMethods
 from lucidworks_provider.hooks.predictions import PredictionMethods
 
 
-class LucidworksHook(PredictionMethods, ChunkingMethods):
+class LucidworksHook(PredictionMethods, ChunkingMethods, ModelMethods):
     """
     Calls Lucidworks AI with the fleet's token, retries what may be retried, and returns values with types.
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Waiting for a model or a deployment to reach a state: the decision, without I/O.
+
+=============================  ==============  ==================  ============================================
+what was seen                  wait for READY  wait for GONE       wait for a state by name
+=============================  ==============  ==================  ============================================
+the state itself               --              --                  DONE
+READY                          DONE            wait                wait
+RUNNING, or an unknown state   wait            wait                wait
+FAILED                         FAILED          FAILED              FAILED
+DELETING                       FAILED          wait                wait where DELETED is waited for, else FAILED
+DELETED, or no such thing      FAILED (*)      DONE                as DELETING
+the deadline has passed        LATE            LATE                LATE
+=============================  ==============  ==================  ============================================
+
+(*) What was created a moment ago may not be known everywhere yet: for ``YOUNG`` seconds it is waited for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from lucidworks_provider.api.models import Progress
+
+YOUNG = 30.0
+# What a caller may wait for, besides a state's own name.
+READY, GONE = "ready", "gone"
+
+
+class Ending(Enum):
+    """How waiting goes on."""
+
+    WAIT = "wait"
+    DONE = "done"
+    FAILED = "failed"
+    LATE = "late"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """
+    What a look has shown.
+
+    :param state: the service's own word; None where there is no such model or deployment.
+    """
+
+    progress: Progress
+    state: str | None
+
+
+def judge(target: str, seen: Seen, *, age: float, left: float) -> Ending:
+    """
+    Apply the table above.
+
+    :param target: :data:`READY`, :data:`GONE`, or a state by name.
+    :param age: seconds since waiting began.
+    :param left: seconds until the deadline.
+    """
+    state = (seen.state or "DELETED").upper()
+    vanishing = target == GONE or target.upper() == "DELETED"
+    young = seen.state is None and age < YOUNG
+    if state == target.upper() or (target == GONE and state == "DELETED"):
+        return Ending.DONE
+    if target == READY and seen.progress is Progress.READY:
+        return Ending.DONE
+    lost = seen.progress is Progress.GONE and not vanishing and not young
+    if lost or seen.progress is Progress.FAILED:
+        return Ending.FAILED
+    return Ending.LATE if left <= 0 else Ending.WAIT
+
+
+def next_look(poll_interval: float, left: float, spread: Callable[[], float] = random.random) -> float:
+    """Seconds until the next look; spread, so that many tasks do not look in step."""
+    return min(poll_interval * (0.8 + 0.2 * spread()), max(left, 0.0))

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train, deploy and undeploy models of Lucidworks AI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.errors import InputError, SubmissionUnknownError, UnknownResourceError
+from lucidworks_provider.operators.job import DEFERRABLE, dictionary
+from lucidworks_provider.operators.secrets import warn, withhold
+from lucidworks_provider.operators.state import StateWaiting
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from lucidworks_provider.api.model_calls import Placement, Training
+    from lucidworks_provider.api.models import Deployment, Model
+
+# How often to look for what a POST without an answer may have made, and seconds between two looks.
+_SEARCHES = 3
+_BETWEEN_SEARCHES = 5.0
+
+T = TypeVar("T")
+
+
+class _ModelOperator(StateWaiting, BaseOperator):
+    """
+    :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
+    :param wait_for_completion: wait until it is done; else return as soon as it is begun.
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poll_interval: the longest time between two looks, seconds or a timedelta.
+    :param timeout: seconds, or a timedelta, to wait. A retry goes on waiting for the same.
+    """
+
+    ui_color = "#e8f1fb"
+
+    def __init__(
+        self,
+        *,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        wait_for_completion: bool = True,
+        deferrable: bool = DEFERRABLE,
+        poll_interval: float | timedelta = 15.0,
+        timeout: float | timedelta = 3600.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.lucidworks_conn_id = lucidworks_conn_id
+        self.wait_for_completion = wait_for_completion
+        self.deferrable = deferrable
+        self.poll_interval = poll_interval
+        self.timeout = timeout
+
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], resource_id: str, target: str, what: str
+    ) -> str | None:
+        """Go on after the triggerer's wait."""
+        self._end(event, target, what)
+        return resource_id
+
+    def _checked(self) -> None:
+        """The connection and the times are right, before anything is sent."""
+        _ = self._poll_seconds, self._timeout_seconds, self.hook.get_settings().models_base
+
+    def _made(self, find: Callable[[], T | None], make: Callable[[], T], what: str) -> T:
+        """
+        What an earlier try has made, or a new one.
+
+        The service knows no idempotency key, so a POST without an answer is followed by a look at its list, not
+        by another POST.
+        """
+        if (found := find()) is not None:
+            self.log.info("%s: found, not made again.", what)
+            return found
+        try:
+            return make()
+        except SubmissionUnknownError as err:
+            self.log.warning("%s: %s Looking for it.", what, err)
+            for _ in range(_SEARCHES):
+                time.sleep(_BETWEEN_SEARCHES)
+                if (found := find()) is not None:
+                    return found
+            raise
+
+
+class LucidworksTrainModelOperator(_ModelOperator):
+    """
+    Train an embedding model, and return its id.
+
+    Idempotent by name and configuration: a model that has the same name and was asked for in the same words is
+    taken, so a retry waits for the training that an earlier try began. To train anew, give another name, e.g.
+    with ``{{ ds }}`` in it. A model that failed is not taken.
+
+    .. seealso:: ``docs/operators/models.md``, and
+        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
+
+    :param name: of the model. (templated)
+    :param model_type: what is trained, in the vendor's words. (templated)
+    :param training_data: ``{"catalog": …, "signals": …}``: addresses that Lucidworks can read. (templated)
+    :param region: where it is trained. (templated)
+    :param config: the trainer's options: a flat dictionary with dots in its names. (templated)
+    :param credentials_conn_id: a connection, of any type, with the key that opens the training data: a Google
+        service account (``keyfile_dict``), or its password. Sent as ``serviceAccountKey``, and kept nowhere.
+        (templated)
+    :param training_data_credentials: the same as a dictionary, for those who must; it draws a warning.
+    :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
+    :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training began.
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poll_interval: the longest time between two looks, seconds or a timedelta.
+    :param timeout: seconds, or a timedelta, to wait. A retry goes on waiting for the same model.
+    :raises InputError: before anything is sent.
+    :raises JobFailedError: training ended in a failure state; names the model's id and the state.
+    """
+
+    template_fields: Sequence[str] = (
+        "name",
+        "model_type",
+        "training_data",
+        "region",
+        "config",
+        "credentials_conn_id",
+        "lucidworks_conn_id",
+    )
+    template_fields_renderers = {"training_data": "json", "config": "json"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model_type: str,
+        training_data: Mapping[str, Any] | str,
+        region: str | None = None,
+        config: Mapping[str, Any] | str | None = None,
+        credentials_conn_id: str | None = None,
+        training_data_credentials: Mapping[str, str] | None = None,
+        poll_interval: float | timedelta = 60.0,
+        timeout: float | timedelta = timedelta(hours=24),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poll_interval=poll_interval, timeout=timeout, **kwargs)
+        self.name = name
+        self.model_type = model_type
+        self.training_data = training_data
+        self.region = region
+        self.config = config
+        self.credentials_conn_id = credentials_conn_id
+        # Kept apart under a name that no rendering and no serialisation asks for.
+        self._credentials_rest, self._credentials = withhold(training_data_credentials)
+        warn(
+            self._credentials,
+            "training_data_credentials",
+            "put it into a connection and name that in credentials_conn_id",
+        )
+
+    def execute(self, context: Context) -> str | None:
+        """Find or begin the training, then wait."""
+        from lucidworks_provider.api.model_calls import Training, find_model
+
+        training = Training(
+            self.name,
+            self.model_type,
+            dictionary(self.training_data, "training_data") or {},
+            self.region,
+            dictionary(self.config, "config"),
+        )
+        self._checked()
+        credentials = self._secrets()
+        model: Model = self._made(
+            lambda: find_model(self.hook.list_models(), training),
+            lambda: self._train(training, credentials),
+            f"Model {self.name!r}",
+        )
+        self.log.info("Model %r: %s, %s", self.name, model.id, model.state)
+        if self.wait_for_completion:
+            self._wait("model", model.id, "ready", f"Model {self.name!r} ({model.id})")
+        return model.id
+
+    def _train(self, training: Training, credentials: Mapping[str, str] | None) -> Model:
+        other = [one.id for one in self.hook.list_models() if one.name == training.name]
+        if other:
+            self.log.warning(
+                "There are models of the name %r that failed or were made otherwise: %s. Training another one.",
+                training.name,
+                ", ".join(other),
+            )
+        return self.hook.create_model(training, credentials)
+
+    def _secrets(self) -> dict[str, str] | None:
+        if self._credentials_rest is not None and not isinstance(self._credentials_rest, Mapping):
+            raise InputError("training_data_credentials is no dictionary; better use credentials_conn_id.")
+        given = {**(self._credentials_rest or {}), **self._credentials}
+        if not all(isinstance(value, str) and value.strip() for value in given.values()):
+            raise InputError(
+                "training_data_credentials holds what is no text; better use credentials_conn_id."
+            )
+        if self.credentials_conn_id:
+            from lucidworks_provider.hooks.third_party import service_account_key
+
+            given["serviceAccountKey"] = service_account_key(self.credentials_conn_id)
+        return given or None
+
+
+class LucidworksDeployModelOperator(_ModelOperator):
+    """
+    Deploy a model, and return the deployment's id, which is the ``model_id`` of predictions and chunking.
+
+    Idempotent by model and configuration: a deployment of the same model that was asked for in the same words, and
+    that runs or is about to, is taken.
+
+    .. seealso:: ``docs/operators/models.md``, and
+        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
+
+    :param model_id: of a model that is ``AVAILABLE``, e.g. ``train.output``. (templated)
+    :param region: where it is to run. (templated)
+    :param config: free options of the deployment. (templated)
+    :param min_replicas: at least so many copies.
+    :param max_replicas: at most so many.
+    :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
+    :param wait_for_completion: wait until it is ``DEPLOYED``; else return as soon as deploying began.
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poll_interval: the longest time between two looks, seconds or a timedelta.
+    :param timeout: seconds, or a timedelta, to wait. A retry goes on waiting for the same deployment.
+    :raises InputError: before anything is sent.
+    :raises JobFailedError: deploying failed; names the deployment's id and the state.
+    """
+
+    template_fields: Sequence[str] = ("model_id", "region", "config", "lucidworks_conn_id")
+    template_fields_renderers = {"config": "json"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        model_id: str,
+        region: str | None = None,
+        config: Mapping[str, Any] | str | None = None,
+        min_replicas: int = 1,
+        max_replicas: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_id = model_id
+        self.region = region
+        self.config = config
+        self.min_replicas = min_replicas
+        self.max_replicas = max_replicas
+
+    def execute(self, context: Context) -> str | None:
+        """Find or begin the deployment, then wait."""
+        from lucidworks_provider.api.model_calls import Placement
+
+        placement = Placement(
+            self.model_id,
+            self.region,
+            dictionary(self.config, "config"),
+            self.min_replicas,
+            self.max_replicas,
+        )
+        self._checked()
+        what = f"Deployment of model {self.model_id}"
+        deployment: Deployment = self._made(
+            lambda: self._find(placement), lambda: self.hook.create_deployment(placement), what
+        )
+        self.log.info("%s: %s, %s", what, deployment.id, deployment.state)
+        if self.wait_for_completion:
+            self._wait("deployment", deployment.id, "ready", f"{what} ({deployment.id})")
+        return deployment.id
+
+    def _find(self, placement: Placement) -> Deployment | None:
+        from lucidworks_provider.api.model_calls import find_deployment
+
+        try:
+            listed = self.hook.list_model_deployments(placement.model_id)
+        except UnknownResourceError:
+            listed = self.hook.list_deployments()
+        # A list of one model's deployments may leave out whose they are, a list of all must not.
+        ours = [one for one in listed if one.model_id in {None, placement.model_id}]
+        return find_deployment(ours, placement)
+
+
+class LucidworksUndeployModelOperator(_ModelOperator):
+    """
+    Take a deployment down. One that is gone already is a success.
+
+    .. seealso:: ``docs/operators/models.md``, and
+        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
+
+    :param deployment_id: e.g. ``deploy.output``. (templated)
+    :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
+    :param wait_for_completion: wait until it has vanished; else return as soon as deletion began.
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poll_interval: the longest time between two looks, seconds or a timedelta.
+    :param timeout: seconds, or a timedelta, to wait.
+    :raises InputError: before anything is sent.
+    :raises JobFailedError: the deletion failed; names the deployment's id and the state.
+    """
+
+    template_fields: Sequence[str] = ("deployment_id", "lucidworks_conn_id")
+
+    def __init__(self, *, deployment_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.deployment_id = deployment_id
+
+    def execute(self, context: Context) -> None:
+        """Delete it unless it is gone, then wait."""
+        from lucidworks_provider.api.messages import path_segment
+        from lucidworks_provider.api.models import Progress
+
+        path_segment(self.deployment_id, "deployment_id")
+        self._checked()
+        found = self._find()
+        if found is None:
+            self.log.info("Deployment %s is gone already.", self.deployment_id)
+            return
+        if found.progress is not Progress.GONE:
+            try:
+                self.log.info(
+                    "Deployment %s: %s", self.deployment_id, self.hook.delete_deployment(self.deployment_id)
+                )
+            except UnknownResourceError:
+                # Gone meanwhile, or there is no such path: the list tells.
+                if self._find() is not None:
+                    raise
+        if self.wait_for_completion:
+            self._wait("deployment", self.deployment_id, "gone", f"Deployment {self.deployment_id}")
+
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], resource_id: str, target: str, what: str
+    ) -> None:
+        """Go on after the triggerer's wait."""
+        self._end(event, target, what)
+
+    def _find(self) -> Deployment | None:
+        listed = self.hook.list_deployments()
+        return next((one for one in listed if one.id.lower() == self.deployment_id.lower()), None)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators and sensors do that wait for the state of a model or a deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lucidworks_provider.errors import JobFailedError, JobTimeoutError, LucidworksError
+from lucidworks_provider.operators.job import DEFER_SLACK, seconds
+
+if TYPE_CHECKING:
+    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+
+class StateWaiting:
+    """Waits in the triggerer or here."""
+
+    if TYPE_CHECKING:
+        lucidworks_conn_id: str
+        deferrable: bool
+        poll_interval: float | timedelta
+        timeout: Any
+        log: Any
+        defer: Any
+
+    @cached_property
+    def hook(self) -> LucidworksHook:
+        """The hook that asks."""
+        from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+        return LucidworksHook(self.lucidworks_conn_id)
+
+    def _wait(self, kind: str, resource_id: str, target: str, what: str) -> None:
+        """
+        Wait, in the triggerer or here.
+
+        :param kind: ``model`` or ``deployment``.
+        :param target: see :mod:`lucidworks_provider.jobs.states`.
+        :param what: names the resource in messages.
+        """
+        from lucidworks_provider.triggers.models import LucidworksStateTrigger, wait_for_state
+
+        deadline = time.time() + self._timeout_seconds
+        if self.deferrable:
+            self.defer(
+                trigger=LucidworksStateTrigger(
+                    lucidworks_conn_id=self.lucidworks_conn_id,
+                    kind=kind,
+                    resource_id=resource_id,
+                    target=target,
+                    poll_interval=self._poll_seconds,
+                    deadline=deadline,
+                ),
+                method_name="execute_complete",
+                kwargs={"resource_id": resource_id, "target": target, "what": what},
+                timeout=timedelta(seconds=self._timeout_seconds) + DEFER_SLACK,
+            )
+        event = asyncio.run(
+            wait_for_state(
+                self.hook,
+                kind=kind,
+                resource_id=resource_id,
+                target=target,
+                poll_interval=self._poll_seconds,
+                deadline=deadline,
+            )
+        )
+        self._end(event, target, what)
+
+    def _end(self, event: dict[str, Any], target: str, what: str) -> None:
+        """Return where the wait ended well; else raise what it means."""
+        state, message = event.get("state"), event.get("message") or ""
+        if event["ending"] != "done":
+            _raise(event, f"{what} is {state or 'not there'}", target, message, self._timeout_seconds)
+        self.log.info("%s: %s", what, state or "gone")
+
+    @property
+    def _poll_seconds(self) -> float:
+        return seconds(self.poll_interval, "poll_interval")
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return seconds(self.timeout, "timeout")
+
+
+def _raise(event: dict[str, Any], stands: str, target: str, message: str, timeout: float) -> NoReturn:
+    match event["ending"]:
+        case "failed":
+            raise JobFailedError(f"{stands}, and will not get to {target!r}. {message}".strip())
+        case "late":
+            raise JobTimeoutError(
+                f"{stands}, and was not {target!r} within {timeout:g} s. {message} A retry goes on waiting for the "
+                "same one."
+            )
+    failed = LucidworksError(f"{stands}; waiting for {target!r} failed: {message}")
+    failed.retryable = bool(event.get("retryable"))
+    raise failed
