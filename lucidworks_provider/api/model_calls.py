@@ -1,60 +1,155 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The requests of the Models API.
+The requests of the Models API, and how a retry finds what an earlier try has made.
 
-Host and scope are not those of ``/ai/*``. The paths of deployments are settings: the vendor's pages disagree about
-them, and about that of the deletion most of all.
+The service knows no idempotency key. A model or a deployment is taken for ours when everything that was asked for
+is what the service's list shows; what the list leaves out is not known to differ.
 
 Source: section 10 of the API reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from lucidworks_provider.api.messages import Request, get, path_segment, post
-from lucidworks_provider.api.model_orders import DeploymentOrder, ModelOrder, check_credentials
-from lucidworks_provider.api.models import CREDENTIALS_FIELD
+from lucidworks_provider.api.models import CREDENTIALS, Deployment, Model, Progress
+from lucidworks_provider.api.options import is_int
 from lucidworks_provider.api.scopes import MODEL_SCOPE
-from lucidworks_provider.errors import AnswerError, InputError
+from lucidworks_provider.errors import InputError
 
-# Statuses after which the next reading of the deletion's path may be the right one.
-_WRONG_PATH = frozenset({400, 403, 404, 405, 410})
-# Those that say nothing but that there is no such path, or no such deployment.
-_NOT_THERE = frozenset({404, 405, 410})
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """
+    What is asked for when a model is trained; validated when made.
+
+    :param name: to recognise the model by; need not be unique for the service.
+    :param model_type: e.g. ``ecommerce-rnn``; the vendor's console lists them.
+    :param training_data: addresses of ``catalog`` and ``signals``.
+    :param region: where it is trained.
+    :param config: the trainer's options, flat, with dots in their names.
+    :raises InputError: names the field and what it may be.
+    """
+
+    name: str
+    model_type: str
+    training_data: Mapping[str, Any]
+    region: str | None = None
+    config: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _text(self.name, "name")
+        _text(self.model_type, "model_type")
+        if self.region is not None:
+            _text(self.region, "region")
+        if not isinstance(self.training_data, Mapping) or not self.training_data:
+            raise InputError("training_data is no dictionary; give it 'catalog' and 'signals'.")
+        for name, value in self.training_data.items():
+            _text(value, f"training_data: {name}")
+        _dictionary(self.config, "config")
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as they are sent, without credentials."""
+        return _given(
+            name=self.name,
+            modelType=self.model_type,
+            region=self.region,
+            trainingData=dict(self.training_data),
+            config=None if self.config is None else dict(self.config),
+        )
+
+    def made(self, model: Model) -> bool:
+        """Whether a model is what this asks for, as far as the service's list shows it."""
+        return model.name == self.name and _is_part(self.as_json(), model.sent)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """
+    What is asked for when a model is deployed; validated when made.
+
+    :param region: where it is to run.
+    :param config: free options of the deployment.
+    :param min_replicas: at least so many copies.
+    :param max_replicas: at most so many.
+    :raises InputError: names the field and what it may be.
+    """
+
+    model_id: str
+    region: str | None = None
+    config: Mapping[str, Any] | None = None
+    min_replicas: int = 1
+    max_replicas: int = 1
+
+    def __post_init__(self) -> None:
+        path_segment(self.model_id, "model_id")
+        if self.region is not None:
+            _text(self.region, "region")
+        _dictionary(self.config, "config")
+        for name, value in (("min_replicas", self.min_replicas), ("max_replicas", self.max_replicas)):
+            if not is_int(value) or value < 1:
+                raise InputError(f"{name} is {value!r}; give a whole number from 1.")
+        if self.min_replicas > self.max_replicas:
+            raise InputError(
+                f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}; swap them."
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as they are sent."""
+        return _given(
+            modelId=self.model_id,
+            region=self.region,
+            config=None if self.config is None else dict(self.config),
+            minReplicas=self.min_replicas,
+            maxReplicas=self.max_replicas,
+        )
+
+    def made(self, deployment: Deployment) -> bool:
+        """Whether a deployment is what this asks for, as far as the service's list shows it."""
+        return _is_part(self.as_json(), deployment.sent)
+
+
+def find_model(models: Iterable[Model], training: Training) -> Model | None:
+    """
+    The model that a training has made already: one that is ready before one that is not, the latest first.
+
+    One that failed is not taken: a retry trains again.
+    """
+    made = [one for one in models if one.progress is not Progress.FAILED and training.made(one)]
+    ready = [one for one in made if one.progress is Progress.READY]
+    return max(ready or made, key=lambda one: one.training_started or "", default=None)
+
+
+def find_deployment(deployments: Iterable[Deployment], placement: Placement) -> Deployment | None:
+    """The deployment that was made already, ready ones first; failed and vanishing ones are not taken."""
+    wanted = (Progress.READY, Progress.RUNNING)
+    made = [one for one in deployments if one.progress in wanted and placement.made(one)]
+    ready = [one for one in made if one.progress is Progress.READY]
+    return max(ready or made, key=lambda one: one.deployed_at or "", default=None)
 
 
 def list_models_request(base: str) -> Request:
-    """Ask for all models, pre-trained and custom; there are no pages."""
+    """Build ``GET /customers/{CUSTOMER_ID}/ai/models``."""
     return get("List models", f"{base}/models", scope=MODEL_SCOPE)
 
 
 def get_model_request(base: str, model_id: str, *, metrics: bool = False) -> Request:
-    """
-    Ask for one model.
-
-    :param metrics: of its training, too.
-    """
-    asked = {"metrics": "true"} if metrics else {}
+    """Build ``GET …/models/{MODEL_ID}``."""
     url = f"{base}/models/{path_segment(model_id, 'model_id')}"
+    asked = {"metrics": "true"} if metrics else {}
     return get(f"Get model {model_id}", url, scope=MODEL_SCOPE, **asked)
 
 
-def create_model_request(
-    base: str, order: ModelOrder, credentials: Mapping[str, str] | None = None
-) -> Request:
-    """
-    Create a model, which starts its training. Not replayable: a second one would train a second model.
-
-    :param credentials: with which the service reads the training data, e.g. ``serviceAccountKey``.
-    """
-    check_credentials(credentials)
-    body = order.body()
+def create_model_request(base: str, training: Training, credentials: Mapping[str, str] | None) -> Request:
+    """Build ``POST …/models``, which starts the training."""
+    body = training.as_json()
     if credentials:
-        body[CREDENTIALS_FIELD] = dict(credentials)
+        body[CREDENTIALS] = dict(credentials)
     return post(
-        f"Create model {order.name!r}",
+        f"Train model {training.name}",
         f"{base}/models",
         body,
         replayable=False,
@@ -63,33 +158,25 @@ def create_model_request(
     )
 
 
-def model_deployments_request(base: str, model_id: str) -> Request:
-    """Ask for the deployments of a model."""
+def list_model_deployments_request(base: str, model_id: str) -> Request:
+    """Build ``GET …/models/{MODEL_ID}/deployments``."""
     url = f"{base}/models/{path_segment(model_id, 'model_id')}/deployments"
     return get(f"List deployments of model {model_id}", url, scope=MODEL_SCOPE)
 
 
 def list_deployments_request(url: str) -> Request:
-    """Ask for all deployments."""
+    """Build ``GET …/deployments``."""
     return get("List deployments", url, scope=MODEL_SCOPE)
 
 
-def deploy_request(url: str, order: DeploymentOrder) -> Request:
-    """Deploy a model. Not replayable: a second one would be a second deployment."""
-    return post(f"Deploy model {order.model_id}", url, order.body(), replayable=False, scope=MODEL_SCOPE)
+def deploy_request(url: str, placement: Placement) -> Request:
+    """Build ``POST …/deployments``."""
+    name = f"Deploy model {placement.model_id}"
+    return post(name, url, placement.as_json(), replayable=False, scope=MODEL_SCOPE)
 
 
-def undeploy_request(url: str, deployment_id: str, customer_id: str | None) -> Request:
-    """
-    Delete a deployment.
-
-    :param url: one reading of the vendor's pages.
-    :param customer_id: one of those readings has the deployment in its place.
-    :raises InputError: the URL does not name a deployment, so that it could stand for all of them.
-    """
-    segment = path_segment(deployment_id, "deployment_id")
-    if deployment_id == customer_id or segment not in urlsplit(url).path.split("/"):
-        raise InputError(f"deployment_id {deployment_id!r}: {url} names no deployment; nothing was deleted.")
+def undeploy_request(url: str, deployment_id: str) -> Request:
+    """Build the DELETE of a deployment. Doing it twice does no harm."""
     return Request(
         name=f"Delete deployment {deployment_id}",
         method="DELETE",
@@ -100,27 +187,31 @@ def undeploy_request(url: str, deployment_id: str, customer_id: str | None) -> R
     )
 
 
-def is_wrong_path(err: AnswerError) -> bool:
-    """Whether another reading of the deletion's path may succeed."""
-    return err.status in _WRONG_PATH
+def _is_part(wanted: object, shown: object) -> bool:
+    """Whether everything that was asked for is shown; what is not shown at all is not known to differ."""
+    if isinstance(wanted, Mapping):
+        return isinstance(shown, Mapping) and all(
+            shown.get(name) is None or _is_part(value, shown[name]) for name, value in wanted.items()
+        )
+    if isinstance(wanted, list | tuple):
+        return (
+            isinstance(shown, list | tuple)
+            and len(wanted) == len(shown)
+            and all(map(_is_part, wanted, shown))
+        )
+    # `vectorSize` is a text in one example and a number in another; so may others be.
+    return wanted == shown or str(wanted).lower() == str(shown).lower()
 
 
-def no_path_deletes(deployment_id: str, refused: Sequence[tuple[str, AnswerError]]) -> AnswerError:
-    """
-    The error after every path was refused, of the kind that says most.
-
-    :param refused: each path with its error; at least one.
-    """
-    telling = next((err for _, err in refused if err.status not in _NOT_THERE), refused[0][1])
-    tried = "; ".join(f"DELETE {path}: {_words(err)}" for path, err in refused)
-    return type(telling)(
-        f"Deployment {deployment_id} was not deleted. Tried {tried}. Either there is no such deployment, or the "
-        "service wants another path: set the connection's field `undeploy_path`.",
-        status=telling.status,
-    )
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def _words(err: AnswerError) -> str:
-    """An error without the connection and the request, which the sentence around it names."""
-    said = str(err).rstrip(".")
-    return said[said.find("HTTP ") :] if "HTTP " in said else said
+def _text(value: object, what: str) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{what} is {value!r}; give a text.")
+
+
+def _dictionary(value: object, what: str) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"{what} is {value!r}, which is no dictionary.")

@@ -1,126 +1,97 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the Models API shows: models, their deployments, and what their states mean.
+The Models API: models that are trained, and their deployments.
 
-Answers are read leniently, for no page shows all of them: a list is an array or an object that holds one, a
-field that is missing is None, and whatever else is there is kept in ``sent``. Keys of third parties are not kept.
+===================================  =================================================================
+state of a model                     meaning
+===================================  =================================================================
+``AVAILABLE``                        trained; can be deployed
+contains ``FAIL`` or ``ERROR``       failed
+anything else                        still running: the states of custom models are not documented
+===================================  =================================================================
 
-==================================  ======================================================================
-state of a model                    progress
-==================================  ======================================================================
-AVAILABLE                           READY: trained, and can be deployed; the only one that is documented
-contains FAIL or ERROR              FAILED
-anything else                       RUNNING
-==================================  ======================================================================
+===================================  =================================================================
+state of a deployment                meaning
+===================================  =================================================================
+``DEPLOYED``                         its id is the MODEL_ID of predictions
+contains ``FAIL`` or ``ERROR``       failed
+``DELETING``, ``DELETED``, no record gone, or about to be
+anything else                        still running
+===================================  =================================================================
 
-==================================  ======================================================================
-state of a deployment               progress
-==================================  ======================================================================
-DEPLOYED                            READY: predictions can use it
-contains FAIL or ERROR              FAILED
-DELETING, DELETED                   GOING; its record disappears in the end
-anything else                       RUNNING
-==================================  ======================================================================
-
-Source: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api, and section 10 of the API
-reference.
+Source: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api, section 10 of the
+API reference.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, TypeVar
 
-from lucidworks_provider.api.messages import Answer, check_status, excerpt, parse_json, scrub
+from lucidworks_provider.api.messages import (
+    Answer,
+    check_status,
+    excerpt,
+    parse_json,
+    read_object,
+)
+from lucidworks_provider.api.options import is_int
 from lucidworks_provider.errors import MalformedAnswerError
+
+# What a service may echo and nobody should keep.
+CREDENTIALS = "trainingDataCredentials"
 
 T = TypeVar("T")
 
-AVAILABLE = "AVAILABLE"
-DEPLOYED = "DEPLOYED"
-DELETED = "DELETED"
-DELETING = "DELETING"
-
-CREDENTIALS_FIELD = "trainingDataCredentials"
-# What may hold somebody's key, in whatever spelling and however deep.
-_SECRET_PARTS = ("credential", "serviceaccount", "apikey", "password", "secret", "privatekey")
-# Where the service may say why something failed; none of these fields is documented.
-_REASONS = ("message", "reason", "errorMessage", "failureReason", "statusMessage", "error")
-_LONGEST_REASON = 300
-
 
 class Progress(Enum):
-    """What a state means for who waits."""
+    """What a state means for whoever waits."""
 
-    READY = "ready"
     RUNNING = "running"
+    READY = "ready"
     FAILED = "failed"
-    GOING = "going"
+    GONE = "gone"
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """
-    A model as the service shows it; what it leaves out is None or empty.
+def model_progress(state: str | None) -> Progress:
+    """Apply the first table above."""
+    known = (state or "").upper()
+    if known == "AVAILABLE":
+        return Progress.READY
+    return Progress.FAILED if "FAIL" in known or "ERROR" in known else Progress.RUNNING
 
-    :param id: of a custom model a UUID. Predictions take the id of its deployment instead.
-    :param name: custom models only; not unique, as far as is documented.
-    :param category: tells pre-trained from custom models; its values are not documented.
-    :param vector_size: of its embeddings; sent as a text or a number.
-    :param training_started: a date-time, as sent.
-    :param deployments: of this model; the service shows their id, region, state and time.
-    :param metrics: where they were asked for; their names are not documented.
-    :param sent: all fields, unknown ones too, without credentials.
-    """
 
-    id: str
-    name: str | None = None
-    category: str | None = None
-    model_type: str | None = None
-    description: str | None = None
-    region: str | None = None
-    vector_size: int | None = None
-    training_data: Mapping[str, Any] = field(default_factory=dict)
-    config: Mapping[str, Any] = field(default_factory=dict)
-    state: str | None = None
-    training_started: str | None = None
-    training_completed: str | None = None
-    created_by: str | None = None
-    deployments: tuple[Deployment, ...] = ()
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    sent: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def progress(self) -> Progress:
-        """What its state means."""
-        return model_progress(self.state)
+def deployment_progress(state: str | None) -> Progress:
+    """Apply the second table above."""
+    known = (state or "").upper()
+    if known == "DEPLOYED":
+        return Progress.READY
+    if known in {"DELETING", "DELETED"}:
+        return Progress.GONE
+    return Progress.FAILED if "FAIL" in known or "ERROR" in known else Progress.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """
-    A deployment as the service shows it; what it leaves out is None or empty.
+    A model that runs somewhere.
 
-    :param id: **the MODEL_ID of predictions and chunking**.
-    :param model_id: the custom model that is deployed.
-    :param deployed_at: a date-time, as sent.
-    :param sent: all fields, unknown ones too, without credentials.
+    :param id: also the MODEL_ID of predictions, chunking and tokenization.
+    :param sent: every field as the service sent it.
     """
 
     id: str
-    model_id: str | None = None
-    region: str | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    min_replicas: int | None = None
-    max_replicas: int | None = None
-    state: str | None = None
-    deployed_at: str | None = None
-    created_by: str | None = None
-    sent: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    model_id: str | None
+    region: str | None
+    state: str | None
+    config: Mapping[str, Any] | None
+    min_replicas: int | None
+    max_replicas: int | None
+    deployed_at: str | None
+    created_by: str | None
+    sent: Mapping[str, Any] = field(repr=False)
 
     @property
     def progress(self) -> Progress:
@@ -128,200 +99,143 @@ class Deployment:
         return deployment_progress(self.state)
 
 
-def model_progress(state: str | None) -> Progress:
-    """The first table above."""
-    return _progress(state, AVAILABLE)
-
-
-def deployment_progress(state: str | None) -> Progress:
-    """The second table above."""
-    if (state or "").upper() in {DELETING, DELETED}:
-        return Progress.GOING
-    return _progress(state, DEPLOYED)
-
-
-def reason_of(shown: Model | Deployment) -> str:
-    """What the service says about a failure, in whatever field; empty where it says nothing."""
-    for name in _REASONS:
-        value = shown.sent.get(name)
-        if isinstance(value, str) and value.strip():
-            return scrub(value.strip())[:_LONGEST_REASON]
-    return ""
-
-
-def moment(text: str | None) -> float:
-    """A date-time as seconds since the epoch, for sorting; what cannot be read comes before all others."""
-    try:
-        read = datetime.fromisoformat(text or "")
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return -math.inf
-
-
-def read_models(answer: Answer, name: str) -> tuple[Model, ...]:
+@dataclass(frozen=True, slots=True)
+class Model:
     """
-    Read a list of models.
+    A pre-trained or custom model.
 
-    :param name: the request's, for messages.
-    :raises AnswerError: one of its subclasses, by the status or the body.
+    :param vector_size: of its embeddings; the service writes it as text.
+    :param metrics: of the training, where they were asked for.
+    :param sent: every field as the service sent it, without credentials.
     """
-    return _each(answer, name, _model)
+
+    id: str
+    name: str | None
+    category: str | None
+    model_type: str | None
+    description: str | None
+    region: str | None
+    vector_size: int | None
+    state: str | None
+    training_data: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None
+    training_started: str | None
+    training_completed: str | None
+    created_by: str | None
+    deployments: tuple[Deployment, ...]
+    metrics: Any
+    sent: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def progress(self) -> Progress:
+        """What its state means."""
+        return model_progress(self.state)
 
 
-def read_model(answer: Answer, name: str) -> Model:
-    """Read one model; raises what :func:`read_models` raises."""
-    return _one(answer, name, _model)
+def read_models(answer: Answer) -> tuple[Model, ...]:
+    """The list of models."""
+    return tuple(_model(one) for one in _list(answer, "List models"))
 
 
-def read_deployments(answer: Answer, name: str) -> tuple[Deployment, ...]:
-    """Read a list of deployments; raises what :func:`read_models` raises."""
-    return _each(answer, name, _deployment)
+def read_model(answer: Answer) -> Model:
+    """One model."""
+    return _read(answer, "Model", _model)
 
 
-def read_deployment(answer: Answer, name: str) -> Deployment:
-    """Read one deployment; raises what :func:`read_models` raises."""
-    return _one(answer, name, _deployment)
+def read_deployments(answer: Answer) -> tuple[Deployment, ...]:
+    """A list of deployments."""
+    return tuple(_deployment(one) for one in _list(answer, "List deployments"))
 
 
-def read_undeployed(answer: Answer, name: str) -> Deployment | None:
-    """Read the answer to a deletion, which has happened whatever the answer looks like."""
-    check_status(answer, name)
+def read_deployment(answer: Answer) -> Deployment:
+    """One deployment."""
+    return _read(answer, "Deployment", _deployment)
+
+
+def read_undeployment(answer: Answer) -> str | None:
+    """The state that a deletion answers with, if it says one: an answer without a body will do."""
+    check_status(answer, "Delete deployment")
     decoded = parse_json(answer.body)
-    return _deployment(decoded) if isinstance(decoded, Mapping) else None
+    state = decoded.get("state") if isinstance(decoded, Mapping) else None
+    return state if isinstance(state, str) else None
 
 
-def _progress(state: str | None, ready: str) -> Progress:
-    said = (state or "").upper()
-    if said == ready:
-        return Progress.READY
-    return Progress.FAILED if "FAIL" in said or "ERROR" in said else Progress.RUNNING
+def _read(answer: Answer, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
+    body = read_object(answer, what)
+    # One page of another generation may wrap it; what has an id is it.
+    inner = [one for one in body.values() if isinstance(one, Mapping) and "id" in one]
+    return read(inner[0] if "id" not in body and len(inner) == 1 else body)
 
 
-def _model(sent: Mapping[str, Any]) -> Model | None:
-    if (model_id := _text(sent, "id")) is None:
-        return None
-    shown = _without_credentials(sent)
-    deployments = shown.get("deployments")
-    objects = [one for one in deployments if isinstance(one, Mapping)] if _is_list(deployments) else []
-    return Model(
-        id=model_id,
-        name=_text(shown, "name"),
-        category=_text(shown, "category"),
-        model_type=_text(shown, "modelType"),
-        description=_text(shown, "description"),
-        region=_text(shown, "region"),
-        vector_size=_whole(shown, "vectorSize"),
-        training_data=_mapping(shown, "trainingData"),
-        config=_mapping(shown, "config"),
-        state=_text(shown, "state"),
-        training_started=_text(shown, "trainingStarted"),
-        training_completed=_text(shown, "trainingCompleted"),
-        created_by=_text(shown, "createdBy"),
-        deployments=tuple(found for one in objects if (found := _deployment(one)) is not None),
-        metrics=_mapping(shown, "metrics"),
-        sent=shown,
-    )
-
-
-def _deployment(sent: Mapping[str, Any]) -> Deployment | None:
-    if (deployment_id := _text(sent, "id")) is None:
-        return None
-    shown = _without_credentials(sent)
-    return Deployment(
-        id=deployment_id,
-        model_id=_text(shown, "modelId"),
-        region=_text(shown, "region"),
-        config=_mapping(shown, "config"),
-        min_replicas=_whole(shown, "minReplicas"),
-        max_replicas=_whole(shown, "maxReplicas"),
-        state=_text(shown, "state"),
-        deployed_at=_text(shown, "deployedAt"),
-        created_by=_text(shown, "createdBy"),
-        sent=shown,
-    )
-
-
-def _one(answer: Answer, name: str, read: Callable[[Mapping[str, Any]], T | None]) -> T:
-    decoded = _decoded(answer, name)
-    if not isinstance(decoded, Mapping):
-        raise _malformed(answer, name, f"a {_kind(decoded)} instead of an object")
-    if (found := read(decoded)) is None:
-        raise _malformed(answer, name, "an object without an `id`")
-    return found
-
-
-def _each(answer: Answer, name: str, read: Callable[[Mapping[str, Any]], T | None]) -> tuple[T, ...]:
-    decoded = _decoded(answer, name)
+def _list(answer: Answer, what: str) -> list[Mapping[str, Any]]:
+    check_status(answer, what)
+    decoded = parse_json(answer.body)
     if isinstance(decoded, Mapping):
-        arrays = [value for value in decoded.values() if isinstance(value, list)]
-        if len(arrays) != 1:
-            raise _malformed(answer, name, f"an object with {len(arrays)} arrays instead of one array")
-        decoded = arrays[0]
-    if not isinstance(decoded, list):
-        raise _malformed(answer, name, f"a {_kind(decoded)} instead of an array")
-    for index, one in enumerate(decoded):
-        if not isinstance(one, Mapping):
-            raise _malformed(answer, name, f"an array whose element {index} is a {_kind(one)}")
-    # One that has no id cannot be meant by anybody; none that has one would look like an empty list.
-    found = tuple(each for one in decoded if (each := read(one)) is not None)
-    if decoded and not found:
-        raise _malformed(answer, name, "an array of objects without an `id`")
-    return found
-
-
-def _decoded(answer: Answer, name: str) -> Any:
-    check_status(answer, name)
-    decoded = parse_json(answer.body)
-    if decoded is None:
-        raise _malformed(answer, name, "no JSON")
+        lists = [one for one in decoded.values() if isinstance(one, list)]
+        decoded = lists[0] if len(lists) == 1 else None
+    if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
+        raise MalformedAnswerError(
+            f"{what}: no list of objects; it starts: {excerpt(answer.body)!r}", status=answer.status
+        )
     return decoded
 
 
-def _malformed(answer: Answer, name: str, what: str) -> MalformedAnswerError:
-    # What follows the name of the credentials may be a key, and a broken answer cannot be searched for it.
-    start = excerpt(answer.body.partition(CREDENTIALS_FIELD.encode())[0])
-    return MalformedAnswerError(
-        f"{name}: HTTP {answer.status} with a body that holds {what}. It starts: {start!r}",
-        status=answer.status,
+def _model(sent: Mapping[str, Any]) -> Model:
+    sent = {name: value for name, value in sent.items() if name != CREDENTIALS}
+    size = sent.get("vectorSize")
+    deployments = sent.get("deployments")
+    return Model(
+        id=_id(sent, "model"),
+        name=_str(sent, "name"),
+        category=_str(sent, "category"),
+        model_type=_str(sent, "modelType"),
+        description=_str(sent, "description"),
+        region=_str(sent, "region"),
+        vector_size=int(size) if is_int(size) or (isinstance(size, str) and size.isdecimal()) else None,
+        state=_str(sent, "state"),
+        training_data=_mapping(sent, "trainingData"),
+        config=_mapping(sent, "config"),
+        training_started=_str(sent, "trainingStarted"),
+        training_completed=_str(sent, "trainingCompleted"),
+        created_by=_str(sent, "createdBy"),
+        deployments=tuple(
+            _deployment({"modelId": sent.get("id"), **one})
+            for one in (deployments if isinstance(deployments, list) else [])
+            if isinstance(one, Mapping) and one.get("id") is not None
+        ),
+        metrics=sent.get("metrics"),
+        sent=sent,
     )
 
 
-def _without_credentials(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_credentials(one) for name, one in value.items() if not _is_secret(name)}
-    if isinstance(value, list):
-        return [_without_credentials(one) for one in value]
-    return value
+def _deployment(sent: Mapping[str, Any]) -> Deployment:
+    replicas = [sent.get(name) for name in ("minReplicas", "maxReplicas")]
+    return Deployment(
+        id=_id(sent, "deployment"),
+        model_id=_str(sent, "modelId"),
+        region=_str(sent, "region"),
+        state=_str(sent, "state"),
+        config=_mapping(sent, "config"),
+        min_replicas=replicas[0] if is_int(replicas[0]) else None,
+        max_replicas=replicas[1] if is_int(replicas[1]) else None,
+        deployed_at=_str(sent, "deployedAt"),
+        created_by=_str(sent, "createdBy"),
+        sent=dict(sent),
+    )
 
 
-def _is_secret(name: str) -> bool:
-    plain = name.lower().replace("_", "").replace("-", "")
-    return any(part in plain for part in _SECRET_PARTS)
+def _id(sent: Mapping[str, Any], what: str) -> str:
+    value = sent.get("id")
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        raise MalformedAnswerError(f"A {what} without an `id`: {str(sorted(sent))[:200]}", status=200)
+    return str(value).strip()
 
 
-def _text(shown: Mapping[str, Any], name: str) -> str | None:
-    value = shown.get(name)
-    return value.strip() or None if isinstance(value, str) else None
+def _str(sent: Mapping[str, Any], name: str) -> str | None:
+    value = sent.get(name)
+    return value if isinstance(value, str) and value else None
 
 
-def _whole(shown: Mapping[str, Any], name: str) -> int | None:
-    value = shown.get(name)
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return int(number) if math.isfinite(number) and number.is_integer() else None
-
-
-def _mapping(shown: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = shown.get(name)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, list)
-
-
-def _kind(value: object) -> str:
-    names = {dict: "object", list: "array", str: "text", bool: "truth value", int: "number", float: "number"}
-    return names.get(type(value), "null")
+def _mapping(sent: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    value = sent.get(name)
+    return value if isinstance(value, Mapping) else None
