@@ -79,7 +79,7 @@ class Examples:
         ]
 
 
-NAMES = ("enrich_catalogue", "classify_tickets", "answer_questions", "call_an_endpoint")
+NAMES = ("enrich_catalogue", "classify_tickets", "answer_questions", "train_and_embed", "call_an_endpoint")
 
 
 @pytest.fixture(scope="module")
