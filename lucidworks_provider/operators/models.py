@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 _SEARCHES = 3
 _BETWEEN_SEARCHES = 5.0
 
-T = TypeVar("T")
+_STATE_NAME = "lucidworks_made"
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Named)
 
 
 class _ModelOperator(StateWaiting, BaseOperator):
@@ -68,16 +77,36 @@ class _ModelOperator(StateWaiting, BaseOperator):
         """The connection and the times are right, before anything is sent."""
         _ = self._poll_seconds, self._timeout_seconds, self.hook.get_settings().models_base
 
-    def _made(self, find: Callable[[], T | None], make: Callable[[], T], what: str) -> T:
+    def _made(
+        self,
+        context: Context,
+        wanted: Mapping[str, Any],
+        find: Callable[[str | None], T | None],
+        make: Callable[[], T],
+        what: str,
+    ) -> T:
         """
         What an earlier try has made, or a new one.
 
         The service knows no idempotency key, so a POST without an answer is followed by a look at its list, not
-        by another POST.
+        by another POST. The id is noted in the task state store as well, where there is one: a list may lag.
+
+        :param find: looks for it, by the id if there is one, else by what was asked for.
         """
-        if (found := find()) is not None:
+        from lucidworks_provider.jobs.record import fingerprint_of
+
+        store, fingerprint = context.get("task_state_store"), fingerprint_of(wanted, [])
+        noted = json.loads(str(store.get(_STATE_NAME) or "{}")) if store is not None else {}
+        known = noted.get("id") if noted.get("fingerprint") == fingerprint else None
+        if (found := find(known)) is not None:
             self.log.info("%s: found, not made again.", what)
             return found
+        made = self._make(lambda: find(None), make, what)
+        if store is not None:
+            store.set(_STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": made.id}))
+        return made
+
+    def _make(self, find: Callable[[], T | None], make: Callable[[], T], what: str) -> T:
         try:
             return make()
         except SubmissionUnknownError as err:
@@ -172,7 +201,9 @@ class LucidworksTrainModelOperator(_ModelOperator):
         self._checked()
         credentials = self._secrets()
         model: Model = self._made(
-            lambda: find_model(self.hook.list_models(), training),
+            context,
+            training.as_json(),
+            lambda known: self._known(known) or find_model(self.hook.list_models(), training),
             lambda: self._train(training, credentials),
             f"Model {self.name!r}",
         )
@@ -180,6 +211,18 @@ class LucidworksTrainModelOperator(_ModelOperator):
         if self.wait_for_completion:
             self._wait("model", model.id, "ready", f"Model {self.name!r} ({model.id})")
         return model.id
+
+    def _known(self, model_id: str | None) -> Model | None:
+        """The model that an earlier try noted, unless it failed."""
+        from lucidworks_provider.api.models import Progress
+
+        if model_id is None:
+            return None
+        try:
+            model = self.hook.get_model(model_id)
+        except UnknownResourceError:
+            return None
+        return None if model.progress is Progress.FAILED else model
 
     def _train(self, training: Training, credentials: Mapping[str, str] | None) -> Model:
         other = [one.id for one in self.hook.list_models() if one.name == training.name]
@@ -264,12 +307,24 @@ class LucidworksDeployModelOperator(_ModelOperator):
         self._checked()
         what = f"Deployment of model {self.model_id}"
         deployment: Deployment = self._made(
-            lambda: self._find(placement), lambda: self.hook.create_deployment(placement), what
+            context,
+            placement.as_json(),
+            lambda known: self._known(known) or self._find(placement),
+            lambda: self.hook.create_deployment(placement),
+            what,
         )
         self.log.info("%s: %s, %s", what, deployment.id, deployment.state)
         if self.wait_for_completion:
             self._wait("deployment", deployment.id, "ready", f"{what} ({deployment.id})")
         return deployment.id
+
+    def _known(self, deployment_id: str | None) -> Deployment | None:
+        """The deployment that an earlier try noted, unless it failed or is gone."""
+        from lucidworks_provider.api.models import Progress
+
+        listed = self.hook.list_deployments() if deployment_id is not None else ()
+        alive = [one for one in listed if one.progress in {Progress.READY, Progress.RUNNING}]
+        return next((one for one in alive if one.id == deployment_id), None)
 
     def _find(self, placement: Placement) -> Deployment | None:
         from lucidworks_provider.api.model_calls import find_deployment
