@@ -20,9 +20,7 @@ import os
 import random
 import secrets
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +35,7 @@ from pathlib import Path
 import requests
 
 from benchmarks.token_clients import CLIENTS, SHARED, Client, Service
+from dev.services import RedisServer
 from lucidworks_provider.emulator import EmulatorSettings, running
 
 PROCESSES = (1, 8, 64)
@@ -155,34 +154,12 @@ class Fleet:
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """A Redis of our own on a free port; its URL as an Airflow connection."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    password = secrets.token_hex(16)
-    settings = (
-        f'bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave ""\nappendonly no\nlogfile /dev/null\n'
-    )
-    server = subprocess.Popen(["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert server.stdin is not None  # noqa: S101 (for mypy)
-    try:
-        with server.stdin as stdin:
-            stdin.write(settings.encode())
-        _await_port(port)
-        yield f"redis://:{password}@127.0.0.1:{port}/0"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def _await_port(port: int) -> None:
-    for _ in range(100):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise RuntimeError("redis-server did not start")
+    """A Redis of our own; its URL as an Airflow connection."""
+    with (
+        tempfile.TemporaryDirectory(prefix="redis-") as folder,
+        RedisServer(Path(folder), password=secrets.token_hex(16), durable=False) as server,
+    ):
+        yield server.url
 
 
 def usable() -> Iterator[Client]:

@@ -112,7 +112,6 @@ class World:
 
     # What mutants leave out.
     beats = True
-    compares = True
 
     def __init__(self, seed: int = 0, *, atomic: bool = False, lifetime: float = 3600.0) -> None:
         self.now = 1_000_000.0
@@ -534,14 +533,14 @@ class Process:
         world = self.world
         while True:
             stored = (yield from self._read(turn)).token
-            if world.compares and stored is not None and stored.issued_at > token.issued_at:
+            if stored is not None and stored.issued_at > token.issued_at:
                 world.note("publication of an older token refused")
                 if turn.minting is not None and world.stored_at < turn.minting:
                     world.fault(f"{token.value} was taken for older than {stored.value}, by their times")
                 return
 
             def write(stored: AccessToken | None = stored) -> bool:
-                swapped = not world.atomic or not world.compares or world.token == stored
+                swapped = not world.atomic or world.token == stored
                 if swapped:
                     world.set_token(token, turn, stored)
                 return swapped
