@@ -18,7 +18,14 @@ PUBLIC = {
         "LucidworksPredictionOperator",
         "LucidworksAsyncPredictionOperator",
     ],
+    "lucidworks_provider.operators.models": [
+        *("LucidworksTrainModelOperator", "LucidworksDeployModelOperator", "LucidworksUndeployModelOperator"),
+    ],
     "lucidworks_provider.sensors.jobs": ["LucidworksJobSensor"],
+    "lucidworks_provider.sensors.models": ["LucidworksModelSensor", "LucidworksDeploymentSensor"],
+    "lucidworks_provider.triggers.models": ["LucidworksStateTrigger"],
+    "lucidworks_provider.api.models": ["Model", "Deployment"],
+    "lucidworks_provider.api.model_calls": ["Training", "Placement"],
     "lucidworks_provider.decorators.predict": ["lucidworks_predict_task"],
     "lucidworks_provider.decorators.chunk": ["lucidworks_chunk_task"],
     "lucidworks_provider.api.build": [
@@ -87,6 +94,12 @@ METHODS = {
         "atokenize": "options inputs",
         "preview_prompt": "options inputs",
         "apreview_prompt": "options inputs",
+        **dict.fromkeys(("list_models", "alist_models", "list_deployments"), ""),
+        "get_model": "model_id metrics",
+        **dict.fromkeys(("create_model", "acreate_model"), "training credentials"),
+        **dict.fromkeys(("list_model_deployments", "alist_model_deployments"), "model_id"),
+        **dict.fromkeys(("create_deployment", "acreate_deployment"), "placement"),
+        **dict.fromkeys(("delete_deployment", "adelete_deployment"), "deployment_id"),
         "get_chunking": "job_id",
         "aget_chunking": "job_id",
         "poll_job": "kind job_id attempts",
@@ -115,6 +128,30 @@ METHODS = {
     },
     ("lucidworks_provider.operators.prediction", "LucidworksPredictionOperator"): {
         "__init__": "use_case model_id inputs result_path concurrency lucidworks_conn_id kwargs",
+    },
+    ("lucidworks_provider.operators.models", "_ModelOperator"): {
+        "__init__": "lucidworks_conn_id wait_for_completion deferrable poll_interval timeout kwargs",
+        "execute_complete": "context event resource_id target what",
+    },
+    ("lucidworks_provider.operators.models", "LucidworksTrainModelOperator"): {
+        "__init__": (
+            "name model_type training_data region config credentials_conn_id training_data_credentials "
+            "poll_interval timeout kwargs"
+        ),
+    },
+    ("lucidworks_provider.operators.models", "LucidworksDeployModelOperator"): {
+        "__init__": "model_id region config min_replicas max_replicas kwargs",
+    },
+    ("lucidworks_provider.operators.models", "LucidworksUndeployModelOperator"): {
+        "__init__": "deployment_id kwargs",
+        "execute_complete": "context event resource_id target what",
+    },
+    ("lucidworks_provider.sensors.models", "_StateSensor"): {
+        "__init__": "target_state lucidworks_conn_id deferrable poke_interval kwargs",
+        "execute_complete": "context event resource_id target what",
+    },
+    ("lucidworks_provider.triggers.models", "LucidworksStateTrigger"): {
+        "__init__": "lucidworks_conn_id kind resource_id target poll_interval deadline",
     },
     ("lucidworks_provider.sensors.jobs", "LucidworksJobSensor"): {
         "__init__": "job_id kind result_path lucidworks_conn_id deferrable poke_interval kwargs",
@@ -164,6 +201,15 @@ def test_templated_fields() -> None:
     assert set(LucidworksChunkOperator.template_fields_renderers) <= set(
         LucidworksChunkOperator.template_fields
     )
+
+
+def test_what_a_state_trigger_writes_is_what_it_reads() -> None:
+    from lucidworks_provider.triggers.models import LucidworksStateTrigger
+
+    given = {"lucidworks_conn_id": "c", "kind": "model", "resource_id": "m", "target": "ready"}
+    given |= {"poll_interval": 1.0, "deadline": 2.0}
+    path, kwargs = LucidworksStateTrigger(**given).serialize()
+    assert (path, kwargs) == ("lucidworks_provider.triggers.models.LucidworksStateTrigger", given)
 
 
 def test_what_a_trigger_writes_is_what_it_reads() -> None:
