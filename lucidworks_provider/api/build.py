@@ -63,7 +63,7 @@ def classification(model_id: str, *, labels: Sequence[str]) -> PredictionOptions
 
     :param labels: what a text may be.
     """
-    return PredictionOptions("classification", model_id, {"labels": list(labels)})
+    return PredictionOptions("classification", model_id, {"labels": _listed(labels)})
 
 
 def passthrough(
@@ -132,9 +132,9 @@ def ner(
 
     :param entity_type_map: the types to look for, each with examples.
     """
-    kinds = (
-        None if entity_type_map is None else {kind: list(names) for kind, names in entity_type_map.items()}
-    )
+    kinds = entity_type_map
+    if isinstance(kinds, Mapping):
+        kinds = {kind: _listed(names) for kind, names in kinds.items()}
     return PredictionOptions("ner", model_id, _given(entityTypeMap=kinds), model_config)
 
 
@@ -153,6 +153,11 @@ def standalone_query_rewriter(
     """
     config = {"memoryUuid": memory_uuid}
     return PredictionOptions("standalone-query-rewriter", model_id, config, model_config)
+
+
+def _listed(names: Any) -> Any:
+    """JSON knows lists only; a text is left for the options to refuse, not taken apart into characters."""
+    return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else names
 
 
 def _given(**options: Any) -> dict[str, Any] | None:

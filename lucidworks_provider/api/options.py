@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from lucidworks_provider.errors import InputError
 
@@ -18,6 +18,12 @@ Options = Mapping[str, Option]
 def whole(minimum: int) -> Option:
     """A whole number."""
     return f"a whole number from {minimum}", lambda v: is_int(v) and v >= minimum
+
+
+def integral(minimum: int) -> Option:
+    """A whole number that a page writes with a decimal point, too."""
+    meaning, _ = whole(minimum)
+    return meaning, lambda v: is_number(v) and v == int(v) and v >= minimum
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Option:
@@ -35,12 +41,12 @@ TEXT: Option = ("a text", lambda v: isinstance(v, str) and bool(v.strip()))
 SWITCH: Option = ("true or false", lambda v: isinstance(v, bool))
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """Whether it is a whole number, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is a finite number, and no truth value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -75,10 +81,11 @@ def check_options(given: Mapping[str, Any] | None, known: Options, what: str, *,
 
 
 def _misspelt(name: str, known: Options) -> str | None:
-    plain = {_plain(one): one for one in known}
-    found = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.85)
-    return plain[found[0]] if found else None
+    by_plain = {plain(one): one for one in known}
+    found = difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.85)
+    return by_plain[found[0]] if found else None
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name without what people write differently."""
     return name.lower().replace("_", "").replace("-", "")

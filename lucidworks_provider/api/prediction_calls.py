@@ -24,6 +24,7 @@ from lucidworks_provider.api.messages import (
     post,
     read_object,
 )
+from lucidworks_provider.api.options import plain
 from lucidworks_provider.api.predictions import Prediction, TokensUsed, read_predictions
 from lucidworks_provider.api.use_cases import Item, P, PredictionOptions
 from lucidworks_provider.errors import InputError, MalformedAnswerError
@@ -31,6 +32,7 @@ from lucidworks_provider.errors import InputError, MalformedAnswerError
 # Names that a list of use cases may put its strings under (no page shows it).
 _NAME_FIELDS = ("useCase", "usecase", "use_case", "name", "id")
 _MODEL_FIELDS = ("models", "modelIds", "modelId", "model")
+_LISTS_OF_MODELS = ("models", "modelIds")
 
 
 def predict_request(
@@ -145,6 +147,7 @@ def tokenize_request(base_url: str, options: PredictionOptions[Any], items: Sequ
         f"{base_url}/ai/tokenization/{path_segment(options.model_id, 'model_id')}",
         options.body(items),
         replayable=True,
+        secrets=options.secrets,
     )
 
 
@@ -244,12 +247,28 @@ def _use_cases(value: object, depth: int) -> dict[str, tuple[str, ...]]:
                     found[name] = found.get(name, ()) + _models(one)
         return found
     if isinstance(value, Mapping):
-        inner = [_use_cases(one, depth - 1) for one in value.values() if depth and isinstance(one, list)]
-        # {"useCases": [{"useCase": …, "models": […]}, …]}, or {"embedding": ["gte-small", …], …}.
-        if len(value) == 1 and inner and any(inner[0].values()):
-            return inner[0]
-        return {str(name): _strings(models) for name, models in value.items() if isinstance(models, list)}
+        # {"useCases": [{"useCase": …, "models": […]}, …], "total": 9}, or {"data": {…}}.
+        for name, one in value.items():
+            if depth and (plain(str(name)) == "usecases" or _holds_use_cases(one)):
+                return _use_cases(one, depth - 1)
+        # {"embedding": ["gte-small", …], …}, or {"embedding": {"models": […]}, …}.
+        listed = {
+            str(name): _models(one) if isinstance(one, Mapping) else _strings(one)
+            for name, one in value.items()
+            if isinstance(one, list) or (isinstance(one, Mapping) and set(_MODEL_FIELDS) & set(one))
+        }
+        inner = [one for one in value.values() if isinstance(one, Mapping)]
+        return _use_cases(inner[0], depth - 1) if depth and not listed and len(inner) == 1 else listed
     return {}
+
+
+def _holds_use_cases(value: object) -> bool:
+    return isinstance(value, list) and any(
+        isinstance(one, Mapping)
+        and any(isinstance(one.get(name), str) for name in _NAME_FIELDS)
+        and any(isinstance(one.get(name), list) for name in _LISTS_OF_MODELS)
+        for one in value
+    )
 
 
 def _models(one: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ Source: section 5 of the API reference.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -36,7 +37,7 @@ class TokensUsed:
         if not isinstance(value, Mapping):
             return cls()
         names = ("inputTokens", "labelsTokens", "promptTokens", "completionTokens", "totalTokens")
-        return cls(*(int(value[n]) if is_number(value.get(n)) else None for n in names))
+        return cls(*(int(value[n]) if _is_count(value.get(n)) else None for n in names))
 
     @property
     def sum(self) -> int:
@@ -94,15 +95,15 @@ class Embedding(Prediction):
 
     @classmethod
     def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
-        # No page shows this answer. By the chunking answer it is `vector`; else the only list of numbers.
-        found = [value for value in (sent.get("vector"), *sent.values()) if _is_vector(value)]
-        if not found or (sent.get("vector") is not found[0] and len(found) > 1):
+        name = _vector_field(sent)
+        if name is None:
             raise MalformedAnswerError("a prediction without a vector", status=200)
-        return {"vector": tuple(found[0])}
+        return {"vector": tuple(sent[name])}
 
     def row(self) -> dict[str, Any]:
-        """As :meth:`Prediction.row`."""
-        others = {name: value for name, value in self.sent.items() if not _is_vector(value)}
+        """As :meth:`Prediction.row`, with the vector as ``vector``, whatever the service calls it."""
+        own = _vector_field(self.sent)
+        others = {name: value for name, value in self.sent.items() if name != own}
         return others | {"vector": list(self.vector)}
 
 
@@ -178,7 +179,10 @@ class Keywords(Prediction):
     @classmethod
     def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
         listed = sent.get("keywords")
-        return {"keywords": _texts(listed if listed is not None else _decoded(sent))}
+        if listed is None:
+            listed = _decoded(sent)
+            listed = listed.get("keywords") if isinstance(listed, Mapping) else listed
+        return {"keywords": _texts(listed)}
 
     def row(self) -> dict[str, Any]:
         """As :meth:`Prediction.row`."""
@@ -243,20 +247,46 @@ def read_predictions(
     """
     listed = body.get(PREDICTION.payload_field)
     if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
-        raise MalformedAnswerError(f"{name}: no list of `{PREDICTION.payload_field}`.", status=200)
+        raise _unusable(f"{name}: no list of `{PREDICTION.payload_field}`.")
     if inputs is not None and len(listed) != inputs:
-        raise MalformedAnswerError(f"{name}: {len(listed)} predictions for {inputs} inputs.", status=200)
+        raise _unusable(f"{name}: {len(listed)} predictions for {inputs} inputs.")
     read = []
     for position, one in enumerate(listed):
         try:
             read.append(answer.read(one))
         except MalformedAnswerError as err:
-            raise MalformedAnswerError(f"{name}: prediction {position}: {err}.", status=200) from None
+            raise _unusable(f"{name}: prediction {position}: {err}.") from None
     return tuple(read)
 
 
+def _unusable(message: str) -> MalformedAnswerError:
+    """Not retryable: the model has answered, and whoever asks again pays again for the same."""
+    error = MalformedAnswerError(message, status=200)
+    error.retryable = False
+    return error
+
+
+def _is_count(value: object) -> bool:
+    # What no column of a table could hold is no count.
+    return is_number(value) and 0 <= value < 2**53
+
+
+def _vector_field(sent: Mapping[str, Any]) -> str | None:
+    """No page shows this answer. By the chunking answer it is ``vector``; else the only list of numbers."""
+    if _is_vector(sent.get("vector")):
+        return "vector"
+    lists = [name for name, value in sent.items() if _is_vector(value)]
+    return lists[0] if len(lists) == 1 else None
+
+
 def _is_vector(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(is_number, value))
+    # An embedding has a thousand numbers, so this is said in the fastest way.
+    if not isinstance(value, list) or not value or not set(map(type, value)) <= {int, float}:
+        return False
+    try:
+        return all(map(math.isfinite, value))
+    except OverflowError:
+        return False
 
 
 def _text(value: object) -> str | None:

@@ -30,15 +30,17 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from lucidworks_provider.api.chunking import DATA_TYPES, MODEL_OPTIONS
-from lucidworks_provider.api.messages import path_segment
+from lucidworks_provider.api.messages import json_body, path_segment
 from lucidworks_provider.api.options import (
     SWITCH,
     TEXT,
     Option,
     Options,
     check_options,
+    integral,
     number,
     one_of,
+    plain,
     whole,
 )
 from lucidworks_provider.api.predictions import (
@@ -58,6 +60,8 @@ P = TypeVar("P", bound=Prediction)
 MAX_BATCH = 32
 # Keys whose values are somebody's secret, wherever they stand in a request (section 16, item 20).
 SECRET_KEYS = frozenset({"apikey", "serviceaccountkey"})
+# The preview of a prompt takes placeholders for keys (section 9), which would be found in words.
+SHORTEST_SECRET = 16
 
 
 def _is_texts(value: object, least: int = 1) -> bool:
@@ -73,11 +77,11 @@ _TYPE_MAP: Option = (
     "a dictionary of an entity type to a list of texts",
     lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and _is_texts(e, 0) for k, e in v.items()),
 )
-# Section 3.2. The range of the penalties and of `topK` is not documented.
+# Section 3.2. The range of the penalties is not documented; the default of `topK` is written as -1.0, too.
 GENERATIVE_OPTIONS: Options = {
     "temperature": number(0, 2),
     "topP": number(0, 1),
-    "topK": whole(-1),
+    "topK": integral(-1),
     "presencePenalty": number(),
     "frequencyPenalty": number(),
     "maxTokens": whole(1),
@@ -162,11 +166,19 @@ class PredictionOptions(Generic[P]):
         )
         check_options(_without_secrets(self.model_config), known.model_options, "model_config", closed=False)
         for name, value in _secrets(self.model_config):
+            if name not in known.model_options and "apiKey" in known.model_options and _is_api_key(name):
+                raise InputError(f"model_config has no option {name!r}. Did you mean 'apiKey'?")
             if not isinstance(value, str) or not value.strip():
                 raise InputError(f"model_config: {name} is no text; give the key itself.")
+        if misplaced := [name for name, _ in _secrets(self.use_case_config)]:
+            raise InputError(
+                f"use_case_config of {self.use_case!r} holds {misplaced[0]}; a key belongs into model_config."
+            )
         for name, reason in known.required.items():
             if not (self.use_case_config or {}).get(name):
                 raise InputError(f"use_case_config of {self.use_case!r}: {name} is missing; {reason}.")
+        _check_json(dict(self.use_case_config or {}), f"use_case_config of {self.use_case!r}")
+        _check_json(dict(self.model_config or {}), "model_config")
 
     @property
     def known(self) -> UseCase:
@@ -182,7 +194,7 @@ class PredictionOptions(Generic[P]):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Third parties' keys in the options: never shown, never stored."""
-        return tuple(value for _, value in _secrets(self.model_config))
+        return tuple(value for _, value in _secrets(self.model_config) if len(value) >= SHORTEST_SECRET)
 
     @property
     def quantization(self) -> str | None:
@@ -229,7 +241,24 @@ def _without_secrets(options: Mapping[str, Any] | None) -> Mapping[str, Any] | N
 
 def is_secret(name: object) -> bool:
     """Whether what stands under this name is somebody's secret."""
-    return isinstance(name, str) and name.replace("_", "").replace("-", "").lower() in SECRET_KEYS
+    return isinstance(name, str) and plain(name) in SECRET_KEYS
+
+
+def _is_api_key(name: str) -> bool:
+    return plain(name) == "apikey"
+
+
+def _check_json(value: object, what: str) -> None:
+    """
+    Refuse what no request can carry.
+
+    :raises InputError: without the value, which may be a secret.
+    """
+    try:
+        json_body(value)
+    except (TypeError, ValueError, RecursionError) as err:
+        why = "half a surrogate pair is no text" if isinstance(err, UnicodeEncodeError) else str(err)
+        raise InputError(f"{what} cannot be written as JSON: {why}.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +285,12 @@ def read_items(inputs: object, options: PredictionOptions[Any]) -> tuple[Item, .
     if isinstance(inputs, str):
         try:
             inputs = json.loads(inputs)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(
                 "inputs is a text that is no JSON; give a list of texts, in a template by `| tojson`."
             ) from None
-    if isinstance(inputs, Mapping) or not isinstance(inputs, Sequence) or not inputs:
+    # A text is a sequence, too: of characters.
+    if isinstance(inputs, Mapping | str | bytes) or not isinstance(inputs, Sequence) or not inputs:
         raise InputError("inputs must be a list of texts or of {'text': …}, with at least one element.")
     items = tuple(_item(given, f"inputs[{position}]", options) for position, given in enumerate(inputs))
     named = [item.id for item in items if item.id is not None]
@@ -289,6 +319,7 @@ def _item(given: object, what: str, options: PredictionOptions[Any]) -> Item:
         _check_documents(wire, what, options)
     if (options.use_case_config or {}).get("dataType") == "json_prompt":
         _check_messages(str(wire["text"]), what)
+    _check_json([name, wire], what)
     return Item(wire, None if name is None else str(name))
 
 
@@ -326,10 +357,12 @@ def _check_documents(wire: Mapping[str, Any], what: str, options: PredictionOpti
 def _check_messages(text: str, what: str) -> None:
     try:
         messages = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         messages = None
-    if not isinstance(messages, list) or not all(
-        isinstance(one, dict) and {"role", "content"} <= one.keys() for one in messages
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in messages)
     ):
         raise InputError(
             f"{what}: with dataType json_prompt the text is JSON, a list of {{'role': …, 'content': …}}."

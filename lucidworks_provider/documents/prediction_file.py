@@ -119,7 +119,7 @@ class PredictionFile:
         self._dimension = check_vectors(predictions, self._options, self._dimension)
         try:
             self._writer.add(start, items, predictions)
-        except (ValueError, TypeError, OverflowError) as err:
+        except (ValueError, TypeError, OverflowError, RecursionError) as err:
             raise MalformedAnswerError(f"a value that the file cannot hold: {err}", status=200) from err
         manifest = self.manifest
         manifest.predictions += len(predictions)
@@ -141,6 +141,16 @@ def prediction_file(uri: str, options: PredictionOptions[Any]) -> Iterator[Predi
             yield PredictionFile(writer, uri, options)
         finally:
             writer.close()
+
+
+# Columns whose values come as they are; the others are read, and have their shape.
+_TYPES: Mapping[str, type] = {
+    "id": str,
+    "response": str,
+    "answer": str,
+    "answerFound": bool,
+    "memoryUuid": str,
+}
 
 
 class _JsonLines:
@@ -165,19 +175,25 @@ class _Parquet:
         self._options = options
         self._schema: pa.Schema | None = None
         self._writer: pq.ParquetWriter | None = None
-        self._rows: list[dict[str, Any]] = []
+        self._tables: list[pa.Table] = []
 
     def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+        import pyarrow as pa
+
         dimension = next((len(p.vector) for p in predictions if isinstance(p, Embedding)), 0)
-        columns = set(self._open(dimension).names)
+        schema = self._open(dimension)
+        columns = set(schema.names) - {"tokens_used", "more"}
+        rows = []
         for n, (item, prediction) in enumerate(zip(items, predictions, strict=True)):
             row = row_of(start + n, item, prediction)
-            row["tokens_used"] = prediction.tokens_used.sum
             row.pop("tokensUsed", None)
-            more = {name: row.pop(name) for name in set(row) - columns}
+            more = {name: row.pop(name) for name in list(row) if name not in columns or _misfit(name, row)}
+            row["tokens_used"] = prediction.tokens_used.sum
             row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
-            self._rows.append(_shaped(row))
-        if len(self._rows) >= self._ROWS:
+            rows.append(_shaped(row))
+        # At once: what does not fit is an error of this batch, and not of the file when it is closed.
+        self._tables.append(pa.Table.from_pylist(rows, schema=schema))
+        if sum(map(len, self._tables)) >= self._ROWS:
             self._flush()
 
     def close(self) -> None:
@@ -201,9 +217,9 @@ class _Parquet:
     def _flush(self) -> None:
         import pyarrow as pa
 
-        if self._rows and self._writer is not None:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
+        if self._tables and self._writer is not None:
+            self._writer.write_table(pa.concat_tables(self._tables))
+            self._tables = []
 
 
 def _fields(options: PredictionOptions[Any], dimension: int) -> list[pa.Field]:
@@ -227,6 +243,12 @@ def _fields(options: PredictionOptions[Any], dimension: int) -> list[pa.Field]:
     return [
         pa.field(name, kind) for name, kind in {**common, **own.get(options.name, {}), "more": text}.items()
     ]
+
+
+def _misfit(name: str, row: Mapping[str, Any]) -> bool:
+    """Whether the service has sent another type of value than its pages show."""
+    kind = _TYPES.get(name)
+    return kind is not None and row[name] is not None and not isinstance(row[name], kind)
 
 
 def _shaped(row: dict[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lucidworks_provider.api.jobs import PREDICTION, JobKind
-from lucidworks_provider.api.messages import json_body, parse_object
+from lucidworks_provider.api.messages import Answer, json_body, parse_object, without
 from lucidworks_provider.api.prediction_calls import read_result
 from lucidworks_provider.api.predictions import Prediction, read_predictions
 from lucidworks_provider.api.use_cases import MAX_BATCH, Item, PredictionOptions
@@ -22,12 +22,13 @@ from lucidworks_provider.errors import (
     ForbiddenError,
     InputError,
     LucidworksError,
+    MalformedAnswerError,
     StorageError,
     TokenError,
     UnknownResourceError,
 )
 from lucidworks_provider.jobs.ledger import Bodies
-from lucidworks_provider.jobs.record import fingerprint_of
+from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
 from lucidworks_provider.jobs.task import JobTask, Read
 from lucidworks_provider.storage import in_thread
 
@@ -108,14 +109,24 @@ class PredictionTask(JobTask[PredictionFile]):
         return self.post(self.batches[position])
 
     def parse(self, body: bytes, position: int, job_id: str) -> Read:
-        """The predictions, one for each input."""
+        """The predictions, one for each input; without a key that the service quotes."""
         result = read_result(
-            parse_object(body, f"Prediction job {job_id}"),
+            parse_object(self._clean(body), f"Prediction job {job_id}"),
             job_id,
             self.options.known.answer,
             len(self.batches[position]),
         )
         return Read(result.state, result.status, result.message, result.predictions)
+
+    def describe(
+        self, record: JobRecord, positions: Sequence[int], messages: Mapping[str, str], what: str
+    ) -> str:
+        """As for any job; the waiting side, where the messages come from, does not know the keys."""
+        told = JobTask.describe(self, record, positions, messages, what)
+        return self._clean(told.encode(errors="replace")).decode()
+
+    def _clean(self, body: bytes) -> bytes:
+        return without(Answer(200, {}, body), *self.options.secrets).body
 
     def open(self) -> AbstractContextManager[PredictionFile]:
         """The file of rows."""
@@ -149,17 +160,22 @@ class Direct:
     predict: Predict
     concurrency: int
     bodies: Bodies | None = None
+    # Bytes of the answers.
+    received: list[int] = field(default_factory=list, init=False)
 
     async def run(self) -> list[tuple[Prediction, ...] | None]:
         """
         Predict every batch.
 
-        :return: the predictions of each batch; where bodies are kept None, as :meth:`read` gives them.
+        :return: the predictions of each batch; where bodies are kept None, as :meth:`write` takes them.
         :raises LucidworksError: a batch failed for good; names its inputs. The others have been finished (or,
             where that failure concerns all of them, not begun).
         """
         if self.bodies is not None:
-            await in_thread(self.bodies.prove)
+            try:
+                await in_thread(self.bodies.prove)
+            except StorageError as refused:
+                raise StorageError(f"result_path cannot be written: {refused}") from refused
         turns = asyncio.Semaphore(self.concurrency)
         stopped: list[LucidworksError] = []
 
@@ -188,17 +204,32 @@ class Direct:
         if self.bodies is not None and await in_thread(self.bodies.there, position, name):
             return None
         body, predictions = await self.predict(items)
+        self.received.append(len(body))
         if self.bodies is None:
             return predictions
         await in_thread(self.bodies.keep, position, name, body)
         return None
 
-    def read(self, position: int) -> tuple[Prediction, ...]:
+    def write(self, file: PredictionFile, position: int) -> None:
         """
-        What is kept of a batch.
+        Append the rows of a batch.
 
-        :raises StorageError: it has vanished.
+        :raises StorageError: what was kept of it has vanished.
+        :raises MalformedAnswerError: it is of no use. It is set aside, so that a retry asks again.
         """
+        try:
+            file.add(self.batches.start(position), self.batches[position], self._read(position))
+        except MalformedAnswerError as err:
+            assert self.bodies is not None  # noqa: S101  # for the type checker
+            kept = self.bodies.set_aside(position, self.batches.fingerprint(position, self.options))
+            said = str(err).rstrip(".")
+            raise MalformedAnswerError(
+                f"{self.batches.name(position)}: {said}. The answer is kept in {kept}; a retry asks again.",
+                status=err.status,
+            ) from None
+
+    def _read(self, position: int) -> tuple[Prediction, ...]:
+        """What is kept of a batch."""
         assert self.bodies is not None  # noqa: S101  # for the type checker
         name = self.batches.fingerprint(position, self.options)
         body = self.bodies.take(position, name)

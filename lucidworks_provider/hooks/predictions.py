@@ -152,13 +152,14 @@ class PredictionMethods(CallingHook):
         :param options: of ``embedding``.
         """
         items = read_items(inputs, options)
-        request = calls.tokenize_request(self.get_settings().application_base, options, items)
+        request = calls.tokenize_request(self.get_settings().application_base, _hidden(options), items)
         return self._call(request, lambda answer: calls.read_tokens(answer, len(items)))
 
     async def atokenize(self, options: PredictionOptions[Any], inputs: Inputs) -> calls.Tokens:
         """:meth:`tokenize` for an event loop."""
         items = read_items(inputs, options)
-        request = calls.tokenize_request((await self.aget_settings()).application_base, options, items)
+        base = (await self.aget_settings()).application_base
+        request = calls.tokenize_request(base, _hidden(options), items)
         return await self._acall(request, lambda answer: calls.read_tokens(answer, len(items)))
 
     def preview_prompt(self, options: PredictionOptions[Any], inputs: Inputs) -> calls.Prompt:

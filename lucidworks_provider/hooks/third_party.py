@@ -27,7 +27,9 @@ def api_key(conn_id: str) -> str:
     """
     found, extra = _read(conn_id)
     if found is None:
-        found = next((extra[name] for name in _KEYS if isinstance(extra.get(name), str)), None)
+        # Forms store their empty fields as well.
+        given = (str(extra[name]).strip() for name in _KEYS if isinstance(extra.get(name), str))
+        found = next(filter(None, given), None)
     if found is None and (account := _service_account(extra)) is not None:
         found = base64.b64encode(account.encode()).decode()
     return _hidden(found, conn_id, "password or a `keyfile_dict`")

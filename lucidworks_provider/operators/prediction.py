@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.job import JobOperator, bodies_of, dictionary
-from lucidworks_provider.operators.secrets import restore, withhold
+from lucidworks_provider.operators.secrets import restore, warn, withheld, withhold
 
 if TYPE_CHECKING:
-    import jinja2
     from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from lucidworks_provider.api.predictions import Prediction
     from lucidworks_provider.api.use_cases import Item, PredictionOptions
@@ -69,23 +69,33 @@ class _Predicting(BaseOperator):
         self.model_id = model_id
         self.inputs = inputs
         self.use_case_config = use_case_config
-        self.model_config, self._keys = self._withhold(model_config)
-        self.api_key_conn_id = api_key_conn_id
-        self.batch_size = batch_size
-
-    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Airflow stores and shows what this leaves in the fields: no keys."""
-        super().render_template_fields(context, jinja_env)
-        self.model_config, keys = self._withhold(self.model_config)
-        self._keys = {**self._keys, **keys}
-
-    @staticmethod
-    def _withhold(model_config: Any) -> tuple[Any, dict[str, str]]:
-        return withhold(
-            model_config,
+        self._keys: dict[str, str] = {}
+        self.model_config = model_config
+        warn(
+            self._keys,
             "model_config",
             "put it into the password of a connection and name that in api_key_conn_id",
         )
+        self.api_key_conn_id = api_key_conn_id
+        self.batch_size = batch_size
+
+    @property
+    def model_config(self) -> Any:
+        """Without keys, for Airflow stores and shows it, whoever has set or rendered it."""
+        return self._model_config
+
+    @model_config.setter
+    def model_config(self, value: Any) -> None:
+        self._model_config, keys = withhold(value)
+        self._keys = {**self._keys, **keys}
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """As any operator's; what Airflow stores of a mapped operator has no keys either."""
+        if "model_config" in kwargs:
+            kwargs["model_config"] = withheld(kwargs["model_config"])
+        partial: OperatorPartial = super().partial(**kwargs)
+        return partial
 
     def _request(self) -> tuple[PredictionOptions[Any], tuple[Item, ...]]:
         """Validate the rendered values; nothing has been sent before this returns."""
@@ -169,6 +179,7 @@ class LucidworksPredictionOperator(_Predicting):
     def _direct(self, context: Context) -> Direct:
         from lucidworks_provider.documents.chunk_file import check_suffix
         from lucidworks_provider.documents.prediction_task import Direct, check_batches
+        from lucidworks_provider.storage import check_uri, is_folder
 
         options, items = self._request()
         batches = check_batches(items, self.batch_size)
@@ -179,8 +190,10 @@ class LucidworksPredictionOperator(_Predicting):
             )
         bodies = None
         if self.result_path:
-            check_suffix(self.result_path)
             bodies = bodies_of(self.result_path, context)
+            check_suffix(uri := check_uri(self.result_path, "result_path"))
+            if is_folder(uri):
+                raise StorageError(f"{uri} is a folder; result_path must name a file.")
         _ = self.hook.get_settings().application_base
         return Direct(
             options, batches, lambda batch: self.hook.apredict_items(options, batch), self.concurrency, bodies
@@ -196,7 +209,7 @@ class LucidworksPredictionOperator(_Predicting):
 
         with prediction_file(check_uri(self.result_path, "result_path"), direct.options) as file:
             for position in range(len(direct.batches)):
-                file.add(direct.batches.start(position), direct.batches[position], direct.read(position))
+                direct.write(file, position)
         if direct.bodies is not None:
             remove(direct.bodies.folder)
         return file.manifest.as_json()

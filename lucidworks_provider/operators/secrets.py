@@ -10,6 +10,7 @@ know all of their names.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -18,34 +19,83 @@ from lucidworks_provider.auth.redaction import MASK, TokenText
 
 # As in `api.use_cases`, said again: importing it would cost each parse of a DAG file. A test holds them equal.
 SECRET_KEYS = frozenset({"apikey", "serviceaccountkey"})
+# `"apiKey": "…"` in a text that cannot be decoded: a template, or a dictionary as Python writes it.
+_WRITTEN = re.compile(
+    r"""(?P<head>(?P<quote>["'])(?P<name>[\w-]+)(?P=quote)\s*:\s*)(?P<mark>["'])(?P<value>(?:(?!(?P=mark)).)*)(?P=mark)"""
+)
 
 
-def withhold(argument: Any, what: str, cure: str) -> tuple[Any, dict[str, str]]:
+class Withheld(dict[str, Any]):
+    """
+    An argument without its keys, which stand beside it.
+
+    A mapped operator's arguments are stored as they were given; the operator itself is made of them later.
+    """
+
+    keys_apart: Mapping[str, str]
+
+
+class WithheldText(str):
+    """The same for a template that has keys in it."""
+
+    keys_apart: Mapping[str, str]
+
+
+def withhold(argument: Any) -> tuple[Any, dict[str, str]]:
     """
     Take keys out of an argument.
 
     :param argument: a dictionary, or JSON; anything else passes as it is.
-    :param what: the argument's name, for the warning.
-    :param cure: what to do instead.
     :return: the argument with ``***`` in their place, and the keys by name.
     """
+    if isinstance(argument, Withheld | WithheldText):
+        plain = dict(argument) if isinstance(argument, Withheld) else str(argument)
+        return plain, dict(argument.keys_apart)
     config = _decoded(argument)
     if not isinstance(config, Mapping):
-        return argument, {}
-    keys = {
-        name: TokenText(value)
-        for name, value in config.items()
-        # A template is no secret; what it becomes is taken out when it has been rendered.
-        if is_secret(name) and isinstance(value, str) and value != MASK and not _is_template(value)
-    }
+        return _withhold_in_text(argument) if isinstance(argument, str) else (argument, {})
+    keys = {name: TokenText(value) for name, value in config.items() if _is_key(name, value)}
     if not keys:
         return argument, {}
-    warnings.warn(
-        f"{what} holds a key ({', '.join(keys)}). Whoever sees the DAG file sees it; {cure}.",
-        UserWarning,
-        stacklevel=3,
-    )
     return {name: MASK if name in keys else value for name, value in config.items()}, dict(keys)
+
+
+def withheld(argument: Any) -> Any:
+    """The argument in a shape that can be stored, for :func:`withhold` to take apart later."""
+    rest, keys = withhold(argument)
+    if not keys:
+        return rest
+    stored = Withheld(rest) if isinstance(rest, Mapping) else WithheldText(rest)
+    stored.keys_apart = keys
+    return stored
+
+
+def warn(keys: Mapping[str, str], what: str, cure: str) -> None:
+    """
+    Advise against keys in arguments.
+
+    :param what: the argument's name.
+    :param cure: what to do instead.
+    """
+    if keys:
+        warnings.warn(f"{what} was given a key ({', '.join(keys)}); {cure}.", UserWarning, stacklevel=3)
+
+
+def _withhold_in_text(text: str) -> tuple[str, dict[str, str]]:
+    keys: dict[str, str] = {}
+
+    def cover(found: re.Match[str]) -> str:
+        if not _is_key(found["name"], found["value"]):
+            return found[0]
+        keys[found["name"]] = TokenText(found["value"])
+        return f"{found['head']}{found['mark']}{MASK}{found['mark']}"
+
+    return _WRITTEN.sub(cover, text), keys
+
+
+def _is_key(name: object, value: object) -> bool:
+    # A template is no secret; what it becomes is taken out when it has been rendered.
+    return is_secret(name) and isinstance(value, str) and value != MASK and not _is_template(value)
 
 
 def restore(config: Mapping[str, Any] | None, keys: Mapping[str, str]) -> Mapping[str, Any] | None:
@@ -67,5 +117,5 @@ def _decoded(argument: Any) -> Any:
         return argument
     try:
         return json.loads(argument)
-    except ValueError:
+    except (ValueError, RecursionError):
         return argument

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from contract_wire import APPLICATION, IDENTITY, Recorders, judge, recording
+import yaml
+from contract_wire import APPLICATION, DOCUMENT, IDENTITY, Exchange, Recorders, judge, recording
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openapi_core import OpenAPI
 from openapi_core.exceptions import OpenAPIError
 
+from lucidworks_provider.api import prediction_calls
 from lucidworks_provider.api.chunking import (
     CHUNKERS,
     DATA_TYPES,
@@ -26,6 +31,9 @@ from lucidworks_provider.api.chunking import (
     ChunkingOptions,
     submit_request,
 )
+from lucidworks_provider.api.jobs import PREDICTION, read_submission
+from lucidworks_provider.api.messages import Answer, Request
+from lucidworks_provider.api.use_cases import GENERATIVE_OPTIONS, USE_CASES, PredictionOptions, read_items
 from lucidworks_provider.auth.source import forget_sources
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import InputError
@@ -285,3 +293,350 @@ def test_a_new_process_asks_again(hook: LucidworksHook, wire: Recorders) -> None
     hook.get_token()
     first, second = wire.seen
     assert (first.target, first.request_headers[1:]) == (second.target, second.request_headers[1:])
+
+
+# Predictions. The document has one schema for each use case; the asynchronous path leaves open which one.
+
+LLAMA, OPENAI = "llama-3-8b-instruct", "gpt-4o"
+MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
+DOCUMENTS = [
+    {
+        "body": "I'm off to Germany to go to the Oktoberfest!",
+        "source": "http://example.com/112",
+        "title": "Off to Germany!",
+        "date": "2022-01-31T19:31:34Z",
+    }
+]
+GENERATIVE = {
+    "temperature": 0.7,
+    "topP": 1.0,
+    "topK": -1,
+    "presencePenalty": 2,
+    "frequencyPenalty": 1,
+    "maxTokens": 256,
+    "apiKey": "sk-0123456789abcdef",
+    "azureDeployment": "mine",
+    "azureEndpoint": "https://mine.example",
+    "googleProjectId": "p",
+    "googleRegion": "us",
+}
+# Model, options and model options with every documented name.
+FULL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "embedding": ("gte-small", {"dataType": "passage"}, MODEL_CONFIG),
+    "classification": (OPENAI, {"labels": ["Harry Potter", "Lord of the Rings"]}, GENERATIVE),
+    "passthrough": (OPENAI, {"useSystemPrompt": True, "dataType": "text"}, GENERATIVE),
+    "rag": (
+        OPENAI,
+        {"memoryUuid": MEMORY, "extractRelevantContent": False, "answerNotFoundMessage": "None."},
+        GENERATIVE,
+    ),
+    "summarization": (OPENAI, {"maxWords": 100}, GENERATIVE),
+    "keyword-extraction": (OPENAI, {"maxKeywords": 100}, GENERATIVE),
+    "ner": (OPENAI, {"entityTypeMap": {"person": ["Bob"]}}, GENERATIVE),
+    "faq-enrichment": (OPENAI, {}, GENERATIVE),
+    "standalone-query-rewriter": (OPENAI, {"memoryUuid": MEMORY}, GENERATIVE),
+}
+ASYNCHRONOUS = [name for name, use_case in USE_CASES.items() if use_case.asynchronous]
+
+
+@cache
+def strict() -> OpenAPI:
+    """The document with closed schemas, and an asynchronous path for each use case."""
+    document = copy.deepcopy(yaml.safe_load(DOCUMENT.read_text()))
+    schemas, paths = document["components"]["schemas"], document["paths"]
+    generic = paths.pop("/ai/async-prediction/{USE_CASE}/{MODEL_ID}")
+    for use_case in ASYNCHRONOUS:
+        one = copy.deepcopy(generic)
+        del one["post"]["parameters"][0]
+        one["post"]["operationId"] += f"-{use_case}"
+        one["post"]["requestBody"] = paths[f"/ai/prediction/{use_case}/{{MODEL_ID}}"]["post"]["requestBody"]
+        paths[f"/ai/async-prediction/{use_case}/{{MODEL_ID}}"] = one
+    requests = {name for name in schemas if name.endswith("Request")}
+    for name in requests | {"BatchText", "RagDocument", "GenModelConfig", "EmbeddingModelConfig"}:
+        _close(schemas[name])
+    return OpenAPI.from_dict(document)
+
+
+def _close(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("additionalProperties") is True:
+            schema["additionalProperties"] = False
+        for inner in schema.values():
+            _close(inner)
+
+
+def check_request(exchange: Exchange) -> None:
+    judge().answers.validate_request(exchange)
+    strict().validate_request(exchange)
+
+
+def as_sent(request: Request) -> Exchange:
+    """What would be on the wire, without sending it."""
+    headers = [*request.headers.items(), ("Authorization", "Bearer t")]
+    return Exchange(
+        APPLICATION, request.method, request.url.removeprefix(APPLICATION), headers, request.body or b""
+    )
+
+
+def options_of(use_case: str, *, full: bool) -> PredictionOptions[Any]:
+    model, config, model_config = FULL[use_case]
+    if full:
+        return PredictionOptions(use_case, model, config, model_config)
+    required = {name: config[name] for name in USE_CASES[use_case].required}
+    return PredictionOptions(use_case, model if use_case == "embedding" else LLAMA, required)
+
+
+def inputs_of(use_case: str) -> list[Any]:
+    if use_case != "rag":
+        return ["Why did I go to Germany?", {"text": "Größe?", "id": "not sent"}]
+    return [{"text": "Why did I go to Germany?", "documents": DOCUMENTS, "id": 7}]
+
+
+def test_every_use_case_has_a_full_configuration() -> None:
+    assert {name: set(config) for name, (_, config, _) in FULL.items()} == {
+        name: set(use_case.options) for name, use_case in USE_CASES.items()
+    }
+    assert set(GENERATIVE) == set(GENERATIVE_OPTIONS)
+
+
+@pytest.fixture
+def conversation(hook: LucidworksHook, wire: Recorders) -> None:
+    """The one that the standalone query rewriter goes on with."""
+    hook.predict(options_of("rag", full=True), inputs_of("rag"))
+    wire.seen.clear()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("full", [True, False], ids=["full", "defaults"])
+@pytest.mark.parametrize("use_case", USE_CASES)
+def test_predictions_are_the_documented_ones(
+    hook: LucidworksHook, wire: Recorders, conversation: None, use_case: str, full: bool, mode: str
+) -> None:
+    options, inputs = options_of(use_case, full=full), inputs_of(use_case)
+    answers = hook.predict(options, inputs) if mode == "sync" else asyncio.run(hook.apredict(options, inputs))
+    assert [type(one) for one in answers] == [USE_CASES[use_case].answer] * len(inputs)
+    [exchange] = wire.seen
+    check_request(exchange)
+    judge().answer(exchange)
+    assert (exchange.verb, exchange.host_url) == ("POST", APPLICATION)
+    assert exchange.target == f"/ai/prediction/{use_case}/{options.model_id}"
+    assert exchange.header("Content-Type") == exchange.header("Accept") == "application/json"
+    sent = json.loads(exchange.body)
+    assert [set(item) - {"documents"} for item in sent["batch"]] == [{"text"}] * len(inputs)
+    if full:
+        _, config, model_config = FULL[use_case]
+        assert (sent.get("useCaseConfig", {}), sent["modelConfig"]) == (config, model_config)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("full", [True, False], ids=["full", "defaults"])
+@pytest.mark.parametrize("use_case", ASYNCHRONOUS)
+def test_prediction_jobs_are_the_documented_ones(
+    hook: LucidworksHook, wire: Recorders, conversation: None, use_case: str, full: bool, mode: str
+) -> None:
+    options, inputs = options_of(use_case, full=full), inputs_of(use_case)
+
+    async def asynchronously() -> tuple[str, Any]:
+        async with hook.shared_client():
+            job_id = await hook.asubmit_prediction(options, inputs)
+            while not (result := await hook.aget_prediction(job_id, options)).predictions:
+                pass
+            return job_id, result
+
+    if mode == "async":
+        job_id, result = asyncio.run(asynchronously())
+    else:
+        job_id = hook.submit_prediction(options, inputs)
+        while not (result := hook.get_prediction(job_id, options)).predictions:
+            pass
+    assert [type(one) for one in result.predictions] == [USE_CASES[use_case].answer] * len(inputs)
+    submission, *polls = wire.seen
+    for exchange in wire.seen:
+        check_request(exchange)
+        judge().answer(exchange)
+    assert submission.target == f"/ai/async-prediction/{use_case}/{options.model_id}"
+    assert {one.target for one in polls} == {f"/ai/async-prediction/{job_id}"}
+    assert all(one.body == b"" and one.header("Content-Type") is None for one in polls)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_previews_and_the_list_of_use_cases_are_the_documented_ones(
+    hook: LucidworksHook, wire: Recorders, mode: str
+) -> None:
+    embedding, passthrough = options_of("embedding", full=True), options_of("passthrough", full=True)
+
+    async def asynchronously() -> tuple[Any, Any, Any]:
+        async with hook.shared_client():
+            tokens = await hook.atokenize(embedding, ["Who?", "Where?"])
+            return tokens, await hook.apreview_prompt(passthrough, ["Who?"]), await hook.alist_use_cases()
+
+    if mode == "async":
+        tokens, prompt, listed = asyncio.run(asynchronously())
+    else:
+        tokens = hook.tokenize(embedding, ["Who?", "Where?"])
+        prompt, listed = hook.preview_prompt(passthrough, ["Who?"]), hook.list_use_cases()
+    assert len(tokens.texts) == 2
+    assert "Who?" in prompt.text
+    assert set(USE_CASES) == set(listed)
+    calls = [one for one in wire.seen if one.host_url == APPLICATION]
+    assert [(one.verb, one.target) for one in calls] == [
+        ("POST", "/ai/tokenization/gte-small"),
+        ("POST", "/ai/prompt/passthrough/gpt-4o"),
+        ("GET", "/ai/usecases"),
+    ]
+    for exchange in calls:
+        check_request(exchange)
+        judge().answer(exchange)
+
+
+@pytest.mark.parametrize(
+    ("use_case", "change"),
+    [
+        ("embedding", {"batch": []}),
+        ("embedding", {"batch": [{"text": "x"}] * 33}),
+        ("embedding", {"modelConfig": {"temperature": 1}}),
+        ("passthrough", {"batch": [{"text": "x", "documents": []}]}),
+        ("passthrough", {"batch": [{"text": "x", "id": "mine"}]}),
+        ("passthrough", {"modelConfig": {"temperature": 2.1}}),
+        ("passthrough", {"modelConfig": {"topk": 1}}),
+        ("passthrough", {"useCaseConfig": {"maxWords": 1}}),
+        ("rag", {"batch": [{"text": "x", "documents": [{"body": "x"}]}]}),
+        ("rag", {"useCaseConfig": {"answerFound": True}}),
+        ("summarization", {"useCaseConfig": {"maxWords": "1"}}),
+        ("ner", {"useCaseConfig": {"entityTypeMap": {"person": "Bob"}}}),
+        ("standalone-query-rewriter", {"useCaseConfig": {}}),
+    ],
+)
+@pytest.mark.parametrize("build", [prediction_calls.predict_request, prediction_calls.submit_request])
+def test_the_judge_refuses_wrong_predictions(build: Any, use_case: str, change: dict[str, Any]) -> None:
+    if use_case not in ASYNCHRONOUS:
+        build = prediction_calls.predict_request
+    options = options_of(use_case, full=False)
+    exchange = as_sent(build(APPLICATION, use_case, options, read_items(inputs_of(use_case), options)))
+    check_request(exchange)
+    exchange.body = json.dumps(json.loads(exchange.body) | change).encode()
+    with pytest.raises(OpenAPIError):
+        check_request(exchange)
+
+
+_NUMBERS = st.integers(-3, 300) | st.floats(allow_nan=False, width=32)
+_TEXTS = st.text(max_size=5)
+_LISTS = st.lists(_TEXTS, max_size=3)
+_CONFIG_VALUES = _NUMBERS | _TEXTS | st.booleans() | _LISTS | st.dictionaries(_TEXTS, _LISTS, max_size=2)
+
+
+def _prediction(parts: tuple[str, dict[str, Any], dict[str, Any]]) -> PredictionOptions[Any] | None:
+    use_case, config, model_config = parts
+    try:
+        return PredictionOptions(use_case, LLAMA, config or None, model_config or None)
+    except ValueError:
+        return None
+
+
+ACCEPTED_PREDICTIONS = (
+    st.sampled_from(sorted(USE_CASES))
+    .flatmap(
+        lambda name: st.tuples(
+            st.just(name),
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    option: st.just(FULL[name][1][option]) | _CONFIG_VALUES
+                    # The document wants a UUID here; that it is one is left to the service.
+                    for option in USE_CASES[name].options
+                    if option != "memoryUuid"
+                },
+            ).map(
+                lambda config: {
+                    **{required: FULL[name][1][required] for required in USE_CASES[name].required},
+                    **config,
+                }
+            ),
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    option: st.just(FULL[name][2].get(option)) | _NUMBERS | _TEXTS
+                    for option in USE_CASES[name].model_options
+                },
+            ),
+        )
+    )
+    .map(_prediction)
+    .filter(bool)
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(options=ACCEPTED_PREDICTIONS, text=st.text(max_size=20).filter(str.strip), count=st.integers(1, 32))
+def test_the_predictions_that_the_client_accepts_are_documented(
+    options: PredictionOptions[Any], text: str, count: int
+) -> None:
+    given_inputs: list[Any] = [{"text": text, "id": n} for n in range(count)]
+    if options.name == "rag":
+        given_inputs = [one | {"documents": DOCUMENTS} for one in given_inputs]
+    try:
+        items = read_items(given_inputs, options)
+    except InputError:  # dataType json_prompt, and no messages
+        return
+    check_request(as_sent(prediction_calls.predict_request(APPLICATION, options.name, options, items)))
+    if options.known.asynchronous:
+        check_request(as_sent(prediction_calls.submit_request(APPLICATION, options.name, options, items)))
+
+
+# The examples of the document
+
+
+@cache
+def examples(kind: str) -> list[tuple[str, str, Any]]:
+    """Path, name and value of each example that speaks about predictions."""
+    found = []
+    for path, item in yaml.safe_load(DOCUMENT.read_text())["paths"].items():
+        if not path.startswith(("/ai/prediction", "/ai/async-prediction", "/ai/tokenization", "/ai/prompt")):
+            continue
+        for operation in item.values():
+            answers = operation["responses"]["200"]
+            content = (operation.get("requestBody", {}) if kind == "request" else answers).get("content", {})
+            shown = content.get("application/json", {}).get("examples", {})
+            found += [(path, name, one["value"]) for name, one in shown.items()]
+    return found
+
+
+def use_case_of(path: str, example: str) -> str:
+    segment = path.split("/")[3]
+    return segment if segment in USE_CASES else example if example in USE_CASES else "passthrough"
+
+
+def test_the_document_has_examples() -> None:
+    assert (len(examples("request")), len(examples("answer"))) == (4, 6)
+
+
+@pytest.mark.parametrize(("path", "name", "value"), examples("request"), ids=str)
+def test_the_documents_requests_can_be_asked(path: str, name: str, value: dict[str, Any]) -> None:
+    options: PredictionOptions[Any] = PredictionOptions(
+        use_case_of(path, name), LLAMA, value.get("useCaseConfig"), value.get("modelConfig")
+    )
+    assert options.body(read_items(value["batch"], options)) == value
+
+
+@pytest.mark.parametrize(("path", "name", "value"), examples("answer"), ids=str)
+def test_the_documents_answers_are_read_without_loss(path: str, name: str, value: dict[str, Any]) -> None:
+    answer = Answer(200, {}, json.dumps(value).encode())
+    if path.startswith("/ai/tokenization"):
+        read = prediction_calls.read_tokens(answer, 1)
+        assert [list(one) for one in read.texts] == [one["tokens"] for one in value["generatedTokens"]]
+        assert (read.tokens_used.input, read.tokens_used.total) == (40, 175)
+    elif "predictionId" in value and "predictions" not in value:
+        assert read_submission(answer, PREDICTION) == value["predictionId"]
+    else:
+        answer_type = USE_CASES[use_case_of(path, name)].answer
+        result = prediction_calls.read_result(value, "j", answer_type, len(value["predictions"]))
+        assert [one.sent for one in result.predictions] == value["predictions"]
+        for one in result.predictions:
+            assert one.sent.items() <= one.row().items()
+            assert one.response == one.sent["response"]
+            assert one.tokens_used.sum > 0
+            if name == "classification":
+                assert one.label == "Lord of the Rings"
+            if "answerFound" in one.sent:
+                assert (one.answer_found, one.memory_uuid) == (True, MEMORY)
+                assert one.sources == ("http://example.com/112",)

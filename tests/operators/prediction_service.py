@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services that the prediction operators are tried on: the emulator, and one that says what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+from airflow.providers.common.compat.sdk import TaskDeferred
+
+from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.emulator.jobs import JobState
+from lucidworks_provider.emulator.request_log import LogRecord
+from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.tokens import Scope
+from lucidworks_provider.jobs import watch
+from lucidworks_provider.operators.prediction import (
+    LucidworksAsyncPredictionOperator,
+    LucidworksPredictionOperator,
+)
+from lucidworks_provider.triggers import jobs
+from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+
+if TYPE_CHECKING:
+    import pytest
+
+LLAMA = "llama-3-8b-instruct"
+MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
+
+
+@dataclass
+class Service:
+    """The emulator, with what a test wants to order and to know."""
+
+    emulator: RunningEmulator
+    env: pytest.MonkeyPatch
+
+    def connect(self, conn_id: str = "lucidworks_default", **parts: Any) -> None:
+        """Make it a connection; ``extra`` is added to what leads to it."""
+        url = self.emulator.url
+        extra = {"auth_url": url, "application_url": url, "share_via": "memory"} | parts.pop("extra", {})
+        conn = {"conn_type": "lucidworks", "login": "demo-client", "password": "demo-secret"}
+        self.env.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(conn | parts | {"extra": extra}))
+
+    def settings(self, **changes: Any) -> None:
+        """Turn switches."""
+        self.emulator.state.settings = self.emulator.state.settings.patched(changes)
+
+    def fault(self, match: str, kind: str, times: int = 1, **more: Any) -> None:
+        """Order faults."""
+        order = {"match": match, "kind": kind, "times": times} | more
+        self.emulator.state.faults.order(Fault.from_json(order))
+
+    def heal(self) -> None:
+        """Cancel them."""
+        self.emulator.state.faults.clear()
+
+    def calls(self, endpoint: str) -> list[LogRecord]:
+        """The requests to an endpoint, in the order in which they ended."""
+        return [record for record in self.emulator.state.log if record.endpoint == endpoint]
+
+    def sent(self, endpoint: str = "predict") -> Counter[str | None]:
+        """How often each batch was answered, by the hash of its texts."""
+        return Counter(record.text_sha256 for record in self.calls(endpoint) if record.items)
+
+    def submitted(self) -> Counter[str | None]:
+        """How often each batch became a job."""
+        return Counter(record.text_sha256 for record in self.calls("submit-prediction") if record.job_id)
+
+    def nothing_sent(self) -> bool:
+        """Whether nobody has asked for anything, not even for a token."""
+        return len(self.emulator.state.log) == 0
+
+    def in_flight(self) -> int:
+        """The largest number of predictions that were under way at one moment."""
+        spans = [(record.time, record.time + record.seconds) for record in self.calls("predict")]
+        return max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)
+
+    def supersede(self) -> None:
+        """Somebody else asks for a token of the same client."""
+        self.emulator.state.tokens.kill([Scope.PREDICT])
+
+    def job(self, position: int, state: str, message: str = "") -> None:
+        """Put a job into a state; GONE forgets it."""
+        book = self.emulator.state.jobs
+        found = book.all()[position]
+        if state == "GONE":
+            book.forget(found.job_id)
+        else:
+            book.force(found, JobState(state), message)
+
+
+def service_of(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
+    """The emulator as the default connection, and waits of milliseconds."""
+    monkeypatch.setattr(watch, "GONE_PATIENCE", 0.2)
+    monkeypatch.setattr(watch, "YOUNG", 0.1)
+    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+    service = Service(emulator, monkeypatch)
+    service.connect()
+    return service
+
+
+@dataclass
+class StateStore:
+    """Airflow's task state store: survives attempts."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Read."""
+        return self.values.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        """Write."""
+        json.dumps(value)
+        self.values[key] = value
+
+
+def new_context(*, state_store: bool = True) -> dict[str, Any]:
+    """A task instance; its attempts share it."""
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2)
+    return {"ti": ti} | ({"task_state_store": StateStore()} if state_store else {})
+
+
+def direct(inputs: Any, **arguments: Any) -> LucidworksPredictionOperator:
+    """A fresh synchronous operator, as every attempt has one."""
+    defaults: dict[str, Any] = {"task_id": "t", "use_case": "passthrough", "model_id": LLAMA, "batch_size": 4}
+    return LucidworksPredictionOperator(**defaults | {"inputs": inputs} | arguments)
+
+
+def by_jobs(inputs: Any, path: Path | str, **arguments: Any) -> LucidworksAsyncPredictionOperator:
+    """A fresh asynchronous operator."""
+    defaults: dict[str, Any] = {
+        "task_id": "t",
+        "use_case": "passthrough",
+        "model_id": LLAMA,
+        "batch_size": 4,
+        "result_path": str(path),
+        "poll_interval": 0.05,
+        "timeout": 20,
+        "deferrable": False,
+    }
+    return LucidworksAsyncPredictionOperator(**defaults | {"inputs": inputs} | arguments)
+
+
+def wait(deferred: TaskDeferred) -> dict[str, Any]:
+    """Run a trigger as the triggerer does: made anew from its serialised form."""
+    _, kwargs = deferred.trigger.serialize()
+    kwargs = json.loads(json.dumps(kwargs))
+
+    async def first() -> dict[str, Any]:
+        async for event in LucidworksJobsTrigger(**kwargs).run():
+            return dict(json.loads(json.dumps(event.payload)))
+        raise AssertionError("no event")
+
+    return asyncio.run(first())
+
+
+def through_triggers(
+    make: Callable[[], LucidworksAsyncPredictionOperator], context: dict[str, Any]
+) -> dict[str, Any]:
+    """Execute and resume until it returns, with a new operator each time as in a new process."""
+    try:
+        return make().execute(context)
+    except TaskDeferred as deferred:
+        waiting = deferred
+    while True:
+        try:
+            return make().execute_complete(context, wait(waiting), **waiting.kwargs)
+        except TaskDeferred as deferred:
+            waiting = deferred
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """What the next task reads."""
+    if path.suffix == ".parquet":
+        return list(pq.read_table(path).to_pylist())
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def hash_of(*texts: str) -> str:
+    """As the emulator's log shows a batch."""
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
+
+
+Reply = Callable[[str, dict[str, Any]], tuple[int, Any]]
+
+
+@dataclass
+class Scripted:
+    """A server that answers what a function says; ``heard`` are the bodies of its POSTs."""
+
+    url: str
+    heard: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextmanager
+def scripted(reply: Reply) -> Iterator[Scripted]:
+    """
+    Serve ``/ai/*`` where the emulator is too kind.
+
+    :param reply: gets path and decoded body, gives a status and what is the body (JSON unless bytes).
+    """
+    script = Scripted("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def _answer(self) -> None:
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.loads(data) if data else {}
+            if self.command == "POST":
+                script.heard.append(body)
+            status, answer = reply(self.path, body)
+            content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response_only(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = _answer
+
+        def log_message(self, *args: Any) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            script.url = f"http://127.0.0.1:{server.server_address[1]}"
+            yield script
+        finally:
+            server.shutdown()
+            thread.join(5)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of the connection the predictions use: where they go, and by which names."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prediction_service import LLAMA, Service, by_jobs, direct, new_context, scripted, service_of
+
+from lucidworks_provider.api import build
+from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.errors import AuthenticationError, ConfigurationError, UnknownResourceError
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+TEXTS = ["One.", "Two."]
+
+
+@pytest.fixture
+def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
+    return service_of(emulator, monkeypatch)
+
+
+def paths(service: Service) -> list[str]:
+    return [record.path for record in service.emulator.state.log if record.path.startswith("/ai/")]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("path", [None, "", "/ai/usecase"])
+def test_the_path_of_the_list_of_use_cases(service: Service, mode: str, path: str | None) -> None:
+    service.connect(extra={"use_cases_path": path})
+    hook = LucidworksHook()
+    listed = hook.list_use_cases() if mode == "sync" else asyncio.run(hook.alist_use_cases())
+    assert "gte-small" in listed["embedding"]
+    assert LLAMA in listed["rag"]
+    assert paths(service) == [path or "/ai/usecases"]
+
+
+def test_the_nearest_names_come_from_that_path(service: Service) -> None:
+    listed = {"data": {"use-cases": [{"name": "passthrough", "models": ["llama-9"]}]}, "version": 1}
+
+    def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return (200, listed) if path == "/catalog/v2/use-cases" else (404, {"message": f"No {path}."})
+
+    with scripted(reply) as server:
+        extra = {"application_url": server.url, "use_cases_path": "/catalog/v2/use-cases"}
+        service.connect(extra=extra)
+        with pytest.raises(UnknownResourceError, match="For 'passthrough' the service lists llama-9"):
+            direct(TEXTS).execute(new_context())
+        service.connect(extra=extra | {"use_cases_path": "/nowhere"})
+        with pytest.raises(UnknownResourceError, match="No /ai/prediction/passthrough") as caught:
+            direct(TEXTS).execute(new_context())
+        assert "lists" not in str(caught.value)
+
+
+@pytest.mark.parametrize("use_case", ["keyword-extraction", "keyword_extraction"])
+@pytest.mark.parametrize(
+    "segments", [{"keyword-extraction": "ner"}, '{"keyword-extraction": "ner"}'], ids=["object", "text"]
+)
+def test_a_segment_of_the_connection_stands_for_the_use_case_on_the_wire(
+    service: Service, tmp_path: Path, segments: object, use_case: str
+) -> None:
+    service.connect(extra={"use_case_segments": segments})
+    options = build.keyword_extraction(LLAMA)
+    LucidworksHook().predict(options, TEXTS)
+    asyncio.run(LucidworksHook().apredict(options, TEXTS))
+    LucidworksHook().submit_prediction(options, TEXTS)
+    asyncio.run(LucidworksHook().asubmit_prediction(options, TEXTS))
+    rows = direct(TEXTS, use_case=use_case).execute(new_context())
+    assert [row["keywords"] for row in rows] == [[], []], "still read as keywords"
+    by_jobs(TEXTS, tmp_path / "p.jsonl", use_case=use_case).execute(new_context())
+    asked = [path for path in paths(service) if path.endswith(LLAMA)]
+    segment = f"ner/{LLAMA}"
+    assert asked == [
+        f"/ai/prediction/{segment}",
+        f"/ai/prediction/{segment}",
+        f"/ai/async-prediction/{segment}",
+        f"/ai/async-prediction/{segment}",
+        f"/ai/prediction/{segment}",
+        f"/ai/async-prediction/{segment}",
+    ]
+
+
+def test_other_use_cases_keep_their_own_segments(service: Service) -> None:
+    service.connect(extra={"use_case_segments": {"ner": "entities"}})
+    direct(TEXTS).execute(new_context())
+    assert paths(service) == [f"/ai/prediction/passthrough/{LLAMA}"]
+
+
+def test_a_segment_of_the_older_pages(service: Service) -> None:
+    service.settings(strict_segments=True)
+    direct(TEXTS, use_case="keyword_extraction").execute(new_context())
+    service.connect(extra={"use_case_segments": {"keyword-extraction": "keyword_extraction"}})
+    with pytest.raises(UnknownResourceError, match="404"):
+        direct(TEXTS, use_case="keyword-extraction").execute(new_context())
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"login": ""}, "Client ID"),
+        ({"password": None}, "Client Secret"),
+        ({"host": "", "extra": {"application_url": None}}, "Application ID"),
+        ({"host": "app.example.com", "extra": {"application_url": ""}}, "Application ID"),
+        ({"extra": {"use_cases_path": "ai/usecases"}}, "use_cases_path"),
+        ({"extra": {"use_cases_path": "/ai/../usecases"}}, "use_cases_path"),
+        ({"extra": {"use_cases_path": "/ai/{customer_id}"}}, "use_cases_path"),
+        ({"extra": {"use_case_segments": "ner=entities"}}, "use_case_segments"),
+        ({"extra": {"use_case_segments": ["ner"]}}, "use_case_segments"),
+        ({"extra": {"use_case_segments": {"ner": "a/b"}}}, "use_case_segments"),
+        ({"extra": {"use_case_segments": {"ner": 1}}}, "use_case_segments"),
+    ],
+)
+@pytest.mark.parametrize("result_path", [None, "p.jsonl", "jobs"])
+def test_an_incomplete_connection_is_named_before_anything_is_sent_or_written(
+    service: Service, tmp_path: Path, result_path: str | None, parts: dict[str, Any], words: str
+) -> None:
+    service.connect(**parts)
+    path = tmp_path / "x" / "p.jsonl"
+    one: Any = direct(TEXTS, result_path=result_path and str(path))
+    if result_path == "jobs":
+        one = by_jobs(TEXTS, path)
+    with pytest.raises(ConfigurationError, match=f"'lucidworks_default'.*{words}"):
+        one.execute(new_context())
+    assert service.nothing_sent()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["direct", "jobs"])
+def test_wrong_credentials_give_the_services_words_and_no_secret(
+    service: Service, tmp_path: Path, asynchronous: bool
+) -> None:
+    service.connect(password="wrong-s3cret")
+    many = [str(n) for n in range(40)]
+    path = str(tmp_path / "p.jsonl")
+    one = by_jobs(many, path) if asynchronous else direct(many, result_path=path)
+    with pytest.raises(AuthenticationError, match="invalid_client") as caught:
+        one.execute(new_context())
+    assert "wrong-s3cret" not in str(caught.value)
+    assert len(service.calls("token")) == 1, "not tried again, and not by each batch"
+
+
+def test_another_connection_by_its_templated_name(service: Service) -> None:
+    service.env.delenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT")
+    service.connect("staging")
+    one = direct(
+        "{{ params.texts | tojson }}",
+        lucidworks_conn_id="{{ params.where }}",
+        use_case="{{ params.what }}",
+        model_id="{{ params.model }}",
+        use_case_config='{"maxWords": {{ params.words }}}',
+    )
+    texts = ["One is few.", "Two are more."]
+    params = {"texts": texts, "where": "staging", "what": "summarization", "model": LLAMA, "words": 1}
+    one.render_template_fields(new_context() | {"params": params})
+    assert [row["response"] for row in one.execute(new_context())] == ["One", "Two"]
+    assert json.loads(one.use_case_config) == {"maxWords": 1}

@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prediction API by values: how every documented answer is read, and whatever else may come."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lucidworks_provider.api import build
+from lucidworks_provider.api.jobs import PREDICTION, JobState, read_submission, sight
+from lucidworks_provider.api.messages import Answer
+from lucidworks_provider.api.prediction_calls import (
+    nearest,
+    read_answer,
+    read_prompt,
+    read_result,
+    read_tokens,
+    read_use_cases,
+)
+from lucidworks_provider.api.predictions import (
+    Classification,
+    Embedding,
+    Entities,
+    Faq,
+    Keywords,
+    Prediction,
+    RagAnswer,
+    TokensUsed,
+    read_predictions,
+)
+from lucidworks_provider.api.use_cases import USE_CASES, PredictionOptions
+from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
+
+MODEL = "llama-3-8b-instruct"
+MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
+NAN = float("nan")
+PASS = build.passthrough(MODEL)
+RAG = build.rag(MODEL)
+
+
+def answer(body: object, status: int = 200) -> Answer:
+    return Answer(status, {}, json.dumps(body).encode())
+
+
+def without_required(use_case: str) -> dict[str, Any]:
+    needed = {"labels": ["a"], "memoryUuid": MEMORY}
+    return {name: needed[name] for name in USE_CASES[use_case].required}
+
+
+# How answers are read
+
+
+def test_the_published_classification() -> None:
+    sent = {
+        "tokensUsed": {"inputTokens": 10, "labelsTokens": 26},
+        "labels": {"Harry Potter": 0.3681640625, "Lord of the Rings": 0.40380859375},
+        "response": "Lord of the Rings: 0.40, Harry Potter: 0.37",
+    }
+    [read] = read_answer(answer({"predictions": [sent]}), build.classification("m", labels=["a"]), 1)
+    assert isinstance(read, Classification)
+    assert (read.label, list(read.labels)) == ("Lord of the Rings", ["Lord of the Rings", "Harry Potter"])
+    assert (read.response, read.tokens_used) == (sent["response"], TokensUsed(input=10, labels=26))
+    assert read.tokens_used.sum == 36
+    assert read.row() == sent | {"label": "Lord of the Rings"}
+
+
+def test_the_published_pass_through() -> None:
+    sent = {
+        "response": "The first President of the United States was George Washington.",
+        "tokensUsed": {"promptTokens": 148, "completionTokens": 27, "totalTokens": 175},
+    }
+    [read] = read_answer(answer({"predictions": [sent]}), PASS, 1)
+    assert (read.response, read.tokens_used.sum, read.row()) == (sent["response"], 175, sent)
+    assert read.tokens_used == TokensUsed(prompt=148, completion=27, total=175)
+
+
+RAG_SENT = {
+    "tokensUsed": {"promptTokens": 606, "completionTokens": 23, "totalTokens": 629},
+    "answer": "The reason for going to Germany was to attend Oktoberfest.",
+    "answerFound": True,
+    "sources": ["http://example.com/112"],
+    "memoryUuid": MEMORY,
+    "response": "SOURCES:\n- 0\nANSWER: The reason for going to Germany was to attend Oktoberfest.",
+}
+
+
+@pytest.mark.parametrize(
+    ("sources", "read_as"),
+    [
+        (["http://example.com/112"], ("http://example.com/112",)),
+        ("http://example.com/112", ("http://example.com/112",)),
+        ("http://example.com/1\nhttp://example.com/2", ("http://example.com/1", "http://example.com/2")),
+        ('["http://example.com/1"]', ("http://example.com/1",)),
+        ([], ()),
+        ("", ()),
+        (None, ()),
+        ({"a": 1}, ()),
+        ([1, None, ["x"]], ("1",)),
+    ],
+)
+def test_the_published_rag_answer_with_both_shapes_of_sources(sources: object, read_as: object) -> None:
+    [read] = read_answer(answer({"predictions": [RAG_SENT | {"sources": sources}]}), RAG, 1)
+    assert isinstance(read, RagAnswer)
+    assert (read.answer, read.answer_found, read.memory_uuid) == (RAG_SENT["answer"], True, MEMORY)
+    assert (read.sources, tuple(read.row()["sources"])) == (read_as, read_as)
+
+
+@pytest.mark.parametrize("change", [{"answerFound": "false"}, {"answer": 7}, {"memoryUuid": None}])
+def test_rag_fields_of_another_shape_are_not_guessed_at(change: dict[str, Any]) -> None:
+    read = RagAnswer.read(RAG_SENT | change)
+    assert None in {read.answer_found, read.answer, read.memory_uuid}
+    assert read.row() == RAG_SENT | change, "and kept"
+
+
+@pytest.mark.parametrize(
+    ("sent", "vector"),
+    [
+        ({"vector": [0.5, -1]}, (0.5, -1)),
+        ({"embedding": [1, 2]}, (1, 2)),
+        ({"vector": [0, 128, 255]}, (0, 128, 255)),
+        ({"vector": [-127, 127]}, (-127, 127)),
+        ({"vector": [1, 2], "spans": [0, 9]}, (1, 2)),
+        ({"vector": None, "values": [3.0]}, (3.0,)),
+        ({"vector": "see values", "values": [3]}, (3,)),
+        ({"data": [4], "tokens": ["a"], "flags": [True], "empty": []}, (4,)),
+    ],
+)
+def test_a_vector_under_any_name(sent: dict[str, Any], vector: tuple[float, ...]) -> None:
+    [read] = read_answer(
+        answer({"predictions": [sent | {"tokensUsed": {"inputTokens": 3}}]}), build.embedding("m"), 1
+    )
+    assert isinstance(read, Embedding)
+    assert (read.vector, read.tokens_used.sum) == (vector, 3)
+    assert all(type(number) is type(wanted) for number, wanted in zip(read.vector, vector, strict=True))
+    kept = {name: value for name, value in sent.items() if value != list(vector) and name != "vector"}
+    assert read.row() == kept | {"vector": list(vector), "tokensUsed": {"inputTokens": 3}}
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {},
+        {"vector": []},
+        {"vector": ["1"]},
+        {"vector": [True]},
+        {"vector": [NAN]},
+        {"vector": [None]},
+        {"vector": [[1, 2]]},
+        {"a": [1], "b": [2]},
+        {"vector": [10**400]},
+    ],
+)
+def test_an_embedding_without_one_vector_is_an_error(sent: dict[str, Any]) -> None:
+    with pytest.raises(MalformedAnswerError, match="prediction 1: a prediction without a vector"):
+        read_predictions({"predictions": [{"vector": [1]}, sent]}, Embedding, "It")
+
+
+@pytest.mark.parametrize("labels", [None, {}, [], ["a"], {"a": "0.5"}, {"a": None}, {"a": NAN}, {"a": True}])
+def test_a_classification_without_scores_is_an_error(labels: object) -> None:
+    with pytest.raises(MalformedAnswerError, match="prediction 0: a prediction without scores"):
+        read_predictions({"predictions": [{"labels": labels}]}, Classification, "It")
+
+
+@pytest.mark.parametrize(
+    ("sent", "entities"),
+    [
+        ({"entities": {"person": ["Ann", " Bob "]}}, {"person": ("Ann", "Bob")}),
+        ({"entities": {"person": "Ann"}}, {"person": ("Ann",)}),
+        ({"entities": {"person": None}}, {"person": ()}),
+        ({"response": '{"person": ["Ann"]}'}, {"person": ("Ann",)}),
+        ({"response": '```json\n{"entities": {"person": ["Ann"]}}\n```'}, {"person": ("Ann",)}),
+        ({"entities": None, "response": '{"city": ["Ulm"]}'}, {"city": ("Ulm",)}),
+        ({"response": "No entities."}, {}),
+        ({"response": "[1]"}, {}),
+        ({}, {}),
+    ],
+)
+def test_entities(sent: dict[str, Any], entities: dict[str, tuple[str, ...]]) -> None:
+    read = Entities.read(sent)
+    assert read.entities == entities
+    assert read.row() == sent | {"entities": {kind: list(names) for kind, names in entities.items()}}
+
+
+@pytest.mark.parametrize(
+    ("sent", "keywords"),
+    [
+        ({"keywords": ["a", " b ", ""]}, ("a", "b")),
+        ({"keywords": "a\nb"}, ("a", "b")),
+        ({"keywords": '["a", "b"]'}, ("a", "b")),
+        ({"keywords": [1, None, {}]}, ("1",)),
+        ({"keywords": {}}, ()),
+        ({"response": '["a", "b"]'}, ("a", "b")),
+        ({"response": '{"keywords": ["a"]}'}, ("a",)),
+        ({"response": '```\n["a"]\n```'}, ("a",)),
+        ({"response": "The keywords are a and b."}, ()),
+        ({}, ()),
+    ],
+)
+def test_keywords(sent: dict[str, Any], keywords: tuple[str, ...]) -> None:
+    read = Keywords.read(sent)
+    assert (read.keywords, read.row()) == (keywords, sent | {"keywords": list(keywords)})
+
+
+PAIRS = [{"question": "Who?", "answer": "Ann."}, {"question": "Where?", "answer": "Ulm."}]
+READ_PAIRS = (("Who?", "Ann."), ("Where?", "Ulm."))
+
+
+@pytest.mark.parametrize(
+    ("sent", "pairs"),
+    [
+        ({"response": json.dumps(PAIRS)}, READ_PAIRS),
+        ({"response": f"```json\n{json.dumps(PAIRS)}\n```"}, READ_PAIRS),
+        ({"response": json.dumps({"faqs": PAIRS})}, READ_PAIRS),
+        ({"response": "see faq", "faq": PAIRS}, READ_PAIRS),
+        ({"response": json.dumps([{"Q": "Who?", "A": "Ann."}])}, READ_PAIRS[:1]),
+        ({"response": json.dumps([*PAIRS, {"question": "Why?"}])}, READ_PAIRS),
+        ({"response": json.dumps([*PAIRS, "x"])}, ()),
+        ({"response": "1. Who? Ann."}, ()),
+        ({}, ()),
+    ],
+)
+def test_questions_and_answers(sent: dict[str, Any], pairs: tuple[tuple[str, str], ...]) -> None:
+    read = Faq.read(sent)
+    assert read.pairs == pairs
+    assert read.row() == sent | {"pairs": [{"question": q, "answer": a} for q, a in pairs]}
+
+
+@pytest.mark.parametrize("kind", [Prediction, RagAnswer, Keywords, Entities, Faq])
+def test_unknown_fields_are_kept(kind: type[Prediction]) -> None:
+    sent = {"response": "r", "modelVersion": {"a": [1]}, "finishReason": None}
+    read = kind.read(sent)
+    assert read.sent == sent
+    assert sent.items() <= read.row().items()
+
+
+@pytest.mark.parametrize(
+    ("counts", "total"),
+    [
+        ({"promptTokens": 3, "completionTokens": 4}, 7),
+        ({"promptTokens": 3, "completionTokens": 4, "totalTokens": 7}, 7),
+        ({"inputTokens": 2.0}, 2),
+        ({"inputTokens": "2", "labelsTokens": True, "totalTokens": None}, 0),
+        ({"totalTokens": NAN, "promptTokens": -1, "inputTokens": 2**63}, 0),
+        ([], 0),
+        (None, 0),
+        ("x", 0),
+    ],
+)
+def test_token_counts_that_cannot_be_read_count_as_not_said(counts: object, total: int) -> None:
+    assert TokensUsed.read(counts).sum == total
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({}, "no list of `predictions`"),
+        ({"predictions": None}, "no list of `predictions`"),
+        ({"predictions": {}}, "no list"),
+        ({"predictions": ["x"]}, "no list"),
+        ({"predictions": []}, "0 predictions for 1 inputs"),
+        ({"predictions": [{}, {}]}, "2 predictions for 1 inputs"),
+        ([], "no JSON object"),
+        ("x", "no JSON object"),
+        (None, "no JSON object"),
+    ],
+)
+def test_an_answer_with_another_number_of_predictions_is_an_error(body: object, words: str) -> None:
+    with pytest.raises(MalformedAnswerError, match=words) as caught:
+        read_answer(answer(body), PASS, 1)
+    assert f"Predict passthrough with {MODEL}" in str(caught.value)
+    assert caught.value.retryable is ("JSON" in words), "what the model has answered is not paid for twice"
+
+
+DEEP = b'{"predictions": [{"response": ' + b"[" * 200_000 + b"]" * 200_000 + b"}]}"
+
+
+@pytest.fixture(params=["orjson", "json"])
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without the extra that brings the faster parser, which takes less than Python's own."""
+    if request.param == "json":
+        monkeypatch.setitem(sys.modules, "orjson", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"predictions": [{"vector": [NaN]}]}',
+        b'{"predictions": [{"vector": [1e999]}]}',
+        b'{"predictions": [{"vector": [1' + b"0" * 5000 + b"]}]}",
+        b'{"predictions": [{"vector": [1]}',
+        b"\xff\xfe",
+    ],
+)
+def test_numbers_and_texts_that_are_none_are_errors(parser: None, body: bytes) -> None:
+    with pytest.raises(MalformedAnswerError):
+        read_answer(Answer(200, {}, body), build.embedding("m"), 1)
+
+
+def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
+    with pytest.raises(MalformedAnswerError):
+        read_answer(Answer(200, {}, DEEP), PASS, 1)
+    for text in ("[" * 100_000, "```json" + "{" * 100_000):
+        for kind in (Keywords, Entities, Faq):
+            assert kind.read({"response": text, "keywords": None}).response == text
+        assert RagAnswer.read({"sources": text}).sources == (text,)
+
+
+# Jobs
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "read"),
+    [
+        ({"status": "SUBMITTED"}, JobState.PENDING, 0),
+        ({"status": "READY", "predictions": [RAG_SENT]}, JobState.RESULT, 1),
+        ({"status": "RETRIEVED", "predictions": [RAG_SENT]}, JobState.RESULT, 1),
+        ({"status": "RETRIEVED"}, JobState.GONE, 0),
+        ({"status": "ERROR", "message": "m", "predictions": ["unreadable"]}, JobState.FAILED, 0),
+        ({"status": "COMPLETED", "predictions": [RAG_SENT]}, JobState.PENDING, 1),
+    ],
+)
+def test_a_jobs_answer(body: dict[str, Any], state: JobState, read: int) -> None:
+    result = read_result(body, "j", RagAnswer, 1)
+    assert (result.state, len(result.predictions)) == (state, read)
+    assert sight(json.dumps(body).encode(), payload_field=PREDICTION.payload_field).state is state
+
+
+def test_a_job_gives_one_prediction_for_each_input() -> None:
+    with pytest.raises(MalformedAnswerError, match="Prediction job j-7: 1 predictions for 2 inputs"):
+        read_result({"status": "READY", "predictions": [RAG_SENT]}, "j-7", RagAnswer, 2)
+
+
+@pytest.mark.parametrize("job_id", ["3c90c3cc-0d44-4b50-8888-8dd25736052a", 7])
+def test_a_submission_gives_an_id(job_id: object) -> None:
+    told = answer({"predictionId": job_id, "status": "SUBMITTED"})
+    assert read_submission(told, PREDICTION) == str(job_id)
+    with pytest.raises(MalformedAnswerError, match="predictionId"):
+        read_submission(answer({"chunkingId": job_id}), PREDICTION)
+
+
+# Previews
+
+COUNTS = {"inputTokens": 40, "promptTokens": 148, "completionTokens": 0, "totalTokens": 175}
+
+
+@pytest.mark.parametrize(
+    ("listed", "texts"),
+    [
+        ([{"tokens": ["[CLS]", "mr", "."]}, {"tokens": []}], (("[CLS]", "mr", "."), ())),
+        ([{"tokens": ['"[CLS]", "mr"']}, {"tokens": "a b"}], (('"[CLS]", "mr"',), ("a b",))),
+        ([["a"], "b"], (("a",), ("b",))),
+        ([{"tokens": [101, None]}, {"tokens": ["x"]}], (("101", "None"), ("x",))),
+    ],
+)
+def test_tokens_in_lists_and_in_one_text(listed: object, texts: tuple[tuple[str, ...], ...]) -> None:
+    read = read_tokens(answer({"generatedTokens": listed, "tokensUsed": COUNTS}), 2)
+    assert (read.texts, read.tokens_used.input, read.tokens_used.total) == (texts, 40, 175)
+
+
+@pytest.mark.parametrize(
+    "listed", [None, {}, [], [{"tokens": ["a"]}], [{"tokens": None}, {"tokens": []}], [1, 2], "ab"]
+)
+def test_tokens_of_other_inputs_are_an_error(listed: object) -> None:
+    with pytest.raises(MalformedAnswerError, match="no list of 2 lists"):
+        read_tokens(answer({"generatedTokens": listed}), 2)
+
+
+def test_a_prompt_stands_at_the_top() -> None:
+    text = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are …"
+    read = read_prompt(answer({"tokensUsed": COUNTS, "prompt": text}))
+    assert (read.text, read.tokens_used.prompt) == (text, 148)
+    for body in ({}, {"prompt": None}, {"predictions": [{"prompt": "x"}]}):
+        with pytest.raises(MalformedAnswerError, match="no `prompt`"):
+            read_prompt(answer(body))
+
+
+# The list of use cases, which no page shows
+
+LISTED = {"embedding": ("gte-small", "bge-large"), "rag": ("llama-3-8b-instruct",)}
+ENTRIES = [{"useCase": name, "models": list(models)} for name, models in LISTED.items()]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ENTRIES,
+        [{"name": one["useCase"], "modelIds": one["models"]} for one in ENTRIES],
+        [
+            {"id": one["useCase"], "models": [{"modelId": m, "type": "x"} for m in one["models"]]}
+            for one in ENTRIES
+        ],
+        [{"use_case": name, "model": model} for name, models in LISTED.items() for model in models],
+        {"useCases": ENTRIES},
+        {"useCases": ENTRIES, "total": 2, "links": []},
+        {"data": {"useCases": ENTRIES}},
+        {"data": ENTRIES, "page": {"size": 2}},
+        LISTED,
+        {"useCases": LISTED},
+        {name: [{"name": model} for model in models] for name, models in LISTED.items()},
+        {name: {"models": models} for name, models in LISTED.items()},
+    ],
+    ids=lambda body: json.dumps(body)[:40],
+)
+def test_use_cases_in_many_shapes(body: object) -> None:
+    assert read_use_cases(answer(body)) == LISTED
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        ([], {}),
+        ({}, {}),
+        (["embedding", "rag"], {"embedding": (), "rag": ()}),
+        ({"useCases": ["embedding", "rag"]}, {"embedding": (), "rag": ()}),
+        ({"useCases": [{"useCase": "rag", "models": []}]}, {"rag": ()}),
+        ([[1], None, 7, {"models": ["a"]}], {}),
+        ({"version": 3, "ok": True}, {}),
+    ],
+)
+def test_use_cases_that_say_little(body: object, read: dict[str, tuple[str, ...]]) -> None:
+    assert read_use_cases(answer(body)) == read
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"7", b'"x"', b"null", b"[" * 100_000])
+def test_a_list_of_use_cases_that_is_none(body: bytes) -> None:
+    with pytest.raises(MalformedAnswerError, match="List use cases"):
+        read_use_cases(Answer(200, {}, body))
+
+
+@pytest.mark.parametrize(
+    ("use_case", "model", "words"),
+    [
+        ("embeding", "gte-small", "The service lists the use cases embedding."),
+        ("xyz", "gte-small", "The service lists the use cases embedding, rag."),
+        ("embedding", "gte-smal", "For 'embedding' the service lists gte-small"),
+        ("embedding", "qqq", "For 'embedding' the service lists gte-small, bge-large."),
+        ("embedding", "gte-small", ""),
+    ],
+)
+def test_the_nearest_names(use_case: str, model: str, words: str) -> None:
+    options: PredictionOptions[Any] = PredictionOptions(use_case, model)
+    assert nearest(LISTED, options).startswith(words)
+    assert bool(nearest(LISTED, options)) is bool(words)
+    assert nearest({}, options) == ""
+
+
+def test_nearest_names_where_the_service_writes_underscores() -> None:
+    options = build.keyword_extraction("mistral")
+    assert "mistral-7b" in nearest({"keyword_extraction": ["mistral-7b"]}, options)
+
+
+# Whatever comes
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = ["vector", "labels", "response", "answer", "sources", "keywords", "entities", "tokensUsed", "x"]
+ELEMENT = ANYTHING | st.dictionaries(
+    st.sampled_from(FIELDS), ANYTHING | ANYTHING.map(json.dumps) | st.lists(st.floats(), max_size=3)
+)
+BODY = ANYTHING | st.fixed_dictionaries({"predictions": st.lists(ELEMENT, min_size=1, max_size=2)})
+READERS: dict[str, Callable[[Answer], Any]] = {
+    **{
+        name: lambda told, name=name: [  # type: ignore[misc]
+            one.row() for one in read_answer(told, PredictionOptions(name, "m", without_required(name)), 1)
+        ]
+        for name in USE_CASES
+    },
+    "tokens": lambda told: read_tokens(told, 1),
+    "prompt": read_prompt,
+    "use cases": lambda told: nearest(read_use_cases(told), PASS),
+    "submission": lambda told: read_submission(told, PREDICTION),
+    "sight": lambda told: sight(told.body, payload_field="predictions"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@settings(max_examples=60, deadline=None)
+@given(body=BODY | st.fixed_dictionaries({"generatedTokens": ANYTHING, "prompt": ANYTHING}))
+def test_no_reader_raises_anything_but_an_error_of_this_package(reader: str, body: object) -> None:
+    with contextlib.suppress(LucidworksError):
+        READERS[reader](answer(body))
+
+
+@settings(max_examples=200, deadline=None)
+@given(body=st.dictionaries(st.sampled_from(["status", "predictions", "message"]), ELEMENT))
+def test_no_jobs_answer_raises_anything_but_an_error_of_this_package(body: dict[str, Any]) -> None:
+    with contextlib.suppress(LucidworksError):
+        read_result(body, "j", Classification, 1)

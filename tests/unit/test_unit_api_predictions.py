@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prediction API by values: which options and inputs are refused, and what is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lucidworks_provider.api import build, use_cases
+from lucidworks_provider.api.messages import Answer, without
+from lucidworks_provider.api.prediction_calls import (
+    predict_request,
+    prompt_request,
+    read_prompt,
+    submit_request,
+    tokenize_request,
+)
+from lucidworks_provider.api.predictions import Prediction
+from lucidworks_provider.api.use_cases import (
+    GENERATIVE_OPTIONS,
+    MAX_BATCH,
+    USE_CASES,
+    Item,
+    PredictionOptions,
+    read_items,
+)
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.operators import prediction as prediction_operator
+from lucidworks_provider.operators import secrets
+
+BASE = "https://app.example"
+MODEL = "llama-3-8b-instruct"
+KEY = "sk-canary-0123456789abcdef"
+MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
+ONE = (Item({"text": "x"}),)
+NAN, INFINITE = float("nan"), float("inf")
+
+
+def sent_by(request: Any) -> Any:
+    return json.loads(request.body)
+
+
+def without_required(use_case: str) -> dict[str, Any]:
+    needed = {"labels": ["a"], "memoryUuid": MEMORY}
+    return {name: needed[name] for name in USE_CASES[use_case].required}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("temperature", value) for value in (0, 2, 0.7, 1)],
+        *[("topP", value) for value in (0, 1, 0.5)],
+        *[("topK", value) for value in (-1, -1.0, 1, 40)],
+        *[("presencePenalty", value) for value in (-2, 0.0, 2, 7)],
+        *[("frequencyPenalty", value) for value in (-2, 0.0, 2, 7)],
+        *[("maxTokens", value) for value in (1, 256, 128_000)],
+        *[(name, "x") for name in ("apiKey", "azureDeployment", "azureEndpoint")],
+        *[(name, "x") for name in ("googleProjectId", "googleRegion")],
+    ],
+)
+@pytest.mark.parametrize("use_case", ["passthrough", "rag"])
+def test_what_the_vendor_documents_of_a_model_passes(use_case: str, name: str, value: object) -> None:
+    options: PredictionOptions[Any] = PredictionOptions(use_case, MODEL, None, {name: value})
+    assert options.body(ONE)["modelConfig"] == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("temperature", value) for value in (-0.1, 2.1, NAN, INFINITE, True, "0.5", None, [1], 10**400)],
+        *[("topP", value) for value in (-0.1, 1.1, NAN, False, "1")],
+        *[("topK", value) for value in (-2, 1.5, NAN, INFINITE, True, "40")],
+        *[("presencePenalty", value) for value in (NAN, -INFINITE, True, "0")],
+        *[("frequencyPenalty", value) for value in (NAN, INFINITE, False, {})],
+        *[("maxTokens", value) for value in (0, -1, 1.0, True, "256")],
+        *[(name, value) for name in ("azureDeployment", "googleRegion") for value in ("", " ", 1, None)],
+        *[("apiKey", value) for value in ("", "\t", 1, None, [KEY])],
+    ],
+)
+def test_what_no_model_takes_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"model_config: {name} is") as caught:
+        PredictionOptions("passthrough", MODEL, None, {name: value})
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("use_case", "config", "words"),
+    [
+        ("embedding", {"dataType": "document"}, ["dataType", "'document'", "query", "passage"]),
+        ("embedding", {"dataType": []}, ["dataType"]),
+        ("classification", None, ["labels is missing", "sorted by them"]),
+        ("classification", {}, ["labels is missing"]),
+        ("classification", {"labels": []}, ["labels", "at least one"]),
+        ("classification", {"labels": "a, b"}, ["labels", "list of texts"]),
+        ("classification", {"labels": ["a", ""]}, ["labels"]),
+        ("classification", {"labels": ["a", 1]}, ["labels"]),
+        ("classification", {"labels": ["\ud800"]}, ["use_case_config", "surrogate"]),
+        ("passthrough", {"useSystemPrompt": "true"}, ["useSystemPrompt", "true or false"]),
+        ("passthrough", {"useSystemPrompt": 1}, ["useSystemPrompt"]),
+        ("passthrough", {"dataType": ""}, ["dataType"]),
+        ("rag", {"extractRelevantContent": "no"}, ["extractRelevantContent"]),
+        ("rag", {"memoryUuid": 7}, ["memoryUuid"]),
+        ("rag", {"answerNotFoundMessage": " "}, ["answerNotFoundMessage"]),
+        ("summarization", {"maxWords": 0}, ["maxWords", "from 1"]),
+        ("summarization", {"maxWords": True}, ["maxWords"]),
+        ("summarization", {"max_words": 5}, ["'max_words'", "Did you mean 'maxWords'"]),
+        ("keyword-extraction", {"maxKeywords": 1.5}, ["maxKeywords"]),
+        ("ner", {"entityTypeMap": ["person"]}, ["entityTypeMap", "dictionary"]),
+        ("ner", {"entityTypeMap": {"person": "Bob"}}, ["entityTypeMap", "list"]),
+        ("ner", {"entityTypeMap": {1: []}}, ["entityTypeMap"]),
+        ("standalone-query-rewriter", None, ["memoryUuid is missing", "earlier conversation"]),
+        ("standalone_query_rewriter", {"memoryUuid": ""}, ["memoryUuid"]),
+        ("passthrough", {"apiKey": KEY}, ["apiKey", "model_config"]),
+        ("entities", {"api_key": KEY}, ["api_key", "model_config"]),
+        ("rag", [1], ["use_case_config of 'rag'", "dictionary", "memoryUuid"]),
+        ("faq-enrichment", "x", ["use_case_config", "no options of it are known"]),
+        ("rag", {1: 2}, ["no option 1"]),
+    ],
+)
+def test_a_use_cases_options_are_refused_with_what_they_may_be(
+    use_case: str, config: Any, words: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        PredictionOptions(use_case, MODEL, config)
+    for word in words:
+        assert word in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("topk", "topK"),
+        ("top_k", "topK"),
+        ("top-p", "topP"),
+        ("temprature", "temperature"),
+        ("Temperature", "temperature"),
+        ("max_tokens", "maxTokens"),
+        ("maxToken", "maxTokens"),
+        ("frequency_penalty", "frequencyPenalty"),
+        ("presencePenality", "presencePenalty"),
+        ("azure_endpoint", "azureEndpoint"),
+        ("googleProjectID", "googleProjectId"),
+        ("api_key", "apiKey"),
+        ("apikey", "apiKey"),
+        ("API-KEY", "apiKey"),
+    ],
+)
+def test_a_misspelt_option_is_refused_with_the_right_name(given: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"{given!r}.*Did you mean {meant!r}") as caught:
+        PredictionOptions("passthrough", MODEL, None, {given: KEY})
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("config", [{"seed": 7}, {"stop": ["\n"]}, {"reasoningEffort": "low"}, {"n": None}])
+def test_an_option_that_nobody_documented_passes(config: dict[str, Any]) -> None:
+    options: PredictionOptions[Any] = PredictionOptions("rag", MODEL, dict(config), dict(config))
+    assert (options.body(ONE)["useCaseConfig"], options.body(ONE)["modelConfig"]) == (config, config)
+
+
+@pytest.mark.parametrize(
+    "value", [{1, 2}, object(), NAN, -INFINITE, "\ud800", b"x", {("a", "b"): 1}, [[NAN]]], ids=repr
+)
+@pytest.mark.parametrize("where", ["use_case_config", "model_config"])
+def test_what_json_cannot_carry_is_refused_before_it_is_sent(where: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"{where}.* as JSON"):
+        PredictionOptions("passthrough", MODEL, **{where: {"custom": value}})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", " ", "..", ".", None, 7, [], "\ud800"])
+def test_use_case_and_model_have_names(name: Any) -> None:
+    with pytest.raises(InputError, match="use_case"):
+        PredictionOptions(name, MODEL)
+    with pytest.raises(InputError, match="model_id"):
+        PredictionOptions("rag", name)
+
+
+def test_of_an_unknown_use_case_nothing_is_refused() -> None:
+    options: PredictionOptions[Any] = PredictionOptions(
+        "sentiment", "m", {"topk": 1, "labels": ""}, {"temperature": 9, "topk": "x", "api_key": KEY}
+    )
+    items = read_items([{"text": "x", "language": "de", "documents": None}], options)
+    assert options.body(items) == {
+        "batch": [{"text": "x", "language": "de", "documents": None}],
+        "useCaseConfig": {"topk": 1, "labels": ""},
+        "modelConfig": {"temperature": 9, "topk": "x", "api_key": KEY},
+    }
+    assert (options.known.answer, options.known.asynchronous) == (Prediction, True)
+
+
+@pytest.mark.parametrize("use_case", USE_CASES)
+def test_underscores_and_hyphens_are_alike(use_case: str) -> None:
+    options: PredictionOptions[Any] = PredictionOptions(
+        use_case.replace("-", "_"), MODEL, without_required(use_case)
+    )
+    assert (options.name, options.known) == (use_case, USE_CASES[use_case])
+
+
+# Secrets
+
+
+def test_nothing_that_is_shown_or_stored_has_a_key() -> None:
+    model_config = {"apiKey": KEY, "serviceAccountKey": KEY, "service_account_key": KEY, "temperature": 1}
+    options: PredictionOptions[Any] = PredictionOptions("rag", "gpt-4o", None, model_config)
+    request = predict_request(BASE, "rag", options, read_items(RAG_INPUTS, options))
+    for shown in (repr(options), str(options), repr(request), json.dumps(options.as_json())):
+        assert KEY not in shown
+    assert options.as_json()["model_config"] == {"temperature": 1}
+    assert options.secrets == request.secrets == (KEY, KEY, KEY)
+    assert sent_by(request)["modelConfig"]["apiKey"] == KEY
+
+
+@pytest.mark.parametrize("call", [submit_request, predict_request])
+def test_every_request_with_a_key_names_it_as_a_secret(call: Callable[..., Any]) -> None:
+    options = build.passthrough("gpt-4o", model_config={"apiKey": KEY})
+    assert call(BASE, "passthrough", options, ONE).secrets == (KEY,)
+    assert (
+        prompt_request(BASE, options, ONE).secrets == tokenize_request(BASE, options, ONE).secrets == (KEY,)
+    )
+
+
+@pytest.mark.parametrize("placeholder", ["x", "key", "prompt", "placeholder", "YOUR_API_KEY"])
+def test_a_placeholder_for_a_key_is_not_blanked_in_answers(placeholder: str) -> None:
+    options = build.passthrough("gpt-4o", model_config={"apiKey": placeholder})
+    told = Answer(
+        200, {}, json.dumps({"prompt": f"Explain the key x of your prompt, {placeholder}."}).encode()
+    )
+    request = prompt_request(BASE, options, ONE)
+    assert read_prompt(without(told, *request.secrets)).text.endswith(f"prompt, {placeholder}.")
+
+
+def test_operator_and_api_agree() -> None:
+    assert secrets.SECRET_KEYS == use_cases.SECRET_KEYS
+    assert prediction_operator.BATCH_SIZE == MAX_BATCH == 32
+
+
+# Inputs
+
+PASS = build.passthrough(MODEL)
+RAG = build.rag(MODEL)
+DOCUMENT = {"body": "I'm off to Germany to go to the Oktoberfest!", "source": "http://example.com/112"}
+RAG_INPUTS = [{"text": "Why did I go to Germany?", "documents": [DOCUMENT]}]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (None, ["list of texts"]),
+        ([], ["at least one"]),
+        ("[]", ["at least one"]),
+        ({}, ["list of texts"]),
+        ({"text": "x"}, ["list of texts"]),
+        (7, ["list of texts"]),
+        (b"bytes", ["list of texts"]),
+        ("Hello", ["no JSON", "tojson"]),
+        ("['a']", ["no JSON", "tojson"]),
+        ('"Hello"', ["list of texts"]),
+        ("[" * 100_000, ["no JSON"]),
+        ({"a", "b"}, ["list of texts"]),
+        ([""], ["inputs[0]", "no text"]),
+        (["a", " \n"], ["inputs[1]", "no text"]),
+        (["a", None], ["inputs[1]", "NoneType"]),
+        ([7], ["inputs[0]", "int"]),
+        ([{"txt": "a"}], ["inputs[0]", "text"]),
+        (["half \ud800"], ["inputs[0]", "surrogate pair at character 5"]),
+        ([{"text": "a", "documents": []}], ["inputs[0]", "documents", "'passthrough'"]),
+        ([{"text": "a", "temperature": 1}], ["inputs[0]", "temperature"]),
+        ([{"text": "a", "id": ""}], ["inputs[0]", "id ''"]),
+        ([{"text": "a", "id": True}], ["inputs[0]", "id True"]),
+        ([{"text": "a", "id": 1.5}], ["inputs[0]", "1.5"]),
+        ([{"text": "a", "id": ["x"]}], ["inputs[0]"]),
+        ([{"text": "a", "id": "\udfff"}], ["inputs[0]", "surrogate"]),
+        ([{"text": "a", "id": "1"}, {"text": "b", "id": 1}], ["'1'", "more than once"]),
+    ],
+)
+def test_inputs_are_refused_by_their_position(inputs: object, words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        read_items(inputs, PASS)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"documents": None}, ["no documents", "body", "source"]),
+        ({"documents": []}, ["no documents"]),
+        ({"documents": DOCUMENT}, ["no documents"]),
+        ({"documents": ["text"]}, ["documents[0]", "no dictionary"]),
+        ({"documents": [DOCUMENT, {"body": "x"}]}, ["documents[1]", "no source"]),
+        ({"documents": [DOCUMENT | {"body": " "}]}, ["documents[0]", "no body"]),
+        ({"documents": [DOCUMENT | {"source": 112}]}, ["documents[0]", "no source"]),
+        ({"documents": [DOCUMENT | {"body": "\ud800"}]}, ["inputs[0]", "surrogate"]),
+        ({"docs": [DOCUMENT]}, ["docs", "documents and text"]),
+    ],
+)
+def test_rag_has_documents_with_body_and_source(change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError, match=r"inputs\[0\]") as caught:
+        read_items([RAG_INPUTS[0] | change], RAG)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_conversation_goes_on_without_documents() -> None:
+    assert read_items(["And then?"], build.rag(MODEL, memory_uuid=MEMORY))[0].wire == {"text": "And then?"}
+
+
+@pytest.mark.parametrize(
+    "text", ["Hello", "{}", "[]", "[1]", '[{"role": "user"}]', "[" * 100_000, '{"role": 1, "content": 2}']
+)
+def test_json_prompt_is_a_list_of_messages(text: str) -> None:
+    with pytest.raises(InputError, match=r"inputs\[0\].*json_prompt.*role.*content"):
+        read_items([text], build.passthrough(MODEL, data_type="json_prompt"))
+
+
+def test_what_json_prompt_takes() -> None:
+    text = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}])
+    assert read_items([text], build.passthrough(MODEL, data_type="json_prompt"))[0].wire == {"text": text}
+    assert read_items([text], build.passthrough(MODEL, data_type="text"))[0].wire == {"text": text}
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ["a", {"text": "b", "id": "B"}, {"text": "c", "id": 3}],
+        ("a", {"text": "b", "id": "B"}, {"text": "c", "id": 3}),
+        '["a", {"text": "b", "id": "B"}, {"text": "c", "id": 3}]',
+    ],
+)
+def test_inputs_as_lists_tuples_and_rendered_json(inputs: object) -> None:
+    items = read_items(inputs, PASS)
+    assert [(item.wire, item.id) for item in items] == [
+        ({"text": "a"}, None),
+        ({"text": "b"}, "B"),
+        ({"text": "c"}, "3"),
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 33])
+def test_a_request_takes_1_to_32_inputs(count: int) -> None:
+    items = tuple(Item({"text": str(n)}) for n in range(count))
+    with pytest.raises(InputError, match=f"1 to 32 inputs, not {count}"):
+        PASS.body(items)
+    assert len(PASS.body(tuple(Item({"text": str(n)}) for n in range(32)))["batch"]) == 32
+
+
+@pytest.mark.parametrize("use_case", ["embedding", "classification"])
+def test_what_has_no_asynchronous_page_is_not_submitted(use_case: str) -> None:
+    options: PredictionOptions[Any] = PredictionOptions(use_case, "gte-small", without_required(use_case))
+    with pytest.raises(InputError, match=f"{use_case}.*asynchronously.*LucidworksPredictionOperator"):
+        submit_request(BASE, use_case, options, ONE)
+
+
+# What is sent
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "model_config"),
+    [
+        (build.embedding("m"), None, None),
+        (
+            build.embedding("m", data_type="passage", quantization="max-scale", dimensions=256),
+            {"dataType": "passage"},
+            {"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256},
+        ),
+        (build.classification("m", labels=("a", "b")), {"labels": ["a", "b"]}, None),
+        (build.passthrough("m"), None, None),
+        (
+            build.passthrough(
+                "m", use_system_prompt=False, data_type="text", model_config={"topK": -1, "maxTokens": 5}
+            ),
+            {"useSystemPrompt": False, "dataType": "text"},
+            {"topK": -1, "maxTokens": 5},
+        ),
+        (
+            build.rag(
+                "m", memory_uuid=MEMORY, extract_relevant_content=False, answer_not_found_message="None."
+            ),
+            {"memoryUuid": MEMORY, "extractRelevantContent": False, "answerNotFoundMessage": "None."},
+            None,
+        ),
+        (
+            build.summarization("m", max_words=100, model_config={"temperature": 0}),
+            {"maxWords": 100},
+            {"temperature": 0},
+        ),
+        (build.keyword_extraction("m", max_keywords=100), {"maxKeywords": 100}, None),
+        (
+            build.ner("m", entity_type_map={"person": ("Bob",), "place": []}),
+            {"entityTypeMap": {"person": ["Bob"], "place": []}},
+            None,
+        ),
+        (build.faq_enrichment("m", model_config={"topP": 1}), None, {"topP": 1}),
+        (build.standalone_query_rewriter("m", memory_uuid=MEMORY), {"memoryUuid": MEMORY}, None),
+    ],
+    ids=lambda value: value.use_case if isinstance(value, PredictionOptions) else "",
+)
+def test_bodies_have_the_vendors_names_and_nothing_else(
+    options: PredictionOptions[Any], config: object, model_config: object
+) -> None:
+    items = (Item({"text": "Größe"}, "mine"),)
+    request = predict_request(BASE, options.use_case, options, items)
+    wanted = {"batch": [{"text": "Größe"}], "useCaseConfig": config, "modelConfig": model_config}
+    assert sent_by(request) == {name: value for name, value in wanted.items() if value is not None}
+    assert "Größe".encode() in (request.body or b""), "not escaped"
+    assert (request.method, request.url) == ("POST", f"{BASE}/ai/prediction/{options.use_case}/m")
+    assert request.replayable is True
+    if options.known.asynchronous:
+        submission = submit_request(BASE, options.use_case, options, items)
+        assert submission.url == f"{BASE}/ai/async-prediction/{options.use_case}/m"
+        assert (submission.body, submission.replayable) == (request.body, False)
+
+
+@pytest.mark.parametrize("wrong", [{"labels": "abc"}, {"labels": None}])
+def test_a_text_is_no_list_of_labels(wrong: Any) -> None:
+    with pytest.raises(InputError, match="labels"):
+        build.classification("m", **wrong)
+    with pytest.raises(InputError, match="entityTypeMap"):
+        build.ner("m", entity_type_map={"person": "Bob"})
+
+
+def test_documents_go_as_they_are_and_the_id_stays_here() -> None:
+    document = DOCUMENT | {"title": "Off to Germany!", "date": "2022-01-31T19:31:34Z", "lang": "en"}
+    items = read_items([{"text": "Why?", "documents": [document], "id": 7}], RAG)
+    assert sent_by(predict_request(BASE, "rag", RAG, items)) == {
+        "batch": [{"text": "Why?", "documents": [document]}]
+    }
+
+
+def test_segments_are_quoted_and_the_previews_have_paths_of_their_own() -> None:
+    options = build.embedding("my model/1", data_type="query")
+    assert predict_request(BASE, "a/b", options, ONE).url == f"{BASE}/ai/prediction/a%2Fb/my%20model%2F1"
+    tokens = tokenize_request(BASE, options, ONE)
+    assert (tokens.method, tokens.url) == ("POST", f"{BASE}/ai/tokenization/my%20model%2F1")
+    assert sent_by(tokens) == {"batch": [{"text": "x"}], "useCaseConfig": {"dataType": "query"}}
+    prompt = prompt_request(BASE, build.passthrough("m", use_system_prompt=True), ONE)
+    assert (prompt.method, prompt.url) == ("POST", f"{BASE}/ai/prompt/passthrough/m")
+    assert sent_by(prompt) == {"batch": [{"text": "x"}], "useCaseConfig": {"useSystemPrompt": True}}
+
+
+# Whatever comes
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    use_case=st.sampled_from([*USE_CASES, "other"]) | st.text(max_size=5),
+    config=ANYTHING,
+    model_config=ANYTHING | st.dictionaries(st.sampled_from([*GENERATIVE_OPTIONS]), ANYTHING),
+    inputs=ANYTHING
+    | st.lists(st.dictionaries(st.sampled_from(["text", "id", "documents"]), ANYTHING), max_size=3),
+)
+def test_no_options_and_inputs_raise_anything_but_input_errors(
+    use_case: str, config: Any, model_config: Any, inputs: Any
+) -> None:
+    try:
+        options: PredictionOptions[Any] = PredictionOptions(use_case, "m", config, model_config)
+        items = read_items(inputs, options)
+    except InputError:
+        return
+    assert sent_by(predict_request(BASE, use_case, options, items))["batch"]
