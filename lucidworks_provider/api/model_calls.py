@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lucidworks_provider.api.messages import Request, get, path_segment, post
-from lucidworks_provider.api.models import CREDENTIALS, Deployment, Model, Progress
+from lucidworks_provider.api.messages import Request, get, json_body, path_segment, post
+from lucidworks_provider.api.models import CREDENTIALS, Deployment, Model, Progress, is_secret_name
 from lucidworks_provider.api.options import is_int
 from lucidworks_provider.api.scopes import MODEL_SCOPE
 from lucidworks_provider.errors import InputError
@@ -63,7 +63,7 @@ class Training:
 
     def made(self, model: Model) -> bool:
         """Whether a model is what this asks for, as far as the service's list shows it."""
-        return model.name == self.name and _is_part(self.as_json(), model.sent)
+        return model.name == self.name.strip() and _agrees(self.as_json(), model.sent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Placement:
 
     def made(self, deployment: Deployment) -> bool:
         """Whether a deployment is what this asks for, as far as the service's list shows it."""
-        return _is_part(self.as_json(), deployment.sent)
+        return _agrees(self.as_json(), deployment.sent)
 
 
 def find_model(models: Iterable[Model], training: Training) -> Model | None:
@@ -187,11 +187,24 @@ def undeploy_request(url: str, deployment_id: str) -> Request:
     )
 
 
+def _agrees(wanted: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:
+    """Whether no field differs; one that the list leaves out, as older pages show it, is not known to differ."""
+    return all(
+        shown.get(name) in (None, "", {}, [])
+        or _is_part(value, shown[name])
+        or (name == "modelId" and str(value).strip().lower() == str(shown[name]).lower())  # UUIDs have none
+        for name, value in wanted.items()
+        if name != "name"
+    )
+
+
 def _is_part(wanted: object, shown: object) -> bool:
-    """Whether everything that was asked for is shown; what is not shown at all is not known to differ."""
+    """Whether everything is there. An option more in a configuration that is shown is another configuration."""
     if isinstance(wanted, Mapping):
         return isinstance(shown, Mapping) and all(
-            shown.get(name) is None or _is_part(value, shown[name]) for name, value in wanted.items()
+            # What looks like a key is not kept of a list.
+            value is None or is_secret_name(name) or (name in shown and _is_part(value, shown[name]))
+            for name, value in wanted.items()
         )
     if isinstance(wanted, list | tuple):
         return (
@@ -199,8 +212,18 @@ def _is_part(wanted: object, shown: object) -> bool:
             and len(wanted) == len(shown)
             and all(map(_is_part, wanted, shown))
         )
+    if isinstance(wanted, str) and isinstance(shown, str):
+        return wanted.strip() == shown.strip()  # addresses of training data have a case
     # `vectorSize` is a text in one example and a number in another; so may others be.
-    return wanted == shown or str(wanted).lower() == str(shown).lower()
+    return _plain(wanted) == _plain(shown)
+
+
+def _plain(value: object) -> object:
+    said = str(value).strip().lower()
+    try:
+        return said if isinstance(value, bool) else float(said)
+    except ValueError:
+        return said
 
 
 def _given(**fields: Any) -> dict[str, Any]:
@@ -213,5 +236,11 @@ def _text(value: object, what: str) -> None:
 
 
 def _dictionary(value: object, what: str) -> None:
-    if value is not None and not isinstance(value, Mapping):
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
         raise InputError(f"{what} is {value!r}, which is no dictionary.")
+    try:
+        json_body(value)
+    except (TypeError, ValueError, RecursionError) as err:
+        raise InputError(f"{what} cannot be written as JSON: {err}.") from None

@@ -35,13 +35,15 @@ from lucidworks_provider.api.messages import (
     check_status,
     excerpt,
     parse_json,
-    read_object,
 )
 from lucidworks_provider.api.options import is_int
 from lucidworks_provider.errors import MalformedAnswerError
 
 # What a service may echo and nobody should keep.
 CREDENTIALS = "trainingDataCredentials"
+
+# What may hold somebody's key.
+_SECRET_PARTS = ("credential", "serviceaccount", "apikey", "password", "secret", "privatekey")
 
 T = TypeVar("T")
 
@@ -161,10 +163,15 @@ def read_undeployment(answer: Answer) -> str | None:
 
 
 def _read(answer: Answer, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
-    body = read_object(answer, what)
-    # One page of another generation may wrap it; what has an id is it.
-    inner = [one for one in body.values() if isinstance(one, Mapping) and "id" in one]
-    return read(inner[0] if "id" not in body and len(inner) == 1 else body)
+    check_status(answer, what)
+    body = parse_json(answer.body)
+    if isinstance(body, Mapping) and len(body) == 1:
+        # One page of another generation may wrap it. Beside other fields an object with an id is another's.
+        [inner] = body.values()
+        body = inner if isinstance(inner, Mapping) and "id" in inner else body
+    if not isinstance(body, Mapping):
+        raise _malformed(answer, what, "no JSON object")
+    return read(body)
 
 
 def _list(answer: Answer, what: str) -> list[Mapping[str, Any]]:
@@ -174,14 +181,21 @@ def _list(answer: Answer, what: str) -> list[Mapping[str, Any]]:
         lists = [one for one in decoded.values() if isinstance(one, list)]
         decoded = lists[0] if len(lists) == 1 else None
     if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
-        raise MalformedAnswerError(
-            f"{what}: no list of objects; it starts: {excerpt(answer.body)!r}", status=answer.status
-        )
+        raise _malformed(answer, what, "no list of objects")
     return decoded
 
 
+def _malformed(answer: Answer, what: str, holds: str) -> MalformedAnswerError:
+    # What follows the name of the credentials may be a key, and a broken answer cannot be searched for it.
+    start = excerpt(answer.body.partition(CREDENTIALS.encode())[0])
+    return MalformedAnswerError(
+        f"{what}: HTTP {answer.status} with a body that is {holds}. It starts: {start!r}",
+        status=answer.status,
+    )
+
+
 def _model(sent: Mapping[str, Any]) -> Model:
-    sent = {name: value for name, value in sent.items() if name != CREDENTIALS}
+    sent = _without_credentials(sent)
     size = sent.get("vectorSize")
     deployments = sent.get("deployments")
     return Model(
@@ -220,8 +234,23 @@ def _deployment(sent: Mapping[str, Any]) -> Deployment:
         max_replicas=replicas[1] if is_int(replicas[1]) else None,
         deployed_at=_str(sent, "deployedAt"),
         created_by=_str(sent, "createdBy"),
-        sent=dict(sent),
+        sent=_without_credentials(sent),
     )
+
+
+def _without_credentials(value: Any) -> Any:
+    """However deep they are, and in whatever spelling."""
+    if isinstance(value, Mapping):
+        return {name: _without_credentials(one) for name, one in value.items() if not is_secret_name(name)}
+    if isinstance(value, list):
+        return [_without_credentials(one) for one in value]
+    return value
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what stands under this name may be somebody's key."""
+    plain = name.lower().replace("_", "").replace("-", "")
+    return any(part in plain for part in _SECRET_PARTS)
 
 
 def _id(sent: Mapping[str, Any], what: str) -> str:

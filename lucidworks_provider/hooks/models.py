@@ -10,16 +10,13 @@ from lucidworks_provider.api import models as api
 from lucidworks_provider.api.messages import path_segment
 from lucidworks_provider.auth.redaction import hide
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import (
-    ForbiddenError,
-    LucidworksError,
-    RequestRefusedError,
-    UnknownResourceError,
-)
+from lucidworks_provider.errors import AnswerError, InputError, UnknownResourceError
 from lucidworks_provider.hooks.calls import CallingHook
 
-# What a path that is not the service's may be answered with: 404, 405, 400; 403 for another customer's, as it seems.
-_WRONG_PATH = (UnknownResourceError, RequestRefusedError, ForbiddenError)
+# What a path that is not the service's may be answered with; 403 for another customer's, as it seems.
+_WRONG_PATH = frozenset({400, 403, 404, 405, 410})
+# Of these, what says nothing but that there is no such path, or no such deployment.
+_NOT_THERE = frozenset({404, 405, 410})
 
 
 class ModelMethods(CallingHook):
@@ -92,14 +89,26 @@ class ModelMethods(CallingHook):
         return await self._acall(calls.list_model_deployments_request(base, model_id), api.read_deployments)
 
     def list_deployments(self) -> tuple[api.Deployment, ...]:
-        """Every deployment of the customer."""
-        url = _deployments(self.get_settings())
-        return self._call(calls.list_deployments_request(url), api.read_deployments)
+        """
+        Every deployment of the customer. No other way to see a single one is documented.
+
+        :raises UnknownResourceError: the service has another path; the connection's ``deployments_path`` sets it.
+        """
+        settings = self.get_settings()
+        try:
+            request = calls.list_deployments_request(_deployments(settings))
+            return self._call(request, api.read_deployments)
+        except UnknownResourceError as err:
+            raise _with_path(err, settings) from None
 
     async def alist_deployments(self, *, attempts: int | None = None) -> tuple[api.Deployment, ...]:
         """:meth:`list_deployments` for an event loop."""
-        url = _deployments(await self.aget_settings())
-        return await self._acall(calls.list_deployments_request(url), api.read_deployments, attempts)
+        settings = await self.aget_settings()
+        try:
+            request = calls.list_deployments_request(_deployments(settings))
+            return await self._acall(request, api.read_deployments, attempts)
+        except UnknownResourceError as err:
+            raise _with_path(err, settings) from None
 
     def create_deployment(self, placement: calls.Placement) -> api.Deployment:
         """
@@ -124,24 +133,26 @@ class ModelMethods(CallingHook):
 
         :return: the state that the service answers with, if it says one.
         :raises UnknownResourceError: no such deployment, or none of the paths is the service's.
+        :raises AnswerError: every path was refused; names them.
         """
-        refused: list[LucidworksError] = []
-        for url in _undeployments(self.get_settings(), deployment_id):
+        settings = self.get_settings()
+        refused: list[AnswerError] = []
+        for url in _undeployments(settings, deployment_id):
             try:
                 return self._call(calls.undeploy_request(url, deployment_id), api.read_undeployment)
-            except _WRONG_PATH as err:
-                refused.append(err)
-        raise _undeploy_refused(deployment_id, refused, self.get_settings())
+            except AnswerError as err:
+                refused.append(_wrong_path(err))
+        raise _undeploy_refused(deployment_id, refused, settings)
 
     async def adelete_deployment(self, deployment_id: str) -> str | None:
         """:meth:`delete_deployment` for an event loop."""
         settings = await self.aget_settings()
-        refused: list[LucidworksError] = []
+        refused: list[AnswerError] = []
         for url in _undeployments(settings, deployment_id):
             try:
                 return await self._acall(calls.undeploy_request(url, deployment_id), api.read_undeployment)
-            except _WRONG_PATH as err:
-                refused.append(err)
+            except AnswerError as err:
+                refused.append(_wrong_path(err))
         raise _undeploy_refused(deployment_id, refused, settings)
 
 
@@ -151,26 +162,51 @@ def _deployments(settings: LucidworksSettings) -> str:
 
 def _undeployments(settings: LucidworksSettings, deployment_id: str) -> Iterator[str]:
     segment = path_segment(deployment_id, "deployment_id")
+    if segment.casefold() == (settings.customer_id or "").casefold():
+        # In the literal reading of the vendor's path it would stand for all deployments of the customer.
+        raise InputError(f"deployment_id is {deployment_id!r}, the Customer ID; nothing was deleted.")
     for template in settings.undeploy_paths:
         yield settings.models_path(template, deployment_id=segment)
 
 
+def _wrong_path(err: AnswerError) -> AnswerError:
+    """The error, where another path may do; else it is raised."""
+    if err.status in _WRONG_PATH:
+        return err
+    raise err
+
+
 def _undeploy_refused(
-    deployment_id: str, refused: list[LucidworksError], settings: LucidworksSettings
-) -> LucidworksError:
-    # The first path is the usual one; what it says is told, and decides of which kind the error is.
-    first = refused[0]
-    if len(refused) > 1:
-        first.args = (
-            f"{str(first).rstrip('.')}. Tried {' and '.join(settings.undeploy_paths)}: either there is no "
-            f"deployment {deployment_id}, or `undeploy_path` of the connection must name the service's path.",
-            *first.args[1:],
-        )
-    return first
+    deployment_id: str, refused: list[AnswerError], settings: LucidworksSettings
+) -> AnswerError:
+    """Every path with what it was answered, as an error of the kind that says most."""
+    telling = next((err for err in refused if err.status not in _NOT_THERE), refused[0])
+    tried = "; ".join(
+        f"DELETE {path}: HTTP {err.status}"
+        for path, err in zip(settings.undeploy_paths, refused, strict=True)
+    )
+    return type(telling)(
+        f"{str(telling).rstrip('.')}. Tried {tried}. Either there is no deployment {deployment_id}, or the "
+        "connection's `undeploy_path` must name the service's path.",
+        status=telling.status,
+    )
+
+
+def _with_path(err: UnknownResourceError, settings: LucidworksSettings) -> UnknownResourceError:
+    return UnknownResourceError(
+        f"{str(err).rstrip('.')}. The path was {settings.deployments_path}; the connection's `deployments_path` "
+        "sets another.",
+        status=err.status,
+    )
 
 
 def _hidden(credentials: Mapping[str, str] | None) -> Mapping[str, str] | None:
     """Keep the credentials out of this process's logs from now on."""
-    for secret in (credentials or {}).values():
-        hide(secret)
-    return credentials
+    if credentials is None:
+        return None
+    if not isinstance(credentials, Mapping):
+        raise InputError('credentials is no dictionary; write it as {"serviceAccountKey": "…"}.')
+    for name, secret in credentials.items():
+        if not isinstance(name, str) or not isinstance(secret, str) or not secret.strip():
+            raise InputError(f"credentials: {name} must be a text that is not empty.")
+    return {name: hide(secret) for name, secret in credentials.items()}

@@ -8,13 +8,16 @@ what was seen                  wait for READY  wait for GONE       wait for a st
 the state itself               --              --                  DONE
 READY                          DONE            wait                wait
 RUNNING, or an unknown state   wait            wait                wait
-FAILED                         FAILED          FAILED              FAILED
+FAILED                         FAILED          FAILED (**)         FAILED
 DELETING                       FAILED          wait                wait where DELETED is waited for, else FAILED
 DELETED, or no such thing      FAILED (*)      DONE                as DELETING
 the deadline has passed        LATE            LATE                LATE
 =============================  ==============  ==================  ============================================
 
 (*) What was created a moment ago may not be known everywhere yet: for ``YOUNG`` seconds it is waited for.
+
+(**) If it is the deletion that failed, and not an earlier one that the service may still show for ``YOUNG`` seconds.
+A deployment that failed before its deletion began still shows that.
 """
 
 from __future__ import annotations
@@ -68,7 +71,10 @@ def judge(target: str, seen: Seen, *, age: float, left: float) -> Ending:
     if target == READY and seen.progress is Progress.READY:
         return Ending.DONE
     lost = seen.progress is Progress.GONE and not vanishing and not young
-    if lost or seen.progress is Progress.FAILED:
+    failed = seen.progress is Progress.FAILED
+    if vanishing:
+        failed = failed and "DELET" in state and age >= YOUNG
+    if lost or failed:
         return Ending.FAILED
     return Ending.LATE if left <= 0 else Ending.WAIT
 

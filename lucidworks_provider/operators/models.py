@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
-from lucidworks_provider.errors import InputError, SubmissionUnknownError, UnknownResourceError
+from lucidworks_provider.errors import (
+    AnswerError,
+    InputError,
+    JobFailedError,
+    SubmissionUnknownError,
+    UnknownResourceError,
+)
 from lucidworks_provider.operators.job import DEFERRABLE, dictionary
-from lucidworks_provider.operators.secrets import warn, withhold
+from lucidworks_provider.operators.model_credentials import TakesCredentials
 from lucidworks_provider.operators.state import StateWaiting
 
 if TYPE_CHECKING:
@@ -118,7 +124,7 @@ class _ModelOperator(StateWaiting, BaseOperator):
             raise
 
 
-class LucidworksTrainModelOperator(_ModelOperator):
+class LucidworksTrainModelOperator(TakesCredentials, _ModelOperator):
     """
     Train an embedding model, and return its id.
 
@@ -137,7 +143,8 @@ class LucidworksTrainModelOperator(_ModelOperator):
     :param credentials_conn_id: a connection, of any type, with the key that opens the training data: a Google
         service account (``keyfile_dict``), or its password. Sent as ``serviceAccountKey``, and kept nowhere.
         (templated)
-    :param training_data_credentials: the same as a dictionary, for those who must; it draws a warning.
+    :param training_data_credentials: instead, ``{"serviceAccountKey": …}``, which draws a warning unless it is a
+        template. Rendered when it is sent, and shown nowhere. Not to be mapped over: Airflow would store it.
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training began.
     :param deferrable: wait in the triggerer, without holding a worker slot.
@@ -179,17 +186,12 @@ class LucidworksTrainModelOperator(_ModelOperator):
         self.region = region
         self.config = config
         self.credentials_conn_id = credentials_conn_id
-        # Kept apart under a name that no rendering and no serialisation asks for.
-        self._credentials_rest, self._credentials = withhold(training_data_credentials)
-        warn(
-            self._credentials,
-            "training_data_credentials",
-            "put it into a connection and name that in credentials_conn_id",
-        )
+        self.training_data_credentials = self._concealed(training_data_credentials)
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the training, then wait."""
         from lucidworks_provider.api.model_calls import Training, find_model
+        from lucidworks_provider.api.models import Progress
 
         training = Training(
             self.name,
@@ -199,7 +201,7 @@ class LucidworksTrainModelOperator(_ModelOperator):
             dictionary(self.config, "config"),
         )
         self._checked()
-        credentials = self._secrets()
+        credentials = self._credentials(context)
         model: Model = self._made(
             context,
             training.as_json(),
@@ -208,7 +210,7 @@ class LucidworksTrainModelOperator(_ModelOperator):
             f"Model {self.name!r}",
         )
         self.log.info("Model %r: %s, %s", self.name, model.id, model.state)
-        if self.wait_for_completion:
+        if self.wait_for_completion and model.progress is not Progress.READY:
             self._wait("model", model.id, "ready", f"Model {self.name!r} ({model.id})")
         return model.id
 
@@ -233,20 +235,6 @@ class LucidworksTrainModelOperator(_ModelOperator):
                 ", ".join(other),
             )
         return self.hook.create_model(training, credentials)
-
-    def _secrets(self) -> dict[str, str] | None:
-        if self._credentials_rest is not None and not isinstance(self._credentials_rest, Mapping):
-            raise InputError("training_data_credentials is no dictionary; better use credentials_conn_id.")
-        given = {**(self._credentials_rest or {}), **self._credentials}
-        if not all(isinstance(value, str) and value.strip() for value in given.values()):
-            raise InputError(
-                "training_data_credentials holds what is no text; better use credentials_conn_id."
-            )
-        if self.credentials_conn_id:
-            from lucidworks_provider.hooks.third_party import service_account_key
-
-            given["serviceAccountKey"] = service_account_key(self.credentials_conn_id)
-        return given or None
 
 
 class LucidworksDeployModelOperator(_ModelOperator):
@@ -296,6 +284,7 @@ class LucidworksDeployModelOperator(_ModelOperator):
     def execute(self, context: Context) -> str | None:
         """Find or begin the deployment, then wait."""
         from lucidworks_provider.api.model_calls import Placement
+        from lucidworks_provider.api.models import Progress
 
         placement = Placement(
             self.model_id,
@@ -314,7 +303,7 @@ class LucidworksDeployModelOperator(_ModelOperator):
             what,
         )
         self.log.info("%s: %s, %s", what, deployment.id, deployment.state)
-        if self.wait_for_completion:
+        if self.wait_for_completion and deployment.progress is not Progress.READY:
             self._wait("deployment", deployment.id, "ready", f"{what} ({deployment.id})")
         return deployment.id
 
@@ -367,20 +356,16 @@ class LucidworksUndeployModelOperator(_ModelOperator):
         from lucidworks_provider.api.models import Progress
 
         path_segment(self.deployment_id, "deployment_id")
+        if self.deployment_id.strip() == "None":
+            # A template of what no task returned; it would pass for a deployment that is gone.
+            raise InputError("deployment_id is 'None': the task that should have returned it did not.")
         self._checked()
         found = self._find()
         if found is None:
             self.log.info("Deployment %s is gone already.", self.deployment_id)
             return
         if found.progress is not Progress.GONE:
-            try:
-                self.log.info(
-                    "Deployment %s: %s", self.deployment_id, self.hook.delete_deployment(self.deployment_id)
-                )
-            except UnknownResourceError:
-                # Gone meanwhile, or there is no such path: the list tells.
-                if self._find() is not None:
-                    raise
+            self._delete()
         if self.wait_for_completion:
             self._wait("deployment", self.deployment_id, "gone", f"Deployment {self.deployment_id}")
 
@@ -389,6 +374,21 @@ class LucidworksUndeployModelOperator(_ModelOperator):
     ) -> None:
         """Go on after the triggerer's wait."""
         self._end(event, target, what)
+
+    def _delete(self) -> None:
+        from lucidworks_provider.api.models import Progress, deployment_progress
+
+        try:
+            state = self.hook.delete_deployment(self.deployment_id)
+        except AnswerError as err:
+            # Gone meanwhile, or there is no such path: the list tells.
+            found = None if err.retryable else self._find()
+            if err.retryable or (found is not None and found.progress is not Progress.GONE):
+                raise
+            return
+        self.log.info("Deployment %s: %s", self.deployment_id, state or "deletion accepted")
+        if deployment_progress(state) is Progress.FAILED:
+            raise JobFailedError(f"Deployment {self.deployment_id} is {state}. A retry deletes it again.")
 
     def _find(self) -> Deployment | None:
         listed = self.hook.list_deployments()

@@ -1,0 +1,523 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Models API by values: requests, lenient readers, what counts as the same, and when waiting ends."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from lucidworks_provider.api import model_calls as calls
+from lucidworks_provider.api.messages import Answer, Request
+from lucidworks_provider.api.model_calls import Placement, Training, find_deployment, find_model
+from lucidworks_provider.api.models import (
+    Deployment,
+    Model,
+    Progress,
+    deployment_progress,
+    model_progress,
+    read_deployment,
+    read_deployments,
+    read_model,
+    read_models,
+    read_undeployment,
+)
+from lucidworks_provider.connection import LucidworksSettings, parse_settings
+from lucidworks_provider.errors import (
+    ConfigurationError,
+    ForbiddenError,
+    InputError,
+    MalformedAnswerError,
+    ServiceError,
+    UnknownResourceError,
+)
+from lucidworks_provider.hooks import models as hook_module
+from lucidworks_provider.jobs.states import YOUNG, Ending, Seen, judge, next_look
+
+CANARY = "canary-5d1f-of-a-private-key"
+DATA = {"catalog": "gs://bucket/Catalog", "signals": "gs://bucket/signals"}
+CONFIG = {"trainer_config/text_processor_config": "word_en", "trainer_config.num_epochs": 1, "list": [128]}
+BASE = "https://api.lucidworks.com/customers/CUST/ai"
+SHOWN: dict[str, Any] = {
+    "id": "6a092bd4-5098-466c-94aa-40bf6829430d",
+    "name": "shop",
+    "modelType": "ecommerce-rnn",
+    "region": "us-southcarolina",
+    "trainingData": DATA,
+    "config": CONFIG,
+    "state": "AVAILABLE",
+    "trainingStarted": "2026-01-01T00:00:00Z",
+}
+
+
+def answer(value: Any, status: int = 200) -> Answer:
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return Answer(status, {}, body)
+
+
+def settings(**extra: str) -> LucidworksSettings:
+    return parse_settings("c", login="id", password="secret", host="app", extra=extra)
+
+
+def training(**changes: Any) -> Training:
+    given: dict[str, Any] = {"name": "shop", "model_type": "ecommerce-rnn", "training_data": DATA}
+    return Training(**given | {"region": "us-southcarolina", "config": CONFIG} | changes)
+
+
+def model(**changes: Any) -> Model:
+    return read_model(answer(SHOWN | changes))
+
+
+def deployment(**changes: Any) -> Deployment:
+    shown = {"id": "d1", "modelId": "m1", "state": "DEPLOYED", "region": "us-x", "config": {"a": 1}}
+    return read_deployment(answer(shown | {"minReplicas": 1, "maxReplicas": 2} | changes))
+
+
+# Requests
+
+
+@pytest.mark.parametrize(
+    ("request_", "method", "url", "params", "replayable"),
+    [
+        (calls.list_models_request(BASE), "GET", f"{BASE}/models", (), True),
+        (calls.get_model_request(BASE, "a/b"), "GET", f"{BASE}/models/a%2Fb", (), True),
+        (
+            calls.get_model_request(BASE, "m", metrics=True),
+            "GET",
+            f"{BASE}/models/m",
+            (("metrics", "true"),),
+            True,
+        ),
+        (
+            calls.list_model_deployments_request(BASE, "m"),
+            "GET",
+            f"{BASE}/models/m/deployments",
+            (),
+            True,
+        ),
+        (calls.create_model_request(BASE, training(), None), "POST", f"{BASE}/models", (), False),
+        (
+            calls.deploy_request(f"{BASE}/deployments", Placement("m")),
+            "POST",
+            f"{BASE}/deployments",
+            (),
+            False,
+        ),
+        (calls.undeploy_request(f"{BASE}/deployments/d", "d"), "DELETE", f"{BASE}/deployments/d", (), True),
+    ],
+)
+def test_requests(
+    request_: Request, method: str, url: str, params: tuple[Any, ...], replayable: bool
+) -> None:
+    assert (request_.method, request_.url, request_.params) == (method, url, params)
+    assert (request_.replayable, request_.scope) == (replayable, "machinelearning.model")
+    assert (request_.body is None) == (method != "POST"), "the bodies of generated examples are an artefact"
+
+
+def test_the_body_of_a_training() -> None:
+    credentials = {"serviceAccountKey": CANARY}
+    request = calls.create_model_request(BASE, training(), credentials)
+    assert json.loads(request.body or b"") == {
+        "name": "shop",
+        "modelType": "ecommerce-rnn",
+        "region": "us-southcarolina",
+        "trainingData": DATA,
+        "config": CONFIG,
+        "trainingDataCredentials": credentials,
+    }
+    assert request.secrets == (CANARY,)
+    assert CANARY not in repr(request)
+    plain = calls.create_model_request(BASE, training(region=None, config=None), None)
+    assert set(json.loads(plain.body or b"")) == {"name", "modelType", "trainingData"}
+
+
+def test_the_body_of_a_deployment() -> None:
+    request = calls.deploy_request(BASE, Placement("m", "us-x", {"a": [1]}, 1, 3))
+    assert json.loads(request.body or b"") == {
+        "modelId": "m",
+        "region": "us-x",
+        "config": {"a": [1]},
+        "minReplicas": 1,
+        "maxReplicas": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": " "}, ["name"]),
+        ({"name": None}, ["name"]),
+        ({"model_type": ""}, ["model_type"]),
+        ({"region": ""}, ["region"]),
+        ({"region": 7}, ["region"]),
+        ({"training_data": {}}, ["training_data", "catalog", "signals"]),
+        ({"training_data": "gs://x"}, ["training_data"]),
+        ({"training_data": {"catalog": "", "signals": "x"}}, ["training_data", "catalog"]),
+        ({"training_data": {"catalog": "x", "signals": 1}}, ["training_data", "signals"]),
+        ({"config": ["a"]}, ["config"]),
+    ],
+)
+def test_a_wrong_training_is_refused(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        training(**changes)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_configuration_that_is_no_json_is_refused() -> None:
+    with pytest.raises(InputError, match="config"):
+        training(config={"a": object()})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"model_id": ""}, "model_id"),
+        ({"model_id": ".."}, "model_id"),
+        ({"region": " "}, "region"),
+        ({"config": "{}"}, "config"),
+        ({"min_replicas": 0}, "min_replicas"),
+        ({"min_replicas": True}, "min_replicas"),
+        ({"max_replicas": 1.5}, "max_replicas"),
+        ({"min_replicas": 3, "max_replicas": 2}, "min_replicas"),
+    ],
+)
+def test_a_wrong_deployment_is_refused(arguments: dict[str, Any], word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        Placement(**{"model_id": "m"} | arguments)
+
+
+def test_without_a_customer_id_there_is_no_models_api() -> None:
+    with pytest.raises(ConfigurationError, match=r"'c'.*customer_id"):
+        _ = settings().models_base
+
+
+# The paths of a deletion
+
+
+@pytest.mark.parametrize(
+    ("extra", "paths"),
+    [
+        ({}, ["/customers/CUST/ai/deployments/d%2F1", "/customers/d%2F1/ai/deployments"]),
+        ({"undeploy_path": "/x/{deployment_id}"}, ["/x/d%2F1"]),
+    ],
+)
+def test_every_path_of_a_deletion_names_the_deployment(extra: dict[str, str], paths: list[str]) -> None:
+    urls = list(hook_module._undeployments(settings(customer_id="CUST", **extra), "d/1"))
+    assert urls == [f"https://api.lucidworks.com{path}" for path in paths]
+
+
+@pytest.mark.parametrize("deployment_id", ["", " ", ".", ".."])
+def test_a_deletion_without_an_id_is_refused(deployment_id: str) -> None:
+    with pytest.raises(InputError, match="deployment_id"):
+        list(hook_module._undeployments(settings(customer_id="CUST"), deployment_id))
+
+
+@pytest.mark.parametrize("deployment_id", ["CUST", "cust"])
+def test_the_customer_is_never_deleted(deployment_id: str) -> None:
+    with pytest.raises(InputError, match="Customer ID"):
+        list(hook_module._undeployments(settings(customer_id="CUST"), deployment_id))
+
+
+# Reading
+
+
+def test_a_model_as_the_examples_show_it() -> None:
+    shown = SHOWN | {
+        "category": "CUSTOM",
+        "description": "d",
+        "vectorSize": "384",
+        "trainingCompleted": "2026-01-01T01:00:00Z",
+        "createdBy": "me",
+        "deployments": [{"id": "d1", "region": "us-x", "state": "DEPLOYED", "deployedAt": "2026-01-02"}],
+        "metrics": {"hit@5": 0.6},
+        "later": {"new": True},
+    }
+    read = read_model(answer(shown))
+    assert (read.id, read.name, read.category, read.model_type) == (
+        shown["id"],
+        "shop",
+        "CUSTOM",
+        "ecommerce-rnn",
+    )
+    assert (read.vector_size, read.state, read.progress) == (384, "AVAILABLE", Progress.READY)
+    assert (read.training_data, read.config, read.metrics) == (DATA, CONFIG, {"hit@5": 0.6})
+    assert (read.training_started, read.training_completed) == (
+        shown["trainingStarted"],
+        shown["trainingCompleted"],
+    )
+    assert (read.description, read.region, read.created_by) == ("d", "us-southcarolina", "me")
+    assert [(one.id, one.region, one.state, one.deployed_at) for one in read.deployments] == [
+        ("d1", "us-x", "DEPLOYED", "2026-01-02")
+    ]
+    assert read.sent["later"] == {"new": True}
+    assert CANARY not in repr(read)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("384", 384), (384, 384), (None, None), ("", None), ("big", None), (True, None)]
+)
+def test_the_size_of_vectors_is_a_text_or_a_number(size: object, expected: int | None) -> None:
+    assert model(vectorSize=size).vector_size == expected
+
+
+def test_what_the_oldest_page_shows_is_enough() -> None:
+    read = read_model(answer({"id": "text-encoder", "modelType": "text-encoder", "state": "AVAILABLE"}))
+    assert (read.id, read.name, read.deployments, read.vector_size) == ("text-encoder", None, (), None)
+
+
+def test_a_deployment() -> None:
+    read = deployment(deployedAt="2026-01-01T00:00:00Z", createdBy="me", extra=1)
+    assert (read.id, read.model_id, read.region, read.config) == ("d1", "m1", "us-x", {"a": 1})
+    assert (read.min_replicas, read.max_replicas, read.state) == (1, 2, "DEPLOYED")
+    assert (read.deployed_at, read.created_by, read.sent["extra"]) == ("2026-01-01T00:00:00Z", "me", 1)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"models": x, "total": 1}], ids=["array", "object"])
+def test_lists(wrap: Any) -> None:
+    assert [one.id for one in read_models(answer(wrap([SHOWN])))] == [SHOWN["id"]]
+    assert [one.id for one in read_deployments(answer(wrap([{"id": "d"}])))] == ["d"]
+    assert read_models(answer(wrap([]))) == ()
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{"]
+)
+def test_what_is_no_list_is_named(body: Any) -> None:
+    with pytest.raises(MalformedAnswerError, match=r"[Mm]odel"):
+        read_models(answer(body))
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}])
+def test_what_is_no_model_is_named(body: Any) -> None:
+    with pytest.raises(MalformedAnswerError, match=r"[Mm]odel"):
+        read_model(answer(body))
+
+
+def test_the_id_of_something_else_is_no_models_id() -> None:
+    with pytest.raises(MalformedAnswerError):
+        read_model(answer({"state": "TRAINING", "createdBy": {"id": "user-1"}}))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(403, ForbiddenError), (404, UnknownResourceError), (503, ServiceError)]
+)
+def test_statuses(status: int, error: type[Exception]) -> None:
+    for read in (read_model, read_models, read_deployment, read_deployments, read_undeployment):
+        with pytest.raises(error):
+            read(answer({"message": "no"}, status))
+
+
+@pytest.mark.parametrize(
+    ("body", "state"), [({"id": "d", "state": "DELETED"}, "DELETED"), (b"", None), ([], None), ({}, None)]
+)
+def test_a_deletion_needs_no_answer(body: Any, state: str | None) -> None:
+    assert read_undeployment(answer(body)) == state
+
+
+# Credentials
+
+
+def test_credentials_are_not_kept() -> None:
+    read = model(trainingDataCredentials={"serviceAccountKey": CANARY})
+    assert CANARY not in repr((read, dict(read.sent)))
+
+
+def test_credentials_are_not_kept_however_deep_they_are() -> None:
+    read = model(trainingData=DATA | {"credentials": CANARY}, job={"service_account_key": CANARY})
+    assert CANARY not in repr((read, dict(read.sent)))
+
+
+def test_a_broken_answer_shows_no_credentials() -> None:
+    key = json.dumps({"type": "service_account", "private_key": CANARY})
+    body = json.dumps({"id": "x", "trainingDataCredentials": {"serviceAccountKey": key}}).encode()
+    for read in (read_model, read_models):
+        with pytest.raises(MalformedAnswerError) as caught:
+            read(answer(body[:-2]))
+        assert CANARY not in str(caught.value)
+
+
+# States
+
+
+@pytest.mark.parametrize(
+    ("state", "progress"),
+    [
+        ("AVAILABLE", Progress.READY),
+        ("available", Progress.READY),
+        ("TRAIN_FAILED", Progress.FAILED),
+        ("TrainingError", Progress.FAILED),
+        ("TRAINING", Progress.RUNNING),
+        ("DEPLOYED", Progress.RUNNING),
+        ("UNHEARD_OF", Progress.RUNNING),
+        (None, Progress.RUNNING),
+    ],
+)
+def test_states_of_a_model(state: str | None, progress: Progress) -> None:
+    assert model_progress(state) is progress
+
+
+@pytest.mark.parametrize(
+    ("state", "progress"),
+    [
+        ("DEPLOYED", Progress.READY),
+        ("DEPLOYING", Progress.RUNNING),
+        ("DEPLOY_FAILED", Progress.FAILED),
+        ("DELETE_FAILED", Progress.FAILED),
+        ("DELETING", Progress.GONE),
+        ("DELETED", Progress.GONE),
+        ("AVAILABLE", Progress.RUNNING),
+        (None, Progress.RUNNING),
+    ],
+)
+def test_states_of_a_deployment(state: str | None, progress: Progress) -> None:
+    assert deployment_progress(state) is progress
+
+
+OLD = YOUNG + 1
+MISSING = Seen(Progress.GONE, None)
+
+
+def seen(state: str, kind: str = "deployment") -> Seen:
+    return Seen((deployment_progress if kind == "deployment" else model_progress)(state), state)
+
+
+@pytest.mark.parametrize(
+    ("target", "look", "age", "left", "ending"),
+    [
+        ("ready", seen("AVAILABLE", "model"), 0, 9, Ending.DONE),
+        ("ready", seen("AVAILABLE", "model"), 0, 0, Ending.DONE),
+        ("ready", seen("TRAINING", "model"), 0, 9, Ending.WAIT),
+        ("ready", seen("TRAINING", "model"), 0, 0, Ending.LATE),
+        ("ready", seen("", "model"), OLD, 9, Ending.WAIT),
+        ("ready", seen("TRAIN_FAILED", "model"), 0, 9, Ending.FAILED),
+        ("ready", MISSING, 0, 9, Ending.WAIT),
+        ("ready", MISSING, 0, 0, Ending.LATE),
+        ("ready", MISSING, OLD, 9, Ending.FAILED),
+        ("ready", seen("DEPLOYED"), 0, 9, Ending.DONE),
+        ("ready", seen("DELETING"), 0, 9, Ending.FAILED),
+        ("ready", seen("DEPLOY_FAILED"), 0, 9, Ending.FAILED),
+        ("gone", MISSING, 0, 9, Ending.DONE),
+        ("gone", seen("DELETED"), 0, 9, Ending.DONE),
+        ("gone", seen("DELETING"), 0, 9, Ending.WAIT),
+        ("gone", seen("DELETING"), 0, 0, Ending.LATE),
+        ("gone", seen("DELETE_FAILED"), OLD, 9, Ending.FAILED),
+        ("DEPLOYED", seen("DEPLOYED"), 0, 9, Ending.DONE),
+        ("deployed", seen("DEPLOYED"), 0, 9, Ending.DONE),
+        ("DELETED", MISSING, 0, 9, Ending.DONE),
+        ("CUSTOM", seen("custom"), 0, 9, Ending.DONE),
+        ("CUSTOM", seen("DEPLOYED"), 0, 9, Ending.WAIT),
+    ],
+)
+def test_when_waiting_ends(target: str, look: Seen, age: float, left: float, ending: Ending) -> None:
+    assert judge(target, look, age=age, left=left) is ending
+
+
+@pytest.mark.parametrize(
+    ("state", "age"), [("DEPLOY_FAILED", 0), ("DEPLOY_FAILED", OLD), ("DELETE_FAILED", 0)]
+)
+def test_a_deletion_outlives_failures_from_before_it(state: str, age: float) -> None:
+    assert judge("gone", seen(state), age=age, left=9) is Ending.WAIT
+
+
+def test_the_next_look() -> None:
+    assert next_look(60, 100, lambda: 1.0) == 60
+    assert next_look(60, 100, lambda: 0.0) == 48
+    assert next_look(60, 5, lambda: 1.0) == 5
+    assert next_look(60, -1, lambda: 1.0) == 0
+
+
+# What an earlier try has made
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"id": "another"},
+        {"config": {**CONFIG, "trainer_config.num_epochs": "1", "list": ["128"], "a default": 7}},
+        {"config": None},
+        {"trainingData": None},
+        {"region": None},
+        {"modelType": None},
+    ],
+    ids=str,
+)
+def test_the_same_model(changes: dict[str, Any]) -> None:
+    assert training().made(model(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "shop 2"},
+        {"name": None},
+        {"modelType": "general-rnn"},
+        {"region": "eu"},
+        {"trainingData": DATA | {"signals": "gs://bucket/other"}},
+        {"config": {**CONFIG, "trainer_config.num_epochs": 2}},
+        {"config": {**CONFIG, "list": [128, 128]}},
+    ],
+    ids=str,
+)
+def test_another_model(changes: dict[str, Any]) -> None:
+    assert not training().made(model(**changes))
+
+
+def test_an_option_more_is_another_configuration() -> None:
+    assert not training(config={**CONFIG, "trainer_config.trn_batch_size": 64}).made(model())
+
+
+def test_addresses_of_training_data_have_a_case() -> None:
+    assert not training().made(model(trainingData=DATA | {"catalog": DATA["catalog"].lower()}))
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([("a", "TRAINING", "2026-01-02"), ("b", "AVAILABLE", "2026-01-01")], "b"),
+        ([("a", "AVAILABLE", "2026-01-01"), ("b", "AVAILABLE", "2026-01-02")], "b"),
+        ([("a", "TRAINING", "2026-01-03"), ("b", "QUEUED", "2026-01-02")], "a"),
+        ([("a", "AVAILABLE", None), ("b", "AVAILABLE", "2026-01-02")], "b"),
+        ([("a", "TRAIN_FAILED", "2026-01-02")], None),
+        ([], None),
+    ],
+)
+def test_which_model_is_taken(states: list[tuple[str, str, str | None]], expected: str | None) -> None:
+    listed = [model(id=one, state=state, trainingStarted=started) for one, state, started in states]
+    found = find_model(listed, training())
+    assert (found and found.id) == expected
+
+
+PLACEMENT = Placement("m1", "us-x", {"a": 1}, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"modelId": "M1"}, True),
+        ({"modelId": None, "config": None, "minReplicas": None, "maxReplicas": None}, True),
+        ({"minReplicas": "1"}, True),
+        ({"modelId": "m2"}, False),
+        ({"region": "us-y"}, False),
+        ({"config": {"a": 2}}, False),
+        ({"maxReplicas": 3}, False),
+    ],
+)
+def test_the_same_deployment(changes: dict[str, Any], same: bool) -> None:
+    assert PLACEMENT.made(deployment(**changes)) is same
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        (["DEPLOYING", "DEPLOYED"], 1),
+        (["DEPLOY_FAILED", "DELETING", "DELETED", "DELETE_FAILED"], None),
+        (["DEPLOY_FAILED", "DEPLOYING"], 1),
+    ],
+)
+def test_which_deployment_is_taken(states: list[str], expected: int | None) -> None:
+    listed = [deployment(id=str(n), state=state) for n, state in enumerate(states)]
+    found = find_deployment(listed, PLACEMENT)
+    assert (found and found.id) == (None if expected is None else str(expected))
