@@ -33,7 +33,9 @@ _MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "er
 _CREDENTIALS = re.compile(
     r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
-    r"|(?i:\"?[\w-]*(?:secret|password|token|api_?key|serviceaccountkey)\"?\s*[:=]\s*)(?:\"[^\"]*\"?|[^\s\"&,;]+)"
+    r"|(?i:\"?[\w-]*(?:secret|password|token|api_?key|private_?key|service_?account_?key|credentials?)"
+    # A key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
+    r"\\*\"?\s*[:=]\s*)(?:\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+)"
 )
 
 

@@ -27,7 +27,7 @@ from lucidworks_provider.api.messages import (
 from lucidworks_provider.api.options import plain
 from lucidworks_provider.api.predictions import Prediction, TokensUsed, read_predictions
 from lucidworks_provider.api.use_cases import Item, P, PredictionOptions
-from lucidworks_provider.errors import InputError, MalformedAnswerError
+from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
 
 # Names that a list of use cases may put its strings under (no page shows it).
 _NAME_FIELDS = ("useCase", "usecase", "use_case", "name", "id")
@@ -59,7 +59,12 @@ def read_answer(answer: Answer, options: PredictionOptions[P], inputs: int) -> t
     :raises MalformedAnswerError: not one for each, or not readable.
     """
     name = f"Predict {options.use_case} with {options.model_id}"
-    return read_predictions(read_object(answer, name), options.known.answer, name, inputs=inputs)
+    body = read_object(answer, name)
+    # The status of a job is not documented here; a service that fails with a 200 may use it all the same.
+    seen = state_of(body, payload_field=PREDICTION.payload_field)
+    if seen.state is JobState.FAILED and not body.get(PREDICTION.payload_field):
+        raise RequestRefusedError(f"{name}: status {seen.status}: {seen.message}", status=answer.status)
+    return read_predictions(body, options.known.answer, name, inputs=inputs)
 
 
 def submit_request(

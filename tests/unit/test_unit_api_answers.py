@@ -138,6 +138,10 @@ def test_error_bodies_of_every_kind_give_their_words(body: bytes, words: str) ->
         "client_secret=s3cr3t-value&x=1",
         '{"serviceAccountKey": "s3cr3t-value"}',
         '{"apiKey":"s3cr3t-value"}',
+        # A key file is JSON within JSON, and an excerpt may be cut anywhere.
+        r'{"serviceAccountKey": "{\"type\": \"x\", \"private_key\": \"s3cr3t-value',
+        r"pe\": \"x\", \"private_key\": \"s3cr3t-value\"}",
+        '{"credentials": {"private_key": "s3cr3t-value"}}',
     ],
 )
 def test_what_looks_like_a_credential_is_not_shown(text: str) -> None:

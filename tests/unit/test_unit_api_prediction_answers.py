@@ -484,7 +484,7 @@ READERS: dict[str, Callable[[Answer], Any]] = {
 
 
 @pytest.mark.parametrize("reader", READERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(body=BODY | st.fixed_dictionaries({"generatedTokens": ANYTHING, "prompt": ANYTHING}))
 def test_no_reader_raises_anything_but_an_error_of_this_package(reader: str, body: object) -> None:
     with contextlib.suppress(LucidworksError):
@@ -496,3 +496,16 @@ def test_no_reader_raises_anything_but_an_error_of_this_package(reader: str, bod
 def test_no_jobs_answer_raises_anything_but_an_error_of_this_package(body: dict[str, Any]) -> None:
     with contextlib.suppress(LucidworksError):
         read_result(body, "j", Classification, 1)
+
+
+def test_a_failure_with_a_success_status_is_told_in_the_services_words() -> None:
+    from lucidworks_provider.api import build
+    from lucidworks_provider.api.messages import Answer
+    from lucidworks_provider.api.prediction_calls import read_answer
+    from lucidworks_provider.errors import RequestRefusedError
+
+    body = b'{"status": "ERROR", "message": "the model is asleep"}'
+    with pytest.raises(
+        RequestRefusedError, match="Predict passthrough with m: status ERROR: the model is asleep"
+    ):
+        read_answer(Answer(200, {}, body), build.passthrough("m"), 1)

@@ -22,7 +22,6 @@ from lucidworks_provider.api.prediction_calls import (
 )
 from lucidworks_provider.api.predictions import Prediction
 from lucidworks_provider.api.use_cases import (
-    GENERATIVE_OPTIONS,
     MAX_BATCH,
     USE_CASES,
     Item,
@@ -455,15 +454,22 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    use_case=st.sampled_from([*USE_CASES, "other"]) | st.text(max_size=5),
-    config=ANYTHING,
-    model_config=ANYTHING | st.dictionaries(st.sampled_from([*GENERATIVE_OPTIONS]), ANYTHING),
-    inputs=ANYTHING
-    | st.lists(st.dictionaries(st.sampled_from(["text", "id", "documents"]), ANYTHING), max_size=3),
+CONFIGS = ANYTHING | st.dictionaries(
+    st.sampled_from(["custom", "labels", "memoryUuid"]), ANYTHING, max_size=2
 )
-def test_no_options_and_inputs_raise_anything_but_input_errors(
+INPUTS = ANYTHING | st.lists(
+    st.fixed_dictionaries(
+        {"text": st.just("x") | ANYTHING}, optional={"id": ANYTHING, "documents": ANYTHING}
+    ),
+    min_size=1,
+    max_size=2,
+)
+
+
+@pytest.mark.parametrize("use_case", [*USE_CASES, "other"])
+@settings(max_examples=40, deadline=None)
+@given(config=CONFIGS, model_config=CONFIGS, inputs=INPUTS)
+def test_no_options_raise_anything_but_input_errors(
     use_case: str, config: Any, model_config: Any, inputs: Any
 ) -> None:
     try:
@@ -472,3 +478,24 @@ def test_no_options_and_inputs_raise_anything_but_input_errors(
     except InputError:
         return
     assert sent_by(predict_request(BASE, use_case, options, items))["batch"]
+
+
+ODD = st.sampled_from([NAN, INFINITE, "\ud800", b"x", (), {1}, {(1,): 1}, 10**400, None])
+
+
+@pytest.mark.parametrize("where", ["use_case_config", "model_config", "inputs"])
+@settings(max_examples=100, deadline=None)
+@given(
+    value=ODD | st.lists(ODD | ANYTHING, max_size=2) | st.dictionaries(st.text(max_size=3), ODD, max_size=2)
+)
+def test_what_passes_can_be_sent(where: str, value: Any) -> None:
+    given_inputs = [{"text": "x", "custom": value, "id": value if isinstance(value, str) else None}]
+    configs = {where: {"custom": value}} if where != "inputs" else {}
+    try:
+        options: PredictionOptions[Any] = PredictionOptions("sentiment", "m", **configs)
+        items = read_items(given_inputs if where == "inputs" else ["x"], options)
+    except InputError:
+        return
+    json.dumps(options.as_json())
+    assert sent_by(predict_request(BASE, "sentiment", options, items))["batch"]
+    assert all((item.id or "").encode() is not None for item in items)

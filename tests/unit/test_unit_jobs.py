@@ -13,8 +13,8 @@ from lucidworks_provider.api.jobs import JobState, Sighting
 from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of, newest, resume
 from lucidworks_provider.jobs.watch import (
-    GONE_PATIENCE,
     FIRST_WAIT,
+    GONE_PATIENCE,
     REREADS,
     YOUNG,
     Ending,
