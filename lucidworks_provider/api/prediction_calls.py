@@ -147,6 +147,7 @@ class Tokens:
 
 def tokenize_request(base_url: str, options: PredictionOptions[Any], items: Sequence[Item]) -> Request:
     """Build ``POST /ai/tokenization/{MODEL_ID}``; the body is that of ``embedding``."""
+    _check_use_case(options, "embedding", "tokenize")
     return post(
         f"Tokenize with {options.model_id}",
         f"{base_url}/ai/tokenization/{path_segment(options.model_id, 'model_id')}",
@@ -192,6 +193,7 @@ class Prompt:
 
 def prompt_request(base_url: str, options: PredictionOptions[Any], items: Sequence[Item]) -> Request:
     """Build ``POST /ai/prompt/passthrough/{MODEL_ID}``."""
+    _check_use_case(options, "passthrough", "preview_prompt")
     return post(
         f"Preview the prompt of {options.model_id}",
         f"{base_url}/ai/prompt/passthrough/{path_segment(options.model_id, 'model_id')}",
@@ -305,6 +307,11 @@ def nearest(use_cases: Mapping[str, Sequence[str]], options: PredictionOptions[A
         return ""
     close = difflib.get_close_matches(options.model_id, models, n=3, cutoff=0.4) or list(models)[:5]
     return f"For {options.use_case!r} the service lists {', '.join(close)}."
+
+
+def _check_use_case(options: PredictionOptions[Any], wanted: str, method: str) -> None:
+    if options.name != wanted:
+        raise InputError(f"{method} takes the options of {wanted!r}, not of {options.use_case!r}.")
 
 
 def _path(segment: str, model_id: str) -> str:

@@ -25,6 +25,7 @@ from lucidworks_provider.errors import (
     MalformedAnswerError,
     StorageError,
     TokenError,
+    TokenRefusedError,
     UnknownResourceError,
 )
 from lucidworks_provider.jobs.ledger import Bodies
@@ -36,6 +37,9 @@ from lucidworks_provider.storage import in_thread
 MAX_JOBS = 1000
 # Failures that an error message tells in full.
 _TOLD = 3
+# So many batches one after the other and no answer of use in between: the service is down or busy, or answers in
+# a way that nobody can read. The other batches, maybe thousands, would cost hours or money to show it again.
+_IN_VAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ class Direct:
 
         :return: the predictions of each batch; where bodies are kept None, as :meth:`write` takes them.
         :raises LucidworksError: a batch failed for good; names its inputs. The others have been finished (or,
-            where that failure concerns all of them, not begun).
+            where that failure concerns all of them, or is the same again and again, not begun).
         """
         if self.bodies is not None:
             try:
@@ -177,18 +181,21 @@ class Direct:
             except StorageError as refused:
                 raise StorageError(f"result_path cannot be written: {refused}") from refused
         turns = asyncio.Semaphore(self.concurrency)
-        stopped: list[LucidworksError] = []
+        stopped, in_vain = False, 0
 
         async def one(position: int) -> tuple[Prediction, ...] | None:
+            nonlocal stopped, in_vain
             async with turns:
                 if stopped:
                     return None
                 try:
-                    return await self._one(position)
+                    predictions = await self._one(position)
                 except LucidworksError as err:
-                    if not self.bodies or _concerns_all(err):
-                        stopped.append(err)
+                    in_vain += err.retryable or isinstance(err, MalformedAnswerError)
+                    stopped = stopped or not self.bodies or _concerns_all(err) or in_vain >= _IN_VAIN
                     raise
+                in_vain = 0
+                return predictions
 
         done = await asyncio.gather(*(one(p) for p in range(len(self.batches))), return_exceptions=True)
         failed = {p: err for p, err in enumerate(done) if isinstance(err, BaseException)}
@@ -260,7 +267,14 @@ class Direct:
 def _concerns_all(err: LucidworksError) -> bool:
     """Whether the next batch would fail in the same way."""
     return isinstance(
-        err, AuthenticationError | ConfigurationError | ForbiddenError | TokenError | UnknownResourceError
+        err,
+        AuthenticationError
+        | ConfigurationError
+        | ForbiddenError
+        | StorageError
+        | TokenError
+        | TokenRefusedError
+        | UnknownResourceError,
     )
 
 

@@ -49,6 +49,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
+from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.transport import retry
 
@@ -436,8 +437,54 @@ def test_without_a_file_the_first_failure_ends_it(service: Service) -> None:
 
 def test_many_failures_are_told_in_short(service: Service, tmp_path: Path) -> None:
     service.fault("predict", "500", times=1000)
-    with pytest.raises(ServiceError, match=r"10 of 10 batches failed.*; and 7 more"):
-        direct(TEN, batch_size=1, concurrency=8, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
+    with pytest.raises(ServiceError, match=r"8 of 8 batches failed.*; and 5 more"):
+        direct(TEN[:8], batch_size=1, concurrency=8, result_path=str(tmp_path / "p.jsonl")).execute(
+            new_context()
+        )
+
+
+@pytest.mark.parametrize("kind", ["503", "disconnect", "html"])
+def test_a_service_that_is_down_is_not_tried_with_every_batch(
+    service: Service, tmp_path: Path, kind: str
+) -> None:
+    service.fault("predict", kind, times=10_000)
+    context, path = new_context(), str(tmp_path / "p.jsonl")
+    with pytest.raises(LucidworksError, match="3 of 30 batches failed"):
+        direct(TEN * 3, batch_size=1, concurrency=1, result_path=path).execute(context)
+    assert len(service.calls("predict")) == 3 * retry.ATTEMPTS
+    service.heal()
+    direct(TEN * 3, batch_size=1, concurrency=1, result_path=path).execute(context)
+    assert texts_of(rows_of(tmp_path / "p.jsonl")) == TEN * 3
+
+
+def test_failures_with_answers_in_between_hold_up_nobody(service: Service, tmp_path: Path) -> None:
+    def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        text = body["batch"][0]["text"]
+        return (500, {}) if int(text[5]) % 2 else (200, {"predictions": [{"response": text}]})
+
+    with scripted(reply) as server:
+        service.connect(extra={"application_url": server.url})
+        with pytest.raises(ServiceError, match="5 of 10 batches failed"):
+            direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(
+                new_context()
+            )
+        assert {one["batch"][0]["text"] for one in server.heard} == set(TEN)
+
+
+def test_a_storage_that_fails_in_the_middle_ends_the_asking(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    def keep(self: Bodies, position: int, job_id: str, body: bytes) -> None:
+        if kept:
+            raise StorageError("The disk is full.")
+        kept.append(position)
+
+    monkeypatch.setattr(Bodies, "keep", keep)
+    with pytest.raises(StorageError, match=r"1 of 10 batches failed. Input 1: The disk is full"):
+        direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
+    assert len(service.calls("predict")) == 2, "what cannot be kept is not paid for"
 
 
 @pytest.mark.parametrize(
@@ -508,10 +555,14 @@ def test_a_token_that_is_superseded_in_the_middle_costs_one_more(service: Servic
     assert 1 <= len(refused) <= 2
 
 
-def test_tokens_that_are_always_refused_are_an_error_after_a_few(service: Service) -> None:
+@pytest.mark.parametrize("path", [None, "p.jsonl"])
+def test_tokens_that_are_always_refused_are_an_error_after_a_few(
+    service: Service, tmp_path: Path, path: str | None
+) -> None:
     service.fault("predict", "unauthorized", times=1000)
+    result_path = path and str(tmp_path / path)
     with pytest.raises(TokenRefusedError, match="Several access tokens were refused"):
-        direct(TEN, concurrency=1).execute(new_context())
+        direct(TEN, concurrency=1, result_path=result_path).execute(new_context())
     assert len(service.calls("token")) <= 4
     assert len(service.calls("predict")) <= 4
 
@@ -579,6 +630,18 @@ def test_another_number_of_predictions_is_paid_for_once(
         if path is not None:
             direct(TEN, concurrency=1, result_path=result_path).execute(new_context())
             assert len(server.heard) == 4, "a retry asks for the wrong ones again"
+
+
+def test_answers_that_nobody_can_read_are_not_paid_for_with_every_batch(
+    service: Service, tmp_path: Path
+) -> None:
+    with scripted(lambda path, body: (200, {"results": []})) as server:
+        service.connect(extra={"application_url": server.url})
+        with pytest.raises(MalformedAnswerError, match=r"3 of 10 batches failed.*no list of `predictions`"):
+            direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(
+                new_context()
+            )
+        assert len(server.heard) == 3
 
 
 @pytest.mark.parametrize("form", ["p.jsonl", "p.parquet"])

@@ -221,9 +221,14 @@ def test_nothing_that_is_shown_or_stored_has_a_key() -> None:
 def test_every_request_with_a_key_names_it_as_a_secret(call: Callable[..., Any]) -> None:
     options = build.passthrough("gpt-4o", model_config={"apiKey": KEY})
     assert call(BASE, "passthrough", options, ONE).secrets == (KEY,)
-    assert (
-        prompt_request(BASE, options, ONE).secrets == tokenize_request(BASE, options, ONE).secrets == (KEY,)
-    )
+    assert prompt_request(BASE, options, ONE).secrets == (KEY,)
+
+
+def test_previews_take_the_options_of_what_they_preview() -> None:
+    with pytest.raises(InputError, match="tokenize takes the options of 'embedding', not of 'passthrough'"):
+        tokenize_request(BASE, build.passthrough("m"), ONE)
+    with pytest.raises(InputError, match="preview_prompt takes the options of 'passthrough', not of 'ner'"):
+        prompt_request(BASE, build.ner("m"), ONE)
 
 
 @pytest.mark.parametrize("placeholder", ["x", "key", "prompt", "placeholder", "YOUR_API_KEY"])
