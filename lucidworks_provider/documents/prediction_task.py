@@ -207,13 +207,15 @@ class Direct:
         return [one if isinstance(one, tuple) else None for one in done]
 
     async def _one(self, position: int) -> tuple[Prediction, ...] | None:
-        items, name = self.batches[position], self.batches.fingerprint(position, self.options)
-        if self.bodies is not None and await in_thread(self.bodies.there, position, name):
-            return None
-        body, predictions = await self.predict(items)
-        self.received.append(len(body))
+        items = self.batches[position]
         if self.bodies is None:
+            body, predictions = await self.predict(items)
+            self.received.append(len(body))
             return predictions
+        name = self.batches.fingerprint(position, self.options)
+        if await in_thread(self.bodies.there, position, name):
+            return None
+        body, _ = await self.predict(items)
         await in_thread(self.bodies.keep, position, name, body)
         return None
 

@@ -53,6 +53,7 @@ class AsyncTransport:
     _queue: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
     _held_until: float = 0.0
     _refusals: int = 0
+    _proxies: dict[URL, str | None] = field(default_factory=dict)
     _lent: aiohttp.BaseConnector | None = None
 
     async def send(self, request: Request, access_token: str | None = None) -> Answer:
@@ -78,7 +79,7 @@ class AsyncTransport:
                     url,
                     data=request.body,
                     headers=headers,
-                    proxy=proxy_for(request.url),
+                    proxy=self._proxy(url),
                     allow_redirects=False,
                 ) as response,
             ):
@@ -88,6 +89,13 @@ class AsyncTransport:
         answer = Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
         self._heed(answer)
         return answer
+
+    def _proxy(self, url: URL) -> str | None:
+        """Looked up once for each host: the environment stays, and reading it takes longer than a poll."""
+        origin = url.origin()
+        if origin not in self._proxies:
+            self._proxies[origin] = proxy_for(str(url))
+        return self._proxies[origin]
 
     def _heed(self, answer: Answer) -> None:
         """Slow everybody down after a 429: as long as the service asks, else longer each time."""
