@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test test-fast fleet fleet-short lint format types bench dist clean
+.PHONY: help setup demo airflow test test-fast fleet fleet-short lint format types bench docs dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,9 +55,14 @@ types: $(READY) ## mypy --strict
 bench: $(VENV)/.bench ## the other figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.cold_start
 	@$(BIN)/python -m benchmarks.imports
+	@$(BIN)/python -m benchmarks.predictions
 	@$(BIN)/python -m benchmarks.tokens
+	@$(BIN)/python -m benchmarks.triggers
 
-$(VENV)/.fleet $(VENV)/.bench: $(VENV)/.%: $(READY)
+docs: $(VENV)/.docs ## the pages and the reference as a site, in docs/_build
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env docs docs/_build
+
+$(VENV)/.fleet $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(READY)
 	@echo "Adding what only this needs …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group $*
 	@touch $@
@@ -66,4 +71,4 @@ dist: $(READY) ## sdist and wheel
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -46,7 +46,9 @@ class Training:
         if self.region is not None:
             _text(self.region, "region")
         if not isinstance(self.training_data, Mapping) or not self.training_data:
-            raise InputError("training_data is no dictionary; give it 'catalog' and 'signals'.")
+            raise InputError(
+                f"training_data is {self.training_data!r}; give a dictionary with 'catalog' and 'signals'."
+            )
         for name, value in self.training_data.items():
             _text(value, f"training_data: {name}")
         _dictionary(self.config, "config")

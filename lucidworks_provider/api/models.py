@@ -2,22 +2,22 @@
 """
 The Models API: models that are trained, and their deployments.
 
-===================================  =================================================================
-state of a model                     meaning
-===================================  =================================================================
-``AVAILABLE``                        trained; can be deployed
-contains ``FAIL`` or ``ERROR``       failed
-anything else                        still running: the states of custom models are not documented
-===================================  =================================================================
+=====================================  =================================================================
+state of a model                       meaning
+=====================================  =================================================================
+``AVAILABLE``                          trained; can be deployed
+contains ``FAIL`` or ``ERROR``         failed
+anything else                          still running: the states of custom models are not documented
+=====================================  =================================================================
 
-===================================  =================================================================
-state of a deployment                meaning
-===================================  =================================================================
-``DEPLOYED``                         its id is the MODEL_ID of predictions
-contains ``FAIL`` or ``ERROR``       failed
-``DELETING``, ``DELETED``, no record gone, or about to be
-anything else                        still running
-===================================  =================================================================
+=====================================  =================================================================
+state of a deployment                  meaning
+=====================================  =================================================================
+``DEPLOYED``                           its id is the MODEL_ID of predictions
+contains ``FAIL`` or ``ERROR``         failed
+``DELETING``, ``DELETED``, no record   gone, or about to be
+anything else                          still running
+=====================================  =================================================================
 
 Source: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api, section 10 of the
 API reference.

@@ -59,7 +59,9 @@ class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
         self._fill(self.python_callable(*self.op_args, **kwargs))
         return LucidworksChunkOperator.execute(self, context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], deadline: float | None = None
+    ) -> dict[str, Any]:
         """Go on with what the function returned before the wait."""
         kept = self._bodies(context).read_input()
         if kept is None:

@@ -75,8 +75,14 @@ class JobWaiting:
             return dict(record.result)
         return self._wait(task, record, None)
 
-    def execute_complete(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
-        """Go on after the triggerer's wait."""
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], deadline: float | None = None
+    ) -> dict[str, Any]:
+        """
+        Go on after the triggerer's wait.
+
+        :param deadline: of the attempt. ``dag.test()`` forgets it; then another wait has a new one.
+        """
         from lucidworks_provider.jobs.outcome import Outcome
 
         task = self._task(context)

@@ -72,12 +72,10 @@ class _ModelOperator(StateWaiting, BaseOperator):
         self.poll_interval = poll_interval
         self.timeout = timeout
 
-    def execute_complete(
-        self, context: Context, event: dict[str, Any], resource_id: str, target: str, what: str
-    ) -> str | None:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> str | None:
         """Go on after the triggerer's wait."""
-        self._end(event, target, what)
-        return resource_id
+        self._end(event)
+        return str(event["resource_id"])
 
     def _checked(self) -> None:
         """The connection and the times are right, before anything is sent."""
@@ -211,8 +209,11 @@ class LucidworksTrainModelOperator(TakesCredentials, _ModelOperator):
         )
         self.log.info("Model %r: %s, %s", self.name, model.id, model.state)
         if self.wait_for_completion and model.progress is not Progress.READY:
-            self._wait("model", model.id, "ready", f"Model {self.name!r} ({model.id})")
+            self._wait("model", model.id, "ready")
         return model.id
+
+    def _what(self, kind: str, resource_id: str) -> str:
+        return f"Model {self.name!r} ({resource_id})"
 
     def _known(self, model_id: str | None) -> Model | None:
         """The model that an earlier try noted, unless it failed."""
@@ -304,8 +305,11 @@ class LucidworksDeployModelOperator(_ModelOperator):
         )
         self.log.info("%s: %s, %s", what, deployment.id, deployment.state)
         if self.wait_for_completion and deployment.progress is not Progress.READY:
-            self._wait("deployment", deployment.id, "ready", f"{what} ({deployment.id})")
+            self._wait("deployment", deployment.id, "ready")
         return deployment.id
+
+    def _what(self, kind: str, resource_id: str) -> str:
+        return f"Deployment of model {self.model_id} ({resource_id})"
 
     def _known(self, deployment_id: str | None) -> Deployment | None:
         """The deployment that an earlier try noted, unless it failed or is gone."""
@@ -367,13 +371,11 @@ class LucidworksUndeployModelOperator(_ModelOperator):
         if found.progress is not Progress.GONE:
             self._delete()
         if self.wait_for_completion:
-            self._wait("deployment", self.deployment_id, "gone", f"Deployment {self.deployment_id}")
+            self._wait("deployment", self.deployment_id, "gone")
 
-    def execute_complete(
-        self, context: Context, event: dict[str, Any], resource_id: str, target: str, what: str
-    ) -> None:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Go on after the triggerer's wait."""
-        self._end(event, target, what)
+        self._end(event)
 
     def _delete(self) -> None:
         from lucidworks_provider.api.models import Progress, deployment_progress

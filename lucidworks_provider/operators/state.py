@@ -34,13 +34,16 @@ class StateWaiting:
 
         return LucidworksHook(self.lucidworks_conn_id)
 
-    def _wait(self, kind: str, resource_id: str, target: str, what: str) -> None:
+    def _what(self, kind: str, resource_id: str) -> str:
+        """Names the resource in messages."""
+        return f"{kind.capitalize()} {resource_id}"
+
+    def _wait(self, kind: str, resource_id: str, target: str) -> None:
         """
         Wait, in the triggerer or here.
 
         :param kind: ``model`` or ``deployment``.
         :param target: see :mod:`lucidworks_provider.jobs.states`.
-        :param what: names the resource in messages.
         """
         from lucidworks_provider.triggers.models import LucidworksStateTrigger, wait_for_state
 
@@ -56,7 +59,6 @@ class StateWaiting:
                     deadline=deadline,
                 ),
                 method_name="execute_complete",
-                kwargs={"resource_id": resource_id, "target": target, "what": what},
                 timeout=timedelta(seconds=self._timeout_seconds) + DEFER_SLACK,
             )
         event = asyncio.run(
@@ -69,10 +71,11 @@ class StateWaiting:
                 deadline=deadline,
             )
         )
-        self._end(event, target, what)
+        self._end(event)
 
-    def _end(self, event: dict[str, Any], target: str, what: str) -> None:
+    def _end(self, event: dict[str, Any]) -> None:
         """Return where the wait ended well; else raise what it means."""
+        what, target = self._what(event["kind"], event["resource_id"]), event["target"]
         state, message = event.get("state"), event.get("message") or ""
         if event["ending"] != "done":
             _raise(event, f"{what} is {state or 'not there'}", target, message, self._timeout_seconds)

@@ -80,7 +80,9 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
             return super().execute(context)
         return self._ending(self._run, context)
 
-    def execute_complete(self, context: Context, event: dict[str, Any], deadline: float) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], deadline: float | None = None
+    ) -> dict[str, Any]:
         """Go on after the triggerer's wait."""
         manifest: dict[str, Any] = self._ending(super().execute_complete, context, event, deadline)
         return manifest
@@ -109,7 +111,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
                 return PokeReturnValue(True, found)
             raise AirflowFailException(
                 f"The result of {kind.name} job {self.job_id} has been handed out before, or is no longer kept. "
-                f"{seen.message} Submit it again."
+                f"{f'{seen.message} ' if seen.message else ''}Submit it again."
             )
         self.log.info("%s job %s: %s", kind.name.capitalize(), self.job_id, seen.status or seen.message)
         return False

@@ -61,16 +61,13 @@ class _StateSensor(StateWaiting, BaseSensorOperator):
         _ = self.hook.get_settings().models_base
         if not self.deferrable:
             return super().execute(context)
-        what = f"{self.kind.capitalize()} {self._resource_id}"
-        self._wait(self.kind, self._resource_id, self.target_state, what)
+        self._wait(self.kind, self._resource_id, self.target_state)
         return None
 
-    def execute_complete(
-        self, context: Context, event: dict[str, Any], resource_id: str, target: str, what: str
-    ) -> None:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Go on after the triggerer's wait."""
         try:
-            self._end(event, target, what)
+            self._end(event)
         except JobTimeoutError as err:
             raise AirflowSensorTimeout(str(err)) from None
         except JobFailedError as err:
@@ -101,13 +98,7 @@ class _StateSensor(StateWaiting, BaseSensorOperator):
         )
         if event["ending"] == "late":
             return False
-        self.execute_complete(
-            context,
-            event,
-            self._resource_id,
-            self.target_state,
-            f"{self.kind.capitalize()} {self._resource_id}",
-        )
+        self.execute_complete(context, event)
         return True
 
 

@@ -97,11 +97,13 @@ async def wait_for_state(
     Look until there is nothing left to wait for, in a triggerer or in a worker.
 
     :param started: when waiting began, seconds since the epoch; now, if None.
-    :return: ``ending`` (done, failed, late or error), the last ``state``, a ``message``, and whether an error is
-        ``retryable``.
+    :return: what was waited for, ``ending`` (done, failed, late or error), the last ``state``, a ``message``, and
+        whether an error is ``retryable``.
     """
     started = started or time.time()
     state, message = None, ""
+    # All that a task needs to go on: `dag.test()` hands it the event and nothing else.
+    about = {"kind": kind, "resource_id": resource_id, "target": target}
     try:
         async with hook.shared_client():
             while True:
@@ -121,11 +123,11 @@ async def wait_for_state(
                     state, message = seen.state, ""
                     ending = judge(target, seen, age=time.time() - started, left=left)
                 if ending is not Ending.WAIT:
-                    return {"ending": ending.value, "state": state, "message": message}
+                    return {**about, "ending": ending.value, "state": state, "message": message}
                 await asyncio.sleep(next_look(poll_interval, deadline - time.time()))
     except LucidworksError as err:
         said = f"{type(err).__name__}: {err}"[:_LONGEST_MESSAGE]
-        return {"ending": "error", "state": state, "message": said, "retryable": err.retryable}
+        return {**about, "ending": "error", "state": state, "message": said, "retryable": err.retryable}
 
 
 async def _look(hook: LucidworksHook, kind: str, resource_id: str) -> Seen:

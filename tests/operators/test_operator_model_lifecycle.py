@@ -111,7 +111,7 @@ def resumed(operator: Any, deferred: TaskDeferred, context: dict[str, Any]) -> A
             return dict(json.loads(json.dumps(event.payload)))
         raise AssertionError("no event")
 
-    return operator.execute_complete(context, asyncio.run(first()), **deferred.kwargs)
+    return operator.execute_complete(context, asyncio.run(first()))
 
 
 def run(operator: Any, context: dict[str, Any]) -> Any:
@@ -342,7 +342,6 @@ def test_a_key_from_a_connection_is_kept_nowhere(
     seen = [
         caplog.text,
         repr(deferred.value.trigger.serialize()),
-        repr(deferred.value.kwargs),
         repr(resumed(operator, deferred.value, context)),
         repr(vars(operator)),
         repr(context.get("task_state_store")),

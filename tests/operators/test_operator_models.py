@@ -489,7 +489,7 @@ def test_a_deployment_that_will_not_be(service: Service, deferrable: bool, state
         spoil()
         event = event_of(deferred.value)
         with pytest.raises(JobFailedError):
-            deploy(model_id).execute_complete(CONTEXT, event=event, **deferred.value.kwargs)
+            deploy(model_id).execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
     else:
         task = deploy(model_id)
         wait = task._wait
@@ -518,7 +518,7 @@ def test_a_refusal_is_not_waited_through(service: Service, deferrable: bool) -> 
     event = event_of(deferred.value)
     assert (event["ending"], event["retryable"]) == ("error", False)
     with pytest.raises(LucidworksError, match="403"):
-        task.execute_complete(CONTEXT, event=event, **deferred.value.kwargs)
+        task.execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
     if not deferrable:
         with pytest.raises(ForbiddenError):
             deploy(model_id).execute(CONTEXT)
@@ -798,7 +798,7 @@ def test_a_literal_key_is_in_no_log_and_no_row(service: Service, logs: Logs) -> 
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(CONTEXT)
     event = event_of(deferred.value)
-    model_id = task.execute_complete(CONTEXT, event=event, **deferred.value.kwargs)
+    model_id = task.execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
     rows = json.dumps([deferred.value.trigger.serialize()[1], deferred.value.kwargs, event, model_id])
     assert CANARY not in logs.text + rows + repr(deferred.value) + repr(LucidworksHook().list_models())
 

@@ -131,7 +131,7 @@ METHODS = {
     },
     ("lucidworks_provider.operators.models", "_ModelOperator"): {
         "__init__": "lucidworks_conn_id wait_for_completion deferrable poll_interval timeout kwargs",
-        "execute_complete": "context event resource_id target what",
+        "execute_complete": "context event",
     },
     ("lucidworks_provider.operators.models", "LucidworksTrainModelOperator"): {
         "__init__": (
@@ -144,11 +144,11 @@ METHODS = {
     },
     ("lucidworks_provider.operators.models", "LucidworksUndeployModelOperator"): {
         "__init__": "deployment_id kwargs",
-        "execute_complete": "context event resource_id target what",
+        "execute_complete": "context event",
     },
     ("lucidworks_provider.sensors.models", "_StateSensor"): {
         "__init__": "target_state lucidworks_conn_id deferrable poke_interval kwargs",
-        "execute_complete": "context event resource_id target what",
+        "execute_complete": "context event",
     },
     ("lucidworks_provider.triggers.models", "LucidworksStateTrigger"): {
         "__init__": "lucidworks_conn_id kind resource_id target poll_interval deadline",

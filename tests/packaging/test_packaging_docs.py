@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages: nothing public is without one, no parameter without a line; examples work, and links lead somewhere."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+import lucidworks_provider
+from lucidworks_provider.get_provider_info import CONN_FIELDS, get_provider_info
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+if TYPE_CHECKING:
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+ROOT = Path(lucidworks_provider.__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+LINKING = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"]
+INFO = get_provider_info()
+OPENAPI = ROOT / "tests" / "contract" / "lucidworks-ai-openapi.yaml"
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def classes_of(kind: str) -> list[type]:
+    """The public classes of a room, as Airflow is told about them."""
+    modules = [name for entry in INFO[kind] for name in entry["python-modules"]]
+    return [
+        one
+        for name in modules
+        for one in vars(import_module(name)).values()
+        if inspect.isclass(one) and one.__module__ == name and not one.__name__.startswith("_")
+    ]
+
+
+OPERATORS = [*classes_of("operators"), *classes_of("sensors")]
+DECORATORS = [f"@task.{entry['name']}" for entry in INFO["task-decorators"]]
+HOOKS = [one.__name__ for one in classes_of("hooks")]
+PUBLIC = [*(one.__name__ for one in [*OPERATORS, *classes_of("triggers")]), *HOOKS, *DECORATORS]
+
+
+def test_there_are_operators_and_pages() -> None:
+    assert {"LucidworksChunkOperator", "LucidworksDeploymentSensor", "LucidworksHook"} <= set(PUBLIC)
+    assert "docs/operators/prediction.md" in map(named, PAGES)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_it_has_a_page(name: str) -> None:
+    assert [path for path in PAGES if re.search(rf"{re.escape(name)}\b", path.read_text())]
+
+
+@pytest.mark.parametrize("name", [*(one.__name__ for one in OPERATORS), *HOOKS, *DECORATORS])
+def test_the_readme_names_it(name: str) -> None:
+    assert re.search(rf"{re.escape(name)}\b", (ROOT / "README.md").read_text())
+
+
+def test_the_reference_has_every_module() -> None:
+    kinds = ("hooks", "operators", "sensors", "triggers")
+    modules = {name for kind in kinds for entry in INFO[kind] for name in entry["python-modules"]}
+    modules |= {entry["class-name"].rpartition(".")[0] for entry in INFO["task-decorators"]}
+    listed = set(re.findall(r"^\.\. automodule:: (\S+)", (DOCS / "reference.md").read_text(), re.MULTILINE))
+    assert modules - listed == set()
+
+
+def parameters_of(cls: type) -> set[str]:
+    """What its constructor and those of its bases take, as far as they are ours."""
+    ours = [one for one in cls.__mro__ if one.__module__.startswith(f"{lucidworks_provider.__name__}.")]
+    return {
+        name
+        for one in ours
+        if "__init__" in vars(one)
+        # Airflow wraps the constructors of operators.
+        for name, parameter in inspect.signature(inspect.unwrap(vars(one)["__init__"])).parameters.items()
+        if name != "self" and parameter.kind is not parameter.VAR_KEYWORD
+    }
+
+
+def described_in(cls: type) -> dict[str, str]:
+    """The parameters in a docstring, with what is said about them."""
+    text = inspect.cleandoc(cls.__doc__ or "")
+    found = re.findall(r"^:param (\w+): (.*?)(?=^:|^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(said.split()) for name, said in found}
+
+
+@pytest.mark.parametrize("cls", [*OPERATORS, *classes_of("triggers")], ids=lambda cls: cls.__name__)
+def test_every_parameter_is_described(cls: type) -> None:
+    assert parameters_of(cls) - set(described_in(cls)) == set()
+
+
+@pytest.mark.parametrize("cls", OPERATORS, ids=lambda cls: cls.__name__)
+def test_what_is_templated_says_so(cls: Any) -> None:
+    says = {name for name, said in described_in(cls).items() if said.endswith("(templated)")}
+    assert says == set(cls.template_fields)
+
+
+@pytest.mark.parametrize("cls", OPERATORS, ids=lambda cls: cls.__name__)
+def test_it_names_its_page(cls: type) -> None:
+    [*pages] = re.findall(r"\.\. seealso:: ``(docs/[\w/]+\.md)``", cls.__doc__ or "")
+    assert pages
+    assert cls.__name__ in (ROOT / pages[0]).read_text()
+
+
+def examples_of(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+EXAMPLES = [
+    pytest.param(path, code, id=f"{named(path)}-{number}")
+    for path in LINKING
+    for number, code in enumerate(examples_of(path))
+]
+
+
+@pytest.mark.parametrize(("path", "code"), EXAMPLES)
+def test_an_example_is_python(path: Path, code: str) -> None:
+    compile(code, named(path), "exec")
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "operators").glob("*.md")), ids=named)
+def test_a_how_to_has_examples_that_are_dags(path: Path) -> None:
+    whole = [code for code in examples_of(path) if "@dag(" in code]
+    assert whole
+    for code in whole:
+        # Names and arguments are right: Airflow refuses unknown ones when a DAG is made.
+        exec(compile(code, named(path), "exec"), {"__name__": "an_example"})  # noqa: S102
+
+
+def test_the_examples_of_the_hook_run(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    emulator.state.settings = emulator.state.settings.patched({"training_seconds": 0.1})
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.05)))
+    names: dict[str, Any] = {}
+    for code in examples_of(DOCS / "hook.md"):
+        exec(compile(code, "docs/hook.md", "exec"), names)  # noqa: S102
+    names["hook"].close()
+    # They are about all of the API: each endpoint was asked, but for a list that the training replaces.
+    asked = {line.endpoint for line in emulator.state.log}
+    assert {"predict", "submit-prediction", "poll-prediction", "submit", "poll", "tokenize"} <= asked
+    assert {"preview-prompt", "usecases", "create-model", "get-model", "deploy", "undeploy"} <= asked
+
+
+def test_the_hooks_page_has_every_endpoint() -> None:
+    listed = re.findall(r"^\| `(GET|POST) (/\S+)`", (DOCS / "hook.md").read_text(), re.MULTILINE)
+    patterns = [(method, re.sub(r"\{\w+\}", "[^/]+", path)) for method, path in listed]
+    assert len(patterns) == 15
+    for path, operations in yaml.safe_load(OPENAPI.read_text())["paths"].items():
+        # DELETE has one reading or another, and a row of its own; nobody documents that of a model.
+        for method in {"GET", "POST"} & {one.upper() for one in operations}:
+            assert any(method == one and re.fullmatch(known, path) for one, known in patterns), path
+
+
+def test_the_hooks_page_has_every_method() -> None:
+    page = (DOCS / "hook.md").read_text()
+    methods = {
+        name
+        for one in LucidworksHook.__mro__
+        if one.__module__.startswith("lucidworks_provider.hooks.")
+        and one.__module__ != "lucidworks_provider.hooks.auth"
+        for name, method in vars(one).items()
+        # What begins so is another form of a method that is named.
+        if inspect.isfunction(method)
+        and not name.startswith("_")
+        and not (method.__doc__ or "").startswith(":meth:")
+    }
+    assert {"predict", "delete_deployment"} <= methods
+    assert {name for name in methods - {"close"} if f"`{name}" not in page} == set()
+
+
+def test_every_field_of_the_connection_is_described() -> None:
+    page = (DOCS / "connection.md").read_text()
+    assert [name for name in CONN_FIELDS if f"`{name}`" not in page] == []
+
+
+def anchors_of(path: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", LINKING, ids=named)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:|mailto:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors_of(linked), target
