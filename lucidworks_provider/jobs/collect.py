@@ -49,7 +49,7 @@ async def collect(
         except LucidworksError as err:
             if not err.retryable:
                 raise
-            log.warning("Job %s: no answer for now: %s", job_id, err)
+            await in_thread(_warn, "Job %s: no answer for now: %s", job_id, err)
             return Sighting(JobState.UNREADABLE, message=str(err))
         else:
             seen = sight(body, payload_field=payload_field)
@@ -57,15 +57,17 @@ async def collect(
             case JobState.RESULT:
                 await in_thread(bodies.keep, position, job_id, body)
             case JobState.PENDING if seen.has_payload:
-                log.warning(
-                    "Job %s: a payload with the unknown status %r is kept aside.", job_id, seen.status
-                )
                 await in_thread(bodies.keep_aside, position, job_id, body)
+                await in_thread(
+                    _warn, "Job %s: a payload with the unknown status %r is kept aside.", job_id, seen.status
+                )
             case JobState.GONE if await in_thread(bodies.use_aside, position, job_id):
-                log.warning("Job %s: gone; the payload that came before is the result.", job_id)
+                await in_thread(_warn, "Job %s: gone; the payload that came before is the result.", job_id)
                 return Sighting(JobState.RESULT)
             case JobState.UNREADABLE:
-                log.warning("Job %s: an answer that is no JSON object; it starts: %r", job_id, seen.message)
+                await in_thread(
+                    _warn, "Job %s: an answer that is no JSON object; it starts: %r", job_id, seen.message
+                )
         return seen
 
     async def one(position: int, job_id: str) -> Watched:
@@ -87,11 +89,19 @@ async def collect(
                     await asyncio.sleep(seconds)
                     reply = None
 
+    if len(jobs) == 1:
+        # As in most tasks. A thousand of them in a triggerer need no asyncio.Task each, beside Airflow's own.
+        return {p: await one(p, job) for p, job in jobs.items()}
     endings = await asyncio.gather(*(one(p, job) for p, job in jobs.items()), return_exceptions=True)
     for ending in endings:
         if isinstance(ending, BaseException):
             raise ending
     return {p: e for p, e in zip(jobs, endings, strict=True) if isinstance(e, Watched)}
+
+
+def _warn(message: str, *values: object) -> None:
+    """In a thread: in a triggerer the log is a pipe, and whoever should read it may be busy for a second."""
+    log.warning(message, *values)
 
 
 async def _finish(step: Awaitable[Sighting]) -> Sighting:

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -78,7 +79,7 @@ class LucidworksJobsTrigger(BaseTrigger):
         not_before = time.monotonic() + shortest_deferral()
         try:
             outcome = await wait_for_jobs(
-                LucidworksHook(self.lucidworks_conn_id),
+                await _shared_hook(self.lucidworks_conn_id),
                 KINDS[self.kind],
                 Bodies(self.folder),
                 nonce=self.nonce,
@@ -89,6 +90,35 @@ class LucidworksJobsTrigger(BaseTrigger):
             outcome = Outcome(error=f"{type(err).__name__}: {err}", retryable=err.retryable)
         await asyncio.sleep(max(0.0, not_before - time.monotonic()))
         yield TriggerEvent(outcome.as_json())
+
+
+# Per loop: a task belongs to the loop that it was made in.
+_readings: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Task[LucidworksHook]]] = (
+    WeakKeyDictionary()
+)
+
+
+async def _shared_hook(lucidworks_conn_id: str) -> LucidworksHook:
+    """
+    A hook that has read its connection; all triggers that start while it reads get the same one.
+
+    A triggerer starts fifty triggers at once. Its supervisor reads a connection for one after the other, and does
+    not take in log lines meanwhile, which in the end blocks the loop in Airflow's own logging.
+    """
+    loop = asyncio.get_running_loop()
+    readings = _readings.setdefault(loop, {})
+    reading = readings.get(lucidworks_conn_id)
+    if reading is None:
+        reading = readings[lucidworks_conn_id] = loop.create_task(_reading_hook(lucidworks_conn_id))
+        reading.add_done_callback(lambda _: readings.pop(lucidworks_conn_id))
+    # The one who asked first may be cancelled; the others still wait.
+    return await asyncio.shield(reading)
+
+
+async def _reading_hook(lucidworks_conn_id: str) -> LucidworksHook:
+    hook = LucidworksHook(lucidworks_conn_id)
+    await hook.aget_settings()
+    return hook
 
 
 def shortest_deferral() -> float:
@@ -112,13 +142,12 @@ async def wait_for_jobs(
 
     :raises LucidworksError: a failure that waiting cannot cure.
     """
-    record = await in_thread(bodies.read_record)
-    if record is None or record.nonce != nonce:
+    jobs = await in_thread(_read_jobs, bodies, nonce, deadline)
+    if jobs is None:
         return Outcome(unshared=socket.gethostname())
-    log.info("Waiting for %s jobs, for at most %.0f s.", len(record.jobs), deadline - time.time())
     async with hook.shared_client() as client:
         endings = await collect(
-            record.jobs,
+            jobs,
             bodies=bodies,
             # Once: the wait before the next try must neither hold a slot nor outlast the deadline.
             fetch=partial(hook.apoll_job, kind, attempts=1),
@@ -128,5 +157,19 @@ async def wait_for_jobs(
             deadline=deadline,
         )
     outcome = Outcome.of(endings)
-    log.info("%s of %s results are on storage.", outcome.collected, len(record.jobs))
+    await in_thread(_log_outcome, outcome, len(jobs))
     return outcome
+
+
+def _read_jobs(bodies: Bodies, nonce: str, deadline: float) -> Mapping[int, str] | None:
+    """The record's jobs, which is all that a wait has to keep of it; None if it is not the task's record."""
+    record = bodies.read_record()
+    if record is None or record.nonce != nonce:
+        return None
+    # Here and not on the loop: Airflow's log is a pipe to a supervisor that may be busy for a second.
+    log.info("Waiting for %s jobs, for at most %.0f s.", len(record.jobs), deadline - time.time())
+    return record.jobs
+
+
+def _log_outcome(outcome: Outcome, jobs: int) -> None:
+    log.info("%s of %s results are on storage.", outcome.collected, jobs)
