@@ -22,6 +22,7 @@ Source: sections 6.3 and 7.3 of the API reference.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -40,6 +41,8 @@ from lucidworks_provider.errors import MalformedAnswerError, RequestRefusedError
 
 # A pending or failed job answers with a line or two.
 SMALL_BODY = 64 * 1024
+_EDGE = 4096
+_STATUS = re.compile(rb'"status"\s*:\s*"([^"\\]*)"')
 _LONGEST_MESSAGE = 500
 
 
@@ -132,7 +135,12 @@ def sight(body: bytes, *, payload_field: str) -> Sighting:
     :param payload_field: the field that holds the result, e.g. ``chunkedData``.
     """
     if len(body) > SMALL_BODY and f'"{payload_field}"'.encode() in body:
-        return Sighting(JobState.RESULT, has_payload=True)
+        # A status stands before or behind the payload; quotes within the payload's texts are escaped.
+        found = _STATUS.search(body, 0, _EDGE) or _STATUS.search(body, len(body) - _EDGE)
+        status = found[1].decode(errors="replace") if found else ""
+        known = status.upper() in {"", "READY", "RETRIEVED", "ERROR"}
+        # Whoever reads the body finds out about an ERROR.
+        return Sighting(JobState.RESULT if known else JobState.PENDING, status, has_payload=True)
     try:
         decoded = json.loads(body)
     except (ValueError, RecursionError):

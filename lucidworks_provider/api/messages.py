@@ -41,8 +41,6 @@ _CREDENTIALS = re.compile(
 
 # Some servers send it, some decoders refuse it.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# An answer larger than this is a result and quotes nobody.
-_QUOTING = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +87,17 @@ def without(answer: Answer, *secrets: str) -> Answer:
 
     :param secrets: as they were sent; blanked in the ways that JSON and URLs write them, too.
     """
-    if len(answer.body) > _QUOTING:
-        return answer
     body = answer.body
     for secret in secrets:
         ways = (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
-        for sent in (*ways, quote(secret, safe=""), quote(secret), quote_plus(secret)):
+        # A token looks the same in all ways, so a body of many megabytes is searched for it once.
+        for sent in {
+            *ways,
+            json.dumps(ways[1])[1:-1],
+            quote(secret, safe=""),
+            quote(secret),
+            quote_plus(secret),
+        }:
             body = body.replace(sent.encode(errors="replace"), b"***")
     return answer if body == answer.body else replace(answer, body=body)
 
@@ -103,6 +106,9 @@ def path_segment(value: str, what: str) -> str:
     """Quote a caller's value for a URL path; refuse what would change the path."""
     if not isinstance(value, str) or not value.strip() or value in {".", ".."}:
         raise InputError(f"{what} is {value!r}; give a non-empty name.")
+    if value.strip() == "None":
+        # A template of what no task returned.
+        raise InputError(f"{what} is 'None': the task that should have returned it did not.")
     try:
         return quote(value, safe="")
     except UnicodeEncodeError:
@@ -169,14 +175,36 @@ def parse_json(body: bytes) -> Any:
 
     :return: None for what is no JSON.
     """
+    body = body.removeprefix(_BYTE_ORDER_MARK)
     try:
         try:
             from orjson import loads
         except ImportError:
-            from json import loads  # type: ignore[assignment]
-        return loads(body.removeprefix(_BYTE_ORDER_MARK))
+            return _mended(body)
+        return loads(body)
+    except (ValueError, RecursionError):
+        return _mended(body)
+
+
+def _mended(body: bytes) -> Any:
+    """
+    Decode what is JSON but for numbers that are none (null then), and halves of surrogate pairs.
+
+    A model's answer that was cut within an emoji is paid for all the same.
+    """
+    try:
+        decoded = json.loads(body, parse_constant=lambda _: None)
+        return _whole(decoded) if b"\\ud" in body.lower() else decoded
     except (ValueError, RecursionError):
         return None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(name): _whole(one) for name, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list) else value
 
 
 def parse_object(body: bytes, name: str, *, status: int = 200) -> dict[str, Any]:

@@ -134,6 +134,11 @@ class Model:
         return model_progress(self.state)
 
 
+def unseen_deployment(deployment_id: str) -> Deployment:
+    """A deployment of which nothing but the id is known: it was made a moment ago, and no list shows it yet."""
+    return _deployment({"id": deployment_id})
+
+
 def read_models(answer: Answer) -> tuple[Model, ...]:
     """The list of models."""
     return tuple(_model(one) for one in _list(answer, "List models"))

@@ -23,6 +23,7 @@ from lucidworks_provider.api.messages import (
     path_segment,
     post,
     read_object,
+    vendor_message,
 )
 from lucidworks_provider.api.options import plain
 from lucidworks_provider.api.predictions import Prediction, TokensUsed, read_predictions
@@ -64,6 +65,8 @@ def read_answer(answer: Answer, options: PredictionOptions[P], inputs: int) -> t
     seen = state_of(body, payload_field=PREDICTION.payload_field)
     if seen.state is JobState.FAILED and not body.get(PREDICTION.payload_field):
         raise RequestRefusedError(f"{name}: status {seen.status}: {seen.message}", status=answer.status)
+    if PREDICTION.payload_field not in body:
+        name = f"{name} (HTTP {answer.status}: {vendor_message(answer.body)})"
     return read_predictions(body, options.known.answer, name, inputs=inputs)
 
 

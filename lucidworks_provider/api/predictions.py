@@ -82,6 +82,11 @@ class Prediction:
         """As plain JSON under the vendor's names, with the documented shapes where there are two."""
         return dict(self.sent)
 
+    def _with(self, name: str, read: Any) -> dict[str, Any]:
+        """The row with a field as it was read; as it was sent, where nothing of it could be read."""
+        sent = self.sent.get(name)
+        return {**self.sent, name: sent if _says(sent) and not _says(read) else read}
+
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Prediction):
@@ -162,7 +167,7 @@ class RagAnswer(Prediction):
 
     def row(self) -> dict[str, Any]:
         """As :meth:`Prediction.row`."""
-        return {**self.sent, "sources": list(self.sources)}
+        return self._with("sources", list(self.sources))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +191,7 @@ class Keywords(Prediction):
 
     def row(self) -> dict[str, Any]:
         """As :meth:`Prediction.row`."""
-        return {**self.sent, "keywords": list(self.keywords)}
+        return self._with("keywords", list(self.keywords))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +214,7 @@ class Entities(Prediction):
 
     def row(self) -> dict[str, Any]:
         """As :meth:`Prediction.row`."""
-        return {**self.sent, "entities": {kind: list(names) for kind, names in self.entities.items()}}
+        return self._with("entities", {kind: list(names) for kind, names in self.entities.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +237,7 @@ class Faq(Prediction):
 
     def row(self) -> dict[str, Any]:
         """As :meth:`Prediction.row`."""
-        return {**self.sent, "pairs": [{"question": q, "answer": a} for q, a in self.pairs]}
+        return self._with("pairs", [{"question": q, "answer": a} for q, a in self.pairs])
 
 
 def read_predictions(
@@ -287,6 +292,15 @@ def _is_vector(value: object) -> bool:
         return all(map(math.isfinite, value))
     except OverflowError:
         return False
+
+
+def _says(value: object) -> bool:
+    """Whether there is anything in it."""
+    if isinstance(value, Mapping):
+        return any(map(_says, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_says, value))
+    return value is not None and value != ""
 
 
 def _text(value: object) -> str | None:

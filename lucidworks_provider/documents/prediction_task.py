@@ -127,7 +127,11 @@ class PredictionTask(JobTask[PredictionFile]):
     ) -> str:
         """As for any job; the waiting side, where the messages come from, does not know the keys."""
         told = JobTask.describe(self, record, positions, messages, what)
-        return self._clean(told.encode(errors="replace")).decode()
+        return self.clean(told)
+
+    def clean(self, text: str) -> str:
+        """Without the keys."""
+        return self._clean(text.encode(errors="replace")).decode()
 
     def _clean(self, body: bytes) -> bytes:
         return without(Answer(200, {}, body), *self.options.secrets).body

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from lucidworks_provider.api.jobs import JobState, Sighting, sight
 from lucidworks_provider.errors import LucidworksError, UnknownResourceError
 from lucidworks_provider.jobs.ledger import Bodies
-from lucidworks_provider.jobs.watch import Look, Poll, Sleep, Watched, watch
+from lucidworks_provider.jobs.watch import Ending, Look, Poll, Sleep, Watched, watch
 from lucidworks_provider.storage import in_thread
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,12 @@ async def collect(
                 command = conversation.send(reply)
             except StopIteration as stop:
                 ended: Watched = stop.value
+                if ended.ending is Ending.TIMEOUT and await in_thread(bodies.use_aside, position, job_id):
+                    # Nothing better has come than what came with an unknown status.
+                    await in_thread(
+                        _warn, "Job %s: out of time; the payload that came is the result.", job_id
+                    )
+                    return Watched(Ending.COLLECTED)
                 return ended
             match command:
                 case Look():

@@ -104,6 +104,10 @@ class JobTask(ABC, Generic[File]):
     def manifest(self, file: File) -> dict[str, Any]:
         """What the task returns, once the file stands."""
 
+    def clean(self, text: str) -> str:
+        """A text of the service without what must not be shown; the side that waits does not know it."""
+        return text
+
     def submit_missing(self, record: JobRecord) -> JobRecord:
         """
         Submit every part that has no job yet.

@@ -144,7 +144,7 @@ class JobWaiting:
         if outcome.unshared is not None:
             raise self._unshared(f"the triggerer on {outcome.unshared}")
         if outcome.error is not None:
-            failed = LucidworksError(f"Waiting for the jobs failed: {outcome.error}")
+            failed = LucidworksError(task.clean(f"Waiting for the jobs failed: {outcome.error}"))
             failed.retryable = outcome.retryable
             raise failed
         record = task.settle(record, outcome)

@@ -14,7 +14,6 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import (
     AnswerError,
-    InputError,
     JobFailedError,
     SubmissionUnknownError,
     UnknownResourceError,
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 _SEARCHES = 3
 _BETWEEN_SEARCHES = 5.0
 
+# How long a list may lag behind what was made.
+_LAG = 60.0
 _STATE_NAME = "lucidworks_made"
 
 
@@ -85,7 +86,7 @@ class _ModelOperator(StateWaiting, BaseOperator):
         self,
         context: Context,
         wanted: Mapping[str, Any],
-        find: Callable[[str | None], T | None],
+        find: Callable[[str | None, bool], T | None],
         make: Callable[[], T],
         what: str,
     ) -> T:
@@ -95,19 +96,21 @@ class _ModelOperator(StateWaiting, BaseOperator):
         The service knows no idempotency key, so a POST without an answer is followed by a look at its list, not
         by another POST. The id is noted in the task state store as well, where there is one: a list may lag.
 
-        :param find: looks for it, by the id if there is one, else by what was asked for.
+        :param find: looks for it, by the id if there is one, else by what was asked for; is told whether that id
+            was noted a moment ago.
         """
         from lucidworks_provider.jobs.record import fingerprint_of
 
         store, fingerprint = context.get("task_state_store"), fingerprint_of(wanted, [])
         noted = json.loads(str(store.get(_STATE_NAME) or "{}")) if store is not None else {}
         known = noted.get("id") if noted.get("fingerprint") == fingerprint else None
-        if (found := find(known)) is not None:
+        if (found := find(known, time.time() - noted.get("at", 0.0) < _LAG)) is not None:
             self.log.info("%s: found, not made again.", what)
             return found
-        made = self._make(lambda: find(None), make, what)
+        made = self._make(lambda: find(None, False), make, what)
         if store is not None:
-            store.set(_STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": made.id}))
+            noted = {"fingerprint": fingerprint, "id": made.id, "at": time.time()}
+            store.set(_STATE_NAME, json.dumps(noted))
         return made
 
     def _make(self, find: Callable[[], T | None], make: Callable[[], T], what: str) -> T:
@@ -203,7 +206,7 @@ class LucidworksTrainModelOperator(TakesCredentials, _ModelOperator):
         model: Model = self._made(
             context,
             training.as_json(),
-            lambda known: self._known(known) or find_model(self.hook.list_models(), training),
+            lambda known, _: self._known(known) or find_model(self.hook.list_models(), training),
             lambda: self._train(training, credentials),
             f"Model {self.name!r}",
         )
@@ -299,7 +302,7 @@ class LucidworksDeployModelOperator(_ModelOperator):
         deployment: Deployment = self._made(
             context,
             placement.as_json(),
-            lambda known: self._known(known) or self._find(placement),
+            lambda known, lately: self._known(known, lately) or self._find(placement),
             lambda: self.hook.create_deployment(placement),
             what,
         )
@@ -311,23 +314,27 @@ class LucidworksDeployModelOperator(_ModelOperator):
     def _what(self, kind: str, resource_id: str) -> str:
         return f"Deployment of model {self.model_id} ({resource_id})"
 
-    def _known(self, deployment_id: str | None) -> Deployment | None:
+    def _known(self, deployment_id: str | None, lately: bool) -> Deployment | None:
         """The deployment that an earlier try noted, unless it failed or is gone."""
-        from lucidworks_provider.api.models import Progress
+        from lucidworks_provider.api.models import Progress, unseen_deployment
 
-        listed = self.hook.list_deployments() if deployment_id is not None else ()
-        alive = [one for one in listed if one.progress in {Progress.READY, Progress.RUNNING}]
-        return next((one for one in alive if one.id == deployment_id), None)
+        if deployment_id is None:
+            return None
+        found = next((one for one in self.hook.list_deployments() if one.id == deployment_id), None)
+        if found is None:
+            return unseen_deployment(deployment_id) if lately else None
+        return found if found.progress in {Progress.READY, Progress.RUNNING} else None
 
     def _find(self, placement: Placement) -> Deployment | None:
         from lucidworks_provider.api.model_calls import find_deployment
 
+        model_id = placement.model_id.lower()
         try:
-            listed = self.hook.list_model_deployments(placement.model_id)
+            # A list of one model's deployments may leave out whose they are, a list of all must not.
+            listed, unnamed = self.hook.list_model_deployments(placement.model_id), model_id
         except UnknownResourceError:
-            listed = self.hook.list_deployments()
-        # A list of one model's deployments may leave out whose they are, a list of all must not.
-        ours = [one for one in listed if one.model_id in {None, placement.model_id}]
+            listed, unnamed = self.hook.list_deployments(), ""
+        ours = [one for one in listed if (one.model_id or unnamed).lower() == model_id]
         return find_deployment(ours, placement)
 
 
@@ -355,21 +362,18 @@ class LucidworksUndeployModelOperator(_ModelOperator):
         self.deployment_id = deployment_id
 
     def execute(self, context: Context) -> None:
-        """Delete it unless it is gone, then wait."""
+        """Delete it, then wait."""
         from lucidworks_provider.api.messages import path_segment
         from lucidworks_provider.api.models import Progress
 
         path_segment(self.deployment_id, "deployment_id")
-        if self.deployment_id.strip() == "None":
-            # A template of what no task returned; it would pass for a deployment that is gone.
-            raise InputError("deployment_id is 'None': the task that should have returned it did not.")
+        self.deployment_id = self.deployment_id.strip()
         self._checked()
         found = self._find()
-        if found is None:
+        # Also where the list does not show it: a list may lag, and what runs on costs money.
+        if (found is None or found.progress is not Progress.GONE) and not self._delete():
             self.log.info("Deployment %s is gone already.", self.deployment_id)
             return
-        if found.progress is not Progress.GONE:
-            self._delete()
         if self.wait_for_completion:
             self._wait("deployment", self.deployment_id, "gone")
 
@@ -377,7 +381,8 @@ class LucidworksUndeployModelOperator(_ModelOperator):
         """Go on after the triggerer's wait."""
         self._end(event)
 
-    def _delete(self) -> None:
+    def _delete(self) -> bool:
+        """Whether there was anything to delete."""
         from lucidworks_provider.api.models import Progress, deployment_progress
 
         try:
@@ -387,10 +392,11 @@ class LucidworksUndeployModelOperator(_ModelOperator):
             found = None if err.retryable else self._find()
             if err.retryable or (found is not None and found.progress is not Progress.GONE):
                 raise
-            return
+            return found is not None
         self.log.info("Deployment %s: %s", self.deployment_id, state or "deletion accepted")
         if deployment_progress(state) is Progress.FAILED:
             raise JobFailedError(f"Deployment {self.deployment_id} is {state}. A retry deletes it again.")
+        return True
 
     def _find(self) -> Deployment | None:
         listed = self.hook.list_deployments()

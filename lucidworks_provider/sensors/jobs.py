@@ -99,14 +99,19 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         if task is not None:
             task.ledger.bodies.prove()
         body, seen = self._look(kind)
-        if seen.state is JobState.RESULT or seen.has_payload:
-            if task is None:
-                return PokeReturnValue(True, json.loads(body))
+        if task is None and (seen.state is JobState.RESULT or seen.has_payload):
+            # Of an unknown status too: there is nowhere to keep what may be the only copy.
+            return PokeReturnValue(True, json.loads(body))
+        if task is not None and seen.state is JobState.RESULT:
             task.ledger.bodies.keep(0, self.job_id, body)
             return PokeReturnValue(True, self._found(task))
+        if task is not None and seen.has_payload:
+            task.ledger.bodies.keep_aside(0, self.job_id, body)
         if seen.state is JobState.FAILED:
             raise AirflowFailException(f"{kind.name.capitalize()} job {self.job_id} failed: {seen.message}")
         if seen.state is JobState.GONE:
+            if task is not None:
+                task.ledger.bodies.use_aside(0, self.job_id)
             if task is not None and (found := self._found(task)) is not None:
                 return PokeReturnValue(True, found)
             raise AirflowFailException(

@@ -121,6 +121,9 @@ async def wait_for_state(
                     if seen.state != state:
                         log.info("%s %s: %s", kind.capitalize(), resource_id, seen.state or "not there")
                     state, message = seen.state, ""
+                    if seen.state is not None:
+                        started = time.time()
+                    # One list without it, or one 404, may be a gateway's.
                     ending = judge(target, seen, age=time.time() - started, left=left)
                 if ending is not Ending.WAIT:
                     return {**about, "ending": ending.value, "state": state, "message": message}

@@ -606,7 +606,8 @@ def test_both_readings_of_the_path(service: Service, path: str, deferrable: bool
 
 def test_one_that_is_gone_already(service: Service, logs: Logs) -> None:
     undeploy("6a092bd4-5098-466c-94aa-40bf6829430d").execute(CONTEXT)
-    assert service.calls("undeploy") == 0
+    # A list may lag, and what runs on costs money: both readings of the path are asked.
+    assert service.calls("undeploy") == 2
     assert "gone already" in logs.text
 
 

@@ -62,9 +62,29 @@ def test_a_cut_body_is_unreadable_and_shows_its_start() -> None:
 
 
 def test_a_large_body_is_kept_without_being_decoded() -> None:
-    body = b'{"status": "SUBMITTED", "chunkedData": "' + b"x" * SMALL_BODY
+    body = b'{"status": "READY", "chunkedData": "' + b"x" * SMALL_BODY
     assert sight(body, payload_field="chunkedData").state is JobState.RESULT
     assert sight(b"\xef\xbb\xbf \n" + body, payload_field="chunkedData").state is JobState.RESULT
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "state"),
+    [
+        (b"", b"", JobState.RESULT),
+        (b'"status": "RETRIEVED", ', b"", JobState.RESULT),
+        (b"", b', "status":"ready"', JobState.RESULT),
+        # Whoever reads it finds out.
+        (b'"status": "ERROR", ', b"", JobState.RESULT),
+        (b'"status": "RUNNING", ', b"", JobState.PENDING),
+        (b"", b', "status" : "PARTIAL"', JobState.PENDING),
+        # Within a text it is no status.
+        (rb'"x": "\"status\": \"RUNNING\"", ', b"", JobState.RESULT),
+    ],
+)
+def test_a_large_body_says_whether_it_is_all(head: bytes, tail: bytes, state: JobState) -> None:
+    body = b"{" + head + b'"chunkedData": "' + b"x" * SMALL_BODY + b'"' + tail + b"}"
+    seen = sight(body, payload_field="chunkedData")
+    assert (seen.state, seen.has_payload) == (state, True)
 
 
 def test_a_large_page_of_html_is_no_result() -> None:
@@ -253,3 +273,21 @@ def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: An
     written = write(secret).strip('"')
     answer = without(Answer(401, {}, f"<p>{written} is wrong</p>".encode()), secret)
     assert answer.body == b"<p>*** is wrong</p>"
+
+
+def test_what_is_paid_for_is_read_where_json_is_nearly_right() -> None:
+    from lucidworks_provider.api.messages import parse_json
+
+    assert parse_json(b'{"response": "cut \\ud83d", "score": NaN}') == {
+        "response": "cut \ufffd",
+        "score": None,
+    }
+    assert parse_json(b'{"response": "\\ud83d\\ude00"}') == {"response": "\U0001f600"}
+    assert parse_json(b"<html>") is None
+
+
+def test_a_large_answer_is_cleaned_too() -> None:
+    quoting = Answer(400, {}, b"x" * 200_000 + b"canary-of-a-token")
+    assert b"canary" not in without(quoting, "canary-of-a-token").body
+    inner = json.dumps({"key": 'a"canary'})
+    assert b"canary" not in without(Answer(400, {}, json.dumps({"said": inner}).encode()), 'a"canary').body

@@ -109,7 +109,9 @@ def test_the_published_rag_answer_with_both_shapes_of_sources(sources: object, r
     [read] = read_answer(answer({"predictions": [RAG_SENT | {"sources": sources}]}), RAG, 1)
     assert isinstance(read, RagAnswer)
     assert (read.answer, read.answer_found, read.memory_uuid) == (RAG_SENT["answer"], True, MEMORY)
-    assert (read.sources, tuple(read.row()["sources"])) == (read_as, read_as)
+    assert read.sources == read_as
+    # What cannot be read is kept as it came.
+    assert read.row()["sources"] == (sources if sources == {"a": 1} else list(read_as))
 
 
 @pytest.mark.parametrize("change", [{"answerFound": "false"}, {"answer": 7}, {"memoryUuid": None}])
