@@ -156,13 +156,8 @@ class LucidworksTrainModelOperator(TakesCredentials, _ModelOperator):
     """
 
     template_fields: Sequence[str] = (
-        "name",
-        "model_type",
-        "training_data",
-        "region",
-        "config",
-        "credentials_conn_id",
-        "lucidworks_conn_id",
+        *("name", "model_type", "training_data", "region", "config"),
+        *("credentials_conn_id", "lucidworks_conn_id"),
     )
     template_fields_renderers = {"training_data": "json", "config": "json"}  # noqa: RUF012
 
