@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A triggerer starts fifty triggers at once: they read the connection together, and each later burst reads it anew."""
+"""A triggerer starts fifty triggers at once: they read the connection together, and each later burst anew."""
 
 from __future__ import annotations
 
 import asyncio
-
-import pytest
+from typing import TYPE_CHECKING
 
 from lucidworks_provider.errors import ConfigurationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.triggers.jobs import _shared_hook
+
+if TYPE_CHECKING:
+    import pytest
 
 
 async def test_a_burst_reads_the_connection_once(monkeypatch: pytest.MonkeyPatch) -> None:
