@@ -130,7 +130,8 @@ def sight(body: bytes, *, payload_field: str) -> Sighting:
     Decide what a GET's body means, without decoding a large result.
 
     Decoding twelve megabytes of vectors takes a third of a second, and on a triggerer's event loop that
-    stalls everybody. A large body with the payload's field in it is kept, and the worker reads it.
+    stalls everybody. A large body with the payload's field in it, and with no other
+    status than one that a result has, is kept, and the worker reads it.
 
     :param payload_field: the field that holds the result, e.g. ``chunkedData``.
     """

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,7 +64,7 @@ class AdoptedJob(JobTask[Path]):
 
     def open(self) -> AbstractContextManager[Path]:
         """The result file."""
-        return _file(self.result_uri)
+        return writing(self.result_uri)
 
     def add(self, file: Path, position: int, value: Any) -> None:
         """The body as it came."""
@@ -81,9 +80,3 @@ class AdoptedJob(JobTask[Path]):
             f"The result of {self.job_kind.name} job {self.job_id} has been handed out before, or is no longer "
             f"kept, and it is not on storage. {message} Submit it again."
         )
-
-
-@contextmanager
-def _file(uri: str) -> Iterator[Path]:
-    with writing(uri) as path:
-        yield path

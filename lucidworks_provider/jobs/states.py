@@ -14,7 +14,8 @@ DELETED, or no such thing      FAILED (*)      DONE                as DELETING
 the deadline has passed        LATE            LATE                LATE
 =============================  ==============  ==================  ============================================
 
-(*) What was created a moment ago may not be known everywhere yet: for ``YOUNG`` seconds it is waited for.
+(*) What was created a moment ago may not be known everywhere yet, and one list without it may be a gateway's: for
+``YOUNG`` seconds after it was last seen it is waited for.
 
 (**) If it is the deletion that failed, and not an earlier one that the service may still show for ``YOUNG`` seconds.
 A deployment that failed before its deletion began still shows that.
@@ -60,7 +61,7 @@ def judge(target: str, seen: Seen, *, age: float, left: float) -> Ending:
     Apply the table above.
 
     :param target: :data:`READY`, :data:`GONE`, or a state by name.
-    :param age: seconds since waiting began.
+    :param age: seconds since it was last seen, or since waiting began.
     :param left: seconds until the deadline.
     """
     state = (seen.state or "DELETED").upper()

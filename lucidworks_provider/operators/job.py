@@ -9,31 +9,24 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
+from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, Waiting
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.hooks.lucidworks import LucidworksHook
     from lucidworks_provider.jobs.ledger import Bodies
     from lucidworks_provider.jobs.outcome import Outcome
     from lucidworks_provider.jobs.record import JobRecord
     from lucidworks_provider.jobs.task import JobTask
 
-# Nobody knows for how long the service keeps a result, but not for a year.
-_LONGEST = 365 * 86_400.0
-# The trigger's own event at its deadline is to arrive before Airflow's time-out of the deferral.
-DEFER_SLACK = timedelta(minutes=5)
-DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
-
-class JobWaiting:
+class JobWaiting(Waiting):
     """
     Submits in the worker, waits in the triggerer or here: everything about waiting, retries and lost processes.
 
@@ -42,19 +35,6 @@ class JobWaiting:
 
     if TYPE_CHECKING:
         result_path: str
-        lucidworks_conn_id: str
-        deferrable: bool
-        poll_interval: float | timedelta
-        timeout: Any
-        log: Any
-        defer: Any
-
-    @cached_property
-    def hook(self) -> LucidworksHook:
-        """The hook that submits."""
-        from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-        return LucidworksHook(self.lucidworks_conn_id)
 
     def _run(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
@@ -167,14 +147,6 @@ class JobWaiting:
     def _bodies(self, context: Context) -> Bodies:
         return bodies_of(self.result_path, context)
 
-    @property
-    def _poll_seconds(self) -> float:
-        return seconds(self.poll_interval, "poll_interval")
-
-    @property
-    def _timeout_seconds(self) -> float:
-        return seconds(self.timeout, "timeout")
-
     def _unshared(self, who: str) -> StorageNotSharedError:
         return StorageNotSharedError(
             f"result_path {self.result_path!r}: {who} does not see what the worker wrote there, so no result was "
@@ -252,18 +224,6 @@ def bodies_of(result_path: str, context: Context) -> Bodies:
     ti = context["ti"]
     uri = check_uri(result_path, "result_path")
     return Bodies.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
-
-
-def seconds(value: object, what: str) -> float:
-    try:
-        seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST:
-        raise InputError(
-            f"{what} is {value!r}; give seconds above 0, or a timedelta, of {_LONGEST:,.0f} s at most."
-        )
-    return seconds
 
 
 def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.auth.redaction import MASK, TokenText
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.operators.secrets import Withheld, warn, withhold
+from lucidworks_provider.operators.secrets import Withheld, is_template, warn, withhold
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -72,7 +72,7 @@ def conceal(argument: Any) -> Any:
     if argument is None or isinstance(argument, Withheld) or hasattr(argument, "resolve"):
         return argument  # the last are references to what another task returns
     if isinstance(argument, str):
-        if _is_template(argument):
+        if is_template(argument):
             return argument
         try:
             argument = json.loads(argument)
@@ -88,7 +88,7 @@ def conceal(argument: Any) -> Any:
     keys = {
         name: TokenText(value)
         for name, value in written.items()
-        if isinstance(value, str) and value != MASK and not _is_template(value)
+        if isinstance(value, str) and value != MASK and not is_template(value)
     }
     concealed = Withheld({name: MASK if name in keys else value for name, value in written.items()})
     concealed.keys_apart = keys
@@ -122,7 +122,3 @@ def _concealed_in(arguments: dict[str, Any]) -> dict[str, Any]:
     if ARGUMENT not in arguments:
         return arguments
     return {**arguments, ARGUMENT: conceal(arguments[ARGUMENT])}
-
-
-def _is_template(text: str) -> bool:
-    return "{{" in text or "{%" in text

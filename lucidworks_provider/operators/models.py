@@ -18,9 +18,10 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     UnknownResourceError,
 )
-from lucidworks_provider.operators.job import DEFERRABLE, dictionary
+from lucidworks_provider.operators.job import dictionary
 from lucidworks_provider.operators.model_credentials import TakesCredentials
 from lucidworks_provider.operators.state import StateWaiting
+from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

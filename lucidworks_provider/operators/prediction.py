@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -15,6 +14,7 @@ from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.job import JobOperator, bodies_of, dictionary
 from lucidworks_provider.operators.secrets import restore, warn, withheld, withhold
+from lucidworks_provider.operators.waiting import UsesHook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lucidworks_provider.api.predictions import Prediction
     from lucidworks_provider.api.use_cases import Item, PredictionOptions
     from lucidworks_provider.documents.prediction_task import Direct, PredictionTask
-    from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 # A result larger than this is better in a file: XCom is a row of the metadata database.
 INLINE_BYTES = 48 * 1024
@@ -112,7 +111,7 @@ class _Predicting(BaseOperator):
         return options, read_items(self.inputs, options)
 
 
-class LucidworksPredictionOperator(_Predicting):
+class LucidworksPredictionOperator(UsesHook, _Predicting):
     """
     Ask a model about any number of inputs, and wait for the answers.
 
@@ -160,13 +159,6 @@ class LucidworksPredictionOperator(_Predicting):
         self.result_path = result_path
         self.concurrency = concurrency
         self.lucidworks_conn_id = lucidworks_conn_id
-
-    @cached_property
-    def hook(self) -> LucidworksHook:
-        """The hook that asks."""
-        from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-        return LucidworksHook(self.lucidworks_conn_id)
 
     def execute(self, context: Context) -> Any:
         """Predict every batch, then hand the rows over."""

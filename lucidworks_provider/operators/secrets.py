@@ -95,7 +95,7 @@ def _withhold_in_text(text: str) -> tuple[str, dict[str, str]]:
 
 def _is_key(name: object, value: object) -> bool:
     # A template is no secret; what it becomes is taken out when it has been rendered.
-    return is_secret(name) and isinstance(value, str) and value != MASK and not _is_template(value)
+    return is_secret(name) and isinstance(value, str) and value != MASK and not is_template(value)
 
 
 def restore(config: Mapping[str, Any] | None, keys: Mapping[str, str]) -> Mapping[str, Any] | None:
@@ -108,12 +108,13 @@ def is_secret(name: object) -> bool:
     return isinstance(name, str) and name.replace("_", "").replace("-", "").lower() in SECRET_KEYS
 
 
-def _is_template(value: str) -> bool:
+def is_template(value: str) -> bool:
+    """Whether Jinja would make something else of it."""
     return "{{" in value or "{%" in value
 
 
 def _decoded(argument: Any) -> Any:
-    if not isinstance(argument, str) or _is_template(argument):
+    if not isinstance(argument, str) or is_template(argument):
         return argument
     try:
         return json.loads(argument)

@@ -6,33 +6,14 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from lucidworks_provider.errors import JobFailedError, JobTimeoutError, LucidworksError
-from lucidworks_provider.operators.job import DEFER_SLACK, seconds
-
-if TYPE_CHECKING:
-    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.operators.waiting import DEFER_SLACK, Waiting
 
 
-class StateWaiting:
-    """Waits in the triggerer or here."""
-
-    if TYPE_CHECKING:
-        lucidworks_conn_id: str
-        deferrable: bool
-        poll_interval: float | timedelta
-        timeout: Any
-        log: Any
-        defer: Any
-
-    @cached_property
-    def hook(self) -> LucidworksHook:
-        """The hook that asks."""
-        from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-        return LucidworksHook(self.lucidworks_conn_id)
+class StateWaiting(Waiting):
+    """Waits until a model or a deployment is in a state, or never will be."""
 
     def _what(self, kind: str, resource_id: str) -> str:
         """Names the resource in messages."""
@@ -80,14 +61,6 @@ class StateWaiting:
         if event["ending"] != "done":
             _raise(event, f"{what} is {state or 'not there'}", target, message, self._timeout_seconds)
         self.log.info("%s: %s", what, state or "gone")
-
-    @property
-    def _poll_seconds(self) -> float:
-        return seconds(self.poll_interval, "poll_interval")
-
-    @property
-    def _timeout_seconds(self) -> float:
-        return seconds(self.timeout, "timeout")
 
 
 def _raise(event: dict[str, Any], stands: str, target: str, message: str, timeout: float) -> NoReturn:

@@ -18,7 +18,8 @@ from airflow.providers.common.compat.sdk import (
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, ResultGoneError
-from lucidworks_provider.operators.job import DEFERRABLE, JobWaiting
+from lucidworks_provider.operators.job import JobWaiting
+from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -13,8 +13,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError
-from lucidworks_provider.operators.job import DEFERRABLE
 from lucidworks_provider.operators.state import StateWaiting
+from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
