@@ -4,6 +4,7 @@ The fleet: a distributed Airflow, tokens that live for seconds, and everything t
 
 CeleryExecutor, PostgreSQL and Redis, two workers that share no disk, a triggerer. Each story has a client id
 of its own; what happened is read from the emulator's log, which knows every token request and every 401.
+The last story is about a catalogue that both workers chunk into one dataset.
 
 ``python -m benchmarks.fleet`` runs all stories in about half an hour; ``--short`` fewer tasks for less time.
 """
@@ -27,6 +28,8 @@ from urllib.parse import quote
 
 import requests
 
+from benchmarks import fleet_catalogue
+from benchmarks.fleet_catalogue import catalogue
 from dev.airflow_api import AirflowApiError
 from dev.airflow_fleet import AirflowFleet, install_services, install_signal_handlers
 from dev.demo import Emulator
@@ -60,10 +63,19 @@ class Size:
     foreign_seconds: int = 120
     outage: int = 60
     renewals: int = 500
+    documents: int = 5000
 
 
 SHORT = Size(
-    tasks=16, crowd_runs=1, together=16, seconds=60, lifetime=15, foreign_seconds=65, outage=30, renewals=60
+    tasks=16,
+    crowd_runs=1,
+    together=16,
+    seconds=60,
+    lifetime=15,
+    foreign_seconds=65,
+    outage=30,
+    renewals=60,
+    documents=400,
 )
 
 
@@ -392,7 +404,7 @@ def renewals(fleet: Fleet) -> None:
 
 
 STORIES: dict[str, Callable[[Fleet], None]] = {
-    story.__name__: story for story in (deaths, foreign, outage, crowd, renewals, celery, homes)
+    story.__name__: story for story in (deaths, foreign, outage, crowd, renewals, celery, homes, catalogue)
 }
 
 
@@ -409,7 +421,7 @@ def wait(true: Callable[[], bool], what: str, timeout: float = 300) -> None:
 def fleet_of(root: Path, size: Size) -> Iterator[Fleet]:
     """Start everything."""
     install_services()
-    names = ["warm", "celery", "homes", "crowd", "foreign", "rival", "outage"]
+    names = ["warm", "celery", "homes", "crowd", "foreign", "rival", "outage", fleet_catalogue.CLIENT]
     names += [f"death-{number}" for number in range(len(STEPS))]
     names += [f"renewing-{number}" for number in range(RENEWING)]
     clients = {name: secrets.token_hex(16) for name in names}
@@ -426,10 +438,12 @@ def fleet_of(root: Path, size: Size) -> Iterator[Fleet]:
             "FLEET_RENEWING": ",".join(f"renewing-{number}" for number in range(RENEWING)),
             "FLEET_RENEWING_SECONDS": str(seconds),
             "PYTHONPATH": str(REPOSITORY),
-        }
+        } | fleet_catalogue.environment(root)
         for name, secret in clients.items():
             connection = json.loads(emulator.connection()) | {"login": name, "password": secret}
             environment[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(connection)
+            if name == fleet_catalogue.CLIENT:
+                environment["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
         airflow = stack.enter_context(
             AirflowFleet(
                 root / "home",

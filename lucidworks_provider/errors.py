@@ -22,6 +22,7 @@ Everything this package raises, as one tree.
     │   ├── TokenStoreError       the place where the fleet shares its token cannot be reached
     │   └── TokenContestedError   another system keeps asking for tokens with the same client id
     ├── StorageError              a place cannot be written or read; names the place
+    ├── OutputBusyError           another task writes into the same output; names the task
     └── JobError                  an asynchronous job
         ├── JobFailedError        the service reports ERROR
         ├── JobTimeoutError       not ready before the deadline; the job itself may go on
@@ -140,6 +141,12 @@ class TokenContestedError(TokenError):
 
 class StorageError(LucidworksError):
     """A place for results cannot be written or read."""
+
+    retryable = True
+
+
+class OutputBusyError(LucidworksError):
+    """Another task, or another try of this one, writes into the same output; names it."""
 
     retryable = True
 

@@ -175,6 +175,7 @@ def get_provider_info() -> dict[str, Any]:
                 "name": "lucidworks_chunk",
             },
         ],
+        "extra-links": ["lucidworks_provider.links.report.LucidworksReportLink"],
         "connection-types": [
             {
                 "connection-type": CONNECTION_TYPE,

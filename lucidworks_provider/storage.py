@@ -8,13 +8,15 @@ loop all of it runs in a thread (:func:`in_thread`).
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar, cast
 
 from lucidworks_provider.api.messages import scrub
 from lucidworks_provider.errors import InputError, LucidworksError, StorageError
@@ -45,12 +47,40 @@ def check_uri(uri: object, what: str) -> str:
     if not isinstance(uri, str) or not uri.strip():
         raise InputError(f"{what} is {uri!r}; give the URI of a file, e.g. file:///data/chunks.parquet.")
     uri = uri.strip()
-    if (local := _local(uri)) is not None and not local.is_absolute():
+    if (local := local_path(uri)) is not None and not local.is_absolute():
         # Worker and triggerer have working directories of their own.
         raise InputError(f"{what} is {uri!r}; give an absolute path (file:///…) or another storage's URI.")
     if uri.endswith("/"):
         raise InputError(f"{what} is {uri!r}, a folder; give the URI of a file.")
     return uri
+
+
+def check_folder(uri: object, what: str) -> str:
+    """
+    Refuse what names no place that all workers know.
+
+    :param what: the argument's name, for the message.
+    :return: the URI without a slash at its end.
+    """
+    if not isinstance(uri, str) or not uri.strip():
+        raise InputError(f"{what} is {uri!r}; give a URI, e.g. file:///data/catalogue or s3://bucket/catalogue.")
+    uri = uri.strip()
+    if (local := local_path(uri)) is not None and not local.is_absolute():
+        raise InputError(f"{what} is {uri!r}; give an absolute path (file:///…) or another storage's URI.")
+    return uri.rstrip("/") or uri
+
+
+def move(uri: str, target: str) -> None:
+    """Move a folder with its files; it may be there twice meanwhile, where a storage can only copy."""
+    with naming("moved", uri):
+        if (local := local_path(uri)) is not None:
+            place = local_path(target)
+            assert place is not None  # noqa: S101
+            place.parent.mkdir(parents=True, exist_ok=True)
+            local.replace(place)
+            return
+        path = store_path(uri)
+        path.fs.mv(path.path, store_path(target).path, recursive=True)
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -59,34 +89,92 @@ def split_uri(uri: str) -> tuple[str, str]:
     return parent, name
 
 
-def read_file(uri: str) -> bytes | None:
+def read_file(uri: str, most: int | None = None) -> bytes | None:
     """
     A file's content, or None where there is none.
 
+    :param most: so many bytes of it at most, for files that may have grown; on object stores a file that
+        is empty cannot be asked for with it.
     :raises StorageError: the storage cannot be read.
     """
-    with _naming("read", uri):
+    with naming("read", uri):
         try:
-            if (local := _local(uri)) is not None:
-                return local.read_bytes()
-            path = _path(uri)
-            return bytes(path.fs.cat_file(path.path))
+            if (local := local_path(uri)) is not None:
+                return local.read_bytes() if most is None else _read_start(local, most)
+            path = store_path(uri)
+            part = {} if most is None else {"start": 0, "end": most}
+            return bytes(path.fs.cat_file(path.path, **part))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
 
+@contextmanager
+def reading(uri: str) -> Iterator[BinaryIO]:
+    """
+    Open a file to read it piece by piece, anywhere in it.
+
+    :raises StorageError: there is no such file (its cause is a ``FileNotFoundError``), or it cannot be read,
+        then or later: a file that fails in the middle says so in the same words.
+    """
+    with ExitStack() as stack:
+        with naming("read", uri):
+            if (local := local_path(uri)) is not None:
+                file = stack.enter_context(local.open("rb", buffering=0))
+            else:
+                path = store_path(uri)
+                file = stack.enter_context(path.fs.open(path.path, "rb"))
+        yield cast("BinaryIO", _NamedFile(file, uri))
+
+
+class _NamedFile(io.RawIOBase):
+    """A file that another one reads for; only the names of its errors are its own."""
+
+    def __init__(self, file: Any, uri: str) -> None:
+        self._file = file
+        self._uri = uri
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with naming("read", self._uri):
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with naming("read", self._uri):
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+
+def _read_start(path: Path, most: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        wanted = min(most, os.fstat(file.fileno()).st_size + 1)
+        parts: list[bytes] = []
+        while wanted > 0 and (part := file.read(wanted)):
+            parts.append(part)
+            wanted -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def exists(uri: str) -> bool:
     """Whether there is such a file or folder."""
-    with _naming("read", uri):
-        if (local := _local(uri)) is not None:
+    with naming("read", uri):
+        if (local := local_path(uri)) is not None:
             return local.exists()
-        path = _path(uri)
+        path = store_path(uri)
         return bool(path.fs.exists(path.path))
 
 
 def is_folder(uri: str) -> bool:
     """Whether there is a folder of that name (never on stores that have none)."""
-    local = _local(uri)
+    local = local_path(uri)
     return local is not None and local.is_dir()
 
 
@@ -96,14 +184,14 @@ def write_file(uri: str, data: bytes) -> None:
 
     :raises StorageError: the storage cannot be written.
     """
-    with _naming("written", uri):
-        if (local := _local(uri)) is not None:
+    with naming("written", uri):
+        if (local := local_path(uri)) is not None:
             local.parent.mkdir(parents=True, exist_ok=True)
             with _temporary_beside(local) as temporary:
                 temporary.write_bytes(data)
                 _replace(temporary, local)
             return
-        path = _path(uri)
+        path = store_path(uri)
         # An object store shows an object when its upload is complete.
         path.fs.pipe_file(path.path, data)
 
@@ -117,9 +205,9 @@ def writing(uri: str) -> Iterator[Path]:
 
     :raises StorageError: the storage cannot be written. What the block raises passes as it is.
     """
-    local = _local(uri)
+    local = local_path(uri)
     with ExitStack() as stack:
-        with _naming("written", uri):
+        with naming("written", uri):
             if local is not None:
                 local.parent.mkdir(parents=True, exist_ok=True)
                 temporary = stack.enter_context(_temporary_beside(local))
@@ -127,18 +215,18 @@ def writing(uri: str) -> Iterator[Path]:
                 folder = tempfile.TemporaryDirectory(prefix="lucidworks-")
                 temporary = Path(stack.enter_context(folder)) / "result"
         yield temporary
-        with _naming("written", uri):
+        with naming("written", uri):
             if local is not None:
                 _replace(temporary, local)
             else:
-                path = _path(uri)
+                path = store_path(uri)
                 path.fs.put_file(str(temporary), path.path)
 
 
 def remove(uri: str) -> None:
     """Remove a file, or a folder with everything in it, if it is there."""
-    with _naming("removed", uri):
-        if (local := _local(uri)) is not None:
+    with naming("removed", uri):
+        if (local := local_path(uri)) is not None:
             if local.is_dir():
                 for child in local.iterdir():
                     remove(str(child))
@@ -146,7 +234,7 @@ def remove(uri: str) -> None:
             elif local.exists():
                 local.unlink(missing_ok=True)
             return
-        path = _path(uri)
+        path = store_path(uri)
         if path.fs.exists(path.path):
             path.fs.rm(path.path, recursive=True)
 
@@ -166,21 +254,23 @@ def _replace(temporary: Path, target: Path) -> None:
     temporary.replace(target)
 
 
-def _local(uri: str) -> Path | None:
+def local_path(uri: str) -> Path | None:
+    """The path of a local file or folder; None on another storage."""
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return Path(uri)
     return Path(rest) if scheme in _LOCAL else None
 
 
-def _path(uri: str) -> ObjectStoragePath:
+def store_path(uri: str) -> ObjectStoragePath:
+    """A path with its file system (``.fs``) and the name that this one knows it by (``.path``)."""
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     return ObjectStoragePath(uri)
 
 
 @contextmanager
-def _naming(verb: str, uri: str) -> Iterator[None]:
+def naming(verb: str, uri: str) -> Iterator[None]:
     """Turn what a storage raises into an error that names the place."""
     try:
         yield
@@ -190,3 +280,51 @@ def _naming(verb: str, uri: str) -> Iterator[None]:
         # Texts of storage libraries may quote a signed URL.
         text = _QUERY.sub("?***", scrub(str(getattr(err, "strerror", None) or err)))[:300]
         raise StorageError(f"{uri} cannot be {verb}: {type(err).__name__}: {text}") from err
+
+
+def names_in(uri: str) -> list[str]:
+    """Names of the files and folders in a folder; none where there is no such folder."""
+    with naming("read", uri):
+        try:
+            if (local := local_path(uri)) is not None:
+                return [child.name for child in local.iterdir()]
+            path = store_path(uri)
+            # A listing may come from a cache of the file system's own.
+            path.fs.invalidate_cache(path.path)
+            found = path.fs.ls(path.path, detail=False)
+            return [name for one in found if (name := str(one).rstrip("/").rpartition("/")[2])]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def read_range(uri: str, start: int, length: int) -> bytes:
+    """
+    A part of a file.
+
+    :raises StorageError: there is no such file, or the storage cannot be read.
+    """
+    with naming("read", uri):
+        if (local := local_path(uri)) is not None:
+            with local.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        path = store_path(uri)
+        return bytes(path.fs.cat_file(path.path, start=start, end=start + length))
+
+
+def arrow_place(uri: str) -> tuple[Any, str]:
+    """A file system as pyarrow takes it, and the path on it."""
+    if (local := local_path(uri)) is not None:
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem(), str(local)
+    path = store_path(uri)
+    return path.fs, path.path
+
+
+def free_bytes(uri: str) -> int | None:
+    """Space left where a folder is or would be; None where storage does not say."""
+    local = local_path(uri)
+    while local is not None and not local.exists() and local != local.parent:
+        local = local.parent
+    return None if local is None else shutil.disk_usage(local).free

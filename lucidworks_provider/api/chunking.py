@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from lucidworks_provider.errors import InputError, MalformedAnswerError
 MAX_TEXT_BYTES = 1_000_000
 DATA_TYPES = ("passage", "query")
 QUANTIZATIONS = ("min-max", "max-scale")
+_NUMBERS = {int, float}
 
 
 def _is_pattern(value: object) -> bool:
@@ -157,7 +159,7 @@ class Chunk:
     One chunk of a document.
 
     :param span: ``(start, end)`` in the submitted text, end exclusive, as the service gave it; or None.
-    :param vector: floats, or integers when quantised.
+    :param vector: floats, or integers when quantised; a list, or an array if the body was decoded ``packed``.
     """
 
     text: str
@@ -237,19 +239,29 @@ def _span(value: object) -> tuple[int, int] | None:
 
 def _vector(value: object, job_id: str) -> tuple[Sequence[float], int | None]:
     tokens: object = None
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         used = value.get("tokensUsed")
-        tokens = used.get("inputTokens") if isinstance(used, Mapping) else None
+        tokens = used.get("inputTokens") if isinstance(used, dict) else None
         value = value.get("vector")
-    if not isinstance(value, list) or not value or not all(type(x) in {int, float} for x in value):
+    numbers = value if isinstance(value, array) else _numbers(value, job_id)
+    if isinstance(tokens, float):
+        return numbers, int(tokens) if math.isfinite(tokens) else None
+    return numbers, int(tokens) if isinstance(tokens, int) else None
+
+
+def _numbers(value: object, job_id: str) -> list[float]:
+    """A list of numbers; an array needs no look, since what packed it has looked."""
+    # A result has half a million numbers: each is looked at by what runs in C only. A bool is no number.
+    if not isinstance(value, list) or not value or not set(map(type, value)) <= _NUMBERS:
         raise _malformed(job_id, "a vector that is no list of numbers")
     try:
-        finite = all(map(math.isfinite, value))
+        # What is not finite shows in the sum; the other way round, finite numbers may have a sum that is not.
+        finite = math.isfinite(sum(value, 0.0)) or all(map(math.isfinite, value))
     except OverflowError:
         finite = False
     if not finite:
         raise _malformed(job_id, "a vector with a value that is no finite number")
-    return value, int(tokens) if isinstance(tokens, int | float) and math.isfinite(tokens) else None
+    return value
 
 
 def _malformed(job_id: str, what: str) -> MalformedAnswerError:

@@ -40,7 +40,7 @@ from lucidworks_provider.api.messages import (
 from lucidworks_provider.errors import MalformedAnswerError, RequestRefusedError
 
 # A pending or failed job answers with a line or two.
-SMALL_BODY = 64 * 1024
+SMALL_BODY = 4 * 1024
 _EDGE = 4096
 _STATUS = re.compile(rb'"status"\s*:\s*"([^"\\]*)"')
 _LONGEST_MESSAGE = 500

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import quote, quote_plus
 
+from lucidworks_provider.api.large import LARGE_BODY, WithoutVectors
 from lucidworks_provider.api.scopes import PREDICT_SCOPE
 from lucidworks_provider.errors import (
     AnswerError,
@@ -169,18 +170,31 @@ def read_object(answer: Answer, name: str) -> dict[str, Any]:
     return parse_object(answer.body, name, status=answer.status)
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, *, packed: bool = False) -> Any:
     """
     Decode JSON; orjson where the ``documents`` extra brought it, for results of many megabytes.
 
+    Large bodies are decoded in pieces, so that an event loop in the same process goes on.
+
+    :param packed: let the vectors of a large body be arrays instead of lists where they can; see
+        :class:`~lucidworks_provider.api.large.WithoutVectors`.
     :return: None for what is no JSON.
     """
     body = body.removeprefix(_BYTE_ORDER_MARK)
+    loads: Callable[[bytes], Any]
     try:
-        try:
-            from orjson import loads
-        except ImportError:
-            return _mended(body)
+        from orjson import loads
+    except ImportError:
+        # It makes infinity of 1e999, which is for whoever reads the list to find.
+        loads, packed = json.loads, False
+    if len(body) <= LARGE_BODY:
+        return _decoded(body, loads)
+    cut = WithoutVectors(body, loads, packed=packed)
+    return cut.filled(_decoded(cut.rest, loads))
+
+
+def _decoded(body: bytes, loads: Callable[[bytes], Any]) -> Any:
+    try:
         return loads(body)
     except (ValueError, RecursionError):
         return _mended(body)
@@ -207,9 +221,9 @@ def _whole(value: Any) -> Any:
     return [_whole(one) for one in value] if isinstance(value, list) else value
 
 
-def parse_object(body: bytes, name: str, *, status: int = 200) -> dict[str, Any]:
-    """Decode a JSON object."""
-    decoded = parse_json(body)
+def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = False) -> dict[str, Any]:
+    """Decode a JSON object; ``packed`` as in :func:`parse_json`."""
+    decoded = parse_json(body, packed=packed)
     if not isinstance(decoded, dict):
         raise MalformedAnswerError(
             f"{name}: HTTP {status} with a body that is no JSON object. It starts: {excerpt(body)!r}",

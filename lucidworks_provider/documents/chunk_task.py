@@ -14,25 +14,18 @@ from lucidworks_provider.api.chunking import Chunk, ChunkingOptions, check_text,
 from lucidworks_provider.api.jobs import CHUNKING, JobKind
 from lucidworks_provider.api.messages import parse_object
 from lucidworks_provider.documents.chunk_file import ChunkFile, chunk_file
+from lucidworks_provider.documents.document import Document
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.record import fingerprint_of
 from lucidworks_provider.jobs.task import JobTask, Read
 
 log = logging.getLogger(__name__)
 
-# One task submits one after the other and keeps all ids in one record. A corpus needs a journal and a
-# window of jobs in flight, and has an operator of its own.
+# One task submits one after the other and keeps all ids in one record. A corpus has a journal, a window of
+# jobs in flight and an operator of its own.
 MAX_DOCUMENTS = 500
 MAX_TOTAL_BYTES = 50_000_000
-CORPUS_OPERATOR = "whole corpora are for LucidworksChunkDocumentsOperator, which a later release brings."
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One text with the id that its chunks will carry."""
-
-    id: str
-    text: str
+CORPUS_OPERATOR = "whole corpora are for LucidworksChunkDocumentsOperator."
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.api.predictions import Embedding, Prediction
 from lucidworks_provider.api.use_cases import Item, PredictionOptions
-from lucidworks_provider.documents.chunk_file import BYTES
+from lucidworks_provider.documents.chunk_columns import BYTES
 from lucidworks_provider.errors import MalformedAnswerError
 from lucidworks_provider.storage import writing
 

@@ -10,9 +10,7 @@ than one place it could come from, there is no span rather than a wrong one.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 
 from lucidworks_provider.api.chunking import Chunk
 
@@ -24,34 +22,53 @@ def locate(text: str, chunks: Sequence[Chunk]) -> list[Span]:
     """
     The span of each chunk in characters of the text, end exclusive, or ``(None, None)``.
     """
-    units: list[Callable[[int], int | None]] = [lambda offset: offset]
-    if not text.isascii() and any(chunk.span for chunk in chunks):
-        units += [_from(text, lambda c: len(c.encode())), _from(text, lambda c: 1 + (c > "\uffff"))]
+    others: list[_Unit] | None = [] if text.isascii() else None
     spans: list[Span] = []
     for chunk in chunks:
-        spans.append(_proven(text, chunk, units) or _found(text, chunk.text, spans))
+        span: Span | None = None
+        if chunk.span is not None:
+            start, end = chunk.span
+            if text[start:end] == chunk.text:
+                span = start, end
+            else:
+                if others is None:
+                    others = [_Unit(text, "utf-8", 1), _Unit(text, "utf-16-le", 2)]
+                span = next(
+                    (there for unit in others if (there := unit.proven(start, end, chunk.text))), None
+                )
+        spans.append(span or _found(text, chunk.text, spans))
     return spans
 
 
-def _proven(text: str, chunk: Chunk, units: Sequence[Callable[[int], int | None]]) -> Span | None:
-    if chunk.span is None:
-        return None
-    for to_characters in units:
-        start, end = to_characters(chunk.span[0]), to_characters(chunk.span[1])
-        if start is not None and end is not None and text[start:end] == chunk.text:
-            return start, end
-    return None
+class _Unit:
+    """
+    A text in units that are no characters.
 
+    :param width: bytes of one unit.
+    """
 
-def _from(text: str, width: Callable[[str], int]) -> Callable[[int], int | None]:
-    """Turns offsets of another unit into characters; None for one that is inside a character."""
-    offsets = [0, *accumulate(map(width, text))]
+    def __init__(self, text: str, codec: str, width: int) -> None:
+        self._codec = codec
+        self._width = width
+        self._encoded = text.encode(codec)
+        # A place that is known in both, since spans come in order: bytes, characters.
+        self._at = self._characters = 0
 
-    def to_characters(offset: int) -> int | None:
-        at = bisect_left(offsets, offset)
-        return at if at < len(offsets) and offsets[at] == offset else None
-
-    return to_characters
+    def proven(self, start: int, end: int, chunk: str) -> Span | None:
+        """The span in characters, if the chunk stands there."""
+        first = start * self._width
+        try:
+            sought = chunk.encode(self._codec)
+        except UnicodeEncodeError:
+            return None
+        # What is equal begins and ends between characters: both encodings tell a character's first unit.
+        if not sought or self._encoded[first : end * self._width] != sought:
+            return None
+        low, high = sorted((self._at, first))
+        between = len(self._encoded[low:high].decode(self._codec))
+        self._characters += between if first >= self._at else -between
+        self._at = first
+        return self._characters, self._characters + len(chunk)
 
 
 def _found(text: str, chunk: str, before: Sequence[Span]) -> Span:

@@ -11,12 +11,15 @@ a run of stops is entered only at its beginning, and no quantifier gives charact
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final, TypeAlias
 
 Span: TypeAlias = tuple[int, int]
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+# Characters of a token, more than in most texts: one of that length is counted at once.
+_SHORT = 10
 _VISIBLE = re.compile(r"\S+")
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
@@ -53,12 +56,10 @@ def tokens(text: str) -> list[str]:
 
 def truncate_tokens(text: str, limit: int) -> tuple[str, int]:
     """Cut a text after ``limit`` tokens and tell how many it has then."""
-    count = 0
-    for match in _TOKEN.finditer(text):
-        if count == limit:
-            return text[: match.start()], count
-        count += 1
-    return text, count
+    if len(text) <= _SHORT * limit and (count := count_tokens(text)) <= limit:
+        return text, count
+    beyond = next(islice(_TOKEN.finditer(text), limit, None), None)
+    return (text, count_tokens(text)) if beyond is None else (text[: beyond.start()], limit)
 
 
 def words(text: str) -> list[str]:

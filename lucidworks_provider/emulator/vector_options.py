@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lucidworks_provider.emulator.vectors import DataType, Quantization, embed, quantize, rounded
+from lucidworks_provider.emulator.vectors import DataType, Quantization, embed, quantize, written
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.checks import Fields
@@ -43,6 +43,8 @@ class VectorOptions:
             text, model_id=self.model.model_id, dimension=self.dimension, data_type=self.data_type
         )
         method = self.quantization
-        values = rounded(floats) if method is None else quantize(floats, method)
-        element = {"tokensUsed": {"inputTokens": tokens}, field: values}
-        return json.dumps(element, separators=(",", ":"))
+        if method is None:
+            values = written(floats)
+        else:
+            values = json.dumps(quantize(floats, method), separators=(",", ":"))
+        return f'{{"tokensUsed":{{"inputTokens":{tokens}}},{json.dumps(field)}:{values}}}'

@@ -60,8 +60,7 @@ class ChunkingMethods(CallingHook):
     ) -> str:
         """:meth:`submit_chunking` for an event loop. Never in a trigger: a restarted trigger would submit again."""
         options = chunking.ChunkingOptions(chunker, model_id, data_type, chunker_config, model_config)
-        request = chunking.submit_request((await self.aget_settings()).application_base, options, text)
-        return await self._acall(request, _read_submission)
+        return await self.asubmit_text(options, text)
 
     def submit_text(
         self,
@@ -74,6 +73,18 @@ class ChunkingMethods(CallingHook):
         base = self.get_settings().application_base
         request = chunking.submit_request(base, options, text, max_bytes=max_bytes)
         return self._call(request, _read_submission)
+
+    async def asubmit_text(
+        self,
+        options: chunking.ChunkingOptions,
+        text: str,
+        *,
+        max_bytes: int = chunking.MAX_TEXT_BYTES,
+    ) -> str:
+        """:meth:`submit_text` for an event loop."""
+        base = (await self.aget_settings()).application_base
+        request = chunking.submit_request(base, options, text, max_bytes=max_bytes)
+        return await self._acall(request, _read_submission)
 
     def get_chunking(self, job_id: str) -> chunking.ChunkingResult:
         """

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for many jobs at once: the one shell around :func:`~lucidworks_provider.jobs.watch.watch`."""
+"""Waiting for jobs: the one shell around :func:`~lucidworks_provider.jobs.watch.watch`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from lucidworks_provider.api.jobs import JobState, Sighting, sight
 from lucidworks_provider.errors import LucidworksError, UnknownResourceError
 from lucidworks_provider.jobs.ledger import Bodies
-from lucidworks_provider.jobs.watch import Ending, Look, Poll, Sleep, Watched, watch
+from lucidworks_provider.jobs.watch import Command, Ending, Look, Poll, Sleep, Watched, watch
 from lucidworks_provider.storage import in_thread
 
 log = logging.getLogger(__name__)
@@ -19,29 +22,66 @@ log = logging.getLogger(__name__)
 # How long a shutdown waits for a body that the service has handed out and storage has not got yet.
 _LAST_WRITE = 30.0
 
+T = TypeVar("T")
 
-async def collect(
-    jobs: Mapping[int, str],
+
+class Keeper(Protocol):
+    """Where a job's body is put before anybody reads it."""
+
+    async def there(self) -> bool:
+        """Whether it lies there already."""
+
+    async def keep(self, body: bytes) -> None:
+        """Return when it lies on storage."""
+
+    async def keep_aside(self, body: bytes) -> None:
+        """Keep what came with a status that nobody has documented."""
+
+    async def use_aside(self) -> bool:
+        """Make what was kept aside the result, if there is something."""
+
+
+@dataclass(frozen=True, slots=True)
+class _InFolder:
+    """Bodies of a task, beside its result."""
+
+    bodies: Bodies
+    position: int
+    job_id: str
+
+    async def there(self) -> bool:
+        return await in_thread(self.bodies.there, self.position, self.job_id)
+
+    async def keep(self, body: bytes) -> None:
+        await in_thread(self.bodies.keep, self.position, self.job_id, body)
+
+    async def keep_aside(self, body: bytes) -> None:
+        await in_thread(self.bodies.keep_aside, self.position, self.job_id, body)
+
+    async def use_aside(self) -> bool:
+        return await in_thread(self.bodies.use_aside, self.position, self.job_id)
+
+
+async def follow(
+    job_id: str,
+    conversation: Generator[Command, bool | Sighting | None, Watched],
     *,
-    bodies: Bodies,
+    keeper: Keeper,
     fetch: Callable[[str], Awaitable[bytes]],
-    slots: asyncio.Semaphore,
+    slots: AbstractAsyncContextManager[object],
     payload_field: str,
-    poll_interval: float,
-    deadline: float,
-) -> dict[int, Watched]:
+) -> Watched:
     """
-    Wait until every job has ended, and put each result's body on storage as it arrives.
+    Wait for one job, and put its body on storage as it arrives.
 
-    :param jobs: job id by the document's position.
+    :param conversation: a :func:`watch` that has not begun.
     :param fetch: performs the GET of a job id once and returns the body; waiting and repeating is done here.
     :param slots: taken for each GET until its body is stored; bounds the bodies held in memory.
     :param payload_field: the field of a body that holds the result.
-    :param deadline: seconds since the epoch.
-    :raises LucidworksError: a failure that waiting cannot cure, after the other jobs have ended.
+    :raises LucidworksError: a failure that waiting cannot cure.
     """
 
-    async def fetch_and_keep(position: int, job_id: str) -> Sighting:
+    async def fetch_and_keep() -> Sighting:
         try:
             body = await fetch(job_id)
         except UnknownResourceError as err:
@@ -55,13 +95,13 @@ async def collect(
             seen = sight(body, payload_field=payload_field)
         match seen.state:
             case JobState.RESULT:
-                await in_thread(bodies.keep, position, job_id, body)
+                await keeper.keep(body)
             case JobState.PENDING if seen.has_payload:
-                await in_thread(bodies.keep_aside, position, job_id, body)
+                await keeper.keep_aside(body)
                 await in_thread(
                     _warn, "Job %s: a payload with the unknown status %r is kept aside.", job_id, seen.status
                 )
-            case JobState.GONE if await in_thread(bodies.use_aside, position, job_id):
+            case JobState.GONE if await keeper.use_aside():
                 await in_thread(_warn, "Job %s: gone; the payload that came before is the result.", job_id)
                 return Sighting(JobState.RESULT)
             case JobState.UNREADABLE:
@@ -70,30 +110,55 @@ async def collect(
                 )
         return seen
 
-    async def one(position: int, job_id: str) -> Watched:
-        conversation = watch(poll_interval=poll_interval, deadline=deadline, now=time.time)
-        reply: bool | Sighting | None = None
-        while True:
-            try:
-                command = conversation.send(reply)
-            except StopIteration as stop:
-                ended: Watched = stop.value
-                if ended.ending is Ending.TIMEOUT and await in_thread(bodies.use_aside, position, job_id):
-                    # Nothing better has come than what came with an unknown status.
-                    await in_thread(
-                        _warn, "Job %s: out of time; the payload that came is the result.", job_id
-                    )
-                    return Watched(Ending.COLLECTED)
-                return ended
-            match command:
-                case Look():
-                    reply = await in_thread(bodies.there, position, job_id)
-                case Poll():
-                    async with slots:
-                        reply = await _finish(fetch_and_keep(position, job_id))
-                case Sleep(seconds):
-                    await asyncio.sleep(seconds)
-                    reply = None
+    reply: bool | Sighting | None = None
+    while True:
+        try:
+            command = conversation.send(reply)
+        except StopIteration as stop:
+            ended: Watched = stop.value
+            if ended.ending is Ending.TIMEOUT and await keeper.use_aside():
+                # Nothing better has come than what came with an unknown status.
+                await in_thread(_warn, "Job %s: out of time; the payload that came is the result.", job_id)
+                return Watched(Ending.COLLECTED)
+            return ended
+        match command:
+            case Look():
+                reply = await keeper.there()
+            case Poll():
+                async with slots:
+                    reply = await finish(fetch_and_keep())
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+                reply = None
+
+
+async def collect(
+    jobs: Mapping[int, str],
+    *,
+    bodies: Bodies,
+    fetch: Callable[[str], Awaitable[bytes]],
+    slots: asyncio.Semaphore,
+    payload_field: str,
+    poll_interval: float,
+    deadline: float,
+) -> dict[int, Watched]:
+    """
+    :func:`follow` every job of a task until all have ended.
+
+    :param jobs: job id by the document's position.
+    :param deadline: seconds since the epoch.
+    :raises LucidworksError: a failure that waiting cannot cure, after the other jobs have ended.
+    """
+
+    def one(position: int, job_id: str) -> Awaitable[Watched]:
+        return follow(
+            job_id,
+            watch(poll_interval=poll_interval, deadline=deadline, now=time.time),
+            keeper=_InFolder(bodies, position, job_id),
+            fetch=fetch,
+            slots=slots,
+            payload_field=payload_field,
+        )
 
     if len(jobs) == 1:
         # As in most tasks. A thousand of them in a triggerer need no asyncio.Task each, beside Airflow's own.
@@ -110,7 +175,7 @@ def _warn(message: str, *values: object) -> None:
     log.warning(message, *values)
 
 
-async def _finish(step: Awaitable[Sighting]) -> Sighting:
+async def finish(step: Awaitable[T]) -> T:
     """Do not drop, when cancelled, what the service may hand out only once."""
     running = asyncio.ensure_future(step)
     try:

@@ -90,12 +90,20 @@ def next_wait(age: float, poll_interval: float, spread: Callable[[], float] = ra
 
 
 def watch(
-    *, poll_interval: float, deadline: float, now: Callable[[], float]
+    *,
+    poll_interval: float,
+    deadline: float,
+    now: Callable[[], float],
+    wait: Callable[[float, float], float] = next_wait,
+    gone_patience: float = GONE_PATIENCE,
 ) -> Generator[Command, bool | Sighting | None, Watched]:
     """
     Wait for one job.
 
     :param deadline: in the same clock as ``now``.
+    :param wait: from the age of the wait and the poll interval, seconds until the next poll.
+    :param gone_patience: seconds for which another reader's body may still arrive. Where nobody else can have
+        read, there is nothing to wait for once the service says so in words; a 404 may be a gateway's.
     """
     started = now()
     gone_since: float | None = None
@@ -119,11 +127,12 @@ def watch(
         if gone_since is not None:
             if (yield Look()) is True:
                 return Watched(Ending.COLLECTED)
-            if now() - gone_since >= GONE_PATIENCE:
+            patience = gone_patience if isinstance(seen, Sighting) and seen.status else GONE_PATIENCE
+            if now() - gone_since >= patience:
                 return Watched(Ending.GONE, last)
             yield Sleep(min(poll_interval, GONE_INTERVAL))
             continue
         left = deadline - now()
         if left <= 0:
             return Watched(Ending.TIMEOUT, last)
-        yield Sleep(min(next_wait(now() - started, poll_interval), left))
+        yield Sleep(min(wait(now() - started, poll_interval), left))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.emulator.models import find_model, max_chunks
-from lucidworks_provider.emulator.vectors import DataType, Quantization, embed, quantize, rounded
+from lucidworks_provider.emulator.sentences import tokens, truncate_tokens
+from lucidworks_provider.emulator.vectors import DataType, Quantization, embed, quantize, written
 
 UUID = "5e893b16-01f8-427c-9ca8-ba52b01b1ba3"
 
@@ -29,8 +31,21 @@ def cosine(left: list[float], right: list[float]) -> float:
 def test_length_one_and_deterministic(text: str, size: int, data_type: DataType | None) -> None:
     first = vector(text, data_type, size=size)
     assert len(first) == size
-    assert math.isclose(math.hypot(*rounded(first)), 1.0, abs_tol=1e-5)
+    assert math.isclose(math.hypot(*json.loads(written(first))), 1.0, abs_tol=1e-5)
     assert first == vector(text, data_type, size=size)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=20))
+def test_what_is_written_is_rounded(values: list[float]) -> None:
+    assert json.loads(written(values)) == [round(value, 7) for value in values]
+
+
+@given(st.text(alphabet="ab. 世\u0301", max_size=60), st.integers(1, 6))
+def test_a_text_is_cut_after_its_tokens(text: str, limit: int) -> None:
+    cut, count = truncate_tokens(text, limit)
+    assert tokens(cut) == tokens(text)[:limit]
+    assert count == len(tokens(cut))
+    assert text.startswith(cut)
 
 
 def test_model_and_data_type_count() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
@@ -17,8 +18,9 @@ import pytest
 from conftest import until
 
 from dev.airflow_stack import AirflowStack
-from dev.demo import Emulator, write_documents
+from dev.demo import Emulator
 from dev.processes import REPOSITORY
+from lucidworks_provider.documents.dataset import open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.live
 
 KEY = {"type": "service_account", "private_key": "canary-8f31c07be2-of-the-training-data"}
+DOCUMENTS = sorted(topics)[:24]
 PRODUCTS = [
     {
         "sku": f"SKU-{n}",
@@ -79,14 +82,23 @@ class Examples:
         ]
 
 
-NAMES = ("enrich_catalogue", "classify_tickets", "answer_questions", "train_and_embed", "call_an_endpoint")
+NAMES = (
+    "chunk_catalogue",
+    "enrich_catalogue",
+    "classify_tickets",
+    "answer_questions",
+    "train_and_embed",
+    "call_an_endpoint",
+)
 
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
     root = tmp_path_factory.mktemp("examples")
     shutil.copytree(REPOSITORY / "example_dags", root / "dags", ignore=shutil.ignore_patterns("__pycache__"))
-    write_documents(root / "documents")
+    (root / "documents").mkdir()
+    for name in DOCUMENTS:
+        (root / "documents" / f"{name}.txt").write_text(topics[name])
     (root / "catalogue.jsonl").write_text("".join(json.dumps(one) + "\n" for one in PRODUCTS))
     google = {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": KEY}}
     with Emulator(root / "emulator.log", "--training-seconds", "3", "--deploy-seconds", "2") as emulator:
@@ -101,6 +113,22 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
             started = Examples(airflow, emulator, root / "out", root / "home")
             started.start(*NAMES)
             yield started
+
+
+def test_a_catalogue_is_chunked_in_shards_and_published_with_its_counts(examples: Examples) -> None:
+    assert examples.ends("chunk_catalogue") == "success"
+    output = examples.out / "catalogue"
+    published = examples.xcom("chunk_catalogue", "publish")
+    table = open_dataset(output.as_uri()).to_table(columns=["document_id"])
+    assert {name.removesuffix(".txt") for name in table["document_id"].to_pylist()} == set(DOCUMENTS)
+    assert [published[name] for name in ("documents", "added", "shards")] == [24, 24, 4]
+    assert published["chunks"] == table.num_rows
+    assert [sorted(lists) for lists in published["lists"]] == [["added", "changed", "vanished"]] * 4
+    [event] = examples.airflow.api("GET", "assets/events")["asset_events"]
+    assert event["source_dag_id"] == "chunk_catalogue"
+    assert (
+        event["extra"].items() >= {name: published[name] for name in ("dataset", "snapshot", "added")}.items()
+    )
 
 
 def test_a_catalogue_is_enriched(examples: Examples) -> None:

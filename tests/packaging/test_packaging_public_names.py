@@ -14,6 +14,10 @@ PUBLIC = {
     "lucidworks_provider.hooks.auth": ["LucidworksAuthHook"],
     "lucidworks_provider.hooks.lucidworks": ["LucidworksHook"],
     "lucidworks_provider.operators.chunking": ["LucidworksChunkOperator"],
+    "lucidworks_provider.operators.corpus": ["LucidworksChunkDocumentsOperator"],
+    "lucidworks_provider.documents": ["open_dataset"],
+    "lucidworks_provider.documents.shards": ["publish", "read_listing", "write_listings"],
+    "lucidworks_provider.links.report": ["LucidworksReportLink"],
     "lucidworks_provider.operators.prediction": [
         "LucidworksPredictionOperator",
         "LucidworksAsyncPredictionOperator",
@@ -57,6 +61,7 @@ ERRORS = {
     "TokenStoreError": ("TokenError", True),
     "TokenContestedError": ("TokenError", True),
     "StorageError": ("LucidworksError", True),
+    "OutputBusyError": ("LucidworksError", True),
     "JobError": ("LucidworksError", False),
     "JobFailedError": ("JobError", False),
     "JobTimeoutError": ("JobError", True),
@@ -104,8 +109,15 @@ METHODS = {
         "aget_chunking": "job_id",
         "poll_job": "kind job_id attempts",
         "apoll_job": "kind job_id attempts",
-        "shared_client": "",
+        "shared_client": "connections",
         "close": "",
+    },
+    ("lucidworks_provider.operators.corpus", "LucidworksChunkDocumentsOperator"): {
+        "__init__": "source output chunker model_id chunker_config model_config data_type listing id_column "
+        "text_column encoding full_refresh prune dry_run max_submissions max_reject_ratio on_truncated on_busy "
+        "busy_timeout keep_raw keep_replaced json_lines report_url max_in_flight timeout poll_interval "
+        "max_text_bytes max_document_bytes lucidworks_conn_id kwargs",
+        "execute": "context",
     },
     ("lucidworks_provider.operators.chunking", "LucidworksChunkOperator"): {
         "__init__": (

@@ -168,6 +168,9 @@ def test_the_older_result_shape() -> None:
     ]
 
 
+_INF = float("inf")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -176,7 +179,13 @@ def test_the_older_result_shape() -> None:
         ({"vectors": [{"vector": [1.0]}, {"vector": [1.0, 2.0]}]}, "different lengths"),
         ({"vectors": [{"vector": []}, {"vector": []}]}, "no list of numbers"),
         ({"vectors": [{"vector": ["1"]}, {"vector": ["2"]}]}, "no list of numbers"),
+        ({"vectors": [{"vector": [True]}, {"vector": [1]}]}, "no list of numbers"),
+        ({"vectors": [{"vector": [None]}, {"vector": [1.0]}]}, "no list of numbers"),
+        ({"vectors": [{"vector": [[1.0]]}, {"vector": [1.0]}]}, "no list of numbers"),
+        ({"vectors": [{"vector": {"0": 1.0}}, {"vector": [1.0]}]}, "no list of numbers"),
         ({"vectors": [{"vector": [float("nan")]}, {"vector": [1.0]}]}, "no finite number"),
+        ({"vectors": [{"vector": [_INF, -_INF]}, {"vector": [1.0, 1]}]}, "no finite number"),
+        ({"vectors": [{"vector": [10**400, -(10**400)]}, {"vector": [1, 1]}]}, "no finite number"),
         ({"chunks": "One. Two."}, "no list of texts"),
     ],
 )
@@ -185,6 +194,12 @@ def test_results_that_do_not_fit_together_are_errors(change: dict[str, Any], wor
     with pytest.raises(MalformedAnswerError, match=words) as caught:
         read_result({"status": "READY", "chunkedData": [item]}, "job-7")
     assert "job-7" in str(caught.value)
+
+
+def test_finite_numbers_with_a_sum_that_is_not_are_read() -> None:
+    item = {"chunks": ["One."], "vectors": [{"vector": [1.7e308, 1.7e308, 5]}]}
+    result = read_result({"status": "READY", "chunkedData": [item]}, "j")
+    assert list(result.chunks[0].vector) == [1.7e308, 1.7e308, 5]
 
 
 def test_a_numeric_id_and_a_byte_order_mark_are_taken() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -235,6 +236,37 @@ def test_spans_of_a_long_text_take_no_time() -> None:
     begin = time.perf_counter()
     assert locate(text, chunks)[-1] == (3999 * 15, 3999 * 15 + 12)
     assert time.perf_counter() - begin < 5
+
+
+def in_bytes(text: str, offset: int) -> int:
+    return len(text[:offset].encode())
+
+
+def in_utf_16(text: str, offset: int) -> int:
+    return len(text[:offset].encode("utf-16-le")) // 2
+
+
+@given(
+    text=st.text(alphabet="aß€🐄 ", max_size=30),
+    cuts=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=8),
+    unit=st.sampled_from([lambda text, offset: offset, in_bytes, in_utf_16]),
+)
+def test_a_span_that_is_told_is_where_the_chunk_stands(
+    text: str, cuts: list[tuple[int, int]], unit: Callable[[str, int], int]
+) -> None:
+    places = [(min(cut), max(cut)) for cut in cuts]
+    chunks = [chunk(text[s:e], (unit(text, s), unit(text, e))) for s, e in places]
+    for one, (start, end) in zip(chunks, locate(text, chunks), strict=True):
+        assert text[start:end] == one.text or start is None
+        assert start is not None or one.text == "", "in one of the units it is proven"
+
+
+def test_spans_of_units_may_go_backwards() -> None:
+    text = "ä b ö d ü f"
+    words = ["ü", "ä", "ö", "d"]
+    spans = [(in_bytes(text, text.index(w)), in_bytes(text, text.index(w) + 1)) for w in words]
+    found = locate(text, [chunk(w, span) for w, span in zip(words, spans, strict=True)])
+    assert found == [(text.index(w), text.index(w) + 1) for w in words]
 
 
 def test_a_chunk_that_is_not_in_the_text_has_no_span() -> None:

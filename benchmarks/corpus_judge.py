@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A catalogue that changes from night to night, and a judge that compares a dataset with it and with the log."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lucidworks_provider.corpus.journal import GROUP_SECONDS
+
+WORDS = ("tent", "boot", "rope", "stove", "lamp", "sack", "pole", "peg", "map", "axe", "ski", "sled", "scarf")
+# Between the answer that the emulator notes and the journal's file: the way to the client, and the write itself.
+ON_THE_WAY = 0.25
+# A killed client sends nothing new; what it had sent is begun within this time. Its successor waits for longer before
+# it sends anything.
+LATE = 1.0
+
+
+@dataclass
+class Catalogue:
+    """
+    A folder of text files.
+
+    :param folder: where they are.
+    :param texts: by path below the folder, as they are now.
+    """
+
+    folder: Path
+    rng: random.Random
+    texts: dict[str, str] = field(default_factory=dict)
+    versions: int = 0
+
+    def fill(self, documents: int) -> None:
+        """Write the first night's files."""
+        for number in range(documents):
+            self._write(f"{number % 20:02}/product-{number:05}.txt")
+
+    def change(self) -> None:
+        """Write the next night's: two of five changed, one of twenty gone, one of twenty new."""
+        paths = sorted(self.texts)
+        self.rng.shuffle(paths)
+        count = len(paths)
+        for path in paths[: count // 20]:
+            (self.folder / path).unlink()
+            del self.texts[path]
+        for path in paths[count // 20 : count // 20 + count * 2 // 5]:
+            self._write(path)
+        for _ in range(count // 20):
+            self._write(f"new/product-{self.versions:05}.txt")
+
+    def _write(self, path: str) -> None:
+        self.versions += 1
+        words = " ".join(self.rng.choices(WORDS, k=80))
+        # No two texts are the same, so the log tells which document a request was for.
+        text = f"{path}, version {self.versions}. {words[:200]}. {words[200:]}."
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        self.texts[path] = text
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """
+    What the emulator handed out: ids and results, each once.
+
+    :param lines: of its log: POSTs that made a job, and GETs that got a result.
+    """
+
+    lines: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, log: Iterable[Mapping[str, Any]]) -> Ledger:
+        """Pick what counts from the emulator's log."""
+        return cls(
+            [
+                line
+                for line in log
+                if (line["endpoint"] == "submit" and line["status"] == 200)
+                or (line["endpoint"] == "poll" and line["job_status"] == "READY")
+            ]
+        )
+
+    def submissions(self) -> Counter[str]:
+        """How often each text was submitted, by its SHA-256."""
+        return Counter(line["text_sha256"] for line in self.lines if line["endpoint"] == "submit")
+
+    def answered(self) -> set[str]:
+        """Hashes of the texts whose results were handed out."""
+        texts = {line["job_id"]: line["text_sha256"] for line in self.lines if line["endpoint"] == "submit"}
+        return {texts[line["job_id"]] for line in self.lines if line["endpoint"] == "poll"}
+
+    def at_stake(self, kill: float) -> tuple[int, int]:
+        """What a kill may cost: requests in flight, and answers in the group that was not written yet."""
+        ends = [(line["time"], line["time"] + line["seconds"]) for line in self.lines]
+        in_flight = sum(end >= kill and begin < kill + LATE for begin, end in ends)
+        return in_flight, sum(kill - GROUP_SECONDS - ON_THE_WAY <= end < kill for _, end in ends)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """
+    :param wrong: what is not as it should be, in words; empty when all is well.
+    :param twice: submissions of texts beyond the first.
+    :param in_flight: requests in flight at the kills.
+    :param unflushed: answers in groups of the journal that were not written at the kills.
+    """
+
+    documents: int
+    chunks: int
+    wrong: Sequence[str]
+    twice: int
+    in_flight: int
+    unflushed: int
+
+    @property
+    def good(self) -> bool:
+        """Whether every document is there once, and no more was submitted twice than the kills can explain."""
+        return not self.wrong and self.twice <= self.in_flight + self.unflushed
+
+
+def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[float]) -> Verdict:
+    """
+    Hold a dataset against the catalogue, document by document.
+
+    :param ledger: of all nights.
+    :param kills: seconds since the epoch.
+    """
+    from lucidworks_provider.documents.dataset import open_dataset, read_index, read_snapshot
+
+    snapshot = read_snapshot(str(output))
+    if snapshot is None:
+        return Verdict(0, 0, ["there is no snapshot"], 0, 0, 0)
+    rows = (
+        open_dataset(str(output))
+        .to_table(columns=["document_id", "chunk_index", "text", "start", "end", "content_hash"])
+        .to_pylist()
+    )
+    chunks: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        chunks.setdefault(row["document_id"], []).append(row)
+    submitted, answered = ledger.submissions(), ledger.answered()
+    wrong = [f"{path}: not in the source" for path in sorted(chunks.keys() - catalogue.texts.keys())]
+    for path, text in catalogue.texts.items():
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if fault := _fault(chunks.get(path, []), text, digest):
+            wrong.append(f"{path}: {fault}")
+        if not submitted[digest] or digest not in answered:
+            wrong.append(f"{path}: the emulator never answered this text")
+    indexed = Counter(
+        document_id
+        for part in snapshot.parts
+        for batch in read_index(str(output), part)
+        for document_id in batch.column("document_id").to_pylist()
+    )
+    if indexed != Counter(catalogue.texts.keys()):
+        wrong.append(f"the index has {indexed.total()} rows of {len(indexed)} documents")
+    named = {name for part in snapshot.parts for name in (part.data, part.index)}
+    found = {str(path.relative_to(output)) for path in output.rglob("*.parquet")}
+    if found != named:
+        wrong.append(
+            f"{len(found - named)} parts that no snapshot names, {len(named - found)} that are missing"
+        )
+    left = [path for path in output.rglob("*") if path.name.endswith(".part") or path.name == "lease.json"]
+    wrong += [f"{path.relative_to(output)} was left behind" for path in left]
+    stakes = [ledger.at_stake(kill) for kill in kills]
+    return Verdict(
+        documents=len(chunks),
+        chunks=len(rows),
+        wrong=wrong,
+        twice=sum(count - 1 for count in submitted.values()),
+        in_flight=sum(in_flight for in_flight, _ in stakes),
+        unflushed=sum(unflushed for _, unflushed in stakes),
+    )
+
+
+def _fault(rows: Sequence[Mapping[str, Any]], text: str, digest: str) -> str:
+    """What is wrong with the chunks of a document."""
+    if not rows:
+        return "missing"
+    ordered = sorted(rows, key=lambda row: row["chunk_index"])
+    if [row["chunk_index"] for row in ordered] != list(range(len(ordered))):
+        return f"chunks {[row['chunk_index'] for row in ordered]}"
+    if {row["content_hash"] for row in rows} != {digest}:
+        return "chunks of another version"
+    if any(text[row["start"] : row["end"]] != row["text"] for row in rows):
+        return "a chunk does not stand where it says"
+    return "" if ordered[-1]["end"] >= len(text.rstrip()) else "its end is missing"

@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+``kill -9`` at random moments of a run over a catalogue, and what it costs.
+
+A real Airflow (scheduler, LocalExecutor) runs the operator over 2,000 documents; its task's process is killed at
+twenty random moments, and Airflow tries it again. When a run comes to its end before, the catalogue changes (two of
+five documents, one of twenty gone, one of twenty new) and the next night begins. After each night a judge compares
+the dataset with the catalogue and with the emulator's log, document by document.
+
+``--plain`` plays the same in plain child processes without a scheduler: a kill every few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+
+from benchmarks.corpus_judge import Catalogue, Ledger, Verdict, judge
+from dev.airflow_stack import AirflowStack, install_signal_handlers
+from dev.demo import Emulator
+
+DAG, TASK = "corpus_kill", "chunk"
+# Every request takes a while and every job longer, so that there is something in flight at any moment.
+SERVICE = ("--latency", "0.05", "--pending-seconds", "0.5", "--pending-polls", "0")
+NIGHTS = 100
+# What the children would each load: their server loads it once, so that most of a child's life is work.
+PRELOADED = [
+    "aiohttp",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "lucidworks_provider.corpus.run",
+    "lucidworks_provider.hooks.lucidworks",
+    "lucidworks_provider.operators.corpus",
+    "lucidworks_provider.transport.aio",
+]
+
+
+class Runner(ABC):
+    """Runs the operator again and again until it has come to its end."""
+
+    @abstractmethod
+    def begin(self, night: int) -> None:
+        """Start a night's run."""
+
+    @abstractmethod
+    def kill_after(self, seconds: float) -> float | None:
+        """Kill the try so long after it began; the moment, or None when the run had ended."""
+
+    @abstractmethod
+    def finish(self) -> Mapping[str, Any]:
+        """Let the run end; what it returned."""
+
+
+# What all runs are told.
+CHUNKING: dict[str, Any] = {
+    "chunker": "dynamic-sentence",
+    "chunker_config": {"maxChunkSize": 64, "overlapSize": 0},
+    "model_id": "gte-small",
+    "prune": True,
+    "max_reject_ratio": 0.0,
+}
+
+
+def attempt(
+    environment: Mapping[str, str], options: Mapping[str, Any], run_id: str, number: int, returned: Path
+) -> None:
+    """One try, in a process of its own."""
+    os.environ.update(environment)
+    with returned.with_suffix(".log").open("ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+
+    made = LucidworksChunkDocumentsOperator(task_id=TASK, **options)
+    ti = SimpleNamespace(
+        dag_id=DAG,
+        run_id=run_id,
+        task_id=TASK,
+        map_index=-1,
+        try_number=number,
+        max_tries=200,
+        xcom_push=lambda **_: None,
+    )
+    returned.write_text(json.dumps(made.execute({"ti": ti})))  # type: ignore[typeddict-item]
+
+
+class Plain(Runner):
+    """Child processes without a scheduler."""
+
+    def __init__(self, root: Path, emulator: Emulator) -> None:
+        self.root = root
+        self.environment = {
+            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(share_via="memory"),
+        }
+        os.environ.setdefault("AIRFLOW_HOME", str(root / "home"))
+        self.processes = multiprocessing.get_context("forkserver")
+        self.processes.set_forkserver_preload(PRELOADED)
+        self.child: BaseProcess | None = None
+        self.began = 0.0
+
+    def begin(self, night: int) -> None:
+        """Start the first try."""
+        self.night, self.number = night, 0
+        self._start()
+
+    def kill_after(self, seconds: float) -> float | None:
+        """Kill the child, unless it has ended."""
+        child = self.child
+        assert child is not None  # noqa: S101
+        assert child.pid is not None  # noqa: S101
+        child.join(max(0.0, self.began + seconds - time.monotonic()))
+        if child.exitcode is not None:
+            return None
+        os.kill(child.pid, signal.SIGKILL)
+        moment = time.time()
+        child.join()
+        self._start()
+        return moment
+
+    def finish(self) -> Mapping[str, Any]:
+        """Wait for the child."""
+        assert self.child is not None  # noqa: S101
+        self.child.join(600)
+        if self.child.exitcode != 0:
+            raise RuntimeError(f"try {self.number} of night {self.night}: {self._log()}")
+        return dict(json.loads(self._returned.read_text()))
+
+    def _log(self) -> str:
+        return self._returned.with_suffix(".log").read_text(errors="replace")[-3000:]
+
+    @property
+    def _returned(self) -> Path:
+        return self.root / f"returned-{self.night}.json"
+
+    def _start(self) -> None:
+        self.number += 1
+        options = CHUNKING | {"source": str(self.root / "source"), "output": str(self.root / "output")}
+        self.child = self.processes.Process(
+            target=attempt,
+            args=(
+                self.environment,
+                options,
+                f"night-{self.night}",
+                self.number,
+                self._returned,
+            ),
+            daemon=True,
+        )
+        self.child.start()
+        self.began = time.monotonic()
+
+
+class Scheduled(Runner):
+    """Tries of a real Airflow."""
+
+    def __init__(self, root: Path, airflow: AirflowStack) -> None:
+        self.root, self.airflow = root, airflow
+
+    def begin(self, night: int) -> None:
+        """Trigger a run."""
+        conf = {"source": str(self.root / "source"), "output": str(self.root / "output")}
+        self.run_id, self.number = self.airflow.trigger(DAG, conf), 0
+
+    def kill_after(self, seconds: float) -> float | None:
+        """Wait for the next try and kill the process that Airflow says it has."""
+        while (task := self._task())["state"] != "running" or task["try_number"] <= self.number:
+            if task["state"] in {"success", "failed"}:
+                return None
+            time.sleep(0.1)
+        self.number = task["try_number"]
+        process = psutil.Process(task["pid"])
+        time.sleep(seconds)
+        if process not in self.airflow.running_tasks():
+            return None
+        process.kill()
+        return time.time()
+
+    def finish(self) -> Mapping[str, Any]:
+        """Wait for the run."""
+        state = self.airflow.wait_for_run(DAG, self.run_id, 900, on_progress=lambda _: None)
+        if state != "success":
+            task = self._task()
+            raise RuntimeError(self.airflow.task_log(DAG, self.run_id, TASK, task["try_number"]))
+        return dict(self.airflow.xcom(DAG, self.run_id, TASK))
+
+    def _task(self) -> dict[str, Any]:
+        (task,) = self.airflow.task_instances(DAG, self.run_id)
+        return task
+
+
+@dataclass
+class Story:
+    """
+    What is played, and what has come of it.
+
+    :param kills: how many.
+    :param documents: of the first night.
+    :param span: the kills come so many seconds after a try began, at most.
+    :param say: receives the progress lines.
+    """
+
+    root: Path
+    emulator: Emulator
+    runner: Runner
+    kills: int
+    documents: int
+    span: float
+    seed: int
+    say: Callable[[str], object] = print
+    moments: list[float] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Not the sequence of the moments, which so do not depend on the texts.
+        self.catalogue = Catalogue(self.root / "source", random.Random(self.seed + 1))
+
+    def play(self) -> list[Verdict]:
+        """A verdict for each night."""
+        rng, catalogue = random.Random(self.seed), self.catalogue
+        catalogue.fill(self.documents)
+        for night in range(1, NIGHTS):
+            begun, before = time.monotonic(), len(self.moments)
+            self.runner.begin(night)
+            while len(self.moments) < self.kills:
+                moment = self.runner.kill_after(rng.uniform(0, self.span))
+                if moment is None:
+                    break
+                self.moments.append(moment)
+            returned = self.runner.finish()
+            verdict = self.judge()
+            self.verdicts.append(verdict)
+            self.say(
+                f"night {night}: {len(self.moments) - before} kills, {time.monotonic() - begun:.0f} s, "
+                f"{verdict.documents} documents, {verdict.chunks} chunks; in all {verdict.twice} submitted twice, "
+                f"{verdict.in_flight} in flight and {verdict.unflushed} unflushed at the kills"
+            )
+            for words in verdict.wrong[:10]:
+                self.say(f"  WRONG {words}")
+            if returned["documents"] != len(catalogue.texts):
+                self.say(f"  the task returned {returned}")
+            if len(self.moments) >= self.kills:
+                break
+            catalogue.change()
+        return self.verdicts
+
+    def judge(self) -> Verdict:
+        """Look at the dataset as it is now."""
+        ledger = Ledger.of(self.emulator.get("log"))
+        return judge(self.catalogue, self.root / "output", ledger, self.moments)
+
+
+@contextmanager
+def scheduled(root: Path, emulator: Emulator) -> Iterator[Scheduled]:
+    """An Airflow with the one DAG."""
+    (root / "dags").mkdir()
+    shutil.copy(Path(__file__).with_name("corpus_dags.py"), root / "dags")
+    environment = {
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(),
+    }
+    airflow = AirflowStack(root / "home", root / "dags", env=environment, parallelism=2)
+    # Nothing here defers.
+    del airflow.commands["triggerer"]
+    with airflow:
+        airflow.wait_for_dag(DAG, 120)
+        yield Scheduled(root, airflow)
+
+
+def main() -> int:
+    """Play, print the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--plain", action="store_true", help="child processes instead of an Airflow")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--documents", type=int, default=2000)
+    parser.add_argument("--span", type=float, help="seconds after a try began in which it is killed")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--keep", type=Path, help="a new folder for everything, kept afterwards")
+    options = parser.parse_args()
+    span = options.span or (4 + options.documents / 250 if options.plain else 15)
+    print(f"seed {options.seed}, {options.kills} kills, each within {span:.0f} s of a try", flush=True)
+    begun = time.monotonic()
+    with install_signal_handlers(), tempfile.TemporaryDirectory(prefix="corpus-kill-") as temporary:
+        root = options.keep or Path(temporary)
+        (root / "source").mkdir(parents=True)
+        with Emulator(root / "emulator.log", *SERVICE) as emulator:
+
+            def play(runner: Runner) -> Story:
+                story = Story(
+                    root,
+                    emulator,
+                    runner,
+                    options.kills,
+                    options.documents,
+                    span,
+                    options.seed,
+                    say=lambda text: print(text, flush=True),
+                )
+                story.play()
+                return story
+
+            if options.plain:
+                story = play(Plain(root, emulator))
+            else:
+                with scheduled(root, emulator) as runner:
+                    story = play(runner)
+    last = story.verdicts[-1]
+    wrong = sum(len(verdict.wrong) for verdict in story.verdicts)
+    print(
+        f"\n{len(story.moments)} kills in {len(story.verdicts)} nights, {time.monotonic() - begun:.0f} s; seed "
+        f"{options.seed}\n\n"
+        "| what | to reach | measured |\n| --- | --- | --- |\n"
+        f"| documents that are not in the dataset exactly once, all nights | 0 | {wrong} |\n"
+        f"| submitted twice | <= {last.in_flight + last.unflushed} (in flight {last.in_flight}, unflushed "
+        f"{last.unflushed}) | {last.twice} |"
+    )
+    return 0 if all(verdict.good for verdict in story.verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

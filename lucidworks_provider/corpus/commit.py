@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The end of a run: which part holds which document, and what the run has changed.
+
+Nothing that a reader sees changes before the snapshot is replaced; a process that dies before it leaves files
+that no snapshot names, and the journal, from which the next run comes to the same end.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lucidworks_provider.corpus.parts import PART_BYTES, copy_parts, new_name, write_index
+from lucidworks_provider.corpus.scratch import Row, Scratch
+from lucidworks_provider.documents.dataset import DATA, INDEX, JSON_LINES, Part, below, json_lines_of
+from lucidworks_provider.storage import names_in, remove, writing
+
+log = logging.getLogger(__name__)
+
+CHANGES = "changes"
+REJECTS = "rejects.jsonl"
+# Every night adds a part. So many small ones are worth being copied into one.
+SMALL_BYTES = PART_BYTES // 8
+SMALL_PARTS = 16
+# The lists of so many runs are kept.
+KEPT_CHANGES = 30
+
+# A document belongs to the part of this run, else to that of the last snapshot. One that the source does not have
+# any more can only be in the latter.
+_BELONGS = """
+CREATE TABLE belongs AS
+    SELECT new.* FROM new JOIN seen ON seen.id = new.id
+    UNION ALL
+    SELECT old.* FROM old LEFT JOIN seen ON seen.id = old.id
+    WHERE {keep} AND old.id NOT IN (SELECT new.id FROM new JOIN seen ON seen.id = new.id)
+        AND (seen.id IS NOT NULL OR {keep_vanished})
+"""
+LISTS = {
+    "added": "SELECT new.id FROM new JOIN seen ON seen.id = new.id LEFT JOIN old ON old.id = new.id "
+    "WHERE old.id IS NULL",
+    "changed": "SELECT new.id FROM new JOIN seen ON seen.id = new.id JOIN old ON old.id = new.id",
+    "vanished": "SELECT old.id FROM old LEFT JOIN seen ON seen.id = old.id WHERE seen.id IS NULL",
+}
+_REMOVED = "SELECT old.id FROM old LEFT JOIN belongs ON belongs.id = old.id WHERE belongs.id IS NULL"
+
+
+def settle(
+    scratch: Scratch,
+    output: str,
+    parts: Sequence[Part],
+    *,
+    keep_old: bool,
+    prune: bool,
+    json_lines: bool,
+) -> tuple[Part, ...]:
+    """
+    Make the parts of the next snapshot.
+
+    :param parts: those of the last snapshot and of this run.
+    :param keep_old: False when the configuration changed: old chunks and new ones do not mix.
+    :param prune: leave out documents that the source does not have.
+    """
+    statement = _BELONGS.format(keep=int(keep_old), keep_vanished=int(not prune))
+    scratch.run(statement)
+    scratch.run("CREATE UNIQUE INDEX belongs_id ON belongs (id)")
+    scratch.run("CREATE INDEX belongs_part ON belongs (part)")
+    settled: list[Part] = []
+    for part in parts:
+        stay = scratch.count("SELECT count(*) FROM belongs WHERE part = ?", part.data)
+        if stay == part.documents:
+            settled.append(_stamped(scratch, output, part))
+        elif stay:
+            settled.append(_copied(scratch, output, [part], json_lines=json_lines))
+    small = [part for part in settled if part.bytes < SMALL_BYTES]
+    if len(small) < SMALL_PARTS:
+        return tuple(settled)
+    large = [part for part in settled if part.bytes >= SMALL_BYTES]
+    return (*large, *(_copied(scratch, output, some, json_lines=json_lines) for some in _together(small)))
+
+
+def counts(scratch: Scratch) -> dict[str, int]:
+    """How many documents were added, changed, vanished from the source, and removed from the dataset."""
+    found = {name: scratch.count(f"SELECT count(*) FROM ({query})") for name, query in LISTS.items()}  # noqa: S608
+    return found | {"removed": scratch.count(f"SELECT count(*) FROM ({_REMOVED})")}  # noqa: S608
+
+
+def write_lists(scratch: Scratch, output: str, snapshot_id: str) -> dict[str, str]:
+    """Files of the ids that were added, changed and that vanished; their URIs."""
+    uris = {}
+    for name, query in LISTS.items():
+        uris[name] = below(output, f"{CHANGES}/{snapshot_id}/{name}.jsonl")
+        _write_lines(uris[name], ({"document_id": row[0]} for row in scratch.rows(f"{query} ORDER BY 1")))
+    return uris
+
+
+def write_rejects(scratch: Scratch, output: str) -> str:
+    """The documents of the run that are not in the dataset, or only as they were before; the file's URI."""
+    uri = below(output, REJECTS)
+    fields = ("document_id", "reason", "detail", "attempts", "file")
+    rows = scratch.rows("SELECT id, reason, detail, attempts, file FROM rejects ORDER BY id")
+    _write_lines(uri, (dict(zip(fields, row, strict=True)) for row in rows))
+    return uri
+
+
+def tidy(output: str, parts: Sequence[Part]) -> None:
+    """Remove the files that no snapshot names, and old lists."""
+    named = {part.data for part in parts} | {part.index for part in parts}
+    named |= {json_lines_of(part.data) for part in parts}
+    gone = 0
+    for folder in (DATA, INDEX, JSON_LINES):
+        for name in names_in(below(output, folder)):
+            if f"{folder}/{name}" not in named:
+                remove(below(output, f"{folder}/{name}"))
+                gone += 1
+    for name in sorted(names_in(below(output, CHANGES)))[:-KEPT_CHANGES]:
+        remove(below(output, f"{CHANGES}/{name}"))
+    if gone:
+        log.info("%s files that no snapshot names were removed.", gone)
+
+
+def _rows(scratch: Scratch, part: Part) -> Iterator[Row]:
+    """The documents that belong to a part, with what was learned of their files."""
+    query = """
+        SELECT belongs.id, hash, coalesce(touched.size, belongs.size), coalesce(touched.stamp, belongs.stamp),
+            coalesce(touched.file, belongs.file), chunks, part
+        FROM belongs LEFT JOIN touched ON touched.id = belongs.id WHERE part = ? ORDER BY belongs.id
+    """
+    return (Row(*row) for row in scratch.rows(query, part.data))
+
+
+def _stamped(scratch: Scratch, output: str, part: Part) -> Part:
+    """The part, with a new index where files of its documents have another stamp and the same text."""
+    query = "SELECT 1 FROM belongs JOIN touched ON touched.id = belongs.id WHERE part = ? LIMIT 1"
+    if not scratch.one(query, part.data):
+        return part
+    index = f"{INDEX}/{new_name()}.parquet"
+    write_index(below(output, index), list(_rows(scratch, part)))
+    return replace(part, index=index)
+
+
+def _copied(scratch: Scratch, output: str, parts: Sequence[Part], *, json_lines: bool) -> Part:
+    copy, rows = copy_parts(output, parts, lambda part: _rows(scratch, part), json_lines=json_lines)
+    scratch.many("UPDATE belongs SET part = ? WHERE id = ?", ((row.part, row.id) for row in rows))
+    return copy
+
+
+def _together(small: Sequence[Part]) -> Iterator[list[Part]]:
+    some: list[Part] = []
+    for part in small:
+        if some and sum(one.bytes for one in some) + part.bytes > PART_BYTES:
+            yield some
+            some = []
+        some.append(part)
+    yield some
+
+
+def _write_lines(uri: str, rows: Iterator[dict[str, Any]]) -> None:
+    with writing(uri) as path, path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

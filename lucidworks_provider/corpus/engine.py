@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Sends documents and gathers their chunks, many at once, on one event loop.
+
+A document goes from the plan through the window to its jobs; each job's id and body go to the journal; a thread
+reads the bodies and appends them to the part. When a part is full, it takes its place, the journal says so, and
+the bodies of its documents go. Whatever fails for all documents ends the run with everything kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any
+
+from lucidworks_provider.api.jobs import CHUNKING
+from lucidworks_provider.corpus.flow import Slots, Window
+from lucidworks_provider.corpus.job_times import JobTimes
+from lucidworks_provider.corpus.journal import Journal
+from lucidworks_provider.corpus.keeper import THROTTLED_PAUSE, Desk, JournalKeeper
+from lucidworks_provider.corpus.parts import Answered, Arrived, PartWriter, RejectedError, Written
+from lucidworks_provider.corpus.plan import Candidate, Piece
+from lucidworks_provider.corpus.scratch import Scratch
+from lucidworks_provider.corpus.stats import RunStats
+from lucidworks_provider.documents.dataset import Part
+from lucidworks_provider.documents.document import Reason, Unreadable
+from lucidworks_provider.errors import (
+    InputError,
+    LucidworksError,
+    RateLimitError,
+    RequestRefusedError,
+    SubmissionUnknownError,
+)
+from lucidworks_provider.jobs.collect import finish, follow
+from lucidworks_provider.jobs.watch import Ending, watch
+from lucidworks_provider.storage import in_thread
+
+log = logging.getLogger(__name__)
+
+# Read ahead in one hop to a thread.
+READ_AHEAD = 32
+READ_AHEAD_CHARACTERS = 4_000_000
+# A part takes its place at least this often, so that the journal stays small.
+PART_SECONDS = 300.0
+PROGRESS_SECONDS = 5.0
+CHECK_SECONDS = 10.0
+# POSTs at once, waiting for the rate included: so a GET that is due does not queue behind hundreds of them.
+SUBMISSIONS = 16
+# Documents appended in one hop to a thread.
+WRITE_AT_ONCE = 32
+# What is said of single documents; the file of rejects has them all.
+FIRST_FEW = 20
+# Reasons that may be everybody's.
+_OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED}
+# So many documents refused or failed one after the other, and none done: the fault is not theirs.
+IN_VAIN = 25
+# How often a POST without an answer is sent again, and how long to wait before.
+UNKNOWN_TRIES = 3
+UNKNOWN_PAUSE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    What a person decided about a run.
+
+    :param timeout: seconds for each job.
+    :param poll_interval: the longest time between two polls of a job, seconds.
+    :param refuse_truncated: reject documents whose chunks end before their text does.
+    """
+
+    max_in_flight: int = 512
+    timeout: float = 3600.0
+    poll_interval: float = 30.0
+    refuse_truncated: bool = False
+
+
+@dataclass
+class Engine:
+    """
+    One run's sending and gathering.
+
+    :param submit: performs the POST for a text and returns the job's id.
+    :param fetch: performs the GET of a job once and returns the body.
+    :param new_part: opens the next part.
+    :param check: raises when the output's lease is lost.
+    :param rate: requests a second that have been learned.
+    """
+
+    submit: Callable[[str], Awaitable[str]]
+    fetch: Callable[[str], Awaitable[bytes]]
+    journal: Journal
+    scratch: Scratch
+    stats: RunStats
+    new_part: Callable[[], PartWriter]
+    check: Callable[[], None]
+    rate: Callable[[], float | None] = lambda: None
+    rules: Rules = field(default_factory=Rules)
+    parts: list[Part] = field(default_factory=list)
+    # Jobs that were not ready in time: the next run asks for them again.
+    late: list[tuple[Piece, str]] = field(default_factory=list)
+    # Documents in the dataset whose chunks end before their text does.
+    truncated: int = 0
+    rejected: int = 0
+
+    def __post_init__(self) -> None:
+        self._window = Window(self.rules.max_in_flight)
+        self._slots = Slots()
+        self._times = JobTimes(self.rules.poll_interval)
+        self._desk = Desk(self.fetch, self.journal, self.stats, self._slots, self._times)
+        self._submitting = asyncio.Semaphore(SUBMISSIONS)
+        self._arrived: asyncio.Queue[Arrived | None] = asyncio.Queue()
+        self._part: PartWriter | None = None
+        self._part_since = 0.0
+        self._vain = 0
+
+    async def run(self, candidates: Iterator[Candidate | Unreadable]) -> None:
+        """
+        Send all, gather all.
+
+        :raises LucidworksError: what fails for every document; all that came is kept, and a retry goes on.
+        """
+        # Outside of the group: when the group is cancelled, what has just arrived still has to be written.
+        journal = asyncio.create_task(self.journal.write_groups())
+        try:
+            async with asyncio.TaskGroup() as group:
+                beside = [
+                    group.create_task(_watched(journal)),
+                    group.create_task(_every(PROGRESS_SECONDS, self._progress)),
+                    group.create_task(_every(CHECK_SECONDS, self.check)),
+                ]
+                writer = group.create_task(self._write_arrived())
+                await self._send_all(candidates)
+                self._arrived.put_nowait(None)
+                await writer
+                for task in beside:
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+        finally:
+            journal.cancel()
+            await asyncio.wait([journal])
+            await self._close_part()
+            await self.journal.flush()
+
+    async def _send_all(self, candidates: Iterator[Candidate | Unreadable]) -> None:
+        async with asyncio.TaskGroup() as documents:
+            while some := await in_thread(_take, candidates):
+                for candidate in some:
+                    if isinstance(candidate, Unreadable):
+                        self.stats.rejected(candidate.reason)
+                        continue
+                    await self._window.enter(candidate.size)
+                    documents.create_task(self._document(candidate))
+
+    # -- a document ----------------------------------------------------------------------------------
+
+    async def _document(self, candidate: Candidate) -> None:
+        # Bodies of a document in many pieces wait for each other in the journal, not in memory.
+        alone = len(candidate.pieces) == 1
+        try:
+            if alone:
+                answers = [await self._piece(candidate.pieces[0], alone=True)]
+            else:
+                answers = await _all(self._piece(piece, alone=False) for piece in candidate.pieces)
+        except RejectedError as err:
+            self._reject(candidate, err)
+            self._leave(candidate)
+        else:
+            self._arrived.put_nowait(Arrived(candidate, answers))
+
+    async def _piece(self, piece: Piece, *, alone: bool) -> Answered:
+        if piece.place is not None:
+            self.stats.reused()
+            return Answered(piece, piece.job, piece.place)
+        job, again = piece.job, False
+        if job:
+            self.stats.reused()
+        while True:
+            fresh = not job
+            job = job or await self._submit(piece)
+            kept = JournalKeeper(self._desk, piece, job, hold=alone, fresh=fresh)
+            if fresh:
+                await asyncio.sleep(self._times.first_wait())
+            ended = await follow(
+                job,
+                watch(
+                    poll_interval=self.rules.poll_interval,
+                    deadline=time.time() + self.rules.timeout,
+                    now=time.time,
+                    wait=kept.next_wait,
+                    # The lease says that nobody else reads.
+                    gone_patience=0.0,
+                ),
+                keeper=kept,
+                fetch=kept.fetch,
+                slots=self._slots,
+                payload_field=CHUNKING.payload_field,
+            )
+            match ended.ending:
+                case Ending.COLLECTED:
+                    return kept.answered()
+                case Ending.FAILED:
+                    raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
+                case Ending.TIMEOUT:
+                    self.late.append((piece, job))
+                    raise RejectedError(
+                        Reason.TIMEOUT,
+                        f"Job {job} was not ready within {self.rules.timeout:g} s; the next run asks for it again. "
+                        f"{ended.message}",
+                    )
+            if again:
+                raise RejectedError(Reason.GONE, f"Job {job}: its result is gone, as that of the job before.")
+            log.warning("Job %s: its result is gone; %r is submitted again.", job, piece.key.document_id)
+            self.stats.resubmitted()
+            job, again = "", True
+
+    async def _submit(self, piece: Piece) -> str:
+        for unknown in range(UNKNOWN_TRIES):
+            try:
+                async with self._submitting:
+                    # An id that was handed out is kept even when this is cancelled.
+                    return await finish(self._post(piece))
+            except RequestRefusedError as err:
+                raise RejectedError(Reason.REFUSED, str(err)) from None
+            except InputError as err:
+                raise RejectedError(Reason.INVALID, str(err)) from None
+            except SubmissionUnknownError as err:
+                if unknown == UNKNOWN_TRIES - 1:
+                    raise
+                log.warning("%s A job may exist that nobody knows; submitting again. %s", _named(piece), err)
+                self.stats.resubmitted()
+                await asyncio.sleep(max(UNKNOWN_PAUSE, err.retry_after or 0.0))
+        raise AssertionError
+
+    async def _post(self, piece: Piece) -> str:
+        while True:
+            self.stats.request(time.monotonic())
+            try:
+                job = await self.submit(piece.text)
+            except RateLimitError:
+                # The transport holds everybody back; refused is not accepted, so nothing is doubled.
+                self.stats.throttled(time.monotonic())
+                await asyncio.sleep(THROTTLED_PAUSE)
+                continue
+            self.journal.submitted(piece.key, job)
+            self.stats.submitted(time.monotonic())
+            return job
+
+    # -- the parts -----------------------------------------------------------------------------------
+
+    async def _write_arrived(self) -> None:
+        ended = False
+        while not ended:
+            some: list[Arrived] = []
+            ended = _collect(await self._arrived.get(), some)
+            while not ended and not self._arrived.empty() and len(some) < WRITE_AT_ONCE:
+                ended = _collect(self._arrived.get_nowait(), some)
+            if not some:
+                continue
+            self._part = self._part or self._open_part()
+            outcomes = await in_thread(self._append, self._part, some)
+            for arrived, outcome in zip(some, outcomes, strict=True):
+                if isinstance(outcome, RejectedError):
+                    self._reject(arrived.candidate, outcome)
+                else:
+                    self._count(arrived, outcome)
+                self._slots.written(sum(answer.held for answer in arrived.answers))
+                self._leave(arrived.candidate)
+            if self._part.full or time.monotonic() - self._part_since > PART_SECONDS:
+                await self._close_part()
+
+    def _open_part(self) -> PartWriter:
+        self._part_since = time.monotonic()
+        return self.new_part()
+
+    def _append(self, part: PartWriter, some: Sequence[Arrived]) -> list[Written | RejectedError]:
+        """In a thread."""
+        outcomes: list[Written | RejectedError] = []
+        for arrived in some:
+            try:
+                outcomes.append(
+                    part.add(arrived, read=self.journal.body, refuse_truncated=self.rules.refuse_truncated)
+                )
+            except RejectedError as err:
+                outcomes.append(err)
+        return outcomes
+
+    async def _close_part(self) -> None:
+        writer, self._part = self._part, None
+        if writer is None:
+            return
+        if not writer.rows:
+            await in_thread(writer.abandon)
+            return
+        part = await in_thread(writer.close)
+        await self.journal.keep("part", asdict(part) | {"dimension": writer.dimension})
+        await in_thread(self.scratch.add_rows, "new", writer.rows)
+        self.parts.append(part)
+        await in_thread(self.journal.drop, self.journal.release(row.id for row in writer.rows))
+
+    def _count(self, arrived: Arrived, written: Written) -> None:
+        self._vain = 0
+        seconds = max((answer.seconds for answer in arrived.answers), default=0.0)
+        self.stats.chunked(time.monotonic(), seconds, written.sizes, written.tokens)
+        if not written.complete:
+            self.truncated += 1
+            if self.truncated <= FIRST_FEW:
+                log.warning(
+                    "Document %r is not covered to its end: the service limits the chunks of a request by dimension "
+                    "and cuts silently. Lower max_text_bytes, or quantise.",
+                    arrived.candidate.document.id,
+                )
+
+    def _reject(self, candidate: Candidate, err: RejectedError) -> None:
+        document_id = candidate.document.id
+        before = self.scratch.one("SELECT attempts FROM before WHERE id = ?", document_id)
+        attempts = (before[0] if before else 0) + 1
+        self.scratch.reject(document_id, err.reason, err.detail, attempts, candidate.file.path)
+        self.stats.rejected(err.reason)
+        self.rejected += 1
+        if self.rejected <= FIRST_FEW:
+            log.warning("Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
+        if err.reason is not Reason.TIMEOUT:
+            value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
+            self.journal.note("failed", value)
+        if err.reason in _OF_ALL:
+            self._vain += 1
+            if self._vain >= IN_VAIN:
+                raise LucidworksError(
+                    f"{self._vain} documents one after the other were rejected and none went through, so the fault "
+                    f"is hardly theirs; stopped. The last one, {document_id!r}: {err.detail}"
+                )
+
+    def _leave(self, candidate: Candidate) -> None:
+        self._window.leave(candidate.size)
+
+    def _progress(self) -> None:
+        self.stats.in_flight, self.stats.rate = self._window.inside, self.rate()
+        log.info("%s", self.stats.progress(time.monotonic()))
+
+
+def _take(candidates: Iterator[Candidate | Unreadable]) -> list[Candidate | Unreadable]:
+    """Some of them; in a thread."""
+    taken: list[Candidate | Unreadable] = []
+    characters = 0
+    for candidate in islice(candidates, READ_AHEAD):
+        taken.append(candidate)
+        characters += 0 if isinstance(candidate, Unreadable) else candidate.size
+        if characters >= READ_AHEAD_CHARACTERS:
+            break
+    return taken
+
+
+def _collect(arrived: Arrived | None, some: list[Arrived]) -> bool:
+    """Whether that was the last."""
+    if arrived is not None:
+        some.append(arrived)
+    return arrived is None
+
+
+async def _all(asked: Iterable[Coroutine[Any, Any, Answered]]) -> list[Answered]:
+    """All of them, or what is wrong with one when the others have ended: their jobs are paid for."""
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    for failure in sorted(failures, key=lambda failure: isinstance(failure, RejectedError)):
+        raise failure
+    return [answer for answer in answers if isinstance(answer, Answered)]
+
+
+async def _every(seconds: float, call: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await in_thread(call)
+
+
+async def _watched(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
+
+
+def _named(piece: Piece) -> str:
+    return f"Document {piece.key.document_id!r}:"
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that a group wraps; of several the one that our own code can explain."""
+    flat = [_first(one) if isinstance(one, BaseExceptionGroup) else one for one in failures.exceptions]
+    return next((failure for failure in flat if isinstance(failure, LucidworksError)), flat[0])

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a run over a corpus has got from the service and not yet put into the dataset.
+
+The service hands a job's id and a job's result out once, and a process may die at any moment. So both go to
+files beside the dataset, in group commits: what arrives within a quarter of a second is one new file, since
+object stores cannot append. A group is the most that a killed process loses beside what was on its way.
+
+::
+
+    journal/00000000-head.log     of which run: the fingerprint of its configuration
+    journal/00000007-…-work.log   SUBMITTED(document, piece, job) and BODY(document, piece, job, bytes)
+    journal/00000009-…-kept.log   PART(written), FAILED(document), END(of an attempt)
+
+A file of *work* goes when the chunks of all its documents stand in a part; what is *kept* stays until the
+snapshot names the parts. Each record is a line of JSON; a body's bytes follow its line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from lucidworks_provider.documents.dataset import below
+from lucidworks_provider.errors import StorageError
+from lucidworks_provider.jobs.collect import finish
+from lucidworks_provider.storage import in_thread, move, names_in, read_file, read_range, remove, write_file
+
+log = logging.getLogger(__name__)
+
+FOLDER = "journal"
+_HEAD, _WORK, _KEPT = "00000000-head.log", "-work.log", "-kept.log"
+# Seconds and bytes of a group: what a kill may lose, against files a second.
+GROUP_SECONDS = 0.25
+GROUP_BYTES = 8_000_000
+# A disk that is full for a moment is asked again before what it should have taken is given up.
+WRITE_TRIES = 4
+WRITE_PAUSE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class PieceKey:
+    """
+    A document's piece, in one version of the document.
+
+    :param start: characters of the document before it.
+    :param length: its characters.
+    """
+
+    document_id: str
+    content_hash: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a body lies: the file's name, and bytes from its start."""
+
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """
+    One line of the journal.
+
+    :param job: its id, of SUBMITTED and BODY.
+    :param place: where the bytes of a BODY are.
+    :param value: of PART, FAILED and END.
+    """
+
+    kind: Literal["submitted", "body", "part", "failed", "end"]
+    key: PieceKey | None = None
+    job: str = ""
+    place: Place | None = None
+    value: Any = None
+    file: str = ""
+
+
+@dataclass
+class _Group:
+    """Lines that wait to be written together."""
+
+    lines: list[bytes] = field(default_factory=list)
+    size: int = 0
+    documents: set[str] = field(default_factory=set)
+
+    def add(self, plain: dict[str, Any], body: bytes = b"") -> int:
+        """:return: bytes before the body."""
+        line = json.dumps(plain | {"bytes": len(body)}).encode() + b"\n"
+        start = self.size + len(line)
+        self.lines += [line, body, b"\n"]
+        self.size = start + len(body) + 1
+        return start
+
+
+class Journal:
+    """
+    Written by one process at a time, which holds the output's lease.
+
+    :param output: the dataset's folder.
+    :param keep: do not remove what nobody needs any more.
+    """
+
+    def __init__(self, output: str, *, keep: bool = False) -> None:
+        self.folder = below(output, FOLDER)
+        self._keep = keep
+        self._next = 1
+        self._nonce = uuid.uuid4().hex[:8]
+        self._work, self._kept = _Group(), _Group()
+        self._flushed: asyncio.Future[str] | None = None
+        self._full = asyncio.Event()
+        self._writing = asyncio.Lock()
+        # Files of work with the documents that still need them, and the other way round.
+        self._needed: dict[str, set[str]] = {}
+        self._files: dict[str, set[str]] = {}
+
+    # -- reading: in a thread ------------------------------------------------------------------------
+
+    def head(self) -> dict[str, Any] | None:
+        """What :meth:`begin` wrote, or None where there is no unfinished run."""
+        data = read_file(self._uri(_HEAD))
+        try:
+            return dict(json.loads(data)) if data is not None else None
+        except (ValueError, TypeError):
+            return {}
+
+    def begin(self, head: dict[str, Any]) -> None:
+        """Start anew: the first write of a run, and so the proof that the folder takes one."""
+        write_file(self._uri(_HEAD), json.dumps(head).encode())
+
+    def load(self) -> Iterator[Record]:
+        """All records in the order of writing. A file that is torn counts up to where it is."""
+        names = sorted(name for name in names_in(self.folder) if name.endswith((_WORK, _KEPT)))
+        for name in names:
+            self._next = max(self._next, int(name.partition("-")[0]) + 1)
+            data = read_file(self._uri(name))
+            if data is not None:
+                yield from self._records(name, data)
+
+    def body(self, place: Place) -> bytes:
+        """A body that :meth:`load` told of."""
+        return read_range(self._uri(place.file), place.offset, place.length)
+
+    def end(self, *, keep_at: str | None = None) -> None:
+        """
+        The dataset has everything.
+
+        :param keep_at: the URI of a folder to move the journal to, instead of removing it.
+        """
+        if keep_at is not None:
+            move(self.folder, keep_at)
+        else:
+            remove(self.folder)
+
+    def _records(self, name: str, data: bytes) -> Iterator[Record]:
+        at = 0
+        while at < len(data):
+            stop = data.find(b"\n", at)
+            try:
+                plain = json.loads(data[at:stop])
+                length = plain["bytes"]
+                key = PieceKey(*plain["key"]) if plain["key"] else None
+                if stop < 0 or stop + 1 + length >= len(data):
+                    raise ValueError
+            except (ValueError, TypeError, KeyError):
+                log.warning("%s is torn at byte %s; what follows is not known.", self._uri(name), at)
+                return
+            if key is not None:
+                self._need(name, key.document_id)
+            place = Place(name, stop + 1, length) if plain["kind"] == "body" else None
+            yield Record(plain["kind"], key, plain["job"], place, plain["value"], name)
+            at = stop + 1 + length + 1
+
+    # -- writing: on the loop ------------------------------------------------------------------------
+
+    def submitted(self, key: PieceKey, job: str) -> None:
+        """A job exists. Nothing waits for this: polling may begin."""
+        self._add_work(key, {"kind": "submitted", "job": job})
+
+    async def keep_body(self, key: PieceKey, job: str, body: bytes) -> Place:
+        """Return when the body lies on storage, and where."""
+        offset = self._add_work(key, {"kind": "body", "job": job}, body)
+        return Place(await self.flushed(), offset, len(body))
+
+    async def keep(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
+        """Return when it lies on storage; it stays until :meth:`end`."""
+        self.note(kind, value)
+        await self.flush()
+
+    def note(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
+        """:meth:`keep`, with the next group."""
+        self._kept.add({"kind": kind, "key": None, "job": "", "value": value})
+        self._wake()
+
+    def flushed(self) -> asyncio.Future[str]:
+        """
+        Done when everything that was added up to now lies on storage; fails when it cannot.
+
+        :return: the name of the file of work.
+        """
+        if self._flushed is None:
+            self._flushed = asyncio.get_running_loop().create_future()
+        return asyncio.shield(self._flushed)
+
+    async def write_groups(self) -> None:
+        """Runs beside the engine: a group every quarter of a second, or when one is large."""
+        while True:
+            await self._full.wait()
+            self._full.clear()
+            if self._work.size < GROUP_BYTES:
+                await asyncio.sleep(GROUP_SECONDS)
+            # Not to be interrupted: what waits was handed out once.
+            await finish(self.flush())
+
+    async def flush(self) -> None:
+        """
+        Write what waits.
+
+        :raises StorageError: it could not be written, several times; so those who wait for it hear as well.
+        """
+        async with self._writing:
+            work, kept, done = self._work, self._kept, self._flushed
+            self._work, self._kept, self._flushed = _Group(), _Group(), None
+            try:
+                name = ""
+                for group, suffix in ((kept, _KEPT), (work, _WORK)):
+                    name = await self._write(group, suffix) if group.lines else ""
+            except BaseException as err:
+                if done is not None and not done.done():
+                    done.set_exception(err if isinstance(err, Exception) else StorageError("interrupted"))
+                    done.exception()  # nobody may be waiting
+                raise
+            if done is not None and not done.done():
+                done.set_result(name)
+
+    def release(self, document_ids: Iterable[str]) -> list[str]:
+        """
+        The chunks of these documents stand in a part that is kept.
+
+        :return: files that nobody needs any more; :meth:`drop` removes them.
+        """
+        free: list[str] = []
+        for document_id in document_ids:
+            for name in self._files.pop(document_id, ()):
+                needed = self._needed.get(name)
+                if needed is not None:
+                    needed.discard(document_id)
+                    if not needed:
+                        del self._needed[name]
+                        free.append(name)
+        return free
+
+    def drop(self, files: list[str]) -> None:
+        """Remove files of work; in a thread."""
+        for name in () if self._keep else files:
+            remove(self._uri(name))
+
+    def _add_work(self, key: PieceKey, plain: dict[str, Any], body: bytes = b"") -> int:
+        offset = self._work.add(
+            plain | {"key": [key.document_id, key.content_hash, key.start, key.length], "value": None}, body
+        )
+        self._work.documents.add(key.document_id)
+        self._wake()
+        return offset
+
+    def _wake(self) -> None:
+        self._full.set()
+
+    async def _write(self, group: _Group, suffix: str) -> str:
+        # A process that has lost the lease does not overwrite its follower's.
+        name = f"{self._next:08d}-{self._nonce}{suffix}"
+        self._next += 1
+        data = b"".join(group.lines)
+        for last in (False,) * (WRITE_TRIES - 1) + (True,):
+            try:
+                await in_thread(write_file, self._uri(name), data)
+                break
+            except StorageError as err:
+                if last:
+                    raise
+                log.warning("The journal is tried again: %s", err)
+                await asyncio.sleep(WRITE_PAUSE)
+        for document_id in group.documents:
+            self._need(name, document_id)
+        return name
+
+    def _need(self, name: str, document_id: str) -> None:
+        self._needed.setdefault(name, set()).add(document_id)
+        self._files.setdefault(document_id, set()).add(name)
+
+    def _uri(self, name: str) -> str:
+        return f"{self.folder}/{name}"

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts a job's body into the journal, and notes how long the job took."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from lucidworks_provider.corpus.flow import Slots
+from lucidworks_provider.corpus.job_times import JobTimes
+from lucidworks_provider.corpus.journal import Journal, Place
+from lucidworks_provider.corpus.parts import Answered
+from lucidworks_provider.corpus.plan import Piece
+from lucidworks_provider.corpus.stats import RunStats
+from lucidworks_provider.errors import RateLimitError
+
+# The transport holds everybody back after a 429; this only keeps a transport that does not from spinning.
+THROTTLED_PAUSE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all jobs of a run share."""
+
+    fetch: Callable[[str], Awaitable[bytes]]
+    journal: Journal
+    stats: RunStats
+    slots: Slots
+    times: JobTimes
+
+
+class JournalKeeper:
+    """
+    The :class:`~lucidworks_provider.jobs.collect.Keeper` of one job.
+
+    :param fresh: submitted a moment ago.
+    :param hold: keep the body in memory as well, for the part that it goes to at once.
+    """
+
+    def __init__(self, desk: Desk, piece: Piece, job: str, *, hold: bool, fresh: bool) -> None:
+        self._desk = desk
+        self._hold = hold
+        self._fresh = fresh
+        self._piece = piece
+        self._job = job
+        self._started = time.monotonic()
+        self._unfinished: float | None = None
+        self._aside: Place | None = None
+        self._result: Place | None = None
+        self._body: bytes | None = None
+
+    async def fetch(self, job: str) -> bytes:
+        """The GET; a 429 is no answer about the job."""
+        stats = self._desk.stats
+        while True:
+            stats.request(time.monotonic())
+            try:
+                body = await self._desk.fetch(job)
+            except RateLimitError:
+                stats.throttled(time.monotonic())
+                await asyncio.sleep(THROTTLED_PAUSE)
+                continue
+            return body
+
+    def next_wait(self, age: float, poll_interval: float) -> float:
+        """Of a job that is not ready."""
+        self._unfinished = time.monotonic() - self._started
+        return self._desk.times.next_wait(age, poll_interval)
+
+    async def there(self) -> bool:
+        """The plan has looked."""
+        return False
+
+    async def keep(self, body: bytes) -> None:
+        """To the journal."""
+        if not self._fresh:
+            pass  # nobody knows since when an earlier try's job is ready
+        elif self._unfinished is None:
+            self._desk.times.ready(time.monotonic() - self._started)
+        else:
+            self._desk.times.late(self._unfinished)
+        self._result = await self._write(body)
+        if self._hold:
+            self._body = body
+            self._desk.slots.arrived(len(body))
+
+    async def keep_aside(self, body: bytes) -> None:
+        """To the journal as well; a body that comes later counts instead."""
+        self._aside = await self._write(body)
+
+    async def use_aside(self) -> bool:
+        """What came with an unknown status."""
+        self._result = self._aside
+        return self._result is not None
+
+    def answered(self) -> Answered:
+        """The result."""
+        assert self._result is not None  # noqa: S101
+        seconds = time.monotonic() - self._started
+        return Answered(self._piece, self._job, self._result, self._body, seconds)
+
+    async def _write(self, body: bytes) -> Place:
+        return await self._desk.journal.keep_body(self._piece.key, self._job, body)

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a run has to send: documents that are new, or not what they were.
+
+==================================  =========================================================================
+a file of one document              skipped unopened when its path, size and stamp stand in the index; else it
+                                    is read when its turn comes, and skipped when its text has the same hash
+a file of many records              skipped unopened when size and stamp of all its documents are those of the
+                                    file, and none was rejected; else read twice: all ids before the first
+                                    submission (two documents with one id are an error), then the texts
+documents handed over by a task     like such a file, every time
+==================================  =========================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from lucidworks_provider.corpus.journal import PieceKey, Place
+from lucidworks_provider.corpus.scratch import REJECTED, SAME, TODO, Row, Scratch
+from lucidworks_provider.documents.document import Document, Reason, Unreadable, content_hash
+from lucidworks_provider.documents.source import Format, SourceFile
+from lucidworks_provider.documents.split import split
+from lucidworks_provider.errors import InputError
+
+log = logging.getLogger(__name__)
+
+_RECORDS = {Format.JSON_LINES, Format.PARQUET}
+# The file name of documents that a task handed over.
+HANDED_OVER = SourceFile("", "", 0, "", Format.JSON_LINES)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """
+    What one request carries, and what an earlier try has got for it.
+
+    :param job: an id that was submitted and not answered yet, or empty.
+    :param place: a body that lies in the journal.
+    """
+
+    key: PieceKey
+    text: str
+    job: str = ""
+    place: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document to be chunked."""
+
+    document: Document
+    content_hash: str
+    file: SourceFile
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        """Roughly its bytes in memory."""
+        return len(self.document.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """
+    :param documents: of the source, as far as they are known without opening files of one document.
+    :param candidates: of them, those that may have to be sent.
+    :param bytes: of the candidates, as they lie in the source.
+    """
+
+    documents: int
+    candidates: int
+    bytes: int
+
+
+class Plan:
+    """
+    :param read: the documents of a file.
+    :param check: raises InputError for a file that has not the columns that were named.
+    :param reuse: whether what the last snapshot has may be skipped.
+    :param max_text_bytes: of one request.
+    """
+
+    def __init__(
+        self,
+        scratch: Scratch,
+        *,
+        read: Callable[[SourceFile], Iterator[Document | Unreadable]],
+        check: Callable[[SourceFile], None],
+        reuse: bool,
+        max_text_bytes: int,
+    ) -> None:
+        self._scratch = scratch
+        self._read = read
+        self._check = check
+        self._reuse = reuse
+        self._max_text_bytes = max_text_bytes
+
+    def look(self, files: Iterator[SourceFile], *, exact: bool) -> Planned:
+        """
+        Go through the source's files without sending anything.
+
+        :param exact: also read files of one document, to know whether their text has changed.
+        :raises InputError: an id that two documents have, or a column that is missing.
+        """
+        scratch, size = self._scratch, 0
+        for file in files:
+            if file.format in _RECORDS:
+                if self._reuse and file is not HANDED_OVER and self._records_same(file):
+                    continue
+                self._check(file)
+                size += self._scan(file)
+            elif self._same(file, self._scratch.known(file.path, old=self._reuse)):
+                self._see(file.path, SAME, file)
+                continue
+            else:
+                self._see(file.path, TODO, file)
+                if exact and not self._differs(file):
+                    continue
+                size += file.size
+            scratch.run(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
+                file.path,
+                file.uri,
+                file.size,
+                file.stamp,
+                file.format,
+            )
+        todo = scratch.count("SELECT count(*) FROM seen WHERE fate = ?", TODO)
+        return Planned(scratch.count("SELECT count(*) FROM seen"), todo, size)
+
+    def candidates(self) -> Iterator[Candidate | Unreadable]:
+        """
+        The documents to be sent, and those that cannot be read.
+
+        Documents that turn out to be what they were are noted with their new size and stamp.
+        """
+        # A list, not a cursor: this may go on for hours while the same database is written.
+        last = ""
+        while row := self._scratch.one(
+            "SELECT path, uri, size, stamp, format FROM files WHERE path >= ? ORDER BY path LIMIT 1", last
+        ):
+            file = SourceFile(row[1], row[0], row[2], row[3], Format(row[4]))
+            # The least text that is greater.
+            last = file.path + "\0"
+            for found in self._read(file):
+                if isinstance(found, Unreadable):
+                    self._reject(found, file)
+                    yield found
+                elif candidate := self._candidate(found, file):
+                    yield candidate
+
+    def _reject(self, found: Unreadable, file: SourceFile) -> None:
+        before = self._scratch.one("SELECT attempts FROM before WHERE id = ?", found.id)
+        attempts = (before[0] if before else 0) + 1
+        self._scratch.reject(found.id, found.reason, found.detail, attempts, file.path)
+
+    def _candidate(self, document: Document, file: SourceFile) -> Candidate | Unreadable | None:
+        scratch, digest = self._scratch, content_hash(document.text)
+        if file.format in _RECORDS and not scratch.one("SELECT 1 FROM seen WHERE id = ?", document.id):
+            # It was not there when the ids were compared.
+            scratch.see(document.id, TODO)
+        known = scratch.known(document.id, old=self._reuse)
+        if known is not None and known.hash == digest:
+            if (known.size, known.stamp, known.file) != (file.size, file.stamp, file.path):
+                scratch.run(
+                    "INSERT OR REPLACE INTO touched VALUES (?, ?, ?, ?)",
+                    document.id,
+                    file.size,
+                    file.stamp,
+                    file.path,
+                )
+            scratch.set_fate(document.id, SAME)
+            return None
+        failed = scratch.one("SELECT * FROM failed WHERE id = ? AND hash = ?", document.id, digest)
+        if failed:
+            scratch.reject(document.id, failed[2], failed[3], failed[4], file.path)
+            return Unreadable(document.id, Reason(failed[2]), failed[3])
+        return Candidate(document, digest, file, tuple(self._pieces(document, digest)))
+
+    def _pieces(self, document: Document, digest: str) -> Iterator[Piece]:
+        for piece in split(document.text, max_bytes=self._max_text_bytes):
+            key = PieceKey(document.id, digest, piece.start, len(piece.text))
+            row = self._scratch.one(
+                "SELECT job, log, offset, bytes FROM pieces WHERE id = ? AND hash = ? AND start = ? AND length = ?",
+                key.document_id,
+                key.content_hash,
+                key.start,
+                key.length,
+            )
+            job, place = "", None
+            if row:
+                job, place = row[0], Place(row[1], row[2], row[3]) if row[1] else None
+            yield Piece(key, piece.text, job, place)
+
+    @staticmethod
+    def _same(file: SourceFile, row: Row | None) -> bool:
+        return row is not None and (row.size, row.stamp, row.file) == (file.size, file.stamp, file.path)
+
+    def _records_same(self, file: SourceFile) -> bool:
+        """Mark all documents of a file of records that is what it was."""
+        scratch = self._scratch
+        total = scratch.count("SELECT count(*) FROM old WHERE file = ?", file.path)
+        same = scratch.count(
+            "SELECT count(*) FROM old WHERE file = ? AND size = ? AND stamp = ?",
+            file.path,
+            file.size,
+            file.stamp,
+        )
+        if not total or same != total or scratch.one("SELECT 1 FROM before WHERE file = ?", file.path):
+            return False
+        clash = scratch.one(
+            "SELECT old.id FROM old JOIN seen ON seen.id = old.id WHERE old.file = ? LIMIT 1", file.path
+        )
+        if clash:
+            raise _twice(clash[0], file)
+        scratch.run("INSERT INTO seen SELECT id, ? FROM old WHERE file = ?", SAME, file.path)
+        return True
+
+    def _scan(self, file: SourceFile) -> int:
+        """All ids of a file of records, with a first idea of their fate; bytes of the texts that differ."""
+        size = 0
+        for found in self._read(file):
+            if isinstance(found, Unreadable):
+                self._scratch.see(found.id, REJECTED)
+                if found.id == file.path:
+                    # The file as a whole: what it held before has not vanished, it cannot be read.
+                    self._scratch.run(
+                        "INSERT OR IGNORE INTO seen SELECT id, ? FROM old WHERE file = ?", REJECTED, file.path
+                    )
+                continue
+            known = self._scratch.known(found.id, old=self._reuse)
+            same = known is not None and known.hash == content_hash(found.text)
+            self._see(found.id, SAME if same else TODO, file)
+            size += 0 if same else len(found.text.encode())
+        return size
+
+    def _differs(self, file: SourceFile) -> bool:
+        """Whether a file of one document has to be sent; if it does not, it is noted so."""
+        for found in self._read(file):
+            if isinstance(found, Unreadable):
+                self._reject(found, file)
+                return True
+            known = self._scratch.known(found.id, old=self._reuse)
+            if known is not None and known.hash == content_hash(found.text):
+                self._candidate(found, file)
+                return False
+        return True
+
+    def _see(self, document_id: str, fate: int, file: SourceFile) -> None:
+        if not self._scratch.see(document_id, fate):
+            raise _twice(document_id, file)
+
+
+def _twice(document_id: str, file: SourceFile) -> InputError:
+    where = f"{file.uri} has" if file.uri else "The documents have"
+    return InputError(
+        f"{where} the document id {document_id!r}, which another document has as well. An id names one document: its "
+        "chunks replace those of the run before. Make the ids of the source distinct."
+    )

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a run knows about each document, in a database on the worker's own disk.
+
+A hundred thousand documents in dictionaries are a hundred megabytes; ten million do not fit at all. This takes
+a few megabytes of memory whatever the corpus, and about 300 bytes of disk a document. Nothing in it has to
+outlive the process: it is made from the dataset's index, the journal and the source.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_TABLES = """
+CREATE TABLE old (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, stamp TEXT, file TEXT, chunks INTEGER, part TEXT)
+    WITHOUT ROWID;
+CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, stamp TEXT, file TEXT, chunks INTEGER, part TEXT)
+    WITHOUT ROWID;
+CREATE TABLE seen (id TEXT PRIMARY KEY, fate INTEGER) WITHOUT ROWID;
+CREATE TABLE touched (id TEXT PRIMARY KEY, size INTEGER, stamp TEXT, file TEXT) WITHOUT ROWID;
+CREATE TABLE files (path TEXT PRIMARY KEY, uri TEXT, size INTEGER, stamp TEXT, format TEXT) WITHOUT ROWID;
+CREATE TABLE pieces (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TEXT, log TEXT, offset INTEGER,
+    bytes INTEGER, PRIMARY KEY (id, hash, start, length)) WITHOUT ROWID;
+CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT) WITHOUT ROWID;
+CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
+CREATE INDEX old_file ON old (file);
+CREATE TABLE before (id TEXT PRIMARY KEY, attempts INTEGER, file TEXT) WITHOUT ROWID;
+"""
+
+# What becomes of a document that the source has.
+SAME, TODO, REJECTED = 0, 1, 2
+
+
+class Row(NamedTuple):
+    """
+    One document of an index.
+
+    :param size: bytes of its file.
+    :param stamp: etag or time of change of its file.
+    :param part: the data file that holds its chunks, as the snapshot names it.
+    """
+
+    id: str
+    hash: str
+    size: int
+    stamp: str
+    file: str
+    chunks: int
+    part: str
+
+
+class Scratch:
+    """
+    A database that goes with the process. Every method may be called from any thread.
+
+    :raises OSError: no space for it.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="lucidworks-corpus-")
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(
+            Path(self._folder.name) / "scratch.db", check_same_thread=False, isolation_level=None
+        )
+        # Nothing in it outlives the process, so nothing needs to be safe on the disk.
+        self._db.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_TABLES}")
+
+    def close(self) -> None:
+        """Remove it."""
+        self._db.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, statement: str, *values: Any) -> None:
+        """One statement."""
+        with self._lock:
+            self._db.execute(statement, values)
+
+    def many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """One statement for many rows, as one transaction."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                self._db.executemany(statement, rows)
+            finally:
+                self._db.execute("COMMIT")
+
+    def one(self, query: str, *values: Any) -> Any:
+        """The first row, or None."""
+        with self._lock:
+            return self._db.execute(query, values).fetchone()
+
+    def count(self, query: str, *values: Any) -> int:
+        """The number that a query returns."""
+        return int(self.one(query, *values)[0] or 0)
+
+    def rows(self, query: str, *values: Any, at_once: int = 1000) -> Iterator[Any]:
+        """All rows, some at a time. What the query reads must not change meanwhile."""
+        with self._lock:
+            cursor = self._db.execute(query, values)
+        while True:
+            with self._lock:
+                some = cursor.fetchmany(at_once)
+            if not some:
+                return
+            yield from some
+
+    # -- what is asked often --------------------------------------------------------------------------
+
+    def known(self, document_id: str, *, old: bool) -> Row | None:
+        """The document as this run has written it, else (if ``old``) as the last snapshot has it."""
+        row = self.one("SELECT * FROM new WHERE id = ?", document_id)
+        if row is None and old:
+            row = self.one("SELECT * FROM old WHERE id = ?", document_id)
+        return Row(*row) if row else None
+
+    def add_rows(self, table: str, rows: Iterable[Row]) -> None:
+        """Documents of a part; the later row of a document counts."""
+        self.many(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?)", rows)  # noqa: S608
+
+    def see(self, document_id: str, fate: int) -> bool:
+        """:return: False when the source has had a document of this id before."""
+        with self._lock:
+            changed = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (document_id, fate))
+            return changed.rowcount == 1
+
+    def set_fate(self, document_id: str, fate: int) -> None:
+        """Know better what becomes of a document."""
+        self.run("INSERT OR REPLACE INTO seen VALUES (?, ?)", document_id, fate)
+
+    def reject(self, document_id: str, reason: str, detail: str, attempts: int, file: str) -> None:
+        """A document that will not be in the dataset, or only in the version that it had."""
+        self.set_fate(document_id, REJECTED)
+        self.run(
+            "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
+            document_id,
+            reason,
+            detail,
+            attempts,
+            file,
+        )

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run over a corpus is told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from lucidworks_provider.api.chunking import MAX_TEXT_BYTES, ChunkingOptions
+from lucidworks_provider.corpus.engine import Rules
+from lucidworks_provider.documents.document import Document, Unreadable
+from lucidworks_provider.documents.readers import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """
+    What to chunk, where to, and what to do when.
+
+    :param source: URI of a file, folder or glob; or the documents themselves.
+    :param listing: URI of a listing, to be read instead of listing ``source``.
+    :param output: URI of the dataset's folder.
+    :param full_refresh: send everything again; needed when the configuration changed.
+    :param prune: remove what the source does not have any more.
+    :param max_submissions: documents; refuse to send more.
+    :param max_reject_ratio: of the source's documents; above it the run fails, and what was done is kept.
+    :param keep_raw: keep the bodies, below ``raw``.
+    :param keep_replaced: leave files that the new snapshot does not name.
+    """
+
+    source: str | Sequence[Document | Unreadable]
+    output: str
+    options: ChunkingOptions
+    reading: Reading = field(default_factory=Reading)
+    rules: Rules = field(default_factory=Rules)
+    listing: str | None = None
+    full_refresh: bool = False
+    prune: bool = False
+    max_submissions: int | None = None
+    max_reject_ratio: float = 0.05
+    max_text_bytes: int = MAX_TEXT_BYTES
+    json_lines: bool = False
+    keep_raw: bool = False
+    keep_replaced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """
+    Asks the service, on an event loop.
+
+    :param client: held open during the run.
+    :param rate: requests a second that have been learned, None before the first 429.
+    """
+
+    submit: Callable[[str], Awaitable[str]]
+    fetch: Callable[[str], Awaitable[bytes]]
+    client: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+    rate: Callable[[], float | None] = lambda: None

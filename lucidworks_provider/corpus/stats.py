@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a run counts while it works: for the progress line, and for the report at its end.
+
+Constant memory, however long the run: histograms have logarithmic buckets, and the series over time doubles the
+width of its steps each time it is full. It has no clock of its own: ``now`` is ``time.monotonic()`` of the caller.
+For one thread, or the tasks of one event loop.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+# Steps of the series over time, an even number; half of them at least are in use after the first minutes.
+STEPS = 240
+# The time left is told by the rate of about so many seconds.
+MEMORY = 60.0
+# No rate is told by less than this, seconds.
+SHORTEST = 0.2
+
+
+def _logarithmic(first: float, last: float, per_octave: int) -> list[float]:
+    found = []
+    for step in range(10_000):  # pragma: no branch
+        found.append(first * 2 ** (step / per_octave))
+        if found[-1] >= last:
+            break
+    return found
+
+
+# Characters: steps of 9 %, whole numbers. Seconds: steps of 19 %, from 10 ms to more than a day.
+SIZE_EDGES = tuple(sorted({round(edge) for edge in _logarithmic(1, 1 << 21, 8)}))
+SECONDS_EDGES = tuple(_logarithmic(0.01, 100_000, 4))
+# Most chunks are below this; one look into a table is a quarter of a search.
+_TABLE = tuple(bisect_right(SIZE_EDGES, size) for size in range(1 << 13))
+
+
+class Histogram:
+    """
+    Counts in buckets; the first and the last have no end.
+
+    :param edges: ascending; bucket ``i`` holds what is at least ``edges[i - 1]`` and below ``edges[i]``.
+    """
+
+    __slots__ = ("counts", "edges", "least", "most", "sum")
+
+    def __init__(self, edges: tuple[float, ...]) -> None:
+        self.edges = edges
+        self.counts = [0] * (len(edges) + 1)
+        self.sum = 0.0
+        self.least = float("inf")
+        self.most = float("-inf")
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_right(self.edges, value)] += 1
+        self._note(value, value, value)
+
+    def add_sizes(self, sizes: Sequence[int]) -> None:
+        """Count many whole numbers, with the edges :data:`SIZE_EDGES`."""
+        if not sizes:
+            return
+        counts, most = self.counts, max(sizes)
+        if most < len(_TABLE):
+            for size in sizes:
+                counts[_TABLE[size]] += 1
+        else:
+            for size in sizes:
+                counts[bisect_right(self.edges, size)] += 1
+        self._note(sum(sizes), min(sizes), most)
+
+    def quantile(self, share: float) -> float | None:
+        """
+        A value that about ``share`` of all are below, as exact as a bucket is wide; None when there are none.
+
+        :param share: 0 to 1.
+        """
+        wanted, below = share * sum(self.counts), 0
+        for number, count in enumerate(self.counts):
+            if count and below + count >= wanted:
+                start = self.edges[number - 1] if number else self.least
+                end = self.edges[number] if number < len(self.edges) else self.most
+                value = start + (end - start) * (wanted - below) / count
+                return min(max(value, self.least), self.most)
+            below += count
+        return None
+
+    def as_json(self) -> dict[str, Any]:
+        """``edges`` has one more than ``counts``; buckets without a value at both ends are left out."""
+        used = [number for number, count in enumerate(self.counts) if count]
+        if not used:
+            return {"count": 0, "edges": [], "counts": []}
+        first, last = used[0], used[-1]
+        ends = (self.least, *self.edges, max(self.most, self.edges[-1]))
+        return {
+            "count": sum(self.counts),
+            "sum": round(self.sum, 3),
+            "min": self.least,
+            "max": self.most,
+            "median": self.quantile(0.5),
+            "p95": self.quantile(0.95),
+            "edges": list(ends[first : last + 2]),
+            "counts": self.counts[first : last + 1],
+        }
+
+    def _note(self, total: float, least: float, most: float) -> None:
+        self.sum += total
+        self.least = min(self.least, least)
+        self.most = max(self.most, most)
+
+
+class Series:
+    """
+    What happened in each step of time, in :data:`STEPS` steps at most.
+
+    :param started: where the first step begins.
+    """
+
+    __slots__ = ("documents", "in_flight", "last", "requests", "started", "throttled", "width")
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.width = 1.0
+        self.last = 0
+        self.documents = [0] * STEPS
+        self.requests = [0] * STEPS
+        self.throttled = [0] * STEPS
+        self.in_flight = [0] * STEPS
+        """The most in each step."""
+
+    def step(self, now: float) -> int:
+        """The step that ``now`` belongs to; pairs of steps become one until there is one."""
+        step = int((now - self.started) / self.width)
+        if step > self.last:
+            while step >= STEPS:
+                self._fold()
+                step = int((now - self.started) / self.width)
+            self.last = max(step, self.last)
+        return max(step, 0)
+
+    def _fold(self) -> None:
+        empty = [0] * (STEPS // 2)
+        for name in ("documents", "requests", "throttled"):
+            counts: list[int] = getattr(self, name)
+            setattr(self, name, [*map(sum, zip(counts[::2], counts[1::2], strict=True)), *empty])
+        self.in_flight = [*map(max, self.in_flight[::2], self.in_flight[1::2]), *empty]
+        self.width *= 2
+        self.last //= 2
+
+    def as_json(self) -> dict[str, Any]:
+        """``width`` in seconds; the last step may be shorter."""
+        end = self.last + 1
+        return {
+            "width": self.width,
+            "documents": self.documents[:end],
+            "requests": self.requests[:end],
+            "throttled": self.throttled[:end],
+            "in_flight": self.in_flight[:end],
+        }
+
+
+class RunStats:
+    """
+    The counts of one run.
+
+    :param total: documents of the source, where that is known.
+    :param started: ``now`` of its beginning, seconds.
+    """
+
+    def __init__(self, total: int | None, started: float) -> None:
+        self.total = total
+        self.in_flight = 0
+        """Jobs that the service has now; assigned by the engine."""
+        self.rate: float | None = None
+        """Requests a second that the limiter allows now; assigned by the engine."""
+        self.documents = self.chunks = self.tokens = 0
+        self.requests = self.throttles = self.submissions = self.resubmissions = self.reuses = self.skips = 0
+        self.reasons: Counter[str] = Counter()
+        self.sizes = Histogram(SIZE_EDGES)
+        self.latency = Histogram(SECONDS_EDGES)
+        self.series = Series(started)
+        self._started = self._latest = started
+        self._at_once = 0
+        self._rate = 0.0
+        # When the rate was measured last, with the documents of then; and documents and seconds of about MEMORY.
+        self._line: tuple[float, int, int] = (started, 0, 0)
+        self._recent = (0.0, 0.0)
+
+    def request(self, now: float) -> None:
+        """A request is being sent, of whatever kind."""
+        self.requests += 1
+        series, step = self.series, self._step(now)
+        series.requests[step] += 1
+        series.in_flight[step] = max(series.in_flight[step], self.in_flight)
+
+    def throttled(self, now: float) -> None:
+        """It was answered with 429."""
+        self.throttles += 1
+        self.series.throttled[self._step(now)] += 1
+
+    def submitted(self, now: float) -> None:
+        """The service has taken a job."""
+        self.submissions += 1
+        self._step(now)
+
+    def resubmitted(self) -> None:
+        """A text is sent a second time: its job or its result is lost, or may be."""
+        self.resubmissions += 1
+
+    def reused(self) -> None:
+        """A job, or its result, of an earlier try is used."""
+        self.reuses += 1
+
+    def chunked(self, now: float, latency_s: float | None, chunk_sizes: Sequence[int], tokens: int) -> None:
+        """
+        A document is done.
+
+        :param latency_s: from its submission to its result; None where it was submitted by an earlier try.
+        :param chunk_sizes: in characters.
+        :param tokens: input tokens that the service counted.
+        """
+        self.documents += 1
+        self.chunks += len(chunk_sizes)
+        self.tokens += tokens
+        self.series.documents[self._step(now)] += 1
+        self.sizes.add_sizes(chunk_sizes)
+        if latency_s is not None:
+            self.latency.add(latency_s)
+
+    def rejected(self, reason: str) -> None:
+        """A document gets no chunks."""
+        self.reasons[str(reason)] += 1
+
+    def skipped(self, n: int = 1) -> None:
+        """Documents that are what they were."""
+        self.skips += n
+        if not (self.submissions or self.documents or self.reasons):
+            # Told by their stamps, all at once: no measure of how fast the rest will be.
+            self._at_once += n
+
+    @property
+    def rejects(self) -> int:
+        """Documents without chunks."""
+        return self.reasons.total()
+
+    @property
+    def done(self) -> int:
+        """Documents that need no more work."""
+        return self.documents + self.rejects + self.skips
+
+    def progress(self, now: float) -> str:
+        """
+        One line about where the run is; its documents a second are those since the last line.
+
+        The time left is that at the rate of the last minute.
+        """
+        self._step(now)
+        self._measure(now)
+        words = [
+            f"{_of(self.done, self.total)} done",
+            f"{self.in_flight:,} in flight",
+            f"{self._rate:,.1f} documents/s",
+        ]
+        if self.rate is not None:
+            words.append(f"limit {self.rate:,.1f} requests/s")
+        words += [f"429s: {self.throttles:,}", f"rejects: {self.rejects:,}"]
+        done, during = self._recent
+        if self.total is not None and self.total > self.done and done > 0:
+            words.append(f"about {duration((self.total - self.done) * during / done)} left")
+        return ", ".join(words)
+
+    def as_json(self, now: float | None = None) -> dict[str, Any]:
+        """
+        Everything as plain values, a few kilobytes.
+
+        :param now: the end of the run; the last thing that was told where it is not given.
+        """
+        if now is not None:
+            self._step(now)
+        seconds = self._latest - self._started
+        return {
+            "total": self.total,
+            "documents": self.documents,
+            "skipped": self.skips,
+            "chunks": self.chunks,
+            "tokens": self.tokens,
+            "requests": self.requests,
+            "throttled": self.throttles,
+            "submitted": self.submissions,
+            "resubmitted": self.resubmissions,
+            "reused": self.reuses,
+            "rejected": dict(self.reasons.most_common()),
+            "seconds": round(seconds, 3),
+            "chunk_sizes": self.sizes.as_json(),
+            "latency": self.latency.as_json(),
+            "series": self.series.as_json(),
+        }
+
+    def _step(self, now: float) -> int:
+        self._latest = max(self._latest, now)
+        return self.series.step(now)
+
+    def _measure(self, now: float) -> None:
+        then, worked, counted = self._line
+        if (seconds := now - then) < SHORTEST:
+            return
+        self._rate = (self.documents - worked) / seconds
+        counts = self.done - self._at_once
+        forgets = math.exp(-seconds / MEMORY)
+        done, during = self._recent
+        self._recent = (done * forgets + counts - counted, during * forgets + seconds)
+        self._line = (now, self.documents, counts)
+
+
+def duration(seconds: float) -> str:
+    """A time for people: ``12 s``, ``3 min 20 s``, ``2 h 05 min``, ``1 d 03 h``."""
+    whole = round(seconds)
+    for size, unit, below, smaller in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size:,} {unit} {whole % size // below:02d} {smaller}"
+    return f"{whole} s"
+
+
+def _of(done: int, total: int | None) -> str:
+    if not total:
+        return f"{done:,} documents"
+    return f"{done:,} of {total:,} documents ({_percent(done, total)})"
+
+
+def _percent(part: int, whole: int) -> str:
+    # Never "100 %" while something is left.
+    return f"{part * 100 // whole} %"

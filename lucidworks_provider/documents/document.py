@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One document, and one that could not be read: what goes from room to room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text with the id that its chunks will carry."""
+
+    id: str
+    text: str
+
+
+class Reason(StrEnum):
+    """Why a document has no chunks; the values stand in files that others read."""
+
+    # Found by reading.
+    EMPTY = "empty"
+    ENCODING = "encoding"
+    BINARY = "binary"
+    TOO_LARGE = "too_large"
+    INVALID = "invalid"
+    """A line or row that is no record, or an id that is none."""
+    MISSING = "missing"
+    """It was listed, and gone when it should be read."""
+    UNREADABLE = "unreadable"
+    """The storage failed."""
+
+    # Found by chunking.
+    REFUSED = "refused"
+    """The service does not take it."""
+    FAILED = "failed"
+    """Its job ended with an error."""
+    GONE = "gone"
+    """Its result is not there any more."""
+    TIMEOUT = "timeout"
+    MALFORMED = "malformed"
+    """The result is not what was asked for."""
+    TRUNCATED = "truncated"
+    """The chunks end before the text does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """
+    A document that could not be read; the run goes on without it.
+
+    :param id: the document's id, or ``<path>:<line>`` where a line has none that can be used.
+    :param detail: what was wrong, for people.
+    """
+
+    id: str
+    reason: Reason
+    detail: str
+
+
+def content_hash(text: str) -> str:
+    """
+    What tells whether a text has changed: SHA-256 of its UTF-8, in hexadecimal.
+
+    :raises UnicodeEncodeError: the text has halves of surrogate pairs, which no reader lets through.
+    """
+    return sha256(text.encode()).hexdigest()

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents that an upstream task handed over, instead of files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.errors import InputError
+
+
+def read_handed_over(
+    source: object, *, id_column: str, text_column: str, max_document_bytes: int
+) -> list[Document | Unreadable]:
+    """
+    Check what an operator was given, before anything is sent.
+
+    :param source: dictionaries, or the same as JSON (a rendered template).
+    :param id_column: the key of the id.
+    :param text_column: the key of the text.
+    :raises InputError: something that has no id, or is no list at all; names its position.
+    """
+    if isinstance(source, str):
+        try:
+            source = json.loads(source)
+        except ValueError:
+            raise InputError("source is a text that begins with [ and is no JSON; use `| tojson`.") from None
+    if not isinstance(source, Iterable) or isinstance(source, Mapping | bytes):
+        raise InputError(
+            f"source is {type(source).__name__}; give a URI, or a list of {{{id_column!r}: …, {text_column!r}: …}}."
+        )
+    return [
+        _read(position, given, id_column, text_column, max_document_bytes)
+        for position, given in enumerate(source)
+    ]
+
+
+def _read(
+    position: int, given: object, id_column: str, text_column: str, max_document_bytes: int
+) -> Document | Unreadable:
+    if not isinstance(given, Mapping) or not {id_column, text_column} <= set(given):
+        raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
+    document_id, text = given[id_column], given[text_column]
+    is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
+    if not is_id or not str(document_id).strip() or not _encodes(str(document_id)):
+        raise InputError(f"source[{position}] has the id {document_id!r}; give it a text or a number.")
+    found = str(document_id)
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return Unreadable(found, Reason.EMPTY, "there is no text")
+    if not isinstance(text, str):
+        return Unreadable(found, Reason.INVALID, f"the text is {type(text).__name__}")
+    if not _encodes(text):
+        return Unreadable(found, Reason.INVALID, "the text holds half a surrogate pair")
+    if (size := len(text.encode())) > max_document_bytes:
+        return Unreadable(
+            found, Reason.TOO_LARGE, f"{size:,} bytes, over the limit of {max_document_bytes:,}"
+        )
+    return Document(found, text)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

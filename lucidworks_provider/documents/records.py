@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a line of JSON and a row of Parquet have in common: an id, a text, and what may be wrong with both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.encoding import Fault, check_encoding, check_text, decode
+from lucidworks_provider.errors import InputError
+
+# Ids of bytes, URLs among them, are shorter; each chunk carries its own.
+_LONGEST_ID = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """
+    How files are read.
+
+    :param id_column: field or column of the ids, in JSON Lines and Parquet.
+    :param text_column: that of the texts.
+    :param encoding: of the files, by the name that Python knows; found out when it is None.
+    :param max_document_bytes: a document, or the line that it stands in, may have; more is rejected.
+    """
+
+    id_column: str = "id"
+    text_column: str = "text"
+    encoding: str | None = None
+    max_document_bytes: int = 20_000_000
+
+    def __post_init__(self) -> None:
+        for name in ("id_column", "text_column"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value:
+                raise InputError(f"{name} is {value!r}; give the name of a column.")
+        if self.id_column == self.text_column:
+            raise InputError(f"id_column and text_column are both {self.id_column!r}; they must differ.")
+        if self.encoding is not None:
+            check_encoding(self.encoding)
+        most = self.max_document_bytes
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise InputError(f"max_document_bytes is {most!r}; give a whole number above 0.")
+
+
+def read_record(
+    place: str, document_id: object, text: object, reading: Reading
+) -> Document | Unreadable:
+    """
+    A document, or why it is none.
+
+    :param place: stands for an id that cannot be used.
+    :param text: as bytes where it has not been decoded.
+    """
+    name = _as_id(document_id)
+    if name is None:
+        shown = f"{document_id!r:.80}"
+        return Unreadable(place, Reason.INVALID, f"Its id is {shown}; give it a text or a whole number.")
+    if text is None:
+        return Unreadable(name, Reason.EMPTY, "It has no text.")
+    if isinstance(text, bytes):
+        text = decode(text, reading.encoding or "utf-8")
+    if isinstance(text, str):
+        fault = check_text(text, reading.max_document_bytes)
+        if fault is None:
+            return Document(name, text)
+    elif isinstance(text, Fault):
+        fault = text
+    else:
+        fault = Fault(Reason.INVALID, f"Its text is of type {type(text).__name__}.")
+    return Unreadable(name, fault.reason, fault.detail)
+
+
+def missing_column(uri: str, name: str, there: list[str]) -> InputError:
+    """The error for a file that has no such column."""
+    return InputError(
+        f"{uri} has no column {name!r}, but {', '.join(map(repr, there[:20])) or 'none at all'}. Say in "
+        "id_column and text_column which to use."
+    )
+
+
+def _as_id(value: object) -> str | None:
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        # Nor 1.0, which is what becomes of 1 in some tables and of 2**64 in some parsers.
+        return None
+    text = str(value)
+    if not text.strip() or len(text) > _LONGEST_ID:
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return None
+    return text

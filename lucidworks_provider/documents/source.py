@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files a corpus is made of: those of a folder or a glob on any storage, listed as they come."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.listing import Entry, find_entry, list_below, list_folder
+from lucidworks_provider.storage import local_path
+
+log = logging.getLogger(__name__)
+
+
+class Format(StrEnum):
+    """What a file holds, by its suffix."""
+
+    TEXT = "text"
+    HTML = "html"
+    JSON_LINES = "jsonl"
+    PARQUET = "parquet"
+
+
+_FORMATS = {
+    "txt": Format.TEXT,
+    "md": Format.TEXT,
+    "html": Format.HTML,
+    "htm": Format.HTML,
+    "jsonl": Format.JSON_LINES,
+    "ndjson": Format.JSON_LINES,
+    "parquet": Format.PARQUET,
+}
+_KINDS = ", ".join(f".{suffix}" for suffix in _FORMATS)
+_MAGIC = re.compile(r"[*?[]")
+# What a pattern is made of: a class of characters, a run of stars, or anything else.
+_TOKENS = re.compile(r"\[(!?)(\][^\]]*|[^\]]+)\]|(\*+)|(.)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """
+    One file of a corpus.
+
+    :param uri: where it is.
+    :param path: below the source, "/" between; the id of its document, if it holds one. Of a glob, below the
+        last folder before the first wildcard; of a source that is a file, its name.
+    :param size: bytes.
+    :param stamp: another one when the file was changed: ``etag:…``, ``mtime:<ns>``, or ``seen:<ns>`` where
+        the store tells neither, which is another one in each listing.
+    """
+
+    uri: str
+    path: str
+    size: int
+    stamp: str
+    format: Format
+
+
+def list_source(source: str) -> Iterator[SourceFile]:
+    """
+    The files of a corpus, in no order, found while they are asked for.
+
+    Within a folder hidden files and folders (``.x``) are passed over, and files of other kinds are counted in
+    one warning. Links to folders are not followed. A local folder takes no memory; of an object store, one
+    folder right below the source is held at a time.
+
+    :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
+        and ``**`` for any number of folders).
+    :raises InputError: there is nothing, or nothing of a kind that can be read. With the first file at the
+        earliest, as this is a generator.
+    :raises StorageError: a folder cannot be read. What is in it would otherwise count as gone.
+    """
+    base = _checked(source)
+    # The root of a disk is nothing but the slash that every path begins with.
+    found = find_entry(base if base.rpartition("/")[2] else f"{base}/")
+    if found is not None and not found.folder:
+        if (one := _format(found.name)) is None:
+            raise InputError(f"{base} is of a kind that cannot be read; give {_KINDS}, or a folder of them.")
+        yield SourceFile(base, found.name, found.size, found.stamp, one)
+        return
+    walk = _Walk(base)
+    if found is None:
+        walk = _globbing(base)
+    some = False
+    for file in walk.files():
+        some = True
+        yield file
+    walk.warn()
+    if not some:
+        raise InputError(
+            f"source: {base} {'matches' if walk.matches else 'holds'} no file that can be read ({_KINDS}), and "
+            f"{walk.others:,} of other kinds."
+        )
+
+
+def _checked(source: object) -> str:
+    """The source without slashes at its end."""
+    if not isinstance(source, str) or not source.strip():
+        raise InputError(f"source is {source!r}; give the URI of a file, a folder or a glob.")
+    local = local_path(source.strip())
+    if local is not None and not local.is_absolute():
+        # Workers have working directories of their own.
+        raise InputError(f"source is {source!r}; give an absolute path (file:///…) or another storage's URI.")
+    scheme, separator, rest = source.strip().rpartition("://")
+    return f"{scheme}{separator}{rest.rstrip('/')}"
+
+
+def _globbing(base: str) -> _Walk:
+    magic = _MAGIC.search(base)
+    if magic is None:
+        raise InputError(f"source: there is no file and no folder {base}.")
+    folder = base[: base.rindex("/", 0, magic.start())]
+    if folder.endswith(":/"):
+        raise InputError(f"source is {base!r}; a wildcard cannot stand for a bucket.")
+    pattern = base[len(folder) + 1 :]
+    try:
+        matches = re.compile(_expression(pattern))
+    except re.error:
+        raise InputError(f"source is {base!r}, which is no glob that can be understood.") from None
+    return _Walk(folder, matches, None if "**" in pattern else pattern.count("/"))
+
+
+def _format(name: str) -> Format | None:
+    return _FORMATS.get(name.rpartition(".")[2].lower()) if "." in name else None
+
+
+@dataclass(slots=True)
+class _Walk:
+    """
+    Goes through a folder.
+
+    :param base: the folder, without a slash at its end.
+    :param matches: what paths below the folder must look like; None for all.
+    :param deepest: how many folders such a path has at most; None for any number.
+    :param others: files of kinds that cannot be read.
+    :param misnamed: files whose names are no UTF-8, so that no text can name them.
+    """
+
+    base: str
+    matches: re.Pattern[str] | None = None
+    deepest: int | None = None
+    others: int = 0
+    misnamed: int = 0
+    first_other: str = ""
+
+    def files(self) -> Iterator[SourceFile]:
+        """Those that match and can be read."""
+        # Folders that are still to be read, as paths below the source.
+        folders = [""]
+        while folders:
+            below = folders.pop()
+            place = f"{self.base}/{below}"
+            # What lies right below the source is listed by itself, for it may hold all there is.
+            whole = list_below(place) if below and self.deepest is None else None
+            for entry in whole or list_folder(place):
+                if "/." in f"/{entry.name}":
+                    continue
+                path = f"{below}{entry.name}"
+                if entry.folder:
+                    if self.deepest is None or path.count("/") < self.deepest:
+                        folders.append(f"{path}/")
+                elif file := self._file(path, entry):
+                    yield file
+
+    def _file(self, path: str, entry: Entry) -> SourceFile | None:
+        if self.matches is not None and not self.matches.fullmatch(path):
+            return None
+        kind = _format(entry.name)
+        if kind is None:
+            self.others += 1
+            self.first_other = self.first_other or path
+            return None
+        if not _is_text(path):
+            # Under this name it is not found when it should be read, which makes it a reject.
+            self.misnamed += 1
+            path = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return SourceFile(f"{self.base}/{path}", path, entry.size, entry.stamp, kind)
+
+    def warn(self) -> None:
+        """Say what was left out."""
+        if self.others:
+            log.warning(
+                "%s has %s files of kinds that are not read (first: %r); %s are.",
+                *(self.base, f"{self.others:,}", self.first_other, _KINDS),
+            )
+        if self.misnamed:
+            log.warning("%s has %s files whose names are no UTF-8; rename them.", self.base, self.misnamed)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _expression(pattern: str) -> str:
+    """A glob as a regular expression for paths below its folder."""
+    parts = pattern.split("/")
+    expression = ""
+    for part in parts[:-1]:
+        expression += "(?:[^/]+/)*" if part == "**" else f"{_part(part)}/"
+    return expression + (".+" if parts[-1] == "**" else _part(parts[-1]))
+
+
+def _part(part: str) -> str:
+    expression = ""
+    for negated, characters, stars, other in _TOKENS.findall(part):
+        if stars:
+            expression += "[^/]*"
+        elif characters:
+            inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", characters)
+            expression += f"(?!/)[{'^' if negated else ''}{inside}]"
+        else:
+            expression += "[^/]" if other == "?" else re.escape(other)
+    return expression

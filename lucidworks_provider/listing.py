@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in a folder of any storage: names, sizes, and a stamp that tells whether a file was changed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lucidworks_provider.storage import local_path, naming, split_uri, store_path
+
+# Stores without folders: one listing shows everything below a prefix, a thousand objects a request. Other
+# file systems of fsspec walk, and its walk passes over folders that it may not read.
+_FLAT = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+# When a file was changed last, in the words of the file systems.
+_CHANGED = ("LastModified", "last_modified", "updated", "mtime", "modified")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    A file or folder as a listing shows it.
+
+    :param name: within the folder that was listed; of :func:`list_below` with "/" between.
+    :param size: bytes; 0 for a folder.
+    :param stamp: another one when the file was changed: ``etag:…`` where the store has one, else ``mtime:``
+        and nanoseconds. A store that has neither gets ``seen:`` and the time of the listing, so that its
+        files never count as unchanged.
+    """
+
+    name: str
+    size: int
+    stamp: str
+    folder: bool = False
+
+
+def find_entry(uri: str) -> Entry | None:
+    """The file or folder at a place, None where there is nothing."""
+    name = split_uri(uri.rstrip("/"))[1]
+    with naming("read", uri):
+        try:
+            if (local := local_path(uri)) is not None:
+                found = local.stat()
+                if stat.S_ISDIR(found.st_mode):
+                    return Entry(name, 0, "", folder=True)
+                return _local_file(name, found) if stat.S_ISREG(found.st_mode) else None
+            path = store_path(uri)
+            path.fs.invalidate_cache(path.path)
+            return _stored(name, path.fs.info(path.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def list_folder(uri: str) -> Iterator[Entry]:
+    """
+    What is in a folder, in no order; nothing where there is no such folder.
+
+    A local folder is read as it goes, one of a store at once. Of links only those to files are followed;
+    what is neither file nor folder is left out.
+
+    :raises StorageError: the folder cannot be read. It is not passed over, since its files would then count
+        as gone.
+    """
+    with naming("read", uri):
+        if (local := local_path(uri)) is not None:
+            yield from _scan(local)
+            return
+        path = store_path(uri)
+        path.fs.invalidate_cache(path.path)
+        try:
+            found = path.fs.ls(path.path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        path.fs.invalidate_cache(path.path)
+        yield from _named_below(path.path, ((info["name"], info) for info in found))
+
+
+def list_below(uri: str) -> Iterator[Entry] | None:
+    """
+    All files below a folder in few requests, or None where a storage has no better way than folder by folder.
+
+    :raises StorageError: the storage cannot be read.
+    """
+    if uri.partition("://")[0] not in _FLAT:
+        return None
+    return _list_below(uri)
+
+
+def _list_below(uri: str) -> Iterator[Entry]:
+    with naming("read", uri):
+        path = store_path(uri)
+        path.fs.invalidate_cache(path.path)
+        found = path.fs.find(path.path, detail=True)
+        path.fs.invalidate_cache(path.path)
+        yield from (entry for entry in _named_below(path.path, found.items()) if not entry.folder)
+
+
+def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Entry]:
+    start = len(root.rstrip("/")) + 1
+    for full, info in found:
+        # A store may hold an object with the folder's own name.
+        if name := full[start:].rstrip("/"):
+            yield _stored(name, info)
+
+
+def _scan(folder: Path) -> Iterator[Entry]:
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    yield Entry(entry.name, 0, "", folder=True)
+                elif entry.is_file():
+                    yield _local_file(entry.name, entry.stat())
+            except FileNotFoundError:
+                continue  # it went meanwhile
+
+
+def _local_file(name: str, found: os.stat_result) -> Entry:
+    return Entry(name, found.st_size, f"mtime:{found.st_mtime_ns}")
+
+
+def _stored(name: str, info: Mapping[str, Any]) -> Entry:
+    """Every file system of fsspec has names of its own for the same facts."""
+    if info.get("type") == "directory":
+        return Entry(name, 0, "", folder=True)
+    size = int(info.get("size") or 0)
+    if etag := info.get("ETag") or info.get("etag"):
+        return Entry(name, size, f"etag:{str(etag).strip(chr(34))}")
+    changed = next((info[key] for key in _CHANGED if info.get(key)), None)
+    if isinstance(changed, datetime):
+        changed = changed.timestamp()
+    if isinstance(changed, int | float):
+        return Entry(name, size, f"mtime:{changed * 1e9:.0f}")
+    # Some give the time as text, which does as well.
+    return Entry(name, size, f"mtime:{changed}" if changed else f"seen:{time.time_ns()}")

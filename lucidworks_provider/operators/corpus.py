@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chunk and vectorise a whole catalogue with Lucidworks AI, again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
+from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
+from lucidworks_provider.operators.job import dictionary
+from lucidworks_provider.operators.waiting import UsesHook, seconds
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from lucidworks_provider.corpus.settings import Corpus, Service
+    from lucidworks_provider.documents.document import Document, Unreadable
+
+# Of a document before it is split: what its text and its vectors take of the worker's memory.
+MAX_DOCUMENT_BYTES = 20_000_000
+# More than triggers share: here is one task, and its answers come as fast as the contract allows.
+CONNECTIONS = 32
+
+
+class LucidworksChunkDocumentsOperator(UsesHook, BaseOperator):
+    """
+    Bring a dataset of chunks and vectors up to a corpus: what is new or changed is sent, nothing else.
+
+    Works in the worker, with hundreds of jobs in flight at the speed that the service allows. Everything that the
+    service hands out is kept beside the dataset at once, so a retry, or the next run, goes on where this one
+    stopped. Readers see the dataset as the last run left it until this one has ended well.
+
+    Returns the delta: ``{"dataset", "snapshot", "documents", "chunks", "tokens", "added", "changed", "vanished",
+    "removed", "skipped", "rejected", "submitted", "resubmitted", "truncated", "lists", "rejects", "report"}``, where
+    ``lists`` has the URIs of the ids that were added, changed and that vanished.
+
+    .. seealso:: ``docs/corpora.md`` for the files, and for what happens when something dies.
+
+    :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
+        ``.html``, ``.jsonl`` and ``.parquet``; or a list of ``{"id": …, "text": …}``. The id of a file that is one
+        document is its path below ``source``. (templated)
+    :param output: URI of the folder that holds the dataset, for one operator alone. (templated)
+    :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
+        (templated)
+    :param model_id: an embedding model such as ``gte-small``, or the deployment id of a custom model. (templated)
+    :param chunker_config: the chunker's own options, e.g. ``{"maxChunkSize": 256}`` (tokens). (templated)
+    :param model_config: ``vectorQuantizationMethod``, ``dimReductionSize``. (templated)
+    :param data_type: ``passage`` for what is searched, ``query`` for what one searches with. (templated)
+    :param listing: URI of a listing that
+        :func:`~lucidworks_provider.documents.shards.write_listings` has written, to be read instead of listing
+        ``source``: a shard. (templated)
+    :param id_column: of ``.jsonl`` and ``.parquet`` files, the column of the document ids. (templated)
+    :param text_column: of those files, the column of the texts. (templated)
+    :param encoding: of text files; detected where it is not given. (templated)
+    :param full_refresh: send every document again; needed after a change of the chunker, the model or their
+        configuration. (templated)
+    :param prune: remove documents that the source does not have any more. (templated)
+    :param dry_run: send and write nothing; return ``{"documents", "would_submit", "bytes", "skipped"}``. (templated)
+    :param max_submissions: fail before the first submission if more documents than that would be sent. (templated)
+    :param max_reject_ratio: share of the source's documents, 0 to 1; when more are rejected the task fails. What was
+        done is kept.
+    :param on_truncated: ``warn`` about documents whose chunks end before their text does, or ``reject`` them.
+    :param on_busy: when another task writes into ``output``: ``wait`` for it, or ``fail``.
+    :param busy_timeout: seconds, or a timedelta, to wait for it.
+    :param keep_raw: keep the service's answers as they came, below ``raw/``.
+    :param keep_replaced: keep files that the new snapshot does not name, for
+        :func:`~lucidworks_provider.documents.shards.publish` to remove.
+    :param json_lines: write the chunks as JSON Lines as well, below ``jsonl/``.
+    :param report_url: where a browser finds the folder ``output``, for the link to the report in the UI. (templated)
+    :param max_in_flight: documents.
+    :param timeout: seconds, or a timedelta, to wait for each job. A later one is asked for again by the next run.
+    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta.
+    :param max_text_bytes: UTF-8 bytes of one request; longer documents are split. The vendor says "approximately
+        1 MB".
+    :param max_document_bytes: reject a document, or a line, with more.
+    :param lucidworks_conn_id: the connection. (templated)
+    :raises InputError: before anything is sent.
+    :raises OutputBusyError: another task writes into ``output``.
+    """
+
+    template_fields: Sequence[str] = (
+        "source",
+        "output_uri",
+        "chunker",
+        "model_id",
+        "chunker_config",
+        "model_config",
+        "data_type",
+        "listing",
+        "id_column",
+        "text_column",
+        "encoding",
+        "full_refresh",
+        "prune",
+        "dry_run_only",
+        "max_submissions",
+        "report_url",
+        "lucidworks_conn_id",
+    )
+    template_fields_renderers = {"chunker_config": "json", "model_config": "json"}  # noqa: RUF012
+    operator_extra_links = (LucidworksReportLink(),)
+    ui_color = "#e8f1fb"
+
+    def __init__(
+        self,
+        *,
+        source: Any,
+        output: str,
+        chunker: str,
+        model_id: str,
+        chunker_config: Mapping[str, Any] | str | None = None,
+        model_config: Mapping[str, Any] | str | None = None,
+        data_type: str | None = "passage",
+        listing: str | None = None,
+        id_column: str = "id",
+        text_column: str = "text",
+        encoding: str | None = None,
+        full_refresh: bool | str = False,
+        prune: bool | str = False,
+        dry_run: bool | str = False,
+        max_submissions: int | str | None = None,
+        max_reject_ratio: float = 0.05,
+        on_truncated: Literal["warn", "reject"] = "warn",
+        on_busy: Literal["wait", "fail"] = "wait",
+        busy_timeout: float | timedelta = 3600.0,
+        keep_raw: bool = False,
+        keep_replaced: bool = False,
+        json_lines: bool = False,
+        report_url: str | None = None,
+        max_in_flight: int = 512,
+        timeout: float | timedelta = 3600.0,
+        poll_interval: float | timedelta = 30.0,
+        max_text_bytes: int = MAX_TEXT_BYTES,
+        max_document_bytes: int = MAX_DOCUMENT_BYTES,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.source = source
+        # Not `output` and `dry_run`, which every operator has: its XCom, and a method.
+        self.output_uri = output
+        self.chunker = chunker
+        self.model_id = model_id
+        self.chunker_config = chunker_config
+        self.model_config = model_config
+        self.data_type = data_type
+        self.listing = listing
+        self.id_column = id_column
+        self.text_column = text_column
+        self.encoding = encoding
+        self.full_refresh = full_refresh
+        self.prune = prune
+        self.dry_run_only = dry_run
+        self.max_submissions = max_submissions
+        self.max_reject_ratio = max_reject_ratio
+        self.on_truncated = on_truncated
+        self.on_busy = on_busy
+        self.busy_timeout = busy_timeout
+        self.keep_raw = keep_raw
+        self.keep_replaced = keep_replaced
+        self.json_lines = json_lines
+        self.report_url = report_url
+        self.max_in_flight = max_in_flight
+        self.timeout = timeout
+        self.poll_interval = poll_interval
+        self.max_text_bytes = max_text_bytes
+        self.max_document_bytes = max_document_bytes
+        self.lucidworks_conn_id = lucidworks_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Compare, send, gather, publish."""
+        from lucidworks_provider.corpus.holder import Holder
+        from lucidworks_provider.corpus.run import look, run
+
+        corpus = self._corpus()
+        wait = (
+            seconds(self.busy_timeout, "busy_timeout")
+            if _one_of(self.on_busy, "on_busy", "wait", "fail") == "wait"
+            else 0.0
+        )
+        # The connection is wrong, or it is not: before anything is written or sent.
+        _ = self.hook.get_settings().application_base
+        if _switch(self.dry_run_only, "dry_run"):
+            found = look(corpus)
+            self.log.info("Nothing was sent: %s", found)
+            return found
+        ti = context["ti"]
+        holder = Holder.here(
+            dag_id=ti.dag_id,
+            run_id=ti.run_id,
+            task_id=ti.task_id,
+            map_index=-1 if ti.map_index is None else ti.map_index,
+            try_number=ti.try_number,
+        )
+        delta = run(corpus, self._service(corpus), holder=holder, life=ti.max_tries, wait_seconds=wait)
+        push_report(context, corpus.output, self.report_url)
+        return delta
+
+    def _corpus(self) -> Corpus:
+        """Validate the rendered values; nothing has been sent or written before this returns."""
+        from lucidworks_provider.api.chunking import ChunkingOptions
+        from lucidworks_provider.corpus.engine import Rules
+        from lucidworks_provider.corpus.settings import Corpus
+        from lucidworks_provider.documents.readers import Reading
+        from lucidworks_provider.storage import check_folder
+
+        report_address(self.output_uri, self.report_url)
+        return Corpus(
+            source=self._source(),
+            output=check_folder(self.output_uri, "output"),
+            options=ChunkingOptions(
+                self.chunker,
+                self.model_id,
+                self.data_type,
+                dictionary(self.chunker_config, "chunker_config"),
+                dictionary(self.model_config, "model_config"),
+            ),
+            reading=Reading(
+                self.id_column,
+                self.text_column,
+                self.encoding,
+                _whole(self.max_document_bytes, "max_document_bytes", 1),
+            ),
+            rules=Rules(
+                max_in_flight=_whole(self.max_in_flight, "max_in_flight", 1),
+                timeout=seconds(self.timeout, "timeout"),
+                poll_interval=seconds(self.poll_interval, "poll_interval"),
+                refuse_truncated=_one_of(self.on_truncated, "on_truncated", "warn", "reject") == "reject",
+            ),
+            listing=self.listing or None,
+            full_refresh=_switch(self.full_refresh, "full_refresh"),
+            prune=_switch(self.prune, "prune"),
+            max_submissions=None
+            if self.max_submissions in {None, "", "None"}
+            else _whole(self.max_submissions, "max_submissions", 0),
+            max_reject_ratio=_share(self.max_reject_ratio),
+            # A character takes four bytes at most, and each piece has one.
+            max_text_bytes=_whole(self.max_text_bytes, "max_text_bytes", 4),
+            json_lines=self.json_lines,
+            keep_raw=self.keep_raw,
+            keep_replaced=self.keep_replaced,
+        )
+
+    def _source(self) -> str | Sequence[Document | Unreadable]:
+        from lucidworks_provider.documents.handed_over import read_handed_over
+        from lucidworks_provider.storage import check_folder
+
+        source = self.source
+        if isinstance(source, str) and not source.lstrip().startswith("["):
+            return check_folder(source, "source")
+        if self.listing:
+            raise InputError("listing is for a source of files; leave it out, or give the files' folder.")
+        return read_handed_over(
+            source,
+            id_column=self.id_column,
+            text_column=self.text_column,
+            max_document_bytes=self.max_document_bytes,
+        )
+
+    def _service(self, corpus: Corpus) -> Service:
+        from lucidworks_provider.api.jobs import CHUNKING
+        from lucidworks_provider.corpus.settings import Service
+
+        hook = self.hook
+        return Service(
+            submit=partial(hook.asubmit_text, corpus.options, max_bytes=corpus.max_text_bytes),
+            fetch=lambda job: hook.apoll_job(CHUNKING, job, attempts=1),
+            client=hook.shared_client,
+        )
+
+
+def _switch(value: object, what: str) -> bool:
+    """A rendered template is text."""
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "false": False, "1": True, "0": False, "": False, "none": False}
+    if not isinstance(value, str) or value.strip().lower() not in words:
+        raise InputError(f"{what} is {value!r}; give True or False.")
+    return words[value.strip().lower()]
+
+
+def _whole(value: object, what: str, least: int) -> int:
+    try:
+        number = int(value) if isinstance(value, int | str) and not isinstance(value, bool) else least - 1
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise InputError(f"{what} is {value!r}; give a whole number of at least {least}.")
+    return number
+
+
+def _one_of(value: str, what: str, *values: str) -> str:
+    if value not in values:
+        raise InputError(f"{what} is {value!r}; use one of {', '.join(values)}.")
+    return value
+
+
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"max_reject_ratio is {value!r}; give a share from 0 to 1.")
+    return float(value)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A corpus on a disk, and a service in this process that is as strict as the vendor's."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lucidworks_provider.corpus.holder import Holder
+from lucidworks_provider.corpus.run import run
+from lucidworks_provider.corpus.settings import Corpus, Service
+from lucidworks_provider.documents.dataset import open_dataset
+from lucidworks_provider.errors import UnknownResourceError
+
+DIMENSION = 4
+
+
+def _chunks(text: str, size: int) -> tuple[list[str], list[list[int]]]:
+    cuts = [*range(0, len(text), size), len(text)]
+    spans = [[start, end] for start, end in itertools.pairwise(cuts)]
+    return [text[start:end] for start, end in spans], spans
+
+
+@dataclass
+class FakeService:
+    """
+    Hands each result out once.
+
+    :param on_post: may raise instead of taking a text.
+    :param answer: may change the answer of a job that is ready.
+    """
+
+    job_seconds: float = 0.0
+    on_post: Callable[[str], None] = lambda text: None
+    answer: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda text, body: body
+    posted: list[str] = field(default_factory=list)
+    handed_out: set[str] = field(default_factory=set)
+    jobs: dict[str, tuple[float, str]] = field(default_factory=dict)
+    gets: int = 0
+    chunk_size: int = 200
+
+    async def submit(self, text: str) -> str:
+        await asyncio.sleep(0)
+        self.on_post(text)
+        self.posted.append(text)
+        job = str(uuid.uuid4())
+        self.jobs[job] = time.monotonic(), text
+        return job
+
+    async def fetch(self, job: str) -> bytes:
+        await asyncio.sleep(0)
+        self.gets += 1
+        if job not in self.jobs:
+            raise UnknownResourceError("no such job", status=404)
+        since, text = self.jobs[job]
+        body: dict[str, Any] = {"chunkingId": job, "status": "SUBMITTED"}
+        if time.monotonic() - since >= self.job_seconds:
+            body = self.answer(text, body | {"status": "READY", "chunkedData": [self._item(text)]})
+        if job in self.handed_out:
+            body = {"chunkingId": job, "status": "RETRIEVED"}
+        if "chunkedData" in body:
+            self.handed_out.add(job)
+        return json.dumps(body).encode()
+
+    def _item(self, text: str) -> dict[str, Any]:
+        chunks, spans = _chunks(text, self.chunk_size)
+        draw = random.Random(text)
+        vectors = [
+            {"tokensUsed": {"inputTokens": 7}, "vector": [draw.random() for _ in range(DIMENSION)]}
+            for _ in chunks
+        ]
+        return {"chunks": chunks, "spans": spans, "vectors": vectors}
+
+    def forget(self) -> None:
+        """Start to count anew."""
+        self.posted.clear()
+        self.gets = 0
+
+
+@dataclass
+class World:
+    """A corpus, its dataset and the service."""
+
+    root: Path
+    service: FakeService
+    corpus: Corpus
+    runs: int = 0
+
+    @property
+    def source(self) -> Path:
+        return self.root / "source"
+
+    @property
+    def output(self) -> Path:
+        return self.root / "dataset"
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        """A file of the source."""
+        path = self.source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def set(self, **changes: Any) -> None:
+        """Other parameters for the next runs."""
+        self.corpus = replace(self.corpus, **changes)
+
+    def run(
+        self, *, run_id: str | None = None, try_number: int = 1, wait: float = 0.0, life: int = 0
+    ) -> dict[str, Any]:
+        """A run of a task: a new one each time, if ``run_id`` is not given."""
+        self.runs += 1
+        holder = Holder.here(
+            dag_id="dag",
+            run_id=run_id or f"run {self.runs}",
+            task_id="task",
+            map_index=-1,
+            try_number=try_number,
+        )
+        service = Service(self.service.submit, self.service.fetch)
+        return run(self.corpus, service, holder=holder, life=life, wait_seconds=0.0)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The chunks that a reader sees, in order."""
+        found = open_dataset(str(self.output)).to_table().to_pylist()
+        return sorted(found, key=lambda row: (row["document_id"], row["chunk_index"]))
+
+    def texts(self) -> dict[str, str]:
+        """The documents as their chunks have them."""
+        texts: dict[str, str] = {}
+        for row in self.rows():
+            texts[row["document_id"]] = texts.get(row["document_id"], "") + row["text"]
+        return texts
+
+    def lines(self, uri: str) -> list[dict[str, Any]]:
+        """A file of JSON Lines."""
+        return [json.loads(line) for line in Path(uri).read_text().splitlines()]
+
+    def listed(self, delta: dict[str, Any], name: str) -> list[str]:
+        """The ids of one of a run's lists."""
+        return [row["document_id"] for row in self.lines(delta["lists"][name])]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+``kill -9`` at three random moments of runs in child processes, judged document by document.
+
+Twenty of them, in a real Airflow and over 2,000 documents, are ``python -m benchmarks.corpus_kill``.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from benchmarks.corpus_judge import Catalogue, Ledger, judge
+from benchmarks.corpus_kill import SERVICE, Plain, Story
+from dev.demo import Emulator
+
+KILLS = 3
+
+
+@pytest.mark.usefixtures("plain_network")
+def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    print(f"seed {seed}")
+    (tmp_path / "source").mkdir()
+    with Emulator(tmp_path / "emulator.log", *SERVICE) as emulator:
+        story = Story(
+            tmp_path, emulator, Plain(tmp_path, emulator), kills=KILLS, documents=60, span=3, seed=seed
+        )
+        verdicts = story.play()
+        assert len(story.moments) == KILLS
+        assert [verdict.wrong for verdict in verdicts] == [[]] * len(verdicts)
+        assert verdicts[-1].twice <= verdicts[-1].in_flight + verdicts[-1].unflushed
+
+        # The judge is no yes-man.
+        texts = story.catalogue.texts
+        changed, unknown, *_ = sorted(texts)
+        texts[changed] += "!"
+        del texts[unknown]
+        texts["lost.txt"] = "Never sent."
+        (tmp_path / "output" / "data" / "stray.parquet").touch()
+        (tmp_path / "output" / "lease.json").touch()
+        verdict = story.judge()
+    documents = len(texts)
+    assert verdict.wrong == [
+        f"{unknown}: not in the source",
+        f"{changed}: chunks of another version",
+        f"{changed}: the emulator never answered this text",
+        "lost.txt: missing",
+        "lost.txt: the emulator never answered this text",
+        f"the index has {documents} rows of {documents} documents",
+        "1 parts that no snapshot names, 0 that are missing",
+        "lease.json was left behind",
+    ]
+    assert not verdict.good
+
+
+def test_no_dataset_is_no_success(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "source", random.Random(1))
+    assert judge(catalogue, tmp_path / "nothing", Ledger([]), []).wrong == ["there is no snapshot"]
+
+
+def test_what_a_kill_may_cost() -> None:
+    def line(begin: float, end: float, **more: object) -> dict[str, object]:
+        return {
+            "endpoint": "submit",
+            "status": 200,
+            "time": begin,
+            "seconds": end - begin,
+            "job_status": None,
+            "text_sha256": "a",
+            "job_id": "1",
+        } | more
+
+    ledger = Ledger.of(
+        [
+            line(1, 2),  # long written
+            line(8, 9.8),  # arrived, and in the group that was not written
+            line(9, 11),  # in flight
+            line(10.2, 11),  # sent before, begun after
+            line(10.1, 11, endpoint="poll", job_status="READY"),
+            line(10.1, 11, endpoint="poll", job_status="SUBMITTED"),  # costs nothing
+            line(10.1, 11, status=429),
+            line(12, 13),  # the next try's
+        ]
+    )
+    assert ledger.at_stake(10) == (3, 1)
+    assert ledger.submissions() == {"a": 5}

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is made of, each by itself: the journal, the window, the slots, the guess at job times."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from lucidworks_provider.corpus import flow, job_times
+from lucidworks_provider.corpus.flow import Slots, Window
+from lucidworks_provider.corpus.job_times import JobTimes
+from lucidworks_provider.corpus.journal import Journal, PieceKey
+from lucidworks_provider.corpus.scratch import SAME, Row, Scratch
+from lucidworks_provider.errors import StorageError
+
+
+def key(document: str) -> PieceKey:
+    return PieceKey(document, "hash", 0, 10)
+
+
+class TestJournal:
+    async def test_what_was_flushed_is_found_by_the_next_process(self, tmp_path: Path) -> None:
+        journal = Journal(str(tmp_path))
+        journal.begin({"options": {"chunker": "x"}})
+        journal.submitted(key("a"), "job a")
+        journal.note("failed", ["b", "hash", "refused", "no", 1])
+        writing = asyncio.create_task(journal.write_groups())
+        place = await journal.keep_body(key("a"), "job a", b'{"x":\n1}')
+        writing.cancel()
+
+        found = Journal(str(tmp_path))
+        records = list(found.load())
+        assert found.head() == {"options": {"chunker": "x"}}
+        assert [record.kind for record in records] == ["failed", "submitted", "body"]
+        assert records[1].key == records[2].key == key("a")
+        assert records[2].place == place
+        assert found.body(place) == b'{"x":\n1}'
+
+    async def test_nothing_counts_as_kept_before_it_lies_there(self, tmp_path: Path) -> None:
+        journal = Journal(str(tmp_path))
+        waiting = asyncio.create_task(journal.keep_body(key("a"), "job a", b"{}"))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await journal.flush()
+        await waiting
+
+    @pytest.mark.parametrize("cut", [1, 5, 30])
+    async def test_a_torn_file_counts_up_to_the_tear(self, tmp_path: Path, cut: int) -> None:
+        journal = Journal(str(tmp_path))
+        journal.submitted(key("a"), "job a")
+        journal.submitted(key("b"), "job b")
+        await journal.flush()
+        (file,) = (tmp_path / "journal").iterdir()
+        file.write_bytes(file.read_bytes()[:-cut])
+
+        assert [record.job for record in Journal(str(tmp_path)).load()] == ["job a"]
+
+    async def test_files_go_when_no_document_needs_them(self, tmp_path: Path) -> None:
+        journal = Journal(str(tmp_path))
+        for documents in ("ab", "bc"):
+            for document in documents:
+                journal.submitted(key(document), document)
+            await journal.flush()
+        journal.drop(journal.release(["a"]))
+        assert len(list(tmp_path.glob("journal/*-work.log"))) == 2
+        journal.drop(journal.release(["b"]))
+        assert len(list(tmp_path.glob("journal/*-work.log"))) == 1
+        journal.drop(journal.release(["c"]))
+        assert not list(tmp_path.glob("journal/*-work.log"))
+
+    async def test_a_follower_does_not_overwrite(self, tmp_path: Path) -> None:
+        first, second = Journal(str(tmp_path)), Journal(str(tmp_path))
+        for journal, job in ((first, "one"), (second, "two")):
+            journal.submitted(key("a"), job)
+            await journal.flush()
+        assert {record.job for record in Journal(str(tmp_path)).load()} == {"one", "two"}
+
+    async def test_a_disk_that_is_full_for_a_moment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lucidworks_provider.corpus import journal as module
+
+        real, failures = module.write_file, [1, 1]
+
+        def write(uri: str, data: bytes) -> None:
+            if failures:
+                failures.pop()
+                raise StorageError("no space left")
+            real(uri, data)
+
+        monkeypatch.setattr(module, "write_file", write)
+        journal = Journal(str(tmp_path))
+        journal.submitted(key("a"), "job a")
+        await journal.flush()
+        assert [record.job for record in Journal(str(tmp_path)).load()] == ["job a"]
+
+    async def test_who_waits_hears_that_it_could_not_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(uri: str, data: bytes) -> None:
+            raise StorageError("no space left")
+
+        monkeypatch.setattr("lucidworks_provider.corpus.journal.write_file", full)
+        journal = Journal(str(tmp_path))
+        waiting = asyncio.create_task(journal.keep_body(key("a"), "job a", b"{}"))
+        await asyncio.sleep(0)
+        with pytest.raises(StorageError):
+            await journal.flush()
+        with pytest.raises(StorageError):
+            await waiting
+
+
+class TestWindow:
+    async def test_grows_with_what_ends_up_to_the_most(self) -> None:
+        window = Window(flow.FIRST_WINDOW + 2)
+        for _ in range(flow.FIRST_WINDOW):
+            await window.enter(1)
+        waiting = asyncio.create_task(window.enter(1))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        window.leave(1)
+        await waiting
+        await asyncio.wait_for(window.enter(1), 1)
+        assert window.inside == flow.FIRST_WINDOW + 1
+
+    async def test_one_document_of_any_size_is_let_in(self) -> None:
+        window = Window(10)
+        await asyncio.wait_for(window.enter(flow.TEXT_BYTES * 2), 1)
+        waiting = asyncio.create_task(window.enter(1))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+
+
+class TestSlots:
+    async def test_fewer_for_large_bodies(self) -> None:
+        slots = Slots()
+        assert slots.limit == flow.MOST_GETS
+        slots.arrived(12_000_000)
+        assert slots.limit == flow.LEAST_GETS
+
+    async def test_bodies_that_wait_for_their_part_hold_up_the_next(self) -> None:
+        slots = Slots()
+        slots.arrived(flow.BODY_BYTES)
+        waiting = asyncio.create_task(slots.__aenter__())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        slots.written(flow.BODY_BYTES)
+        await asyncio.wait_for(waiting, 1)
+
+    async def test_first_come_first_served_and_none_is_lost_by_a_cancellation(self) -> None:
+        slots = Slots()
+        for _ in range(flow.MOST_GETS):
+            await slots.__aenter__()
+        waiting = [asyncio.create_task(slots.__aenter__()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await slots.__aexit__()
+        await asyncio.sleep(0)
+        assert waiting[1].done()
+        assert not waiting[2].done()
+        # Cancelled in the very moment in which its turn comes.
+        await slots.__aexit__()
+        waiting[2].cancel()
+        await asyncio.sleep(0)
+        await asyncio.wait_for(slots.__aenter__(), 1)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 3.0, 25.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_poll_learns_how_long_jobs_take(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, seed: int
+) -> None:
+    monkeypatch.setattr(job_times, "FIRST_GUESS", 0.5)
+    monkeypatch.setattr(job_times, "SHORTEST", 0.05)
+    draw = random.Random(seed)
+    times = JobTimes(60.0)
+    in_vain = waited = 0.0
+    flying: list[tuple[float, float]] = []
+    for number in range(6000):
+        # Hundreds are on their way with the wait of before.
+        flying.append((times.first_wait(draw.random), seconds * draw.uniform(0.8, 1.2)))
+        if len(flying) < 300:
+            continue
+        wait, takes = flying.pop(0)
+        if wait >= takes:
+            times.ready(wait)
+        else:
+            polled = wait
+            while (later := polled + times.next_wait(polled, 60.0, draw.random)) < takes:
+                polled = later
+            times.late(polled)
+        if number >= 4000:
+            in_vain += wait < takes
+            waited += max(0.0, wait - takes)
+    assert in_vain / 2000 < 0.2
+    assert waited / 2000 < seconds
+
+
+def test_rows_of_a_query_are_read_while_others_write() -> None:
+    with Scratch() as scratch:
+        scratch.add_rows("old", (Row(str(n), "h", 1, "s", "f", 1, "p") for n in range(5000)))
+        seen = 0
+        for row in scratch.rows("SELECT id FROM old", at_once=10):
+            scratch.see(row[0], SAME)
+            seen += 1
+        assert seen == scratch.count("SELECT count(*) FROM seen") == 5000
+        assert scratch.see("1", SAME) is False

@@ -1,0 +1,550 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run over a corpus, night after night."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from corpus_world import World  # noqa: TC002
+
+from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus.engine import Rules
+from lucidworks_provider.corpus.run import look
+from lucidworks_provider.documents.dataset import read_snapshot
+from lucidworks_provider.documents.document import content_hash
+from lucidworks_provider.errors import (
+    InputError,
+    LucidworksError,
+    RequestRefusedError,
+    SubmissionUnknownError,
+    TransportError,
+)
+
+
+def fill(world: World, count: int = 12) -> dict[str, str]:
+    texts = {f"{number:03}.txt": f"Document {number} has a sentence. " * 20 for number in range(count)}
+    for name, text in texts.items():
+        world.write(name, text)
+    return texts
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+class TestFirstRun:
+    def test_every_document_is_there_once_and_whole(self, world: World) -> None:
+        texts = fill(world)
+
+        delta = world.run()
+
+        assert world.texts() == texts
+        assert delta["added"] == delta["submitted"] == delta["documents"] == 12
+        assert world.listed(delta, "added") == sorted(texts)
+        assert [delta[name] for name in ("changed", "vanished", "removed", "skipped", "rejected")] == [0] * 5
+
+    def test_columns(self, world: World) -> None:
+        world.write("one.txt", "A text of one chunk.")
+        world.run()
+
+        (row,) = world.rows()
+
+        assert len(row.pop("vector")) == 4
+        assert row == {
+            "document_id": "one.txt",
+            "chunk_index": 0,
+            "text": "A text of one chunk.",
+            "start": 0,
+            "end": 20,
+            "input_tokens": 7,
+            "content_hash": content_hash("A text of one chunk."),
+        }
+
+    def test_the_folder_holds_what_the_snapshot_names_and_nothing_else(self, world: World) -> None:
+        fill(world)
+        delta = world.run()
+
+        snapshot = read_snapshot(str(world.output))
+        assert snapshot is not None
+        (part,) = snapshot.parts
+        assert tree(world.output) == {
+            "snapshot.json",
+            "rejects.jsonl",
+            "report.html",
+            part.data,
+            part.index,
+            *(f"changes/{delta['snapshot']}/{name}.jsonl" for name in ("added", "changed", "vanished")),
+        }
+
+    def test_other_formats_have_their_records_as_documents(self, world: World) -> None:
+        world.write("a/page.html", "<html><body><h1>Title</h1><p>A paragraph.</p></body></html>")
+        world.write("rows.jsonl", '{"id": "r1", "text": "First row."}\n{"id": 2, "text": "Second row."}\n')
+        table = pa.table({"id": ["p1"], "text": ["A row of a table."]})
+        pq.write_table(table, world.source / "rows.parquet")
+
+        world.run()
+
+        texts = world.texts()
+        assert {"r1": "First row.", "2": "Second row.", "p1": "A row of a table."}.items() <= texts.items()
+        assert "A paragraph." in texts["a/page.html"]
+        assert set(texts) == {"a/page.html", "r1", "2", "p1"}
+
+    def test_documents_of_a_task(self, world: World) -> None:
+        from lucidworks_provider.documents.document import Document
+
+        world.set(source=[Document("a", "Text of a."), Document("b", "Text of b.")])
+        world.run()
+        world.set(source=[Document("a", "Text of a."), Document("b", "Another text of b.")])
+        world.service.forget()
+
+        delta = world.run()
+
+        assert world.service.posted == ["Another text of b."]
+        assert delta["changed"] == delta["skipped"] == 1
+
+    def test_json_lines_on_demand(self, world: World) -> None:
+        fill(world, 3)
+        world.set(json_lines=True)
+        world.run()
+
+        (path,) = (world.output / "jsonl").iterdir()
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert sorted(rows, key=lambda row: (row["document_id"], row["chunk_index"])) == world.rows()
+
+
+class TestNextRun:
+    def test_nothing_changed_nothing_sent_nothing_opened(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(world)
+        world.run()
+        world.service.forget()
+        before = world.rows()
+
+        def never(*_: Any) -> None:
+            raise AssertionError("a file was opened")
+
+        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", never)
+        delta = world.run()
+
+        assert (world.service.posted, world.service.gets) == ([], 0)
+        assert (delta["skipped"], delta["added"], delta["changed"]) == (12, 0, 0)
+        assert world.rows() == before
+
+    def test_changed_new_and_vanished(self, world: World) -> None:
+        texts = fill(world)
+        world.run()
+        world.service.forget()
+        texts["001.txt"] = "This one is another by now."
+        texts["new.txt"] = "This one is new."
+        world.write("001.txt", texts["001.txt"])
+        world.write("new.txt", texts["new.txt"])
+        (world.source / "002.txt").unlink()
+
+        delta = world.run()
+
+        assert sorted(world.service.posted) == sorted([texts["001.txt"], texts["new.txt"]])
+        assert world.texts() == texts
+        assert world.listed(delta, "added") == ["new.txt"]
+        assert world.listed(delta, "changed") == ["001.txt"]
+        assert world.listed(delta, "vanished") == ["002.txt"]
+        assert (delta["skipped"], delta["removed"]) == (10, 0)
+
+    def test_prune_removes_what_vanished(self, world: World) -> None:
+        texts = fill(world)
+        world.run()
+        (world.source / "002.txt").unlink()
+        world.set(prune=True)
+
+        delta = world.run()
+
+        del texts["002.txt"]
+        assert world.texts() == texts
+        assert (delta["vanished"], delta["removed"]) == (1, 1)
+        assert world.run()["vanished"] == 0
+
+    def test_data_alone_is_right_after_a_run(self, world: World) -> None:
+        texts = fill(world)
+        world.run()
+        world.write("001.txt", "Another text.")
+        world.run()
+
+        found = pq.read_table(world.output / "data").to_pylist()
+        assert sorted(found, key=lambda row: (row["document_id"], row["chunk_index"])) == world.rows()
+        assert {row["document_id"] for row in found} == set(texts)
+
+    def test_a_touched_file_is_read_once_and_not_sent(self, world: World) -> None:
+        fill(world)
+        world.run()
+        world.service.forget()
+        os.utime(world.source / "003.txt", (1, 1))
+
+        first, second = world.run(), world.run()
+
+        assert world.service.posted == []
+        assert first["skipped"] == second["skipped"] == 12
+        assert look(world.corpus)["would_submit"] == 0
+
+    def test_many_small_parts_become_one(self, world: World) -> None:
+        for night in range(18):
+            world.write(f"{night}.txt", f"The document of night {night}.")
+            world.run()
+
+        snapshot = read_snapshot(str(world.output))
+        assert snapshot is not None
+        assert len(snapshot.parts) < 16
+        assert len(world.texts()) == snapshot.documents == 18
+
+    def test_a_file_of_records_is_skipped_as_a_whole(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = world.write("rows.jsonl", "".join(f'{{"id": {n}, "text": "Row {n}."}}\n' for n in range(5)))
+        world.run()
+        world.service.forget()
+        with path.open("a") as file:
+            file.write('{"id": 5, "text": "Row 5."}\n')
+
+        delta = world.run()
+
+        assert world.service.posted == ["Row 5."]
+        assert (delta["added"], delta["skipped"]) == (1, 5)
+        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", None)
+        assert world.run()["skipped"] == 6
+
+    def test_another_configuration_is_an_error_that_names_it(self, world: World) -> None:
+        fill(world)
+        world.run()
+        world.service.forget()
+        world.set(options=ChunkingOptions("sentence", "gte-small"))
+
+        with pytest.raises(
+            InputError, match=r"chunker was 'dynamic-sentence' and is 'sentence'.*full_refresh"
+        ):
+            world.run()
+        assert world.service.posted == []
+
+    def test_full_refresh_replaces_everything(self, world: World) -> None:
+        texts = fill(world)
+        world.run()
+        (world.source / "002.txt").unlink()
+        del texts["002.txt"]
+        world.service.forget()
+        world.set(options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
+
+        delta = world.run()
+
+        assert len(world.service.posted) == len(texts)
+        assert world.texts() == texts
+        assert (delta["changed"], delta["vanished"], delta["removed"]) == (11, 1, 1)
+
+
+class TestLongDocuments:
+    def test_pieces_have_spans_in_the_whole_document(self, world: World) -> None:
+        text = "\n\n".join(f"Paragraph {n} with a umlaut ä. It has two sentences." for n in range(60))
+        world.write("long.txt", text)
+        world.set(max_text_bytes=500)
+
+        delta = world.run()
+
+        rows = world.rows()
+        assert delta["documents"] == 1
+        assert len(world.service.posted) > 5
+        assert all(text[row["start"] : row["end"]] == row["text"] for row in rows)
+        assert [row["chunk_index"] for row in rows] == list(range(len(rows)))
+        assert world.texts() == {"long.txt": text}
+
+
+class TestRejects:
+    def test_one_bad_document_does_not_fail_the_run(self, world: World) -> None:
+        texts = fill(world)
+        world.write("empty.txt", "  \n")
+        world.write("junk.txt", bytes(range(256)) * 20)
+        world.set(max_reject_ratio=0.5)
+
+        delta = world.run()
+
+        assert world.texts() == texts
+        rejects = {row["document_id"]: row for row in world.lines(delta["rejects"])}
+        assert set(rejects) == {"empty.txt", "junk.txt"}
+        assert rejects["empty.txt"]["reason"] == "empty"
+        assert rejects["junk.txt"]["attempts"] == 1
+        again = world.run()
+        assert {row["attempts"] for row in world.lines(again["rejects"])} == {2}
+
+    def test_too_many_fail_the_run_and_keep_what_was_done(self, world: World) -> None:
+        texts = fill(world)
+        bad = {texts["001.txt"], texts["002.txt"]}
+
+        def refuse(text: str) -> None:
+            if text in bad:
+                raise RequestRefusedError("HTTP 400: no", status=400)
+
+        world.service.on_post = refuse
+        with pytest.raises(LucidworksError, match="2 of 12 documents were rejected"):
+            world.run()
+        assert read_snapshot(str(world.output)) is None
+        world.service.on_post = lambda text: None
+        world.service.forget()
+
+        delta = world.run()
+
+        assert sorted(world.service.posted) == sorted(bad)
+        assert delta["added"] == 12
+        assert world.texts() == texts
+
+    def test_a_failed_job_is_a_reject_with_the_services_words(self, world: World) -> None:
+        texts = fill(world)
+        bad = texts["003.txt"]
+        world.service.answer = lambda text, body: (
+            {"chunkingId": body["chunkingId"], "status": "ERROR", "message": "no tokens left"}
+            if text == bad
+            else body
+        )
+        world.set(max_reject_ratio=0.2, rules=Rules(poll_interval=0.02))
+
+        delta = world.run()
+
+        (reject,) = world.lines(delta["rejects"])
+        assert (reject["document_id"], reject["reason"]) == ("003.txt", "failed")
+        assert "no tokens left" in reject["detail"]
+
+    def test_vectors_of_another_length_are_a_reject(self, world: World) -> None:
+        texts = fill(world)
+        bad = texts["005.txt"]
+
+        def shorten(text: str, body: dict[str, Any]) -> dict[str, Any]:
+            if text == bad:
+                for item in body["chunkedData"]:
+                    for vector in item["vectors"]:
+                        vector["vector"] = [1.0]
+            return body
+
+        world.service.answer = shorten
+        world.set(max_reject_ratio=0.2, rules=Rules(max_in_flight=1))
+
+        delta = world.run()
+
+        (reject,) = world.lines(delta["rejects"])
+        assert (reject["document_id"], reject["reason"]) == ("005.txt", "malformed")
+
+    def test_a_changed_document_that_is_rejected_keeps_its_old_chunks(self, world: World) -> None:
+        texts = fill(world)
+        world.run()
+        world.write("001.txt", "")
+        world.set(max_reject_ratio=0.5)
+
+        delta = world.run()
+
+        assert world.texts() == texts
+        assert (delta["rejected"], delta["vanished"]) == (1, 0)
+
+    def test_truncated_is_a_warning_or_a_reject(self, world: World) -> None:
+        texts = fill(world)
+        cut = texts["001.txt"]
+
+        def truncate(text: str, body: dict[str, Any]) -> dict[str, Any]:
+            if text == cut:
+                for item in body["chunkedData"]:
+                    for values in item.values():
+                        del values[-1]
+            return body
+
+        world.service.answer = truncate
+        assert world.run()["truncated"] == 1
+        assert cut.startswith(world.texts()["001.txt"])
+
+        world.set(full_refresh=True, max_reject_ratio=0.5, rules=Rules(refuse_truncated=True))
+        (reject,) = world.lines(world.run()["rejects"])
+        assert reject["reason"] == "truncated"
+
+    def test_when_all_are_refused_the_run_stops(self, world: World) -> None:
+        fill(world, 60)
+
+        def refuse(text: str) -> None:
+            world.service.posted.append(text)
+            raise RequestRefusedError("HTTP 400: dimReductionSize is too large", status=400)
+
+        world.service.on_post = refuse
+        with pytest.raises(LucidworksError, match=r"one after the other were rejected.*dimReductionSize"):
+            world.run()
+        assert len(world.service.posted) < 60
+
+
+class TestCrashes:
+    def test_a_service_that_is_down_leaves_what_came(self, world: World) -> None:
+        texts = fill(world, 30)
+
+        def down(text: str) -> None:
+            if len(world.service.posted) >= 15:
+                raise TransportError("the connection broke")
+
+        world.service.on_post = down
+        with pytest.raises(TransportError, match="connection broke"):
+            world.run(run_id="night")
+        assert read_snapshot(str(world.output)) is None
+        world.service.on_post = lambda text: None
+
+        delta = world.run(run_id="night", try_number=2)
+
+        assert world.texts() == texts
+        assert sorted(world.service.posted) == sorted(texts.values())
+        assert delta["resubmitted"] == 0
+
+    def test_jobs_that_are_not_ready_are_found_again(self, world: World) -> None:
+        texts = fill(world, 6)
+        world.service.job_seconds = 60.0
+        world.set(rules=Rules(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
+        delta = world.run()
+        assert {row["reason"] for row in world.lines(delta["rejects"])} == {"timeout"}
+        world.service.job_seconds = 0.0
+        world.service.forget()
+
+        world.run()
+
+        assert world.service.posted == []
+        assert world.texts() == texts
+
+    def test_a_result_that_is_gone_is_submitted_again_once(self, world: World) -> None:
+        texts = fill(world, 4)
+        taken: list[str] = []
+
+        def steal(text: str, body: dict[str, Any]) -> dict[str, Any]:
+            if text == texts["001.txt"] and not taken:
+                taken.append(text)
+                return {"chunkingId": body["chunkingId"], "status": "RETRIEVED"}
+            return body
+
+        world.service.answer = steal
+        delta = world.run()
+
+        assert delta["resubmitted"] == 1
+        assert world.texts() == texts
+
+    def test_a_submission_without_an_answer_is_sent_again_and_counted(self, world: World) -> None:
+        texts = fill(world, 4)
+        lost: list[str] = []
+
+        def lose(text: str) -> None:
+            if not lost:
+                lost.append(text)
+                raise SubmissionUnknownError("no answer")
+
+        world.service.on_post = lose
+        delta = world.run()
+
+        assert delta["resubmitted"] == 1
+        assert world.texts() == texts
+
+    def test_a_retry_of_what_had_ended_well_returns_the_same(self, world: World) -> None:
+        fill(world)
+        first = world.run(run_id="night")
+        world.service.forget()
+
+        assert world.run(run_id="night", try_number=2) == first
+        assert world.service.posted == []
+
+    def test_a_cleared_task_compares_again(self, world: World) -> None:
+        fill(world)
+        world.run(run_id="night")
+        assert world.run(run_id="night", life=1)["skipped"] == 12
+
+    def test_a_journal_of_another_configuration_needs_full_refresh(self, world: World) -> None:
+        fill(world)
+
+        def down(text: str) -> None:
+            if len(world.service.posted) >= 3:
+                raise TransportError("down")
+
+        world.service.on_post = down
+        with pytest.raises(TransportError):
+            world.run()
+        world.service.on_post = lambda text: None
+        world.set(options=ChunkingOptions("sentence", "gte-small"))
+        with pytest.raises(InputError, match=r"unfinished run.*another configuration"):
+            world.run()
+        world.set(full_refresh=True)
+        assert world.run()["added"] == 12
+
+
+class TestGuards:
+    def test_dry_run_says_what_would_be_sent(self, world: World) -> None:
+        fill(world)
+        world.run()
+        world.service.forget()
+        world.write("001.txt", "Another.")
+        os.utime(world.source / "002.txt", (1, 1))
+        before = tree(world.output)
+
+        assert look(world.corpus) == {"documents": 12, "would_submit": 1, "bytes": 8, "skipped": 11}
+        assert world.service.posted == []
+        assert tree(world.output) == before
+
+    def test_max_submissions_refuses_before_the_first(self, world: World) -> None:
+        fill(world)
+        world.set(max_submissions=11)
+        with pytest.raises(InputError, match=r"12 documents .*max_submissions=11"):
+            world.run()
+        assert world.service.posted == []
+        assert not tree(world.output)
+        world.set(max_submissions=12)
+        assert world.run()["added"] == 12
+
+    @pytest.mark.parametrize("source", ["nothing-here", "*.nothing"])
+    def test_nothing_to_read(self, world: World, source: str) -> None:
+        fill(world, 1)
+        world.set(source=str(world.source / source))
+        with pytest.raises(InputError):
+            world.run()
+        assert not tree(world.output)
+
+    def test_two_documents_with_one_id(self, world: World) -> None:
+        world.write("a.jsonl", '{"id": "x", "text": "One."}\n')
+        world.write("b.jsonl", '{"id": "x", "text": "Two."}\n')
+        with pytest.raises(InputError, match="'x', which another document has"):
+            world.run()
+        assert world.service.posted == []
+
+    def test_a_missing_column(self, world: World) -> None:
+        world.write("a.jsonl", '{"id": "x", "body": "One."}\n')
+        with pytest.raises(InputError, match="text"):
+            world.run()
+
+    def test_a_folder_that_holds_something_else(self, world: World) -> None:
+        fill(world)
+        world.output.mkdir()
+        (world.output / "thesis.docx").write_text("mine")
+        with pytest.raises(InputError, match=r"holds something else \(thesis.docx"):
+            world.run()
+        assert tree(world.output) == {"thesis.docx"}
+
+    def test_no_space_left(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        fill(world)
+        monkeypatch.setattr("lucidworks_provider.corpus.run.free_bytes", lambda uri: 100)
+        with pytest.raises(InputError, match="100 bytes left"):
+            world.run()
+        assert world.service.posted == []
+
+    def test_keep_raw(self, world: World) -> None:
+        texts = fill(world, 3)
+        world.set(keep_raw=True)
+        delta = world.run()
+
+        bodies = b"".join(path.read_bytes() for path in (world.output / "raw" / delta["snapshot"]).iterdir())
+        assert all(json.dumps(text)[1:150].encode() in bodies for text in texts.values())
+        assert world.run()["skipped"] == 3
+
+    def test_keep_replaced(self, world: World) -> None:
+        fill(world)
+        world.run()
+        before = tree(world.output)
+        world.write("001.txt", "Another.")
+        world.set(keep_replaced=True)
+        world.run()
+
+        assert {name for name in before if name.startswith(("data/", "index/"))} <= tree(world.output)

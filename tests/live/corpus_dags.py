@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The DAGs of the live tests of corpora; a fixture copies this file into a DAG folder."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG
+
+from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+
+COMMON: dict[str, Any] = {
+    "task_id": "chunk",
+    "source": "{{ dag_run.conf['source'] }}",
+    "output": "{{ dag_run.conf['output'] }}",
+    "chunker": "sentence",
+    "model_id": "gte-small",
+    "poll_interval": 1,
+    "prune": True,
+}
+
+with DAG("corpus", schedule=None):
+    LucidworksChunkDocumentsOperator(**COMMON, retries=1, retry_delay=timedelta(seconds=0.1))
+
+with DAG("corpus_hasty", schedule=None):
+    LucidworksChunkDocumentsOperator(**COMMON, on_busy="fail")

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chunks as columns: what goes in comes out, whatever does not fit leaves nothing behind."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.documents.chunk_columns import ChunkColumns, chunk_schema
+from lucidworks_provider.documents.spans import Span
+from lucidworks_provider.errors import MalformedAnswerError
+
+FLOATS = ChunkingOptions("sentence", "gte-small")
+UNSIGNED = ChunkingOptions("sentence", "gte-small", model_config={"vectorQuantizationMethod": "min-max"})
+SIGNED = ChunkingOptions("sentence", "gte-small", model_config={"vectorQuantizationMethod": "max-scale"})
+
+
+def taken(columns: ChunkColumns) -> pa.RecordBatch:
+    batch = columns.take()
+    assert batch is not None
+    return batch
+
+
+def chunk(vector: Sequence[Any], text: str = "One.", tokens: int | None = 3) -> Chunk:
+    return Chunk(text, None, vector, tokens)
+
+
+def test_the_columns_are_those_of_the_file_and_the_hash() -> None:
+    columns = ChunkColumns(FLOATS, with_hash=True)
+    assert columns.take() is None
+    columns.add("a", [chunk([1, 0.5]), chunk([-2.0, 0.25], "Zwei 🐄.", None)], [(0, 4), (None, None)], "h1")
+    columns.add("nothing in it", [], [])
+    columns.add("b", [chunk([0.1, 1e-30])], [(7, 11)], "h2")
+    assert (columns.rows, columns.dimension) == (3, 2)
+    assert columns.nbytes > 3 * 8
+    batch = taken(columns)
+    assert batch.schema == chunk_schema(FLOATS, 2, with_hash=True)
+    assert batch.to_pydict() == {
+        "document_id": ["a", "a", "b"],
+        "chunk_index": [0, 1, 0],
+        "text": ["One.", "Zwei 🐄.", "One."],
+        "start": [0, None, 7],
+        "end": [4, None, 11],
+        "vector": [[1.0, 0.5], [-2.0, 0.25], [_float32(0.1), _float32(1e-30)]],
+        "input_tokens": [3, None, 3],
+        "content_hash": ["h1", "h1", "h2"],
+    }
+    assert (columns.rows, columns.nbytes, columns.take()) == (0, 0, None)
+
+
+def _float32(number: float) -> float:
+    return float(struct.unpack("=f", struct.pack("=f", number))[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"), [(FLOATS, pa.float32()), (UNSIGNED, pa.uint8()), (SIGNED, pa.int8())]
+)
+def test_the_schema_of_a_snapshot_is_that_of_its_options(options: ChunkingOptions, kind: pa.DataType) -> None:
+    schema = chunk_schema(options, 2, with_hash=True)
+    again = chunk_schema(options.as_json(), 2, with_hash=True)
+    assert (schema, schema.metadata) == (again, again.metadata)
+    assert schema.field("vector").type == pa.list_(kind, 2)
+    assert chunk_schema(options, 0, with_hash=False).field("vector").type == pa.list_(kind)
+    assert "content_hash" not in chunk_schema(options, 0, with_hash=False).names
+
+
+@given(data=st.data(), options=st.sampled_from([FLOATS, UNSIGNED, SIGNED]))
+def test_vectors_come_out_as_they_went_in(data: st.DataObject, options: ChunkingOptions) -> None:
+    numbers: st.SearchStrategy[Any] = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    if options is not FLOATS:
+        low, high = (0, 255) if options is UNSIGNED else (-128, 127)
+        numbers = st.integers(low, high) | st.integers(low, high).map(float)
+    dimension = data.draw(st.integers(1, 4))
+    vectors = data.draw(
+        st.lists(st.lists(numbers, min_size=dimension, max_size=dimension), min_size=1, max_size=6)
+    )
+    columns = ChunkColumns(options, with_hash=False)
+    for n, vector in enumerate(vectors):
+        columns.add(str(n), [chunk(data.draw(ways(vector)))] * 2, [(0, 4)] * 2)
+    batch = taken(columns)
+    batch.validate(full=True)
+    assert batch.column("vector").to_pylist()[::2] == vectors
+    assert batch.column("vector").to_pylist()[1::2] == vectors
+
+
+def ways(vector: list[Any]) -> st.SearchStrategy[Sequence[Any]]:
+    """A list, or what a large body is decoded to."""
+    whole = {int} == set(map(type, vector))
+    return st.sampled_from([vector, array("d", vector), *([array("q", vector)] if whole else [])])
+
+
+@pytest.mark.parametrize(
+    ("options", "bad", "words"),
+    [
+        (FLOATS, [chunk([1.0, 2.0]), chunk([1.0])], "vectors of [12] numbers"),
+        (FLOATS, [chunk([1.0, 2.0, 3.0])], "vectors of 3 numbers, the ones before it of 2"),
+        (FLOATS, [chunk([1.0, 2.0]), chunk([1e39, 0.0])], "'bad' has a value that the file cannot hold"),
+        (FLOATS, [chunk([10**400, 0.0])], "cannot hold"),
+        (FLOATS, [chunk([float("nan"), 0.0])], "no finite number"),
+        (FLOATS, [chunk([float("inf"), float("-inf")])], "no finite number"),
+        (FLOATS, [chunk([1.0, 2.0], "half \ud800 a pair")], "surrogates"),
+        (FLOATS, [chunk([1.0, 2.0], tokens=2**31)], "number of tokens"),
+        (
+            FLOATS,
+            [chunk(array("d", [1.0, 2.0])), chunk(array("d", [1e39, 0.0]))],
+            "beyond the range of float32",
+        ),
+        (FLOATS, [chunk(array("d", [float("inf"), float("-inf")]))], "cannot hold"),
+        (FLOATS, [chunk(array("d", [1.0, 2.0])), chunk([1e39, 0.0])], "cannot hold"),
+        (UNSIGNED, [chunk(array("q", [1, 2])), chunk(array("q", [0, 256]))], "whole numbers from 0 to 255"),
+        (UNSIGNED, [chunk(array("d", [0.0, 256.0]))], "whole numbers from 0 to 255"),
+        (UNSIGNED, [chunk(array("d", [0.5, 1.0]))], "whole numbers from 0 to 255"),
+        (SIGNED, [chunk(array("q", [0, -129]))], "from -128 to 127"),
+        (UNSIGNED, [chunk([1, 2]), chunk([0, 256])], "whole numbers from 0 to 255"),
+        (UNSIGNED, [chunk([0, -1])], "whole numbers from 0 to 255"),
+        (UNSIGNED, [chunk([0.5, 1])], "whole numbers"),
+        (SIGNED, [chunk([0, -129])], "from -128 to 127"),
+        (SIGNED, [chunk([127.5, 0])], "whole numbers"),
+        (SIGNED, [chunk([10**400, 0])], "whole numbers"),
+    ],
+)
+def test_a_document_that_does_not_fit_leaves_nothing_behind(
+    options: ChunkingOptions, bad: list[Chunk], words: str
+) -> None:
+    columns = ChunkColumns(options, with_hash=True)
+    if "before it of 2" in words:
+        columns.add("first", [chunk([1, 2])], [(0, 4)], "h")
+    before = (columns.rows, columns.nbytes, columns.dimension)
+    with pytest.raises(MalformedAnswerError, match=words):
+        columns.add("bad", bad, [(0, 4)] * len(bad), "h")
+    assert (columns.rows, columns.nbytes, columns.dimension) == before
+    columns.add("good", [chunk([1, 2])], [(0, 4)], "h")
+    assert taken(columns).column("document_id").to_pylist()[-1] == "good"
+
+
+def test_vectors_of_several_kinds_stand_in_one_document() -> None:
+    columns = ChunkColumns(FLOATS, with_hash=False)
+    vectors: list[Sequence[Any]] = [[1, 0.5], array("d", [2.5, 3.0]), array("q", [4, -5])]
+    columns.add("a", [chunk(vector) for vector in vectors], [(0, 4)] * 3)
+    assert taken(columns).column("vector").to_pylist() == [[1.0, 0.5], [2.5, 3.0], [4.0, -5.0]]
+
+
+def test_a_whole_number_is_rounded_as_any_other() -> None:
+    columns = ChunkColumns(FLOATS, with_hash=False)
+    for vector in ([2**25 + 1], array("q", [2**25 + 1]), array("d", [2**25 + 1])):
+        columns.add("a", [chunk(vector)], [(0, 4)])
+    assert taken(columns).column("vector").to_pylist() == [[float(2**25)]] * 3
+
+
+def test_a_dimension_that_is_known_is_held() -> None:
+    columns = ChunkColumns(FLOATS, with_hash=False, dimension=3)
+    with pytest.raises(MalformedAnswerError, match="vectors of 2 numbers, the ones before it of 3"):
+        columns.add("a", [chunk([1.0, 2.0])], [(0, 4)])
+    columns.add("a", [chunk([1.0, 2.0, 3.0])], [(0, 4)])
+    assert taken(columns).num_rows == 1
+
+
+def test_numbers_that_are_finite_with_a_sum_that_is_not_are_taken() -> None:
+    # Beyond the range of a double by their sum, within that of float32 each: only doubles can do that.
+    spans: list[Span] = [(0, 4)]
+    columns = ChunkColumns(FLOATS, with_hash=False)
+    columns.add("a", [chunk([3e38] * 4)], spans)
+    assert taken(columns).column("vector").to_pylist() == [[_float32(3e38)] * 4]
