@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -113,31 +112,28 @@ class Plain(Runner):
         os.environ.setdefault("AIRFLOW_HOME", str(root / "home"))
         self.processes = multiprocessing.get_context("forkserver")
         self.processes.set_forkserver_preload(PRELOADED)
-        self.child: BaseProcess | None = None
+        self.child: BaseProcess
         self.began = 0.0
 
     def begin(self, night: int) -> None:
         """Start the first try."""
         self.night, self.number = night, 0
-        self._start()
+        self.start()
 
     def kill_after(self, seconds: float) -> float | None:
         """Kill the child, unless it has ended."""
         child = self.child
-        assert child is not None  # noqa: S101
-        assert child.pid is not None  # noqa: S101
         child.join(max(0.0, self.began + seconds - time.monotonic()))
         if child.exitcode is not None:
             return None
-        os.kill(child.pid, signal.SIGKILL)
+        child.kill()
         moment = time.time()
         child.join()
-        self._start()
+        self.start()
         return moment
 
     def finish(self) -> Mapping[str, Any]:
         """Wait for the child."""
-        assert self.child is not None  # noqa: S101
         self.child.join(600)
         if self.child.exitcode != 0:
             raise RuntimeError(f"try {self.number} of night {self.night}: {self._log()}")
@@ -150,7 +146,8 @@ class Plain(Runner):
     def _returned(self) -> Path:
         return self.root / f"returned-{self.night}.json"
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the next try, whatever became of the one before."""
         self.number += 1
         options = CHUNKING | {"source": str(self.root / "source"), "output": str(self.root / "output")}
         self.child = self.processes.Process(
@@ -259,6 +256,9 @@ class Story:
             if len(self.moments) >= self.kills:
                 break
             catalogue.change()
+        # For whoever wants to look closer.
+        seen = {"kills": self.moments, "log": self.emulator.get("log")}
+        (self.root / "seen.json").write_text(json.dumps(seen))
         return self.verdicts
 
     def judge(self) -> Verdict:

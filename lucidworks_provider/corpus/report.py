@@ -9,12 +9,15 @@ Charts need the ``report`` extra (:mod:`lucidworks_provider.corpus.charts`); wit
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from lucidworks_provider.corpus.stats import duration
+
+log = logging.getLogger(__name__)
 
 # What else the page says comes from outside, so it is bounded: characters of a value, rows of a table.
 LONGEST, MOST_ROWS = 400, 60
@@ -224,18 +227,22 @@ def _rejects(reasons: Mapping[str, int], examples: Sequence[Mapping[str, Any]]) 
 
 
 def _table_of(title: str, values: Mapping[str, Any]) -> str:
-    """Names and values; a dictionary within one is laid out."""
-    flat: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat += [(f"{name}.{inner}", one) for inner, one in value.items()]
-        else:
-            flat.append((name, value))
+    """Names and values; dictionaries within are laid out."""
+    flat = list(_flat(values, ""))
     rows = "".join(
         f'<tr><th scope="row">{_text(name)}</th><td>{_value(value)}</td></tr>'
         for name, value in flat[:MOST_ROWS]
     )
     return _section(title, f"<table><tbody>{rows}</tbody></table>") if rows else ""
+
+
+def _flat(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            # What a run returned says by itself what it is.
+            yield from _flat(value, before if name == "manifest" else f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
 
 
 def _with_table(
@@ -263,6 +270,9 @@ def _drawn(draw: Callable[[], str]) -> str:
     try:
         return draw()
     except ImportError:
+        return ""
+    except Exception as err:  # noqa: BLE001 - whatever a plotting library runs into, a run does not fail of it
+        log.warning("A chart of the report could not be drawn: %s: %s", type(err).__name__, err)
         return ""
 
 

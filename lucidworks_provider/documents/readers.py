@@ -1,145 +1,111 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documents of a file, by its kind."""
+"""
+The documents of a file.
+
+==================  =================================================================================
+``.txt .md``        one document, as it is; its id is the file's path below the source
+``.html .htm``      one document, the text of the page
+``.jsonl .ndjson``  one document a line
+``.parquet``        one document a row
+==================  =================================================================================
+
+What cannot be read is told as :class:`~lucidworks_provider.documents.document.Unreadable` with its reason, and
+the rest is read. One that carries the file's own path stands for all of the file that was not read.
+"""
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from lucidworks_provider.documents import html_text, parquet_rows
 from lucidworks_provider.documents.document import Document, Reason, Unreadable
-from lucidworks_provider.documents.encoding import check_empty, check_encoding, check_text, decode, too_large
-from lucidworks_provider.documents.html_text import html_text
+from lucidworks_provider.documents.encoding import Fault, check_empty, check_text, decode, too_large
+from lucidworks_provider.documents.json_lines import check_json_lines, read_json_lines
+from lucidworks_provider.documents.records import Reading
 from lucidworks_provider.documents.source import Format, SourceFile
-from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.storage import arrow_place, read_file, reading
+from lucidworks_provider.errors import StorageError
+from lucidworks_provider.storage import read_file
+
+__all__ = ["Reading", "check_file", "read_file_documents"]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+def read_file_documents(file: SourceFile, reading: Reading) -> Iterator[Document | Unreadable]:
     """
-    How files are read.
+    The documents of a file, one after the other, in constant memory.
 
-    :param id_column: of JSON Lines and Parquet.
-    :param text_column: of the same.
-    :param encoding: of text files; detected where it is not given.
-    :param max_document_bytes: a longer document, or line, is not read.
+    Two records with one id are both returned.
+
+    :raises InputError: what :func:`check_file` raises.
     """
-
-    id_column: str = "id"
-    text_column: str = "text"
-    encoding: str | None = None
-    max_document_bytes: int = 20_000_000
-
-    def __post_init__(self) -> None:
-        if self.encoding is not None:
-            check_encoding(self.encoding)
-
-
-def check_file(file: SourceFile, how: Reading) -> None:
-    """:raises InputError: a column is missing."""
-    if file.format is Format.PARQUET:
-        import pyarrow.parquet as pq
-
-        filesystem, path = arrow_place(file.uri)
-        try:
-            names = set(pq.ParquetFile(path, filesystem=filesystem).schema_arrow.names)
-        except (OSError, ValueError):
-            return
-    elif file.format is Format.JSON_LINES:
-        with reading(file.uri) as raw:
-            line = io.BufferedReader(raw)  # type: ignore[type-var].readline(how.max_document_bytes)
-        try:
-            first = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(first, dict):
-            return
-        names = set(first)
-    else:
+    if file.format in {Format.TEXT, Format.HTML}:
+        yield _read_whole(file, reading)
         return
-    for column in (how.id_column, how.text_column):
-        if column not in names:
-            raise InputError(f"{file.uri} has no column {column!r}; it has {', '.join(sorted(names)[:10])}.")
-
-
-def read_file_documents(file: SourceFile, how: Reading) -> Iterator[Document | Unreadable]:
-    """The documents of a file."""
-    match file.format:
-        case Format.PARQUET:
-            yield from _rows(file, how)
-        case Format.JSON_LINES:
-            yield from _lines(file, how)
-        case _:
-            yield _whole(file, how)
-
-
-def _whole(file: SourceFile, how: Reading) -> Document | Unreadable:
-    if file.size > how.max_document_bytes:
-        return Unreadable(file.path, *too_large(file.size, how.max_document_bytes))
+    read = read_json_lines
+    if file.format is Format.PARQUET:
+        parquet_rows.check_installed()
+        read = parquet_rows.read_parquet
     try:
-        data = read_file(file.uri, how.max_document_bytes + 1)
+        yield from read(file, reading)
     except StorageError as err:
-        return Unreadable(file.path, Reason.UNREADABLE, str(err))
-    if data is None:
-        return Unreadable(file.path, Reason.MISSING, "it was listed, and is not there any more")
-    html = file.format is Format.HTML
-    text = decode(data, how.encoding, html=html)
-    if isinstance(text, str) and html:
-        text = html_text(text)
-    if not isinstance(text, str):
-        return Unreadable(file.path, *text)
-    return _document(file.path, text, how)
+        yield _not_there(file) if isinstance(err.__cause__, FileNotFoundError) else _failed(file, err)
 
 
-def _document(document_id: str, text: str, how: Reading) -> Document | Unreadable:
-    fault = check_text(text, how.max_document_bytes) or check_empty(text)
-    return Unreadable(document_id, *fault) if fault else Document(document_id, text)
+def check_file(file: SourceFile, reading: Reading) -> None:
+    """
+    Refuse what would make a reject of every document: a look at the first line, or the schema, of a file.
 
+    A file that is missing or broken is none of this; reading it tells.
 
-def _lines(file: SourceFile, how: Reading) -> Iterator[Document | Unreadable]:
-    with reading(file.uri) as raw:
-        buffered = io.BufferedReader(raw, 1 << 20)
-        number = 0
-        while line := buffered.readline(how.max_document_bytes + 1):
-            number += 1
-            where = f"{file.path}:{number}"
-            if len(line) > how.max_document_bytes:
-                while line and not line.endswith(b"\n"):
-                    line = buffered.readline(1 << 20)
-                yield Unreadable(where, Reason.TOO_LARGE, f"the line is longer than {how.max_document_bytes:,}")
-                continue
-            if line.strip():
-                try:
-                    plain = json.loads(line)
-                except ValueError:
-                    plain = None
-                yield _record(where, plain, how)
-
-
-def _rows(file: SourceFile, how: Reading) -> Iterator[Document | Unreadable]:
-    import pyarrow.parquet as pq
-
-    filesystem, path = arrow_place(file.uri)
-    number = 0
+    :raises InputError: a column that was named is missing, or what reads such files is not installed.
+    """
     try:
-        with pq.ParquetFile(path, filesystem=filesystem) as parquet:
-            for batch in parquet.iter_batches(256, columns=[how.id_column, how.text_column]):
-                for plain in batch.to_pylist():
-                    number += 1
-                    yield _record(f"{file.path}:{number}", plain, how)
-    except (OSError, ValueError) as err:
-        yield Unreadable(file.path, Reason.UNREADABLE, f"{type(err).__name__}: {err}")
+        match file.format:
+            case Format.HTML:
+                html_text.check_installed()
+            case Format.JSON_LINES:
+                check_json_lines(file, reading)
+            case Format.PARQUET:
+                parquet_rows.check_installed()
+                parquet_rows.check_parquet(file, reading)
+    except StorageError:
+        return
 
 
-def _record(where: str, plain: object, how: Reading) -> Document | Unreadable:
-    if not isinstance(plain, dict):
-        return Unreadable(where, Reason.INVALID, "the line is no JSON object")
-    document_id, text = plain.get(how.id_column), plain.get(how.text_column)
-    is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
-    if not is_id or not str(document_id).strip():
-        return Unreadable(where, Reason.INVALID, f"the id is {document_id!r}")
-    if text is not None and not isinstance(text, str):
-        return Unreadable(str(document_id), Reason.INVALID, f"the text is {type(text).__name__}")
-    return _document(str(document_id), text or "", how)
+def _read_whole(file: SourceFile, reading: Reading) -> Document | Unreadable:
+    most = reading.max_document_bytes
+    if file.size > most:
+        return _rejected(file, too_large(file.size, most))
+    if not file.size:
+        return Unreadable(file.path, Reason.EMPTY, "It has no text.")
+    try:
+        data = read_file(file.uri, most + 1)
+    except StorageError as err:
+        return _failed(file, err)
+    if data is None:
+        return _not_there(file)
+    if len(data) > most:
+        return _rejected(file, too_large(len(data), most))
+    text = _text_of(data, file.format, reading)
+    return _rejected(file, text) if isinstance(text, Fault) else Document(file.path, text)
+
+
+def _text_of(data: bytes, form: Format, reading: Reading) -> str | Fault:
+    if form is Format.TEXT:
+        text = decode(data, reading.encoding)
+        return text if isinstance(text, Fault) else check_empty(text) or text
+    html_text.check_installed()
+    page = decode(data, reading.encoding, html=True)
+    text = page if isinstance(page, Fault) else html_text.html_text(page)
+    return text if isinstance(text, Fault) else check_text(text, reading.max_document_bytes) or text
+
+
+def _rejected(file: SourceFile, fault: Fault) -> Unreadable:
+    return Unreadable(file.path, fault.reason, fault.detail)
+
+
+def _failed(file: SourceFile, err: StorageError) -> Unreadable:
+    return Unreadable(file.path, Reason.UNREADABLE, str(err))
+
+
+def _not_there(file: SourceFile) -> Unreadable:
+    return Unreadable(file.path, Reason.MISSING, f"{file.uri} was listed, and is not there any more.")

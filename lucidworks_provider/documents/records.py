@@ -43,9 +43,7 @@ class Reading:
             raise InputError(f"max_document_bytes is {most!r}; give a whole number above 0.")
 
 
-def read_record(
-    place: str, document_id: object, text: object, reading: Reading
-) -> Document | Unreadable:
+def read_record(place: str, document_id: object, text: object, reading: Reading) -> Document | Unreadable:
     """
     A document, or why it is none.
 

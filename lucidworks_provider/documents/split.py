@@ -1,12 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long texts in pieces: at paragraphs, else at sentences, else at words, else anywhere between two characters."""
+"""
+Documents over the service's limit, in pieces that each fit.
+
+A piece ends behind a paragraph, else behind a line or sentence, else behind a word, else anywhere but within a
+character and what belongs to it. The best border is taken that lies in the second half of what fits: a piece
+is a request, so small ones cost. Each piece is found in time that its own length bounds, whatever the text.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
-_BORDERS = (re.compile(r"\n[ \t]*\n\s*"), re.compile(r"[.!?][)\"'”’]*\s+|\n+"), re.compile(r"\s+"))
+from lucidworks_provider.errors import InputError
+
+# The longest character in UTF-8.
+_SMALLEST = 4
+# Borders, the better ones first. None of them begins with a repetition that may fail behind it: a search that
+# fails goes on at the next character, and would look at a long run again from each of its places.
+_BORDERS = (
+    re.compile(r"\n[ \t]*\r?\n\s*|\u2029"),
+    # In Chinese and Japanese no blank follows a sentence.
+    re.compile(r"[.!?…][\"'”’»)\]]{0,4}\s+|[。！？｡][\"'”’」』）]{0,4}\s*|\n\s*"),
+    re.compile(r"\s+|\u200b"),
+)
+_FIRST_LOOK = 2048
+_JOINER = "\u200d"
+# Nobody puts more than a few marks on a letter; who does may see them cut.
+_MOST_MARKS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +36,7 @@ class Piece:
     """
     A part of a text.
 
-    :param start: characters of the text before it.
+    :param start: its first character in the text.
     """
 
     start: int
@@ -23,18 +45,19 @@ class Piece:
 
 def split(text: str, *, max_bytes: int) -> list[Piece]:
     """
-    A text in pieces that together are the text.
+    Cut a text into pieces that together are the text, with nothing between them; into one where it fits.
 
-    :param max_bytes: of UTF-8, of each piece; four at least.
+    A piece may be nothing but white space, where the text has so much of it.
+
+    :param max_bytes: of UTF-8 that a piece may have, 4 at least.
+    :raises InputError: fewer.
     """
-    if len(text) * 4 <= max_bytes or len(text.encode()) <= max_bytes:
-        return [Piece(0, text)]
+    if max_bytes < _SMALLEST:
+        raise InputError(f"max_bytes is {max_bytes}; a character may take {_SMALLEST}.")
     pieces: list[Piece] = []
     start = 0
-    while start < len(text):
-        # Whole characters only: what is cut in the last one is dropped by the decoder.
-        most = len(text[start : start + max_bytes].encode()[:max_bytes].decode(errors="ignore"))
-        end = start + most
+    while not pieces or start < len(text):
+        end = _fitting(text, start, max_bytes)
         if end < len(text):
             end = _border(text, start, end)
         pieces.append(Piece(start, text[start:end]))
@@ -42,13 +65,52 @@ def split(text: str, *, max_bytes: int) -> list[Piece]:
     return pieces
 
 
+def _fitting(text: str, start: int, max_bytes: int) -> int:
+    """The end of the longest part that fits."""
+    part = text[start : start + max_bytes]  # no character has less than a byte
+    data = part.encode(errors="surrogatepass")
+    if len(data) <= max_bytes:
+        return start + len(part)
+    # What ends within a character decodes without it.
+    return start + len(data[:max_bytes].decode(errors="ignore"))
+
+
 def _border(text: str, start: int, end: int) -> int:
-    """The last border in the second half; the whole of it where there is none."""
-    half = start + (end - start) // 2
+    """Where to cut at the latest, ``end``, or better."""
+    half = start + (end - start + 1) // 2
     for border in _BORDERS:
-        last = None
-        for last in border.finditer(text, half, end):  # noqa: B007
-            pass
-        if last is not None:
-            return last.end()
+        if (found := _last(border, text, half, end)) is not None:
+            end = found
+            break
+    else:
+        end = _between_characters(text, half, end)
+    if text[end - 1] == "\r" and text.startswith("\n", end) and end - 1 > start:
+        return end - 1
     return end
+
+
+def _last(border: re.Pattern[str], text: str, low: int, high: int) -> int | None:
+    """The end of the last border between two places."""
+    # From the end in steps that grow, since the last one is mostly near and searching goes forward.
+    reach = _FIRST_LOOK
+    while True:
+        begin = max(low, high - reach)
+        found = None
+        for match in border.finditer(text, begin, high):
+            found = match.end()
+        if found is not None or begin == low:
+            return found
+        reach *= 4
+
+
+def _between_characters(text: str, low: int, high: int) -> int:
+    """Not before an accent, nor within one of the pictures that are made of several."""
+    for end in range(high, max(low, high - _MOST_MARKS), -1):
+        if not (
+            unicodedata.category(text[end]).startswith("M")
+            or text[end] == _JOINER
+            or text[end - 1] == _JOINER
+            or "\U0001f3fb" <= text[end] <= "\U0001f3ff"
+        ):
+            return end
+    return high

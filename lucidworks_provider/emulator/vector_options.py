@@ -43,8 +43,5 @@ class VectorOptions:
             text, model_id=self.model.model_id, dimension=self.dimension, data_type=self.data_type
         )
         method = self.quantization
-        if method is None:
-            values = written(floats)
-        else:
-            values = json.dumps(quantize(floats, method), separators=(",", ":"))
+        values = written(floats) if method is None else str(quantize(floats, method)).replace(" ", "")
         return f'{{"tokensUsed":{{"inputTokens":{tokens}}},{json.dumps(field)}:{values}}}'

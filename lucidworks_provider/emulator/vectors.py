@@ -63,8 +63,11 @@ def embed(
     sums = [0.0] * dimension
     for word, count in Counter(words(seen)).items():
         weight = term_weight(word, count)
-        for position, sign in _positions(model_id, dimension, word):
-            sums[position] += sign * weight
+        plus, minus = _positions(model_id, dimension, word)
+        for position in plus:
+            sums[position] += weight
+        for position in minus:
+            sums[position] -= weight
     common = _common_direction(model_id, dimension, data_type)
     along = math.fsum(map(mul, sums, common))
     across = math.fsum(map(mul, sums, sums)) - along * along
@@ -97,15 +100,17 @@ def _format(count: int) -> str:
 
 
 @lru_cache(maxsize=50_000)
-def _positions(model_id: str, dimension: int, word: str) -> tuple[tuple[int, float], ...]:
+def _positions(model_id: str, dimension: int, word: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return where a word adds its weight, and where it takes it away."""
     digest = hashlib.blake2b(
         word.encode("utf-8", "surrogatepass"), digest_size=33, key=_key(model_id)
     ).digest()
     numbers = struct.unpack_from(f"<{_POSITIONS_PER_WORD}I", digest)
     signs = digest[32]
-    return tuple(
-        (number % dimension, 1.0 if signs >> bit & 1 else -1.0) for bit, number in enumerate(numbers)
-    )
+    sides: tuple[list[int], list[int]] = [], []
+    for bit, number in enumerate(numbers):
+        sides[0 if signs >> bit & 1 else 1].append(number % dimension)
+    return tuple(sides[0]), tuple(sides[1])
 
 
 @lru_cache(maxsize=64)

@@ -181,5 +181,8 @@ async def finish(step: Awaitable[T]) -> T:
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
-        await asyncio.wait([running], timeout=_LAST_WRITE)
+        done, _ = await asyncio.wait([running], timeout=_LAST_WRITE)
+        for ended in done:
+            # Whoever was cancelled has no use for it.
+            _ = ended.cancelled() or ended.exception()
         raise

@@ -7,7 +7,11 @@ Twenty of them, in a real Airflow and over 2,000 documents, are ``python -m benc
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,6 +58,39 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
         "lease.json was left behind",
     ]
     assert not verdict.good
+
+
+@pytest.mark.usefixtures("plain_network")
+def test_a_try_that_lives_on_beside_its_successor_stops_and_spoils_nothing(tmp_path: Path) -> None:
+    """Airflow gave it up, and its process only stood still."""
+    (tmp_path / "source").mkdir()
+    with Emulator(tmp_path / "emulator.log", *SERVICE) as emulator:
+        runner = Plain(tmp_path, emulator)
+        story = Story(tmp_path, emulator, runner, kills=0, documents=60, span=0, seed=1)
+        story.catalogue.fill(60)
+        runner.begin(1)
+        zombie = runner.child
+        _until(lambda: len(emulator.submissions()) >= 20)
+        assert zombie.pid is not None
+        os.kill(zombie.pid, signal.SIGSTOP)
+        stopped, before = time.time(), len(emulator.submissions())
+        runner.start()
+        _until(lambda: len(emulator.submissions()) >= before + 5)
+        os.kill(zombie.pid, signal.SIGCONT)
+        assert runner.finish()["documents"] == 60
+        zombie.join(30)
+        assert story.judge().wrong == []
+    assert zombie.exitcode == 1
+    log = (tmp_path / "returned-1.log").read_text()
+    assert "OutputBusyError" in log
+    print(f"the two were through {time.time() - stopped:.1f} s after the stop")
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_no_dataset_is_no_success(tmp_path: Path) -> None:

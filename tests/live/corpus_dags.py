@@ -8,7 +8,11 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import DAG
 
+from lucidworks_provider.corpus import lease
 from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+
+# Whoever does not want to wait sees sooner that another one lives.
+lease.RENEW = 2.0
 
 COMMON: dict[str, Any] = {
     "task_id": "chunk",

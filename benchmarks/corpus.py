@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+``LucidworksChunkDocumentsOperator`` against the emulator in a process of its own, on one machine.
+
+::
+
+    python -m benchmarks.corpus throughput   # documents a second and CPU, beside the loop that people write
+    python -m benchmarks.corpus rate         # how much of a rate limit is used, how many 429s
+    python -m benchmarks.corpus memory       # resident memory for few and for many documents
+    python -m benchmarks.corpus unchanged    # a second run with nothing to do
+    python -m benchmarks.corpus all [--short]
+
+Each run of the operator is a process of its own, whose CPU and memory are its alone. It says what it used before the
+operator ran (Airflow's SDK and the operator imported), and what it has used at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+# Airflow makes its home where it is imported; this one is thrown away.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+
+import psutil
+import requests
+
+from benchmarks.corpus_documents import write_documents
+from dev.demo import Emulator
+
+MEGABYTE = 2**20
+JOB_SECONDS = 0.1
+DOCUMENT_BYTES = 4096
+
+
+def child(source: Path, output: Path, **options: Any) -> dict[str, Any]:
+    """Run the operator in a process of its own; what it returned and used."""
+    arguments = {"source": str(source), "output": str(output), **options}
+    command = [sys.executable, "-m", "benchmarks.corpus", "child", json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run_as_child(arguments: str) -> None:
+    """In the child: one task instance's work."""
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+
+    options = {"chunker": "dynamic-sentence", "model_id": "gte-small", **json.loads(arguments)}
+    operator = LucidworksChunkDocumentsOperator(task_id="chunk", **options)
+    ti = SimpleNamespace(
+        dag_id="d",
+        run_id=str(time.time_ns()),
+        task_id="chunk",
+        map_index=-1,
+        max_tries=0,
+        try_number=1,
+        xcom_push=lambda **_: None,
+    )
+    process = psutil.Process()
+    bare = process.memory_info().rss
+    started, cpu = time.perf_counter(), time.process_time()
+    returned = operator.execute({"ti": ti})  # type: ignore[typeddict-item]  # what a task's context holds of it
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    print(
+        json.dumps(
+            {
+                "returned": returned,
+                "seconds": seconds,
+                "cpu": cpu,
+                "bare_mb": bare / MEGABYTE,
+                "peak_mb": peak_rss() / MEGABYTE,
+                "opened": 0,
+            }
+        )
+    )
+
+
+def peak_rss() -> int:
+    """The most that this process has had in memory, bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return psutil.Process().memory_info().rss
+
+
+@contextmanager
+def service(**settings: Any) -> Iterator[Emulator]:
+    """The emulator, with the connection of the children in their environment."""
+    with Emulator(Path(tempfile.mkdtemp(prefix="corpus-")) / "emulator.log") as emulator:
+        connection = {
+            "conn_type": "lucidworks",
+            "login": "demo-client",
+            "password": "demo-secret",
+            "extra": {
+                "auth_url": emulator.url,
+                "application_url": emulator.url,
+                "models_url": emulator.url,
+                "share_via": "memory",
+            },
+        }
+        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
+        settings = {"pending_polls": 0, "pending_seconds": JOB_SECONDS, **settings}
+        requests.patch(f"{emulator.url}/_emulator/settings", json=settings, timeout=10).raise_for_status()
+        yield emulator
+
+
+def emulator_cpu() -> float:
+    """Seconds of CPU that this process's children have used so far."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        times = process.cpu_times()
+        total += times.user + times.system
+    return total
+
+
+def throughput(*, short: bool) -> bool:
+    """Documents a second and CPU a document, beside the loop that people write."""
+    from benchmarks import corpus_baseline
+
+    documents, rounds = (1000, 1) if short else (10_000, 3)
+    folder = Path(tempfile.mkdtemp(prefix="corpus-"))
+    write_documents(folder / "source", documents, DOCUMENT_BYTES)
+    rates, cpus, emulators = [], [], []
+    with service():
+        for number in range(rounds):
+            before = emulator_cpu()
+            found = child(folder / "source", folder / f"out-{number}")
+            assert found["returned"]["added"] == documents, found
+            emulators.append((emulator_cpu() - before) / documents * 1000)
+            rates.append(documents / found["seconds"])
+            cpus.append(found["cpu"] / documents * 1000)
+    print("| what | documents a second | client CPU a document, ms | emulator CPU a document, ms |")
+    print("| --- | --- | --- | --- |")
+    print(f"| operator, {documents:,} documents of 4 KB | {told(rates)} | {told(cpus)} | {told(emulators)} |")
+    best = corpus_baseline.best(1000 if short else 2000)
+    ratio = statistics.median(rates) / best
+    print(f"\n{ratio:.2f} times the best loop (goal 1.5); {statistics.median(cpus):.2f} ms (goal 2)")
+    return ratio >= 1.5 and statistics.median(cpus) <= 2.0
+
+
+def rate(*, short: bool) -> bool:
+    """How much of a contract's rate is used."""
+    seconds = 60 if short else 180
+    good = True
+    print("| limit, requests a second | sustained share | 429s after the first minute | documents |")
+    print("| --- | --- | --- | --- |")
+    for limit in (5, 20, 200):
+        documents = int(limit * seconds / 2)
+        folder = Path(tempfile.mkdtemp(prefix="corpus-"))
+        write_documents(folder / "source", documents, DOCUMENT_BYTES)
+        with service(rate_limit=limit, rate_mode="bucket") as emulator:
+            found = child(folder / "source", folder / "out")
+            accepted, refused, lasted = counted(emulator, found["seconds"])
+        share, refusals = accepted / lasted / limit, refused / max(1.0, accepted + refused)
+        good = good and share >= 0.95 and refusals <= 0.02
+        print(f"| {limit} | {share:.3f} | {refusals:.2%} | {found['returned']['documents']} |")
+    return good
+
+
+def counted(emulator: Emulator, seconds: float) -> tuple[int, int, float]:
+    """Requests that were accepted and refused after the first minute (or third), and the seconds between."""
+    log = requests.get(f"{emulator.url}/_emulator/log", timeout=60).json()
+    calls = [one for one in log if "/ai/async-chunking" in one["path"]]
+    first, last = calls[0]["time"], calls[-1]["time"]
+    since = first + min(60.0, seconds / 3)
+    # The end of a run has fewer requests than the limit allows: the last documents' polls.
+    until = last - 5.0
+    between = [one for one in calls if since <= one["time"] < until]
+    refused = sum(one["status"] == 429 for one in between)
+    return len(between) - refused, refused, until - since
+
+
+def requested(emulator: Emulator) -> int:
+    """Requests of all kinds that the emulator has seen."""
+    found: dict[str, int] = requests.get(f"{emulator.url}/_emulator/stats", timeout=60).json()["calls"]
+    return sum(found.values())
+
+
+def memory(*, short: bool) -> bool:
+    """Resident memory for few and for many documents."""
+    good = True
+    print("| documents | bare, MB | peak, MB | over it, MB |\n| --- | --- | --- | --- |")
+    with service():
+        for documents in (1000, 10_000) if short else (1000, 10_000, 100_000):
+            folder = Path(tempfile.mkdtemp(prefix="corpus-"))
+            write_documents(folder / "source", documents, 600 if documents > 10_000 else DOCUMENT_BYTES)
+            found = child(folder / "source", folder / "out")
+            over = found["peak_mb"] - found["bare_mb"]
+            good = good and over <= 250
+            print(f"| {documents:,} | {found['bare_mb']:.0f} | {found['peak_mb']:.0f} | {over:.0f} |")
+    return good
+
+
+def unchanged(*, short: bool) -> bool:
+    """A second run with nothing changed."""
+    documents = 2000 if short else 100_000
+    folder = Path(tempfile.mkdtemp(prefix="corpus-"))
+    write_documents(folder / "source", documents, 200)
+    with service(pending_seconds=0.0) as emulator:
+        child(folder / "source", folder / "out")
+        before = requested(emulator)
+        found = child(folder / "source", folder / "out")
+        sent = requested(emulator) - before
+    over = found["peak_mb"] - found["bare_mb"]
+    print(
+        f"{documents:,} documents, nothing changed: {found['seconds']:.1f} s, {found['cpu']:.1f} s of CPU, "
+        f"{over:.0f} MB over the bare process, {sent} requests (goal 30 s, 0)"
+    )
+    skipped: int = found["returned"]["skipped"]
+    return bool(found["seconds"] <= 30 and sent == 0 and skipped == documents)
+
+
+def told(values: list[float]) -> str:
+    """Median and range."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+PARTS = {"throughput": throughput, "rate": rate, "memory": memory, "unchanged": unchanged}
+
+
+def main() -> int:
+    """Run what was asked for; 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("part", choices=[*PARTS, "all", "child"])
+    parser.add_argument("arguments", nargs="?", default="{}")
+    parser.add_argument("--short", action="store_true")
+    given = parser.parse_args()
+    if given.part == "child":
+        run_as_child(given.arguments)
+        return 0
+    good = True
+    for name, part in PARTS.items():
+        if given.part in {name, "all"}:
+            print(f"\n## {name}\n")
+            good = part(short=given.short) and good
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JSON Lines, with a bound on memory whatever the lines are."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, BinaryIO
+
+from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.encoding import Fault, decode, too_large, wide
+from lucidworks_provider.documents.records import Reading, missing_column, read_record
+from lucidworks_provider.documents.source import SourceFile
+from lucidworks_provider.storage import reading as open_to_read
+
+_CHUNK = 1 << 20
+_WHITE = b" \t\r\n"
+_MARK = codecs.BOM_UTF8
+
+
+def read_json_lines(file: SourceFile, reading: Reading) -> Iterator[Document | Unreadable]:
+    """
+    A document a line. What is wrong with a line is told with ``<path>:<line>``, and the next one is read.
+
+    :raises StorageError: the file cannot be read.
+    """
+    number = 0
+    with open_to_read(file.uri) as opened:
+        try:
+            for number, line in _lines(opened, reading):
+                place = f"{file.path}:{number}"
+                if isinstance(line, int):
+                    fault = too_large(line, reading.max_document_bytes)
+                    yield Unreadable(place, fault.reason, fault.detail)
+                else:
+                    yield _document(place, line, reading)
+        except UnicodeDecodeError as err:
+            # Where the next line begins cannot be told any more.
+            detail = f"Behind line {number:,} it cannot be decoded as {err.encoding}: {err.reason}."
+            yield Unreadable(file.path, Reason.ENCODING, detail)
+
+
+def check_json_lines(file: SourceFile, reading: Reading) -> None:
+    """
+    Refuse a file whose first line has other fields.
+
+    :raises InputError: names the fields that are there.
+    :raises StorageError: the file cannot be read.
+    """
+    with open_to_read(file.uri) as opened:
+        try:
+            _, first = next(_lines(opened, reading), (0, 0))
+        except UnicodeDecodeError:
+            return
+    record = _parse(first, reading.encoding) if isinstance(first, bytes) else None
+    if isinstance(record, dict):
+        for name in (reading.id_column, reading.text_column):
+            if name not in record:
+                raise missing_column(file.uri, name, list(record))
+
+
+def _document(place: str, line: bytes, reading: Reading) -> Document | Unreadable:
+    record = _parse(line, reading.encoding)
+    if isinstance(record, Fault):
+        return Unreadable(place, record.reason, record.detail)
+    if not isinstance(record, dict):
+        return Unreadable(place, Reason.INVALID, f"It is no JSON object, but {type(record).__name__}.")
+    if reading.text_column not in record:
+        return Unreadable(place, Reason.INVALID, f"It has no field {reading.text_column!r}.")
+    return read_record(place, record.get(reading.id_column), record[reading.text_column], reading)
+
+
+def _parse(line: bytes, encoding: str | None) -> Any:
+    """:return: a fault for what is no JSON."""
+    try:
+        return _loads()(line)
+    except (ValueError, RecursionError):
+        pass  # it may be another encoding, or NaN, which Python writes and orjson refuses
+    text = decode(line, encoding or "utf-8")
+    if isinstance(text, Fault):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as err:
+        return Fault(Reason.INVALID, f"It is no JSON: {err!s:.100}.")
+
+
+@cache
+def _loads() -> Callable[[bytes], Any]:
+    try:
+        from orjson import loads
+    except ImportError:
+        return lambda line: json.loads(line.decode())
+    return loads
+
+
+def _lines(opened: BinaryIO, reading: Reading) -> Iterator[tuple[int, bytes | int]]:
+    """
+    The lines that are not blank, with their numbers from 1 on.
+
+    :return: bytes of UTF-8 if the file is in a wide encoding, else as they are; of a line that is too long only
+        its length, none of it is held.
+    :raises UnicodeDecodeError: a file in a wide encoding is broken.
+    """
+    number, parts, length = 1, list[bytes](), 0
+    for chunk in _chunks(opened, reading.encoding):
+        *ended, rest = chunk.split(b"\n")
+        for end in ended:
+            length += len(end)
+            if length > reading.max_document_bytes:
+                yield number, length
+            elif line := b"".join((*parts, end)).strip(_WHITE):
+                yield number, line
+            number, parts, length = number + 1, [], 0
+        length += len(rest)
+        if length > reading.max_document_bytes:
+            parts.clear()
+        elif rest:
+            parts.append(rest)
+    if length > reading.max_document_bytes:
+        yield number, length
+    elif line := b"".join(parts).strip(_WHITE):
+        yield number, line
+
+
+def _chunks(opened: BinaryIO, encoding: str | None) -> Iterator[bytes]:
+    """The file without its byte order mark, and as UTF-8 where a line break is more than one byte."""
+    chunk = opened.read(_CHUNK)
+    codec = wide(chunk, encoding)
+    if codec is None:
+        chunk = chunk.removeprefix(_MARK)
+        while chunk:
+            yield chunk
+            chunk = opened.read(_CHUNK)
+        return
+    decoder = codecs.getincrementaldecoder(codec)()
+    first = True
+    while chunk:
+        text = decoder.decode(chunk)
+        yield (text.removeprefix("\ufeff") if first else text).encode(errors="surrogatepass")
+        first = False
+        chunk = opened.read(_CHUNK)
+    decoder.decode(b"", final=True)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The corpus operator against the emulator over real sockets: its parameters, and what the service does to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+
+from lucidworks_provider.auth.source import forget_sources
+from lucidworks_provider.corpus import journal, lease
+from lucidworks_provider.documents import open_dataset
+from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.errors import (
+    ConfigurationError,
+    InputError,
+    LucidworksError,
+    RequestRefusedError,
+    UnknownResourceError,
+)
+from lucidworks_provider.links.report import XCOM_KEY
+from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+
+SETTINGS = EmulatorSettings(pending_polls=0)
+
+
+@dataclass
+class Run:
+    """The emulator, a corpus, and tasks over it."""
+
+    url: str
+    root: Path
+    pushed: dict[str, Any] = field(default_factory=dict)
+    runs: int = 0
+
+    def set(self, **settings: Any) -> None:
+        requests.patch(f"{self.url}/_emulator/settings", json=settings, timeout=5).raise_for_status()
+
+    def posts(self) -> int:
+        asked = requests.get(f"{self.url}/_emulator/log", timeout=5).json()
+        return sum(one["method"] == "POST" and "async-chunking" in one["path"] for one in asked)
+
+    def write(self, count: int) -> None:
+        for number in range(count):
+            path = self.root / "source" / f"{number:03}.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"Document {number}. " + "It has a sentence. " * 8)
+
+    def execute(self, **options: Any) -> dict[str, Any]:
+        self.runs += 1
+        given = {
+            "source": str(self.root / "source"),
+            "output": f"file://{self.root}/dataset",
+            "chunker": "dynamic-sentence",
+            "model_id": "gte-small",
+            **options,
+        }
+        operator = LucidworksChunkDocumentsOperator(task_id="chunk", **given)
+        ti = SimpleNamespace(
+            dag_id="dag",
+            run_id=f"run {self.runs}",
+            task_id="chunk",
+            map_index=-1,
+            try_number=1,
+            max_tries=0,
+            xcom_push=lambda key, value: self.pushed.update({key: value}),
+        )
+        return operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+
+    def ids(self) -> set[str]:
+        return set(open_dataset(str(self.root / "dataset")).to_table().column("document_id").to_pylist())
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[str]:
+    with running(SETTINGS) as started:
+        yield started.url
+
+
+@pytest.fixture
+def corpus(emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(lease, "SETTLE", 0.01)
+    monkeypatch.setattr(journal, "GROUP_SECONDS", 0.02)
+    requests.post(f"{emulator}/_emulator/reset", timeout=5).raise_for_status()
+    forget_sources()
+    hosts = dict.fromkeys(("auth_url", "application_url", "models_url"), emulator)
+    extra = hosts | {"share_via": "memory"}
+    connection = {
+        "conn_type": "lucidworks",
+        "login": "demo-client",
+        "password": "demo-secret",
+        "extra": extra,
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+    run = Run(emulator, tmp_path)
+    run.write(10)
+    return run
+
+
+def test_a_folder_becomes_a_dataset(corpus: Run) -> None:
+    delta = corpus.execute()
+
+    assert corpus.ids() == {f"{number:03}.txt" for number in range(10)}
+    assert delta["dataset"] == f"file://{corpus.root}/dataset"
+    assert (delta["added"], corpus.posts()) == (10, 10)
+    assert json.dumps(delta)
+    assert len(json.dumps(delta)) < 2000
+
+
+def test_quantised_vectors_are_bytes(corpus: Run) -> None:
+    corpus.execute(model_config={"vectorQuantizationMethod": "max-scale", "dimReductionSize": 32})
+    vectors = open_dataset(str(corpus.root / "dataset")).schema.field("vector").type
+    assert str(vectors) == "fixed_size_list<element: int8>[32]"
+
+
+def test_documents_of_an_upstream_task(corpus: Run) -> None:
+    documents = [{"id": 1, "text": "One."}, {"id": "b", "text": ""}]
+    delta = corpus.execute(source=json.dumps(documents), max_reject_ratio=0.5)
+    assert corpus.ids() == {"1"}
+    assert delta["rejected"] == 1
+
+
+@pytest.mark.parametrize("switch", [True, "True", "true"])
+def test_dry_run_writes_and_sends_nothing(corpus: Run, switch: Any) -> None:
+    found = corpus.execute(dry_run=switch)
+    assert (found["would_submit"], corpus.posts()) == (10, 0)
+    assert not (corpus.root / "dataset").exists()
+
+
+def test_the_report_has_a_link_where_people_find_it(corpus: Run) -> None:
+    corpus.execute(report_url="https://reports.example.com/catalogue")
+    assert corpus.pushed == {XCOM_KEY: "https://reports.example.com/catalogue/report.html"}
+    assert "<html" in (corpus.root / "dataset" / "report.html").read_text()
+
+
+def test_a_rate_limit_is_waited_for(corpus: Run) -> None:
+    corpus.set(rate_limit=15, rate_window=0.5, retry_after=False)
+    delta = corpus.execute()
+    assert (delta["added"], delta["rejected"], delta["resubmitted"]) == (10, 0, 0)
+    assert corpus.posts() >= 10
+
+
+def test_results_that_are_gone_are_submitted_again(corpus: Run) -> None:
+    corpus.set(retrieved="404")
+    delta = corpus.execute()
+    assert (delta["added"], delta["resubmitted"]) == (10, 0)
+
+
+def test_an_unknown_model_stops_the_run(corpus: Run) -> None:
+    with pytest.raises(
+        (UnknownResourceError, RequestRefusedError, LucidworksError), match=r"lucidworks_default|HTTP"
+    ):
+        corpus.execute(model_id="no-such-model")
+    assert corpus.posts() <= 10
+
+
+def test_secrets_are_in_no_file(corpus: Run) -> None:
+    corpus.execute(keep_raw=True)
+    everything = b"".join(
+        path.read_bytes() for path in (corpus.root / "dataset").rglob("*") if path.is_file()
+    )
+    assert b"demo-secret" not in everything
+    assert b"eyJ" not in everything
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source": ""}, "source is ''"),
+        ({"source": "relative/folder"}, "absolute"),
+        ({"source": {"id": "a", "text": "b"}}, "source is dict"),
+        ({"source": [{"id": "a"}]}, r"source\[0\]"),
+        ({"source": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}, "'a', which another"),
+        ({"source": []}, "no document"),
+        ({"output": "relative"}, "output is 'relative'"),
+        ({"chunker": "sentences"}, "chunker is 'sentences'"),
+        ({"chunker_config": {"chunkSize": 2}}, "chunkSize"),
+        ({"max_submissions": "many"}, "max_submissions is 'many'"),
+        ({"max_submissions": 9}, "10 documents"),
+        ({"max_reject_ratio": 5}, "max_reject_ratio is 5"),
+        ({"on_truncated": "ignore"}, "on_truncated is 'ignore'"),
+        ({"on_busy": "kill"}, "on_busy is 'kill'"),
+        ({"max_in_flight": 0}, "max_in_flight is 0"),
+        ({"max_text_bytes": 3}, "max_text_bytes is 3"),
+        ({"timeout": -1}, "timeout is -1"),
+        ({"full_refresh": "perhaps"}, "full_refresh is 'perhaps'"),
+        ({"encoding": "klingon"}, "klingon"),
+        ({"report_url": "ftp://x"}, "report_url"),
+        ({"listing": "file:///no/such.jsonl"}, "no/such.jsonl"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_sent(
+    corpus: Run, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        corpus.execute(**options)
+    assert corpus.posts() == 0
+    assert not (corpus.root / "dataset" / "snapshot.json").exists()
+
+
+def test_a_wrong_connection_is_named(corpus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps({"conn_type": "lucidworks", "login": "x"})
+    )
+    with pytest.raises(ConfigurationError, match="lucidworks_default"):
+        corpus.execute()
+    assert not (corpus.root / "dataset").exists()
