@@ -153,7 +153,7 @@ def throughput(*, short: bool) -> bool:
     best = corpus_baseline.best(1000 if short else 2000)
     ratio = statistics.median(rates) / best
     print(f"\n{ratio:.2f} times the best loop (goal 1.5); {statistics.median(cpus):.2f} ms (goal 2)")
-    return ratio >= 1.5 and statistics.median(cpus) <= 2.0
+    return bool(ratio >= 1.5 and statistics.median(cpus) <= 2.0)
 
 
 def rate(*, short: bool) -> bool:

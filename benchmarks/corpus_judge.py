@@ -15,7 +15,7 @@ from lucidworks_provider.corpus.journal import GROUP_SECONDS
 
 WORDS = ("tent", "boot", "rope", "stove", "lamp", "sack", "pole", "peg", "map", "axe", "ski", "sled", "scarf")
 # Between the answer that the emulator notes and the journal's file: the way to the client, and the write itself.
-ON_THE_WAY = 0.25
+ON_THE_WAY = 0.1
 # A killed client sends nothing new; what it had sent is begun within this time. Its successor waits for longer before
 # it sends anything.
 LATE = 1.0
@@ -109,6 +109,7 @@ class Verdict:
     :param twice: submissions of texts beyond the first.
     :param in_flight: requests in flight at the kills.
     :param unflushed: answers in groups of the journal that were not written at the kills.
+    :param litter: half-written files of killed processes, which nobody reads.
     """
 
     documents: int
@@ -117,6 +118,7 @@ class Verdict:
     twice: int
     in_flight: int
     unflushed: int
+    litter: Sequence[str] = ()
 
     @property
     def good(self) -> bool:
@@ -166,8 +168,7 @@ def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[fl
         wrong.append(
             f"{len(found - named)} parts that no snapshot names, {len(named - found)} that are missing"
         )
-    left = [path for path in output.rglob("*") if path.name.endswith(".part") or path.name == "lease.json"]
-    wrong += [f"{path.relative_to(output)} was left behind" for path in left]
+    wrong += [f"{path.relative_to(output)} was left behind" for path in output.rglob("lease.json")]
     stakes = [ledger.at_stake(kill) for kill in kills]
     return Verdict(
         documents=len(chunks),
@@ -176,6 +177,7 @@ def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[fl
         twice=sum(count - 1 for count in submitted.values()),
         in_flight=sum(in_flight for in_flight, _ in stakes),
         unflushed=sum(unflushed for _, unflushed in stakes),
+        litter=sorted(str(path.relative_to(output)) for path in output.rglob(".*.part")),
     )
 
 

@@ -251,6 +251,8 @@ class Story:
             )
             for words in verdict.wrong[:10]:
                 self.say(f"  WRONG {words}")
+            for path in verdict.litter:
+                self.say(f"  litter: {path}")
             if returned["documents"] != len(catalogue.texts):
                 self.say(f"  the task returned {returned}")
             if len(self.moments) >= self.kills:

@@ -101,10 +101,15 @@ def _list_below(uri: str) -> Iterator[Entry]:
 
 
 def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Entry]:
-    start = len(root.rstrip("/")) + 1
+    # Some file systems put a slash in front of all names.
+    root = root.strip("/")
+    start = len(root) + 1 if root else 0
     for full, info in found:
-        # A store may hold an object with the folder's own name.
-        if name := full[start:].rstrip("/"):
+        name = full.lstrip("/")[start:]
+        if name.endswith("/") and info.get("type") != "directory":
+            continue  # what some tools put into a store for a folder
+        # A store may also hold an object with the folder's own name.
+        if name := name.rstrip("/"):
             yield _stored(name, info)
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar, cast
@@ -28,6 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOCAL = {"file", "local"}
+_READ_AHEAD = 4 << 20
 _QUERY = re.compile(r"\?[^\s'\"]+")
 
 
@@ -63,7 +64,9 @@ def check_folder(uri: object, what: str) -> str:
     :return: the URI without a slash at its end.
     """
     if not isinstance(uri, str) or not uri.strip():
-        raise InputError(f"{what} is {uri!r}; give a URI, e.g. file:///data/catalogue or s3://bucket/catalogue.")
+        raise InputError(
+            f"{what} is {uri!r}; give a URI, e.g. file:///data/catalogue or s3://bucket/catalogue."
+        )
     uri = uri.strip()
     if (local := local_path(uri)) is not None and not local.is_absolute():
         raise InputError(f"{what} is {uri!r}; give an absolute path (file:///…) or another storage's URI.")
@@ -122,7 +125,8 @@ def reading(uri: str) -> Iterator[BinaryIO]:
                 file = stack.enter_context(local.open("rb", buffering=0))
             else:
                 path = store_path(uri)
-                file = stack.enter_context(path.fs.open(path.path, "rb"))
+                # Some would read 50 MB ahead.
+                file = stack.enter_context(path.fs.open(path.path, "rb", block_size=_READ_AHEAD))
         yield cast("BinaryIO", _NamedFile(file, uri))
 
 
@@ -178,22 +182,24 @@ def is_folder(uri: str) -> bool:
     return local is not None and local.is_dir()
 
 
-def write_file(uri: str, data: bytes) -> None:
+def write_file(uri: str, data: bytes | Sequence[bytes]) -> None:
     """
     Write a file that is there wholly or not at all, also when the process is killed meanwhile.
 
+    :param data: of many megabytes better in pieces, which are not copied into one where that can be helped.
     :raises StorageError: the storage cannot be written.
     """
     with naming("written", uri):
         if (local := local_path(uri)) is not None:
             local.parent.mkdir(parents=True, exist_ok=True)
             with _temporary_beside(local) as temporary:
-                temporary.write_bytes(data)
+                with temporary.open("wb") as file:
+                    file.writelines([data] if isinstance(data, bytes) else data)
                 _replace(temporary, local)
             return
         path = store_path(uri)
         # An object store shows an object when its upload is complete.
-        path.fs.pipe_file(path.path, data)
+        path.fs.pipe_file(path.path, data if isinstance(data, bytes) else b"".join(data))
 
 
 @contextmanager

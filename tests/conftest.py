@@ -63,6 +63,16 @@ def forgotten_tokens() -> Iterator[None]:
     forget_sources()
 
 
+@pytest.fixture
+def forgotten_turns() -> Iterator[None]:
+    """No rate limit that an earlier test has run into, and none left for a later one."""
+    from lucidworks_provider.transport.turns import forget_turns
+
+    forget_turns()
+    yield
+    forget_turns()
+
+
 @pytest.fixture(scope="session")
 def served_emulator() -> Iterator[RunningEmulator]:
     """One server for all tests: starting and stopping one takes longer than most tests."""
@@ -79,6 +89,7 @@ def emulator(
     plain_network: None,
     short_waits: None,
     forgotten_tokens: None,
+    forgotten_turns: None,
 ) -> RunningEmulator:
     """An emulator as if just started, and in the environment the connection ``lucidworks_default`` to it."""
     served_emulator.state.reset()

@@ -231,8 +231,9 @@ def _strings(value: object, job_id: str) -> list[str]:
 
 
 def _span(value: object) -> tuple[int, int] | None:
-    match value:
-        case [int(start), int(end)] if 0 <= start <= end:
+    if isinstance(value, list) and len(value) == 2:
+        start, end = value
+        if isinstance(start, int) and isinstance(end, int) and 0 <= start <= end:
             return start, end
     return None
 

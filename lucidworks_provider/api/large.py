@@ -78,14 +78,16 @@ class WithoutVectors:
 
         :param decoded: of :attr:`rest`; changed.
         """
-        size = len(self._mark)
-        waiting = [decoded] if self._vectors and isinstance(decoded, dict | list) else []
-        while waiting:
+        size, left = len(self._mark), len(self._vectors)
+        waiting = [decoded] if isinstance(decoded, dict | list) else []
+        # A vector whose key came again is left over, and then all is looked at.
+        while waiting and left:
             node = waiting.pop()
             if type(node) is dict:
                 mark = node.get("vector")
                 if type(mark) is str and mark.startswith(self._mark):
                     node["vector"] = self._vectors[int(mark[size:])]
+                    left -= 1
             inner = node.values() if type(node) is dict else node
             waiting += [one for one in inner if type(one) is dict or type(one) is list]
         return decoded

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -54,6 +54,23 @@ class Panel:
     share: int
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """
+    What happened in a step of time.
+
+    :param start: seconds after the beginning.
+    :param seconds: its length.
+    :param in_flight: jobs, at most.
+    """
+
+    start: float
+    seconds: float
+    documents: int
+    throttled: int
+    in_flight: int
+
+
 def histogram(
     edges: Sequence[float],
     counts: Sequence[int],
@@ -75,8 +92,9 @@ def histogram(
     edges, counts = merged(*trimmed(edges, counts), _BARS)
     figure = _figure(432, 190)
     axes = _axes(figure, (0.09, 0.13, 0.88, 0.74))
-    # A first edge of 0 has no logarithm; what is below 1 ms or one character is no different.
-    places = [math.log2(max(edge, 1e-3)) for edge in edges]
+    # The first bucket may begin at 0, which has no logarithm.
+    least = edges[1] / 2
+    places = [math.log2(max(edge, least)) for edge in edges]
     widths = [after - before for before, after in pairwise(places)]
     gap = min(0.12 * (places[-1] - places[0]) / len(widths), *(width / 3 for width in widths))
     axes.bar(
@@ -88,27 +106,27 @@ def histogram(
         clip_on=False,
     )
     axes.set_xlim(places[0], places[-1])
-    ticks = [(math.log2(value), name(value)) for value in round_values(edges[0] or 1e-3, edges[-1])]
+    ticks = [(math.log2(value), name(value)) for value in round_values(2 ** places[0], edges[-1])]
     _ticks_below(axes, ticks)
-    _ticks_beside(axes, max(counts))
+    _ticks_beside(axes, max(counts), least=1)
     top = axes.get_ylim()[1]
     for (words, value), align in zip(marks, ("right", "left"), strict=False):
-        place = math.log2(max(value, 1e-3))
+        place = math.log2(max(value, least))
         axes.plot([place, place], [0, top * 1.06], color=INK, lw=1, ls=(0, (3, 2)), clip_on=False)
-        axes.text(place, top * 1.13, words, ha=align, va="center", fontsize=9, clip_on=False)
+        beside = (-3 if align == "right" else 3, 0)
+        _note(axes, words, (place, top * 1.13), beside, of="data", align=align)
     return _svg(figure, alt)
 
 
-def timeline(width: float, panels: Sequence[Panel], *, alt: str) -> str:
+def timeline(times: Sequence[float], panels: Sequence[Panel], *, alt: str) -> str:
     """
     What happened over time, one panel below the other.
 
-    :param width: of a step, seconds.
+    :param times: where the steps begin, and where the last one ends: seconds.
     :param alt: what the picture shows, for those who do not see it.
     :return: an ``<svg>`` element.
     :raises ImportError: matplotlib is not installed.
     """
-    steps = len(panels[0].values)
     figure = _figure(900, 44 + 44 * sum(panel.share for panel in panels))
     rows = figure.subplots(
         len(panels),
@@ -124,7 +142,6 @@ def timeline(width: float, panels: Sequence[Panel], *, alt: str) -> str:
             "hspace": 0.55,
         },
     )[:, 0]
-    times = [step * width for step in range(steps + 1)]
     for axes, panel in zip(rows, panels, strict=True):
         _bare(axes)
         axes.stairs(panel.values, times, fill=True, color=panel.colour, alpha=0.22, lw=0, clip_on=False)
@@ -132,16 +149,7 @@ def timeline(width: float, panels: Sequence[Panel], *, alt: str) -> str:
         axes.set_xlim(0, times[-1])
         _ticks_below(axes, time_ticks(times[-1]) if panel is panels[-1] else [])
         _ticks_beside(axes, max(panel.values), lines=max(1, panel.share))
-        axes.annotate(
-            panel.title,
-            (0, 1),
-            (0, 11),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            annotation_clip=False,
-        )
+        _note(axes, panel.title, (0, 1), (0, 11), of="axes fraction", align="left")
     return _svg(figure, alt)
 
 
@@ -192,10 +200,29 @@ def time_ticks(seconds: float) -> list[tuple[float, str]]:
     return [(0, "0 d"), (seconds, f"{seconds / 86_400:,.0f} d")]
 
 
-def shrunk(values: Sequence[float], most: int = _STEPS) -> tuple[int, list[float]]:
-    """How many steps were made one, and the sums."""
-    size = max(1, -(-len(values) // most))
-    return size, [sum(values[start : start + size]) for start in range(0, len(values), size)]
+def steps(series: Mapping[str, Any], seconds: float, most: int = _STEPS) -> list[Step]:
+    """
+    A series with fewer steps.
+
+    :param series: :meth:`lucidworks_provider.corpus.stats.Series.as_json`.
+    :param seconds: when it ended, after its beginning.
+    :param most: how many steps there may be, and one more.
+    """
+    size = max(1, -(-len(series["documents"]) // most))
+    width = series["width"] * size
+    starts = [*range(0, len(series["documents"]), size)]
+    if len(starts) > 1 and seconds - (len(starts) - 1) * width < width / 4:
+        # A rate of a moment says nothing.
+        starts.pop()
+    found = []
+    for number, first in enumerate(starts):
+        end = starts[number + 1] if number + 1 < len(starts) else None
+        documents, throttled, in_flight = (
+            series[name][first:end] for name in ("documents", "throttled", "in_flight")
+        )
+        length = max(seconds - number * width, width / 4) if end is None else width
+        found.append(Step(number * width, length, sum(documents), sum(throttled), max(in_flight)))
+    return found
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -223,15 +250,23 @@ def _bare(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
+def _note(
+    axes: Axes, words: str, place: tuple[float, float], beside: tuple[float, float], *, of: str, align: str
+) -> None:
+    """Words at a place of the axes, moved by some points."""
+    options: dict[str, Any] = {"xycoords": of, "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(words, place, beside, ha=align, va="center", fontsize=9, **options)
+
+
 def _ticks_below(axes: Axes, ticks: Sequence[tuple[float, str]]) -> None:
     axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks])
 
 
-def _ticks_beside(axes: Axes, most: float, *, lines: int = 4) -> None:
-    """Horizontal lines at round numbers, the last of them at or above all values."""
+def _ticks_beside(axes: Axes, most: float, *, lines: int = 4, least: float = 0) -> None:
+    """Horizontal lines at round numbers, ``least`` apart or more, the last of them at or above all values."""
     step = 10.0 ** math.floor(math.log10(most / lines)) if most > 0 else 1.0
     factors = (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if lines == 1 else (1, 2, 2.5, 5, 10)
-    step = next(step * by for by in factors if step * by * lines >= most)
+    step = max(least, next(step * by for by in factors if step * by * lines >= most))
     count = max(1, math.ceil(most / step - 1e-9))
     ticks = [number * step for number in range(count + 1)]
     axes.set_yticks(ticks, [short(tick) for tick in ticks])

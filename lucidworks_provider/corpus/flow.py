@@ -10,9 +10,11 @@ from collections import deque
 FIRST_WINDOW = 32
 # Texts of documents in flight, and bodies between their GET and the part that they go to.
 TEXT_BYTES = 48_000_000
-BODY_BYTES = 48_000_000
+BODY_BYTES = 32_000_000
 # A slot is held for a group of the journal, a quarter of a second; the sockets are bounded elsewhere.
-LEAST_GETS, MOST_GETS = 4, 256
+LEAST_GETS, MOST_GETS = 2, 256
+# Bytes of a body, before any has come.
+FIRST_BODY = 6_000_000
 
 
 class Window:
@@ -55,14 +57,14 @@ class Slots:
 
     def __init__(self) -> None:
         self._taken = 0
-        self._expected = 0.0
+        self._expected = float(FIRST_BODY)
         self._unwritten = 0
         self._queue: deque[asyncio.Future[None]] = deque()
 
     @property
     def limit(self) -> int:
         """GETs at once."""
-        return max(LEAST_GETS, min(MOST_GETS, int(BODY_BYTES / (self._expected or 1.0))))
+        return max(LEAST_GETS, min(MOST_GETS, int(BODY_BYTES / max(1.0, self._expected))))
 
     async def __aenter__(self) -> None:
         if self._free() and not self._queue:
@@ -83,7 +85,7 @@ class Slots:
 
     def arrived(self, size: int) -> None:
         """A body came, and waits to be written."""
-        self._expected = max(size, self._expected * 0.99)
+        self._expected = max(size, self._expected * 0.95)
         self._unwritten += size
 
     def written(self, size: int) -> None:

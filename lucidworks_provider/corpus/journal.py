@@ -279,10 +279,9 @@ class Journal:
         # A process that has lost the lease does not overwrite its follower's.
         name = f"{self._next:08d}-{self._nonce}{suffix}"
         self._next += 1
-        data = b"".join(group.lines)
         for last in (False,) * (WRITE_TRIES - 1) + (True,):
             try:
-                await in_thread(write_file, self._uri(name), data)
+                await in_thread(write_file, self._uri(name), group.lines)
                 break
             except StorageError as err:
                 if last:

@@ -44,7 +44,7 @@ from lucidworks_provider.documents.dataset import below
 from lucidworks_provider.errors import OutputBusyError, StorageError
 from lucidworks_provider.storage import read_file, remove, write_file
 
-__all__ = ["Holder", "Lease", "is_held"]
+__all__ = ["Holder", "Lease"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -393,8 +393,3 @@ class Lease:
                     raise
                 time.sleep(LOOK)
         raise AssertionError
-
-
-def is_held(output: str) -> bool:
-    """Whether somebody writes into an output, or did when it died."""
-    return read_file(below(output, NAME)) is not None

@@ -13,14 +13,16 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from lucidworks_provider.corpus.stats import duration
 
 log = logging.getLogger(__name__)
 
-# What else the page says comes from outside, so it is bounded: characters of a value, rows of a table.
-LONGEST, MOST_ROWS = 400, 60
+# What else the page says comes from outside, so it is bounded: characters of a value and the bytes that they become,
+# rows of a table.
+LONGEST, MOST_BYTES, MOST_ROWS = 400, 600, 60
 _TABLE_ROWS = 24
 # Nothing but the page's own styles. What is absent falls back to 'none', scripts and images included.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -77,8 +79,9 @@ def render(stats: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     :return: HTML, below 300 KB whatever is in it; to be written as UTF-8.
     """
     rows = {name: value for name, value in about.items() if name not in {"title", "options", "rejects"}}
+    title = _text(about.get("title") or f"Chunks of {about.get('source') or 'a corpus'}")
     parts = [
-        f"<h1>{_text(about.get('title') or 'Chunks of a corpus')}</h1>",
+        f"<h1>{title}</h1>",
         f'<p class="lead">{_summary(stats)}</p>',
         _figures(stats),
         '<div class="two">',
@@ -98,7 +101,7 @@ def render(stats: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>{_text(about.get('title') or 'Chunks of a corpus')}</title>\n"
+        f"<title>{title}</title>\n"
         f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
@@ -145,18 +148,20 @@ def _histogram(
     from lucidworks_provider.corpus import charts
 
     edges, bars = counts["edges"], counts["counts"]
-    marks = [("half ", counts["median"]), (" 95 %", counts["p95"])]
+    marks = [("half", counts["median"]), ("95 %", counts["p95"])]
     said = (
-        f"{counts['count']:,} {things}: {name(counts['min'])} to {name(counts['max'])}, half of them below "
-        f"{name(counts['median'])}, 95 % below {name(counts['p95'])}"
+        f"{counts['count']:,} {things}: {name(counts['min'])} to {name(counts['max'])}, half of them up to "
+        f"{name(counts['median'])}, 95 % up to {name(counts['p95'])}"
     )
+    fewer, sums = charts.merged(edges, bars, _TABLE_ROWS)
     rows = [
         (f"{name(least)} to {name(most)}", count)
-        for least, most, count in zip(*_between(*charts.merged(edges, bars, _TABLE_ROWS)), strict=True)
+        for (least, most), count in zip(pairwise(fewer), sums, strict=True)
     ]
-    chart = _drawn(
-        lambda: charts.histogram(edges, bars, marks=marks, name=name, alt=f"Histogram, {what}. {said}.")
-    )
+    # Long numbers would stand in each other's place.
+    axis = charts.short if name is _count and edges[-1] > 20_000 else name
+    alt = f"Histogram, {what}. {said}."
+    chart = _drawn(lambda: charts.histogram(edges, bars, marks=marks, name=axis, alt=alt))
     return _section(title, f'<p class="note">{said}.</p>' + _with_table(chart, (what, things), rows))
 
 
@@ -166,17 +171,9 @@ def _timeline(stats: Mapping[str, Any]) -> str:
     title, series = "Throughput", stats.get("series") or {}
     if not any(series.get("requests") or ()) and not any(series.get("documents") or ()):
         return _section(title, '<p class="note">Nothing was sent in this run.</p>')
-    size, documents = charts.shrunk(series["documents"])
-    throttled = charts.shrunk(series["throttled"])[1]
-    in_flight = [
-        max(series["in_flight"][start : start + size]) for start in range(0, len(series["documents"]), size)
-    ]
-    width = series["width"] * size
-    # The last step is as long as the run was in it.
-    lengths = [width] * (len(documents) - 1)
-    lengths.append(max(stats["seconds"] - len(lengths) * width, width / 4))
-    rates = [count / length for count, length in zip(documents, lengths, strict=True)]
-    refused = [count / length for count, length in zip(throttled, lengths, strict=True)]
+    steps = charts.steps(series, stats["seconds"])
+    rates = [step.documents / step.seconds for step in steps]
+    in_flight = [step.in_flight for step in steps]
     said = f"Up to {max(rates):,.1f} documents a second, up to {max(in_flight):,} jobs in flight"
     said += f", {stats['throttled']:,} answers of 429." if stats["throttled"] else ", no answer of 429."
     panels = [
@@ -184,19 +181,15 @@ def _timeline(stats: Mapping[str, Any]) -> str:
         charts.Panel("jobs in flight", in_flight, charts.MUTED, 1),
     ]
     if stats["throttled"]:
+        refused = [step.throttled / step.seconds for step in steps]
         panels.append(charts.Panel("answers of 429 a second", refused, charts.WARN, 1))
-    step = max(1, -(-len(rates) // _TABLE_ROWS))
+    times = [*(step.start for step in steps), steps[-1].start + steps[-1].seconds]
     rows = [
-        (
-            duration(start * width),
-            sum(documents[start : start + step]) / sum(lengths[start : start + step]),
-            max(in_flight[start : start + step]),
-            sum(throttled[start : start + step]),
-        )
-        for start in range(0, len(rates), step)
+        (duration(step.start), step.documents / step.seconds, step.in_flight, step.throttled)
+        for step in charts.steps(series, stats["seconds"], _TABLE_ROWS)
     ]
     chart = _drawn(
-        lambda: charts.timeline(width, panels, alt=f"Lines over {duration(stats['seconds'])}. {said}")
+        lambda: charts.timeline(times, panels, alt=f"Lines over {duration(stats['seconds'])}. {said}")
     )
     heads = ("from", "documents a second", "jobs in flight, at most", "answers of 429")
     return _section(title, f'<p class="note">{said}</p>' + _with_table(chart, heads, rows, wide=True))
@@ -280,20 +273,17 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>"
 
 
-def _between(
-    edges: Sequence[float], counts: Sequence[int]
-) -> tuple[Sequence[float], Sequence[float], Sequence[int]]:
-    return edges[:-1], edges[1:], counts
-
-
 def _text(value: Any) -> str:
     """Anything as text of the page; ids and details are other people's, and may be HTML or no text at all."""
-    text = _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", str(value))
-    return escape(text if len(text) <= LONGEST else f"{text[:LONGEST]} …")
+    whole = _NO_TEXT.sub("\N{REPLACEMENT CHARACTER}", str(value))
+    text = whole[:LONGEST]
+    while len((escaped := escape(text)).encode()) > MOST_BYTES:
+        text = text[: len(text) * 3 // 4]
+    return escaped if text == whole else f"{escaped} …"
 
 
 def _value(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", {}, []):
         return '<span class="note">not set</span>'
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -16,6 +16,8 @@ from lucidworks_provider.documents.dataset import Part, Snapshot, below, read_in
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import read_file
 
+RAW = "raw"
+
 log = logging.getLogger(__name__)
 
 
@@ -64,15 +66,22 @@ def load_rejects(scratch: Scratch, output: str) -> None:
     scratch.many("INSERT OR REPLACE INTO before VALUES (?, ?, ?)", rows)
 
 
-def take_over(journal: Journal, corpus: Corpus, scratch: Scratch) -> tuple[list[Part], int] | None:
+def take_over(
+    journal: Journal, corpus: Corpus, scratch: Scratch, snapshot: Snapshot | None
+) -> tuple[list[Part], int] | None:
     """
     What an unfinished run has left.
 
+    :param snapshot: the last one. A journal that it has everything of is removed.
     :return: its parts, and the dimension of their vectors (0 when there is none); None when there was no such run.
     :raises InputError: it had another configuration.
     """
     head = journal.head()
     if head is None:
+        return None
+    if snapshot is not None and head.get("name") == snapshot.journal:
+        log.info("The last run died when all was done but tidying up.")
+        journal.end(keep_at=below(corpus.output, f"{RAW}/{snapshot.id}") if corpus.keep_raw else None)
         return None
     options = head.get("options") or {}
     check_options(options, corpus, f"{journal.folder}, an unfinished run,")

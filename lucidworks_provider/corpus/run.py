@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,15 +14,15 @@ from typing import Any
 
 from lucidworks_provider.corpus import commit
 from lucidworks_provider.corpus.engine import Engine
+from lucidworks_provider.corpus.holder import Holder
 from lucidworks_provider.corpus.journal import FOLDER as JOURNAL
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import NAME as LEASE
-from lucidworks_provider.corpus.holder import Holder
 from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.parts import PartWriter
 from lucidworks_provider.corpus.plan import HANDED_OVER, Plan, Planned
 from lucidworks_provider.corpus.report import render
-from lucidworks_provider.corpus.resume import check_options, load_index, load_rejects, take_over
+from lucidworks_provider.corpus.resume import RAW, check_options, load_index, load_rejects, take_over
 from lucidworks_provider.corpus.scratch import Scratch
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.corpus.stats import RunStats
@@ -46,7 +47,6 @@ from lucidworks_provider.storage import free_bytes, names_in, write_file
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
-RAW = "raw"
 _OURS = {DATA, INDEX, JSON_LINES, SNAPSHOT, JOURNAL, LEASE, REPORT, RAW, commit.CHANGES, commit.REJECTS}
 
 
@@ -119,14 +119,14 @@ class _Run:
         corpus, scratch = self.corpus, self.scratch
         load_index(scratch, corpus.output, self.snapshot)
         load_rejects(scratch, corpus.output)
-        unfinished = take_over(self._journal, corpus, scratch)
+        unfinished = take_over(self._journal, corpus, scratch, self.snapshot)
         if unfinished is not None:
             self.parts, dimension = unfinished
             self._dimension = dimension or self._dimension
         plan, planned = _plan(corpus, scratch, self.snapshot, exact=corpus.max_submissions is not None)
         self._check_guards(planned)
         if unfinished is None:
-            self._journal.begin(self._head())
+            self._begin_journal()
         stats = RunStats(planned.documents, time.monotonic())
         stats.skipped(planned.documents - planned.candidates)
         log.info(
@@ -220,6 +220,7 @@ class _Run:
                 rejected,
                 self.me,
                 manifest,
+                str((self._journal.head() or {}).get("name", "")),
             ),
         )
         self._tidy(engine, parts, snapshot_id)
@@ -234,7 +235,7 @@ class _Run:
             self._journal.end(keep_at=raw)
             if engine.late:
                 # Paid for, and perhaps ready by the next run.
-                self._journal.begin(self._head())
+                self._begin_journal()
                 for piece, job in engine.late:
                     self._journal.submitted(piece.key, job)
                 asyncio.run(self._journal.flush())
@@ -249,8 +250,8 @@ class _Run:
         }
         write_file(below(self.corpus.output, REPORT), render(stats.as_json(time.monotonic()), about).encode())
 
-    def _head(self) -> dict[str, Any]:
-        return {"options": self.corpus.options.as_json()}
+    def _begin_journal(self) -> None:
+        self._journal.begin({"name": uuid.uuid4().hex, "options": self.corpus.options.as_json()})
 
     def _check_guards(self, planned: Planned) -> None:
         corpus = self.corpus

@@ -143,11 +143,11 @@ class Series:
         return max(step, 0)
 
     def _fold(self) -> None:
+        # In place: a caller may have the list in its hands already (`series.requests[series.step(now)] += 1`).
         empty = [0] * (STEPS // 2)
-        for name in ("documents", "requests", "throttled"):
-            counts: list[int] = getattr(self, name)
-            setattr(self, name, [*map(sum, zip(counts[::2], counts[1::2], strict=True)), *empty])
-        self.in_flight = [*map(max, self.in_flight[::2], self.in_flight[1::2]), *empty]
+        for counts in (self.documents, self.requests, self.throttled):
+            counts[:] = [*map(sum, zip(counts[::2], counts[1::2], strict=True)), *empty]
+        self.in_flight[:] = [*map(max, self.in_flight[::2], self.in_flight[1::2]), *empty]
         self.width *= 2
         self.last //= 2
 

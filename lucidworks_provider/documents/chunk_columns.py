@@ -36,6 +36,8 @@ BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
 # In the codes of the struct module, which packs a list of numbers three times as fast as pyarrow reads it.
 _CODES = {"float32": "f", "uint8": "B", "int8": "b"}
 _KINDS = {code: kind for kind, code in _CODES.items()}
+# Vectors that are converted in one go: enough for speed, few for memory.
+_AT_ONCE = 512
 _TOKENS = range(-(2**31), 2**31)
 # Of a row beside its text, its vector and its document's id.
 _ROW_BYTES = 24
@@ -203,8 +205,10 @@ class ChunkColumns:
         vectors = [chunk.vector for chunk in chunks]
         codes = {vector.typecode if isinstance(vector, array) else "" for vector in vectors}
         if codes in ({"d"}, {"q"}):
+            groups = [vectors[at : at + _AT_ONCE] for at in range(0, len(vectors), _AT_ONCE)]
+            code = codes.pop()
             try:
-                return [self._converted(b"".join(vectors), codes.pop())]  # type: ignore[arg-type]  # arrays
+                return [self._converted(b"".join(group), code) for group in groups]  # type: ignore[arg-type]  # arrays
             except OverflowError:
                 check_quantised(document_id, chunks, self._options.quantization)
                 raise

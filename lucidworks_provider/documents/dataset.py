@@ -65,6 +65,8 @@ class Snapshot:
     :param rejects: documents of the run that are not in the dataset, or only in an older version.
     :param run: the task instance that wrote it, so that its retry knows that it is done.
     :param manifest: what that task returned.
+    :param journal: names the journal that it has everything of. One that is still there when the process died
+        before it could remove it is spent.
     """
 
     id: str
@@ -75,6 +77,7 @@ class Snapshot:
     rejects: int = 0
     run: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    journal: str = ""
 
     @property
     def documents(self) -> int:

@@ -77,7 +77,7 @@ def check_encoding(name: str) -> str:
     :raises InputError: there is none, or it makes no text.
     """
     try:
-        b"".decode(name)
+        "x".encode(name)
         return codecs.lookup(name).name
     except (LookupError, ValueError, TypeError):
         raise InputError(
@@ -195,7 +195,8 @@ def _as_said(data: bytes, label: str) -> str | Fault:
     """Decode a page that is no UTF-8 as it asks for."""
     try:
         codec = check_encoding(_LABELS.get(label, label))
-        text = data.decode(codec)
+        # Nothing could be read of a page in UTF-16 without knowing it before.
+        text = data.decode("utf-8" if codec.startswith("utf") else codec)
     except InputError:
         return _undecodable(f"It says that it is written in {label}, which is unknown.")
     except UnicodeDecodeError as err:

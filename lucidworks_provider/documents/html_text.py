@@ -38,6 +38,8 @@ _TAG = re.compile(rf"<[a-zA-Z](?:[^>=]++|{_QUOTED.pattern}|=)*+")
 # Shorter ones have too few attributes to matter.
 _LONG_TAG = 1000
 _ENTITY = re.compile("&(?=[#a-zA-Z])")
+# What lxml gives and does not take back.
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _HIDDEN = re.compile(r"display\s{0,9}:\s{0,9}none", re.IGNORECASE)
 # Beside those that inscriptis knows to stand on lines of their own.
 _BLOCKS = (
@@ -127,18 +129,22 @@ def _tame(tree: Any) -> Fault | None:
                     element.set("style", "display:none")
             written = element.text
             if written and "&" in written:
-                element.text = _ENTITY.sub("&amp;", written)
+                element.text = _escaped(written)
         else:
             depth -= 1
             written = element.tail
             if written and "&" in written:
-                element.tail = _ENTITY.sub("&amp;", written)
+                element.tail = _escaped(written)
         line = 0 if element.tag in blocks else line
         line += len(written or "")
         copied += line
         if copied > _MOST_COPIED:
             return _invalid("It has too many tags within one paragraph.")
     return None
+
+
+def _escaped(text: str) -> str:
+    return _ENTITY.sub("&amp;", _NOT_XML.sub("", text))
 
 
 @cache

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.document import Document, Reason, Unreadable
@@ -17,9 +16,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# Bytes of texts that are read at once, by the average of a row group, and rows.
+# Rows that are read at once. Few, since a text that many rows have may stand in the file once: a writer puts
+# up to a megabyte of different texts in front of the rows of a group, and refers to them.
+_ROWS = 64
+# Bytes of texts that are read at once, by the average of a row group.
 _BATCH_BYTES = 8_000_000
-_BATCH_ROWS = 4096
+# Up to here the different texts of a row group are held, and no text twice.
+_HELD_BYTES = 16_000_000
 _BUFFER = 1 << 20
 
 
@@ -49,11 +52,11 @@ def read_parquet(file: SourceFile, reading: Reading) -> Iterator[Document | Unre
     row = 0
     with open_to_read(file.uri) as opened:
         try:
-            with _parquet(opened, reading) as parquet:
-                _check_columns(file, parquet.schema_arrow, reading)
-                for document_id, text in _rows(parquet, reading):
-                    row += 1
-                    yield read_record(f"{file.path}:{row}", document_id, text, reading)
+            parquet = _open(opened)
+            _check_columns(file, parquet.schema_arrow, reading)
+            for document_id, text in _rows(opened, parquet.metadata, reading):
+                row += 1
+                yield read_record(f"{file.path}:{row}", document_id, text, reading)
         except _broken() as err:
             detail = f"It is no Parquet, or broken behind row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield Unreadable(file.path, Reason.INVALID, detail)
@@ -68,8 +71,7 @@ def check_parquet(file: SourceFile, reading: Reading) -> None:
     """
     with open_to_read(file.uri) as opened:
         try:
-            with _parquet(opened, reading) as parquet:
-                _check_columns(file, parquet.schema_arrow, reading)
+            _check_columns(file, _open(opened).schema_arrow, reading)
         except _broken():
             return  # which is for whoever reads it to tell
 
@@ -81,15 +83,10 @@ def _broken() -> tuple[type[Exception], ...]:
     return (pa.ArrowException, OSError, EOFError)
 
 
-@contextmanager
-def _parquet(opened: Any, reading: Reading) -> Iterator[pq.ParquetFile]:
+def _open(opened: Any, **options: Any) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
-    # A text that many rows have is held once, while it takes next to nothing in the file.
-    with pq.ParquetFile(
-        opened, read_dictionary=[reading.text_column], buffer_size=_BUFFER, pre_buffer=False
-    ) as parquet:
-        yield parquet
+    return pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False, **options)
 
 
 def _check_columns(file: SourceFile, schema: pa.Schema, reading: Reading) -> None:
@@ -122,12 +119,16 @@ def _is_textual(kind: pa.DataType) -> bool:
     }
 
 
-def _rows(parquet: pq.ParquetFile, reading: Reading) -> Iterator[tuple[object, object]]:
+def _rows(opened: Any, metadata: pq.FileMetaData, reading: Reading) -> Iterator[tuple[object, object]]:
     columns = [reading.id_column, reading.text_column]
-    for group in range(parquet.num_row_groups):
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    sizes = [_size(group, reading.text_column) for group in groups]
+    few = max(sizes, default=0) <= _HELD_BYTES
+    parquet = _open(opened, metadata=metadata, read_dictionary=columns[1:] if few else None)
+    for number, (group, size) in enumerate(zip(groups, sizes, strict=True)):
         batches = parquet.iter_batches(
-            batch_size=_rows_at_once(parquet.metadata.row_group(group), reading.text_column),
-            row_groups=[group],
+            batch_size=max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(size, 1))),
+            row_groups=[number],
             columns=columns,
             use_threads=False,
         )
@@ -135,16 +136,10 @@ def _rows(parquet: pq.ParquetFile, reading: Reading) -> Iterator[tuple[object, o
             yield from zip(*(_values(batch.column(name)) for name in columns), strict=True)
 
 
-def _rows_at_once(group: pq.RowGroupMetaData, name: str) -> int:
-    size: int = next(
-        (
-            column.total_uncompressed_size
-            for column in map(group.column, range(group.num_columns))
-            if column.path_in_schema == name
-        ),
-        group.total_byte_size,
-    )
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * int(group.num_rows) // max(size, 1)))
+def _size(group: pq.RowGroupMetaData, name: str) -> int:
+    """Bytes of a column's different texts, at most."""
+    columns = map(group.column, range(group.num_columns))
+    return max((one.total_uncompressed_size for one in columns if one.path_in_schema == name), default=0)
 
 
 def _values(column: pa.Array) -> Iterator[object]:

@@ -71,8 +71,10 @@ def _fitting(text: str, start: int, max_bytes: int) -> int:
     data = part.encode(errors="surrogatepass")
     if len(data) <= max_bytes:
         return start + len(part)
-    # What ends within a character decodes without it.
-    return start + len(data[:max_bytes].decode(errors="ignore"))
+    cut = max_bytes
+    while data[cut] & 0b1100_0000 == 0b1000_0000:
+        cut -= 1  # within a character
+    return start + len(data[:cut].decode(errors="surrogatepass"))
 
 
 def _border(text: str, start: int, end: int) -> int:

@@ -15,6 +15,7 @@ from lucidworks_provider.emulator.settings import (
     ChunkOverflow,
     EmulatorSettings,
     Oversize,
+    RateMode,
     Retrieved,
     SettingsError,
     deployment_ids,
@@ -101,7 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--retention", type=float, default=default.retention, metavar="SECONDS")
     add("--chunk-overflow", choices=[one.value for one in ChunkOverflow], default="truncate")
     add("--oversize", choices=[one.value for one in Oversize], default="413")
-    add("--rate-limit", metavar="N/SECONDS", help="calls per sliding window; more get 429")
+    add("--rate-limit", metavar="N/SECONDS", help="so many calls pass in so many seconds; more get 429")
+    add(
+        "--rate-mode",
+        choices=[one.value for one in RateMode],
+        default="window",
+        help="a sliding window, or a bucket of tokens that holds those of one second",
+    )
     add("--retry-after", action=argparse.BooleanOptionalAction, default=True, help="send it with such a 429")
     add("--strict-segments", action="store_true", help="'_' does not stand for '-' in the path")
     add("--legacy-shape", action="store_true", help="results in the older published shape")
@@ -149,6 +156,7 @@ def _settings(options: argparse.Namespace) -> EmulatorSettings:
         oversize=Oversize(options.oversize),
         rate_limit=rate_limit,
         rate_window=rate_window,
+        rate_mode=RateMode(options.rate_mode),
         retry_after=options.retry_after,
         strict_segments=options.strict_segments,
         legacy_shape=options.legacy_shape,

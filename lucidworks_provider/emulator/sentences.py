@@ -21,15 +21,19 @@ _TOKEN = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 # Characters of a token, more than in most texts: one of that length is counted at once.
 _SHORT = 10
 _VISIBLE = re.compile(r"\S+")
+_MARK = re.compile(r"[^\w\s]")
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 
+# All begin with one character of a set, for which the search is five times as fast as for the three in turn.
 _BOUNDARY = re.compile(
-    r"""(?<![.!?])[.!?]++["'”’)\]]*+(?=\s)   # a stop, closing quotes, then white space
-      | [。！？]++[」』”’)]*+                  # CJK stops need no white space after them
-      | \n[^\S\n]*+\n                         # a blank line ends what has no stop, as headings
-    """,
+    r"""[.!?。！？\n](?:
+        (?<=[.!?])(?<![.!?][.!?])[.!?]*+["'”’)\]]*+(?=\s)  # a stop, closing quotes, then white space
+      | (?<=[。！？])[。！？]*+[」』”’)]*+                   # CJK stops need no white space after them
+      | (?<=\n)[^\S\n]*+\n                                # a blank line ends what has no stop, as headings
+    )""",
     re.VERBOSE,
 )
+_BEFORE_WORD = re.compile(r"[\s(\[\"']")
 _ABBREVIATED = "mr mrs ms dr prof st vs fig jr sr inc ltd corp approx dept est e.g i.e cf al pp vol"
 _ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 _LONGEST_ABBREVIATION = 8
@@ -56,8 +60,6 @@ def tokens(text: str) -> list[str]:
 
 def truncate_tokens(text: str, limit: int) -> tuple[str, int]:
     """Cut a text after ``limit`` tokens and tell how many it has then."""
-    if len(text) <= _SHORT * limit and (count := count_tokens(text)) <= limit:
-        return text, count
     beyond = next(islice(_TOKEN.finditer(text), limit, None), None)
     return (text, count_tokens(text)) if beyond is None else (text[: beyond.start()], limit)
 
@@ -65,6 +67,19 @@ def truncate_tokens(text: str, limit: int) -> tuple[str, int]:
 def words(text: str) -> list[str]:
     """Return the lower-cased words of a text, punctuation left out."""
     return _WORD.findall(text.lower())
+
+
+def words_within(text: str, limit: int) -> tuple[list[str], int]:
+    """Return the words of the first ``limit`` tokens of a text, and how many tokens these are."""
+    lowered = text.lower()
+    # Lower case makes two characters of one, once: of a Turkish İ, the second of them a mark.
+    if len(text) <= _SHORT * limit and len(lowered) == len(text):
+        found = _WORD.findall(lowered)
+        count = len(found) + len(_MARK.findall(text))
+        if count <= limit:
+            return found, count
+    seen, count = truncate_tokens(text, limit)
+    return words(seen), count
 
 
 def content_words(text: str) -> list[str]:
@@ -117,5 +132,5 @@ def _is_abbreviation(text: str, match: re.Match[str]) -> bool:
     if match.group() != ".":
         return False
     before = text[max(0, match.start() - _LONGEST_ABBREVIATION) : match.start()]
-    word = re.split(r"[\s(\[\"']", before)[-1]
+    word = _BEFORE_WORD.split(before)[-1]
     return word.lower() in _ABBREVIATIONS

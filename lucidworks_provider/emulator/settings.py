@@ -62,6 +62,13 @@ class SourcesShape(Enum):
     STRING = "string"
 
 
+class RateMode(Enum):
+    """How calls are counted for the rate limit [A]."""
+
+    WINDOW = "window"
+    BUCKET = "bucket"
+
+
 class UndeployPath(Enum):
     """Which reading of the delete operation's path is served (section 10.6)."""
 
@@ -105,6 +112,7 @@ class EmulatorSettings:
     max_text_bytes: int = 1_000_000
     rate_limit: int | None = None
     rate_window: float = 1.0
+    rate_mode: RateMode = RateMode.WINDOW
     retry_after: bool = True
     strict_segments: bool = False
     legacy_shape: bool = False

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from lucidworks_provider.emulator.customers.registry import Registry
 from lucidworks_provider.emulator.faults import FaultBook
 from lucidworks_provider.emulator.jobs import JobBook
 from lucidworks_provider.emulator.predictions.memory import Conversations
+from lucidworks_provider.emulator.rate import RateLimit
 from lucidworks_provider.emulator.request_log import RequestLog
 from lucidworks_provider.emulator.tokens import TokenBook
 
@@ -41,28 +40,6 @@ class Clock:
     def reset(self) -> None:
         """Return to the real time."""
         self._ahead = 0.0
-
-
-class RateLimit:
-    """A sliding window over all calls of the application host; refused calls do not count [A]."""
-
-    def __init__(self) -> None:
-        self._times: deque[float] = deque()
-
-    def refuse(self, settings: EmulatorSettings, now: float) -> int | None:
-        """Count a call, or return the whole seconds to wait."""
-        if settings.rate_limit is None:
-            return None
-        while self._times and now - self._times[0] >= settings.rate_window:
-            self._times.popleft()
-        if len(self._times) < settings.rate_limit:
-            self._times.append(now)
-            return None
-        return max(1, math.ceil(settings.rate_window - (now - self._times[0])))
-
-    def clear(self) -> None:
-        """Forget the calls made."""
-        self._times.clear()
 
 
 class EmulatorState:

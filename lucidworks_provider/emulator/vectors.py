@@ -21,7 +21,7 @@ from operator import mul
 from typing import TYPE_CHECKING, Final
 
 from lucidworks_provider.emulator.models import MODEL_CONTEXT_TOKENS
-from lucidworks_provider.emulator.sentences import COMMON_WORDS, truncate_tokens, words
+from lucidworks_provider.emulator.sentences import COMMON_WORDS, words_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ COMMON_SHARE: Final = 0.5
 _DATA_TYPE_TURN = 0.1
 _POSITIONS_PER_WORD = 8
 _DIGITS = 7
+_REMEMBERED = 50_000
 
 
 class Quantization(Enum):
@@ -59,11 +60,13 @@ def embed(
     text: str, *, model_id: str, dimension: int, data_type: DataType | None = None
 ) -> tuple[list[float], int]:
     """Return the normalized vector of a text and its number of input tokens."""
-    seen, tokens = truncate_tokens(text, MODEL_CONTEXT_TOKENS)
+    found, tokens = words_within(text, MODEL_CONTEXT_TOKENS)
     sums = [0.0] * dimension
-    for word, count in Counter(words(seen)).items():
-        weight = term_weight(word, count)
-        plus, minus = _positions(model_id, dimension, word)
+    places = _places(model_id, dimension)
+    for word, count in Counter(found).items():
+        plus, minus, weight = places[word]
+        if count > 1:
+            weight = term_weight(word, count)
         for position in plus:
             sums[position] += weight
         for position in minus:
@@ -99,18 +102,29 @@ def _format(count: int) -> str:
     return ",".join([f"%.{_DIGITS}f"] * count)
 
 
-@lru_cache(maxsize=50_000)
-def _positions(model_id: str, dimension: int, word: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return where a word adds its weight, and where it takes it away."""
-    digest = hashlib.blake2b(
-        word.encode("utf-8", "surrogatepass"), digest_size=33, key=_key(model_id)
-    ).digest()
-    numbers = struct.unpack_from(f"<{_POSITIONS_PER_WORD}I", digest)
-    signs = digest[32]
-    sides: tuple[list[int], list[int]] = [], []
-    for bit, number in enumerate(numbers):
-        sides[0 if signs >> bit & 1 else 1].append(number % dimension)
-    return tuple(sides[0]), tuple(sides[1])
+class _Places(dict[str, tuple[tuple[int, ...], tuple[int, ...], float]]):
+    """Where a word adds its weight, where it takes it away, and the weight if it stands once."""
+
+    def __init__(self, model_id: str, dimension: int) -> None:
+        super().__init__()
+        self._key = _key(model_id)
+        self._dimension = dimension
+
+    def __missing__(self, word: str) -> tuple[tuple[int, ...], tuple[int, ...], float]:
+        encoded = word.encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(encoded, digest_size=33, key=self._key).digest()
+        sides: tuple[list[int], list[int]] = [], []
+        for bit, number in enumerate(struct.unpack_from(f"<{_POSITIONS_PER_WORD}I", digest)):
+            sides[0 if digest[32] >> bit & 1 else 1].append(number % self._dimension)
+        place = tuple(sides[0]), tuple(sides[1]), term_weight(word, 1)
+        if len(self) < _REMEMBERED:
+            self[word] = place
+        return place
+
+
+@lru_cache(maxsize=8)
+def _places(model_id: str, dimension: int) -> _Places:
+    return _Places(model_id, dimension)
 
 
 @lru_cache(maxsize=64)

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lucidworks_provider.api.jobs import JobKind, poll_request
 from lucidworks_provider.api.messages import Answer, Request, check_status, without
@@ -23,9 +25,13 @@ from lucidworks_provider.hooks.auth import LucidworksAuthHook, load
 if TYPE_CHECKING:
     from lucidworks_provider.auth.source import TokenSource
     from lucidworks_provider.transport.aio import AsyncTransport
+    from lucidworks_provider.transport.pace import Learned
     from lucidworks_provider.transport.sync import SyncTransport
 
 T = TypeVar("T")
+
+_AIO = "lucidworks_provider.transport.aio"
+_PLAIN = re.compile(r"[\w.~-]+", re.ASCII)
 
 
 class CallingHook(LucidworksAuthHook):
@@ -53,11 +59,25 @@ class CallingHook(LucidworksAuthHook):
         return await self._acall(request, _body, attempts)
 
     @asynccontextmanager
-    async def shared_client(self) -> AsyncIterator[AsyncTransport]:
-        """Keep the running loop's client open while this is held, instead of one per call."""
-        aio = await load("lucidworks_provider.transport.aio")
-        async with aio.shared_transport(await self.aget_settings()) as transport:
+    async def shared_client(self, connections: int | None = None) -> AsyncIterator[AsyncTransport]:
+        """
+        Keep the running loop's client open while this is held, instead of one per call.
+
+        :param connections: requests at once; the first user of the client decides. 8 unless given.
+        """
+        aio = await load(_AIO)
+        async with aio.shared_transport(await self.aget_settings(), connections) as transport:
             yield transport
+
+    def learned_pace(self) -> Learned:
+        """What this process knows of the application's rate limit: requests a second, 429s, seconds held back."""
+        from lucidworks_provider.transport.turns import turns_of
+
+        return turns_of(self.get_settings().application_base).learned
+
+    def learned_rate(self) -> float | None:
+        """Requests a second at which this process calls the application; None as long as nothing was refused."""
+        return self.learned_pace().rate
 
     def close(self) -> None:
         """Close the connections that this hook holds."""
@@ -66,9 +86,6 @@ class CallingHook(LucidworksAuthHook):
             self._transport = None
 
     def _call(self, request: Request, read: Callable[[Answer], T], attempts: int | None = None) -> T:
-        from tenacity import Retrying
-
-        from lucidworks_provider.transport.retry import policy
         from lucidworks_provider.transport.sync import SyncTransport
 
         transport = self._transport = self._transport or SyncTransport(self.get_settings())
@@ -79,26 +96,64 @@ class CallingHook(LucidworksAuthHook):
             return read(exchange.judge(transport.send(request, token), token))
 
         try:
-            return Retrying(**policy(replayable=request.replayable, attempts=attempts))(once)
+            try:
+                return once()
+            except LucidworksError as err:
+                again: T = _retrying("Retrying", request, attempts)(_after(err, once))
+                return again
         except LucidworksError as err:
             raise _explain(err, request, self.lucidworks_conn_id) from None
 
     async def _acall(self, request: Request, read: Callable[[Answer], T], attempts: int | None = None) -> T:
-        from tenacity import AsyncRetrying
-
-        from lucidworks_provider.transport.retry import policy
-
-        exchange = _Exchange(request, self._source(await self.aget_settings(), request.scope))
-        async with self.shared_client() as transport:
+        settings = await self.aget_settings()
+        exchange = _Exchange(request, self._source(settings, request.scope))
+        async with (await load(_AIO)).shared_transport(settings) as transport:
 
             async def once() -> T:
                 token = await exchange.source.aget(exchange.refused)
                 return read(exchange.judge(await transport.send(request, token), token))
 
             try:
-                return await AsyncRetrying(**policy(replayable=request.replayable, attempts=attempts))(once)
+                try:
+                    return await once()
+                except LucidworksError as err:
+                    again: T = await _retrying("AsyncRetrying", request, attempts)(_aafter(err, once))
+                    return again
             except LucidworksError as err:
                 raise _explain(err, request, self.lucidworks_conn_id) from None
+
+
+def _retrying(kind: str, request: Request, attempts: int | None) -> Any:
+    """Made when the first try has failed: most do not, and it takes as long as half a request."""
+    import tenacity
+
+    from lucidworks_provider.transport.retry import policy
+
+    return getattr(tenacity, kind)(**policy(replayable=request.replayable, attempts=attempts))
+
+
+def _after(failure: LucidworksError, once: Callable[[], T]) -> Callable[[], T]:
+    """What fails the first time as it did, for a policy that counts from there."""
+    failed: list[LucidworksError] = [failure]
+
+    def again() -> T:
+        if failed:
+            raise failed.pop()
+        return once()
+
+    return again
+
+
+def _aafter(failure: LucidworksError, once: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+    """:func:`_after` for an event loop."""
+    failed: list[LucidworksError] = [failure]
+
+    async def again() -> T:
+        if failed:
+            raise failed.pop()
+        return await once()
+
+    return again
 
 
 @dataclass
@@ -111,12 +166,20 @@ class _Exchange:
 
     def judge(self, answer: Answer, token: str) -> Answer:
         """Note what the answer says about the token; raise what it says about the request."""
-        answer = without(answer, token, *self.request.secrets)
+        shown = _as_shown(token)
+        if shown is None or self.request.secrets or shown in answer.body:
+            answer = without(answer, token, *self.request.secrets)
         self.refused = token if answer.status == 401 else None
         if answer.status != 401:
             self.source.accepted(token)
         check_status(answer, self.request.name)
         return answer
+
+
+@lru_cache(maxsize=4)
+def _as_shown(token: str) -> bytes | None:
+    """A token's bytes wherever it is quoted, if neither JSON nor a URL writes it in another way: so most are."""
+    return token.encode() if _PLAIN.fullmatch(token) else None
 
 
 def _body(answer: Answer) -> bytes:

@@ -272,7 +272,8 @@ class LucidworksChunkDocumentsOperator(UsesHook, BaseOperator):
         return Service(
             submit=partial(hook.asubmit_text, corpus.options, max_bytes=corpus.max_text_bytes),
             fetch=lambda job: hook.apoll_job(CHUNKING, job, attempts=1),
-            client=hook.shared_client,
+            client=partial(hook.shared_client, connections=CONNECTIONS),
+            rate=hook.learned_rate,
         )
 
 

@@ -9,9 +9,7 @@ not a thousand. The client closes with its last user.
 from __future__ import annotations
 
 import asyncio
-import random
 import ssl
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,12 +21,12 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
-from lucidworks_provider.api.messages import Answer, Request, retry_after
+from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
-from lucidworks_provider.transport import retry
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
+from lucidworks_provider.transport.turns import Lanes
 
 # Connections per application, and so answers held in memory at once.
 CONNECTIONS = 8
@@ -41,6 +39,7 @@ class AsyncTransport:
     """
     Sends requests for every coroutine of one event loop.
 
+    :param connections: requests at once.
     :param slots: held by a reader of results from before its GET until the body lies on storage, so that a
         thousand results that become ready together do not fill the memory.
     """
@@ -48,65 +47,59 @@ class AsyncTransport:
     settings: LucidworksSettings
     _session: aiohttp.ClientSession
     _context: ssl.SSLContext | bool = True
+    connections: int = CONNECTIONS
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
-    # In the order of asking, which aiohttp's pool does not keep: who has a connection would get it again and again.
-    _queue: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
-    _held_until: float = 0.0
-    _refusals: int = 0
-    _proxies: dict[URL, str | None] = field(default_factory=dict)
+    _proxies: dict[tuple[str, str], str | None] = field(default_factory=dict)
     _lent: aiohttp.BaseConnector | None = None
+
+    def __post_init__(self) -> None:
+        # In the order of asking, which aiohttp's pool does not keep: who has a connection would get it for ever.
+        self._queue = asyncio.Semaphore(self.connections)
+        self._lanes = Lanes(self.settings)
 
     async def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
         Send once; raises what :meth:`SyncTransport.send` raises.
 
-        A 429 holds back everybody who shares this transport, not only its caller.
+        A 429 holds back everybody in this process who calls the same application, not only its caller.
         """
-        while (wait := self._held_until - time.monotonic()) > 0:  # noqa: ASYNC110
-            # A little spread, so that they do not all come back in the same instant.
-            await asyncio.sleep(wait + random.uniform(0, 0.5))
         headers = dict(request.headers)
         if value := authorization(request, access_token):
             headers["Authorization"] = value
         url = URL(request.url, encoded=True)
         if request.params:
             url = url.update_query(request.params)
-        try:
-            async with (
-                self._queue,
-                self._session.request(
+        lane = self._lanes.of(request)
+        async with self._queue:
+            # With a connection in hand: who has a turn sends at once.
+            ticket = None
+            if lane is not None and (ticket := lane.take()) is None:
+                ticket = await lane.await_turn()
+            answer = None
+            try:
+                async with self._session.request(
                     request.method,
                     url,
                     data=request.body,
                     headers=headers,
                     proxy=self._proxy(url),
                     allow_redirects=False,
-                ) as response,
-            ):
-                body = await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError) as err:
-            raise translate(err, request, self.settings) from None
-        answer = Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
-        self._heed(answer)
+                ) as response:
+                    body = await response.read()
+                answer = Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
+            except (aiohttp.ClientError, OSError, TimeoutError) as err:
+                raise translate(err, request, self.settings) from None
+            finally:
+                if lane is not None and ticket is not None:
+                    lane.heard(ticket, answer)
         return answer
 
     def _proxy(self, url: URL) -> str | None:
         """Looked up once for each host: the environment stays, and reading it takes longer than a poll."""
-        origin = url.origin()
-        if origin not in self._proxies:
-            self._proxies[origin] = proxy_for(str(url))
-        return self._proxies[origin]
-
-    def _heed(self, answer: Answer) -> None:
-        """Slow everybody down after a 429: as long as the service asks, else longer each time."""
-        if answer.status != 429:
-            self._refusals = 0
-            return
-        self._refusals += 1
-        pause = retry_after(answer)
-        if pause is None:
-            pause = min(retry.LONGEST_WAIT, retry.FIRST_WAIT * 2.0 ** (self._refusals - 1))
-        self._held_until = max(self._held_until, time.monotonic() + min(pause, retry.LONGEST_RETRY_AFTER))
+        host = url.scheme, url.raw_authority
+        if host not in self._proxies:
+            self._proxies[host] = proxy_for(str(url))
+        return self._proxies[host]
 
     @property
     def lent(self) -> aiohttp.BaseConnector:
@@ -138,19 +131,23 @@ _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[LucidworksSettings, _
 
 
 @asynccontextmanager
-async def shared_transport(settings: LucidworksSettings) -> AsyncIterator[AsyncTransport]:
-    """The running loop's transport for these settings, made for the first user and closed after the last."""
+async def shared_transport(
+    settings: LucidworksSettings, connections: int | None = None
+) -> AsyncIterator[AsyncTransport]:
+    """
+    The running loop's transport for these settings, made for the first user and closed after the last.
+
+    :param connections: requests at once, as the first user wants it; ``CONNECTIONS`` unless given.
+    """
     loop = asyncio.get_running_loop()
     all_shared = _shared.setdefault(loop, {})
     shared = all_shared.setdefault(settings, _Shared())
     shared.users += 1
     try:
-        async with shared.lock:
-            if shared.transport is None:
-                # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
-                context = await loop.run_in_executor(None, _ssl_context, settings)
-                connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context)
-                shared.transport = AsyncTransport(settings, client_session(settings, connector), context)
+        if shared.transport is None:
+            async with shared.lock:
+                if shared.transport is None:
+                    shared.transport = await _new_transport(settings, connections or CONNECTIONS)
         yield shared.transport
     finally:
         shared.users -= 1
@@ -158,6 +155,13 @@ async def shared_transport(settings: LucidworksSettings) -> AsyncIterator[AsyncT
             all_shared.pop(settings, None)
             if shared.transport is not None:
                 await shared.transport.close()
+
+
+async def _new_transport(settings: LucidworksSettings, connections: int) -> AsyncTransport:
+    # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
+    context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
+    connector = aiohttp.TCPConnector(limit=connections, ssl=context)
+    return AsyncTransport(settings, client_session(settings, connector), context, connections)
 
 
 def client_session(

@@ -13,6 +13,7 @@ from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.transport.tls import proxy_for, trusted
+from lucidworks_provider.transport.turns import Lanes
 
 CONNECT_TIMEOUT = 10.0
 
@@ -29,15 +30,30 @@ class SyncTransport:
         self._session = requests.Session()
         # Proxies and authorities are decided in `tls`; trusting the environment would also read ~/.netrc.
         self._session.trust_env = False
+        self._lanes = Lanes(settings)
 
     def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
-        Send once.
+        Send once, when it is the application's turn.
 
         :raises NotSentError: no connection could be made.
         :raises TransportError: no whole answer arrived.
         :raises ConfigurationError: the server's certificate is not trusted.
         """
+        lane = self._lanes.of(request)
+        if lane is None:
+            return self._send(request, access_token)
+        ticket = lane.take()
+        if ticket is None:
+            ticket = lane.wait()
+        answer = None
+        try:
+            answer = self._send(request, access_token)
+        finally:
+            lane.heard(ticket, answer)
+        return answer
+
+    def _send(self, request: Request, access_token: str | None) -> Answer:
         proxy = proxy_for(request.url)
         verify = trusted(self._settings)
         try:

@@ -17,6 +17,7 @@ from lucidworks_provider.corpus.settings import Corpus
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same steps, with shorter waits."""
     monkeypatch.setattr(lease, "SETTLE", 0.01)
+    monkeypatch.setattr(lease, "NOTICE", 0.05)
     monkeypatch.setattr(lease, "LOOK", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)
     monkeypatch.setattr(journal, "WRITE_PAUSE", 0.01)

@@ -64,7 +64,8 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
 def test_a_try_that_lives_on_beside_its_successor_stops_and_spoils_nothing(tmp_path: Path) -> None:
     """Airflow gave it up, and its process only stood still."""
     (tmp_path / "source").mkdir()
-    with Emulator(tmp_path / "emulator.log", *SERVICE) as emulator:
+    # The two do not share a token here, as they do in Airflow.
+    with Emulator(tmp_path / "emulator.log", *SERVICE, "--both-tokens-live") as emulator:
         runner = Plain(tmp_path, emulator)
         story = Story(tmp_path, emulator, runner, kills=0, documents=60, span=0, seed=1)
         story.catalogue.fill(60)
@@ -79,7 +80,12 @@ def test_a_try_that_lives_on_beside_its_successor_stops_and_spoils_nothing(tmp_p
         os.kill(zombie.pid, signal.SIGCONT)
         assert runner.finish()["documents"] == 60
         zombie.join(30)
+        # What it wrote before it looked again is in no snapshot, and the next run removes it.
+        assert [fault for fault in story.judge().wrong if "no snapshot names" not in fault] == []
+        runner.begin(2)
+        assert runner.finish()["submitted"] == 0
         assert story.judge().wrong == []
+    assert not (tmp_path / "output" / "journal").exists()
     assert zombie.exitcode == 1
     log = (tmp_path / "returned-1.log").read_text()
     assert "OutputBusyError" in log

@@ -34,6 +34,10 @@ def fill(world: World, count: int = 12) -> dict[str, str]:
     return texts
 
 
+def _die(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
@@ -448,6 +452,29 @@ class TestCrashes:
 
         assert world.run(run_id="night", try_number=2) == first
         assert world.service.posted == []
+
+    @pytest.mark.parametrize("retried", [True, False])
+    def test_a_run_that_died_while_tidying_up_is_not_taken_twice(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, retried: bool
+    ) -> None:
+        texts = fill(world)
+        world.run()
+        texts["001.txt"] = "Another."
+        world.write("001.txt", "Another.")
+        with monkeypatch.context() as patch:
+            patch.setattr("lucidworks_provider.corpus.run._Run._tidy", _die)
+            with pytest.raises(KeyboardInterrupt):
+                world.run(run_id="night")
+        if retried:
+            assert world.run(run_id="night", try_number=2)["changed"] == 1
+        world.service.forget()
+
+        delta = world.run()
+
+        assert world.texts() == texts
+        assert (delta["documents"], delta["changed"], delta["skipped"]) == (12, 0, 12)
+        assert world.service.posted == []
+        assert not (world.output / "journal").exists()
 
     def test_a_cleared_task_compares_again(self, world: World) -> None:
         fill(world)

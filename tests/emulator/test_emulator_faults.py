@@ -12,6 +12,8 @@ import requests
 from emulator_client import Caller
 
 from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.emulator.rate import RateLimit
+from lucidworks_provider.emulator.settings import RateMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,6 +127,35 @@ def test_rate_limit(caller: Caller, retry_after: bool) -> None:
     time.sleep(0.7)
     assert caller.submit().status_code == 200
     assert caller.control("GET", "/stats")["rate_limited"] == 2
+
+
+@pytest.mark.parametrize("retry_after", [True, False])
+def test_a_bucket_fills_evenly(caller: Caller, retry_after: bool) -> None:
+    changes = {"rate_limit": 8, "rate_window": 2.0, "rate_mode": "bucket", "retry_after": retry_after}
+    assert caller.control("PATCH", "/settings", **changes)["rate_mode"] == "bucket"
+    answers = [caller.submit() for _ in range(6)]
+    # Four a second, and those of one second at once; a token takes a quarter of a second.
+    assert [one.status_code for one in answers[:4]] == [200] * 4
+    assert answers[-1].status_code == 429
+    assert answers[-1].headers.get("Retry-After") == ("1" if retry_after else None)
+    time.sleep(0.3)
+    assert caller.submit().status_code == 200
+    assert caller.submit().status_code == 429
+
+
+def test_what_a_bucket_lets_through() -> None:
+    limit = RateLimit()
+    settings = EmulatorSettings(rate_limit=1, rate_window=4.0, rate_mode=RateMode.BUCKET)
+    # One at least at once, then one every four seconds, whatever is refused in between.
+    passed = [second for second in range(13) if limit.refuse(settings, float(second)) is None]
+    assert passed == [0, 4, 8, 12]
+    assert [limit.refuse(settings, 12.0 + second) for second in (0, 1, 2, 3)] == [4, 3, 2, 1]
+    settings = settings.patched({"rate_limit": 40})
+    # The bucket keeps what it has when the rate is changed.
+    assert limit.refuse(settings, 15.0) == 1
+    assert sum(limit.refuse(settings, 100.0) is None for _ in range(50)) == 10
+    limit.clear()
+    assert sum(limit.refuse(settings, 100.0) is None for _ in range(50)) == 10
 
 
 @pytest.mark.parametrize(

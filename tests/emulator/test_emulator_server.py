@@ -26,6 +26,7 @@ from lucidworks_provider.emulator.settings import (
     EmulatorSettings,
     Retrieved,
     SettingsError,
+    RateMode,
     UndeployPath,
 )
 
@@ -63,13 +64,14 @@ def test_command_line_serves_and_exits_cleanly(name: signal.Signals) -> None:
 
 def test_options_become_settings() -> None:
     line = (
-        "--client a:b:c --rate-limit 5/2 --no-retry-after --retrieved 404 --no-scope-check --both-tokens-live "
+        "--client a:b:c --rate-limit 5/2 --rate-mode bucket --no-retry-after --retrieved 404 --no-scope-check --both-tokens-live "
         "--token-ttl 60 --deployment 5E893B16-01f8-427c-9ca8-ba52b01b1ba3 --customer-id us --deploy-seconds 0 "
         "--set undeploy_path=rest --set batch_overflow=400 --set echo_credentials=true --set embedding_shape=e"
     )
     settings = _settings(_parser().parse_args(line.split()))
     assert settings.clients == {"demo-client": "demo-secret", "a": "b:c"}
     assert (settings.rate_limit, settings.rate_window, settings.retry_after) == (5, 2.0, False)
+    assert settings.rate_mode is RateMode.BUCKET
     assert (settings.retrieved, settings.scope_check, settings.token_ttl) == (Retrieved.NOT_FOUND, False, 60)
     assert settings.deployments == ("5e893b16-01f8-427c-9ca8-ba52b01b1ba3",)
     assert (settings.customer_id, settings.deploy_seconds, settings.embedding_shape) == ("us", 0, "e")
@@ -92,6 +94,7 @@ def test_options_become_settings() -> None:
         "--customer-id a/b",
         "--set latency",
         "--set latency=slow",
+        "--set rate_mode=leaky",
         "--set sources_shape=object",
         "--set embedding_shape=tokensUsed",
         "--set clients={}",

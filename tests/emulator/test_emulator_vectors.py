@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.emulator.models import find_model, max_chunks
-from lucidworks_provider.emulator.sentences import tokens, truncate_tokens
+from lucidworks_provider.emulator.sentences import tokens, truncate_tokens, words, words_within
 from lucidworks_provider.emulator.vectors import DataType, Quantization, embed, quantize, written
 
 UUID = "5e893b16-01f8-427c-9ca8-ba52b01b1ba3"
@@ -46,6 +46,12 @@ def test_a_text_is_cut_after_its_tokens(text: str, limit: int) -> None:
     assert tokens(cut) == tokens(text)[:limit]
     assert count == len(tokens(cut))
     assert text.startswith(cut)
+
+
+@given(st.text(alphabet="ab. 世\u0301İßΣ_", max_size=60) | st.text(max_size=20), st.integers(1, 6))
+def test_the_words_of_a_cut_text(text: str, limit: int) -> None:
+    cut, count = truncate_tokens(text, limit)
+    assert words_within(text, limit) == (words(cut), count)
 
 
 def test_model_and_data_type_count() -> None:

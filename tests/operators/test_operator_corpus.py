@@ -86,6 +86,7 @@ def emulator() -> Iterator[str]:
 @pytest.fixture
 def corpus(emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(lease, "SETTLE", 0.01)
+    monkeypatch.setattr(lease, "NOTICE", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.02)
     requests.post(f"{emulator}/_emulator/reset", timeout=5).raise_for_status()
     forget_sources()

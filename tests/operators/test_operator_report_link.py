@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The button to the report: where it leads, and its way through Airflow's own machinery."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, BaseOperator, XCom
+
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.get_provider_info import get_provider_info
+from lucidworks_provider.links.report import XCOM_KEY, LucidworksReportLink, push_report, report_address
+
+ADDRESS = "https://reports.example.com/catalogue/report.html"
+
+
+@pytest.mark.parametrize(
+    ("output", "report_url", "address"),
+    [
+        ("s3://bucket/chunks", "https://reports.example.com/catalogue", ADDRESS),
+        ("s3://bucket/chunks", " https://reports.example.com/catalogue/ ", ADDRESS),
+        ("file:///data/chunks", "http://host:8080", "http://host:8080/report.html"),
+        # A signed address, and one that a page took from its address bar.
+        ("s3://b/c", "https://host/c?sig=a%2Fb#top", "https://host/c/report.html?sig=a%2Fb"),
+        ("https://host/chunks/", None, "https://host/chunks/report.html"),
+        ("https://conn_id@host/chunks", None, "https://host/chunks/report.html"),
+        ("https://me:secret@host/chunks", "", "https://host/chunks/report.html"),
+        ("s3://bucket/chunks", None, ""),
+        ("file:///data/chunks", "", ""),
+        ("/data/chunks", "  ", ""),
+        ("https://[broken/chunks", None, ""),
+    ],
+)
+def test_where_it_leads(output: str, report_url: str | None, address: str) -> None:
+    assert report_address(output, report_url) == address
+
+
+@pytest.mark.parametrize(
+    "report_url",
+    ["javascript:alert(1)", "s3://bucket/chunks", "reports.example.com", "https://", "//host", 7],
+)
+def test_what_no_browser_opens(report_url: Any) -> None:
+    with pytest.raises(InputError, match=r"report_url is .*; give the http"):
+        report_address("s3://bucket/chunks", report_url)
+
+
+class Chunking(BaseOperator):
+    """As the operator of corpora does it."""
+
+    operator_extra_links = (LucidworksReportLink(),)
+
+    def execute(self, context: Any) -> None:
+        push_report(context, "s3://bucket/chunks", "https://reports.example.com/catalogue")
+
+
+class Rows:
+    """Airflow's database of XComs, as far as a task sees it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[Any, ...], Any] = {}
+
+    def set(self, *, key: str, value: Any, **where: Any) -> None:
+        self.rows[self._place(where), key] = value
+
+    def get(self, *, key: str, **where: Any) -> Any:
+        return self.rows.get((self._place(where), key))
+
+    @staticmethod
+    def _place(where: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(where[name] for name in ("dag_id", "task_id", "run_id", "map_index"))
+
+
+@pytest.fixture
+def xcoms(monkeypatch: pytest.MonkeyPatch) -> Rows:
+    rows = Rows()
+    monkeypatch.setattr(
+        XCom,
+        "get_value",
+        lambda *, ti_key, key, **_: rows.get(
+            key=key,
+            dag_id=ti_key.dag_id,
+            task_id=ti_key.task_id,
+            run_id=ti_key.run_id,
+            map_index=ti_key.map_index,
+        ),
+    )
+    return rows
+
+
+def instance(task: BaseOperator, xcoms: Rows, map_index: int = -1) -> Any:
+    where = {"dag_id": "catalogue", "task_id": task.task_id, "run_id": "tonight", "map_index": map_index}
+
+    def push(key: str, value: Any) -> None:
+        xcoms.set(key=key, value=value, **where)
+
+    return SimpleNamespace(task=task, xcom_push=push, **where)
+
+
+def test_there_is_no_button_before_the_report(xcoms: Rows) -> None:
+    task = Chunking(task_id="chunk")
+    link = LucidworksReportLink()
+    first, second = instance(task, xcoms, 0), instance(task, xcoms, 1)
+    assert link.get_link(task, ti_key=first) == ""
+    task.execute({"ti": first})
+    assert link.get_link(task, ti_key=first) == ADDRESS
+    # A mapped task has one for each index.
+    assert link.get_link(task, ti_key=second) == ""
+
+
+@pytest.mark.parametrize("pushed", ["javascript:alert(1)", "data:text/html,x", "", None, 7, {"url": ADDRESS}])
+def test_what_others_push_makes_no_script(xcoms: Rows, pushed: Any) -> None:
+    task = Chunking(task_id="chunk")
+    ti = instance(task, xcoms)
+    ti.xcom_push(key=XCOM_KEY, value=pushed)
+    assert LucidworksReportLink().get_link(task, ti_key=ti) == ""
+
+
+def test_nothing_is_pushed_where_no_browser_gets_to(xcoms: Rows) -> None:
+    ti = instance(Chunking(task_id="chunk"), xcoms)
+    assert push_report({"ti": ti}, "s3://bucket/chunks", None) == ""
+    assert xcoms.rows == {}
+
+
+def test_airflow_knows_it() -> None:
+    from airflow.providers_manager import ProvidersManager
+
+    [path] = get_provider_info()["extra-links"]
+    assert path == f"{LucidworksReportLink.__module__}.{LucidworksReportLink.__name__}"
+    # Airflow has imported it to be sure that it is there.
+    assert path in ProvidersManager().extra_links_class_names
+
+
+def through_the_database(dag: DAG) -> Any:
+    """The DAG as scheduler and API server read it."""
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization as Serialized
+    except ImportError:
+        from airflow.serialization.serialized_objects import SerializedDAG as Serialized
+    return Serialized.from_dict(Serialized.to_dict(dag))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_the_server_reads_what_the_task_has_pushed(mapped: bool) -> None:
+    with DAG("catalogue", schedule=None) as dag:
+        if mapped:
+            Chunking.partial(task_id="chunk").expand(doc_md=["a", "b"])
+        else:
+            Chunking(task_id="chunk")
+    task = through_the_database(dag).get_task("chunk")
+    assert list(task.extra_links) == ["Report"]
+    [link] = task.operator_extra_links
+    # Airflow 3 reads the XCom of this key, with a class of its own; before, it makes our class again.
+    assert link.xcom_key == XCOM_KEY
+
+
+def test_the_end_of_a_task(xcoms: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 3 asks each link when a task ends, and stores what it says under the link's own key."""
+    runner = pytest.importorskip("airflow.sdk.execution_time.task_runner")
+    from airflow.sdk import TaskInstanceState
+
+    monkeypatch.setattr(runner, "_xcom_push_to_db", lambda ti, key, value: ti.xcom_push(key, value))
+    task = Chunking(task_id="chunk")
+    ti = instance(task, xcoms)
+    ti.start_date = ti.end_date = None
+    task.execute({"ti": ti})
+    before = dict(xcoms.rows)
+    context = {"ti": ti, "task": task}
+    runner.finalize(ti, TaskInstanceState.SUCCESS, context, logging.getLogger(__name__))
+    assert xcoms.rows == before
+    assert list(xcoms.rows.values()) == [ADDRESS]

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``documents/source.py``: the same files from a local disk and from a store, and errors for what is none."""
+
+from __future__ import annotations
+
+import os
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from lucidworks_provider.documents.source import Format, SourceFile, list_source
+from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.listing import find_entry, list_below, list_folder
+from lucidworks_provider.storage import read_file, write_file
+
+try:
+    from airflow.sdk.io import attach
+except ImportError:  # Airflow 2
+    from airflow.io.store import attach
+
+TREE = (
+    *("a.txt", "B.MD", "page.html", "old.HTM", "lines.jsonl", "more.ndjson", "rows.parquet"),
+    *("x.pdf", "noext", ".hidden.txt", ".git/config.txt", "sub/c.txt", "sub/deep/d.txt", "sub/.x/e.txt"),
+    *("2024/a.txt", "2025/a.txt", "2025/ä #%1.txt"),
+)
+READABLE = {path for path in TREE if not path.startswith(".") and "/." not in path} - {"x.pdf", "noext"}
+
+
+@pytest.fixture(params=["path", "file", "memory", "s3"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    match request.param:
+        case "path":
+            yield str(tmp_path / "corpus")
+        case "file":
+            yield f"file://{tmp_path}/corpus"
+        case "memory":
+            attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+            yield "memory://bucket/corpus"
+        case "s3":
+            # A store whose listing is flat, with its names for sizes and times.
+            store = attach(protocol="s3", conn_id="bucket_of_tests", fs=Flat())
+            store.fs.store.clear()
+            yield "s3://bucket_of_tests@bucket/corpus"
+
+
+class Flat(MemoryFileSystem):
+    """Shows files as s3fs does, and keeps listings until it is told not to."""
+
+    protocol = "s3"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return MemoryFileSystem._strip_protocol(path.replace("s3://", "memory://"))
+
+    def find(self, path: str, **kwargs: Any) -> Any:
+        found = super().find(path, **kwargs)
+        return {name: {**info, "ETag": f'"{info["created"]}"'} for name, info in found.items()}
+
+
+def fill(base: str, *paths: str) -> None:
+    for path in paths:
+        write_file(f"{base}/{path}", b"12345")
+
+
+def paths(source: str) -> set[str]:
+    return {file.path for file in list_source(source)}
+
+
+def test_a_folder(base: str, caplog: pytest.LogCaptureFixture) -> None:
+    fill(base, *TREE)
+    files = list(list_source(base))
+    assert len(files) == len(READABLE)
+    assert {file.path for file in files} == READABLE
+    for file in files:
+        assert file.uri == f"{base}/{file.path}"
+        assert read_file(file.uri) == b"12345", file
+        assert file.size == 5
+        assert file.stamp.split(":")[0] in {"mtime", "etag", "seen"}
+    assert "2 files of kinds that are not read" in caplog.text
+    assert paths(f"{base}/") == READABLE
+    assert paths(f"{base}/sub") == {"c.txt", "deep/d.txt"}
+
+
+def test_formats(base: str) -> None:
+    fill(base, *TREE)
+    formats = {file.path: file.format for file in list_source(base)}
+    assert [formats[name] for name in ("a.txt", "B.MD", "page.html", "old.HTM")] == [
+        *(Format.TEXT, Format.TEXT, Format.HTML, Format.HTML)
+    ]
+    assert [formats[name] for name in ("lines.jsonl", "more.ndjson", "rows.parquet")] == [
+        *(Format.JSON_LINES, Format.JSON_LINES, Format.PARQUET)
+    ]
+
+
+def test_a_file(base: str) -> None:
+    fill(base, "sub/c.txt")
+    [file] = list_source(f"{base}/sub/c.txt")
+    assert (file.uri, file.path, file.size, file.format) == (f"{base}/sub/c.txt", "c.txt", 5, Format.TEXT)
+
+
+@pytest.mark.parametrize(
+    ("glob", "found"),
+    [
+        ("*.txt", {"a.txt"}),
+        ("*", {path for path in READABLE if "/" not in path}),
+        ("202?/*.txt", {"2024/a.txt", "2025/a.txt", "2025/ä #%1.txt"}),
+        ("202[4]/*", {"2024/a.txt"}),
+        ("202[!4]/a.txt", {"2025/a.txt"}),
+        ("**/*.txt", {path for path in READABLE if path.endswith(".txt")}),
+        ("**", READABLE),
+        ("sub/**", {"c.txt", "deep/d.txt"}),
+        ("sub/**/d.txt", {"deep/d.txt"}),
+        ("*/deep/*", {"sub/deep/d.txt"}),
+        ("[ab].txt", {"a.txt"}),
+        ("l*s.json[l-m]", {"lines.jsonl"}),
+    ],
+)
+def test_a_glob(base: str, glob: str, found: set[str]) -> None:
+    fill(base, *TREE)
+    assert paths(f"{base}/{glob}") == found
+
+
+def test_a_name_that_looks_like_a_glob(base: str) -> None:
+    fill(base, "[draft]/a*.txt", "[draft]/b.txt", "d/c.txt")
+    assert paths(f"{base}/[draft]") == {"a*.txt", "b.txt"}
+    assert paths(f"{base}/[draft]/a*.txt") == {"a*.txt"}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "there is no file and no folder"),
+        ("nowhere/*.txt", "matches no file that can be read"),
+        ("*.csv", "1 of other kinds"),
+        ("x.csv", r"of a kind that cannot be read; give \.txt"),
+        ("others", "holds no file that can be read .* 1 of other kinds"),
+        ("[z-a].txt", "no glob that can be understood"),
+    ],
+)
+def test_what_holds_nothing_is_an_error(base: str, source: str, message: str) -> None:
+    fill(base, "x.csv", "others/y.csv", "others/.z.txt")
+    with pytest.raises(InputError, match=message):
+        list(list_source(f"{base}/{source}"))
+
+
+@pytest.mark.parametrize("source", ["data", "./data/*.txt", "file://data", "", " ", None, 5])
+def test_what_names_no_place_is_refused(source: Any) -> None:
+    with pytest.raises(InputError, match="source is"):
+        list(list_source(source))
+
+
+def test_no_wildcard_for_buckets() -> None:
+    with pytest.raises(InputError, match="cannot stand for a bucket"):
+        list(list_source("memory://buck*/x.txt"))
+
+
+def test_a_change_is_seen(base: str) -> None:
+    fill(base, "sub/a.txt")
+    [before] = list_source(base)
+    if base.startswith(("s3", "/", "file")):
+        assert list(list_source(base)) == [before]
+    time.sleep(0.02)
+    write_file(f"{base}/sub/a.txt", b"54321")
+    [after] = list_source(base)
+    assert after.stamp != before.stamp
+    assert after == replace(before, stamp=after.stamp)
+
+
+def test_links_and_what_is_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_text("x")
+    (folder / "link.txt").symlink_to(folder / "a.txt")
+    (folder / "broken.txt").symlink_to(folder / "nowhere")
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.txt")
+    (tmp_path / "entry").symlink_to(folder)
+    assert paths(str(folder)) == paths(str(tmp_path / "entry")) == {"a.txt", "link.txt"}
+    with pytest.raises(InputError, match="no file and no folder"):
+        list(list_source(str(folder / "pipe.txt")))
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its documents would count as gone, and be removed from the dataset.
+    fill(str(tmp_path), "a.txt", "locked/b.txt")
+    scandir = os.scandir
+
+    def refuse(path: Path) -> Any:
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(StorageError, match="locked/ cannot be read: PermissionError"):
+        list(list_source(str(tmp_path)))
+
+
+def test_a_folder_of_a_store_that_cannot_be_read_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    fill("memory://bucket", "a.txt", "locked/b.txt")
+    listed = MemoryFileSystem.ls
+
+    def refuse(self: MemoryFileSystem, path: str, **kwargs: Any) -> Any:
+        if "locked" in path:
+            raise PermissionError("403")
+        return listed(self, path, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", refuse)
+    with pytest.raises(StorageError, match="locked/ cannot be read: PermissionError"):
+        list(list_source("memory://bucket"))
+
+
+def test_what_goes_while_it_is_listed_is_gone(tmp_path: Path) -> None:
+    fill(str(tmp_path), "a/1.txt", "b/1.txt")
+    listing = list_source(str(tmp_path))
+    first = next(listing)
+    other = {"a": "b", "b": "a"}[first.path[0]]
+    (tmp_path / other / "1.txt").unlink()
+    (tmp_path / other).rmdir()
+    assert list(listing) == []
+
+
+def test_a_name_that_is_no_text_can_be_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("x")
+    [file] = list_source(str(tmp_path))
+    assert file.path == "caf\\xe9.txt"
+    file.uri.encode()
+    assert "names are no UTF-8" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("info", "stamp"),
+    [
+        ({"ETag": '"abc"', "LastModified": 5}, "etag:abc"),
+        ({"etag": "0x8D"}, "etag:0x8D"),
+        ({"LastModified": datetime(2026, 1, 1, tzinfo=UTC)}, "mtime:1767225600000000000"),
+        ({"mtime": 5.5}, "mtime:5500000000"),
+        ({"updated": "2026-01-01T00:00:00Z"}, "mtime:2026-01-01T00:00:00Z"),
+    ],
+)
+def test_what_stores_call_a_change(info: dict[str, Any], stamp: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
+    entry = {"name": "/bucket/a.txt", "type": "file", "size": 7, **info}
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda *_, **__: entry)
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: [entry])
+    found = find_entry("memory://bucket/a.txt")
+    assert found is not None
+    assert (found.name, found.size, found.stamp) == ("a.txt", 7, stamp)
+    assert list(list_folder("memory://bucket")) == [found]
+
+
+def test_what_tools_put_into_a_store_for_a_folder_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
+    names = {"": "directory", "/": "file", "/sub/": "file", "/a.txt": "file", "/sub": "directory"}
+    listed = [{"name": f"/bucket{name}", "type": kind, "size": 0} for name, kind in names.items()]
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: listed)
+    assert [(entry.name, entry.folder) for entry in list_folder("memory://bucket")] == [
+        ("a.txt", False),
+        ("sub", True),
+    ]
+
+
+def test_a_store_that_tells_no_change_never_looks_unchanged() -> None:
+    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    fill("memory://bucket", "a.txt")
+    stamps = {file.stamp for _ in range(2) for file in list_source("memory://bucket")}
+    assert len(stamps) == 2
+
+
+def test_only_flat_stores_are_listed_at_once() -> None:
+    assert list_below("memory://bucket") is None
+    assert list_below("/data") is None
+    assert list_below("gs://bucket/x") is not None
+
+
+def test_many_files_take_little_time_and_no_memory(tmp_path: Path) -> None:
+    for folder in range(10):
+        (tmp_path / str(folder)).mkdir()
+        for name in range(500):
+            (tmp_path / str(folder) / f"{name}.txt").touch()
+    begin = time.process_time()
+    assert count(lambda: list_source(str(tmp_path))) == 5000
+    # 20 ms where it was written.
+    assert time.process_time() - begin < 0.5
+    tracemalloc.start()
+    try:
+        count(lambda: list_source(str(tmp_path)))
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+def count(listing: Callable[[], Iterator[SourceFile]]) -> int:
+    return sum(1 for _ in listing())

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``documents/html_text.py``: what a page says, and no page that keeps a worker busy."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lucidworks_provider.documents.document import Reason
+from lucidworks_provider.documents.encoding import Fault
+from lucidworks_provider.documents.html_text import check_installed, html_text
+from lucidworks_provider.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>One</p><p>Two <b>bold</b>ly.</p>", "One\n\nTwo boldly."),
+        ("just text", "just text"),
+        ("", ""),
+        ("<!-- nothing -->", ""),
+        ("<html><head><title>T</title><style>p{}</style></head><body><script>x<p>y</script>z</body>", "z"),
+        ("<ul><li>a<ul><li>b</li></ul></li><li>c</li></ul>", "* a\n+ b\n* c"),
+        ("<ol><li>x</li><li>y</li></ol>", "1. x\n2. y"),
+        (
+            "<table><tr><th>Name</th><th><b>Price</b></th></tr><tr><td>A</td><td>5</td></tr></table>",
+            "Name Price\nA 5",
+        ),
+        ("<section>one</section><section>two</section><dl><dt>t</dt><dd>d</dd></dl>", "one\ntwo\nt\nd"),
+        ("a<br>b<br/>c", "a\nb\nc"),
+        ("<pre>  x\n    y</pre>", "x\n    y"),
+        ('<p style="color:red; DISPLAY : none">no</p><p hidden>no</p><template>no</template>yes', "yes"),
+        ("<p>&ouml; &copy; &#8364; AT&T &lt;b&gt;</p>", "ö © € AT&T <b>"),
+        # Of a text about HTML: decoded once, not twice.
+        ("<p>write &amp;lt; for &lt;, and &amp;amp;</p>", "write &lt; for <, and &amp;"),
+        ("<p>x<!-- c -->y<?php echo 1 ?>z</p>", "xyz"),
+        ('<?xml version="1.0" encoding="iso-8859-1"?><html><body><p>日本</p></body></html>', "日本"),
+        ('<meta charset="iso-8859-1"><p>日本</p>', "日本"),
+        ("<p>un<b>closed <i>tags", "unclosed tags"),
+        ("<p>a   \n\t b</p>", "a b"),
+    ],
+)
+def test_what_a_page_says(page: str, text: str) -> None:
+    assert html_text(page) == text
+
+
+PARTS = """<p> </p> <table> <tr> <td> </td> </table> <ul> <ol> </ul> <li/value='²'> <pre> <b> <br> <!-- --> <svg>
+    <script> </script> <select> <option> </body> <html> <p/style='margin-top:9em'> </nothing> <!DOCTYPE <?x ]]>
+    &lt; &amp;lt; &#55296; &#1; &#0; &nbsp & < =" x ä \x01 \x7f \ufffe"""
+
+
+@given(st.lists(st.sampled_from([*PARTS.split(), " ", "\n"]), max_size=60).map("".join))
+def test_any_page_is_a_text(page: str) -> None:
+    text = html_text(page)
+    assert isinstance(text, str)
+    text.encode()
+
+
+def test_deep_pages_are_read_up_to_where_it_is_safe() -> None:
+    # The parser's own limit is 256, and it leaves out what is deeper without a word.
+    page = "<div>" * 380 + "deep" + "</div>" * 380 + "<p>behind</p>"
+    assert html_text(page) == "deep\n\nbehind"
+
+
+BOMBS = {
+    "nested": "<div>" * 100_000 + "x",
+    "nested a little": "<b>" * 401 + "x",
+    "nested tables": "<table><tr><td>" * 5_000 + "x",
+    "never closed": "<p><font>x" * 100_000,
+    "tags": "<" * 10_000_000,
+    "attributes": "<p " + " ".join(f"a{n}=1" for n in range(500_000)) + ">x</p>",
+    "attributes behind quotes": "<p " + " ".join(f'a{n}="1"' for n in range(500_000)) + ">x</p>",
+    "one line of many": "<p>" + "<b>x</b>" * 400_000,
+}
+HARMLESS = {
+    "entities": ("&lt;" * 1_000_000, 1_000_000),
+    "entities in entities": (
+        '<!DOCTYPE html [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><p>&b;</p>',
+        7,
+    ),
+    "a wide table": ("<table><tr><td>" + "x" * 100_000 + "<tr><td>a<td>b" * 20_000 + "</table>", 180_000),
+    "margins": ('<p style="margin-top:99999em;padding-left:99999em">x</p>' * 1_000, 2_998),
+    "numbers": ("<ol><li value=" + "9" * 5_000 + ">x</ol>", 4),
+    "an attribute of megabytes": ('<p title="' + "x " * 2_000_000 + '">y</p>', 1),
+    "white space": ("<p style='display" + " " * 2_000_000 + "'>y</p>", 1),
+    "lists in lists": ("<ul>" * 300 + "<li>x" * 20_000, 79_999),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_told(name: str) -> None:
+    begin = time.process_time()
+    found = html_text(BOMBS[name])
+    assert isinstance(found, Fault)
+    assert found.reason is Reason.INVALID
+    assert time.process_time() - begin < 3
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_and_what_looks_like_one_is_read(name: str) -> None:
+    page, length = HARMLESS[name]
+    begin = time.process_time()
+    assert len(html_text(page)) == length
+    assert time.process_time() - begin < 3
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_installed()
+    monkeypatch.setitem(sys.modules, "inscriptis", None)
+    with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
+        check_installed()

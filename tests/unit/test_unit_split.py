@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``documents/split.py``: nothing lost, nothing too long, cut where a reader would."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lucidworks_provider.documents.split import Piece, split
+from lucidworks_provider.errors import InputError
+
+# What borders are made of, and what may not be torn apart.
+ALPHABET = [
+    "a",
+    "b",
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\n\n",
+    "\t",
+    ".",
+    "! ",
+    "。",
+    "ä",
+    "日",
+    "🐄",
+    "e\u0301",
+    "\u2029",
+]
+
+
+def texts(text: str, max_bytes: int) -> list[str]:
+    return [piece.text for piece in split(text, max_bytes=max_bytes)]
+
+
+@given(
+    text=st.lists(st.sampled_from(ALPHABET), max_size=200).map("".join) | st.text(),
+    max_bytes=st.integers(4, 60),
+)
+@example(text="", max_bytes=4)
+@example(text="\r\n" * 9, max_bytes=5)
+@example(text="\r\n" * 9, max_bytes=4)
+def test_the_pieces_are_the_text(text: str, max_bytes: int) -> None:
+    pieces = split(text, max_bytes=max_bytes)
+    assert "".join(piece.text for piece in pieces) == text
+    for piece in pieces:
+        assert text.startswith(piece.text, piece.start)
+        assert len(piece.text.encode()) <= max_bytes
+        assert piece.text or not text
+    starts = [piece.start for piece in pieces]
+    assert starts == sorted(set(starts)), "none is empty"
+
+
+@given(words=st.lists(st.text("abc", min_size=1, max_size=8), min_size=1), max_bytes=st.integers(20, 60))
+def test_words_are_kept_where_they_fit(words: list[str], max_bytes: int) -> None:
+    pieces = texts(" ".join(words), max_bytes)
+    assert " ".join(pieces).split() == words
+
+
+@given(text=st.text("ab \n.", max_size=300), max_bytes=st.integers(4, 60))
+def test_no_more_pieces_than_twice_what_is_needed(text: str, max_bytes: int) -> None:
+    assert len(split(text, max_bytes=max_bytes)) <= 2 * -(-len(text) // max_bytes) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "max_bytes", "pieces"),
+    [
+        ("It fits.", 8, ["It fits."]),
+        ("One. Two.\n\nThree. Four.", 18, ["One. Two.\n\n", "Three. Four."]),
+        ("One. Two.\r\n \r\nThree. Four.", 20, ["One. Two.\r\n \r\n", "Three. Four."]),
+        ("A first one. A second one.", 20, ["A first one. ", "A second one."]),
+        ('He said "no!" She did not.', 20, ['He said "no!" ', "She did not."]),
+        ("first line\nsecond line", 15, ["first line\n", "second line"]),
+        ("これは文。これも文です。", 24, ["これは文。", "これも文です。"]),
+        ("some words here", 12, ["some words ", "here"]),
+        ("Version 3.11 of it", 12, ["Version ", "3.11 of it"]),
+        ("abcdefghij", 4, ["abcd", "efgh", "ij"]),
+        ("ääää", 5, ["ää", "ää"]),
+        ("🐄🐄", 7, ["🐄", "🐄"]),
+        # A border right at the beginning would make a request of next to nothing.
+        ("a\n\nbbbb cccc dddd", 12, ["a\n\nbbbb ", "cccc dddd"]),
+        # What belongs to a character stays with it.
+        ("aaae\u0301", 5, ["aaa", "e\u0301"]),
+        ("aaaa👩\u200d🌾", 11, ["aaaa", "👩\u200d🌾"]),
+        ("aaaa👍🏽", 9, ["aaaa", "👍🏽"]),
+        ("aaaa\r\nb", 5, ["aaaa", "\r\nb"]),
+        ("aaaaa\ud800bb", 8, ["aaaaa\ud800", "bb"]),
+    ],
+)
+def test_borders(text: str, max_bytes: int, pieces: list[str]) -> None:
+    assert texts(text, max_bytes) == pieces
+
+
+def test_one_piece_where_it_fits() -> None:
+    assert split("", max_bytes=4) == [Piece(0, "")]
+    assert split("äöü", max_bytes=6) == [Piece(0, "äöü")]
+
+
+def test_a_character_must_fit() -> None:
+    with pytest.raises(InputError, match="max_bytes is 3"):
+        split("x", max_bytes=3)
+
+
+@pytest.mark.parametrize("max_bytes", [1_000, 1_000_000])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "word ",
+        "x",
+        " ",
+        "\n",
+        "\n ",
+        "\n\t\t\t",
+        ".",
+        ". ",
+        ".'",
+        "...)))",
+        "🐄",
+        "\u0301",
+        "\r\n",
+        "。",
+        "a.\n\n",
+    ],
+)
+def test_hostile_texts_take_no_time(part: str, max_bytes: int) -> None:
+    text = part * (4_000_000 // len(part))
+    begin = time.process_time()
+    pieces = split(text, max_bytes=max_bytes)
+    # 20 MB take less than a second; quadratic work would take hours.
+    assert time.process_time() - begin < 3
+    assert sum(len(piece.text) for piece in pieces) == len(text)
