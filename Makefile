@@ -34,7 +34,7 @@ test: $(READY) ## every test, real Airflow processes included
 test-fast: $(READY) ## the tests that start no Airflow
 	@$(BIN)/python -m pytest -m 'not live and not fleet'
 
-fleet: $(VENV)/.fleet ## a distributed Airflow and all that can happen to its token, half an hour
+fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token, and a catalogue, half an hour
 	@$(BIN)/python -m pytest -m fleet tests/live/test_live_fleet_stack.py
 	@$(BIN)/python -m benchmarks.fleet
 

@@ -143,7 +143,8 @@ def throughput(*, short: bool) -> bool:
         for number in range(rounds):
             before = emulator_cpu()
             found = child(folder / "source", folder / f"out-{number}")
-            assert found["returned"]["added"] == documents, found
+            if found["returned"]["added"] != documents:
+                raise RuntimeError(f"documents are missing: {found}")
             emulators.append((emulator_cpu() - before) / documents * 1000)
             rates.append(documents / found["seconds"])
             cpus.append(found["cpu"] / documents * 1000)

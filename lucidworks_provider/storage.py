@@ -176,6 +176,18 @@ def exists(uri: str) -> bool:
         return bool(path.fs.exists(path.path))
 
 
+def is_file(uri: str) -> bool:
+    """Whether there is a file of that name on a local disk; stores can have both."""
+    local = local_path(uri)
+    return local is not None and local.is_file()
+
+
+def without_scheme(uri: str) -> str:
+    """A local path in one spelling, other URIs as they are: to compare two of them."""
+    local = local_path(uri)
+    return str(local.resolve()) if local is not None else uri
+
+
 def is_folder(uri: str) -> bool:
     """Whether there is a folder of that name (never on stores that have none)."""
     local = local_path(uri)
@@ -233,7 +245,10 @@ def remove(uri: str) -> None:
     """Remove a file, or a folder with everything in it, if it is there."""
     with naming("removed", uri):
         if (local := local_path(uri)) is not None:
-            if local.is_dir():
+            if local.is_symlink():
+                # What it leads to is somebody else's.
+                local.unlink(missing_ok=True)
+            elif local.is_dir():
                 for child in local.iterdir():
                     remove(str(child))
                 local.rmdir()

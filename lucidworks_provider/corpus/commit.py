@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from lucidworks_provider.storage import names_in, remove, writing
 log = logging.getLogger(__name__)
 
 CHANGES = "changes"
+RAW = "raw"
 REJECTS = "rejects.jsonl"
 # Every night adds a part. So many small ones are worth being copied into one.
 SMALL_BYTES = PART_BYTES // 8
@@ -45,6 +47,9 @@ LISTS = {
     "changed": "SELECT new.id FROM new JOIN seen ON seen.id = new.id JOIN old ON old.id = new.id",
     "vanished": "SELECT old.id FROM old LEFT JOIN seen ON seen.id = old.id WHERE seen.id IS NULL",
 }
+# What runs call their files, so that nobody else's are taken for theirs; and what they leave when they are killed.
+_PART = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}\.(parquet|jsonl)|\..*\.part")
+_RUN = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
 _REMOVED = "SELECT old.id FROM old LEFT JOIN belongs ON belongs.id = old.id WHERE belongs.id IS NULL"
 
 
@@ -106,20 +111,40 @@ def write_rejects(scratch: Scratch, output: str) -> str:
     return uri
 
 
-def tidy(output: str, parts: Sequence[Part]) -> None:
-    """Remove the files that no snapshot names, and old lists."""
+def tidy(output: str, parts: Sequence[Part], *, keep_replaced: bool) -> None:
+    """
+    Remove the files that no snapshot names, old lists, and what killed processes have left half-written.
+
+    :param keep_replaced: leave parts alone: another snapshot may name them.
+    """
     named = {part.data for part in parts} | {part.index for part in parts}
     named |= {json_lines_of(part.data) for part in parts}
-    gone = 0
-    for folder in (DATA, INDEX, JSON_LINES):
-        for name in names_in(below(output, folder)):
-            if f"{folder}/{name}" not in named:
-                remove(below(output, f"{folder}/{name}"))
-                gone += 1
-    for name in sorted(names_in(below(output, CHANGES)))[:-KEPT_CHANGES]:
-        remove(below(output, f"{CHANGES}/{name}"))
+    gone = []
+    for folder in () if keep_replaced else (DATA, INDEX, JSON_LINES):
+        found = [f"{folder}/{name}" for name in names_in(below(output, folder)) if _PART.fullmatch(name)]
+        gone += [name for name in found if name not in named]
+    gone += [name for name in names_in(output) if name.startswith(".") and name.endswith(".part")]
+    runs = sorted(name for name in names_in(below(output, CHANGES)) if _RUN.fullmatch(name))
+    gone += [f"{CHANGES}/{name}" for name in runs[:-KEPT_CHANGES]]
+    for name in gone:
+        remove(below(output, name))
     if gone:
-        log.info("%s files that no snapshot names were removed.", gone)
+        log.info("%s files that are not needed any more were removed.", len(gone))
+
+
+def strange_in(output: str, ours: Iterable[str]) -> list[str]:
+    """
+    What no run has written, in a folder without a snapshot.
+
+    :param ours: names of the files and folders that runs write.
+    """
+    top = names_in(output)
+    strange = [name for name in top if name not in ours and name[0] not in "._"]
+    for folder, pattern in ((DATA, _PART), (INDEX, _PART), (JSON_LINES, _PART), (CHANGES, _RUN), (RAW, _RUN)):
+        if folder in top:
+            names = names_in(below(output, folder))
+            strange += [f"{folder}/{name}" for name in names if not pattern.fullmatch(name)]
+    return sorted(strange)
 
 
 def _rows(scratch: Scratch, part: Part) -> Iterator[Row]:

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from lucidworks_provider.api.jobs import CHUNKING
+from lucidworks_provider.corpus.asking import Asking, Rules
 from lucidworks_provider.corpus.flow import Slots, Window
 from lucidworks_provider.corpus.job_times import JobTimes
 from lucidworks_provider.corpus.journal import Journal
-from lucidworks_provider.corpus.keeper import THROTTLED_PAUSE, Desk, JournalKeeper
+from lucidworks_provider.corpus.keeper import Desk
 from lucidworks_provider.corpus.parts import Answered, Arrived, PartWriter, RejectedError, Written
 from lucidworks_provider.corpus.plan import Candidate, Piece
 from lucidworks_provider.corpus.scratch import Scratch
@@ -29,14 +29,9 @@ from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.dataset import Part
 from lucidworks_provider.documents.document import Reason, Unreadable
 from lucidworks_provider.errors import (
-    InputError,
     LucidworksError,
-    RateLimitError,
-    RequestRefusedError,
-    SubmissionUnknownError,
+    OutputBusyError,
 )
-from lucidworks_provider.jobs.collect import finish, follow
-from lucidworks_provider.jobs.watch import Ending, watch
 from lucidworks_provider.storage import in_thread
 
 log = logging.getLogger(__name__)
@@ -48,35 +43,20 @@ READ_AHEAD_CHARACTERS = 4_000_000
 PART_SECONDS = 300.0
 PROGRESS_SECONDS = 5.0
 CHECK_SECONDS = 10.0
-# POSTs at once, waiting for the rate included: so a GET that is due does not queue behind hundreds of them.
-SUBMISSIONS = 16
 # Documents appended in one hop to a thread.
 WRITE_AT_ONCE = 32
 # What is said of single documents; the file of rejects has them all.
 FIRST_FEW = 20
 # Reasons that may be everybody's.
-_OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED}
+_OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE}
 # So many documents refused or failed one after the other, and none done: the fault is not theirs.
 IN_VAIN = 25
-# How often a POST without an answer is sent again, and how long to wait before.
-UNKNOWN_TRIES = 3
-UNKNOWN_PAUSE = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """
-    What a person decided about a run.
+class InVainError(LucidworksError):
+    """Too many documents in a row were rejected, and none went through."""
 
-    :param timeout: seconds for each job.
-    :param poll_interval: the longest time between two polls of a job, seconds.
-    :param refuse_truncated: reject documents whose chunks end before their text does.
-    """
-
-    max_in_flight: int = 512
-    timeout: float = 3600.0
-    poll_interval: float = 30.0
-    refuse_truncated: bool = False
+    retryable = True
 
 
 @dataclass
@@ -110,9 +90,9 @@ class Engine:
     def __post_init__(self) -> None:
         self._window = Window(self.rules.max_in_flight)
         self._slots = Slots()
-        self._times = JobTimes(self.rules.poll_interval)
-        self._desk = Desk(self.fetch, self.journal, self.stats, self._slots, self._times)
-        self._submitting = asyncio.Semaphore(SUBMISSIONS)
+        times = JobTimes(self.rules.poll_interval)
+        desk = Desk(self.fetch, self.journal, self.stats, self._slots, times)
+        self._asking = Asking(self.submit, desk, self.rules, self.late)
         self._arrived: asyncio.Queue[Arrived | None] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
@@ -140,12 +120,36 @@ class Engine:
                 for task in beside:
                     task.cancel()
         except BaseExceptionGroup as failures:
-            raise _first(failures) from None
-        finally:
-            journal.cancel()
-            await asyncio.wait([journal])
-            await self._close_part()
-            await self.journal.flush()
+            failure = _first(failures)
+            await self._end(
+                journal,
+                lost=isinstance(failure, OutputBusyError),
+                in_vain=isinstance(failure, InVainError),
+            )
+            raise failure from None
+        except BaseException:
+            await self._end(journal)
+            raise
+        await self._end(journal)
+
+    async def _end(self, journal: asyncio.Task[None], *, lost: bool = False, in_vain: bool = False) -> None:
+        """
+        Put what came where the next run finds it.
+
+        :param lost: another process writes here now, and nothing of this one belongs there any more.
+        :param in_vain: too many documents in a row were rejected.
+        """
+        journal.cancel()
+        await asyncio.wait([journal])
+        if lost:
+            if self._part is not None:
+                await in_thread(self._part.abandon)
+            return
+        await self._close_part()
+        if in_vain:
+            # None of them is to blame; the next attempt sends them again.
+            self.journal.note("end", None)
+        await self.journal.flush()
 
     async def _send_all(self, candidates: Iterator[Candidate | Unreadable]) -> None:
         async with asyncio.TaskGroup() as documents:
@@ -155,6 +159,7 @@ class Engine:
                         self.stats.rejected(candidate.reason)
                         continue
                     await self._window.enter(candidate.size)
+                    self.stats.in_flight = self._window.inside
                     documents.create_task(self._document(candidate))
 
     # -- a document ----------------------------------------------------------------------------------
@@ -164,92 +169,14 @@ class Engine:
         alone = len(candidate.pieces) == 1
         try:
             if alone:
-                answers = [await self._piece(candidate.pieces[0], alone=True)]
+                answers = [await self._asking.piece(candidate.pieces[0], alone=True)]
             else:
-                answers = await _all(self._piece(piece, alone=False) for piece in candidate.pieces)
+                answers = await _all(self._asking.piece(piece, alone=False) for piece in candidate.pieces)
         except RejectedError as err:
             self._reject(candidate, err)
             self._leave(candidate)
         else:
             self._arrived.put_nowait(Arrived(candidate, answers))
-
-    async def _piece(self, piece: Piece, *, alone: bool) -> Answered:
-        if piece.place is not None:
-            self.stats.reused()
-            return Answered(piece, piece.job, piece.place)
-        job, again = piece.job, False
-        if job:
-            self.stats.reused()
-        while True:
-            fresh = not job
-            job = job or await self._submit(piece)
-            kept = JournalKeeper(self._desk, piece, job, hold=alone, fresh=fresh)
-            if fresh:
-                await asyncio.sleep(self._times.first_wait())
-            ended = await follow(
-                job,
-                watch(
-                    poll_interval=self.rules.poll_interval,
-                    deadline=time.time() + self.rules.timeout,
-                    now=time.time,
-                    wait=kept.next_wait,
-                    # The lease says that nobody else reads.
-                    gone_patience=0.0,
-                ),
-                keeper=kept,
-                fetch=kept.fetch,
-                slots=self._slots,
-                payload_field=CHUNKING.payload_field,
-            )
-            match ended.ending:
-                case Ending.COLLECTED:
-                    return kept.answered()
-                case Ending.FAILED:
-                    raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
-                case Ending.TIMEOUT:
-                    self.late.append((piece, job))
-                    raise RejectedError(
-                        Reason.TIMEOUT,
-                        f"Job {job} was not ready within {self.rules.timeout:g} s; the next run asks for it again. "
-                        f"{ended.message}",
-                    )
-            if again:
-                raise RejectedError(Reason.GONE, f"Job {job}: its result is gone, as that of the job before.")
-            log.warning("Job %s: its result is gone; %r is submitted again.", job, piece.key.document_id)
-            self.stats.resubmitted()
-            job, again = "", True
-
-    async def _submit(self, piece: Piece) -> str:
-        for unknown in range(UNKNOWN_TRIES):
-            try:
-                async with self._submitting:
-                    # An id that was handed out is kept even when this is cancelled.
-                    return await finish(self._post(piece))
-            except RequestRefusedError as err:
-                raise RejectedError(Reason.REFUSED, str(err)) from None
-            except InputError as err:
-                raise RejectedError(Reason.INVALID, str(err)) from None
-            except SubmissionUnknownError as err:
-                if unknown == UNKNOWN_TRIES - 1:
-                    raise
-                log.warning("%s A job may exist that nobody knows; submitting again. %s", _named(piece), err)
-                self.stats.resubmitted()
-                await asyncio.sleep(max(UNKNOWN_PAUSE, err.retry_after or 0.0))
-        raise AssertionError
-
-    async def _post(self, piece: Piece) -> str:
-        while True:
-            self.stats.request(time.monotonic())
-            try:
-                job = await self.submit(piece.text)
-            except RateLimitError:
-                # The transport holds everybody back; refused is not accepted, so nothing is doubled.
-                self.stats.throttled(time.monotonic())
-                await asyncio.sleep(THROTTLED_PAUSE)
-                continue
-            self.journal.submitted(piece.key, job)
-            self.stats.submitted(time.monotonic())
-            return job
 
     # -- the parts -----------------------------------------------------------------------------------
 
@@ -305,7 +232,7 @@ class Engine:
 
     def _count(self, arrived: Arrived, written: Written) -> None:
         self._vain = 0
-        seconds = max((answer.seconds for answer in arrived.answers), default=0.0)
+        seconds = max((answer.seconds for answer in arrived.answers if answer.seconds), default=None)
         self.stats.chunked(time.monotonic(), seconds, written.sizes, written.tokens)
         if not written.complete:
             self.truncated += 1
@@ -331,16 +258,17 @@ class Engine:
         if err.reason in _OF_ALL:
             self._vain += 1
             if self._vain >= IN_VAIN:
-                raise LucidworksError(
+                raise InVainError(
                     f"{self._vain} documents one after the other were rejected and none went through, so the fault "
                     f"is hardly theirs; stopped. The last one, {document_id!r}: {err.detail}"
                 )
 
     def _leave(self, candidate: Candidate) -> None:
         self._window.leave(candidate.size)
+        self.stats.in_flight = self._window.inside
 
     def _progress(self) -> None:
-        self.stats.in_flight, self.stats.rate = self._window.inside, self.rate()
+        self.stats.rate = self.rate()
         log.info("%s", self.stats.progress(time.monotonic()))
 
 
@@ -380,10 +308,6 @@ async def _every(seconds: float, call: Callable[[], None]) -> None:
 
 async def _watched(task: asyncio.Task[None]) -> None:
     await asyncio.shield(task)
-
-
-def _named(piece: Piece) -> str:
-    return f"Document {piece.key.document_id!r}:"
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

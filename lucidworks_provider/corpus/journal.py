@@ -9,7 +9,7 @@ object stores cannot append. A group is the most that a killed process loses bes
 ::
 
     journal/00000000-head.log     of which run: the fingerprint of its configuration
-    journal/00000007-…-work.log   SUBMITTED(document, piece, job) and BODY(document, piece, job, bytes)
+    journal/00000007-…-work.log   SUBMITTED(document, piece, job), BODY and ASIDE(the same, bytes)
     journal/00000009-…-kept.log   PART(written), FAILED(document), END(of an attempt)
 
 A file of *work* goes when the chunks of all its documents stand in a part; what is *kept* stays until the
@@ -77,7 +77,7 @@ class Record:
     :param value: of PART, FAILED and END.
     """
 
-    kind: Literal["submitted", "body", "part", "failed", "end"]
+    kind: Literal["submitted", "body", "aside", "part", "failed", "end"]
     key: PieceKey | None = None
     job: str = ""
     place: Place | None = None
@@ -135,6 +135,8 @@ class Journal:
 
     def begin(self, head: dict[str, Any]) -> None:
         """Start anew: the first write of a run, and so the proof that the folder takes one."""
+        # A process that had lost the lease may have written after its follower had ended.
+        remove(self.folder)
         write_file(self._uri(_HEAD), json.dumps(head).encode())
 
     def load(self) -> Iterator[Record]:
@@ -186,9 +188,13 @@ class Journal:
         """A job exists. Nothing waits for this: polling may begin."""
         self._add_work(key, {"kind": "submitted", "job": job})
 
-    async def keep_body(self, key: PieceKey, job: str, body: bytes) -> Place:
-        """Return when the body lies on storage, and where."""
-        offset = self._add_work(key, {"kind": "body", "job": job}, body)
+    async def keep_body(self, key: PieceKey, job: str, body: bytes, *, aside: bool = False) -> Place:
+        """
+        Return when the body lies on storage, and where.
+
+        :param aside: it came with a status that nobody has documented. Who finds it asks for the job again.
+        """
+        offset = self._add_work(key, {"kind": "aside" if aside else "body", "job": job}, body)
         return Place(await self.flushed(), offset, len(body))
 
     async def keep(self, kind: Literal["part", "failed", "end"], value: Any) -> None:

@@ -48,6 +48,7 @@ class JournalKeeper:
         self._started = time.monotonic()
         self._unfinished: float | None = None
         self._aside: Place | None = None
+        self._aside_size = -1
         self._result: Place | None = None
         self._body: bytes | None = None
 
@@ -88,7 +89,8 @@ class JournalKeeper:
 
     async def keep_aside(self, body: bytes) -> None:
         """To the journal as well; a body that comes later counts instead."""
-        self._aside = await self._write(body)
+        if (size := len(body)) != self._aside_size:
+            self._aside, self._aside_size = await self._write(body, aside=True), size
 
     async def use_aside(self) -> bool:
         """What came with an unknown status."""
@@ -101,5 +103,5 @@ class JournalKeeper:
         seconds = time.monotonic() - self._started
         return Answered(self._piece, self._job, self._result, self._body, seconds)
 
-    async def _write(self, body: bytes) -> Place:
-        return await self._desk.journal.keep_body(self._piece.key, self._job, body)
+    async def _write(self, body: bytes, *, aside: bool = False) -> Place:
+        return await self._desk.journal.keep_body(self._piece.key, self._job, body, aside=aside)

@@ -118,7 +118,12 @@ class _ParquetFile:
             self._path = self._stack.enter_context(writing(self._uri))
             # Vectors and texts do not repeat: a dictionary of them costs time and saves nothing.
             self._writer = pq.ParquetWriter(
-                self._path, schema, compression="zstd", use_dictionary=["document_id", "content_hash"]
+                self._path,
+                schema,
+                compression="zstd",
+                use_dictionary=["document_id", "content_hash"],
+                # Without it a vector that rotted on the disk is read as if nothing were.
+                write_page_checksum=True,
             )
         self._writer.write_table(pa.Table.from_batches(self._waiting), row_group_size=PART_ROWS)
         self._waiting = []
@@ -328,7 +333,7 @@ def copy_parts(
                 ids = pa.array([row.id for row in stay], pa.string())
                 with _opened(output, part) as parquet:
                     schema = parquet.schema_arrow
-                    for batch in parquet.iter_batches(batch_size=GROUP_ROWS):
+                    for batch in _batches(parquet):
                         left = batch.filter(pc.is_in(batch.column("document_id"), value_set=ids))
                         if left.num_rows:
                             file.write(left)
@@ -360,6 +365,12 @@ def _opened(output: str, part: Part) -> Iterator[Any]:
         ) from err
     with parquet:
         yield parquet
+
+
+def _batches(parquet: Any) -> Iterator[pa.RecordBatch]:
+    """One row group after the other: asked for all of them, pyarrow reads ahead what a part has."""
+    for group in range(parquet.num_row_groups):
+        yield from parquet.iter_batches(batch_size=GROUP_ROWS, row_groups=[group], use_threads=False)
 
 
 def new_name() -> str:

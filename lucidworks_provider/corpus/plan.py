@@ -182,6 +182,9 @@ class Plan:
 
     def _pieces(self, document: Document, digest: str) -> Iterator[Piece]:
         for piece in split(document.text, max_bytes=self._max_text_bytes):
+            if not piece.text.strip():
+                # The service takes no text without a word, and nothing is missing without it.
+                continue
             key = PieceKey(document.id, digest, piece.start, len(piece.text))
             row = self._scratch.one(
                 "SELECT job, log, offset, bytes FROM pieces WHERE id = ? AND hash = ? AND start = ? AND length = ?",
@@ -211,6 +214,9 @@ class Plan:
         )
         if not total or same != total or scratch.one("SELECT 1 FROM before WHERE file = ?", file.path):
             return False
+        if scratch.one("SELECT 1 FROM new WHERE file = ?", file.path):
+            # An unfinished run has found it changed.
+            return False
         clash = scratch.one(
             "SELECT old.id FROM old JOIN seen ON seen.id = old.id WHERE old.file = ? LIMIT 1", file.path
         )
@@ -221,20 +227,21 @@ class Plan:
 
     def _scan(self, file: SourceFile) -> int:
         """All ids of a file of records, with a first idea of their fate; bytes of the texts that differ."""
-        size = 0
+        size, unreadable = 0, False
         for found in self._read(file):
             if isinstance(found, Unreadable):
-                self._scratch.see(found.id, REJECTED)
-                if found.id == file.path:
-                    # The file as a whole: what it held before has not vanished, it cannot be read.
-                    self._scratch.run(
-                        "INSERT OR IGNORE INTO seen SELECT id, ? FROM old WHERE file = ?", REJECTED, file.path
-                    )
+                unreadable = True
+                self._see(found.id, REJECTED, file)
                 continue
             known = self._scratch.known(found.id, old=self._reuse)
             same = known is not None and known.hash == content_hash(found.text)
             self._see(found.id, SAME if same else TODO, file)
             size += 0 if same else len(found.text.encode())
+        if unreadable:
+            # Whose record that was cannot be told, so nothing that the file held before counts as vanished.
+            self._scratch.run(
+                "INSERT OR IGNORE INTO seen SELECT id, ? FROM old WHERE file = ?", REJECTED, file.path
+            )
         return size
 
     def _differs(self, file: SourceFile) -> bool:

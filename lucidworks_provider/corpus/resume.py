@@ -8,15 +8,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lucidworks_provider.corpus.commit import REJECTS
+from lucidworks_provider.corpus.commit import RAW, REJECTS
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.scratch import Row, Scratch
 from lucidworks_provider.corpus.settings import Corpus
 from lucidworks_provider.documents.dataset import Part, Snapshot, below, read_index
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import read_file
-
-RAW = "raw"
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +82,10 @@ def take_over(
         journal.end(keep_at=below(corpus.output, f"{RAW}/{snapshot.id}") if corpus.keep_raw else None)
         return None
     options = head.get("options") or {}
-    check_options(options, corpus, f"{journal.folder}, an unfinished run,")
     if options != corpus.options.as_json():
+        if snapshot is None and any(record.kind in {"part", "body"} for record in journal.load()):
+            # Where there is a snapshot of what is asked for, the unfinished run was the mistake.
+            check_options(options, corpus, f"{journal.folder}, an unfinished run,")
         orphans = [record.job for record in journal.load() if record.kind == "submitted"]
         log.warning(
             "An unfinished run with another configuration is given up; its %s jobs are orphans, the first: %s",

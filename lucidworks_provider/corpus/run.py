@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,8 @@ from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.parts import PartWriter
 from lucidworks_provider.corpus.plan import HANDED_OVER, Plan, Planned
 from lucidworks_provider.corpus.report import render
-from lucidworks_provider.corpus.resume import RAW, check_options, load_index, load_rejects, take_over
-from lucidworks_provider.corpus.scratch import Scratch
+from lucidworks_provider.corpus.resume import check_options, load_index, load_rejects, take_over
+from lucidworks_provider.corpus.scratch import SAME, Scratch
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.dataset import (
@@ -42,12 +43,25 @@ from lucidworks_provider.documents.readers import check_file, read_file_document
 from lucidworks_provider.documents.shards import read_listing
 from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, LucidworksError, StorageError
-from lucidworks_provider.storage import free_bytes, names_in, write_file
+from lucidworks_provider.storage import free_bytes, is_file, without_scheme, write_file
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.html"
-_OURS = {DATA, INDEX, JSON_LINES, SNAPSHOT, JOURNAL, LEASE, REPORT, RAW, commit.CHANGES, commit.REJECTS}
+# Single rejects in the report; the file of rejects has them all.
+SHOWN_REJECTS = 24
+_OURS = {
+    DATA,
+    INDEX,
+    JSON_LINES,
+    SNAPSHOT,
+    JOURNAL,
+    LEASE,
+    REPORT,
+    commit.RAW,
+    commit.CHANGES,
+    commit.REJECTS,
+}
 
 
 def look(corpus: Corpus) -> dict[str, Any]:
@@ -173,6 +187,7 @@ class _Run:
         if rejected > corpus.max_reject_ratio * documents:
             # The next try may have more luck with them.
             asyncio.run(self._journal.keep("end", None))
+            self._report({"documents": documents, "rejected": rejected, "rejects": rejects}, stats)
             raise LucidworksError(
                 f"{rejected:,} of {documents:,} documents were rejected, more than max_reject_ratio="
                 f"{corpus.max_reject_ratio:g} allows: {dict(stats.reasons)}. They are listed in {rejects}. The "
@@ -198,7 +213,10 @@ class _Run:
             "chunks": sum(part.chunks for part in parts),
             "tokens": stats.tokens,
             **counted,
-            "skipped": documents - rejected - counted["added"] - counted["changed"],
+            "skipped": scratch.count(
+                "SELECT count(*) FROM seen LEFT JOIN new ON new.id = seen.id WHERE fate = ? AND new.id IS NULL",
+                SAME,
+            ),
             "rejected": rejected,
             "submitted": stats.submissions,
             "resubmitted": stats.resubmissions,
@@ -229,10 +247,10 @@ class _Run:
     def _tidy(self, engine: Engine, parts: Sequence[Part], snapshot_id: str) -> None:
         """The snapshot stands, so nothing here may fail the run."""
         try:
-            if not self.corpus.keep_replaced:
-                commit.tidy(self.corpus.output, parts)
-            raw = below(self.corpus.output, f"{RAW}/{snapshot_id}") if self.corpus.keep_raw else None
+            raw = below(self.corpus.output, f"{commit.RAW}/{snapshot_id}") if self.corpus.keep_raw else None
+            # Before the files that it names.
             self._journal.end(keep_at=raw)
+            commit.tidy(self.corpus.output, parts, keep_replaced=self.corpus.keep_replaced)
             if engine.late:
                 # Paid for, and perhaps ready by the next run.
                 self._begin_journal()
@@ -243,12 +261,20 @@ class _Run:
             log.warning("What is left over of the run could not be removed; the next one will: %s", err)
 
     def _report(self, manifest: Mapping[str, Any], stats: RunStats) -> None:
+        corpus, fields = self.corpus, ("document_id", "reason", "detail")
+        rejects = self.scratch.rows(
+            "SELECT id, reason, detail FROM rejects ORDER BY id LIMIT ?", SHOWN_REJECTS
+        )
         about = {
+            "title": corpus.output.rpartition("/")[2],
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "task": " / ".join(str(part) for part in self.me["instance"]),
             "manifest": dict(manifest),
-            "options": self.corpus.options.as_json(),
-            "source": self.corpus.source if isinstance(self.corpus.source, str) else "documents of a task",
+            "options": corpus.options.as_json(),
+            "source": corpus.source if isinstance(corpus.source, str) else "documents of a task",
+            "rejects": [dict(zip(fields, row, strict=True)) for row in rejects],
         }
-        write_file(below(self.corpus.output, REPORT), render(stats.as_json(time.monotonic()), about).encode())
+        write_file(below(corpus.output, REPORT), render(stats.as_json(time.monotonic()), about).encode())
 
     def _begin_journal(self) -> None:
         self._journal.begin({"name": uuid.uuid4().hex, "options": self.corpus.options.as_json()})
@@ -307,11 +333,10 @@ def _checked_snapshot(corpus: Corpus) -> Snapshot | None:
 
     :raises InputError: the folder holds something else, or chunks of another configuration.
     """
+    _check_apart(corpus)
     snapshot = read_snapshot(corpus.output)
     if snapshot is None:
-        strange = sorted(
-            name for name in names_in(corpus.output) if name not in _OURS and name[0] not in "._"
-        )
+        strange = commit.strange_in(corpus.output, _OURS)
         if strange:
             raise InputError(
                 f"{corpus.output} has no {SNAPSHOT} and holds something else ({', '.join(strange[:3])}, …). Give the "
@@ -320,3 +345,18 @@ def _checked_snapshot(corpus: Corpus) -> Snapshot | None:
     else:
         check_options(snapshot.options, corpus, corpus.output)
     return snapshot
+
+
+def _check_apart(corpus: Corpus) -> None:
+    """:raises InputError: the dataset would be a part of its own source, or its folder is a file."""
+    if is_file(corpus.output):
+        raise InputError(f"output is {corpus.output}, a file; give the URI of a folder.")
+    if isinstance(corpus.source, str):
+        base = re.split(r"[*?\[]", corpus.source)[0]
+        base = base if base == corpus.source else base.rpartition("/")[0]
+        source, output = without_scheme(base), without_scheme(corpus.output)
+        if f"{output}/".startswith(f"{source.rstrip('/')}/"):
+            raise InputError(
+                f"output {corpus.output} lies within source {corpus.source}: the next run would take the dataset for "
+                "documents. Give it a folder outside."
+            )

@@ -2,11 +2,12 @@
 """
 The encoding of a text that says nothing of it, where only one can be meant.
 
-The library ranks what it thinks possible, and its first choice is wrong for 40 % of texts in older encodings
-(11,000 snippets of 40 languages, 12 to 6,000 characters), also where it reports no doubt. So its answer is
-believed only when no other that it thinks possible makes another text, and the text looks like one. Latin
-letters pass rarely: the bytes of a Spanish text in Windows-1252 are a readable text in five other encodings.
-Of those snippets, none is decoded wrongly.
+The library ranks what it thinks possible, and its first choice is wrong for 40 % of texts in older encodings,
+also where it reports no doubt. So its answer is believed only when no other that it thinks possible makes
+another text, and the text looks like one. Latin letters pass rarely: the bytes of a Spanish text in
+Windows-1252 are a readable text in five other encodings. The bounds below were found with 38,000 snippets of
+34 languages, 12 to 6,000 characters; of 17,000 snippets of other texts none is decoded wrongly, and one in
+eight is decoded at all, most of those in Cyrillic and East Asian letters.
 """
 
 from __future__ import annotations

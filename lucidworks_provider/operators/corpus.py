@@ -206,7 +206,7 @@ class LucidworksChunkDocumentsOperator(UsesHook, BaseOperator):
     def _corpus(self) -> Corpus:
         """Validate the rendered values; nothing has been sent or written before this returns."""
         from lucidworks_provider.api.chunking import ChunkingOptions
-        from lucidworks_provider.corpus.engine import Rules
+        from lucidworks_provider.corpus.asking import Rules
         from lucidworks_provider.corpus.settings import Corpus
         from lucidworks_provider.documents.readers import Reading
         from lucidworks_provider.storage import check_folder

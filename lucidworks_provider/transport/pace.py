@@ -58,6 +58,8 @@ LONGEST_SURE = 600.0
 NEARNESS = 0.7
 # Growth a second, the time in which it doubles, and where that ends.
 GROWTH, DOUBLING, FASTEST_GROWTH = 0.0007, 4.0, 0.3
+# The same where next to nothing is known.
+QUICK_DOUBLING = 1.0
 # Seconds of sending after which a refusal is no surprise, and what is left of the rate after surprises in a row.
 EARLY = 5.0
 SURPRISES = (0.9, 0.8, 0.65, 0.5)
@@ -195,7 +197,7 @@ class Pace:
             way_left = (1 - self._active / self._sure) ** 3
             self.rate = self._top - (self._top - self._start) * way_left
         else:
-            doublings = (self._active - self._sure) / DOUBLING
+            doublings = (self._active - self._sure) / (QUICK_DOUBLING if self._sure == UNSURE else DOUBLING)
             self.rate = rate * (1 + passed * min(FASTEST_GROWTH, GROWTH * 2 ** min(doublings, 60.0)))
 
     def _go_on(self, now: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 from corpus_world import FakeService, World
 
 from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import engine, job_times, journal, lease
+from lucidworks_provider.corpus import asking, job_times, journal, lease
 from lucidworks_provider.corpus.settings import Corpus
 
 
@@ -23,7 +23,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "WRITE_PAUSE", 0.01)
     monkeypatch.setattr(job_times, "FIRST_GUESS", 0.01)
     monkeypatch.setattr(job_times, "SHORTEST", 0.01)
-    monkeypatch.setattr(engine, "UNKNOWN_PAUSE", 0.01)
+    monkeypatch.setattr(asking, "UNKNOWN_PAUSE", 0.01)
 
 
 @pytest.fixture

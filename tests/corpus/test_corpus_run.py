@@ -14,7 +14,7 @@ import pytest
 from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus.engine import Rules
+from lucidworks_provider.corpus.asking import Rules
 from lucidworks_provider.corpus.run import look
 from lucidworks_provider.documents.dataset import read_snapshot
 from lucidworks_provider.documents.document import content_hash
@@ -263,6 +263,13 @@ class TestLongDocuments:
         assert [row["chunk_index"] for row in rows] == list(range(len(rows)))
         assert world.texts() == {"long.txt": text}
 
+    def test_pieces_without_a_word_are_not_sent(self, world: World) -> None:
+        world.write("long.txt", "x" * 100 + "\n" * 250 + "y" * 100)
+        world.set(max_text_bytes=100)
+        world.run()
+        assert all(text.strip() for text in world.service.posted)
+        assert world.texts()["long.txt"].split() == ["x" * 100, "y" * 100]
+
 
 class TestRejects:
     def test_one_bad_document_does_not_fail_the_run(self, world: World) -> None:
@@ -347,6 +354,17 @@ class TestRejects:
 
         assert world.texts() == texts
         assert (delta["rejected"], delta["vanished"]) == (1, 0)
+
+    def test_a_line_that_cannot_be_read_is_no_vanished_document(self, world: World) -> None:
+        world.write("a.jsonl", '{"id": "1", "text": "One."}\n{"id": "2", "text": "Two."}\n')
+        world.run()
+        world.write("a.jsonl", '{"id": "1", "text": "One."}\n{"id": "2", "te')
+        world.set(prune=True, max_reject_ratio=1.0)
+
+        delta = world.run()
+
+        assert (delta["vanished"], delta["removed"], delta["rejected"]) == (0, 0, 1)
+        assert world.texts() == {"1": "One.", "2": "Two."}
 
     def test_truncated_is_a_warning_or_a_reject(self, world: World) -> None:
         texts = fill(world)
@@ -481,14 +499,15 @@ class TestCrashes:
         world.run(run_id="night")
         assert world.run(run_id="night", life=1)["skipped"] == 12
 
-    def test_a_journal_of_another_configuration_needs_full_refresh(self, world: World) -> None:
+    def test_results_of_another_configuration_are_not_thrown_away_unasked(self, world: World) -> None:
         fill(world)
 
         def down(text: str) -> None:
-            if len(world.service.posted) >= 3:
+            if len(world.service.posted) >= 8:
                 raise TransportError("down")
 
         world.service.on_post = down
+        world.set(rules=Rules(max_in_flight=1))
         with pytest.raises(TransportError):
             world.run()
         world.service.on_post = lambda text: None
@@ -497,6 +516,90 @@ class TestCrashes:
             world.run()
         world.set(full_refresh=True)
         assert world.run()["added"] == 12
+
+    def test_a_wrong_configuration_that_led_nowhere_is_forgotten(self, world: World) -> None:
+        texts = fill(world)
+        world.run()
+
+        def down(text: str) -> None:
+            raise TransportError("down")
+
+        world.service.on_post = down
+        good = world.corpus.options
+        world.set(options=ChunkingOptions("sentence", "gte-smal"), full_refresh=True)
+        with pytest.raises(TransportError):
+            world.run()
+        world.set(options=good, full_refresh=False)
+
+        assert world.run()["skipped"] == 12
+        assert world.texts() == texts
+
+    def test_a_record_that_a_failed_try_has_got_is_not_forgotten(self, world: World) -> None:
+        world.write("a.jsonl", '{"id": "1", "text": "One."}\n{"id": "2", "text": "Two."}\n')
+
+        def refuse(text: str) -> None:
+            if text in bad:
+                raise RequestRefusedError("HTTP 400", status=400)
+
+        world.service.on_post = refuse
+        bad = {"Two."}
+        world.set(max_reject_ratio=0.5)
+        world.run()
+        world.write("b.jsonl", "".join(f'{{"id": "b{n}", "text": "Bad {n}."}}\n' for n in range(9)))
+        bad = {f"Bad {n}." for n in range(9)}
+        with pytest.raises(LucidworksError, match="9 of 11"):
+            world.run()
+        bad = set()
+
+        world.run()
+
+        assert {"1": "One.", "2": "Two."}.items() <= world.texts().items()
+
+    def test_one_job_that_cannot_be_asked_for_is_one_reject(self, world: World) -> None:
+        texts = fill(world)
+        fetch = world.service.fetch
+
+        async def forbidden(job: str) -> bytes:
+            if world.service.jobs[job][1] == texts["004.txt"]:
+                raise RequestRefusedError("HTTP 422", status=422)
+            return await fetch(job)
+
+        world.service.fetch = forbidden  # type: ignore[method-assign]
+        world.set(max_reject_ratio=0.2)
+        delta = world.run()
+
+        (reject,) = world.lines(delta["rejects"])
+        assert (reject["document_id"], reject["reason"]) == ("004.txt", "gone")
+        assert (delta["added"], delta["resubmitted"]) == (11, 1)
+
+    def test_a_payload_with_an_unknown_status_is_no_result_after_a_crash(self, world: World) -> None:
+        text = "One half. " * 20 + "Another half. " * 20
+        world.write("a.txt", text)
+        seen: list[str] = []
+
+        def partly(sent: str, body: dict[str, Any]) -> dict[str, Any]:
+            if not seen:
+                seen.append(sent)
+                world.service.handed_out.clear()
+                item = {name: values[:1] for name, values in body["chunkedData"][0].items()}
+                return body | {"status": "PARTIAL", "chunkedData": [item]}
+            if len(seen) == 1:
+                seen.append(sent)
+                raise TransportErrorThatEndsTheRun
+            return body
+
+        world.service.answer = partly
+        with pytest.raises(TransportErrorThatEndsTheRun):
+            world.run(run_id="night")
+        world.service.handed_out.clear()
+
+        world.run(run_id="night", try_number=2)
+
+        assert world.texts() == {"a.txt": text}
+
+
+class TransportErrorThatEndsTheRun(Exception):
+    """As a process that dies."""
 
 
 class TestGuards:
@@ -521,6 +624,25 @@ class TestGuards:
         assert not tree(world.output)
         world.set(max_submissions=12)
         assert world.run()["added"] == 12
+
+    def test_a_project_is_no_dataset(self, world: World) -> None:
+        fill(world)
+        for name in ("data/mine.parquet", "raw/orders.csv", "index/sub/thesis.tex"):
+            path = world.output / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("mine")
+        before = tree(world.output)
+        with pytest.raises(InputError, match="holds something else"):
+            world.run()
+        assert tree(world.output) == before
+
+    @pytest.mark.parametrize("within", ["", "sub/chunks"])
+    def test_a_dataset_within_its_source(self, world: World, within: str) -> None:
+        fill(world)
+        world.set(output=str(world.source / within))
+        with pytest.raises(InputError, match="lies within source"):
+            world.run()
+        assert world.service.posted == []
 
     @pytest.mark.parametrize("source", ["nothing-here", "*.nothing"])
     def test_nothing_to_read(self, world: World, source: str) -> None:

@@ -24,9 +24,9 @@ from lucidworks_provider.emulator.__main__ import _parser, _settings
 from lucidworks_provider.emulator.settings import (
     BatchOverflow,
     EmulatorSettings,
+    RateMode,
     Retrieved,
     SettingsError,
-    RateMode,
     UndeployPath,
 )
 
@@ -64,9 +64,10 @@ def test_command_line_serves_and_exits_cleanly(name: signal.Signals) -> None:
 
 def test_options_become_settings() -> None:
     line = (
-        "--client a:b:c --rate-limit 5/2 --rate-mode bucket --no-retry-after --retrieved 404 --no-scope-check --both-tokens-live "
-        "--token-ttl 60 --deployment 5E893B16-01f8-427c-9ca8-ba52b01b1ba3 --customer-id us --deploy-seconds 0 "
-        "--set undeploy_path=rest --set batch_overflow=400 --set echo_credentials=true --set embedding_shape=e"
+        "--client a:b:c --rate-limit 5/2 --rate-mode bucket --no-retry-after --retrieved 404 --no-scope-check "
+        "--both-tokens-live --token-ttl 60 --deployment 5E893B16-01f8-427c-9ca8-ba52b01b1ba3 --customer-id us "
+        "--deploy-seconds 0 --set undeploy_path=rest --set batch_overflow=400 --set echo_credentials=true "
+        "--set embedding_shape=e"
     )
     settings = _settings(_parser().parse_args(line.split()))
     assert settings.clients == {"demo-client": "demo-secret", "a": "b:c"}

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a text to its result: one job, and a second one where the first is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from lucidworks_provider.api.jobs import CHUNKING
+from lucidworks_provider.corpus.keeper import THROTTLED_PAUSE, Desk, JournalKeeper
+from lucidworks_provider.corpus.parts import Answered, RejectedError
+from lucidworks_provider.corpus.plan import Piece
+from lucidworks_provider.documents.document import Reason
+from lucidworks_provider.errors import (
+    ForbiddenError,
+    InputError,
+    RateLimitError,
+    RequestRefusedError,
+    SubmissionUnknownError,
+    UnknownResourceError,
+)
+from lucidworks_provider.jobs.collect import finish, follow
+from lucidworks_provider.jobs.watch import Ending, Watched, watch
+
+log = logging.getLogger(__name__)
+
+# POSTs at once, waiting for the rate included: so a GET that is due does not queue behind hundreds of them.
+SUBMISSIONS = 16
+# How often a POST without an answer is sent again, and how long to wait before.
+UNKNOWN_TRIES = 3
+UNKNOWN_PAUSE = 5.0
+# What the service may say of one text or job, though it may be meant for all: then many in a row are rejected.
+_OF_ONE = (RequestRefusedError, ForbiddenError, UnknownResourceError, InputError)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    What a person decided about a run.
+
+    :param timeout: seconds for each job.
+    :param poll_interval: the longest time between two polls of a job, seconds.
+    :param refuse_truncated: reject documents whose chunks end before their text does.
+    """
+
+    max_in_flight: int = 512
+    timeout: float = 3600.0
+    poll_interval: float = 30.0
+    refuse_truncated: bool = False
+
+
+@dataclass
+class Asking:
+    """
+    For all pieces of a run.
+
+    :param submit: performs the POST for a text and returns the job's id.
+    """
+
+    submit: Callable[[str], Awaitable[str]]
+    desk: Desk
+    rules: Rules
+    # Jobs that were not ready in time: the next run asks for them again.
+    late: list[tuple[Piece, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._submitting = asyncio.Semaphore(SUBMISSIONS)
+
+    async def piece(self, piece: Piece, *, alone: bool) -> Answered:
+        """
+        The result of a piece.
+
+        :param alone: of its document.
+        :raises RejectedError: what is wrong with this text alone.
+        :raises LucidworksError: what fails for all.
+        """
+        if piece.place is not None:
+            self.desk.stats.reused()
+            return Answered(piece, piece.job, piece.place)
+        job, again = piece.job, False
+        if job:
+            self.desk.stats.reused()
+        while True:
+            fresh = not job
+            job = job or await self._submit(piece)
+            kept = JournalKeeper(self.desk, piece, job, hold=alone, fresh=fresh)
+            if fresh:
+                await asyncio.sleep(self.desk.times.first_wait())
+            ended = await self._wait(job, kept)
+            match ended.ending:
+                case Ending.COLLECTED:
+                    return kept.answered()
+                case Ending.FAILED:
+                    raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
+                case Ending.TIMEOUT:
+                    self.late.append((piece, job))
+                    raise RejectedError(
+                        Reason.TIMEOUT,
+                        f"Job {job} was not ready within {self.rules.timeout:g} s; the next run asks for it again. "
+                        f"{ended.message}",
+                    )
+            if again:
+                raise RejectedError(
+                    Reason.GONE, f"Job {job}: its result is gone, as that of the job before. {ended.message}"
+                )
+            log.warning(
+                "Job %s: its result is gone; %r is submitted again. %s",
+                job,
+                piece.key.document_id,
+                ended.message,
+            )
+            self.desk.stats.resubmitted()
+            job, again = "", True
+
+    async def _wait(self, job: str, kept: JournalKeeper) -> Watched:
+        try:
+            return await follow(
+                job,
+                watch(
+                    poll_interval=self.rules.poll_interval,
+                    deadline=time.time() + self.rules.timeout,
+                    now=time.time,
+                    wait=kept.next_wait,
+                    # The lease says that nobody else reads.
+                    gone_patience=0.0,
+                ),
+                keeper=kept,
+                fetch=kept.fetch,
+                slots=self.desk.slots,
+                payload_field=CHUNKING.payload_field,
+            )
+        except _OF_ONE as err:
+            # Of this job alone, or else many in a row will be refused.
+            return Watched(Ending.GONE, str(err))
+
+    async def _submit(self, piece: Piece) -> str:
+        for unknown in range(UNKNOWN_TRIES):
+            try:
+                async with self._submitting:
+                    # An id that was handed out is kept even when this is cancelled.
+                    return await finish(self._post(piece))
+            except InputError as err:
+                raise RejectedError(Reason.INVALID, str(err)) from None
+            except _OF_ONE as err:
+                raise RejectedError(Reason.REFUSED, str(err)) from None
+            except SubmissionUnknownError as err:
+                if unknown == UNKNOWN_TRIES - 1:
+                    raise RejectedError(Reason.FAILED, f"{UNKNOWN_TRIES} submissions: {err}") from None
+                log.warning("%s A job may exist that nobody knows; submitting again. %s", _named(piece), err)
+                self.desk.stats.resubmitted()
+                await asyncio.sleep(max(UNKNOWN_PAUSE, err.retry_after or 0.0))
+        raise AssertionError
+
+    async def _post(self, piece: Piece) -> str:
+        while True:
+            self.desk.stats.request(time.monotonic())
+            try:
+                job = await self.submit(piece.text)
+            except RateLimitError:
+                # The transport holds everybody back; refused is not accepted, so nothing is doubled.
+                self.desk.stats.throttled(time.monotonic())
+                await asyncio.sleep(THROTTLED_PAUSE)
+                continue
+            self.desk.journal.submitted(piece.key, job)
+            self.desk.stats.submitted(time.monotonic())
+            return job
+
+
+def _named(piece: Piece) -> str:
+    return f"Document {piece.key.document_id!r}:"
