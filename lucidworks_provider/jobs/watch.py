@@ -95,14 +95,14 @@ def watch(
     deadline: float,
     now: Callable[[], float],
     wait: Callable[[float, float], float] = next_wait,
-    gone_patience: float = GONE_PATIENCE,
+    gone_patience: float | None = None,
 ) -> Generator[Command, bool | Sighting | None, Watched]:
     """
     Wait for one job.
 
     :param deadline: in the same clock as ``now``.
     :param wait: from the age of the wait and the poll interval, seconds until the next poll.
-    :param gone_patience: seconds for which another reader's body may still arrive. Where nobody else can have
+    :param gone_patience: seconds for which another reader's body may still arrive, ``GONE_PATIENCE`` if not given. Where nobody else can have
         read, there is nothing to wait for once the service says so in words; a 404 may be a gateway's.
     """
     started = now()
@@ -127,7 +127,8 @@ def watch(
         if gone_since is not None:
             if (yield Look()) is True:
                 return Watched(Ending.COLLECTED)
-            patience = gone_patience if isinstance(seen, Sighting) and seen.status else GONE_PATIENCE
+            in_words = isinstance(seen, Sighting) and bool(seen.status)
+            patience = gone_patience if in_words and gone_patience is not None else GONE_PATIENCE
             if now() - gone_since >= patience:
                 return Watched(Ending.GONE, last)
             yield Sleep(min(poll_interval, GONE_INTERVAL))
