@@ -54,6 +54,8 @@ types: $(READY) ## mypy --strict
 
 bench: $(VENV)/.bench ## the other figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.cold_start
+	@$(BIN)/python -m benchmarks.corpus all
+	@$(BIN)/python -m benchmarks.corpus_results
 	@$(BIN)/python -m benchmarks.imports
 	@$(BIN)/python -m benchmarks.predictions
 	@$(BIN)/python -m benchmarks.tokens

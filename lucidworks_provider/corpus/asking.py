@@ -28,7 +28,7 @@ from lucidworks_provider.jobs.watch import Ending, Watched, watch
 log = logging.getLogger(__name__)
 
 # POSTs at once, waiting for the rate included: so a GET that is due does not queue behind hundreds of them.
-SUBMISSIONS = 16
+SUBMISSIONS = 32
 # How often a POST without an answer is sent again, and how long to wait before.
 UNKNOWN_TRIES = 3
 UNKNOWN_PAUSE = 5.0

@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 
 # Jobs at once in the beginning; one more for each that ends, so that a cold service is not hit by hundreds.
-FIRST_WINDOW = 32
+FIRST_WINDOW = 128
 # Texts of documents in flight, and bodies between their GET and the part that they go to.
 TEXT_BYTES = 48_000_000
 BODY_BYTES = 32_000_000

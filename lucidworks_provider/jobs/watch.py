@@ -102,8 +102,9 @@ def watch(
 
     :param deadline: in the same clock as ``now``.
     :param wait: from the age of the wait and the poll interval, seconds until the next poll.
-    :param gone_patience: seconds for which another reader's body may still arrive, ``GONE_PATIENCE`` if not given. Where nobody else can have
-        read, there is nothing to wait for once the service says so in words; a 404 may be a gateway's.
+    :param gone_patience: seconds for which another reader's body may still arrive, ``GONE_PATIENCE`` if not given.
+        Where nobody else can have read, there is nothing to wait for once the service says so in words; a 404 may be
+        a gateway's.
     """
     started = now()
     gone_since: float | None = None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Of a document before it is split: what its text and its vectors take of the worker's memory.
 MAX_DOCUMENT_BYTES = 20_000_000
 # More than triggers share: here is one task, and its answers come as fast as the contract allows.
-CONNECTIONS = 32
+CONNECTIONS = 64
 
 
 class LucidworksChunkDocumentsOperator(UsesHook, BaseOperator):
