@@ -5,8 +5,8 @@ What a run has to send: documents that are new, or not what they were.
 ==================================  =========================================================================
 a file of one document              skipped unopened when its path, size and stamp stand in the index; else it
                                     is read when its turn comes, and skipped when its text has the same hash
-a file of many records              skipped unopened when size and stamp of all its documents are those of the
-                                    file, and none was rejected; else read twice: all ids before the first
+a file of many records              skipped unopened when the index has documents of it with its size and stamp,
+                                    and none was rejected; else read twice: all ids before the first
                                     submission (two documents with one id are an error), then the texts
 documents handed over by a task     like such a file, every time
 ==================================  =========================================================================
@@ -205,24 +205,26 @@ class Plan:
     def _records_same(self, file: SourceFile) -> bool:
         """Mark all documents of a file of records that is what it was."""
         scratch = self._scratch
-        total = scratch.count("SELECT count(*) FROM old WHERE file = ?", file.path)
-        same = scratch.count(
-            "SELECT count(*) FROM old WHERE file = ? AND size = ? AND stamp = ?",
-            file.path,
-            file.size,
-            file.stamp,
-        )
-        if not total or same != total or scratch.one("SELECT 1 FROM before WHERE file = ?", file.path):
+        # One row with the file's stamp says that a run has read it as it is now; a row with another one is of a
+        # document that had vanished by then.
+        now = (file.path, file.size, file.stamp)
+        if not scratch.one("SELECT 1 FROM old WHERE file = ? AND size = ? AND stamp = ?", *now):
+            return False
+        if scratch.one("SELECT 1 FROM before WHERE file = ?", file.path):
             return False
         if scratch.one("SELECT 1 FROM new WHERE file = ?", file.path):
             # An unfinished run has found it changed.
             return False
         clash = scratch.one(
-            "SELECT old.id FROM old JOIN seen ON seen.id = old.id WHERE old.file = ? LIMIT 1", file.path
+            "SELECT old.id FROM old JOIN seen ON seen.id = old.id WHERE old.file = ? AND old.size = ? "
+            "AND old.stamp = ? LIMIT 1",
+            *now,
         )
         if clash:
             raise _twice(clash[0], file)
-        scratch.run("INSERT INTO seen SELECT id, ? FROM old WHERE file = ?", SAME, file.path)
+        scratch.run(
+            "INSERT INTO seen SELECT id, ? FROM old WHERE file = ? AND size = ? AND stamp = ?", SAME, *now
+        )
         return True
 
     def _scan(self, file: SourceFile) -> int:

@@ -41,8 +41,9 @@ from lucidworks_provider.transport import retry
 SPREAD = 0.1
 # Requests a second after a first refusal that may be about somebody else's requests.
 FIRST_RATE = 20.0
-# Of so many refusals together, those are about our own requests.
-STORM = 3
+# Of so many refusals together, those are about our own requests. The rate then is what was accepted, but other
+# processes may have been quicker: at least this, and if that is too much the next refusals say so.
+STORM, LEAST_FIRST_RATE = 3, 4.0
 SLOWEST = 1 / 60
 # Seconds of a bucket's burst, if the pauses are not longer: so much the usual ones hold.
 BURST = 1.0
@@ -216,7 +217,7 @@ class Pace:
     def _learn(self, estimate: float) -> None:
         if self.rate is None:
             ours = self._storm >= STORM
-            self._start = self._top = max(1.0 if ours else FIRST_RATE, estimate)
+            self._start = self._top = max(LEAST_FIRST_RATE if ours else FIRST_RATE, estimate)
             self._sure = NEARLY_SURE if ours else UNSURE
             return
         rate, long = self.rate, max(1.0, self._gap)

