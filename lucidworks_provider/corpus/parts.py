@@ -203,7 +203,7 @@ class PartWriter:
             for answer in arrived.answers:
                 piece, job = answer.piece, answer.job
                 body = read(answer.place) if answer.body is None else answer.body
-                result = read_result(parse_object(body, f"Chunking job {job}"), job)
+                result = read_result(parse_object(body, f"Chunking job {job}", packed=True), job)
                 if result.state is JobState.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {result.message}")
                 found = locate(piece.text, result.chunks)
@@ -277,7 +277,10 @@ def _packed(chunk: Chunk) -> Chunk:
 
 def write_json_lines(file: Any, batch: pa.RecordBatch) -> None:
     """A line of JSON for each chunk."""
-    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
+    # A few at a time: thousands of vectors as Python's numbers at once hold up the event loop.
+    for start in range(0, batch.num_rows, 64):
+        rows = batch.slice(start, 64).to_pylist()
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_index(uri: str, rows: Sequence[Row]) -> None:

@@ -188,10 +188,12 @@ class _Run:
             # The next try may have more luck with them.
             asyncio.run(self._journal.keep("end", None))
             self._report({"documents": documents, "rejected": rejected, "rejects": rejects}, stats)
+            first = scratch.one("SELECT id, detail FROM rejects ORDER BY id LIMIT 1")
             raise LucidworksError(
                 f"{rejected:,} of {documents:,} documents were rejected, more than max_reject_ratio="
-                f"{corpus.max_reject_ratio:g} allows: {dict(stats.reasons)}. They are listed in {rejects}. The "
-                "dataset is as it was; what went well is kept, and a retry sends only what was rejected."
+                f"{corpus.max_reject_ratio:g} allows: {dict(stats.reasons)}; the first is {first[0]!r}: {first[1]} They "
+                f"are listed in {rejects}. The dataset is as it was; what went well is kept, and a retry sends only "
+                "what was rejected."
             )
         old = self.snapshot.parts if self.snapshot is not None else ()
         parts = commit.settle(
