@@ -191,9 +191,9 @@ class _Run:
             first = scratch.one("SELECT id, detail FROM rejects ORDER BY id LIMIT 1")
             raise LucidworksError(
                 f"{rejected:,} of {documents:,} documents were rejected, more than max_reject_ratio="
-                f"{corpus.max_reject_ratio:g} allows: {dict(stats.reasons)}; the first is {first[0]!r}: {first[1]} They "
-                f"are listed in {rejects}. The dataset is as it was; what went well is kept, and a retry sends only "
-                "what was rejected."
+                f"{corpus.max_reject_ratio:g} allows: {dict(stats.reasons)}; the first, {first[0]!r}: {first[1]} "
+                f"They are listed in {rejects}. The dataset is as it was; what went well is kept, and a retry sends "
+                "only what was rejected."
             )
         old = self.snapshot.parts if self.snapshot is not None else ()
         parts = commit.settle(

@@ -99,12 +99,13 @@ class Pace:
     def __init__(self) -> None:
         # Until the first 429.
         self.free = True
+        # From a 429 until a request is accepted; at other times only refusals need to be told.
+        self.holding = False
         self.rate: float | None = None
         self.refusals = 0
         self.held = 0.0
         # Counts the pauses: an answer to a request from before one says nothing new.
         self._epoch = 0
-        self._holding = False
         self._until = 0.0
         self._pause = 0.0
         self._in_a_row = 0
@@ -133,7 +134,7 @@ class Pace:
 
     def wait(self, now: float) -> float:
         """Seconds until the next request may be sent; 0 for at once. To be asked again after each answer."""
-        if not self._holding:
+        if not self.holding:
             return 0.0 if self.rate is None else max(0.0, self._next - now)
         if self._probe_at is None:
             return max(0.0, self._until - now)
@@ -144,7 +145,7 @@ class Pace:
         if not self._notes or now - self._notes[-1][0] >= self._note_every:
             self._note(now)
         self._sent += 1
-        if self._holding:
+        if self.holding:
             self._probe_at = now
         elif self.rate is not None:
             self._grow(now, self.rate)
@@ -154,12 +155,12 @@ class Pace:
 
     def accepted(self, ticket: int, now: float) -> None:
         """An answer other than 429."""
-        if self._holding and ticket == self._epoch:
+        if self.holding and ticket == self._epoch:
             self._go_on(now)
 
     def lost(self, ticket: int) -> None:
         """No answer came. If it was the probe, the next one is."""
-        if self._holding and ticket == self._epoch:
+        if self.holding and ticket == self._epoch:
             self._probe_at = None
 
     def refused(self, ticket: int, now: float, asked: float | None, spread: float) -> None:
@@ -174,17 +175,17 @@ class Pace:
         self._sent -= 1
         if ticket != self._epoch:
             self._storm += 1
-            if self._holding and asked:
+            if self.holding and asked:
                 self._until = max(self._until, now + min(asked, retry.LONGEST_RETRY_AFTER))
             return
-        if not self._holding:
+        if not self.holding:
             self._refused_at, self._in_a_row, self._storm = now, 0, 0
         self._in_a_row += 1
         pause = asked or min(retry.LONGEST_WAIT, retry.FIRST_WAIT * 2.0 ** (self._in_a_row - 1))
         self._pause = min(pause, retry.LONGEST_RETRY_AFTER)
         self._until = now + self._pause * (1 + SPREAD * spread)
         self._epoch += 1
-        self._holding, self._probe_at = True, None
+        self.holding, self._probe_at = True, None
 
     def _grow(self, now: float, rate: float) -> None:
         """Count a turn, and the rate's growth if turns are what is waited for."""
@@ -210,7 +211,7 @@ class Pace:
         self._active = 0.0
         probe_at = self._probe_at if self._probe_at is not None else now
         self._next, self._last = max(now, probe_at + 1 / rate), now
-        self._holding, self._probe_at = False, None
+        self.holding, self._probe_at = False, None
         # The probe is of the time after the refusal.
         self._notes, self._note_every = [(self._refused_at, self._sent - 1)], NOTE_EVERY
 

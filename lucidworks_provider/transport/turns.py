@@ -26,22 +26,31 @@ from lucidworks_provider.api.messages import Answer, Request, retry_after
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.transport.pace import Learned, Pace
 
+# Seconds after which those in the queue look whether the first of it is still there.
+_LOOK_AGAIN = 5.0
+
 
 class _Waiter(Protocol):
     """Somebody in the queue."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody will ever take its turn."""
 
     def wake(self) -> None:
         """Let it look again; from any thread, and holding the queue's lock."""
 
 
 class _Thread:
+    gone = False
+
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def wake(self) -> None:
         self._event.set()
 
-    def sleep(self, seconds: float | None) -> None:
+    def sleep(self, seconds: float) -> None:
         """Until it is woken, or for so long."""
         self._event.wait(seconds)
         self._event.clear()
@@ -53,25 +62,29 @@ class _Coroutine:
         self._thread = threading.get_ident()
         self._woken: asyncio.Future[None] = self._loop.create_future()
 
+    @property
+    def gone(self) -> bool:
+        # Closed with tasks that were still waiting; `asyncio.run` cancels them first.
+        return self._loop.is_closed()
+
     def wake(self) -> None:
         if threading.get_ident() == self._thread:
             self._wake()
         else:
-            with suppress(RuntimeError):  # its loop is closed, and with it whoever waited there
+            with suppress(RuntimeError):  # its loop is closed
                 self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         if not self._woken.done():
             self._woken.set_result(None)
 
-    async def sleep(self, seconds: float | None) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Until it is woken, or for so long."""
-        timer = None if seconds is None else self._loop.call_later(seconds, self._wake)
+        timer = self._loop.call_later(seconds, self._wake)
         try:
             await self._woken
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
         self._woken = self._loop.create_future()
 
 
@@ -126,7 +139,7 @@ class Turns:
         :param answer: None if none came.
         """
         refused = answer is not None and answer.status == 429
-        if self._pace.free and not refused:
+        if not (refused or self._pace.holding):
             return
         with self._lock:
             now = time.monotonic()
@@ -144,20 +157,20 @@ class Turns:
             self._queue.append(waiter)
 
     def _leave(self, waiter: _Waiter) -> None:
-        with self._lock:
-            first = self._queue[0] is waiter
+        with self._lock, suppress(ValueError):
             self._queue.remove(waiter)
-            if first:
-                self._wake_first()
+            self._wake_first()
 
-    def _look(self, waiter: _Waiter) -> tuple[int | None, float | None]:
-        """A ticket, or how long to sleep: None for as long as nothing happens."""
+    def _look(self, waiter: _Waiter) -> tuple[int | None, float]:
+        """A ticket, or how long to sleep."""
         with self._lock:
+            while self._queue[0].gone and self._queue[0] is not waiter:
+                self._queue.popleft()
             if self._queue[0] is not waiter:
-                return None, None
+                return None, _LOOK_AGAIN
             now = time.monotonic()
             wait = self._pace.wait(now)
-            return (None, wait) if wait > 0 else (self._pace.sent(now), None)
+            return (None, wait) if wait > 0 else (self._pace.sent(now), 0.0)
 
     def _wake_first(self) -> None:
         if self._queue:
