@@ -58,6 +58,7 @@ bench: $(VENV)/.bench ## the other figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.corpus_results
 	@$(BIN)/python -m benchmarks.imports
 	@$(BIN)/python -m benchmarks.predictions
+	@$(BIN)/python -m benchmarks.rate
 	@$(BIN)/python -m benchmarks.tokens
 	@$(BIN)/python -m benchmarks.triggers
 
