@@ -23,6 +23,7 @@ Everything this package raises, as one tree.
     │   └── TokenContestedError   another system keeps asking for tokens with the same client id
     ├── StorageError              a place cannot be written or read; names the place
     ├── OutputBusyError           another task writes into the same output; names the task
+    ├── TooManyRejectsError       more documents of a corpus were rejected than its owner allows
     └── JobError                  an asynchronous job
         ├── JobFailedError        the service reports ERROR
         ├── JobTimeoutError       not ready before the deadline; the job itself may go on
@@ -147,6 +148,12 @@ class StorageError(LucidworksError):
 
 class OutputBusyError(LucidworksError):
     """Another task, or another try of this one, writes into the same output; names it."""
+
+    retryable = True
+
+
+class TooManyRejectsError(LucidworksError):
+    """More documents were rejected than ``max_reject_ratio`` allows, or too many in a row. What went well is kept."""
 
     retryable = True
 

@@ -28,10 +28,7 @@ from lucidworks_provider.corpus.scratch import Scratch
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.dataset import Part
 from lucidworks_provider.documents.document import Reason, Unreadable
-from lucidworks_provider.errors import (
-    LucidworksError,
-    OutputBusyError,
-)
+from lucidworks_provider.errors import LucidworksError, OutputBusyError, TooManyRejectsError
 from lucidworks_provider.storage import in_thread
 
 log = logging.getLogger(__name__)
@@ -53,10 +50,8 @@ _OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE}
 IN_VAIN = 25
 
 
-class InVainError(LucidworksError):
+class InVainError(TooManyRejectsError):
     """Too many documents in a row were rejected, and none went through."""
-
-    retryable = True
 
 
 @dataclass

@@ -13,8 +13,9 @@ TEXT_BYTES = 48_000_000
 BODY_BYTES = 32_000_000
 # A slot is held for a group of the journal, a quarter of a second; the sockets are bounded elsewhere.
 LEAST_GETS, MOST_GETS = 2, 256
-# Bytes of a body, before any has come.
+# Bytes of a body, before any has come; the largest of late counts, and is forgotten within some twenty.
 FIRST_BODY = 6_000_000
+FORGETS = 0.85
 
 
 class Window:
@@ -83,9 +84,13 @@ class Slots:
         self._taken -= 1
         self._next()
 
-    def arrived(self, size: int) -> None:
-        """A body came, and waits to be written."""
-        self._expected = max(size, self._expected * 0.95)
+    def came(self, size: int) -> None:
+        """So large is a body; said before it is stored, as those who wait for a slot wait for that, too."""
+        self._expected = max(size, self._expected * FORGETS)
+        self._next()
+
+    def held(self, size: int) -> None:
+        """A body stays in memory until it is :meth:`written`."""
         self._unwritten += size
 
     def written(self, size: int) -> None:

@@ -82,10 +82,11 @@ class JournalKeeper:
             self._desk.times.ready(time.monotonic() - self._started)
         else:
             self._desk.times.late(self._unfinished)
+        self._desk.slots.came(len(body))
         self._result = await self._write(body)
         if self._hold:
             self._body = body
-            self._desk.slots.arrived(len(body))
+            self._desk.slots.held(len(body))
 
     async def keep_aside(self, body: bytes) -> None:
         """To the journal as well; a body that comes later counts instead."""

@@ -42,7 +42,7 @@ from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.shards import read_listing
 from lucidworks_provider.documents.source import SourceFile, list_source
-from lucidworks_provider.errors import InputError, LucidworksError, StorageError
+from lucidworks_provider.errors import InputError, StorageError, TooManyRejectsError
 from lucidworks_provider.storage import free_bytes, is_file, without_scheme, write_file
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class _Run:
             asyncio.run(self._journal.keep("end", None))
             self._report({"documents": documents, "rejected": rejected, "rejects": rejects}, stats)
             first = scratch.one("SELECT id, detail FROM rejects ORDER BY id LIMIT 1")
-            raise LucidworksError(
+            raise TooManyRejectsError(
                 f"{rejected:,} of {documents:,} documents were rejected, more than max_reject_ratio="
                 f"{corpus.max_reject_ratio:g} allows: {dict(stats.reasons)}; the first, {first[0]!r}: {first[1]} "
                 f"They are listed in {rejects}. The dataset is as it was; what went well is kept, and a retry sends "

@@ -139,14 +139,14 @@ class TestSlots:
     async def test_fewer_for_large_bodies(self) -> None:
         slots = Slots()
         for _ in range(200):
-            slots.arrived(100)
+            slots.came(100)
         assert slots.limit == flow.MOST_GETS
-        slots.arrived(12_000_000)
+        slots.came(12_000_000)
         assert slots.limit == flow.LEAST_GETS
 
     async def test_bodies_that_wait_for_their_part_hold_up_the_next(self) -> None:
         slots = Slots()
-        slots.arrived(flow.BODY_BYTES)
+        slots.held(flow.BODY_BYTES)
         waiting = asyncio.create_task(slots.__aenter__())
         await asyncio.sleep(0)
         assert not waiting.done()

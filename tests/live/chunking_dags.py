@@ -15,6 +15,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import DAG, task
 
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 OUT = os.environ["CHUNKING_OUT"]
 
@@ -70,6 +71,9 @@ with DAG("chunking_hesitating", schedule=None):
 
 with DAG("chunking_waiting", schedule=None):
     LucidworksChunkOperator(**FROM_CONF, **COMMON, **again(2), deferrable=False)
+
+with DAG("chunking_policed", schedule=None):
+    LucidworksChunkOperator(**FROM_CONF, **COMMON, **again(), retry_policy=LucidworksRetryPolicy())
 
 with DAG("chunking_lingering", schedule=None):
     LingeringOperator(**FROM_CONF, **COMMON, **again(), deferrable=False)

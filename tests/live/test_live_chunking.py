@@ -359,6 +359,20 @@ def test_a_wrong_secret_or_place_is_found_out_before_anything_is_submitted(stage
     assert stage.mints() == mints
 
 
+def test_airflow_retries_what_the_policy_says(stage: Stage) -> None:
+    stage.out.mkdir(exist_ok=True)
+    (stage.out / "another-file").write_text("not a folder")
+    refused = stage.run("chunking_policed", TWO, path=f"{stage.out}/chunks.docx")
+    unwritable = stage.run("chunking_policed", TWO, path=f"{stage.out}/another-file/chunks.parquet")
+
+    assert (refused.ends(), unwritable.ends()) == ("failed", "failed")
+
+    assert refused.task("failed")["try_number"] == 1
+    assert "InputError: the same attempt again would fail the same way" in refused.log()
+    assert unwritable.task("failed")["try_number"] == 2
+    assert "StorageError: may succeed later" in unwritable.log()
+
+
 # --- The end --------------------------------------------------------------------------------------------
 
 

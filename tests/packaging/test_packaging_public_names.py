@@ -18,6 +18,7 @@ PUBLIC = {
     "lucidworks_provider.documents": ["open_dataset"],
     "lucidworks_provider.documents.shards": ["publish", "read_listing", "write_listings"],
     "lucidworks_provider.links.report": ["LucidworksReportLink"],
+    "lucidworks_provider.retry_policy": ["LucidworksRetryPolicy"],
     "lucidworks_provider.operators.prediction": [
         "LucidworksPredictionOperator",
         "LucidworksAsyncPredictionOperator",
@@ -62,6 +63,7 @@ ERRORS = {
     "TokenContestedError": ("TokenError", True),
     "StorageError": ("LucidworksError", True),
     "OutputBusyError": ("LucidworksError", True),
+    "TooManyRejectsError": ("LucidworksError", True),
     "JobError": ("LucidworksError", False),
     "JobFailedError": ("JobError", False),
     "JobTimeoutError": ("JobError", True),

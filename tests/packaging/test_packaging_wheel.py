@@ -64,6 +64,7 @@ def test_metadata(wheel: zipfile.ZipFile) -> None:
         "lucidworks_provider.get_provider_info:get_provider_info"
     )
     assert points["console_scripts"]["lucidworks-emulator"] == "lucidworks_provider.emulator.__main__:main"
+    assert points["pytest11"]["lucidworks"] == "lucidworks_provider.emulator.pytest_plugin"
     metadata = wheel.read(info["METADATA"]).decode()
     assert "Requires-Dist: apache-airflow>=2.11.0" in metadata
     assert {"Provides-Extra: documents", "Provides-Extra: emulator"} <= set(metadata.splitlines())

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Fixtures of pytest for people who test their DAGs: the emulator, and a connection that leads to it.
+
+pytest finds this module by itself where the package is installed, in every run, so it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lucidworks_provider.emulator.settings import EmulatorSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+
+@pytest.fixture
+def lucidworks_emulator_settings() -> EmulatorSettings:
+    """How the emulator behaves; override it in a module or a ``conftest.py``."""
+    return EmulatorSettings()
+
+
+@pytest.fixture
+def lucidworks_emulator(
+    lucidworks_emulator_settings: EmulatorSettings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RunningEmulator]:
+    """
+    An emulator of one's own for a test, which the connection ``lucidworks_default`` leads to.
+
+    Access is shared in memory (``share_via``), so what is tested runs in the test's own process: a hook, an operator,
+    ``dag.test()``. Requests go past any proxy of the environment.
+    """
+    from lucidworks_provider.emulator import running
+
+    with running(lucidworks_emulator_settings) as emulator:
+        connection = json.loads(emulator.conn_json())
+        connection["extra"]["share_via"] = "memory"
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, ",".join(filter(None, (os.environ.get(name), "127.0.0.1"))))
+        yield emulator
