@@ -121,7 +121,7 @@ class Journal:
         self._writing = asyncio.Lock()
         # Files of work with the documents that still need them, and the other way round.
         self._needed: dict[str, set[str]] = {}
-        self._files: dict[str, set[str]] = {}
+        self._files: dict[str, tuple[str, ...]] = {}
 
     # -- reading: in a thread ------------------------------------------------------------------------
 
@@ -300,7 +300,9 @@ class Journal:
 
     def _need(self, name: str, document_id: str) -> None:
         self._needed.setdefault(name, set()).add(document_id)
-        self._files.setdefault(document_id, set()).add(name)
+        files = self._files.get(document_id, ())
+        if name not in files:
+            self._files[document_id] = (*files, name)
 
     def _uri(self, name: str) -> str:
         return f"{self.folder}/{name}"

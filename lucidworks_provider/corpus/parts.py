@@ -30,12 +30,12 @@ from lucidworks_provider.storage import arrow_place, writing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A row group is what a reader decodes at once: 8,192 vectors of 384 floats are 12 MB.
-GROUP_ROWS = 8_192
-GROUP_BYTES = 16_000_000
-# A part is what is copied when a document in it is replaced.
+# A row group is what a reader decodes at once, and a writer holds more than once: 4,096 vectors of 384 floats: 6 MB.
+GROUP_ROWS = 4_096
+GROUP_BYTES = 8_000_000
+# A part is what is copied when a document in it is replaced; what is known of its documents is in memory meanwhile.
 PART_ROWS = 16 * GROUP_ROWS
-PART_BYTES = 256_000_000
+PART_BYTES = 128_000_000
 
 
 class RejectedError(Exception):
@@ -171,7 +171,8 @@ class PartWriter:
         self._output = output
         self._options = options
         self._columns = ChunkColumns(options, with_hash=True, dimension=dimension)
-        self._data = _ParquetFile(below(output, f"{DATA}/{self.name}.parquet"))
+        self._path = f"{DATA}/{self.name}.parquet"
+        self._data = _ParquetFile(below(output, self._path))
         self._json_lines: tuple[AbstractContextManager[Path], Any] | None = None
         self._wants_json_lines = json_lines
         self.rows: list[Row] = []
@@ -225,7 +226,7 @@ class PartWriter:
         self._learned(self._columns.dimension)
         file = candidate.file
         row = (candidate.document.id, candidate.content_hash, file.size, file.stamp, file.path, len(chunks))
-        self.rows.append(Row(*row, f"{DATA}/{self.name}.parquet"))
+        self.rows.append(Row(*row, self._path))
         tokens = sum(chunk.input_tokens or 0 for chunk in chunks)
         self.chunks += len(chunks)
         self.tokens += tokens
@@ -245,8 +246,7 @@ class PartWriter:
             self._json_lines[0].__exit__(None, None, None)
         index = f"{INDEX}/{self.name}.parquet"
         write_index(below(self._output, index), self.rows)
-        data = f"{DATA}/{self.name}.parquet"
-        return Part(data, index, len(self.rows), self.chunks, self.tokens, size)
+        return Part(self._path, index, len(self.rows), self.chunks, self.tokens, size)
 
     def abandon(self) -> None:
         """Leave nothing."""

@@ -133,7 +133,8 @@ class ChunkColumns:
         self._indices: list[int] = []
         self._texts: list[str] = []
         self._spans: list[Span] = []
-        self._vectors: list[bytes] = []
+        # One piece of memory: thousands of small ones leave holes that nothing else fits into.
+        self._vectors = bytearray()
         self._tokens: list[int | None] = []
         self._hashes: list[str] = []
         self.nbytes = 0
@@ -171,7 +172,8 @@ class ChunkColumns:
         self._indices += range(count)
         self._texts += texts
         self._spans += spans
-        self._vectors += vectors
+        for packed in vectors:
+            self._vectors += packed
         self._tokens += tokens
         if self._with_hash:
             self._hashes += [content_hash] * count
@@ -186,7 +188,7 @@ class ChunkColumns:
         schema = chunk_schema(self._options, self.dimension, with_hash=self._with_hash)
         kind = schema.field("vector").type
         numbers = len(self._texts) * self.dimension
-        flat = pa.Array.from_buffers(kind.value_type, numbers, [None, pa.py_buffer(b"".join(self._vectors))])
+        flat = pa.Array.from_buffers(kind.value_type, numbers, [None, pa.py_buffer(self._vectors)])
         columns = [
             pa.array(self._ids, pa.string()),
             pa.array(self._indices, pa.int32()),
