@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from lucidworks_provider.transport.aio_session import BearerMiddleware
 
 _AIO_SESSION = "lucidworks_provider.transport.aio_session"
-# The test button runs inside the API server, where nobody should wait for long.
-_TEST_TIMEOUT = 10.0
 
 
 class LucidworksAuthHook(BaseHook):
@@ -181,26 +178,20 @@ class LucidworksAuthHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Say whether the credentials work, without cutting anybody off where that can be avoided.
+        Say which hosts answer and accept the credentials, without cutting anybody off where that can be avoided.
 
-        A live token that the fleet shares proves the secret, since only the secret decrypts it. Only when
-        there is none a new one is asked for; where the store cannot be read, nothing is.
+        Identity server and application, and the Models API where there is a Customer ID, each with a token of its
+        scope. The fleet's live token is used where there is one: only the secret decrypts it, and a new one would
+        delete it. Where the store cannot be read, no new one is asked for. Each request is sent once.
 
-        :return: whether it works, and a sentence for the user.
+        :return: whether all of it works, and a sentence for each place.
         """
-        from lucidworks_provider.auth.source import ask_service
+        from lucidworks_provider.hooks.connection_test import ask_places
 
         try:
-            settings = self.get_settings()
-            base = settings.application_base
-            if self._source(settings, PREDICT_SCOPE).peek() is not None:
-                return True, f"The fleet's live access works with this secret. Application: {base}"
-            # Not through the store: the API server cannot write Variables.
-            short = replace(settings, timeout=min(settings.timeout, _TEST_TIMEOUT))
-            ask_service(short, PREDICT_SCOPE, hurry=True)
+            return ask_places(self.get_settings(), self._source)
         except LucidworksError as err:
             return False, str(err)
-        return True, f"{settings.auth_url} accepts the credentials. Application: {base}"
 
     @staticmethod
     def _source(settings: LucidworksSettings, scope: str) -> TokenSource:

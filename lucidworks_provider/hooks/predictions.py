@@ -44,11 +44,11 @@ class PredictionMethods(CallingHook):
 
         The path is an assumption (no vendor page states it): ``use_cases_path`` of the connection changes it.
         """
-        return self._call(_use_cases_request(self.get_settings()), calls.read_use_cases)
+        return self._call(use_cases_request_of(self.get_settings()), calls.read_use_cases)
 
     async def alist_use_cases(self) -> dict[str, tuple[str, ...]]:
         """:meth:`list_use_cases` for an event loop."""
-        return await self._acall(_use_cases_request(await self.aget_settings()), calls.read_use_cases)
+        return await self._acall(use_cases_request_of(await self.aget_settings()), calls.read_use_cases)
 
     def predict(self, options: PredictionOptions[P], inputs: Inputs) -> tuple[P, ...]:
         """
@@ -182,7 +182,7 @@ class PredictionMethods(CallingHook):
         """Add what the caller may have meant; a list that cannot be had says nothing."""
         try:
             # Once: whoever asked for something else waits for this.
-            listed = self._call(_use_cases_request(self.get_settings()), calls.read_use_cases, 1)
+            listed = self._call(use_cases_request_of(self.get_settings()), calls.read_use_cases, 1)
             hint = calls.nearest(listed, options)
         except LucidworksError:
             hint = ""
@@ -190,14 +190,15 @@ class PredictionMethods(CallingHook):
 
     async def _asuggest(self, err: LucidworksError, options: PredictionOptions[Any]) -> LucidworksError:
         try:
-            request = _use_cases_request(await self.aget_settings())
+            request = use_cases_request_of(await self.aget_settings())
             hint = calls.nearest(await self._acall(request, calls.read_use_cases, 1), options)
         except LucidworksError:
             hint = ""
         return _with_hint(err, hint)
 
 
-def _use_cases_request(settings: LucidworksSettings) -> Request:
+def use_cases_request_of(settings: LucidworksSettings) -> Request:
+    """The GET of the list of use cases, where the connection says that it is."""
     return calls.use_cases_request(settings.application_base + settings.use_cases_path)
 
 

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The test button: what it says of each host, and that it cuts nobody off."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lucidworks_provider.auth.source import forget_sources
+from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+if TYPE_CHECKING:
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+PREDICT, MODEL = "machinelearning.predict", "machinelearning.model"
+
+
+def press(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> tuple[bool, str]:
+    """The outcome for the emulator's connection with some fields changed."""
+    connection = json.loads(emulator.conn_json())
+    connection["extra"]["share_via"] = "memory"
+    for name, value in changes.items():
+        (connection if name in connection else connection["extra"])[name] = value
+    monkeypatch.setenv("AIRFLOW_CONN_TESTED", json.dumps(connection))
+    return LucidworksHook("tested").test_connection()
+
+
+def mints(emulator: RunningEmulator) -> int:
+    return sum(call.endpoint == "token" and call.status == 200 for call in emulator.state.log)
+
+
+def order(emulator: RunningEmulator, kind: str, match: str, **more: Any) -> None:
+    emulator.state.faults.order(Fault.from_json({"match": match, "kind": kind, "times": 1, **more}))
+
+
+def test_all_three_hosts(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, said = press(emulator, monkeypatch)
+    assert good
+    assert said == (
+        f"Application ({emulator.url}), scope {PREDICT}: works with a new access of {emulator.url}. "
+        f"Models API ({emulator.url}), scope {MODEL}: works with a new access of {emulator.url}."
+    )
+    asked = [call.endpoint for call in emulator.state.log]
+    assert asked == ["token", "usecases", "token", "list-models"]
+
+
+def test_without_a_customer_id_the_models_api_is_not_tried(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, said = press(emulator, monkeypatch, customer_id=None)
+    assert good
+    assert said.endswith("Models API: not tried, since the connection has no Customer ID.")
+    assert [call.endpoint for call in emulator.state.log] == ["token", "usecases"]
+
+
+def test_the_live_token_is_borrowed_and_stays_alive(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = LucidworksHook()
+    token = hook.get_token()
+
+    good, said = press(emulator, monkeypatch)
+
+    assert good
+    assert "works with the fleet's live access." in said
+    assert hook.get_token() == token
+    hook.list_use_cases()
+    assert mints(emulator) == 2  # the hook's, and one of the other scope
+    assert [call.status for call in emulator.state.log if call.status != 200] == []
+
+
+def test_a_wrong_secret(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, said = press(emulator, monkeypatch, password="wrong-secret-value")
+    assert not good
+    assert f"scope {PREDICT}: no access." in said
+    assert "Check Client ID and Client Secret." in said
+    assert "wrong-secret-value" not in said
+
+
+def test_one_host_that_is_not_there(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, said = press(emulator, monkeypatch, models_url="http://127.0.0.1:9")
+    assert not good
+    assert f"Application ({emulator.url}), scope {PREDICT}: works" in said
+    assert f"Models API (http://127.0.0.1:9), scope {MODEL}: does not work" in said
+    assert "127.0.0.1:9: no connection" in said
+
+
+def test_another_customers_id(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, said = press(emulator, monkeypatch, customer_id="somebody-else")
+    assert not good
+    assert f"scope {MODEL}: does not work with a new access" in said
+    assert "HTTP 40" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "words"),
+    [
+        ("429", True, "and is busy (429)."),
+        ("503", False, "HTTP 503"),
+        ("unauthorized", False, "Another system that asks for tokens with the same client id"),
+        ("disconnect", False, "the connection broke"),
+    ],
+)
+def test_an_application_that_does_not_serve(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, kind: str, good: bool, words: str
+) -> None:
+    order(emulator, kind, "usecases")
+    found = press(emulator, monkeypatch)
+    assert found[0] is good
+    assert words in found[1]
+    # Once: the button answers in seconds, and mints no second token to find out.
+    assert [call.endpoint for call in emulator.state.log].count("usecases") == 1
+    assert mints(emulator) == 2
+
+
+def test_a_list_that_is_elsewhere_does_not_speak_against_the_connection(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, said = press(emulator, monkeypatch, use_cases_path="/ai/elsewhere")
+    assert good
+    assert "not where use_cases_path says (404)" in said
+    assert "not proven" in said
+
+
+def test_no_token_is_quoted(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = LucidworksHook().get_token()
+    order(emulator, "503", "usecases")
+    _, said = press(emulator, monkeypatch)
+    forget_sources()
+    assert token not in said
+    assert "demo-secret" not in said
+
+
+def test_a_connection_that_cannot_be_used(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, said = press(emulator, monkeypatch, timeout="soon")
+    assert not good
+    assert "timeout" in said
+    assert not list(emulator.state.log)
