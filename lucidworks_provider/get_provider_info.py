@@ -145,6 +145,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": name,
                 "python-modules": [
                     "lucidworks_provider.operators.chunking",
+                    "lucidworks_provider.operators.corpus",
                     "lucidworks_provider.operators.models",
                     "lucidworks_provider.operators.prediction",
                 ],
@@ -175,6 +176,7 @@ def get_provider_info() -> dict[str, Any]:
                 "name": "lucidworks_chunk",
             },
         ],
+        "asset-uris": [{"schemes": ["lucidworks"], "handler": "lucidworks_provider.assets.sanitize_uri"}],
         "extra-links": ["lucidworks_provider.links.report.LucidworksReportLink"],
         "connection-types": [
             {

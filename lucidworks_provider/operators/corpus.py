@@ -15,6 +15,7 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.operators.job import dictionary
+from lucidworks_provider.operators.outlets import tell_outlets
 from lucidworks_provider.operators.waiting import UsesHook, seconds
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ class LucidworksChunkDocumentsOperator(UsesHook, BaseOperator):
         )
         delta = run(corpus, self._service(corpus), holder=holder, life=ti.max_tries, wait_seconds=wait)
         push_report(context, corpus.output, self.report_url)
+        tell_outlets(context, self.outlets, delta)
         return delta
 
     def _corpus(self) -> Corpus:

@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
+from lucidworks_provider.operators.outlets import tell_outlets
 from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, Waiting
 
 if TYPE_CHECKING:
@@ -190,7 +191,21 @@ class JobOperator(JobWaiting, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
-        return self._run(context)
+        return self._told(context, self._run(context))
+
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], deadline: float | None = None
+    ) -> dict[str, Any]:
+        """
+        Go on after the triggerer's wait.
+
+        :param deadline: of the attempt. ``dag.test()`` forgets it; then another wait has a new one.
+        """
+        return self._told(context, super().execute_complete(context, event, deadline))
+
+    def _told(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
+        tell_outlets(context, self.outlets, manifest)
+        return manifest
 
     def _job_options(self, context: Context) -> dict[str, Any]:
         """What every task needs; refuses what every operator refuses."""

@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.job import JobOperator, bodies_of, dictionary
+from lucidworks_provider.operators.outlets import tell_outlets
 from lucidworks_provider.operators.secrets import restore, warn, withheld, withhold
 from lucidworks_provider.operators.waiting import UsesHook
 
@@ -165,7 +166,9 @@ class LucidworksPredictionOperator(UsesHook, _Predicting):
         direct = self._direct(context)
         predicted = asyncio.run(self._run(direct))
         if self.result_path:
-            return self._write(direct)
+            manifest = self._write(direct)
+            tell_outlets(context, self.outlets, manifest)
+            return manifest
         return self._rows(direct, [one or () for one in predicted])
 
     def _direct(self, context: Context) -> Direct:

@@ -12,7 +12,7 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, task
+from airflow.providers.common.compat.sdk import DAG, Asset, task
 
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
@@ -61,7 +61,7 @@ class LingeringOperator(LucidworksChunkOperator):
 
 
 with DAG("chunking_deferred", schedule=None):
-    LucidworksChunkOperator(**FROM_CONF, **COMMON, deferrable=True)
+    LucidworksChunkOperator(**FROM_CONF, **COMMON, deferrable=True, outlets=[Asset("chunking_chunks")])
 
 with DAG("chunking_deferred_twice", schedule=None):
     LucidworksChunkOperator(**FROM_CONF, **COMMON, **again(), deferrable=True)

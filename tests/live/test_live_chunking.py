@@ -17,6 +17,7 @@ from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,6 +108,11 @@ def test_a_deferred_task_waits_in_the_triggerer_and_writes_parquet(stage: Stage)
     for job_id in run.jobs().values():
         assert run.polls(job_id)[job_id, "READY"] == 1
     assert stage.mints("story") == 1, "worker, triggerer and worker used one token"
+
+    # Whoever waits for the asset gets the counts.
+    found = stage.airflow.api("GET", f"assets/events?source_run_id={quote(run.run_id)}")
+    (sent,) = [event["extra"] for event in found["asset_events"] if event["name"] == "chunking_chunks"]
+    assert {sent["documents"], sent["chunks"]} == {3, table.num_rows}
 
 
 # --- Killing the worker ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ PUBLIC = {
     "lucidworks_provider.documents": ["open_dataset"],
     "lucidworks_provider.documents.shards": ["publish", "read_listing", "write_listings"],
     "lucidworks_provider.links.report": ["LucidworksReportLink"],
+    "lucidworks_provider.assets": ["sanitize_uri"],
     "lucidworks_provider.retry_policy": ["LucidworksRetryPolicy"],
     "lucidworks_provider.operators.prediction": [
         "LucidworksPredictionOperator",
