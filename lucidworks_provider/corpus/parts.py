@@ -30,11 +30,11 @@ from lucidworks_provider.storage import arrow_place, writing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A row group is what a reader decodes at once, and a writer holds more than once: 4,096 vectors of 384 floats: 6 MB.
-GROUP_ROWS = 4_096
-GROUP_BYTES = 8_000_000
+# A row group is what a reader decodes at once, and a writer holds more than once: 2,048 vectors of 384 floats: 3 MB.
+GROUP_ROWS = 2_048
+GROUP_BYTES = 4_000_000
 # A part is what is copied when a document in it is replaced; what is known of its documents is in memory meanwhile.
-PART_ROWS = 16 * GROUP_ROWS
+PART_ROWS = 32 * GROUP_ROWS
 PART_BYTES = 128_000_000
 
 
