@@ -202,7 +202,7 @@ def memory(*, short: bool) -> bool:
     with service():
         for documents in (1000, 10_000) if short else (1000, 10_000, 100_000):
             folder = Path(tempfile.mkdtemp(prefix="corpus-"))
-            write_documents(folder / "source", documents, 600 if documents > 10_000 else DOCUMENT_BYTES)
+            write_documents(folder / "source", documents, DOCUMENT_BYTES)
             found = child(folder / "source", folder / "out")
             over = found["peak_mb"] - found["bare_mb"]
             good = good and over <= 250
