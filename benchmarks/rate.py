@@ -89,7 +89,8 @@ async def send_on(seconds: float) -> dict[str, Any]:
     token = await hook.aget_token()
     answers: list[tuple[float, int]] = []
     async with hook.shared_client(connections=COROUTINES) as transport:
-        request = get("Use cases", f"{hook.get_settings().application_base}/ai/usecases")
+        url = f"{hook.get_settings().application_base}/ai/usecases"
+        request = get("Use cases", url, endpoint="list_use_cases")
         begin = time.monotonic()
         cpu = time.process_time()
 

@@ -161,6 +161,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": name,
                 "python-modules": [
+                    "lucidworks_provider.triggers.events",
                     "lucidworks_provider.triggers.jobs",
                     "lucidworks_provider.triggers.models",
                 ],

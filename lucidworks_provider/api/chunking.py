@@ -149,7 +149,11 @@ def submit_request(
         body["chunkerConfig"] = dict(options.chunker_config)
     model = path_segment(options.model_id, "model_id")
     return post(
-        CHUNKING.submitting, f"{base_url}/ai/async-chunking/{options.chunker}/{model}", body, replayable=False
+        CHUNKING.submitting,
+        f"{base_url}/ai/async-chunking/{options.chunker}/{model}",
+        body,
+        endpoint="submit_chunking",
+        replayable=False,
     )
 
 

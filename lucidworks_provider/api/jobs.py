@@ -105,6 +105,7 @@ def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
     return get(
         f"Poll {kind.name} job {job_id}",
         f"{base_url}{kind.path}/{path_segment(job_id, f'{kind.name} job id')}",
+        endpoint=f"poll_{kind.name}",
     )
 
 

@@ -50,6 +50,7 @@ class Request:
     One HTTP request, without its access token.
 
     :param name: what it does, in words, for messages and logs.
+    :param endpoint: which one it asks, as a word without ids, for metrics.
     :param replayable: whether sending it twice does no harm. A submission is not: the service knows no
         idempotency key, so a second POST is a second job.
     :param scope: of the access token that it needs.
@@ -61,6 +62,7 @@ class Request:
     method: Literal["GET", "POST", "DELETE", "HEAD"]
     url: str
     replayable: bool
+    endpoint: str
     scope: str = PREDICT_SCOPE
     params: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -124,13 +126,14 @@ def json_body(value: object) -> bytes:
 JSON_HEADERS: Mapping[str, str] = {"Accept": "application/json", "Content-Type": "application/json"}
 
 
-def get(name: str, url: str, *, scope: str = PREDICT_SCOPE, **params: str) -> Request:
+def get(name: str, url: str, *, endpoint: str, scope: str = PREDICT_SCOPE, **params: str) -> Request:
     """Build a GET."""
     return Request(
         name=name,
         method="GET",
         url=url,
         replayable=True,
+        endpoint=endpoint,
         scope=scope,
         params=tuple(params.items()),
         headers={"Accept": "application/json"},
@@ -142,6 +145,7 @@ def post(
     url: str,
     body: object,
     *,
+    endpoint: str,
     replayable: bool,
     scope: str = PREDICT_SCOPE,
     secrets: tuple[str, ...] = (),
@@ -152,6 +156,7 @@ def post(
         method="POST",
         url=url,
         replayable=replayable,
+        endpoint=endpoint,
         scope=scope,
         headers=JSON_HEADERS,
         body=json_body(body),

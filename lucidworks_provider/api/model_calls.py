@@ -135,14 +135,14 @@ def find_deployment(deployments: Iterable[Deployment], placement: Placement) -> 
 
 def list_models_request(base: str) -> Request:
     """Build ``GET /customers/{CUSTOMER_ID}/ai/models``."""
-    return get("List models", f"{base}/models", scope=MODEL_SCOPE)
+    return get("List models", f"{base}/models", endpoint="list_models", scope=MODEL_SCOPE)
 
 
 def get_model_request(base: str, model_id: str, *, metrics: bool = False) -> Request:
     """Build ``GET …/models/{MODEL_ID}``."""
     url = f"{base}/models/{path_segment(model_id, 'model_id')}"
     asked = {"metrics": "true"} if metrics else {}
-    return get(f"Get model {model_id}", url, scope=MODEL_SCOPE, **asked)
+    return get(f"Get model {model_id}", url, endpoint="get_model", scope=MODEL_SCOPE, **asked)
 
 
 def create_model_request(base: str, training: Training, credentials: Mapping[str, str] | None) -> Request:
@@ -154,6 +154,7 @@ def create_model_request(base: str, training: Training, credentials: Mapping[str
         f"Train model {training.name}",
         f"{base}/models",
         body,
+        endpoint="create_model",
         replayable=False,
         scope=MODEL_SCOPE,
         secrets=tuple((credentials or {}).values()),
@@ -163,18 +164,20 @@ def create_model_request(base: str, training: Training, credentials: Mapping[str
 def list_model_deployments_request(base: str, model_id: str) -> Request:
     """Build ``GET …/models/{MODEL_ID}/deployments``."""
     url = f"{base}/models/{path_segment(model_id, 'model_id')}/deployments"
-    return get(f"List deployments of model {model_id}", url, scope=MODEL_SCOPE)
+    name = f"List deployments of model {model_id}"
+    return get(name, url, endpoint="list_model_deployments", scope=MODEL_SCOPE)
 
 
 def list_deployments_request(url: str) -> Request:
     """Build ``GET …/deployments``."""
-    return get("List deployments", url, scope=MODEL_SCOPE)
+    return get("List deployments", url, endpoint="list_deployments", scope=MODEL_SCOPE)
 
 
 def deploy_request(url: str, placement: Placement) -> Request:
     """Build ``POST …/deployments``."""
     name = f"Deploy model {placement.model_id}"
-    return post(name, url, placement.as_json(), replayable=False, scope=MODEL_SCOPE)
+    body = placement.as_json()
+    return post(name, url, body, endpoint="create_deployment", replayable=False, scope=MODEL_SCOPE)
 
 
 def undeploy_request(url: str, deployment_id: str) -> Request:
@@ -184,6 +187,7 @@ def undeploy_request(url: str, deployment_id: str) -> Request:
         method="DELETE",
         url=url,
         replayable=True,
+        endpoint="delete_deployment",
         scope=MODEL_SCOPE,
         headers={"Accept": "application/json"},
     )

@@ -48,6 +48,7 @@ def predict_request(
         f"Predict {options.use_case} with {options.model_id}",
         f"{base_url}/ai/prediction/{_path(segment, options.model_id)}",
         options.body(items),
+        endpoint="predict",
         replayable=True,
         secrets=options.secrets,
     )
@@ -83,6 +84,7 @@ def submit_request(
         PREDICTION.submitting,
         f"{base_url}{PREDICTION.path}/{_path(segment, options.model_id)}",
         options.body(items),
+        endpoint="submit_prediction",
         replayable=False,
         secrets=options.secrets,
     )
@@ -155,6 +157,7 @@ def tokenize_request(base_url: str, options: PredictionOptions[Any], items: Sequ
         f"Tokenize with {options.model_id}",
         f"{base_url}/ai/tokenization/{path_segment(options.model_id, 'model_id')}",
         options.body(items),
+        endpoint="tokenize",
         replayable=True,
         secrets=options.secrets,
     )
@@ -201,6 +204,7 @@ def prompt_request(base_url: str, options: PredictionOptions[Any], items: Sequen
         f"Preview the prompt of {options.model_id}",
         f"{base_url}/ai/prompt/passthrough/{path_segment(options.model_id, 'model_id')}",
         options.body(items),
+        endpoint="preview_prompt",
         replayable=True,
         secrets=options.secrets,
     )
@@ -223,7 +227,7 @@ def read_prompt(answer: Answer) -> Prompt:
 
 def use_cases_request(url: str) -> Request:
     """Build the GET of the list of use cases."""
-    return get("List use cases", url)
+    return get("List use cases", url, endpoint="list_use_cases")
 
 
 def read_use_cases(answer: Answer) -> dict[str, tuple[str, ...]]:

@@ -61,6 +61,7 @@ def token_request(
         url=f"{auth_url}/oauth2/{auth_server_id}/v1/token",
         # A repeated mint leaves the newest token alive, which is the one we then hold.
         replayable=True,
+        endpoint="token",
         params=(("scope", scope), ("grant_type", "client_credentials")),
         headers={
             "Accept": "application/json",

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
+from lucidworks_provider import metrics
 from lucidworks_provider.api.messages import Answer, Request, without
 from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, server_time, token_request
 from lucidworks_provider.auth import commands, protocol
@@ -346,6 +347,7 @@ def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -
         def once() -> Grant:
             begin = time.monotonic()
             grant = read_grant(without(transport.send(request), settings.client_secret, pair))
+            metrics.minted(scope)
             # Of this attempt, without those before it.
             return replace(grant, seconds=time.monotonic() - begin)
 
@@ -368,7 +370,7 @@ def ask_time(settings: LucidworksSettings) -> float | None:
     """
     from lucidworks_provider.transport.sync import SyncTransport
 
-    request = Request("Time", "HEAD", f"{settings.auth_url}/", replayable=True)
+    request = Request("Time", "HEAD", f"{settings.auth_url}/", replayable=True, endpoint="clock")
     with closing(SyncTransport(replace(settings, timeout=min(settings.timeout, _TIME_TIMEOUT)))) as transport:
         answer: Answer = transport.send(request)
     return server_time(answer)

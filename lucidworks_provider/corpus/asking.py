@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import CHUNKING
 from lucidworks_provider.corpus.keeper import THROTTLED_PAUSE, Desk, JournalKeeper
 from lucidworks_provider.corpus.parts import Answered, RejectedError
@@ -87,9 +88,11 @@ class Asking:
             fresh = not job
             job = job or await self._submit(piece)
             kept = JournalKeeper(self.desk, piece, job, hold=alone, fresh=fresh)
-            if fresh:
-                await asyncio.sleep(self.desk.times.first_wait())
-            ended = await self._wait(job, kept)
+            with metrics.waiting() as waited:
+                if fresh:
+                    await asyncio.sleep(self.desk.times.first_wait())
+                ended = await self._wait(job, kept)
+                waited.ending = ended.ending.value
             match ended.ending:
                 case Ending.COLLECTED:
                     return kept.answered()

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
+from lucidworks_provider import metrics
 from lucidworks_provider.corpus.asking import Asking, Rules
 from lucidworks_provider.corpus.flow import Slots, Window
 from lucidworks_provider.corpus.job_times import JobTimes
@@ -92,6 +94,7 @@ class Engine:
         self._part: PartWriter | None = None
         self._part_since = 0.0
         self._vain = 0
+        self._told: Counter[str] = Counter()
 
     async def run(self, candidates: Iterator[Candidate | Unreadable]) -> None:
         """
@@ -134,6 +137,7 @@ class Engine:
         :param lost: another process writes here now, and nothing of this one belongs there any more.
         :param in_vain: too many documents in a row were rejected.
         """
+        self._tell_metrics()
         journal.cancel()
         await asyncio.wait([journal])
         if lost:
@@ -265,6 +269,18 @@ class Engine:
     def _progress(self) -> None:
         self.stats.rate = self.rate()
         log.info("%s", self.stats.progress(time.monotonic()))
+        self._tell_metrics()
+
+    def _tell_metrics(self) -> None:
+        """What was done since it was told last."""
+        stats = self.stats
+        done = Counter(
+            chunked=stats.documents, rejected=stats.rejects, skipped=stats.skips, chunks=stats.chunks
+        )
+        news = done - self._told
+        chunks = news.pop("chunks", 0)
+        metrics.documents(news, chunks)
+        self._told = done
 
 
 def _take(candidates: Iterator[Candidate | Unreadable]) -> list[Candidate | Unreadable]:

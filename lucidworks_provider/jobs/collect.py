@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import JobState, Sighting, sight
 from lucidworks_provider.errors import LucidworksError, UnknownResourceError
 from lucidworks_provider.jobs.ledger import Bodies
@@ -150,15 +151,18 @@ async def collect(
     :raises LucidworksError: a failure that waiting cannot cure, after the other jobs have ended.
     """
 
-    def one(position: int, job_id: str) -> Awaitable[Watched]:
-        return follow(
-            job_id,
-            watch(poll_interval=poll_interval, deadline=deadline, now=time.time),
-            keeper=_InFolder(bodies, position, job_id),
-            fetch=fetch,
-            slots=slots,
-            payload_field=payload_field,
-        )
+    async def one(position: int, job_id: str) -> Watched:
+        with metrics.waiting() as job:
+            ended = await follow(
+                job_id,
+                watch(poll_interval=poll_interval, deadline=deadline, now=time.time),
+                keeper=_InFolder(bodies, position, job_id),
+                fetch=fetch,
+                slots=slots,
+                payload_field=payload_field,
+            )
+            job.ending = ended.ending.value
+        return ended
 
     if len(jobs) == 1:
         # As in most tasks. A thousand of them in a triggerer need no asyncio.Task each, beside Airflow's own.

@@ -56,6 +56,18 @@ class Seen:
     state: str | None
 
 
+def reached(target: str, seen: Seen) -> bool:
+    """
+    Whether this is what is waited for.
+
+    :param target: :data:`READY`, :data:`GONE`, or a state by name.
+    """
+    state = (seen.state or "DELETED").upper()
+    if state == target.upper() or (target == GONE and state == "DELETED"):
+        return True
+    return target == READY and seen.progress is Progress.READY
+
+
 def judge(target: str, seen: Seen, *, age: float, left: float) -> Ending:
     """
     Apply the table above.
@@ -64,13 +76,11 @@ def judge(target: str, seen: Seen, *, age: float, left: float) -> Ending:
     :param age: seconds since it was last seen, or since waiting began.
     :param left: seconds until the deadline.
     """
+    if reached(target, seen):
+        return Ending.DONE
     state = (seen.state or "DELETED").upper()
     vanishing = target == GONE or target.upper() == "DELETED"
     young = seen.state is None and age < YOUNG
-    if state == target.upper() or (target == GONE and state == "DELETED"):
-        return Ending.DONE
-    if target == READY and seen.progress is Progress.READY:
-        return Ending.DONE
     lost = seen.progress is Progress.GONE and not vanishing and not young
     failed = seen.progress is Progress.FAILED
     if vanishing:

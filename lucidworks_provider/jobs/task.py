@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
+from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import JobKind, JobState
 from lucidworks_provider.errors import (
     JobFailedError,
@@ -168,6 +169,7 @@ class JobTask(ABC, Generic[File]):
                     raise self._unusable(record, position, err) from None
         manifest = self.manifest(file)
         self.ledger.close(self.ledger.save(record.collected(manifest)))
+        metrics.written(manifest)
         return manifest
 
     def _read(self, record: JobRecord, position: int) -> Any:

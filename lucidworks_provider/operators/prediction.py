@@ -199,6 +199,7 @@ class LucidworksPredictionOperator(UsesHook, _Predicting):
             return await direct.run()
 
     def _write(self, direct: Direct) -> dict[str, Any]:
+        from lucidworks_provider import metrics
         from lucidworks_provider.documents.prediction_file import prediction_file
         from lucidworks_provider.storage import check_uri, remove
 
@@ -207,7 +208,9 @@ class LucidworksPredictionOperator(UsesHook, _Predicting):
                 direct.write(file, position)
         if direct.bodies is not None:
             remove(direct.bodies.folder)
-        return file.manifest.as_json()
+        manifest = file.manifest.as_json()
+        metrics.written(manifest)
+        return manifest
 
     def _rows(self, direct: Direct, predicted: Sequence[tuple[Prediction, ...]]) -> list[dict[str, Any]]:
         from lucidworks_provider.documents.prediction_file import check_vectors, row_of

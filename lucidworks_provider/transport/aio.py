@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,10 +22,11 @@ from weakref import WeakKeyDictionary
 import aiohttp
 from yarl import URL
 
+from lucidworks_provider import metrics
 from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
-from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, untrusted
+from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, unanswered, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
 from lucidworks_provider.transport.turns import Lanes
 
@@ -76,6 +78,7 @@ class AsyncTransport:
             if lane is not None and (ticket := lane.take()) is None:
                 ticket = await lane.await_turn()
             answer = None
+            sent = time.monotonic()
             try:
                 async with self._session.request(
                     request.method,
@@ -88,10 +91,13 @@ class AsyncTransport:
                     body = await response.read()
                 answer = Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
             except (aiohttp.ClientError, OSError, TimeoutError) as err:
-                raise translate(err, request, self.settings) from None
+                error = translate(err, request, self.settings)
+                metrics.request(request.endpoint, unanswered(error), time.monotonic() - sent)
+                raise error from None
             finally:
                 if lane is not None and ticket is not None:
                     lane.heard(ticket, answer)
+        metrics.request(request.endpoint, answer.status, time.monotonic() - sent)
         return answer
 
     def _proxy(self, url: URL) -> str | None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import base64
+import time
 from urllib.parse import urlsplit
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
+from lucidworks_provider import metrics
 from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
@@ -56,6 +58,7 @@ class SyncTransport:
     def _send(self, request: Request, access_token: str | None) -> Answer:
         proxy = proxy_for(request.url)
         verify = trusted(self._settings)
+        sent = time.monotonic()
         try:
             response = self._session.request(
                 request.method,
@@ -71,7 +74,10 @@ class SyncTransport:
             )
         except (requests.RequestException, OSError) as err:
             # Not chained: texts of the libraries below may quote a proxy's address with its password.
-            raise translate(err, request, self._settings) from None
+            error = translate(err, request, self._settings)
+            metrics.request(request.endpoint, unanswered(error), time.monotonic() - sent)
+            raise error from None
+        metrics.request(request.endpoint, response.status_code, time.monotonic() - sent)
         return Answer(
             response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content
         )
@@ -97,6 +103,11 @@ def authorization(request: Request, access_token: str | None) -> str | None:
         pair = ":".join(request.basic).encode()
         return f"Basic {base64.b64encode(pair).decode()}"
     return None if access_token is None else f"Bearer {access_token}"
+
+
+def unanswered(error: LucidworksError) -> str:
+    """How metrics count a request that got no answer."""
+    return "broken" if isinstance(error, TransportError) else "not_sent"
 
 
 def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:

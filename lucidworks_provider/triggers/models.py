@@ -110,7 +110,7 @@ async def wait_for_state(
                 left = deadline - time.time()
                 try:
                     # Once: waiting before the next look is done here, and ends at the deadline.
-                    seen = await _look(hook, kind, resource_id)
+                    seen = await look(hook, kind, resource_id)
                 except LucidworksError as err:
                     if not err.retryable:
                         raise
@@ -133,7 +133,12 @@ async def wait_for_state(
         return {**about, "ending": "error", "state": state, "message": said, "retryable": err.retryable}
 
 
-async def _look(hook: LucidworksHook, kind: str, resource_id: str) -> Seen:
+async def look(hook: LucidworksHook, kind: str, resource_id: str) -> Seen:
+    """
+    Ask once.
+
+    :raises LucidworksError: no answer; what does not exist is an answer.
+    """
     if kind == "model":
         try:
             model = await hook.aget_model(resource_id, attempts=1)

@@ -59,7 +59,7 @@ def test_a_token_waits_for_nobody() -> None:
         scope="machinelearning.predict",
     )
     assert lanes.of(token) is None
-    assert lanes.of(Request("Time", "HEAD", f"{APPLICATION}/", replayable=True)) is None
+    assert lanes.of(Request("Time", "HEAD", f"{APPLICATION}/", replayable=True, endpoint="clock")) is None
 
 
 def test_applications_do_not_wait_for_each_other() -> None:
@@ -208,7 +208,9 @@ async def test_a_request_without_an_answer_gives_its_turn_back(gone: str) -> Non
 
     with scripted(answer(429, Retry_After="0.1"), hang_up, answer()) as server:
         async with shared_transport(settings(server.url)) as transport:
-            request = Request("Send", "POST", f"{server.url}/ai/x", replayable=False, body=b"{}")
+            request = Request(
+                "Send", "POST", f"{server.url}/ai/x", replayable=False, endpoint="predict", body=b"{}"
+            )
             assert (await transport.send(request)).status == 429
             begin = time.monotonic()
             if gone == "cancelled":

@@ -35,7 +35,7 @@ def settings(url: str, **changes: Any) -> LucidworksSettings:
 def get(url: str, **changes: Any) -> Request:
     """A request that may be repeated."""
     options: dict[str, Any] = {"headers": {"Accept": "application/json"}, **changes}
-    return Request("Look at it", "GET", url, True, **options)
+    return Request("Look at it", "GET", url, True, "look", **options)
 
 
 TOKEN = "t0ken"

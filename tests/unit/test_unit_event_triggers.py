@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a watcher of a model fires: what it sees and what its store holds are given, and no time passes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lucidworks_provider.api.models import Progress
+from lucidworks_provider.errors import ConfigurationError, InputError, ServiceError
+from lucidworks_provider.jobs.states import Seen
+from lucidworks_provider.triggers import events, models
+from lucidworks_provider.triggers.events import LucidworksDeploymentEventTrigger, LucidworksModelEventTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TRAINING = Seen(Progress.RUNNING, "TRAINING")
+AVAILABLE = Seen(Progress.READY, "AVAILABLE")
+NOTHING = Seen(Progress.GONE, None)
+DOWN = ServiceError("HTTP 503", status=503)
+WRONG = ConfigurationError("no customer_id")
+
+
+class Store:
+    """Airflow's, of one asset."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+        self.written: list[Any] = []
+
+    async def aget(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    async def aset(self, key: str, value: Any) -> None:
+        self.values[key] = value
+        self.written.append(value)
+
+
+class BrokenStore:
+    async def aget(self, key: str, default: Any = None) -> Any:
+        raise ValueError("several assets")
+
+    aset = aget
+
+
+def fired(
+    monkeypatch: pytest.MonkeyPatch, seen: Sequence[Seen | Exception], store: object = None
+) -> list[dict[str, Any]]:
+    """The events of a watcher that sees this, one look after the other, and is stopped then."""
+    looks = iter(seen)
+    told: list[dict[str, Any]] = []
+
+    async def look(*_: object) -> Seen:
+        try:
+            one = next(looks)
+        except StopIteration:
+            raise asyncio.CancelledError from None
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    async def no_time(_: float) -> None:
+        return None
+
+    monkeypatch.setattr(models, "look", look)
+    monkeypatch.setattr(events.asyncio, "sleep", no_time)
+
+    async def watch() -> None:
+        trigger = LucidworksModelEventTrigger(model_id="m")
+        trigger.asset_state_store = store
+        async for event in trigger.run():
+            told.append(event.payload)  # noqa: PERF401 - what was told before it is stopped counts
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(watch())
+    return told
+
+
+@pytest.mark.parametrize("store", [None, Store(), BrokenStore()], ids=["none", "empty", "broken"])
+@pytest.mark.parametrize(
+    ("seen", "times"),
+    [
+        ([TRAINING, TRAINING], 0),
+        ([TRAINING, AVAILABLE, AVAILABLE, AVAILABLE], 1),
+        ([AVAILABLE, AVAILABLE], 1),
+        ([TRAINING, AVAILABLE, TRAINING, AVAILABLE], 2),
+        ([AVAILABLE, NOTHING, AVAILABLE], 1),
+        ([AVAILABLE, DOWN, AVAILABLE], 1),
+        ([WRONG, DOWN, TRAINING, DOWN, AVAILABLE], 1),
+    ],
+)
+def test_it_fires_once_each_time_that_the_state_is_reached(
+    monkeypatch: pytest.MonkeyPatch, seen: list[Seen | Exception], times: int, store: object
+) -> None:
+    told = fired(monkeypatch, seen, Store() if isinstance(store, Store) else store)
+    assert len(told) == times
+    assert {(one["kind"], one["model_id"], one["state"]) for one in told} <= {("model", "m", "AVAILABLE")}
+
+
+def test_another_triggerer_knows_what_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    assert len(fired(monkeypatch, [TRAINING, AVAILABLE, AVAILABLE], store)) == 1
+    assert fired(monkeypatch, [AVAILABLE, AVAILABLE], store) == []
+    assert len(fired(monkeypatch, [TRAINING, TRAINING, AVAILABLE], store)) == 1
+    # Two triggers of one asset do not share what they know.
+    assert {key.split()[-1] for key in store.values} == {"AVAILABLE"}
+
+
+def test_killed_right_after_the_event_it_tells_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow may not have stored the event by then."""
+    store = Store()
+
+    async def watch() -> None:
+        trigger = LucidworksModelEventTrigger(model_id="m")
+        trigger.asset_state_store = store
+        async for _ in trigger.run():
+            return
+
+    async def look(*_: object) -> Seen:
+        return AVAILABLE
+
+    monkeypatch.setattr(models, "look", look)
+    asyncio.run(watch())
+    assert store.written == []
+    assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1
+    assert store.written == [True]
+
+
+def test_it_can_be_made_anew_from_its_row() -> None:
+    for trigger in (
+        LucidworksModelEventTrigger(model_id="m", target_state="FAILED", poll_interval=5),
+        LucidworksDeploymentEventTrigger(deployment_id="d", lucidworks_conn_id="other"),
+    ):
+        path, kwargs = trigger.serialize()
+        assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
+        assert type(trigger)(**kwargs).serialize() == (path, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"model_id": ""}, "model_id"),
+        ({"model_id": None}, "model_id"),
+        ({"model_id": "m", "target_state": " "}, "target_state"),
+        ({"model_id": "m", "lucidworks_conn_id": ""}, "lucidworks_conn_id"),
+        ({"model_id": "m", "poll_interval": 0}, "poll_interval"),
+        ({"model_id": "m", "poll_interval": float("nan")}, "poll_interval"),
+        ({"model_id": "m", "poll_interval": "60"}, "poll_interval"),
+        ({"model_id": "m", "poll_interval": True}, "poll_interval"),
+    ],
+)
+def test_a_wrong_argument_is_refused_when_the_dag_is_parsed(kwargs: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        LucidworksModelEventTrigger(**kwargs)
