@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test test-fast fleet fleet-short lint format types bench docs dist clean
+.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short lint format types bench docs dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ test: $(READY) ## every test, real Airflow processes included
 
 test-fast: $(READY) ## the tests that start no Airflow
 	@$(BIN)/python -m pytest -m 'not live and not fleet'
+
+fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, a quarter of an hour
+	@FUZZ_EXAMPLES=9200 $(BIN)/python -m pytest tests/fuzz
 
 fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token, and a catalogue, half an hour
 	@$(BIN)/python -m pytest -m fleet tests/live/test_live_fleet_stack.py

@@ -34,6 +34,7 @@ from lucidworks_provider.api.messages import (
     excerpt,
     get,
     path_segment,
+    printable,
     read_object,
     scrub,
 )
@@ -44,6 +45,9 @@ SMALL_BODY = 4 * 1024
 _EDGE = 4096
 _STATUS = re.compile(rb'"status"\s*:\s*"([^"\\]*)"')
 _LONGEST_MESSAGE = 500
+# Ids are UUIDs in all examples; the words of a status are short.
+_LONGEST_ID = 256
+_LONGEST_STATUS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +117,18 @@ def read_submission(answer: Answer, kind: JobKind) -> str:
     """The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``."""
     body = read_object(answer, kind.submitting)
     job_id = body.get(kind.id_field)
-    if isinstance(job_id, str | int) and not isinstance(job_id, bool) and str(job_id).strip():
-        return str(job_id).strip()
+    if isinstance(job_id, str | int) and not isinstance(job_id, bool):
+        named = str(job_id).strip()
+        # It goes to logs, into a URL and into databases.
+        if 0 < len(named) <= _LONGEST_ID and printable(named) == named:
+            return named
     seen = state_of(body, payload_field=kind.payload_field)
     if seen.state is JobState.FAILED:
         raise RequestRefusedError(
             f"{kind.submitting}: status {seen.status}: {seen.message}", status=answer.status
         )
-    raise MalformedAnswerError(
-        f"{kind.submitting}: HTTP {answer.status} without a `{kind.id_field}`; it starts: {excerpt(answer.body)!r}",
-        status=answer.status,
-    )
+    said = f"without a usable `{kind.id_field}`; it starts: {excerpt(answer.body)!r}"
+    raise MalformedAnswerError(f"{kind.submitting}: HTTP {answer.status} {said}", status=answer.status)
 
 
 def sight(body: bytes, *, payload_field: str) -> Sighting:
@@ -139,7 +144,7 @@ def sight(body: bytes, *, payload_field: str) -> Sighting:
     if len(body) > SMALL_BODY and f'"{payload_field}"'.encode() in body:
         # A status stands before or behind the payload; quotes within the payload's texts are escaped.
         found = _STATUS.search(body, 0, _EDGE) or _STATUS.search(body, len(body) - _EDGE)
-        status = found[1].decode(errors="replace") if found else ""
+        status = _word(found[1].decode(errors="replace")) if found else ""
         known = status.upper() in {"", "READY", "RETRIEVED", "ERROR"}
         # Whoever reads the body finds out about an ERROR.
         return Sighting(JobState.RESULT if known else JobState.PENDING, status, has_payload=True)
@@ -154,7 +159,7 @@ def sight(body: bytes, *, payload_field: str) -> Sighting:
 
 def state_of(decoded: Mapping[str, Any], *, payload_field: str) -> Sighting:
     """Apply the table above to a decoded body."""
-    status = str(decoded.get("status") or "")
+    status = _word(decoded.get("status"))
     has_payload = bool(decoded.get(payload_field))
     match status.upper():
         case "ERROR":
@@ -166,6 +171,10 @@ def state_of(decoded: Mapping[str, Any], *, payload_field: str) -> Sighting:
             return Sighting(state, status, has_payload=has_payload)
         case _:
             return Sighting(JobState.PENDING, status, has_payload=has_payload)
+
+
+def _word(status: object) -> str:
+    return printable(str(status or ""))[:_LONGEST_STATUS]
 
 
 def _failure(decoded: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,11 @@ _CREDENTIALS = re.compile(
     # A key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
     r"\\*\"?\s*[:=]\s*)(?:\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+)"
 )
+
+
+_BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
+# Control characters, halves of surrogate pairs, and what turns the direction of a line.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 # Some servers send it, some decoders refuse it.
@@ -295,8 +301,13 @@ def excerpt(body: bytes) -> str:
 
 
 def scrub(text: str) -> str:
-    """Replace what looks like a credential."""
-    return _CREDENTIALS.sub("***", text)
+    """Replace what looks like a credential, and what logs and databases do not take."""
+    return _CREDENTIALS.sub("***", printable(text))
+
+
+def printable(text: str) -> str:
+    """One line that can be shown and stored: PostgreSQL has no NUL, UTF-8 no halves of a pair."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text))
 
 
 def retry_after(answer: Answer) -> float | None:
@@ -305,13 +316,15 @@ def retry_after(answer: Answer) -> float | None:
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
         pass
+    else:
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
         # The server's own Date is the clock that its Retry-After speaks of.
         moment = parsedate_to_datetime(value)
         now = parsedate_to_datetime(answer.headers["date"])
         return max(0.0, (moment - now).total_seconds())
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None

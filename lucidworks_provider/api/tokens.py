@@ -122,7 +122,7 @@ def _claims(access_token: str) -> dict[str, Any]:
     try:
         payload = access_token.split(".")[1]
         decoded = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (IndexError, ValueError, binascii.Error):
+    except (IndexError, ValueError, RecursionError, binascii.Error):
         return {}
     return decoded if isinstance(decoded, dict) else {}
 
@@ -131,5 +131,5 @@ def server_time(answer: Answer) -> float | None:
     """The answer's ``Date`` in seconds since the epoch; None where there is none."""
     try:
         return parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
