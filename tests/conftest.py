@@ -97,3 +97,11 @@ def emulator(
     connection["extra"]["share_via"] = "memory"
     monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
     return served_emulator
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real Airflows one after the other, while another process runs the rest (`-n 2 --dist loadgroup`)."""
+    for item in items:
+        if item.get_closest_marker("live"):
+            item.add_marker(pytest.mark.xdist_group("live"))

@@ -274,7 +274,7 @@ def test_credentials_are_not_shown_unless_ordered(caller: Caller) -> None:
         ("GET", "models/text-encoder/deployments"),
         ("GET", "deployments"),
         ("POST", "deployments"),
-        ("DELETE", f"deployments/{uuid4()}"),
+        ("DELETE", "deployments/00000000-0000-4000-8000-000000000000"),
     ],
 )
 def test_who_may_call(caller: Caller, predicting: Caller, method: str, path: str) -> None:

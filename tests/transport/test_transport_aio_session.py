@@ -169,7 +169,9 @@ def form(*fields: Any, multipart: bool = False) -> aiohttp.FormData:
 
 
 @pytest.mark.parametrize(
-    "fields", [("a", "b"), (file_of(BODY),), ("a", file_of(b"skipped" + BODY, 7))], ids=str
+    "fields",
+    [("a", "b"), (file_of(BODY),), ("a", file_of(b"skipped" + BODY, 7))],
+    ids=["texts", "file", "text and file"],
 )
 @pytest.mark.parametrize("multipart", [False, True])
 async def test_a_form_is_sent_again_as_a_whole(

@@ -166,7 +166,9 @@ def test_an_option_that_nobody_documented_passes(config: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    "value", [{1, 2}, object(), NAN, -INFINITE, "\ud800", b"x", {("a", "b"): 1}, [[NAN]]], ids=repr
+    "value",
+    [{1, 2}, object(), NAN, -INFINITE, "\ud800", b"x", {("a", "b"): 1}, [[NAN]]],
+    ids=["set", "object", "nan", "infinite", "surrogate", "bytes", "tuple as a key", "nan within"],
 )
 @pytest.mark.parametrize("where", ["use_case_config", "model_config"])
 def test_what_json_cannot_carry_is_refused_before_it_is_sent(where: str, value: object) -> None:
