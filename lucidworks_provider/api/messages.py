@@ -28,6 +28,8 @@ from lucidworks_provider.errors import (
 )
 
 EXCERPT_CHARACTERS = 300
+# A year: what is longer is as good as never, and cannot be slept.
+_LONGEST_RETRY_AFTER = 31_536_000.0
 
 # No error body is documented for any endpoint, so look where servers usually put their words.
 _MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "error", "title")
@@ -320,11 +322,11 @@ def retry_after(answer: Answer) -> float | None:
     except ValueError:
         pass
     else:
-        return max(0.0, seconds) if math.isfinite(seconds) else None
+        return min(max(0.0, seconds), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
     try:
         # The server's own Date is the clock that its Retry-After speaks of.
         moment = parsedate_to_datetime(value)
         now = parsedate_to_datetime(answer.headers["date"])
-        return max(0.0, (moment - now).total_seconds())
+        return min(max(0.0, (moment - now).total_seconds()), _LONGEST_RETRY_AFTER)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -99,11 +99,11 @@ def _lifetime(body: dict[str, Any], access_token: str) -> float:
     """``expires_in``, else the token's own ``exp - iat``, else the documented hour."""
     try:
         seconds = float(body["expires_in"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         claims = _claims(access_token)
         try:
             seconds = float(claims["exp"]) - float(claims["iat"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             seconds = DEFAULT_LIFETIME
     return min(seconds, _LONGEST_LIFETIME) if seconds > 0 else DEFAULT_LIFETIME
 
