@@ -13,6 +13,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -181,7 +182,7 @@ class Endpoint:
         if fault.kind is FaultKind.UNAUTHORIZED:
             return self._unauthorized().response()
         if fault.kind.status is not None:
-            return _status(fault.kind.status, fault.retry_after).response()
+            return _status(fault.kind.status, fault.retry_after, as_date=fault.as_date).response()
         return None
 
     async def _serve_maybe_cut(self, call: Call, fault: Fault) -> Response:
@@ -230,6 +231,9 @@ def _bearer_error(message: str) -> ApiError:
     return ApiError(401, message, {"WWW-Authenticate": "Bearer"})
 
 
-def _status(status: int, retry_after: float | None) -> ApiError:
-    headers = None if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+def _status(status: int, retry_after: float | None, *, as_date: bool = False) -> ApiError:
+    headers = None
+    if retry_after is not None:
+        until = formatdate(time.time() + retry_after, usegmt=True)
+        headers = {"Retry-After": until if as_date else f"{retry_after:g}"}
     return ApiError(status, HTTPStatus(status).description or HTTPStatus(status).phrase, headers)

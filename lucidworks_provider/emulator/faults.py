@@ -39,6 +39,7 @@ _POLLS = {EndpointName.POLL, EndpointName.POLL_PREDICTION}
 class FaultKind(Enum):
     """What goes wrong."""
 
+    FORBIDDEN = "403"
     TOO_MANY_REQUESTS = "429"
     INTERNAL_ERROR = "500"
     BAD_GATEWAY = "502"
@@ -77,18 +78,23 @@ class FaultError(ValueError):
 
 @dataclass
 class Fault:
-    """One order; ``match`` None stands for any endpoint."""
+    """
+    One order; ``match`` None stands for any endpoint.
+
+    :param retry_after: seconds; with ``as_date`` the header is a moment so far from now.
+    """
 
     kind: FaultKind
     match: EndpointName | None = None
     times: int = 1
     retry_after: float | None = None
+    as_date: bool = False
     delay: float = 0.0
 
     @classmethod
     def from_json(cls, order: Mapping[str, Any]) -> Fault:
         """Read an order of the control endpoint."""
-        unknown = sorted(set(order) - {"kind", "match", "times", "retry_after", "delay"})
+        unknown = sorted(set(order) - {"kind", "match", "times", "retry_after", "as_date", "delay"})
         if unknown:
             raise FaultError(f"unknown field {unknown[0]!r}")
         match = order.get("match", "any")
@@ -107,6 +113,7 @@ class Fault:
             endpoint,
             times,
             retry_after=_seconds("retry_after", order.get("retry_after")),
+            as_date=order.get("as_date") is True,
             delay=_seconds("delay", order.get("delay")) or (30.0 if kind is FaultKind.TIMEOUT else 0.0),
         )
 
@@ -117,6 +124,7 @@ class Fault:
             "match": self.match.value if self.match else "any",
             "times": self.times,
             "retry_after": self.retry_after,
+            "as_date": self.as_date,
             "delay": self.delay,
         }
 

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The DAG of ``benchmarks.chaos``: the three ways in which work is given away. A copy lies in the DAG folder."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG
+
+from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.prediction import LucidworksAsyncPredictionOperator
+
+CONF = "{{ dag_run.conf['%s'] }}"
+CHUNKS: dict[str, Any] = {
+    "chunker": "dynamic-sentence",
+    "chunker_config": {"maxChunkSize": 64, "overlapSize": 0},
+    "model_id": "gte-small",
+}
+
+with DAG(
+    "chaos",
+    schedule=None,
+    default_args={"retries": 30, "retry_delay": timedelta(seconds=2), "poll_interval": 2, "timeout": 600},
+):
+    LucidworksChunkDocumentsOperator(
+        task_id="corpus",
+        source=CONF % "source",
+        output=CONF % "corpus",
+        max_reject_ratio=0.0,
+        **CHUNKS,
+    )
+    LucidworksChunkOperator(
+        task_id="chunk",
+        documents="{{ dag_run.conf['documents'] | tojson }}",
+        result_path=CONF % "chunks",
+        deferrable=True,
+        **CHUNKS,
+    )
+    LucidworksAsyncPredictionOperator(
+        task_id="predict",
+        use_case="summarization",
+        model_id="llama-3-8b-instruct",
+        inputs="{{ dag_run.conf['inputs'] | tojson }}",
+        result_path=CONF % "predictions",
+        batch_size=4,
+        deferrable=True,
+    )
