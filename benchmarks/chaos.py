@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,14 +278,19 @@ def work_for(stage: Stage, name: str) -> Work:
 
 
 @contextmanager
-def staged(root: Path, seed: int, documents: int) -> Iterator[Stage]:
-    """Start everything."""
+def staged(root: Path, seed: int, documents: int, clients: Sequence[str] = ()) -> Iterator[Stage]:
+    """
+    Start everything.
+
+    :param clients: client ids that the emulator knows besides that of the connection; their secret is the same.
+    """
     install_services()
     (root / "dags").mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("chaos_dags.py"), root / "dags")
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer(root / "postgres"))
-        options = ("--pending-seconds", "3", "--token-ttl", "120")
+        known = [f"--client={name}:demo-secret" for name in ("demo-client", *clients)]
+        options = ("--pending-seconds", "3", "--token-ttl", "120", *known)
         emulator = stack.enter_context(Emulator(root / "emulator.log", *options))
         environment = postgres.settings | {
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
