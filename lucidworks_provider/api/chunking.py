@@ -20,6 +20,7 @@ from typing import Any
 from lucidworks_provider.api.jobs import CHUNKING, JobState, state_of
 from lucidworks_provider.api.messages import Request, path_segment, post
 from lucidworks_provider.api.options import SWITCH, Options, check_options, number, one_of, whole
+from lucidworks_provider.api.patterns import is_exponential
 from lucidworks_provider.errors import InputError, MalformedAnswerError
 
 # "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
@@ -32,7 +33,8 @@ _NUMBERS = {int, float}
 def _is_pattern(value: object) -> bool:
     # The vendor follows the conventions of Python's `re`, so this is the right judge.
     try:
-        return isinstance(value, str) and bool(value.encode()) and re.compile(value) is not None
+        re.compile(value if isinstance(value, str) and value.encode() else "(")
+        return not is_exponential(str(value))
     except (re.error, OverflowError, RecursionError, UnicodeEncodeError):
         return False
 
@@ -43,7 +45,12 @@ _SIZE, _OVERLAP = whole(1), whole(0)
 CHUNKERS: Mapping[str, Options] = {
     "dynamic-newline": {"maxChunkSize": _SIZE},
     "dynamic-sentence": {"maxChunkSize": _SIZE, "overlapSize": _OVERLAP},
-    "regex-splitter": {"regex": ("a pattern of Python's re module", _is_pattern)},
+    "regex-splitter": {
+        "regex": (
+            "a pattern of Python's re module, without repetitions of repetitions like (a+)+",
+            _is_pattern,
+        )
+    },
     "semantic": {
         "maxChunkSize": _SIZE,
         "overlapSize": _OVERLAP,
