@@ -86,7 +86,12 @@ def judge(work: Work, log: Sequence[Mapping[str, Any]], kills: Sequence[float], 
 
 def _at_stake(log: Sequence[Mapping[str, Any]], kill: float) -> int:
     """Requests that may have died with their process, and answers that only its memory had."""
-    calls = [line for line in log if line["endpoint"] in SUBMISSIONS | POLLS]
+    # A poll that found its job unfinished took nothing with it.
+    calls = [
+        line
+        for line in log
+        if line["endpoint"] in SUBMISSIONS or (line["endpoint"] in POLLS and line["job_status"] == "READY")
+    ]
     ends = [(line["time"], line["time"] + line["seconds"]) for line in calls]
     return sum(end >= kill - GROUP_SECONDS - ON_THE_WAY and begin < kill + LATE for begin, end in ends)
 

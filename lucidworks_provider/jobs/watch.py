@@ -16,7 +16,7 @@ FAILED                         read again ``REREADS`` times (ERROR is tied to th
 GONE, or 404                   for ``GONE_PATIENCE`` look at storage (another reader may be about
                                to write) and ask again (a gateway may have said 404), then GONE
 UNREADABLE (a page of HTML,    wait: it says nothing about the job; the deadline decides
-  or no answer for now)
+  or no answer for now)       and each wait in a row is twice as long
 the deadline has passed        TIMEOUT, with what was heard last; the job may still go on
 =============================  ==============================================================
 """
@@ -39,6 +39,8 @@ YOUNG = 30.0
 # Until a job is old, it is polled more often than every `poll_interval`: most jobs are short.
 FIRST_WAIT = 5.0
 AGE_SHARE = 0.25
+# After no answer, seconds, doubling: hundreds of jobs of a corpus must not hammer a service that is down.
+UNANSWERED_WAIT = 1.0
 
 
 class Ending(Enum):
@@ -89,6 +91,15 @@ def next_wait(age: float, poll_interval: float, spread: Callable[[], float] = ra
     return min(poll_interval, max(FIRST_WAIT, age * AGE_SHARE)) * (0.8 + 0.2 * spread())
 
 
+def unanswered_wait(times: int, poll_interval: float, spread: Callable[[], float] = random.random) -> float:
+    """
+    Seconds until the poll after some without an answer; half of it random, so that a crowd does not come back as one.
+
+    :param times: polls in a row without an answer.
+    """
+    return min(poll_interval, UNANSWERED_WAIT * 2.0 ** min(times - 1, 10)) * (0.5 + 0.5 * spread())
+
+
 def watch(
     *,
     poll_interval: float,
@@ -108,7 +119,7 @@ def watch(
     """
     started = now()
     gone_since: float | None = None
-    strikes = 0
+    strikes = unanswered = 0
     last = ""
     if (yield Look()) is True:
         return Watched(Ending.COLLECTED)
@@ -116,6 +127,7 @@ def watch(
         seen = yield Poll()
         if isinstance(seen, Sighting):
             last = seen.message or last
+            unanswered = unanswered + 1 if seen.state is JobState.UNREADABLE else 0
             if seen.state is JobState.RESULT:
                 return Watched(Ending.COLLECTED)
             strikes = strikes + 1 if seen.state is JobState.FAILED else strikes
@@ -137,4 +149,7 @@ def watch(
         left = deadline - now()
         if left <= 0:
             return Watched(Ending.TIMEOUT, last)
-        yield Sleep(min(wait(now() - started, poll_interval), left))
+        pause = wait(now() - started, poll_interval)
+        if unanswered:
+            pause = max(pause, unanswered_wait(unanswered, poll_interval))
+        yield Sleep(min(pause, left))

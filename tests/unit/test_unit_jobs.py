@@ -220,3 +220,30 @@ def test_an_outcome_is_small_and_survives_the_event() -> None:
     assert Outcome.from_json(outcome.as_json() | {"of a later version": 1}) == outcome
     assert outcome.collected == 1
     assert len(str(outcome.as_json())) < 6000
+
+
+def polls_within(seconds: float, *seen: Sighting) -> int:
+    """How often a job is asked for that is polled every 50 ms while all is well."""
+    clock = [0.0]
+    talk = watch(poll_interval=30.0, deadline=1e6, now=lambda: clock[0], wait=lambda age, interval: 0.05)
+    script = iter(seen)
+    last, polls, reply = seen[-1], 0, None
+    while clock[0] < seconds:
+        command = talk.send(reply)
+        reply = None
+        if isinstance(command, Look):
+            reply = False
+        elif isinstance(command, Poll):
+            polls += 1
+            reply = next(script, last)
+        else:
+            clock[0] += command.seconds
+    return polls
+
+
+def test_a_service_that_does_not_answer_is_asked_ever_more_seldom() -> None:
+    # 0.5 to 1 s, 1 to 2 s, … up to 15 to 30 s.
+    assert 5 <= polls_within(60.0, UNREADABLE) <= 9
+    assert polls_within(60.0, PENDING) == pytest.approx(1200, abs=2)
+    # An answer ends it.
+    assert polls_within(10.0, UNREADABLE, UNREADABLE, UNREADABLE, PENDING) > 60
