@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short lint format types bench docs dist clean
+.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak soak-short audit lint format types bench docs dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,22 @@ fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token
 
 fleet-short: $(VENV)/.fleet ## the same with fewer tasks, ten minutes
 	@$(BIN)/python -m benchmarks.fleet --short
+
+chaos: $(VENV)/.fleet ## faults of the service, kills, a database that hangs: what is lost, 20 minutes
+	@$(BIN)/python -m benchmarks.chaos
+
+chaos-short: $(VENV)/.fleet ## five of them, four minutes
+	@$(BIN)/python -m benchmarks.chaos --short
+
+soak: $(VENV)/.fleet ## an hour of steady work: what grows
+	@$(BIN)/python -m benchmarks.soak
+
+soak-short: $(VENV)/.fleet ## ten minutes of it
+	@$(BIN)/python -m benchmarks.soak --minutes 10
+
+audit: $(READY) ## known vulnerabilities of what is installed; needs the internet
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@$(BIN)/python -m pip_audit --local --skip-editable
 
 lint: $(READY) ## ruff
 	@$(BIN)/ruff check .
