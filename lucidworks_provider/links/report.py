@@ -3,27 +3,25 @@
 The button that opens the report of a run over a corpus.
 
 A browser cannot open the place where most datasets lie (a disk, a bucket), so where people find it is a parameter
-of the operator. The task pushes the whole address when the report is written. Airflow 3 shows what was pushed under
-``xcom_key`` and never imports this module in its API server; Airflow 2.11's webserver asks :meth:`get_link`.
+of the operator. The task pushes the whole address when the report is written.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
-
-from airflow.providers.common.compat.sdk import BaseOperatorLink
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult
 
 from lucidworks_provider.errors import InputError
+from lucidworks_provider.links.pushed import PushedLink, split_web_address
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
+    from airflow.providers.common.compat.sdk import Context
 
 REPORT = "report.html"
 XCOM_KEY = "lucidworks_report"
 
 
-class LucidworksReportLink(BaseOperatorLink):
+class LucidworksReportLink(PushedLink):
     """
     Opens the report in a browser; attached by ``operator_extra_links = (LucidworksReportLink(),)``.
 
@@ -32,16 +30,6 @@ class LucidworksReportLink(BaseOperatorLink):
 
     name = "Report"
     xcom_key = XCOM_KEY
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """
-        The address that the task pushed, or nothing.
-
-        :param operator: not needed: in a webserver of Airflow 2 its templates are not rendered.
-        """
-        from airflow.providers.common.compat.sdk import XCom
-
-        return _address(XCom.get_value(key=XCOM_KEY, ti_key=ti_key))
 
 
 def push_report(context: Context, output: str, report_url: str | None) -> str:
@@ -52,8 +40,8 @@ def push_report(context: Context, output: str, report_url: str | None) -> str:
     :return: the address, or an empty string where no browser can open it; then nothing is pushed.
     :raises InputError: as :func:`report_address`.
     """
-    if address := report_address(output, report_url):
-        context["ti"].xcom_push(key=XCOM_KEY, value=address)
+    address = report_address(output, report_url)
+    LucidworksReportLink.push(context, address)
     return address
 
 
@@ -67,10 +55,10 @@ def report_address(output: str, report_url: str | None) -> str:
     :raises InputError: ``report_url`` is none.
     """
     if report_url is None or (isinstance(report_url, str) and not report_url.strip()):
-        split = _split(output)
+        split = split_web_address(output)
         # What stands before the host is a connection's id or a password, and not for a page that many see.
         return "" if split is None else _below(split._replace(netloc=split.netloc.rpartition("@")[2]))
-    split = _split(report_url)
+    split = split_web_address(report_url)
     if split is None:
         raise InputError(
             f"report_url is {report_url!r}; give the http(s) address under which a browser sees the folder of "
@@ -79,21 +67,5 @@ def report_address(output: str, report_url: str | None) -> str:
     return _below(split)
 
 
-def _split(url: Any) -> SplitResult | None:
-    """The parts of an address that browsers open, and no script or file."""
-    if not isinstance(url, str):
-        return None
-    try:
-        split = urlsplit(url.strip())
-        return split if split.scheme in {"http", "https"} and split.hostname else None
-    except ValueError:
-        return None
-
-
 def _below(folder: SplitResult) -> str:
     return folder._replace(path=f"{folder.path.rstrip('/')}/{REPORT}", fragment="").geturl()
-
-
-def _address(pushed: Any) -> str:
-    # Whoever may write an XCom must not be able to make a button that runs a script.
-    return pushed if _split(pushed) is not None else ""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,11 +15,11 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.operators.job import dictionary
-from lucidworks_provider.operators.outlets import tell_outlets
+from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.waiting import UsesHook, seconds
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
 
     from lucidworks_provider.corpus.settings import Corpus, Service
     from lucidworks_provider.documents.document import Document, Unreadable
@@ -30,7 +30,7 @@ MAX_DOCUMENT_BYTES = 20_000_000
 CONNECTIONS = 64
 
 
-class LucidworksChunkDocumentsOperator(UsesHook, BaseOperator):
+class LucidworksChunkDocumentsOperator(HasResult, UsesHook, BaseOperator):
     """
     Bring a dataset of chunks and vectors up to a corpus: what is new or changed is sent, nothing else.
 
@@ -106,7 +106,10 @@ class LucidworksChunkDocumentsOperator(UsesHook, BaseOperator):
         "lucidworks_conn_id",
     )
     template_fields_renderers = {"chunker_config": "json", "model_config": "json"}  # noqa: RUF012
-    operator_extra_links = (LucidworksReportLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        LucidworksReportLink(),
+        *HasResult.operator_extra_links,
+    )
     ui_color = "#e8f1fb"
 
     def __init__(
@@ -202,8 +205,7 @@ class LucidworksChunkDocumentsOperator(UsesHook, BaseOperator):
         )
         delta = run(corpus, self._service(corpus), holder=holder, life=ti.max_tries, wait_seconds=wait)
         push_report(context, corpus.output, self.report_url)
-        tell_outlets(context, self.outlets, delta)
-        return delta
+        return self._ended(context, delta)
 
     def _corpus(self) -> Corpus:
         """Validate the rendered values; nothing has been sent or written before this returns."""

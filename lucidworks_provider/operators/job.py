@@ -15,7 +15,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
-from lucidworks_provider.operators.outlets import tell_outlets
+from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, Waiting
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.jobs.task import JobTask
 
 
-class JobWaiting(Waiting):
+class JobWaiting(HasResult, Waiting):
     """
     Submits in the worker, waits in the triggerer or here: everything about waiting, retries and lost processes.
 
@@ -191,7 +191,7 @@ class JobOperator(JobWaiting, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
-        return self._told(context, self._run(context))
+        return self._ended(context, self._run(context))
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None
@@ -201,11 +201,7 @@ class JobOperator(JobWaiting, BaseOperator):
 
         :param deadline: of the attempt. ``dag.test()`` forgets it; then another wait has a new one.
         """
-        return self._told(context, super().execute_complete(context, event, deadline))
-
-    def _told(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        tell_outlets(context, self.outlets, manifest)
-        return manifest
+        return self._ended(context, super().execute_complete(context, event, deadline))
 
     def _job_options(self, context: Context) -> dict[str, Any]:
         """What every task needs; refuses what every operator refuses."""

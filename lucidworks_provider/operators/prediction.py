@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.job import JobOperator, bodies_of, dictionary
-from lucidworks_provider.operators.outlets import tell_outlets
+from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.secrets import restore, warn, withheld, withhold
 from lucidworks_provider.operators.waiting import UsesHook
 
@@ -32,7 +32,7 @@ BATCH_SIZE = 32
 MAX_CONCURRENCY = 8
 
 
-class _Predicting(BaseOperator):
+class _Predicting(HasResult, UsesHook, BaseOperator):
     """The arguments that say what is predicted, and with which keys."""
 
     template_fields: Sequence[str] = (
@@ -112,7 +112,7 @@ class _Predicting(BaseOperator):
         return options, read_items(self.inputs, options)
 
 
-class LucidworksPredictionOperator(UsesHook, _Predicting):
+class LucidworksPredictionOperator(_Predicting):
     """
     Ask a model about any number of inputs, and wait for the answers.
 
@@ -166,9 +166,7 @@ class LucidworksPredictionOperator(UsesHook, _Predicting):
         direct = self._direct(context)
         predicted = asyncio.run(self._run(direct))
         if self.result_path:
-            manifest = self._write(direct)
-            tell_outlets(context, self.outlets, manifest)
-            return manifest
+            return self._ended(context, self._write(direct))
         return self._rows(direct, [one or () for one in predicted])
 
     def _direct(self, context: Context) -> Direct:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 
 from lucidworks_provider.errors import InputError
+from lucidworks_provider.links.documentation import LucidworksDocumentationLink, page_of
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
+
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 # Nobody knows for how long the service keeps a result, but not for a year.
@@ -26,6 +30,13 @@ class UsesHook:
 
     if TYPE_CHECKING:
         lucidworks_conn_id: str
+
+    operator_extra_links: Collection[BaseOperatorLink] = (LucidworksDocumentationLink(),)
+
+    def pre_execute(self, context: Context) -> None:
+        """Airflow calls this when the templates are rendered."""
+        super().pre_execute(context)  # type: ignore[misc]  # of the operator
+        LucidworksDocumentationLink.push(context, page_of(self))
 
     @cached_property
     def hook(self) -> LucidworksHook:

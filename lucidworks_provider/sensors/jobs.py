@@ -79,14 +79,14 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         self._checked()
         if not self.deferrable:
             return super().execute(context)
-        return self._ending(self._run, context)
+        return self._ended(context, self._ending(self._run, context))
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None
     ) -> dict[str, Any]:
         """Go on after the triggerer's wait."""
         manifest: dict[str, Any] = self._ending(super().execute_complete, context, event, deadline)
-        return manifest
+        return self._ended(context, manifest)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Look once."""
@@ -95,7 +95,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         kind = self._checked()
         task = self._task(context) if self.result_path else None
         if task is not None and (found := self._found(task)) is not None:
-            return PokeReturnValue(True, found)
+            return PokeReturnValue(True, self._ended(context, found))
         self.hook.get_settings()
         if task is not None:
             task.ledger.bodies.prove()
@@ -105,7 +105,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
             return PokeReturnValue(True, json.loads(body))
         if task is not None and seen.state is JobState.RESULT:
             task.ledger.bodies.keep(0, self.job_id, body)
-            return PokeReturnValue(True, self._found(task))
+            return PokeReturnValue(True, self._ended(context, self._found(task) or {}))
         if task is not None and seen.has_payload:
             task.ledger.bodies.keep_aside(0, self.job_id, body)
         if seen.state is JobState.FAILED:
@@ -114,7 +114,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
             if task is not None:
                 task.ledger.bodies.use_aside(0, self.job_id)
             if task is not None and (found := self._found(task)) is not None:
-                return PokeReturnValue(True, found)
+                return PokeReturnValue(True, self._ended(context, found))
             raise AirflowFailException(
                 f"The result of {kind.name} job {self.job_id} has been handed out before, or is no longer kept. "
                 f"{f'{seen.message} ' if seen.message else ''}Submit it again."

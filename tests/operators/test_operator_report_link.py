@@ -12,7 +12,9 @@ from airflow.providers.common.compat.sdk import DAG, BaseOperator, XCom
 
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.get_provider_info import get_provider_info
+from lucidworks_provider.links.documentation import LucidworksDocumentationLink
 from lucidworks_provider.links.report import XCOM_KEY, LucidworksReportLink, push_report, report_address
+from lucidworks_provider.links.result import LucidworksResultLink
 
 ADDRESS = "https://reports.example.com/catalogue/report.html"
 
@@ -124,13 +126,14 @@ def test_nothing_is_pushed_where_no_browser_gets_to(xcoms: Rows) -> None:
     assert xcoms.rows == {}
 
 
-def test_airflow_knows_it() -> None:
+def test_airflow_knows_them() -> None:
     from airflow.providers_manager import ProvidersManager
 
-    [path] = get_provider_info()["extra-links"]
-    assert path == f"{LucidworksReportLink.__module__}.{LucidworksReportLink.__name__}"
-    # Airflow has imported it to be sure that it is there.
-    assert path in ProvidersManager().extra_links_class_names
+    links = (LucidworksDocumentationLink, LucidworksReportLink, LucidworksResultLink)
+    paths = [f"{link.__module__}.{link.__name__}" for link in links]
+    assert get_provider_info()["extra-links"] == paths
+    # Airflow has imported them to be sure that they are there.
+    assert set(paths) <= set(ProvidersManager().extra_links_class_names)
 
 
 def through_the_database(dag: DAG) -> Any:
