@@ -213,6 +213,8 @@ class _Run:
             "snapshot": snapshot_id,
             "documents": sum(part.documents for part in parts),
             "chunks": sum(part.chunks for part in parts),
+            "written": sum(part.chunks for part in self.parts),
+            "dimension": self._dimension,
             "tokens": stats.tokens,
             **counted,
             "skipped": scratch.count(

@@ -51,12 +51,14 @@ class Manifest:
     :param predictions: rows in it, one for each input.
     :param tokens: sum of the tokens that the service reported.
     :param memory_uuid: of the conversation, where there is just one.
+    :param dimension: length of every vector, where there are vectors.
     """
 
     uri: str
     predictions: int = 0
     tokens: int = 0
     memory_uuid: str | None = None
+    dimension: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For XCom."""
@@ -105,7 +107,6 @@ class PredictionFile:
     def __init__(self, writer: _JsonLines | _Parquet, uri: str, options: PredictionOptions[Any]) -> None:
         self._writer = writer
         self._options = options
-        self._dimension: int | None = None
         self._conversations: set[str] = set()
         self.manifest = Manifest(uri)
 
@@ -116,12 +117,13 @@ class PredictionFile:
         :param start: position of its first input.
         :raises MalformedAnswerError: values that the file cannot hold.
         """
-        self._dimension = check_vectors(predictions, self._options, self._dimension)
+        dimension = check_vectors(predictions, self._options, self.manifest.dimension)
         try:
             self._writer.add(start, items, predictions)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
             raise MalformedAnswerError(f"a value that the file cannot hold: {err}", status=200) from err
         manifest = self.manifest
+        manifest.dimension = dimension
         manifest.predictions += len(predictions)
         manifest.tokens += sum(one.tokens_used.sum for one in predictions)
         self._conversations |= {one.sent["memoryUuid"] for one in predictions if _is_conversation(one)}
@@ -209,7 +211,7 @@ class _Parquet:
 
         if self._schema is None:
             described = json.dumps(self._options.as_json(), sort_keys=True)
-            fields = _fields(self._options, dimension)
+            fields = prediction_fields(self._options, dimension)
             self._schema = pa.schema(fields, metadata={"lucidworks": described})
             self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
         return self._schema
@@ -222,7 +224,12 @@ class _Parquet:
             self._tables = []
 
 
-def _fields(options: PredictionOptions[Any], dimension: int) -> list[pa.Field]:
+def prediction_fields(options: PredictionOptions[Any], dimension: int) -> list[pa.Field]:
+    """
+    The columns of the Parquet file.
+
+    :param dimension: length of every vector; 0 where there is none, and then the list is of any size.
+    """
     import pyarrow as pa
 
     text, texts = pa.string(), pa.list_(pa.string())

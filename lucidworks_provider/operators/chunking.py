@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.operators.job import JobOperator, dictionary
+from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
+from lucidworks_provider.operators.job import JobOperator
+from lucidworks_provider.operators.lineage import Lineage, of_chunks
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 MAX_TEXT_BYTES = 1_000_000
 
 
-class LucidworksChunkOperator(JobOperator):
+class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
     """
     Send documents to Lucidworks AI's async chunking, and write their chunks and vectors to a file.
 
@@ -95,16 +97,9 @@ class LucidworksChunkOperator(JobOperator):
 
     def _task(self, context: Context) -> ChunkTask:
         """Validate the rendered values; nothing has been sent or written before this returns."""
-        from lucidworks_provider.api.chunking import ChunkingOptions
         from lucidworks_provider.documents.chunk_task import ChunkTask, read_documents
 
-        options = ChunkingOptions(
-            self.chunker,
-            self.model_id,
-            self.data_type,
-            dictionary(self.chunker_config, "chunker_config"),
-            dictionary(self.model_config, "model_config"),
-        )
+        options = self._options()
         if (self.text is None) == (self.documents is None):
             raise InputError("Give either `text` or `documents`.")
         if isinstance(self.max_text_bytes, bool) or not isinstance(self.max_text_bytes, int):
@@ -116,3 +111,6 @@ class LucidworksChunkOperator(JobOperator):
             documents=read_documents(given, max_bytes=self.max_text_bytes),
             post=lambda text: self.hook.submit_text(options, text, max_bytes=self.max_text_bytes),
         )
+
+    def _lineage(self) -> Lineage:
+        return of_chunks(self._options(), self._manifest or {})

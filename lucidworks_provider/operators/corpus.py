@@ -14,7 +14,8 @@ from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
-from lucidworks_provider.operators.job import dictionary
+from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
+from lucidworks_provider.operators.lineage import Lineage, of_chunks
 from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.waiting import UsesHook, seconds
 
@@ -30,7 +31,7 @@ MAX_DOCUMENT_BYTES = 20_000_000
 CONNECTIONS = 64
 
 
-class LucidworksChunkDocumentsOperator(HasResult, UsesHook, BaseOperator):
+class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook, BaseOperator):
     """
     Bring a dataset of chunks and vectors up to a corpus: what is new or changed is sent, nothing else.
 
@@ -38,9 +39,9 @@ class LucidworksChunkDocumentsOperator(HasResult, UsesHook, BaseOperator):
     service hands out is kept beside the dataset at once, so a retry, or the next run, goes on where this one
     stopped. Readers see the dataset as the last run left it until this one has ended well.
 
-    Returns the delta: ``{"dataset", "snapshot", "documents", "chunks", "tokens", "added", "changed", "vanished",
-    "removed", "skipped", "rejected", "submitted", "resubmitted", "truncated", "lists", "rejects", "report"}``, where
-    ``lists`` has the URIs of the ids that were added, changed and that vanished.
+    Returns the delta: ``{"dataset", "snapshot", "documents", "chunks", "written", "dimension", "tokens", "added",
+    "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted", "truncated", "lists",
+    "rejects", "report"}``, where ``lists`` has the URIs of the ids that were added, changed and that vanished.
 
     .. seealso:: ``docs/corpora.md`` for the files, and for what happens when something dies.
 
@@ -209,7 +210,6 @@ class LucidworksChunkDocumentsOperator(HasResult, UsesHook, BaseOperator):
 
     def _corpus(self) -> Corpus:
         """Validate the rendered values; nothing has been sent or written before this returns."""
-        from lucidworks_provider.api.chunking import ChunkingOptions
         from lucidworks_provider.corpus.asking import Rules
         from lucidworks_provider.corpus.settings import Corpus
         from lucidworks_provider.documents.readers import Reading
@@ -219,13 +219,7 @@ class LucidworksChunkDocumentsOperator(HasResult, UsesHook, BaseOperator):
         return Corpus(
             source=self._source(),
             output=check_folder(self.output_uri, "output"),
-            options=ChunkingOptions(
-                self.chunker,
-                self.model_id,
-                self.data_type,
-                dictionary(self.chunker_config, "chunker_config"),
-                dictionary(self.model_config, "model_config"),
-            ),
+            options=self._options(),
             reading=Reading(
                 self.id_column,
                 self.text_column,
@@ -252,17 +246,23 @@ class LucidworksChunkDocumentsOperator(HasResult, UsesHook, BaseOperator):
             keep_replaced=self.keep_replaced,
         )
 
+    def _lineage(self) -> Lineage:
+        inputs = [self.source] if self._is_of_files() else []
+        return of_chunks(self._options(), self._manifest or {}, inputs=inputs, with_hash=True)
+
+    def _is_of_files(self) -> bool:
+        return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
+
     def _source(self) -> str | Sequence[Document | Unreadable]:
         from lucidworks_provider.documents.handed_over import read_handed_over
         from lucidworks_provider.storage import check_folder
 
-        source = self.source
-        if isinstance(source, str) and not source.lstrip().startswith("["):
-            return check_folder(source, "source")
+        if self._is_of_files():
+            return check_folder(self.source, "source")
         if self.listing:
             raise InputError("listing is for a source of files; leave it out, or give the files' folder.")
         return read_handed_over(
-            source,
+            self.source,
             id_column=self.id_column,
             text_column=self.text_column,
             max_document_bytes=self.max_document_bytes,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.auth.redaction import MASK, TokenText
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.operators.secrets import Withheld, is_template, warn, withhold
+from lucidworks_provider.operators.secrets import KeysApart, Withheld, is_template, warn, withhold
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -91,7 +91,7 @@ def conceal(argument: Any) -> Any:
         if isinstance(value, str) and value != MASK and not is_template(value)
     }
     concealed = Withheld({name: MASK if name in keys else value for name, value in written.items()})
-    concealed.keys_apart = keys
+    concealed.keys_apart = KeysApart(keys)
     return concealed
 
 

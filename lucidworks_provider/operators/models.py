@@ -19,6 +19,7 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.operators.job import dictionary
+from lucidworks_provider.operators.lineage import ReadsTrainingData
 from lucidworks_provider.operators.model_credentials import TakesCredentials
 from lucidworks_provider.operators.state import StateWaiting
 from lucidworks_provider.operators.waiting import DEFERRABLE
@@ -126,7 +127,7 @@ class _ModelOperator(StateWaiting, BaseOperator):
             raise
 
 
-class LucidworksTrainModelOperator(TakesCredentials, _ModelOperator):
+class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOperator):
     """
     Train an embedding model, and return its id.
 

@@ -13,8 +13,9 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.job import JobOperator, bodies_of, dictionary
+from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.results import HasResult
-from lucidworks_provider.operators.secrets import restore, warn, withheld, withhold
+from lucidworks_provider.operators.secrets import KeysApart, restore, warn, withheld, withhold
 from lucidworks_provider.operators.waiting import UsesHook
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         self.model_id = model_id
         self.inputs = inputs
         self.use_case_config = use_case_config
-        self._keys: dict[str, str] = {}
+        self._keys = KeysApart({})
         self.model_config = model_config
         warn(
             self._keys,
@@ -87,29 +88,47 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
     @model_config.setter
     def model_config(self, value: Any) -> None:
         self._model_config, keys = withhold(value)
-        self._keys = {**self._keys, **keys}
+        self._keys = KeysApart({**self._keys, **keys})
+
+    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Airflow calls this with the arguments that it keeps."""
+        return args, _without_keys(kwargs)
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
         """As any operator's; what Airflow stores of a mapped operator has no keys either."""
-        if "model_config" in kwargs:
-            kwargs["model_config"] = withheld(kwargs["model_config"])
-        partial: OperatorPartial = super().partial(**kwargs)
+        partial: OperatorPartial = super().partial(**_without_keys(kwargs))
         return partial
 
     def _request(self) -> tuple[PredictionOptions[Any], tuple[Item, ...]]:
         """Validate the rendered values; nothing has been sent before this returns."""
-        from lucidworks_provider.api.use_cases import PredictionOptions, read_items
+        from lucidworks_provider.api.use_cases import read_items
 
         model_config = restore(dictionary(self.model_config, "model_config"), self._keys)
         if self.api_key_conn_id:
             from lucidworks_provider.hooks.third_party import api_key
 
             model_config = {**(model_config or {}), "apiKey": api_key(self.api_key_conn_id)}
-        options: PredictionOptions[Any] = PredictionOptions(
+        options = self._options(model_config)
+        return options, read_items(self.inputs, options)
+
+    def _options(self, model_config: Mapping[str, Any] | None) -> PredictionOptions[Any]:
+        from lucidworks_provider.api.use_cases import PredictionOptions
+
+        return PredictionOptions(
             self.use_case, self.model_id, dictionary(self.use_case_config, "use_case_config"), model_config
         )
-        return options, read_items(self.inputs, options)
+
+    def _lineage(self) -> Lineage:
+        # Without the keys.
+        options = self._options(dictionary(self.model_config, "model_config"))
+        return of_predictions(options, self._manifest or {})
+
+
+def _without_keys(arguments: dict[str, Any]) -> dict[str, Any]:
+    if "model_config" not in arguments:
+        return arguments
+    return {**arguments, "model_config": withheld(arguments["model_config"])}
 
 
 class LucidworksPredictionOperator(_Predicting):
@@ -121,7 +140,7 @@ class LucidworksPredictionOperator(_Predicting):
 
     Returns one row for each input, in their order: what the service sent, with ``index`` and, where the input had
     one, its ``id``. With ``result_path`` the rows go to that file, and a small manifest is returned:
-    ``{"uri", "predictions", "tokens", "memory_uuid"}``.
+    ``{"uri", "predictions", "tokens", "memory_uuid", "dimension"}``.
 
     .. seealso:: ``docs/operators/prediction.md``, and
         https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview

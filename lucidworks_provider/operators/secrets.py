@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lucidworks_provider.auth.redaction import MASK, TokenText
@@ -41,6 +41,32 @@ class WithheldText(str):
     keys_apart: Mapping[str, str]
 
 
+class KeysApart(Mapping[str, str]):
+    """
+    Keys by name, as an attribute of an operator.
+
+    Others write down all that an operator has: OpenLineage does, with ``include_full_task_info``. This is no
+    dictionary that JSON could be made of, and its text shows nothing.
+    """
+
+    __slots__ = ("_by_name",)
+
+    def __init__(self, by_name: Mapping[str, str]) -> None:
+        self._by_name = dict(by_name)
+
+    def __getitem__(self, name: str) -> str:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __repr__(self) -> str:
+        return MASK
+
+
 def withhold(argument: Any) -> tuple[Any, dict[str, str]]:
     """
     Take keys out of an argument.
@@ -66,7 +92,7 @@ def withheld(argument: Any) -> Any:
     if not keys:
         return rest
     stored = Withheld(rest) if isinstance(rest, Mapping) else WithheldText(rest)
-    stored.keys_apart = keys
+    stored.keys_apart = KeysApart(keys)
     return stored
 
 

@@ -108,6 +108,9 @@ def test_a_folder_becomes_a_dataset(corpus: Run) -> None:
     assert corpus.ids() == {f"{number:03}.txt" for number in range(10)}
     assert delta["dataset"] == f"file://{corpus.root}/dataset"
     assert (delta["added"], corpus.posts()) == (10, 10)
+    assert (delta["written"], delta["dimension"]) == (delta["chunks"], 384)
+    again = corpus.execute()
+    assert (again["written"], again["chunks"]) == (0, delta["chunks"])
     assert json.dumps(delta)
     assert len(json.dumps(delta)) < 2000
 

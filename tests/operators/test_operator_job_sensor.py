@@ -84,11 +84,12 @@ def test_the_body_goes_to_a_file(
         with pytest.raises(TaskDeferred) as deferred:
             looking.execute(context)
         event = wait(deferred.value)
-        again = sensor(kind, job_id, result_path=str(path), deferrable=True)
-        said = again.execute_complete(context, event, **deferred.value.kwargs)
+        looking = sensor(kind, job_id, result_path=str(path), deferrable=True)
+        said = looking.execute_complete(context, event, **deferred.value.kwargs)
     else:
         said = looking.execute(context)
     assert said == {"uri": str(path), "job_id": job_id}
+    assert looking._lineage().output == str(path)
     assert json.loads(path.read_bytes())[f"{kind}Id"] == job_id
 
 

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators say to OpenLineage, by values; ``tests/live/test_live_lineage.py`` reads real events."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from openlineage.client.serde import Serde
+
+from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator
+from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.lineage import Lineage, dataset_name, facets_of
+from lucidworks_provider.operators.models import LucidworksTrainModelOperator
+from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+from lucidworks_provider.operators.secrets import KeysApart
+from lucidworks_provider.sensors.jobs import LucidworksJobSensor
+
+CHUNKING: dict[str, Any] = {"task_id": "t", "chunker": "sentence", "model_id": "gte-small"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "namespace", "name"),
+    [
+        ("/data/catalogue/", "file", "/data/catalogue"),
+        ("file:///data/chunks.parquet", "file", "/data/chunks.parquet"),
+        ("local:///data/a", "file", "/data/a"),
+        ("/", "file", "/"),
+        ("s3://bucket/a/b.parquet", "s3://bucket", "a/b.parquet"),
+        ("s3a://my_conn@bucket/a/", "s3://bucket", "a"),
+        ("s3://bucket", "s3://bucket", "/"),
+        ("gs://bucket/a", "gs://bucket", "a"),
+        ("gcs://bucket/a", "gs://bucket", "a"),
+        (
+            "abfs://container@account.dfs.core.windows.net/a/b",
+            "abfss://container@account.dfs.core.windows.net",
+            "a/b",
+        ),
+        ("abfs://my_conn@container/a/b", "abfss://container", "a/b"),
+        ("hdfs://namenode:8020/a/b", "hdfs://namenode:8020", "a/b"),
+        # Passwords and signatures are no names.
+        ("https://user:secret@host/a/b.txt?sig=secret#secret", "https://host", "a/b.txt"),
+        ("https://host/a?token=secret&then=https://other/b", "https://host", "a"),
+        ("sftp://user:secret@host/a", "sftp://host", "a"),
+        ("abfs://user:secret@account.dfs.core.windows.net/a", "abfss://account.dfs.core.windows.net", "a"),
+        ("https://user:secret@account.blob.core.windows.net/a", "https://account.blob.core.windows.net", "a"),
+    ],
+)
+def test_names(uri: str, namespace: str, name: str) -> None:
+    assert dataset_name(uri) == (namespace, name)
+
+
+@pytest.mark.parametrize(
+    ("uri", "namespace", "name"),
+    [
+        ("s3://bucket/docs/**/*.md", "s3://bucket", "docs"),
+        ("/data/part-?.jsonl", "file", "/data"),
+        ("s3://bucket/[ab].txt", "s3://bucket", "/"),
+        ("s3://bucket/docs/", "s3://bucket", "docs"),
+        ("https://host/a/b.txt?sig=secret", "https://host", "a/b.txt"),
+    ],
+)
+def test_a_glob_has_the_name_of_its_folder(uri: str, namespace: str, name: str) -> None:
+    assert dataset_name(uri, glob=True) == (namespace, name)
+
+
+def test_what_is_written_is_no_glob() -> None:
+    assert dataset_name("s3://bucket/[a]/b?.parquet") == ("s3://bucket", "[a]/b?.parquet")
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "hdfs", "file"])
+def test_names_are_those_of_openlineage(scheme: str) -> None:
+    from openlineage.client.naming import dataset
+
+    expected: Any = {
+        "s3": dataset.S3("bucket", "a/b"),
+        "gs": dataset.GCS("bucket", "a/b"),
+        "hdfs": dataset.HDFS("bucket", "8020", "a/b"),
+        "file": dataset.LocalFileSystem("/bucket/a/b"),
+    }[scheme]
+    authority = {"hdfs": "bucket:8020", "file": "/bucket"}.get(scheme, "bucket")
+    assert dataset_name(f"{scheme}://{authority}/a/b") == (expected.get_namespace(), expected.get_name())
+
+
+def of(operator: Any, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What OpenLineage would send."""
+    operator._manifest = manifest
+    said = operator.get_openlineage_facets_on_complete(SimpleNamespace())
+    assert said is not None
+    return json.loads(Serde.to_json(said))
+
+
+def test_nothing_is_said_where_the_provider_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = LucidworksChunkOperator(result_path="/a.parquet", text="x", **CHUNKING)
+    monkeypatch.setitem(sys.modules, "airflow.providers.openlineage.extractors", None)
+    assert operator.get_openlineage_facets_on_start() is None
+    assert operator.get_openlineage_facets_on_complete(SimpleNamespace()) is None
+
+
+def test_a_file_has_the_columns_that_were_written(tmp_path: Path) -> None:
+    from lucidworks_provider.api.chunking import Chunk
+    from lucidworks_provider.documents.chunk_file import chunk_file
+
+    path = f"{tmp_path}/chunks.parquet"
+    operator = LucidworksChunkOperator(result_path=path, text="A text.", **CHUNKING)
+    with chunk_file(path, operator._options()) as file:
+        file.add("a", "A text.", [Chunk("A text.", (0, 7), [0.5, 0.25, 0.125], 3)])
+    [output] = of(operator, file.manifest.as_json())["outputs"]
+    found = {one["name"]: one["type"] for one in output["facets"]["schema"]["fields"]}
+    assert found == {one.name: str(one.type).replace("element: ", "") for one in pq.read_schema(path)}
+    assert found["vector"] == "fixed_size_list<float>[3]"
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == 1
+
+
+def test_a_corpus_tells_what_this_run_has_written() -> None:
+    given = {
+        "dataset": "s3://b/chunks",
+        "snapshot": "20261123T0",
+        "chunks": 900,
+        "written": 7,
+        "dimension": 384,
+    }
+    said = of(
+        LucidworksChunkDocumentsOperator(source="s3://b/raw", output="s3://b/chunks", **CHUNKING), given
+    )
+    [output] = said["outputs"]
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == 7
+    assert output["facets"]["version"]["datasetVersion"] == "20261123T0"
+    assert [(one["namespace"], one["name"]) for one in said["inputs"]] == [("s3://b", "raw")]
+
+
+@pytest.mark.parametrize("source", [[{"id": "a", "text": "Secret."}], '[{"id": "a", "text": "Secret."}]'])
+def test_handed_over_documents_are_no_input(source: Any) -> None:
+    operator = LucidworksChunkDocumentsOperator(source=source, output="s3://b/chunks", **CHUNKING)
+    said = of(operator)
+    assert (said["inputs"], said["outputs"]) == ([], [])
+    assert "Secret." not in json.dumps(said)
+
+
+def test_a_function_that_returns_documents_tells_as_much() -> None:
+    arguments: dict[str, Any] = {"result_path": "/a.jsonl", "python_callable": lambda: "Secret.", **CHUNKING}
+    said = of(_ChunkDecoratedOperator(**arguments), {"uri": "/a.jsonl", "chunks": 2, "dimension": 3})
+    assert said["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 2
+    assert {"executionParameters"} == set(said["run_facets"])
+
+
+def test_a_body_has_neither_columns_nor_rows() -> None:
+    said = of(LucidworksJobSensor(task_id="t", job_id="j"), {"uri": "s3://b/body.json", "job_id": "j"})
+    assert said["outputs"] == [{"namespace": "s3://b", "name": "body.json", "facets": {}, "outputFacets": {}}]
+
+
+def test_wrong_arguments_are_for_the_task_to_tell() -> None:
+    operator = LucidworksChunkOperator(result_path="/a.jsonl", text="x", **CHUNKING | {"chunker": "none"})
+    assert of(operator) == {"inputs": [], "outputs": [], "job_facets": {}, "run_facets": {}}
+
+
+def test_a_configuration_has_another_fingerprint_and_no_key() -> None:
+    def parameters(**options: Any) -> dict[str, str]:
+        with pytest.warns(UserWarning, match="was given a key"):
+            operator = LucidworksPredictionOperator(
+                task_id="t",
+                use_case="summarization",
+                model_id="m",
+                inputs=["A text"],
+                model_config={"apiKey": "the-third-party-key", **options},
+            )
+        said = of(operator)
+        assert "the-third-party-key" not in json.dumps(said)
+        facet = said["run_facets"]["executionParameters"]
+        return {one["key"]: one["value"] for one in facet["parameters"]}
+
+    cold, warm = parameters(temperature=0.1), parameters(temperature=0.9)
+    assert cold.pop("lucidworks.fingerprint") != warm.pop("lucidworks.fingerprint")
+    assert cold == warm == {"lucidworks.use_case": "summarization", "lucidworks.model_id": "m"}
+
+
+def test_training_data_is_what_is_read() -> None:
+    operator = LucidworksTrainModelOperator(
+        task_id="t",
+        name="n",
+        model_type="ecommerce-rnn",
+        training_data='{"catalog": "gs://b/catalogue.parquet", "signals": "none"}',
+    )
+    said = of(operator)
+    assert [(one["namespace"], one["name"]) for one in said["inputs"]] == [("gs://b", "catalogue.parquet")]
+
+
+def test_the_standard_facets_are_named_as_the_standard_does() -> None:
+    lineage = Lineage(output="s3://b/c", columns={"a": "int32"}, rows=1, version="v", parameters={"p": "1"})
+    said = json.loads(Serde.to_json(facets_of(lineage)))
+    [output] = said["outputs"]
+    facets = {**output["facets"], **output["outputFacets"], **said["run_facets"]}
+    assert {name: facet["_schemaURL"].rpartition("/")[2] for name, facet in facets.items()} == {
+        "schema": "SchemaDatasetFacet",
+        "version": "DatasetVersionDatasetFacet",
+        "outputStatistics": "OutputStatisticsOutputDatasetFacet",
+        "executionParameters": "ExecutionParametersRunFacet",
+    }
+
+
+def test_all_attributes_of_an_operator_show_no_key() -> None:
+    """As OpenLineage sends them with ``include_full_task_info``."""
+    from airflow.providers.openlineage.utils.utils import TaskInfoComplete
+
+    keys = {"apiKey": "the-api-key", "serviceAccountKey": "the-account-key"}
+    with pytest.warns(UserWarning, match="was given a key"):
+        asking = LucidworksPredictionOperator(
+            task_id="t", use_case="rag", model_id="m", inputs=["A text"], model_config=keys
+        )
+    trained = {"task_id": "t", "name": "n", "model_type": "m", "training_data": {"catalog": "gs://b/c"}}
+    with pytest.warns(UserWarning, match="was given a key"):
+        training = LucidworksTrainModelOperator(training_data_credentials=keys, **trained)
+    for operator in (asking, training):
+        sent = Serde.to_json(TaskInfoComplete(operator))
+        assert '"task_id"' in sent
+        assert "the-a" not in sent
+    assert dict(asking._keys) == keys
+
+
+def test_keys_apart_survive_copies() -> None:
+    keys = KeysApart({"apiKey": "the key"})
+    for other in (copy.copy(keys), copy.deepcopy(keys), pickle.loads(pickle.dumps(keys))):  # noqa: S301
+        assert dict(other) == {"apiKey": "the key"}
+        assert f"{other} {other!r}" == "*** ***"
