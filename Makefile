@@ -29,7 +29,7 @@ airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
 test: $(READY) ## every test, real Airflow processes included
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-fast: $(READY) ## the tests that start no Airflow
 	@$(BIN)/python -m pytest -m 'not live and not fleet'

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -99,9 +99,14 @@ def emulator(
     return served_emulator
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real Airflows one after the other, while another process runs the rest (`-n 2 --dist loadgroup`)."""
-    for item in items:
-        if item.get_closest_marker("live"):
-            item.add_marker(pytest.mark.xdist_group("live"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With two processes (`-n 2`): real Airflows one after the other in one of them, the rest by files in the other."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneAirflowAtATime(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "live" if "/live/" in file else file
+
+    return OneAirflowAtATime(config, log)
