@@ -101,7 +101,7 @@ def emulator(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With two processes (`-n 2`): real Airflows one after the other in one of them, the rest by files in the other."""
+    """With two processes (`-n 2`): real Airflows one after the other in one, the rest by files beside them."""
     from xdist.scheduler import LoadScopeScheduling
 
     class OneAirflowAtATime(LoadScopeScheduling):
