@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak soak-short audit lint format types bench docs dist clean
+.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak soak-short matrix matrix-short audit lint format types bench docs dist clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,12 @@ soak-short: $(VENV)/.fleet ## ten minutes of it
 audit: $(READY) ## known vulnerabilities of what is installed; needs the internet
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
 	@$(BIN)/python -m pip_audit --local --skip-editable
+
+matrix: $(READY) ## every supported Airflow and Python, as far as there are interpreters, a quarter of an hour
+	@$(BIN)/python -m dev.matrix
+
+matrix-short: $(READY) ## the lowest, one between and the highest, five minutes
+	@$(BIN)/python -m dev.matrix --short
 
 lint: $(READY) ## ruff
 	@$(BIN)/ruff check .

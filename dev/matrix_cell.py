@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What is looked at in each cell of ``dev.matrix``, within its own environment and without the checkout.
+
+Prints one JSON object of findings, by name: an empty text is good.
+"""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def modules() -> str:
+    """Every module of the package imports; extras that are not installed are asked for when they are needed."""
+    import airflow
+    from packaging.version import Version
+
+    import lucidworks_provider
+
+    has_policies = Version(airflow.__version__) >= Version("3.3")
+    failed = []
+    for found in pkgutil.walk_packages(lucidworks_provider.__path__, "lucidworks_provider."):
+        if found.name.endswith(("__main__", "pytest_plugin")):
+            continue
+        try:
+            import_module(found.name)
+        except Exception as err:  # noqa: BLE001 - what goes wrong is the finding
+            told = "needs Airflow 3.3" in str(err)
+            if not (told and found.name.endswith(".retry_policy") and not has_policies):
+                failed.append(f"{found.name}: {type(err).__name__}: {err}")
+    return "; ".join(failed)
+
+
+def provider_info() -> str:
+    """It is valid by the schema of this very Airflow."""
+    import airflow
+    import jsonschema  # type: ignore[import-untyped]
+
+    from lucidworks_provider.get_provider_info import get_provider_info
+
+    schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+    return ""
+
+
+def provider_is_known() -> str:
+    """Airflow lists it, and its hook, and nothing is wrong with either."""
+    from airflow.providers_manager import ProvidersManager
+
+    manager = ProvidersManager()  # type: ignore[no-untyped-call]
+    if "airflow-provider-lucidworks" not in manager.providers:
+        return f"not among {sorted(manager.providers)}"
+    hook = manager.hooks.get("lucidworks")
+    return "" if hook is not None else "no hook for the connection type"
+
+
+def form() -> str:
+    """The form that this version shows: its own fields, their labels, and what it calls the standard ones."""
+    from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+
+    fields, behaviour = _form()
+    wanted = {name: field["label"] for name, field in CONN_FIELDS.items()}
+    wrong = [
+        f"{name}: {fields.get(name)!r} instead of {label!r}"
+        for name, label in wanted.items()
+        if fields.get(name) != label
+    ]
+    wrong += [f"unknown field {name}" for name in fields.keys() - wanted.keys()]
+    if {**behaviour.get("relabeling", {})} != {**UI_FIELD_BEHAVIOUR["relabeling"]}:
+        wrong.append(f"relabeling {behaviour.get('relabeling')}")
+    return "; ".join(wrong)
+
+
+def _form() -> tuple[dict[str, str], dict[str, Any]]:
+    import airflow
+    from packaging.version import Version
+
+    version = Version(airflow.__version__)
+    if version < Version("3.0"):
+        # The webserver's way: the hook's own widgets.
+        from airflow.providers_manager import ProvidersManager
+
+        manager = ProvidersManager()  # type: ignore[no-untyped-call]
+        own = {
+            info.field_name: str(info.field.kwargs.get("label") or info.field.args[0])
+            for name, info in manager.connection_form_widgets.items()
+            if name.startswith("extra__lucidworks__")
+        }
+        return own, dict(manager.field_behaviours["lucidworks"] or {})
+    # The way of the API server that the UI asks.
+    from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+
+    (ours,) = [one for one in HookMetaService.hook_meta_data() if one.connection_type == "lucidworks"]
+    told = ours.model_dump()
+    own = {name: str(_title(field)) for name, field in (told["extra_fields"] or {}).items()}
+    standard = told["standard_fields"] or {}
+    renamed = {
+        name: value["title"]
+        for name, value in standard.items()
+        if value and value.get("title") and name not in {"url_schema"}
+    }
+    return own, {"relabeling": renamed}
+
+
+def _title(field: dict[str, Any]) -> Any:
+    return field.get("label") or (field.get("schema") or {}).get("title") or field.get("title")
+
+
+def main() -> int:
+    """Look, print."""
+    warnings.simplefilter("ignore")
+    found = {}
+    for look in (modules, provider_info, provider_is_known, form):
+        try:
+            found[look.__name__] = look()
+        except Exception as err:  # noqa: BLE001 - what goes wrong is the finding
+            found[look.__name__] = f"{type(err).__name__}: {err}"
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
