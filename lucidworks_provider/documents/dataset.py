@@ -124,6 +124,20 @@ def below(output: str, path: str) -> str:
     return f"{output.rstrip('/')}/{path}"
 
 
+def check_installed() -> None:
+    """
+    Refuse datasets where what writes and reads them is not installed.
+
+    :raises InputError: names the extra.
+    """
+    try:
+        import pyarrow.dataset  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "A dataset needs pyarrow: pip install 'airflow-provider-lucidworks[documents]', on the workers too."
+        ) from None
+
+
 def read_snapshot(output: str) -> Snapshot | None:
     """
     The snapshot of a dataset, or None where there is none yet.
@@ -155,8 +169,9 @@ def open_dataset(output: str) -> pyarrow.dataset.Dataset:
 
     :param output: the folder's URI, local or of any store that ``ObjectStoragePath`` reaches.
     :return: a ``pyarrow.dataset.Dataset``; ``.to_table(filter=…)``, ``.to_batches()``, and DuckDB or Polars on top.
-    :raises InputError: there is no dataset.
+    :raises InputError: there is no dataset, or the ``documents`` extra is not installed.
     """
+    check_installed()
     import pyarrow.dataset as ds
 
     snapshot = read_snapshot(output)

@@ -212,9 +212,11 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         """Validate the rendered values; nothing has been sent or written before this returns."""
         from lucidworks_provider.corpus.asking import Rules
         from lucidworks_provider.corpus.settings import Corpus
+        from lucidworks_provider.documents.dataset import check_installed
         from lucidworks_provider.documents.readers import Reading
         from lucidworks_provider.storage import check_folder
 
+        check_installed()
         report_address(self.output_uri, self.report_url)
         return Corpus(
             source=self._source(),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,6 +158,15 @@ def test_results_that_are_gone_are_submitted_again(corpus: Run) -> None:
 def test_an_unknown_model_stops_the_run(corpus: Run) -> None:
     with pytest.raises(LucidworksError, match=r"10 of 10 .*'lucidworks_default'.*no such embedding model"):
         corpus.execute(model_id="no-such-model")
+
+
+def test_a_missing_extra_is_named_before_anything_is_sent(
+    corpus: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.dataset", None)
+    with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
+        corpus.execute()
+    assert corpus.posts() == 0
 
 
 def test_secrets_are_in_no_file(corpus: Run) -> None:
