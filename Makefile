@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak soak-short matrix matrix-short audit lint format types bench docs dist clean
+.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,7 +32,7 @@ test: $(READY) ## every test, real Airflow processes included
 	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 test-fast: $(READY) ## the tests that start no Airflow
-	@$(BIN)/python -m pytest -m 'not live and not fleet'
+	@$(BIN)/python -m pytest -m 'not live and not fleet and not dist'
 
 fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, a quarter of an hour
 	@FUZZ_EXAMPLES=9200 $(BIN)/python -m pytest tests/fuzz
@@ -95,8 +95,13 @@ $(VENV)/.fleet $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group $*
 	@touch $@
 
-dist: $(READY) ## sdist and wheel
-	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+dist: $(READY) ## sdist and wheel, checked
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation .
+	@$(BIN)/python -m twine check --strict dist/*
+
+dist-check: $(READY) ## install both, with each extra alone, away from the checkout, 90 s
+	@$(BIN)/python -m pytest -m dist tests/released
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .demo dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -128,6 +128,8 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": name,
                 "external-doc-url": "https://doc.lucidworks.com/",
+                # In the sdist, as in those of Airflow's own providers.
+                "logo": "/docs/integration-logos/lucidworks-provider.svg",
                 "tags": ["service"],
             }
         ],
