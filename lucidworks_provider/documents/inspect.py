@@ -23,6 +23,7 @@ from lucidworks_provider.documents.dataset import (
     Part,
     Snapshot,
     below,
+    check_installed,
     index_schema,
     json_lines_of,
     read_index,
@@ -95,10 +96,11 @@ def inspect(
     :param source: where its documents came from, to be compared with; as of the operator.
     :param read: how they were read; names of columns and an encoding.
     :param sample: compare so many documents with the source, chosen at random; all if not given.
-    :raises InputError: there is no dataset, or no source.
+    :raises InputError: there is no dataset, or no source, or the ``documents`` extra is not installed.
     :raises StorageError: the folder or the source cannot be read. A file that the snapshot names and that cannot be
         read is a fault.
     """
+    check_installed()
     snapshot = read_snapshot(output)
     if snapshot is None:
         raise InputError(f"{output} holds no dataset: there is no {SNAPSHOT}. Has a run ended well?")

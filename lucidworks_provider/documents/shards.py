@@ -35,6 +35,7 @@ from lucidworks_provider.documents.dataset import (
     SNAPSHOT,
     Snapshot,
     below,
+    check_installed,
     json_lines_of,
     read_index,
     read_snapshot,
@@ -133,9 +134,10 @@ def publish(outputs: Iterable[str], output: str) -> dict[str, Any]:
     :param output: URI of the folder of the whole.
     :return: ``{"dataset", "snapshot", "documents", "chunks", "tokens", "rejected", "shards", "parts"}``.
     :raises InputError: the shards do not belong into one dataset: another configuration, a document twice, a shard
-        without a snapshot.
+        without a snapshot. Or the ``documents`` extra is not installed.
     :raises StorageError: a place cannot be read or written.
     """
+    check_installed()
     folder = check_folder(output, "output")
     shards = _shards(outputs, folder)
     parts = tuple(part.below(name) for name, shard in shards.items() for part in shard.parts)
