@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What no extra is needed for, and what is said where one is missing.
+
+This and its neighbours run in environments that have the released package and no checkout: no pytest, no fixtures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pkgutil
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lucidworks_provider
+
+BROUGHT_BY_EXTRAS = ("airflow.providers.redis", "inscriptis", "matplotlib", "orjson", "pyarrow")
+# Airflow 3 brings these for its API server; 2.11 does not, and is what is acted here.
+BROUGHT_BY_AIRFLOW = ("starlette", "uvicorn")
+SERVER = "lucidworks_provider.emulator."
+FOR_PYTEST = "lucidworks_provider.emulator.pytest_plugin"
+
+
+def names_of_modules() -> list[str]:
+    found = pkgutil.walk_packages(lucidworks_provider.__path__, "lucidworks_provider.")
+    return sorted(one.name for one in found)
+
+
+def refused(what: Callable[[], Any], extra: str) -> None:
+    """It fails, and says which extra is missing."""
+    try:
+        what()
+    except Exception as err:  # noqa: BLE001 - whatever is raised, it names the extra
+        assert f"airflow-provider-lucidworks[{extra}]" in str(err), repr(err)
+        return
+    raise AssertionError(f"this worked without the extra {extra}")
+
+
+def dataset_in(folder: Path) -> str:
+    """A snapshot that names a part; what is wrong with the part is not reached without pyarrow."""
+    from lucidworks_provider.documents.dataset import Part, Snapshot, write_snapshot
+
+    part = Part("data/a.parquet", "index/a.parquet", documents=1, chunks=1, tokens=1, bytes=1)
+    options = {"chunker": "sentence", "model_id": "m"}
+    write_snapshot(str(folder), Snapshot("1", "2026-01-01T00:00:00+00:00", options, 2, (part,)))
+    return str(folder)
+
+
+def main() -> None:
+    """Fail where something does not hold."""
+    for name in BROUGHT_BY_EXTRAS:
+        with contextlib.suppress(ModuleNotFoundError):
+            assert find_spec(name) is None, f"{name} is here, so nothing can be seen without it"
+    for name in BROUGHT_BY_AIRFLOW:
+        sys.modules[name] = None  # type: ignore[assignment]
+
+    for name in names_of_modules():
+        try:
+            import_module(name)
+        except ModuleNotFoundError as err:
+            # The server's own rooms, which are reached through the package, and the plugin, which pytest loads.
+            assert name.startswith(SERVER), (name, err)
+            assert name == FOR_PYTEST or (err.name or "").partition(".")[0] in BROUGHT_BY_AIRFLOW, (name, err)
+
+    from lucidworks_provider import documents, emulator
+    from lucidworks_provider.auth.stores import store_for
+    from lucidworks_provider.auth.token import TokenIdentity
+    from lucidworks_provider.connection import parse_settings
+    from lucidworks_provider.documents.__main__ import main as inspect
+    from lucidworks_provider.documents.chunk_file import check_suffix
+    from lucidworks_provider.documents.inspect import inspect as inspected
+    from lucidworks_provider.documents.readers import Reading, check_file
+    from lucidworks_provider.documents.shards import publish
+    from lucidworks_provider.documents.source import Format, SourceFile
+    from lucidworks_provider.emulator.__main__ import main as serve
+    from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+
+    work = Path(tempfile.mkdtemp())
+    shard = dataset_in(work / "whole" / "shard-0")
+    refused(lambda: documents.open_dataset(shard), "documents")
+    refused(lambda: inspected(shard), "documents")
+    refused(lambda: publish([shard], str(work / "whole")), "documents")
+    refused(lambda: check_suffix("a.parquet"), "documents")
+    check_suffix("a.jsonl")
+    for form in (Format.HTML, Format.PARQUET):
+        refused(partial(check_file, SourceFile(str(work / "a"), "a", 1, "", form), Reading()), "documents")
+    task = LucidworksChunkDocumentsOperator(
+        task_id="t", source=str(work), output=str(work / "out"), chunker="sentence", model_id="m"
+    )
+    refused(task._corpus, "documents")
+    refused(lambda: emulator.running, "emulator")
+    refused(lambda: emulator.create_app, "emulator")
+    extra = {"share_via": "redis", "redis_conn_id": "r"}
+    settings = parse_settings("l", login="c", password="s", host="a", extra=extra)
+    refused(store_for(settings, TokenIdentity("https://a", "s", "c", "scope")).read, "redis")
+
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert inspect(["inspect", shard]) == 1
+        try:
+            serve([])
+        except SystemExit as left:
+            assert left.code == 1
+    assert re.findall(r"airflow-provider-lucidworks\[(\w+)\]", said.getvalue()) == ["documents", "emulator"]
+
+
+if __name__ == "__main__":
+    main()
