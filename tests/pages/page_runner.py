@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Runs the Python blocks of the pages in a process of its own, which has an Airflow home and an emulator.
+
+``python page_runner.py FOLDER``: the DAG files lie in ``FOLDER/dags``; what became of each block is written to
+``FOLDER/results.json``, by its id: the error if there was one, and what the tasks of a DAG returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from page_blocks import Block, Fate, of
+
+FOLDER = Path(sys.argv[1])
+PLACES = FOLDER / "places"
+SOURCES = ("bucket/catalogue", "catalogue/texts")
+# Tasks that wait for what nothing on the page has made: the id of a model.
+NEEDS_A_MODEL = "model_id"
+
+
+def placed(code: str) -> str:
+    """The same with places of this run in place of those of the page: a bucket, and /tmp/lucidworks."""
+    code = re.sub(r"s3://aws_default@(?=\w)", f"{PLACES.as_uri()}/", code)
+    return code.replace("file:///tmp/lucidworks", PLACES.as_uri())
+
+
+def run_dags(block: Block) -> dict[str, Any]:
+    """Run the DAGs of a file to their end; an asset's consumer after its producer."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(FOLDER / "dags" / f"{block.slug}.py", safe_mode=False)
+    assert not bag.import_errors, bag.import_errors
+    assert bag.dags, "there is no DAG in it"
+    returned: dict[str, Any] = {}
+    for dag in bag.dags.values():
+        if "Asset" in type(dag.timetable).__name__:
+            continue  # what it is given comes from a scheduler; that it parses is what is seen here
+        conf = {"model_id": trained_model()} if NEEDS_A_MODEL in dag.params else None
+        run = dag.test(run_conf=conf)
+        states = {one.task_id: one.state for one in run.get_task_instances()}
+        assert run.state == "success", states
+        returned |= {one.task_id: one.xcom_pull(task_ids=one.task_id) for one in run.get_task_instances()}
+    return returned
+
+
+def trained_model() -> str:
+    """What somebody else has made before the DAG runs."""
+    from lucidworks_provider.api.model_calls import Training
+    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+    hook = LucidworksHook()
+    try:
+        return hook.create_model(Training("text-encoder", "ecommerce-rnn", {"catalog": "gs://b/c"})).id
+    finally:
+        hook.close()
+
+
+def run_snippet(block: Block, names: dict[str, Any]) -> None:
+    """Execute it with the names of the snippets before it; a task that stands alone is called."""
+    before = set(names)
+    exec(compile(placed(block.code), block.id, "exec"), names)  # noqa: S102
+    for name in set(names) - before:
+        if (function := getattr(names[name], "function", None)) is not None:
+            function()
+
+
+def run_all() -> dict[str, dict[str, Any]]:
+    """Every block, page by page; each page finds an emulator as if just started."""
+    from lucidworks_provider.auth.source import forget_sources
+    from lucidworks_provider.emulator import EmulatorSettings, running
+
+    results: dict[str, dict[str, Any]] = {}
+    with running(EmulatorSettings(training_seconds=0.1, deploy_seconds=0)) as emulator, hurried():
+        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = in_memory(emulator.conn_json())
+        for page, blocks in groupby(of(Fate.DAG, Fate.SNIPPET), lambda block: block.page):
+            emulator.state.reset()
+            forget_sources()
+            names: dict[str, Any] = {"__name__": page}
+            for block in blocks:
+                begin, asked = time.monotonic(), len(emulator.state.log)
+                result: dict[str, Any] = {}
+                try:
+                    if block.fate is Fate.DAG:
+                        result["returned"] = run_dags(block)
+                    else:
+                        run_snippet(block, names)
+                except Exception:  # noqa: BLE001
+                    result["error"] = traceback.format_exc()
+                result["asked"] = sorted({line.endpoint for line in list(emulator.state.log)[asked:]})
+                results[block.id] = result | {"seconds": round(time.monotonic() - begin, 2)}
+    return results
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Nobody waits longer than a twentieth of a second: what is waited for here is an emulator."""
+    sleep, asleep = time.sleep, asyncio.sleep
+    with (
+        mock.patch("time.sleep", lambda seconds: sleep(min(seconds, 0.05))),
+        mock.patch("asyncio.sleep", lambda delay, *result: asleep(min(delay, 0.05), *result)),
+    ):
+        yield
+
+
+def in_memory(connection: str) -> str:
+    """The connection for one process."""
+    fields = json.loads(connection)
+    fields["extra"]["share_via"] = "memory"
+    return json.dumps(fields)
+
+
+def main() -> None:
+    """Entry point."""
+    from airflow.utils.db import initdb
+
+    for folder in SOURCES:
+        (PLACES / folder).mkdir(parents=True)
+        (PLACES / folder / "tent.txt").write_text("Two people fit. It takes three minutes to pitch.")
+    (FOLDER / "dags").mkdir(exist_ok=True)
+    for block in of(Fate.DAG):
+        (FOLDER / "dags" / f"{block.slug}.py").write_text(placed(block.code))
+    begin = time.monotonic()
+    initdb()
+    print(f"database: {time.monotonic() - begin:.1f} s")
+    (FOLDER / "results.json").write_text(json.dumps(run_all(), default=str))
+
+
+if __name__ == "__main__":
+    main()

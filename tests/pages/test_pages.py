@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every code block of every page does what the page says. What is done with which: ``page_blocks.py``."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import page_blocks
+import pytest
+import yaml
+from page_blocks import BLOCKS, ELSEWHERE, ROOT, Block, Fate, commands_of, of, outputs_of
+
+from dev.processes import ManagedProcess, clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+# A value that a page shows, and the task of the DAG before it that returns such a one.
+RETURNED_BY = {"docs/corpora.md": "chunk", "docs/operators/prediction.md": "classify"}
+
+by_id = {"ids": lambda block: block.id}
+
+
+class Ran:
+    """What the runner has left: a folder with an Airflow home, and what became of each block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # The connections that the pages export are there for their DAGs.
+        self.env = {
+            **clean_environment(),
+            **{name: value for block in of(Fate.SHELL) for name, value in exported(block).items()},
+            "AIRFLOW_HOME": str(folder / "home"),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            # A deferral lasts as long, and two seconds.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+        done = self.run([sys.executable, str(HERE / "page_runner.py"), str(folder)])
+        assert done.returncode == 0, done.stdout[-6000:]
+        self.blocks: dict[str, Any] = json.loads((folder / "results.json").read_text())
+
+    def run(self, command: list[str], page: str = "") -> subprocess.CompletedProcess[str]:
+        """Run something; each page has a database of its own, so that two can add one connection."""
+        database = self.folder / "home" / f"{page.replace('/', '_') or 'airflow'}.db"
+        if page and not database.exists():
+            shutil.copy(self.folder / "home" / "airflow.db", database)
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.env | {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="session")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return Ran(tmp_path_factory.mktemp("pages"))
+
+
+def test_there_are_blocks_and_each_is_of_a_known_language() -> None:
+    assert [block.id for block in of(Fate.UNKNOWN)] == [], page_blocks.__doc__
+    assert {Fate.DAG, Fate.SNIPPET, Fate.SHELL, Fate.SHOWN} <= {block.fate for block in BLOCKS}
+
+
+@pytest.mark.parametrize("page", ELSEWHERE)
+def test_a_page_that_is_run_elsewhere_is_named_there(page: str) -> None:
+    script = ROOT / ELSEWHERE[page].split(",")[0]
+    assert Path(page).name in script.read_text()
+
+
+@pytest.mark.parametrize("block", of(Fate.DAG, Fate.SNIPPET), **by_id)
+def test_it_runs(block: Block, ran: Ran) -> None:
+    assert "error" not in ran.blocks[block.id], ran.blocks[block.id]["error"]
+
+
+def test_the_examples_of_the_hook_ask_all_of_the_api(ran: Ran) -> None:
+    asked = {
+        name for block_id, one in ran.blocks.items() if "docs/hook.md" in block_id for name in one["asked"]
+    }
+    assert {"predict", "submit-prediction", "poll-prediction", "submit", "poll", "tokenize"} <= asked
+    assert {"preview-prompt", "usecases", "create-model", "get-model", "deploy", "undeploy"} <= asked
+
+
+@pytest.mark.parametrize("block", of(Fate.VALUE), **by_id)
+def test_a_task_returns_what_is_shown(block: Block, ran: Ran) -> None:
+    task = RETURNED_BY[block.page]
+    [returned] = [
+        one["returned"][task]
+        for one_id, one in ran.blocks.items()
+        if one_id.startswith(f"{block.page}:") and task in one.get("returned", {})
+    ]
+    shown = ast.literal_eval(block.code)
+    if isinstance(shown, dict):  # counts of a catalogue that is no such small one
+        assert set(returned) == set(shown)
+        assert {name: type(value) for name, value in returned.items()} == {
+            name: type(value) for name, value in shown.items()
+        }
+    else:
+        assert returned == shown
+
+
+def test_tests_pass(ran: Ran, tmp_path: Path) -> None:
+    blocks = of(Fate.TEST)
+    for block in blocks:
+        (tmp_path / f"test_{block.slug}.py").write_text(block.code)
+    done = ran.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)])
+    assert f"{len(blocks)} passed" in done.stdout, done.stdout[-4000:]
+
+
+PARSERS: dict[str, Callable[[str], object]] = {
+    "json": json.loads,
+    "yaml": yaml.safe_load,
+    "toml": tomllib.loads,
+    "ini": lambda text: configparser.ConfigParser(interpolation=None).read_string(text),
+}
+
+
+@pytest.mark.parametrize("block", of(Fate.PARSED), **by_id)
+def test_it_can_be_parsed(block: Block) -> None:
+    PARSERS[block.language](block.code)
+
+
+COMMANDS = [
+    pytest.param(block, command, id=f"{block.id}-{command[:40]}")
+    for block in of(Fate.SHELL)
+    for command in commands_of(block)
+]
+
+
+@pytest.mark.parametrize(("block", "command"), COMMANDS)
+def test_a_command(block: Block, command: str, ran: Ran) -> None:
+    words = shlex.split(command, comments=True)
+    match words:
+        case ["pip", "install", *wanted]:
+            installable(wanted)
+        case ["make", target]:
+            assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.M)
+        case ["export", *_]:
+            for name, value in exported(block).items():
+                if name.startswith("AIRFLOW_CONN_"):
+                    connects(name, value)
+        case ["lucidworks-emulator", *options]:
+            serves(options, outputs_of(block).get(command, []), ran)
+        case ["airflow", *rest] | ["python", "-m", *rest]:
+            module = ["airflow"] if words[0] == "airflow" else []
+            places = f"{(ran.folder / 'places').as_uri()}/"
+            arguments = [re.sub(r"s3://aws_default@(?=\w)", places, word) for word in rest]
+            done = ran.run([sys.executable, "-m", *module, *arguments], page=block.page)
+            assert done.returncode == 0, done.stdout[-4000:]
+            for line in outputs_of(block).get(command, []):
+                assert shown_in(line, done.stdout), done.stdout[-4000:]
+        case _:
+            pytest.fail(
+                f"Nothing here knows how to run or check {command!r}; teach it, or mark the block `text`."
+            )
+
+
+def exported(block: Block) -> dict[str, str]:
+    """What the ``export`` lines of a block set, as a shell understands them."""
+    lines = [command for command in commands_of(block) if command.startswith("export ")]
+    done = subprocess.run(
+        ["bash", "-c", "\n".join([*lines, "env -0"])], env={}, capture_output=True, text=True, check=True
+    )
+    pairs = dict(pair.split("=", 1) for pair in done.stdout.split("\0") if pair)
+    return {name: value for name, value in pairs.items() if any(f"{name}=" in line for line in lines)}
+
+
+def installable(wanted: list[str]) -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for one in (Requirement(word) for word in wanted if not word.startswith("-")):
+        if one.name == project["name"]:
+            assert one.extras <= set(project["optional-dependencies"])
+
+
+def connects(name: str, value: str) -> None:
+    from airflow.providers.common.compat.sdk import Connection
+
+    from lucidworks_provider.connection import parse_settings
+
+    conn_id = name.removeprefix("AIRFLOW_CONN_").lower()
+    conn = Connection.from_json(value) if value.startswith("{") else Connection.from_uri(value, conn_id)
+    assert conn.conn_type
+    if conn.conn_type == "lucidworks":
+        parse_settings(
+            conn_id, login=conn.login, password=conn.password, host=conn.host, extra=conn.extra_dejson
+        )
+
+
+def serves(options: list[str], shown: list[str], ran: Ran) -> None:
+    options = [
+        "0" if before == "--port" else word for before, word in zip(["", *options], options, strict=False)
+    ]
+    command = [sys.executable, "-m", "lucidworks_provider.emulator", *options]
+    with ManagedProcess(command, ran.env, ran.folder / "emulator.log") as emulator:
+        emulator.wait_for("^export ", 20)
+        for line in shown:
+            assert shown_in(line, emulator.output()), emulator.output()
+
+
+def shown_in(line: str, output: str) -> bool:
+    """Whether a line of a page is in an output; ``…`` is anything, and ports differ."""
+    pattern = re.escape(line.rstrip()).replace("…", ".*").replace("8765", r"\d+")
+    return re.search(f"^{pattern}", output, re.M) is not None
