@@ -38,6 +38,7 @@ PAGES = [
 
 # Pages with a test of their own that runs all of their blocks.
 ELSEWHERE = {
+    "docs/tutorial.md": "dev/tutorial.py, by `make tutorial`",
     "docs/testing.md": "tests/packaging/test_packaging_testing.py",
 }
 

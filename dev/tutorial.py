@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Follow docs/tutorial.md: its commands as they stand, by one bash, in an empty folder with an empty home.
+
+``python -m dev.tutorial [--folder EMPTY]``. The package is a wheel built from this repository, which pip finds
+beside the index. Ports are other ones than the page's, since those may be taken. At the end, before the page's
+"Stop", Airflow's API is asked for the run and its task, as the UI would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from dev.processes import REPOSITORY, ManagedProcess, ProcessGroup, clean_environment, free_ports
+
+PAGE = REPOSITORY / "docs" / "tutorial.md"
+LONGEST = 900.0
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="an empty one; by default one that goes afterwards")
+    given = parser.parse_args().folder
+    with tempfile.TemporaryDirectory(prefix="lucidworks-tutorial-") as temporary:
+        return follow((given or Path(temporary)).resolve())
+
+
+def follow(folder: Path) -> int:
+    """Run the page, and say how long its sections took."""
+    wheels = folder / "wheels"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, REPOSITORY],
+        check=True,
+    )
+    (folder / "home").mkdir()
+    api, worker, trigger, emulator = free_ports(4)
+    script = folder / "tutorial.sh"
+    text = PAGE.read_text().replace("localhost:8080", f"localhost:{api}").replace("8765", str(emulator))
+    script.write_text(as_script(text))
+    environment = clean_environment()
+    del environment["PYTHONPATH"]
+    environment |= {
+        "HOME": str(folder / "home"),
+        "PIP_FIND_LINKS": str(wheels),
+        "PATH": f"{Path(sys.executable).resolve().parent}:{environment['PATH']}",
+        "AIRFLOW__API__PORT": str(api),
+        "AIRFLOW__API__BASE_URL": f"http://localhost:{api}",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{api}/execution/",
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger),
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        "NO_PROXY": "localhost,127.0.0.1",
+    }
+    group = ProcessGroup()
+    bash = ManagedProcess(
+        ["bash", str(script)], environment, folder / "tutorial.log", folder, name="tutorial", group=group
+    )
+    begin = time.monotonic()
+    try:
+        bash.start()
+        bash.wait_for("^## Stop$", LONGEST)
+        checked = ask(f"http://localhost:{api}", folder / "lucidworks-tutorial" / "airflow")
+        (folder / "checked").touch()
+        code = bash.wait(180)
+    finally:
+        bash.kill()
+        group.close()
+    print(bash.output())
+    print(f"The API says: {checked}. Exit code {code}, {time.monotonic() - begin:.0f} s.")
+    seen = bash.output()
+    [shown] = re.findall(r"^```text\n(Nothing.*?)^```", text, re.M | re.S)
+    promised = [*shown.splitlines(), '{"document_id": "cirrus.txt"}', '"submissions":3']
+    missing = [line for line in promised if line not in seen]
+    print(
+        f"Promised by the page and not seen: {missing}" if missing else "All that the page promises was seen."
+    )
+    return 1 if code or missing or set(checked.values()) != {"success"} else 0
+
+
+def as_script(page: str) -> str:
+    """The page's commands, with its headings as progress; it pauses before its end until the API was asked."""
+    parts = re.findall(r"^(## [^\n]*)$|^```sh\n(.*?)^```$", page, re.M | re.S)
+    lines = ["set -e -o pipefail", "set -m"]
+    for heading, code in parts:
+        lines.append(f"printf '\\n%s\\n' {shlex.quote(heading)}" if heading else code)
+        if heading == "## Stop":
+            lines.append("until [ -e ../checked ]; do sleep 0.2; done")
+    return "\n".join(lines)
+
+
+def ask(url: str, home: Path) -> dict[str, Any]:
+    """Log in as the page says, and ask for the state of each run and of its tasks."""
+    [(user, password)] = json.loads(
+        (home / "simple_auth_manager_passwords.json.generated").read_text()
+    ).items()
+    login = {"username": user, "password": password}
+    token = requests.post(f"{url}/auth/token", json=login, timeout=30).json()["access_token"]
+    headers = {"Authorization": f"Bearer {token}"}
+
+    def get(path: str) -> Any:
+        return requests.get(f"{url}/api/v2/dags/nightly_chunks/{path}", headers=headers, timeout=30).json()
+
+    runs = {run["dag_run_id"]: run["state"] for run in get("dagRuns")["dag_runs"]}
+    tasks = {
+        f"{run}/{task['task_id']}": task["state"]
+        for run in runs
+        for task in get(f"dagRuns/{run}/taskInstances")["task_instances"]
+    }
+    return runs | tasks
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page about trouble quotes what is printed: each message is in the source, each exception on the page."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from page_blocks import DOCS
+
+import lucidworks_provider
+from lucidworks_provider import errors
+
+PAGE = (DOCS / "troubleshooting.md").read_text()
+# What follows is not ours.
+OURS = PAGE.partition("## What Airflow says")[0]
+HOLE = "\0"
+
+
+@cache
+def printed() -> list[str]:
+    """Every text of the source, in one piece, with holes where values are put in."""
+    texts: list[str] = []
+    for file in Path(lucidworks_provider.__file__).parent.rglob("*.py"):
+        tree = ast.parse(file.read_text())
+        texts += [text for node in ast.walk(tree) if (text := text_of(node))]
+        # The errors about a connection are put together of four parts.
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, ast.Call)
+                and getattr(node.func, "id", "") == "_wrong"
+                and len(node.args) == 4
+            ):
+                name, what, cure = (text_of(one) or HOLE for one in node.args[1:])
+                texts.append(f"Connection {HOLE}: {name} {what}; {cure}.")
+    return texts
+
+
+def text_of(node: ast.AST) -> str:
+    """A literal's text; empty for anything else."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return re.sub(r"%(\.\d)?[sdrf]", HOLE, text)
+        case ast.JoinedStr(values=parts):
+            return "".join(text_of(part) or HOLE for part in parts)
+    return ""
+
+
+def quoted() -> list[str]:
+    """The messages: what stands in code in the column of that name."""
+    found: list[str] = []
+    column = 0
+    for line in OURS.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)]
+        if "message" in cells:
+            column = cells.index("message")
+        elif len(cells) > 2 and not set(line) <= set("| -"):
+            found += re.findall(r"`([^`]+)`", cells[column])
+    return found
+
+
+def parts_of(message: str) -> list[str]:
+    """What is constant in it."""
+    return [part.strip() for part in re.split(r"…|HTTP \d+:", message) if part.strip(" .:()'")]
+
+
+@pytest.mark.parametrize("message", quoted())
+def test_it_is_printed_so(message: str) -> None:
+    parts = parts_of(message)
+    if not parts:  # a status, and the service's words
+        assert re.fullmatch(r"HTTP \d+: …", message)
+        return
+    in_order = re.compile(".*".join(re.escape(part) for part in parts), re.S)
+    assert any(in_order.search(text) for text in printed()), parts
+
+
+def test_it_is_about_messages() -> None:
+    assert len(quoted()) > 60
+    # A message that nobody prints would be noticed.
+    assert not any("a message that nobody prints" in text for text in printed())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, one in vars(errors).items() if inspect.isclass(one) and issubclass(one, Exception)],
+)
+def test_every_exception_is_on_the_page(name: str) -> None:
+    assert f"`{name}`" in OURS
