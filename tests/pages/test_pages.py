@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import inspect
 import json
 import re
 import shlex
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ import yaml
 from page_blocks import BLOCKS, ELSEWHERE, ROOT, Block, Fate, commands_of, of, outputs_of
 
 from dev.processes import ManagedProcess, clean_environment
+from lucidworks_provider.get_provider_info import get_provider_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +31,19 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 # A value that a page shows, and the task of the DAG before it that returns such a one.
 RETURNED_BY = {"docs/corpora.md": "chunk", "docs/operators/prediction.md": "classify"}
+
+INFO = get_provider_info()
+OPERATORS = [
+    *(f"@task.{one['name']}" for one in INFO["task-decorators"]),
+    *(
+        name
+        for kind in ("operators", "sensors")
+        for entry in INFO[kind]
+        for module in entry["python-modules"]
+        for name, one in vars(import_module(module)).items()
+        if inspect.isclass(one) and one.__module__ == module and not name.startswith("_")
+    ),
+]
 
 by_id = {"ids": lambda block: block.id}
 
@@ -87,6 +103,12 @@ def test_a_page_that_is_run_elsewhere_is_named_there(page: str) -> None:
 @pytest.mark.parametrize("block", of(Fate.DAG, Fate.SNIPPET), **by_id)
 def test_it_runs(block: Block, ran: Ran) -> None:
     assert "error" not in ran.blocks[block.id], ran.blocks[block.id]["error"]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_each_operator_is_in_an_example_that_runs(name: str) -> None:
+    used = re.compile(rf"{re.escape(name)}(\.partial)?\($", re.M)
+    assert [block.id for block in of(Fate.DAG) if used.search(block.code)]
 
 
 def test_the_examples_of_the_hook_ask_all_of_the_api(ran: Ran) -> None:
