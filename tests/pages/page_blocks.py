@@ -62,7 +62,7 @@ class Fate(StrEnum):
 
 
 _FATES = {
-    **dict.fromkeys(("console", "sh", ""), Fate.SHELL),
+    **dict.fromkeys(("console", "sh", "shell", "bash", ""), Fate.SHELL),
     **dict.fromkeys(("json", "yaml", "ini", "toml"), Fate.PARSED),
 }
 

@@ -56,7 +56,12 @@ class Ran:
         # The connections that the pages export are there for their DAGs.
         self.env = {
             **clean_environment(),
-            **{name: value for block in of(Fate.SHELL) for name, value in exported(block).items()},
+            **{
+                name: value
+                for block in of(Fate.SHELL)
+                for name, value in exported(block).items()
+                if name.startswith("AIRFLOW_CONN_")
+            },
             "AIRFLOW_HOME": str(folder / "home"),
             "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
