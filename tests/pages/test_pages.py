@@ -114,7 +114,8 @@ def test_a_page_that_is_run_elsewhere_is_named_there(page: str) -> None:
 
 @pytest.mark.parametrize("block", of(Fate.DAG, Fate.SNIPPET), **by_id)
 def test_it_runs(block: Block, ran: Ran) -> None:
-    assert "error" not in ran.blocks[block.id], ran.blocks[block.id]["error"]
+    hint = "What cannot be run, a sketch, has the language `text`."
+    assert "error" not in ran.blocks[block.id], f"{ran.blocks[block.id]['error']}\n{hint}"
 
 
 @pytest.mark.parametrize("name", OPERATORS)
