@@ -7,7 +7,8 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial
+.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak \
+	soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,11 +78,10 @@ format: $(READY) ## let ruff rewrite
 types: $(READY) ## mypy --strict
 	@$(BIN)/mypy
 
-bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/benchmarks.md
 tutorial: $(READY) ## follow docs/tutorial.md word by word in an empty folder, two minutes
 	@$(BIN)/python -m dev.tutorial
 
-bench: $(VENV)/.bench ## the other figures of docs/benchmarks.md
+bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.cold_start
 	@$(BIN)/python -m benchmarks.corpus all
 	@$(BIN)/python -m benchmarks.corpus_results

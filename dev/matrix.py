@@ -44,6 +44,12 @@ PYTHONS: Mapping[str, Sequence[str]] = {
     "3.2": ("3.11", "3.12", "3.13"),
     "3.3": ("3.11", "3.12", "3.13"),
 }
+# Airflow is installed with constraints of its own day; from an index alone 3.0 gets a FastAPI that it does not know.
+# And 3.0 and 3.1 know fields of a connection's form only with this provider, which the official image has.
+BESIDES: Mapping[str, Sequence[str]] = {
+    "3.0": ("apache-airflow-providers-fab", "fastapi<0.117"),
+    "3.1": ("apache-airflow-providers-fab",),
+}
 # The lowest, one between, and the highest.
 SHORT = ("2.11", "3.1", "3.3")
 RUN_SECONDS = 300
@@ -119,7 +125,11 @@ def install(cell: Cell, wheel: Path, venv: Path) -> Path:
     _run([str(cell.interpreter), "-m", "venv", str(venv)], venv.parent, clean_environment())
     bin_ = venv / "bin"
     pip = [str(bin_ / "python"), "-m", "pip", "--disable-pip-version-check"]
-    wanted = [f"{wheel}[documents,emulator]", f"apache-airflow~={cell.airflow}.0"]
+    wanted = [
+        f"{wheel}[documents,emulator]",
+        f"apache-airflow~={cell.airflow}.0",
+        *BESIDES.get(cell.airflow, ()),
+    ]
     _run([*pip, "install", "--quiet", "--upgrade", "pip>=25.1"], venv.parent, clean_environment())
     _run([*pip, "install", "--quiet", *wanted], venv.parent, clean_environment())
     shown = _run([*pip, "show", "apache-airflow"], venv.parent, clean_environment())

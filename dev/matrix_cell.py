@@ -116,7 +116,8 @@ def main() -> int:
     """Look, print."""
     warnings.simplefilter("ignore")
     found = {}
-    for look in (modules, provider_info, provider_is_known, form):
+    # The form first: what shows it must be the first to load the hooks, as in an API server.
+    for look in (form, modules, provider_info, provider_is_known):
         try:
             found[look.__name__] = look()
         except Exception as err:  # noqa: BLE001 - what goes wrong is the finding

@@ -210,11 +210,19 @@ class LucidworksAuthHook(BaseHook):
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """The fields of our own, for Airflow 2.11 to 3.1, made from the same dictionary."""
-        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
-        from flask_babel import lazy_gettext
-        from wtforms import BooleanField, IntegerField, StringField
-        from wtforms.validators import Optional
+        """
+        The fields of our own, for Airflow 2.11 to 3.1, made from the same dictionary.
+
+        Airflow 3.0 and 3.1 know such fields only where their FAB provider is installed, as it is in the official
+        image. An ImportError would cost the names of the standard fields, too.
+        """
+        try:
+            from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+            from flask_babel import lazy_gettext
+            from wtforms import BooleanField, IntegerField, StringField
+            from wtforms.validators import Optional
+        except ImportError:
+            return {}
 
         widgets: dict[str, Any] = {}
         for name, field in CONN_FIELDS.items():
