@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from lucidworks_provider.hooks.auth import LucidworksAuthHook
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 OUT = Path(os.environ["MATRIX_OUT"])
+# Airflow 3.0 fails a task for good when only its process is killed; it is retried when its worker dies as well.
+WITH_SUPERVISOR = version("apache-airflow").startswith("3.0.")
 CHUNKS: dict[str, Any] = {"chunker": "sentence", "model_id": "gte-small", "poll_interval": 2}
 
 
@@ -49,6 +52,8 @@ class Dies(LucidworksChunkOperator):
         while True:
             for record in OUT.glob("_killed.parquet.*/record.json"):
                 if json.loads(record.read_text())["jobs"]:
+                    if WITH_SUPERVISOR:
+                        os.kill(os.getppid(), signal.SIGKILL)
                     os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(0.02)
 
