@@ -20,7 +20,7 @@ GOAL_MS, GOAL_MIB = 30.0, 2.0
 SHARED = "from airflow.providers.common.compat.sdk import BaseOperator, conf"
 MODULES = (
     *("operators.chunking", "operators.corpus", "operators.models", "operators.prediction"),
-    *("sensors.jobs", "sensors.models", "triggers.jobs", "triggers.models"),
+    *("sensors.jobs", "sensors.models", "triggers.events", "triggers.jobs", "triggers.models"),
     *("hooks.auth", "hooks.lucidworks", "decorators.chunk", "decorators.predict"),
     *("links.report", "assets", "retry_policy", "errors", "documents", "documents.shards", "connection"),
     *("api.build", "api.models", "api.use_cases", "emulator", "get_provider_info"),
