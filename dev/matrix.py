@@ -108,7 +108,7 @@ def play(cell: Cell, wheel: Path, root: Path) -> None:
     installed = time.monotonic()
     home = root / "home"
     home.mkdir()
-    environment = clean_environment() | {
+    environment = _without_checkout() | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}",
@@ -124,7 +124,7 @@ def play(cell: Cell, wheel: Path, root: Path) -> None:
 
 def install(cell: Cell, wheel: Path, venv: Path) -> Path:
     """The wheel with the extras that a job needs, and the newest patch release; the folder of its programs."""
-    _run([str(cell.interpreter), "-m", "venv", str(venv)], venv.parent, clean_environment())
+    _run([str(cell.interpreter), "-m", "venv", str(venv)], venv.parent, _without_checkout())
     bin_ = venv / "bin"
     pip = [str(bin_ / "python"), "-m", "pip", "--disable-pip-version-check"]
     wanted = [
@@ -132,9 +132,9 @@ def install(cell: Cell, wheel: Path, venv: Path) -> Path:
         f"apache-airflow~={cell.airflow}.0",
         *BESIDES.get(cell.airflow, ()),
     ]
-    _run([*pip, "install", "--quiet", "--upgrade", "pip>=25.1"], venv.parent, clean_environment())
-    _run([*pip, "install", "--quiet", *wanted], venv.parent, clean_environment())
-    shown = _run([*pip, "show", "apache-airflow"], venv.parent, clean_environment())
+    _run([*pip, "install", "--quiet", "--upgrade", "pip>=25.1"], venv.parent, _without_checkout())
+    _run([*pip, "install", "--quiet", *wanted], venv.parent, _without_checkout())
+    shown = _run([*pip, "show", "apache-airflow"], venv.parent, _without_checkout())
     cell.release = next(line.split()[1] for line in shown.splitlines() if line.startswith("Version:"))
     checked = subprocess.run([*pip, "check"], capture_output=True, text=True, check=False)
     cell.found["pip check"] = "" if checked.returncode == 0 else " ".join(checked.stdout.split())[:300]
@@ -256,6 +256,13 @@ def _query(database: Path, sql: str) -> list[Any]:
         return []
 
 
+def _without_checkout() -> dict[str, str]:
+    """For processes that must see nothing but what is installed."""
+    environment = clean_environment()
+    del environment["PYTHONPATH"]
+    return environment
+
+
 def _copy(name: str, folder: Path) -> Path:
     return Path(shutil.copy(Path(__file__).with_name(name), folder))
 
@@ -300,7 +307,7 @@ def main() -> int:
         root = options.keep or Path(temporary)
         root.mkdir(parents=True, exist_ok=True)
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(root)]
-        _run([*build, str(REPOSITORY)], root, clean_environment())
+        _run([*build, str(REPOSITORY)], root, _without_checkout())
         (wheel,) = root.glob("*.whl")
         for cell in chosen:
             if cell.interpreter is None:

@@ -23,6 +23,8 @@ def modules() -> str:
 
     import lucidworks_provider
 
+    if not Path(lucidworks_provider.__file__).is_relative_to(sys.prefix):
+        return f"not the wheel is looked at, but {lucidworks_provider.__file__}"
     has_policies = Version(airflow.__version__) >= Version("3.3")
     failed = []
     for found in pkgutil.walk_packages(lucidworks_provider.__path__, "lucidworks_provider."):
