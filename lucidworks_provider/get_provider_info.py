@@ -9,6 +9,7 @@ hook; older versions ask two classmethods of the hook, which are generated from 
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 from lucidworks_provider import __version__
@@ -114,6 +115,28 @@ UI_FIELD_BEHAVIOUR: dict[str, Any] = {
 }
 
 
+# Their test button sends port 0 for a connection that has none, takes that for another host than the stored one, and
+# refuses ("Bad Request") before any hook is asked: https://github.com/apache/airflow/pull/73298.
+_NEED_A_PORT = frozenset({"3.3.1", "3.3.2"})
+
+
+def ui_field_behaviour(airflow: str) -> dict[str, Any]:
+    """
+    What the form does with Airflow's own fields.
+
+    :param airflow: the version. Two of them get the port as well, which is used for nothing else.
+    """
+    if airflow not in _NEED_A_PORT:
+        return UI_FIELD_BEHAVIOUR
+    added = {
+        "relabeling": "Port (not used)",
+        "placeholders": f"0 makes the test button of Airflow {airflow} work",
+    }
+    hidden = [name for name in UI_FIELD_BEHAVIOUR["hidden-fields"] if name != "port"]
+    changed = {kind: UI_FIELD_BEHAVIOUR[kind] | {"port": words} for kind, words in added.items()}
+    return {"hidden-fields": hidden, **changed}
+
+
 def get_provider_info() -> dict[str, Any]:
     """Entry point ``apache_airflow_provider``."""
     name = "Lucidworks AI"
@@ -190,7 +213,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": CONNECTION_TYPE,
                 "hook-class-name": "lucidworks_provider.hooks.auth.LucidworksAuthHook",
                 "hook-name": name,
-                "ui-field-behaviour": UI_FIELD_BEHAVIOUR,
+                "ui-field-behaviour": ui_field_behaviour(version("apache-airflow")),
                 "conn-fields": CONN_FIELDS,
             }
         ],

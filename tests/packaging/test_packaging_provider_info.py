@@ -17,7 +17,12 @@ from airflow.providers.common.compat.sdk import BaseHook
 
 from lucidworks_provider import __version__
 from lucidworks_provider.connection import CONNECTION_TYPE, parse_settings
-from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR, get_provider_info
+from lucidworks_provider.get_provider_info import (
+    CONN_FIELDS,
+    UI_FIELD_BEHAVIOUR,
+    get_provider_info,
+    ui_field_behaviour,
+)
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
 
 
@@ -57,6 +62,21 @@ def test_the_form_is_valid() -> None:
     types[0] = {**types[0], "conn-fields": {"timeout": {"label": 1}}}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(types, part)
+
+
+@pytest.mark.parametrize(
+    ("airflow", "hidden"),
+    [
+        *((good, ["port", "schema"]) for good in ("2.11.0", "3.2.2", "3.3.0", "3.3.3", "3.4.0")),
+        *((bad, ["schema"]) for bad in ("3.3.1", "3.3.2")),
+    ],
+)
+def test_the_port_is_shown_only_where_the_test_button_needs_one(airflow: str, hidden: list[str]) -> None:
+    behaviour = ui_field_behaviour(airflow)
+    assert behaviour["hidden-fields"] == hidden
+    words = [behaviour[kind].get("port") for kind in ("relabeling", "placeholders")]
+    assert all(words) == ("port" not in hidden) == any(words)
+    assert "port" in UI_FIELD_BEHAVIOUR["hidden-fields"]
 
 
 def test_every_default_is_a_value_of_its_field() -> None:
