@@ -8,7 +8,8 @@ READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak \
-	soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial
+	soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial \
+	screenshots
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -106,6 +107,9 @@ $(VENV)/.fleet $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(READY)
 	@echo "Adding what only this needs …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group $*
 	@touch $@
+
+screenshots: $(READY) ## the pictures of docs/connection.md again, a minute; needs Chromium
+	@SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/live/test_live_connection_form.py
 
 dist: $(READY) ## sdist and wheel, checked
 	@rm -rf dist

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL and Redis as Debian packages them: found, or installed if that is possible."""
+"""PostgreSQL, Redis and Chromium as Debian packages them: found, or installed if that is possible."""
 
 from __future__ import annotations
 
@@ -27,12 +27,32 @@ def redis_binary() -> Path | None:
     return _on_path("redis-server")
 
 
+def chromium_binary() -> Path | None:
+    """Debian's browser, or the one of the PATH."""
+    return _on_path("chromium")
+
+
 def install_services(say: Callable[[str], object] = print) -> None:
     """Make sure that PostgreSQL and Redis are there.
 
     :raises RuntimeError: if packages are missing and cannot be installed; the text names them
     """
-    missing = _missing()
+    _install(_missing_services, say)
+
+
+def install_chromium(say: Callable[[str], object] = print) -> Path:
+    """Make sure that Chromium is there, and return its program.
+
+    :raises RuntimeError: if it is missing and cannot be installed; the text names the package
+    """
+    _install(lambda: [] if chromium_binary() else ["chromium"], say)
+    found = chromium_binary()
+    assert found is not None  # noqa: S101 -- _install has looked
+    return found
+
+
+def _install(missing_packages: Callable[[], list[str]], say: Callable[[str], object]) -> None:
+    missing = missing_packages()
     if not missing:
         return
     apt = shutil.which("apt-get")
@@ -55,11 +75,11 @@ def install_services(say: Callable[[str], object] = print) -> None:
             )
             if done.returncode != 0:
                 raise RuntimeError(f"apt-get {' '.join(arguments)} failed:\n{done.stdout[-4000:]}")
-    if missing := _missing():
+    if missing := missing_packages():
         raise RuntimeError(f"installed, but their programs are not found: {', '.join(missing)}")
 
 
-def _missing() -> list[str]:
+def _missing_services() -> list[str]:
     found = {
         "postgresql": postgres_binary("postgres") and postgres_binary("initdb"),
         "redis-server": redis_binary(),
