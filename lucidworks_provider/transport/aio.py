@@ -26,6 +26,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
+from lucidworks_provider.transport.intake import Intake
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, unanswered, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
 from lucidworks_provider.transport.turns import Lanes
@@ -88,10 +89,10 @@ class AsyncTransport:
                     proxy=self._proxy(url),
                     allow_redirects=False,
                 ) as response:
-                    body = await response.read()
+                    body = await self._body(response, request)
                 answer = Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
-            except (aiohttp.ClientError, OSError, TimeoutError) as err:
-                error = translate(err, request, self.settings)
+            except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
+                error = err if isinstance(err, TransportError) else translate(err, request, self.settings)
                 metrics.request(request.endpoint, unanswered(error), time.monotonic() - sent)
                 raise error from None
             finally:
@@ -99,6 +100,14 @@ class AsyncTransport:
                     lane.heard(ticket, answer)
         metrics.request(request.endpoint, answer.status, time.monotonic() - sent)
         return answer
+
+    async def _body(self, response: aiohttp.ClientResponse, request: Request) -> bytes:
+        intake = Intake(f"{request.name}: {urlsplit(request.url).netloc}: ", self.settings.timeout)
+        intake.announced(response.content_length)
+        # Leaving a body that has not been read closes the connection.
+        while piece := await response.content.readany():
+            intake.add(piece)
+        return intake.whole()
 
     def _proxy(self, url: URL) -> str | None:
         """Looked up once for each host: the environment stays, and reading it takes longer than a poll."""

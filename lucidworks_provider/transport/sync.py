@@ -8,16 +8,19 @@ import time
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from lucidworks_provider import metrics
 from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
+from lucidworks_provider.transport.intake import Intake
 from lucidworks_provider.transport.tls import proxy_for, trusted
 from lucidworks_provider.transport.turns import Lanes
 
 CONNECT_TIMEOUT = 10.0
+# Of a body, at once.
+_PIECE = 1 << 20
 
 
 class SyncTransport:
@@ -60,7 +63,7 @@ class SyncTransport:
         verify = trusted(self._settings)
         sent = time.monotonic()
         try:
-            response = self._session.request(
+            with self._session.request(
                 request.method,
                 request.url,
                 params=request.params or None,
@@ -71,20 +74,32 @@ class SyncTransport:
                 verify=verify,
                 proxies={"all": proxy} if proxy else None,
                 allow_redirects=False,
-            )
-        except (requests.RequestException, OSError) as err:
+                stream=True,
+            ) as response:
+                body = _body(response, request, self._settings)
+        except (requests.RequestException, HTTPError, OSError, TransportError) as err:
             # Not chained: texts of the libraries below may quote a proxy's address with its password.
-            error = translate(err, request, self._settings)
+            error = err if isinstance(err, TransportError) else translate(err, request, self._settings)
             metrics.request(request.endpoint, unanswered(error), time.monotonic() - sent)
             raise error from None
         metrics.request(request.endpoint, response.status_code, time.monotonic() - sent)
-        return Answer(
-            response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content
-        )
+        return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
 
     def close(self) -> None:
         """Close the kept connections."""
         self._session.close()
+
+
+def _body(response: requests.Response, request: Request, settings: LucidworksSettings) -> bytes:
+    intake = Intake(f"{request.name}: {urlsplit(request.url).netloc}: ", settings.timeout)
+    raw = response.raw
+    intake.announced(raw.length_remaining)
+    # What has come, and not as much as was asked for: else one call would last as long as the bytes keep dripping.
+    # Older urllib3 has no such call, and there only whole pieces are timed.
+    read = getattr(raw, "read1", raw.read)
+    while piece := read(_PIECE, decode_content=True):
+        intake.add(piece)
+    return intake.whole()
 
 
 class _Authorization(requests.auth.AuthBase):
@@ -111,7 +126,7 @@ def unanswered(error: LucidworksError) -> str:
 
 
 def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
-    """An error of this package's tree for one of requests or the operating system."""
+    """An error of this package's tree for one of requests, urllib3 or the operating system."""
     host = urlsplit(request.url).netloc
     what = f"{request.name}: {host}: "
     if isinstance(err, requests.exceptions.SSLError):
@@ -128,7 +143,7 @@ def translate(err: Exception, request: Request, settings: LucidworksSettings) ->
         reason, NewConnectionError | ConnectTimeoutError
     ):
         return NotSentError(f"{what}no connection ({type(reason).__name__})")
-    if isinstance(err, requests.Timeout):
+    if isinstance(err, requests.Timeout | ReadTimeoutError):
         return TransportError(f"{what}no answer within {settings.timeout:g} s")
     return TransportError(f"{what}the connection broke ({type(reason or err).__name__})")
 

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An answer without an end, or one that drips, is given up; every other one is read as it is, by both clients."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from transport_wire import MODES, Mode, answer, get, scripted, send, settings
+
+from lucidworks_provider.errors import NotSentError, TransportError
+from lucidworks_provider.transport import intake
+from lucidworks_provider.transport.intake import Intake
+
+if TYPE_CHECKING:
+    import socket
+
+pytestmark = [
+    pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens"),
+    pytest.mark.parametrize("mode", MODES),
+]
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("head", [CHUNKED, answer(body=b"", length=1 << 40), b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_an_answer_without_an_end(mode: Mode, head: bytes) -> None:
+    sent = 0
+
+    def endless(connection: socket.socket) -> None:
+        nonlocal sent
+        connection.sendall(head)
+        piece = b"x" * 65536
+        while True:
+            connection.sendall(b"10000\r\n%b\r\n" % piece if head == CHUNKED else piece)
+            sent += len(piece)
+
+    with scripted(endless) as server:
+        with pytest.raises(TransportError, match="not read") as caught:
+            send(mode, settings(server.url), get(server.url))
+        assert not isinstance(caught.value, NotSentError)
+        assert caught.value.retryable
+        # What lies in the sockets' buffers has been sent, and not read.
+        assert sent < intake.MOST_BYTES + (16 << 20)
+
+
+def test_a_small_answer_that_unpacks_to_a_large_one(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MOST_BYTES", 100_000)
+    with (
+        scripted(answer(body=gzip.compress(b"x" * 10_000_000), Content_Encoding="gzip")) as server,
+        pytest.raises(TransportError, match="more than 100000 bytes"),
+    ):
+        send(mode, settings(server.url), get(server.url))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_answer_that_drips(mode: Mode, chunked: bool) -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(CHUNKED + b"1000\r\n" if chunked else answer(body=b"", length=4096))
+        for _ in range(100):
+            connection.sendall(b"x")
+            time.sleep(0.1)
+
+    with scripted(drip) as server:
+        began = time.monotonic()
+        with pytest.raises(TransportError, match=r"only \d+ bytes of the answer in"):
+            send(mode, settings(server.url, timeout=0.5), get(server.url))
+        assert time.monotonic() - began < 2
+
+
+def test_an_answer_that_takes_long_because_it_is_large(mode: Mode) -> None:
+    def slowly(connection: socket.socket) -> None:
+        connection.sendall(answer(body=b"", length=40_000))
+        for _ in range(8):
+            connection.sendall(b"x" * 5000)
+            time.sleep(0.1)
+
+    with scripted(slowly) as server:
+        assert send(mode, settings(server.url, timeout=0.3), get(server.url)).body == b"x" * 40_000
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        answer(body=b""),
+        answer(204, b""),
+        answer(body=b'{"a": 1}'),
+        answer(body=gzip.compress(b'{"a": 1}' * 100_000), Content_Encoding="gzip"),
+        CHUNKED + b'8\r\n{"a": 1}\r\n8\r\n        \r\n0\r\n\r\n',
+    ],
+    ids=["empty", "no-content", "small", "gzip", "chunked"],
+)
+def test_every_other_answer_is_read_as_it_is(mode: Mode, wire: bytes) -> None:
+    wanted = b""
+    if wire.startswith(CHUNKED):
+        wanted = b'{"a": 1}        '
+    elif body := wire.partition(b"\r\n\r\n")[2]:
+        wanted = gzip.decompress(body) if b"gzip" in wire.partition(b"\r\n\r\n")[0] else body
+    with scripted(wire) as server:
+        assert send(mode, settings(server.url), get(server.url)).body == wanted
+
+
+def test_the_speed_counts_only_after_the_timeout(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(intake.time, "monotonic", lambda: now)
+    one = Intake(f"{mode}: ", timeout=10)
+    now = 9.9
+    one.add(b"x")
+    now = 10.0 + 30_001 / intake.LEAST_SPEED - 0.1
+    one.add(b"x" * 30_000)
+    now += 0.2
+    with pytest.raises(TransportError, match=r"only 30002 bytes of the answer in 13\.1 s"):
+        one.add(b"x")
