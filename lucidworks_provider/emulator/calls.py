@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from lucidworks_provider.emulator.broken_answers import BREAKERS
 from lucidworks_provider.emulator.checks import InvalidRequest
 from lucidworks_provider.emulator.connections import drop
 from lucidworks_provider.emulator.faults import EndpointName, Fault, FaultKind
@@ -170,10 +171,15 @@ class Endpoint:
             response = await self._serve(call)
             await asyncio.sleep(fault.delay)
             return response if fault.kind is FaultKind.SLOW else None
-        await asyncio.sleep(fault.delay)
+        if fault.kind is not FaultKind.DRIP:  # which has its pauses between the bytes
+            await asyncio.sleep(fault.delay)
         if fault.kind in {FaultKind.TIMEOUT, FaultKind.DISCONNECT}:
             return None
-        return self._wrong_answer(fault) or await self._serve_maybe_cut(call, fault)
+        if wrong := self._wrong_answer(fault):
+            return wrong
+        response = await self._serve(call)
+        broken = BREAKERS.get(fault.kind)
+        return broken(response, fault) if broken else response
 
     def _wrong_answer(self, fault: Fault) -> Response | None:
         """Return the answer of a fault that keeps the operation from happening."""
@@ -184,13 +190,6 @@ class Endpoint:
         if fault.kind.status is not None:
             return _status(fault.kind.status, fault.retry_after, as_date=fault.as_date).response()
         return None
-
-    async def _serve_maybe_cut(self, call: Call, fault: Fault) -> Response:
-        response = await self._serve(call)
-        if fault.kind is not FaultKind.CUT_JSON:
-            return response
-        whole = bytes(response.body)
-        return Response(whole[: len(whole) // 2], media_type="application/json")
 
     async def _serve(self, call: Call) -> Response:
         try:

@@ -9,6 +9,8 @@ protocol class notes its transports here, by the two ends of the connection, and
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -34,13 +36,19 @@ class DroppableH11Protocol(H11Protocol):
         super().connection_lost(exc)
 
 
-async def drop(scope: MutableMapping[str, Any]) -> None:
-    """Cut the connection of a request and return once the server knows."""
+async def drop(scope: MutableMapping[str, Any], *, reset: bool = False) -> None:
+    """
+    Cut the connection of a request and return once the server knows.
+
+    :param reset: with a RST, where a close would say good-bye.
+    """
     server, client = scope.get("server"), scope.get("client")
     transport = _transports.get((server and tuple(server), client and tuple(client)))
     if transport is None:
         # Not served by this package's own server, for example by an in-process test client.
         raise ConnectionAbortedError("connection dropped on order")
+    if reset and (connection := transport.get_extra_info("socket")) is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
     for _ in range(3):  # connection_lost runs in a later turn of the loop; TLS takes one more
         await asyncio.sleep(0)

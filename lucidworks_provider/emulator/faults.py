@@ -52,6 +52,9 @@ class FaultKind(Enum):
     DISCONNECT = "disconnect"
     DISCONNECT_AFTER = "disconnect-after"
     SLOW = "slow"
+    DRIP = "drip"
+    ENDLESS = "endless"
+    RESET = "reset"
     LEGACY_SHAPE = "legacy-shape"
     ERROR_JOB = "error-job"
     NEVER_ENDING = "never-ending"
@@ -70,6 +73,9 @@ class FaultKind(Enum):
         if self is FaultKind.LEGACY_SHAPE:  # only the results of chunking have an older shape
             return endpoint in {EndpointName.SUBMIT, EndpointName.POLL}
         return True
+
+
+_DELAYS = {FaultKind.TIMEOUT: 30.0, FaultKind.DRIP: 1.0}
 
 
 class FaultError(ValueError):
@@ -114,7 +120,7 @@ class Fault:
             times,
             retry_after=_seconds("retry_after", order.get("retry_after")),
             as_date=order.get("as_date") is True,
-            delay=_seconds("delay", order.get("delay")) or (30.0 if kind is FaultKind.TIMEOUT else 0.0),
+            delay=_seconds("delay", order.get("delay")) or _DELAYS.get(kind, 0.0),
         )
 
     def public(self) -> dict[str, object]:

@@ -95,6 +95,23 @@ def test_html_cut_json_and_slow(caller: Caller) -> None:
     assert time.perf_counter() - began >= 0.2
 
 
+def test_answers_that_break_on_their_way(caller: Caller) -> None:
+    caller.fault("reset", "submit")
+    with pytest.raises(requests.exceptions.ChunkedEncodingError, match="reset by peer"):
+        caller.submit()
+    caller.fault("drip", "submit", delay=0.005)
+    began = time.perf_counter()
+    answer = caller.submit()
+    assert answer.json()["status"] == "SUBMITTED"
+    assert time.perf_counter() - began >= 0.005 * len(answer.content)
+    # The operation is done each time.
+    assert len(caller.control("GET", "/jobs")) == 2
+    caller.fault("endless", "poll")
+    with caller.call("GET", f"/ai/async-chunking/{answer.json()['chunkingId']}", stream=True) as endless:
+        assert endless.raw.read(8 << 20).rstrip() == b"{"
+    assert caller.control("GET", "/log")[-1]["job_status"] == "READY"
+
+
 def test_unauthorized_kills_no_token(caller: Caller) -> None:
     caller.fault("unauthorized", "submit")
     assert caller.submit().status_code == 401

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers whose operation is done and whose body goes wrong on its way, each from what would have been the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response, StreamingResponse
+
+from lucidworks_provider.emulator.connections import drop
+from lucidworks_provider.emulator.faults import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+# "Without an end" ends here, so that a client that reads on does not keep the emulator busy for ever.
+_ENDLESS_BYTES = 1 << 30
+_ENDLESS_PIECE = b" " * (1 << 18)
+
+
+def cut(whole: Response, fault: Fault) -> Response:
+    """Half of the JSON, as if that were all."""
+    body = bytes(whole.body)
+    return Response(body[: len(body) // 2], whole.status_code, media_type="application/json")
+
+
+def endless(whole: Response, fault: Fault) -> Response:
+    """The JSON begins, and never closes."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(whole.body)[:1]
+        for _ in range(_ENDLESS_BYTES // len(_ENDLESS_PIECE)):
+            yield _ENDLESS_PIECE
+
+    return StreamingResponse(body(), whole.status_code, media_type="application/json")
+
+
+def drip(whole: Response, fault: Fault) -> Response:
+    """Byte by byte, with a pause after each."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for byte in bytes(whole.body):
+            yield bytes([byte])
+            await asyncio.sleep(fault.delay)
+
+    length = {"content-length": str(len(bytes(whole.body)))}
+    return StreamingResponse(body(), whole.status_code, length, media_type="application/json")
+
+
+class _Reset(Response):
+    """Half of the body, whose whole length was announced; then the connection is reset."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        half = bytes(self.body)[: len(bytes(self.body)) // 2]
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+        # For the half to arrive: a reset overtakes what the other side has not read yet.
+        await asyncio.sleep(0.05)
+        await drop(scope, reset=True)
+
+
+def reset(whole: Response, fault: Fault) -> Response:
+    """See :class:`_Reset`."""
+    return _Reset(whole.body, whole.status_code, media_type="application/json")
+
+
+BREAKERS: dict[FaultKind, Callable[[Response, Fault], Response]] = {
+    FaultKind.CUT_JSON: cut,
+    FaultKind.ENDLESS: endless,
+    FaultKind.DRIP: drip,
+    FaultKind.RESET: reset,
+}
