@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lucidworks_provider.corpus.journal import GROUP_SECONDS
 SUBMISSIONS = {"submit", "submit-prediction"}
 POLLS = {"poll", "poll-prediction"}
 # The emulator does as it was asked, and its answer is lost or cannot be read.
-LOSING = {"disconnect-after", "cut-json", "slow"}
+LOSING = {"disconnect-after", "cut-json", "slow", "drip", "endless", "reset"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,29 @@ class Work:
         }
 
 
+@dataclass
+class Toll:
+    """
+    What a fault may cost besides the answers that the emulator itself has lost.
+
+    :param kills: seconds since the epoch.
+    :param spans: from when to when nothing could be written.
+    :param cut: requests without an answer on connections that were reset.
+    """
+
+    kills: list[float] = field(default_factory=list)
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    cut: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
     :param wrong: what is lost, doubled or not itself, in words; empty when all is well.
     :param twice: jobs beyond those that the work needs.
     :param allowed: what the design allows: a submission for each answer that was lost, for each request that was
-        in flight at a kill, and for each answer that the journal of the corpus had not written by then.
+        in flight at a kill, for each answer that the journal of the corpus had not written by then, and for each
+        answer that came when nothing could be written.
     """
 
     wrong: Sequence[str]
@@ -60,40 +76,77 @@ class Verdict:
     allowed: int
 
 
-def judge(work: Work, log: Sequence[Mapping[str, Any]], kills: Sequence[float], batch: int) -> Verdict:
+def judge(work: Work, log: Sequence[Mapping[str, Any]], toll: Toll, batch: int) -> Verdict:
     """
     Look at everything that the run has written.
 
     :param log: of the emulator, of this run.
-    :param kills: seconds since the epoch.
     :param batch: inputs of a job.
     """
     made = [line for line in log if line["endpoint"] in SUBMISSIONS and line["job_id"]]
     needed = len(work.catalogue.texts) + len(work.documents) + -(-len(work.inputs) // batch)
     # An ERROR is an answer: a retry submits that text again, as it should.
     failed = {line["job_id"] for line in log if line["endpoint"] in POLLS and line["job_status"] == "ERROR"}
-    lost = sum(line["fault"] in LOSING for line in made)
-    lost += sum(
-        line["fault"] in LOSING and line["job_status"] == "READY" for line in log if line["endpoint"] in POLLS
-    )
-    stake = sum(_at_stake(log, kill) for kill in kills)
+    lost = sum(line["fault"] in LOSING for line in _giving(log))
     return Verdict(
         [*_corpus(work), *_chunks(work), *_predictions(work)],
         len(made) - needed,
-        lost + len(failed) + stake,
+        lost + len(failed) + toll.cut + _at_stake(log, toll),
     )
 
 
-def _at_stake(log: Sequence[Mapping[str, Any]], kill: float) -> int:
-    """Requests that may have died with their process, and answers that only its memory had."""
-    # A poll that found its job unfinished took nothing with it.
-    calls = [
+def _giving(log: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Calls whose answer is the only one of its kind. A poll that found its job unfinished took nothing with it."""
+    return [
         line
         for line in log
-        if line["endpoint"] in SUBMISSIONS or (line["endpoint"] in POLLS and line["job_status"] == "READY")
+        if (line["endpoint"] in SUBMISSIONS and line["job_id"])
+        or (line["endpoint"] in POLLS and line["job_status"] == "READY")
     ]
-    ends = [(line["time"], line["time"] + line["seconds"]) for line in calls]
-    return sum(end >= kill - GROUP_SECONDS - ON_THE_WAY and begin < kill + LATE for begin, end in ends)
+
+
+def _at_stake(log: Sequence[Mapping[str, Any]], toll: Toll) -> int:
+    """Requests that may have died with their process, and answers that only its memory had; each once."""
+    spans = [(kill, kill) for kill in toll.kills] + toll.spans
+    ends = [(line["time"], line["time"] + line["seconds"]) for line in _giving(log)]
+    return sum(
+        any(end >= since - GROUP_SECONDS - ON_THE_WAY and begin < until + LATE for since, until in spans)
+        for begin, end in ends
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """
+    Requests while the service had asked to wait.
+
+    :param windows: times that it asked, not counting those in between.
+    :param most: requests that were begun in one of them.
+    :param total: in all of them.
+    """
+
+    windows: int
+    most: int
+    total: int
+
+
+def storm(log: Sequence[Mapping[str, Any]], seconds: float) -> Storm:
+    """
+    Count what was begun within ``Retry-After`` of a 429.
+
+    :param seconds: of the ``Retry-After``.
+    """
+    # The identity server is another application.
+    calls = [line for line in log if line["endpoint"] != "token"]
+    refusals = sorted(line["time"] + line["seconds"] for line in calls if line["status"] == 429)
+    begins = sorted(line["time"] for line in calls)
+    counts: list[int] = []
+    until = 0.0
+    for moment in refusals:
+        if moment >= until:
+            until = moment + seconds
+            counts.append(sum(moment < begin < until for begin in begins))
+    return Storm(len(counts), max(counts, default=0), sum(counts))
 
 
 def _corpus(work: Work) -> list[str]:

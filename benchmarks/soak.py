@@ -24,8 +24,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos import BATCH, DAG, Stage, staged, work_for
-from benchmarks.chaos_judge import Work, judge
+from benchmarks.chaos_judge import Toll, Work, judge
+from benchmarks.chaos_stage import BATCH, DAG, Stage, staged, work_for
 from dev.airflow_stack import install_signal_handlers
 
 TOGETHER = 2
@@ -143,7 +143,7 @@ def main() -> int:
             subjects, ended, failed = soak(stage, options.minutes)
             log = stage.emulator.get("log")
             stats = stage.emulator.get("stats")
-    wrong = [words for work, _ in ended for words in judge(work, log, [], BATCH).wrong]
+    wrong = [words for work, _ in ended for words in judge(work, log, Toll(), BATCH).wrong]
     seconds = subjects[0].times[-1]
     rows: list[tuple[str, str, str, bool]] = [
         ("runs", "all end well", f"{len(ended)}, {len(failed)} failed", not failed),

@@ -79,6 +79,8 @@ class AirflowStack(AirflowApi):
         self.start_timeout = start_timeout
         self.start_seconds = 0.0
         self.commands = dict(PARTS)
+        # What a part is started through, by name: `unshare`, for example. It must become the part's process.
+        self.wrappers: dict[str, tuple[str, ...]] = {}
         # The parts whose child processes are the tasks.
         self.runners: tuple[str, ...] = ("scheduler",)
         self._parts: dict[str, ManagedProcess] = {}
@@ -178,7 +180,7 @@ class AirflowStack(AirflowApi):
         self, name: str, args: tuple[str, ...], cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> ManagedProcess:
         return ManagedProcess(
-            [sys.executable, "-m", "airflow", *args],
+            [*self.wrappers.get(name, ()), sys.executable, "-m", "airflow", *args],
             self.environment(name) | self.env | dict(env or {}),
             self.logs / f"{name}.log",
             cwd or self.home_of(name),
