@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -162,7 +163,6 @@ def run(cell: Cell, bin_: Path, root: Path, environment: Mapping[str, str]) -> d
         "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": json.dumps(connection),
         "MATRIX_OUT": str(out),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(api),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
@@ -191,9 +191,25 @@ def run(cell: Cell, bin_: Path, root: Path, environment: Mapping[str, str]) -> d
         )
         stack.enter_context(standalone)
         database = root / "home" / "airflow.db"
+        _started(database, standalone, api)
+        # A task whose API server is not there yet fails for good.
+        _run([python, "-m", "airflow", "dags", "unpause", "matrix"], root, environment)
         state = _ended(database, standalone)
         log = requests.get(f"{url}/_emulator/log", timeout=30).json()
         return _judge(state, database, out, log)
+
+
+def _started(database: Path, airflow: ManagedProcess, port: int) -> None:
+    deadline = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < deadline:
+        with closing(socket.socket()) as probe:
+            listening = probe.connect_ex(("127.0.0.1", port)) == 0
+        if listening and _query(database, "SELECT 1 FROM dag WHERE dag_id = 'matrix'"):
+            return
+        if not airflow.alive:
+            raise airflow.error("ended")
+        time.sleep(0.5)
+    raise TimeoutError(f"Airflow is not up within {RUN_SECONDS} s")
 
 
 def _ended(database: Path, airflow: ManagedProcess) -> str:

@@ -9,7 +9,6 @@ hook; older versions ask two classmethods of the hook, which are generated from 
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 from lucidworks_provider import __version__
@@ -139,6 +138,8 @@ def ui_field_behaviour(airflow: str) -> dict[str, Any]:
 
 def get_provider_info() -> dict[str, Any]:
     """Entry point ``apache_airflow_provider``."""
+    import airflow  # whoever asks has loaded it
+
     name = "Lucidworks AI"
     return {
         "package-name": "airflow-provider-lucidworks",
@@ -213,7 +214,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": CONNECTION_TYPE,
                 "hook-class-name": "lucidworks_provider.hooks.auth.LucidworksAuthHook",
                 "hook-name": name,
-                "ui-field-behaviour": ui_field_behaviour(version("apache-airflow")),
+                "ui-field-behaviour": ui_field_behaviour(airflow.__version__),
                 "conn-fields": CONN_FIELDS,
             }
         ],
