@@ -120,7 +120,7 @@ class Audit:
 @pytest.fixture(scope="module")
 def audit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
     root = tmp_path_factory.mktemp("audit")
-    for name in ("dags", "tmp", "source", "outside"):
+    for name in ("dags", "tmp", "source", "outside", "events"):
         (root / name).mkdir()
     shutil.copy(DAGS, root / "dags")
     names = ("secret", "wrong", "argument", "connection", "training", "text", "rejected", "html")
@@ -139,6 +139,7 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
         token_ttl=20,
     )
     with ExitStack() as stack:
+        stack.callback(os.umask, os.umask(0o027))
         emulator = stack.enter_context(running(settings))
         mint = emulator.state.tokens.mint
 
@@ -157,6 +158,12 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
                 "AUDIT_KEY_FILE": str(root / "outside" / "key"),
                 "TMPDIR": str(root / "tmp"),
                 "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
+                "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                    {"type": "file", "log_file_path": str(root / "events" / "event"), "append": False}
+                ),
+                "AIRFLOW__OPENLINEAGE__EMISSION_POLICY": json.dumps(
+                    [{"scope": {}, "controls": {"include_full_task_info": True}}]
+                ),
             },
         )
         stack.enter_context(airflow)
@@ -233,6 +240,20 @@ def test_no_file_holds_any(audit: Audit) -> None:
     # The texts are in the dataset, compressed; its report is read as it stands.
     assert [hit for hit in audit.found(audit.out) if not hit.endswith((": text", ": html"))] == []
     assert audit.within((audit.out / "corpus" / "report.html").read_bytes()) == []
+
+
+def test_results_have_the_modes_of_the_umask(audit: Audit) -> None:
+    """As docs/security.md says: 027 keeps other users out."""
+    modes = {str(path.relative_to(audit.out)): path.stat().st_mode & 0o777 for path in audit.out.rglob("*")}
+    assert len(modes) > 5
+    assert {name: oct(mode) for name, mode in modes.items() if mode & 0o027} == {}
+
+
+def test_no_lineage_event_tells_any(audit: Audit) -> None:
+    """With everything that the OpenLineage provider can be made to tell of a task."""
+    events = [json.loads(path.read_bytes()) for path in (audit.root / "events").iterdir()]
+    assert {event["job"]["name"].split(".")[-1] for event in events} >= set(audit.states)
+    assert audit.found(audit.root / "events") == []
 
 
 def test_no_process_shows_any(audit: Audit) -> None:
