@@ -45,13 +45,13 @@ PYTHONS: Mapping[str, Sequence[str]] = {
     "3.2": ("3.11", "3.12", "3.13"),
     "3.3": ("3.11", "3.12", "3.13"),
 }
-# Airflow is installed with constraints of its own day; from an index alone 3.0 gets a FastAPI that it does not know,
-# and 3.2 a pydantic with which its task SDK does not import.
+# Airflow is installed with constraints of its own day; from an index alone 3.0 and 3.2 get a FastAPI of today, which
+# they do not know.
 # And 3.0 and 3.1 know fields of a connection's form only with this provider, which the official image has.
 BESIDES: Mapping[str, Sequence[str]] = {
     "3.0": ("apache-airflow-providers-fab", "fastapi<0.117"),
     "3.1": ("apache-airflow-providers-fab",),
-    "3.2": ("pydantic<2.14",),
+    "3.2": ("fastapi<0.137",),
 }
 # The lowest, one between, and the highest.
 SHORT = ("2.11", "3.1", "3.3")
