@@ -17,6 +17,7 @@ import tomllib
 from contextlib import closing
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from lucidworks_provider.get_provider_info import get_provider_info
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from lucidworks_provider.connection import LucidworksSettings
 
 HERE = Path(__file__).parent
 # A value that a page shows, and the task of the DAG before it that returns such a one.
@@ -244,7 +247,7 @@ def installable(wanted: list[str]) -> None:
             assert one.extras <= set(project["optional-dependencies"])
 
 
-def connects(name: str, value: str) -> None:
+def connects(name: str, value: str) -> LucidworksSettings | None:
     from airflow.providers.common.compat.sdk import Connection
 
     from lucidworks_provider.connection import parse_settings
@@ -253,8 +256,34 @@ def connects(name: str, value: str) -> None:
     conn = Connection.from_json(value) if value.startswith("{") else Connection.from_uri(value, conn_id)
     assert conn.conn_type
     if conn.conn_type == "lucidworks":
-        parse_settings(
+        return parse_settings(
             conn_id, login=conn.login, password=conn.password, host=conn.host, extra=conn.extra_dejson
+        )
+    return None
+
+
+def test_all_ways_to_make_a_connection_make_the_same_one() -> None:
+    """That the command stores what is exported below it, and so its secret, is what ``test_a_command`` sees."""
+    blocks = [block for block in of(Fate.SHELL) if block.page == "docs/connection.md"]
+    commands = [command for block in blocks for command in commands_of(block)]
+    [added] = [shlex.split(one) for one in commands if one.startswith("airflow connections add")]
+    [[exported_line]] = [
+        lines for block in blocks for one, lines in outputs_of(block).items() if " export " in one
+    ]
+    seen = [connects(name, value) for block in blocks for name, value in exported(block).items()]
+    seen.append(connects("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", exported_line.partition("=")[2]))
+    assert len(seen) == 3
+    words = dict(pairwise(added))
+    assert words["--conn-password"] == "s3cr/et@%+:x"
+    for one in seen:
+        assert one is not None
+        assert one.client_secret == words["--conn-password"]
+        assert one.client_id == words["--conn-login"]
+        assert one.customer_id == json.loads(words["--conn-extra"])["customer_id"]
+        # Airflow reads the host of a URI in lower case.
+        assert (
+            one.application_base.lower()
+            == f"https://{words['--conn-host']}.applications.lucidworks.com".lower()
         )
 
 
