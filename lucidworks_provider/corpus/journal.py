@@ -38,8 +38,8 @@ _HEAD, _WORK, _KEPT = "00000000-head.log", "-work.log", "-kept.log"
 # Seconds and bytes of a group: what a kill may lose, against files a second.
 GROUP_SECONDS = 0.25
 GROUP_BYTES = 8_000_000
-# A disk that is full for a moment is asked again before what it should have taken is given up.
-WRITE_TRIES = 4
+# A full disk is asked again before what it should have taken is given up: for as long as a lease on it lasts.
+WRITE_TRIES = 30
 WRITE_PAUSE = 2.0
 
 

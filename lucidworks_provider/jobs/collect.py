@@ -13,13 +13,17 @@ from typing import Protocol, TypeVar
 
 from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import JobState, Sighting, sight
-from lucidworks_provider.errors import LucidworksError, UnknownResourceError
+from lucidworks_provider.errors import LucidworksError, StorageError, UnknownResourceError
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.watch import Command, Ending, Look, Poll, Sleep, Watched, watch
 from lucidworks_provider.storage import in_thread
 
 log = logging.getLogger(__name__)
 
+# A full disk is emptied, a storage that is away comes back: so often, and after so many seconds, what was handed out
+# once is offered to it again from memory. All in all less than the slack that Airflow's own timeout has.
+KEEP_TRIES = 24
+KEEP_PAUSE = 5.0
 # How long a shutdown waits for a body that the service has handed out and storage has not got yet.
 _LAST_WRITE = 30.0
 
@@ -54,7 +58,17 @@ class _InFolder:
         return await in_thread(self.bodies.there, self.position, self.job_id)
 
     async def keep(self, body: bytes) -> None:
-        await in_thread(self.bodies.keep, self.position, self.job_id, body)
+        for last in (False,) * (KEEP_TRIES - 1) + (True,):
+            try:
+                await in_thread(self.bodies.keep, self.position, self.job_id, body)
+            except StorageError as err:
+                if last:
+                    raise
+                await in_thread(_warn, "Job %s: its result waits in memory, as %s", self.job_id, err)
+                # Here and not in the thread, of which there are few.
+                await asyncio.sleep(KEEP_PAUSE)
+            else:
+                return
 
     async def keep_aside(self, body: bytes) -> None:
         await in_thread(self.bodies.keep_aside, self.position, self.job_id, body)

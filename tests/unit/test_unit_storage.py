@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -19,6 +20,7 @@ from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.documents.chunk_file import check_suffix, chunk_file, covers
 from lucidworks_provider.documents.spans import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
+from lucidworks_provider.jobs import collect as collecting
 from lucidworks_provider.jobs.ledger import Bodies, Ledger
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.storage import (
@@ -169,6 +171,48 @@ def test_a_body_outlives_a_storage_that_fails_for_a_moment(
     bodies = Bodies(str(tmp_path))
     bodies.keep(0, "job", b"the only copy")
     assert bodies.take(0, "job") == b"the only copy"
+
+
+@pytest.mark.parametrize("full_for", [3, 1000])
+def test_a_result_waits_in_memory_for_a_full_disk(
+    full_for: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = 0
+
+    def write(uri: str, data: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written <= full_for:
+            raise StorageError("no space left")
+        write_file(uri, data)
+
+    asked = []
+
+    async def fetch(job_id: str) -> bytes:
+        asked.append(job_id)
+        return b'{"status": "READY", "chunkedData": [{}]}'
+
+    # Without the retries within the thread, which are another test's.
+    monkeypatch.setattr(Bodies, "keep", lambda self, at, job, body: write(self.uri(at, job), body))
+    monkeypatch.setattr(collecting, "KEEP_PAUSE", 0.001)
+    bodies = Bodies(str(tmp_path))
+    collected = collecting.collect(
+        {0: "job"},
+        bodies=bodies,
+        fetch=fetch,
+        slots=asyncio.Semaphore(1),
+        payload_field="chunkedData",
+        poll_interval=0.01,
+        deadline=time.time() + 60,
+    )
+    if full_for > collecting.KEEP_TRIES:
+        with pytest.raises(StorageError, match="no space left"):
+            asyncio.run(collected)
+        assert written == collecting.KEEP_TRIES
+    else:
+        assert asyncio.run(collected)[0].ending.value == "collected"
+        assert bodies.there(0, "job")
+    assert asked == ["job"], "what is handed out once is asked for once"
 
 
 def test_a_record_of_another_version_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
