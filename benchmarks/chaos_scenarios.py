@@ -14,9 +14,10 @@ from typing import Any
 import requests
 
 from benchmarks.chaos_judge import Work
-from benchmarks.chaos_stage import DAG, FAKETIME, ONCE, PENDING, SECOND, Stage, wrong_clock
+from benchmarks.chaos_stage import DAG, ONCE, PENDING, SECOND, Stage
 from dev import private_mounts
 from dev.tls_door import Papers
+from dev.wrong_clock import WrongClock
 
 HOUR = 3600
 
@@ -33,7 +34,7 @@ class Scenario:
     :param fails: the run is to fail: says what is wrong with the way in which it did, and mends the service; then
         what has failed is cleared.
     :param proves: says what is wrong with the fault itself: that it did not happen.
-    :param needs: ``mounts`` or ``faketime``, without which it is not run.
+    :param needs: ``mounts`` or ``cc``, without which it is not run.
     """
 
     name: str
@@ -58,8 +59,8 @@ class Scenario:
         """Why it cannot be run here; empty if it can."""
         if self.needs == "mounts" and stage.names is None:
             return "mounts of its own need root"
-        if self.needs == "faketime" and not FAKETIME.exists():
-            return "libfaketime is not installed"
+        if self.needs == "cc" and not WrongClock.available():
+            return "no C compiler"
         return ""
 
 
@@ -241,21 +242,30 @@ def _full_disk(stage: Stage, _: str) -> None:
     stage.toll.spans.append((begin, time.time()))
 
 
-def _clock_at_hand(stage: Stage) -> None:
-    stage.restart_triggerers(["triggerer"], **wrong_clock(stage))
+def _wrong_triggerer(stage: Stage) -> None:
+    stage.restart_triggerers(["triggerer"], **stage.clock.environment())
+
+
+def _right_triggerers(stage: Stage) -> None:
+    stage.restart_triggerers()
+
+
+def _wrong_tasks(stage: Stage) -> None:
+    """The scheduler itself stays right: it would take all its tasks for dead."""
+    stage.restart("scheduler", **stage.clock.environment(later=True))
+
+
+def _right_tasks(stage: Stage) -> None:
+    stage.restart("scheduler")
 
 
 def _step(seconds: int) -> Callable[[Stage, str], object]:
     def breaks(stage: Stage, _: str) -> None:
-        stage.clock.write_text(f"{seconds:+d}")
+        stage.clock.step(seconds)
         time.sleep(20)
-        stage.clock.write_text("+0")
+        stage.clock.step(0)
 
     return breaks
-
-
-def _again_and_again(stage: Stage) -> None:
-    stage.restart_triggerers()
 
 
 def _kind(kind: str, times: int, **more: Any) -> Callable[[Stage, str], object]:
@@ -319,22 +329,20 @@ SCENARIOS = (
         needs="mounts",
     ),
     Scenario("a full disk for 15 s", _full_disk, 0.9, short=True, needs="mounts"),
-    Scenario(
-        "the triggerer's clock is an hour fast for 20 s",
-        _step(HOUR),
-        0.9,
-        pending=15.0,
-        before=_clock_at_hand,
-        after=_again_and_again,
-        needs="faketime",
-    ),
-    Scenario(
-        "the triggerer's clock is an hour slow for 20 s",
-        _step(-HOUR),
-        0.9,
-        pending=15.0,
-        before=_clock_at_hand,
-        after=_again_and_again,
-        needs="faketime",
+    *(
+        Scenario(
+            f"the clock of the {who} is an hour {how} for 20 s",
+            _step(seconds),
+            share,
+            pending=15.0,
+            before=before,
+            after=after,
+            needs="cc",
+        )
+        for who, share, before, after in (
+            ("triggerer", 0.9, _wrong_triggerer, _right_triggerers),
+            ("tasks", 0.3, _wrong_tasks, _right_tasks),
+        )
+        for how, seconds in (("fast", HOUR), ("slow", -HOUR))
     ),
 )

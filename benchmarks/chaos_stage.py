@@ -24,6 +24,7 @@ from dev.name_server import NameServer
 from dev.packages import install_services
 from dev.services import PostgresServer
 from dev.tls_door import TlsDoor
+from dev.wrong_clock import WrongClock
 
 DAG = "chaos"
 ONCE = "chaos_once"  # the same without retries, and with little patience
@@ -31,8 +32,6 @@ BATCH = 4  # that of chaos_dags
 SECOND = "triggerer-2"
 PENDING = 3.0  # seconds that a job takes
 HOST = "lucidworks.test"
-# Debian's package `faketime`.
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 # Of the disk that results are written to.
 DISK_MEBIBYTES = 64
 
@@ -52,6 +51,7 @@ class Stage:
     postgres: PostgresServer
     door: TlsDoor
     names: NameServer | None
+    clock: WrongClock
     rng: random.Random
     documents: int
     toll: Toll = field(default_factory=Toll)
@@ -60,11 +60,6 @@ class Stage:
     def results(self) -> Path:
         """Where every run writes; a disk of its own, if ``names``."""
         return self.root / "rounds"
-
-    @property
-    def clock(self) -> Path:
-        """Says by how many seconds the clock of a part is wrong that was started with :func:`wrong_clock`."""
-        return self.root / "clock"
 
     # -- what scenarios are made of ------------------------------------------------------------------
 
@@ -106,12 +101,17 @@ class Stage:
         time.sleep(down)
         self.airflow.start_part(part, wait=part != SECOND)
 
+    def restart(self, name: str, **env: str) -> None:
+        """With so much more environment; nothing is under way."""
+        self.airflow.kill_part(name)
+        self.airflow.start_part(name, env=env, wait=name != SECOND)
+
     def restart_triggerers(self, names: Sequence[str] = ("triggerer", SECOND), **env: str) -> None:
-        """Only these run then, with so much more environment; nothing is under way."""
+        """Only these run then."""
         for name in ("triggerer", SECOND):
             self.airflow.kill_part(name)
         for name in names:
-            self.airflow.start_part(name, env=env, wait=name != SECOND)
+            self.restart(name, **env)
 
     def cut(self) -> None:
         """Reset all connections to the service."""
@@ -152,19 +152,6 @@ def work_for(stage: Stage, name: str = "") -> Work:
 
     documents = {f"document-{number}": text(number) for number in range(stage.documents // 3)}
     return Work(folder, catalogue, documents, [text(number + 1000) for number in range(stage.documents // 2)])
-
-
-def wrong_clock(stage: Stage) -> dict[str, str]:
-    """The environment of a part whose clock is as wrong as :attr:`Stage.clock` says."""
-    stage.clock.write_text("+0")
-    return {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(stage.clock),
-        "FAKETIME_CACHE_DURATION": "1",
-        # A step of the clock moves no timer.
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
 
 
 @contextmanager
@@ -210,4 +197,14 @@ def staged(
         for dag in (DAG, ONCE):
             airflow.wait_for_dag(dag, 120)
         print(f"started: {', '.join([*started, SECOND])}", flush=True)
-        yield Stage(root, airflow, emulator, postgres, door, names, random.Random(seed), documents)
+        yield Stage(
+            root,
+            airflow,
+            emulator,
+            postgres,
+            door,
+            names,
+            WrongClock(root / "clock"),
+            random.Random(seed),
+            documents,
+        )
