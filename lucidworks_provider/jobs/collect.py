@@ -11,6 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
+
 from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import JobState, Sighting, sight
 from lucidworks_provider.errors import LucidworksError, StorageError, UnknownResourceError
@@ -58,17 +60,19 @@ class _InFolder:
         return await in_thread(self.bodies.there, self.position, self.job_id)
 
     async def keep(self, body: bytes) -> None:
-        for last in (False,) * (KEEP_TRIES - 1) + (True,):
-            try:
-                await in_thread(self.bodies.keep, self.position, self.job_id, body)
-            except StorageError as err:
-                if last:
-                    raise
-                await in_thread(_warn, "Job %s: its result waits in memory, as %s", self.job_id, err)
-                # Here and not in the thread, of which there are few.
-                await asyncio.sleep(KEEP_PAUSE)
-            else:
-                return
+        async def tell(state: RetryCallState) -> None:
+            error = state.outcome and state.outcome.exception()
+            await in_thread(_warn, "Job %s: its result waits in memory, as %s", self.job_id, error)
+
+        # Waiting is done here and not in the threads, of which there are few.
+        tries = AsyncRetrying(
+            retry=retry_if_exception_type(StorageError),
+            stop=stop_after_attempt(KEEP_TRIES),
+            wait=wait_fixed(KEEP_PAUSE),
+            before_sleep=tell,
+            reraise=True,
+        )
+        await tries(in_thread, self.bodies.keep, self.position, self.job_id, body)
 
     async def keep_aside(self, body: bytes) -> None:
         await in_thread(self.bodies.keep_aside, self.position, self.job_id, body)
