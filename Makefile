@@ -84,6 +84,7 @@ tutorial: $(READY) ## follow docs/tutorial.md word by word in an empty folder, t
 
 bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/benchmarks.md
 	@$(BIN)/python -m benchmarks.cold_start
+	@$(BIN)/python -m benchmarks.connection_form
 	@$(BIN)/python -m benchmarks.corpus all
 	@$(BIN)/python -m benchmarks.corpus_results
 	@$(BIN)/python -m benchmarks.imports

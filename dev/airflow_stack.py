@@ -25,6 +25,7 @@ import sys
 import time
 from contextlib import closing, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import psutil
@@ -35,7 +36,6 @@ from dev.processes import ManagedProcess, ProcessGroup, install_signal_handlers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
 __all__ = ["AirflowStack", "install_signal_handlers"]
 
@@ -81,6 +81,7 @@ class AirflowStack(AirflowApi):
         self.commands = dict(PARTS)
         # What a part is started through, by name: `unshare`, for example. It must become the part's process.
         self.wrappers: dict[str, tuple[str, ...]] = {}
+        self.python = Path(sys.executable)
         # The parts whose child processes are the tasks.
         self.runners: tuple[str, ...] = ("scheduler",)
         self._parts: dict[str, ManagedProcess] = {}
@@ -180,7 +181,7 @@ class AirflowStack(AirflowApi):
         self, name: str, args: tuple[str, ...], cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> ManagedProcess:
         return ManagedProcess(
-            [*self.wrappers.get(name, ()), sys.executable, "-m", "airflow", *args],
+            [*self.wrappers.get(name, ()), str(self.python), "-m", "airflow", *args],
             self.environment(name) | self.env | dict(env or {}),
             self.logs / f"{name}.log",
             cwd or self.home_of(name),
