@@ -46,10 +46,10 @@ fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token
 fleet-short: $(VENV)/.fleet ## the same with fewer tasks, ten minutes
 	@$(BIN)/python -m benchmarks.fleet --short
 
-chaos: $(VENV)/.fleet ## faults of the service, kills, a database that hangs: what is lost, 20 minutes
+chaos: $(VENV)/.fleet ## faults of the service, the network, disks and clocks, kills: what is lost, half an hour
 	@$(BIN)/python -m benchmarks.chaos
 
-chaos-short: $(VENV)/.fleet ## five of them, four minutes
+chaos-short: $(VENV)/.fleet ## the most telling ones, five minutes
 	@$(BIN)/python -m benchmarks.chaos --short
 
 soak: $(VENV)/.fleet ## an hour of steady work: what grows

@@ -23,12 +23,14 @@ _ADDRESS_RECORD, _INTERNET = 1, 1
 class NameServer:
     """
     :param name: is at 127.0.0.1; other names do not exist.
+    :param port: what is no 53 no C library asks; for tests.
     :ivar failing: whether it answers SERVFAIL to everything.
     :ivar failed: names asked for meanwhile.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, port: int = 53) -> None:
         self.name = name
+        self.port = port
         self.failing = False
         self.failed = 0
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -40,7 +42,7 @@ class NameServer:
         return f"nameserver {ADDRESS}\noptions timeout:1 attempts:1\n"
 
     def __enter__(self) -> Self:
-        self._socket.bind((ADDRESS, 53))
+        self._socket.bind((ADDRESS, self.port))
         self._thread.start()
         return self
 
