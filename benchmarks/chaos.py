@@ -142,7 +142,12 @@ def main() -> int:
                 if missing := scenario.missing(stage):
                     skipped[scenario.name] = missing
                     continue
-                one = play(stage, scenario)
+                try:
+                    one = play(stage, scenario)
+                except (TimeoutError, RuntimeError) as err:
+                    # The others are still worth a look.
+                    one = Round(scenario, "broken off", Verdict([str(err)], 0, 0), 0.0, 0.0, 0)
+                    stage.cancel()
                 rounds.append(one)
                 print(_line(one), flush=True)
                 for words in one.verdict.wrong[:10]:
@@ -156,10 +161,7 @@ def main() -> int:
         print(f"| {name} | | | | | not run: {why} |")
     for one in rounds:
         if one.storm:
-            print(
-                f"\n{one.scenario.name}: asked to wait {one.storm.windows} times; {one.storm.total} requests were "
-                f"begun meanwhile, {one.storm.most} at most in one wait, by {SENDERS} processes"
-            )
+            print(f"\n{one.scenario.name}: {_told(one.storm)}")
     late = [one.answered for one in rounds if one.answered > STEP]
     good = sum(one.good for one in rounds)
     print(f"\n{good} of {len(rounds)} lost nothing; the service answered again {_spread(rounds)}")
@@ -179,6 +181,13 @@ def _row(one: Round) -> str:
     return (
         f"| {one.scenario.name} | {len(verdict.wrong)} | {verdict.twice} ({verdict.allowed}) | "
         f"{one.answered:.1f} s | {one.done:.0f} s | {'ok' if one.good else 'missed'} |"
+    )
+
+
+def _told(storm: Storm) -> str:
+    return (
+        f"asked to wait {storm.windows} times. {storm.on_the_way} requests were on their way, {storm.later} were "
+        f"begun later in a wait, {storm.most} at most in one, by {SENDERS} processes."
     )
 
 

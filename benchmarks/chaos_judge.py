@@ -15,6 +15,8 @@ from lucidworks_provider.corpus.journal import GROUP_SECONDS
 
 SUBMISSIONS = {"submit", "submit-prediction"}
 POLLS = {"poll", "poll-prediction"}
+# The loaded emulator begins a request so late after it was sent.
+UNDER_WAY = 0.5
 # The emulator does as it was asked, and its answer is lost or cannot be read.
 LOSING = {"disconnect-after", "cut-json", "slow", "drip", "endless", "reset"}
 
@@ -121,13 +123,15 @@ class Storm:
     Requests while the service had asked to wait.
 
     :param windows: times that it asked, not counting those in between.
-    :param most: requests that were begun in one of them.
-    :param total: in all of them.
+    :param on_the_way: requests that were begun within half a second: sent before the refusal could be read.
+    :param later: requests after that.
+    :param most: of these in one wait.
     """
 
     windows: int
+    on_the_way: int
+    later: int
     most: int
-    total: int
 
 
 def storm(log: Sequence[Mapping[str, Any]], seconds: float) -> Storm:
@@ -140,13 +144,14 @@ def storm(log: Sequence[Mapping[str, Any]], seconds: float) -> Storm:
     calls = [line for line in log if line["endpoint"] != "token"]
     refusals = sorted(line["time"] + line["seconds"] for line in calls if line["status"] == 429)
     begins = sorted(line["time"] for line in calls)
-    counts: list[int] = []
-    until = 0.0
+    later: list[int] = []
+    on_the_way, until = 0, 0.0
     for moment in refusals:
         if moment >= until:
-            until = moment + seconds
-            counts.append(sum(moment < begin < until for begin in begins))
-    return Storm(len(counts), max(counts, default=0), sum(counts))
+            known, until = moment + UNDER_WAY, moment + seconds
+            on_the_way += sum(moment < begin <= known for begin in begins)
+            later.append(sum(known < begin < until for begin in begins))
+    return Storm(len(later), on_the_way, sum(later), max(later, default=0))
 
 
 def _corpus(work: Work) -> list[str]:

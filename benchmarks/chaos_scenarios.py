@@ -9,6 +9,8 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -62,6 +64,10 @@ class Scenario:
         if self.needs == "cc" and not WrongClock.available():
             return "no C compiler"
         return ""
+
+
+def _logs(stage: Stage, run_id: str) -> Path:
+    return stage.airflow.config.home / "logs" / f"dag_id={DAG}" / f"run_id={run_id}"
 
 
 # --- the service and the way to it ----------------------------------------------------------------
@@ -178,7 +184,7 @@ def _two_triggerers(stage: Stage, _: str) -> None:
 
 def _both_ran(stage: Stage, run_id: str) -> list[str]:
     """Each triggerer writes a log of its own for a trigger that it runs."""
-    folder = stage.airflow.config.home / "logs" / f"dag_id={DAG}" / f"run_id={run_id}"
+    folder = _logs(stage, run_id)
     shared = []
     for task_id in ("chunk", "predict"):
         found = [path.name for path in folder.glob(f"task_id={task_id}/*.trigger.*.log")]
@@ -219,7 +225,7 @@ def _the_disk_again(stage: Stage, _: str) -> None:
 
 
 def _said_unshared(stage: Stage, run_id: str) -> list[str]:
-    folder = stage.airflow.config.home / "logs" / f"dag_id={DAG}" / f"run_id={run_id}"
+    folder = _logs(stage, run_id)
     logs = [path.read_text() for path in folder.glob("task_id=*/attempt=*.log")]
     if any("StorageNotSharedError" in text for text in logs):
         return []
@@ -257,6 +263,17 @@ def _wrong_tasks(stage: Stage) -> None:
 
 def _right_tasks(stage: Stage) -> None:
     stage.restart("scheduler")
+
+
+def _was_wrong(stage: Stage, run_id: str) -> list[str]:
+    """Lines of its logs are of another hour."""
+    folder = _logs(stage, run_id)
+    now = time.time()
+    for path in folder.glob("task_id=*/attempt=*.log"):
+        for written in re.findall(r'"timestamp":"([^"]+)"', path.read_text()):
+            if abs(datetime.fromisoformat(written).timestamp() - now) > HOUR / 2:
+                return []
+    return ["no clock was wrong"]
 
 
 def _step(seconds: int) -> Callable[[Stage, str], object]:
@@ -337,6 +354,7 @@ SCENARIOS = (
             pending=15.0,
             before=before,
             after=after,
+            proves=_was_wrong,
             needs="cc",
         )
         for who, share, before, after in (

@@ -49,12 +49,13 @@ def test_requests_within_retry_after() -> None:
         call(1.0, 1.1, status=429),
         call(1.05, 1.2, status=429),  # was on its way
         call(1.5, 1.6, status=429),
+        call(1.7, 1.8, status=429),
         call(2.0, 2.1, "token"),  # another application
         call(3.2, 3.3, status=429),
         call(5.4, 5.5),
     ]
-    assert storm(log, 2.0) == Storm(windows=2, most=1, total=1)
-    assert storm([], 2.0) == Storm(0, 0, 0)
+    assert storm(log, 2.0) == Storm(windows=2, on_the_way=1, later=1, most=1)
+    assert storm([], 2.0) == Storm(0, 0, 0, 0)
 
 
 def ask(port: int, name: str) -> tuple[int, bytes]:
