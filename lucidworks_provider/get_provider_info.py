@@ -9,6 +9,7 @@ hook; older versions ask two classmethods of the hook, which are generated from 
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from lucidworks_provider import __version__
@@ -138,9 +139,9 @@ def ui_field_behaviour(airflow: str) -> dict[str, Any]:
 
 def get_provider_info() -> dict[str, Any]:
     """Entry point ``apache_airflow_provider``."""
-    import airflow  # whoever asks has loaded it
-
     name = "Lucidworks AI"
+    # Airflow asks, so it is loaded, and whoever else asks need not load it.
+    version = getattr(sys.modules.get("airflow"), "__version__", "")
     return {
         "package-name": "airflow-provider-lucidworks",
         "name": name,
@@ -214,7 +215,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": CONNECTION_TYPE,
                 "hook-class-name": "lucidworks_provider.hooks.auth.LucidworksAuthHook",
                 "hook-name": name,
-                "ui-field-behaviour": ui_field_behaviour(airflow.__version__),
+                "ui-field-behaviour": ui_field_behaviour(version),
                 "conn-fields": CONN_FIELDS,
             }
         ],
