@@ -64,7 +64,9 @@ def provider_is_known() -> str:
 
 def form() -> str:
     """The form that this version shows: its own fields, their labels, and what it calls the standard ones."""
-    from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+    import airflow
+
+    from lucidworks_provider.get_provider_info import CONN_FIELDS, ui_field_behaviour
 
     fields, behaviour = _form()
     wanted = {name: field["label"] for name, field in CONN_FIELDS.items()}
@@ -74,7 +76,7 @@ def form() -> str:
         if fields.get(name) != label
     ]
     wrong += [f"unknown field {name}" for name in fields.keys() - wanted.keys()]
-    if {**behaviour.get("relabeling", {})} != {**UI_FIELD_BEHAVIOUR["relabeling"]}:
+    if {**behaviour.get("relabeling", {})} != {**ui_field_behaviour(airflow.__version__)["relabeling"]}:
         wrong.append(f"relabeling {behaviour.get('relabeling')}")
     return "; ".join(wrong)
 
