@@ -172,8 +172,10 @@ def staged(
         if private:
             names = stack.enter_context(NameServer(HOST))
             (root / "resolv.conf").write_text(names.resolver)
-            private_mounts.mount_file(root / "resolv.conf", Path("/etc/resolv.conf"))
+            private_mounts.mount_file(root / "resolv.conf", resolver := Path("/etc/resolv.conf"))
+            stack.callback(private_mounts.unmount, resolver)
             private_mounts.mount_memory(root / "rounds", DISK_MEBIBYTES)
+            stack.callback(private_mounts.unmount, root / "rounds")
         postgres = stack.enter_context(PostgresServer(root / "postgres"))
         known = [f"--client={name}:demo-secret" for name in ("demo-client", *clients)]
         options = ("--pending-seconds", str(PENDING), "--token-ttl", "120", *known)

@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import os
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -51,6 +52,13 @@ class Subject:
         self.memory.append(self.process.memory_full_info().uss / 2**20)
         self.sockets.append(len(self.process.net_connections()))
         self.threads.append(self.process.num_threads())
+
+    def tenths(self) -> list[float]:
+        """The median memory of each tenth: a step is no growth."""
+        parts: list[list[float]] = [[] for _ in range(10)]
+        for moment, level in zip(self.times, self.memory, strict=True):
+            parts[min(9, int(10 * moment / self.times[-1]))].append(level)
+        return [statistics.median(part) for part in parts if part]
 
     def slope(self, values: Sequence[float], warm_up: float) -> tuple[float, float, float]:
         """
@@ -93,8 +101,12 @@ def call_for_ever(connection: str) -> None:
         time.sleep(0.25)
 
 
-def soak(stage: Stage, minutes: float) -> tuple[list[Subject], list[tuple[Work, float]], list[str]]:
-    """Work, and look."""
+def soak(stage: Stage, minutes: float) -> tuple[list[Subject], int, list[str], list[str]]:
+    """
+    Work, and look.
+
+    :return: who was looked at, how many runs have ended, which of them failed, and what was lost or wrong.
+    """
     context = multiprocessing.get_context("spawn")
     connection = stage.emulator.connection(share_via="memory").replace("demo-client", "caller")
     caller = context.Process(target=call_for_ever, args=(connection,), daemon=True)
@@ -102,9 +114,9 @@ def soak(stage: Stage, minutes: float) -> tuple[list[Subject], list[tuple[Work, 
     triggerer = max(stage.airflow.group.processes("triggerer"), key=lambda one: one.create_time())
     subjects = [Subject("triggerer", triggerer), Subject("caller", psutil.Process(caller.pid))]
     begin = time.monotonic()
-    running: dict[str, tuple[Work, float]] = {}
-    ended: list[tuple[Work, float]] = []
+    running: dict[str, Work] = {}
     failed: list[str] = []
+    wrong: list[str] = []
     number = 0
     try:
         while (now := time.monotonic() - begin) < minutes * 60 or running:
@@ -113,17 +125,19 @@ def soak(stage: Stage, minutes: float) -> tuple[list[Subject], list[tuple[Work, 
             for run_id in list(running):
                 state = stage.airflow.api("GET", f"dags/{DAG}/dagRuns/{run_id}")["state"]
                 if state in {"success", "failed"}:
-                    ended.append(running.pop(run_id))
+                    work = running.pop(run_id)
                     failed += [run_id] if state == "failed" else []
+                    # What was written alone: nothing is lost on the way here, so no log is needed.
+                    wrong += judge(work, [], Toll(), BATCH).wrong
+                    shutil.rmtree(work.folder)
             while len(running) < TOGETHER and now < minutes * 60:
                 number += 1
                 work = work_for(stage, f"run{number:05}")
-                since = time.time()
-                running[stage.airflow.trigger(DAG, work.conf)] = work, since
+                running[stage.airflow.trigger(DAG, work.conf)] = work
             time.sleep(LOOK_SECONDS)
     finally:
         caller.kill()
-    return subjects, ended, failed
+    return subjects, number, failed, wrong
 
 
 def main() -> int:
@@ -140,13 +154,11 @@ def main() -> int:
     with install_signal_handlers(), tempfile.TemporaryDirectory(prefix="soak-") as temporary:
         root = options.keep or Path(temporary)
         with staged(root, random.SystemRandom().randrange(10**6), options.documents, ["caller"]) as stage:
-            subjects, ended, failed = soak(stage, options.minutes)
-            log = stage.emulator.get("log")
+            subjects, ended, failed, wrong = soak(stage, options.minutes)
             stats = stage.emulator.get("stats")
-    wrong = [words for work, _ in ended for words in judge(work, log, Toll(), BATCH).wrong]
     seconds = subjects[0].times[-1]
     rows: list[tuple[str, str, str, bool]] = [
-        ("runs", "all end well", f"{len(ended)}, {len(failed)} failed", not failed),
+        ("runs", "all end well", f"{ended}, {len(failed)} failed", not failed),
         ("documents and inputs lost or wrong", "0", str(len(wrong)), not wrong),
     ]
     for subject in subjects:
@@ -171,6 +183,11 @@ def main() -> int:
     print("| --- | --- | --- | --- |")
     for what, goal, measured, good in rows:
         print(f"| {what} | {goal} | {measured} | {'ok' if good else 'missed'} |")
+    print("\nprivate memory, MB, in each tenth of the time:")
+    for subject in subjects:
+        print(f"  {subject.name}: {', '.join(f'{level:.1f}' for level in subject.tenths())}")
+    for words in wrong[:20]:
+        print(f"WRONG {words}")
     return int(not all(good for *_, good in rows))
 
 

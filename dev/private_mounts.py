@@ -50,6 +50,11 @@ def mount_file(file: Path, place: Path) -> None:
         raise RuntimeError(f"{place}: {file} cannot be mounted there")
 
 
+def unmount(place: Path) -> None:
+    """What lay there before is seen again; open files stay usable."""
+    _run("umount", "--lazy", str(place))
+
+
 def without(folder: Path) -> tuple[str, ...]:
     """The begin of a command that sees an empty disk in the place of a folder."""
     return (
