@@ -91,6 +91,7 @@ bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/bench
 	@$(BIN)/python -m benchmarks.predictions
 	@$(BIN)/python -m benchmarks.rate
 	@$(BIN)/python -m benchmarks.side_by_side
+	@$(BIN)/python -m benchmarks.storm
 	@$(BIN)/python -m benchmarks.tokens
 	@$(BIN)/python -m benchmarks.triggers
 

@@ -36,6 +36,7 @@ from lucidworks_provider.auth.stores import TokenStore, store_for
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
+from lucidworks_provider.sharing.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class TokenSource:
         while (value := self._holding.fresh(time.monotonic())) is None:
             flight = self._flights.get(loop)
             if flight is None or flight.done():
-                flight = loop.create_task(_in_thread(self.get))
+                flight = loop.create_task(in_thread(self.get))
                 self._flights[loop] = flight
                 flight.add_done_callback(partial(self._landed, loop))
             good = self._holding.usable(time.monotonic())
@@ -283,13 +284,6 @@ class TokenSource:
             return
         self._warned = (text, now)
         log.warning("Access token: %s", text)
-
-
-async def _in_thread(call: Callable[[], str]) -> str:
-    # asgiref, as Airflow's own SDK does: what calls the supervisor from a plain thread is unsafe on 3.0/3.1.
-    from asgiref.sync import sync_to_async
-
-    return await sync_to_async(call, thread_sensitive=False)()
 
 
 _sources: dict[tuple[str, ...], TokenSource] = {}

@@ -16,14 +16,16 @@ from lucidworks_provider.auth.cipher import TokenCipher
 from lucidworks_provider.auth.commands import NOBODY, Claim, Snapshot
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import TokenStoreError
+from lucidworks_provider.sharing.variables import get_variable, set_variable
 
 log = logging.getLogger(__name__)
 
 
 class TokenStore(Protocol):
     """
-    What the protocol needs of a store. Every method raises :class:`TokenStoreError` when it is down.
+    What the protocol needs of a store.
+
+    Every method raises :class:`~lucidworks_provider.errors.TokenStoreError` when the store is down.
 
     :param settle: seconds between writing a claim and believing it.
     """
@@ -113,8 +115,8 @@ class VariableStore:
 
     def read(self) -> Snapshot:
         """Read the claim first: a token published after that is then seen with certainty."""
-        claim = self._parse_claim(_get(self._claim))
-        text = _get(self._live)
+        claim = self._parse_claim(get_variable(self._claim))
+        text = get_variable(self._live)
         token = None if text is None else self._cipher.open(text)
         if text is not None and token is None and text != self._unreadable:
             self._unreadable = text
@@ -127,7 +129,7 @@ class VariableStore:
 
     def write_claim(self, claim: Claim) -> None:
         """Write a claim, or move the own one."""
-        _set(self._claim, json.dumps([claim.owner, claim.beat]), self._DESCRIPTION)
+        set_variable(self._claim, json.dumps([claim.owner, claim.beat]), self._DESCRIPTION)
 
     def withdraw(self, claim: Claim) -> None:
         """
@@ -135,7 +137,7 @@ class VariableStore:
 
         By writing and not by deleting: what is not there looks like what cannot be read.
         """
-        standing = self._parse_claim(_get(self._claim))
+        standing = self._parse_claim(get_variable(self._claim))
         if standing is None or standing.owner == claim.owner:
             self.write_claim(NOBODY)
 
@@ -145,7 +147,7 @@ class VariableStore:
         if stored is not None and stored.issued_at > token.issued_at:
             log.info("A newer token has been shared meanwhile; keeping that one.")
             return
-        _set(self._live, self._cipher.seal(token), self._DESCRIPTION)
+        set_variable(self._live, self._cipher.seal(token), self._DESCRIPTION)
 
     def after_fork(self) -> None:
         """Nothing to renew."""
@@ -159,43 +161,3 @@ class VariableStore:
         except (ValueError, RecursionError):
             pass
         return None
-
-
-def _get(key: str) -> str | None:
-    from airflow.providers.common.compat.sdk import Variable
-
-    try:
-        value = Variable.get(key)
-    except KeyError:  # Airflow 2
-        return None
-    except Exception as err:  # noqa: BLE001  the SDK has one error for "not there" and for everything else
-        if "VARIABLE_NOT_FOUND" in str(getattr(err, "error", "")):
-            return None
-        raise _down("read", err) from None
-    return None if value is None else str(value)
-
-
-def _set(key: str, value: str, description: str) -> None:
-    from airflow.providers.common.compat.sdk import Variable
-
-    try:
-        Variable.set(key, value, description=description)
-    except Exception as err:  # noqa: BLE001  whatever it is, the store is down
-        raise _down("written", err) from None
-
-
-def _down(verb: str, err: Exception) -> TokenStoreError:
-    if isinstance(err, ImportError):
-        # How the SDK says that this process has no supervisor to talk to.
-        outside = TokenStoreError(
-            "This process is out of Airflow's reach (a notebook, a script, a virtualenv task without Airflow), so "
-            "it cannot share an access token with workers and triggerers through a Variable. Call from a task, or "
-            "set share_via to redis; or to memory, which costs every other process with this client id its access "
-            "at each start, so give it a client id of its own then."
-        )
-        outside.retryable = False
-        return outside
-    return TokenStoreError(
-        f"The Variable that this fleet shares its access through could not be {verb} ({type(err).__name__}); "
-        "this passes with the API server."
-    )

@@ -73,7 +73,8 @@ class CallingHook(LucidworksAuthHook):
         """What this process knows of the application's rate limit: requests a second, 429s, seconds held back."""
         from lucidworks_provider.transport.turns import turns_of
 
-        return turns_of(self.get_settings().application_base).learned
+        settings = self.get_settings()
+        return turns_of(settings.application_base, settings).learned
 
     def learned_rate(self) -> float | None:
         """Requests a second at which this process calls the application; None as long as nothing was refused."""

@@ -26,6 +26,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
+from lucidworks_provider.sharing.threads import in_thread
 from lucidworks_provider.transport.intake import Intake
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, unanswered, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
@@ -35,6 +36,8 @@ from lucidworks_provider.transport.turns import Lanes
 CONNECTIONS = 8
 # For all sessions of users on one event loop.
 LENT_CONNECTIONS = 32
+# A loop that ends would cut it short.
+_TELLING_SECONDS = 2.0
 
 
 @dataclass
@@ -59,6 +62,8 @@ class AsyncTransport:
         # In the order of asking, which aiohttp's pool does not keep: who has a connection would get it for ever.
         self._queue = asyncio.Semaphore(self.connections)
         self._lanes = Lanes(self.settings)
+        # A loop keeps no hold of its tasks.
+        self._telling: set[asyncio.Future[None]] = set()
 
     async def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
@@ -78,7 +83,7 @@ class AsyncTransport:
             ticket = None
             if lane is not None and (ticket := lane.take()) is None:
                 ticket = await lane.await_turn()
-            answer = None
+            answer = tell = None
             sent = time.monotonic()
             try:
                 async with self._session.request(
@@ -97,7 +102,12 @@ class AsyncTransport:
                 raise error from None
             finally:
                 if lane is not None and ticket is not None:
-                    lane.heard(ticket, answer)
+                    tell = lane.heard(ticket, answer)
+        if tell is not None:
+            # Not waited for: who is cancelled meanwhile would lose an answer that may come only once.
+            telling = asyncio.ensure_future(in_thread(tell))
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
         metrics.request(request.endpoint, answer.status, time.monotonic() - sent)
         return answer
 
@@ -124,7 +134,9 @@ class AsyncTransport:
         return self._lent
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, when the fleet has been told what it should know."""
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=_TELLING_SECONDS)
         if self._lent is not None:
             await self._lent.close()
         await self._session.close()

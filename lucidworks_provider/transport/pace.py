@@ -10,6 +10,8 @@ state               what may be sent
 ==================  =============================================================================================
 free                everything: no 429 has come yet, and only connections bound it
 held                nothing until the ``Retry-After`` of a 429 is over (or an exponential pause, where none came)
+asking              nothing: where the fleet shares its pauses (:mod:`lucidworks_provider.sharing.pause`), one process
+                    of it may probe, and the others wait for what it hears
 probing             one request; the others wait for its answer, so a storm draws one request each pause
 paced               ``rate`` requests a second, evenly
 ==================  =============================================================================================
@@ -68,6 +70,9 @@ SURPRISES = (0.9, 0.8, 0.65, 0.5)
 BELOW = 0.98
 # Whoever leaves more than this share of the turns is not held up by the rate; told by the last seconds.
 IDLE_SHARE, IDLE_SECONDS = 0.15, 0.6
+# Seconds without a request after which is looked again whether the fleet pauses: who sends all the time hears it from
+# the service, and who looks all the time costs Airflow's database more than it spares the service.
+LOOK_AGAIN = 5.0
 # A probe may be a request that takes its time; a 429 takes none.
 PROBE_PATIENCE = 2.0
 # How often what was sent is noted, seconds, and how many notes are kept at most.
@@ -93,10 +98,13 @@ class Pace:
     """
     One application's requests; not for several threads at once, but for :meth:`sent` while it is ``free``.
 
-    A request is sent after :meth:`wait` has said 0; :meth:`sent` gives it a ticket, with which its answer is told.
+    A request is sent after :meth:`wait` has said 0 and nothing is to be asked; :meth:`sent` gives it a ticket, with
+    which its answer is told.
+
+    :param shared: whether there are processes to agree with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
         # Until the first 429.
         self.free = True
         # From a 429 until a request is accepted; at other times only refusals need to be told.
@@ -104,6 +112,9 @@ class Pace:
         self.rate: float | None = None
         self.refusals = 0
         self.held = 0.0
+        self._shared = shared
+        # Whether this process may probe.
+        self._permitted = False
         # Counts the pauses: an answer to a request from before one says nothing new.
         self._epoch = 0
         self._until = 0.0
@@ -114,7 +125,7 @@ class Pace:
         self._probe_at: float | None = None
         # When the next turn is, when the last one was, and seconds of turns that nobody took.
         self._next = 0.0
-        self._last = 0.0
+        self._last = -LOOK_AGAIN
         self._idle = 0.0
         # Since the last pause: its length, seconds of sending at full rate, where the rate began and where it goes.
         self._gap = BURST
@@ -138,7 +149,45 @@ class Pace:
             return 0.0 if self.rate is None else max(0.0, self._next - now)
         if self._probe_at is None:
             return max(0.0, self._until - now)
-        return max(0.0, self._probe_at + max(PROBE_PATIENCE, self._pause) - now)
+        return max(0.0, self._probe_at + self.claim - now)
+
+    def knows(self, now: float) -> bool:
+        """Whether the fleet has been looked at of late, or need not be."""
+        return not (self._shared and self.free) or now - self._last < LOOK_AGAIN
+
+    def asks(self, now: float) -> bool:
+        """Whether the fleet is to be asked before anything is sent; :meth:`agreed` takes its answer."""
+        if self.holding:
+            return self._shared and not self._permitted
+        return not self.knows(now)
+
+    @property
+    def claim(self) -> float:
+        """For how many seconds a probe keeps everybody else from probing."""
+        return max(PROBE_PATIENCE, self._pause)
+
+    def agreed(self, seconds: float | None, now: float) -> None:
+        """
+        Hear from the fleet.
+
+        :param seconds: for which it pauses; 0 for not at all, or for leave to probe; None if another's probe was
+            accepted.
+        """
+        if self.free:
+            self._last = now
+            if seconds:
+                self.free, self._refused_at = False, now
+                self._hold(now, seconds, seconds)
+        elif not self.holding:
+            return
+        elif seconds is None:
+            # As if the probe had been this process's.
+            self._sent += 1
+            self._go_on(now)
+        elif seconds:
+            self._until = now + seconds
+        else:
+            self._permitted = True
 
     def sent(self, now: float) -> int:
         """A request goes out; the ticket for its answer."""
@@ -146,29 +195,32 @@ class Pace:
             self._note(now)
         self._sent += 1
         if self.holding:
-            self._probe_at = now
+            self._probe_at, self._permitted = now, False
         elif self.rate is not None:
             self._grow(now, self.rate)
             self._next = max(self._next, now - SLACK) + 1 / self.rate
-            self._last = now
+        self._last = now
         return self._epoch
 
-    def accepted(self, ticket: int, now: float) -> None:
-        """An answer other than 429."""
-        if self.holding and ticket == self._epoch:
+    def accepted(self, ticket: int, now: float) -> bool:
+        """An answer other than 429; whether it has ended a pause."""
+        ends = self.holding and ticket == self._epoch
+        if ends:
             self._go_on(now)
+        return ends
 
     def lost(self, ticket: int) -> None:
         """No answer came. If it was the probe, the next one is."""
         if self.holding and ticket == self._epoch:
             self._probe_at = None
 
-    def refused(self, ticket: int, now: float, asked: float | None, spread: float) -> None:
+    def refused(self, ticket: int, now: float, asked: float | None, spread: float) -> float | None:
         """
         A 429.
 
         :param asked: seconds of its ``Retry-After``, if it had one.
         :param spread: a random number from 0 to 1.
+        :return: seconds of the pause that begins, if one does.
         """
         self.free = False
         self.refusals += 1
@@ -177,15 +229,19 @@ class Pace:
             self._storm += 1
             if self.holding and asked:
                 self._until = max(self._until, now + min(asked, retry.LONGEST_RETRY_AFTER))
-            return
+            return None
         if not self.holding:
             self._refused_at, self._in_a_row, self._storm = now, 0, 0
         self._in_a_row += 1
         pause = asked or min(retry.LONGEST_WAIT, retry.FIRST_WAIT * 2.0 ** (self._in_a_row - 1))
-        self._pause = min(pause, retry.LONGEST_RETRY_AFTER)
-        self._until = now + self._pause * (1 + SPREAD * spread)
+        pause = min(pause, retry.LONGEST_RETRY_AFTER)
+        self._hold(now, pause, pause * (1 + SPREAD * spread))
+        return pause
+
+    def _hold(self, now: float, pause: float, seconds: float) -> None:
+        self._pause, self._until = pause, now + seconds
         self._epoch += 1
-        self.holding, self._probe_at = True, None
+        self.holding, self._probe_at, self._permitted = True, None, False
 
     def _grow(self, now: float, rate: float) -> None:
         """Count a turn, and the rate's growth if turns are what is waited for."""

@@ -51,11 +51,13 @@ class SyncTransport:
         ticket = lane.take()
         if ticket is None:
             ticket = lane.wait()
-        answer = None
+        answer = tell = None
         try:
             answer = self._send(request, access_token)
         finally:
-            lane.heard(ticket, answer)
+            tell = lane.heard(ticket, answer)
+        if tell is not None:
+            tell()
         return answer
 
     def _send(self, request: Request, access_token: str | None) -> Answer:

@@ -19,11 +19,15 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from lucidworks_provider.api.messages import Answer, Request, retry_after
 from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.sharing.pause import SharedPause, shared_pause
+from lucidworks_provider.sharing.threads import in_thread
 from lucidworks_provider.transport.pace import Learned, Pace
 
 # Seconds after which those in the queue look whether the first of it is still there.
@@ -89,10 +93,15 @@ class _Coroutine:
 
 
 class Turns:
-    """The queue of one application in this process."""
+    """
+    The queue of one application in this process.
 
-    def __init__(self) -> None:
-        self._pace = Pace()
+    :param shared: the fleet's pause, if it shares one.
+    """
+
+    def __init__(self, shared: SharedPause | None = None) -> None:
+        self._shared = shared
+        self._pace = Pace(shared=shared is not None)
         # Reentrant: a coroutine that nobody waits for any more may be collected, and then leaves, at any time.
         self._lock = threading.RLock()
         self._queue: deque[_Waiter] = deque()
@@ -104,7 +113,8 @@ class Turns:
 
     def take(self) -> int | None:
         """A ticket, if nobody has to wait for anything; else wait."""
-        return self._pace.sent(time.monotonic()) if self._pace.free else None
+        now = time.monotonic()
+        return self._pace.sent(now) if self._pace.free and self._pace.knows(now) else None
 
     def wait(self) -> int:
         """A ticket, for a thread, when it is its turn."""
@@ -115,7 +125,10 @@ class Turns:
                 ticket, seconds = self._look(me)
                 if ticket is not None:
                     return ticket
-                me.sleep(seconds)
+                if seconds:
+                    me.sleep(seconds)
+                else:
+                    self._agree(self._ask())
         finally:
             self._leave(me)
 
@@ -128,29 +141,49 @@ class Turns:
                 ticket, seconds = self._look(me)
                 if ticket is not None:
                     return ticket
-                await me.sleep(seconds)
+                if seconds:
+                    await me.sleep(seconds)
+                else:
+                    self._agree(await in_thread(self._ask))
         finally:
             self._leave(me)
 
-    def heard(self, ticket: int, answer: Answer | None) -> None:
+    def heard(self, ticket: int, answer: Answer | None) -> Callable[[], None] | None:
         """
         Tell what came of a request.
 
         :param answer: None if none came.
+        :return: what tells the fleet, if there is something to tell; it may wait, and need not be called.
         """
         refused = answer is not None and answer.status == 429
         if not (refused or self._pace.holding):
-            return
+            return None
+        pause, ends = None, False
         with self._lock:
             now = time.monotonic()
             if answer is None:
                 self._pace.lost(ticket)
             elif refused:
                 # Spreading load, not keeping secrets.
-                self._pace.refused(ticket, now, retry_after(answer), random.random())
+                pause = self._pace.refused(ticket, now, retry_after(answer), random.random())
             else:
-                self._pace.accepted(ticket, now)
+                ends = self._pace.accepted(ticket, now)
             self._wake_first()
+        if self._shared is None:
+            return None
+        if ends:
+            return self._shared.end
+        return None if pause is None else partial(self._shared.hold, pause)
+
+    def _ask(self) -> float | None:
+        """Only who is first in the queue comes here, without the lock: it may take its time."""
+        if self._shared is None:
+            return 0.0
+        return self._shared.ask(self._pace.claim) if self._pace.holding else self._shared.look()
+
+    def _agree(self, seconds: float | None) -> None:
+        with self._lock:
+            self._pace.agreed(seconds, time.monotonic())
 
     def _enter(self, waiter: _Waiter) -> None:
         with self._lock:
@@ -162,7 +195,7 @@ class Turns:
             self._wake_first()
 
     def _look(self, waiter: _Waiter) -> tuple[int | None, float]:
-        """A ticket, or how long to sleep."""
+        """A ticket, or how long to sleep; neither if the fleet is to be asked."""
         with self._lock:
             while self._queue[0].gone and self._queue[0] is not waiter:
                 self._queue.popleft()
@@ -170,7 +203,7 @@ class Turns:
                 return None, _LOOK_AGAIN
             now = time.monotonic()
             wait = self._pace.wait(now)
-            return (None, wait) if wait > 0 else (self._pace.sent(now), 0.0)
+            return (None, wait) if wait > 0 or self._pace.asks(now) else (self._pace.sent(now), 0.0)
 
     def _wake_first(self) -> None:
         if self._queue:
@@ -181,10 +214,16 @@ _all_turns: dict[str, Turns] = {}
 _lock = threading.Lock()
 
 
-def turns_of(base_url: str) -> Turns:
-    """This process's queue for what lies below a URL."""
+def turns_of(base_url: str, settings: LucidworksSettings) -> Turns:
+    """
+    This process's queue for what lies below a URL.
+
+    :param settings: of the connection; the first one's say where the fleet shares its pauses.
+    """
     with _lock:
-        return _all_turns.setdefault(base_url, Turns())
+        if base_url not in _all_turns:
+            _all_turns[base_url] = Turns(shared_pause(settings, base_url))
+        return _all_turns[base_url]
 
 
 class Lanes:
@@ -194,6 +233,7 @@ class Lanes:
         self._application_url = settings.application_url or ""
         self._below_application = f"{settings.application_url}/"
         self._models_url = settings.models_url
+        self._settings = settings
 
     def of(self, request: Request) -> Turns | None:
         """Where a request has to wait; None for one that has not to."""
@@ -202,7 +242,7 @@ class Lanes:
         ours = request.url.startswith(self._below_application)
         url = self._application_url if ours else self._models_url
         # Looked up each time: a forked child has queues of its own.
-        return _all_turns.get(url) or turns_of(url)
+        return _all_turns.get(url) or turns_of(url, self._settings)
 
 
 def forget_turns() -> None:

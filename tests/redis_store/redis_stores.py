@@ -59,3 +59,66 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
     source = TokenSource(new_store(), Service(grant, time.time))
     barrier.wait(60)
     results.put(source.get())
+
+
+def ask_to_probe(barrier: Barrier, results: Queue[float | None]) -> None:
+    """A process whose pause is over at the same moment as the others'."""
+    from lucidworks_provider.sharing.pause import RedisPause, SharedPause
+    from lucidworks_provider.sharing.redis_client import RedisClient
+
+    pause = SharedPause(RedisPause(RedisClient("lw", "shared_redis", {}), "name"))
+    pause.look()
+    barrier.wait(60)
+    results.put(pause.ask(5.0))
+
+
+def send_on(url: str, mode: str, until: float, results: Queue[float | str]) -> None:
+    """
+    A process with four senders; tells that it got anything but a 429, and at its end when it last did.
+
+    :param mode: ``sync`` for threads, ``async`` for coroutines.
+    """
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Lock
+
+    from lucidworks_provider.api.messages import get
+    from lucidworks_provider.connection import LucidworksSettings
+    from lucidworks_provider.transport.aio import shared_transport
+    from lucidworks_provider.transport.sync import SyncTransport
+
+    urls = {"application_url": url, "auth_url": url, "models_url": url}
+    settings = LucidworksSettings("lw", "i", "s", share_via="redis", redis_conn_id="shared_redis", **urls)
+    request = get("Use cases", f"{url}/ai/usecases", endpoint="list_use_cases")
+    accepted = [0.0]
+    lock = Lock()
+
+    def heard(status: int) -> None:
+        if status != 429:
+            with lock:
+                if len(accepted) == 1:
+                    results.put("begun")
+                accepted.append(time.time())
+
+    def sender(_: int) -> None:
+        transport = SyncTransport(settings)
+        while time.time() < until:
+            heard(transport.send(request, "t0ken").status)
+            time.sleep(0.05)
+
+    async def senders() -> None:
+        async with shared_transport(settings) as transport:
+
+            async def send() -> None:
+                while time.time() < until:
+                    heard((await transport.send(request, "t0ken")).status)
+                    await asyncio.sleep(0.05)
+
+            await asyncio.gather(*(send() for _ in range(4)))
+
+    if mode == "async":
+        asyncio.run(senders())
+    else:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(sender, range(4)))
+    results.put(max(accepted))

@@ -13,6 +13,7 @@ import pytest
 from lucidworks_provider.auth import stores
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.sharing import pause
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Airflow's Variables, of which this process sees a copy of its own otherwise."""
     kept: dict[str, str] = {}
-    monkeypatch.setattr(stores, "_get", kept.get)
-    monkeypatch.setattr(stores, "_set", lambda key, value, description: kept.update({key: value}))
+    for module in (stores, pause):
+        monkeypatch.setattr(module, "get_variable", kept.get)
+        monkeypatch.setattr(module, "set_variable", lambda key, value, description: kept.update({key: value}))
     return kept
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from transport_wire import answer, connection_json, get, scripted, settings
+from transport_wire import MODES, Mode, answer, connection_json, get, scripted, send, settings
 
 from lucidworks_provider.api.jobs import CHUNKING
 from lucidworks_provider.api.messages import Answer, Request
@@ -67,10 +67,21 @@ def test_applications_do_not_wait_for_each_other() -> None:
     lanes = Lanes(settings(APPLICATION, models_url=models))
     other = Lanes(settings(f"{APPLICATION}.org", models_url=models))
     application = lanes.of(get(f"{APPLICATION}/ai/usecases"))
-    assert application is turns_of(APPLICATION)
-    assert lanes.of(get(f"{models}/customers/c/ai/models")) is turns_of(models)
-    assert other.of(get(f"{APPLICATION}.org/ai/usecases")) is turns_of(f"{APPLICATION}.org")
-    assert len({application, turns_of(models), turns_of(f"{APPLICATION}.org")}) == 3
+    assert application is turns_of(APPLICATION, settings(APPLICATION))
+    assert lanes.of(get(f"{models}/customers/c/ai/models")) is turns_of(models, settings(APPLICATION))
+    assert other.of(get(f"{APPLICATION}.org/ai/usecases")) is turns_of(
+        f"{APPLICATION}.org", settings(APPLICATION)
+    )
+    assert (
+        len(
+            {
+                application,
+                turns_of(models, settings(APPLICATION)),
+                turns_of(f"{APPLICATION}.org", settings(APPLICATION)),
+            }
+        )
+        == 3
+    )
 
 
 def test_connections_to_one_application_share_its_turns() -> None:
@@ -79,10 +90,10 @@ def test_connections_to_one_application_share_its_turns() -> None:
 
 
 def test_a_forked_child_begins_anew() -> None:
-    refuse(turns_of(APPLICATION), 60)
+    refuse(turns_of(APPLICATION, settings(APPLICATION)), 60)
     child = os.fork()
     if child == 0:
-        os._exit(0 if turns_of(APPLICATION).take() == 0 else 1)
+        os._exit(0 if turns_of(APPLICATION, settings(APPLICATION)).take() == 0 else 1)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -261,6 +272,81 @@ async def test_slots_stay_what_they_are(emulator: RunningEmulator) -> None:
         assert (transport.connections, transport.slots._value) == (32, 8)
 
 
+# --- with others
+
+
+class Fleet:
+    """Stands for :class:`~lucidworks_provider.sharing.pause.SharedPause`: what it is asked and told, in order."""
+
+    def __init__(self, *replies: float | None) -> None:
+        self.replies = list(replies)
+        self.said: list[str] = []
+        self.threads: set[int] = set()
+        self.slow = threading.Event()
+        self.slow.set()
+
+    def look(self) -> float:
+        self._note("look")
+        return self.replies.pop(0) or 0.0
+
+    def ask(self, seconds: float) -> float | None:
+        self._note("ask")
+        return self.replies.pop(0)
+
+    def hold(self, seconds: float) -> None:
+        self._note(f"hold {seconds:g}")
+
+    def end(self) -> None:
+        self._note("end")
+        self.slow.wait(10)
+
+    def _note(self, words: str) -> None:
+        self.said.append(words)
+        self.threads.add(threading.get_ident())
+
+
+@pytest.fixture
+def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
+    """The first look finds no pause; whoever asks later has to wait once, and then may probe."""
+    made = Fleet(0.0, 0.1, 0.0)
+    monkeypatch.setattr("lucidworks_provider.transport.turns.shared_pause", lambda *_: made)
+    return made
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_fleet_is_asked_before_a_probe_and_told_what_came_of_it(mode: Mode, fleet: Fleet) -> None:
+    with scripted(answer(status=429, Retry_After="0.3"), answer()) as server:
+        one = settings(server.url)
+        assert send(mode, one, get(f"{server.url}/ai/x")).status == 429
+        begin = time.monotonic()
+        assert send(mode, one, get(f"{server.url}/ai/x")).status == 200
+        assert time.monotonic() - begin >= 0.35
+    assert fleet.said == ["look", "hold 0.3", "ask", "ask", "end"]
+    assert (threading.get_ident() in fleet.threads) == (mode == "sync"), "an event loop is not held up"
+
+
+async def test_an_answer_does_not_wait_until_the_fleet_was_told(fleet: Fleet) -> None:
+    """Who is cancelled then would lose it, and a result may be readable once."""
+    fleet.replies = [0.05, 0.0]
+    fleet.slow.clear()
+    with scripted(answer()) as server:
+        async with shared_transport(settings(server.url)) as transport:
+            found = await asyncio.wait_for(transport.send(get(f"{server.url}/ai/x")), 5)
+            assert found.status == 200
+            fleet.slow.set()
+    assert fleet.said[:2] == ["look", "ask"]
+
+
+async def test_the_others_queue_behind_the_one_who_asks(fleet: Fleet) -> None:
+    fleet.replies = [0.0, 0.0]
+    with scripted(answer(status=429, Retry_After="0.2"), *[answer()] * 8) as server:
+        async with shared_transport(settings(server.url)) as transport:
+            await transport.send(get(f"{server.url}/ai/x"))
+            await asyncio.gather(*(transport.send(get(f"{server.url}/ai/x")) for _ in range(8)))
+    assert fleet.said[:3] == ["look", "hold 0.2", "ask"]
+    assert fleet.said.count("ask") == 1
+
+
 # --- what it costs
 
 
@@ -283,7 +369,7 @@ async def test_a_thousand_who_wait_for_a_connection_hold_no_turn(monkeypatch: py
     with scripted(answer()) as server:
         url = connection_json(server.url)
         monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", url)
-        turns = turns_of(server.url)
+        turns = turns_of(server.url, settings(APPLICATION))
         refuse(turns, 0.5)
         async with shared_transport(settings(server.url)) as transport:
             waiting = [asyncio.create_task(transport.send(get(f"{server.url}/ai/x"))) for _ in range(1000)]

@@ -14,7 +14,7 @@ import pytest
 from pace_world import Bucket, Fixed, Limit, Sliding, World
 
 from lucidworks_provider.transport import retry
-from lucidworks_provider.transport.pace import FIRST_RATE, PROBE_PATIENCE, Pace
+from lucidworks_provider.transport.pace import FIRST_RATE, LOOK_AGAIN, PROBE_PATIENCE, Pace
 
 MINUTE = 60.0
 
@@ -61,6 +61,84 @@ def test_the_longest_of_several_pauses_counts() -> None:
     for ticket, asked in zip(tickets, (1.0, 5.0, 2.0), strict=True):
         pace.refused(ticket, 0.0, asked, 0.0)
     assert pace.wait(0.0) == 5.0
+
+
+def test_the_first_request_of_a_fleets_process_asks_whether_there_is_a_pause() -> None:
+    assert not Pace().asks(0.0)
+    pace = Pace(shared=True)
+    assert (pace.free, pace.knows(0.0), pace.asks(0.0)) == (True, False, True)
+    pace.agreed(0.0, 10.0)
+    assert (pace.free, pace.knows(10.0), pace.asks(10.0)) == (True, True, False)
+
+
+def test_a_process_that_has_sent_nothing_for_a_while_asks_again() -> None:
+    pace = Pace(shared=True)
+    pace.agreed(0.0, 10.0)
+    pace.accepted(pace.sent(14.0), 14.1)
+    assert (pace.asks(14.0 + LOOK_AGAIN - 0.1), pace.asks(14.0 + LOOK_AGAIN)) == (False, True)
+    pace.agreed(2.0, 20.0)
+    assert (pace.holding, pace.wait(20.0)) == (True, 2.0)
+    alone = Pace()
+    alone.sent(0.0)
+    assert alone.knows(3600.0)
+
+
+def test_a_process_with_a_rate_of_its_own_does_not_look() -> None:
+    pace = Pace(shared=True)
+    pace.agreed(0.0, 0.0)
+    pace.refused(pace.sent(0.0), 0.0, 1.0, 0.0)
+    pace.agreed(0.0, 1.0)
+    pace.accepted(pace.sent(1.0), 1.0)
+    assert not pace.asks(3600.0)
+
+
+def test_a_process_that_begins_in_a_pause_waits_for_its_end() -> None:
+    pace = Pace(shared=True)
+    pace.agreed(5.0, 10.0)
+    assert (pace.free, pace.holding, pace.wait(11.0), pace.wait(15.0)) == (False, True, 4.0, 0.0)
+    assert pace.asks(15.0), "another may probe already"
+    pace.agreed(1.0, 15.0)
+    assert (pace.wait(15.0), pace.wait(16.0), pace.asks(16.0)) == (1.0, 0.0, True)
+    pace.agreed(0.0, 16.0)
+    assert (pace.wait(16.0), pace.asks(16.0)) == (0.0, False)
+    assert pace.accepted(pace.sent(16.0), 16.1), "tells the others"
+    assert (pace.holding, pace.asks(17.0)) == (False, False)
+
+
+def test_leave_to_probe_is_for_one_request() -> None:
+    pace = Pace(shared=True)
+    pace.agreed(0.0, 0.0)
+    assert pace.refused(pace.sent(0.0), 0.0, 1.0, 0.0) == 1.0
+    pace.agreed(0.0, 1.0)
+    ticket = pace.sent(1.0)
+    assert pace.wait(1.0) == PROBE_PATIENCE
+    assert pace.refused(ticket, 1.1, 3.0, 0.0) == 3.0
+    assert pace.asks(4.1)
+    pace.agreed(0.0, 4.1)
+    pace.lost(pace.sent(4.1))
+    assert (pace.wait(4.2), pace.asks(4.2)) == (0.0, True)
+
+
+def test_when_anothers_probe_was_accepted_all_go_on_at_what_they_know() -> None:
+    alone, one = Pace(), Pace(shared=True)
+    one.agreed(0.0, 0.0)
+    for pace in (alone, one):
+        for _ in range(10):
+            pace.sent(0.99)
+        for ticket in [pace.sent(0.99) for _ in range(5)]:
+            pace.refused(ticket, 1.0, 1.0, 0.0)
+    alone.accepted(alone.sent(2.0), 2.0)
+    one.agreed(None, 2.0)
+    assert (one.holding, one.asks(2.0), one.rate) == (False, False, alone.rate)
+    assert one.wait(2.0) == alone.wait(2.0)
+
+
+def test_an_agreement_that_comes_too_late_changes_nothing() -> None:
+    pace = paced(20.0)
+    before = (pace.holding, pace.rate, pace.wait(2.0))
+    for late in (None, 0.0, 7.0):
+        pace.agreed(late, 2.0)
+    assert (pace.holding, pace.rate, pace.wait(2.0)) == before
 
 
 def test_no_pause_is_longer_than_patience() -> None:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pause for a fleet, in a real Redis: by processes, and as requests against a service that refuses all."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+import redis_stores
+import requests
+from redis_server import REDIS_CONN_ID
+
+from lucidworks_provider.sharing.pause import RedisPause, SharedPause, Standing
+from lucidworks_provider.sharing.redis_client import RedisClient
+
+if TYPE_CHECKING:
+    from redis_server import RedisServer
+
+KEY = "lucidworks:pause:name"
+
+
+def store() -> RedisPause:
+    return RedisPause(RedisClient("lw", REDIS_CONN_ID, {}), "name")
+
+
+def test_what_is_written_ends_by_itself(server: RedisServer) -> None:
+    one, other = SharedPause(store()), SharedPause(store())
+    assert (one.look(), one.ask(0.4)) == (0, 0)
+    assert 0 < (other.ask(0.4) or 0) <= 0.4
+    time.sleep(0.45)
+    assert other.ask(0.4) == 0
+    other.end()
+    assert one.ask(0.4) is None
+    assert server.client().pttl(KEY) > 50_000
+
+
+def test_eight_processes_ask_at_once_and_one_may_probe(server: RedisServer) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(8), spawn.Queue()
+    processes = [spawn.Process(target=redis_stores.ask_to_probe, args=(barrier, results)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    replies = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(60)
+    assert replies.count(0.0) == 1
+    assert all(reply > 0 for reply in replies if reply != 0.0)
+
+
+@pytest.mark.parametrize("kind", ["no end", "a list", "empty"])
+def test_what_somebody_wrote_by_hand_holds_nobody(server: RedisServer, kind: str) -> None:
+    client = server.client()
+    if kind == "a list":
+        client.rpush(KEY, "x")
+    else:
+        client.set(KEY, "me" if kind == "no end" else "")
+    assert store().read() is None
+    assert SharedPause(store()).ask(2) == 0
+
+
+def test_a_server_that_is_gone_holds_nobody(server: RedisServer) -> None:
+    one = SharedPause(store())
+    one.hold(30)
+    assert store().read() == Standing(one._me, pytest.approx(30, abs=1))
+    server.stop()
+    assert SharedPause(store()).look() == 0
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_storm_draws_one_request_a_pause_from_several_processes(
+    server: RedisServer, plain_network: None, mode: str
+) -> None:
+    """Three processes with four senders each, one of which begins in the middle; all go on when it is over."""
+    from lucidworks_provider.emulator import running
+
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    with running() as service:
+        until = time.time() + 25.0
+        arguments = (service.url, mode, until, results)
+        processes = [spawn.Process(target=redis_stores.send_on, args=arguments) for _ in range(3)]
+        for process in processes[:2]:
+            process.start()
+        for _ in processes[:2]:
+            assert results.get(timeout=30) == "begun"
+        begin = time.time()
+        order = {"match": "usecases", "kind": "429", "retry_after": 1, "times": 10_000}
+        requests.post(f"{service.url}/_emulator/faults", json=order, timeout=10).raise_for_status()
+        processes[2].start()
+        time.sleep(8)
+        requests.delete(f"{service.url}/_emulator/faults", timeout=10).raise_for_status()
+        over = time.time()
+        assert results.get(timeout=30) == "begun"
+        last = [results.get(timeout=60) for _ in processes]
+        log = requests.get(f"{service.url}/_emulator/log", timeout=10).json()
+    for process in processes:
+        process.join(30)
+    asked = [
+        line["time"] for line in log if line["endpoint"] == "usecases" and begin + 2 < line["time"] < over
+    ]
+    # After what was under way when it began: one a second. Each process for itself would send three times as many.
+    assert 3 <= len(asked) <= 6
+    assert min(later - earlier for earlier, later in itertools.pairwise(asked)) >= 1.0
+    assert min(last) > over + 1, "all of them go on"
