@@ -101,6 +101,13 @@ def play(stage: Stage, scenario: Scenario) -> Round:
                 told = airflow.task_log(dag, run_id, task["task_id"], task["try_number"])
                 print("\n".join(told.splitlines()[-30:]), flush=True)
     verdict = judge(work, log, stage.toll, BATCH)
+    if verdict.twice > verdict.allowed:
+        # A task that died at a moment that nobody here knows of has submitted again what it had in flight.
+        for task in airflow.task_instances(dag, run_id):
+            print(f"{task['task_id']}: try {task['try_number']}, {task['start_date']} to {task['end_date']}")
+            for number in range(1, task["try_number"]):
+                told = airflow.task_log(dag, run_id, task["task_id"], number)
+                print("\n".join(told.splitlines()[-15:]), flush=True)
     shutil.rmtree(work.folder)
     return Round(
         scenario,
@@ -187,7 +194,8 @@ def _row(one: Round) -> str:
 def _told(storm: Storm) -> str:
     return (
         f"asked to wait {storm.windows} times. {storm.on_the_way} requests were on their way, {storm.later} were "
-        f"begun later in a wait, {storm.most} at most in one, by {SENDERS} processes."
+        f"begun later in a wait, {storm.most} at most in one, by {SENDERS} processes"
+        f"{': ' + storm.endpoints if storm.endpoints else ''}."
     )
 
 

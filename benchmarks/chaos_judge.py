@@ -126,12 +126,14 @@ class Storm:
     :param on_the_way: requests that were begun within half a second: sent before the refusal could be read.
     :param later: requests after that.
     :param most: of these in one wait.
+    :param endpoints: what these asked for, and how long after the refusal.
     """
 
     windows: int
     on_the_way: int
     later: int
     most: int
+    endpoints: str = ""
 
 
 def storm(log: Sequence[Mapping[str, Any]], seconds: float) -> Storm:
@@ -140,18 +142,21 @@ def storm(log: Sequence[Mapping[str, Any]], seconds: float) -> Storm:
 
     :param seconds: of the ``Retry-After``.
     """
-    # The identity server is another application.
-    calls = [line for line in log if line["endpoint"] != "token"]
+    # The identity server is another application; "unknown" is the HEAD that asks it for the time.
+    calls = [line for line in log if line["endpoint"] not in {"token", "unknown"}]
     refusals = sorted(line["time"] + line["seconds"] for line in calls if line["status"] == 429)
     begins = sorted(line["time"] for line in calls)
     later: list[int] = []
+    said: list[str] = []
     on_the_way, until = 0, 0.0
     for moment in refusals:
         if moment >= until:
             known, until = moment + UNDER_WAY, moment + seconds
             on_the_way += sum(moment < begin <= known for begin in begins)
-            later.append(sum(known < begin < until for begin in begins))
-    return Storm(len(later), on_the_way, sum(later), max(later, default=0))
+            late = [line for line in calls if known < line["time"] < until]
+            later.append(len(late))
+            said += [f"{line['endpoint']} +{line['time'] - moment:.1f} s" for line in late]
+    return Storm(len(later), on_the_way, sum(later), max(later, default=0), ", ".join(said[:20]))
 
 
 def _corpus(work: Work) -> list[str]:
