@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -244,7 +245,9 @@ def _judge(state: str, database: Path, out: Path, log: Sequence[Mapping[str, Any
         "token": ""
         if (mints, refused) == (1, 0)
         else f"{mints} tokens were asked for, {refused} calls refused",
-        "token store": "" if len(stored) == 1 and "eyJ" not in stored[0] else f"{len(stored)} Variables",
+        "token store": ""
+        if len(stored) == 1 and not re.search(r"eyJ[\w-]+\.", stored[0])
+        else f"{len(stored)} Variables",
         "deferred job": "" if rows.get("deferred") == ["Once deferred.", "Twice deferred."] else f"{rows}",
         "found after kill -9": ""
         if sorted(made) == expected

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -175,7 +176,7 @@ def test_secrets_are_in_no_file(corpus: Run) -> None:
         path.read_bytes() for path in (corpus.root / "dataset").rglob("*") if path.is_file()
     )
     assert b"demo-secret" not in everything
-    assert b"eyJ" not in everything
+    assert not re.search(rb"eyJ[\w-]+\.", everything)
 
 
 @pytest.mark.parametrize(
