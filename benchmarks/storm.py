@@ -31,7 +31,7 @@ import requests
 
 from benchmarks.chaos_judge import Storm, storm
 from dev.demo import Emulator
-from dev.services import RedisServer
+from dev.services import RedisServer, install_services
 
 PROCESSES = 8
 SENDERS, EVERY = 4, 0.1
@@ -141,6 +141,7 @@ def main() -> int:
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     good = True
+    install_services()
     with tempfile.TemporaryDirectory(prefix="storm-") as name, RedisServer(Path(name)) as redis:
         os.environ["AIRFLOW_CONN_STORM_REDIS"] = redis.url
         for words, shared in (
