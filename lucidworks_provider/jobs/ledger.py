@@ -156,21 +156,17 @@ class Ledger:
 
         :raises StorageError: the one on storage could not be written; the other one has been.
         """
+        self._save(record)
+        return record
+
+    def _save(self, record: JobRecord) -> bool:
+        """Write both copies; whether there is one in the state store."""
         try:
             self._write(record)
         finally:
             # An id that the service has handed out must be in one place at least.
-            self._note(record)
-        return record
-
-    def _note(self, record: JobRecord) -> None:
-        if self.state is None:
-            return
-        try:
-            self.state.set(_STATE_NAME, record.to_json().decode())
-        except Exception:
-            # The copy on storage does for every retry that sees it.
-            log.warning("The job record could not be written to the task state store.", exc_info=True)
+            noted = note(self.state, _STATE_NAME, record.to_json().decode())
+        return noted
 
     @_patiently
     def _write(self, record: JobRecord) -> None:
@@ -178,16 +174,33 @@ class Ledger:
 
     def close(self, record: JobRecord) -> None:
         """
-        The result stands: remove the bodies.
+        The result stands: write that down, and remove the bodies.
 
-        Without a state store the record itself must stay, or a retry would do everything again.
+        Where no state store has taken the record, the one beside the result must stay, or a retry would do everything
+        again: by an older copy if Airflow's API server was away just now.
         """
-        if self.state is not None:
+        if self._save(record):
             remove(self.bodies.folder)
             return
         self.bodies.drop_input()
         for position, job_id in record.jobs.items():
             self.bodies.drop(position, job_id)
+
+
+def note(state: StateStore | None, name: str, value: str) -> bool:
+    """
+    Write into the task state store, if there is one and Airflow's API server answers.
+
+    :return: whether it is there.
+    """
+    if state is None:
+        return False
+    try:
+        state.set(name, value)
+    except Exception:
+        log.warning("%s could not be written to Airflow's task state store.", name, exc_info=True)
+        return False
+    return True
 
 
 def _parse(data: bytes | str | None, where: str) -> JobRecord | None:

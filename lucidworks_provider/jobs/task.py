@@ -168,7 +168,7 @@ class JobTask(ABC, Generic[File]):
                 except MalformedAnswerError as err:
                     raise self._unusable(record, position, err) from None
         manifest = self.manifest(file)
-        self.ledger.close(self.ledger.save(record.collected(manifest)))
+        self.ledger.close(record.collected(manifest))
         metrics.written(manifest)
         return manifest
 

@@ -101,6 +101,7 @@ class _ModelOperator(StateWaiting, BaseOperator):
         :param find: looks for it, by the id if there is one, else by what was asked for; is told whether that id
             was noted a moment ago.
         """
+        from lucidworks_provider.jobs.ledger import note
         from lucidworks_provider.jobs.record import fingerprint_of
 
         store, fingerprint = context.get("task_state_store"), fingerprint_of(wanted, [])
@@ -110,9 +111,8 @@ class _ModelOperator(StateWaiting, BaseOperator):
             self.log.info("%s: found, not made again.", what)
             return found
         made = self._make(lambda: find(None, False), make, what)
-        if store is not None:
-            noted = {"fingerprint": fingerprint, "id": made.id, "at": time.time()}
-            store.set(_STATE_NAME, json.dumps(noted))
+        # No reason to fail if that cannot be done: this try waits for it, and the next one finds it in the list.
+        note(store, _STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": made.id, "at": time.time()}))
         return made
 
     def _make(self, find: Callable[[], T | None], make: Callable[[], T], what: str) -> T:

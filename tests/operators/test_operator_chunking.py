@@ -401,6 +401,27 @@ def test_a_retry_on_another_host_finds_the_ids_in_the_state_store(
     assert sorted(service.submissions().values()) == [1, 1, 1]
 
 
+def test_a_state_store_that_fails_at_the_end_costs_nothing(
+    service: Service, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's API server is away when the result stands, so the success is not told either: Airflow tries again."""
+    if "task_state_store" not in context:
+        pytest.skip("before Airflow 3.3 there is none")
+    store = context["task_state_store"]
+    first = operator(tmp_path / "c.jsonl")
+    with monkeypatch.context() as away:
+
+        def fails(key: str, value: str) -> None:
+            if json.loads(value)["result"]:
+                raise ConnectionError("no API server")
+            store.values[key] = value
+
+        away.setattr(store, "set", fails)
+        manifest = first.execute(context)
+    assert operator(tmp_path / "c.jsonl").execute(context) == manifest
+    assert sorted(service.submissions().values()) == [1, 1, 1]
+
+
 def test_bodies_that_arrived_are_not_asked_for_again(
     service: Service, context: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -218,6 +218,19 @@ def test_a_list_that_lags_is_made_up_for_by_the_state_store(
     assert blind.execute(context) == model
 
 
+def test_a_state_store_that_fails_ends_no_training(
+    fast: RunningEmulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Down(Store):
+        def set(self, key: str, value: str) -> None:
+            raise ConnectionError("no API server")
+
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0)
+    model = train().execute({"ti": ti, "task_state_store": Down()})
+    assert [one.model_id for one in fast.state.registry.models() if one.order] == [model]
+    assert "lucidworks_made could not be written" in caplog.text
+
+
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_a_training_that_fails_says_so_and_a_retry_trains_again(
     fast: RunningEmulator, context: dict[str, Any], deferrable: bool

@@ -140,9 +140,35 @@ def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> No
     assert not bodies.there(0, "another job")
     aside = bodies.set_aside(0, "job")
     assert (bodies.there(0, "job"), read_file(aside)) == (False, b"{}")
-    ledger.close(ledger.save(newer.collected({"uri": "u"})))
+    ledger.close(newer.collected({"uri": "u"}))
     assert not exists(bodies.folder)
     assert (ledger.load() or newer).result == {"uri": "u"}
+
+
+def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -> None:
+    class State(dict[str, str]):
+        down = False
+
+        def set(self, key: str, value: str) -> None:
+            if self.down:
+                raise ConnectionError("the API server is away")
+            self[key] = value
+
+    state = State()
+    ledger = Ledger(Bodies(f"{tmp_path}/_r.parquet"), state)
+    record = ledger.save(JobRecord("f", 0).submitted(0, "job"))
+    ledger.bodies.keep(0, "job", b"{}")
+    state.down = True
+    ledger.close(record.collected({"uri": "u"}))
+    assert not ledger.bodies.there(0, "job")
+    found = ledger.load()
+    assert found is not None
+    assert found.result == {"uri": "u"}
+    # The next attempt brings it where another host finds it.
+    state.down = False
+    ledger.close(found)
+    assert not exists(ledger.bodies.folder)
+    assert ledger.load() == found
 
 
 def test_an_id_is_in_one_place_at_least(tmp_path: Path) -> None:
