@@ -199,6 +199,28 @@ def _both_ran(stage: Stage, run_id: str) -> list[str]:
     return [] if shared else ["no trigger was run by two triggerers"]
 
 
+def _as_a_result_stands(stage: Stage, _: str) -> None:
+    """The API server hangs before a task can tell that it has its result, and longer than a task is patient."""
+    folder = max(stage.results.iterdir(), key=lambda path: path.stat().st_mtime)
+    processes = stage.airflow.group.processes("api-server")
+    deadline = time.monotonic() + 120
+    while not any((folder / name).exists() for name in ("chunks.parquet", "predictions.jsonl")):
+        if time.monotonic() > deadline:
+            raise TimeoutError("no result for two minutes")
+        time.sleep(0.0005)
+    for process in processes:
+        process.suspend()
+    time.sleep(60)
+    stage.kill("api-server")
+
+
+def _state_store_failed(stage: Stage, run_id: str) -> list[str]:
+    logs = [path.read_text() for path in _logs(stage, run_id).glob("task_id=*/attempt=*.log")]
+    if any("could not be written to Airflow's task state store" in text for text in logs):
+        return []
+    return ["no task was refused by the task state store"]
+
+
 def _kill_triggerers(stage: Stage, _: str) -> None:
     stage.kill("triggerer")
     stage.kill(SECOND)
@@ -330,6 +352,12 @@ SCENARIOS = (
     Scenario("kill -9 of both triggerers", _kill_triggerers, 0.9),
     Scenario("kill -9 of the scheduler and its tasks", lambda stage, run: stage.kill("scheduler")),
     Scenario("kill -9 of the API server", lambda stage, run: stage.kill("api-server")),
+    Scenario(
+        "the API server hangs for 60 s from when a result stands, and is killed",
+        _as_a_result_stands,
+        0.9,
+        proves=_state_store_failed,
+    ),
     Scenario(
         "each triggerer hangs for 20 s, and goes on beside its successor",
         _two_triggerers,
