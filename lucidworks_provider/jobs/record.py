@@ -131,13 +131,13 @@ def resume(found: JobRecord | None, *, fingerprint: str, life: int) -> tuple[Job
     """
     if found is None:
         return JobRecord(fingerprint, life), "No earlier attempt."
+    # Its revisions go on from the old one's: of two copies, the store that missed a write has the older.
+    anew = JobRecord(fingerprint, life, revision=found.revision)
     if found.fingerprint != fingerprint:
         ids = ", ".join(found.jobs.values()) or "none"
-        return JobRecord(
-            fingerprint, life
-        ), f"The input changed since the last attempt; its jobs are orphans: {ids}"
+        return anew, f"The input changed since the last attempt; its jobs are orphans: {ids}"
     if found.result is not None and found.life != life:
-        return JobRecord(fingerprint, life), "Cleared after a success: submitting again."
+        return anew, "Cleared after a success: submitting again."
     if found.result is not None:
         return found, "The last attempt had collected everything."
     # Whoever clears a task that failed over an unknown submission has decided about it.

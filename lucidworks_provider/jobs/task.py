@@ -121,7 +121,7 @@ class JobTask(ABC, Generic[File]):
         if record.intent is not None:
             self._unknown(record.intent, "An earlier attempt ended during a submission.")
         missing = record.missing(self.count)
-        fresh = record.revision == 0
+        fresh = not record.jobs
         # Also where nothing is missing: whoever collects must find the record of this very attempt.
         record = record.awaited()
         try:

@@ -49,7 +49,7 @@ class JobWaiting(HasResult, Waiting):
         record, said = resume(task.ledger.load(), fingerprint=task.fingerprint, life=life)
         if record.result is not None and not exists(task.result_uri):
             said = f"{task.result_uri} has vanished: submitting again."
-            record = JobRecord(task.fingerprint, life)
+            record = JobRecord(task.fingerprint, life, revision=record.revision)
         self.log.info("%s", said)
         if record.result is not None:
             task.ledger.close(record)
@@ -74,7 +74,7 @@ class JobWaiting(HasResult, Waiting):
                 "The input or the options changed while the task was waiting (was an upstream task cleared?). "
                 "Nothing was written; a retry submits the new ones."
             )
-        if record is not None and record.result is not None:
+        if record is not None and record.result is not None and record.life == context["ti"].max_tries:
             return dict(record.result)
         seen = task.ledger.bodies.read_record()
         if record is None or seen is None or seen.nonce != record.nonce:

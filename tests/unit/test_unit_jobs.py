@@ -196,6 +196,16 @@ def test_a_success_is_returned_to_a_retry_and_repeated_after_a_clear() -> None:
     assert (again.result, again.jobs, again.life) == (None, {}, 5)
 
 
+def test_what_starts_again_is_newer_than_what_it_replaces() -> None:
+    """One of the two stores may miss every write from here on; its copy is the older one."""
+    old = JobRecord("f", 2).submitted(0, "a").submitted(1, "b").collected({"uri": "u"})
+    for record, _ in (
+        resume(old, fingerprint="f", life=5),
+        resume(old, fingerprint="g", life=2),
+    ):
+        assert newest([old, record.intending(0)]) != old
+
+
 def test_clearing_a_failed_task_keeps_its_jobs_and_settles_the_open_submission() -> None:
     found = JobRecord("f", 2).submitted(0, "a", then=1)
     assert resume(found, fingerprint="f", life=2)[0].intent == 1
