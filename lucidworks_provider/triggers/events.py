@@ -92,10 +92,13 @@ class _StateEventTrigger(BaseEventTrigger):
                         await in_thread(log.info, "%s: %s, before that %s", self, seen.state, state)
                         yield TriggerEvent(self._payload(seen.state, state))
                     told, state = there, seen.state
+            # That it was left is stored at once: whoever goes on from here must tell of the next time.
+            if stored and not told:
+                stored = not await self._store(False)
             await asyncio.sleep(next_look(self.poll_interval, self.poll_interval))
-            if told != stored:
-                await self._store(told)
-                stored = told
+            # That it was told only now: Airflow has had the time to store the event.
+            if told and not stored:
+                stored = await self._store(True)
 
     def _payload(self, state: str, before: str | None) -> dict[str, Any]:
         return {
@@ -118,13 +121,16 @@ class _StateEventTrigger(BaseEventTrigger):
             log.warning("%s: the asset's state store cannot be read (%s).", self, type(err).__name__)
             return False
 
-    async def _store(self, told: bool) -> None:
+    async def _store(self, told: bool) -> bool:
+        """Whether it is stored, or nothing can be."""
         try:
             store = self._asset_state_store()
             if store is not None:
                 await store.aset(self._key, told)
         except Exception as err:  # noqa: BLE001 - as above
             log.warning("%s: the asset's state store cannot be written (%s).", self, type(err).__name__)
+            return False
+        return True
 
     def _asset_state_store(self) -> Any:
         """None before Airflow 3.3, and where the trigger watches no asset."""

@@ -109,6 +109,49 @@ def test_another_triggerer_knows_what_was_told(monkeypatch: pytest.MonkeyPatch) 
     assert {key.split()[-1] for key in store.values} == {"AVAILABLE"}
 
 
+def test_killed_right_after_the_state_was_left_it_tells_of_the_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = Store()
+    assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1
+    # It sees that the state was left, and is stopped before it looks again.
+    looks = iter([TRAINING])
+
+    async def look(*_: object) -> Seen:
+        return next(looks)
+
+    async def killed(_: float) -> None:
+        raise asyncio.CancelledError
+
+    async def watch() -> None:
+        trigger = LucidworksModelEventTrigger(model_id="m")
+        trigger.asset_state_store = store
+        async for _ in trigger.run():
+            pass
+
+    monkeypatch.setattr(models, "look", look)
+    monkeypatch.setattr(events.asyncio, "sleep", killed)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(watch())
+    assert len(fired(monkeypatch, [AVAILABLE], store)) == 1
+
+
+def test_a_store_that_failed_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(Store):
+        failures = 1
+
+        async def aset(self, key: str, value: Any) -> None:
+            if value is False and self.failures:
+                self.failures -= 1
+                raise ValueError("away")
+            await super().aset(key, value)
+
+    store = Failing()
+    fired(monkeypatch, [AVAILABLE, AVAILABLE, TRAINING, TRAINING], store)
+    assert store.written == [True, False]
+    assert len(fired(monkeypatch, [AVAILABLE], store)) == 1
+
+
 def test_killed_right_after_the_event_it_tells_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow may not have stored the event by then."""
     store = Store()
