@@ -35,6 +35,7 @@ from prediction_service import (
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import ConfigurationError, InputError, JobFailedError, LucidworksError
 from lucidworks_provider.hooks import third_party
+from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 KEY = "sk-canary-0123456789abcdef"
@@ -347,7 +348,13 @@ def test_a_result_does_not_pass_on_what_the_service_quotes(service: Service, tmp
     assert KEY not in files_of(tmp_path)
 
 
-def test_a_jobs_reason_does_not_pass_on_what_the_service_quotes(service: Service, tmp_path: Path) -> None:
+def test_a_jobs_reason_does_not_pass_on_what_the_service_quotes(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[dict[str, Any]] = []
+    as_json = Outcome.as_json
+    monkeypatch.setattr(Outcome, "as_json", lambda self: events.append(as_json(self)) or events[-1])
+
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if body:
             return 200, {"predictionId": "job", "status": "SUBMITTED"}
@@ -359,6 +366,9 @@ def test_a_jobs_reason_does_not_pass_on_what_the_service_quotes(service: Service
         with pytest.raises(JobFailedError, match=r"Nobody knows \*\*\*") as caught:
             through_triggers(make, new_context())
     assert KEY not in shown_by(caught.value)
+    # Airflow logs and stores these.
+    assert events
+    assert KEY not in json.dumps(events)
 
 
 # Copies

@@ -162,12 +162,28 @@ def test_error_bodies_of_every_kind_give_their_words(body: bytes, words: str) ->
         r'{"serviceAccountKey": "{\"type\": \"x\", \"private_key\": \"s3cr3t-value',
         r"pe\": \"x\", \"private_key\": \"s3cr3t-value\"}",
         '{"credentials": {"private_key": "s3cr3t-value"}}',
+        "Nobody knows sk-canary-s3cr3t-0123456789.",
+        "Nobody knows 'sk-ant-api03-s3cr3tXYZ'",
+        "0123456789s3cr3t0123456789 is no key",
+        "A key file: -----BEGIN PRIVATE KEY----- MIIEs3cr3t",
     ],
 )
 def test_what_looks_like_a_credential_is_not_shown(text: str) -> None:
     shown = scrub(text)
     for secret in ("eyJ", "ZGVtbzpzZWNyZXQ", "s3cr3t"):
         assert secret not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Unknown model 'text-embedding-3-large-2024-07-18' or llama-3-8b-instruct.",
+        "Job 0f0c41ad-6a5a-4b7e-9d07-6c1f3f5d8a10 is not known.",
+        "HTTP 503 from upstream 10.1.2.3:8443 after 123456789012345678901234567890 ms",
+    ],
+)
+def test_what_helps_is_shown(text: str) -> None:
+    assert scrub(text) == text
 
 
 @pytest.mark.parametrize(
