@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -106,8 +107,10 @@ def play(stage: Stage, scenario: Scenario) -> Round:
         for task in airflow.task_instances(dag, run_id):
             print(f"{task['task_id']}: try {task['try_number']}, {task['start_date']} to {task['end_date']}")
             for number in range(1, task["try_number"]):
-                told = airflow.task_log(dag, run_id, task["task_id"], number)
-                print("\n".join(told.splitlines()[-15:]), flush=True)
+                # Airflow does not keep every try that it took for dead.
+                with suppress(RuntimeError):
+                    told = airflow.task_log(dag, run_id, task["task_id"], number)
+                    print("\n".join(told.splitlines()[-15:]), flush=True)
     shutil.rmtree(work.folder)
     return Round(
         scenario,
