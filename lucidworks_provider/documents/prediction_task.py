@@ -28,6 +28,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
+from lucidworks_provider.jobs.collect import InFolder
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
 from lucidworks_provider.jobs.task import JobTask, Read
@@ -220,7 +221,7 @@ class Direct:
         if await in_thread(self.bodies.there, position, name):
             return None
         body, _ = await self.predict(items)
-        await in_thread(self.bodies.keep, position, name, body)
+        await InFolder(self.bodies, position, name).keep(body)
         return None
 
     def write(self, file: PredictionFile, position: int) -> None:

@@ -49,8 +49,12 @@ class Keeper(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _InFolder:
-    """Bodies of a task, beside its result."""
+class InFolder:
+    """
+    A job's body beside its task's result.
+
+    :param job_id: or any other name, where there is no job.
+    """
 
     bodies: Bodies
     position: int
@@ -60,6 +64,8 @@ class _InFolder:
         return await in_thread(self.bodies.there, self.position, self.job_id)
 
     async def keep(self, body: bytes) -> None:
+        """Return when it lies on storage, however long that is away; raises StorageError after minutes."""
+
         async def tell(state: RetryCallState) -> None:
             error = state.outcome and state.outcome.exception()
             await in_thread(_warn, "Job %s: its result waits in memory, as %s", self.job_id, error)
@@ -174,7 +180,7 @@ async def collect(
             ended = await follow(
                 job_id,
                 watch(poll_interval=poll_interval, deadline=deadline, now=time.time),
-                keeper=_InFolder(bodies, position, job_id),
+                keeper=InFolder(bodies, position, job_id),
                 fetch=fetch,
                 slots=slots,
                 payload_field=payload_field,

@@ -110,7 +110,8 @@ class Bodies:
 
         :raises StorageError: they cannot.
         """
-        write_file(f"{self.folder}/{_PROOF}", b"")
+        # A full disk takes a file without a byte in it.
+        write_file(f"{self.folder}/{_PROOF}", b" " * 4096)
 
     def keep_input(self, data: bytes) -> None:
         """Keep what a function returned, for the part of its task that runs after a wait."""
@@ -179,12 +180,17 @@ class Ledger:
         Where no state store has taken the record, the one beside the result must stay, or a retry would do everything
         again: by an older copy if Airflow's API server was away just now.
         """
-        if self._save(record):
-            remove(self.bodies.folder)
-            return
-        self.bodies.drop_input()
-        for position, job_id in record.jobs.items():
-            self.bodies.drop(position, job_id)
+        everything = self._save(record)
+        try:
+            if everything:
+                remove(self.bodies.folder)
+                return
+            self.bodies.drop_input()
+            for position, job_id in record.jobs.items():
+                self.bodies.drop(position, job_id)
+        except StorageError as err:
+            # The result stands, and who may write need not be allowed to remove.
+            log.warning("What is not needed any more stays in %s: %s", self.bodies.folder, err)
 
 
 def note(state: StateStore | None, name: str, value: str) -> bool:

@@ -8,6 +8,7 @@ webserver asks :meth:`PushedLink.get_link`. There, templates are not rendered, s
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +16,8 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
+
+log = logging.getLogger(__name__)
 
 
 class PushedLink(BaseOperatorLink):
@@ -42,8 +45,13 @@ class PushedLink(BaseOperatorLink):
         :param context: of the running task.
         :param address: empty where there is nothing to open; then nothing is pushed.
         """
-        if address:
+        if not address:
+            return
+        try:
             context["ti"].xcom_push(key=cls.xcom_key, value=address)
+        except Exception:
+            # The result stands, and a task does not fail for a button.
+            log.warning("%s could not be pushed.", cls.xcom_key, exc_info=True)
 
 
 def split_web_address(url: Any) -> SplitResult | None:

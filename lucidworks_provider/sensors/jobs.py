@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -79,6 +80,9 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         self._checked()
         if not self.deferrable:
             return super().execute(context)
+        # A sensor that was cleared has read its result already, and nobody reads it twice.
+        if (found := self._found(self._task(context))) is not None:
+            return self._ended(context, found)
         return self._ended(context, self._ending(self._run, context))
 
     def execute_complete(
@@ -91,6 +95,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Look once."""
         from lucidworks_provider.api.jobs import JobState
+        from lucidworks_provider.jobs.collect import InFolder
 
         kind = self._checked()
         task = self._task(context) if self.result_path else None
@@ -104,7 +109,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
             # Of an unknown status too: there is nowhere to keep what may be the only copy.
             return PokeReturnValue(True, json.loads(body))
         if task is not None and seen.state is JobState.RESULT:
-            task.ledger.bodies.keep(0, self.job_id, body)
+            asyncio.run(InFolder(task.ledger.bodies, 0, self.job_id).keep(body))
             return PokeReturnValue(True, self._ended(context, self._found(task) or {}))
         if task is not None and seen.has_payload:
             task.ledger.bodies.keep_aside(0, self.job_id, body)

@@ -12,9 +12,10 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 
 from lucidworks_provider.api import build
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs import watch
+from lucidworks_provider.jobs import collect, watch
+from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.sensors import jobs as sensor_module
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.triggers import jobs
@@ -102,6 +103,8 @@ def test_a_retry_finds_what_an_earlier_try_stored(
     said = sensor(kind, job_id, **arguments).execute(context)
     # The service says RETRIEVED now; the file still says what it said.
     assert sensor(kind, job_id, **arguments).execute(context) == said
+    # Nor is it asked again by one that defers.
+    assert sensor(kind, job_id, **arguments, deferrable=True).execute(context) == said
     # Another job's file is not taken for this one's.
     other = submit(kind)
     assert sensor(kind, other, **arguments).execute(context)["job_id"] == other
@@ -176,11 +179,28 @@ def test_bad_input_is_refused_before_anything_is_asked(
     assert not list(emulator.state.log)
 
 
+def test_a_result_that_is_handed_out_once_waits_for_its_storage(
+    emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "KEEP_PAUSE", 0.01)
+    failures = [StorageError("503")] * 10
+    keep = Bodies.keep
+
+    def fails(self: Bodies, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        keep(self, *arguments)
+
+    monkeypatch.setattr(Bodies, "keep", fails)
+    path = tmp_path / "body.json"
+    sensor("chunking", submit("chunking"), result_path=str(path)).execute(context)
+    assert failures == []
+    assert json.loads(path.read_bytes())["status"] == "READY"
+
+
 def test_a_place_that_cannot_be_written_is_found_out_before_the_result_is_read(
     emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path
 ) -> None:
-    from lucidworks_provider.errors import StorageError
-
     (tmp_path / "file").write_text("in the way")
     job_id = submit("chunking")
     before = len(list(emulator.state.log))

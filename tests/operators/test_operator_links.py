@@ -150,3 +150,11 @@ def test_the_vendors_page(operator: Any, page: str) -> None:
 
 def test_others_have_no_page() -> None:
     assert page_of(BaseOperator(task_id="t")) == ""
+
+
+def test_a_button_that_cannot_be_pushed_fails_no_task(caplog: pytest.LogCaptureFixture) -> None:
+    def push(key: str, value: str) -> None:
+        raise ConnectionError("no API server")
+
+    LucidworksResultLink.push({"ti": SimpleNamespace(xcom_push=push)}, "https://console.example")  # type: ignore[typeddict-item]
+    assert "lucidworks_result could not be pushed" in caplog.text

@@ -171,6 +171,29 @@ def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -
     assert ledger.load() == found
 
 
+@pytest.mark.parametrize("state", [None, {}], ids=["without state store", "with state store"])
+def test_a_storage_that_removes_nothing_fails_no_result(
+    tmp_path: Path,
+    state: dict[str, str] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class State(dict[str, str]):
+        def set(self, key: str, value: str) -> None:
+            self[key] = value
+
+    def refuses(uri: str) -> None:
+        raise StorageError(f"{uri} cannot be removed: AccessDenied")
+
+    ledger = Ledger(Bodies(f"{tmp_path}/_r.parquet"), None if state is None else State())
+    record = ledger.save(JobRecord("f", 0).submitted(0, "job"))
+    ledger.bodies.keep(0, "job", b"{}")
+    monkeypatch.setattr("lucidworks_provider.jobs.ledger.remove", refuses)
+    ledger.close(record.collected({"uri": "u"}))
+    assert (ledger.load() or record).result == {"uri": "u"}
+    assert "AccessDenied" in caplog.text
+
+
 def test_an_id_is_in_one_place_at_least(tmp_path: Path) -> None:
     class State(dict[str, str]):
         def set(self, key: str, value: str) -> None:
