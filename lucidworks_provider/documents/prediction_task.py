@@ -73,6 +73,10 @@ class Batches:
         """Of a batch and what is asked of it."""
         return fingerprint_of(options.as_json(), _plain(self[position], self.start(position)))
 
+    def fingerprint_of_all(self, options: PredictionOptions[Any]) -> str:
+        """Of the options, the inputs, and how they are cut."""
+        return fingerprint_of(options.as_json() | {"batch": self.size}, _plain(self.items))
+
 
 def _plain(items: Sequence[Item], start: int = 0) -> list[tuple[str, str]]:
     return [(item.id or str(start + n), json_body(item.wire).decode()) for n, item in enumerate(items)]
@@ -101,9 +105,7 @@ class PredictionTask(JobTask[PredictionFile]):
     @property
     def fingerprint(self) -> str:
         """Of the options, the inputs, and how they are cut."""
-        return fingerprint_of(
-            self.options.as_json() | {"batch": self.batches.size}, _plain(self.batches.items)
-        )
+        return self.batches.fingerprint_of_all(self.options)
 
     def name(self, position: int) -> str:
         """By the inputs' positions."""
@@ -171,6 +173,16 @@ class Direct:
     bodies: Bodies | None = None
     # Bytes of the answers.
     received: list[int] = field(default_factory=list, init=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that is asked."""
+        return self.batches.fingerprint_of_all(self.options)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """What the body of each batch is called."""
+        return {p: self.batches.fingerprint(p, self.options) for p in range(len(self.batches))}
 
     async def run(self) -> list[tuple[Prediction, ...] | None]:
         """

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from lucidworks_provider.errors import StorageError
-from lucidworks_provider.jobs.record import JobRecord, newest
+from lucidworks_provider.jobs.record import JobRecord, newest, resume
 from lucidworks_provider.storage import exists, read_file, remove, split_uri, write_file
 
 log = logging.getLogger(__name__)
@@ -121,10 +122,6 @@ class Bodies:
         """What :meth:`keep_input` kept."""
         return read_file(f"{self.folder}/{_INPUT}")
 
-    def drop_input(self) -> None:
-        """Forget it."""
-        remove(f"{self.folder}/{_INPUT}")
-
     def read_record(self) -> JobRecord | None:
         """The record as this process sees it."""
         return _parse(read_file(f"{self.folder}/{_RECORD}"), self.folder)
@@ -151,6 +148,19 @@ class Ledger:
         in_state = _parse(stored if isinstance(stored, str) else None, "the task state store")
         return newest([self.bodies.read_record(), in_state])
 
+    def begin(self, fingerprint: str, life: int, result_uri: str) -> JobRecord:
+        """
+        What an attempt starts from; see :func:`~lucidworks_provider.jobs.record.resume`.
+
+        :param result_uri: of the file, which must still be there if the record says so.
+        """
+        record, said = resume(self.load(), fingerprint=fingerprint, life=life)
+        if record.result is not None and not exists(result_uri):
+            said = f"{result_uri} has vanished: submitting again."
+            record = JobRecord(fingerprint, life, revision=record.revision)
+        log.info("%s", said)
+        return record
+
     def save(self, record: JobRecord) -> JobRecord:
         """
         Write both copies.
@@ -173,21 +183,24 @@ class Ledger:
     def _write(self, record: JobRecord) -> None:
         self.bodies.write_record(record)
 
-    def close(self, record: JobRecord) -> None:
+    def close(self, record: JobRecord, bodies: Mapping[int, str] | None = None) -> None:
         """
         The result stands: write that down, and remove the bodies.
 
+        :param bodies: their names by position, where they are not of the record's jobs.
+
         Where no state store has taken the record, the one beside the result must stay, or a retry would do everything
-        again: by an older copy if Airflow's API server was away just now.
+        again: by an older copy if Airflow's API server was away just now. What cannot be removed is no failure.
         """
         everything = self._save(record)
         try:
             if everything:
                 remove(self.bodies.folder)
                 return
-            self.bodies.drop_input()
-            for position, job_id in record.jobs.items():
-                self.bodies.drop(position, job_id)
+            for name in (_INPUT, _PROOF):
+                remove(f"{self.bodies.folder}/{name}")
+            for position, name in (record.jobs if bodies is None else bodies).items():
+                self.bodies.drop(position, name)
         except StorageError as err:
             # The result stands, and who may write need not be allowed to remove.
             log.warning("What is not needed any more stays in %s: %s", self.bodies.folder, err)

@@ -39,18 +39,10 @@ class JobWaiting(HasResult, Waiting):
 
     def _run(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
-        from lucidworks_provider.jobs.record import JobRecord, resume
-        from lucidworks_provider.storage import exists
-
         task = self._task(context)
         # The connection is wrong, or it is not: before anything is written or sent.
         _ = self.hook.get_settings().application_base
-        life = context["ti"].max_tries
-        record, said = resume(task.ledger.load(), fingerprint=task.fingerprint, life=life)
-        if record.result is not None and not exists(task.result_uri):
-            said = f"{task.result_uri} has vanished: submitting again."
-            record = JobRecord(task.fingerprint, life, revision=record.revision)
-        self.log.info("%s", said)
+        record = task.ledger.begin(task.fingerprint, context["ti"].max_tries, task.result_uri)
         if record.result is not None:
             task.ledger.close(record)
             return dict(record.result)

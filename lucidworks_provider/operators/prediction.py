@@ -183,10 +183,23 @@ class LucidworksPredictionOperator(_Predicting):
     def execute(self, context: Context) -> Any:
         """Predict every batch, then hand the rows over."""
         direct = self._direct(context)
-        predicted = asyncio.run(self._run(direct))
         if self.result_path:
-            return self._ended(context, self._write(direct))
-        return self._rows(direct, [one or () for one in predicted])
+            return self._ended(context, self._to_file(direct, context))
+        return self._rows(direct, [one or () for one in asyncio.run(self._run(direct))])
+
+    def _to_file(self, direct: Direct, context: Context) -> dict[str, Any]:
+        """The manifest; that of an earlier try which had written the file and died before it could say so."""
+        from lucidworks_provider.jobs.ledger import Ledger
+        from lucidworks_provider.storage import check_uri
+
+        uri = check_uri(self.result_path, "result_path")
+        ledger = Ledger(bodies_of(uri, context), context.get("task_state_store"))
+        record = ledger.begin(direct.fingerprint, context["ti"].max_tries, uri)
+        if record.result is None:
+            asyncio.run(self._run(direct))
+            record = record.collected(self._write(direct, uri))
+        ledger.close(record, direct.names)
+        return dict(record.result or {})
 
     def _direct(self, context: Context) -> Direct:
         from lucidworks_provider.documents.chunk_file import check_suffix
@@ -215,16 +228,13 @@ class LucidworksPredictionOperator(_Predicting):
         async with self.hook.shared_client():
             return await direct.run()
 
-    def _write(self, direct: Direct) -> dict[str, Any]:
+    def _write(self, direct: Direct, uri: str) -> dict[str, Any]:
         from lucidworks_provider import metrics
         from lucidworks_provider.documents.prediction_file import prediction_file
-        from lucidworks_provider.storage import check_uri, remove
 
-        with prediction_file(check_uri(self.result_path, "result_path"), direct.options) as file:
+        with prediction_file(uri, direct.options) as file:
             for position in range(len(direct.batches)):
                 direct.write(file, position)
-        if direct.bodies is not None:
-            remove(direct.bodies.folder)
         manifest = file.manifest.as_json()
         metrics.written(manifest)
         return manifest
