@@ -510,7 +510,21 @@ class TestCrashes:
     def test_a_cleared_task_compares_again(self, world: World) -> None:
         fill(world)
         world.run(run_id="night")
-        assert world.run(run_id="night", life=1)["skipped"] == 12
+        world.write("001.txt", "Another.")
+        delta = world.run(run_id="night", life=1)
+        assert (delta["changed"], delta["skipped"]) == (1, 11)
+
+    def test_a_cleared_task_that_finds_nothing_new_tells_its_delta_again(self, world: World) -> None:
+        """Its last try may have died before it could say what those after it have to do."""
+        fill(world)
+        delta = world.run(run_id="night")
+        world.service.forget()
+        assert world.run(run_id="night", life=1) == delta
+        assert delta["added"] == 12
+        assert world.service.posted == []
+        assert not (world.output / "journal").exists()
+        # Another night's is its own.
+        assert world.run(run_id="the next night")["skipped"] == 12
 
     def test_results_of_another_configuration_are_not_thrown_away_unasked(self, world: World) -> None:
         fill(world)
