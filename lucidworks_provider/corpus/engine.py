@@ -22,7 +22,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.corpus.asking import Asking, Rules
 from lucidworks_provider.corpus.flow import Slots, Window
 from lucidworks_provider.corpus.job_times import JobTimes
-from lucidworks_provider.corpus.journal import Journal
+from lucidworks_provider.corpus.journal import WRITE_PAUSE, WRITE_TRIES, Journal
 from lucidworks_provider.corpus.keeper import Desk
 from lucidworks_provider.corpus.parts import Answered, Arrived, PartWriter, RejectedError, Written
 from lucidworks_provider.corpus.plan import Candidate, Piece
@@ -30,7 +30,7 @@ from lucidworks_provider.corpus.scratch import Scratch
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.dataset import Part
 from lucidworks_provider.documents.document import Reason, Unreadable
-from lucidworks_provider.errors import LucidworksError, OutputBusyError, TooManyRejectsError
+from lucidworks_provider.errors import LucidworksError, OutputBusyError, StorageError, TooManyRejectsError
 from lucidworks_provider.storage import in_thread
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Engine:
                 beside = [
                     group.create_task(_watched(journal)),
                     group.create_task(_every(PROGRESS_SECONDS, self._progress)),
-                    group.create_task(_every(CHECK_SECONDS, self.check)),
+                    group.create_task(self._check_again_and_again()),
                 ]
                 writer = group.create_task(self._write_arrived())
                 await self._send_all(candidates)
@@ -144,11 +144,29 @@ class Engine:
             if self._part is not None:
                 await in_thread(self._part.abandon)
             return
-        await self._close_part()
-        if in_vain:
-            # None of them is to blame; the next attempt sends them again.
-            self.journal.note("end", None)
-        await self.journal.flush()
+        try:
+            await self._close_part()
+            if in_vain:
+                # None of them is to blame; the next attempt sends them again.
+                self.journal.note("end", None)
+        finally:
+            # Also where no part can be closed: ids and answers are more than a part, which is made of them.
+            await self.journal.flush()
+
+    async def _check_again_and_again(self) -> None:
+        """A storage that is away for a moment ends no run; the journal is as patient."""
+        failing_since: float | None = None
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                await in_thread(self.check)
+            except StorageError as err:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since >= WRITE_TRIES * WRITE_PAUSE:
+                    raise
+                log.warning("The lease on the output is tried again: %s", err)
+            else:
+                failing_since = None
 
     async def _send_all(self, candidates: Iterator[Candidate | Unreadable]) -> None:
         async with asyncio.TaskGroup() as documents:

@@ -119,6 +119,8 @@ class Journal:
         self._flushed: asyncio.Future[str] | None = None
         self._full = asyncio.Event()
         self._writing = asyncio.Lock()
+        # In the order of their records; more than those of one flush where a flush has failed.
+        self._unwritten: list[tuple[_Group, str, asyncio.Future[str] | None]] = []
         # Files of work with the documents that still need them, and the other way round.
         self._needed: dict[str, set[str]] = {}
         self._files: dict[str, tuple[str, ...]] = {}
@@ -234,19 +236,22 @@ class Journal:
         :raises StorageError: it could not be written, several times; so those who wait for it hear as well.
         """
         async with self._writing:
-            work, kept, done = self._work, self._kept, self._flushed
+            self._unwritten += [(self._kept, _KEPT, None), (self._work, _WORK, self._flushed)]
             self._work, self._kept, self._flushed = _Group(), _Group(), None
             try:
-                name = ""
-                for group, suffix in ((kept, _KEPT), (work, _WORK)):
+                while self._unwritten:
+                    group, suffix, done = self._unwritten[0]
                     name = await self._write(group, suffix) if group.lines else ""
+                    del self._unwritten[0]
+                    if done is not None and not done.done():
+                        done.set_result(name)
             except BaseException as err:
-                if done is not None and not done.done():
-                    done.set_exception(err if isinstance(err, Exception) else StorageError("interrupted"))
-                    done.exception()  # nobody may be waiting
+                # They stay for the next flush, as the service does not hand them out again.
+                for *_, done in self._unwritten:
+                    if done is not None and not done.done():
+                        done.set_exception(err if isinstance(err, Exception) else StorageError("interrupted"))
+                        done.exception()  # nobody may be waiting
                 raise
-            if done is not None and not done.done():
-                done.set_result(name)
 
     def release(self, document_ids: Iterable[str]) -> list[str]:
         """
@@ -266,9 +271,12 @@ class Journal:
         return free
 
     def drop(self, files: list[str]) -> None:
-        """Remove files of work; in a thread."""
-        for name in () if self._keep else files:
-            remove(self._uri(name))
+        """Remove files of work, if that can be done: whoever reads them sees what they are about; in a thread."""
+        try:
+            for name in () if self._keep else files:
+                remove(self._uri(name))
+        except StorageError as err:
+            log.warning("What the journal does not need any more stays until it ends: %s", err)
 
     def _add_work(self, key: PieceKey, plain: dict[str, Any], body: bytes = b"") -> int:
         offset = self._work.add(

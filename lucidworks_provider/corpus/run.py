@@ -42,7 +42,7 @@ from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.shards import read_listing
 from lucidworks_provider.documents.source import SourceFile, list_source
-from lucidworks_provider.errors import InputError, StorageError, TooManyRejectsError
+from lucidworks_provider.errors import InputError, OutputBusyError, StorageError, TooManyRejectsError
 from lucidworks_provider.storage import free_bytes, is_file, without_scheme, write_file
 
 log = logging.getLogger(__name__)
@@ -274,16 +274,22 @@ class _Run:
     def _tidy(self, engine: Engine, parts: Sequence[Part], snapshot_id: str) -> None:
         """The snapshot stands, so nothing here may fail the run."""
         try:
+            # Who stood still since the snapshot would remove what its follower writes.
+            self.lease.renew()
             raw = below(self.corpus.output, f"{commit.RAW}/{snapshot_id}") if self.corpus.keep_raw else None
             # Before the files that it names.
             self._journal.end(keep_at=raw)
-            commit.tidy(self.corpus.output, parts, keep_replaced=self.corpus.keep_replaced)
             if engine.late:
                 # Paid for, and perhaps ready by the next run.
                 self._begin_journal()
                 for piece, job in engine.late:
                     self._journal.submitted(piece.key, job)
                 asyncio.run(self._journal.flush())
+            commit.tidy(self.corpus.output, parts, keep_replaced=self.corpus.keep_replaced)
+        except OutputBusyError as err:
+            log.warning(
+                "The snapshot stands; what is left over of the run is the next one's to remove: %s", err
+            )
         except StorageError as err:
             log.warning("What is left over of the run could not be removed; the next one will: %s", err)
 

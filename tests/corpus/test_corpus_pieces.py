@@ -97,6 +97,38 @@ class TestJournal:
         await journal.flush()
         assert [record.job for record in Journal(str(tmp_path)).load()] == ["job a"]
 
+    async def test_what_could_not_be_written_is_written_later_in_its_order(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lucidworks_provider.corpus import journal as module
+
+        real = module.write_file
+
+        def full(uri: str, data: bytes) -> None:
+            raise StorageError("no space left")
+
+        journal = Journal(str(tmp_path))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_file", full)
+            for document in "ab":
+                journal.submitted(key(document), f"job {document}")
+                waiting = asyncio.create_task(
+                    journal.keep_body(key(document), f"job {document}", document.encode())
+                )
+                await asyncio.sleep(0)
+                with pytest.raises(StorageError):
+                    await journal.keep("failed", [document])
+                with pytest.raises(StorageError):
+                    await waiting
+        assert module.write_file is real
+        journal.note("end", None)
+        await journal.flush()
+        found = Journal(str(tmp_path))
+        records = list(found.load())
+        assert [record.kind for record in records] == [*["failed", "submitted", "body"] * 2, "end"]
+        bodies = [record.place for record in records if record.place is not None]
+        assert [found.body(place) for place in bodies] == [b"a", b"b"]
+
     async def test_who_waits_hears_that_it_could_not_be_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -14,14 +14,21 @@ import pytest
 from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus import engine, journal
 from lucidworks_provider.corpus.asking import Rules
+from lucidworks_provider.corpus.engine import Engine
+from lucidworks_provider.corpus.journal import Journal
+from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.run import look
 from lucidworks_provider.documents.dataset import read_snapshot
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.errors import (
+    ForbiddenError,
     InputError,
     LucidworksError,
+    OutputBusyError,
     RequestRefusedError,
+    StorageError,
     SubmissionUnknownError,
     TransportError,
 )
@@ -475,6 +482,116 @@ class TestCrashes:
 
         assert delta["resubmitted"] == 1
         assert world.texts() == texts
+
+    def test_ids_outlive_a_part_that_cannot_be_closed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        texts = fill(world)
+        world.service.job_seconds = 60.0
+
+        def refused(text: str) -> None:
+            if len(world.service.posted) == 7:
+                raise ForbiddenError("no more")
+
+        async def full(_: Engine) -> None:
+            raise StorageError("no space left")
+
+        world.service.on_post = refused
+        monkeypatch.setattr("lucidworks_provider.corpus.journal.GROUP_SECONDS", 60.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "_close_part", full)
+            with pytest.raises(StorageError):
+                world.run()
+        world.service.on_post = lambda text: None
+        world.service.job_seconds = 0.0
+        monkeypatch.setattr("lucidworks_provider.corpus.journal.GROUP_SECONDS", 0.01)
+        world.run()
+        assert world.texts() == texts
+        assert sorted(world.service.posted) == sorted(texts.values())
+
+    @pytest.mark.parametrize("times", [3, 10_000])
+    def test_a_lease_that_cannot_be_renewed_for_a_moment_ends_no_run(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, times: int
+    ) -> None:
+        texts = fill(world)
+        world.service.job_seconds = 0.5
+        failures = ["no space left"] * times
+        renew = Lease.renew
+
+        def fails(lease: Lease) -> None:
+            if failures:
+                raise StorageError(failures.pop())
+            renew(lease)
+
+        monkeypatch.setattr(Lease, "renew", fails)
+        monkeypatch.setattr(engine, "CHECK_SECONDS", 0.02)
+        monkeypatch.setattr(engine, "WRITE_PAUSE", 0.01)
+        if times == 3:
+            world.run()
+            assert world.texts() == texts
+        else:
+            with pytest.raises(StorageError, match="no space left"):
+                world.run()
+        assert len(failures) < times - 2
+
+    def test_who_has_lost_the_lease_after_its_snapshot_removes_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(world)
+        renew, journal_end = Lease.renew, Journal.end
+
+        def lost(lease: Lease) -> None:
+            if read_snapshot(str(world.output)) is not None:
+                raise OutputBusyError("another one writes")
+            renew(lease)
+
+        def end(_: Journal, **__: Any) -> None:
+            raise AssertionError("it is its follower's")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Lease, "renew", lost)
+            patch.setattr(Journal, "end", end)
+            assert world.run()["added"] == 12
+        assert Journal.end is journal_end
+        assert world.run()["skipped"] == 12
+
+    def test_a_journal_whose_files_cannot_be_removed_ends_no_run(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        texts = fill(world)
+        remove = journal.remove
+
+        def refuses(uri: str) -> None:
+            if uri.endswith(".log"):
+                raise StorageError(f"{uri} cannot be removed")
+            remove(uri)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "remove", refuses)
+            patch.setattr("lucidworks_provider.corpus.run._Run._finish", _die)
+            with pytest.raises(KeyboardInterrupt):
+                world.run(run_id="night")
+        world.run(run_id="night", try_number=2)
+        assert world.texts() == texts
+        assert sorted(world.service.posted) == sorted(texts.values())
+
+    def test_late_jobs_are_noted_before_anything_is_tidied_up(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(world, 6)
+        world.service.job_seconds = 60.0
+        world.set(rules=Rules(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
+
+        def full(*_: Any, **__: Any) -> None:
+            raise StorageError("cannot be removed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("lucidworks_provider.corpus.commit.tidy", full)
+            world.run()
+        world.service.job_seconds = 0.0
+        world.service.forget()
+        world.run()
+        assert world.service.posted == []
 
     def test_a_retry_of_what_had_ended_well_returns_the_same(self, world: World) -> None:
         fill(world)
