@@ -144,14 +144,12 @@ class Engine:
             if self._part is not None:
                 await in_thread(self._part.abandon)
             return
-        try:
-            await self._close_part()
-            if in_vain:
-                # None of them is to blame; the next attempt sends them again.
-                self.journal.note("end", None)
-        finally:
-            # Also where no part can be closed: ids and answers are more than a part, which is made of them.
-            await self.journal.flush()
+        if in_vain:
+            # None of them is to blame; the next attempt sends them again.
+            self.journal.note("end", None)
+        # Before the part, which may take its time or fail: it can be made of ids and answers, and not they of it.
+        await self.journal.flush()
+        await self._close_part()
 
     async def _check_again_and_again(self) -> None:
         """A storage that is away for a moment ends no run; the journal is as patient."""
