@@ -49,6 +49,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
+from lucidworks_provider.jobs import collect
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.transport import retry
@@ -491,6 +492,7 @@ def test_a_storage_that_fails_in_the_middle_ends_the_asking(
         kept.append(position)
 
     monkeypatch.setattr(Bodies, "keep", keep)
+    monkeypatch.setattr(collect, "KEEP_PAUSE", 0.001)
     with pytest.raises(StorageError, match=r"1 of 10 batches failed. Input 1: The disk is full"):
         direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
     assert len(service.calls("predict")) == 2, "what cannot be kept is not paid for"
