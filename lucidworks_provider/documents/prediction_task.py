@@ -164,6 +164,8 @@ class Direct:
     :param concurrency: how many at a time.
     :param bodies: where an answer is kept as it arrives, so that a retry does not pay for it again; None
         where the task has no place for results.
+    :param revision: of the task's record, which changes with each result. What an earlier result could not remove is
+        no answer for the next one.
     """
 
     options: PredictionOptions[Any]
@@ -171,6 +173,7 @@ class Direct:
     predict: Predict
     concurrency: int
     bodies: Bodies | None = None
+    revision: int = 0
     # Bytes of the answers.
     received: list[int] = field(default_factory=list, init=False)
 
@@ -182,7 +185,10 @@ class Direct:
     @property
     def names(self) -> dict[int, str]:
         """What the body of each batch is called."""
-        return {p: self.batches.fingerprint(p, self.options) for p in range(len(self.batches))}
+        return {p: self._name(p) for p in range(len(self.batches))}
+
+    def _name(self, position: int) -> str:
+        return f"{self.batches.fingerprint(position, self.options)}{self.revision or ''}"
 
     async def run(self) -> list[tuple[Prediction, ...] | None]:
         """
@@ -229,7 +235,7 @@ class Direct:
             body, predictions = await self.predict(items)
             self.received.append(len(body))
             return predictions
-        name = self.batches.fingerprint(position, self.options)
+        name = self._name(position)
         if await in_thread(self.bodies.there, position, name):
             return None
         body, _ = await self.predict(items)
@@ -247,7 +253,7 @@ class Direct:
             file.add(self.batches.start(position), self.batches[position], self._read(position))
         except MalformedAnswerError as err:
             assert self.bodies is not None  # noqa: S101  # for the type checker
-            kept = self.bodies.set_aside(position, self.batches.fingerprint(position, self.options))
+            kept = self.bodies.set_aside(position, self._name(position))
             said = str(err).rstrip(".")
             raise MalformedAnswerError(
                 f"{self.batches.name(position)}: {said}. The answer is kept in {kept}; a retry asks again.",
@@ -257,7 +263,7 @@ class Direct:
     def _read(self, position: int) -> tuple[Prediction, ...]:
         """What is kept of a batch."""
         assert self.bodies is not None  # noqa: S101  # for the type checker
-        name = self.batches.fingerprint(position, self.options)
+        name = self._name(position)
         body = self.bodies.take(position, name)
         if body is None:
             raise StorageError(

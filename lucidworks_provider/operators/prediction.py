@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -195,6 +196,8 @@ class LucidworksPredictionOperator(_Predicting):
         uri = check_uri(self.result_path, "result_path")
         ledger = Ledger(bodies_of(uri, context), context.get("task_state_store"))
         record = ledger.begin(direct.fingerprint, context["ti"].max_tries, uri)
+        # The answers have the number from before their result.
+        direct = replace(direct, revision=record.revision - (record.result is not None))
         if record.result is None:
             asyncio.run(self._run(direct))
             record = record.collected(self._write(direct, uri))

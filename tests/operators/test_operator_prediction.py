@@ -49,8 +49,9 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs import collect
+from lucidworks_provider.jobs import collect, ledger
 from lucidworks_provider.jobs.ledger import Bodies
+from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.transport import retry
 
@@ -67,6 +68,10 @@ def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Servi
 @pytest.fixture(params=[True, False], ids=["with state store", "without state store"])
 def context(request: pytest.FixtureRequest) -> dict[str, Any]:
     return new_context(state_store=request.param)
+
+
+class Death(BaseException):
+    """The process is gone: nothing after this runs."""
 
 
 def texts_of(rows: list[dict[str, Any]]) -> list[Any]:
@@ -516,9 +521,6 @@ def test_a_retry_with_changed_arguments_sends_what_changed(
 ) -> None:
     path, context = tmp_path / "p.jsonl", new_context()
 
-    class Death(BaseException):
-        pass
-
     def die(*_: Any) -> Any:
         raise Death
 
@@ -541,9 +543,6 @@ def test_once_the_result_stands_a_retry_pays_for_nothing(
     """Airflow's API server goes away before the task can say that it is done: twice."""
     path = str(tmp_path / "p.jsonl")
 
-    class Death(BaseException):
-        pass
-
     def die(*_: Any) -> Any:
         raise Death
 
@@ -562,6 +561,61 @@ def test_once_the_result_stands_a_retry_pays_for_nothing(
     assert (manifest["uri"], manifest["predictions"]) == (path, 10)
     assert set(service.sent().values()) == {1}
     assert left_in(tmp_path) == left_by(context, tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("place", [(results, "push_result"), (ledger, "remove")], ids=["link", "removals"])
+def test_whatever_ends_it_once_the_result_stands_a_retry_returns_that(
+    service: Service,
+    context: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[Any, str],
+) -> None:
+    path = tmp_path / "p.jsonl"
+
+    def die(*_: Any, **__: Any) -> None:
+        if place[0] is ledger:  # half-way
+            min(tmp_path.rglob("0*.json")).unlink()
+        raise Death
+
+    with monkeypatch.context() as dying:
+        dying.setattr(*place, die)
+        with pytest.raises(Death):
+            direct(TEN, result_path=str(path)).execute(context)
+    written = path.stat().st_mtime_ns
+    manifest = direct(TEN, result_path=str(path)).execute(context)
+    assert (manifest["uri"], manifest["predictions"]) == (str(path), 10)
+    assert set(service.sent().values()) == {1}
+    assert path.stat().st_mtime_ns == written
+    assert left_in(tmp_path) == left_by(context, path)
+
+
+def test_what_could_not_be_removed_fails_nothing_and_answers_nothing_later(
+    service: Service,
+    context: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / "p.jsonl"
+
+    def refuses(uri: str) -> None:
+        raise StorageError(f"{uri} cannot be removed: AccessDenied")
+
+    def execute() -> None:
+        direct(TEN, concurrency=1, result_path=str(path)).execute(context)
+        assert texts_of(rows_of(path)) == TEN
+        assert "AccessDenied" in caplog.text
+
+    monkeypatch.setattr(ledger, "remove", refuses)
+    for times in (1, 2, 3):
+        service.fault("predict", "500", times=retry.ATTEMPTS)
+        with pytest.raises(ServiceError, match="1 of 3 batches failed"):
+            execute()
+        execute()
+        execute()
+        assert service.sent() == {hash_of(*batch): times for batch in BATCHES}, "paid for once a life"
+        context["ti"].max_tries += 3
 
 
 @pytest.mark.parametrize("how", ["cleared", "vanished", "other inputs"])
@@ -812,10 +866,6 @@ def test_a_large_result_without_a_file_is_told(
 
 
 # Jobs
-
-
-class Death(BaseException):
-    """The process is gone: nothing after this runs."""
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
