@@ -119,7 +119,8 @@ class Journal:
         self._flushed: asyncio.Future[str] | None = None
         self._full = asyncio.Event()
         self._writing = asyncio.Lock()
-        # In the order of their records; more than those of one flush where a flush has failed.
+        # Groups with their files, in order; more than those of one flush where a flush has failed. A file keeps its
+        # name, since a write that failed or was interrupted may come to its end all the same.
         self._unwritten: list[tuple[_Group, str, asyncio.Future[str] | None]] = []
         # Files of work with the documents that still need them, and the other way round.
         self._needed: dict[str, set[str]] = {}
@@ -236,12 +237,16 @@ class Journal:
         :raises StorageError: it could not be written, several times; so those who wait for it hear as well.
         """
         async with self._writing:
-            self._unwritten += [(self._kept, _KEPT, None), (self._work, _WORK, self._flushed)]
+            self._unwritten += [
+                (self._kept, self._new_name(_KEPT), None),
+                (self._work, self._new_name(_WORK), self._flushed),
+            ]
             self._work, self._kept, self._flushed = _Group(), _Group(), None
             try:
                 while self._unwritten:
-                    group, suffix, done = self._unwritten[0]
-                    name = await self._write(group, suffix) if group.lines else ""
+                    group, name, done = self._unwritten[0]
+                    if group.lines:
+                        await self._write(group, name)
                     del self._unwritten[0]
                     if done is not None and not done.done():
                         done.set_result(name)
@@ -289,10 +294,13 @@ class Journal:
     def _wake(self) -> None:
         self._full.set()
 
-    async def _write(self, group: _Group, suffix: str) -> str:
+    def _new_name(self, suffix: str) -> str:
         # A process that has lost the lease does not overwrite its follower's.
         name = f"{self._next:08d}-{self._nonce}{suffix}"
         self._next += 1
+        return name
+
+    async def _write(self, group: _Group, name: str) -> None:
         for last in (False,) * (WRITE_TRIES - 1) + (True,):
             try:
                 await in_thread(write_file, self._uri(name), group.lines)
@@ -304,7 +312,6 @@ class Journal:
                 await asyncio.sleep(WRITE_PAUSE)
         for document_id in group.documents:
             self._need(name, document_id)
-        return name
 
     def _need(self, name: str, document_id: str) -> None:
         self._needed.setdefault(name, set()).add(document_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,32 @@ class TestJournal:
         assert [record.kind for record in records] == [*["failed", "submitted", "body"] * 2, "end"]
         bodies = [record.place for record in records if record.place is not None]
         assert [found.body(place) for place in bodies] == [b"a", b"b"]
+
+    async def test_a_write_that_was_interrupted_and_lands_all_the_same_counts_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lucidworks_provider.corpus import journal as module
+
+        real, began, go_on = module.write_file, threading.Event(), threading.Event()
+
+        def slow(uri: str, data: bytes) -> None:
+            began.set()
+            go_on.wait(10)
+            real(uri, data)
+
+        journal = Journal(str(tmp_path))
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_file", slow)
+            writing = asyncio.create_task(journal.keep("part", {"data": "a"}))
+            await asyncio.to_thread(began.wait, 10)
+            writing.cancel()
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+        await journal.flush()
+        go_on.set()
+        await asyncio.sleep(0.1)
+        assert [record.value for record in Journal(str(tmp_path)).load()] == [{"data": "a"}]
 
     async def test_who_waits_hears_that_it_could_not_be_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
