@@ -17,6 +17,7 @@ from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import engine, journal
 from lucidworks_provider.corpus.asking import Rules
 from lucidworks_provider.corpus.engine import Engine
+from lucidworks_provider.corpus.flow import FIRST_WINDOW
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.run import look
@@ -406,7 +407,8 @@ class TestRejects:
         assert reject["reason"] == "truncated"
 
     def test_when_all_are_refused_the_run_stops(self, world: World) -> None:
-        fill(world, 60)
+        # More than may be under way at once when the first are refused.
+        fill(world, 3 * FIRST_WINDOW)
 
         def refuse(text: str) -> None:
             world.service.posted.append(text)
@@ -415,7 +417,7 @@ class TestRejects:
         world.service.on_post = refuse
         with pytest.raises(LucidworksError, match=r"one after the other were rejected.*dimReductionSize"):
             world.run()
-        assert len(world.service.posted) < 60
+        assert len(world.service.posted) < 3 * FIRST_WINDOW
 
 
 class TestCrashes:
