@@ -207,10 +207,7 @@ class _Run:
         counted = commit.counts(scratch)
         if (told := self._told_before(counted)) is not None:
             log.info("Nothing is new since an earlier try of this task, so its delta counts.")
-            try:
-                self._journal.end()
-            except StorageError as err:
-                log.warning("An empty journal stays for the next run: %s", err)
+            self._tidy(engine, parts)
             return told
         now = datetime.now(UTC)
         snapshot_id = now.strftime("%Y%m%dT%H%M%S.%fZ")
@@ -252,7 +249,8 @@ class _Run:
                 str((self._journal.head() or {}).get("name", "")),
             ),
         )
-        self._tidy(engine, parts, snapshot_id)
+        raw = below(output, f"{commit.RAW}/{snapshot_id}") if corpus.keep_raw else None
+        self._tidy(engine, parts, raw)
         return manifest
 
     def _told_before(self, counted: Mapping[str, int]) -> dict[str, Any] | None:
@@ -271,14 +269,17 @@ class _Run:
             return None
         return dict(last.manifest)
 
-    def _tidy(self, engine: Engine, parts: Sequence[Part], snapshot_id: str) -> None:
-        """The snapshot stands, so nothing here may fail the run."""
+    def _tidy(self, engine: Engine, parts: Sequence[Part], keep_at: str | None = None) -> None:
+        """
+        The snapshot stands, so nothing here may fail the run.
+
+        :param keep_at: where the journal is moved to, if it is kept.
+        """
         try:
             # Who stood still since the snapshot would remove what its follower writes.
             self.lease.renew()
-            raw = below(self.corpus.output, f"{commit.RAW}/{snapshot_id}") if self.corpus.keep_raw else None
             # Before the files that it names.
-            self._journal.end(keep_at=raw)
+            self._journal.end(keep_at=keep_at)
             if engine.late:
                 # Paid for, and perhaps ready by the next run.
                 self._begin_journal()

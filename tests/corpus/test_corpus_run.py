@@ -645,6 +645,17 @@ class TestCrashes:
         # Another night's is its own.
         assert world.run(run_id="the next night")["skipped"] == 12
 
+    def test_a_cleared_task_that_tells_its_delta_again_keeps_its_late_jobs(self, world: World) -> None:
+        texts = fill(world, 6)
+        world.service.job_seconds = 60.0
+        world.set(rules=Rules(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
+        delta = world.run(run_id="night")
+        assert world.run(run_id="night", life=1) == delta
+        world.service.job_seconds = 0.0
+        world.run()
+        assert world.texts() == texts
+        assert sorted(world.service.posted) == sorted(texts.values())
+
     def test_results_of_another_configuration_are_not_thrown_away_unasked(self, world: World) -> None:
         fill(world)
 
