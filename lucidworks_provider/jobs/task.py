@@ -121,11 +121,10 @@ class JobTask(ABC, Generic[File]):
         if record.intent is not None:
             self._unknown(record.intent, "An earlier attempt ended during a submission.")
         missing = record.missing(self.count)
-        fresh = not record.jobs
         # Also where nothing is missing: whoever collects must find the record of this very attempt.
         record = record.awaited()
         try:
-            if fresh:
+            if not record.jobs:
                 # Bodies of another input may lie there.
                 remove(self.ledger.bodies.folder)
             record = self.ledger.save(record.intending(missing[0]) if missing else record)
