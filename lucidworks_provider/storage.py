@@ -3,7 +3,7 @@
 Places on any storage that Airflow's ``ObjectStoragePath`` reaches: local disks, S3, GCS, Azure.
 
 Everything here blocks, and ``ObjectStoragePath`` may fetch its connection when it is made, so on an event
-loop all of it runs in a thread (:func:`in_thread`).
+loop all of it runs in a thread (:func:`~lucidworks_provider.threads.in_thread`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from lucidworks_provider.api.messages import scrub
 from lucidworks_provider.errors import InputError, LucidworksError, StorageError
@@ -24,19 +24,10 @@ from lucidworks_provider.errors import InputError, LucidworksError, StorageError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _LOCAL = {"file", "local"}
 _READ_AHEAD = 4 << 20
 _QUERY = re.compile(r"\?[^\s'\"]+")
-
-
-async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking call off the loop, in the way that is safe from Airflow 2.11 to 3.3."""
-    from asgiref.sync import sync_to_async
-
-    return await sync_to_async(call, thread_sensitive=False)(*args, **kwargs)
 
 
 def check_uri(uri: object, what: str) -> str:

@@ -36,7 +36,7 @@ from lucidworks_provider.auth.stores import TokenStore, store_for
 from lucidworks_provider.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
-from lucidworks_provider.sharing.threads import in_thread
+from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 

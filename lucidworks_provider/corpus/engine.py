@@ -31,7 +31,7 @@ from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.dataset import Part
 from lucidworks_provider.documents.document import Reason, Unreadable
 from lucidworks_provider.errors import LucidworksError, OutputBusyError, StorageError, TooManyRejectsError
-from lucidworks_provider.storage import in_thread
+from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 

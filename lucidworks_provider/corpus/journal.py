@@ -29,7 +29,8 @@ from typing import Any, Literal
 from lucidworks_provider.documents.dataset import below
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs.collect import finish
-from lucidworks_provider.storage import in_thread, move, names_in, read_file, read_range, remove, write_file
+from lucidworks_provider.storage import move, names_in, read_file, read_range, remove, write_file
+from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 

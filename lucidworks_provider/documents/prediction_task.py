@@ -32,7 +32,7 @@ from lucidworks_provider.jobs.collect import InFolder
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
 from lucidworks_provider.jobs.task import JobTask, Read
-from lucidworks_provider.storage import in_thread
+from lucidworks_provider.threads import in_thread
 
 # One task submits one after the other and keeps all ids in one record.
 MAX_JOBS = 1000

@@ -21,7 +21,7 @@ from lucidworks_provider.connection import (
 )
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
-from lucidworks_provider.storage import in_thread
+from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
     import aiohttp

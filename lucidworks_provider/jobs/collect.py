@@ -18,7 +18,7 @@ from lucidworks_provider.api.jobs import JobState, Sighting, sight
 from lucidworks_provider.errors import LucidworksError, StorageError, UnknownResourceError
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.watch import Command, Ending, Look, Poll, Sleep, Watched, watch
-from lucidworks_provider.storage import in_thread
+from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 

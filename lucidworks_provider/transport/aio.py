@@ -26,7 +26,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.api.messages import Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
-from lucidworks_provider.sharing.threads import in_thread
+from lucidworks_provider.threads import in_thread
 from lucidworks_provider.transport.intake import Intake
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, unanswered, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted

@@ -27,7 +27,7 @@ from typing import Protocol
 from lucidworks_provider.api.messages import Answer, Request, retry_after
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.sharing.pause import SharedPause, shared_pause
-from lucidworks_provider.sharing.threads import in_thread
+from lucidworks_provider.threads import in_thread
 from lucidworks_provider.transport.pace import Learned, Pace
 
 # Seconds after which those in the queue look whether the first of it is still there.

@@ -70,7 +70,7 @@ class _StateEventTrigger(BaseEventTrigger):
         """Yield an event each time that the state is reached; never end, as Airflow would only begin anew."""
         from lucidworks_provider.hooks.lucidworks import LucidworksHook
         from lucidworks_provider.jobs.states import next_look, reached
-        from lucidworks_provider.storage import in_thread
+        from lucidworks_provider.threads import in_thread
         from lucidworks_provider.triggers.models import look
 
         hook = LucidworksHook(self.lucidworks_conn_id)

@@ -21,7 +21,7 @@ from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.collect import collect
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.outcome import Outcome
-from lucidworks_provider.storage import in_thread
+from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
