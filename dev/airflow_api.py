@@ -21,6 +21,9 @@ _LOG_NOISE = (
     *("filename", "lineno"),
 )
 
+# SQLite's own words, which Airflow repeats where ``[api] expose_stacktrace`` is set.
+LOCKED = "database is locked"
+
 FINAL_RUN_STATES = frozenset({"success", "failed"})
 
 
@@ -57,11 +60,11 @@ class AirflowApi:
             answer = self._session.get(f"{self.url}/auth/token", timeout=30)
             answer.raise_for_status()
             self._token = str(answer.json()["access_token"])
-        attempts = 5 if method == "GET" else 1
+        attempts = 5
         while True:
             attempts -= 1
             try:
-                return self._session.request(
+                response = self._session.request(
                     method,
                     f"{self.url}/api/v2/{path.lstrip('/')}",
                     json=json or None,
@@ -69,11 +72,15 @@ class AirflowApi:
                     timeout=60,
                 )
             except requests.ConnectionError:
-                if attempts == 0:
+                # A connection kept alive through a restart of the API server, or a busy machine.
+                if attempts == 0 or method != "GET":
                     raise
-                time.sleep(
-                    1
-                )  # a connection kept alive through a restart of the API server, or a busy machine
+            else:
+                # SQLite has one writer: nothing was written (LOCK_TIMEOUT in dev/airflow_config.py says when).
+                locked = response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR and LOCKED in response.text
+                if attempts == 0 or not locked:
+                    return response
+            time.sleep(1)
 
     def health(self) -> dict[str, Any]:
         """Airflow's own view of its parts; empty while the API server does not answer."""

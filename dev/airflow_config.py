@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 
+# Seconds that a writer waits for the lock of the one SQLite file that all parts share. The default of 5 s is
+# short on a loaded machine. Much longer is worse: an API call that writes (unpause, trigger, clear) stores its log
+# entry on the API server's event loop, which a request of a task needs to give the lock back. Where the two meet,
+# both wait until this is over, and the call gets an error (Airflow 3.3.2, api_fastapi/logging/decorators.py;
+# PostgreSQL locks rows). Must be less than execution_api_timeout and task_instance_heartbeat_timeout.
+LOCK_TIMEOUT = 15
+
 _SETTINGS = {
     "core": {
         "executor": "LocalExecutor",
@@ -26,7 +33,8 @@ _SETTINGS = {
         "min_serialized_dag_update_interval": "0",  # an edited DAG counts at once, not after 30 s
         "test_connection": "Enabled",
     },
-    "api": {"host": HOST, "workers": "1"},
+    # What went wrong in the database is told to the caller: dev/airflow_api.py looks for a lock.
+    "api": {"host": HOST, "workers": "1", "expose_stacktrace": "True"},
     "scheduler": {
         "scheduler_idle_sleep_time": "0.5",
         "scheduler_heartbeat_sec": "2",
@@ -105,8 +113,7 @@ class AirflowConfig:
                 "fernet_key": self.fernet_key,
                 "execution_api_server_url": f"{self.url}/execution/",
             },
-            # The parts share one SQLite file: a writer waits for the other ones instead of failing after 5 s.
-            "database": {"sql_alchemy_conn": f"sqlite:///{self.database}?timeout=60"},
+            "database": {"sql_alchemy_conn": f"sqlite:///{self.database}?timeout={LOCK_TIMEOUT}"},
             "api": {"port": str(self.port), "base_url": self.url, "secret_key": self.secret},
             "api_auth": {"jwt_secret": self.secret},
             # Nobody listens there (--skip-serve-logs, all logs are local files); the API server must not ask

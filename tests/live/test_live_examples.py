@@ -49,17 +49,10 @@ class Examples:
         """Start a run of each."""
         for name in names:
             self.airflow.wait_for_dag(name)
-        for name in names:
             self.airflow.unpause(name)
+        for name in names:
             scheduled = self.airflow.api("GET", f"dags/{name}")["timetable_summary"]
             self.runs[name] = self._scheduled(name) if scheduled else self.airflow.trigger(name)
-            # SQLite has one writer: where five tasks started in one instant, Airflow's API server stood still until
-            # its own requests for the lock had timed out, after 60 s.
-            until(lambda: self._begun(name), f"the first task of {name}")  # noqa: B023
-
-    def _begun(self, name: str) -> bool:
-        """Whether Airflow has noted that a task runs, or has run."""
-        return any(task["start_date"] for task in self.airflow.task_instances(name, self.runs[name]))
 
     def _scheduled(self, name: str) -> str:
         """The run that the scheduler makes of the last interval; another one would have to wait for it."""
