@@ -68,7 +68,7 @@ class InFolder:
 
         async def tell(state: RetryCallState) -> None:
             error = state.outcome and state.outcome.exception()
-            await in_thread(_warn, "Job %s: its result waits in memory, as %s", self.job_id, error)
+            await in_thread(_warn, "The result of %s waits in memory, as %s", self.job_id, error)
 
         # Waiting is done here and not in the threads, of which there are few.
         tries = AsyncRetrying(

@@ -187,10 +187,10 @@ class Ledger:
         """
         The result stands: write that down, and remove the bodies.
 
-        :param bodies: their names by position, where they are not of the record's jobs.
-
         Where no state store has taken the record, the one beside the result must stay, or a retry would do everything
         again: by an older copy if Airflow's API server was away just now. What cannot be removed is no failure.
+
+        :param bodies: their names by position, where they are not of the record's jobs.
         """
         everything = self._save(record)
         try:

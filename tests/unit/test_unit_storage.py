@@ -119,11 +119,18 @@ def test_only_known_suffixes() -> None:
         check_suffix("s3://b/x.csv")
 
 
-def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> None:
-    class State(dict[str, str]):
-        def set(self, key: str, value: str) -> None:
-            self[key] = value
+class State(dict[str, str]):
+    """A task state store."""
 
+    down = False
+
+    def set(self, key: str, value: str) -> None:
+        if self.down:
+            raise ConnectionError("the API server is away")
+        self[key] = value
+
+
+def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> None:
     state = State()
     bodies = Bodies.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
     assert bodies.folder.startswith(f"{base}/out/_r.parquet.")
@@ -146,14 +153,6 @@ def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> No
 
 
 def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -> None:
-    class State(dict[str, str]):
-        down = False
-
-        def set(self, key: str, value: str) -> None:
-            if self.down:
-                raise ConnectionError("the API server is away")
-            self[key] = value
-
     state = State()
     ledger = Ledger(Bodies(f"{tmp_path}/_r.parquet"), state)
     record = ledger.save(JobRecord("f", 0).submitted(0, "job"))
@@ -178,10 +177,6 @@ def test_a_storage_that_removes_nothing_fails_no_result(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class State(dict[str, str]):
-        def set(self, key: str, value: str) -> None:
-            self[key] = value
-
     def refuses(uri: str) -> None:
         raise StorageError(f"{uri} cannot be removed: AccessDenied")
 
@@ -195,10 +190,6 @@ def test_a_storage_that_removes_nothing_fails_no_result(
 
 
 def test_an_id_is_in_one_place_at_least(tmp_path: Path) -> None:
-    class State(dict[str, str]):
-        def set(self, key: str, value: str) -> None:
-            self[key] = value
-
     (tmp_path / "file").write_text("")
     ledger = Ledger(Bodies(f"{tmp_path}/file/x"), State())
     with pytest.raises(StorageError):
