@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import CHUNKING
@@ -64,8 +64,8 @@ class Asking:
     submit: Callable[[str], Awaitable[str]]
     desk: Desk
     rules: Rules
-    # Jobs that were not ready in time: the next run asks for them again.
-    late: list[tuple[Piece, str]] = field(default_factory=list)
+    # Jobs that were not ready in time.
+    late: int = 0
 
     def __post_init__(self) -> None:
         self._submitting = asyncio.Semaphore(SUBMISSIONS)
@@ -99,7 +99,7 @@ class Asking:
                 case Ending.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
                 case Ending.TIMEOUT:
-                    self.late.append((piece, job))
+                    self.late += 1
                     raise RejectedError(
                         Reason.TIMEOUT,
                         f"Job {job} was not ready within {self.rules.timeout:g} s; the next run asks for it again. "

@@ -25,7 +25,7 @@ from lucidworks_provider.corpus.job_times import JobTimes
 from lucidworks_provider.corpus.journal import WRITE_PAUSE, WRITE_TRIES, Journal
 from lucidworks_provider.corpus.keeper import Desk
 from lucidworks_provider.corpus.parts import Answered, Arrived, PartWriter, RejectedError, Written
-from lucidworks_provider.corpus.plan import Candidate, Piece
+from lucidworks_provider.corpus.plan import Candidate
 from lucidworks_provider.corpus.scratch import Scratch
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.dataset import Part
@@ -78,8 +78,6 @@ class Engine:
     rate: Callable[[], float | None] = lambda: None
     rules: Rules = field(default_factory=Rules)
     parts: list[Part] = field(default_factory=list)
-    # Jobs that were not ready in time: the next run asks for them again.
-    late: list[tuple[Piece, str]] = field(default_factory=list)
     # Documents in the dataset whose chunks end before their text does.
     truncated: int = 0
     rejected: int = 0
@@ -89,12 +87,17 @@ class Engine:
         self._slots = Slots()
         times = JobTimes(self.rules.poll_interval)
         desk = Desk(self.fetch, self.journal, self.stats, self._slots, times)
-        self._asking = Asking(self.submit, desk, self.rules, self.late)
+        self._asking = Asking(self.submit, desk, self.rules)
         self._arrived: asyncio.Queue[Arrived | None] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
         self._vain = 0
         self._told: Counter[str] = Counter()
+
+    @property
+    def late(self) -> int:
+        """Jobs that were not ready in time: the next run asks for them again."""
+        return self._asking.late
 
     async def run(self, candidates: Iterator[Candidate | Unreadable]) -> None:
         """

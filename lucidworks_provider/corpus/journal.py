@@ -8,7 +8,7 @@ object stores cannot append. A group is the most that a killed process loses bes
 
 ::
 
-    journal/00000000-head.log     of which run: the fingerprint of its configuration
+    journal/00000000-head.log     of which run: its configuration, and the number of its first file
     journal/00000007-…-work.log   SUBMITTED(document, piece, job), BODY and ASIDE(the same, bytes)
     journal/00000009-…-kept.log   PART(written), FAILED(document), END(of an attempt)
 
@@ -22,8 +22,8 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field
 from typing import Any, Literal
 
 from lucidworks_provider.documents.dataset import below
@@ -137,18 +137,18 @@ class Journal:
         except (ValueError, TypeError):
             return {}
 
-    def begin(self, head: dict[str, Any]) -> None:
+    def begin(self, options: Mapping[str, Any]) -> None:
         """Start anew: the first write of a run, and so the proof that the folder takes one."""
         # A process that had lost the lease may have written after its follower had ended.
         remove(self.folder)
-        write_file(self._uri(_HEAD), json.dumps(head).encode())
+        self._write_head(options, 0)
 
     def load(self) -> Iterator[Record]:
         """All records in the order of writing. A file that is torn counts up to where it is."""
-        names = sorted(name for name in names_in(self.folder) if name.endswith((_WORK, _KEPT)))
-        for name in names:
+        first = _number((self.head() or {}).get("first", 0))
+        for name in self._names():
             self._next = max(self._next, int(name.partition("-")[0]) + 1)
-            data = read_file(self._uri(name))
+            data = read_file(self._uri(name)) if name >= first else None
             if data is not None:
                 yield from self._records(name, data)
 
@@ -165,7 +165,41 @@ class Journal:
         if keep_at is not None:
             move(self.folder, keep_at)
         else:
+            # The head first: what is left of a journal without one counts as nothing.
+            remove(self._uri(_HEAD))
             remove(self.folder)
+
+    def hand_on(self, records: Iterable[Record], *, keep_at: str | None = None) -> None:
+        """
+        The dataset has everything but these, with which the next run begins.
+
+        One write of the head makes them the ones that count, so who dies on the way loses none of them.
+
+        :param records: work that :meth:`load` told of.
+        :param keep_at: the URI of a folder to move the other files to, instead of removing them.
+        """
+        first, group = self._next, _Group()
+        for record in records:
+            group.add(_plain(record), self.body(record.place) if record.place is not None else b"")
+            if group.size >= GROUP_BYTES:
+                write_file(self._uri(self._new_name(_WORK)), group.lines)
+                group = _Group()
+        if group.lines:
+            write_file(self._uri(self._new_name(_WORK)), group.lines)
+        self._write_head((self.head() or {}).get("options", {}), first)
+        self._needed, self._files = {}, {}
+        old = [name for name in self._names() if name < _number(first)]
+        if keep_at is None:
+            self.drop(old)
+        for name in () if keep_at is None else old:
+            move(self._uri(name), f"{keep_at}/{name}")
+
+    def _write_head(self, options: Mapping[str, Any], first: int) -> None:
+        head = {"name": uuid.uuid4().hex, "first": first, "options": dict(options)}
+        write_file(self._uri(_HEAD), json.dumps(head).encode())
+
+    def _names(self) -> list[str]:
+        return sorted(name for name in names_in(self.folder) if name.endswith((_WORK, _KEPT)))
 
     def _records(self, name: str, data: bytes) -> Iterator[Record]:
         at = 0
@@ -190,7 +224,7 @@ class Journal:
 
     def submitted(self, key: PieceKey, job: str) -> None:
         """A job exists. Nothing waits for this: polling may begin."""
-        self._add_work(key, {"kind": "submitted", "job": job})
+        self._add_work(Record("submitted", key, job))
 
     async def keep_body(self, key: PieceKey, job: str, body: bytes, *, aside: bool = False) -> Place:
         """
@@ -198,7 +232,7 @@ class Journal:
 
         :param aside: it came with a status that nobody has documented. Who finds it asks for the job again.
         """
-        offset = self._add_work(key, {"kind": "aside" if aside else "body", "job": job}, body)
+        offset = self._add_work(Record("aside" if aside else "body", key, job), body)
         return Place(await self.flushed(), offset, len(body))
 
     async def keep(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
@@ -208,7 +242,7 @@ class Journal:
 
     def note(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
         """:meth:`keep`, with the next group."""
-        self._kept.add({"kind": kind, "key": None, "job": "", "value": value})
+        self._kept.add(_plain(Record(kind, value=value)))
         self._wake()
 
     def flushed(self) -> asyncio.Future[str]:
@@ -238,9 +272,10 @@ class Journal:
         :raises StorageError: it could not be written, several times; so those who wait for it hear as well.
         """
         async with self._writing:
+            # In this order: a document has failed after it was submitted.
             self._unwritten += [
-                (self._kept, self._new_name(_KEPT), None),
                 (self._work, self._new_name(_WORK), self._flushed),
+                (self._kept, self._new_name(_KEPT), None),
             ]
             self._work, self._kept, self._flushed = _Group(), _Group(), None
             try:
@@ -284,11 +319,10 @@ class Journal:
         except StorageError as err:
             log.warning("What the journal does not need any more stays until it ends: %s", err)
 
-    def _add_work(self, key: PieceKey, plain: dict[str, Any], body: bytes = b"") -> int:
-        offset = self._work.add(
-            plain | {"key": [key.document_id, key.content_hash, key.start, key.length], "value": None}, body
-        )
-        self._work.documents.add(key.document_id)
+    def _add_work(self, record: Record, body: bytes = b"") -> int:
+        offset = self._work.add(_plain(record), body)
+        if record.key is not None:
+            self._work.documents.add(record.key.document_id)
         self._wake()
         return offset
 
@@ -297,7 +331,7 @@ class Journal:
 
     def _new_name(self, suffix: str) -> str:
         # A process that has lost the lease does not overwrite its follower's.
-        name = f"{self._next:08d}-{self._nonce}{suffix}"
+        name = f"{_number(self._next)}-{self._nonce}{suffix}"
         self._next += 1
         return name
 
@@ -322,3 +356,13 @@ class Journal:
 
     def _uri(self, name: str) -> str:
         return f"{self.folder}/{name}"
+
+
+def _number(count: int) -> str:
+    """Of a file; sorts as the numbers do."""
+    return f"{count:08d}"
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    key = list(astuple(record.key)) if record.key is not None else None
+    return {"kind": record.kind, "key": key, "job": record.job, "value": record.value}

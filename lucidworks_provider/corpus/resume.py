@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lucidworks_provider.corpus.commit import RAW, REJECTS
-from lucidworks_provider.corpus.journal import Journal
+from lucidworks_provider.corpus.journal import Journal, PieceKey, Place, Record
 from lucidworks_provider.corpus.scratch import Row, Scratch
 from lucidworks_provider.corpus.settings import Corpus
 from lucidworks_provider.documents.dataset import Part, Snapshot, below, read_index
@@ -17,6 +17,12 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import read_file
 
 log = logging.getLogger(__name__)
+
+# Jobs and answers of documents that no part of their run has.
+_UNSETTLED = """
+SELECT id, hash, start, length, job, log, offset, bytes FROM pieces
+WHERE NOT EXISTS (SELECT 1 FROM new WHERE new.id = pieces.id AND new.hash = pieces.hash)
+"""
 
 
 def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
@@ -70,16 +76,18 @@ def take_over(
     """
     What an unfinished run has left.
 
-    :param snapshot: the last one. A journal that it has everything of is removed.
+    :param snapshot: the last one. Of a journal that it was made of, only jobs that were not ready are left.
     :return: its parts, and the dimension of their vectors (0 when there is none); None when there was no such run.
     :raises InputError: it had another configuration.
     """
     head = journal.head()
-    if head is None:
-        return None
-    if snapshot is not None and head.get("name") == snapshot.journal:
+    if head is not None and snapshot is not None and head.get("name") == snapshot.journal:
         log.info("The last run died when all was done but tidying up.")
-        journal.end(keep_at=below(corpus.output, f"{RAW}/{snapshot.id}") if corpus.keep_raw else None)
+        raw = below(corpus.output, f"{RAW}/{snapshot.id}") if corpus.keep_raw else None
+        hand_on(journal, corpus.output, scratch, keep_at=raw)
+        scratch.forget_run()
+        head = journal.head()
+    if head is None:
         return None
     options = head.get("options") or {}
     if options != corpus.options.as_json():
@@ -94,16 +102,47 @@ def take_over(
         )
         journal.end()
         return None
+    parts, dimension = _replay(journal, corpus.output, scratch)
+    log.info(
+        "Going on with an unfinished run: %s parts, %s jobs or answers.",
+        len(parts),
+        scratch.count("SELECT count(*) FROM pieces"),
+    )
+    # It may have died between a part and the removal of what the part has made superfluous.
+    journal.drop(journal.release(row[0] for row in scratch.rows("SELECT id FROM new")))
+    return parts, dimension
+
+
+def hand_on(journal: Journal, output: str, scratch: Scratch, *, keep_at: str | None) -> None:
+    """
+    The snapshot has what the journal has, but for the jobs that were not ready in time: they are the next run's.
+
+    :param keep_at: where the journal is moved to, if it is kept.
+    """
+    _replay(journal, output, scratch)
+    unsettled = [
+        Record(
+            "body" if row[5] else "submitted", PieceKey(*row[:4]), row[4], Place(*row[5:]) if row[5] else None
+        )
+        for row in scratch.rows(_UNSETTLED)
+    ]
+    if unsettled:
+        journal.hand_on(unsettled, keep_at=keep_at)
+    else:
+        journal.end(keep_at=keep_at)
+
+
+def _replay(journal: Journal, output: str, scratch: Scratch) -> tuple[list[Part], int]:
+    """:return: the parts, and the dimension of their vectors (0 when there is none)."""
     parts: list[Part] = []
-    found = dimension = 0
+    dimension = 0
     for record in journal.load():
-        found += 1
         match record.kind:
             case "part":
                 value = dict(record.value)
                 dimension = value.pop("dimension", 0) or dimension
                 parts.append(Part(**value))
-                scratch.add_rows("new", _index_rows(corpus.output, parts[-1]))
+                scratch.add_rows("new", _index_rows(output, parts[-1]))
             case "failed":
                 scratch.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
                 # Another attempt sends it anew.
@@ -115,7 +154,4 @@ def take_over(
                 where = (place.file, place.offset, place.length) if place else (None, None, None)
                 values = (key.document_id, key.content_hash, key.start, key.length, record.job, *where)
                 scratch.run("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
-    log.info("Going on with an unfinished run: %s records in its journal.", found)
-    # It may have died between a part and the removal of what the part has made superfluous.
-    journal.drop(journal.release(row[0] for row in scratch.rows("SELECT id FROM new")))
     return parts, dimension

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.parts import PartWriter
 from lucidworks_provider.corpus.plan import HANDED_OVER, Plan, Planned
 from lucidworks_provider.corpus.report import render
-from lucidworks_provider.corpus.resume import check_options, load_index, load_rejects, take_over
+from lucidworks_provider.corpus.resume import check_options, hand_on, load_index, load_rejects, take_over
 from lucidworks_provider.corpus.scratch import SAME, Scratch
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.corpus.stats import RunStats
@@ -140,7 +139,7 @@ class _Run:
         plan, planned = _plan(corpus, scratch, self.snapshot, exact=corpus.max_submissions is not None)
         self._check_guards(planned)
         if unfinished is None:
-            self._begin_journal()
+            self._journal.begin(corpus.options.as_json())
         stats = RunStats(planned.documents, time.monotonic())
         stats.skipped(planned.documents - planned.candidates)
         log.info(
@@ -279,13 +278,11 @@ class _Run:
             # Who stood still since the snapshot would remove what its follower writes.
             self.lease.renew()
             # Before the files that it names.
-            self._journal.end(keep_at=keep_at)
             if engine.late:
                 # Paid for, and perhaps ready by the next run.
-                self._begin_journal()
-                for piece, job in engine.late:
-                    self._journal.submitted(piece.key, job)
-                asyncio.run(self._journal.flush())
+                hand_on(self._journal, self.corpus.output, self.scratch, keep_at=keep_at)
+            else:
+                self._journal.end(keep_at=keep_at)
             commit.tidy(self.corpus.output, parts, keep_replaced=self.corpus.keep_replaced)
         except OutputBusyError as err:
             log.warning(
@@ -309,9 +306,6 @@ class _Run:
             "rejects": [dict(zip(fields, row, strict=True)) for row in rejects],
         }
         write_file(below(corpus.output, REPORT), render(stats.as_json(time.monotonic()), about).encode())
-
-    def _begin_journal(self) -> None:
-        self._journal.begin({"name": uuid.uuid4().hex, "options": self.corpus.options.as_json()})
 
     def _check_guards(self, planned: Planned) -> None:
         corpus = self.corpus

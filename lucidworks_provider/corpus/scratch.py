@@ -116,6 +116,11 @@ class Scratch:
                 return
             yield from some
 
+    def forget_run(self) -> None:
+        """What is known of the run itself, and not of the dataset."""
+        for table in ("new", "pieces", "failed"):
+            self.run(f"DELETE FROM {table}")  # noqa: S608
+
     # -- what is asked often --------------------------------------------------------------------------
 
     def known(self, document_id: str, *, old: bool) -> Row | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.flow import FIRST_WINDOW
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
+from lucidworks_provider.corpus.run import _Run as Run
 from lucidworks_provider.corpus.run import look
 from lucidworks_provider.documents.dataset import read_snapshot
 from lucidworks_provider.documents.document import content_hash
@@ -44,6 +46,24 @@ def fill(world: World, count: int = 12) -> dict[str, str]:
 
 def _die(*_: Any) -> None:
     raise KeyboardInterrupt
+
+
+def _without_result(
+    text: str, body: dict[str, Any], *, late: Set[str] = frozenset(), bad: Set[str] = frozenset()
+) -> dict[str, Any]:
+    """The answer of the service, or that of a job that is not ready or has failed."""
+    if text in late | bad:
+        return {"chunkingId": body["chunkingId"], "status": "ERROR" if text in bad else "SUBMITTED"}
+    return body
+
+
+def _bodies_in(folder: Path) -> set[str]:
+    """The texts whose chunks are in the files of a journal."""
+    found: set[str] = set()
+    for path in folder.rglob("*-work.log"):
+        lines = [json.loads(line) for line in path.read_bytes().splitlines() if line]
+        found |= {"".join(line["chunkedData"][0]["chunks"]) for line in lines if "chunkedData" in line}
+    return found
 
 
 def tree(folder: Path) -> set[str]:
@@ -593,6 +613,68 @@ class TestCrashes:
         world.service.job_seconds = 0.0
         world.service.forget()
         world.run()
+        assert world.service.posted == []
+
+    @pytest.mark.parametrize("keep_raw", [False, True])
+    @pytest.mark.parametrize("moment", range(8))
+    def test_late_jobs_outlive_a_kill_at_any_moment_of_tidying_up(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, moment: int, keep_raw: bool
+    ) -> None:
+        texts = fill(world, 6)
+        late, bad = {texts["001.txt"], texts["002.txt"]}, {texts["003.txt"]}
+        world.service.answer = lambda text, body: _without_result(text, body, late=late, bad=bad)
+        world.set(rules=Rules(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0, keep_raw=keep_raw)
+        left = moment
+
+        def until_then(change: Callable[..., None]) -> Callable[..., None]:
+            def changes(*args: Any) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise KeyboardInterrupt
+                change(*args)
+
+            return changes
+
+        tidy = Run._tidy
+
+        def dies(run: Run, *args: Any) -> None:
+            for name in ("write_file", "remove", "move"):
+                monkeypatch.setattr(journal, name, until_then(getattr(journal, name)))
+            tidy(run, *args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "_tidy", dies)
+            try:
+                world.run()
+            except KeyboardInterrupt:
+                assert left < 0
+        monkeypatch.undo()
+        world.service.answer = lambda text, body: body
+        world.service.forget()
+
+        world.run()
+
+        assert world.texts() == texts
+        assert world.service.posted == [*bad]
+        assert not (world.output / "journal").exists()
+        assert not keep_raw or _bodies_in(world.output / "raw") == set(texts.values())
+
+    def test_answers_of_a_document_with_a_late_piece_are_kept(self, world: World) -> None:
+        text = "".join(f"Sentence {number} of a long document. " for number in range(60))
+        world.write("long.txt", text)
+        world.service.answer = lambda text, body: _without_result(
+            text, body, late={text} if "30" in text else set()
+        )
+        world.set(rules=Rules(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0, max_text_bytes=500)
+        world.run()
+        assert len(world.service.posted) > 3
+        world.service.answer = lambda text, body: body
+        world.service.forget()
+
+        delta = world.run()
+
+        assert (delta["documents"], delta["rejected"]) == (1, 0)
         assert world.service.posted == []
 
     def test_a_retry_of_what_had_ended_well_returns_the_same(self, world: World) -> None:
