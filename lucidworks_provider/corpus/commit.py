@@ -11,14 +11,22 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lucidworks_provider.corpus.parts import PART_BYTES, copy_parts, new_name, write_index
 from lucidworks_provider.corpus.scratch import Row, Scratch
-from lucidworks_provider.documents.dataset import DATA, INDEX, JSON_LINES, Part, below, json_lines_of
-from lucidworks_provider.storage import names_in, remove, writing
+from lucidworks_provider.documents.dataset import (
+    DATA,
+    INDEX,
+    JSON_LINES,
+    Part,
+    Snapshot,
+    below,
+    json_lines_of,
+)
+from lucidworks_provider.storage import names_in, read_file, remove, write_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +36,8 @@ REJECTS = "rejects.jsonl"
 # Every night adds a part. So many small ones are worth being copied into one.
 SMALL_BYTES = PART_BYTES // 8
 SMALL_PARTS = 16
+# In the folder of a run's lists: what it has returned.
+RETURNED = "returned.json"
 # The lists of so many runs are kept.
 KEPT_CHANGES = 30
 
@@ -100,6 +110,22 @@ def write_lists(scratch: Scratch, output: str, snapshot_id: str) -> dict[str, st
         uris[name] = below(output, f"{CHANGES}/{snapshot_id}/{name}.jsonl")
         _write_lines(uris[name], ({"document_id": row[0]} for row in scratch.rows(f"{query} ORDER BY 1")))
     return uris
+
+
+def keep_returned(output: str, last: Snapshot) -> None:
+    """Before its snapshot is replaced: a try that died may not have said yet what it has done."""
+    about = json.dumps({"run": last.run, "manifest": last.manifest})
+    write_file(below(output, f"{CHANGES}/{last.id}/{RETURNED}"), about.encode())
+
+
+def returned(output: str, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run has returned whose snapshot was replaced since; None where it has not got so far."""
+    for name in filter(_RUN.fullmatch, names_in(below(output, CHANGES))):
+        data = read_file(below(output, f"{CHANGES}/{name}/{RETURNED}"))
+        about = json.loads(data) if data is not None else {}
+        if about.get("run") == run:
+            return dict(about["manifest"])
+    return None
 
 
 def write_rejects(scratch: Scratch, output: str) -> str:

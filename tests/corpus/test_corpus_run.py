@@ -685,6 +685,28 @@ class TestCrashes:
         assert world.run(run_id="night", try_number=2) == first
         assert world.service.posted == []
 
+    def test_a_retry_returns_the_same_though_another_run_came_between(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(world)
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "_tidy", _die)
+            with pytest.raises(KeyboardInterrupt):
+                world.run(run_id="night")
+        world.write("001.txt", "Another.")
+        between = world.run(run_id="by hand")
+        world.service.forget()
+
+        delta = world.run(run_id="night", try_number=2)
+
+        assert (between["added"], between["changed"]) == (0, 1)
+        assert (delta["added"], delta["changed"]) == (12, 0)
+        assert len(world.listed(delta, "added")) == 12
+        assert world.service.posted == []
+        # Cleared, it compares again; and who was never there has nothing to tell.
+        assert world.run(run_id="night", try_number=3, life=1)["skipped"] == 12
+        assert world.run(run_id="another night", try_number=2)["skipped"] == 12
+
     @pytest.mark.parametrize("retried", [True, False])
     def test_a_run_that_died_while_tidying_up_is_not_taken_twice(
         self, world: World, monkeypatch: pytest.MonkeyPatch, retried: bool
