@@ -143,6 +143,7 @@ class Asking:
         for unknown in range(UNKNOWN_TRIES):
             try:
                 async with self._submitting:
+                    await self.desk.journal.writable()
                     # An id that was handed out is kept even when this is cancelled.
                     return await finish(self._post(piece))
             except InputError as err:

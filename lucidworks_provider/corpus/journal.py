@@ -120,6 +120,8 @@ class Journal:
         self._flushed: asyncio.Future[str] | None = None
         self._full = asyncio.Event()
         self._writing = asyncio.Lock()
+        self._writable = asyncio.Event()
+        self._writable.set()
         # Groups with their files, in order; more than those of one flush where a flush has failed. A file keeps its
         # name, since a write that failed or was interrupted may come to its end all the same.
         self._unwritten: list[tuple[_Group, str, asyncio.Future[str] | None]] = []
@@ -221,6 +223,10 @@ class Journal:
             at = stop + 1 + length + 1
 
     # -- writing: on the loop ------------------------------------------------------------------------
+
+    async def writable(self) -> None:
+        """Return when the last write went well: what is submitted meanwhile could not be kept."""
+        await self._writable.wait()
 
     def submitted(self, key: PieceKey, job: str) -> None:
         """A job exists. Nothing waits for this: polling may begin."""
@@ -341,10 +347,12 @@ class Journal:
                 await in_thread(write_file, self._uri(name), group.lines)
                 break
             except StorageError as err:
+                self._writable.clear()
                 if last:
                     raise
                 log.warning("The journal is tried again: %s", err)
                 await asyncio.sleep(WRITE_PAUSE)
+        self._writable.set()
         for document_id in group.documents:
             self._need(name, document_id)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Set
@@ -16,7 +17,7 @@ from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import engine, journal
-from lucidworks_provider.corpus.asking import Rules
+from lucidworks_provider.corpus.asking import SUBMISSIONS, Rules
 from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.flow import FIRST_WINDOW
 from lucidworks_provider.corpus.journal import Journal
@@ -596,6 +597,33 @@ class TestCrashes:
         world.run(run_id="night", try_number=2)
         assert world.texts() == texts
         assert sorted(world.service.posted) == sorted(texts.values())
+
+    def test_nothing_is_submitted_while_the_journal_cannot_be_written(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        texts = fill(world, 400)
+        submit, write = world.service.submit, journal.write_file
+        seen: list[int] = []
+
+        async def slowly(text: str) -> str:
+            await asyncio.sleep(0.05)
+            return await submit(text)
+
+        def full(uri: str, data: Any) -> None:
+            if uri.endswith("-work.log") and len(seen) < 4:
+                seen.append(len(world.service.posted))
+                raise StorageError("no space left")
+            write(uri, data)
+
+        monkeypatch.setattr(world.service, "submit", slowly)
+        monkeypatch.setattr(journal, "write_file", full)
+        monkeypatch.setattr(journal, "WRITE_PAUSE", 0.2)
+        world.run()
+
+        assert world.texts() == texts
+        # Those that were on their way.
+        assert seen[-1] - seen[0] <= SUBMISSIONS
+        assert seen[-1] < len(world.service.posted) == len(texts)
 
     def test_late_jobs_are_noted_before_anything_is_tidied_up(
         self, world: World, monkeypatch: pytest.MonkeyPatch
