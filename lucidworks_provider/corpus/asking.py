@@ -34,7 +34,7 @@ SUBMISSIONS = 32
 UNKNOWN_TRIES = 3
 UNKNOWN_PAUSE = 5.0
 # What the service may say of one text or job, though it may be meant for all: then many in a row are rejected.
-_OF_ONE = (RequestRefusedError, ForbiddenError, UnknownResourceError, InputError)
+_REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Asking:
     submit: Callable[[str], Awaitable[str]]
     desk: Desk
     rules: Rules
-    # Jobs that were not ready in time.
+    # Jobs that were not ready in time, or could not be asked for.
     late: int = 0
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Asking:
             with metrics.waiting() as waited:
                 if fresh:
                     await asyncio.sleep(self.desk.times.first_wait())
-                ended = await self._wait(job, kept)
+                ended = await self._wait(job, kept, fresh=fresh)
                 waited.ending = ended.ending.value
             match ended.ending:
                 case Ending.COLLECTED:
@@ -99,11 +99,9 @@ class Asking:
                 case Ending.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
                 case Ending.TIMEOUT:
-                    self.late += 1
-                    raise RejectedError(
+                    raise self._late(
                         Reason.TIMEOUT,
-                        f"Job {job} was not ready within {self.rules.timeout:g} s; the next run asks for it again. "
-                        f"{ended.message}",
+                        f"Job {job} was not ready within {self.rules.timeout:g} s. {ended.message}",
                     )
             if again:
                 raise RejectedError(
@@ -118,7 +116,7 @@ class Asking:
             self.desk.stats.resubmitted()
             job, again = "", True
 
-    async def _wait(self, job: str, kept: JournalKeeper) -> Watched:
+    async def _wait(self, job: str, kept: JournalKeeper, *, fresh: bool) -> Watched:
         try:
             return await follow(
                 job,
@@ -135,9 +133,18 @@ class Asking:
                 slots=self.desk.slots,
                 payload_field=CHUNKING.payload_field,
             )
-        except _OF_ONE as err:
-            # Of this job alone, or else many in a row will be refused.
+        except InputError as err:
+            # No address can be made of the id.
             return Watched(Ending.GONE, str(err))
+        except _REFUSED as err:
+            if fresh:
+                # The job is there. A proxy may have said that, or a right may be missing for a while.
+                raise self._late(Reason.REFUSED, f"Job {job}: {err}") from None
+            return Watched(Ending.GONE, str(err))
+
+    def _late(self, reason: Reason, detail: str) -> RejectedError:
+        self.late += 1
+        return RejectedError(reason, f"{detail.rstrip()} The next run asks for it again.", late=True)
 
     async def _submit(self, piece: Piece) -> str:
         for unknown in range(UNKNOWN_TRIES):
@@ -148,7 +155,7 @@ class Asking:
                     return await finish(self._post(piece))
             except InputError as err:
                 raise RejectedError(Reason.INVALID, str(err)) from None
-            except _OF_ONE as err:
+            except _REFUSED as err:
                 raise RejectedError(Reason.REFUSED, str(err)) from None
             except SubmissionUnknownError as err:
                 if unknown == UNKNOWN_TRIES - 1:

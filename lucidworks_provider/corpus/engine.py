@@ -96,7 +96,7 @@ class Engine:
 
     @property
     def late(self) -> int:
-        """Jobs that were not ready in time: the next run asks for them again."""
+        """Jobs that the next run asks for again."""
         return self._asking.late
 
     async def run(self, candidates: Iterator[Candidate | Unreadable]) -> None:
@@ -270,7 +270,7 @@ class Engine:
         self.rejected += 1
         if self.rejected <= FIRST_FEW:
             log.warning("Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
-        if err.reason is not Reason.TIMEOUT:
+        if not err.late:
             value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
             self.journal.note("failed", value)
         if err.reason in _OF_ALL:

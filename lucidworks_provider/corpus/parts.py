@@ -39,12 +39,17 @@ PART_BYTES = 128_000_000
 
 
 class RejectedError(Exception):
-    """A document that the run goes on without."""
+    """
+    A document that the run goes on without.
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    :param late: its job may still be good, so the next run asks for it.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, late: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.late = late
 
 
 @dataclass(frozen=True, slots=True)

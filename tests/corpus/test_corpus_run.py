@@ -844,22 +844,44 @@ class TestCrashes:
 
         assert {"1": "One.", "2": "Two."}.items() <= world.texts().items()
 
-    def test_one_job_that_cannot_be_asked_for_is_one_reject(self, world: World) -> None:
+    @pytest.mark.parametrize("nights", [1, 2])
+    def test_one_job_that_cannot_be_asked_for_is_one_reject(self, world: World, nights: int) -> None:
+        """It may pass, so the next run asks again; the one after that has a job of its own."""
         texts = fill(world)
         fetch = world.service.fetch
 
         async def forbidden(job: str) -> bytes:
-            if world.service.jobs[job][1] == texts["004.txt"]:
+            if world.service.jobs[job][1] == texts["004.txt"] and world.runs <= nights:
                 raise RequestRefusedError("HTTP 422", status=422)
             return await fetch(job)
 
         world.service.fetch = forbidden  # type: ignore[method-assign]
         world.set(max_reject_ratio=0.2)
-        delta = world.run()
+        for night in range(nights):
+            delta = world.run()
+            (reject,) = world.lines(delta["rejects"])
+            assert (reject["document_id"], reject["reason"]) == ("004.txt", "refused")
+            assert delta["resubmitted"] == night
 
-        (reject,) = world.lines(delta["rejects"])
-        assert (reject["document_id"], reject["reason"]) == ("004.txt", "gone")
-        assert (delta["added"], delta["resubmitted"]) == (11, 1)
+        assert world.run()["rejected"] == 0
+        assert world.texts() == texts
+        assert world.service.posted.count(texts["004.txt"]) == nights
+
+    def test_refusals_of_all_polls_submit_nothing_twice(self, world: World) -> None:
+        texts = fill(world, 60)
+        fetch = world.service.fetch
+
+        async def forbidden(job: str) -> bytes:
+            raise ForbiddenError("HTTP 403: a page of a proxy", status=403)
+
+        world.service.fetch = forbidden  # type: ignore[method-assign]
+        with pytest.raises(LucidworksError, match="one after the other"):
+            world.run(run_id="night")
+        world.service.fetch = fetch  # type: ignore[method-assign]
+        world.run(run_id="night", try_number=2)
+
+        assert world.texts() == texts
+        assert sorted(world.service.posted) == sorted(texts.values())
 
     def test_a_payload_with_an_unknown_status_is_no_result_after_a_crash(self, world: World) -> None:
         text = "One half. " * 20 + "Another half. " * 20
