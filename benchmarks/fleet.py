@@ -390,7 +390,8 @@ def renewals(fleet: Fleet) -> None:
         f"{what}: longest stall of its loop",
         "<= 50 ms",
         f"{seen['longest_stall_ms']:.0f} ms, {seen['stalls_over_50_ms']} over 50 ms; idle loop on this machine: "
-        f"{nothing['longest_stall_ms']:.0f} ms, {nothing['stalls_over_50_ms']} over 50 ms",
+        f"{nothing['longest_stall_ms']:.0f} ms, {nothing['stalls_over_50_ms']} over 50 ms; longest garbage "
+        f"collections: {seen['longest_collections']}",
         timing=True,
         good=seen["longest_stall_ms"] <= 50 or seen["stalls_over_50_ms"] <= nothing["stalls_over_50_ms"] + 1,
     )

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +58,12 @@ class WatchTrigger(CallTrigger):
     """The same, with an eye on the event loop of the triggerer and on its memory."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Call; report the longest stall of the loop (ms) and the growth of the memory (MiB)."""
+        """Call; report the longest stall of the loop (ms), what may explain it, and the memory (MiB)."""
         stalls: list[float] = []
         memory: list[float] = []
         watch = asyncio.create_task(_watch(stalls, memory))
-        made = await asyncio.gather(*map(self._call, self.options["conn_ids"].split(",")))
+        with _collections() as collections:
+            made = await asyncio.gather(*map(self._call, self.options["conn_ids"].split(",")))
         watch.cancel()
         middle = len(memory) // 2
         yield TaskSuccessEvent(
@@ -69,6 +72,7 @@ class WatchTrigger(CallTrigger):
                     "calls": sum(made),
                     "longest_stall_ms": max(stalls),
                     "stalls_over_50_ms": sum(stall > 50 for stall in stalls),
+                    "longest_collections": ", ".join(f"{ms:.0f} ms" for ms in sorted(collections)[-3:]),
                     "ticks": len(stalls),
                     "memory_mib": [round(memory[0], 1), round(memory[middle], 1), round(memory[-1], 1)],
                 }
@@ -92,6 +96,26 @@ async def _watch(stalls: list[float], memory: list[float]) -> None:
         stalls.append((time.monotonic() - before - tick) * 1000)
         if len(stalls) % 200 == 1:
             memory.append(_memory())
+
+
+@contextmanager
+def _collections() -> Iterator[list[float]]:
+    """Milliseconds of each garbage collection: all threads stand still in it, and it goes through all of Airflow."""
+    took: list[float] = []
+    begun = 0.0
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        nonlocal begun
+        if phase == "start":
+            begun = time.monotonic()
+        else:
+            took.append((time.monotonic() - begun) * 1000)
+
+    gc.callbacks.append(note)
+    try:
+        yield took
+    finally:
+        gc.callbacks.remove(note)
 
 
 def _memory() -> float:
