@@ -49,9 +49,7 @@ def find_entry(uri: str) -> Entry | None:
                 if stat.S_ISDIR(found.st_mode):
                     return Entry(name, 0, "", folder=True)
                 return _local_file(name, found) if stat.S_ISREG(found.st_mode) else None
-            path = store_path(uri)
-            path.fs.invalidate_cache(path.path)
-            return _stored(name, path.fs.info(path.path))
+            return _stored(name, store_path(uri).info())
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -9,24 +9,40 @@ loop all of it runs in a thread (:func:`~lucidworks_provider.threads.in_thread`)
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from lucidworks_provider.api.messages import scrub
 from lucidworks_provider.errors import InputError, LucidworksError, StorageError
 
-if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
-
+log = logging.getLogger(__name__)
 
 _LOCAL = {"file", "local"}
+# Concurrent deletions on an object store, which takes one key per request.
+_REMOVALS = 16
 _READ_AHEAD = 4 << 20
+# s3fs sends If-Match with every range.
+_PINNED = {"s3", "s3a"}
+# What file systems call the facts that differ between two versions of an object.
+_VERSION = (
+    "size",
+    "etag",
+    "ETag",
+    "generation",
+    "last_modified",
+    "LastModified",
+    "updated",
+    "mtime",
+    "created",
+)
 _QUERY = re.compile(r"\?[^\s'\"]+")
 
 
@@ -64,19 +80,6 @@ def check_folder(uri: object, what: str) -> str:
     return uri.rstrip("/") or uri
 
 
-def move(uri: str, target: str) -> None:
-    """Move a folder with its files; it may be there twice meanwhile, where a storage can only copy."""
-    with naming("moved", uri):
-        if (local := local_path(uri)) is not None:
-            place = local_path(target)
-            assert place is not None  # noqa: S101
-            place.parent.mkdir(parents=True, exist_ok=True)
-            local.replace(place)
-            return
-        path = store_path(uri)
-        path.fs.mv(path.path, store_path(target).path, recursive=True)
-
-
 def split_uri(uri: str) -> tuple[str, str]:
     """Parent and name. As text, since what ``/`` and ``parent`` keep of a path's connection varies by version."""
     parent, _, name = uri.rpartition("/")
@@ -108,25 +111,47 @@ def reading(uri: str) -> Iterator[BinaryIO]:
     Open a file to read it piece by piece, anywhere in it.
 
     :raises StorageError: there is no such file (its cause is a ``FileNotFoundError``), or it cannot be read,
-        then or later: a file that fails in the middle says so in the same words.
+        then or later: a file that fails in the middle says so in the same words. Also if an object is replaced
+        meanwhile: its parts would be of two versions, or end where the first one did.
     """
+    pinned: _Version | None = None
     with ExitStack() as stack:
         with naming("read", uri):
             if (local := local_path(uri)) is not None:
                 file = stack.enter_context(local.open("rb", buffering=0))
             else:
                 path = store_path(uri)
+                if uri.partition("://")[0] not in _PINNED:
+                    pinned = _Version(path)
                 # Some would read 50 MB ahead.
                 file = stack.enter_context(path.fs.open(path.path, "rb", block_size=_READ_AHEAD))
-        yield cast("BinaryIO", _NamedFile(file, uri))
+        yield cast("BinaryIO", _NamedFile(file, uri, pinned))
+
+
+class _Version:
+    """The version of an object that is being read, on a store whose file system does not pin it by itself."""
+
+    def __init__(self, path: StorePath) -> None:
+        self._path = path
+        self._seen = self._look()
+
+    def check(self) -> None:
+        """:raises OSError: the object was replaced."""
+        if self._look() != self._seen:
+            raise OSError("it was changed while it was read")
+
+    def _look(self) -> list[object]:
+        info = self._path.info()
+        return [info.get(name) for name in _VERSION]
 
 
 class _NamedFile(io.RawIOBase):
-    """A file that another one reads for; only the names of its errors are its own."""
+    """A file whose errors name its URI, and which stays one version of an object."""
 
-    def __init__(self, file: Any, uri: str) -> None:
+    def __init__(self, file: Any, uri: str, pinned: _Version | None) -> None:
         self._file = file
         self._uri = uri
+        self._pinned = pinned
 
     def readable(self) -> bool:
         return True
@@ -137,6 +162,8 @@ class _NamedFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         with naming("read", self._uri):
             data = self._file.read(len(buffer))
+            if self._pinned is not None:
+                self._pinned.check()
         buffer[: len(data)] = data
         return len(data)
 
@@ -232,23 +259,70 @@ def writing(uri: str) -> Iterator[Path]:
                 path.fs.put_file(str(temporary), path.path)
 
 
-def remove(uri: str) -> None:
-    """Remove a file, or a folder with everything in it, if it is there."""
+def remove_file(uri: str) -> None:
+    """
+    Remove one file, if it exists: exactly this key, whatever characters it has.
+
+    :raises StorageError: the storage refuses. Not every caller may delete, so nothing may depend on this.
+    """
+    with naming("removed", uri):
+        if (local := local_path(uri)) is not None:
+            local.unlink(missing_ok=True)
+            return
+        path = store_path(uri)
+        with suppress(FileNotFoundError):
+            # Not fs.rm: it expands globs, and s3fs ignores refusals of single keys in a bulk deletion.
+            path.fs.rm_file(path.path)
+
+
+def remove_folder(uri: str) -> None:
+    """
+    Remove a folder with all files below it, if it exists.
+
+    A symbolic link is removed, not its target.
+
+    :raises StorageError: the storage refuses to remove a file; some files may be gone by then.
+    """
     with naming("removed", uri):
         if (local := local_path(uri)) is not None:
             if local.is_symlink():
-                # What it leads to is somebody else's.
                 local.unlink(missing_ok=True)
-            elif local.is_dir():
-                for child in local.iterdir():
-                    remove(str(child))
-                local.rmdir()
             elif local.exists():
-                local.unlink(missing_ok=True)
+                shutil.rmtree(local)
             return
         path = store_path(uri)
-        if path.fs.exists(path.path):
-            path.fs.rm(path.path, recursive=True)
+        path.fs.invalidate_cache(path.path)
+        pool = ThreadPoolExecutor(max_workers=_REMOVALS)
+        try:
+            for removed in [pool.submit(path.fs.rm_file, key) for key in path.fs.find(path.path)]:
+                with suppress(FileNotFoundError):
+                    removed.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def discard(*uris: str) -> bool:
+    """
+    Remove files that are no longer needed, if the storage allows it: a refusal is a warning.
+
+    :return: False after the first refusal; the others were not tried.
+    """
+    return _discarded(remove_file, *uris)
+
+
+def discard_folder(uri: str) -> bool:
+    """:func:`discard` for a folder and all files below it."""
+    return _discarded(remove_folder, uri)
+
+
+def _discarded(remove: Callable[[str], None], *uris: str) -> bool:
+    try:
+        for uri in uris:
+            remove(uri)
+    except StorageError as err:
+        log.warning("Files that are no longer needed remain: %s", err)
+        return False
+    return True
 
 
 @contextmanager
@@ -274,11 +348,48 @@ def local_path(uri: str) -> Path | None:
     return Path(rest) if scheme in _LOCAL else None
 
 
-def store_path(uri: str) -> ObjectStoragePath:
-    """A path with its file system (``.fs``) and the name that this one knows it by (``.path``)."""
+class StorePath(NamedTuple):
+    """
+    A file or folder of an object store.
+
+    :param fs: its fsspec file system.
+    :param path: its exact key, with the bucket, as ``fs`` takes it.
+    """
+
+    fs: Any
+    path: str
+
+    def info(self) -> dict[str, Any]:
+        """
+        Its metadata as they are now.
+
+        :raises FileNotFoundError: there is neither a file nor a folder.
+        """
+        # File systems answer from cached listings, with the sizes of that moment.
+        self.fs.invalidate_cache(self.path)
+        self.fs.invalidate_cache(self.path.rpartition("/")[0])
+        return dict(self.fs.info(self.path))
+
+
+def store_path(uri: str) -> StorePath:
+    """
+    The file system and the key of a URI.
+
+    :raises StorageError: the file system would take it for another key.
+    """
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-    return ObjectStoragePath(uri)
+    scheme, _, rest = uri.partition("://")
+    bucket, slash, key = rest.partition("/")
+    # Not of the whole URI: ObjectStoragePath takes a "?" at its end for an empty query.
+    root = ObjectStoragePath(f"{scheme}://{bucket}")
+    path = f"{root.path.rstrip('/')}{slash}{key}"
+    if (taken := str(root.fs._strip_protocol(path))).strip("/") != path.strip("/"):
+        raise StorageError(
+            f"{uri} cannot be addressed: {type(root.fs).__name__} takes it for {taken}. Choose a name without "
+            "'?' and '#'."
+        )
+    return StorePath(root.fs, path)
 
 
 @contextmanager

@@ -15,23 +15,24 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lucidworks_provider.corpus.parts import PART_BYTES, copy_parts, new_name, write_index
+from lucidworks_provider.corpus.parts import PART_BYTES, copy_parts, write_index
 from lucidworks_provider.corpus.scratch import Row, Scratch
 from lucidworks_provider.documents.dataset import (
     DATA,
     INDEX,
     JSON_LINES,
+    RAW,
     Part,
     Snapshot,
     below,
     json_lines_of,
+    new_name,
 )
-from lucidworks_provider.storage import names_in, read_file, remove, write_file, writing
+from lucidworks_provider.storage import discard, discard_folder, names_in, read_file, write_file, writing
 
 log = logging.getLogger(__name__)
 
 CHANGES = "changes"
-RAW = "raw"
 REJECTS = "rejects.jsonl"
 # Every night adds a part. So many small ones are worth being copied into one.
 SMALL_BYTES = PART_BYTES // 8
@@ -59,6 +60,7 @@ LISTS = {
 }
 # What runs call their files, so that nobody else's are taken for theirs; and what they leave when they are killed.
 _PART = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}\.(parquet|jsonl)|\..*\.part")
+_JOURNAL = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}")
 _RUN = re.compile(r"\d{8}T\d{6}\.\d{6}Z")
 _REMOVED = "SELECT old.id FROM old LEFT JOIN belongs ON belongs.id = old.id WHERE belongs.id IS NULL"
 
@@ -151,11 +153,11 @@ def tidy(output: str, parts: Sequence[Part], *, keep_replaced: bool) -> None:
         gone += [name for name in found if name not in named]
     gone += [name for name in names_in(output) if name.startswith(".") and name.endswith(".part")]
     runs = sorted(name for name in names_in(below(output, CHANGES)) if _RUN.fullmatch(name))
-    gone += [f"{CHANGES}/{name}" for name in runs[:-KEPT_CHANGES]]
-    for name in gone:
-        remove(below(output, name))
-    if gone:
-        log.info("%s files that are not needed any more were removed.", len(gone))
+    removed = discard(*(below(output, name) for name in gone)) and all(
+        discard_folder(below(output, f"{CHANGES}/{name}")) for name in runs[:-KEPT_CHANGES]
+    )
+    if gone and removed:
+        log.info("%s files that are no longer needed were removed.", len(gone))
 
 
 def strange_in(output: str, ours: Iterable[str]) -> list[str]:
@@ -166,7 +168,13 @@ def strange_in(output: str, ours: Iterable[str]) -> list[str]:
     """
     top = names_in(output)
     strange = [name for name in top if name not in ours and name[0] not in "._"]
-    for folder, pattern in ((DATA, _PART), (INDEX, _PART), (JSON_LINES, _PART), (CHANGES, _RUN), (RAW, _RUN)):
+    for folder, pattern in (
+        (DATA, _PART),
+        (INDEX, _PART),
+        (JSON_LINES, _PART),
+        (CHANGES, _RUN),
+        (RAW, _JOURNAL),
+    ):
         if folder in top:
             names = names_in(below(output, folder))
             strange += [f"{folder}/{name}" for name in names if not pattern.fullmatch(name)]

@@ -8,12 +8,16 @@ object stores cannot append. A group is the most that a killed process loses bes
 
 ::
 
-    journal/00000000-head.log     of which run: its configuration, and the number of its first file
-    journal/00000007-…-work.log   SUBMITTED(document, piece, job), BODY and ASIDE(the same, bytes)
-    journal/00000009-…-kept.log   PART(written), FAILED(document), END(of an attempt)
+    journal/head.json                 the folder of the current run, its configuration, and whether it has ended
+    journal/RUN/00000007-…-work.log   SUBMITTED(document, piece, job), BODY and ASIDE(the same, bytes)
+    journal/RUN/00000009-…-kept.log   PART(written), FAILED(document), END(of an attempt)
 
 A file of *work* goes when the chunks of all its documents stand in a part; what is *kept* stays until the
 snapshot names the parts. Each record is a line of JSON; a body's bytes follow its line.
+
+Only the folder that ``head.json`` names counts, and only until ``head.json`` says that the run has ended. Files of
+earlier runs have no effect, so the journal is correct where the storage refuses deletions. With ``keep_raw`` the
+run's folder is ``raw/RUN``, which is not removed.
 """
 
 from __future__ import annotations
@@ -26,16 +30,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any, Literal
 
-from lucidworks_provider.documents.dataset import below
-from lucidworks_provider.errors import StorageError
+from lucidworks_provider.documents.dataset import HEAD, JOURNAL, RAW, below, new_name
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.collect import finish
-from lucidworks_provider.storage import move, names_in, read_file, read_range, remove, write_file
+from lucidworks_provider.storage import (
+    discard,
+    discard_folder,
+    names_in,
+    read_file,
+    read_range,
+    write_file,
+)
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-FOLDER = "journal"
-_HEAD, _WORK, _KEPT = "00000000-head.log", "-work.log", "-kept.log"
+_WORK, _KEPT = "-work.log", "-kept.log"
 # Seconds and bytes of a group: what a kill may lose, against files a second.
 GROUP_SECONDS = 0.25
 GROUP_BYTES = 8_000_000
@@ -108,12 +118,15 @@ class Journal:
     Written by one process at a time, which holds the output's lease.
 
     :param output: the dataset's folder.
-    :param keep: do not remove what nobody needs any more.
+    :param keep: keep the files of the runs that begin from here on.
     """
 
     def __init__(self, output: str, *, keep: bool = False) -> None:
-        self.folder = below(output, FOLDER)
+        self.output = output
         self._keep = keep
+        # Folder of the current run below the output, once head or begin has set it.
+        self.run = ""
+        self._removable = True
         self._next = 1
         self._nonce = uuid.uuid4().hex[:8]
         self._work, self._kept = _Group(), _Group()
@@ -132,25 +145,35 @@ class Journal:
     # -- reading: in a thread ------------------------------------------------------------------------
 
     def head(self) -> dict[str, Any] | None:
-        """What :meth:`begin` wrote, or None where there is no unfinished run."""
-        data = read_file(self._uri(_HEAD))
+        """
+        What :meth:`begin` wrote, or None where there is no unfinished run.
+
+        :return: ``{"run", "options"}``.
+        :raises InputError: it cannot be read as that.
+        """
+        uri = below(self.output, HEAD)
+        if (data := read_file(uri)) is None:
+            return None
         try:
-            return dict(json.loads(data)) if data is not None else None
-        except (ValueError, TypeError):
-            return {}
+            head = dict(json.loads(data))
+            self.run = str(head["run"])
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f"{uri} is not a journal of this version of the provider. Restore it, or remove the folder "
+                f"{below(self.output, JOURNAL)} to submit again what the unfinished run had submitted."
+            ) from None
+        return None if head.get("ended") else head
 
     def begin(self, options: Mapping[str, Any]) -> None:
         """Start anew: the first write of a run, and so the proof that the folder takes one."""
-        # A process that had lost the lease may have written after its follower had ended.
-        remove(self.folder)
-        self._write_head(options, 0)
+        self.run = self._new_run()
+        self._write_head(options)
 
     def load(self) -> Iterator[Record]:
         """All records in the order of writing. A file that is torn counts up to where it is."""
-        first = _number((self.head() or {}).get("first", 0))
         for name in self._names():
             self._next = max(self._next, int(name.partition("-")[0]) + 1)
-            data = read_file(self._uri(name)) if name >= first else None
+            data = read_file(self._uri(name))
             if data is not None:
                 yield from self._records(name, data)
 
@@ -158,50 +181,49 @@ class Journal:
         """A body that :meth:`load` told of."""
         return read_range(self._uri(place.file), place.offset, place.length)
 
-    def end(self, *, keep_at: str | None = None) -> None:
+    def end(self) -> None:
         """
         The dataset has everything.
 
-        :param keep_at: the URI of a folder to move the journal to, instead of removing it.
+        :raises StorageError: that cannot be written.
         """
-        if keep_at is not None:
-            move(self.folder, keep_at)
-        else:
-            # The head first: what is left of a journal without one counts as nothing.
-            remove(self._uri(_HEAD))
-            remove(self.folder)
+        self._write_head({}, ended=True)
+        discard_folder(below(self.output, JOURNAL))
 
-    def hand_on(self, records: Iterable[Record], *, keep_at: str | None = None) -> None:
+    def carry_over(self, records: Iterable[Record]) -> None:
         """
         The dataset has everything but these, with which the next run begins.
 
-        One write of the head makes them the ones that count, so who dies on the way loses none of them.
+        One write of the head makes them the ones that count, so no moment of a kill loses them.
 
-        :param records: work that :meth:`load` told of.
-        :param keep_at: the URI of a folder to move the other files to, instead of removing them.
+        :param records: work that :meth:`load` returned.
+        :raises StorageError: they cannot be written.
         """
-        first, group = self._next, _Group()
-        for record in records:
-            group.add(_plain(record), self.body(record.place) if record.place is not None else b"")
-            if group.size >= GROUP_BYTES:
-                write_file(self._uri(self._new_name(_WORK)), group.lines)
-                group = _Group()
-        if group.lines:
-            write_file(self._uri(self._new_name(_WORK)), group.lines)
-        self._write_head((self.head() or {}).get("options", {}), first)
+        options = (self.head() or {}).get("options", {})
+        old, run, number, group = self.run, self._new_run(), 1, _Group()
+        for record in (*records, None):
+            if record is not None:
+                group.add(_plain(record), self.body(record.place) if record.place is not None else b"")
+            if group.size >= GROUP_BYTES or (record is None and group.lines):
+                write_file(below(self.output, f"{run}/{_number(number)}-{self._nonce}{_WORK}"), group.lines)
+                number, group = number + 1, _Group()
+        self.run, self._next = run, number
         self._needed, self._files = {}, {}
-        old = [name for name in self._names() if name < _number(first)]
-        if keep_at is None:
-            self.drop(old)
-        for name in () if keep_at is None else old:
-            move(self._uri(name), f"{keep_at}/{name}")
+        self._write_head(options)
+        if old.startswith(f"{JOURNAL}/"):
+            discard_folder(below(self.output, old))
 
-    def _write_head(self, options: Mapping[str, Any], first: int) -> None:
-        head = {"name": uuid.uuid4().hex, "first": first, "options": dict(options)}
-        write_file(self._uri(_HEAD), json.dumps(head).encode())
+    def _new_run(self) -> str:
+        return f"{RAW if self._keep else JOURNAL}/{new_name()}"
+
+    def _write_head(self, options: Mapping[str, Any], *, ended: bool = False) -> None:
+        head = {"run": self.run, "options": dict(options), "ended": ended}
+        write_file(below(self.output, HEAD), json.dumps(head).encode())
 
     def _names(self) -> list[str]:
-        return sorted(name for name in names_in(self.folder) if name.endswith((_WORK, _KEPT)))
+        return sorted(
+            name for name in names_in(below(self.output, self.run)) if name.endswith((_WORK, _KEPT))
+        )
 
     def _records(self, name: str, data: bytes) -> Iterator[Record]:
         at = 0
@@ -318,12 +340,9 @@ class Journal:
         return free
 
     def drop(self, files: list[str]) -> None:
-        """Remove files of work, if that can be done: whoever reads them sees what they are about; in a thread."""
-        try:
-            for name in () if self._keep else files:
-                remove(self._uri(name))
-        except StorageError as err:
-            log.warning("What the journal does not need any more stays until it ends: %s", err)
+        """Remove files of work, if the storage allows it; in a thread."""
+        if self._removable and self.run.startswith(f"{JOURNAL}/"):
+            self._removable = discard(*map(self._uri, files))
 
     def _add_work(self, record: Record, body: bytes = b"") -> int:
         offset = self._work.add(_plain(record), body)
@@ -363,7 +382,7 @@ class Journal:
             self._files[document_id] = (*files, name)
 
     def _uri(self, name: str) -> str:
-        return f"{self.folder}/{name}"
+        return below(self.output, f"{self.run}/{name}")
 
 
 def _number(count: int) -> str:

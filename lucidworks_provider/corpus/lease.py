@@ -9,7 +9,7 @@ that does not move for ``TTL`` seconds of the watcher's own monotonic clock take
 ===========================================  ==========================================================
 what stands there                            what a task does that wants to write
 ===========================================  ==========================================================
-nothing                                      claim
+nothing, or a claim that was released        claim
 an earlier try of the same task instance     claim: Airflow has given that one up (``kill -9``, and a retry)
 a process of this machine that has ended     claim
 a beat that moves                            wait and look again, or fail, naming the holder
@@ -40,16 +40,15 @@ from datetime import UTC, datetime
 from typing import TypeVar, cast
 
 from lucidworks_provider.corpus.holder import Holder
-from lucidworks_provider.documents.dataset import below
+from lucidworks_provider.documents.dataset import LEASE, below
 from lucidworks_provider.errors import OutputBusyError, StorageError
-from lucidworks_provider.storage import read_file, remove, write_file
+from lucidworks_provider.storage import read_file, remove_file, write_file
 
 __all__ = ["Holder", "Lease"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-NAME = "lease.json"
 # Seconds. Three renewals may be late or fail before anybody takes the holder for dead.
 RENEW = 15.0
 TTL = 60.0
@@ -75,12 +74,14 @@ class Claim:
     :param nonce: random, of one acquisition.
     :param beat: grows while the holder lives.
     :param since: when it was acquired, by the holder's clock; for people only.
+    :param released: the holder has ended, and the storage did not allow to remove the file.
     """
 
     holder: Holder | None
     nonce: str
     beat: int = 0
     since: str = ""
+    released: bool = False
 
     def moved(self) -> Claim:
         """One beat later."""
@@ -245,7 +246,7 @@ def _check_held(mine: Claim, seen: Seen | None, output: str) -> None:
     there = seen.claim if seen is not None else None
     if there is None:
         raise OutputBusyError(
-            f"{output}: this task's lease is gone. Somebody removed {NAME}, or another run took over while this "
+            f"{output}: this task's lease is gone. Somebody removed {LEASE}, or another run took over while this "
             "process stood still. Nothing more is written; a retry goes on from what has been kept."
         )
     # An earlier try may have written in the moment before it looked again.
@@ -282,7 +283,7 @@ class Lease:
 
     def __init__(self, output: str) -> None:
         self.output = output
-        self._uri = below(output, NAME)
+        self._uri = below(output, LEASE)
         self._mine: Claim | None = None
         self._lost: OutputBusyError | None = None
         # One renewal at a time.
@@ -345,9 +346,16 @@ class Lease:
             try:
                 there = self._read()
                 if there is not None and there.nonce == mine.nonce:
-                    remove(self._uri)
+                    self._remove(mine)
             except StorageError as err:
-                log.warning("The lease stays until others find it dead: %s", err)
+                log.warning("The lease could not be released, and expires after %.0f s: %s", TTL, err)
+
+    def _remove(self, mine: Claim) -> None:
+        try:
+            remove_file(self._uri)
+        except StorageError:
+            # Not every storage that can be written allows a deletion.
+            write_file(self._uri, replace(mine, released=True).to_json())
 
     def _keep(self, released: threading.Event) -> None:
         """In the thread: what it finds out, the next :meth:`renew` raises."""
@@ -387,7 +395,8 @@ class Lease:
         for last in (*(False,) * (READS - 1), True):
             try:
                 data = read_file(self._uri)
-                return Claim.from_json(data) if data is not None else None
+                claim = Claim.from_json(data) if data is not None else None
+                return None if claim is None or claim.released else claim
             except StorageError:
                 if last:
                     raise

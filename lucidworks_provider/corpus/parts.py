@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
-import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -21,7 +19,15 @@ from lucidworks_provider.corpus.plan import Candidate, Piece
 from lucidworks_provider.corpus.scratch import Row
 from lucidworks_provider.documents.chunk_columns import ChunkColumns, chunk_schema
 from lucidworks_provider.documents.chunk_file import covers
-from lucidworks_provider.documents.dataset import DATA, INDEX, Part, below, index_schema, json_lines_of
+from lucidworks_provider.documents.dataset import (
+    DATA,
+    INDEX,
+    Part,
+    below,
+    index_schema,
+    json_lines_of,
+    new_name,
+)
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.documents.spans import Span, locate
 from lucidworks_provider.errors import MalformedAnswerError, StorageError
@@ -379,8 +385,3 @@ def _batches(parquet: Any) -> Iterator[pa.RecordBatch]:
     """One row group after the other: asked for all of them, pyarrow reads ahead what a part has."""
     for group in range(parquet.num_row_groups):
         yield from parquet.iter_batches(batch_size=GROUP_ROWS, row_groups=[group], use_threads=False)
-
-
-def new_name() -> str:
-    """Sorts by time, and no two processes choose the same."""
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"

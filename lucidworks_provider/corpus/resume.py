@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lucidworks_provider.corpus.commit import RAW, REJECTS
+from lucidworks_provider.corpus.commit import REJECTS
 from lucidworks_provider.corpus.journal import Journal, PieceKey, Place, Record
 from lucidworks_provider.corpus.scratch import Row, Scratch
 from lucidworks_provider.corpus.settings import Corpus
@@ -81,10 +81,9 @@ def take_over(
     :raises InputError: it had another configuration.
     """
     head = journal.head()
-    if head is not None and snapshot is not None and head.get("name") == snapshot.journal:
+    if head is not None and snapshot is not None and head["run"] == snapshot.journal:
         log.info("The last run died when all was done but tidying up.")
-        raw = below(corpus.output, f"{RAW}/{snapshot.id}") if corpus.keep_raw else None
-        hand_on(journal, corpus.output, scratch, keep_at=raw)
+        carry_over(journal, corpus.output, scratch)
         scratch.forget_run()
         head = journal.head()
     if head is None:
@@ -93,7 +92,7 @@ def take_over(
     if options != corpus.options.as_json():
         if snapshot is None and any(record.kind in {"part", "body"} for record in journal.load()):
             # Where there is a snapshot of what is asked for, the unfinished run was the mistake.
-            check_options(options, corpus, f"{journal.folder}, an unfinished run,")
+            check_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
         orphans = [record.job for record in journal.load() if record.kind == "submitted"]
         log.warning(
             "An unfinished run with another configuration is given up; its %s jobs are orphans, the first: %s",
@@ -113,11 +112,11 @@ def take_over(
     return parts, dimension
 
 
-def hand_on(journal: Journal, output: str, scratch: Scratch, *, keep_at: str | None) -> None:
+def carry_over(journal: Journal, output: str, scratch: Scratch) -> None:
     """
-    The snapshot has what the journal has, but for the jobs that were not ready in time: they are the next run's.
+    End a journal of which the snapshot has everything but the jobs that were not ready: those are the next run's.
 
-    :param keep_at: where the journal is moved to, if it is kept.
+    :raises StorageError: that cannot be written.
     """
     _replay(journal, output, scratch)
     unsettled = [
@@ -127,9 +126,9 @@ def hand_on(journal: Journal, output: str, scratch: Scratch, *, keep_at: str | N
         for row in scratch.rows(_UNSETTLED)
     ]
     if unsettled:
-        journal.hand_on(unsettled, keep_at=keep_at)
+        journal.carry_over(unsettled)
     else:
-        journal.end(keep_at=keep_at)
+        journal.end()
 
 
 def _replay(journal: Journal, output: str, scratch: Scratch) -> tuple[list[Part], int]:

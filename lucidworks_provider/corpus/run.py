@@ -15,21 +15,22 @@ from typing import Any
 from lucidworks_provider.corpus import commit
 from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.holder import Holder
-from lucidworks_provider.corpus.journal import FOLDER as JOURNAL
 from lucidworks_provider.corpus.journal import Journal
-from lucidworks_provider.corpus.lease import NAME as LEASE
 from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.parts import PartWriter
 from lucidworks_provider.corpus.plan import HANDED_OVER, Plan, Planned
 from lucidworks_provider.corpus.report import render
-from lucidworks_provider.corpus.resume import check_options, hand_on, load_index, load_rejects, take_over
+from lucidworks_provider.corpus.resume import carry_over, check_options, load_index, load_rejects, take_over
 from lucidworks_provider.corpus.scratch import SAME, Scratch
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.dataset import (
     DATA,
     INDEX,
+    JOURNAL,
     JSON_LINES,
+    LEASE,
+    RAW,
     SNAPSHOT,
     Part,
     Snapshot,
@@ -57,7 +58,7 @@ _OURS = {
     JOURNAL,
     LEASE,
     REPORT,
-    commit.RAW,
+    RAW,
     commit.CHANGES,
     commit.REJECTS,
 }
@@ -251,11 +252,10 @@ class _Run:
                 rejected,
                 self.me,
                 manifest,
-                str((self._journal.head() or {}).get("name", "")),
+                self._journal.run,
             ),
         )
-        raw = below(output, f"{commit.RAW}/{snapshot_id}") if corpus.keep_raw else None
-        self._tidy(engine, parts, raw)
+        self._tidy(engine, parts)
         return manifest
 
     def _told_before(self, counted: Mapping[str, int]) -> dict[str, Any] | None:
@@ -274,21 +274,17 @@ class _Run:
             return None
         return dict(last.manifest)
 
-    def _tidy(self, engine: Engine, parts: Sequence[Part], keep_at: str | None = None) -> None:
-        """
-        The snapshot stands, so nothing here may fail the run.
-
-        :param keep_at: where the journal is moved to, if it is kept.
-        """
+    def _tidy(self, engine: Engine, parts: Sequence[Part]) -> None:
+        """The snapshot is written, so nothing here may fail the run."""
         try:
             # Who stood still since the snapshot would remove what its follower writes.
             self.lease.renew()
             # Before the files that it names.
             if engine.late:
                 # Paid for, and perhaps ready by the next run.
-                hand_on(self._journal, self.corpus.output, self.scratch, keep_at=keep_at)
+                carry_over(self._journal, self.corpus.output, self.scratch)
             else:
-                self._journal.end(keep_at=keep_at)
+                self._journal.end()
             commit.tidy(self.corpus.output, parts, keep_replaced=self.corpus.keep_replaced)
         except OutputBusyError as err:
             log.warning(

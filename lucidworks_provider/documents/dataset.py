@@ -15,6 +15,8 @@ chunks is written to new parts first, then the snapshot is replaced, then parts 
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 VERSION = 1
 SNAPSHOT = "snapshot.json"
 DATA, INDEX, JSON_LINES = "data", "index", "jsonl"
+# Of the run that writes, or that died: its lease, its journal, and journals that are kept.
+LEASE, JOURNAL, RAW = "lease.json", "journal", "raw"
+HEAD = f"{JOURNAL}/head.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +70,7 @@ class Snapshot:
     :param rejects: documents of the run that are not in the dataset, or only in an older version.
     :param run: the task instance that wrote it, so that its retry knows that it is done.
     :param manifest: what that task returned.
-    :param journal: names the journal that it has everything of. One that is still there when the process died
-        before it could remove it is spent.
+    :param journal: the run's journal, of which the snapshot has everything but jobs that were not ready.
     """
 
     id: str
@@ -122,6 +126,29 @@ def json_lines_of(data: str) -> str:
 def below(output: str, path: str) -> str:
     """The URI of a path below a folder."""
     return f"{output.rstrip('/')}/{path}"
+
+
+def new_name() -> str:
+    """For a file or folder; sorts by time, and no two processes choose the same."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+
+
+def under_way(output: str) -> bool:
+    """
+    Whether a run is writing into an output, or died before its end: some files are then in no snapshot yet.
+
+    :raises StorageError: the folder cannot be read.
+    """
+    return any(
+        _active(read_file(below(output, name)), end) for name, end in ((LEASE, "released"), (HEAD, "ended"))
+    )
+
+
+def _active(data: bytes | None, end: str) -> bool:
+    try:
+        return data is not None and not json.loads(data).get(end)
+    except (ValueError, AttributeError):
+        return True
 
 
 def check_installed() -> None:

@@ -28,10 +28,10 @@ from lucidworks_provider.documents.dataset import (
     json_lines_of,
     read_index,
     read_snapshot,
+    under_way,
 )
 from lucidworks_provider.documents.inspect_rows import Faults, Found, RowChecks, chunk_batches, guarded
 from lucidworks_provider.documents.inspect_source import Database, compare
-from lucidworks_provider.documents.shards import UNDER_WAY
 from lucidworks_provider.errors import InputError, LucidworksError
 from lucidworks_provider.storage import exists, names_in, reading, split_uri
 
@@ -259,7 +259,7 @@ class _Check:
     def _moving(self) -> bool:
         """Whether a run has begun after the snapshot was written."""
         shards = self.snapshot.manifest.get("shards") or {}
-        return any(UNDER_WAY & {*names_in(below(self.output, folder))} for folder in self._folders()) or any(
+        return any(under_way(below(self.output, folder)) for folder in self._folders()) or any(
             (own := read_snapshot(below(self.output, name))) is None or own.id != snapshot_id
             for name, snapshot_id in shards.items()
         )
@@ -273,7 +273,7 @@ class _Check:
         """Files that no snapshot names: neither this one, nor that of a shard, nor one over this shard."""
         parent, name = split_uri(self.output.rstrip("/"))
         for folder in self._folders():
-            if UNDER_WAY & {*names_in(below(self.output, folder))}:
+            if under_way(below(self.output, folder)):
                 place = f"{folder or 'the output'}"
                 self.found.notes.append(
                     f"A run over {place} is under way, or died: files of it are not judged."

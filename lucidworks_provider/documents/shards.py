@@ -39,18 +39,17 @@ from lucidworks_provider.documents.dataset import (
     json_lines_of,
     read_index,
     read_snapshot,
+    under_way,
     write_snapshot,
 )
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.storage import check_folder, check_uri, names_in, reading, remove, writing
+from lucidworks_provider.storage import check_folder, check_uri, discard, names_in, reading, writing
 
 log = logging.getLogger(__name__)
 
 # Each is an open file while the source is listed, and a task instance afterwards.
 MOST_SHARDS = 500
-# What a task leaves in its output while it works, and when it died: its parts are in no snapshot yet.
-UNDER_WAY = frozenset({"lease.json", "journal"})
 _BUFFER = 1 << 20
 # Digests of all ids go to so many files, each of which is sorted in memory: a few MB for ten million documents.
 _SPLITS = 64
@@ -299,15 +298,13 @@ def _tidy(shard: str, published: Snapshot) -> None:
     # In this order: a run that starts after the listing writes files that are not in it, and one that was under way
     # before has left its lease, or has put its parts into its snapshot.
     files = [f"{kind}/{name}" for kind in (DATA, INDEX, JSON_LINES) for name in names_in(below(shard, kind))]
-    if UNDER_WAY & set(names_in(shard)):
+    if under_way(shard):
         log.info("%s is being written, or its last run died: nothing is removed there.", shard)
         return
     current = read_snapshot(shard)
     named = {name for snapshot in (published, current) if snapshot is not None for name in _files(snapshot)}
     gone = [name for name in files if name not in named]
-    for name in gone:
-        remove(below(shard, name))
-    if gone:
+    if gone and discard(*(below(shard, name) for name in gone)):
         log.info("%s: %s files that no snapshot names were removed.", shard, len(gone))
 
 

@@ -19,7 +19,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs.record import JobRecord, newest, resume
-from lucidworks_provider.storage import exists, read_file, remove, split_uri, write_file
+from lucidworks_provider.storage import discard, discard_folder, exists, read_file, split_uri, write_file
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +95,8 @@ class Bodies:
         return read_file(self.uri(position, job_id))
 
     def drop(self, position: int, job_id: str) -> None:
-        """Remove a body."""
-        remove(self.uri(position, job_id))
+        """Remove a body, if the storage allows it: no other job has its name."""
+        discard(self.uri(position, job_id))
 
     def set_aside(self, position: int, job_id: str) -> str:
         """Keep a body that cannot be used, for somebody to look at."""
@@ -192,18 +192,12 @@ class Ledger:
 
         :param bodies: their names by position, where they are not of the record's jobs.
         """
-        everything = self._save(record)
-        try:
-            if everything:
-                remove(self.bodies.folder)
-                return
-            for name in (_INPUT, _PROOF):
-                remove(f"{self.bodies.folder}/{name}")
-            for position, name in (record.jobs if bodies is None else bodies).items():
-                self.bodies.drop(position, name)
-        except StorageError as err:
-            # The result stands, and who may write need not be allowed to remove.
-            log.warning("What is not needed any more stays in %s: %s", self.bodies.folder, err)
+        if self._save(record):
+            discard_folder(self.bodies.folder)
+            return
+        names = (record.jobs if bodies is None else bodies).items()
+        kept = [self.bodies.uri(position, name) for position, name in names]
+        discard(f"{self.bodies.folder}/{_INPUT}", f"{self.bodies.folder}/{_PROOF}", *kept)
 
 
 def note(state: StateStore | None, name: str, value: str) -> bool:

@@ -28,7 +28,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs.ledger import Ledger
 from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.record import JobRecord
-from lucidworks_provider.storage import is_folder, remove
+from lucidworks_provider.storage import discard_folder, is_folder
 
 log = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ class JobTask(ABC, Generic[File]):
         record = record.awaited()
         try:
             if not record.jobs:
-                # Bodies of another input may lie there.
-                remove(self.ledger.bodies.folder)
+                # Bodies of another input may be there.
+                discard_folder(self.ledger.bodies.folder)
             record = self.ledger.save(record.intending(missing[0]) if missing else record)
         except StorageError as err:
             raise StorageError(f"result_path {self.result_uri} cannot be written: {err}") from err

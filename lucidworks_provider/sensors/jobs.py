@@ -146,12 +146,12 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
 
     def _found(self, task: AdoptedJob) -> dict[str, Any] | None:
         """The manifest of a body that lies on storage, written to its place."""
-        from lucidworks_provider.storage import exists, read_file, remove, write_file
+        from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
 
         body = task.ledger.bodies.take(0, self.job_id)
         if body is not None:
             write_file(task.result_uri, body)
-            remove(task.ledger.bodies.folder)
+            discard_folder(task.ledger.bodies.folder)
         # A try that died after that: the file holds this job's body, which names it.
         elif not exists(task.result_uri) or self.job_id.encode() not in (read_file(task.result_uri) or b""):
             return None

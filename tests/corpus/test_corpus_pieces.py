@@ -22,10 +22,22 @@ def key(document: str) -> PieceKey:
     return PieceKey(document, "hash", 0, 10)
 
 
+def begun(output: Path) -> Journal:
+    journal = Journal(str(output))
+    journal.begin({"chunker": "x"})
+    return journal
+
+
+def reopened(output: Path) -> Journal:
+    """As the next process finds it."""
+    journal = Journal(str(output))
+    assert journal.head() is not None
+    return journal
+
+
 class TestJournal:
     async def test_what_was_flushed_is_found_by_the_next_process(self, tmp_path: Path) -> None:
-        journal = Journal(str(tmp_path))
-        journal.begin({"chunker": "x"})
+        journal = begun(tmp_path)
         journal.submitted(key("a"), "job a")
         journal.note("failed", ["b", "hash", "refused", "no", 1])
         writing = asyncio.create_task(journal.write_groups())
@@ -33,7 +45,7 @@ class TestJournal:
         writing.cancel()
         await asyncio.wait([writing])
 
-        found = Journal(str(tmp_path))
+        found = reopened(tmp_path)
         records = list(found.load())
         assert (found.head() or {})["options"] == {"chunker": "x"}
         assert [record.kind for record in records] == ["submitted", "body", "failed"]
@@ -42,7 +54,7 @@ class TestJournal:
         assert found.body(place) == b'{"x":\n1}'
 
     async def test_nothing_counts_as_kept_before_it_lies_there(self, tmp_path: Path) -> None:
-        journal = Journal(str(tmp_path))
+        journal = begun(tmp_path)
         waiting = asyncio.create_task(journal.keep_body(key("a"), "job a", b"{}"))
         await asyncio.sleep(0.05)
         assert not waiting.done()
@@ -51,34 +63,34 @@ class TestJournal:
 
     @pytest.mark.parametrize("cut", [1, 5, 30])
     async def test_a_torn_file_counts_up_to_the_tear(self, tmp_path: Path, cut: int) -> None:
-        journal = Journal(str(tmp_path))
+        journal = begun(tmp_path)
         journal.submitted(key("a"), "job a")
         journal.submitted(key("b"), "job b")
         await journal.flush()
-        (file,) = (tmp_path / "journal").iterdir()
+        (file,) = tmp_path.glob("journal/*/*.log")
         file.write_bytes(file.read_bytes()[:-cut])
 
-        assert [record.job for record in Journal(str(tmp_path)).load()] == ["job a"]
+        assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
 
     async def test_files_go_when_no_document_needs_them(self, tmp_path: Path) -> None:
-        journal = Journal(str(tmp_path))
+        journal = begun(tmp_path)
         for documents in ("ab", "bc"):
             for document in documents:
                 journal.submitted(key(document), document)
             await journal.flush()
         journal.drop(journal.release(["a"]))
-        assert len(list(tmp_path.glob("journal/*-work.log"))) == 2
+        assert len(list(tmp_path.glob("journal/*/*-work.log"))) == 2
         journal.drop(journal.release(["b"]))
-        assert len(list(tmp_path.glob("journal/*-work.log"))) == 1
+        assert len(list(tmp_path.glob("journal/*/*-work.log"))) == 1
         journal.drop(journal.release(["c"]))
-        assert not list(tmp_path.glob("journal/*-work.log"))
+        assert not list(tmp_path.glob("journal/*/*-work.log"))
 
     async def test_a_follower_does_not_overwrite(self, tmp_path: Path) -> None:
-        first, second = Journal(str(tmp_path)), Journal(str(tmp_path))
+        first, second = begun(tmp_path), reopened(tmp_path)
         for journal, job in ((first, "one"), (second, "two")):
             journal.submitted(key("a"), job)
             await journal.flush()
-        assert {record.job for record in Journal(str(tmp_path)).load()} == {"one", "two"}
+        assert {record.job for record in reopened(tmp_path).load()} == {"one", "two"}
 
     async def test_a_disk_that_is_full_for_a_moment(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -93,11 +105,11 @@ class TestJournal:
                 raise StorageError("no space left")
             real(uri, data)
 
+        journal = begun(tmp_path)
         monkeypatch.setattr(module, "write_file", write)
-        journal = Journal(str(tmp_path))
         journal.submitted(key("a"), "job a")
         await journal.flush()
-        assert [record.job for record in Journal(str(tmp_path)).load()] == ["job a"]
+        assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
 
     async def test_what_could_not_be_written_is_written_later_in_its_order(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -109,7 +121,7 @@ class TestJournal:
         def full(uri: str, data: bytes) -> None:
             raise StorageError("no space left")
 
-        journal = Journal(str(tmp_path))
+        journal = begun(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(module, "write_file", full)
             for document in "ab":
@@ -125,7 +137,7 @@ class TestJournal:
         assert module.write_file is real
         journal.note("end", None)
         await journal.flush()
-        found = Journal(str(tmp_path))
+        found = reopened(tmp_path)
         records = list(found.load())
         assert [record.kind for record in records] == [*["submitted", "body", "failed"] * 2, "end"]
         bodies = [record.place for record in records if record.place is not None]
@@ -143,7 +155,7 @@ class TestJournal:
             go_on.wait(10)
             real(uri, data)
 
-        journal = Journal(str(tmp_path))
+        journal = begun(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(module, "write_file", slow)
             writing = asyncio.create_task(journal.keep("part", {"data": "a"}))
@@ -155,7 +167,7 @@ class TestJournal:
         await journal.flush()
         go_on.set()
         await asyncio.sleep(0.1)
-        assert [record.value for record in Journal(str(tmp_path)).load()] == [{"data": "a"}]
+        assert [record.value for record in reopened(tmp_path).load()] == [{"data": "a"}]
 
     async def test_who_waits_hears_that_it_could_not_be_written(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -163,8 +175,8 @@ class TestJournal:
         def full(uri: str, data: bytes) -> None:
             raise StorageError("no space left")
 
+        journal = begun(tmp_path)
         monkeypatch.setattr("lucidworks_provider.corpus.journal.write_file", full)
-        journal = Journal(str(tmp_path))
         waiting = asyncio.create_task(journal.keep_body(key("a"), "job a", b"{}"))
         await asyncio.sleep(0)
         with pytest.raises(StorageError):

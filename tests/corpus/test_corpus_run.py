@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from corpus_world import World  # noqa: TC002
 
+from lucidworks_provider import storage
 from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import engine, journal
+from lucidworks_provider.corpus import engine, journal, lease
 from lucidworks_provider.corpus.asking import SUBMISSIONS, Rules
 from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.flow import FIRST_WINDOW
@@ -582,21 +583,65 @@ class TestCrashes:
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         texts = fill(world)
-        remove = journal.remove
-
-        def refuses(uri: str) -> None:
-            if uri.endswith(".log"):
-                raise StorageError(f"{uri} cannot be removed")
-            remove(uri)
-
         with monkeypatch.context() as patch:
-            patch.setattr(journal, "remove", refuses)
+            patch.setattr(journal, "discard", lambda *uris: False)
             patch.setattr("lucidworks_provider.corpus.run._Run._finish", _die)
             with pytest.raises(KeyboardInterrupt):
                 world.run(run_id="night")
         world.run(run_id="night", try_number=2)
         assert world.texts() == texts
         assert sorted(world.service.posted) == sorted(texts.values())
+
+    def test_a_storage_that_allows_no_deletion_has_every_chunk_once(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Three nights; the end of a run is written, so what remains of it does not count."""
+        texts = fill(world)
+
+        def refuses(uri: str) -> None:
+            raise StorageError(f"{uri} cannot be removed: AccessDenied")
+
+        monkeypatch.setattr(storage, "remove_file", refuses)
+        monkeypatch.setattr(storage, "remove_folder", refuses)
+        monkeypatch.setattr(lease, "remove_file", refuses)
+        assert world.run()["added"] == 12
+        chunks = len(world.rows())
+
+        assert {"changed": 0, "skipped": 12, "submitted": 0}.items() <= world.run().items()
+        assert (world.texts(), len(world.rows())) == (texts, chunks)
+        assert "AccessDenied" in caplog.text
+
+        texts["003.txt"] = "Another."
+        world.write("003.txt", "Another.")
+        (world.source / "004.txt").unlink()
+        del texts["004.txt"]
+        world.set(prune=True)
+        delta = world.run()
+        assert [delta[name] for name in ("changed", "removed", "submitted")] == [1, 1, 1]
+        assert world.texts() == texts
+
+    def test_late_jobs_are_carried_over_where_nothing_can_be_removed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        texts = fill(world, 6)
+
+        def refuses(uri: str) -> None:
+            raise StorageError(f"{uri} cannot be removed: AccessDenied")
+
+        monkeypatch.setattr(storage, "remove_file", refuses)
+        monkeypatch.setattr(storage, "remove_folder", refuses)
+        late = {texts["001.txt"], texts["002.txt"]}
+        world.service.answer = lambda text, body: _without_result(text, body, late=late)
+        world.set(rules=Rules(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0)
+        assert (world.run()["rejected"], world.run()["rejected"]) == (2, 2)
+        world.service.answer = lambda text, body: body
+        world.service.forget()
+
+        world.run()
+
+        assert world.texts() == texts
+        assert world.service.posted == []
+        assert world.run()["skipped"] == 6
 
     def test_nothing_is_submitted_while_the_journal_cannot_be_written(
         self, world: World, monkeypatch: pytest.MonkeyPatch
@@ -667,7 +712,7 @@ class TestCrashes:
         tidy = Run._tidy
 
         def dies(run: Run, *args: Any) -> None:
-            for name in ("write_file", "remove", "move"):
+            for name in ("write_file", "discard_folder"):
                 monkeypatch.setattr(journal, name, until_then(getattr(journal, name)))
             tidy(run, *args)
 
@@ -993,11 +1038,15 @@ class TestGuards:
     def test_keep_raw(self, world: World) -> None:
         texts = fill(world, 3)
         world.set(keep_raw=True)
-        delta = world.run()
+        world.run()
 
-        bodies = b"".join(path.read_bytes() for path in (world.output / "raw" / delta["snapshot"]).iterdir())
+        (raw,) = (world.output / "raw").iterdir()
+        bodies = b"".join(path.read_bytes() for path in raw.iterdir())
         assert all(json.dumps(text)[1:150].encode() in bodies for text in texts.values())
         assert world.run()["skipped"] == 3
+        world.set(keep_raw=False)
+        assert world.run()["skipped"] == 3
+        assert raw.exists()
 
     def test_keep_replaced(self, world: World) -> None:
         fill(world)

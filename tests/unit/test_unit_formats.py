@@ -25,7 +25,7 @@ SNAPSHOT = """{"version": 1, "documents": 2, "chunks": 3, "tokens": 14, "id": "2
     "manifest": {"documents": 2}, "journal": "77ab"}"""
 LEASE = """{"holder": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 2,
     "host": "worker-1", "pid": 77, "process": "boot 12345"},
-    "nonce": "9d3b", "beat": 4, "since": "2026-11-23T02:04:12+00:00"}"""
+    "nonce": "9d3b", "beat": 4, "since": "2026-11-23T02:04:12+00:00", "released": false}"""
 TOKEN = """[2, "a-token-that-is-no-token", [1000.0, 4300.0, 4600.0], [[990.0], 980.0, 1, 0.0]]"""
 
 

@@ -472,6 +472,7 @@ def test_files_that_no_snapshot_names(dataset: Dataset) -> None:
     )
     # They may be those of a run that is at work.
     (dataset.output / "journal").mkdir()
+    (dataset.output / "journal" / "head.json").write_text("{}")
     found = dataset.inspect(source=False)
     assert found.whole
     assert any("is under way, or died" in note for note in found.notes)

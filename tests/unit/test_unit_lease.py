@@ -412,7 +412,13 @@ def test_it_beats_by_itself_and_leaves_nothing(tmp_path: Path) -> None:
     held = Lease(str(tmp_path))
     held.acquire(here(), 0)
     first = standing(tmp_path)
-    assert set(json.loads((tmp_path / "lease.json").read_text())) == {"holder", "nonce", "beat", "since"}
+    assert set(json.loads((tmp_path / "lease.json").read_text())) == {
+        "holder",
+        "nonce",
+        "beat",
+        "since",
+        "released",
+    }
     time.sleep(0.35)
     assert standing(tmp_path).beat >= first.beat + 2
     held.renew()

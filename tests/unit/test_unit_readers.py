@@ -9,6 +9,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lucidworks_provider.documents.document import Document, Reason, Unreadable
 from lucidworks_provider.documents.readers import Reading, check_file, read_file_documents
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.storage import reading, remove, write_file
+from lucidworks_provider.storage import reading, remove_file, write_file
 
 try:
     from airflow.sdk.io import attach
@@ -113,7 +114,7 @@ def test_a_file_that_has_grown_is_not_held(base: str) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a.html", "a.jsonl", "a.parquet"])
 def test_a_file_that_went(base: str, name: str) -> None:
     file = placed(base, name, b"x")
-    remove(file.uri)
+    remove_file(file.uri)
     assert told(read(file)) == [(name, "<missing>")]
     check_file(file, Reading())
 
@@ -162,6 +163,32 @@ def test_a_storage_that_fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> 
     assert (last.id, last.reason) == ("a.jsonl", Reason.UNREADABLE)
     assert "memory://bucket/a.jsonl cannot be read: ConnectionError: reset" in last.detail
     assert "secret" not in last.detail
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_an_object_that_is_replaced_while_it_is_read_is_a_reject(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """Its parts would be of two versions."""
+    fs = attach(protocol="memory", fs=fsspec.filesystem("memory")).fs
+    rows = [{"id": str(n), "text": f"Sentence {n}. " * 50_000} for n in range(8)]
+    if name.endswith("jsonl"):
+        data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name, row_group_size=1, compression="none")
+        data = (tmp_path / name).read_bytes()
+    file = placed("memory://bucket", name, data)
+    found: list[Document | Unreadable] = []
+    for one in read_file_documents(file, Reading()):
+        found.append(one)
+        if len(found) == 2:
+            fs.store["/bucket/" + name].modified += timedelta(seconds=1)
+            fs.store["/bucket/" + name].created += timedelta(seconds=1)
+    *good, last = found
+    assert 2 <= len(good) < 8
+    assert isinstance(last, Unreadable)
+    assert (last.id, last.reason) == (name, Reason.UNREADABLE) if name.endswith("jsonl") else last.id == name
+    assert "changed while it was read" in last.detail
 
 
 def test_what_a_file_says_of_its_errors(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidworks_provider.corpus.journal import FOLDER as JOURNAL
-from lucidworks_provider.corpus.lease import NAME as LEASE
+from lucidworks_provider import storage
 from lucidworks_provider.documents import shards
 from lucidworks_provider.documents.dataset import (
     Part,
@@ -227,20 +226,25 @@ def test_what_a_shard_replaced_is_read_until_the_next_publication(output: str) -
     }
 
 
-@pytest.mark.parametrize("left", ["lease.json", "journal/00000000-head.log"])
-def test_where_somebody_writes_nothing_is_removed(output: str, left: str) -> None:
+@pytest.mark.parametrize(
+    ("left", "content", "active"),
+    [
+        ("lease.json", b"{}", True),
+        ("lease.json", b"not JSON", True),
+        ("lease.json", b'{"released": true}', False),
+        ("journal/head.json", b'{"ended": false}', True),
+        ("journal/head.json", b'{"ended": true}', False),
+    ],
+)
+def test_nothing_is_removed_while_a_run_writes(output: str, left: str, content: bytes, active: bool) -> None:
     shards = [f"{output}/shard-000", f"{output}/shard-001"]
     for number, shard in enumerate(shards):
         write_part(shard, "unnamed", [f"x{number}"])
         write_shard(shard, write_part(shard, "p", [f"a{number}"]))
-    write_file(f"{shards[0]}/{left}", b"{}")
+    write_file(f"{shards[0]}/{left}", content)
     publish(shards, output)
-    assert "data/unnamed.parquet" in files(shards[0])
+    assert ("data/unnamed.parquet" in files(shards[0])) == active
     assert "data/unnamed.parquet" not in files(shards[1])
-
-
-def test_the_names_are_those_of_the_corpus() -> None:
-    assert {LEASE, JOURNAL} == shards.UNDER_WAY
 
 
 def test_a_part_that_is_committed_meanwhile_stays(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +272,7 @@ def test_a_removal_that_fails_fails_nothing(tmp_path: Path, monkeypatch: pytest.
     def fail(_: str) -> None:
         raise StorageError("read-only")
 
-    monkeypatch.setattr(shards, "remove", fail)
+    monkeypatch.setattr(storage, "remove_file", fail)
     assert publish([shard], str(tmp_path))["documents"] == 1
 
 

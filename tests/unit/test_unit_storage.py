@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lucidworks_provider import storage
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.documents.chunk_file import check_suffix, chunk_file, covers
 from lucidworks_provider.documents.spans import locate
@@ -28,7 +29,8 @@ from lucidworks_provider.storage import (
     exists,
     is_folder,
     read_file,
-    remove,
+    remove_file,
+    remove_folder,
     split_uri,
     write_file,
     writing,
@@ -58,13 +60,45 @@ def test_files_come_and_go(base: str) -> None:
     uri = f"{base}/a folder/ä#?.bin"
     assert read_file(uri) is None
     assert not exists(uri)
-    remove(uri)
+    remove_file(uri)
+    remove_folder(uri)
     write_file(uri, b"1")
     write_file(uri, b"22")
     assert read_file(uri) == b"22"
     assert exists(uri)
-    remove(split_uri(uri)[0])
+    remove_folder(split_uri(uri)[0])
     assert not exists(uri)
+
+
+# All that fsspec's globs and Python's treat specially.
+@pytest.mark.parametrize("name", ["out[1]", "out?", "out*", "out[!1]", "{out1,outA}", "**"])
+def test_a_removal_names_exact_keys(base: str, name: str) -> None:
+    others = [
+        f"{base}/{folder}/{file}" for folder in ("out1", "outA", "out") for file in ("lease.json", "a/b")
+    ]
+    mine = [f"{base}/{name}/{file}" for file in ("lease.json", "l*", "a/b", "a/[b]")]
+    for uri in others + mine:
+        write_file(uri, uri.encode())
+    remove_file(f"{base}/{name}/l*")
+    assert [exists(uri) for uri in mine] == [True, False, True, True]
+    remove_file(f"{base}/{name}/a/[b]")
+    assert [exists(uri) for uri in mine] == [True, False, True, False]
+    remove_folder(f"{base}/{name}")
+    assert not any(exists(uri) for uri in mine)
+    assert [read_file(uri) for uri in others] == [uri.encode() for uri in others]
+    # Nor does a name with wildcards that does not exist remove what it would match.
+    remove_file(f"{base}/out?/lease.json")
+    remove_folder(f"{base}/out?")
+    assert all(exists(uri) for uri in others)
+
+
+def test_a_removed_link_leaves_its_target(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "target")
+    remove_folder(f"{tmp_path}/folder")
+    assert (tmp_path / "target" / "file").exists()
 
 
 def test_a_failing_writer_leaves_the_old_file(base: str) -> None:
@@ -183,7 +217,8 @@ def test_a_storage_that_removes_nothing_fails_no_result(
     ledger = Ledger(Bodies(f"{tmp_path}/_r.parquet"), None if state is None else State())
     record = ledger.save(JobRecord("f", 0).submitted(0, "job"))
     ledger.bodies.keep(0, "job", b"{}")
-    monkeypatch.setattr("lucidworks_provider.jobs.ledger.remove", refuses)
+    monkeypatch.setattr(storage, "remove_file", refuses)
+    monkeypatch.setattr(storage, "remove_folder", refuses)
     ledger.close(record.collected({"uri": "u"}))
     assert (ledger.load() or record).result == {"uri": "u"}
     assert "AccessDenied" in caplog.text
