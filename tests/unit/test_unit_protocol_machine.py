@@ -66,11 +66,8 @@ def _next_call(world: World, process: Process) -> None:
             return
         if call.error is None:
             return
-        # Where the stored token was damaged, the process's own copy still has the losses.
-        held = process.holding.held
-        tokens = [token for token in (world.token, held.token if held else None) if token]
-        losses = [token.losses.pause(process.clock.now()) for token in tokens]
-        pause = max(*losses, process.holding.hold_off.pause(world.now), 0.0)
+        losses = world.token.losses.pause(process.clock.now()) if world.token else 0.0
+        pause = max(losses, process.holding.hold_off.pause(world.now))
         if not pause:
             world.fault(f"{process.name} fails though all is well: {call.error!r}")
             return
