@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import requests
 
@@ -67,7 +68,32 @@ class BearerAuth(requests.auth.AuthBase):
             return response
 
         r.register_hook("response", on_answer)
+        # What a redirect sends is made of this copy, by any session.
+        r.copy = partial(_RedirectedRequest.of, r)  # type: ignore[method-assign]
         return r
+
+
+class _RedirectedRequest(requests.PreparedRequest):
+    """
+    A copy that keeps its ``Authorization`` header, or the lack of one.
+
+    A session that trusts the environment, as sessions do by default, sets the ``~/.netrc`` entry of the host on each
+    redirect, in place of the token. It has no option for that alone: without its trust there are no proxies either.
+    """
+
+    @classmethod
+    def of(cls, request: requests.PreparedRequest) -> Self:
+        """Copy a request."""
+        copied = cls()
+        copied.__dict__.update(requests.PreparedRequest.copy(request).__dict__)
+        return copied
+
+    def copy(self) -> Self:
+        """The same for the next redirect."""
+        return self.of(self)
+
+    def prepare_auth(self, auth: Any, url: Any = "") -> None:
+        """Ignore credentials: those of the request are set, and requests has none to add but those of netrc."""
 
 
 class LucidworksSession(requests.Session):

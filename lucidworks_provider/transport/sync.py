@@ -123,8 +123,10 @@ def authorization(request: Request, access_token: str | None) -> str | None:
 
 
 def unanswered(error: LucidworksError) -> str:
-    """How metrics count a request that got no answer."""
-    return "broken" if isinstance(error, TransportError) else "not_sent"
+    """How metrics count a request that got no answer: ``not_sent`` where no connection could be made."""
+    # NotSentError is a TransportError; a certificate that is not trusted is a ConfigurationError.
+    sent = isinstance(error, TransportError) and not isinstance(error, NotSentError)
+    return "broken" if sent else "not_sent"
 
 
 def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
@@ -141,8 +143,12 @@ def translate(err: Exception, request: Request, settings: LucidworksSettings) ->
         return NotSentError(f"{what}the proxy of the environment did not connect ({type(err).__name__})")
     cause = err.args[0] if err.args else None
     reason = getattr(cause, "reason", cause)
-    if isinstance(err, requests.ConnectTimeout) or isinstance(
-        reason, NewConnectionError | ConnectTimeoutError
+    # urllib3 has one error for a handshake and for an answer that does not come in time.
+    handshake = "handshake" in str(getattr(cause, "__cause__", None))
+    if (
+        handshake
+        or isinstance(err, requests.ConnectTimeout)
+        or isinstance(reason, NewConnectionError | ConnectTimeoutError)
     ):
         return NotSentError(f"{what}no connection ({type(reason).__name__})")
     if isinstance(err, requests.Timeout | ReadTimeoutError):

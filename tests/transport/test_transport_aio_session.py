@@ -291,15 +291,6 @@ async def test_a_redirect_to_the_same_host_carries_it(
         assert {one.headers["authorization"] for one in own.heard} == {f"Bearer {await hook.aget_token()}"}
 
 
-async def test_netrc_does_not_replace_it(
-    emulator: RunningEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    async with LucidworksAuthHook().aget_conn() as session:
-        assert await status(session) == 200
-
-
 async def test_a_host_in_capitals_is_the_same_host(
     emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from transport_wire import (
     connection_json,
     dead_port,
     get,
+    listening,
     proxying,
     scripted,
     send,
@@ -31,6 +33,7 @@ from transport_wire import (
     submit,
 )
 
+from lucidworks_provider import metrics
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
@@ -365,6 +368,52 @@ def test_broken_answers(mode: Mode, step: Any) -> None:
             send(mode, settings(server.url), get(server.url))
         assert not isinstance(caught.value, NotSentError)
         assert caught.value.retryable
+
+
+@pytest.fixture
+def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What metrics count, in the order of requests."""
+    counted: list[str] = []
+    monkeypatch.setattr(metrics, "request", lambda endpoint, outcome, seconds: counted.append(str(outcome)))
+    return counted
+
+
+def test_metrics_count_a_failed_connection_as_not_sent(
+    mode: Mode, tls: Tls, outcomes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = f"127.0.0.1:{dead_port()}"
+    with pytest.raises(NotSentError):
+        send(mode, settings(f"http://{dead}"), get(f"http://{dead}"))
+    with pytest.raises(ConfigurationError):  # the certificate is not trusted
+        send(mode, settings(tls.url), get(tls.probe))
+    for no_tls in (lambda connection: connection.close(), lambda connection: time.sleep(1)):
+        with listening(no_tls) as listener:
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+            with pytest.raises(NotSentError):
+                send(mode, settings(url, timeout=0.2), get(url))
+    monkeypatch.setenv("HTTP_PROXY", f"http://{dead}")
+    with scripted(answer()) as server, pytest.raises(NotSentError):
+        send(mode, settings(server.url), get(server.url))
+    assert outcomes == ["not_sent"] * 5
+
+
+@pytest.mark.parametrize(
+    ("step", "counted"),
+    [
+        (lambda connection: None, "broken"),
+        (_reset, "broken"),
+        (answer(body=b'{"status": "RE', length=1000), "broken"),
+        (lambda connection: time.sleep(0.5), "broken"),
+        (answer(503), "503"),
+    ],
+    ids=["closed", "reset", "cut", "timeout", "503"],
+)
+def test_metrics_count_what_follows_a_connection(
+    mode: Mode, outcomes: list[str], step: Any, counted: str
+) -> None:
+    with scripted(step) as server, suppress(TransportError):
+        send(mode, settings(server.url, timeout=0.2), get(server.url))
+    assert outcomes == [counted]
 
 
 def test_dropped_by_the_emulator(mode: Mode, emulator: RunningEmulator) -> None:

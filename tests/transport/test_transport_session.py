@@ -20,7 +20,6 @@ from lucidworks_provider.hooks.auth import LucidworksAuthHook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from lucidworks_provider.emulator.server import RunningEmulator
 
@@ -123,14 +122,6 @@ def test_a_foreign_401_after_a_redirect_is_not_answered_with_it(
         monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection)
         LucidworksAuthHook().get_conn().get("/ai/usecases")
         assert [one.headers.get("authorization") for one in foreign.heard] == [None]
-
-
-def test_netrc_does_not_replace_it(
-    emulator: RunningEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert LucidworksAuthHook().get_conn().get("/ai/usecases").status_code == 200
 
 
 def test_a_host_in_capitals_is_the_same_host(
