@@ -23,6 +23,7 @@ from airflow.providers.common.compat.sdk import DAG, BaseOperator
 
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 OUT = Path(os.environ["MATRIX_OUT"])
 # Airflow 3.0 fails a task for good when only its process is killed; it is retried when its worker dies as well.
@@ -62,7 +63,7 @@ with DAG(
     "matrix",
     schedule="@once",
     start_date=datetime(2026, 1, 1),
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=1)},
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=1), "retry_policy": LucidworksRetryPolicy()},
 ):
     token = Token(task_id="token", retries=0)
     deferred = LucidworksChunkOperator(

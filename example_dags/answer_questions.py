@@ -14,6 +14,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import dag, task
 
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 MODEL = "llama-3-8b-instruct"
 DOCUMENTS = [
@@ -46,7 +47,11 @@ def show(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[str]
     schedule=None,
     start_date=datetime(2026, 1, 1),
     catchup=False,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "retry_policy": LucidworksRetryPolicy(),
+    },
     doc_md=__doc__,
     tags=["example", "lucidworks"],
 )

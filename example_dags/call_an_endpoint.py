@@ -14,6 +14,8 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import dag, task
 
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
+
 CONNECTION = "lucidworks_default"
 
 
@@ -71,7 +73,14 @@ def with_another_client() -> int:
     raise RuntimeError("three tokens in a row were refused")
 
 
-@dag(schedule=None, start_date=datetime(2026, 1, 1), catchup=False, doc_md=__doc__, tags=["lucidworks"])
+@dag(
+    schedule=None,
+    start_date=datetime(2026, 1, 1),
+    catchup=False,
+    default_args={"retry_policy": LucidworksRetryPolicy()},
+    doc_md=__doc__,
+    tags=["lucidworks"],
+)
 def call_an_endpoint() -> None:
     """See above."""
     use_cases()

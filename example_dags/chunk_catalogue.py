@@ -24,6 +24,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import Asset, dag, task
 
 from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 SOURCE = os.environ.get("LUCIDWORKS_DOCUMENTS", "file:///tmp/lucidworks/documents")
 OUTPUT = os.environ.get("LUCIDWORKS_OUTPUT", "file:///tmp/lucidworks/output") + "/catalogue"
@@ -59,7 +60,11 @@ def publish(deltas: Sequence[dict[str, Any]], *, outlet_events: Any = None) -> d
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "retry_policy": LucidworksRetryPolicy(),
+    },
     doc_md=__doc__,
     tags=["example", "lucidworks"],
 )

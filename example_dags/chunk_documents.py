@@ -18,6 +18,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import dag, task
 
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 SOURCE = os.environ.get("LUCIDWORKS_DOCUMENTS", "file:///tmp/lucidworks/documents")
 OUTPUT = os.environ.get("LUCIDWORKS_OUTPUT", "file:///tmp/lucidworks/output")
@@ -66,7 +67,11 @@ def summarise(chunked: dict[str, Any], question: dict[str, Any]) -> None:
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "retry_policy": LucidworksRetryPolicy(),
+    },
     doc_md=__doc__,
     tags=["example", "lucidworks"],
 )

@@ -13,6 +13,8 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import dag, task
 
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
+
 LABELS = ["delivery", "payment", "product question", "praise"]
 TICKETS = {
     "T-1": "My parcel has not arrived, although it was to come on Monday.",
@@ -45,7 +47,11 @@ def route(tickets: list[dict[str, Any]]) -> dict[str, str]:
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "retry_policy": LucidworksRetryPolicy(),
+    },
     doc_md=__doc__,
     tags=["example", "lucidworks"],
 )

@@ -18,6 +18,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import dag, task
 
 from lucidworks_provider.operators.prediction import LucidworksAsyncPredictionOperator
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 CATALOGUE = os.environ.get("LUCIDWORKS_CATALOGUE", "file:///tmp/lucidworks/catalogue.jsonl")
 OUTPUT = os.environ.get("LUCIDWORKS_OUTPUT", "file:///tmp/lucidworks/output")
@@ -65,7 +66,11 @@ def merge(keywords: dict[str, Any], summaries: dict[str, Any], day: str) -> str:
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "retry_policy": LucidworksRetryPolicy(),
+    },
     doc_md=__doc__,
     tags=["example", "lucidworks"],
 )

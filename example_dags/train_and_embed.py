@@ -22,6 +22,7 @@ from lucidworks_provider.operators.models import (
     LucidworksUndeployModelOperator,
 )
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 OUTPUT = os.environ.get("LUCIDWORKS_OUTPUT", "file:///tmp/lucidworks/output")
 # The day that a run is for; a run that was triggered by hand may have no logical date.
@@ -33,7 +34,11 @@ DAY = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=10),
+        "retry_policy": LucidworksRetryPolicy(),
+    },
     doc_md=__doc__,
     tags=["example", "lucidworks"],
 )

@@ -36,11 +36,21 @@ Everything this package raises, as one tree.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
+
 
 class LucidworksError(Exception):
     """Base of every error of this package."""
 
     retryable: bool = False
+
+    def as_retryable(self) -> Self:
+        """Override the class for a failure that a retry can resolve."""
+        self.retryable = True
+        return self
 
 
 class ConfigurationError(LucidworksError, ValueError):

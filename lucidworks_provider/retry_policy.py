@@ -3,7 +3,12 @@
 Which failures Airflow should try again, for ``retry_policy=`` of any task (Airflow 3.3 and later).
 
 What is an error of this package says itself whether the same call may succeed later; here it becomes Airflow's
-decision. Without a policy Airflow spends all retries of a task on an argument that is refused each time.
+decision. Operators and sensors without a policy fail at once for what no retry can cure
+(:mod:`lucidworks_provider.operators.failures`). A policy adds the delay that the service asks for, and does the same
+for ``@task`` functions.
+
+Before Airflow 3.3 the class can be imported and is not used: Airflow ignores ``retry_policy`` in ``default_args``
+there, and refuses it as an argument of a task.
 """
 
 from __future__ import annotations
@@ -17,10 +22,8 @@ from lucidworks_provider.errors import LucidworksError
 
 try:
     from airflow.providers.common.compat.sdk import RetryDecision, RetryPolicy
-except ImportError as err:
-    raise ImportError(
-        "LucidworksRetryPolicy needs Airflow 3.3 or later, which has retry policies; leave retry_policy= out."
-    ) from err
+except ImportError:  # before Airflow 3.3
+    RetryPolicy = object  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -67,6 +70,10 @@ class LucidworksRetryPolicy(RetryPolicy):
         :param context: not used.
         """
         return decide(exception)
+
+    def __repr__(self) -> str:
+        """The same for each parse of a DAG file: before 3.3 Airflow keeps it in the serialized ``default_args``."""
+        return f"{type(self).__name__}()"
 
     def serialize(self) -> dict[str, Any]:
         """Nothing to keep: it has no options."""

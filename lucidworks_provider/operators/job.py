@@ -65,7 +65,7 @@ class JobWaiting(HasResult, Waiting):
             raise InputError(
                 "The input or the options changed while the task was waiting (was an upstream task cleared?). "
                 "Nothing was written; a retry submits the new ones."
-            )
+            ).as_retryable()
         if record is not None and record.result is not None and record.life == context["ti"].max_tries:
             return dict(record.result)
         seen = task.ledger.bodies.read_record()

@@ -392,7 +392,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
             return found is not None
         self.log.info("Deployment %s: %s", self.deployment_id, state or "deletion accepted")
         if deployment_progress(state) is Progress.FAILED:
-            raise JobFailedError(f"Deployment {self.deployment_id} is {state}. A retry deletes it again.")
+            raise JobFailedError(f"Deployment {self.deployment_id} is {state}; retry.").as_retryable()
         return True
 
     def _find(self) -> Deployment | None:

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.documentation import LucidworksDocumentationLink, page_of
+from lucidworks_provider.operators.failures import NonRetryableErrorsMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
@@ -25,7 +26,7 @@ DEFER_SLACK = timedelta(minutes=5)
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
-class UsesHook:
+class UsesHook(NonRetryableErrorsMixin):
     """Asks the service."""
 
     if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
     AirflowSensorTimeout,
     BaseSensorOperator,
     PokeReturnValue,
@@ -19,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, ResultGoneError
+from lucidworks_provider.operators.failures import non_retryable
 from lucidworks_provider.operators.job import JobWaiting
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
@@ -50,7 +50,8 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poke_interval: seconds (or a timedelta) between two looks; in the triggerer the longest time between two.
     :param timeout: seconds, or a timedelta, after which the sensor gives up.
-    :raises AirflowFailException: the job ended in ERROR, or its result is gone: a retry would see the same.
+    :raises AirflowFailException: the job ended in ERROR (a ``JobFailedError`` as well), or its result is gone (a
+        ``ResultGoneError`` as well): a retry would see the same.
     """
 
     template_fields: Sequence[str] = ("job_id", "kind", "result_path", "lucidworks_conn_id")
@@ -114,15 +115,19 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         if task is not None and seen.has_payload:
             task.ledger.bodies.keep_aside(0, self.job_id, body)
         if seen.state is JobState.FAILED:
-            raise AirflowFailException(f"{kind.name.capitalize()} job {self.job_id} failed: {seen.message}")
+            raise non_retryable(
+                JobFailedError(f"{kind.name.capitalize()} job {self.job_id} failed: {seen.message}")
+            )
         if seen.state is JobState.GONE:
             if task is not None:
                 task.ledger.bodies.use_aside(0, self.job_id)
             if task is not None and (found := self._found(task)) is not None:
                 return PokeReturnValue(True, self._ended(context, found))
-            raise AirflowFailException(
-                f"The result of {kind.name} job {self.job_id} has been handed out before, or is no longer kept. "
-                f"{f'{seen.message} ' if seen.message else ''}Submit it again."
+            raise non_retryable(
+                ResultGoneError(
+                    f"The result of {kind.name} job {self.job_id} has been handed out before, or is no longer kept. "
+                    f"{f'{seen.message} ' if seen.message else ''}Submit it again."
+                )
             )
         self.log.info("%s job %s: %s", kind.name.capitalize(), self.job_id, seen.status or seen.message)
         return False
@@ -192,4 +197,4 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         except JobTimeoutError as err:
             raise AirflowSensorTimeout(str(err)) from None
         except (JobFailedError, ResultGoneError) as err:
-            raise AirflowFailException(str(err)) from None
+            raise non_retryable(err) from err

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, BaseSensorOperator
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError
+from lucidworks_provider.operators.failures import non_retryable
 from lucidworks_provider.operators.state import StateWaiting
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
@@ -71,7 +72,7 @@ class _StateSensor(StateWaiting, BaseSensorOperator):
         except JobTimeoutError as err:
             raise AirflowSensorTimeout(str(err)) from None
         except JobFailedError as err:
-            raise AirflowFailException(str(err)) from None
+            raise non_retryable(err) from err
 
     def _began(self, context: Context) -> float:
         """When the first look was, also where every look is a process of its own."""
