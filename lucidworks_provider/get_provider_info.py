@@ -206,7 +206,6 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "asset-uris": [{"schemes": ["lucidworks"], "handler": "lucidworks_provider.assets.sanitize_uri"}],
         "extra-links": [
-            "lucidworks_provider.links.documentation.LucidworksDocumentationLink",
             "lucidworks_provider.links.report.LucidworksReportLink",
             "lucidworks_provider.links.result.LucidworksResultLink",
         ],

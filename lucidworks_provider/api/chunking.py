@@ -19,7 +19,7 @@ from typing import Any
 
 from lucidworks_provider.api.jobs import CHUNKING, JobState, state_of
 from lucidworks_provider.api.messages import Request, path_segment, post
-from lucidworks_provider.api.options import SWITCH, Options, check_options, number, one_of, whole
+from lucidworks_provider.api.options import SWITCH, Options, check_options, number, one_of, valid, whole
 from lucidworks_provider.api.patterns import is_exponential
 from lucidworks_provider.errors import InputError, MalformedAnswerError
 
@@ -48,7 +48,7 @@ CHUNKERS: Mapping[str, Options] = {
     "regex-splitter": {
         "regex": (
             "a pattern of Python's re module, without repetitions of repetitions like (a+)+",
-            _is_pattern,
+            valid(_is_pattern),
         )
     },
     "semantic": {
@@ -92,8 +92,11 @@ class ChunkingOptions:
         if self.data_type is not None and self.data_type not in DATA_TYPES:
             raise InputError(f"data_type is {self.data_type!r}; use one of {', '.join(DATA_TYPES)}.")
         allowed = CHUNKERS[self.chunker]
-        check_options(self.chunker_config, allowed, f"chunker_config of {self.chunker!r}")
-        check_options(self.model_config, MODEL_OPTIONS, "model_config")
+        chunker_config = check_options(self.chunker_config, allowed, f"chunker_config of {self.chunker!r}")
+        object.__setattr__(self, "chunker_config", chunker_config)
+        object.__setattr__(
+            self, "model_config", check_options(self.model_config, MODEL_OPTIONS, "model_config")
+        )
         if self.chunker == "sentence" and self.chunker_config:
             size, overlap = self.chunker_config.get("chunkSize", 5), self.chunker_config.get("overlapSize", 0)
             if overlap >= size:

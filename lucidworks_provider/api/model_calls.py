@@ -16,7 +16,7 @@ from typing import Any
 
 from lucidworks_provider.api.messages import Request, get, json_body, path_segment, post
 from lucidworks_provider.api.models import CREDENTIALS, Deployment, Model, Progress, is_secret_name
-from lucidworks_provider.api.options import is_int
+from lucidworks_provider.api.options import whole
 from lucidworks_provider.api.scopes import MODEL_SCOPE
 from lucidworks_provider.errors import InputError
 
@@ -92,8 +92,10 @@ class Placement:
             _text(self.region, "region")
         _dictionary(self.config, "config")
         for name, value in (("min_replicas", self.min_replicas), ("max_replicas", self.max_replicas)):
-            if not is_int(value) or value < 1:
-                raise InputError(f"{name} is {value!r}; give a whole number from 1.")
+            try:
+                object.__setattr__(self, name, whole(1)[1](value))
+            except ValueError:
+                raise InputError(f"{name} is {value!r}; give a whole number from 1.") from None
         if self.min_replicas > self.max_replicas:
             raise InputError(
                 f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}; swap them."

@@ -5,40 +5,107 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from lucidworks_provider.errors import InputError
 
-# What a value must be, in words, and the judge of it.
-Option = tuple[str, Callable[[object], bool]]
+# What a value must be, in words, and a function that returns it in that type or raises ValueError.
+Option = tuple[str, Callable[[object], object]]
 Options = Mapping[str, Option]
+
+# As JSON writes numbers: no NaN, no infinity, no hexadecimal digits, no underscores.
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+_SWITCHES = {"true": True, "false": False, "1": True, "0": False}
+
+
+def valid(is_valid: Callable[[object], bool]) -> Callable[[object], object]:
+    """The converter of an option that is not converted."""
+
+    def convert(value: object) -> object:
+        if not is_valid(value):
+            raise ValueError
+        return value
+
+    return convert
+
+
+def as_number(value: object) -> int | float:
+    """
+    A finite number; a rendered template is its text.
+
+    :raises ValueError: it is none, or a truth value.
+    """
+    if isinstance(value, str) and _NUMBER.fullmatch(text := value.strip()):
+        value = int(text) if text.lstrip("+-").isdigit() else float(text)
+    if not is_number(value):
+        raise ValueError("no finite number")
+    return value
+
+
+def as_int(value: object) -> int:
+    """
+    A whole number; a rendered template is its text.
+
+    :raises ValueError: it is none, or a truth value.
+    """
+    number = as_number(value)
+    if not isinstance(number, int):
+        raise ValueError("no whole number")
+    return number
+
+
+def as_bool(value: object) -> bool:
+    """
+    A truth value; a rendered template is its text: ``true``, ``false``, ``1`` or ``0``, in any case.
+
+    :raises ValueError: it is none.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and (word := value.strip().lower()) in _SWITCHES:
+        return _SWITCHES[word]
+    raise ValueError("no truth value")
 
 
 def whole(minimum: int) -> Option:
     """A whole number."""
-    return f"a whole number from {minimum}", lambda v: is_int(v) and v >= minimum
+    return f"a whole number from {minimum}", lambda v: _within(as_int(v), minimum, math.inf)
 
 
 def integral(minimum: int) -> Option:
     """A whole number that a page writes with a decimal point, too."""
     meaning, _ = whole(minimum)
-    return meaning, lambda v: is_number(v) and v == int(v) and v >= minimum
+
+    def convert(value: object) -> object:
+        found = as_number(value)
+        if found != int(found):
+            raise ValueError
+        return _within(found, minimum, math.inf)
+
+    return meaning, convert
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> Option:
     """A finite number of a range."""
     words = "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
-    return words, lambda v: is_number(v) and low <= v <= high
+    return words, lambda v: _within(as_number(v), low, high)
+
+
+def _within(value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        raise ValueError
+    return value
 
 
 def one_of(*values: str) -> Option:
     """One of some words."""
-    return " or ".join(values), lambda v: v in values
+    return " or ".join(values), valid(lambda v: v in values)
 
 
-TEXT: Option = ("a text", lambda v: isinstance(v, str) and bool(v.strip()))
-SWITCH: Option = ("true or false", lambda v: isinstance(v, bool))
+TEXT: Option = ("a text", valid(lambda v: isinstance(v, str) and bool(v.strip())))
+SWITCH: Option = ("true or false", as_bool)
 
 
 def is_int(value: object) -> TypeGuard[int]:
@@ -56,28 +123,44 @@ def is_number(value: object) -> TypeGuard[int | float]:
         return False
 
 
-def check_options(given: Mapping[str, Any] | None, known: Options, what: str, *, closed: bool = True) -> None:
+def check_options(
+    given: Mapping[str, Any] | None, known: Options, what: str, *, closed: bool = True
+) -> dict[str, Any] | None:
     """
     Refuse options that the service would refuse.
 
     :param what: names the dictionary in the message.
     :param closed: refuse every unknown name. Where the vendor's pages disagree about the names, only those
         are refused that look like a known one misspelt: a release may know more than this package.
+    :return: the options in their types, without those that are None: a template that rendered to None.
     :raises InputError: names the option and what it may be.
     """
     if given is None:
-        return
+        return None
     names = f"its options are {', '.join(known)}" if known else "no options of it are known"
     if not isinstance(given, Mapping):
         raise InputError(f"{what} is no dictionary; {names}.")
-    for name, value in given.items():
+    options = {name: value for name, value in given.items() if value is not None}
+    for name, value in options.items():
         if name in known:
-            meaning, is_valid = known[name]
-            if not is_valid(value):
-                raise InputError(f"{what}: {name} is {value!r}; it must be {meaning}.")
+            meaning, convert = known[name]
+            try:
+                options[name] = convert(value)
+            except ValueError:
+                raise InputError(f"{what}: {name} is {value!r}; it must be {meaning}.") from None
         elif not isinstance(name, str) or closed or (meant := _misspelt(name, known)):
             hint = "" if closed or not isinstance(name, str) else f" Did you mean {meant!r}?"
             raise InputError(f"{what} has no option {name!r}; {names}.{hint}")
+    return options
+
+
+def as_json(value: Any) -> Any:
+    """The same in dictionaries and lists, of whatever types of mappings and sequences it is made."""
+    if isinstance(value, Mapping):
+        return {name: as_json(one) for name, one in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [as_json(one) for one in value]
+    return value
 
 
 def _misspelt(name: str, known: Options) -> str | None:

@@ -36,11 +36,13 @@ from lucidworks_provider.api.options import (
     TEXT,
     Option,
     Options,
+    as_json,
     check_options,
     integral,
     number,
     one_of,
     plain,
+    valid,
     whole,
 )
 from lucidworks_provider.api.predictions import (
@@ -72,10 +74,12 @@ def _is_texts(value: object, least: int = 1) -> bool:
     )
 
 
-_LABELS: Option = ("a list of texts, at least one", _is_texts)
+_LABELS: Option = ("a list of texts, at least one", valid(_is_texts))
 _TYPE_MAP: Option = (
     "a dictionary of an entity type to a list of texts",
-    lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and _is_texts(e, 0) for k, e in v.items()),
+    valid(
+        lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and _is_texts(e, 0) for k, e in v.items())
+    ),
 )
 # Section 3.2. The range of the penalties is not documented; the default of `topK` is written as -1.0, too.
 GENERATIVE_OPTIONS: Options = {
@@ -117,7 +121,7 @@ USE_CASES: Mapping[str, UseCase] = {
         {"dataType": one_of(*DATA_TYPES)}, model_options=MODEL_OPTIONS, answer=Embedding, asynchronous=False
     ),
     "classification": UseCase(
-        {"labels": _LABELS},
+        {"labels": _LABELS, "topK": whole(1), "similarityCutoff": number()},
         {"labels": "the texts are sorted by them"},
         answer=Classification,
         asynchronous=False,
@@ -161,10 +165,16 @@ class PredictionOptions(Generic[P]):
         path_segment(self.use_case, "use_case")
         path_segment(self.model_id, "model_id")
         known = self.known
-        check_options(
+        use_case_config = check_options(
             self.use_case_config, known.options, f"use_case_config of {self.use_case!r}", closed=False
         )
-        check_options(_without_secrets(self.model_config), known.model_options, "model_config", closed=False)
+        object.__setattr__(self, "use_case_config", use_case_config)
+        model_config = check_options(
+            _without_secrets(self.model_config), known.model_options, "model_config", closed=False
+        )
+        if model_config is not None:
+            model_config |= dict(_secrets(self.model_config))
+        object.__setattr__(self, "model_config", model_config)
         for name, value in _secrets(self.model_config):
             if name not in known.model_options and "apiKey" in known.model_options and _is_api_key(name):
                 raise InputError(f"model_config has no option {name!r}. Did you mean 'apiKey'?")
@@ -301,7 +311,7 @@ def read_items(inputs: object, options: PredictionOptions[Any]) -> tuple[Item, .
 
 
 def _item(given: object, what: str, options: PredictionOptions[Any]) -> Item:
-    wire = dict(given) if isinstance(given, Mapping) else {"text": given}
+    wire = as_json(given) if isinstance(given, Mapping) else {"text": given}
     name = wire.pop("id", None)
     if name is not None and (
         isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip()
@@ -340,7 +350,7 @@ def _check_documents(wire: Mapping[str, Any], what: str, options: PredictionOpti
     documents = wire.get("documents")
     if documents is None and (options.use_case_config or {}).get("memoryUuid"):
         return  # a conversation goes on by what it remembers
-    if not isinstance(documents, list | tuple) or not documents:
+    if not isinstance(documents, list) or not documents:
         raise InputError(f"{what} has no documents; rag answers from a list of {{'body': …, 'source': …}}.")
     for number_, document in enumerate(documents):
         where = f"{what}: documents[{number_}]"

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
@@ -19,6 +20,7 @@ from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
 
+    from lucidworks_provider.documents.chunk_task import ChunkTask
     from lucidworks_provider.jobs.task import JobTask
 
 _FILLED = ("text", "documents")
@@ -70,8 +72,9 @@ class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
         return super().execute_complete(context, event, deadline)
 
     def _before_wait(self, task: JobTask[Any]) -> None:
-        given = self.text if self.documents is None else self.documents
-        task.ledger.bodies.keep_input(json.dumps(given).encode())
+        # As they were checked: what the function returned need not be serializable.
+        documents = [asdict(document) for document in cast("ChunkTask", task).documents]
+        task.ledger.bodies.keep_input(json.dumps(documents).encode())
 
     def _fill(self, returned: Any) -> None:
         self.text, self.documents = (returned, None) if isinstance(returned, str) else (None, returned)

@@ -10,6 +10,7 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
+from lucidworks_provider.operators.values import whole
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -102,14 +103,13 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
         options = self._options()
         if (self.text is None) == (self.documents is None):
             raise InputError("Give either `text` or `documents`.")
-        if isinstance(self.max_text_bytes, bool) or not isinstance(self.max_text_bytes, int):
-            raise InputError(f"max_text_bytes is {self.max_text_bytes!r}; give a whole number of bytes.")
+        most = whole(self.max_text_bytes, "max_text_bytes", 1)
         given = [{"id": "text", "text": self.text}] if self.documents is None else self.documents
         return ChunkTask(
             **self._job_options(context),
             options=options,
-            documents=read_documents(given, max_bytes=self.max_text_bytes),
-            post=lambda text: self.hook.submit_text(options, text, max_bytes=self.max_text_bytes),
+            documents=read_documents(given, max_bytes=most),
+            post=lambda text: self.hook.submit_text(options, text, max_bytes=most),
         )
 
     def _lineage(self) -> Lineage:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.operators.job import dictionary
+from lucidworks_provider.operators.values import dictionary
 
 if TYPE_CHECKING:
     from lucidworks_provider.api.chunking import ChunkingOptions

@@ -17,7 +17,8 @@ from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
 from lucidworks_provider.operators.results import HasResult
-from lucidworks_provider.operators.waiting import UsesHook, seconds
+from lucidworks_provider.operators.values import one_of, seconds, share, switch, whole
+from lucidworks_provider.operators.waiting import UsesHook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
@@ -187,12 +188,12 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         corpus = self._corpus()
         wait = (
             seconds(self.busy_timeout, "busy_timeout")
-            if _one_of(self.on_busy, "on_busy", "wait", "fail") == "wait"
+            if one_of(self.on_busy, "on_busy", "wait", "fail") == "wait"
             else 0.0
         )
         # The connection is wrong, or it is not: before anything is written or sent.
         _ = self.hook.get_settings().application_base
-        if _switch(self.dry_run_only, "dry_run"):
+        if switch(self.dry_run_only, "dry_run"):
             found = look(corpus)
             self.log.info("Nothing was sent: %s", found)
             return found
@@ -226,26 +227,26 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
                 self.id_column,
                 self.text_column,
                 self.encoding,
-                _whole(self.max_document_bytes, "max_document_bytes", 1),
+                whole(self.max_document_bytes, "max_document_bytes", 1),
             ),
             rules=Rules(
-                max_in_flight=_whole(self.max_in_flight, "max_in_flight", 1),
+                max_in_flight=whole(self.max_in_flight, "max_in_flight", 1),
                 timeout=seconds(self.timeout, "timeout"),
                 poll_interval=seconds(self.poll_interval, "poll_interval"),
-                refuse_truncated=_one_of(self.on_truncated, "on_truncated", "warn", "reject") == "reject",
+                refuse_truncated=one_of(self.on_truncated, "on_truncated", "warn", "reject") == "reject",
             ),
             listing=self.listing or None,
-            full_refresh=_switch(self.full_refresh, "full_refresh"),
-            prune=_switch(self.prune, "prune"),
+            full_refresh=switch(self.full_refresh, "full_refresh"),
+            prune=switch(self.prune, "prune"),
             max_submissions=None
-            if self.max_submissions in {None, "", "None"}
-            else _whole(self.max_submissions, "max_submissions", 0),
-            max_reject_ratio=_share(self.max_reject_ratio),
+            if self.max_submissions in {None, ""}
+            else whole(self.max_submissions, "max_submissions", 0),
+            max_reject_ratio=share(self.max_reject_ratio, "max_reject_ratio"),
             # A character takes four bytes at most, and each piece has one.
-            max_text_bytes=_whole(self.max_text_bytes, "max_text_bytes", 4),
-            json_lines=self.json_lines,
-            keep_raw=self.keep_raw,
-            keep_replaced=self.keep_replaced,
+            max_text_bytes=whole(self.max_text_bytes, "max_text_bytes", 4),
+            json_lines=switch(self.json_lines, "json_lines"),
+            keep_raw=switch(self.keep_raw, "keep_raw"),
+            keep_replaced=switch(self.keep_replaced, "keep_replaced"),
         )
 
     def _lineage(self) -> Lineage:
@@ -267,7 +268,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
             self.source,
             id_column=self.id_column,
             text_column=self.text_column,
-            max_document_bytes=self.max_document_bytes,
+            max_document_bytes=whole(self.max_document_bytes, "max_document_bytes", 1),
         )
 
     def _service(self, corpus: Corpus) -> Service:
@@ -281,35 +282,3 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
             client=partial(hook.shared_client, connections=CONNECTIONS),
             rate=hook.learned_rate,
         )
-
-
-def _switch(value: object, what: str) -> bool:
-    """A rendered template is text."""
-    if isinstance(value, bool):
-        return value
-    words = {"true": True, "false": False, "1": True, "0": False, "": False, "none": False}
-    if not isinstance(value, str) or value.strip().lower() not in words:
-        raise InputError(f"{what} is {value!r}; give True or False.")
-    return words[value.strip().lower()]
-
-
-def _whole(value: object, what: str, least: int) -> int:
-    try:
-        number = int(value) if isinstance(value, int | str) and not isinstance(value, bool) else least - 1
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise InputError(f"{what} is {value!r}; give a whole number of at least {least}.")
-    return number
-
-
-def _one_of(value: str, what: str, *values: str) -> str:
-    if value not in values:
-        raise InputError(f"{what} is {value!r}; use one of {', '.join(values)}.")
-    return value
-
-
-def _share(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"max_reject_ratio is {value!r}; give a share from 0 to 1.")
-    return float(value)

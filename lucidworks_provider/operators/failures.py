@@ -40,7 +40,7 @@ def non_retryable(err: E) -> E:
     """The same error, of the same class, that is an ``AirflowFailException`` as well."""
     if isinstance(err, AirflowFailException):
         return err
-    kind = _failing(type(err))
+    kind: type[E] = _failing(type(err))  # type: ignore[arg-type]
     failing: E = kind.__new__(kind, *err.args)
     failing.__dict__.update(err.__dict__, retryable=False)
     return failing
@@ -61,6 +61,6 @@ def _failing_at_once(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
-def _failing(kind: type[E]) -> type[E]:
+def _failing(kind: type[Any]) -> type[Any]:
     named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (kind, AirflowFailException), named)

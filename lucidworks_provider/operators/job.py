@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +14,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
 from lucidworks_provider.operators.results import HasResult
+from lucidworks_provider.operators.values import one_of
 from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, Waiting
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class JobWaiting(HasResult, Waiting):
         if record.result is not None:
             task.ledger.close(record)
             return dict(record.result)
-        return self._wait(task, record, None)
+        return self._wait(context, task, record, None)
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None
@@ -71,18 +70,20 @@ class JobWaiting(HasResult, Waiting):
         seen = task.ledger.bodies.read_record()
         if record is None or seen is None or seen.nonce != record.nonce:
             raise self._unshared("the worker that the task resumed on")
-        record, manifest = self._settle(task, record, Outcome.from_json(event))
-        return manifest or self._wait(task, record, deadline)
+        record, manifest = self._settle(context, task, record, Outcome.from_json(event))
+        return manifest or self._wait(context, task, record, deadline)
 
-    def _wait(self, task: JobTask[Any], record: JobRecord, deadline: float | None) -> dict[str, Any]:
+    def _wait(
+        self, context: Context, task: JobTask[Any], record: JobRecord, deadline: float | None
+    ) -> dict[str, Any]:
         """Wait, in the triggerer or here; the first wait of an attempt sets the deadline."""
         from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger, wait_for_jobs
 
         manifest: dict[str, Any] | None = None
         while manifest is None:
             record = task.submit_missing(record)
-            deadline = deadline or time.time() + self._timeout_seconds
-            if self.deferrable:
+            deadline = deadline or self._deadline(context)
+            if self._in_triggerer:
                 self._before_wait(task)
                 self.defer(
                     trigger=LucidworksJobsTrigger(
@@ -107,11 +108,11 @@ class JobWaiting(HasResult, Waiting):
                     deadline=deadline,
                 )
             )
-            record, manifest = self._settle(task, record, outcome)
+            record, manifest = self._settle(context, task, record, outcome)
         return manifest
 
     def _settle(
-        self, task: JobTask[Any], record: JobRecord, outcome: Outcome
+        self, context: Context, task: JobTask[Any], record: JobRecord, outcome: Outcome
     ) -> tuple[JobRecord, dict[str, Any] | None]:
         """The manifest, or None when some parts need another job."""
         if outcome.unshared is not None:
@@ -124,7 +125,7 @@ class JobWaiting(HasResult, Waiting):
         if outcome.late:
             raise JobTimeoutError(
                 f"{task.describe(record, outcome.late, outcome.messages, 'were not ready')} within "
-                f"{self._timeout_seconds:g} s. A retry goes on waiting for the same jobs."
+                f"{self._waited(context)}. A retry goes on waiting for the same jobs."
             )
         if outcome.gone:
             return record, None
@@ -201,17 +202,14 @@ class JobOperator(JobWaiting, BaseOperator):
         from lucidworks_provider.jobs.ledger import Ledger
         from lucidworks_provider.storage import check_uri
 
-        if self.on_unknown_submission not in {"resubmit", "fail"}:
-            raise InputError(
-                f"on_unknown_submission is {self.on_unknown_submission!r}; use one of resubmit, fail."
-            )
-        _ = self._poll_seconds, self._timeout_seconds
+        policy = one_of(self.on_unknown_submission, "on_unknown_submission", "resubmit", "fail")
+        _ = self._poll_seconds, self._timeout_seconds, self._in_triggerer
         uri = check_uri(self.result_path, "result_path")
         check_suffix(uri)
         return {
             "result_uri": uri,
             "ledger": Ledger(self._bodies(context), context.get("task_state_store")),
-            "resubmit_unknown": self.on_unknown_submission == "resubmit",
+            "resubmit_unknown": policy == "resubmit",
         }
 
 
@@ -227,16 +225,3 @@ def bodies_of(result_path: str, context: Context) -> Bodies:
     ti = context["ti"]
     uri = check_uri(result_path, "result_path")
     return Bodies.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
-
-
-def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str, Any] | None:
-    """A rendered template is text; everything else passes, to be validated later."""
-    if not isinstance(value, str):
-        return value
-    try:
-        decoded = json.loads(value)
-    except ValueError:
-        decoded = value
-    if decoded is not None and not isinstance(decoded, dict):
-        raise InputError(f"{what} is {value[:80]!r}, which is no JSON object.")
-    return decoded

@@ -107,7 +107,7 @@ class ReadsTrainingData(TellsLineage):
         training_data: Any
 
     def _lineage(self) -> Lineage:
-        from lucidworks_provider.operators.job import dictionary
+        from lucidworks_provider.operators.values import dictionary
 
         data = dictionary(self.training_data, "training_data") or {}
         inputs = [one for one in data.values() if isinstance(one, str) and "://" in one]

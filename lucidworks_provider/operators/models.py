@@ -18,10 +18,10 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     UnknownResourceError,
 )
-from lucidworks_provider.operators.job import dictionary
 from lucidworks_provider.operators.lineage import ReadsTrainingData
 from lucidworks_provider.operators.model_credentials import TakesCredentials
 from lucidworks_provider.operators.state import StateWaiting
+from lucidworks_provider.operators.values import dictionary, switch
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
@@ -77,12 +77,17 @@ class _ModelOperator(StateWaiting, BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str | None:
         """Go on after the triggerer's wait."""
-        self._end(event)
+        self._end(context, event)
         return str(event["resource_id"])
 
+    @property
+    def _waits(self) -> bool:
+        return switch(self.wait_for_completion, "wait_for_completion")
+
     def _checked(self) -> None:
-        """The connection and the times are right, before anything is sent."""
-        _ = self._poll_seconds, self._timeout_seconds, self.hook.get_settings().models_base
+        """The connection, the times and the switches are right, before anything is sent."""
+        _ = self._poll_seconds, self._timeout_seconds, self._in_triggerer, self._waits
+        _ = self.hook.get_settings().models_base
 
     def _made(
         self,
@@ -208,8 +213,8 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOp
             f"Model {self.name!r}",
         )
         self.log.info("Model %r: %s, %s", self.name, model.id, model.state)
-        if self.wait_for_completion and model.progress is not Progress.READY:
-            self._wait("model", model.id, "ready")
+        if self._waits and model.progress is not Progress.READY:
+            self._wait(context, "model", model.id, "ready")
         return model.id
 
     def _what(self, kind: str, resource_id: str) -> str:
@@ -304,8 +309,8 @@ class LucidworksDeployModelOperator(_ModelOperator):
             what,
         )
         self.log.info("%s: %s, %s", what, deployment.id, deployment.state)
-        if self.wait_for_completion and deployment.progress is not Progress.READY:
-            self._wait("deployment", deployment.id, "ready")
+        if self._waits and deployment.progress is not Progress.READY:
+            self._wait(context, "deployment", deployment.id, "ready")
         return deployment.id
 
     def _what(self, kind: str, resource_id: str) -> str:
@@ -371,12 +376,12 @@ class LucidworksUndeployModelOperator(_ModelOperator):
         if (found is None or found.progress is not Progress.GONE) and not self._delete():
             self.log.info("Deployment %s is gone already.", self.deployment_id)
             return
-        if self.wait_for_completion:
-            self._wait("deployment", self.deployment_id, "gone")
+        if self._waits:
+            self._wait(context, "deployment", self.deployment_id, "gone")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Go on after the triggerer's wait."""
-        self._end(event)
+        self._end(context, event)
 
     def _delete(self) -> bool:
         """Whether there was anything to delete."""

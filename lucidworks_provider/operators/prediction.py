@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
-from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.operators.job import JobOperator, bodies_of, dictionary
+from lucidworks_provider.errors import StorageError
+from lucidworks_provider.operators.job import JobOperator, bodies_of
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.secrets import KeysApart, restore, warn, withheld, withhold
+from lucidworks_provider.operators.values import dictionary, whole
 from lucidworks_provider.operators.waiting import UsesHook
 
 if TYPE_CHECKING:
@@ -210,12 +211,8 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider.storage import check_uri, is_folder
 
         options, items = self._request()
-        batches = check_batches(items, self.batch_size)
-        whole = isinstance(self.concurrency, int) and not isinstance(self.concurrency, bool)
-        if not whole or not 1 <= self.concurrency <= MAX_CONCURRENCY:
-            raise InputError(
-                f"concurrency is {self.concurrency!r}; use 1 to {MAX_CONCURRENCY} requests at a time."
-            )
+        batches = check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
+        concurrency = whole(self.concurrency, "concurrency", 1, MAX_CONCURRENCY)
         bodies = None
         if self.result_path:
             bodies = bodies_of(self.result_path, context)
@@ -224,7 +221,7 @@ class LucidworksPredictionOperator(_Predicting):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
         _ = self.hook.get_settings().application_base
         return Direct(
-            options, batches, lambda batch: self.hook.apredict_items(options, batch), self.concurrency, bodies
+            options, batches, lambda batch: self.hook.apredict_items(options, batch), concurrency, bodies
         )
 
     async def _run(self, direct: Direct) -> list[tuple[Prediction, ...] | None]:
@@ -304,6 +301,6 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         return PredictionTask(
             **self._job_options(context),
             options=options,
-            batches=check_batches(items, self.batch_size, most=MAX_JOBS),
+            batches=check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE), most=MAX_JOBS),
             post=lambda batch: self.hook.submit_items(options, batch),
         )

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.links.documentation import LucidworksDocumentationLink
 from lucidworks_provider.links.result import LucidworksResultLink, push_result
 from lucidworks_provider.operators.lineage import Lineage, TellsLineage
 from lucidworks_provider.operators.outlets import tell_outlets
@@ -21,10 +20,7 @@ class HasResult(TellsLineage):
     if TYPE_CHECKING:
         outlets: Any
 
-    operator_extra_links: Collection[BaseOperatorLink] = (
-        LucidworksResultLink(),
-        LucidworksDocumentationLink(),
-    )
+    operator_extra_links: Collection[BaseOperatorLink] = (LucidworksResultLink(),)
     # What this process has returned. After a deferral it is another process, and another operator, that ends.
     _manifest: Mapping[str, Any] | None = None
 

@@ -6,10 +6,13 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lucidworks_provider.errors import JobFailedError, JobTimeoutError, LucidworksError
 from lucidworks_provider.operators.waiting import DEFER_SLACK, Waiting
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
 
 
 class StateWaiting(Waiting):
@@ -19,7 +22,7 @@ class StateWaiting(Waiting):
         """Names the resource in messages."""
         return f"{kind.capitalize()} {resource_id}"
 
-    def _wait(self, kind: str, resource_id: str, target: str) -> None:
+    def _wait(self, context: Context, kind: str, resource_id: str, target: str) -> None:
         """
         Wait, in the triggerer or here.
 
@@ -28,8 +31,8 @@ class StateWaiting(Waiting):
         """
         from lucidworks_provider.triggers.models import LucidworksStateTrigger, wait_for_state
 
-        deadline = time.time() + self._timeout_seconds
-        if self.deferrable:
+        deadline = self._deadline(context)
+        if self._in_triggerer:
             self.defer(
                 trigger=LucidworksStateTrigger(
                     lucidworks_conn_id=self.lucidworks_conn_id,
@@ -40,7 +43,7 @@ class StateWaiting(Waiting):
                     deadline=deadline,
                 ),
                 method_name="execute_complete",
-                timeout=timedelta(seconds=self._timeout_seconds) + DEFER_SLACK,
+                timeout=timedelta(seconds=max(0.0, deadline - time.time())) + DEFER_SLACK,
             )
         event = asyncio.run(
             wait_for_state(
@@ -52,24 +55,24 @@ class StateWaiting(Waiting):
                 deadline=deadline,
             )
         )
-        self._end(event)
+        self._end(context, event)
 
-    def _end(self, event: dict[str, Any]) -> None:
+    def _end(self, context: Context, event: dict[str, Any]) -> None:
         """Return where the wait ended well; else raise what it means."""
         what, target = self._what(event["kind"], event["resource_id"]), event["target"]
         state, message = event.get("state"), event.get("message") or ""
         if event["ending"] != "done":
-            _raise(event, f"{what} is {state or 'not there'}", target, message, self._timeout_seconds)
+            _raise(event, f"{what} is {state or 'not there'}", target, message, self._waited(context))
         self.log.info("%s: %s", what, state or "gone")
 
 
-def _raise(event: dict[str, Any], stands: str, target: str, message: str, timeout: float) -> NoReturn:
+def _raise(event: dict[str, Any], stands: str, target: str, message: str, limit: str) -> NoReturn:
     match event["ending"]:
         case "failed":
             raise JobFailedError(f"{stands}, and will not get to {target!r}. {message}".strip())
         case "late":
             raise JobTimeoutError(
-                f"{stands}, and was not {target!r} within {timeout:g} s. {message} A retry goes on waiting for the "
+                f"{stands}, and was not {target!r} within {limit}. {message} A retry goes on waiting for the "
                 "same one."
             )
     failed = LucidworksError(f"{stands}; waiting for {target!r} failed: {message}")

@@ -3,26 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import timedelta
+import math
+import time
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from lucidworks_provider.errors import InputError
-from lucidworks_provider.links.documentation import LucidworksDocumentationLink, page_of
 from lucidworks_provider.operators.failures import NonRetryableErrorsMixin
+from lucidworks_provider.operators.values import seconds, switch
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
+    from airflow.providers.common.compat.sdk import Context
 
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
-# Nobody knows for how long the service keeps a result, but not for a year.
-_LONGEST = 365 * 86_400.0
 # The trigger's own event at its deadline is to arrive before Airflow's time-out of the deferral.
 DEFER_SLACK = timedelta(minutes=5)
+# Of execution_timeout, for the resumption: a tenth, and no more than queueing a task and starting a worker takes.
+_MARGIN, _LONGEST_MARGIN = 0.1, 30.0
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
@@ -32,12 +32,14 @@ class UsesHook(NonRetryableErrorsMixin):
     if TYPE_CHECKING:
         lucidworks_conn_id: str
 
-    operator_extra_links: Collection[BaseOperatorLink] = (LucidworksDocumentationLink(),)
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        Render as Airflow does; a template that renders to the text ``None`` is None.
 
-    def pre_execute(self, context: Context) -> None:
-        """Airflow calls this when the templates are rendered."""
-        super().pre_execute(context)  # type: ignore[misc]  # of the operator
-        LucidworksDocumentationLink.push(context, page_of(self))
+        Jinja makes that text of a value that is None, also in dictionaries and lists. A literal ``"None"`` is a text.
+        """
+        rendered = super().render_template(content, *args, **kwargs)  # type: ignore[misc]  # of the operator
+        return None if isinstance(content, str) and rendered == "None" != content else rendered
 
     @cached_property
     def hook(self) -> LucidworksHook:
@@ -54,6 +56,7 @@ class Waiting(UsesHook):
         deferrable: bool
         poll_interval: float | timedelta
         timeout: Any
+        execution_timeout: timedelta | None
         log: Any
         defer: Any
 
@@ -62,17 +65,38 @@ class Waiting(UsesHook):
         return seconds(self.poll_interval, "poll_interval")
 
     @property
+    def _in_triggerer(self) -> bool:
+        return switch(self.deferrable, "deferrable")
+
+    @property
     def _timeout_seconds(self) -> float:
         return seconds(self.timeout, "timeout")
 
+    def _deadline(self, context: Context) -> float:
+        """Until when this attempt waits, in seconds since the epoch."""
+        limit = execution_limit(context["ti"], self.execution_timeout)
+        return min(time.time() + self._timeout_seconds, limit or math.inf)
 
-def seconds(value: object, what: str) -> float:
-    try:
-        seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST:
-        raise InputError(
-            f"{what} is {value!r}; give seconds above 0, or a timedelta, of {_LONGEST:,.0f} s at most."
-        )
-    return seconds
+    def _waited(self, context: Context) -> str:
+        """The limit that has ended a wait, for messages."""
+        limit = execution_limit(context["ti"], self.execution_timeout)
+        if limit is not None and self.execution_timeout is not None and limit <= time.time():
+            return f"execution_timeout={self.execution_timeout.total_seconds():g} s of the attempt's start"
+        return f"timeout={self._timeout_seconds:g} s"
+
+
+def execution_limit(ti: Any, execution_timeout: timedelta | None) -> float | None:
+    """
+    When a wait must end so that its task ends within ``execution_timeout``, in seconds since the epoch.
+
+    Airflow 3 ignores ``execution_timeout`` while a task is deferred and measures it anew from each resumption, so
+    it is measured here, from the attempt's start, which a deferral does not change.
+
+    :param ti: the running task instance; one without a start date has no limit.
+    """
+    started = getattr(ti, "start_date", None)
+    if execution_timeout is None or not isinstance(started, datetime):
+        return None
+    limit = execution_timeout.total_seconds()
+    # The task resumes within the margin, and fails with its own error before Airflow ends it.
+    return started.timestamp() + limit - min(_LONGEST_MARGIN, limit * _MARGIN)

@@ -79,7 +79,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or look again and again."""
         self._checked()
-        if not self.deferrable:
+        if not self._in_triggerer:
             return super().execute(context)
         # A sensor that was cleared has read its result already, and nobody reads it twice.
         if (found := self._found(self._task(context))) is not None:
@@ -169,7 +169,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         if self.kind not in KINDS:
             raise InputError(f"kind is {self.kind!r}; use one of {', '.join(KINDS)}.")
         path_segment(self.job_id, "job_id")
-        if self.deferrable and not self.result_path:
+        if self._in_triggerer and not self.result_path:
             raise InputError(
                 "A deferrable LucidworksJobSensor needs a result_path: the triggerer gets the result, and may be "
                 "given it only once."

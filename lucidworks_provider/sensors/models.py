@@ -60,15 +60,15 @@ class _StateSensor(StateWaiting, BaseSensorOperator):
                 f"target_state is {self.target_state!r}; give a state, e.g. AVAILABLE or DEPLOYED."
             )
         _ = self.hook.get_settings().models_base
-        if not self.deferrable:
+        if not self._in_triggerer:
             return super().execute(context)
-        self._wait(self.kind, self._resource_id, self.target_state)
+        self._wait(context, self.kind, self._resource_id, self.target_state)
         return None
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
         """Go on after the triggerer's wait."""
         try:
-            self._end(event)
+            self._end(context, event)
         except JobTimeoutError as err:
             raise AirflowSensorTimeout(str(err)) from None
         except JobFailedError as err:

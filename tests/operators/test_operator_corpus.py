@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
 from lucidworks_provider.auth.source import forget_sources
 from lucidworks_provider.corpus import journal, lease
@@ -69,9 +70,14 @@ class Run:
             map_index=-1,
             try_number=1,
             max_tries=0,
+            task=operator,
             xcom_push=lambda key, value: self.pushed.update({key: value}),
         )
-        return operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+        delta = operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+        if AIRFLOW_V_3_0_PLUS:
+            links = {one.xcom_key: one.get_link(operator, ti_key=ti) for one in operator.operator_extra_links}
+            self.pushed = {key: address for key, address in links.items() if address}
+        return delta
 
     def ids(self) -> set[str]:
         return set(open_dataset(str(self.root / "dataset")).to_table().column("document_id").to_pylist())

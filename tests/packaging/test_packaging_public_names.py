@@ -17,7 +17,6 @@ PUBLIC = {
     "lucidworks_provider.operators.corpus": ["LucidworksChunkDocumentsOperator"],
     "lucidworks_provider.documents": ["open_dataset"],
     "lucidworks_provider.documents.shards": ["publish", "read_listing", "write_listings"],
-    "lucidworks_provider.links.documentation": ["LucidworksDocumentationLink"],
     "lucidworks_provider.links.report": ["LucidworksReportLink"],
     "lucidworks_provider.links.result": ["LucidworksResultLink"],
     "lucidworks_provider.assets": ["sanitize_uri"],

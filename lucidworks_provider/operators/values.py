@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Rendered arguments in their types.
+
+A template renders to text, so each number and truth value is accepted as text as well. A template that rendered to
+``None`` is None (see :class:`~lucidworks_provider.operators.waiting.UsesHook`), which means that the argument, or the
+option of a dictionary, was left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from lucidworks_provider.errors import InputError
+
+# How long the service keeps a result is not documented; it is not a year.
+_LONGEST = 365 * 86_400.0
+
+
+def seconds(value: object, what: str) -> float:
+    """
+    A duration in seconds.
+
+    :param value: seconds, or a timedelta.
+    :raises InputError: it is neither, not above 0, or longer than a year.
+    """
+    from lucidworks_provider.api.options import as_number
+
+    try:
+        found = value.total_seconds() if isinstance(value, timedelta) else float(as_number(value))
+    except (ValueError, OverflowError):
+        found = 0.0
+    if not 0 < found <= _LONGEST:
+        raise InputError(
+            f"{what} is {value!r}; give seconds above 0, or a timedelta, of {_LONGEST:,.0f} s at most."
+        )
+    return found
+
+
+def whole(value: object, what: str, least: int, most: int | None = None) -> int:
+    """:raises InputError: it is no whole number of the range."""
+    from lucidworks_provider.api.options import as_int
+
+    try:
+        found = as_int(value)
+    except ValueError:
+        found = least - 1
+    if found < least or (most is not None and found > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{what} is {value!r}; give a whole number {bounds}.")
+    return found
+
+
+def share(value: object, what: str) -> float:
+    """:raises InputError: it is no number from 0 to 1."""
+    from lucidworks_provider.api.options import number
+
+    meaning, convert = number(0, 1)
+    try:
+        return float(convert(value))  # type: ignore[arg-type]
+    except ValueError:
+        raise InputError(f"{what} is {value!r}; give {meaning}.") from None
+
+
+def switch(value: object, what: str) -> bool:
+    """
+    A truth value; None and an empty text are False.
+
+    :raises InputError: it is none.
+    """
+    from lucidworks_provider.api.options import as_bool
+
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return False
+    try:
+        return as_bool(value)
+    except ValueError:
+        raise InputError(f"{what} is {value!r}; give True or False.") from None
+
+
+def one_of(value: str, what: str, *values: str) -> str:
+    """:raises InputError: it is none of the values."""
+    if value not in values:
+        raise InputError(f"{what} is {value!r}; use one of {', '.join(values)}.")
+    return value
+
+
+def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str, Any] | None:
+    """
+    A dictionary, or a text with a JSON object, without the options that are None.
+
+    :raises InputError: a text with anything else. Other values pass, to be validated with their options.
+    """
+    if not isinstance(value, str):
+        # Not of a class that hides keys: its items are not all there are.
+        return _without_none(value) if type(value) is dict else value
+    try:
+        decoded = json.loads(value)
+    except ValueError:
+        decoded = value
+    if decoded is not None and not isinstance(decoded, dict):
+        raise InputError(f"{what} is {value[:80]!r}, which is no JSON object.")
+    return _without_none(decoded) if decoded is not None else None
+
+
+def _without_none(value: Any) -> Any:
+    if type(value) is dict:
+        return {name: _without_none(one) for name, one in value.items() if one is not None}
+    return value
