@@ -21,6 +21,7 @@ from lucidworks_provider.connection import (
 )
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
+from lucidworks_provider.sharing.supervisor import reading_connection
 from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ class LucidworksAuthHook(BaseHook):
         :raises ConfigurationError: names the field that is missing or wrong.
         """
         if self._settings is None:
-            conn = self.get_connection(self.lucidworks_conn_id)
-            self._settings = _parse(self.lucidworks_conn_id, conn, conn.extra_dejson)
+            with reading_connection(self.lucidworks_conn_id):
+                conn = self.get_connection(self.lucidworks_conn_id)
+                self._settings = _parse(self.lucidworks_conn_id, conn, conn.extra_dejson)
         return self._settings
 
     async def aget_settings(self) -> LucidworksSettings:
@@ -75,9 +77,10 @@ class LucidworksAuthHook(BaseHook):
                 get_async_extra_dejson,
             )
 
-            conn = await get_async_connection(self.lucidworks_conn_id, hook=type(self))
-            extra = await get_async_extra_dejson(conn)
-            self._settings = _parse(self.lucidworks_conn_id, conn, extra)
+            with reading_connection(self.lucidworks_conn_id):
+                conn = await get_async_connection(self.lucidworks_conn_id, hook=type(self))
+                extra = await get_async_extra_dejson(conn)
+                self._settings = _parse(self.lucidworks_conn_id, conn, extra)
         return self._settings
 
     def get_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:

@@ -2,9 +2,9 @@
 """
 What all buttons have in common: a task notes the whole address, and that is what the button opens.
 
-Airflow 3 asks :meth:`PushedLink.get_link` in the process of the task when it ends, stores the answer as an XCom, and never
-imports these modules in its API server. The webserver of Airflow 2.11 asks it in its own process, for which the task
-pushes the XCom itself. There, templates are not rendered, so only the task knows the address.
+Airflow 3 asks :meth:`PushedLink.get_link` in the process of the task when it ends, stores the answer as an XCom, and
+never imports these modules in its API server. The webserver of Airflow 2.11 asks it in its own process, for which
+the task pushes the XCom itself. There, templates are not rendered, so only the task knows the address.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PushedLink(BaseOperatorLink):
         """
         if AIRFLOW_V_3_0_PLUS:
             # Not by XCom: one that does not exist is an error in the log of the task's supervisor.
-            return getattr(operator, _NOTED, {}).get(self.xcom_key, "")
+            return str(getattr(operator, _NOTED, {}).get(self.xcom_key, ""))
         from airflow.providers.common.compat.sdk import XCom
 
         pushed = XCom.get_value(key=self.xcom_key, ti_key=ti_key)

@@ -40,7 +40,7 @@ def non_retryable(err: E) -> E:
     """The same error, of the same class, that is an ``AirflowFailException`` as well."""
     if isinstance(err, AirflowFailException):
         return err
-    kind: type[E] = _failing(type(err))  # type: ignore[arg-type]
+    kind: type[E] = _failing(type(err))  # type: ignore[arg-type]  # mypy: a class is not hashable
     failing: E = kind.__new__(kind, *err.args)
     failing.__dict__.update(err.__dict__, retryable=False)
     return failing

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lucidworks_provider.errors import ConfigurationError, TokenError, TokenStoreError
+from lucidworks_provider.sharing.supervisor import reading_connection
 
 T = TypeVar("T")
 
@@ -98,7 +99,8 @@ class RedisClient:
         # The hook, so that database, TLS and login mean here what they mean to every other task.
         hook: Any = RedisHook(redis_conn_id=self._redis_conn_id)
         try:
-            client = hook.get_conn()
+            with reading_connection(self._redis_conn_id):
+                client = hook.get_conn()
             # The hook has no parameters for these. No socket is open yet, and every one is opened with them.
             options = client.connection_pool.connection_kwargs
             options.update(
@@ -109,6 +111,8 @@ class RedisClient:
                 socket_keepalive=True,
                 retry=Retry(NoBackoff(), _RETRIES),
             )
+        except ConfigurationError:  # in a child of a task
+            raise
         except Exception as err:  # noqa: BLE001  Airflow, its secrets backends, and what a connection can hold
             raise self._unusable(err, cluster=bool(getattr(hook, "cluster", False))) from None
         return Server(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from lucidworks_provider.errors import TokenStoreError
+from lucidworks_provider.sharing import supervisor
 
 
 def get_variable(key: str) -> str | None:
@@ -12,6 +13,7 @@ def get_variable(key: str) -> str | None:
 
     :raises TokenStoreError: Airflow could not be asked.
     """
+    _check_process()
     from airflow.providers.common.compat.sdk import Variable
 
     try:
@@ -31,6 +33,7 @@ def set_variable(key: str, value: str, description: str) -> None:
 
     :raises TokenStoreError: Airflow could not be asked.
     """
+    _check_process()
     from airflow.providers.common.compat.sdk import Variable
 
     try:
@@ -39,18 +42,36 @@ def set_variable(key: str, value: str, description: str) -> None:
         raise _down("written", err) from None
 
 
+def _check_process() -> None:
+    if supervisor.has_foreign_channel():
+        raise _outside()
+
+
 def _down(verb: str, err: Exception) -> TokenStoreError:
     if isinstance(err, ImportError):
         # How the SDK says that this process has no supervisor to talk to.
-        outside = TokenStoreError(
+        return _outside()
+    return TokenStoreError(
+        f"The Variable that this fleet shares its access through could not be {verb} ({type(err).__name__}); "
+        "this passes with the API server."
+    )
+
+
+def _outside() -> TokenStoreError:
+    if supervisor.is_child_of_task():
+        error = TokenStoreError(
+            "This process is out of Airflow's reach: a child process of a task (multiprocessing, "
+            "ProcessPoolExecutor, os.fork) cannot use the task's channel to the API server, so it cannot share an "
+            "access token through a Variable. Call from the task process (with threads for parallel calls), map "
+            "tasks with .expand, or set share_via to redis, with both connections in the environment or a secrets "
+            "backend. With memory, each child process invalidates the token of all others with this client id."
+        )
+    else:
+        error = TokenStoreError(
             "This process is out of Airflow's reach (a notebook, a script, a virtualenv task without Airflow), so "
             "it cannot share an access token with workers and triggerers through a Variable. Call from a task, or "
             "set share_via to redis; or to memory, which costs every other process with this client id its access "
             "at each start, so give it a client id of its own then."
         )
-        outside.retryable = False
-        return outside
-    return TokenStoreError(
-        f"The Variable that this fleet shares its access through could not be {verb} ({type(err).__name__}); "
-        "this passes with the API server."
-    )
+    error.retryable = False
+    return error
