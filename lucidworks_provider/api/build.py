@@ -57,13 +57,22 @@ def embedding(
     )
 
 
-def classification(model_id: str, *, labels: Sequence[str]) -> PredictionOptions[Classification]:
+def classification(
+    model_id: str,
+    *,
+    labels: Sequence[str],
+    top_k: int | None = None,
+    similarity_cutoff: float | None = None,
+) -> PredictionOptions[Classification]:
     """
     Scores of labels.
 
     :param labels: what a text may be.
+    :param top_k: number of labels to return, those with the highest scores.
+    :param similarity_cutoff: leave out labels with a lower score, possibly all of them.
     """
-    return PredictionOptions("classification", model_id, {"labels": _listed(labels)})
+    config = {"labels": _listed(labels), "topK": top_k, "similarityCutoff": similarity_cutoff}
+    return PredictionOptions("classification", model_id, config)
 
 
 def passthrough(

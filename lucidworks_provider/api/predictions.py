@@ -117,7 +117,8 @@ class Classification(Prediction):
     """
     Of ``classification``.
 
-    :param labels: score by label, the highest first; the scores need not add up to 1.
+    :param labels: score by label, the highest first; the scores need not add up to 1. With ``topK`` or
+        ``similarityCutoff`` fewer than were given, and possibly none.
     """
 
     labels: Mapping[str, float]
@@ -125,15 +126,15 @@ class Classification(Prediction):
     @classmethod
     def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
         labels = sent.get("labels")
-        if not isinstance(labels, Mapping) or not labels or not all(map(is_number, labels.values())):
+        if not isinstance(labels, Mapping) or not all(map(is_number, labels.values())):
             raise MalformedAnswerError("a prediction without scores by label", status=200)
         ordered = sorted(labels.items(), key=lambda pair: -pair[1])
         return {"labels": dict(ordered)}
 
     @property
-    def label(self) -> str:
-        """The label with the highest score."""
-        return next(iter(self.labels))
+    def label(self) -> str | None:
+        """The label with the highest score, or None where none reached ``similarityCutoff``."""
+        return next(iter(self.labels), None)
 
     def row(self) -> dict[str, Any]:
         """As :meth:`Prediction.row`, with the best ``label``."""

@@ -240,7 +240,8 @@ class PredictionOptions(Generic[P]):
 
 
 def _secrets(options: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
-    return [(k, v) for k, v in options.items() if is_secret(k)] if isinstance(options, Mapping) else []
+    found = options.items() if isinstance(options, Mapping) else ()
+    return [(name, value) for name, value in found if is_secret(name) and value is not None]
 
 
 def _without_secrets(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

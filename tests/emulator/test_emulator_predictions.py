@@ -114,6 +114,21 @@ def test_classification(caller: Caller) -> None:
     assert element == only(caller.predict("classification", POTTER, useCaseConfig={"labels": labels[::-1]}))
 
 
+def test_classification_leaves_labels_out(caller: Caller) -> None:
+    labels = ["Harry Potter", "Lord of the Rings", "Dune"]
+    every = only(caller.predict("classification", POTTER, useCaseConfig={"labels": labels}))["labels"]
+    best, second, _ = every.values()
+
+    def found(**config: Any) -> dict[str, float]:
+        answer = only(caller.predict("classification", POTTER, useCaseConfig={"labels": labels, **config}))
+        return dict(answer["labels"])
+
+    assert list(found(topK=2).values()) == [best, second]
+    assert list(found(similarityCutoff=second).values()) == [best, second]
+    assert list(found(topK=1, similarityCutoff=second).values()) == [best]
+    assert found(similarityCutoff=1.0) == {}
+
+
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who is it?"}]
 
 
@@ -327,6 +342,12 @@ INVALID: list[tuple[str, Any, str]] = [
     ("classification", {"batch": ONE, "useCaseConfig": {"labels": "a"}}, "labels"),
     ("classification", {"batch": ONE, "useCaseConfig": {"labels": ["a", ""]}}, "labels[1]"),
     ("classification", {"batch": ONE, "useCaseConfig": {"labels": ["a", "a"]}}, "labels"),
+    ("classification", {"batch": ONE, "useCaseConfig": {"labels": ["a"], "topK": 0}}, "topK"),
+    (
+        "classification",
+        {"batch": ONE, "useCaseConfig": {"labels": ["a"], "similarityCutoff": "a"}},
+        "similarity",
+    ),
     ("rag", {"batch": [{"text": "x", "documents": {}}]}, "batch[0].documents"),
     ("rag", {"batch": [{"text": "x", "documents": ["b"]}]}, "batch[0].documents[0]"),
     ("rag", {"batch": [{"text": "x", "documents": [{"body": "b"}]}]}, "documents[0].source"),

@@ -128,3 +128,25 @@ with DAG("chunking_expiring", schedule=None):
                 for part in range(3)
             ]
         )
+
+with DAG("chunking_limited", schedule=None):
+    LucidworksChunkOperator(
+        **FROM_CONF, **COMMON, **again(), deferrable=True, execution_timeout=timedelta(seconds=20)
+    )
+
+with DAG("chunking_mapped_rows", schedule=None):
+
+    @task
+    def row(number: int) -> dict[str, Any]:
+        """A document of each mapped task."""
+        return {"id": number, "text": f"Mapped text {number}."}
+
+    @task.lucidworks_chunk(
+        task_id="chunk", result_path="{{ dag_run.conf['path'] }}", deferrable=True, **COMMON
+    )
+    def rows(documents: Any) -> Any:
+        """Returns what it gets: a sequence that is no list."""
+        assert not isinstance(documents, list), type(documents)
+        return documents
+
+    rows(row.expand(number=[1, 2, 3]))

@@ -115,6 +115,33 @@ def test_a_deferred_task_waits_in_the_triggerer_and_writes_parquet(stage: Stage)
     assert {sent["documents"], sent["chunks"]} == {3, table.num_rows}
 
 
+def test_documents_of_mapped_tasks(stage: Stage) -> None:
+    run = stage.run("chunking_mapped_rows", TWO)
+
+    assert run.ends() == "success"
+
+    assert set(pq.read_table(run.path)["document_id"].to_pylist()) == {"1", "2", "3"}
+
+
+def test_execution_timeout_ends_a_deferred_task_and_a_retry_resumes_its_jobs(stage: Stage) -> None:
+    with stage.held():
+        started = time.monotonic()
+        run = stage.run("chunking_limited", TWO)
+        jobs = run.jobs()
+        until(lambda: run.task("running", "deferred", "up_for_retry")["try_number"] == 2, "the second try")
+        ended = time.monotonic() - started
+        assert run.says("execution_timeout=20 s of the attempt's start") is None
+        run.task("deferred")
+        run.release()
+
+        assert run.ends() == "success"
+
+    print(f"the second try began {ended:.1f} s after the run was triggered")
+    assert 18 <= ended < 40
+    assert run.jobs() == jobs, "no further submission"
+    check_result(run, run.xcom())
+
+
 # --- Killing the worker ---------------------------------------------------------------------------------
 
 
@@ -415,6 +442,16 @@ def test_one_token_served_all_stories(stage: Stage) -> None:
 def test_no_secret_and_no_token_lies_anywhere(stage: Stage) -> None:
     """In no log, no column of the database and no result of all these stories."""
     assert look_for_secrets(stage) >= {"story", "herd", "expiring"}
+
+
+def test_links_without_an_address_leave_no_error(stage: Stage) -> None:
+    found = [
+        f"{file.name}: {line}"
+        for file in stage.airflow.logs.glob("*.log")
+        for line in file.read_text(errors="replace").splitlines()
+        if "XCom not found" in line and "lucidworks" in line
+    ]
+    assert found == []
 
 
 # Every JSON Web Token begins like this: those of the emulator, dead ones too, and those of Airflow itself.

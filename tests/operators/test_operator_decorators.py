@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
+from sqlalchemy import create_engine, text
 
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
+from lucidworks_provider.errors import InputError
 from lucidworks_provider.triggers import jobs
 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
 
@@ -62,22 +66,107 @@ def test_what_the_function_returns_is_not_rendered() -> None:
     assert not {"inputs", "text", "documents"} & set(operator.template_fields)
 
 
-@pytest.mark.parametrize("returned", ["One. Two.", [{"id": "a", "text": "One. Two."}]])
+def sql_rows() -> Any:
+    """Rows of a query, as a hook of a database returns them."""
+    with create_engine("sqlite://").connect() as connection:
+        return connection.execute(text("SELECT 7 AS id, 'One. Two.' AS text")).mappings().all()
+
+
+class Lazy(Sequence[Any]):
+    """The XComs of mapped tasks: a sequence that is no list, and that JSON does not know."""
+
+    def __init__(self, *values: Any) -> None:
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index]
+
+
+RETURNED = {
+    "text": "One. Two.",
+    "list": [{"id": "a", "text": "One. Two."}],
+    "tuple": ({"id": "a", "text": "One. Two."},),
+    "sql rows": sql_rows(),
+    "mapped tasks": Lazy(MappingProxyType({"id": "a", "text": "One. Two."})),
+}
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize("returned", RETURNED.values(), ids=RETURNED)
 def test_documents_come_from_the_function(
-    emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, returned: Any
+    emulator: RunningEmulator,
+    context: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    returned: Any,
+    deferrable: bool,
 ) -> None:
+    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+
     @lucidworks_chunk_task(
         chunker="sentence",
         model_id="gte-small",
         chunker_config={"chunkSize": 1},
         result_path=str(tmp_path / "c.jsonl"),
         poll_interval=0.05,
-        deferrable=False,
+        deferrable=deferrable,
     )
     def documents() -> Any:
         return returned
 
-    assert made(documents).execute(context)["chunks"] == 2
+    if not deferrable:
+        assert made(documents).execute(context)["chunks"] == 2
+        return
+    with pytest.raises(TaskDeferred) as deferred:
+        made(documents).execute(context)
+    event = asyncio.run(first_event(deferred.value))
+    assert made(documents).execute_complete(context, event, **deferred.value.kwargs)["chunks"] == 2
+
+
+@pytest.mark.parametrize("kind", ["sql rows", "mapped tasks", "tuple"])
+def test_inputs_of_a_prediction_are_any_sequence_of_mappings(
+    emulator: RunningEmulator, context: dict[str, Any], kind: str
+) -> None:
+    @lucidworks_predict_task(use_case="summarization", model_id="llama-3-8b-instruct")
+    def inputs() -> Any:
+        return RETURNED[kind]
+
+    [row] = made(inputs).execute(context)
+    assert row["id"] == {"sql rows": "7"}.get(kind, "a")
+
+
+def test_the_documents_of_a_question_are_any_sequence_of_mappings(
+    emulator: RunningEmulator, context: dict[str, Any]
+) -> None:
+    @lucidworks_predict_task(use_case="rag", model_id="llama-3-8b-instruct")
+    def questions() -> Any:
+        documents = Lazy(MappingProxyType({"body": "To the Oktoberfest.", "source": "a"}))
+        return Lazy({"text": "Why?", "documents": documents})
+
+    assert len(made(questions).execute(context)) == 1
+
+
+def test_what_json_does_not_know_is_refused_before_anything_is_sent(
+    emulator: RunningEmulator, context: dict[str, Any]
+) -> None:
+    @lucidworks_predict_task(use_case="other", model_id="m")
+    def inputs() -> Any:
+        return [{"text": "a", "since": {1}}]
+
+    with pytest.raises(InputError, match=r"inputs\[0\].*set"):
+        made(inputs).execute(context)
+    assert len(emulator.state.log) == 0
+
+
+async def first_event(deferred: TaskDeferred) -> dict[str, Any]:
+    """What the triggerer sends."""
+    _, kwargs = deferred.trigger.serialize()
+    async for event in LucidworksJobsTrigger(**kwargs).run():
+        return dict(event.payload)
+    raise AssertionError("no event")
 
 
 def test_a_function_is_not_called_again_after_the_wait(
@@ -102,14 +191,11 @@ def test_a_function_is_not_called_again_after_the_wait(
     _, kwargs = deferred.value.trigger.serialize()
     assert "Call number" not in json.dumps(kwargs)
 
-    async def first() -> dict[str, Any]:
-        async for event in LucidworksJobsTrigger(**kwargs).run():
-            return dict(event.payload)
-        raise AssertionError("no event")
-
     # Another process: the operator is made anew.
     resumed = made(documents)
-    manifest = resumed.execute_complete(context, asyncio.run(first()), **deferred.value.kwargs)
+    manifest = resumed.execute_complete(
+        context, asyncio.run(first_event(deferred.value)), **deferred.value.kwargs
+    )
     assert (manifest["documents"], len(calls)) == (1, 1)
     assert "Call number 1." in (tmp_path / "c.jsonl").read_text()
     # Neither the input nor a body stays beside the result. (Without a state store the record does.)

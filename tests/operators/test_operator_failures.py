@@ -35,11 +35,14 @@ def subclasses(kind: type) -> set[type]:
     return {kind}.union(*(subclasses(one) for one in kind.__subclasses__()))
 
 
-TASKS = [
-    one
-    for one in subclasses(BaseOperator)
-    if one.__module__.startswith("lucidworks_provider.") and "execute" in vars(one)
-]
+TASKS = sorted(
+    (
+        one
+        for one in subclasses(BaseOperator)
+        if one.__module__.startswith("lucidworks_provider.") and "execute" in vars(one)
+    ),
+    key=lambda kind: kind.__name__,
+)
 
 
 class Failing(LucidworksPredictionOperator):

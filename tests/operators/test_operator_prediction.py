@@ -31,6 +31,7 @@ from prediction_service import (
     wait,
 )
 
+from lucidworks_provider import storage
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -271,7 +272,7 @@ BAD_ARGUMENTS = [
     ({"batch_size": 0}, ["batch_size", "1 to 32"]),
     ({"batch_size": 33}, ["batch_size is 33"]),
     ({"batch_size": True}, ["batch_size is True"]),
-    ({"batch_size": "4"}, ["batch_size is '4'"]),
+    ({"batch_size": "four"}, ["batch_size is 'four'"]),
     ({"result_path": "out.jsonl"}, ["result_path", "absolute"]),
     ({"result_path": "file:///tmp/out.csv"}, [".parquet", ".jsonl"]),
     ({"result_path": "file:///tmp/out/"}, ["folder"]),
@@ -563,23 +564,27 @@ def test_once_the_result_stands_a_retry_pays_for_nothing(
     assert left_in(tmp_path) == left_by(context, tmp_path / "p.jsonl")
 
 
-@pytest.mark.parametrize("place", [(results, "push_result"), (ledger, "remove")], ids=["link", "removals"])
+@pytest.mark.parametrize("place", ["link", "removals"])
 def test_whatever_ends_it_once_the_result_stands_a_retry_returns_that(
     service: Service,
     context: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    place: tuple[Any, str],
+    place: str,
 ) -> None:
     path = tmp_path / "p.jsonl"
 
     def die(*_: Any, **__: Any) -> None:
-        if place[0] is ledger:  # half-way
+        if place == "removals":  # half-way
             min(tmp_path.rglob("0*.json")).unlink()
         raise Death
 
     with monkeypatch.context() as dying:
-        dying.setattr(*place, die)
+        if place == "link":
+            dying.setattr(results, "push_result", die)
+        else:
+            dying.setattr(ledger, "discard", die)
+            dying.setattr(ledger, "discard_folder", die)
         with pytest.raises(Death):
             direct(TEN, result_path=str(path)).execute(context)
     written = path.stat().st_mtime_ns
@@ -607,7 +612,8 @@ def test_what_could_not_be_removed_fails_nothing_and_answers_nothing_later(
         assert texts_of(rows_of(path)) == TEN
         assert "AccessDenied" in caplog.text
 
-    monkeypatch.setattr(ledger, "remove", refuses)
+    monkeypatch.setattr(storage, "remove_file", refuses)
+    monkeypatch.setattr(storage, "remove_folder", refuses)
     for times in (1, 2, 3):
         service.fault("predict", "500", times=retry.ATTEMPTS)
         with pytest.raises(ServiceError, match="1 of 3 batches failed"):

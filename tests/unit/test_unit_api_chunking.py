@@ -22,6 +22,17 @@ from lucidworks_provider.errors import InputError, MalformedAnswerError, Request
 BASE = "https://app.example"
 
 
+def test_rendered_options_are_in_their_types() -> None:
+    config = {"maxChunkSize": " 512 ", "overlapSize": None, "cosineThreshold": "0.5", "approximate": "True"}
+    options = ChunkingOptions("semantic", "gte-small", "passage", config, {"dimReductionSize": "48"})
+    assert options.as_json()["chunker_config"] == {
+        "approximate": True,
+        "cosineThreshold": 0.5,
+        "maxChunkSize": 512,
+    }
+    assert options.as_json()["model_config"] == {"dimReductionSize": 48}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -33,7 +44,8 @@ BASE = "https://app.example"
         ({"chunker_config": {"chunkSize": 3}}, ["chunkSize", "dynamic-newline", "maxChunkSize"]),
         ({"chunker_config": {"maxChunkSize": 0}}, ["maxChunkSize", "0", "from 1"]),
         ({"chunker_config": {"maxChunkSize": True}}, ["maxChunkSize", "True"]),
-        ({"chunker_config": {"maxChunkSize": "512"}}, ["maxChunkSize", "'512'"]),
+        ({"chunker_config": {"maxChunkSize": "512 tokens"}}, ["maxChunkSize", "'512 tokens'"]),
+        ({"chunker_config": {"maxChunkSize": "512.0"}}, ["maxChunkSize", "'512.0'"]),
         ({"chunker_config": [1]}, ["chunker_config", "dictionary"]),
         ({"chunker": "regex-splitter", "chunker_config": {"regex": "("}}, ["regex", "'('"]),
         ({"chunker": "semantic", "chunker_config": {"cosineThreshold": 1.5}}, ["cosineThreshold", "-1 to 1"]),

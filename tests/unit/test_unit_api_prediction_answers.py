@@ -164,10 +164,16 @@ def test_an_embedding_without_one_vector_is_an_error(sent: dict[str, Any]) -> No
         read_predictions({"predictions": [{"vector": [1]}, sent]}, Embedding, "It")
 
 
-@pytest.mark.parametrize("labels", [None, {}, [], ["a"], {"a": "0.5"}, {"a": None}, {"a": NAN}, {"a": True}])
+@pytest.mark.parametrize("labels", [None, [], ["a"], {"a": "0.5"}, {"a": None}, {"a": NAN}, {"a": True}])
 def test_a_classification_without_scores_is_an_error(labels: object) -> None:
     with pytest.raises(MalformedAnswerError, match="prediction 0: a prediction without scores"):
         read_predictions({"predictions": [{"labels": labels}]}, Classification, "It")
+
+
+def test_a_classification_may_have_no_label_above_the_cutoff() -> None:
+    [found] = read_predictions({"predictions": [{"labels": {}}]}, Classification, "It")
+    assert (found.label, dict(found.labels)) == (None, {})
+    assert found.row() == {"labels": {}, "label": None}
 
 
 @pytest.mark.parametrize(

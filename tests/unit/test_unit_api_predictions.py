@@ -74,14 +74,17 @@ def test_what_the_vendor_documents_of_a_model_passes(use_case: str, name: str, v
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[("temperature", value) for value in (-0.1, 2.1, NAN, INFINITE, True, "0.5", None, [1], 10**400)],
-        *[("topP", value) for value in (-0.1, 1.1, NAN, False, "1")],
-        *[("topK", value) for value in (-2, 1.5, NAN, INFINITE, True, "40")],
-        *[("presencePenalty", value) for value in (NAN, -INFINITE, True, "0")],
+        *[
+            ("temperature", value)
+            for value in (-0.1, 2.1, NAN, INFINITE, True, "2.1", "NaN", "", [1], 10**400)
+        ],
+        *[("topP", value) for value in (-0.1, 1.1, NAN, False, "inf")],
+        *[("topK", value) for value in (-2, 1.5, NAN, INFINITE, True, "1.5")],
+        *[("presencePenalty", value) for value in (NAN, -INFINITE, True, "0x1", "1_0")],
         *[("frequencyPenalty", value) for value in (NAN, INFINITE, False, {})],
-        *[("maxTokens", value) for value in (0, -1, 1.0, True, "256")],
-        *[(name, value) for name in ("azureDeployment", "googleRegion") for value in ("", " ", 1, None)],
-        *[("apiKey", value) for value in ("", "\t", 1, None, [KEY])],
+        *[("maxTokens", value) for value in (0, -1, 1.0, True, "1e3", "0")],
+        *[(name, value) for name in ("azureDeployment", "googleRegion") for value in ("", " ", 1)],
+        *[("apiKey", value) for value in ("", "\t", 1, [KEY])],
     ],
 )
 def test_what_no_model_takes_is_refused_by_name(name: str, value: object) -> None:
@@ -102,7 +105,9 @@ def test_what_no_model_takes_is_refused_by_name(name: str, value: object) -> Non
         ("classification", {"labels": ["a", ""]}, ["labels"]),
         ("classification", {"labels": ["a", 1]}, ["labels"]),
         ("classification", {"labels": ["\ud800"]}, ["use_case_config", "surrogate"]),
-        ("passthrough", {"useSystemPrompt": "true"}, ["useSystemPrompt", "true or false"]),
+        ("passthrough", {"useSystemPrompt": "yes"}, ["useSystemPrompt", "true or false"]),
+        ("classification", {"labels": ["a"], "topK": 0}, ["topK", "from 1"]),
+        ("classification", {"labels": ["a"], "similarityCutoff": "high"}, ["similarityCutoff", "a number"]),
         ("passthrough", {"useSystemPrompt": 1}, ["useSystemPrompt"]),
         ("passthrough", {"dataType": ""}, ["dataType"]),
         ("rag", {"extractRelevantContent": "no"}, ["extractRelevantContent"]),
@@ -159,7 +164,42 @@ def test_a_misspelt_option_is_refused_with_the_right_name(given: str, meant: str
     assert KEY not in str(caught.value)
 
 
-@pytest.mark.parametrize("config", [{"seed": 7}, {"stop": ["\n"]}, {"reasoningEffort": "low"}, {"n": None}])
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("temperature", "0.5", 0.5),
+        ("temperature", " 1 ", 1),
+        ("temperature", "2e0", 2.0),
+        ("topK", "-1.0", -1.0),
+        ("topK", "40", 40),
+        ("maxTokens", "256", 256),
+        ("presencePenalty", "+1", 1),
+        # What is not documented stays as it is, and so does text.
+        ("seed", "7", "7"),
+        ("azureDeployment", "2024", "2024"),
+    ],
+)
+def test_a_rendered_number_is_a_number(name: str, text: str, value: object) -> None:
+    options: PredictionOptions[Any] = PredictionOptions("rag", MODEL, None, {name: text})
+    assert options.body(ONE)["modelConfig"] == {name: value}
+    assert type(options.body(ONE)["modelConfig"][name]) is type(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), (" 1 ", True), ("0", False)])
+def test_a_rendered_truth_value_is_one(text: str, value: bool) -> None:
+    options: PredictionOptions[Any] = PredictionOptions("passthrough", MODEL, {"useSystemPrompt": text})
+    assert options.body(ONE)["useCaseConfig"] == {"useSystemPrompt": value}
+
+
+def test_an_option_that_is_none_is_absent() -> None:
+    given = {"temperature": None, "apiKey": None, "topP": 1, "seed": None}
+    options: PredictionOptions[Any] = PredictionOptions("rag", MODEL, {"memoryUuid": None}, given)
+    assert options.body(ONE)["modelConfig"] == {"topP": 1}
+    assert "useCaseConfig" not in options.body(ONE)
+    assert options.secrets == ()
+
+
+@pytest.mark.parametrize("config", [{"seed": 7}, {"stop": ["\n"]}, {"reasoningEffort": "low"}])
 def test_an_option_that_nobody_documented_passes(config: dict[str, Any]) -> None:
     options: PredictionOptions[Any] = PredictionOptions("rag", MODEL, dict(config), dict(config))
     assert (options.body(ONE)["useCaseConfig"], options.body(ONE)["modelConfig"]) == (config, config)

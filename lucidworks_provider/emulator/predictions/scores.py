@@ -26,17 +26,24 @@ def embedding(ask: Ask) -> Answerer:
 
 
 def classification(ask: Ask) -> Answerer:
-    """Score each label by a hash of model, label and text, best first; scores need not add up to 1."""
+    """
+    Score each label by a hash of model, label and text, best first; scores need not add up to 1.
+
+    ``topK`` and ``similarityCutoff`` leave labels out, possibly all of them.
+    """
     ask.generation()
-    config = ask.config("labels")
+    config = ask.config("labels", "topK", "similarityCutoff")
     labels = strings("useCaseConfig.labels", config.values.get("labels"))
+    most = config.integer("topK", max(len(labels), 1), minimum=1)
+    cutoff = config.number("similarityCutoff", -1.0, minimum=-1.0, maximum=1.0)
     if not labels or len(set(labels)) < len(labels):
         raise InvalidRequest("useCaseConfig.labels: at least one label, each once, is required.")
     label_tokens = sum(count_tokens(label) for label in labels)
 
     def answer(item: Item) -> str:
         scores = {label: _score(ask.model_id, label, item.text) for label in labels}
-        ranked = dict(sorted(scores.items(), key=lambda pair: -pair[1]))
+        best = sorted(scores.items(), key=lambda pair: -pair[1])[:most]
+        ranked = {label: score for label, score in best if score >= cutoff}
         return dump(
             {
                 "tokensUsed": {"inputTokens": count_tokens(item.text), "labelsTokens": label_tokens},
