@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DAG = "chunk_documents"
+# Models of the emulator are trained and deployed while a person watches.
+QUICK = ("--training-seconds", "3", "--deploy-seconds", "2")
+PRODUCTS = [
+    {
+        "sku": f"SKU-{n}",
+        "description": f"Tent number {n}, waterproof and light. It takes {n} minutes to pitch.",
+    }
+    for n in range(1, 71)
+]
+# Of the service account that reads the training data; the emulator reads none.
+TRAINING_KEY = {"type": "service_account", "private_key": "canary-8f31c07be2-of-the-training-data"}
 
 
 class Emulator:
@@ -108,7 +119,8 @@ def run(folder: Path, *, keep: bool) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     count = write_documents(folder / "documents")
     print(f"Wrote {count} texts of the Python reference to {folder / 'documents'}", flush=True)
-    with Emulator(folder / "emulator.log") as emulator:
+    write_catalogue(folder / "catalogue.jsonl")
+    with Emulator(folder / "emulator.log", *QUICK) as emulator:
         print(f"Emulator (not the vendor's service): {emulator.url}", flush=True)
         with AirflowStack(
             folder / "airflow", REPOSITORY / "example_dags", env=environment(folder, emulator)
@@ -134,10 +146,18 @@ def write_documents(folder: Path) -> int:
     return len(topics)
 
 
+def write_catalogue(file: Path) -> None:
+    """The products of a shop, for the example that enriches them."""
+    file.write_text("".join(json.dumps(product) + "\n" for product in PRODUCTS), encoding="utf-8")
+
+
 def environment(folder: Path, emulator: Emulator) -> Mapping[str, str]:
-    """What the example DAG reads, and the connection."""
+    """What the example DAGs read, and their connections."""
+    google = {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": TRAINING_KEY}}
     return {
-        "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(),
+        "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(customer_id="demo-customer"),
+        "AIRFLOW_CONN_GOOGLE_CLOUD_TRAINING_DATA": json.dumps(google),
+        "LUCIDWORKS_CATALOGUE": (folder / "catalogue.jsonl").as_uri(),
         "LUCIDWORKS_DOCUMENTS": (folder / "documents").as_uri(),
         "LUCIDWORKS_OUTPUT": (folder / "output").as_uri(),
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL, Redis and Chromium as Debian packages them: found, or installed if that is possible."""
+"""Programs of Debian (PostgreSQL, Redis, Chromium) and of npm (Azurite): found, or installed if that is possible."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dev.processes import REPOSITORY
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 POLICY = Path("/usr/sbin/policy-rc.d")
+AZURITE = "azurite@3.35.0"
 
 
 def postgres_binary(name: str) -> Path | None:
@@ -48,6 +51,24 @@ def install_chromium(say: Callable[[str], object] = print) -> Path:
     _install(lambda: [] if chromium_binary() else ["chromium"], say)
     found = chromium_binary()
     assert found is not None  # noqa: S101 -- _install has looked
+    return found
+
+
+def install_azurite() -> Path | None:
+    """Azurite's server of blobs, from npm into a folder of the checkout; None where there is no npm.
+
+    :raises RuntimeError: npm could not install it
+    """
+    folder = REPOSITORY / ".azurite"
+    found = folder / "node_modules" / ".bin" / "azurite-blob"
+    npm = shutil.which("npm")
+    if npm is None or found.exists():
+        return found if found.exists() else None
+    folder.mkdir(exist_ok=True)
+    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), AZURITE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"npm could not install {AZURITE}: {done.stderr[-500:]}")
     return found
 
 

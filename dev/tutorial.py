@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Follow docs/tutorial.md: its commands as they stand, by one bash, in an empty folder with an empty home.
+Follow docs/tutorial.md: its commands as they stand, by one bash, from this clone and with an empty home.
 
-``python -m dev.tutorial [--folder EMPTY]``. The package is a wheel built from this repository, which pip finds
-beside the index. Ports are other ones than the page's, since those may be taken. At the end, before the page's
-"Stop", Airflow's API is asked for the run and its task, as the UI would.
+``python -m dev.tutorial [--folder EMPTY]``. Ports are other ones than the page's, since those may be taken. At the
+end, before the page's "Stop", Airflow's API is asked for the run and its task, as the UI would.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import argparse
 import json
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -39,12 +37,8 @@ def main() -> int:
 
 def follow(folder: Path) -> int:
     """Run the page, and say how long its sections took."""
-    wheels = folder / "wheels"
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, REPOSITORY],
-        check=True,
-    )
-    (folder / "home").mkdir()
+    home = folder / "home"
+    home.mkdir()
     api, worker, trigger, emulator = free_ports(4)
     script = folder / "tutorial.sh"
     text = PAGE.read_text().replace("localhost:8080", f"localhost:{api}").replace("8765", str(emulator))
@@ -52,8 +46,7 @@ def follow(folder: Path) -> int:
     environment = clean_environment()
     del environment["PYTHONPATH"]
     environment |= {
-        "HOME": str(folder / "home"),
-        "PIP_FIND_LINKS": str(wheels),
+        "HOME": str(home),
         "PATH": f"{Path(sys.executable).resolve().parent}:{environment['PATH']}",
         "AIRFLOW__API__PORT": str(api),
         "AIRFLOW__API__BASE_URL": f"http://localhost:{api}",
@@ -65,14 +58,14 @@ def follow(folder: Path) -> int:
     }
     group = ProcessGroup()
     bash = ManagedProcess(
-        ["bash", str(script)], environment, folder / "tutorial.log", folder, name="tutorial", group=group
+        ["bash", str(script)], environment, folder / "tutorial.log", REPOSITORY, name="tutorial", group=group
     )
     begin = time.monotonic()
     try:
         bash.start()
         bash.wait_for("^## Stop$", LONGEST)
-        checked = ask(f"http://localhost:{api}", folder / "lucidworks-tutorial" / "airflow")
-        (folder / "checked").touch()
+        checked = ask(f"http://localhost:{api}", home / "lucidworks-tutorial" / "airflow")
+        (home / "checked").touch()
         code = bash.wait(180)
     finally:
         bash.kill()

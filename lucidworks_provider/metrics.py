@@ -2,7 +2,7 @@
 """
 What is counted and timed, for StatsD, OpenTelemetry or Datadog: through Airflow's own ``Stats``, as configured there.
 
-The table of all names is ``docs/metrics.md``. Tags are words from short lists, never an id, a name that somebody
+The page about metrics has the table of all names. Tags are words from short lists, never an id, a name that somebody
 gave, or a text. Where no Airflow runs nothing is counted, as nobody has configured where to.
 """
 

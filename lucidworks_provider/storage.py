@@ -26,6 +26,14 @@ from lucidworks_provider.errors import InputError, LucidworksError, StorageError
 log = logging.getLogger(__name__)
 
 _LOCAL = {"file", "local"}
+# What ObjectStoragePath says of a scheme that it does not know.
+_UNKNOWN_SCHEME = ("No filesystem registered", "Unsupported filesystem")
+# The extra that brings the file system of a scheme; these are the schemes of the official providers.
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a", "s3n"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("abfs", "abfss", "adl"), "azure"),
+}
 # Concurrent deletions on an object store, which takes one key per request.
 _REMOVALS = 16
 _READ_AHEAD = 4 << 20
@@ -375,14 +383,21 @@ def store_path(uri: str) -> StorePath:
     """
     The file system and the key of a URI.
 
+    :raises InputError: nothing that is installed knows the scheme; names the extra that does.
     :raises StorageError: the file system would take it for another key.
     """
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
     scheme, _, rest = uri.partition("://")
     bucket, slash, key = rest.partition("/")
-    # Not of the whole URI: ObjectStoragePath takes a "?" at its end for an empty query.
-    root = ObjectStoragePath(f"{scheme}://{bucket}")
+    try:
+        # Not of the whole URI: ObjectStoragePath takes a "?" at its end for an empty query.
+        root = ObjectStoragePath(f"{scheme}://{bucket}")
+        _ = root.fs
+    except (ImportError, ValueError) as err:
+        if isinstance(err, ValueError) and not str(err).startswith(_UNKNOWN_SCHEME):
+            raise
+        raise InputError(f"{uri} cannot be opened: {err}. {_advice(scheme)}") from err
     path = f"{root.path.rstrip('/')}{slash}{key}"
     if (taken := str(root.fs._strip_protocol(path))).strip("/") != path.strip("/"):
         raise StorageError(
@@ -390,6 +405,15 @@ def store_path(uri: str) -> StorePath:
             "'?' and '#'."
         )
     return StorePath(root.fs, path)
+
+
+def _advice(scheme: str) -> str:
+    if extra := _EXTRAS.get(scheme):
+        return f"On workers and triggerers: pip install 'airflow-provider-lucidworks[{extra}]'."
+    known = ", ".join(f"{one}://" for one in _EXTRAS)
+    return (
+        f"Extras of this package bring {known}; other schemes need an Airflow provider that registers them."
+    )
 
 
 @contextmanager

@@ -38,7 +38,7 @@ A Variable has no compare-and-set, so there the claim is a timed mutex: of sever
 stands, and everybody else finds that out after ``settle``. Whoever needs longer than ``settle`` from its look
 at the store to the end of its write also waits longer (three times as long on top), and so does who saw a
 claim that it takes for dead, or none at all, until a living claimant has moved its claim back over it.
-``docs/token-sharing.md`` says which delays that is safe under. Where it is not, two mint, and the ordinary answer
+The page about token sharing says which delays that is safe under. Where it is not, two mint, and the ordinary answer
 to a 401 heals it. Claims are compared by whether they move, never by clocks of two hosts.
 
 **Absence is no proof**: reading a Variable swallows an unreachable API server and says "not there". So the

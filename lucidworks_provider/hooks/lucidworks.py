@@ -16,6 +16,4 @@ class LucidworksHook(PredictionMethods, ChunkingMethods, ModelMethods):
     one connection for its synchronous calls, so threads have one each.
 
     :param lucidworks_conn_id: the connection.
-
-    .. seealso:: ``docs/hook.md`` for each endpoint with its method, its operator and its scope.
     """

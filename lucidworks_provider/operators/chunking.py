@@ -29,8 +29,6 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
     ``{"uri", "documents", "chunks", "dimension", "tokens"}``. A retry waits for the jobs that an earlier try
     submitted, and reads the results that it stored; clearing a task that succeeded does everything again.
 
-    .. seealso:: ``docs/chunking.md`` for the columns of the file, and for what happens when something dies.
-
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
         (templated)
     :param model_id: an embedding model such as ``gte-small``, or the deployment id of a custom model. (templated)

@@ -44,8 +44,6 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted", "truncated", "lists",
     "rejects", "report"}``, where ``lists`` has the URIs of the ids that were added, changed and that vanished.
 
-    .. seealso:: ``docs/corpora.md`` for the files, and for what happens when something dies.
-
     :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
         ``.html``, ``.jsonl`` and ``.parquet``; or a list of ``{"id": …, "text": …}``. The id of a file that is one
         document is its path below ``source``. (templated)

@@ -140,8 +140,7 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOp
     taken, so a retry waits for the training that an earlier try began. To train anew, give another name, e.g.
     with ``{{ ds }}`` in it. A model that failed is not taken.
 
-    .. seealso:: ``docs/operators/models.md``, and
-        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
+    .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
 
     :param name: of the model. (templated)
     :param model_type: what is trained, in the vendor's words. (templated)
@@ -250,8 +249,7 @@ class LucidworksDeployModelOperator(_ModelOperator):
     Idempotent by model and configuration: a deployment of the same model that was asked for in the same words, and
     that runs or is about to, is taken.
 
-    .. seealso:: ``docs/operators/models.md``, and
-        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
+    .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
 
     :param model_id: of a model that is ``AVAILABLE``, e.g. ``train.output``. (templated)
     :param region: where it is to run. (templated)
@@ -344,8 +342,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
     """
     Take a deployment down. One that is gone already is a success.
 
-    .. seealso:: ``docs/operators/models.md``, and
-        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
+    .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
 
     :param deployment_id: e.g. ``deploy.output``. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)

@@ -144,8 +144,7 @@ class LucidworksPredictionOperator(_Predicting):
     one, its ``id``. With ``result_path`` the rows go to that file, and a small manifest is returned:
     ``{"uri", "predictions", "tokens", "memory_uuid", "dimension"}``.
 
-    .. seealso:: ``docs/operators/prediction.md``, and
-        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview
+    .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview
 
     :param use_case: ``embedding``, ``classification``, ``passthrough``, ``rag``, ``summarization``,
         ``keyword-extraction``, ``ner``, ``faq-enrichment``, ``standalone-query-rewriter``, or any other path segment
@@ -265,8 +264,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     manifest: ``{"uri", "predictions", "tokens", "memory_uuid"}``. A retry waits for the jobs that an earlier try
     submitted, and reads the results that it stored; clearing a task that succeeded does everything again.
 
-    .. seealso:: ``docs/operators/prediction.md``, and
-        https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-async-prediction-api
+    .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-async-prediction-api
 
     :param use_case: as for :class:`LucidworksPredictionOperator`, without ``embedding`` and ``classification``,
         which the service does not offer asynchronously. (templated)

@@ -78,10 +78,10 @@ class Waiting(UsesHook):
         return min(time.time() + self._timeout_seconds, limit or math.inf)
 
     def _waited(self, context: Context) -> str:
-        """The limit that has ended a wait, for messages."""
+        """The smaller limit, which has ended a wait, for messages."""
         limit = execution_limit(context["ti"], self.execution_timeout)
-        if limit is not None and self.execution_timeout is not None and limit <= time.time():
-            return f"execution_timeout={self.execution_timeout.total_seconds():g} s of the attempt's start"
+        if limit is not None and limit - context["ti"].start_date.timestamp() < self._timeout_seconds:
+            return f"execution_timeout={self.execution_timeout.total_seconds():g} s of the attempt's start"  # type: ignore[union-attr]
         return f"timeout={self._timeout_seconds:g} s"
 
 

@@ -40,8 +40,6 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
     The service may give a result only once. So the sensor that sees it ready returns it (or writes it to
     ``result_path`` first, and returns ``{"uri", "job_id"}``), and nobody needs to ask again.
 
-    .. seealso:: ``docs/operators/job_sensor.md``
-
     :param job_id: what ``LucidworksHook.submit_chunking`` or ``submit_prediction`` returned. (templated)
     :param kind: ``chunking`` or ``prediction``. (templated)
     :param result_path: URI of a file for the body, e.g. ``s3://…/{{ run_id }}.json``. Without it the decoded body is

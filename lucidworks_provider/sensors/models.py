@@ -107,8 +107,6 @@ class LucidworksModelSensor(_StateSensor):
     """
     Wait until a model is in a state; one that ends in a failure state fails at once, without a retry.
 
-    .. seealso:: ``docs/operators/model_sensors.md``
-
     :param model_id: of the model. (templated)
     :param target_state: the state to wait for. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
@@ -132,8 +130,6 @@ class LucidworksModelSensor(_StateSensor):
 class LucidworksDeploymentSensor(_StateSensor):
     """
     Wait until a deployment is in a state; one that fails or vanishes fails at once, without a retry.
-
-    .. seealso:: ``docs/operators/model_sensors.md``
 
     :param deployment_id: of the deployment. (templated)
     :param target_state: the state to wait for; ``DELETED`` also means that it is not listed any more. (templated)

@@ -141,8 +141,6 @@ class LucidworksModelEventTrigger(_StateEventTrigger):
     """
     An asset event each time that a model reaches a state.
 
-    .. seealso:: ``docs/operators/event_triggers.md``
-
     :param model_id: of the model.
     :param target_state: the state, as the service writes it.
     :param lucidworks_conn_id: the connection, with its Customer ID.
@@ -167,8 +165,6 @@ class LucidworksModelEventTrigger(_StateEventTrigger):
 class LucidworksDeploymentEventTrigger(_StateEventTrigger):
     """
     An asset event each time that a deployment reaches a state.
-
-    .. seealso:: ``docs/operators/event_triggers.md``
 
     :param deployment_id: of the deployment.
     :param target_state: the state, as the service writes it.

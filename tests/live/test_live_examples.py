@@ -18,7 +18,7 @@ import pytest
 from conftest import until
 
 from dev.airflow_stack import AirflowStack
-from dev.demo import Emulator
+from dev.demo import PRODUCTS, QUICK, TRAINING_KEY, Emulator, environment, write_catalogue
 from dev.processes import REPOSITORY
 from lucidworks_provider.documents.dataset import open_dataset
 
@@ -27,15 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.live
 
-KEY = {"type": "service_account", "private_key": "canary-8f31c07be2-of-the-training-data"}
 DOCUMENTS = sorted(topics)[:24]
-PRODUCTS = [
-    {
-        "sku": f"SKU-{n}",
-        "description": f"Tent number {n}, waterproof and light. It takes {n} minutes to pitch.",
-    }
-    for n in range(70)
-]
 
 
 class Examples:
@@ -84,6 +76,7 @@ class Examples:
 
 NAMES = (
     "chunk_catalogue",
+    "chunk_documents",
     "enrich_catalogue",
     "classify_tickets",
     "answer_questions",
@@ -99,20 +92,14 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
     (root / "documents").mkdir()
     for name in DOCUMENTS:
         (root / "documents" / f"{name}.txt").write_text(topics[name])
-    (root / "catalogue.jsonl").write_text("".join(json.dumps(one) + "\n" for one in PRODUCTS))
-    google = {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": KEY}}
-    with Emulator(root / "emulator.log", "--training-seconds", "3", "--deploy-seconds", "2") as emulator:
-        environment = {
-            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(customer_id="demo-customer"),
-            "AIRFLOW_CONN_GOOGLE_CLOUD_TRAINING_DATA": json.dumps(google),
-            "LUCIDWORKS_DOCUMENTS": (root / "documents").as_uri(),
-            "LUCIDWORKS_CATALOGUE": (root / "catalogue.jsonl").as_uri(),
-            "LUCIDWORKS_OUTPUT": (root / "out").as_uri(),
-        }
-        with AirflowStack(root / "home", root / "dags", env=environment) as airflow:
-            started = Examples(airflow, emulator, root / "out", root / "home")
-            started.start(*NAMES)
-            yield started
+    write_catalogue(root / "catalogue.jsonl")
+    with (
+        Emulator(root / "emulator.log", *QUICK) as emulator,
+        AirflowStack(root / "home", root / "dags", env=environment(root, emulator)) as airflow,
+    ):
+        started = Examples(airflow, emulator, root / "output", root / "home")
+        started.start(*NAMES)
+        yield started
 
 
 def test_a_catalogue_is_chunked_in_shards_and_published_with_its_counts(examples: Examples) -> None:
@@ -170,6 +157,15 @@ def test_a_model_is_trained_deployed_used_and_taken_down(examples: Examples) -> 
     assert examples.emulator.get("deployments") == []
 
 
+def test_documents_are_chunked(examples: Examples) -> None:
+    assert examples.ends("chunk_documents") == "success"
+    assert examples.xcom("chunk_documents", "chunk")["documents"] == len(DOCUMENTS)
+
+
+def test_every_example_is_run(examples: Examples) -> None:
+    assert {path.stem for path in (REPOSITORY / "example_dags").glob("*.py")} == set(NAMES)
+
+
 def test_an_endpoint_of_ones_own_is_called(examples: Examples) -> None:
     assert examples.ends("call_an_endpoint") == "success"
 
@@ -179,5 +175,5 @@ def test_the_third_partys_key_is_nowhere(examples: Examples) -> None:
     examples.ends("train_and_embed")
     files = [path for path in examples.home.rglob("*") if path.is_file()]
     assert any(path.suffix == ".db" for path in files)
-    canary = KEY["private_key"].encode()
+    canary = TRAINING_KEY["private_key"].encode()
     assert [path for path in files if canary in path.read_bytes()] == []

@@ -19,8 +19,9 @@ from lucidworks_provider.hooks.lucidworks import LucidworksHook
 ROOT = Path(lucidworks_provider.__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
-LINKING = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md"]
+LINKING = [*PAGES, ROOT / "CHANGELOG.md"]
 INFO = get_provider_info()
+HOW_TO = [DOCS / "chunking.md", DOCS / "corpora.md", *sorted((DOCS / "operators").glob("*.md"))]
 OPENAPI = ROOT / "tests" / "contract" / "lucidworks-ai-openapi.yaml"
 
 
@@ -118,18 +119,28 @@ def test_what_is_templated_says_so(cls: Any) -> None:
     assert says == set(cls.template_fields)
 
 
-@pytest.mark.parametrize("cls", OPERATORS, ids=lambda cls: cls.__name__)
-def test_it_names_its_page(cls: type) -> None:
-    [*pages] = re.findall(r"\.\. seealso:: ``(docs/[\w/]+\.md)``", cls.__doc__ or "")
-    assert pages
-    assert cls.__name__ in (ROOT / pages[0]).read_text()
+def test_the_readme_works_on_a_package_index() -> None:
+    """An index has no other file of the repository, and the repository has no published address."""
+    text = (ROOT / "README.md").read_text()
+    assert re.findall(r"\]\((?!https?://)[^)]*\)", text) == []
+    assert re.findall(r"^\[[^\]]+\]:", text, re.MULTILINE) == []
+    assert re.findall(r"(?:src|href)=", text) == []
+    for page in re.findall(r"`(docs/[^`]+|[A-Z]+\.md)`", text):
+        assert (ROOT / page).exists(), page
+
+
+def test_docstrings_cite_no_page_that_a_wheel_does_not_have() -> None:
+    package = Path(lucidworks_provider.__file__).parent
+    cited = {
+        f"{path.relative_to(package)}: {found}"
+        for path in package.rglob("*.py")
+        for found in re.findall(r"(?<![\w./-])docs/[\w/-]+\.md", path.read_text())
+    }
+    assert cited == set()
 
 
 def examples_of(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
-
-
-HOW_TO = [DOCS / "chunking.md", DOCS / "corpora.md", *sorted((DOCS / "operators").glob("*.md"))]
 
 
 @pytest.mark.parametrize("path", HOW_TO, ids=named)

@@ -242,7 +242,9 @@ def exported(block: Block) -> dict[str, str]:
 
 def installable(wanted: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for one in (Requirement(word) for word in wanted if not word.startswith("-")):
+    # From a clone the project is a folder.
+    names = [re.sub(r"^\.(?=\[|$)", project["name"], word) for word in wanted if not word.startswith("-")]
+    for one in map(Requirement, names):
         if one.name == project["name"]:
             assert one.extras <= set(project["optional-dependencies"])
 

