@@ -121,9 +121,6 @@ def path_segment(value: str, what: str) -> str:
     """Quote a caller's value for a URL path; refuse what would change the path."""
     if not isinstance(value, str) or not value.strip() or value in {".", ".."}:
         raise InputError(f"{what} is {value!r}; give a non-empty name.")
-    if value.strip() == "None":
-        # A template of what no task returned.
-        raise InputError(f"{what} is 'None': the task that should have returned it did not.")
     try:
         return quote(value, safe="")
     except UnicodeEncodeError:

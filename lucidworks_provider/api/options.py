@@ -155,9 +155,13 @@ def check_options(
 
 
 def as_json(value: Any) -> Any:
-    """The same in dictionaries and lists, of whatever types of mappings and sequences it is made."""
+    """
+    The same in dictionaries and lists, of whatever types of mappings and sequences it is made.
+
+    A key whose value is None is left out: a template that rendered to None.
+    """
     if isinstance(value, Mapping):
-        return {name: as_json(one) for name, one in value.items()}
+        return {name: as_json(one) for name, one in value.items() if one is not None}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return [as_json(one) for one in value]
     return value

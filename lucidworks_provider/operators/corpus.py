@@ -237,7 +237,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
             full_refresh=switch(self.full_refresh, "full_refresh"),
             prune=switch(self.prune, "prune"),
             max_submissions=None
-            if self.max_submissions in {None, ""}
+            if self.max_submissions is None
             else whole(self.max_submissions, "max_submissions", 0),
             max_reject_ratio=share(self.max_reject_ratio, "max_reject_ratio"),
             # A character takes four bytes at most, and each piece has one.

@@ -33,7 +33,7 @@ class NonRetryableErrorsMixin:
         super().__init_subclass__(**kwargs)
         for name in ("execute", "execute_complete"):
             if method := cls.__dict__.get(name):
-                setattr(cls, name, _failing_at_once(method))
+                setattr(cls, name, failing_at_once(method))
 
 
 def non_retryable(err: E) -> E:
@@ -46,7 +46,7 @@ def non_retryable(err: E) -> E:
     return failing
 
 
-def _failing_at_once(method: Callable[..., Any]) -> Callable[..., Any]:
+def failing_at_once(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -111,7 +111,7 @@ def reveal(rendered: Any, keys: Mapping[str, str]) -> dict[str, str] | None:
             f'{ARGUMENT} is no dictionary; write it as {{"serviceAccountKey": "…"}}, or better put the key into a '
             "connection and name that in credentials_conn_id."
         )
-    given = {**rest, **found, **keys}
+    given = {name: value for name, value in {**rest, **found, **keys}.items() if value is not None}
     for name, value in given.items():
         if not isinstance(name, str) or not isinstance(value, str) or not value.strip() or value == MASK:
             raise InputError(f"{ARGUMENT}: {name} must be a text that is not empty.")

@@ -2,9 +2,8 @@
 """
 Rendered arguments in their types.
 
-A template renders to text, so each number and truth value is accepted as text as well. A template that rendered to
-``None`` is None (see :class:`~lucidworks_provider.operators.waiting.UsesHook`), which means that the argument, or the
-option of a dictionary, was left out.
+A template renders to text, so each number and truth value is accepted as text as well. What a template that renders
+to ``None`` means is in :mod:`lucidworks_provider.operators.templates`.
 """
 
 from __future__ import annotations
@@ -40,6 +39,15 @@ def seconds(value: object, what: str) -> float:
     return found
 
 
+def text_as_seconds(value: float | timedelta | str, what: str) -> float | timedelta:
+    """
+    What Airflow takes for a duration, in place of a text.
+
+    :raises InputError: a text that is no duration.
+    """
+    return seconds(value, what) if isinstance(value, str) else value
+
+
 def whole(value: object, what: str, least: int, most: int | None = None) -> int:
     """:raises InputError: it is no whole number of the range."""
     from lucidworks_provider.api.options import as_int
@@ -67,13 +75,13 @@ def share(value: object, what: str) -> float:
 
 def switch(value: object, what: str) -> bool:
     """
-    A truth value; None and an empty text are False.
+    A truth value; None is False.
 
     :raises InputError: it is none.
     """
     from lucidworks_provider.api.options import as_bool
 
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None:
         return False
     try:
         return as_bool(value)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 
 from lucidworks_provider.operators.failures import NonRetryableErrorsMixin
+from lucidworks_provider.operators.templates import NoneTemplatesMixin
 from lucidworks_provider.operators.values import seconds, switch
 
 if TYPE_CHECKING:
@@ -26,20 +27,11 @@ _MARGIN, _LONGEST_MARGIN = 0.1, 30.0
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
-class UsesHook(NonRetryableErrorsMixin):
+class UsesHook(NoneTemplatesMixin, NonRetryableErrorsMixin):
     """Asks the service."""
 
     if TYPE_CHECKING:
         lucidworks_conn_id: str
-
-    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
-        """
-        Render as Airflow does; a template that renders to the text ``None`` is None.
-
-        Jinja makes that text of a value that is None, also in dictionaries and lists. A literal ``"None"`` is a text.
-        """
-        rendered = super().render_template(content, *args, **kwargs)  # type: ignore[misc]  # of the operator
-        return None if isinstance(content, str) and rendered == "None" != content else rendered
 
     @cached_property
     def hook(self) -> LucidworksHook:

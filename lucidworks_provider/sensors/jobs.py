@@ -20,6 +20,7 @@ from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, ResultGoneError
 from lucidworks_provider.operators.failures import non_retryable
 from lucidworks_provider.operators.job import JobWaiting
+from lucidworks_provider.operators.values import text_as_seconds
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         poke_interval: float | timedelta = 30.0,
         **kwargs: Any,
     ) -> None:
+        poke_interval = text_as_seconds(poke_interval, "poke_interval")
+        if "timeout" in kwargs:
+            kwargs["timeout"] = text_as_seconds(kwargs["timeout"], "timeout")
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.job_id = job_id
         self.kind = kind

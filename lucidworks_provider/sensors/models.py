@@ -15,6 +15,7 @@ from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError
 from lucidworks_provider.operators.failures import non_retryable
 from lucidworks_provider.operators.state import StateWaiting
+from lucidworks_provider.operators.values import text_as_seconds
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class _StateSensor(StateWaiting, BaseSensorOperator):
         poke_interval: float | timedelta = 60.0,
         **kwargs: Any,
     ) -> None:
+        poke_interval = text_as_seconds(poke_interval, "poke_interval")
+        if "timeout" in kwargs:
+            kwargs["timeout"] = text_as_seconds(kwargs["timeout"], "timeout")
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.target_state = target_state
         self.lucidworks_conn_id = lucidworks_conn_id

@@ -307,11 +307,6 @@ def test_bad_input(service: Service, make: Callable[[], Any], word: str) -> None
     assert service.control("GET", "/log") == []
 
 
-def test_a_deployment_id_that_no_task_returned(service: Service) -> None:
-    with pytest.raises(InputError, match="None"):
-        undeploy("None").execute(CONTEXT)
-
-
 @pytest.mark.parametrize(
     "make",
     [

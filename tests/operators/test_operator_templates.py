@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates that render None, and texts for numbers and booleans, in the arguments of every operator and sensor."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
+
+from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator
+from lucidworks_provider.decorators.predict import _PredictDecoratedOperator
+from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.models import (
+    LucidworksDeployModelOperator,
+    LucidworksTrainModelOperator,
+    LucidworksUndeployModelOperator,
+)
+from lucidworks_provider.operators.prediction import (
+    LucidworksAsyncPredictionOperator,
+    LucidworksPredictionOperator,
+)
+from lucidworks_provider.sensors.jobs import LucidworksJobSensor
+from lucidworks_provider.sensors.models import LucidworksDeploymentSensor, LucidworksModelSensor
+
+NONE = "{{ params.none }}"
+PARAMS = {"none": None, "word": "None", "size": 512, "flag": False, "list": [None]}
+REQUIRED: Any = object()
+
+CHUNKING: dict[str, Any] = {"chunker": "sentence", "model_id": "gte-small"}
+PREDICTION: dict[str, Any] = {"use_case": "embedding", "model_id": "gte-small"}
+TRAINING: dict[str, Any] = {"name": "n", "model_type": "t", "training_data": {"catalog": "gs://a/b"}}
+
+# Each class, its required arguments, and by attribute what an argument that rendered None becomes.
+CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
+    LucidworksChunkOperator: (
+        {**CHUNKING, "result_path": "/a.jsonl", "text": "x"},
+        {
+            **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
+            **dict.fromkeys(["text", "documents", "chunker_config", "model_config"]),
+            "data_type": "passage",
+        },
+    ),
+    LucidworksChunkDocumentsOperator: (
+        {**CHUNKING, "source": "/a", "output": "/b"},
+        {
+            **dict.fromkeys(["chunker", "model_id", "source", "output"], REQUIRED),
+            **dict.fromkeys(["chunker_config", "model_config", "listing", "encoding", "report_url"]),
+            **dict.fromkeys(["full_refresh", "prune", "dry_run"], False),
+            "max_submissions": None,
+            "data_type": "passage",
+            "id_column": "id",
+            "text_column": "text",
+        },
+    ),
+    LucidworksPredictionOperator: (
+        {**PREDICTION, "inputs": ["x"]},
+        {
+            **dict.fromkeys(["use_case", "model_id", "inputs"], REQUIRED),
+            **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
+        },
+    ),
+    LucidworksAsyncPredictionOperator: (
+        {**PREDICTION, "inputs": ["x"], "result_path": "/a.jsonl"},
+        {
+            **dict.fromkeys(["use_case", "model_id", "inputs", "result_path"], REQUIRED),
+            **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id"]),
+        },
+    ),
+    LucidworksTrainModelOperator: (
+        TRAINING,
+        {
+            **dict.fromkeys(TRAINING, REQUIRED),
+            **dict.fromkeys(["region", "config", "credentials_conn_id"]),
+        },
+    ),
+    LucidworksDeployModelOperator: (
+        {"model_id": "m"},
+        {"model_id": REQUIRED, "region": None, "config": None},
+    ),
+    LucidworksUndeployModelOperator: ({"deployment_id": "d"}, {"deployment_id": REQUIRED}),
+    LucidworksJobSensor: (
+        {"job_id": "j"},
+        {"job_id": REQUIRED, "kind": "chunking", "result_path": None},
+    ),
+    LucidworksModelSensor: ({"model_id": "m"}, {"model_id": REQUIRED, "target_state": "AVAILABLE"}),
+    LucidworksDeploymentSensor: (
+        {"deployment_id": "d"},
+        {"deployment_id": REQUIRED, "target_state": "DEPLOYED"},
+    ),
+    _ChunkDecoratedOperator: (
+        {**CHUNKING, "result_path": "/a.jsonl", "python_callable": lambda: "x"},
+        {
+            **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
+            **dict.fromkeys(["chunker_config", "model_config"]),
+            "data_type": "passage",
+        },
+    ),
+    _PredictDecoratedOperator: (
+        {**PREDICTION, "python_callable": lambda: "x"},
+        {
+            **dict.fromkeys(["use_case", "model_id"], REQUIRED),
+            **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
+        },
+    ),
+}
+for _, _arguments in CASES.values():
+    _arguments["lucidworks_conn_id"] = DEFAULT_CONN_ID
+ATTRIBUTES = {"output": "output_uri", "dry_run": "dry_run_only"}
+
+
+def rendered(operator: type[BaseOperator], *, native: bool = False, **arguments: Any) -> Any:
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1), render_template_as_native_obj=native):
+        task = operator(task_id="t", **CASES[operator][0] | arguments)
+    task.render_template_fields({"params": PARAMS})  # type: ignore[typeddict-item]
+    return task
+
+
+def test_every_templated_argument_is_in_the_table() -> None:
+    for operator, (_, arguments) in CASES.items():
+        given = set(operator.template_fields) - {"op_args", "op_kwargs"}
+        assert {ATTRIBUTES.get(name, name) for name in arguments} == given, operator
+
+
+@pytest.mark.parametrize(
+    ("template", "native"),
+    [
+        (NONE, False),
+        (NONE, True),
+        (f" {NONE}\n", False),
+        ("{% if true %}{{ params['none'] }}{% endif %}", False),
+    ],
+)
+@pytest.mark.parametrize(
+    ("operator", "argument", "value"),
+    [(operator, *each) for operator, (_, arguments) in CASES.items() for each in arguments.items()],
+)
+def test_an_argument_that_renders_none_is_absent(
+    operator: type[BaseOperator], argument: str, value: Any, template: str, native: bool
+) -> None:
+    if value is REQUIRED:
+        with pytest.raises(InputError, match=f"^{argument} rendered to None, and it is required"):
+            rendered(operator, native=native, **{argument: template})
+    else:
+        found = getattr(
+            rendered(operator, native=native, **{argument: template}), ATTRIBUTES.get(argument, argument)
+        )
+        assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        ("None", "None"),
+        (" None ", " None "),
+        ("{{ params.size }}", "512"),
+        ("eu-{{ params.none }}", "eu-None"),
+        ("none", "none"),
+        ("{{ params.none or 'eu' }}", "eu"),
+        ({"a": NONE, "b": "None", "c": {"d": NONE}}, {"a": None, "b": "None", "c": {"d": None}}),
+        ([NONE, "None", (NONE,), {"a": [NONE]}], [None, "None", (None,), {"a": [None]}]),
+    ],
+)
+def test_a_literal_none_is_a_text(given: Any, becomes: Any) -> None:
+    assert rendered(LucidworksDeployModelOperator, region=given).region == becomes
+
+
+class Regional(LucidworksDeployModelOperator):
+    """A user's own, with another default and an argument more."""
+
+    template_fields = (*LucidworksDeployModelOperator.template_fields, "note")
+
+    def __init__(self, *, region: str | None = "eu", note: str | None = "n", **kwargs: Any) -> None:
+        super().__init__(region=region, **kwargs)
+        self.note = note
+
+
+def test_a_subclass_has_its_own_defaults() -> None:
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1)):
+        task = Regional(task_id="t", model_id="m", region=NONE, note=NONE)
+    task.render_template_fields({"params": PARAMS})  # type: ignore[typeddict-item]
+    assert (task.region, task.note) == ("eu", "n")
+
+
+def test_what_another_task_did_not_return() -> None:
+    class Nothing:
+        """As XComArg, of a task that returned None."""
+
+        def resolve(self, context: Any) -> None:
+            return None
+
+    assert rendered(LucidworksTrainModelOperator, region=Nothing()).region is None
+    with pytest.raises(InputError, match="training_data rendered to None"):
+        rendered(LucidworksTrainModelOperator, training_data=Nothing())
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"maxChunkSize": NONE}, {}),
+        ({"maxChunkSize": None, "overlapSize": "{{ params.size }}"}, {"overlapSize": 512}),
+        ('{"maxChunkSize": null}', {}),
+        (
+            {"approximate": "{{ params.flag }}", "maxChunkSize": "{{ params.size }}"},
+            {"approximate": False, "maxChunkSize": 512},
+        ),
+        ('{"maxChunkSize": "{{ params.size }}"}', {"maxChunkSize": 512}),
+        (NONE, None),
+        ("{{ params.none | tojson }}", None),
+    ],
+)
+@pytest.mark.parametrize(
+    "operator", [LucidworksChunkOperator, LucidworksChunkDocumentsOperator, _ChunkDecoratedOperator]
+)
+def test_a_chunkers_options(operator: type[BaseOperator], given: Any, read: Any) -> None:
+    task = rendered(
+        operator, chunker="semantic", chunker_config=given, model_config={"dimReductionSize": NONE}
+    )
+    options = task._options()
+    assert (options.chunker_config, options.model_config) == (read, {})
+
+
+def test_a_predictions_options() -> None:
+    task = rendered(
+        LucidworksPredictionOperator,
+        use_case="rag",
+        use_case_config={"memoryUuid": NONE, "extractRelevantContent": "{{ params.flag }}"},
+        model_config={"temperature": NONE, "maxTokens": "{{ params.size }}", "apiKey": NONE},
+        inputs=[{"id": NONE, "text": "2024", "documents": [{"body": "b", "source": "s", "title": NONE}]}],
+    )
+    options, items = task._request()
+    assert options.use_case_config == {"extractRelevantContent": False}
+    assert options.model_config == {"maxTokens": 512}
+    assert [item.id for item in items] == [None]
+    assert items[0].wire == {"text": "2024", "documents": [{"body": "b", "source": "s"}]}
+
+
+def test_the_credentials_of_a_training() -> None:
+    context: Any = {"params": PARAMS}
+    for given in (NONE, {"serviceAccountKey": NONE}):
+        assert (
+            rendered(LucidworksTrainModelOperator, training_data_credentials=given)._credentials(context)
+            is None
+        )
+
+
+def test_an_input_that_is_none_keeps_its_position() -> None:
+    task = rendered(LucidworksPredictionOperator, inputs=["a", NONE])
+    with pytest.raises(InputError, match=r"inputs\[1\] has NoneType instead of text"):
+        task._request()
+
+
+# Texts for numbers and booleans
+
+# Each class, and what its argument of the name is read as.
+NUMBERS: list[tuple[type[BaseOperator], str]] = [
+    (LucidworksChunkOperator, "max_text_bytes"),
+    *[
+        (LucidworksChunkDocumentsOperator, name)
+        for name in ("max_submissions", "max_in_flight", "max_text_bytes")
+    ],
+    *[(LucidworksChunkDocumentsOperator, name) for name in ("max_document_bytes", "max_reject_ratio")],
+    *[(LucidworksChunkDocumentsOperator, name) for name in ("timeout", "poll_interval", "busy_timeout")],
+    *[(LucidworksPredictionOperator, name) for name in ("batch_size", "concurrency")],
+    *[(LucidworksAsyncPredictionOperator, name) for name in ("batch_size", "timeout", "poll_interval")],
+    *[(LucidworksDeployModelOperator, name) for name in ("min_replicas", "max_replicas", "timeout")],
+    *[(LucidworksTrainModelOperator, name) for name in ("timeout", "poll_interval")],
+]
+BOOLEANS: list[tuple[type[BaseOperator], str]] = [
+    *[(LucidworksChunkDocumentsOperator, name) for name in ("full_refresh", "prune", "dry_run")],
+    *[(LucidworksChunkDocumentsOperator, name) for name in ("keep_raw", "keep_replaced", "json_lines")],
+    *[(LucidworksDeployModelOperator, name) for name in ("deferrable", "wait_for_completion")],
+    *[(LucidworksUndeployModelOperator, name) for name in ("deferrable", "wait_for_completion")],
+    *[(LucidworksTrainModelOperator, name) for name in ("deferrable", "wait_for_completion")],
+    *[
+        (operator, "deferrable")
+        for operator in (
+            LucidworksChunkOperator,
+            LucidworksAsyncPredictionOperator,
+            LucidworksJobSensor,
+            LucidworksModelSensor,
+            LucidworksDeploymentSensor,
+        )
+    ],
+]
+
+
+def new_context() -> Any:
+    return {
+        "ti": SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0, try_number=1)
+    }
+
+
+@pytest.mark.parametrize("value", ["soon", "NaN", "inf", "0x10", "", True])
+@pytest.mark.parametrize(("operator", "argument"), NUMBERS)
+def test_what_is_no_number_is_refused(
+    emulator: RunningEmulator, tmp_path: Any, operator: type[BaseOperator], argument: str, value: object
+) -> None:
+    with pytest.raises(InputError, match=f"^{argument} is {value!r}"):
+        made(operator, tmp_path, **{argument: value}).execute(new_context())
+
+
+@pytest.mark.parametrize("value", ["maybe", "", "{{ params.flag }}", 1])
+@pytest.mark.parametrize(("operator", "argument"), BOOLEANS)
+def test_what_is_no_boolean_is_refused(
+    emulator: RunningEmulator, tmp_path: Any, operator: type[BaseOperator], argument: str, value: object
+) -> None:
+    with pytest.raises(InputError, match=f"^{argument} is .*; give True or False"):
+        made(operator, tmp_path, **{argument: value}).execute(new_context())
+
+
+def made(operator: type[BaseOperator], folder: Any, **arguments: Any) -> Any:
+    given = dict(CASES[operator][0])
+    if "result_path" in given:
+        given["result_path"] = f"{folder}/a.jsonl"
+    if operator is LucidworksChunkDocumentsOperator:
+        (folder / "source").mkdir()
+        given |= {"source": f"{folder}/source", "output": f"{folder}/output"}
+    if operator is LucidworksAsyncPredictionOperator:
+        given["use_case"] = "passthrough"
+    return operator(task_id="t", **given | arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "deferred"), [("false", False), (" False ", False), ("true", True), ("1", True)]
+)
+def test_deferrable_as_a_text(emulator: RunningEmulator, tmp_path: Any, text: str, deferred: bool) -> None:
+    task = made(
+        LucidworksChunkOperator,
+        tmp_path,
+        deferrable=text,
+        poll_interval="0.2",
+        timeout="20",
+        max_text_bytes="1000",
+    )
+    if deferred:
+        with pytest.raises(TaskDeferred) as caught:
+            task.execute(new_context())
+        assert caught.value.timeout is not None
+        assert timedelta(seconds=0) < caught.value.timeout - timedelta(minutes=5) <= timedelta(seconds=20)
+    else:
+        assert task.execute(new_context())["documents"] == 1
+
+
+def test_a_corpus_with_texts_for_everything(emulator: RunningEmulator, tmp_path: Any) -> None:
+    numbers = {
+        "max_submissions": "5",
+        "max_reject_ratio": "0.5",
+        "busy_timeout": "60",
+        "max_in_flight": "8",
+        "timeout": "60",
+        "poll_interval": "0.2",
+        "max_text_bytes": "100000",
+        "max_document_bytes": " 100000 ",
+    }
+    task = made(
+        LucidworksChunkDocumentsOperator,
+        tmp_path,
+        **numbers,
+        source=[{"id": "2024", "text": "A text."}],
+        json_lines="true",
+        keep_raw="False",
+        prune="0",
+    )
+    delta = task.execute(new_context())
+    assert (delta["documents"], delta["rejected"]) == (1, 0)
+    assert (tmp_path / "output" / "jsonl").is_dir()
+    assert not (tmp_path / "output" / "raw").exists()
+
+
+@pytest.mark.parametrize("operator", [LucidworksJobSensor, LucidworksModelSensor, LucidworksDeploymentSensor])
+def test_the_times_of_a_sensor(operator: type[BaseOperator]) -> None:
+    sensor: Any = operator(task_id="t", poke_interval="1e1", timeout=" 60 ", **CASES[operator][0])
+    assert (sensor.poke_interval, sensor.poll_interval, sensor.timeout) == (10.0, 10.0, 60.0)
+    assert (sensor._poll_seconds, sensor._timeout_seconds) == (10.0, 60.0)
+    for name in ("poke_interval", "timeout"):
+        with pytest.raises(InputError, match=f"^{name} is 'soon'; give seconds"):
+            operator(task_id="t", **{name: "soon"}, **CASES[operator][0])
