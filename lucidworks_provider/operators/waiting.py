@@ -71,10 +71,15 @@ class Waiting(UsesHook):
 
     def _waited(self, context: Context) -> str:
         """The smaller limit, which has ended a wait, for messages."""
-        limit = execution_limit(context["ti"], self.execution_timeout)
-        if limit is not None and limit - context["ti"].start_date.timestamp() < self._timeout_seconds:
+        if self._ends_by_execution_timeout(context):
             return f"execution_timeout={self.execution_timeout.total_seconds():g} s of the attempt's start"  # type: ignore[union-attr]
         return f"timeout={self._timeout_seconds:g} s"
+
+    def _ends_by_execution_timeout(self, context: Context) -> bool:
+        """Whether ``execution_timeout`` is the smaller limit. A retry has a new one, also of a sensor."""
+        ti = context["ti"]
+        limit = execution_limit(ti, self.execution_timeout)
+        return limit is not None and limit - ti.start_date.timestamp() < self._timeout_seconds
 
 
 def execution_limit(ti: Any, execution_timeout: timedelta | None) -> float | None:

@@ -191,12 +191,13 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
             job_id=self.job_id,
         )
 
-    @staticmethod
-    def _ending(step: Any, *arguments: Any) -> Any:
+    def _ending(self, step: Any, context: Context, *arguments: Any) -> Any:
         """Tell Airflow what a sensor's end means: out of time, or never."""
         try:
-            return step(*arguments)
+            return step(context, *arguments)
         except JobTimeoutError as err:
+            if self._ends_by_execution_timeout(context):
+                raise
             raise AirflowSensorTimeout(str(err)) from None
         except (JobFailedError, ResultGoneError) as err:
             raise non_retryable(err) from err

@@ -74,6 +74,8 @@ class _StateSensor(StateWaiting, BaseSensorOperator):
         try:
             self._end(context, event)
         except JobTimeoutError as err:
+            if self._ends_by_execution_timeout(context):
+                raise
             raise AirflowSensorTimeout(str(err)) from None
         except JobFailedError as err:
             raise non_retryable(err) from err

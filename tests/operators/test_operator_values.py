@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, JobTimeoutError
 from lucidworks_provider.operators.models import LucidworksDeployModelOperator
 from lucidworks_provider.operators.values import seconds, share, switch, whole
 from lucidworks_provider.operators.waiting import execution_limit
@@ -116,3 +117,29 @@ def test_the_smaller_limit_counts_and_is_named(
     assert operator._deadline(context) - now.timestamp() == pytest.approx(left, abs=1)
     ended: Any = {"ti": SimpleNamespace(start_date=now - timedelta(seconds=left))}
     assert operator._waited(ended).startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("execution_timeout", "error"),
+    [
+        (None, AirflowSensorTimeout),
+        (timedelta(seconds=20), JobTimeoutError),
+        (timedelta(days=1), AirflowSensorTimeout),
+    ],
+)
+def test_a_sensor_at_execution_timeout_is_retried(execution_timeout: timedelta | None, error: type) -> None:
+    """Airflow never retries an AirflowSensorTimeout: the sensor's own timeout is over. An attempt's limit is not."""
+    sensor = LucidworksDeploymentSensor(
+        task_id="t", deployment_id="d", timeout=3600, execution_timeout=execution_timeout, deferrable=True
+    )
+    context: Any = {"ti": SimpleNamespace(start_date=datetime.now(UTC) - timedelta(seconds=19))}
+    event = {
+        "kind": "deployment",
+        "resource_id": "d",
+        "target": "DEPLOYED",
+        "state": "DEPLOYING",
+        "ending": "late",
+    }
+    with pytest.raises(error, match="DEPLOYING, and was not 'DEPLOYED' within"):
+        sensor.execute_complete(context, event)
+    assert JobTimeoutError.retryable
