@@ -323,7 +323,11 @@ GENERATIVE = {
 # Model, options and model options with every documented name.
 FULL: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "embedding": ("gte-small", {"dataType": "passage"}, MODEL_CONFIG),
-    "classification": (OPENAI, {"labels": ["Harry Potter", "Lord of the Rings"]}, GENERATIVE),
+    "classification": (
+        OPENAI,
+        {"labels": ["Harry Potter", "Lord of the Rings"], "topK": 2, "similarityCutoff": 0.1},
+        GENERATIVE,
+    ),
     "passthrough": (OPENAI, {"useSystemPrompt": True, "dataType": "text"}, GENERATIVE),
     "rag": (
         OPENAI,
