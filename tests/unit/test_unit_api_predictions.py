@@ -230,7 +230,8 @@ def test_of_an_unknown_use_case_nothing_is_refused() -> None:
     )
     items = read_items([{"text": "x", "language": "de", "documents": None}], options)
     assert options.body(items) == {
-        "batch": [{"text": "x", "language": "de", "documents": None}],
+        # A template that rendered to None.
+        "batch": [{"text": "x", "language": "de"}],
         "useCaseConfig": {"topk": 1, "labels": ""},
         "modelConfig": {"temperature": 9, "topk": "x", "api_key": KEY},
     }
