@@ -122,4 +122,4 @@ dist-check: $(READY) ## install both, with each extra alone, away from the check
 	@$(BIN)/python -m pytest -m dist tests/released
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) .venv-databricks .demo dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-databricks .azurite .demo dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
