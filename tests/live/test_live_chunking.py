@@ -334,6 +334,10 @@ def test_a_job_in_error_is_told_and_only_its_document_is_submitted_again(stage: 
     stage.emulator.post("faults", match="submit", kind="error-job")
     run = stage.run("chunking_deferred_twice", THREE)
 
+    # Not retried, though the task has a retry left.
+    assert run.ends() == "failed"
+    assert run.task("failed")["try_number"] == 1
+    run.clear()
     assert run.ends() == "success"
 
     made = run.submissions()

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 
 import pytest
 import store_servers
@@ -16,16 +18,30 @@ from dev.packages import install_azurite
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 
-@pytest.fixture(scope="session", params=["s3", "gs", "abfs"])
-def bucket(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "abfs":
-        if (command := install_azurite()) is None:
-            pytest.skip("Azurite needs npm")
-        with store_servers.abfs(command, tmp_path_factory.mktemp("azurite")) as uri:
-            yield uri
-        return
-    with {"s3": store_servers.s3, "gs": store_servers.gs}[request.param]() as uri:
-        yield uri
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """
+    The bucket of a store, whose server starts when it is first asked for and lives as long as the session.
+
+    One for each parameter would start again whenever pytest comes back to a store, at another address than the
+    one that its file system has kept.
+    """
+    with ExitStack() as stack:
+
+        @cache
+        def start(store: str) -> str:
+            if store != "abfs":
+                return stack.enter_context({"s3": store_servers.s3, "gs": store_servers.gs}[store]())
+            if (command := install_azurite()) is None:
+                pytest.skip("Azurite needs npm")
+            return stack.enter_context(store_servers.abfs(command, tmp_path_factory.mktemp("azurite")))
+
+        yield start
+
+
+@pytest.fixture(params=["s3", "gs", "abfs"])
+def bucket(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
+    return servers(request.param)
 
 
 @pytest.fixture
