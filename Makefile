@@ -31,7 +31,7 @@ airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
 test: $(READY) ## every test, real Airflow processes included
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 20
 
 test-fast: $(READY) ## the tests that start no Airflow
 	@$(BIN)/python -m pytest -m 'not live and not fleet and not dist'

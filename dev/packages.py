@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 AZURITE = "azurite@3.35.0"
+NPM_SECONDS = 180
 
 
 def postgres_binary(name: str) -> Path | None:
@@ -55,18 +57,28 @@ def install_chromium(say: Callable[[str], object] = print) -> Path:
 
 
 def install_azurite() -> Path | None:
-    """Azurite's server of blobs, from npm into a folder of the checkout; None where there is no npm.
+    """
+    Azurite's server of blobs, from npm into a folder of the checkout.
 
+    :return: None where there is no npm, or no registry that answers in time.
     :raises RuntimeError: npm could not install it
     """
     folder = REPOSITORY / ".azurite"
     found = folder / "node_modules" / ".bin" / "azurite-blob"
     npm = shutil.which("npm")
-    if npm is None or found.exists():
+    if npm is None:
         return found if found.exists() else None
     folder.mkdir(exist_ok=True)
-    command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), AZURITE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Test processes start together, and npm does not share a folder.
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if found.exists():
+            return found
+        command = [npm, "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), AZURITE]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=NPM_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
     if done.returncode:
         raise RuntimeError(f"npm could not install {AZURITE}: {done.stderr[-500:]}")
     return found

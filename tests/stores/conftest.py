@@ -33,7 +33,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             if store != "abfs":
                 return stack.enter_context({"s3": store_servers.s3, "gs": store_servers.gs}[store]())
             if (command := install_azurite()) is None:
-                pytest.skip("Azurite needs npm")
+                pytest.skip("Azurite needs npm and its registry")
             return stack.enter_context(store_servers.abfs(command, tmp_path_factory.mktemp("azurite")))
 
         yield start
