@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 
 from lucidworks_provider.api.chunking import ChunkingOptions, read_result
 from lucidworks_provider.api.messages import parse_object
+from lucidworks_provider.api.spans import locate
 from lucidworks_provider.documents.chunk_columns import ChunkColumns, chunk_schema
-from lucidworks_provider.documents.spans import locate
 from lucidworks_provider.threads import in_thread
 
 CHUNKS, DIMENSION, ROUNDS = 1500, 384, 15

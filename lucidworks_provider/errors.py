@@ -26,6 +26,7 @@ Everything this package raises, as one tree.
     ├── TooManyRejectsError       more documents of a corpus were rejected than its owner allows
     └── JobError                  an asynchronous job
         ├── JobFailedError        the service reports ERROR
+        ├── EmptyResultError      the service says that a result is there, and nothing is in it
         ├── JobTimeoutError       not ready before the deadline; the job itself may go on
         ├── ResultGoneError       the result was handed out before and is not on storage
         ├── SubmissionUnknownError  a POST without an answer: a job may exist that nobody knows
@@ -132,6 +133,10 @@ class MalformedAnswerError(AnswerError):
     retryable = True
 
 
+class NoJobIdError(MalformedAnswerError):
+    """A submission was answered without an id: a job may exist, and another POST makes one more."""
+
+
 class AuthenticationError(AnswerError):
     """The token endpoint refused the client id and secret, or the scope."""
 
@@ -174,6 +179,10 @@ class JobError(LucidworksError):
 
 class JobFailedError(JobError):
     """The service reports the status ERROR for a job."""
+
+
+class EmptyResultError(JobError):
+    """A job is ready and its result is empty. Submitting it again would be paid for again, for the same."""
 
 
 class JobTimeoutError(JobError):

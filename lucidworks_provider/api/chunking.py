@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lucidworks_provider.api.jobs import CHUNKING, JobState, state_of
+from lucidworks_provider.api.jobs import CHUNKING, JobState, state_of, top_level
 from lucidworks_provider.api.messages import Request, path_segment, post
 from lucidworks_provider.api.options import SWITCH, Options, check_options, number, one_of, valid, whole
 from lucidworks_provider.api.patterns import is_exponential
@@ -189,6 +189,8 @@ class ChunkingResult:
 
     :param status: the service's own word.
     :param chunks: of all batch items in order, wherever the answer carries a payload.
+    :param items: how many of them each batch item has.
+    :param other_job: the id that the answer gives, where it is not this one.
     """
 
     job_id: str
@@ -196,6 +198,8 @@ class ChunkingResult:
     status: str
     message: str
     chunks: tuple[Chunk, ...] = ()
+    items: tuple[int, ...] = ()
+    other_job: str = ""
 
 
 def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
@@ -204,8 +208,10 @@ def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
 
     :raises MalformedAnswerError: chunks, spans and vectors do not fit together.
     """
-    seen = state_of(body, payload_field=CHUNKING.payload_field)
+    seen = state_of(body, CHUNKING, job_id)
+    body = top_level(body, CHUNKING)
     chunks: list[Chunk] = []
+    sizes: list[int] = []
     # Also of a status that nobody has documented: a result that was handed out is never dropped.
     if seen.has_payload and seen.state is not JobState.FAILED:
         items = body[CHUNKING.payload_field]
@@ -220,7 +226,10 @@ def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
             if not vectors or not isinstance(vectors, list):
                 vectors, remaining = remaining[: len(texts)], remaining[len(texts) :]
             chunks.extend(_zip(texts, item.get("spans"), vectors, job_id))
-    return ChunkingResult(job_id, seen.state, seen.status, seen.message, tuple(chunks))
+            sizes.append(len(texts))
+    return ChunkingResult(
+        job_id, seen.state, seen.status, seen.message, tuple(chunks), tuple(sizes), seen.other_job
+    )
 
 
 def _zip(texts: list[str], spans: object, vectors: list[object], job_id: str) -> list[Chunk]:
@@ -280,4 +289,7 @@ def _numbers(value: object, job_id: str) -> list[float]:
 
 
 def _malformed(job_id: str, what: str) -> MalformedAnswerError:
-    return MalformedAnswerError(f"Chunking job {job_id}: the result holds {what}.", status=200)
+    error = MalformedAnswerError(f"Chunking job {job_id}: the result holds {what}.", status=200)
+    # The service has answered: whoever asks again pays again for the same.
+    error.retryable = False
+    return error

@@ -2,19 +2,22 @@
 """
 What the answer to a job's GET means. The same for chunking and asynchronous predictions.
 
-==============  =================  ==========================================================
-status          with its payload   meaning
-==============  =================  ==========================================================
-SUBMITTED       --                 PENDING
-READY           yes                RESULT: this body is the only copy
-READY           no                 PENDING: not documented; ask again until the deadline
-RETRIEVED       yes                RESULT
-RETRIEVED       no                 GONE: somebody has read it before
-ERROR           --                 FAILED (its wording ties it to the GET, so ask once or twice more)
-(no status)     yes / no           RESULT / PENDING
-anything else   --                 PENDING: an unknown status is waited for, until the deadline; a
-                                   payload that comes with it is kept aside
-==============  =================  ==========================================================
+===========================  ==================================  ==========================================
+status                       with its payload                    without
+===========================  ==================================  ==========================================
+READY, or a word of success  RESULT: maybe the only copy         EMPTY: asked for again, a few times
+RETRIEVED                    RESULT                              GONE: somebody has read it before
+ERROR, or a word of failure  FAILED                              FAILED
+(no status)                  RESULT                              FAILED with an `error`, else PENDING
+SUBMITTED, or a word of      PENDING; the payload is kept aside  PENDING
+  going on
+anything else                PENDING; the payload is kept aside  PENDING, until the deadline
+                             and is the result if it comes again
+===========================  ==================================  ==========================================
+
+Documented are SUBMITTED, READY, ERROR and RETRIEVED; the other words are what services of this kind use. Only
+the top level of a body speaks of the job, or the one object in it that has the job's id or payload. A body
+with the id of another job says nothing about this one until it comes a second time.
 
 Source: sections 6.3 and 7.3 of the API reference.
 """
@@ -22,8 +25,9 @@ Source: sections 6.3 and 7.3 of the API reference.
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -31,23 +35,52 @@ from typing import Any
 from lucidworks_provider.api.messages import (
     Answer,
     Request,
+    check_status,
     excerpt,
     get,
+    parse_json,
     path_segment,
     printable,
-    read_object,
     scrub,
 )
-from lucidworks_provider.errors import MalformedAnswerError, RequestRefusedError
+from lucidworks_provider.errors import NoJobIdError, RequestRefusedError
+
+log = logging.getLogger(__name__)
 
 # A pending or failed job answers with a line or two.
 SMALL_BODY = 4 * 1024
 _EDGE = 4096
-_STATUS = re.compile(rb'"status"\s*:\s*"([^"\\]*)"')
+_FIELD = re.compile(r'\s*"((?:[^"\\]|\\.)*)"\s*:\s*')
+_COMMA = re.compile(r"\s*,")
+_OBJECTS = re.compile(r"\[\s*\{")
+_AFTER_A_LIST = re.compile(r'\]\s*,(?=\s*")')
 _LONGEST_MESSAGE = 500
 # Ids are UUIDs in all examples; the words of a status are short.
 _LONGEST_ID = 256
 _LONGEST_STATUS = 80
+
+_SUCCEEDED = frozenset(
+    {"READY", "SUCCESS", "SUCCEEDED", "SUCCESSFUL", "COMPLETE", "COMPLETED", "DONE", "FINISHED"}
+)
+_GOING_ON = frozenset(
+    {
+        "SUBMITTED", "PENDING", "QUEUED", "WAITING", "SCHEDULED", "ACCEPTED", "CREATED", "STARTING", "STARTED",
+        "RUNNING", "PROCESSING", "PROGRESSING", "INPROGRESS", "ACTIVE", "PARTIAL", "RETRYING",
+    }
+)  # fmt: skip
+_FAILED = frozenset(
+    {
+        "CANCELLED", "CANCELED", "CANCELLING", "EXPIRED", "ABORTED", "REJECTED", "TERMINATED", "KILLED", "STOPPED",
+        "TIMEOUT", "TIMEDOUT", "DEAD", "DELETED", "INVALID",
+    }
+)  # fmt: skip
+_REASONS = ("message", "error", "errorMessage", "errors", "detail", "details", "reason")
+# Names of ids that are not the job's.
+_OTHER_IDS = (
+    "request", "trace", "correlation", "span", "session", "transaction", "customer", "application", "app",
+    "client", "user", "account", "tenant", "organization", "org", "model", "deployment", "batch",
+)  # fmt: skip
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +117,10 @@ class JobState(Enum):
     RESULT = "result"
     FAILED = "failed"
     GONE = "gone"
+    EMPTY = "empty"
+    """The service says that the result is there, and it is not."""
+    REFUSED = "refused"
+    """The service refuses to be asked for this job."""
     UNREADABLE = "unreadable"
 
 
@@ -95,12 +132,16 @@ class Sighting:
     :param status: the service's own word, empty when it gave none.
     :param message: the service's text for a failure, or the start of an unreadable body.
     :param has_payload: whether a result came with it, whatever the status.
+    :param going_on: the status says that the job has not ended, so that a payload is not all of it.
+    :param other_job: the id in the body, where it is another one's.
     """
 
     state: JobState
     status: str = ""
     message: str = ""
     has_payload: bool = False
+    going_on: bool = False
+    other_job: str = ""
 
 
 def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
@@ -114,63 +155,165 @@ def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
 
 
 def read_submission(answer: Answer, kind: JobKind) -> str:
-    """The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``."""
-    body = read_object(answer, kind.submitting)
-    job_id = body.get(kind.id_field)
-    if isinstance(job_id, str | int) and not isinstance(job_id, bool):
-        named = str(job_id).strip()
-        # It goes to logs, into a URL and into databases.
-        if 0 < len(named) <= _LONGEST_ID and printable(named) == named:
-            return named
-    seen = state_of(body, payload_field=kind.payload_field)
+    """
+    The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``.
+
+    Under another name it is taken with a warning, if no other value may be meant.
+
+    :raises RequestRefusedError: the answer says that the submission has failed.
+    :raises NoJobIdError: no id is in it. The service has answered, so sending it again makes another job.
+    """
+    check_status(answer, kind.submitting)
+    decoded = parse_json(answer.body)
+    body = decoded if isinstance(decoded, Mapping) else _cut_submission(answer.body, kind)
+    if named := _usable_id(body.get(kind.id_field)):
+        return named
+    found = {named for name, value in _fields(body) if (named := _job_id(name, value, kind))}
+    if len(found) == 1:
+        [named] = found
+        log.warning("%s: the id %s came under another name than `%s`.", kind.submitting, named, kind.id_field)
+        return named
+    seen = state_of(body, kind)
     if seen.state is JobState.FAILED:
         raise RequestRefusedError(
             f"{kind.submitting}: status {seen.status}: {seen.message}", status=answer.status
         )
     said = f"without a usable `{kind.id_field}`; it starts: {excerpt(answer.body)!r}"
-    raise MalformedAnswerError(f"{kind.submitting}: HTTP {answer.status} {said}", status=answer.status)
+    raise NoJobIdError(f"{kind.submitting}: HTTP {answer.status} {said}", status=answer.status)
 
 
-def sight(body: bytes, *, payload_field: str) -> Sighting:
+def _cut_submission(body: bytes, kind: JobKind) -> Mapping[str, Any]:
+    """The id in an answer that is not whole."""
+    found = re.search(rf'"{kind.id_field}"\s*:\s*"([^"\\]*)"', body.decode(errors="replace"))
+    return {kind.id_field: found[1]} if found else {}
+
+
+def _fields(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Of the top level, and of the objects one level down."""
+    for name, value in body.items():
+        if isinstance(value, Mapping):
+            yield from value.items()
+        else:
+            yield name, value
+
+
+def _job_id(name: str, value: object, kind: JobKind) -> str | None:
+    """The value, if it may be the job's id."""
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    if plain == kind.id_field.lower():
+        return _usable_id(value)
+    if any(other in plain for other in _OTHER_IDS):
+        return None
+    is_id = plain.endswith("id") or (isinstance(value, str) and _UUID.fullmatch(value.strip()))
+    return _usable_id(value) if is_id else None
+
+
+def _usable_id(value: object) -> str | None:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        named = str(value).strip()
+        # It goes to logs, into a URL and into databases.
+        if 0 < len(named) <= _LONGEST_ID and printable(named) == named:
+            return named
+    return None
+
+
+def sight(body: bytes, kind: JobKind, job_id: str | None = None) -> Sighting:
     """
     Decide what a GET's body means, without decoding a large result.
 
     Decoding twelve megabytes of vectors takes a third of a second, and on a triggerer's event loop that
-    stalls everybody. A large body with the payload's field in it, and with no other
-    status than one that a result has, is kept, and the worker reads it.
+    stalls everybody. Of a large body the fields before and behind the payload are read, and the worker reads it.
 
-    :param payload_field: the field that holds the result, e.g. ``chunkedData``.
+    :param job_id: of the job that was asked for; without it any id in the body will do.
     """
-    if len(body) > SMALL_BODY and f'"{payload_field}"'.encode() in body:
-        # A status stands before or behind the payload; quotes within the payload's texts are escaped.
-        found = _STATUS.search(body, 0, _EDGE) or _STATUS.search(body, len(body) - _EDGE)
-        status = _word(found[1].decode(errors="replace")) if found else ""
-        known = status.upper() in {"", "READY", "RETRIEVED", "ERROR"}
-        # Whoever reads the body finds out about an ERROR.
-        return Sighting(JobState.RESULT if known else JobState.PENDING, status, has_payload=True)
-    try:
-        decoded = json.loads(body)
-    except (ValueError, RecursionError):
-        decoded = None
-    if not isinstance(decoded, dict):
+    decoded: Any = _around_payload(body, kind.payload_field) if len(body) > SMALL_BODY else None
+    if decoded is None:
+        decoded = parse_json(body)
+    if not isinstance(decoded, Mapping):
         return Sighting(JobState.UNREADABLE, message=excerpt(body))
-    return state_of(decoded, payload_field=payload_field)
+    return state_of(decoded, kind, job_id)
 
 
-def state_of(decoded: Mapping[str, Any], *, payload_field: str) -> Sighting:
+def _around_payload(body: bytes, payload_field: str) -> Mapping[str, Any] | None:
+    """
+    The top-level fields of a large body, with True for its payload.
+
+    :return: None where the payload is not a list of objects at the top level that begins within the first bytes.
+    """
+    head = body[:_EDGE].decode(errors="replace").lstrip("\ufeff \t\r\n")
+    if not head.startswith("{"):
+        return None
+    fields: dict[str, Any] = {}
+    at, decoder = 1, json.JSONDecoder()
+    while (found := _FIELD.match(head, at)) and found[1] != payload_field:
+        try:
+            fields[found[1]], at = decoder.raw_decode(head, found.end())
+        except (ValueError, RecursionError):
+            return None
+        if (comma := _COMMA.match(head, at)) is None:
+            return None
+        at = comma.end()
+    if found is None or _OBJECTS.match(head, found.end()) is None:
+        return None
+    tail = body[-_EDGE:].decode(errors="replace")
+    for list_end in _AFTER_A_LIST.finditer(tail):
+        try:
+            # Only what stands at the top level ends with the one bracket that is open.
+            fields |= json.loads("{" + tail[list_end.end() :])
+        except (ValueError, RecursionError):
+            continue
+        break
+    return {**fields, payload_field: True}
+
+
+def top_level(decoded: Mapping[str, Any], kind: JobKind) -> Mapping[str, Any]:
+    """The fields that speak of a job, where an envelope holds some of them."""
+    if kind.payload_field in decoded:
+        return decoded
+    inner = [
+        one
+        for one in decoded.values()
+        if isinstance(one, Mapping) and (kind.payload_field in one or kind.id_field in one)
+    ]
+    return {**inner[0], **decoded} if len(inner) == 1 else decoded
+
+
+def is_other_job(decoded: Mapping[str, Any], kind: JobKind, job_id: str) -> str:
+    """The id in a body, where it is not the one that was asked for; else an empty text."""
+    named = _usable_id(decoded.get(kind.id_field))
+    return named if named is not None and _plain_id(named) != _plain_id(job_id) else ""
+
+
+def _plain_id(job_id: str) -> str:
+    return job_id.strip().lower().replace("-", "")
+
+
+def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = None) -> Sighting:
     """Apply the table above to a decoded body."""
+    decoded = top_level(decoded, kind)
     status = _word(decoded.get("status"))
-    has_payload = bool(decoded.get(payload_field))
-    match status.upper():
-        case "ERROR":
-            return Sighting(JobState.FAILED, status, _failure(decoded))
-        case "RETRIEVED" if not has_payload:
-            return Sighting(JobState.GONE, status)
-        case "READY" | "RETRIEVED" | "":
-            state = JobState.RESULT if has_payload else JobState.PENDING
-            return Sighting(state, status, has_payload=has_payload)
-        case _:
-            return Sighting(JobState.PENDING, status, has_payload=has_payload)
+    has_payload = bool(decoded.get(kind.payload_field))
+    word = re.sub(r"[^A-Z]", "", status.upper())
+    going_on = word in _GOING_ON
+    message = ""
+    if (
+        "FAIL" in word
+        or "ERROR" in word
+        or word in _FAILED
+        or (not word and not has_payload and decoded.get("error"))
+    ):
+        state, message = JobState.FAILED, _failure(decoded)
+        has_payload = False
+    elif word == "RETRIEVED":
+        state = JobState.RESULT if has_payload else JobState.GONE
+    elif word in _SUCCEEDED:
+        state = JobState.RESULT if has_payload else JobState.EMPTY
+    elif not word and has_payload:
+        state = JobState.RESULT
+    else:
+        state, message = JobState.PENDING, reason_in(decoded) or ""
+    other = is_other_job(decoded, kind, job_id) if job_id is not None else ""
+    return Sighting(state, status, message, has_payload, going_on, other)
 
 
 def _word(status: object) -> str:
@@ -178,9 +321,25 @@ def _word(status: object) -> str:
 
 
 def _failure(decoded: Mapping[str, Any]) -> str:
-    for name in ("message", "error", "errorMessage", "detail"):
-        value = decoded.get(name)
-        if value:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return reason_in(decoded) or "the service gave no reason"
+
+
+def reason_in(decoded: Mapping[str, Any]) -> str | None:
+    """Why something failed, in the service's words, without what looks like a credential."""
+    for name in _REASONS:
+        if text := _said(decoded.get(name)):
             return scrub(text)[:_LONGEST_MESSAGE]
-    return "the service gave no reason"
+    return None
+
+
+def _said(value: object) -> str:
+    """A reason, in any of the shapes that services give it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "; ".join(filter(None, map(_said, value)))
+    if isinstance(value, Mapping):
+        return next(filter(None, (_said(value.get(name)) for name in _REASONS)), "") or json.dumps(
+            value, ensure_ascii=False
+        )
+    return ""

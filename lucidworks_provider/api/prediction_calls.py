@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lucidworks_provider.api.jobs import PREDICTION, JobState, state_of
+from lucidworks_provider.api.jobs import PREDICTION, JobState, state_of, top_level
 from lucidworks_provider.api.messages import (
     Answer,
     Request,
@@ -28,6 +28,7 @@ from lucidworks_provider.api.messages import (
 from lucidworks_provider.api.options import plain
 from lucidworks_provider.api.predictions import Prediction, TokensUsed, read_predictions
 from lucidworks_provider.api.use_cases import Item, P, PredictionOptions
+from lucidworks_provider.api.validation import refused
 from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
 
 # Names that a list of use cases may put its strings under (no page shows it).
@@ -63,7 +64,7 @@ def read_answer(answer: Answer, options: PredictionOptions[P], inputs: int) -> t
     name = f"Predict {options.use_case} with {options.model_id}"
     body = read_object(answer, name)
     # The status of a job is not documented here; a service that fails with a 200 may use it all the same.
-    seen = state_of(body, payload_field=PREDICTION.payload_field)
+    seen = state_of(body, PREDICTION)
     if seen.state is JobState.FAILED and not body.get(PREDICTION.payload_field):
         raise RequestRefusedError(f"{name}: status {seen.status}: {seen.message}", status=answer.status)
     if PREDICTION.payload_field not in body:
@@ -129,10 +130,14 @@ def read_result(
     :param inputs: how many were submitted, if known.
     :raises MalformedAnswerError: not one prediction for each input, or not readable.
     """
-    seen = state_of(body, payload_field=PREDICTION.payload_field)
+    seen = state_of(body, PREDICTION, job_id)
+    name = f"Prediction job {job_id}"
+    if seen.other_job:
+        # Nothing in a prediction tells which input it is about.
+        raise refused(f"{name}: the answer is about job {seen.other_job}")
     read: tuple[Any, ...] = ()
     if seen.has_payload and seen.state is not JobState.FAILED:
-        read = read_predictions(body, answer, f"Prediction job {job_id}", inputs=inputs)
+        read = read_predictions(top_level(body, PREDICTION), answer, name, inputs=inputs)
     return PredictionResult(job_id, seen.state, seen.status, seen.message, read)
 
 

@@ -14,11 +14,16 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from lucidworks_provider.api.jobs import PREDICTION
+from lucidworks_provider.api.jobs import PREDICTION, reason_in
 from lucidworks_provider.api.options import is_number
+from lucidworks_provider.api.validation import in_order, refused
 from lucidworks_provider.errors import MalformedAnswerError
+
+_ERRORS = ("error", "errors", "errorMessage")
+# Fields of a prediction that say nothing about its input.
+_ASIDE = frozenset({"tokensUsed", "index", "status", "message", *_ERRORS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +57,16 @@ class Prediction:
 
     :param sent: every field as the service sent it.
     :param response: the model's text.
+    :param error: why there is no prediction for this input, where there is none.
     """
+
+    # What takes the place of the use case's own fields where there is an error.
+    _absent: ClassVar[Mapping[str, Any]] = {}
 
     sent: Mapping[str, Any] = field(repr=False)
     response: str | None
     tokens_used: TokensUsed
+    error: str | None
 
     @classmethod
     def read(cls, sent: Mapping[str, Any]) -> Self:
@@ -66,11 +76,13 @@ class Prediction:
         :raises MalformedAnswerError: what the use case is about is not in it.
         """
         text = sent.get("response")
+        error = _error(sent)
         return cls(
             sent=sent,
             response=text if isinstance(text, str) else None,
             tokens_used=TokensUsed.read(sent.get("tokensUsed")),
-            **cls._own(sent),
+            error=error,
+            **(cls._absent if error and cls._absent else cls._own(sent)),
         )
 
     @classmethod
@@ -96,6 +108,8 @@ class Embedding(Prediction):
     :param vector: floats, or integers when quantised.
     """
 
+    _absent: ClassVar[Mapping[str, Any]] = {"vector": ()}
+
     vector: tuple[float, ...] = field(repr=False)
 
     @classmethod
@@ -117,18 +131,21 @@ class Classification(Prediction):
     """
     Of ``classification``.
 
-    :param labels: score by label, the highest first; the scores need not add up to 1. With ``topK`` or
-        ``similarityCutoff`` fewer than were given, and possibly none.
+    :param labels: score by label, the highest first, or None where the service gave only the label; the scores need
+        not add up to 1. With ``topK`` or ``similarityCutoff`` fewer than were given, and possibly none.
     """
 
-    labels: Mapping[str, float]
+    _absent: ClassVar[Mapping[str, Any]] = {"labels": {}}
+
+    labels: Mapping[str, float | None]
 
     @classmethod
     def _own(cls, sent: Mapping[str, Any]) -> dict[str, Any]:
-        labels = sent.get("labels")
-        if not isinstance(labels, Mapping) or not all(map(is_number, labels.values())):
+        labels = _scores(sent.get("labels"))
+        if labels is None:
             raise MalformedAnswerError("a prediction without scores by label", status=200)
-        ordered = sorted(labels.items(), key=lambda pair: -pair[1])
+        # Without scores in the order of the service.
+        ordered = sorted(labels.items(), key=lambda pair: -(pair[1] or 0.0))
         return {"labels": dict(ordered)}
 
     @property
@@ -249,27 +266,58 @@ def read_predictions(
 
     :param name: of the request, for messages.
     :param inputs: how many were sent: one prediction for each of them is expected, in their order.
-    :raises MalformedAnswerError: not that many, or one that cannot be read.
+    :raises MalformedAnswerError: not that many, in no order, or one that cannot be read.
     """
     listed = body.get(PREDICTION.payload_field)
     if not isinstance(listed, list) or not all(isinstance(one, Mapping) for one in listed):
-        raise _unusable(f"{name}: no list of `{PREDICTION.payload_field}`.")
+        raise refused(f"{name}: no list of `{PREDICTION.payload_field}`")
     if inputs is not None and len(listed) != inputs:
-        raise _unusable(f"{name}: {len(listed)} predictions for {inputs} inputs.")
+        raise refused(f"{name}: {len(listed)} predictions for {inputs} inputs")
     read = []
-    for position, one in enumerate(listed):
+    for position, one in enumerate(in_order(listed, name)):
         try:
             read.append(answer.read(one))
         except MalformedAnswerError as err:
-            raise _unusable(f"{name}: prediction {position}: {err}.") from None
+            raise refused(f"{name}: prediction {position}: {err}") from None
     return tuple(read)
 
 
-def _unusable(message: str) -> MalformedAnswerError:
-    """Not retryable: the model has answered, and whoever asks again pays again for the same."""
-    error = MalformedAnswerError(message, status=200)
-    error.retryable = False
-    return error
+def _error(sent: Mapping[str, Any]) -> str | None:
+    """Why a prediction is none. An `error` that is null, empty or false says that there is none."""
+    status = str(sent.get("status") or "").upper()
+    if any(map(sent.get, _ERRORS)) or "ERROR" in status or "FAIL" in status:
+        return reason_in(sent) or "the service gave no reason"
+    if all(value is None for name, value in sent.items() if name not in _ASIDE):
+        return "the service sent nothing for this input"
+    return None
+
+
+def _scores(labels: object) -> Mapping[str, float | None] | None:
+    """
+    Score by label, from an object, a list of objects with label and score, or names without scores.
+
+    :return: None where it is none of them.
+    """
+    if isinstance(labels, str):
+        labels = [labels] if labels.strip() else []
+    if isinstance(labels, Mapping):
+        return labels if all(map(is_number, labels.values())) else None
+    named = list(map(_labelled, labels)) if isinstance(labels, list) else [None]
+    return None if None in named else dict(filter(None, named))
+
+
+def _labelled(one: object) -> tuple[str, float | None] | None:
+    """A label and its score, None where there is none; None for what is no label."""
+    if isinstance(one, Mapping):
+        name = next((one[key] for key in ("label", "name", "class") if key in one), None)
+        score = next((one[key] for key in ("score", "probability", "value") if key in one), None)
+    elif isinstance(one, list) and len(one) == 2:
+        name, score = one
+    else:
+        name, score = one, None
+    if not isinstance(name, str) or not (score is None or is_number(score)):
+        return None
+    return name, score
 
 
 def _is_count(value: object) -> bool:

@@ -18,6 +18,7 @@ from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import (
     ForbiddenError,
     InputError,
+    NoJobIdError,
     RateLimitError,
     RequestRefusedError,
     SubmissionUnknownError,
@@ -44,7 +45,7 @@ class Rules:
 
     :param timeout: seconds for each job.
     :param poll_interval: the longest time between two polls of a job, seconds.
-    :param refuse_truncated: reject documents whose chunks end before their text does.
+    :param refuse_truncated: reject documents whose chunks do not cover their text.
     """
 
     max_in_flight: int = 512
@@ -69,6 +70,8 @@ class Asking:
 
     def __post_init__(self) -> None:
         self._submitting = asyncio.Semaphore(SUBMISSIONS)
+        # The text of each job that is waited for.
+        self._held: dict[str, tuple[str, int, int]] = {}
 
     async def piece(self, piece: Piece, *, alone: bool) -> Answered:
         """
@@ -87,17 +90,23 @@ class Asking:
         while True:
             fresh = not job
             job = job or await self._submit(piece)
+            self._hold(job, piece)
             kept = JournalKeeper(self.desk, piece, job, hold=alone, fresh=fresh)
-            with metrics.waiting() as waited:
-                if fresh:
-                    await asyncio.sleep(self.desk.times.first_wait())
-                ended = await self._wait(job, kept, fresh=fresh)
-                waited.ending = ended.ending.value
+            try:
+                with metrics.waiting() as waited:
+                    if fresh:
+                        await asyncio.sleep(self.desk.times.first_wait())
+                    ended = await self._wait(job, kept)
+                    waited.ending = ended.ending.value
+            finally:
+                self._held.pop(job, None)
             match ended.ending:
                 case Ending.COLLECTED:
                     return kept.answered()
                 case Ending.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
+                case Ending.EMPTY:
+                    raise RejectedError(Reason.EMPTY_RESULT, f"Job {job}: {ended.message}")
                 case Ending.TIMEOUT:
                     raise self._late(
                         Reason.TIMEOUT,
@@ -116,7 +125,20 @@ class Asking:
             self.desk.stats.resubmitted()
             job, again = "", True
 
-    async def _wait(self, job: str, kept: JournalKeeper, *, fresh: bool) -> Watched:
+    def _hold(self, job: str, piece: Piece) -> None:
+        """
+        Note whose job it is.
+
+        :raises RejectedError: another text has it, and one of the two would get the other's result.
+        """
+        text = piece.key.content_hash, piece.key.start, piece.key.length
+        if self._held.setdefault(job, text) != text:
+            raise RejectedError(
+                Reason.MALFORMED,
+                f"The service answered the submission with job {job}, which another document has.",
+            )
+
+    async def _wait(self, job: str, kept: JournalKeeper) -> Watched:
         try:
             return await follow(
                 job,
@@ -127,20 +149,19 @@ class Asking:
                     wait=kept.next_wait,
                     # The lease says that nobody else reads.
                     gone_patience=0.0,
+                    durations=self.desk.times.durations,
                 ),
                 keeper=kept,
                 fetch=kept.fetch,
                 slots=self.desk.slots,
-                payload_field=CHUNKING.payload_field,
+                kind=CHUNKING,
             )
         except InputError as err:
             # No address can be made of the id.
             return Watched(Ending.GONE, str(err))
         except _REFUSED as err:
-            if fresh:
-                # The job is there. A proxy may have said that, or a right may be missing for a while.
-                raise self._late(Reason.REFUSED, f"Job {job}: {err}") from None
-            return Watched(Ending.GONE, str(err))
+            # The job is there. A proxy may have said that, or a right may be missing for a while.
+            raise self._late(Reason.REFUSED, f"Job {job}: {err}") from None
 
     def _late(self, reason: Reason, detail: str) -> RejectedError:
         self.late += 1
@@ -157,6 +178,8 @@ class Asking:
                 raise RejectedError(Reason.INVALID, str(err)) from None
             except _REFUSED as err:
                 raise RejectedError(Reason.REFUSED, str(err)) from None
+            except NoJobIdError as err:
+                raise RejectedError(Reason.FAILED, str(err)) from None
             except SubmissionUnknownError as err:
                 if unknown == UNKNOWN_TRIES - 1:
                     raise RejectedError(Reason.FAILED, f"{UNKNOWN_TRIES} submissions: {err}") from None

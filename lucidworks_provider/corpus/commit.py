@@ -133,8 +133,8 @@ def returned(output: str, run: Mapping[str, Any]) -> dict[str, Any] | None:
 def write_rejects(scratch: Scratch, output: str) -> str:
     """The documents of the run that are not in the dataset, or only as they were before; the file's URI."""
     uri = below(output, REJECTS)
-    fields = ("document_id", "reason", "detail", "attempts", "file")
-    rows = scratch.rows("SELECT id, reason, detail, attempts, file FROM rejects ORDER BY id")
+    fields = ("document_id", "reason", "detail", "attempts", "file", "content_hash")
+    rows = scratch.rows("SELECT id, reason, detail, attempts, file, hash FROM rejects ORDER BY id")
     _write_lines(uri, (dict(zip(fields, row, strict=True)) for row in rows))
     return uri
 

@@ -24,9 +24,16 @@ from lucidworks_provider.corpus.flow import Slots, Window
 from lucidworks_provider.corpus.job_times import JobTimes
 from lucidworks_provider.corpus.journal import WRITE_PAUSE, WRITE_TRIES, Journal
 from lucidworks_provider.corpus.keeper import Desk
-from lucidworks_provider.corpus.parts import Answered, Arrived, PartWriter, RejectedError, Written
+from lucidworks_provider.corpus.parts import (
+    Answered,
+    Arrived,
+    PartWriter,
+    RejectedError,
+    Written,
+    not_covered,
+)
 from lucidworks_provider.corpus.plan import Candidate
-from lucidworks_provider.corpus.scratch import Scratch
+from lucidworks_provider.corpus.scratch import Reject, Scratch
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.dataset import Part
 from lucidworks_provider.documents.document import Reason, Unreadable
@@ -47,7 +54,7 @@ WRITE_AT_ONCE = 32
 # What is said of single documents; the file of rejects has them all.
 FIRST_FEW = 20
 # Reasons that may be everybody's.
-_OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE}
+_OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
 # So many documents refused or failed one after the other, and none done: the fault is not theirs.
 IN_VAIN = 25
 
@@ -78,7 +85,7 @@ class Engine:
     rate: Callable[[], float | None] = lambda: None
     rules: Rules = field(default_factory=Rules)
     parts: list[Part] = field(default_factory=list)
-    # Documents in the dataset whose chunks end before their text does.
+    # Documents in the dataset whose chunks do not cover their text.
     truncated: int = 0
     rejected: int = 0
 
@@ -91,7 +98,7 @@ class Engine:
         self._arrived: asyncio.Queue[Arrived | None] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
-        self._vain = 0
+        self._vain = self._unusual = 0
         self._told: Counter[str] = Counter()
 
     @property
@@ -252,20 +259,22 @@ class Engine:
         self._vain = 0
         seconds = max((answer.seconds for answer in arrived.answers if answer.seconds), default=None)
         self.stats.chunked(time.monotonic(), seconds, written.sizes, written.tokens)
-        if not written.complete:
+        document_id = arrived.candidate.document.id
+        self._unusual += bool(written.warnings)
+        if self._unusual <= FIRST_FEW:
+            for warning in written.warnings:
+                log.warning("Document %r: %s", document_id, warning)
+        if written.gap is not None:
             self.truncated += 1
             if self.truncated <= FIRST_FEW:
-                log.warning(
-                    "Document %r is not covered to its end: the service limits the chunks of a request by dimension "
-                    "and cuts silently. Lower max_text_bytes, or quantise.",
-                    arrived.candidate.document.id,
-                )
+                log.warning("Document %r: %s", document_id, not_covered(written.gap))
 
     def _reject(self, candidate: Candidate, err: RejectedError) -> None:
         document_id = candidate.document.id
         before = self.scratch.one("SELECT attempts FROM before WHERE id = ?", document_id)
         attempts = (before[0] if before else 0) + 1
-        self.scratch.reject(document_id, err.reason, err.detail, attempts, candidate.file.path)
+        file, digest = candidate.file.path, candidate.content_hash
+        self.scratch.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
         self.stats.rejected(err.reason)
         self.rejected += 1
         if self.rejected <= FIRST_FEW:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 
 SHARE = 0.95
@@ -21,6 +22,7 @@ _LONGER = math.exp(-math.log(_SHORTER) * SHARE / (1 - SHARE))
 _SPREAD = 0.1
 FIRST_GUESS = 0.5
 SHORTEST = 0.05
+_REMEMBERED = 512
 # Of a job that is late, the share of its age until the next poll.
 AGE_SHARE = 0.25
 
@@ -35,6 +37,8 @@ class JobTimes:
     def __init__(self, longest: float) -> None:
         self._longest = longest
         self._first = min(FIRST_GUESS, longest)
+        # Seconds from submission to result, of the last jobs.
+        self.durations: deque[float] = deque(maxlen=_REMEMBERED)
 
     def first_wait(self, spread: Callable[[], float] = random.random) -> float:
         """Seconds from the submission to the first poll."""

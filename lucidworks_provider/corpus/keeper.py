@@ -49,6 +49,7 @@ class JournalKeeper:
         self._unfinished: float | None = None
         self._aside: Place | None = None
         self._aside_size = -1
+        self._other: Place | None = None
         self._result: Place | None = None
         self._body: bytes | None = None
 
@@ -76,12 +77,13 @@ class JournalKeeper:
 
     async def keep(self, body: bytes) -> None:
         """To the journal."""
-        if not self._fresh:
-            pass  # nobody knows since when an earlier try's job is ready
-        elif self._unfinished is None:
-            self._desk.times.ready(time.monotonic() - self._started)
-        else:
-            self._desk.times.late(self._unfinished)
+        if self._fresh:  # nobody knows since when an earlier try's job is ready
+            seconds = time.monotonic() - self._started
+            self._desk.times.durations.append(seconds)
+            if self._unfinished is None:
+                self._desk.times.ready(seconds)
+            else:
+                self._desk.times.late(self._unfinished)
         self._desk.slots.came(len(body))
         self._result = await self._write(body)
         if self._hold:
@@ -96,6 +98,15 @@ class JournalKeeper:
     async def use_aside(self) -> bool:
         """What came with an unknown status."""
         self._result = self._aside
+        return self._result is not None
+
+    async def keep_other(self, body: bytes, job_id: str) -> None:
+        """To the journal, where whoever finds it asks for the job again."""
+        self._other = await self._write(body, aside=True)
+
+    async def use_other(self) -> bool:
+        """What came under the id of another job."""
+        self._result = self._other
         return self._result is not None
 
     def answered(self) -> Answered:

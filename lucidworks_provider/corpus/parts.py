@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions, read_result
 from lucidworks_provider.api.jobs import JobState
 from lucidworks_provider.api.messages import parse_object
+from lucidworks_provider.api.spans import Span
+from lucidworks_provider.api.validation import check_chunks
 from lucidworks_provider.corpus.journal import Place
 from lucidworks_provider.corpus.plan import Candidate, Piece
 from lucidworks_provider.corpus.scratch import Row
 from lucidworks_provider.documents.chunk_columns import ChunkColumns, chunk_schema
-from lucidworks_provider.documents.chunk_file import covers
 from lucidworks_provider.documents.dataset import (
     DATA,
     INDEX,
@@ -29,8 +30,7 @@ from lucidworks_provider.documents.dataset import (
     new_name,
 )
 from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.documents.spans import Span, locate
-from lucidworks_provider.errors import MalformedAnswerError, StorageError
+from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError, StorageError
 from lucidworks_provider.storage import arrow_place, writing
 
 if TYPE_CHECKING:
@@ -94,12 +94,14 @@ class Written:
     What became of a document.
 
     :param sizes: characters of each chunk.
-    :param complete: whether the chunks reach the end of the text.
+    :param gap: what of the text no chunk has, in words; None where they cover it.
+    :param warnings: what is unusual about the result.
     """
 
     sizes: Sequence[int]
     tokens: int
-    complete: bool
+    gap: str | None
+    warnings: Sequence[str]
 
 
 class _ParquetFile:
@@ -204,13 +206,14 @@ class PartWriter:
         Append a document.
 
         :param read: a body from the journal.
-        :param refuse_truncated: do not take one whose chunks end before its text does.
+        :param refuse_truncated: do not take one whose chunks do not cover its text.
         :raises RejectedError: what came is not what was asked for; then nothing of it was added.
         """
         candidate = arrived.candidate
         chunks: list[Chunk] = []
         spans: list[Span] = []
-        complete = True
+        gap: str | None = None
+        warnings: list[str] = []
         try:
             for answer in arrived.answers:
                 piece, job = answer.piece, answer.job
@@ -218,20 +221,19 @@ class PartWriter:
                 result = read_result(parse_object(body, f"Chunking job {job}", packed=True), job)
                 if result.state is JobState.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {result.message}")
-                found = locate(piece.text, result.chunks)
-                complete = complete and covers(piece.text, found)
+                checked = check_chunks(piece.text, self._options, result)
+                gap = gap or checked.gap
+                warnings += checked.warnings
                 first = piece.key.start
                 # Of many pieces all chunks are in memory at once, so not as Python's numbers of 32 bytes each.
                 many = len(arrived.answers) > 1
                 chunks.extend(_packed(chunk) if many else chunk for chunk in result.chunks)
-                spans.extend((s + first, e + first) if s is not None else (s, e) for s, e in found)  # type: ignore[misc, operator]
-            if not complete and refuse_truncated:
-                raise RejectedError(
-                    Reason.TRUNCATED,
-                    f"{len(chunks)} chunks end before the text does: the service limits the chunks of a request by "
-                    "dimension and cuts silently. Lower max_text_bytes, or quantise.",
-                )
+                spans.extend((s + first, e + first) if s is not None else (s, e) for s, e in checked.spans)  # type: ignore[misc, operator]
+            if gap is not None and refuse_truncated:
+                raise RejectedError(Reason.TRUNCATED, not_covered(gap))
             self._columns.add(candidate.document.id, chunks, spans, candidate.content_hash)
+        except EmptyResultError as err:
+            raise RejectedError(Reason.EMPTY_RESULT, str(err)) from None
         except MalformedAnswerError as err:
             raise RejectedError(Reason.MALFORMED, str(err)) from None
         self._learned(self._columns.dimension)
@@ -243,7 +245,7 @@ class PartWriter:
         self.tokens += tokens
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:
             self._flush()
-        return Written([len(chunk.text) for chunk in chunks], tokens, complete)
+        return Written([len(chunk.text) for chunk in chunks], tokens, gap, warnings)
 
     def close(self) -> Part:
         """The files take their places."""
@@ -280,6 +282,14 @@ class PartWriter:
             holder = writing(below(self._output, json_lines_of(f"{DATA}/{self.name}.parquet")))
             self._json_lines = holder, holder.__enter__().open("w", encoding="utf-8")
         write_json_lines(self._json_lines[1], batch)
+
+
+def not_covered(gap: str) -> str:
+    """Why a text is in the chunks only in part, and what to do."""
+    return (
+        f"The chunks do not cover the text: {gap}. The service limits the chunks of a request by dimension and cuts "
+        "silently: lower max_text_bytes, or quantise."
+    )
 
 
 def _packed(chunk: Chunk) -> Chunk:

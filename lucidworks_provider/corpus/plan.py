@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lucidworks_provider.corpus.journal import PieceKey, Place
-from lucidworks_provider.corpus.scratch import REJECTED, SAME, TODO, Row, Scratch
+from lucidworks_provider.corpus.scratch import REJECTED, SAME, TODO, Reject, Row, Scratch
 from lucidworks_provider.documents.document import Document, Reason, Unreadable, content_hash
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.documents.split import split
@@ -155,7 +155,7 @@ class Plan:
     def _reject(self, found: Unreadable, file: SourceFile) -> None:
         before = self._scratch.one("SELECT attempts FROM before WHERE id = ?", found.id)
         attempts = (before[0] if before else 0) + 1
-        self._scratch.reject(found.id, found.reason, found.detail, attempts, file.path)
+        self._scratch.reject(Reject(found.id, found.reason, found.detail, attempts, file.path))
 
     def _candidate(self, document: Document, file: SourceFile) -> Candidate | Unreadable | None:
         scratch, digest = self._scratch, content_hash(document.text)
@@ -176,7 +176,7 @@ class Plan:
             return None
         failed = scratch.one("SELECT * FROM failed WHERE id = ? AND hash = ?", document.id, digest)
         if failed:
-            scratch.reject(document.id, failed[2], failed[3], failed[4], file.path)
+            scratch.reject(Reject(document.id, failed[2], failed[3], failed[4], file.path, digest))
             return Unreadable(document.id, Reason(failed[2]), failed[3])
         return Candidate(document, digest, file, tuple(self._pieces(document, digest)))
 

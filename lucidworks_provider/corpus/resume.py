@@ -13,6 +13,7 @@ from lucidworks_provider.corpus.journal import Journal, PieceKey, Place, Record
 from lucidworks_provider.corpus.scratch import Row, Scratch
 from lucidworks_provider.corpus.settings import Corpus
 from lucidworks_provider.documents.dataset import Part, Snapshot, below, read_index
+from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import read_file
 
@@ -58,16 +59,25 @@ def _index_rows(output: str, part: Part) -> Iterator[Row]:
         yield from (Row._make((*values, part.data)) for values in zip(*columns, strict=True))
 
 
-def load_rejects(scratch: Scratch, output: str) -> None:
+def load_rejects(scratch: Scratch, output: str, *, remember: bool) -> None:
+    """
+    Those of the last run.
+
+    :param remember: do not send texts again of which the service gave no chunk.
+    """
     data = read_file(below(output, REJECTS)) or b""
-    rows = []
+    rows, remembered = [], []
     for line in data.splitlines():
         try:
             plain = json.loads(line)
             rows.append((plain["document_id"], int(plain["attempts"]), plain.get("file")))
+            if remember and plain["reason"] == Reason.EMPTY_RESULT and plain.get("content_hash"):
+                names = ("document_id", "content_hash", "reason", "detail", "attempts")
+                remembered.append([plain[name] for name in names])
         except (ValueError, KeyError, TypeError):
             log.warning("%s has a line that is no reject; left out.", below(output, REJECTS))
     scratch.many("INSERT OR REPLACE INTO before VALUES (?, ?, ?)", rows)
+    scratch.many("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", remembered)
 
 
 def take_over(
@@ -147,7 +157,7 @@ def _replay(journal: Journal, output: str, scratch: Scratch) -> tuple[list[Part]
                 # Another attempt sends it anew.
                 scratch.run("DELETE FROM pieces WHERE id = ?", record.value[0])
             case "end":
-                scratch.run("DELETE FROM failed")
+                scratch.forget_failures()
             case _ if record.key is not None:
                 key, place = record.key, record.place
                 where = (place.file, place.offset, place.length) if place else (None, None, None)

@@ -74,7 +74,7 @@ def look(corpus: Corpus) -> dict[str, Any]:
     snapshot = _checked_snapshot(corpus)
     with Scratch() as scratch:
         load_index(scratch, corpus.output, snapshot)
-        load_rejects(scratch, corpus.output)
+        load_rejects(scratch, corpus.output, remember=not corpus.full_refresh)
         planned = _plan(corpus, scratch, snapshot, exact=True)[1]
     return {
         "documents": planned.documents,
@@ -136,7 +136,7 @@ class _Run:
     def go(self) -> dict[str, Any]:
         corpus, scratch = self.corpus, self.scratch
         load_index(scratch, corpus.output, self.snapshot)
-        load_rejects(scratch, corpus.output)
+        load_rejects(scratch, corpus.output, remember=not corpus.full_refresh)
         unfinished = take_over(self._journal, corpus, scratch, self.snapshot)
         if unfinished is not None:
             self.parts, dimension = unfinished

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lucidworks_provider.documents.document import Reason
+
 _TABLES = """
 CREATE TABLE old (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, stamp TEXT, file TEXT, chunks INTEGER, part TEXT)
     WITHOUT ROWID;
@@ -26,7 +28,8 @@ CREATE TABLE touched (id TEXT PRIMARY KEY, size INTEGER, stamp TEXT, file TEXT) 
 CREATE TABLE files (path TEXT PRIMARY KEY, uri TEXT, size INTEGER, stamp TEXT, format TEXT) WITHOUT ROWID;
 CREATE TABLE pieces (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TEXT, log TEXT, offset INTEGER,
     bytes INTEGER, PRIMARY KEY (id, hash, start, length)) WITHOUT ROWID;
-CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT) WITHOUT ROWID;
+CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT, hash TEXT)
+    WITHOUT ROWID;
 CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
 CREATE INDEX old_file ON old (file);
 CREATE INDEX new_file ON new (file);
@@ -53,6 +56,22 @@ class Row(NamedTuple):
     file: str
     chunks: int
     part: str
+
+
+class Reject(NamedTuple):
+    """
+    A document that is left out.
+
+    :param attempts: runs that have tried it.
+    :param hash: of its text, where that was sent.
+    """
+
+    id: str
+    reason: str
+    detail: str
+    attempts: int
+    file: str
+    hash: str | None = None
 
 
 class Scratch:
@@ -118,8 +137,13 @@ class Scratch:
 
     def forget_run(self) -> None:
         """What is known of the run itself, and not of the dataset."""
-        for table in ("new", "pieces", "failed"):
+        for table in ("new", "pieces"):
             self.run(f"DELETE FROM {table}")  # noqa: S608
+        self.forget_failures()
+
+    def forget_failures(self) -> None:
+        """Let documents be sent again, but for those that would bring the same, and be paid for, again."""
+        self.run("DELETE FROM failed WHERE reason != ?", Reason.EMPTY_RESULT)
 
     # -- what is asked often --------------------------------------------------------------------------
 
@@ -144,14 +168,7 @@ class Scratch:
         """Know better what becomes of a document."""
         self.run("INSERT OR REPLACE INTO seen VALUES (?, ?)", document_id, fate)
 
-    def reject(self, document_id: str, reason: str, detail: str, attempts: int, file: str) -> None:
+    def reject(self, reject: Reject) -> None:
         """A document that will not be in the dataset, or only in the version that it had."""
-        self.set_fate(document_id, REJECTED)
-        self.run(
-            "INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?)",
-            document_id,
-            reason,
-            detail,
-            attempts,
-            file,
-        )
+        self.set_fate(reject.id, REJECTED)
+        self.run("INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?, ?)", *reject)

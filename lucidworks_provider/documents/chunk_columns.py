@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.documents.spans import Span
+from lucidworks_provider.api.spans import Span
 from lucidworks_provider.errors import MalformedAnswerError
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.api.spans import Span
 from lucidworks_provider.documents.chunk_columns import (
     ChunkColumns,
     check_dimension,
@@ -22,7 +23,6 @@ from lucidworks_provider.documents.chunk_columns import (
     chunk_schema,
     unfit,
 )
-from lucidworks_provider.documents.spans import Span, locate
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import writing
 
@@ -84,22 +84,19 @@ class ChunkFile:
         self._writer = writer
         self.manifest = manifest
 
-    def add(self, document_id: str, text: str, chunks: Sequence[Chunk]) -> bool:
+    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span]) -> None:
         """
         Append a document's chunks.
 
-        :return: whether the chunks reach the end of the text; the service cuts long results silently.
         :raises MalformedAnswerError: vectors of another length than before, not of the asked quantisation, or
             with values that the file cannot hold.
         """
-        spans = locate(text, chunks)
         self._writer.add(document_id, chunks, spans)
         manifest = self.manifest
         manifest.dimension = len(chunks[0].vector) if chunks else manifest.dimension
         manifest.documents += 1
         manifest.chunks += len(chunks)
         manifest.tokens += sum(chunk.input_tokens or 0 for chunk in chunks)
-        return covers(text, spans)
 
 
 @contextmanager
@@ -113,15 +110,6 @@ def chunk_file(uri: str, options: ChunkingOptions) -> Iterator[ChunkFile]:
             yield ChunkFile(writer, Manifest(uri))
         finally:
             writer.close()
-
-
-def covers(text: str, spans: Sequence[Span]) -> bool:
-    """Whether nothing but white space follows the last chunk; True where that cannot be told."""
-    if not spans:
-        return not text.strip()
-    if spans[-1][1] is None:
-        return True
-    return not text[max(end for _, end in spans if end is not None) :].strip()
 
 
 class _JsonLinesWriter:

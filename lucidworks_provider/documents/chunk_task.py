@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from lucidworks_provider.api.chunking import Chunk, ChunkingOptions, check_text, read_result
-from lucidworks_provider.api.jobs import CHUNKING, JobKind
+from lucidworks_provider.api.chunking import ChunkingOptions, ChunkingResult, check_text, read_result
+from lucidworks_provider.api.jobs import CHUNKING, JobKind, JobState
 from lucidworks_provider.api.messages import parse_object
+from lucidworks_provider.api.validation import check_chunks
 from lucidworks_provider.documents.chunk_file import ChunkFile, chunk_file
 from lucidworks_provider.documents.document import Document
 from lucidworks_provider.errors import InputError
@@ -42,8 +43,8 @@ class ChunkTask(JobTask[ChunkFile]):
     options: ChunkingOptions
     documents: tuple[Document, ...]
     post: Callable[[str], str]
-    # Ids of documents whose chunks end before their text does.
-    _short: list[str] = field(default_factory=list, init=False)
+    # Ids of documents whose chunks do not cover their text, with what is missing.
+    _gaps: dict[str, str] = field(default_factory=dict, init=False)
 
     @property
     def count(self) -> int:
@@ -64,29 +65,40 @@ class ChunkTask(JobTask[ChunkFile]):
         return self.post(self.documents[position].text)
 
     def parse(self, body: bytes, position: int, job_id: str) -> Read:
-        """The chunks."""
+        """The result."""
         result = read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
-        return Read(result.state, result.status, result.message, result.chunks)
+        carries = result.chunks or result.state is JobState.RESULT
+        return Read(result.state, result.status, result.message, result if carries else None)
+
+    def same(self, position: int, other: int) -> bool:
+        """By the text."""
+        return self.documents[position].text == self.documents[other].text
 
     def open(self) -> AbstractContextManager[ChunkFile]:
         """The file of chunks."""
         return chunk_file(self.result_uri, self.options)
 
-    def add(self, file: ChunkFile, position: int, value: Sequence[Chunk]) -> None:
-        """Append a document's chunks."""
+    def add(self, file: ChunkFile, position: int, value: ChunkingResult) -> None:
+        """Append a document's chunks, if they are of its text."""
         document = self.documents[position]
-        if not file.add(document.id, document.text, value):
-            self._short.append(document.id)
+        checked = check_chunks(document.text, self.options, value)
+        file.add(document.id, value.chunks, checked.spans)
+        for warning in checked.warnings:
+            log.warning("Document %r: %s", document.id, warning)
+        if checked.gap is not None:
+            self._gaps[document.id] = checked.gap
 
     def manifest(self, file: ChunkFile) -> dict[str, Any]:
         """Counts and the address."""
-        if self._short:
+        if self._gaps:
+            first, gap = next(iter(self._gaps.items()))
             log.warning(
-                "%s of %s documents are not covered to their end (first: %r): the service limits the chunks of "
-                "a request by dimension and cuts silently. Split them, or quantise.",
-                len(self._short),
+                "%s of %s documents are not covered by their chunks. The first: %r, %s. The service limits the "
+                "chunks of a request by dimension and cuts silently: split long documents, or quantise.",
+                len(self._gaps),
                 len(self.documents),
-                self._short[0],
+                first,
+                gap,
             )
         return file.manifest.as_json()
 

@@ -39,6 +39,8 @@ class Reason(StrEnum):
     GONE = "gone"
     """Its result is not there any more."""
     TIMEOUT = "timeout"
+    EMPTY_RESULT = "empty_result"
+    """The service gives no chunk of its text; it is not sent again as long as the text is the same."""
     MALFORMED = "malformed"
     """The result is not what was asked for."""
     TRUNCATED = "truncated"

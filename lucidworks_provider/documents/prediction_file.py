@@ -13,6 +13,7 @@ column                       meaning
 ``index``, ``id``            of the input
 ``response``                 the model's text
 ``tokens_used``              all tokens of this input, if the service said
+``error``                    why there is no prediction for this input; null where there is one
 ``vector``                   embedding: float32, int8 or uint8; a fixed-size list
 ``label``, ``labels``        classification: the best one; all with their scores, the best first
 ``answer``, ``answerFound``  rag, with ``sources`` (list of texts) and ``memoryUuid``
@@ -25,21 +26,25 @@ column                       meaning
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lucidworks_provider.api import validation
 from lucidworks_provider.api.predictions import Embedding, Prediction
 from lucidworks_provider.api.use_cases import Item, PredictionOptions
 from lucidworks_provider.documents.chunk_columns import BYTES
-from lucidworks_provider.errors import MalformedAnswerError
+from lucidworks_provider.errors import TooManyRejectsError
 from lucidworks_provider.storage import writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class Manifest:
     :param tokens: sum of the tokens that the service reported.
     :param memory_uuid: of the conversation, where there is just one.
     :param dimension: length of every vector, where there are vectors.
+    :param errors: rows without a prediction, where there are any.
     """
 
     uri: str
@@ -59,6 +65,7 @@ class Manifest:
     tokens: int = 0
     memory_uuid: str | None = None
     dimension: int | None = None
+    errors: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For XCom."""
@@ -68,7 +75,25 @@ class Manifest:
 def row_of(index: int, item: Item, prediction: Prediction) -> dict[str, Any]:
     """One prediction as plain JSON, beside what tells which input it is about."""
     named = {"index": index} if item.id is None else {"index": index, "id": item.id}
-    return named | {k: v for k, v in prediction.row().items() if k not in named}
+    plain = prediction.row() if prediction.error is None else {**prediction.sent, "error": prediction.error}
+    return named | {name: value for name, value in plain.items() if name not in named}
+
+
+def check_errors(errors: int, predictions: int, most: float) -> None:
+    """
+    Warn about inputs without a prediction.
+
+    :param most: the share of the inputs that may have none, 0 to 1.
+    :raises TooManyRejectsError: more have none. Not retryable: the answers are there, and would be the same.
+    """
+    if not errors:
+        return
+    said = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
+    if errors > most * predictions:
+        failure = TooManyRejectsError(f"{said}. That is more than max_reject_ratio={most:g} allows.")
+        failure.retryable = False
+        raise failure
+    log.warning("%s.", said)
 
 
 def check_vectors(
@@ -81,22 +106,20 @@ def check_vectors(
     :return: length of these.
     :raises MalformedAnswerError: different lengths, or not of the quantisation that was asked for.
     """
-    for prediction in predictions:
-        if not isinstance(prediction, Embedding):
-            continue
-        vector = prediction.vector
+    vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
+    asked = (options.model_config or {}).get("dimReductionSize")
+    for warning in validation.check_vectors(vectors, options.quantization, asked, "the answer"):
+        log.warning("%s", warning)
+    for vector in vectors:
         if dimension not in {None, len(vector)}:
-            raise MalformedAnswerError(
-                f"a vector of {len(vector)} numbers after one of {dimension}.", status=200
-            )
+            raise validation.refused(f"a vector of {len(vector)} numbers after one of {dimension}")
         dimension = len(vector)
         method = options.quantization
         if method is not None and method in BYTES:
             _, low, high = BYTES[method]
             if not all(value == int(value) and low <= value <= high for value in vector):
-                raise MalformedAnswerError(
-                    f"{method} was asked for, but a vector holds other than whole numbers from {low} to {high}.",
-                    status=200,
+                raise validation.refused(
+                    f"{method} was asked for, but a vector holds other than whole numbers from {low} to {high}"
                 )
     return dimension
 
@@ -121,10 +144,12 @@ class PredictionFile:
         try:
             self._writer.add(start, items, predictions)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
-            raise MalformedAnswerError(f"a value that the file cannot hold: {err}", status=200) from err
+            raise validation.refused(f"a value that the file cannot hold: {err}") from err
         manifest = self.manifest
         manifest.dimension = dimension
         manifest.predictions += len(predictions)
+        if errors := sum(one.error is not None for one in predictions):
+            manifest.errors = (manifest.errors or 0) + errors
         manifest.tokens += sum(one.tokens_used.sum for one in predictions)
         self._conversations |= {one.sent["memoryUuid"] for one in predictions if _is_conversation(one)}
         manifest.memory_uuid = next(iter(self._conversations)) if len(self._conversations) == 1 else None
@@ -135,12 +160,21 @@ def _is_conversation(prediction: Prediction) -> bool:
 
 
 @contextmanager
-def prediction_file(uri: str, options: PredictionOptions[Any]) -> Iterator[PredictionFile]:
-    """A file to fill; it takes its place when the block ends well, and leaves nothing when it does not."""
+def prediction_file(
+    uri: str, options: PredictionOptions[Any], max_reject_ratio: float = 1.0
+) -> Iterator[PredictionFile]:
+    """
+    A file to fill; it takes its place when the block ends well, and leaves nothing when it does not.
+
+    :param max_reject_ratio: the share of the inputs that may have no prediction.
+    :raises TooManyRejectsError: more have none.
+    """
     with writing(uri) as path:
         writer = _Parquet(path, options) if uri.endswith(".parquet") else _JsonLines(path)
         try:
-            yield PredictionFile(writer, uri, options)
+            file = PredictionFile(writer, uri, options)
+            yield file
+            check_errors(file.manifest.errors or 0, file.manifest.predictions, max_reject_ratio)
         finally:
             writer.close()
 
@@ -151,6 +185,7 @@ _TYPES: Mapping[str, type] = {
     "response": str,
     "answer": str,
     "answerFound": bool,
+    "error": str,
     "memoryUuid": str,
 }
 
@@ -182,8 +217,8 @@ class _Parquet:
     def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
         import pyarrow as pa
 
-        dimension = next((len(p.vector) for p in predictions if isinstance(p, Embedding)), 0)
-        schema = self._open(dimension)
+        vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.vector]
+        schema = self._open(len(vectors[0]) if vectors else 0)
         columns = set(schema.names) - {"tokens_used", "more"}
         rows = []
         for n, (item, prediction) in enumerate(zip(items, predictions, strict=True)):
@@ -246,7 +281,7 @@ def prediction_fields(options: PredictionOptions[Any], dimension: int) -> list[p
         "ner": {"entities": pa.list_(pa.struct([("type", text), ("names", texts)]))},
         "faq-enrichment": {"pairs": pa.list_(pa.struct([("question", text), ("answer", text)]))},
     }
-    common = {"index": pa.int64(), "id": text, "response": text, "tokens_used": pa.int64()}
+    common = {"index": pa.int64(), "id": text, "response": text, "tokens_used": pa.int64(), "error": text}
     return [
         pa.field(name, kind) for name, kind in {**common, **own.get(options.name, {}), "more": text}.items()
     ]
@@ -261,7 +296,10 @@ def _misfit(name: str, row: Mapping[str, Any]) -> bool:
 def _shaped(row: dict[str, Any]) -> dict[str, Any]:
     """Mappings as lists of pairs: their keys are data, and would each become a column of the file."""
     if isinstance(row.get("labels"), Mapping):
-        row["labels"] = [{"label": name, "score": float(score)} for name, score in row["labels"].items()]
+        row["labels"] = [
+            {"label": name, "score": None if score is None else float(score)}
+            for name, score in row["labels"].items()
+        ]
     if isinstance(row.get("entities"), Mapping):
         row["entities"] = [{"type": kind, "names": names} for kind, names in row["entities"].items()]
     return row

@@ -15,6 +15,7 @@ from lucidworks_provider.api.messages import Answer, json_body, parse_object, wi
 from lucidworks_provider.api.prediction_calls import read_result
 from lucidworks_provider.api.predictions import Prediction, read_predictions
 from lucidworks_provider.api.use_cases import MAX_BATCH, Item, PredictionOptions
+from lucidworks_provider.api.validation import refused
 from lucidworks_provider.documents.prediction_file import PredictionFile, prediction_file
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -88,6 +89,7 @@ class PredictionTask(JobTask[PredictionFile]):
     Batches to jobs, and their results to a file of rows.
 
     :param post: performs the POST for one batch and returns the job's id.
+    :param max_reject_ratio: the share of the inputs that may have no prediction.
     """
 
     kind: ClassVar[JobKind] = PREDICTION
@@ -96,6 +98,7 @@ class PredictionTask(JobTask[PredictionFile]):
     options: PredictionOptions[Any]
     batches: Batches
     post: Callable[[Sequence[Item]], str]
+    max_reject_ratio: float = 1.0
 
     @property
     def count(self) -> int:
@@ -141,7 +144,7 @@ class PredictionTask(JobTask[PredictionFile]):
 
     def open(self) -> AbstractContextManager[PredictionFile]:
         """The file of rows."""
-        return prediction_file(self.result_uri, self.options)
+        return prediction_file(self.result_uri, self.options, self.max_reject_ratio)
 
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         """Append a batch's rows."""
@@ -166,6 +169,7 @@ class Direct:
         where the task has no place for results.
     :param revision: of the task's record, which changes with each result. What an earlier result could not remove is
         no answer for the next one.
+    :param max_reject_ratio: the share of the inputs that may have no prediction.
     """
 
     options: PredictionOptions[Any]
@@ -174,6 +178,7 @@ class Direct:
     concurrency: int
     bodies: Bodies | None = None
     revision: int = 0
+    max_reject_ratio: float = 1.0
     # Bytes of the answers.
     received: list[int] = field(default_factory=list, init=False)
 
@@ -205,6 +210,7 @@ class Direct:
                 raise StorageError(f"result_path cannot be written: {refused}") from refused
         turns = asyncio.Semaphore(self.concurrency)
         stopped, in_vain = False, 0
+        known = await in_thread(self.bodies.refused) if self.bodies is not None else frozenset()
 
         async def one(position: int) -> tuple[Prediction, ...] | None:
             nonlocal stopped, in_vain
@@ -220,7 +226,10 @@ class Direct:
                 in_vain = 0
                 return predictions
 
-        done = await asyncio.gather(*(one(p) for p in range(len(self.batches))), return_exceptions=True)
+        # A batch whose answer was of no use comes last, so that it keeps no other from being asked.
+        positions = sorted(range(len(self.batches)), key=lambda p: self._name(p) in known)
+        ended = await asyncio.gather(*map(one, positions), return_exceptions=True)
+        done = [result for _, result in sorted(zip(positions, ended, strict=True), key=lambda pair: pair[0])]
         failed = {p: err for p, err in enumerate(done) if isinstance(err, BaseException)}
         for err in failed.values():
             if not isinstance(err, LucidworksError):
@@ -238,7 +247,11 @@ class Direct:
         name = self._name(position)
         if await in_thread(self.bodies.there, position, name):
             return None
-        body, _ = await self.predict(items)
+        try:
+            body, _ = await self.predict(items)
+        except MalformedAnswerError:
+            await in_thread(self.bodies.refuse, name)
+            raise
         await InFolder(self.bodies, position, name).keep(body)
         return None
 
@@ -247,17 +260,17 @@ class Direct:
         Append the rows of a batch.
 
         :raises StorageError: what was kept of it has vanished.
-        :raises MalformedAnswerError: it is of no use. It is set aside, so that a retry asks again.
+        :raises MalformedAnswerError: it is of no use. It is set aside, so that another attempt asks again.
         """
         try:
             file.add(self.batches.start(position), self.batches[position], self._read(position))
         except MalformedAnswerError as err:
             assert self.bodies is not None  # noqa: S101  # for the type checker
+            self.bodies.refuse(self._name(position))
             kept = self.bodies.set_aside(position, self._name(position))
             said = str(err).rstrip(".")
-            raise MalformedAnswerError(
-                f"{self.batches.name(position)}: {said}. The answer is kept in {kept}; a retry asks again.",
-                status=err.status,
+            raise refused(
+                f"{self.batches.name(position)}: {said}. The answer is kept in {kept}; clearing the task asks again"
             ) from None
 
     def _read(self, position: int) -> tuple[Prediction, ...]:

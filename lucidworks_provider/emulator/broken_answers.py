@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from lucidworks_provider.emulator.connections import drop
 from lucidworks_provider.emulator.faults import Fault, FaultKind
+from lucidworks_provider.emulator.unkind_answers import UNKIND, altered
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -71,4 +72,5 @@ BREAKERS: dict[FaultKind, Callable[[Response, Fault], Response]] = {
     FaultKind.ENDLESS: endless,
     FaultKind.DRIP: drip,
     FaultKind.RESET: reset,
+    **dict.fromkeys(UNKIND, altered),
 }

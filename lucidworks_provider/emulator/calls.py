@@ -187,6 +187,8 @@ class Endpoint:
             return HTMLResponse("<html><body><h1>Gateway</h1><p>Please try again later.</p></body></html>")
         if fault.kind is FaultKind.UNAUTHORIZED:
             return self._unauthorized().response()
+        if fault.kind is FaultKind.NOT_MODIFIED:
+            return Response(status_code=304)
         if fault.kind.status is not None:
             return _status(fault.kind.status, fault.retry_after, as_date=fault.as_date).response()
         return None

@@ -39,7 +39,13 @@ _POLLS = {EndpointName.POLL, EndpointName.POLL_PREDICTION}
 class FaultKind(Enum):
     """What goes wrong."""
 
+    NOT_MODIFIED = "304"
+    BAD_REQUEST = "400"
     FORBIDDEN = "403"
+    NOT_FOUND = "404"
+    REQUEST_TIMEOUT = "408"
+    CONFLICT = "409"
+    TOO_EARLY = "425"
     TOO_MANY_REQUESTS = "429"
     INTERNAL_ERROR = "500"
     BAD_GATEWAY = "502"
@@ -58,6 +64,34 @@ class FaultKind(Enum):
     LEGACY_SHAPE = "legacy-shape"
     ERROR_JOB = "error-job"
     NEVER_ENDING = "never-ending"
+    # In the documented shape, with a content that is wrong: see `unkind_answers`.
+    NULL_PAYLOAD = "null-payload"
+    EMPTY_PAYLOAD = "empty-payload"
+    NO_CHUNKS = "no-chunks"
+    ENVELOPE = "envelope"
+    STATUS = "status"
+    ERROR_BODY = "error-body"
+    OTHER_ID = "other-id"
+    PREVIOUS_ANSWER = "previous-answer"
+    SAME_ID = "same-id"
+    ID_NAME = "id-name"
+    NO_ID = "no-id"
+    LOWER_CASE = "lower-case"
+    COMPOSED = "composed"
+    OTHER_TEXT = "other-text"
+    CUT_CHUNKS = "cut-chunks"
+    NO_FIRST_CHUNK = "no-first-chunk"
+    NO_MIDDLE_CHUNK = "no-middle-chunk"
+    TWICE = "twice"
+    LONG_VECTORS = "long-vectors"
+    WHOLE_NUMBERS = "whole-numbers"
+    FRACTIONS = "fractions"
+    ZEROS = "zeros"
+    ITEM_ERROR = "item-error"
+    ITEM_NOTHING = "item-nothing"
+    REVERSED = "reversed"
+    INDEX = "index"
+    LABELS = "labels"
 
     @property
     def status(self) -> int | None:
@@ -70,11 +104,42 @@ class FaultKind(Enum):
             return endpoint in _SUBMISSIONS
         if self is FaultKind.ERROR_JOB:
             return endpoint in _SUBMISSIONS | _POLLS
+        for kinds, endpoints in _ONLY:
+            if self in kinds:
+                return endpoint in endpoints
         if self is FaultKind.LEGACY_SHAPE:  # only the results of chunking have an older shape
             return endpoint in {EndpointName.SUBMIT, EndpointName.POLL}
         return True
 
 
+_ANSWERS = _POLLS | {EndpointName.PREDICT}
+_ONLY = (
+    ({FaultKind.SAME_ID, FaultKind.ID_NAME, FaultKind.NO_ID}, _SUBMISSIONS),
+    ({FaultKind.STATUS, FaultKind.ERROR_BODY, FaultKind.OTHER_ID, FaultKind.PREVIOUS_ANSWER}, _POLLS),
+    ({FaultKind.NULL_PAYLOAD, FaultKind.EMPTY_PAYLOAD}, _ANSWERS),
+    (
+        {
+            FaultKind.NO_CHUNKS,
+            FaultKind.LOWER_CASE,
+            FaultKind.COMPOSED,
+            FaultKind.OTHER_TEXT,
+            FaultKind.CUT_CHUNKS,
+            FaultKind.NO_FIRST_CHUNK,
+            FaultKind.NO_MIDDLE_CHUNK,
+            FaultKind.TWICE,
+        },
+        {EndpointName.POLL},
+    ),
+    (
+        {FaultKind.LONG_VECTORS, FaultKind.WHOLE_NUMBERS, FaultKind.FRACTIONS, FaultKind.ZEROS},
+        {EndpointName.POLL, EndpointName.PREDICT},
+    ),
+    (
+        {FaultKind.ITEM_ERROR, FaultKind.ITEM_NOTHING, FaultKind.REVERSED, FaultKind.INDEX},
+        {EndpointName.POLL_PREDICTION, EndpointName.PREDICT},
+    ),
+    ({FaultKind.LABELS}, {EndpointName.PREDICT}),
+)
 _DELAYS = {FaultKind.TIMEOUT: 30.0, FaultKind.DRIP: 1.0}
 
 
@@ -88,6 +153,7 @@ class Fault:
     One order; ``match`` None stands for any endpoint.
 
     :param retry_after: seconds; with ``as_date`` the header is a moment so far from now.
+    :param value: what some kinds put into the answer, e.g. the word of ``status``.
     """
 
     kind: FaultKind
@@ -96,11 +162,14 @@ class Fault:
     retry_after: float | None = None
     as_date: bool = False
     delay: float = 0.0
+    value: str = ""
+    # Of the first answer, where later ones repeat something of it.
+    kept: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, order: Mapping[str, Any]) -> Fault:
         """Read an order of the control endpoint."""
-        unknown = sorted(set(order) - {"kind", "match", "times", "retry_after", "as_date", "delay"})
+        unknown = sorted(set(order) - {"kind", "match", "times", "retry_after", "as_date", "delay", "value"})
         if unknown:
             raise FaultError(f"unknown field {unknown[0]!r}")
         match = order.get("match", "any")
@@ -121,6 +190,7 @@ class Fault:
             retry_after=_seconds("retry_after", order.get("retry_after")),
             as_date=order.get("as_date") is True,
             delay=_seconds("delay", order.get("delay")) or _DELAYS.get(kind, 0.0),
+            value=str(order.get("value", "")),
         )
 
     def public(self) -> dict[str, object]:
@@ -132,6 +202,7 @@ class Fault:
             "retry_after": self.retry_after,
             "as_date": self.as_date,
             "delay": self.delay,
+            "value": self.value,
         }
 
 

@@ -15,6 +15,7 @@ from lucidworks_provider.api.messages import Answer, Request, check_status, with
 from lucidworks_provider.errors import (
     LucidworksError,
     MalformedAnswerError,
+    NoJobIdError,
     ServiceError,
     SubmissionUnknownError,
     TokenRefusedError,
@@ -201,7 +202,9 @@ def _explain(err: LucidworksError, request: Request, conn_id: str) -> Lucidworks
             status=err.status,
         )
     unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)
-    if request.replayable or not unknown or isinstance(err, NOTHING_DONE):
+    # An answer without an id is one: who sends the request again makes another job.
+    known = isinstance(err, (*NOTHING_DONE, NoJobIdError))
+    if request.replayable or not unknown or known:
         return err
     return SubmissionUnknownError(
         f"{said}. The service may have done it all the same, under an id that nobody knows.",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from lucidworks_provider.api.jobs import JobKind, JobState, state_of
 from lucidworks_provider.api.messages import parse_object
+from lucidworks_provider.api.validation import refused
 from lucidworks_provider.errors import ResultGoneError
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
 from lucidworks_provider.jobs.task import JobTask, Read
@@ -55,10 +56,10 @@ class AdoptedJob(JobTask[Path]):
 
     def parse(self, body: bytes, position: int, job_id: str) -> Read:
         """Whether it is a result; the body itself is what is wanted."""
-        seen = state_of(
-            parse_object(body, f"{self.job_kind.name.capitalize()} job {job_id}"),
-            payload_field=self.job_kind.payload_field,
-        )
+        name = f"{self.job_kind.name.capitalize()} job {job_id}"
+        seen = state_of(parse_object(body, name), self.job_kind, job_id)
+        if seen.other_job:
+            raise refused(f"{name}: the answer is about job {seen.other_job}")
         carries = seen.has_payload and seen.state is not JobState.FAILED
         return Read(seen.state, seen.status, seen.message, body if carries else None)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -14,8 +15,15 @@ from typing import Protocol, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from lucidworks_provider import metrics
-from lucidworks_provider.api.jobs import JobState, Sighting, sight
-from lucidworks_provider.errors import LucidworksError, StorageError, UnknownResourceError
+from lucidworks_provider.api.jobs import SMALL_BODY, JobKind, JobState, Sighting, sight
+from lucidworks_provider.errors import (
+    AnswerError,
+    ForbiddenError,
+    LucidworksError,
+    RequestRefusedError,
+    StorageError,
+    UnknownResourceError,
+)
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.watch import Command, Ending, Look, Poll, Sleep, Watched, watch
 from lucidworks_provider.threads import in_thread
@@ -46,6 +54,16 @@ class Keeper(Protocol):
 
     async def use_aside(self) -> bool:
         """Make what was kept aside the result, if there is something."""
+
+    async def keep_other(self, body: bytes, job_id: str) -> None:
+        """Keep what says that it is the result of another job: it may be the only copy of that one, or of this."""
+
+    async def use_other(self) -> bool:
+        """Make that the result, if there is something."""
+
+
+# Answers that say as little about a job as a 404: a gateway's, a cache's, or of a service that is not ready for it.
+_NOT_NOW = frozenset({304, 403, 404, 408, 409, 410, 425})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +104,101 @@ class InFolder:
     async def use_aside(self) -> bool:
         return await in_thread(self.bodies.use_aside, self.position, self.job_id)
 
+    async def keep_other(self, body: bytes, job_id: str) -> None:
+        uri = await in_thread(self.bodies.keep_other, self.position, self.job_id, body)
+        await in_thread(_warn, "The result of job %s is kept in %s", job_id, uri)
+
+    async def use_other(self) -> bool:
+        return await in_thread(self.bodies.use_other, self.position, self.job_id)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """
+    The GETs of one job, and what has to be known of those before.
+
+    :param forbidden: the last answer was a 403.
+    :param others: answers that were about another job.
+    :param aside: of a body that was kept aside and may be the result.
+    """
+
+    job_id: str
+    kind: JobKind
+    keeper: Keeper
+    fetch: Callable[[str], Awaitable[bytes]]
+    forbidden: ForbiddenError | None = None
+    others: int = 0
+    aside: bytes = b""
+
+    async def poll(self) -> Sighting:
+        """Ask once, and store what may not come again."""
+        self.forbidden = None
+        try:
+            body = await self.fetch(self.job_id)
+        except (ForbiddenError, RequestRefusedError, UnknownResourceError) as err:
+            return await self._not_now(err)
+        except LucidworksError as err:
+            if not err.retryable:
+                raise
+            await self._warn("no answer for now: %s", err)
+            return Sighting(JobState.UNREADABLE, message=str(err))
+        if len(body) <= SMALL_BODY:
+            seen = sight(body, self.kind, self.job_id)
+        else:
+            seen = await in_thread(sight, body, self.kind, self.job_id)
+        if seen.other_job:
+            self.others += 1
+            if self.others == 1:
+                return await self._of_another(seen, body)
+            # A service that names jobs in its own way, maybe. Whoever reads the result looks at what is in it.
+            if seen.state is JobState.GONE and await self.keeper.use_other():
+                await self._warn("gone; what came before, under the id of another job, may be the result.")
+                return Sighting(JobState.RESULT)
+        return await self._stored(seen, body)
+
+    async def _not_now(self, err: AnswerError) -> Sighting:
+        if 300 <= err.status < 400 and err.status not in _NOT_NOW:
+            raise err
+        self.forbidden = err if isinstance(err, ForbiddenError) else None
+        await self._warn("refused for now: %s", err)
+        return Sighting(JobState.GONE if err.status in _NOT_NOW else JobState.REFUSED, message=str(err))
+
+    async def _of_another(self, seen: Sighting, body: bytes) -> Sighting:
+        """A cache or a mix-up, once."""
+        said = f"The answer is about job {seen.other_job}."
+        await self._warn("%s Asking again.", said)
+        if seen.has_payload:
+            await self.keeper.keep_other(body, seen.other_job)
+        return Sighting(JobState.PENDING, message=said)
+
+    async def _stored(self, seen: Sighting, body: bytes) -> Sighting:
+        match seen.state:
+            case JobState.RESULT:
+                await self.keeper.keep(body)
+            case JobState.PENDING if seen.has_payload:
+                before, self.aside = self.aside, b"" if seen.going_on else hashlib.sha256(body).digest()
+                if self.aside and self.aside == before:
+                    await self._warn(
+                        "the same payload twice, with the status %r: it is the result.", seen.status
+                    )
+                    await self.keeper.keep(body)
+                    return Sighting(JobState.RESULT, seen.status)
+                await self.keeper.keep_aside(body)
+                await self._warn("a payload with the status %r is kept aside.", seen.status)
+            case JobState.PENDING if self.aside and seen.status and not seen.going_on:
+                # Handed out once, with the word that it has now.
+                await self.keeper.use_aside()
+                return Sighting(JobState.RESULT, seen.status)
+            case JobState.GONE | JobState.EMPTY if await self.keeper.use_aside():
+                await self._warn("gone; the payload that came before is the result.")
+                return Sighting(JobState.RESULT)
+            case JobState.UNREADABLE:
+                await self._warn("an answer that is no JSON object; it starts: %r", seen.message)
+        return seen
+
+    async def _warn(self, message: str, *values: object) -> None:
+        await in_thread(_warn, f"Job %s: {message}", self.job_id, *values)
+
 
 async def follow(
     job_id: str,
@@ -94,7 +207,7 @@ async def follow(
     keeper: Keeper,
     fetch: Callable[[str], Awaitable[bytes]],
     slots: AbstractAsyncContextManager[object],
-    payload_field: str,
+    kind: JobKind,
 ) -> Watched:
     """
     Wait for one job, and put its body on storage as it arrives.
@@ -102,46 +215,18 @@ async def follow(
     :param conversation: a :func:`watch` that has not begun.
     :param fetch: performs the GET of a job id once and returns the body; waiting and repeating is done here.
     :param slots: taken for each GET until its body is stored; bounds the bodies held in memory.
-    :param payload_field: the field of a body that holds the result.
     :raises LucidworksError: a failure that waiting cannot cure.
     """
-
-    async def fetch_and_keep() -> Sighting:
-        try:
-            body = await fetch(job_id)
-        except UnknownResourceError as err:
-            body, seen = b"", Sighting(JobState.GONE, message=str(err))
-        except LucidworksError as err:
-            if not err.retryable:
-                raise
-            await in_thread(_warn, "Job %s: no answer for now: %s", job_id, err)
-            return Sighting(JobState.UNREADABLE, message=str(err))
-        else:
-            seen = sight(body, payload_field=payload_field)
-        match seen.state:
-            case JobState.RESULT:
-                await keeper.keep(body)
-            case JobState.PENDING if seen.has_payload:
-                await keeper.keep_aside(body)
-                await in_thread(
-                    _warn, "Job %s: a payload with the unknown status %r is kept aside.", job_id, seen.status
-                )
-            case JobState.GONE if await keeper.use_aside():
-                await in_thread(_warn, "Job %s: gone; the payload that came before is the result.", job_id)
-                return Sighting(JobState.RESULT)
-            case JobState.UNREADABLE:
-                await in_thread(
-                    _warn, "Job %s: an answer that is no JSON object; it starts: %r", job_id, seen.message
-                )
-        return seen
-
+    asked = _Asked(job_id, kind, keeper, fetch)
     reply: bool | Sighting | None = None
     while True:
         try:
             command = conversation.send(reply)
         except StopIteration as stop:
             ended: Watched = stop.value
-            if ended.ending is Ending.TIMEOUT and await keeper.use_aside():
+            if ended.ending is Ending.GONE and asked.forbidden is not None:
+                raise asked.forbidden from None
+            if ended.ending is Ending.TIMEOUT and asked.aside and await keeper.use_aside():
                 # Nothing better has come than what came with an unknown status.
                 await in_thread(_warn, "Job %s: out of time; the payload that came is the result.", job_id)
                 return Watched(Ending.COLLECTED)
@@ -151,7 +236,7 @@ async def follow(
                 reply = await keeper.there()
             case Poll():
                 async with slots:
-                    reply = await finish(fetch_and_keep())
+                    reply = await finish(asked.poll())
             case Sleep(seconds):
                 await asyncio.sleep(seconds)
                 reply = None
@@ -163,7 +248,7 @@ async def collect(
     bodies: Bodies,
     fetch: Callable[[str], Awaitable[bytes]],
     slots: asyncio.Semaphore,
-    payload_field: str,
+    kind: JobKind,
     poll_interval: float,
     deadline: float,
 ) -> dict[int, Watched]:
@@ -175,17 +260,22 @@ async def collect(
     :raises LucidworksError: a failure that waiting cannot cure, after the other jobs have ended.
     """
 
+    durations: list[float] = []
+
     async def one(position: int, job_id: str) -> Watched:
+        started = time.monotonic()
         with metrics.waiting() as job:
             ended = await follow(
                 job_id,
-                watch(poll_interval=poll_interval, deadline=deadline, now=time.time),
+                watch(poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations),
                 keeper=InFolder(bodies, position, job_id),
                 fetch=fetch,
                 slots=slots,
-                payload_field=payload_field,
+                kind=kind,
             )
             job.ending = ended.ending.value
+        if ended.ending is Ending.COLLECTED:
+            durations.append(time.monotonic() - started)
         return ended
 
     if len(jobs) == 1:

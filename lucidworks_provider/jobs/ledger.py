@@ -19,7 +19,15 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs.record import JobRecord, newest, resume
-from lucidworks_provider.storage import discard, discard_folder, exists, read_file, split_uri, write_file
+from lucidworks_provider.storage import (
+    discard,
+    discard_folder,
+    exists,
+    names_in,
+    read_file,
+    split_uri,
+    write_file,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +43,7 @@ _STATE_NAME = "lucidworks_jobs"
 _RECORD = "record.json"
 _INPUT = "input.json"
 _PROOF = "writable"
+_REFUSED = ".refused"
 
 
 class StateStore(Protocol):
@@ -90,6 +99,23 @@ class Bodies:
         self.keep(position, job_id, body)
         return True
 
+    def keep_other(self, position: int, job_id: str, body: bytes) -> str:
+        """Keep what names another job than the one that was asked for; the URI. It outlives the task."""
+        uri = self._other(position, job_id)
+        write_file(uri, body)
+        return uri
+
+    def use_other(self, position: int, job_id: str) -> bool:
+        """Make that the job's result, if there is something."""
+        body = read_file(self._other(position, job_id))
+        if body is None:
+            return False
+        self.keep(position, job_id, body)
+        return True
+
+    def _other(self, position: int, job_id: str) -> str:
+        return f"{self.folder}.{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}.other.json"
+
     def take(self, position: int, job_id: str) -> bytes | None:
         """Read a body, if it has arrived."""
         return read_file(self.uri(position, job_id))
@@ -104,6 +130,14 @@ class Bodies:
         write_file(uri, self.take(position, job_id) or b"")
         self.drop(position, job_id)
         return uri
+
+    def refuse(self, name: str) -> None:
+        """Note that the answer of that name was of no use."""
+        write_file(f"{self.folder}/{name}{_REFUSED}", b"")
+
+    def refused(self) -> frozenset[str]:
+        """The names that :meth:`refuse` has noted."""
+        return frozenset(n.removesuffix(_REFUSED) for n in names_in(self.folder) if n.endswith(_REFUSED))
 
     def prove(self) -> None:
         """

@@ -19,6 +19,7 @@ class Outcome:
     """
     :param failed: positions whose job ended in ERROR.
     :param gone: positions whose result is nowhere any more.
+    :param empty: positions whose job is ready without a result.
     :param late: positions whose job was not ready before the deadline.
     :param messages: what was heard about the first of them, by position.
     :param unshared: name of the host that does not see the task's storage.
@@ -29,6 +30,7 @@ class Outcome:
     collected: int = 0
     failed: list[int] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
+    empty: list[int] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
     messages: dict[str, str] = field(default_factory=dict)
     unshared: str | None = None
@@ -39,13 +41,12 @@ class Outcome:
     def of(cls, endings: Mapping[int, Watched]) -> Outcome:
         """Sort the ends of waiting."""
         ended = {ending: [p for p, w in endings.items() if w.ending is ending] for ending in Ending}
-        said = [
-            p for e in (Ending.FAILED, Ending.GONE, Ending.TIMEOUT) for p in ended[e] if endings[p].message
-        ]
+        said = [p for e in Ending if e is not Ending.COLLECTED for p in ended[e] if endings[p].message]
         return cls(
             collected=len(ended[Ending.COLLECTED]),
             failed=ended[Ending.FAILED],
             gone=ended[Ending.GONE],
+            empty=ended[Ending.EMPTY],
             late=ended[Ending.TIMEOUT],
             messages={str(p): endings[p].message[:_CHARACTERS] for p in said[:_MESSAGES]},
         )

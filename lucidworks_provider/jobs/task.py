@@ -18,9 +18,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import JobKind, JobState
 from lucidworks_provider.errors import (
+    EmptyResultError,
     JobFailedError,
     LucidworksError,
     MalformedAnswerError,
+    NoJobIdError,
     ResultGoneError,
     StorageError,
     SubmissionUnknownError,
@@ -142,11 +144,14 @@ class JobTask(ABC, Generic[File]):
         Note what the wait has shown; afterwards some parts may be missing a job again.
 
         :raises JobFailedError: the service reports ERROR; a retry of the task submits those parts again.
+        :raises EmptyResultError: a job is ready without a result.
         :raises ResultGoneError: a result is gone for the second time.
         """
         if outcome.failed:
             self.ledger.save(record.with_failed(outcome.failed))
             raise JobFailedError(self.describe(record, outcome.failed, outcome.messages, "failed"))
+        if outcome.empty:
+            raise EmptyResultError(self.describe(record, outcome.empty, outcome.messages, "have no result"))
         for position in outcome.gone:
             record = self.again(record, position, outcome.messages.get(str(position), ""))
         return self.ledger.save(record) if outcome.gone else record
@@ -157,15 +162,18 @@ class JobTask(ABC, Generic[File]):
 
         :return: the manifest.
         :raises JobFailedError: a body that says ERROR after all.
-        :raises MalformedAnswerError: a result that does not fit together; its body is set aside.
+        :raises EmptyResultError: a result without anything in it; its body stays.
+        :raises MalformedAnswerError: results that are not what was asked for; all their bodies are set aside.
         """
+        unusable: dict[int, MalformedAnswerError] = {}
         with self.open() as file:
             for position in range(self.count):
-                value = self._read(record, position)
                 try:
-                    self.add(file, position, value)
+                    self.add(file, position, self._read(record, position))
                 except MalformedAnswerError as err:
-                    raise self._unusable(record, position, err) from None
+                    unusable[position] = err
+            if unusable:
+                raise self._unusable(record, unusable)
         manifest = self.manifest(file)
         self.ledger.close(record.collected(manifest))
         metrics.written(manifest)
@@ -180,10 +188,7 @@ class JobTask(ABC, Generic[File]):
                 f"{bodies.uri(position, job_id)} has vanished since it was written. A retry asks for the result "
                 "again, and submits its input again if the service does not give it twice."
             )
-        try:
-            read = self.parse(body, position, job_id)
-        except MalformedAnswerError as err:
-            raise self._unusable(record, position, err) from None
+        read = self.parse(body, position, job_id)
         match read.state:
             case JobState.RESULT:
                 return read.value
@@ -196,18 +201,29 @@ class JobTask(ABC, Generic[File]):
                 raise JobFailedError(
                     self.describe(record, [position], {str(position): read.message}, "failed")
                 )
-        raise self._unusable(
-            record, position, MalformedAnswerError(f"Its status is {read.status!r}.", status=200)
+        raise EmptyResultError(
+            f"{self._job(record, position)}: the status is {read.status!r}, without a result."
         )
 
-    def _unusable(self, record: JobRecord, position: int, err: MalformedAnswerError) -> MalformedAnswerError:
-        """Set a body aside that may be the only copy, and let a retry submit its part again."""
-        kept = self.ledger.bodies.set_aside(position, record.jobs[position])
-        self.ledger.save(record.with_failed([position]))
-        return MalformedAnswerError(
-            f"{self._job(record, position)}: {err} The answer is kept in {kept}; a retry submits again.",
-            status=err.status,
+    def _unusable(
+        self, record: JobRecord, errors: Mapping[int, MalformedAnswerError]
+    ) -> MalformedAnswerError:
+        """Set bodies aside that may be the only copies, and let another attempt submit their parts again."""
+        told = []
+        for position, err in errors.items():
+            kept = self.ledger.bodies.set_aside(position, record.jobs[position])
+            told.append(f"{self._job(record, position)}: {err} The answer is kept in {kept}.")
+        self.ledger.save(record.with_failed(list(errors)))
+        # What is no JSON was cut on its way. Any other answer is paid for, and would be again.
+        retryable = all(err.retryable for err in errors.values())
+        more = f" And {len(told) - _TOLD} more." if len(told) > _TOLD else ""
+        then = "A retry" if retryable else "Clearing the task"
+        first = next(iter(errors.values()))
+        error = MalformedAnswerError(
+            f"{' '.join(told[:_TOLD])}{more} {then} submits again.", status=first.status
         )
+        error.retryable = retryable
+        return error
 
     def _submit(self, record: JobRecord, position: int) -> str:
         """The POST for one part, repeated where its outcome is unknown and the policy says so."""
@@ -225,7 +241,13 @@ class JobTask(ABC, Generic[File]):
             reraise=True,
         )
         try:
-            return retrying(self.submit, position)
+            job_id = retrying(self.submit, position)
+            self._check_id(record, position, job_id)
+            return job_id
+        except NoJobIdError as err:
+            # The intent stays, as after a submission without an answer.
+            err.args = (f"{self.name(position)}: {err}", *err.args[1:])
+            raise
         except SubmissionUnknownError as err:
             if not self.resubmit_unknown:
                 self._unknown(position, str(err))
@@ -238,6 +260,25 @@ class JobTask(ABC, Generic[File]):
             self.ledger.save(record.awaited())
             err.args = (f"{self.name(position)}: {err}", *err.args[1:])
             raise
+
+    def _check_id(self, record: JobRecord, position: int, job_id: str) -> None:
+        """
+        Refuse an id that another part has: one of the two would get the other's result.
+
+        :raises MalformedAnswerError: not retryable.
+        """
+        for other, held in record.jobs.items():
+            if held == job_id and other != position and not self.same(position, other):
+                error = MalformedAnswerError(
+                    f"The service answered the submission with job {job_id}, which is the job of {self.name(other)}.",
+                    status=200,
+                )
+                error.retryable = False
+                raise error
+
+    def same(self, position: int, other: int) -> bool:
+        """Whether two parts are the same to the service."""
+        return False
 
     def _unknown(self, position: int, what: str) -> None:
         """Apply the policy for a POST whose outcome is unknown."""

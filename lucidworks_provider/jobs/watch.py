@@ -11,10 +11,15 @@ what was seen                  what happens
 the result lies on storage     COLLECTED, without a GET (an earlier reader put it there)
 RESULT                         COLLECTED
 PENDING                        wait, longer the older the job is
-FAILED                         read again ``REREADS`` times (ERROR is tied to the GET), then FAILED;
-                               a PENDING in between starts the count anew
-GONE, or 404                   for ``GONE_PATIENCE`` look at storage (another reader may be about
-                               to write) and ask again (a gateway may have said 404), then GONE
+FAILED                         read again ``REREADS`` times (ERROR is tied to the GET) within one poll
+                               interval, then FAILED; a PENDING in between starts the count anew
+EMPTY                          read again until it was seen ``EMPTY_LOOKS`` times, then EMPTY; at once
+                               where the service says next that the result was handed out
+404 and the like, and the job  wait: it may not be known everywhere yet; for the longer of
+  was never seen               ``NEVER_SEEN`` and what almost all jobs before took
+GONE, or 404 of a job that     for ``GONE_PATIENCE`` look at storage (another reader may be about
+  was seen                     to write) and ask again (a gateway may have said 404), then GONE
+REFUSED (400 and the like)     asked ``REFUSALS`` times in all, then GONE
 UNREADABLE (a page of HTML,    wait: it says nothing about the job; the deadline decides
   or no answer for now)       and each wait in a row is twice as long
 the deadline has passed        TIMEOUT, with what was heard last; the job may still go on
@@ -24,7 +29,7 @@ the deadline has passed        TIMEOUT, with what was heard last; the job may st
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,7 +40,10 @@ REREADS = 2
 GONE_PATIENCE = 60.0
 GONE_INTERVAL = 5.0
 # A job that was accepted a moment ago may not be known everywhere yet.
-YOUNG = 30.0
+NEVER_SEEN = 300.0
+_ALMOST_ALL = 0.99
+EMPTY_LOOKS = 4
+REFUSALS = 3
 # Until a job is old, it is polled more often than every `poll_interval`: most jobs are short.
 FIRST_WAIT = 5.0
 AGE_SHARE = 0.25
@@ -49,6 +57,7 @@ class Ending(Enum):
     COLLECTED = "collected"
     FAILED = "failed"
     GONE = "gone"
+    EMPTY = "empty"
     TIMEOUT = "timeout"
 
 
@@ -100,6 +109,17 @@ def unanswered_wait(times: int, poll_interval: float, spread: Callable[[], float
     return min(poll_interval, UNANSWERED_WAIT * 2.0 ** min(times - 1, 10)) * (0.5 + 0.5 * spread())
 
 
+def unseen_patience(durations: Sequence[float]) -> float:
+    """
+    Seconds for which the service may say that it does not know a job.
+
+    :param durations: seconds that other jobs of this application took.
+    """
+    if not durations:
+        return NEVER_SEEN
+    return max(NEVER_SEEN, sorted(durations)[int(_ALMOST_ALL * (len(durations) - 1))])
+
+
 def watch(
     *,
     poll_interval: float,
@@ -107,6 +127,7 @@ def watch(
     now: Callable[[], float],
     wait: Callable[[float, float], float] = next_wait,
     gone_patience: float | None = None,
+    durations: Sequence[float] = (),
 ) -> Generator[Command, bool | Sighting | None, Watched]:
     """
     Wait for one job.
@@ -116,40 +137,79 @@ def watch(
     :param gone_patience: seconds for which another reader's body may still arrive, ``GONE_PATIENCE`` if not given.
         Where nobody else can have read, there is nothing to wait for once the service says so in words; a 404 may be
         a gateway's.
+    :param durations: seconds that other jobs took, which may grow meanwhile.
     """
     started = now()
+    heard = _Heard()
     gone_since: float | None = None
-    strikes = unanswered = 0
-    last = ""
     if (yield Look()) is True:
         return Watched(Ending.COLLECTED)
     while True:
         seen = yield Poll()
-        if isinstance(seen, Sighting):
-            last = seen.message or last
-            unanswered = unanswered + 1 if seen.state is JobState.UNREADABLE else 0
-            if seen.state is JobState.RESULT:
-                return Watched(Ending.COLLECTED)
-            strikes = strikes + 1 if seen.state is JobState.FAILED else strikes
-            if strikes > REREADS:
-                return Watched(Ending.FAILED, seen.message)
-            if seen.state is JobState.PENDING:
-                strikes, gone_since = 0, None
-            if seen.state is JobState.GONE and (seen.status or now() - started >= YOUNG):
-                gone_since = now() if gone_since is None else gone_since
+        assert isinstance(seen, Sighting)  # noqa: S101  # for the type checker
+        if (ended := heard.take(seen)) is not None:
+            return ended
+        in_words = bool(seen.status)
+        if seen.state is JobState.PENDING:
+            gone_since = None
+        elif seen.state is JobState.GONE and (
+            heard.was_seen or now() - started >= unseen_patience(durations)
+        ):
+            gone_since = now() if gone_since is None else gone_since
         if gone_since is not None:
             if (yield Look()) is True:
                 return Watched(Ending.COLLECTED)
-            in_words = isinstance(seen, Sighting) and bool(seen.status)
             patience = gone_patience if in_words and gone_patience is not None else GONE_PATIENCE
             if now() - gone_since >= patience:
-                return Watched(Ending.GONE, last)
+                return Watched(Ending.GONE, heard.last)
             yield Sleep(min(poll_interval, GONE_INTERVAL))
             continue
         left = deadline - now()
         if left <= 0:
-            return Watched(Ending.TIMEOUT, last)
-        pause = wait(now() - started, poll_interval)
-        if unanswered:
-            pause = max(pause, unanswered_wait(unanswered, poll_interval))
-        yield Sleep(min(pause, left))
+            return Watched(Ending.TIMEOUT, heard.last)
+        yield Sleep(min(heard.pause(wait(now() - started, poll_interval), poll_interval), left))
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What the polls of a job have brought so far."""
+
+    failed: int = 0
+    empty: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    was_seen: bool = False
+    last: str = ""
+
+    def take(self, seen: Sighting) -> Watched | None:
+        """Count one; the end, if it is one."""
+        self.last = seen.message or self.last
+        # A 404 is no word about the job.
+        self.was_seen = self.was_seen or bool(seen.status)
+        self.unanswered = self.unanswered + 1 if seen.state is JobState.UNREADABLE else 0
+        match seen.state:
+            case JobState.RESULT:
+                return Watched(Ending.COLLECTED)
+            case JobState.PENDING:
+                self.failed = 0
+            case JobState.FAILED:
+                self.failed += 1
+                if self.failed > REREADS:
+                    return Watched(Ending.FAILED, seen.message)
+            case JobState.REFUSED:
+                self.refused += 1
+                if self.refused >= REFUSALS:
+                    return Watched(Ending.GONE, self.last)
+            case JobState.EMPTY:
+                self.empty += 1
+        handed_out = seen.state is JobState.GONE and bool(seen.status)
+        if self.empty >= EMPTY_LOOKS or (self.empty and handed_out):
+            return Watched(Ending.EMPTY, f"The service says {seen.status!r} and gives no result.")
+        return None
+
+    def pause(self, seconds: float, poll_interval: float) -> float:
+        """Seconds until the next poll, from what the job's age suggests."""
+        if self.unanswered:
+            return max(seconds, unanswered_wait(self.unanswered, poll_interval))
+        # The end is as good as known.
+        return min(seconds, poll_interval / REREADS) if self.failed or self.refused else seconds

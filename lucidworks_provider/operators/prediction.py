@@ -17,7 +17,7 @@ from lucidworks_provider.operators.job import JobOperator, bodies_of
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.secrets import KeysApart, restore, warn, withheld, withhold
-from lucidworks_provider.operators.values import dictionary, whole
+from lucidworks_provider.operators.values import dictionary, share, whole
 from lucidworks_provider.operators.waiting import UsesHook
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 INLINE_BYTES = 48 * 1024
 # That of the API and of the client's connections, said again: importing them would cost each parse of a DAG file.
 BATCH_SIZE = 32
+MAX_REJECT_RATIO = 0.05
 MAX_CONCURRENCY = 8
 
 
@@ -65,6 +66,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         model_config: Mapping[str, Any] | str | None = None,
         api_key_conn_id: str | None = None,
         batch_size: int = BATCH_SIZE,
+        max_reject_ratio: float = MAX_REJECT_RATIO,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -81,6 +83,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         )
         self.api_key_conn_id = api_key_conn_id
         self.batch_size = batch_size
+        self.max_reject_ratio = max_reject_ratio
 
     @property
     def model_config(self) -> Any:
@@ -159,6 +162,8 @@ class LucidworksPredictionOperator(_Predicting):
     :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
         Without it they are the return value, which is for small results. (templated)
     :param batch_size: inputs of a request, 32 at most.
+    :param max_reject_ratio: share of the inputs, 0 to 1, for which the service may answer with an error or nothing;
+        their rows say why in ``error``. When it is more the task fails, and nothing is written.
     :param concurrency: requests at a time, 8 at most.
     :param lucidworks_conn_id: the connection. (templated)
     :raises InputError: before anything is sent.
@@ -212,6 +217,7 @@ class LucidworksPredictionOperator(_Predicting):
         options, items = self._request()
         batches = check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
         concurrency = whole(self.concurrency, "concurrency", 1, MAX_CONCURRENCY)
+        ratio = share(self.max_reject_ratio, "max_reject_ratio")
         bodies = None
         if self.result_path:
             bodies = bodies_of(self.result_path, context)
@@ -220,7 +226,12 @@ class LucidworksPredictionOperator(_Predicting):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
         _ = self.hook.get_settings().application_base
         return Direct(
-            options, batches, lambda batch: self.hook.apredict_items(options, batch), concurrency, bodies
+            options,
+            batches,
+            lambda batch: self.hook.apredict_items(options, batch),
+            concurrency,
+            bodies,
+            max_reject_ratio=ratio,
         )
 
     async def _run(self, direct: Direct) -> list[tuple[Prediction, ...] | None]:
@@ -231,7 +242,7 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider import metrics
         from lucidworks_provider.documents.prediction_file import prediction_file
 
-        with prediction_file(uri, direct.options) as file:
+        with prediction_file(uri, direct.options, direct.max_reject_ratio) as file:
             for position in range(len(direct.batches)):
                 direct.write(file, position)
         manifest = file.manifest.as_json()
@@ -239,7 +250,7 @@ class LucidworksPredictionOperator(_Predicting):
         return manifest
 
     def _rows(self, direct: Direct, predicted: Sequence[tuple[Prediction, ...]]) -> list[dict[str, Any]]:
-        from lucidworks_provider.documents.prediction_file import check_vectors, row_of
+        from lucidworks_provider.documents.prediction_file import check_errors, check_vectors, row_of
 
         rows: list[dict[str, Any]] = []
         dimension: int | None = None
@@ -247,6 +258,8 @@ class LucidworksPredictionOperator(_Predicting):
             dimension = check_vectors(predictions, direct.options, dimension)
             for item, prediction in zip(direct.batches[position], predictions, strict=True):
                 rows.append(row_of(len(rows), item, prediction))  # the next row's index
+        errors = sum(one.error is not None for predictions in predicted for one in predictions)
+        check_errors(errors, len(rows), direct.max_reject_ratio)
         size = len(json.dumps(rows))
         if size > INLINE_BYTES:
             self.log.warning(
@@ -278,6 +291,8 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model.
         (templated)
     :param batch_size: inputs of a job, 32 at most.
+    :param max_reject_ratio: share of the inputs, 0 to 1, for which the service may answer with an error or nothing;
+        their rows say why in ``error``. When it is more the task fails, and nothing is written.
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
@@ -301,4 +316,5 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
             options=options,
             batches=check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE), most=MAX_JOBS),
             post=lambda batch: self.hook.submit_items(options, batch),
+            max_reject_ratio=share(self.max_reject_ratio, "max_reject_ratio"),
         )

@@ -17,7 +17,13 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
-from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, ResultGoneError
+from lucidworks_provider.errors import (
+    EmptyResultError,
+    InputError,
+    JobFailedError,
+    JobTimeoutError,
+    ResultGoneError,
+)
 from lucidworks_provider.operators.failures import non_retryable
 from lucidworks_provider.operators.job import JobWaiting
 from lucidworks_provider.operators.values import text_as_seconds
@@ -98,6 +104,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Look once."""
         from lucidworks_provider.api.jobs import JobState
+        from lucidworks_provider.api.validation import refused
         from lucidworks_provider.jobs.collect import InFolder
 
         kind = self._checked()
@@ -108,6 +115,15 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         if task is not None:
             task.ledger.bodies.prove()
         body, seen = self._look(kind)
+        name = f"{kind.name.capitalize()} job {self.job_id}"
+        if seen.other_job:
+            if task is not None and seen.has_payload:
+                task.ledger.bodies.keep_other(0, self.job_id, body)
+            raise refused(f"{name}: the answer is about job {seen.other_job}")
+        if seen.state is JobState.EMPTY:
+            raise non_retryable(
+                EmptyResultError(f"{name}: the service says {seen.status!r} and gives no result.")
+            )
         if task is None and (seen.state is JobState.RESULT or seen.has_payload):
             # Of an unknown status too: there is nowhere to keep what may be the only copy.
             return PokeReturnValue(True, json.loads(body))
@@ -144,10 +160,10 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
                 time.sleep(_BETWEEN_LOOKS)
             try:
                 body = self.hook.poll_job(kind, self.job_id)
-                seen = sight(body, payload_field=kind.payload_field)
+                seen = sight(body, kind, self.job_id)
             except UnknownResourceError as err:
                 body, seen = b"", Sighting(JobState.GONE, message=str(err))
-            if seen.state not in {JobState.FAILED, JobState.GONE}:
+            if not seen.other_job and seen.state not in {JobState.EMPTY, JobState.FAILED, JobState.GONE}:
                 break
         return body, seen
 
@@ -199,5 +215,5 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
             if self._ends_by_execution_timeout(context):
                 raise
             raise AirflowSensorTimeout(str(err)) from None
-        except (JobFailedError, ResultGoneError) as err:
+        except (EmptyResultError, JobFailedError, ResultGoneError) as err:
             raise non_retryable(err) from err

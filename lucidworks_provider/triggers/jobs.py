@@ -152,7 +152,7 @@ async def wait_for_jobs(
             # Once: the wait before the next try must neither hold a slot nor outlast the deadline.
             fetch=partial(hook.apoll_job, kind, attempts=1),
             slots=client.slots,
-            payload_field=kind.payload_field,
+            kind=kind,
             poll_interval=poll_interval,
             deadline=deadline,
         )

@@ -11,6 +11,7 @@ from corpus_world import FakeService, World
 from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import asking, job_times, journal, lease
 from lucidworks_provider.corpus.settings import Corpus
+from lucidworks_provider.jobs import watch
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,8 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_times, "FIRST_GUESS", 0.01)
     monkeypatch.setattr(job_times, "SHORTEST", 0.01)
     monkeypatch.setattr(asking, "UNKNOWN_PAUSE", 0.01)
+    monkeypatch.setattr(watch, "NEVER_SEEN", 0.3)
+    monkeypatch.setattr(watch, "GONE_PATIENCE", 0.3)
 
 
 @pytest.fixture

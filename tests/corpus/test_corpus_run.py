@@ -891,26 +891,26 @@ class TestCrashes:
 
     @pytest.mark.parametrize("nights", [1, 2])
     def test_one_job_that_cannot_be_asked_for_is_one_reject(self, world: World, nights: int) -> None:
-        """It may pass, so the next run asks again; the one after that has a job of its own."""
+        """It is as good as gone: submitted again once, in each run."""
         texts = fill(world)
         fetch = world.service.fetch
 
-        async def forbidden(job: str) -> bytes:
+        async def refused(job: str) -> bytes:
             if world.service.jobs[job][1] == texts["004.txt"] and world.runs <= nights:
                 raise RequestRefusedError("HTTP 422", status=422)
             return await fetch(job)
 
-        world.service.fetch = forbidden  # type: ignore[method-assign]
+        world.service.fetch = refused  # type: ignore[method-assign]
         world.set(max_reject_ratio=0.2)
-        for night in range(nights):
+        for _ in range(nights):
             delta = world.run()
             (reject,) = world.lines(delta["rejects"])
-            assert (reject["document_id"], reject["reason"]) == ("004.txt", "refused")
-            assert delta["resubmitted"] == night
+            assert (reject["document_id"], reject["reason"]) == ("004.txt", "gone")
+            assert delta["resubmitted"] == 1
 
         assert world.run()["rejected"] == 0
         assert world.texts() == texts
-        assert world.service.posted.count(texts["004.txt"]) == nights
+        assert world.service.posted.count(texts["004.txt"]) == 2 * nights + 1
 
     def test_refusals_of_all_polls_submit_nothing_twice(self, world: World) -> None:
         texts = fill(world, 60)

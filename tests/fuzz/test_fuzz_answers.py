@@ -34,6 +34,7 @@ from lucidworks_provider.api.prediction_calls import read_answer, read_prompt, r
 from lucidworks_provider.api.prediction_calls import read_result as read_prediction_result
 from lucidworks_provider.api.tokens import read_grant, server_time
 from lucidworks_provider.api.use_cases import read_items
+from lucidworks_provider.api.validation import check_chunks
 from lucidworks_provider.documents.chunk_file import chunk_file
 from lucidworks_provider.documents.prediction_file import prediction_file
 from lucidworks_provider.errors import LucidworksError
@@ -101,9 +102,11 @@ OPTIONS: dict[str, Any] = {
 def write_chunks(body: bytes) -> object:
     """As a task does: decode, read, and append to a file; from a job whose id the service chose."""
     result = read_result(parse_object(body, "Job", packed=True), JOB)
+    options = ChunkingOptions("sentence", "m")
+    checked = check_chunks(TEXT, options, result)
     with tempfile.TemporaryDirectory() as folder:
-        with chunk_file(f"{folder}/x.parquet", ChunkingOptions("sentence", "m")) as file:
-            file.add("a", TEXT, result.chunks)
+        with chunk_file(f"{folder}/x.parquet", options) as file:
+            file.add("a", result.chunks, checked.spans)
         return file.manifest.as_json()
 
 
@@ -148,7 +151,7 @@ READERS: dict[str, tuple[Any, Read]] = {
     "token": ({"access_token": "eyJ.x.y", "expires_in": 3600, "token_type": "Bearer"}, read_grant),
     "submit chunking": ({"chunkingId": JOB, "status": "SUBMITTED"}, job_id_of(CHUNKING)),
     "submit prediction": ({"predictionId": JOB, "status": "SUBMITTED"}, job_id_of(PREDICTION)),
-    "poll": (CHUNKS, lambda answer: sight(answer.body, payload_field="chunkedData")),
+    "poll": (CHUNKS, lambda answer: sight(answer.body, CHUNKING)),
     "chunks": (CHUNKS, lambda answer: write_chunks(answer.body)),
     "job of predictions": (
         {"predictionId": JOB, "status": "READY", "predictions": [PREDICTIONS["passthrough"]]},

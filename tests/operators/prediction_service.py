@@ -104,7 +104,7 @@ class Service:
 def service_of(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     """The emulator as the default connection, and waits of milliseconds."""
     monkeypatch.setattr(watch, "GONE_PATIENCE", 0.2)
-    monkeypatch.setattr(watch, "YOUNG", 0.1)
+    monkeypatch.setattr(watch, "NEVER_SEEN", 0.1)
     monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
     service = Service(emulator, monkeypatch)
     service.connect()

@@ -130,7 +130,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(watch, "GONE_PATIENCE", 0.3)
     monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
-    monkeypatch.setattr(watch, "YOUNG", 0.1)
+    monkeypatch.setattr(watch, "NEVER_SEEN", 0.1)
     forget_sources()
     with running(EmulatorSettings()) as emulator:
         service = Service(emulator.url, monkeypatch)
@@ -803,7 +803,7 @@ def test_a_cut_off_tail_is_told(
     text = "A b. " * 1200
     manifest = operator(tmp_path / "c.jsonl", text=text).execute(context)
     assert manifest["chunks"] < 1200
-    assert "not covered to their end" in caplog.text
+    assert "1 of 1 documents are not covered by their chunks. The first: 'text', its end" in caplog.text
 
 
 def test_unquantised_values_where_bytes_were_asked_for_are_an_error(

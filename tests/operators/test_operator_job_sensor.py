@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
     monkeypatch.setattr(sensor_module, "_BETWEEN_LOOKS", 0.01)
     monkeypatch.setattr(watch, "GONE_PATIENCE", 0.2)
-    monkeypatch.setattr(watch, "YOUNG", 0.1)
+    monkeypatch.setattr(watch, "NEVER_SEEN", 0.1)
 
 
 @pytest.fixture

@@ -785,7 +785,7 @@ def test_vectors_that_do_not_belong_together_are_asked_for_again(
 
 
 def test_vectors_that_do_not_belong_together_are_not_returned(service: Service) -> None:
-    with scripted(predictions({"vector": [1]}, {"vector": [1, 2]}, {"vector": [1]})) as server:
+    with scripted(predictions({"vector": [0.5]}, {"vector": [0.5, 2]}, {"vector": [0.5]})) as server:
         service.connect(extra={"application_url": server.url})
         with pytest.raises(MalformedAnswerError, match="vector of 2 numbers after one of 1"):
             direct(TEN, use_case="embedding", concurrency=1).execute(new_context())

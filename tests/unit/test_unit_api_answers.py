@@ -10,7 +10,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from lucidworks_provider.api.jobs import SMALL_BODY, JobState, sight
+from lucidworks_provider.api import jobs
+from lucidworks_provider.api.jobs import CHUNKING, SMALL_BODY, JobState, sight
 from lucidworks_provider.api.messages import Answer, check_status, retry_after, scrub, vendor_message, without
 from lucidworks_provider.api.tokens import check_scope, read_grant, token_request
 from lucidworks_provider.errors import (
@@ -36,8 +37,24 @@ PAYLOAD = [{"chunks": ["x"]}]
         ({"status": "SUBMITTED", "chunkedData": []}, JobState.PENDING),
         ({"status": "READY", "chunkedData": PAYLOAD}, JobState.RESULT),
         ({"status": "ready", "chunkedData": PAYLOAD}, JobState.RESULT),
-        ({"status": "READY"}, JobState.PENDING),
-        ({"status": "READY", "chunkedData": None}, JobState.PENDING),
+        ({"status": "READY"}, JobState.EMPTY),
+        ({"status": "READY", "chunkedData": None}, JobState.EMPTY),
+        ({"status": "READY", "chunkedData": []}, JobState.EMPTY),
+        ({"status": "Succeeded", "chunkedData": PAYLOAD}, JobState.RESULT),
+        ({"status": "COMPLETED"}, JobState.EMPTY),
+        ({"data": {"status": "READY", "chunkedData": PAYLOAD}}, JobState.RESULT),
+        ({"status": "READY", "data": {"chunkedData": PAYLOAD}}, JobState.RESULT),
+        ({"data": {"chunkingId": "j", "status": "READY", "chunkedData": []}}, JobState.EMPTY),
+        ({"status": "FAILED"}, JobState.FAILED),
+        ({"status": "Failure"}, JobState.FAILED),
+        ({"status": "TIMED_OUT"}, JobState.FAILED),
+        ({"status": "cancelled"}, JobState.FAILED),
+        ({"status": "EXPIRED"}, JobState.FAILED),
+        ({"error": "no capacity"}, JobState.FAILED),
+        ({"error": None, "chunkedData": PAYLOAD}, JobState.RESULT),
+        ({"error": None}, JobState.PENDING),
+        ({"status": "SUBMITTED", "error": "of somebody else"}, JobState.PENDING),
+        ({"status": "ARCHIVED", "chunkedData": PAYLOAD}, JobState.PENDING),
         ({"status": "RETRIEVED", "chunkedData": PAYLOAD}, JobState.RESULT),
         ({"status": "RETRIEVED"}, JobState.GONE),
         ({"status": "RETRIEVED", "chunkedData": []}, JobState.GONE),
@@ -52,43 +69,67 @@ PAYLOAD = [{"chunks": ["x"]}]
     ],
 )
 def test_the_table_of_job_states(body: object, state: JobState) -> None:
-    assert sight(json.dumps(body).encode(), payload_field="chunkedData").state is state
+    assert sight(json.dumps(body).encode(), CHUNKING).state is state
 
 
 def test_a_cut_body_is_unreadable_and_shows_its_start() -> None:
-    seen = sight(b'{"status": "READY", "chunkedData": [{"chu', payload_field="chunkedData")
+    seen = sight(b'{"status": "READY", "chunkedData": [{"chu', CHUNKING)
     assert seen.state is JobState.UNREADABLE
     assert seen.message.startswith('{"status": "READY"')
 
 
-def test_a_large_body_is_kept_without_being_decoded() -> None:
-    body = b'{"status": "READY", "chunkedData": "' + b"x" * SMALL_BODY
-    assert sight(body, payload_field="chunkedData").state is JobState.RESULT
-    assert sight(b"\xef\xbb\xbf \n" + body, payload_field="chunkedData").state is JobState.RESULT
+def test_a_large_body_is_kept_without_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "parse_json", lambda body: pytest.fail("decoded"))
+    body = b'{"status": "READY", "chunkedData": [{"chunks": ["' + b"x" * SMALL_BODY
+    assert sight(body, CHUNKING).state is JobState.RESULT
+    assert sight(b"\xef\xbb\xbf \n" + body, CHUNKING).state is JobState.RESULT
+
+
+LARGE = b"x" * SMALL_BODY
+LARGE_PAYLOAD = b'[{"chunks": ["' + LARGE + b'"], "spans": [[0, 1]], "status": "FAILED"}]'
 
 
 @pytest.mark.parametrize(
-    ("head", "tail", "state"),
+    ("body", "state"),
     [
-        (b"", b"", JobState.RESULT),
-        (b'"status": "RETRIEVED", ', b"", JobState.RESULT),
-        (b"", b', "status":"ready"', JobState.RESULT),
-        # Whoever reads it finds out.
-        (b'"status": "ERROR", ', b"", JobState.RESULT),
-        (b'"status": "RUNNING", ', b"", JobState.PENDING),
-        (b"", b', "status" : "PARTIAL"', JobState.PENDING),
-        # Within a text it is no status.
-        (rb'"x": "\"status\": \"RUNNING\"", ', b"", JobState.RESULT),
+        (b'{"chunkedData": %p}', JobState.RESULT),
+        (b'{"status": "RETRIEVED", "chunkedData": %p}', JobState.RESULT),
+        (b'{"chunkedData": %p, "status":"ready"}', JobState.RESULT),
+        (b'{"chunkedData": %p , "x": [1], "status":"ready"}', JobState.RESULT),
+        (b'{"status": "ERROR", "chunkedData": %p}', JobState.FAILED),
+        (b'{"status": "RUNNING", "chunkedData": %p}', JobState.PENDING),
+        (b'{"chunkedData": %p, "status" : "PARTIAL"}', JobState.PENDING),
+        # Within a text, or further down, it is no status.
+        (rb'{"x": "\"status\": \"RUNNING\"", "chunkedData": %p}', JobState.RESULT),
+        (b'{"x": {"status": "RUNNING"}, "chunkedData": %p}', JobState.RESULT),
+        # Not at the top level, or not there.
+        (b'{"status": "READY", "data": {"chunkedData": %p}}', JobState.RESULT),
+        (b'{"status": "READY", "message": "' + LARGE + b'", "chunkedData": %p}', JobState.RESULT),
+        (b'{"status": "READY", "chunkedData": null, "message": "' + LARGE + b'"}', JobState.EMPTY),
+        (b'{"status": "READY", "chunkedData": [], "message": "' + LARGE + b'"}', JobState.EMPTY),
+        (b'{"status": "SUBMITTED", "chunkedData": [], "message": "' + LARGE + b'"}', JobState.PENDING),
+        (b'{"status": "RETRIEVED", "message": "' + LARGE + b'", "chunkedData": null}', JobState.GONE),
     ],
 )
-def test_a_large_body_says_whether_it_is_all(head: bytes, tail: bytes, state: JobState) -> None:
-    body = b"{" + head + b'"chunkedData": "' + b"x" * SMALL_BODY + b'"' + tail + b"}"
-    seen = sight(body, payload_field="chunkedData")
-    assert (seen.state, seen.has_payload) == (state, True)
+def test_a_large_body_says_as_much_as_a_small_one(body: bytes, state: JobState) -> None:
+    assert sight(body.replace(b"%p", LARGE_PAYLOAD), CHUNKING).state is state
+    small = body.replace(b"%p", LARGE_PAYLOAD).replace(LARGE, b"x")
+    assert sight(small, CHUNKING).state is state
+
+
+@pytest.mark.parametrize("payload", [b"null", b"[]", LARGE_PAYLOAD])
+@pytest.mark.parametrize(
+    ("named", "other"),
+    [("j-1", ""), (" J-1", ""), ("J1", ""), ("j-2", "j-2"), (7, "7"), (None, ""), ("", "")],
+)
+def test_the_id_in_a_body_is_compared(payload: bytes, named: object, other: str) -> None:
+    identity = b'"chunkingId": ' + json.dumps(named).encode()
+    for body in (b"{" + identity + b', "chunkedData": %p}', b'{"chunkedData": %p, ' + identity + b"}"):
+        assert sight(body.replace(b"%p", payload), CHUNKING, "j-1").other_job == other
 
 
 def test_a_large_page_of_html_is_no_result() -> None:
-    seen = sight(b"<html>" + b"x" * SMALL_BODY, payload_field="chunkedData")
+    seen = sight(b"<html>" + b"x" * SMALL_BODY, CHUNKING)
     assert (seen.state, seen.message[:6]) == (JobState.UNREADABLE, "<html>")
 
 
@@ -98,12 +139,14 @@ def test_a_large_page_of_html_is_no_result() -> None:
         ({"status": "ERROR", "message": "too long"}, "too long"),
         ({"status": "ERROR", "error": {"code": 7}}, '{"code": 7}'),
         ({"status": "ERROR"}, "no reason"),
+        ({"status": "ERROR", "errors": [{"message": "a"}, "b", {"code": 1}]}, 'a; b; {"code": 1}'),
+        ({"status": "ERROR", "error": {"message": "deep"}}, "deep"),
         ({"status": "ERROR", "message": "Bearer abcdefghijklmnop"}, "***"),
     ],
 )
 def test_the_reason_of_a_failure(body: dict[str, Any], words: str) -> None:
-    assert sight(json.dumps(body).encode(), payload_field="chunkedData").message == words or words in (
-        sight(json.dumps(body).encode(), payload_field="chunkedData").message
+    assert sight(json.dumps(body).encode(), CHUNKING).message == words or words in (
+        sight(json.dumps(body).encode(), CHUNKING).message
     )
 
 

@@ -17,7 +17,7 @@ from lucidworks_provider.api.chunking import (
 )
 from lucidworks_provider.api.jobs import CHUNKING, JobState, poll_request, read_submission
 from lucidworks_provider.api.messages import Answer
-from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
+from lucidworks_provider.errors import InputError, MalformedAnswerError, NoJobIdError, RequestRefusedError
 
 BASE = "https://app.example"
 
@@ -126,6 +126,9 @@ def test_polling_quotes_the_id() -> None:
         (200, b'{"chunkingId": true}', MalformedAnswerError, "chunkingId"),
         (200, b"<html>login</html>", MalformedAnswerError, "<html>login"),
         (200, b'{"chunkingId": "1', MalformedAnswerError, "HTTP 200"),
+        (200, b'{"requestId": "r-1", "status": "SUBMITTED"}', NoJobIdError, "requestId"),
+        (200, b'{"id": "a", "jobId": "b"}', NoJobIdError, "HTTP 200"),
+        (200, b'{"traceId": "a", "data": {"correlation_id": "b"}}', NoJobIdError, "traceId"),
         (413, b'{"message": "too large"}', RequestRefusedError, "413.*too large"),
         (302, b"", RequestRefusedError, "redirects"),
     ],
@@ -135,6 +138,30 @@ def test_a_submission_without_an_id_is_an_error(
 ) -> None:
     with pytest.raises(error, match=words):
         read_submission(Answer(status, {}, body), CHUNKING)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"id": "a"},
+        {"chunking_id": "a", "requestId": "b"},
+        {"jobId": "a", "status": "SUBMITTED"},
+        {"data": {"chunkingId": "a"}, "traceId": "b"},
+        {"result": {"id": "a"}},
+        {"id": "a", "jobId": "a"},
+        {"job": "441eb3be-7de6-470a-8141-e416a15c7db1"},
+    ],
+)
+def test_a_lone_id_under_another_name_is_taken(
+    body: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = body.get("job", "a")
+    assert read_submission(Answer(200, {}, json.dumps(body).encode()), CHUNKING) == wanted
+    assert "another name" in caplog.text
+
+
+def test_the_id_in_an_answer_that_was_cut_is_taken() -> None:
+    assert read_submission(Answer(200, {}, b'{"chunkingId": "abc", "sta'), CHUNKING) == "abc"
 
 
 @pytest.mark.parametrize("status", ["SUBMITTED", "READY", "WHATEVER"])
@@ -226,7 +253,7 @@ def test_too_few_spans_do_not_cost_the_result(spans: object) -> None:
 
 
 def test_a_payload_of_an_unknown_status_is_read() -> None:
-    result = read_result(NEW_SHAPE | {"status": "COMPLETED"}, "j")
+    result = read_result(NEW_SHAPE | {"status": "ARCHIVED"}, "j")
     assert (result.state, len(result.chunks)) == (JobState.PENDING, 2)
 
 

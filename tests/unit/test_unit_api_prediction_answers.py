@@ -148,7 +148,6 @@ def test_a_vector_under_any_name(sent: dict[str, Any], vector: tuple[float, ...]
 @pytest.mark.parametrize(
     "sent",
     [
-        {},
         {"vector": []},
         {"vector": ["1"]},
         {"vector": [True]},
@@ -164,10 +163,78 @@ def test_an_embedding_without_one_vector_is_an_error(sent: dict[str, Any]) -> No
         read_predictions({"predictions": [{"vector": [1]}, sent]}, Embedding, "It")
 
 
-@pytest.mark.parametrize("labels", [None, [], ["a"], {"a": "0.5"}, {"a": None}, {"a": NAN}, {"a": True}])
+@pytest.mark.parametrize(
+    "labels", [7, [["a", "b"]], [None], {"a": "0.5"}, {"a": None}, {"a": NAN}, {"a": True}]
+)
 def test_a_classification_without_scores_is_an_error(labels: object) -> None:
     with pytest.raises(MalformedAnswerError, match="prediction 0: a prediction without scores"):
         read_predictions({"predictions": [{"labels": labels}]}, Classification, "It")
+
+
+@pytest.mark.parametrize(
+    ("labels", "read"),
+    [
+        ([], {}),
+        ("", {}),
+        ("a", {"a": None}),
+        (["a", "b"], {"a": None, "b": None}),
+        ([{"label": "a", "score": 0.25}, {"label": "b", "score": 0.75}], {"b": 0.75, "a": 0.25}),
+        ([["a", 0.5]], {"a": 0.5}),
+    ],
+)
+def test_labels_come_in_other_shapes(labels: object, read: dict[str, Any]) -> None:
+    [found] = read_predictions({"predictions": [{"labels": labels}]}, Classification, "It")
+    assert list(found.labels.items()) == list(read.items())
+
+
+@pytest.mark.parametrize("answer", [Embedding, Classification, RagAnswer, Keywords, Prediction])
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        ({}, "sent nothing"),
+        ({"tokensUsed": {}, "response": None}, "sent nothing"),
+        ({"error": "no capacity", "response": None}, "no capacity"),
+        ({"error": {"message": "too long"}}, "too long"),
+        ({"status": "FAILED", "message": "m"}, "m"),
+    ],
+)
+def test_one_prediction_that_is_none_says_why(
+    answer: type[Prediction], sent: dict[str, Any], error: str
+) -> None:
+    [found] = read_predictions({"predictions": [sent]}, answer, "It")
+    assert error in found.error
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], {}, False])
+def test_an_empty_error_is_none(nothing: object) -> None:
+    [found] = read_predictions({"predictions": [{"error": nothing, "response": "Yes."}]}, Prediction, "It")
+    assert found.error is None
+
+
+@pytest.mark.parametrize(
+    ("given", "order"),
+    [
+        ([2, 0, 1], "bca"),
+        ([3, 1, 2], "bca"),
+        (["1", "0", "2"], "bac"),
+        ([0, 0, 0], "abc"),
+        ([7, 7, 7], "abc"),
+        ([None, None, None], "abc"),
+        ([0, 1, 1], None),
+        ([1, 2, 4], None),
+        ([0, None, 1], None),
+        (["x", "y", "z"], None),
+    ],
+)
+def test_an_index_tells_the_order_or_nothing(given: list[Any], order: str | None) -> None:
+    sent = [{"response": text, "index": at} for text, at in zip("abc", given, strict=True)]
+    if order is None:
+        with pytest.raises(MalformedAnswerError, match="tells no order") as caught:
+            read_predictions({"predictions": sent}, Prediction, "It")
+        assert not caught.value.retryable
+    else:
+        read = read_predictions({"predictions": sent}, Prediction, "It")
+        assert "".join(one.response for one in read) == order
 
 
 def test_a_classification_may_have_no_label_above_the_cutoff() -> None:
@@ -331,13 +398,13 @@ def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
         ({"status": "RETRIEVED", "predictions": [RAG_SENT]}, JobState.RESULT, 1),
         ({"status": "RETRIEVED"}, JobState.GONE, 0),
         ({"status": "ERROR", "message": "m", "predictions": ["unreadable"]}, JobState.FAILED, 0),
-        ({"status": "COMPLETED", "predictions": [RAG_SENT]}, JobState.PENDING, 1),
+        ({"status": "ARCHIVED", "predictions": [RAG_SENT]}, JobState.PENDING, 1),
     ],
 )
 def test_a_jobs_answer(body: dict[str, Any], state: JobState, read: int) -> None:
     result = read_result(body, "j", RagAnswer, 1)
     assert (result.state, len(result.predictions)) == (state, read)
-    assert sight(json.dumps(body).encode(), payload_field=PREDICTION.payload_field).state is state
+    assert sight(json.dumps(body).encode(), PREDICTION).state is state
 
 
 def test_a_job_gives_one_prediction_for_each_input() -> None:
@@ -350,7 +417,12 @@ def test_a_submission_gives_an_id(job_id: object) -> None:
     told = answer({"predictionId": job_id, "status": "SUBMITTED"})
     assert read_submission(told, PREDICTION) == str(job_id)
     with pytest.raises(MalformedAnswerError, match="predictionId"):
-        read_submission(answer({"chunkingId": job_id}), PREDICTION)
+        read_submission(answer({"requestId": job_id}), PREDICTION)
+
+
+def test_a_result_of_another_job_is_refused() -> None:
+    with pytest.raises(MalformedAnswerError, match="about job k"):
+        read_result({"predictionId": "k", "status": "READY", "predictions": [RAG_SENT]}, "j", RagAnswer, 1)
 
 
 # Previews
@@ -487,7 +559,7 @@ READERS: dict[str, Callable[[Answer], Any]] = {
     "prompt": read_prompt,
     "use cases": lambda told: nearest(read_use_cases(told), PASS),
     "submission": lambda told: read_submission(told, PREDICTION),
-    "sight": lambda told: sight(told.body, payload_field="predictions"),
+    "sight": lambda told: sight(told.body, PREDICTION),
 }
 
 

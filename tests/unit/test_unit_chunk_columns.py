@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.api.spans import Span
 from lucidworks_provider.documents.chunk_columns import ChunkColumns, chunk_schema
-from lucidworks_provider.documents.spans import Span
 from lucidworks_provider.errors import MalformedAnswerError
 
 FLOATS = ChunkingOptions("sentence", "gte-small")

@@ -13,16 +13,19 @@ from lucidworks_provider.api.jobs import JobState, Sighting
 from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of, newest, resume
 from lucidworks_provider.jobs.watch import (
+    EMPTY_LOOKS,
     FIRST_WAIT,
     GONE_PATIENCE,
+    NEVER_SEEN,
+    REFUSALS,
     REREADS,
-    YOUNG,
     Ending,
     Look,
     Poll,
     Sleep,
     Watched,
     next_wait,
+    unseen_patience,
     watch,
 )
 
@@ -32,6 +35,8 @@ FAILED = Sighting(JobState.FAILED, "ERROR", "why")
 UNREADABLE = Sighting(JobState.UNREADABLE, "", "<html>")
 RETRIEVED = Sighting(JobState.GONE, "RETRIEVED")
 UNKNOWN_ID = Sighting(JobState.GONE, "", "404")
+EMPTY = Sighting(JobState.EMPTY, "READY")
+REFUSED = Sighting(JobState.REFUSED, "", "400")
 
 
 class World:
@@ -43,6 +48,7 @@ class World:
         self.stored_at = stored_at
         self.now = 0.0
         self.polls = 0
+        self.times: list[float] = []
 
     def run(self, poll_interval: float = 5.0) -> Watched:
         conversation = watch(poll_interval=poll_interval, deadline=self.deadline, now=lambda: self.now)
@@ -58,6 +64,7 @@ class World:
                 case Poll():
                     reply = self.script[min(self.polls, len(self.script) - 1)]
                     self.polls += 1
+                    self.times.append(self.now)
                 case Sleep(seconds):
                     assert seconds > 0
                     self.now += seconds
@@ -77,6 +84,12 @@ class World:
         ([RETRIEVED, RESULT], Ending.COLLECTED, 2),
         ([RETRIEVED, PENDING, RESULT], Ending.COLLECTED, 3),
         ([UNKNOWN_ID, RESULT], Ending.COLLECTED, 2),
+        ([UNKNOWN_ID] * 20 + [RESULT], Ending.COLLECTED, 21),
+        ([EMPTY, RESULT], Ending.COLLECTED, 2),
+        ([EMPTY], Ending.EMPTY, EMPTY_LOOKS),
+        ([EMPTY, RETRIEVED], Ending.EMPTY, 2),
+        ([REFUSED, RESULT], Ending.COLLECTED, 2),
+        ([REFUSED], Ending.GONE, REFUSALS),
     ],
 )
 def test_the_table_of_waiting(script: list[Sighting], ending: Ending, polls: int) -> None:
@@ -116,7 +129,24 @@ def test_a_404_of_an_old_job_is_asked_about_again() -> None:
 def test_an_unknown_id_is_given_time_while_the_job_is_young() -> None:
     world = World(UNKNOWN_ID)
     assert world.run().ending is Ending.GONE
-    assert world.now >= YOUNG + GONE_PATIENCE
+    assert world.now >= NEVER_SEEN + GONE_PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("durations", "seconds"), [([], NEVER_SEEN), ([1.0], NEVER_SEEN), ([1.0] * 50 + [900.0] * 50, 900.0)]
+)
+def test_the_patience_with_an_unknown_id_grows_with_the_jobs_that_were_seen(
+    durations: list[float], seconds: float
+) -> None:
+    assert unseen_patience(durations) == seconds
+
+
+def test_the_end_of_a_failed_job_is_told_within_a_poll_interval() -> None:
+    """Whatever its age."""
+    world = World(*[PENDING] * 30, FAILED)
+    assert world.run(poll_interval=30.0).ending is Ending.FAILED
+    assert world.polls == 30 + REREADS + 1
+    assert world.now - world.times[30] <= 30.0
 
 
 def test_the_deadline_ends_the_wait_with_a_last_look() -> None:

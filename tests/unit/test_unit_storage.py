@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from lucidworks_provider import storage
 from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.documents.chunk_file import check_suffix, chunk_file, covers
-from lucidworks_provider.documents.spans import locate
+from lucidworks_provider.api.jobs import CHUNKING
+from lucidworks_provider.api.spans import locate
+from lucidworks_provider.documents.chunk_file import check_suffix, chunk_file
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.jobs import collect as collecting
 from lucidworks_provider.jobs.ledger import Bodies, Ledger
@@ -302,7 +303,7 @@ def test_a_result_waits_in_memory_for_a_full_disk(
         bodies=bodies,
         fetch=fetch,
         slots=asyncio.Semaphore(1),
-        payload_field="chunkedData",
+        kind=CHUNKING,
         poll_interval=0.01,
         deadline=time.time() + 60,
     )
@@ -427,28 +428,14 @@ def test_repeated_chunks_are_found_in_order(words: list[str]) -> None:
     assert spans == sorted(spans, key=lambda span: span[0] or 0)
 
 
-@pytest.mark.parametrize(
-    ("text", "spans", "covered"),
-    [
-        ("One. \n", [(0, 4)], True),
-        ("One. Two.", [(0, 4)], False),
-        ("One.", [], False),
-        (" ", [], True),
-        ("One. Two.", [(0, 4), (None, None)], True),
-    ],
-)
-def test_a_cut_tail_is_seen(
-    text: str, spans: list[tuple[int, int] | tuple[None, None]], covered: bool
-) -> None:
-    assert covers(text, spans) is covered
-
-
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_both_formats_hold_the_same(base: str, suffix: str) -> None:
     uri = f"{base}/out/chunks.{suffix}"
     with chunk_file(uri, OPTIONS) as file:
-        assert file.add("a", "One. Two.", [chunk("One.", (0, 4)), chunk("Two.", None, [0.0, 1.0])])
-        assert file.add("b", "Three.", [chunk("Three.", (0, 6))])
+        file.add(
+            "a", given := [chunk("One.", (0, 4)), chunk("Two.", None, [0.0, 1.0])], locate("One. Two.", given)
+        )
+        file.add("b", given := [chunk("Three.", (0, 6))], locate("Three.", given))
     assert (file.manifest.documents, file.manifest.chunks, file.manifest.dimension) == (2, 3, 2)
     data = read_file(uri) or b""
     if suffix == "parquet":
@@ -479,7 +466,7 @@ def test_both_formats_hold_the_same(base: str, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_a_file_without_chunks_is_a_file(tmp_path: Path, suffix: str) -> None:
     with chunk_file(f"{tmp_path}/c.{suffix}", OPTIONS) as file:
-        file.add("a", "x", [])
+        file.add("a", given := [], locate("x", given))
     assert file.manifest.as_json()["chunks"] == 0
     assert (tmp_path / f"c.{suffix}").exists()
 
@@ -488,7 +475,7 @@ def test_a_file_without_chunks_is_a_file(tmp_path: Path, suffix: str) -> None:
 def test_a_value_that_the_file_cannot_hold_is_named(tmp_path: Path, value: float) -> None:
     def write() -> None:
         with chunk_file(f"{tmp_path}/c.parquet", OPTIONS) as file:
-            file.add("doc", "x", [chunk("x", None, [value])])
+            file.add("doc", given := [chunk("x", None, [value])], locate("x", given))
 
     with pytest.raises(MalformedAnswerError, match="'doc' has a value"):
         write()
@@ -496,10 +483,10 @@ def test_a_value_that_the_file_cannot_hold_is_named(tmp_path: Path, value: float
 
 def test_whole_numbers_are_numbers(tmp_path: Path) -> None:
     with chunk_file(f"{tmp_path}/c.parquet", OPTIONS) as file:
-        file.add("doc", "x", [chunk("x", None, [16777217, 0.5])])
+        file.add("doc", given := [chunk("x", None, [16777217, 0.5])], locate("x", given))
     quantised = ChunkingOptions("sentence", "m", model_config={"vectorQuantizationMethod": "max-scale"})
     with chunk_file(f"{tmp_path}/q.parquet", quantised) as file:
-        file.add("doc", "x", [chunk("x", None, [-24.0, 8.0])])
+        file.add("doc", given := [chunk("x", None, [-24.0, 8.0])], locate("x", given))
     assert pq.read_table(tmp_path / "q.parquet")["vector"].to_pylist() == [[-24, 8]]
 
 
@@ -509,7 +496,7 @@ def test_both_formats_check_the_quantisation(tmp_path: Path, suffix: str) -> Non
 
     def write(value: float) -> None:
         with chunk_file(f"{tmp_path}/c.{suffix}", quantised) as file:
-            file.add("doc", "x", [chunk("x", None, [value])])
+            file.add("doc", given := [chunk("x", None, [value])], locate("x", given))
 
     for value in (0.5, -300, 128):
         with pytest.raises(MalformedAnswerError, match="max-scale was asked for"):
@@ -519,8 +506,8 @@ def test_both_formats_check_the_quantisation(tmp_path: Path, suffix: str) -> Non
 def test_vectors_of_another_length_are_refused(tmp_path: Path) -> None:
     def write() -> None:
         with chunk_file(f"{tmp_path}/c.jsonl", OPTIONS) as file:
-            file.add("a", "x", [chunk("x", None, [1.0])])
-            file.add("b", "x", [chunk("x", None, [1.0, 2.0])])
+            file.add("a", given := [chunk("x", None, [1.0])], locate("x", given))
+            file.add("b", given := [chunk("x", None, [1.0, 2.0])], locate("x", given))
 
     with pytest.raises(MalformedAnswerError, match=r"'b'.*2 numbers.*of 1"):
         write()

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A service that keeps the documented shapes and is unkind: what every kind of task writes, pays for and says.
+
+Each case is one order to the emulator. ``fails`` is what the error of the task says, or, of a corpus, the reason of
+the rejects; ``warns`` what the log says where the task goes on. A task without both has the rows of a kind service.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prediction_service import Service, by_jobs, direct, new_context, rows_of, service_of
+
+from lucidworks_provider.documents import open_dataset
+from lucidworks_provider.emulator.server import running
+from lucidworks_provider.emulator.settings import EmulatorSettings
+from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.transport import retry
+
+TEXTS = {
+    "a": "Das Mädchen läuft nach Hause. Es regnet stark. Der Hund wartet.",
+    "b": "Quick foxes jump. Lazy dogs sleep. Birds sing.",
+    "c": "Rivers flow south. Mountains stand. Snow melts in spring.",
+}
+DOCUMENTS = [{"id": name, "text": text} for name, text in TEXTS.items()]
+# Longer than any wait in here, and far shorter than the timeout of a task.
+SOON = 20.0
+ALWAYS = 1000
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    :param posts: submissions of each document or batch.
+    :param chunk: the error of a chunking task; None where it succeeds.
+    :param corpus: the reason of the rejects; None where all documents are in the dataset.
+    """
+
+    order: tuple[str, str]
+    more: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    posts: int = 1
+    chunk: str | None = None
+    corpus: str | None = None
+    warns: str = ""
+    same_rows: bool = True
+
+
+EMPTY = {"chunk": "no result|no chunk", "corpus": "empty_result"}
+OTHER = {"chunk": "another text", "corpus": "malformed"}
+WHOLE = {"model_config": {"vectorQuantizationMethod": "max-scale"}}
+
+CHUNKING: dict[str, Case] = {
+    "payload null": Case(("poll", "null-payload"), **EMPTY),
+    "payload empty": Case(("poll", "empty-payload"), **EMPTY),
+    "no chunks": Case(("poll", "no-chunks"), **EMPTY),
+    "in an envelope": Case(("poll", "envelope")),
+    "id of another job": Case(("poll", "other-id"), warns="is about job"),
+    "previous answer for ever": Case(("poll", "previous-answer"), **OTHER),
+    # The second answer took another job's result with it.
+    "previous answer once": Case(("poll", "previous-answer"), {"times": 2}, posts=2),
+    "one id for all": Case(("submit", "same-id"), chunk="is the job of Document", corpus="malformed"),
+    "id under another name": Case(("submit", "id-name"), warns="another name"),
+    "no id": Case(("submit", "no-id"), chunk="without a usable", corpus="failed"),
+    "lower case": Case(("poll", "lower-case"), same_rows=False),
+    "composed": Case(("poll", "composed")),
+    "chunks of another text": Case(("poll", "other-text"), **OTHER),
+    "half of the chunks": Case(("poll", "cut-chunks"), warns="cover", same_rows=False),
+    "first chunk missing": Case(("poll", "no-first-chunk"), warns="cover", same_rows=False),
+    "middle chunk missing": Case(("poll", "no-middle-chunk"), warns="cover", same_rows=False),
+    "two items": Case(("poll", "twice"), chunk="just once", corpus="malformed"),
+    "dimension ignored": Case(
+        ("poll", "long-vectors"),
+        arguments={"model_config": {"dimReductionSize": 48}},
+        chunk="dimReductionSize 48 was asked for, and the vectors have 96",
+        corpus="malformed",
+    ),
+    "whole numbers for floats": Case(
+        ("poll", "whole-numbers"), chunk="whole numbers up to", corpus="malformed"
+    ),
+    "fractions for whole numbers": Case(
+        ("poll", "fractions"), arguments=WHOLE, chunk="max-scale", corpus="malformed"
+    ),
+    "zeros": Case(("poll", "zeros"), warns="only zeros", same_rows=False),
+    "404 of young jobs": Case(("poll", "404"), {"times": 9}),
+    "400 for ever": Case(("poll", "400"), posts=2, chunk="second time", corpus="gone"),
+    "400 twice": Case(("poll", "400"), {"times": 2}),
+    **{
+        f"{status} on some polls": Case(("poll", status), {"times": 6})
+        for status in ("304", "403", "408", "409", "425")
+    },
+    **{
+        word: Case(("poll", "status"), {"value": word}, chunk="So the emulator was told", corpus="failed")
+        for word in ("FAILED", "FAILURE", "CANCELLED", "EXPIRED", "Timed out")
+    },
+    "an error in a 200": Case(("poll", "error-body"), {"value": "no room"}, chunk="no room", corpus="failed"),
+    "SUCCEEDED": Case(("poll", "status"), {"value": "SUCCEEDED"}),
+    "an unknown word": Case(("poll", "status"), {"value": "ARCHIVED"}, warns="kept aside"),
+}
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Service]:
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
+    with running(EmulatorSettings(pending_polls=0)) as emulator:
+        made = service_of(emulator, monkeypatch)
+        monkeypatch.setattr("lucidworks_provider.jobs.watch.NEVER_SEEN", 3.0)
+        yield made
+
+
+def order(service: Service, case: Case) -> None:
+    match, kind = case.order
+    service.settings(**case.settings)
+    service.fault(match, kind, **{"times": ALWAYS, **case.more})
+
+
+def chunk(path: Path, **arguments: Any) -> list[dict[str, Any]]:
+    documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
+    LucidworksChunkOperator(
+        **_arguments(arguments), documents=documents, result_path=str(path), deferrable=False
+    ).execute(new_context())
+    return rows_of(path)
+
+
+def corpus(
+    folder: Path, night: int, **arguments: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, str]]:
+    """The manifest, the dataset's rows, and the reasons of the rejects."""
+    arguments |= {"source": DOCUMENTS, "output": str(folder), "max_reject_ratio": 1.0}
+    operator = LucidworksChunkDocumentsOperator(**_arguments(arguments))
+    ti = SimpleNamespace(
+        dag_id="d", run_id=f"r{night}", task_id="t", map_index=-1, try_number=1, max_tries=0, task=operator,
+        xcom_push=lambda key, value: None,
+    )  # fmt: skip
+    manifest = operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+    rejects = rows_of(folder / "rejects.jsonl") if (folder / "rejects.jsonl").exists() else []
+    rows = open_dataset(str(folder)).to_table().drop_columns(["content_hash"]).to_pylist()
+    rows.sort(key=lambda row: (row["document_id"], row["chunk_index"]))
+    return manifest, rows, {one["document_id"]: one["reason"] for one in rejects}
+
+
+def _arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    common = {
+        "task_id": "t",
+        "chunker": "sentence",
+        "chunker_config": {"chunkSize": 1},
+        "model_id": "gte-small",
+    }
+    return {**common, "poll_interval": 0.1, "timeout": 60, **arguments}
+
+
+def posts(service: Service) -> set[int]:
+    """How often each text was posted."""
+    taken: dict[str | None, int] = {}
+    for record in service.calls("submit"):
+        if record.job_id:
+            taken[record.text_sha256] = taken.get(record.text_sha256, 0) + 1
+    return set(taken.values())
+
+
+@pytest.mark.parametrize("name", CHUNKING)
+def test_a_chunking_task(
+    service: Service, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = CHUNKING[name]
+    kind = chunk(tmp_path / "kind.parquet", **case.arguments)
+    service.emulator.state.log.clear()
+    caplog.clear()
+    order(service, case)
+    began = time.monotonic()
+    path = tmp_path / "out" / "chunks.parquet"
+    if case.chunk is None:
+        rows = chunk(path, **case.arguments)
+        assert {row["document_id"] for row in rows} == set(TEXTS)
+        assert not case.same_rows or rows == kind
+        assert case.warns in caplog.text
+    else:
+        with pytest.raises(LucidworksError, match=case.chunk):
+            chunk(path, **case.arguments)
+        assert not path.exists()
+    assert time.monotonic() - began < SOON
+    assert max(posts(service)) <= case.posts
+
+
+@pytest.mark.parametrize("name", CHUNKING)
+def test_a_corpus_and_its_next_night(
+    service: Service, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = CHUNKING[name]
+    _, kind, _ = corpus(tmp_path / "kind", 1, **case.arguments)
+    service.emulator.state.log.clear()
+    caplog.clear()
+    order(service, case)
+    began = time.monotonic()
+    _, rows, rejects = corpus(tmp_path / "out", 1, **case.arguments)
+    assert time.monotonic() - began < SOON
+    assert {row["document_id"] for row in rows} | set(rejects) == set(TEXTS)
+    assert set(rejects.values()) == ({case.corpus} if case.corpus else set())
+    assert not case.same_rows or rows == [row for row in kind if row["document_id"] not in rejects]
+    assert case.warns in caplog.text
+    assert max(posts(service)) <= case.posts
+
+    service.heal()
+    service.emulator.state.log.clear()
+    _, rows, after = corpus(tmp_path / "out", 2, **case.arguments)
+    if case.corpus == "empty_result":
+        assert (rows, after, posts(service)) == ([], rejects, set())
+        _, rows, after = corpus(tmp_path / "out", 3, full_refresh=True, **case.arguments)
+    assert after == {}
+    assert not case.same_rows or rows == kind
+    assert len(posts(service) - {1}) == 0
+
+
+INPUTS = ["One.", "Two.", "Three.", "Four."]
+LABELS = {
+    "use_case": "classification",
+    "model_id": "gte-small",
+    "use_case_config": {"labels": ["shoes", "hats"]},
+}
+EMBEDDING = {"use_case": "embedding", "model_id": "gte-small"}
+PREDICTIONS: dict[str, Case] = {
+    "payload null": Case(("predict", "null-payload"), chunk="no list of"),
+    "payload empty": Case(("predict", "empty-payload"), chunk="0 predictions for 4 inputs"),
+    "an item is an error": Case(("predict", "item-error"), chunk="1 of 4 inputs have no prediction"),
+    "an item is nothing": Case(("predict", "item-nothing"), chunk="1 of 4 inputs have no prediction"),
+    "reordered from 0": Case(("predict", "reversed")),
+    "reordered from 1": Case(("predict", "reversed"), {"value": "1"}),
+    "a constant index": Case(("predict", "index"), {"value": "7"}),
+    "an index that tells no order": Case(("predict", "index"), {"value": "0,0,1,2"}, chunk="tells no order"),
+    "labels as a list": Case(("predict", "labels"), arguments=LABELS),
+    "labels as a text": Case(("predict", "labels"), {"value": "text"}, arguments=LABELS, same_rows=False),
+    "dimension ignored": Case(
+        ("predict", "long-vectors"),
+        arguments={**EMBEDDING, "model_config": {"dimReductionSize": 48}},
+        chunk="dimReductionSize 48",
+    ),
+    "whole numbers for floats": Case(
+        ("predict", "whole-numbers"), arguments=EMBEDDING, chunk="whole numbers up to"
+    ),
+    "fractions for whole numbers": Case(
+        ("predict", "fractions"), arguments={**EMBEDDING, **WHOLE}, chunk="max-scale"
+    ),
+    "zeros": Case(("predict", "zeros"), arguments=EMBEDDING, warns="only zeros", same_rows=False),
+}
+
+
+@pytest.mark.parametrize("form", ["rows", "p.jsonl", "p.parquet"])
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_a_prediction_task(
+    service: Service, tmp_path: Path, name: str, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = PREDICTIONS[name]
+
+    def predict(folder: str, **more: Any) -> Any:
+        to_file = {} if form == "rows" else {"result_path": str(tmp_path / folder / form)}
+        result = direct(INPUTS, **case.arguments, **to_file, **more).execute(new_context())
+        return result if form == "rows" else rows_of(tmp_path / folder / form)
+
+    kind = predict("kind")
+    service.emulator.state.log.clear()
+    caplog.clear()
+    order(service, case)
+    if case.chunk is None:
+        rows = predict("out")
+        assert not case.same_rows or _plain(rows) == _plain(kind)
+        assert case.warns in caplog.text
+    else:
+        with pytest.raises(LucidworksError, match=case.chunk) as caught:
+            predict("out")
+        assert not caught.value.retryable
+        assert not (tmp_path / "out" / form).exists()
+    assert len(service.calls("predict")) == 1
+    if "inputs have no prediction" in (case.chunk or ""):
+        rows = predict("allowed", max_reject_ratio=0.25)
+        assert [bool(row.get("error")) for row in rows] == [True, False, False, False]
+        assert _plain(rows)[1:] == _plain(kind)[1:]
+        assert "1 of 4 inputs have no prediction" in caplog.text
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what the service adds to say where a prediction belongs."""
+    return [
+        {name: value for name, value in row.items() if name not in {"memoryUuid", "more"}} for row in rows
+    ]
+
+
+JOBS: dict[str, Case] = {
+    "payload null": Case(("poll-prediction", "null-payload"), chunk="no result"),
+    "payload empty": Case(("poll-prediction", "empty-payload"), chunk="no result"),
+    "in an envelope": Case(("poll-prediction", "envelope")),
+    "id of another job": Case(("poll-prediction", "other-id"), chunk="about job"),
+    "previous answer for ever": Case(("poll-prediction", "previous-answer"), chunk="about job"),
+    "previous answer once": Case(("poll-prediction", "previous-answer"), {"times": 2}, posts=2),
+    "one id for all": Case(("submit-prediction", "same-id"), chunk="is the job of Input"),
+    "id under another name": Case(
+        ("submit-prediction", "id-name"), {"value": "job_id"}, warns="another name"
+    ),
+    "no id": Case(("submit-prediction", "no-id"), chunk="without a usable"),
+    "an item is an error": Case(("poll-prediction", "item-error"), chunk="2 of 4 inputs have no prediction"),
+    "an item is nothing": Case(("poll-prediction", "item-nothing"), chunk="2 of 4 inputs have no prediction"),
+    "reordered": Case(("poll-prediction", "reversed")),
+    "an index that tells no order": Case(
+        ("poll-prediction", "index"), {"value": "1,5"}, chunk="tells no order"
+    ),
+    "FAILED": Case(("poll-prediction", "status"), {"value": "FAILED"}, chunk="So the emulator was told"),
+    "an error in a 200": Case(("poll-prediction", "error-body"), {"value": "no room"}, chunk="no room"),
+    "SUCCEEDED": Case(("poll-prediction", "status"), {"value": "SUCCEEDED"}),
+    "an unknown word": Case(("poll-prediction", "status"), {"value": "ARCHIVED"}, warns="kept aside"),
+    "400 for ever": Case(("poll-prediction", "400"), posts=2, chunk="second time"),
+    "404 of young jobs": Case(("poll-prediction", "404"), {"times": 9}),
+    "409 on some polls": Case(("poll-prediction", "409"), {"times": 6}),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_an_asynchronous_prediction_task(
+    service: Service, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = JOBS[name]
+
+    def predict(path: Path) -> list[dict[str, Any]]:
+        by_jobs(INPUTS, path, batch_size=2, poll_interval=0.1).execute(new_context())
+        return rows_of(path)
+
+    kind = predict(tmp_path / "kind.jsonl")
+    service.emulator.state.log.clear()
+    caplog.clear()
+    order(service, case)
+    began = time.monotonic()
+    if case.chunk is None:
+        assert _plain(predict(tmp_path / "p.jsonl")) == _plain(kind)
+        assert case.warns in caplog.text
+    else:
+        with pytest.raises(LucidworksError, match=case.chunk):
+            predict(tmp_path / "p.jsonl")
+        assert not (tmp_path / "p.jsonl").exists()
+    assert time.monotonic() - began < SOON
+    assert max(service.submitted().values()) <= case.posts
