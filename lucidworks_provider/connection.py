@@ -36,10 +36,10 @@ SHARE_VIA = ("airflow", "redis", "memory")
 # Paths that no vendor page states, or that its pages disagree about (sections 4, 5.1 and 10.6 of the reference).
 DEFAULT_USE_CASES_PATH = "/ai/usecases"
 DEFAULT_DEPLOYMENTS_PATH = "/customers/{customer_id}/ai/deployments"
-# The usual one first; the literal reading of the vendor's page is tried where that is not found.
+# The documented one first; the usual one is tried where that is refused.
 UNDEPLOY_PATHS = (
-    "/customers/{customer_id}/ai/deployments/{deployment_id}",
     "/customers/{deployment_id}/ai/deployments",
+    "/customers/{customer_id}/ai/deployments/{deployment_id}",
 )
 
 # The Application ID is the first label of the application host name.

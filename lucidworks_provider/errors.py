@@ -21,6 +21,7 @@ Everything this package raises, as one tree.
     ├── TokenError                no token can be had without cutting off the rest of the fleet
     │   ├── TokenStoreError       the place where the fleet shares its token cannot be reached
     │   └── TokenContestedError   another system keeps asking for tokens with the same client id
+    ├── AmbiguousResourceError    a model or deployment may be the one that is asked for
     ├── StorageError              a place cannot be written or read; names the place
     ├── OutputBusyError           another task writes into the same output; names the task
     ├── TooManyRejectsError       more documents of a corpus were rejected than its owner allows
@@ -153,6 +154,10 @@ class TokenStoreError(TokenError):
 
 class TokenContestedError(TokenError):
     """Another system with the same client id deletes the fleet's token faster than it is of use to anybody."""
+
+
+class AmbiguousResourceError(LucidworksError):
+    """A model or deployment exists that may be the one that is asked for; names both. No other one was made."""
 
 
 class StorageError(LucidworksError):

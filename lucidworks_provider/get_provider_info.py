@@ -98,7 +98,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "undeploy_path": {
         "label": "Path of a deployment's deletion",
         "description": (
-            f"Below the Models API URL. Empty: {UNDEPLOY_PATHS[0]}, and where that is not found {UNDEPLOY_PATHS[1]}."
+            f"Below the Models API URL. Empty: {UNDEPLOY_PATHS[0]}, and where that is refused {UNDEPLOY_PATHS[1]}."
         ),
         "schema": {"type": ["string", "null"]},
     },

@@ -1,24 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The requests of the Models API, and how a retry finds what an earlier try has made.
+The requests of the Models API, and which existing model or deployment answers a request.
 
-The service knows no idempotency key. A model or a deployment is taken for ours when everything that was asked for
-is what the service's list shows; what the list leaves out is not known to differ.
+The service knows no idempotency key, so what exists is compared with what is asked for, field by field:
+
+=================  ==================================================================================
+likeness           when
+=================  ==================================================================================
+``SAME``           every field that is asked for is shown, and equal
+``UNCERTAIN``      a field is shown nowhere, or looks like the one asked for in the service's own words
+``DIFFERENT``      a field differs
+=================  ==================================================================================
+
+An *unanswered POST* is one of this task whose outcome is unknown; *new* is what may have appeared since:
+
+=============  ====================================  ============================  ===================
+likeness       new since an unanswered POST          new, a POST is not known of   otherwise
+=============  ====================================  ============================  ===================
+``SAME``       taken                                 taken                         taken
+``UNCERTAIN``  taken if the only new one, else (*)   (*)                           (*)
+``DIFFERENT``  (*)                                   (*)                           another one is made
+=============  ====================================  ============================  ===================
+
+(*) ``if_ambiguous``: :class:`AmbiguousResourceError` instead of another POST, unless the caller has decided.
+
+Failed and deleted ones are not taken: a retry makes another one.
 
 Source: section 10 of the API reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, TypeVar
+from urllib.parse import unquote
 
-from lucidworks_provider.api.messages import Request, get, json_body, path_segment, post
-from lucidworks_provider.api.models import CREDENTIALS, Deployment, Model, Progress, is_secret_name
+from lucidworks_provider.api.messages import Request, get, json_body, path_segment, post, scrub
+from lucidworks_provider.api.models import (
+    CREDENTIALS,
+    Deployment,
+    Model,
+    Progress,
+    deployments_of,
+    is_secret_name,
+    is_shown,
+    merge_deployments,
+)
 from lucidworks_provider.api.options import whole
 from lucidworks_provider.api.scopes import MODEL_SCOPE
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import AmbiguousResourceError, InputError
+
+T = TypeVar("T", bound=Model | Deployment)
+
+# The service's clock may be behind ours; this many seconds before a POST still count as since.
+_SKEW = 300.0
+# Of an error's message.
+_LONGEST_VALUE, _MOST_NAMED = 200, 3
+_UUID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE)
+
+
+class Likeness(IntEnum):
+    """How far what exists is what is asked for."""
+
+    SAME = 0
+    UNCERTAIN = 1
+    DIFFERENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """
+    What is asked for against what the service shows.
+
+    :param doubts: by field that is not known to be equal: its likeness, and both values in words.
+    """
+
+    doubts: Mapping[str, tuple[Likeness, str]]
+
+    @property
+    def likeness(self) -> Likeness:
+        """Of all fields."""
+        return max((likeness for likeness, _ in self.doubts.values()), default=Likeness.SAME)
+
+    def __str__(self) -> str:
+        return "; ".join(said for _, said in self.doubts.values()) or "all fields are equal"
+
+
+@dataclass(frozen=True, slots=True)
+class UnansweredPost:
+    """
+    A POST of this task whose outcome is unknown, or that an earlier attempt may have sent.
+
+    :param at: when, in seconds since the epoch.
+    :param before: ids that existed before it; None where it is not known whether there was a POST.
+    :param creator: our own name, where the service shows it.
+    """
+
+    at: float
+    before: frozenset[str] | None = None
+    creator: str | None = None
+
+    def new(self, candidates: Iterable[T]) -> list[T]:
+        """Those that may have appeared since; of several, those that show our name."""
+        new = [one for one in candidates if self._is_new(one)]
+        return [one for one in new if self.creator and one.created_by == self.creator] or new
+
+    def _is_new(self, one: Model | Deployment) -> bool:
+        started = _seconds(one.started)
+        if self.before is None:
+            return started is not None and started >= self.at - _SKEW
+        return one.id not in self.before and (started is None or started >= self.at - _SKEW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +159,20 @@ class Training:
             config=None if self.config is None else dict(self.config),
         )
 
-    def made(self, model: Model) -> bool:
-        """Whether a model is what this asks for, as far as the service's list shows it."""
-        return model.name == self.name.strip() and _agrees(self.as_json(), model.sent)
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"Model {self.name.strip()!r}"
+
+    def compare(self, found: Model | Deployment) -> Comparison:
+        """Compare with a model as the service shows it."""
+        return _compare(self.as_json(), found.sent)
+
+    def concerns(self, model: Model) -> bool:
+        """Whether a model may have this name. Only a custom one has a name, and its id is a UUID."""
+        if model.name is None:
+            return bool(_UUID.fullmatch(model.id)) and model.model_type != model.id
+        return _name_likeness(self.name, model.name) is not Likeness.DIFFERENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,28 +218,90 @@ class Placement:
             maxReplicas=self.max_replicas,
         )
 
-    def made(self, deployment: Deployment) -> bool:
-        """Whether a deployment is what this asks for, as far as the service's list shows it."""
-        return _agrees(self.as_json(), deployment.sent)
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"Deployment of model {self.model_id}"
+
+    def is_met_by(self, deployment: Deployment) -> bool:
+        """Whether a deployment is certainly what this asks for, and serves or is about to."""
+        alive = deployment.state is not None and deployment.progress in {Progress.READY, Progress.RUNNING}
+        return alive and self.compare(deployment).likeness is Likeness.SAME
+
+    def compare(self, found: Model | Deployment) -> Comparison:
+        """Compare with a deployment as the service shows it; replicas that it leaves out are the documented 1."""
+        return _compare(self.as_json(), {"minReplicas": 1, "maxReplicas": 1} | _shown(found.sent))
 
 
-def find_model(models: Iterable[Model], training: Training) -> Model | None:
+def join_deployments(
+    model_id: str,
+    own: Iterable[Deployment] | None,
+    shown: Iterable[Deployment] | None = None,
+    every: Iterable[Deployment] | None = None,
+) -> tuple[Deployment, ...]:
     """
-    The model that a training has made already: one that is ready before one that is not, the latest first.
+    The deployments of a model, from answers of which each may leave out some, or some of their fields.
 
-    One that failed is not taken: a retry trains again.
+    :param own: the model's own list; None where there is no such list.
+    :param shown: what the model itself shows.
+    :param every: the customer's list. What shows no model in it counts only if neither of the others is there.
     """
-    made = [one for one in models if one.progress is not Progress.FAILED and training.made(one)]
-    ready = [one for one in made if one.progress is Progress.READY]
-    return max(ready or made, key=lambda one: one.training_started or "", default=None)
+    found: dict[str, Deployment] = {}
+    owned = own is not None or shown is not None
+    for listed, named in ((own, False), (shown, False), (every, owned)):
+        for one in listed or ():
+            key, owner = one.id.lower(), (one.model_id or "").lower()
+            if key in found:
+                found[key] = merge_deployments(found[key], one)
+            elif owner == model_id.lower() or (not owner and not named):
+                found[key] = one
+    if owned:
+        return deployments_of(model_id, found.values())
+    return tuple(found.values())
 
 
-def find_deployment(deployments: Iterable[Deployment], placement: Placement) -> Deployment | None:
-    """The deployment that was made already, ready ones first; failed and vanishing ones are not taken."""
-    wanted = (Progress.READY, Progress.RUNNING)
-    made = [one for one in deployments if one.progress in wanted and placement.made(one)]
-    ready = [one for one in made if one.progress is Progress.READY]
-    return max(ready or made, key=lambda one: one.deployed_at or "", default=None)
+def choose(
+    asked: Training | Placement,
+    existing: Iterable[T],
+    unanswered: UnansweredPost | None = None,
+    *,
+    if_ambiguous: str = "fail",
+) -> T | None:
+    """
+    The model or deployment to take instead of making another one; see the table above.
+
+    One that is ready goes before one that is not, then the latest.
+
+    :param if_ambiguous: ``fail``, ``reuse`` or ``create``.
+    :raises AmbiguousResourceError: one may be what is asked for, and nothing can tell.
+    """
+    alive = [one for one in existing if one.progress in {Progress.READY, Progress.RUNNING}]
+    likeness = {one.id: asked.compare(one).likeness for one in alive}
+    if same := [one for one in alive if likeness[one.id] is Likeness.SAME]:
+        return _best(same)
+    new = unanswered.new(alive) if unanswered is not None else []
+    sent = unanswered is not None and unanswered.before is not None
+    if sent and len(new) == 1 and likeness[new[0].id] is Likeness.UNCERTAIN:
+        return new[0]
+    doubtful = [one for one in alive if likeness[one.id] is Likeness.UNCERTAIN or one in new]
+    if not doubtful or if_ambiguous == "create":
+        return None
+    if if_ambiguous == "reuse":
+        return _best(doubtful)
+    named = [
+        f"{one.id} ({one.state or 'no state shown'}): {asked.compare(one)}" for one in doubtful[:_MOST_NAMED]
+    ]
+    more = len(doubtful) - len(named)
+    found = "; ".join([*named, f"and {more} more"] if more else named)
+    raise AmbiguousResourceError(
+        f"{asked.what} may exist already, and the service does not show enough to tell. Found {found}. No other one "
+        "was made. Set if_ambiguous='reuse' to take what was found, or 'create' to make another one."
+    )
+
+
+def _best(candidates: Sequence[T]) -> T:
+    ready = [one for one in candidates if one.progress is Progress.READY]
+    return max(ready or candidates, key=lambda one: one.started or "")
 
 
 def list_models_request(base: str) -> Request:
@@ -195,35 +364,107 @@ def undeploy_request(url: str, deployment_id: str) -> Request:
     )
 
 
-def _agrees(wanted: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:
-    """Whether no field differs; one that the list leaves out, as older pages show it, is not known to differ."""
-    return all(
-        shown.get(name) in (None, "", {}, [])
-        or _is_part(value, shown[name])
-        or (name == "modelId" and str(value).strip().lower() == str(shown[name]).lower())  # UUIDs have none
-        for name, value in wanted.items()
-        if name != "name"
+def _compare(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> Comparison:
+    doubts = {}
+    for name, value in asked.items():
+        shown = sent.get(name)
+        likeness = _FIELDS.get(name, _likeness)(value, shown)
+        if likeness is not Likeness.SAME:
+            seen = f"{_in_words(shown)} exists" if is_shown(shown) else "the service does not show it"
+            doubts[name] = (likeness, f"{name}: asked for {_in_words(value)}, {seen}")
+    return Comparison(doubts)
+
+
+def _likeness(asked: object, shown: object) -> Likeness:
+    """Of one value."""
+    if not is_shown(asked):
+        return Likeness.SAME
+    if not is_shown(shown):
+        return Likeness.UNCERTAIN
+    if isinstance(asked, Mapping):
+        return _mapping_likeness(asked, shown)
+    if isinstance(asked, list | tuple):
+        alike = isinstance(shown, list | tuple) and len(asked) == len(shown)
+        return max(map(_likeness, asked, shown)) if alike else Likeness.DIFFERENT  # type: ignore[call-overload]
+    if isinstance(asked, str) and isinstance(shown, str):
+        return _text_likeness(asked.strip(), shown.strip())
+    # `vectorSize` is a text in one example and a number in another; so may others be.
+    return Likeness.SAME if _plain(asked) == _plain(shown) else Likeness.DIFFERENT
+
+
+def _mapping_likeness(asked: Mapping[str, Any], shown: object) -> Likeness:
+    """An option more in a configuration that is shown is another configuration."""
+    if not isinstance(shown, Mapping):
+        return Likeness.DIFFERENT
+    return max(
+        (
+            _likeness(value, shown[name]) if name in shown else Likeness.DIFFERENT
+            for name, value in asked.items()
+            # What looks like a key is not kept of an answer.
+            if value is not None and not is_secret_name(name)
+        ),
+        default=Likeness.SAME,
     )
 
 
-def _is_part(wanted: object, shown: object) -> bool:
-    """Whether everything is there. An option more in a configuration that is shown is another configuration."""
-    if isinstance(wanted, Mapping):
-        return isinstance(shown, Mapping) and all(
-            # What looks like a key is not kept of a list.
-            value is None or is_secret_name(name) or (name in shown and _is_part(value, shown[name]))
-            for name, value in wanted.items()
-        )
-    if isinstance(wanted, list | tuple):
-        return (
-            isinstance(shown, list | tuple)
-            and len(wanted) == len(shown)
-            and all(map(_is_part, wanted, shown))
-        )
-    if isinstance(wanted, str) and isinstance(shown, str):
-        return wanted.strip() == shown.strip()  # addresses of training data have a case
-    # `vectorSize` is a text in one example and a number in another; so may others be.
-    return _plain(wanted) == _plain(shown)
+def _text_likeness(asked: str, shown: str) -> Likeness:
+    if asked == shown:
+        return Likeness.SAME
+    if "/" not in asked + shown:
+        # Words of the service: `ecommerce-rnn` may come back as `ECOMMERCE_RNN`. A path has a case.
+        return Likeness.SAME if _plain_word(asked) == _plain_word(shown) else Likeness.DIFFERENT
+    if asked.rstrip("/") == shown.rstrip("/"):
+        return Likeness.SAME
+    (scheme, *one), (other_scheme, *other) = _address(asked), _address(shown)
+    same = one == other if scheme == other_scheme else _objects(scheme, *one) & _objects(other_scheme, *other)
+    return Likeness.UNCERTAIN if same else Likeness.DIFFERENT
+
+
+def _address(text: str) -> tuple[str, str, str]:
+    """Scheme, host or bucket, and path."""
+    scheme, _, rest = unquote(re.split(r"[?#]", text)[0]).rstrip("/").rpartition("://")
+    host, _, path = rest.partition("/")
+    return scheme.lower(), host, path
+
+
+def _objects(scheme: str, host: str, path: str) -> set[str]:
+    """
+    Which ``bucket/path`` an address may name.
+
+    ``gs://bucket/x`` may come back as ``https://storage.googleapis.com/bucket/x`` or ``https://bucket.host/x``.
+    """
+    if scheme not in {"http", "https"}:
+        return {f"{host.partition('@')[0]}/{path}".rstrip("/")}
+    return {path, f"{host.partition('.')[0]}/{path}".rstrip("/")}
+
+
+def _name_likeness(asked: object, shown: object) -> Likeness:
+    """A name is free text, so one that differs in case may be another one."""
+    likeness = _likeness(asked, shown)
+    if likeness is Likeness.SAME and str(asked).strip() != str(shown).strip():
+        return Likeness.UNCERTAIN
+    return likeness
+
+
+def _region_likeness(asked: object, shown: object) -> Likeness:
+    """``us`` may come back as ``us-east1``."""
+    likeness = _likeness(asked, shown)
+    one, other = (set(_plain_word(str(region)).split("-")) for region in (asked, shown))
+    if likeness is Likeness.DIFFERENT and (one <= other or other <= one):
+        return Likeness.UNCERTAIN
+    return likeness
+
+
+def _id_likeness(asked: object, shown: object) -> Likeness:
+    """UUIDs have no case."""
+    return _likeness(str(asked).lower(), str(shown).lower() if is_shown(shown) else shown)
+
+
+_FIELDS = {"name": _name_likeness, "region": _region_likeness, "modelId": _id_likeness}
+
+
+def _plain_word(text: str) -> str:
+    return re.sub(r"[\W_]+", "-", text.casefold())
 
 
 def _plain(value: object) -> object:
@@ -232,6 +473,24 @@ def _plain(value: object) -> object:
         return said if isinstance(value, bool) else float(said)
     except ValueError:
         return said
+
+
+def _shown(sent: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in sent.items() if is_shown(value)}
+
+
+def _in_words(value: object) -> str:
+    said = json.dumps(value, ensure_ascii=False, default=str)
+    return scrub(said if len(said) <= _LONGEST_VALUE else f"{said[:_LONGEST_VALUE]}…")
+
+
+def _seconds(moment: str | None) -> float | None:
+    """Since the epoch; None for what is no date-time, or has no time zone."""
+    try:
+        read = datetime.fromisoformat(moment or "")
+    except ValueError:
+        return None
+    return read.timestamp() if read.tzinfo else None
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -5,19 +5,27 @@ The Models API: models that are trained, and their deployments.
 =====================================  =================================================================
 state of a model                       meaning
 =====================================  =================================================================
-``AVAILABLE``                          trained; can be deployed
+``AVAILABLE``                          trained; can be deployed (``TRAINED`` does not say so)
 contains ``FAIL`` or ``ERROR``         failed
-anything else                          still running: the states of custom models are not documented
+in :data:`FAILURE_STATES`              failed
+``DELETING``, ``DELETED``              deleted, or about to be
+in :data:`RUNNING_STATES`              still running
+anything else                          still running; logged as unknown
 =====================================  =================================================================
 
 =====================================  =================================================================
 state of a deployment                  meaning
 =====================================  =================================================================
-``DEPLOYED``                           its id is the MODEL_ID of predictions
+in :data:`DEPLOYED_STATES`             its id is the MODEL_ID of predictions
 contains ``FAIL`` or ``ERROR``         failed
-``DELETING``, ``DELETED``, no record   gone, or about to be
-anything else                          still running
+in :data:`FAILURE_STATES`              failed
+``DELETING``, ``DELETED``, no record   deleted, or about to be
+in :data:`RUNNING_STATES`              still running
+anything else                          still running; logged as unknown
 =====================================  =================================================================
+
+Only ``AVAILABLE`` and the states of a deployment up to ``DELETE_FAILED`` are documented. Words are compared without
+case, ``-`` and a blank are ``_``, and a word of failure may follow another one: ``TRAINING_CANCELLED``.
 
 Source: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api, section 10 of the
 API reference.
@@ -25,7 +33,7 @@ API reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
@@ -57,22 +65,50 @@ class Progress(Enum):
     GONE = "gone"
 
 
+AVAILABLE_STATES = frozenset({"AVAILABLE"})
+DEPLOYED_STATES = frozenset({"DEPLOYED", "ACTIVE", "SERVING"})
+DELETED_STATES = frozenset({"DELETING", "DELETED"})
+FAILURE_STATES = frozenset(
+    {
+        *("CANCELLED", "CANCELED", "ABORTED", "TERMINATED", "KILLED", "STOPPED"),
+        *("EXPIRED", "TIMED_OUT", "TIMEDOUT", "TIMEOUT"),
+        *("REJECTED", "DENIED", "INVALID"),
+    }
+)
+# Not RUNNING, which may mean that a deployment is up: it is logged as unknown.
+RUNNING_STATES = frozenset({"TRAINING", "DEPLOYING", "QUEUED", "PENDING", "SUBMITTED", "CREATING"})
+
+
 def model_progress(state: str | None) -> Progress:
     """Apply the first table above."""
-    known = (state or "").upper()
-    if known == "AVAILABLE":
-        return Progress.READY
-    return Progress.FAILED if "FAIL" in known or "ERROR" in known else Progress.RUNNING
+    return _progress(state, AVAILABLE_STATES)
 
 
 def deployment_progress(state: str | None) -> Progress:
     """Apply the second table above."""
-    known = (state or "").upper()
-    if known == "DEPLOYED":
+    return _progress(state, DEPLOYED_STATES)
+
+
+def is_unknown_state(state: str | None, progress: Progress) -> bool:
+    """Whether a state that counts as running is in none of the tables above."""
+    return progress is Progress.RUNNING and _word(state) not in RUNNING_STATES
+
+
+def _progress(state: str | None, success: frozenset[str]) -> Progress:
+    word = _word(state)
+    if word in success:
         return Progress.READY
-    if known in {"DELETING", "DELETED"}:
+    if word in DELETED_STATES:
         return Progress.GONE
-    return Progress.FAILED if "FAIL" in known or "ERROR" in known else Progress.RUNNING
+    failed = "FAIL" in word or "ERROR" in word or f"_{word}".endswith(_FAILURE_ENDINGS)
+    return Progress.FAILED if failed else Progress.RUNNING
+
+
+_FAILURE_ENDINGS = tuple(f"_{word}" for word in FAILURE_STATES)
+
+
+def _word(state: str | None) -> str:
+    return (state or "").strip().upper().replace("-", "_").replace(" ", "_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +135,11 @@ class Deployment:
     def progress(self) -> Progress:
         """What its state means."""
         return deployment_progress(self.state)
+
+    @property
+    def started(self) -> str | None:
+        """When it was made, as the service writes it."""
+        return self.deployed_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +174,41 @@ class Model:
         """What its state means."""
         return model_progress(self.state)
 
+    @property
+    def started(self) -> str | None:
+        """When it was made, as the service writes it."""
+        return self.training_started
+
 
 def unseen_deployment(deployment_id: str) -> Deployment:
     """A deployment of which nothing but the id is known: it was made a moment ago, and no list shows it yet."""
     return _deployment({"id": deployment_id})
+
+
+def is_shown(value: object) -> bool:
+    """Whether the service shows a field: older answers leave fields out, or empty."""
+    return value not in (None, "", {}, [])
+
+
+def merge_models(first: Model, other: Model) -> Model:
+    """The same model as two answers show it: the first one's fields, and what it leaves out."""
+    return _model(_merged(first.sent, other.sent))
+
+
+def merge_deployments(first: Deployment, other: Deployment) -> Deployment:
+    """The same deployment as two answers show it: the first one's fields, and what it leaves out."""
+    return _deployment(_merged(first.sent, other.sent))
+
+
+def deployments_of(model_id: str, listed: Iterable[Deployment]) -> tuple[Deployment, ...]:
+    """A list of one model's deployments, which may leave out whose they are."""
+    return tuple(
+        one if one.model_id is not None else _deployment({**one.sent, "modelId": model_id}) for one in listed
+    )
+
+
+def _merged(first: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**other, **{name: value for name, value in first.items() if is_shown(value)}}
 
 
 def read_models(answer: Answer) -> tuple[Model, ...]:
@@ -160,8 +232,14 @@ def read_deployment(answer: Answer) -> Deployment:
 
 
 def read_undeployment(answer: Answer) -> str | None:
-    """The state that a deletion answers with, if it says one: an answer without a body will do."""
+    """
+    The state that a deletion answers with, if it says one: an answer without a body will do.
+
+    :raises MalformedAnswerError: a page, which is a gateway's.
+    """
     check_status(answer, "Delete deployment")
+    if answer.body.lstrip().startswith(b"<"):
+        raise _malformed(answer, "Delete deployment", "a page")
     decoded = parse_json(answer.body)
     state = decoded.get("state") if isinstance(decoded, Mapping) else None
     return state if isinstance(state, str) else None

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from lucidworks_provider.emulator.connections import drop
 from lucidworks_provider.emulator.faults import Fault, FaultKind
@@ -50,6 +50,11 @@ def drip(whole: Response, fault: Fault) -> Response:
     return StreamingResponse(body(), whole.status_code, length, media_type="application/json")
 
 
+def error(whole: Response, fault: Fault) -> Response:
+    """500, as from a gateway that did not wait."""
+    return JSONResponse({"status": 500, "error": "Internal Server Error", "message": "Failed on order."}, 500)
+
+
 class _Reset(Response):
     """Half of the body, whose whole length was announced; then the connection is reset."""
 
@@ -73,4 +78,5 @@ BREAKERS: dict[FaultKind, Callable[[Response, Fault], Response]] = {
     FaultKind.DRIP: drip,
     FaultKind.RESET: reset,
     **dict.fromkeys(UNKIND, altered),
+    FaultKind.ERROR_AFTER: error,
 }

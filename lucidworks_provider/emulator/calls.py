@@ -198,6 +198,8 @@ class Endpoint:
             if self.scope is not None:
                 self._check_rate(call)
                 self._check_bearer(call, self.scope)
+            if self.name.value in call.settings.missing_endpoints:
+                raise ApiError(404, "There is no such endpoint.")
             return await self.handler(call)
         except InvalidRequest as invalid:
             return ApiError(400, str(invalid)).response()

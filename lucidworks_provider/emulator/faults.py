@@ -57,6 +57,7 @@ class FaultKind(Enum):
     CUT_JSON = "cut-json"
     DISCONNECT = "disconnect"
     DISCONNECT_AFTER = "disconnect-after"
+    ERROR_AFTER = "error-after"
     SLOW = "slow"
     DRIP = "drip"
     ENDLESS = "endless"

@@ -14,8 +14,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from lucidworks_provider.emulator.faults import EndpointName
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class Retrieved(Enum):
@@ -135,6 +137,10 @@ class EmulatorSettings:
     undeploy_path: UndeployPath = UndeployPath.BOTH
     echo_credentials: bool = False
     vector_size_text: bool = True
+    hidden_fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rewritten_texts: Mapping[str, str] = field(default_factory=dict)
+    missing_endpoints: tuple[str, ...] = ()
+    undeploy_refusal: int = 404
 
     def __post_init__(self) -> None:
         """Refuse values that would make the emulator lie."""
@@ -151,6 +157,11 @@ class EmulatorSettings:
             raise SettingsError("embedding_shape: the name of a field other than tokensUsed")
         if not self.customer_id or "/" in self.customer_id:
             raise SettingsError("customer_id: one segment of a path")
+        unknown = {*self.hidden_fields, *self.missing_endpoints} - {one.value for one in EndpointName}
+        if unknown:
+            raise SettingsError(f"hidden_fields, missing_endpoints: no endpoint {sorted(unknown)[0]!r}")
+        if not 400 <= self.undeploy_refusal < 500:
+            raise SettingsError("undeploy_refusal: a status from 400 to 499")
         if self.rate_window <= 0:
             raise SettingsError("rate_window: greater than 0")
         if self.rate_limit is not None and self.rate_limit < 1:
@@ -171,9 +182,10 @@ class EmulatorSettings:
         shown: dict[str, object] = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            shown[item.name] = value.value if isinstance(value, Enum) else value
+            if isinstance(value, Enum):
+                value = value.value
+            shown[item.name] = list(value) if isinstance(value, tuple) else value
         shown["clients"] = sorted(self.clients)
-        shown["deployments"] = list(self.deployments)
         return shown
 
 
@@ -183,8 +195,8 @@ def _coerce(name: str, value: object, default: object) -> object:
         default = 0
         if value is None:
             return None
-    if name == "deployments":
-        return deployment_ids(value)
+    if name in _READERS:
+        return _READERS[name](name, value)
     if isinstance(default, Enum):
         try:
             return type(default)(str(value))
@@ -205,9 +217,33 @@ def _coerce(name: str, value: object, default: object) -> object:
 
 def deployment_ids(value: object) -> tuple[str, ...]:
     """Check deployment ids: MODEL_ID of a custom model is the UUID of its deployment."""
-    if not isinstance(value, (list, tuple)):
-        raise SettingsError("deployments: a list of UUIDs")
     try:
-        return tuple(str(UUID(str(one))) for one in value)
+        return tuple(str(UUID(one)) for one in _texts("deployments", value))
     except ValueError:
         raise SettingsError("deployments: a list of UUIDs") from None
+
+
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        raise SettingsError(f"{name}: a list of texts")
+    return tuple(value)
+
+
+def _hidden_fields(name: str, value: object) -> Mapping[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
+        raise SettingsError(f"{name}: an object with lists of fields by endpoint")
+    return {endpoint: _texts(name, fields) for endpoint, fields in value.items()}
+
+
+def _text_pairs(name: str, value: object) -> Mapping[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise SettingsError(f"{name}: an object with a text for each text")
+    return value
+
+
+_READERS: Mapping[str, Callable[[str, object], object]] = {
+    "deployments": lambda _, value: deployment_ids(value),
+    "hidden_fields": _hidden_fields,
+    "rewritten_texts": _text_pairs,
+    "missing_endpoints": _texts,
+}

@@ -3,20 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import chain
+from typing import Any, TypeVar
 
 from lucidworks_provider.api import model_calls as calls
 from lucidworks_provider.api import models as api
-from lucidworks_provider.api.messages import path_segment
+from lucidworks_provider.api.messages import Answer, Request, path_segment
 from lucidworks_provider.auth.redaction import hide
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import AnswerError, InputError, UnknownResourceError
+from lucidworks_provider.errors import AnswerError, InputError
 from lucidworks_provider.hooks.calls import CallingHook
 
-# What a path that is not the service's may be answered with; 403 for another customer's, as it seems.
-_WRONG_PATH = frozenset({400, 403, 404, 405, 410})
-# Of these, what says nothing but that there is no such path, or no such deployment.
+# Of a refused path, what says nothing but that there is no such path, or no such deployment.
 _NOT_THERE = frozenset({404, 405, 410})
+
+T = TypeVar("T")
+# Requests with their readers; each is sent its result, or thrown its error.
+Calls = Generator[tuple[Request, Callable[[Answer], Any]], Any, T]
 
 
 class ModelMethods(CallingHook):
@@ -83,32 +87,27 @@ class ModelMethods(CallingHook):
         base = self.get_settings().models_base
         return self._call(calls.list_model_deployments_request(base, model_id), api.read_deployments)
 
-    async def alist_model_deployments(self, model_id: str) -> tuple[api.Deployment, ...]:
+    async def alist_model_deployments(
+        self, model_id: str, *, attempts: int | None = None
+    ) -> tuple[api.Deployment, ...]:
         """:meth:`list_model_deployments` for an event loop."""
         base = (await self.aget_settings()).models_base
-        return await self._acall(calls.list_model_deployments_request(base, model_id), api.read_deployments)
+        request = calls.list_model_deployments_request(base, model_id)
+        return await self._acall(request, api.read_deployments, attempts)
 
     def list_deployments(self) -> tuple[api.Deployment, ...]:
         """
         Every deployment of the customer. No other way to see a single one is documented.
 
-        :raises UnknownResourceError: the service has another path; the connection's ``deployments_path`` sets it.
+        Where the service refuses this list, the lists of the models are put together.
+
+        :raises AnswerError: neither is there; the connection's ``deployments_path`` sets another path.
         """
-        settings = self.get_settings()
-        try:
-            request = calls.list_deployments_request(_deployments(settings))
-            return self._call(request, api.read_deployments)
-        except UnknownResourceError as err:
-            raise _with_path(err, settings) from None
+        return self._send(_every_deployment(self.get_settings()))
 
     async def alist_deployments(self, *, attempts: int | None = None) -> tuple[api.Deployment, ...]:
         """:meth:`list_deployments` for an event loop."""
-        settings = await self.aget_settings()
-        try:
-            request = calls.list_deployments_request(_deployments(settings))
-            return await self._acall(request, api.read_deployments, attempts)
-        except UnknownResourceError as err:
-            raise _with_path(err, settings) from None
+        return await self._asend(_every_deployment(await self.aget_settings()), attempts)
 
     def create_deployment(self, placement: calls.Placement) -> api.Deployment:
         """
@@ -132,28 +131,93 @@ class ModelMethods(CallingHook):
         readings are tried, of which none can name more than this one deployment.
 
         :return: the state that the service answers with, if it says one.
+        :raises InputError: an id that names no single deployment; nothing was sent.
         :raises UnknownResourceError: no such deployment, or none of the paths is the service's.
         :raises AnswerError: every path was refused; names them.
         """
-        settings = self.get_settings()
-        refused: list[AnswerError] = []
-        for url in _undeployments(settings, deployment_id):
-            try:
-                return self._call(calls.undeploy_request(url, deployment_id), api.read_undeployment)
-            except AnswerError as err:
-                refused.append(_wrong_path(err))
-        raise _undeploy_refused(deployment_id, refused, settings)
+        return self._send(_deletion(self.get_settings(), deployment_id))
 
     async def adelete_deployment(self, deployment_id: str) -> str | None:
         """:meth:`delete_deployment` for an event loop."""
-        settings = await self.aget_settings()
-        refused: list[AnswerError] = []
-        for url in _undeployments(settings, deployment_id):
-            try:
-                return await self._acall(calls.undeploy_request(url, deployment_id), api.read_undeployment)
-            except AnswerError as err:
-                refused.append(_wrong_path(err))
-        raise _undeploy_refused(deployment_id, refused, settings)
+        return await self._asend(_deletion(await self.aget_settings(), deployment_id))
+
+    def _send(self, steps: Calls[T], attempts: int | None = None) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = self._call(*step, attempts)
+                except AnswerError as err:
+                    step = steps.throw(err)
+                else:
+                    step = steps.send(result)
+        except StopIteration as end:
+            done: T = end.value
+            return done
+
+    async def _asend(self, steps: Calls[T], attempts: int | None = None) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    result = await self._acall(*step, attempts)
+                except AnswerError as err:
+                    step = steps.throw(err)
+                else:
+                    step = steps.send(result)
+        except StopIteration as end:
+            done: T = end.value
+            return done
+
+
+def _every_deployment(settings: LucidworksSettings) -> Calls[tuple[api.Deployment, ...]]:
+    try:
+        listed: tuple[api.Deployment, ...] = yield (
+            calls.list_deployments_request(_deployments(settings)),
+            api.read_deployments,
+        )
+    except AnswerError as err:
+        refused = _wrong_path(err)
+    else:
+        return listed
+    try:
+        models = yield calls.list_models_request(settings.models_base), api.read_models
+    except AnswerError as err:
+        raise _with_path(refused, settings) from _wrong_path(err)
+    lists: list[tuple[api.Deployment, ...]] = []
+    for model in models:
+        if model.sent.get("deployments") == []:
+            lists.append(())
+        elif (own := (yield from _deployments_of(settings, model))) is not None:
+            lists.append(own)
+    if not lists:
+        raise _with_path(refused, settings)
+    return tuple(chain.from_iterable(lists))
+
+
+def _deployments_of(
+    settings: LucidworksSettings, model: api.Model
+) -> Calls[tuple[api.Deployment, ...] | None]:
+    """A model's own list; where it is refused, what the model shows, or None if that is nothing."""
+    request = calls.list_model_deployments_request(settings.models_base, model.id)
+    try:
+        listed = yield request, api.read_deployments
+    except AnswerError as err:
+        _wrong_path(err)
+        return model.deployments if "deployments" in model.sent else None
+    return api.deployments_of(model.id, listed)
+
+
+def _deletion(settings: LucidworksSettings, deployment_id: str) -> Calls[str | None]:
+    refused: list[AnswerError] = []
+    for url in _undeployments(settings, deployment_id):
+        try:
+            state: str | None = yield calls.undeploy_request(url, deployment_id), api.read_undeployment
+        except AnswerError as err:
+            refused.append(_wrong_path(err))
+        else:
+            return state
+    raise _undeploy_refused(deployment_id, refused, settings)
 
 
 def _deployments(settings: LucidworksSettings) -> str:
@@ -162,7 +226,12 @@ def _deployments(settings: LucidworksSettings) -> str:
 
 def _undeployments(settings: LucidworksSettings, deployment_id: str) -> Iterator[str]:
     segment = path_segment(deployment_id, "deployment_id")
-    if segment.casefold() == (settings.customer_id or "").casefold():
+    if not any(letter.isalnum() for letter in deployment_id):
+        # What a gateway may strip would leave a path without a deployment.
+        raise InputError(
+            f"deployment_id is {deployment_id!r}, which names no deployment; nothing was deleted."
+        )
+    if deployment_id.strip().casefold() == (settings.customer_id or "").casefold():
         # In the literal reading of the vendor's path it would stand for all deployments of the customer.
         raise InputError(f"deployment_id is {deployment_id!r}, the Customer ID; nothing was deleted.")
     for template in settings.undeploy_paths:
@@ -170,8 +239,12 @@ def _undeployments(settings: LucidworksSettings, deployment_id: str) -> Iterator
 
 
 def _wrong_path(err: AnswerError) -> AnswerError:
-    """The error, where another path may do; else it is raised."""
-    if err.status in _WRONG_PATH:
+    """
+    The error, where another path may do; else it is raised.
+
+    A 401 is about the token and a 429 about the rate. Any other 4xx may be a gateway's for a path it does not have.
+    """
+    if 400 <= err.status < 500 and err.status not in {401, 429}:
         return err
     raise err
 
@@ -192,8 +265,8 @@ def _undeploy_refused(
     )
 
 
-def _with_path(err: UnknownResourceError, settings: LucidworksSettings) -> UnknownResourceError:
-    return UnknownResourceError(
+def _with_path(err: AnswerError, settings: LucidworksSettings) -> AnswerError:
+    return type(err)(
         f"{str(err).rstrip('.')}. The path was {settings.deployments_path}; the connection's `deployments_path` "
         "sets another.",
         status=err.status,

@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.errors import (
+    AmbiguousResourceError,
     AnswerError,
+    ForbiddenError,
+    InputError,
     JobFailedError,
+    LucidworksError,
+    RequestRefusedError,
     SubmissionUnknownError,
     UnknownResourceError,
 )
@@ -27,7 +33,7 @@ from lucidworks_provider.operators.waiting import DEFERRABLE
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.api.model_calls import Placement, Training
+    from lucidworks_provider.api.model_calls import Placement, Training, UnansweredPost
     from lucidworks_provider.api.models import Deployment, Model
 
 # How often to look for what a POST without an answer may have made, and seconds between two looks.
@@ -38,13 +44,13 @@ _BETWEEN_SEARCHES = 5.0
 _LAG = 60.0
 _STATE_NAME = "lucidworks_made"
 
+# What says that one of several ways to look is not there.
+_REFUSALS = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
-class _Named(Protocol):
-    @property
-    def id(self) -> str: ...
+_IF_AMBIGUOUS = ("fail", "reuse", "create")
 
-
-T = TypeVar("T", bound=_Named)
+T = TypeVar("T", bound="Model | Deployment")
+R = TypeVar("R")
 
 
 class _ModelOperator(StateWaiting, BaseOperator):
@@ -89,50 +95,113 @@ class _ModelOperator(StateWaiting, BaseOperator):
         _ = self._poll_seconds, self._timeout_seconds, self._in_triggerer, self._waits
         _ = self.hook.get_settings().models_base
 
-    def _made(
+
+class _CreatingOperator(_ModelOperator):
+    """
+    Makes a model or a deployment, unless it exists.
+
+    The service knows no idempotency key, so its lists are read before each POST, and a POST without an answer is
+    followed by a look at them, not by another POST. Before a POST, the ids that exist are written to the task state
+    store, where there is one; after it, the id that was made: a list may lag.
+
+    :param if_ambiguous: what to do where one exists that may or may not be what is asked for: ``fail``, ``reuse``
+        it, or ``create`` another one.
+    """
+
+    def __init__(self, *, if_ambiguous: str = "fail", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.if_ambiguous = if_ambiguous
+
+    def _checked(self) -> None:
+        super()._checked()
+        if self.if_ambiguous not in _IF_AMBIGUOUS:
+            raise InputError(
+                f"if_ambiguous is {self.if_ambiguous!r}; give one of {', '.join(_IF_AMBIGUOUS)}."
+            )
+
+    def _get_or_create(
         self,
         context: Context,
-        wanted: Mapping[str, Any],
-        find: Callable[[str | None, bool], T | None],
-        make: Callable[[], T],
-        what: str,
+        asked: Training | Placement,
+        known: Callable[[str, bool], T | None],
+        look: Callable[[], Sequence[T]],
+        create: Callable[[], T],
     ) -> T:
         """
-        What an earlier try has made, or a new one.
+        Find what an earlier attempt has made, or make another one.
 
-        The service knows no idempotency key, so a POST without an answer is followed by a look at its list, not
-        by another POST. The id is noted in the task state store as well, where there is one: a list may lag.
-
-        :param find: looks for it, by the id if there is one, else by what was asked for; is told whether that id
-            was noted a moment ago.
+        :param known: finds it by an id that was noted; is told whether that was a moment ago.
+        :param look: lists everything that may be what is asked for, as completely as the service shows it.
         """
+        from lucidworks_provider.api.model_calls import UnansweredPost, choose
         from lucidworks_provider.jobs.ledger import note
         from lucidworks_provider.jobs.record import fingerprint_of
 
-        store, fingerprint = context.get("task_state_store"), fingerprint_of(wanted, [])
+        earlier = self._earlier_attempt(context)
+        store, fingerprint = context.get("task_state_store"), fingerprint_of(asked.as_json(), [])
+        creator = self.hook.get_settings().client_id
         noted = json.loads(str(store.get(_STATE_NAME) or "{}")) if store is not None else {}
-        known = noted.get("id") if noted.get("fingerprint") == fingerprint else None
-        if (found := find(known, time.time() - noted.get("at", 0.0) < _LAG)) is not None:
-            self.log.info("%s: found, not made again.", what)
+        if noted.get("fingerprint") != fingerprint:
+            noted = {}
+        if noted.get("id") is not None:
+            if (found := known(noted["id"], time.time() - noted.get("at", 0.0) < _LAG)) is not None:
+                self.log.info("%s: %s exists.", asked.what, found.id)
+                return found
+        elif "before" in noted:
+            earlier = UnansweredPost(noted["at"], frozenset(noted["before"]), creator)
+
+        def chosen(existing: Sequence[T], unanswered: UnansweredPost | None) -> T | None:
+            found = choose(asked, existing, unanswered, if_ambiguous=self.if_ambiguous)
+            if found is not None:
+                # What is not equal is taken for a reason that a reader of the log should see.
+                how = asked.compare(found)
+                log = self.log.info if not how.doubts else self.log.warning
+                log("%s: %s exists (%s).", asked.what, found.id, how)
             return found
-        made = self._make(lambda: find(None, False), make, what)
+
+        existing = look()
+        if (found := chosen(existing, earlier)) is not None:
+            return found
+        if existing:
+            ids = ", ".join(one.id for one in existing)
+            self.log.warning(
+                "%s: what exists failed, or was made otherwise: %s. Making another one.", asked.what, ids
+            )
+        post = earlier if earlier is not None and earlier.before is not None else None
+        post = post or UnansweredPost(time.time(), frozenset(one.id for one in existing), creator)
+        sent = {"fingerprint": fingerprint, "at": post.at, "before": sorted(post.before or ())}
+        note(store, _STATE_NAME, json.dumps(sent))
+        try:
+            made = create()
+        except SubmissionUnknownError as err:
+            self.log.warning("%s: %s Looking for it.", asked.what, err)
+            made = self._search(lambda: chosen(look(), post), err)
+        except LucidworksError:
+            note(store, _STATE_NAME, json.dumps(noted))  # this POST has made nothing
+            raise
         # No reason to fail if that cannot be done: this try waits for it, and the next one finds it in the list.
         note(store, _STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": made.id, "at": time.time()}))
         return made
 
-    def _make(self, find: Callable[[], T | None], make: Callable[[], T], what: str) -> T:
-        try:
-            return make()
-        except SubmissionUnknownError as err:
-            self.log.warning("%s: %s Looking for it.", what, err)
-            for _ in range(_SEARCHES):
-                time.sleep(_BETWEEN_SEARCHES)
+    def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
+        """What is known of a POST of an earlier attempt, beside what the task state store says."""
+        return None
+
+    def _search(self, find: Callable[[], T | None], lost: SubmissionUnknownError) -> T:
+        failure: LucidworksError = lost
+        for _ in range(_SEARCHES):
+            time.sleep(_BETWEEN_SEARCHES)
+            try:
                 if (found := find()) is not None:
                     return found
-            raise
+            except AmbiguousResourceError as err:
+                failure = err  # the list may lag, so look again
+            else:
+                failure = lost
+        raise failure
 
 
-class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOperator):
+class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _CreatingOperator):
     """
     Train an embedding model, and return its id.
 
@@ -152,12 +221,15 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOp
         (templated)
     :param training_data_credentials: instead, ``{"serviceAccountKey": …}``, which draws a warning unless it is a
         template. Rendered when it is sent, and shown nowhere. Not to be mapped over: Airflow would store it.
+    :param if_ambiguous: what to do where a model exists that may or may not be this one, by what the service shows:
+        ``fail`` instead, ``reuse`` it, or ``create`` another one.
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training began.
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two looks, seconds or a timedelta.
     :param timeout: seconds, or a timedelta, to wait. A retry goes on waiting for the same model.
     :raises InputError: before anything is sent.
+    :raises AmbiguousResourceError: see ``if_ambiguous``; no other one was made.
     :raises JobFailedError: training ended in a failure state; names the model's id and the state.
     """
 
@@ -177,11 +249,12 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOp
         config: Mapping[str, Any] | str | None = None,
         credentials_conn_id: str | None = None,
         training_data_credentials: Mapping[str, str] | None = None,
+        if_ambiguous: str = "fail",
         poll_interval: float | timedelta = 60.0,
         timeout: float | timedelta = timedelta(hours=24),
         **kwargs: Any,
     ) -> None:
-        super().__init__(poll_interval=poll_interval, timeout=timeout, **kwargs)
+        super().__init__(if_ambiguous=if_ambiguous, poll_interval=poll_interval, timeout=timeout, **kwargs)
         self.name = name
         self.model_type = model_type
         self.training_data = training_data
@@ -192,7 +265,7 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOp
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the training, then wait."""
-        from lucidworks_provider.api.model_calls import Training, find_model
+        from lucidworks_provider.api.model_calls import Training
         from lucidworks_provider.api.models import Progress
 
         training = Training(
@@ -204,12 +277,12 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOp
         )
         self._checked()
         credentials = self._credentials(context)
-        model: Model = self._made(
+        model: Model = self._get_or_create(
             context,
-            training.as_json(),
-            lambda known, _: self._known(known) or find_model(self.hook.list_models(), training),
-            lambda: self._train(training, credentials),
-            f"Model {self.name!r}",
+            training,
+            self._known,
+            lambda: self._look(training),
+            lambda: self.hook.create_model(training, credentials),
         )
         self.log.info("Model %r: %s, %s", self.name, model.id, model.state)
         if self._waits and model.progress is not Progress.READY:
@@ -219,30 +292,38 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _ModelOp
     def _what(self, kind: str, resource_id: str) -> str:
         return f"Model {self.name!r} ({resource_id})"
 
-    def _known(self, model_id: str | None) -> Model | None:
-        """The model that an earlier try noted, unless it failed."""
+    def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
+        """Without a task state store an earlier attempt may have sent a POST. A name is a reason to suspect it."""
+        from lucidworks_provider.api.model_calls import UnansweredPost
+
+        began = getattr(context.get("dag_run"), "start_date", None)
+        if context.get("task_state_store") is not None or getattr(context["ti"], "try_number", 1) < 2:
+            return None
+        return UnansweredPost(began.timestamp()) if isinstance(began, datetime) else None
+
+    def _known(self, model_id: str, _: bool) -> Model | None:
+        """The model that an earlier try noted, unless it failed or was deleted."""
         from lucidworks_provider.api.models import Progress
 
-        if model_id is None:
-            return None
         try:
             model = self.hook.get_model(model_id)
         except UnknownResourceError:
             return None
-        return None if model.progress is Progress.FAILED else model
+        return model if model.progress in {Progress.READY, Progress.RUNNING} else None
 
-    def _train(self, training: Training, credentials: Mapping[str, str] | None) -> Model:
-        other = [one.id for one in self.hook.list_models() if one.name == training.name]
-        if other:
-            self.log.warning(
-                "There are models of the name %r that failed or were made otherwise: %s. Training another one.",
-                training.name,
-                ", ".join(other),
-            )
-        return self.hook.create_model(training, credentials)
+    def _look(self, training: Training) -> list[Model]:
+        """The models that may have this name. What the list leaves out, the model itself may show."""
+        from lucidworks_provider.api.models import merge_models
+
+        named = [one for one in self.hook.list_models() if training.concerns(one)]
+        for position, listed in enumerate(named):
+            if training.compare(listed).doubts or listed.state is None:
+                with contextlib.suppress(*_REFUSALS):
+                    named[position] = merge_models(self.hook.get_model(listed.id), listed)
+        return [one for one in named if training.concerns(one)]
 
 
-class LucidworksDeployModelOperator(_ModelOperator):
+class LucidworksDeployModelOperator(_CreatingOperator):
     """
     Deploy a model, and return the deployment's id, which is the ``model_id`` of predictions and chunking.
 
@@ -256,12 +337,15 @@ class LucidworksDeployModelOperator(_ModelOperator):
     :param config: free options of the deployment. (templated)
     :param min_replicas: at least so many copies.
     :param max_replicas: at most so many.
+    :param if_ambiguous: what to do where a deployment exists that may or may not be this one, by what the service
+        shows: ``fail`` instead, ``reuse`` it, or ``create`` another one.
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until it is ``DEPLOYED``; else return as soon as deploying began.
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two looks, seconds or a timedelta.
     :param timeout: seconds, or a timedelta, to wait. A retry goes on waiting for the same deployment.
     :raises InputError: before anything is sent.
+    :raises AmbiguousResourceError: see ``if_ambiguous``; no other one was made.
     :raises JobFailedError: deploying failed; names the deployment's id and the state.
     """
 
@@ -276,9 +360,10 @@ class LucidworksDeployModelOperator(_ModelOperator):
         config: Mapping[str, Any] | str | None = None,
         min_replicas: int = 1,
         max_replicas: int = 1,
+        if_ambiguous: str = "fail",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(if_ambiguous=if_ambiguous, **kwargs)
         self.model_id = model_id
         self.region = region
         self.config = config
@@ -298,44 +383,53 @@ class LucidworksDeployModelOperator(_ModelOperator):
             self.max_replicas,
         )
         self._checked()
-        what = f"Deployment of model {self.model_id}"
-        deployment: Deployment = self._made(
+        deployment: Deployment = self._get_or_create(
             context,
-            placement.as_json(),
-            lambda known, lately: self._known(known, lately) or self._find(placement),
+            placement,
+            lambda known, lately: self._known(placement, known, lately),
+            lambda: self._look(placement),
             lambda: self.hook.create_deployment(placement),
-            what,
         )
-        self.log.info("%s: %s, %s", what, deployment.id, deployment.state)
+        self.log.info("%s: %s, %s", placement.what, deployment.id, deployment.state)
         if self._waits and deployment.progress is not Progress.READY:
-            self._wait(context, "deployment", deployment.id, "ready")
+            self._wait(context, "deployment", deployment.id, "ready", self.model_id)
         return deployment.id
 
     def _what(self, kind: str, resource_id: str) -> str:
         return f"Deployment of model {self.model_id} ({resource_id})"
 
-    def _known(self, deployment_id: str | None, lately: bool) -> Deployment | None:
+    def _known(self, placement: Placement, deployment_id: str, lately: bool) -> Deployment | None:
         """The deployment that an earlier try noted, unless it failed or is gone."""
         from lucidworks_provider.api.models import Progress, unseen_deployment
 
-        if deployment_id is None:
-            return None
-        found = next((one for one in self.hook.list_deployments() if one.id == deployment_id), None)
+        found = next((one for one in self._look(placement) if one.id == deployment_id), None)
         if found is None:
             return unseen_deployment(deployment_id) if lately else None
         return found if found.progress in {Progress.READY, Progress.RUNNING} else None
 
-    def _find(self, placement: Placement) -> Deployment | None:
-        from lucidworks_provider.api.model_calls import find_deployment
+    def _look(self, placement: Placement) -> Sequence[Deployment]:
+        """The deployments of this model, as its own list, the model itself and the customer's list show them."""
+        from lucidworks_provider.api.model_calls import join_deployments
 
-        model_id = placement.model_id.lower()
-        try:
-            # A list of one model's deployments may leave out whose they are, a list of all must not.
-            listed, unnamed = self.hook.list_model_deployments(placement.model_id), model_id
-        except UnknownResourceError:
-            listed, unnamed = self.hook.list_deployments(), ""
-        ours = [one for one in listed if (one.model_id or unnamed).lower() == model_id]
-        return find_deployment(ours, placement)
+        model_id, refused = placement.model_id.strip(), []
+
+        def answered(ask: Callable[[], R]) -> R | None:
+            try:
+                return ask()
+            except _REFUSALS as err:
+                refused.append(err)
+                return None
+
+        own = answered(lambda: self.hook.list_model_deployments(model_id))
+        found = join_deployments(model_id, own)
+        if any(placement.is_met_by(one) for one in found):
+            return found
+        model = answered(lambda: self.hook.get_model(model_id))
+        shown = None if model is None or "deployments" not in model.sent else model.deployments
+        every = answered(self.hook.list_deployments)
+        if own is None and shown is None and every is None:
+            raise refused[-1]
+        return join_deployments(model_id, own, shown, every)
 
 
 class LucidworksUndeployModelOperator(_ModelOperator):

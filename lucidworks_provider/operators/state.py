@@ -22,12 +22,15 @@ class StateWaiting(Waiting):
         """Names the resource in messages."""
         return f"{kind.capitalize()} {resource_id}"
 
-    def _wait(self, context: Context, kind: str, resource_id: str, target: str) -> None:
+    def _wait(
+        self, context: Context, kind: str, resource_id: str, target: str, model_id: str | None = None
+    ) -> None:
         """
         Wait, in the triggerer or here.
 
         :param kind: ``model`` or ``deployment``.
         :param target: see :mod:`lucidworks_provider.jobs.states`.
+        :param model_id: of a deployment whose model is known.
         """
         from lucidworks_provider.triggers.models import LucidworksStateTrigger, wait_for_state
 
@@ -41,6 +44,7 @@ class StateWaiting(Waiting):
                     target=target,
                     poll_interval=self._poll_seconds,
                     deadline=deadline,
+                    model_id=model_id,
                 ),
                 method_name="execute_complete",
                 timeout=timedelta(seconds=max(0.0, deadline - time.time())) + DEFER_SLACK,
@@ -53,6 +57,7 @@ class StateWaiting(Waiting):
                 target=target,
                 poll_interval=self._poll_seconds,
                 deadline=deadline,
+                model_id=model_id,
             )
         )
         self._end(context, event)

@@ -392,3 +392,84 @@ def test_faults_log_counts_and_reset(caller: Caller) -> None:
     caller.control("POST", "/reset")
     assert len(caller.control("GET", "/models")) == 3
     assert caller.control("GET", "/deployments") == []
+
+
+# A service that hides, rewrites and lacks
+
+
+def test_fields_that_an_answer_leaves_out(caller: Caller) -> None:
+    order = {**ORDER, "region": "us", "config": CONFIG}
+    model = good(caller.customer("POST", "models", json=order))["id"]
+    pass_time(caller, 1000)
+    good(caller.customer("POST", "deployments", json={"modelId": model}))
+    hidden = {"list-models": ["config", "deployments.region"], "get-model": ["trainingData.signals"]}
+    caller.control("PATCH", "/settings", hidden_fields={**hidden, "list-deployments": ["region"]})
+    listed = good(caller.customer("GET", "models"))[-1]
+    assert ("config" in listed, listed["region"], "region" in listed["deployments"][0]) == (
+        False,
+        "us",
+        False,
+    )
+    shown = good(caller.customer("GET", f"models/{model}"))
+    assert (shown["config"], set(shown["trainingData"])) == (CONFIG, {"catalog"})
+    assert "region" not in good(caller.customer("GET", "deployments"))[0]
+    assert "region" in good(caller.customer("GET", f"models/{model}/deployments"))[0]
+    caller.control("PATCH", "/settings", hidden_fields={})
+    assert good(caller.customer("GET", "models"))[-1]["config"] == CONFIG
+
+
+def test_texts_in_other_words(caller: Caller) -> None:
+    caller.control("PATCH", "/settings", rewritten_texts={"us": "us-east1", "AVAILABLE": "TRAINED"})
+    model = good(caller.customer("POST", "models", json={**ORDER, "region": "us"}))
+    assert (model["region"], model["state"]) == ("us-east1", "TRAINING")
+    pass_time(caller, 1000)
+    assert good(caller.customer("GET", f"models/{model['id']}"))["state"] == "TRAINED"
+    # It is shown so, and works as ever.
+    good(caller.customer("POST", "deployments", json={"modelId": model["id"]}))
+
+
+def test_endpoints_that_are_missing(caller: Caller) -> None:
+    caller.control("PATCH", "/settings", missing_endpoints=["list-deployments"])
+    assert caller.customer("GET", "deployments").status_code == 404
+    assert caller.customer("GET", "models/text-encoder/deployments").status_code == 200
+
+
+def test_the_status_of_a_refused_path(caller: Caller) -> None:
+    deployment = deployed(caller)
+    caller.control("PATCH", "/settings", undeploy_path="literal", undeploy_refusal=409)
+    assert caller.customer("DELETE", f"deployments/{deployment}").status_code == 409
+
+
+def test_an_error_after_the_operation(caller: Caller) -> None:
+    caller.control("POST", "/faults", match="create-model", kind="error-after")
+    assert caller.customer("POST", "models", json=ORDER).status_code == 500
+    assert good(caller.customer("GET", "models"))[-1]["name"] == "shop"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_fields": ["config"]},
+        {"hidden_fields": {"list-models": "config"}},
+        {"hidden_fields": {"no-such-endpoint": ["config"]}},
+        {"rewritten_texts": {"us": 1}},
+        {"missing_endpoints": "deploy"},
+        {"missing_endpoints": ["no-such-endpoint"]},
+        {"undeploy_refusal": 500},
+        {"undeploy_refusal": "404"},
+    ],
+    ids=str,
+)
+def test_switches_of_models_that_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        EmulatorSettings().patched(change)
+
+
+def test_switches_of_models_are_shown_as_they_are_set() -> None:
+    changes: dict[str, Any] = {
+        "hidden_fields": {"list-models": ["config"]},
+        "rewritten_texts": {"us": "us-east1"},
+        "missing_endpoints": ["list-deployments"],
+    }
+    shown = json.loads(json.dumps(EmulatorSettings().patched(changes).public()))
+    assert {name: shown[name] for name in changes} == changes

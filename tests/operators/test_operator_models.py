@@ -661,23 +661,27 @@ def test_no_path_works(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         assert words in str(caught.value)
 
 
-def test_a_conflict_is_no_wrong_path(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    hook, asked = LucidworksHook(), []
+def test_an_error_of_both_paths_says_what_says_most(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook, answers = LucidworksHook(), [RequestRefusedError("HTTP 409: still deploying", status=409)]
+    answers.append(UnknownResourceError("HTTP 404", status=404))  # type: ignore[arg-type]
 
-    def refuse(request: Any, *_: Any) -> Any:
-        asked.append(request.url)
-        raise RequestRefusedError("HTTP 409: still deploying", status=409)
+    def refuse(*_: Any) -> Any:
+        raise answers.pop(0)
 
     monkeypatch.setattr(hook, "_call", refuse)
-    with pytest.raises(RequestRefusedError, match="409"):
+    with pytest.raises(RequestRefusedError, match=r"still deploying.*HTTP 409.*HTTP 404"):
         hook.delete_deployment("d")
-    assert len(asked) == 1
 
 
 def test_the_list_of_deployments_has_another_path(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     conn = json.loads(service_conn())
     conn["extra"]["deployments_path"] = "/customers/{customer_id}/nowhere"
     monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(conn))
+    undeploy("d").execute(CONTEXT)
+    assert service.calls("list-models"), "the models' own lists are asked"
+    service.settings(missing_endpoints=["list-models"])
     with pytest.raises(UnknownResourceError, match="deployments_path"):
         undeploy("d").execute(CONTEXT)
 

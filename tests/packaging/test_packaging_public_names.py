@@ -65,6 +65,7 @@ ERRORS = {
     "TokenContestedError": ("TokenError", True),
     "StorageError": ("LucidworksError", True),
     "OutputBusyError": ("LucidworksError", True),
+    "AmbiguousResourceError": ("LucidworksError", False),
     "TooManyRejectsError": ("LucidworksError", True),
     "JobError": ("LucidworksError", False),
     "JobFailedError": ("JobError", False),
@@ -106,7 +107,8 @@ METHODS = {
         **dict.fromkeys(("list_models", "alist_models", "list_deployments"), ""),
         "get_model": "model_id metrics",
         **dict.fromkeys(("create_model", "acreate_model"), "training credentials"),
-        **dict.fromkeys(("list_model_deployments", "alist_model_deployments"), "model_id"),
+        "list_model_deployments": "model_id",
+        "alist_model_deployments": "model_id attempts",
         **dict.fromkeys(("create_deployment", "acreate_deployment"), "placement"),
         **dict.fromkeys(("delete_deployment", "adelete_deployment"), "deployment_id"),
         "get_chunking": "job_id",
@@ -152,11 +154,11 @@ METHODS = {
     ("lucidworks_provider.operators.models", "LucidworksTrainModelOperator"): {
         "__init__": (
             "name model_type training_data region config credentials_conn_id training_data_credentials "
-            "poll_interval timeout kwargs"
+            "if_ambiguous poll_interval timeout kwargs"
         ),
     },
     ("lucidworks_provider.operators.models", "LucidworksDeployModelOperator"): {
-        "__init__": "model_id region config min_replicas max_replicas kwargs",
+        "__init__": "model_id region config min_replicas max_replicas if_ambiguous kwargs",
     },
     ("lucidworks_provider.operators.models", "LucidworksUndeployModelOperator"): {
         "__init__": "deployment_id kwargs",
@@ -167,7 +169,7 @@ METHODS = {
         "execute_complete": "context event",
     },
     ("lucidworks_provider.triggers.models", "LucidworksStateTrigger"): {
-        "__init__": "lucidworks_conn_id kind resource_id target poll_interval deadline",
+        "__init__": "lucidworks_conn_id kind resource_id target poll_interval deadline model_id",
     },
     ("lucidworks_provider.sensors.jobs", "LucidworksJobSensor"): {
         "__init__": "job_id kind result_path lucidworks_conn_id deferrable poke_interval kwargs",

@@ -10,12 +10,21 @@ import pytest
 
 from lucidworks_provider.api import model_calls as calls
 from lucidworks_provider.api.messages import Answer, Request
-from lucidworks_provider.api.model_calls import Placement, Training, find_deployment, find_model
+from lucidworks_provider.api.model_calls import (
+    Likeness,
+    Placement,
+    Training,
+    UnansweredPost,
+    choose,
+    join_deployments,
+)
 from lucidworks_provider.api.models import (
     Deployment,
     Model,
     Progress,
     deployment_progress,
+    is_unknown_state,
+    merge_models,
     model_progress,
     read_deployment,
     read_deployments,
@@ -25,6 +34,7 @@ from lucidworks_provider.api.models import (
 )
 from lucidworks_provider.connection import LucidworksSettings, parse_settings
 from lucidworks_provider.errors import (
+    AmbiguousResourceError,
     ConfigurationError,
     ForbiddenError,
     InputError,
@@ -198,7 +208,7 @@ def test_without_a_customer_id_there_is_no_models_api() -> None:
 @pytest.mark.parametrize(
     ("extra", "paths"),
     [
-        ({}, ["/customers/CUST/ai/deployments/d%2F1", "/customers/d%2F1/ai/deployments"]),
+        ({}, ["/customers/d%2F1/ai/deployments", "/customers/CUST/ai/deployments/d%2F1"]),
         ({"undeploy_path": "/x/{deployment_id}"}, ["/x/d%2F1"]),
     ],
 )
@@ -207,13 +217,13 @@ def test_every_path_of_a_deletion_names_the_deployment(extra: dict[str, str], pa
     assert urls == [f"https://api.lucidworks.com{path}" for path in paths]
 
 
-@pytest.mark.parametrize("deployment_id", ["", " ", ".", ".."])
+@pytest.mark.parametrize("deployment_id", ["", " ", ".", "..", "...", "\t\n", "\u200b", "/", "?", "-", "*"])
 def test_a_deletion_without_an_id_is_refused(deployment_id: str) -> None:
     with pytest.raises(InputError, match="deployment_id"):
         list(hook_module._undeployments(settings(customer_id="CUST"), deployment_id))
 
 
-@pytest.mark.parametrize("deployment_id", ["CUST", "cust"])
+@pytest.mark.parametrize("deployment_id", ["CUST", "cust", " CUST "])
 def test_the_customer_is_never_deleted(deployment_id: str) -> None:
     with pytest.raises(InputError, match="Customer ID"):
         list(hook_module._undeployments(settings(customer_id="CUST"), deployment_id))
@@ -315,6 +325,11 @@ def test_a_deletion_needs_no_answer(body: Any, state: str | None) -> None:
     assert read_undeployment(answer(body)) == state
 
 
+def test_a_page_is_no_answer_to_a_deletion() -> None:
+    with pytest.raises(MalformedAnswerError, match="a page"):
+        read_undeployment(answer(b" <html>please log in</html>"))
+
+
 # Credentials
 
 
@@ -340,6 +355,12 @@ def test_a_broken_answer_shows_no_credentials() -> None:
 # States
 
 
+FAILURES = (
+    *("CANCELLED", "CANCELED", "ABORTED", "TERMINATED", "KILLED", "STOPPED", "EXPIRED"),
+    *("TIMED_OUT", "REJECTED", "TRAIN_FAILED", "INTERNAL_ERROR"),
+)
+
+
 @pytest.mark.parametrize(
     ("state", "progress"),
     [
@@ -347,7 +368,18 @@ def test_a_broken_answer_shows_no_credentials() -> None:
         ("available", Progress.READY),
         ("TRAIN_FAILED", Progress.FAILED),
         ("TrainingError", Progress.FAILED),
+        *((word, Progress.FAILED) for word in FAILURES),
+        *((f"TRAINING_{word}", Progress.FAILED) for word in FAILURES),
+        ("cancelled", Progress.FAILED),
+        ("Timed out", Progress.FAILED),
+        (" AVAILABLE ", Progress.READY),
+        ("DELETING", Progress.GONE),
+        ("DELETED", Progress.GONE),
         ("TRAINING", Progress.RUNNING),
+        ("TRAINED", Progress.RUNNING),
+        ("UNAVAILABLE", Progress.RUNNING),
+        ("CANCELLING", Progress.RUNNING),
+        ("ACTIVE", Progress.RUNNING),
         ("DEPLOYED", Progress.RUNNING),
         ("UNHEARD_OF", Progress.RUNNING),
         (None, Progress.RUNNING),
@@ -366,12 +398,35 @@ def test_states_of_a_model(state: str | None, progress: Progress) -> None:
         ("DELETE_FAILED", Progress.FAILED),
         ("DELETING", Progress.GONE),
         ("DELETED", Progress.GONE),
+        ("ACTIVE", Progress.READY),
+        ("SERVING", Progress.READY),
+        *((word, Progress.FAILED) for word in FAILURES),
+        ("DEPLOY_ABORTED", Progress.FAILED),
+        ("INACTIVE", Progress.RUNNING),
+        ("RUNNING", Progress.RUNNING),
         ("AVAILABLE", Progress.RUNNING),
         (None, Progress.RUNNING),
     ],
 )
 def test_states_of_a_deployment(state: str | None, progress: Progress) -> None:
     assert deployment_progress(state) is progress
+
+
+@pytest.mark.parametrize(
+    ("state", "unknown"),
+    [
+        ("TRAINED", True),
+        ("RUNNING", True),
+        ("", True),
+        ("TRAINING", False),
+        ("queued", False),
+        ("AVAILABLE", False),
+        ("CANCELLED", False),
+        ("DELETING", False),
+    ],
+)
+def test_unknown_states(state: str, unknown: bool) -> None:
+    assert is_unknown_state(state, model_progress(state)) is unknown
 
 
 OLD = YOUNG + 1
@@ -427,49 +482,94 @@ def test_the_next_look() -> None:
     assert next_look(60, -1, lambda: 1.0) == 0
 
 
-# What an earlier try has made
+# What exists against what is asked for
+
+SAME, UNCERTAIN, DIFFERENT = Likeness
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "likeness"),
     [
-        {},
-        {"id": "another"},
-        {"config": {**CONFIG, "trainer_config.num_epochs": "1", "list": ["128"], "a default": 7}},
-        {"config": None},
-        {"trainingData": None},
-        {"region": None},
-        {"modelType": None},
+        ({}, SAME),
+        ({"id": "another"}, SAME),
+        ({"config": {**CONFIG, "trainer_config.num_epochs": "1", "list": ["128"], "a default": 7}}, SAME),
+        ({"modelType": "ECOMMERCE_RNN"}, SAME),
+        ({"region": "US-SouthCarolina"}, SAME),
+        ({"trainingData": DATA | {"signals": "gs://bucket/signals/"}}, SAME),
+        # Not shown.
+        ({"name": None}, UNCERTAIN),
+        ({"config": None}, UNCERTAIN),
+        ({"config": {}}, UNCERTAIN),
+        ({"trainingData": None}, UNCERTAIN),
+        ({"region": ""}, UNCERTAIN),
+        ({"modelType": None}, UNCERTAIN),
+        ({"trainingData": DATA | {"signals": None}}, UNCERTAIN),
+        # In the service's own words.
+        ({"name": "Shop"}, UNCERTAIN),
+        ({"region": "us"}, UNCERTAIN),
+        ({"region": "us-southcarolina-b"}, UNCERTAIN),
+        ({"region": "gcp-us-southcarolina"}, UNCERTAIN),
+        (
+            {"trainingData": DATA | {"catalog": "https://storage.googleapis.com/bucket/Catalog?X-Sig=1"}},
+            UNCERTAIN,
+        ),
+        ({"trainingData": DATA | {"catalog": "https://bucket.storage.googleapis.com/Catalog"}}, UNCERTAIN),
+        ({"trainingData": DATA | {"catalog": "bucket/Catalog"}}, UNCERTAIN),
+        ({"trainingData": DATA | {"catalog": "gs://bucket/Catalog#1764387"}}, UNCERTAIN),
+        # Another one.
+        ({"name": "shop 2"}, DIFFERENT),
+        ({"modelType": "general-rnn"}, DIFFERENT),
+        ({"region": "eu"}, DIFFERENT),
+        ({"region": "us-east1"}, DIFFERENT),
+        ({"trainingData": DATA | {"signals": "gs://bucket/other"}}, DIFFERENT),
+        ({"trainingData": DATA | {"signals": "gs://other/signals"}}, DIFFERENT),
+        ({"trainingData": DATA | {"signals": "https://storage.googleapis.com/other/signals"}}, DIFFERENT),
+        ({"trainingData": DATA | {"catalog": DATA["catalog"].lower()}}, DIFFERENT),
+        ({"trainingData": {"catalog": DATA["catalog"]}}, DIFFERENT),
+        ({"config": {**CONFIG, "trainer_config.num_epochs": 2}}, DIFFERENT),
+        ({"config": {**CONFIG, "list": [128, 128]}}, DIFFERENT),
+        ({"config": {"list": [128]}}, DIFFERENT),
+        ({"config": None, "region": "eu"}, DIFFERENT),
     ],
     ids=str,
 )
-def test_the_same_model(changes: dict[str, Any]) -> None:
-    assert training().made(model(**changes))
+def test_likeness_of_a_model(changes: dict[str, Any], likeness: Likeness) -> None:
+    compared = training().compare(model(**changes))
+    assert compared.likeness is likeness
+    for field in set(changes) & set(training().as_json()) if likeness is not SAME else ():
+        assert f"{field}: asked for" in str(compared)
+
+
+def test_what_is_not_asked_for_is_not_compared() -> None:
+    asked = training(region=None, config=None)
+    assert asked.compare(model(region=None, config=None)).likeness is SAME
+    assert training(config={}).compare(model(config=None)).likeness is SAME
+
+
+PLACEMENT = Placement("m1", "us-x", {"a": 1}, 1, 2)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "likeness"),
     [
-        {"name": "shop 2"},
-        {"name": None},
-        {"modelType": "general-rnn"},
-        {"region": "eu"},
-        {"trainingData": DATA | {"signals": "gs://bucket/other"}},
-        {"config": {**CONFIG, "trainer_config.num_epochs": 2}},
-        {"config": {**CONFIG, "list": [128, 128]}},
+        ({}, SAME),
+        ({"modelId": "M1"}, SAME),
+        ({"minReplicas": "1"}, SAME),
+        ({"minReplicas": None}, SAME),  # the documented default
+        ({"modelId": None}, UNCERTAIN),
+        ({"config": None}, UNCERTAIN),
+        ({"region": None}, UNCERTAIN),
+        ({"region": "us"}, UNCERTAIN),
+        ({"maxReplicas": None}, DIFFERENT),
+        ({"modelId": "m2"}, DIFFERENT),
+        ({"region": "us-y"}, DIFFERENT),
+        ({"config": {"a": 2}}, DIFFERENT),
+        ({"maxReplicas": 3}, DIFFERENT),
     ],
     ids=str,
 )
-def test_another_model(changes: dict[str, Any]) -> None:
-    assert not training().made(model(**changes))
-
-
-def test_an_option_more_is_another_configuration() -> None:
-    assert not training(config={**CONFIG, "trainer_config.trn_batch_size": 64}).made(model())
-
-
-def test_addresses_of_training_data_have_a_case() -> None:
-    assert not training().made(model(trainingData=DATA | {"catalog": DATA["catalog"].lower()}))
+def test_likeness_of_a_deployment(changes: dict[str, Any], likeness: Likeness) -> None:
+    assert PLACEMENT.compare(deployment(**changes)).likeness is likeness
 
 
 @pytest.mark.parametrize(
@@ -480,44 +580,128 @@ def test_addresses_of_training_data_have_a_case() -> None:
         ([("a", "TRAINING", "2026-01-03"), ("b", "QUEUED", "2026-01-02")], "a"),
         ([("a", "AVAILABLE", None), ("b", "AVAILABLE", "2026-01-02")], "b"),
         ([("a", "TRAIN_FAILED", "2026-01-02")], None),
+        ([("a", "CANCELLED", "2026-01-02"), ("b", "DELETING", "2026-01-02")], None),
         ([], None),
     ],
 )
 def test_which_model_is_taken(states: list[tuple[str, str, str | None]], expected: str | None) -> None:
     listed = [model(id=one, state=state, trainingStarted=started) for one, state, started in states]
-    found = find_model(listed, training())
+    found = choose(training(), listed)
     assert (found and found.id) == expected
-
-
-PLACEMENT = Placement("m1", "us-x", {"a": 1}, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("changes", "same"),
-    [
-        ({}, True),
-        ({"modelId": "M1"}, True),
-        ({"modelId": None, "config": None, "minReplicas": None, "maxReplicas": None}, True),
-        ({"minReplicas": "1"}, True),
-        ({"modelId": "m2"}, False),
-        ({"region": "us-y"}, False),
-        ({"config": {"a": 2}}, False),
-        ({"maxReplicas": 3}, False),
-    ],
-)
-def test_the_same_deployment(changes: dict[str, Any], same: bool) -> None:
-    assert PLACEMENT.made(deployment(**changes)) is same
 
 
 @pytest.mark.parametrize(
     ("states", "expected"),
     [
         (["DEPLOYING", "DEPLOYED"], 1),
-        (["DEPLOY_FAILED", "DELETING", "DELETED", "DELETE_FAILED"], None),
+        (["DEPLOYING", "ACTIVE"], 1),
+        (["DEPLOY_FAILED", "DELETING", "DELETED", "DELETE_FAILED", "STOPPED"], None),
         (["DEPLOY_FAILED", "DEPLOYING"], 1),
     ],
 )
 def test_which_deployment_is_taken(states: list[str], expected: int | None) -> None:
     listed = [deployment(id=str(n), state=state) for n, state in enumerate(states)]
-    found = find_deployment(listed, PLACEMENT)
+    found = choose(PLACEMENT, listed)
     assert (found and found.id) == (None if expected is None else str(expected))
+
+
+# The second table of `api/model_calls.py`
+
+POSTED = 1767225600.0  # 2026-01-01T00:00:00Z
+SENT = UnansweredPost(POSTED, frozenset({"old"}), "me")
+MAYBE_SENT = UnansweredPost(POSTED)
+LIKE = {
+    SAME: {},
+    UNCERTAIN: {"config": None},
+    DIFFERENT: {"region": "europe"},
+}
+
+
+@pytest.mark.parametrize(
+    ("found", "post", "expected"),
+    [
+        # id, likeness, when it was started
+        ([("old", SAME, "2025-01-01T00:00:00Z")], None, "old"),
+        ([("old", UNCERTAIN, "2025-01-01T00:00:00Z")], None, AmbiguousResourceError),
+        ([("old", DIFFERENT, "2025-01-01T00:00:00Z")], None, None),
+        ([("old", UNCERTAIN, None)], SENT, AmbiguousResourceError),
+        ([("old", DIFFERENT, None)], SENT, None),
+        ([("new", SAME, "2026-01-01T00:00:01Z")], SENT, "new"),
+        ([("new", UNCERTAIN, "2026-01-01T00:00:01Z")], SENT, "new"),
+        ([("new", UNCERTAIN, None)], SENT, "new"),
+        ([("new", UNCERTAIN, "soon")], SENT, "new"),
+        ([("new", UNCERTAIN, "2025-12-31T19:00:00")], SENT, "new"),  # a time of some zone
+        ([("new", UNCERTAIN, "2025-12-31T23:58:00Z")], SENT, "new"),  # a clock behind ours
+        ([("old", UNCERTAIN, None), ("new", UNCERTAIN, None)], SENT, "new"),
+        ([("new", DIFFERENT, "2026-01-01T00:00:01Z")], SENT, AmbiguousResourceError),
+        ([("new", DIFFERENT, None)], SENT, AmbiguousResourceError),
+        # Not in the list before, which lagged.
+        ([("late", DIFFERENT, "2025-01-01T00:00:00Z")], SENT, None),
+        ([("late", UNCERTAIN, "2025-01-01T00:00:00Z")], SENT, AmbiguousResourceError),
+        ([("new", UNCERTAIN, None), ("newer", UNCERTAIN, None)], SENT, AmbiguousResourceError),
+        # No more is known than that there was an earlier attempt.
+        ([("new", SAME, "2026-01-01T00:00:01Z")], MAYBE_SENT, "new"),
+        ([("new", UNCERTAIN, "2026-01-01T00:00:01Z")], MAYBE_SENT, AmbiguousResourceError),
+        ([("new", DIFFERENT, "2026-01-01T00:00:01Z")], MAYBE_SENT, AmbiguousResourceError),
+        ([("old", DIFFERENT, "2025-01-01T00:00:00Z")], MAYBE_SENT, None),
+        ([("old", DIFFERENT, None)], MAYBE_SENT, None),
+    ],
+    ids=str,
+)
+def test_what_is_taken_after_a_post(found: Any, post: UnansweredPost | None, expected: Any) -> None:
+    listed = [model(id=one, trainingStarted=started, **LIKE[likeness]) for one, likeness, started in found]
+    if expected is AmbiguousResourceError:
+        with pytest.raises(AmbiguousResourceError, match="if_ambiguous") as caught:
+            choose(training(), listed, post)
+        assert "'shop'" in str(caught.value)
+        assert all(one in str(caught.value) for one, likeness, _ in found if likeness is not SAME)
+        assert not caught.value.retryable
+        assert choose(training(), listed, post, if_ambiguous="create") is None
+        assert choose(training(), listed, post, if_ambiguous="reuse") in listed
+    else:
+        taken = choose(training(), listed, post)
+        assert (taken and taken.id) == expected
+
+
+def test_of_several_new_ones_the_one_with_our_name_is_ours() -> None:
+    listed = [model(id=one, config=None, createdBy=one) for one in ("somebody", "me")]
+    taken = choose(training(), listed, SENT)
+    assert taken is not None
+    assert taken.id == "me"
+
+
+def test_an_error_shows_no_keys() -> None:
+    asked = training(config={"x": "-----BEGIN PRIVATE KEY-----\nabc"})
+    with pytest.raises(AmbiguousResourceError) as caught:
+        choose(asked, [model(config=None)])
+    assert "PRIVATE" not in str(caught.value)
+
+
+# Answers that show different things
+
+
+def test_a_model_shows_what_the_list_leaves_out() -> None:
+    listed = model(config=None, region=None, trainingData=None)
+    assert training().compare(merge_models(model(name=None), listed)).likeness is SAME
+
+
+def shown(name: str, **fields: Any) -> Deployment:
+    return read_deployment(answer({"id": name, "state": "DEPLOYED"} | fields))
+
+
+@pytest.mark.parametrize(
+    ("own", "itself", "every", "expected"),
+    [
+        ([shown("a")], None, None, {"a": ("m1", None)}),
+        ([shown("a")], [shown("a", region="r")], None, {"a": ("m1", "r")}),
+        ([shown("a")], [], [shown("a", region="r"), shown("b", region="r")], {"a": ("m1", "r")}),
+        ([], None, [shown("a", modelId="M1", region="r")], {"a": ("M1", "r")}),
+        (None, [shown("a", region="r")], [shown("A", modelId="m1")], {"a": ("m1", "r")}),
+        (None, None, [shown("a"), shown("b", modelId="m2")], {"a": (None, None)}),
+        ([shown("a", modelId="m2")], None, None, {}),
+        (None, [], [shown("a")], {}),
+    ],
+)
+def test_deployments_of_a_model_from_three_answers(own: Any, itself: Any, every: Any, expected: Any) -> None:
+    joined = join_deployments("m1", own, itself, every)
+    assert {one.id: (one.model_id, one.region) for one in joined} == expected

@@ -11,7 +11,7 @@ from lucidworks_provider.emulator.customers.registry import AVAILABLE, DEPLOYED,
 from lucidworks_provider.emulator.models import CUSTOM_MODEL_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lucidworks_provider.emulator.customers.registry import Deployment, Model
     from lucidworks_provider.emulator.settings import EmulatorSettings
@@ -71,6 +71,26 @@ def deployment_json(deployment: Deployment, now: float, state: str | None = None
     if state is not None:
         shown["state"] = state
     return {name: value for name, value in shown.items() if value is not None}
+
+
+def hide(shown: object, path: Sequence[str]) -> None:
+    """Remove a field, in each object of a list; a path leads into an object or list of objects."""
+    if isinstance(shown, list):
+        for one in shown:
+            hide(one, path)
+    elif isinstance(shown, dict) and len(path) == 1:
+        shown.pop(path[0], None)
+    elif isinstance(shown, dict):
+        hide(shown.get(path[0]), path[1:])
+
+
+def rewrite(shown: object, texts: Mapping[str, str]) -> object:
+    """Show texts in other words, wherever they are values."""
+    if isinstance(shown, dict):
+        return {name: rewrite(value, texts) for name, value in shown.items()}
+    if isinstance(shown, list):
+        return [rewrite(one, texts) for one in shown]
+    return texts.get(shown, shown) if isinstance(shown, str) else shown
 
 
 def _short_json(deployment: Deployment, now: float) -> dict[str, object]:

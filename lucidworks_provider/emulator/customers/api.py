@@ -15,7 +15,13 @@ from starlette.responses import JSONResponse, Response
 
 from lucidworks_provider.emulator.calls import ApiError, Call
 from lucidworks_provider.emulator.checks import InvalidRequest
-from lucidworks_provider.emulator.customers.answers import deployment_json, metrics_json, model_json
+from lucidworks_provider.emulator.customers.answers import (
+    deployment_json,
+    hide,
+    metrics_json,
+    model_json,
+    rewrite,
+)
 from lucidworks_provider.emulator.customers.registry import AVAILABLE, DELETE_FAILED, DELETED
 from lucidworks_provider.emulator.customers.requests import parse_deployment, parse_model
 from lucidworks_provider.emulator.settings import UndeployPath
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
 async def list_models(call: Call) -> Response:
     """List pre-trained and custom models."""
     _check_customer(call)
-    return JSONResponse([_shown(call, one) for one in call.state.registry.models()])
+    return _answer(call, [_shown(call, one) for one in call.state.registry.models()])
 
 
 async def create_model(call: Call) -> Response:
@@ -41,7 +47,7 @@ async def create_model(call: Call) -> Response:
         created_by=call.record.client_id,
     )
     call.record.model = model.model_id
-    return JSONResponse(_shown(call, model))
+    return _answer(call, _shown(call, model))
 
 
 async def get_model(call: Call) -> Response:
@@ -53,7 +59,7 @@ async def get_model(call: Call) -> Response:
     shown = _shown(call, model)
     if metrics == "true":
         shown["metrics"] = metrics_json(model, call.state.clock())
-    return JSONResponse(shown)
+    return _answer(call, shown)
 
 
 async def list_model_deployments(call: Call) -> Response:
@@ -85,20 +91,20 @@ async def deploy(call: Call) -> Response:
         created_by=call.record.client_id,
     )
     call.record.deployment = deployment.deployment_id
-    return JSONResponse(deployment_json(deployment, call.state.clock()))
+    return _answer(call, deployment_json(deployment, call.state.clock()))
 
 
 async def undeploy_literally(call: Call) -> Response:
     """Delete by the path of the vendor's own specification, with the deployment in the customer's place."""
     if call.settings.undeploy_path is UndeployPath.REST:
-        raise ApiError(404, "There is no such endpoint.")
+        raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
     return _undeploy(call, call.request.path_params["customer_id"])
 
 
 async def undeploy(call: Call) -> Response:
     """Delete by the usual path, which no page shows [A]."""
     if call.settings.undeploy_path is UndeployPath.LITERAL:
-        raise ApiError(404, "There is no such endpoint.")
+        raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
     _check_customer(call)
     return _undeploy(call, call.request.path_params["deployment_id"])
 
@@ -111,7 +117,15 @@ def _undeploy(call: Call, deployment_id: str) -> Response:
         raise ApiError(404, "There is no such deployment.")
     registry.undeploy(deployment, seconds=settings.undeploy_seconds, fails=settings.undeploy_fails)
     state = DELETE_FAILED if settings.undeploy_fails else DELETED
-    return JSONResponse(deployment_json(deployment, call.state.clock(), state))
+    return _answer(call, deployment_json(deployment, call.state.clock(), state))
+
+
+def _answer(call: Call, shown: object) -> Response:
+    """Answer with a model or a deployment, or a list of them, less what the switches hide and rewrite."""
+    copy = rewrite(shown, call.settings.rewritten_texts)
+    for path in call.settings.hidden_fields.get(call.record.endpoint, ()):
+        hide(copy, path.split("."))
+    return JSONResponse(copy)
 
 
 def _check_customer(call: Call) -> None:
@@ -135,4 +149,4 @@ def _shown(call: Call, model: Model) -> dict[str, object]:
 
 def _list(call: Call, deployments: list[Deployment]) -> Response:
     now = call.state.clock()
-    return JSONResponse([deployment_json(one, now) for one in deployments])
+    return _answer(call, [deployment_json(one, now) for one in deployments])

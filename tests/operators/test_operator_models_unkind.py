@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and deployments of a service that hides fields, rewrites texts, loses answers or lacks paths."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.errors import (
+    AmbiguousResourceError,
+    InputError,
+    JobFailedError,
+    JobTimeoutError,
+    SubmissionUnknownError,
+    UnknownResourceError,
+)
+from lucidworks_provider.operators import models as operators
+from lucidworks_provider.operators.models import (
+    LucidworksDeployModelOperator,
+    LucidworksTrainModelOperator,
+    LucidworksUndeployModelOperator,
+)
+from lucidworks_provider.sensors.models import LucidworksDeploymentSensor
+from lucidworks_provider.transport import retry
+from lucidworks_provider.triggers import models as triggers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+DATA = {"catalog": "gs://bucket/catalog", "signals": "gs://bucket/signals"}
+COMMON: dict[str, Any] = {"task_id": "t", "poll_interval": 0.05, "timeout": 5, "deferrable": False}
+ALL = ["config", "region", "trainingData", "modelType"]
+
+
+class Store(dict[str, str]):
+    def set(self, key: str, value: str) -> None:
+        self[key] = value
+
+
+class Service:
+    """The emulator's test side."""
+
+    def __init__(self, emulator: RunningEmulator) -> None:
+        self.state = emulator.state
+        self.settings(training_seconds=0, deploy_seconds=0, undeploy_seconds=0)
+
+    def settings(self, **changes: Any) -> None:
+        self.state.settings = self.state.settings.patched(changes)
+
+    def fault(self, kind: str, match: str, times: int = 1) -> None:
+        self.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times}))
+
+    def calls(self, endpoint: str) -> int:
+        return sum(line.endpoint == endpoint for line in self.state.log)
+
+    def deletions(self) -> list[tuple[str, int | None]]:
+        return [(line.path, line.status) for line in self.state.log if line.method == "DELETE"]
+
+    def trained(self) -> list[str]:
+        return [one.model_id for one in self.state.registry.models() if one.order is not None]
+
+    def deployed(self) -> list[str]:
+        return [one.deployment_id for one in self.state.registry.deployments()]
+
+
+@pytest.fixture
+def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
+    monkeypatch.setattr(triggers, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setattr(operators, "_BETWEEN_SEARCHES", 0.01)
+    monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
+    return Service(emulator)
+
+
+def attempt(number: int = 1, store: Store | None = None) -> Any:
+    """The context of one attempt of a task whose run began a moment ago."""
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=3, try_number=number)
+    run = SimpleNamespace(start_date=datetime.fromtimestamp(time.time(), UTC))
+    return {"ti": ti, "dag_run": run} | ({} if store is None else {"task_state_store": store})
+
+
+def train(**arguments: Any) -> LucidworksTrainModelOperator:
+    defaults: dict[str, Any] = {
+        "name": "shop",
+        "model_type": "ecommerce-rnn",
+        "training_data": DATA,
+        "region": "us",
+        "config": {"trainer_config.num_epochs": 1},
+    }
+    return LucidworksTrainModelOperator(**COMMON | defaults | arguments)
+
+
+def deploy(model_id: str, **arguments: Any) -> LucidworksDeployModelOperator:
+    return LucidworksDeployModelOperator(
+        **COMMON | {"model_id": model_id, "region": "us", "config": {"a": 1}} | arguments
+    )
+
+
+def undeploy(deployment_id: str, **arguments: Any) -> LucidworksUndeployModelOperator:
+    return LucidworksUndeployModelOperator(**COMMON | {"deployment_id": deployment_id} | arguments)
+
+
+def trained() -> str:
+    return str(train().execute(attempt()))
+
+
+# The list shows less than was asked for
+
+
+OTHER_TRAININGS = {
+    "config": {"config": {"trainer_config.num_epochs": 2}},
+    "trainingData": {"training_data": DATA | {"signals": "gs://bucket/other"}},
+    "region": {"region": "europe"},
+    "modelType": {"model_type": "general-rnn"},
+    "name": {"name": "other"},
+}
+
+
+@pytest.mark.parametrize("hidden", [*([field] for field in OTHER_TRAININGS), [*OTHER_TRAININGS]], ids=str)
+def test_the_model_shows_what_the_list_leaves_out(service: Service, hidden: list[str]) -> None:
+    service.settings(hidden_fields={"list-models": hidden})
+    first = trained()
+    for field in hidden:
+        assert train(**OTHER_TRAININGS[field]).execute(attempt()) != first
+    assert train().execute(attempt()) == first
+    assert service.calls("create-model") == 1 + len(hidden)
+
+
+@pytest.mark.parametrize("hidden", [["config"], ["region"], ["trainingData"], ["modelType"], ["name"], ALL])
+def test_what_is_shown_nowhere_is_an_error_before_any_post(service: Service, hidden: list[str]) -> None:
+    service.settings(hidden_fields={"list-models": hidden, "get-model": hidden})
+    first = trained()
+    for other in ({}, OTHER_TRAININGS[hidden[0]]):
+        with pytest.raises(AmbiguousResourceError) as caught:
+            train(**other).execute(attempt())
+        assert not caught.value.retryable
+        for words in (first, "'reuse'", "'create'", *(f"{field}: asked for" for field in hidden)):
+            assert words in str(caught.value)
+    assert service.trained() == [first]
+    assert service.calls("create-model") == 1
+    assert train(if_ambiguous="reuse").execute(attempt()) == first
+    assert train(if_ambiguous="create").execute(attempt()) != first
+
+
+def test_a_state_that_the_list_leaves_out(service: Service) -> None:
+    hidden = {"list-models": ["state"], "list-model-deployments": ["state"]}
+    service.settings(hidden_fields=hidden, training_fails=True)
+    with pytest.raises(JobFailedError):
+        train().execute(attempt())
+    service.settings(training_fails=False)
+    model = trained()
+    service.settings(deploy_fails=True)
+    with pytest.raises(JobFailedError):
+        deploy(model).execute(attempt())
+    service.settings(deploy_fails=False)
+    deploy(model).execute(attempt())
+    assert (service.calls("create-model"), service.calls("deploy")) == (2, 2), "what failed is made again"
+
+
+def test_what_is_hidden_and_not_asked_for_is_no_doubt(service: Service) -> None:
+    service.settings(hidden_fields={"list-models": ALL, "get-model": ["config", "region"]})
+    arguments: dict[str, Any] = {"config": None, "region": None}
+    first = train(**arguments).execute(attempt())
+    assert train(**arguments).execute(attempt()) == first
+
+
+def test_what_differs_is_no_doubt_whatever_else_is_hidden(service: Service) -> None:
+    service.settings(hidden_fields={"list-models": ["config"], "get-model": ["config"]})
+    first = trained()
+    assert train(region="europe").execute(attempt()) != first
+
+
+def test_a_noted_id_is_no_doubt(service: Service) -> None:
+    store = Store()
+    service.settings(hidden_fields={"list-models": ALL, "get-model": ALL})
+    first = train().execute(attempt(1, store))
+    assert train().execute(attempt(2, store)) == first
+
+
+LISTS = ["list-deployments", "list-model-deployments", "get-model"]
+HIDDEN = {"list-deployments": "{}", "list-model-deployments": "{}", "get-model": "deployments.{}"}
+
+
+def hidden_in(endpoints: list[str], *fields: str) -> dict[str, list[str]]:
+    return {one: [HIDDEN[one].format(field) for field in fields] for one in endpoints}
+
+
+@pytest.mark.parametrize("showing", LISTS)
+def test_one_of_three_answers_shows_the_region_of_a_deployment(service: Service, showing: str) -> None:
+    model = trained()
+    service.settings(hidden_fields=hidden_in([one for one in LISTS if one != showing], "region"))
+    first = deploy(model).execute(attempt())
+    assert deploy(model, region="europe").execute(attempt()) != first
+    assert deploy(model).execute(attempt()) == first
+    assert service.calls("deploy") == 2
+
+
+@pytest.mark.parametrize("hidden", ["region", "config", "maxReplicas"])
+def test_a_deployment_that_cannot_be_told_is_an_error(service: Service, hidden: str) -> None:
+    model = trained()
+    service.settings(hidden_fields=hidden_in(LISTS, hidden))
+    first = deploy(model, max_replicas=2).execute(attempt())
+    other = {"region": {"region": "europe"}, "config": {"config": {"a": 2}}, "maxReplicas": {}}[hidden]
+    if hidden == "maxReplicas":
+        # The documented default is shown nowhere, so it is no doubt.
+        assert deploy(model, max_replicas=1, if_ambiguous="create").execute(attempt()) == first
+        return
+    with pytest.raises(AmbiguousResourceError, match=rf"{model}.*{first}.*{hidden}: asked for"):
+        deploy(model, max_replicas=2, **other).execute(attempt())
+    assert service.deployed() == [first]
+    assert deploy(model, max_replicas=2, if_ambiguous="reuse", **other).execute(attempt()) == first
+    assert deploy(model, max_replicas=2, if_ambiguous="create", **other).execute(attempt()) != first
+
+
+@pytest.mark.parametrize("make", [train, lambda **more: deploy("m", **more)], ids=["train", "deploy"])
+def test_a_wrong_policy_is_refused(service: Service, make: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="if_ambiguous is 'maybe'; give one of fail, reuse, create"):
+        make(if_ambiguous="maybe").execute(attempt())
+    assert list(service.state.log) == []
+
+
+# A POST without an answer, and a service with words of its own
+
+
+SIMILAR = [
+    {"us": "us-east1"},
+    {"ecommerce-rnn": "ECOMMERCE_RNN"},
+    {"gs://bucket/catalog": "https://storage.googleapis.com/bucket/catalog"},
+    {"gs://bucket/signals": "https://bucket.storage.googleapis.com/signals?sig=1"},
+    {"shop": "SHOP"},
+    {"us": "gcp-us-east1", "ecommerce-rnn": "Ecommerce-RNN", "shop": "Shop"},
+]
+FOREIGN = [{"us": "southcarolina"}, {"ecommerce-rnn": "rnn/v2"}, {"gs://bucket/catalog": "catalog-17"}]
+LOST = ["disconnect-after", "error-after", "cut-json", "reset"]
+
+
+@pytest.mark.parametrize("texts", SIMILAR, ids=str)
+@pytest.mark.parametrize("kind", LOST)
+def test_a_training_without_an_answer_is_found_in_other_words(
+    service: Service, kind: str, texts: dict[str, str]
+) -> None:
+    service.settings(rewritten_texts=texts)
+    service.fault(kind, "create-model")
+    assert [train().execute(attempt())] == service.trained()
+    assert service.calls("create-model") == 1
+
+
+@pytest.mark.parametrize("texts", FOREIGN, ids=str)
+def test_what_may_be_ours_in_foreign_words_is_an_error_before_a_second_post(
+    service: Service, texts: dict[str, str]
+) -> None:
+    service.settings(rewritten_texts=texts)
+    service.fault("error-after", "create-model")
+    with pytest.raises(AmbiguousResourceError) as caught:
+        train().execute(attempt())
+    [model] = service.trained()
+    assert all(words in str(caught.value) for words in (model, *texts.values()))
+    assert service.calls("create-model") == 1
+
+
+@pytest.mark.parametrize("texts", [{"us": "us-east1"}, {"us": "southcarolina"}], ids=str)
+@pytest.mark.parametrize("kind", LOST)
+def test_a_deployment_without_an_answer(service: Service, kind: str, texts: dict[str, str]) -> None:
+    model = trained()
+    service.settings(rewritten_texts=texts, deploy_seconds=0.2)
+    service.fault(kind, "deploy")
+    if texts["us"] == "us-east1":
+        assert [deploy(model).execute(attempt())] == service.deployed()
+    else:
+        with pytest.raises(AmbiguousResourceError, match="southcarolina"):
+            deploy(model).execute(attempt())
+    assert (len(service.deployed()), service.calls("deploy")) == (1, 1)
+
+
+class Death(BaseException):
+    """The process is gone: nothing after this runs."""
+
+
+def dies_after(task: Any, method: str) -> None:
+    post = getattr(task.hook, method)
+
+    def dying(*arguments: Any) -> Any:
+        post(*arguments)
+        raise Death
+
+    setattr(task.hook, method, dying)
+
+
+@pytest.mark.parametrize("texts", [*SIMILAR, *FOREIGN], ids=str)
+@pytest.mark.parametrize("store", [True, False], ids=["with state store", "without state store"])
+def test_a_worker_that_dies_after_the_post_never_trains_twice(
+    service: Service, store: bool, texts: dict[str, str]
+) -> None:
+    service.settings(rewritten_texts=texts)
+    state = Store() if store else None
+    first = train()
+    dies_after(first, "create_model")
+    with pytest.raises(Death):
+        first.execute(attempt(1, state))
+    # Without a store it is not known that there was a POST; what is the same word for the client is taken anyhow.
+    if (store and texts in SIMILAR) or texts == SIMILAR[1]:
+        assert [train().execute(attempt(2, state))] == service.trained()
+    else:
+        with pytest.raises(AmbiguousResourceError, match=service.trained()[0]):
+            train().execute(attempt(2, state))
+    assert service.calls("create-model") == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "store", "taken"),
+    [
+        ({"us": "us-east1"}, True, True),
+        ({"us": "us-east1"}, False, False),
+        ({"us": "southcarolina"}, True, False),
+    ],
+)
+def test_a_worker_that_dies_after_the_post_never_deploys_twice(
+    service: Service, texts: dict[str, str], store: bool, taken: bool
+) -> None:
+    model = trained()
+    service.settings(rewritten_texts=texts)
+    state = Store() if store else None
+    first = deploy(model)
+    dies_after(first, "create_deployment")
+    with pytest.raises(Death):
+        first.execute(attempt(1, state))
+    if taken:
+        assert [deploy(model).execute(attempt(2, state))] == service.deployed()
+    else:
+        with pytest.raises(AmbiguousResourceError, match=service.deployed()[0]):
+            deploy(model).execute(attempt(2, state))
+    assert service.calls("deploy") == 1
+
+
+def test_a_post_that_made_nothing_leaves_no_doubt(service: Service) -> None:
+    store = Store()
+    service.fault("403", "create-model")
+    with pytest.raises(Exception, match="403"):
+        train().execute(attempt(1, store))
+    # Another task's, of the same name and made meanwhile.
+    other = train(config={"trainer_config.num_epochs": 9}).execute(attempt())
+    assert train().execute(attempt(2, store)) != other
+
+
+@pytest.mark.parametrize("store", [True, False], ids=["with state store", "without state store"])
+def test_an_order_that_did_not_arrive_is_sent_by_the_retry(service: Service, store: bool) -> None:
+    state = Store() if store else None
+    old = train(config={"trainer_config.num_epochs": 9}).execute(attempt())
+    service.state.clock.advance(7200)
+    service.fault("disconnect", "create-model")
+    with pytest.raises(SubmissionUnknownError):
+        train().execute(attempt(1, state))
+    retried = attempt(2, state)
+    retried["dag_run"].start_date = datetime.fromtimestamp(service.state.clock(), UTC)
+    assert train().execute(retried) not in {old, None}
+    assert len(service.trained()) == 2
+
+
+# Words for states
+
+
+@pytest.mark.parametrize("word", ["CANCELLED", "CANCELED", "ABORTED", "EXPIRED", "TRAINING_TERMINATED"])
+def test_words_of_failure(service: Service, word: str) -> None:
+    service.settings(rewritten_texts={"TRAIN_FAILED": word, "DEPLOY_FAILED": word}, training_fails=True)
+    with pytest.raises(JobFailedError, match=word):
+        train().execute(attempt())
+    service.settings(training_fails=False)
+    model = trained()
+    assert len(service.trained()) == 2, "a failed model is not taken"
+    service.settings(deploy_fails=True)
+    with pytest.raises(JobFailedError, match=word):
+        deploy(model).execute(attempt())
+    service.settings(deploy_fails=False)
+    assert deploy(model).execute(attempt()) == service.deployed()[1]
+
+
+def test_an_active_deployment_is_ready(service: Service) -> None:
+    service.settings(rewritten_texts={"DEPLOYED": "ACTIVE"}, deploy_seconds=0.1)
+    model = trained()
+    assert deploy(model).execute(attempt()) == deploy(model).execute(attempt()) == service.deployed()[0]
+
+
+def test_an_unknown_word_is_waited_for_and_shown_once(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.settings(rewritten_texts={"AVAILABLE": "TRAINED"})
+    with pytest.raises(JobTimeoutError, match="TRAINED is no state that this version knows"):
+        train(timeout=0.4).execute(attempt())
+    assert caplog.text.count("TRAINED is no state that this version knows") == 1
+
+
+# Lists of deployments that are not there
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+@pytest.mark.parametrize(
+    "missing",
+    [["list-deployments"], ["list-model-deployments"], ["list-deployments", "list-model-deployments"]],
+    ids=str,
+)
+def test_another_list_shows_the_deployment(service: Service, missing: list[str], deferrable: bool) -> None:
+    other = trained()
+    model = str(train(name="second").execute(attempt()))
+    deploy(other).execute(attempt())
+    service.settings(missing_endpoints=missing, deploy_seconds=0.1, undeploy_seconds=0.1)
+    # What the model itself shows has no replicas and no configuration.
+    deployment = str(run(deploy(model, config=None), deferrable))
+    assert deploy(model, config=None).execute(attempt()) == deployment
+    run(LucidworksDeploymentSensor(task_id="s", deployment_id=deployment, poke_interval=0.05), deferrable)
+    run(undeploy(deployment), deferrable)
+    assert (deployment in service.deployed(), service.calls("deploy")) == (False, 2)
+
+
+def run(task: Any, deferrable: bool) -> Any:
+    """Either way of waiting."""
+    from airflow.providers.common.compat.sdk import TaskDeferred
+
+    task.deferrable = deferrable
+    try:
+        return task.execute(attempt())
+    except TaskDeferred as deferred:
+        _, kwargs = deferred.trigger.serialize()
+
+        async def first() -> Any:
+            async for event in triggers.LucidworksStateTrigger(**json.loads(json.dumps(kwargs))).run():
+                return dict(json.loads(json.dumps(event.payload)))
+            raise AssertionError("no event")
+
+        return task.execute_complete(attempt(), asyncio.run(first()))
+
+
+def test_no_list_at_all_is_an_error_that_names_the_option(service: Service) -> None:
+    model = trained()
+    deployment = str(deploy(model).execute(attempt()))
+    service.settings(
+        missing_endpoints=["list-deployments", "list-model-deployments"],
+        hidden_fields={"list-models": ["deployments"], "get-model": ["deployments"]},
+    )
+    for task in (deploy(model), undeploy(deployment)):
+        with pytest.raises(UnknownResourceError, match="deployments_path"):
+            task.execute(attempt())
+    assert service.deployed() == [deployment]
+
+
+# The two paths of a deletion
+
+
+def paths(deployment: str) -> list[str]:
+    return [
+        f"/customers/{deployment}/ai/deployments",
+        f"/customers/demo-customer/ai/deployments/{deployment}",
+    ]
+
+
+def test_the_documented_path_comes_first(service: Service) -> None:
+    deployment = str(deploy(trained()).execute(attempt()))
+    undeploy(deployment).execute(attempt())
+    assert service.deletions() == [(paths(deployment)[0], 200)]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 410, 415, 422])
+def test_the_usual_path_comes_after_a_refusal(service: Service, status: int) -> None:
+    deployment = str(deploy(trained()).execute(attempt()))
+    service.settings(undeploy_path="rest", undeploy_refusal=status)
+    undeploy(deployment).execute(attempt())
+    assert service.deletions() == list(zip(paths(deployment), (status, 200), strict=True))
+    assert service.deployed() == []
+
+
+@pytest.mark.parametrize("kind", ["unauthorized", "429", "500", "503", "html", "disconnect", "timeout"])
+def test_what_is_not_about_the_path_is_sent_again_to_the_same(service: Service, kind: str) -> None:
+    deployment = str(deploy(trained()).execute(attempt()))
+    service.state.faults.order(Fault.from_json({"kind": kind, "match": "undeploy", "delay": 0.01}))
+    undeploy(deployment).execute(attempt())
+    assert [path for path, _ in service.deletions()] == [paths(deployment)[0]] * 2
+
+
+@pytest.mark.parametrize(
+    "deployment_id", ["", " ", "\t", "\u200b", ".", "..", "...", "/", "-", " demo-customer "]
+)
+def test_a_deletion_without_a_deployment_is_refused(service: Service, deployment_id: str) -> None:
+    with pytest.raises(InputError, match="deployment_id"):
+        undeploy(deployment_id).execute(attempt())
+    assert service.deletions() == []
