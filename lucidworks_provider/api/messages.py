@@ -17,6 +17,7 @@ from lucidworks_provider.api.scopes import PREDICT_SCOPE
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
+    ContentEncodingError,
     ForbiddenError,
     InputError,
     MalformedAnswerError,
@@ -28,6 +29,9 @@ from lucidworks_provider.errors import (
 )
 
 EXCERPT_CHARACTERS = 300
+# The encodings that requests accept and both clients decode.
+ACCEPT_ENCODING = "gzip, deflate"
+_DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 # A year: what is longer is as good as never, and cannot be slept.
 _LONGEST_RETRY_AFTER = 31_536_000.0
 
@@ -246,12 +250,31 @@ def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = Fa
     return decoded
 
 
+def content_codings(header: str | None) -> list[str] | None:
+    """
+    The codings of a ``Content-Encoding`` header, in the order in which they were applied.
+
+    :return: None where one of them is not decoded here; the body then stays as it came.
+    """
+    codings = [coding.strip().lower() for coding in (header or "").split(",")]
+    codings = [coding for coding in codings if coding not in {"", "identity"}]
+    return codings if _DECODED.issuperset(codings) else None
+
+
 def check_status(answer: Answer, name: str) -> None:
-    """Raise the error that the status stands for (section 11 of the reference); return on 2xx."""
-    status = answer.status
+    """Raise the error that the status stands for (section 11 of the reference); return on a 2xx that can be read."""
+    status, encoding = answer.status, answer.headers.get("content-encoding")
+    encoded = content_codings(encoding) is None
+    shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(answer.body)
+    said = f"{name}: HTTP {status}: {shown}"
     if 200 <= status < 300:
+        if encoded:
+            raise ContentEncodingError(
+                f"{said}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
+                "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
+                status=status,
+            )
         return
-    said = f"{name}: HTTP {status}: {vendor_message(answer.body)}"
     match status:
         case 401:
             raise TokenRefusedError(said, status=status)
@@ -273,6 +296,8 @@ def check_token_status(answer: Answer, name: str) -> None:
     """Like :func:`check_status`, where what repeating cannot cure speaks about the credentials or their address."""
     try:
         check_status(answer, name)
+    except ContentEncodingError:
+        raise
     except AnswerError as err:
         if err.retryable and answer.status != 401:
             raise

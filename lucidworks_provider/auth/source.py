@@ -193,7 +193,7 @@ class TokenSource:
 
     def _rest_after(self, err: LucidworksError) -> float:
         """For how long the same failure is told again without a new try, in seconds."""
-        if not isinstance(err, AuthenticationError):
+        if err.retryable:
             return 0.0
         return min(_LONGEST_REST, 2 * self._rest) if self._rest else _FIRST_REST
 

@@ -19,6 +19,7 @@ from lucidworks_provider.documents.prediction_file import PredictionFile, predic
 from lucidworks_provider.errors import (
     AuthenticationError,
     ConfigurationError,
+    ContentEncodingError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -295,6 +296,7 @@ def _concerns_all(err: LucidworksError) -> bool:
         err,
         AuthenticationError
         | ConfigurationError
+        | ContentEncodingError
         | ForbiddenError
         | StorageError
         | TokenError

@@ -10,6 +10,7 @@ import requests
 
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.transport.bearer import AllowedHosts, Tokens, base_url
+from lucidworks_provider.transport.interim import mount_interim_adapter
 from lucidworks_provider.transport.retry import TOKEN_ROUNDS
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT
 from lucidworks_provider.transport.tls import trusted
@@ -104,6 +105,7 @@ class LucidworksSession(requests.Session):
         self._settings = settings
         self._scope = scope
         self.auth = BearerAuth(tokens, AllowedHosts.of(settings))
+        mount_interim_adapter(self)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Like ``requests.Session.request``; a path is completed, and there is a timeout by default."""
