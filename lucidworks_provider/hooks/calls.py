@@ -94,7 +94,10 @@ class CallingHook(LucidworksAuthHook):
 
         def once() -> T:
             token = exchange.source.get(exchange.refused)
-            return read(exchange.judge(transport.send(request, token), token))
+            answer = exchange.hear(transport.send(request, token), token)
+            if answer.status == 403 and (other := exchange.source.another(token, request.endpoint)):
+                answer, token = exchange.hear(transport.send(request, other), other), other
+            return read(exchange.judge(answer, token))
 
         try:
             try:
@@ -112,7 +115,12 @@ class CallingHook(LucidworksAuthHook):
 
             async def once() -> T:
                 token = await exchange.source.aget(exchange.refused)
-                return read(exchange.judge(await transport.send(request, token), token))
+                answer = exchange.hear(await transport.send(request, token), token)
+                if answer.status == 403 and (
+                    other := await exchange.source.aanother(token, request.endpoint)
+                ):
+                    answer, token = exchange.hear(await transport.send(request, other), other), other
+                return read(exchange.judge(answer, token))
 
             try:
                 try:
@@ -165,14 +173,18 @@ class _Exchange:
     source: TokenSource
     refused: str | None = None
 
+    def hear(self, answer: Answer, token: str) -> Answer:
+        """Note what the answer says about the token."""
+        self.refused = token if answer.status == 401 else None
+        if answer.status not in {401, 403}:
+            self.source.accepted(token, self.request.endpoint)
+        return answer
+
     def judge(self, answer: Answer, token: str) -> Answer:
-        """Note what the answer says about the token; raise what it says about the request."""
+        """Raise what the answer says about the request."""
         shown = _as_shown(token)
         if shown is None or self.request.secrets or shown in answer.body:
             answer = without(answer, token, *self.request.secrets)
-        self.refused = token if answer.status == 401 else None
-        if answer.status != 401:
-            self.source.accepted(token)
         check_status(answer, self.request.name)
         return answer
 
