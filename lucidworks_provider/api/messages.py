@@ -9,17 +9,19 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
-from urllib.parse import quote, quote_plus
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 from lucidworks_provider.api.large import LARGE_BODY, WithoutVectors
 from lucidworks_provider.api.scopes import PREDICT_SCOPE
+from lucidworks_provider.api.secrets import MASK, blank, is_secret_name
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
     ContentEncodingError,
     ForbiddenError,
     InputError,
+    LucidworksError,
     MalformedAnswerError,
     RateLimitError,
     RequestRefusedError,
@@ -27,6 +29,8 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
+
+T = TypeVar("T")
 
 EXCERPT_CHARACTERS = 300
 # The encodings that requests accept and both clients decode.
@@ -37,19 +41,20 @@ _LONGEST_RETRY_AFTER = 31_536_000.0
 
 # No error body is documented for any endpoint, so look where servers usually put their words.
 _MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "error", "title")
-# What must not reach a log even when a server echoes it: JWTs, bearer and basic credentials, keys in JSON.
+# What must not reach a log even when a server echoes it: JWTs, bearer and basic credentials, keys.
 _CREDENTIALS = re.compile(
     r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
-    r"|(?i:\"?[\w-]*(?:secret|password|token|api_?key|private_?key|service_?account_?key|credentials?)"
-    # A key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
-    r"\\*\"?\s*[:=]\s*)(?:\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+)"
     # Without a word before it: whoever waits for a job does not know the keys of third parties.
-    r"|\bsk-[\w-]{12,}"
+    r"|\bsk-(?:[\w-]{12,}|(?=[\w-]*[0-9])[\w-]{5,})"
+    # As third parties abbreviate them.
+    r"|\bsk-[\w-]*(?:[*\u2026]|\.{3})[\w*.\u2026-]*|(?<![\w-])[\w-]{0,16}\*{3,}[\w-]*"
     r"|-----BEGIN\b.*"
     r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,}"
 )
-
+# A name and what stands under it; a key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
+_NAME = re.compile(r"\"?(?<![\w-])([\w-]+)\\*\"?\s*[:=]\s*")
+_VALUE = re.compile(r"\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+")
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
 # Control characters, halves of surrogate pairs, and what turns the direction of a line.
@@ -104,21 +109,23 @@ def without(answer: Answer, *secrets: str) -> Answer:
     """
     The answer with secrets that were just sent blanked, in case that the service quotes them.
 
-    :param secrets: as they were sent; blanked in the ways that JSON and URLs write them, too.
+    For errors: a result is never changed. See :func:`read_blanked`.
     """
-    body = answer.body
-    for secret in secrets:
-        ways = (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
-        # A token looks the same in all ways, so a body of many megabytes is searched for it once.
-        for sent in {
-            *ways,
-            json.dumps(ways[1])[1:-1],
-            quote(secret, safe=""),
-            quote(secret),
-            quote_plus(secret),
-        }:
-            body = body.replace(sent.encode(errors="replace"), b"***")
-    return answer if body == answer.body else replace(answer, body=body)
+    body = blank(answer.body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+    return replace(answer, body=body)
+
+
+def read_blanked(read: Callable[[Answer], T], answer: Answer, *secrets: str) -> T:
+    """
+    Read an answer: a result as the service sent it, an error without secrets that were just sent.
+
+    :param read: without side effects, as it is called twice where it fails.
+    """
+    try:
+        return read(answer)
+    except LucidworksError:
+        pass  # its text may quote them, cut anywhere
+    return read(without(answer, *secrets))
 
 
 def path_segment(value: str, what: str) -> str:
@@ -318,7 +325,7 @@ def vendor_message(body: bytes) -> str:
             if isinstance(value, str) and value.strip():
                 kind = decoded.get("error")
                 prefix = f"{kind}: " if isinstance(kind, str) and kind != value else ""
-                return scrub(prefix + value)[:EXCERPT_CHARACTERS]
+                return scrub((prefix + value)[: 8 * EXCERPT_CHARACTERS])[:EXCERPT_CHARACTERS]
     return excerpt(body) or "(no body)"
 
 
@@ -330,7 +337,15 @@ def excerpt(body: bytes) -> str:
 
 def scrub(text: str) -> str:
     """Replace what looks like a credential, and what logs and databases do not take."""
-    return _CREDENTIALS.sub("***", printable(text))
+    text = _CREDENTIALS.sub(MASK, printable(text))
+    parts, at, search = [], 0, 0
+    while (name := _NAME.search(text, search)) is not None:
+        search = name.end()
+        # "Unknown key: temperature" is no secret.
+        if name[1].lower() != "key" and is_secret_name(name[1]) and (value := _VALUE.match(text, search)):
+            parts += [text[at : name.start()], MASK]
+            at = search = value.end()
+    return "".join([*parts, text[at:]])
 
 
 def printable(text: str) -> str:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lucidworks_provider.api.messages import Request, get, json_body, path_segment, post
-from lucidworks_provider.api.models import CREDENTIALS, Deployment, Model, Progress, is_secret_name
+from lucidworks_provider.api.models import CREDENTIALS, Deployment, Model, Progress
 from lucidworks_provider.api.options import whole
 from lucidworks_provider.api.scopes import MODEL_SCOPE
+from lucidworks_provider.api.secrets import is_secret_name
 from lucidworks_provider.errors import InputError
 
 

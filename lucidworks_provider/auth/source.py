@@ -25,7 +25,7 @@ from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
-from lucidworks_provider.api.messages import Answer, Request, without
+from lucidworks_provider.api.messages import Answer, Request, read_blanked
 from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, server_time, token_request
 from lucidworks_provider.auth import commands, protocol
 from lucidworks_provider.auth.clock import Clocks, ServerClock
@@ -365,7 +365,7 @@ def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -
 
         def once() -> Grant:
             begin = time.monotonic()
-            grant = read_grant(without(transport.send(request), settings.client_secret, pair))
+            grant = read_blanked(read_grant, transport.send(request), settings.client_secret, pair)
             metrics.minted(scope)
             # Of this attempt, without those before it.
             return replace(grant, seconds=time.monotonic() - begin)

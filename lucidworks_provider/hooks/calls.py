@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lucidworks_provider.api.jobs import JobKind, poll_request
-from lucidworks_provider.api.messages import Answer, Request, check_status, without
+from lucidworks_provider.api.messages import Answer, Request, check_status, read_blanked
 from lucidworks_provider.errors import (
     LucidworksError,
     MalformedAnswerError,
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _AIO = "lucidworks_provider.transport.aio"
-_PLAIN = re.compile(r"[\w.~-]+", re.ASCII)
 
 
 class CallingHook(LucidworksAuthHook):
@@ -97,7 +94,7 @@ class CallingHook(LucidworksAuthHook):
             answer = exchange.hear(transport.send(request, token), token)
             if answer.status == 403 and (other := exchange.source.another(token, request.endpoint)):
                 answer, token = exchange.hear(transport.send(request, other), other), other
-            return read(exchange.judge(answer, token))
+            return exchange.judge(answer, token, read)
 
         try:
             try:
@@ -120,7 +117,7 @@ class CallingHook(LucidworksAuthHook):
                     other := await exchange.source.aanother(token, request.endpoint)
                 ):
                     answer, token = exchange.hear(await transport.send(request, other), other), other
-                return read(exchange.judge(answer, token))
+                return exchange.judge(answer, token, read)
 
             try:
                 try:
@@ -180,19 +177,14 @@ class _Exchange:
             self.source.accepted(token, self.request.endpoint)
         return answer
 
-    def judge(self, answer: Answer, token: str) -> Answer:
-        """Raise what the answer says about the request."""
-        shown = _as_shown(token)
-        if shown is None or self.request.secrets or shown in answer.body:
-            answer = without(answer, token, *self.request.secrets)
-        check_status(answer, self.request.name)
-        return answer
+    def judge(self, answer: Answer, token: str, read: Callable[[Answer], T]) -> T:
+        """Read the answer, or raise what it says about the request."""
 
+        def result(answer: Answer) -> T:
+            check_status(answer, self.request.name)
+            return read(answer)
 
-@lru_cache(maxsize=4)
-def _as_shown(token: str) -> bytes | None:
-    """A token's bytes wherever it is quoted, if neither JSON nor a URL writes it in another way: so most are."""
-    return token.encode() if _PLAIN.fullmatch(token) else None
+        return read_blanked(result, answer, token, *self.request.secrets)
 
 
 def _body(answer: Answer) -> bytes:
