@@ -18,6 +18,8 @@ from lucidworks_provider.errors import TransportError
 MOST_BYTES = 64 << 20
 # Bytes a second, on the average, of an answer that takes longer than the connection's timeout.
 LEAST_SPEED = 10_000
+# The first byte of a gzip member; no JSON begins with it.
+_GZIP = 0x1F
 
 
 class Intake:
@@ -78,16 +80,22 @@ class _Decoder:
     def __init__(self, coding: str) -> None:
         self.coding = coding
         self._engine: zlib._Decompress | None = None
+        self._plain = False
 
     def decode(self, data: bytes, most: int) -> bytes:
         """
         :param most: bytes to return at most; the rest is dropped.
         :raises zlib.error: the data is in another coding.
         """
+        if self._engine is None and data and self.coding != "deflate":
+            # A proxy that decompresses may leave the header in place.
+            self._plain = self._plain or data[0] != _GZIP
+        if self._plain:
+            return data[:most]
         parts: list[bytes] = []
         while data and most > 0:
             # A gzip body may consist of several members; what else follows its end is ignored, as browsers do.
-            if self._engine is None or (self._engine.eof and self.coding != "deflate" and data[0] == 0x1F):
+            if self._engine is None or (self._engine.eof and self.coding != "deflate" and data[0] == _GZIP):
                 self._engine = zlib.decompressobj(self._window(data))
             elif self._engine.eof:
                 break

@@ -70,10 +70,23 @@ def test_requests_accept_what_is_decoded(mode: Mode) -> None:
         ("deflate", zlib.compress(JSON)),
         ("deflate", raw_deflate(JSON)),
         ("deflate, gzip", gzip.compress(zlib.compress(JSON))),
+        ("gzip", JSON),
         ("identity", JSON),
         ("", JSON),
     ],
-    ids=["gzip", "case", "x-gzip", "members", "padding", "deflate", "raw", "both", "identity", "empty"],
+    ids=[
+        "gzip",
+        "case",
+        "x-gzip",
+        "members",
+        "padding",
+        "deflate",
+        "raw",
+        "both",
+        "left",
+        "identity",
+        "empty",
+    ],
 )
 def test_what_is_accepted_is_decoded(mode: Mode, encoding: str, body: bytes) -> None:
     with scripted(answer(body=body, Content_Encoding=encoding)) as server:

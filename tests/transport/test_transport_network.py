@@ -358,7 +358,7 @@ def _reset(connection: socket.socket) -> None:
         answer(body=b'{"status": "RE', length=1000),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc",
         b"no http at all\r\n\r\n",
-        answer(body=b"not gzip", Content_Encoding="gzip"),
+        answer(body=b"\x1f\x8b not gzip", Content_Encoding="gzip"),
     ],
     ids=["closed", "reset", "cut", "cut-chunk", "garbage", "bad-gzip"],
 )
