@@ -99,6 +99,13 @@ def test_untrusted_authority_names_the_cure(mode: Mode, tls: Tls) -> None:
         send(mode, settings(tls.url), get(tls.probe))
 
 
+def test_early_hints_over_tls(mode: Mode, tls: Tls) -> None:
+    tls.state.faults.order(Fault.from_json({"kind": "early-hints", "match": "usecases"}))
+    answer = send(mode, settings(tls.url, ca_bundle=tls.ca), get(f"{tls.url}/ai/usecases"))
+    assert answer.status == 401
+    assert tls.state.faults.open() == []
+
+
 def test_trusted_by_the_connection(mode: Mode, tls: Tls) -> None:
     assert send(mode, settings(tls.url, ca_bundle=tls.ca), get(tls.probe)).status == 200
 
