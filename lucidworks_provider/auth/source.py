@@ -169,7 +169,7 @@ class TokenSource:
         with self._lock:
             self._holding.accepted(value, endpoint)
 
-    def another(self, value: str, endpoint: str) -> str | None:
+    def token_after_403(self, value: str, endpoint: str) -> str | None:
         """
         The token to repeat a call with that was answered with 403; None where the 403 is not about the token.
 
@@ -191,9 +191,9 @@ class TokenSource:
             except LucidworksError:
                 return None
 
-    async def aanother(self, value: str, endpoint: str) -> str | None:
-        """:meth:`another` for coroutines."""
-        return await in_thread(self.another, value, endpoint)
+    async def atoken_after_403(self, value: str, endpoint: str) -> str | None:
+        """:meth:`token_after_403` for coroutines."""
+        return await in_thread(self.token_after_403, value, endpoint)
 
     def peek(self) -> AccessToken | None:
         """The live token that this process holds or the store shows, without ever minting."""

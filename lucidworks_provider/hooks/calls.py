@@ -91,9 +91,9 @@ class CallingHook(LucidworksAuthHook):
 
         def once() -> T:
             token = exchange.source.get(exchange.refused)
-            answer = exchange.hear(transport.send(request, token), token)
-            if answer.status == 403 and (other := exchange.source.another(token, request.endpoint)):
-                answer, token = exchange.hear(transport.send(request, other), other), other
+            answer = exchange.note(transport.send(request, token), token)
+            if answer.status == 403 and (other := exchange.source.token_after_403(token, request.endpoint)):
+                answer, token = exchange.note(transport.send(request, other), other), other
             return exchange.judge(answer, token, read)
 
         try:
@@ -112,11 +112,11 @@ class CallingHook(LucidworksAuthHook):
 
             async def once() -> T:
                 token = await exchange.source.aget(exchange.refused)
-                answer = exchange.hear(await transport.send(request, token), token)
+                answer = exchange.note(await transport.send(request, token), token)
                 if answer.status == 403 and (
-                    other := await exchange.source.aanother(token, request.endpoint)
+                    other := await exchange.source.atoken_after_403(token, request.endpoint)
                 ):
-                    answer, token = exchange.hear(await transport.send(request, other), other), other
+                    answer, token = exchange.note(await transport.send(request, other), other), other
                 return exchange.judge(answer, token, read)
 
             try:
@@ -170,7 +170,7 @@ class _Exchange:
     source: TokenSource
     refused: str | None = None
 
-    def hear(self, answer: Answer, token: str) -> Answer:
+    def note(self, answer: Answer, token: str) -> Answer:
         """Note what the answer says about the token."""
         self.refused = token if answer.status == 401 else None
         if answer.status not in {401, 403}:

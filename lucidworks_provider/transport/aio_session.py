@@ -56,7 +56,7 @@ class BearerMiddleware:
             if response.status == 401:
                 self._tokens.invalidate(token)
             else:
-                other = None if doubted else await self._tokens.aanother(token, endpoint)
+                other = None if doubted else await self._tokens.atoken_after_403(token, endpoint)
                 doubted = True
             # A stream that has been read cannot be sent again; its caller is told of the 401.
             if last or not _repeatable(request.body) or (response.status == 403 and other is None):

@@ -27,11 +27,11 @@ class Tokens(Protocol):
     def accepted(self, value: str, endpoint: str) -> None:
         """Hear that an endpoint has answered a call with a token with neither 401 nor 403."""
 
-    def another(self, value: str, endpoint: str) -> str | None:
+    def token_after_403(self, value: str, endpoint: str) -> str | None:
         """The token to repeat a call with that was answered with 403, if that is about the token."""
 
-    async def aanother(self, value: str, endpoint: str) -> str | None:
-        """:meth:`another` for an event loop."""
+    async def atoken_after_403(self, value: str, endpoint: str) -> str | None:
+        """:meth:`token_after_403` for an event loop."""
 
 
 # Scheme, and host with its port.

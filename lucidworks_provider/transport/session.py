@@ -54,7 +54,7 @@ class BearerAuth(requests.auth.AuthBase):
                     self._tokens.accepted(used, endpoint)
                     break
                 if status == 403:
-                    other = self._tokens.another(used, endpoint) if ours and not doubted else None
+                    other = self._tokens.token_after_403(used, endpoint) if ours and not doubted else None
                     doubted = True
                 elif ours:
                     self._tokens.invalidate(used)

@@ -92,30 +92,30 @@ def fleet(number: int, store: MemoryStore | None = None) -> tuple[Identity, list
 
 def test_the_fleet_gets_one_new_token_for_a_dead_one() -> None:
     identity, sources = fleet(5)
-    assert [source.another("token-1", "predict") for source in sources] == ["token-2"] * 5
+    assert [source.token_after_403("token-1", "predict") for source in sources] == ["token-2"] * 5
     for source in sources:
         source.accepted("token-2", "predict")
-        assert source.another("token-2", "predict") is None
+        assert source.token_after_403("token-2", "predict") is None
         assert source.get() == "token-2"
     assert identity.asked == 2
 
 
 def test_the_next_token_may_be_replaced_once_again() -> None:
     identity, (source,) = fleet(1)
-    assert source.another("token-1", "predict") == "token-2"
+    assert source.token_after_403("token-1", "predict") == "token-2"
     renewed = source.get("token-2")
     source.accepted(renewed, "predict")
-    assert source.another(renewed, "predict") == "token-4"
-    assert source.another("token-4", "predict") is None
+    assert source.token_after_403(renewed, "predict") == "token-4"
+    assert source.token_after_403("token-4", "predict") is None
     assert identity.asked == 4
 
 
 def test_a_process_that_never_was_accepted_uses_what_others_have_got() -> None:
     identity, (busy, new) = fleet(2)
     new.accepted("token-1", "poll")
-    assert new.another("token-1", "tokenize") is None
-    assert busy.another("token-1", "predict") == "token-2"
-    assert new.another("token-1", "tokenize") == "token-2"
+    assert new.token_after_403("token-1", "tokenize") is None
+    assert busy.token_after_403("token-1", "predict") == "token-2"
+    assert new.token_after_403("token-1", "tokenize") == "token-2"
     assert new.get() == "token-2"
     assert identity.asked == 2
 
@@ -132,7 +132,7 @@ def test_a_store_that_is_down_leaves_the_403_as_it_is() -> None:
     store = Down()
     identity, (source,) = fleet(1, store)
     store.down = True
-    assert source.another("token-1", "poll") is None
+    assert source.token_after_403("token-1", "poll") is None
     assert source.get() == "token-1"
     assert identity.asked == 1
 
