@@ -17,6 +17,8 @@ Everything this package raises, as one tree.
     │   ├── RateLimitError        429, with the service's Retry-After where it sent one
     │   ├── ServiceError          5xx
     │   ├── MalformedAnswerError  a success status with a body that is not the documented one
+    │   │   └── NoJobIdError      ... to a submission, so that a job may exist that nobody knows
+    │   ├── ContentEncodingError  a success status with a body in an encoding that was not asked for
     │   └── AuthenticationError   the token endpoint refused the credentials
     ├── TokenError                no token can be had without cutting off the rest of the fleet
     │   ├── TokenStoreError       the place where the fleet shares its token cannot be reached
@@ -136,6 +138,15 @@ class MalformedAnswerError(AnswerError):
 
 class NoJobIdError(MalformedAnswerError):
     """A submission was answered without an id: a job may exist, and another POST makes one more."""
+
+
+class ContentEncodingError(AnswerError):
+    """
+    A success status with a body in a ``Content-Encoding`` that the request did not accept.
+
+    A proxy or gateway compresses answers. Every answer is affected, and the service has done what was asked, so
+    repeating the request would only pay for it again.
+    """
 
 
 class AuthenticationError(AnswerError):

@@ -9,16 +9,19 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
-from urllib.parse import quote, quote_plus
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 from lucidworks_provider.api.large import LARGE_BODY, WithoutVectors
 from lucidworks_provider.api.scopes import PREDICT_SCOPE
+from lucidworks_provider.api.secrets import MASK, blank, is_secret_name
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
+    ContentEncodingError,
     ForbiddenError,
     InputError,
+    LucidworksError,
     MalformedAnswerError,
     RateLimitError,
     RequestRefusedError,
@@ -27,25 +30,31 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 
+T = TypeVar("T")
+
 EXCERPT_CHARACTERS = 300
+# The encodings that requests accept and both clients decode.
+ACCEPT_ENCODING = "gzip, deflate"
+_DECODED = frozenset({"gzip", "x-gzip", "deflate"})
 # A year: what is longer is as good as never, and cannot be slept.
 _LONGEST_RETRY_AFTER = 31_536_000.0
 
 # No error body is documented for any endpoint, so look where servers usually put their words.
 _MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "error", "title")
-# What must not reach a log even when a server echoes it: JWTs, bearer and basic credentials, keys in JSON.
+# What must not reach a log even when a server echoes it: JWTs, bearer and basic credentials, keys.
 _CREDENTIALS = re.compile(
     r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
-    r"|(?i:\"?[\w-]*(?:secret|password|token|api_?key|private_?key|service_?account_?key|credentials?)"
-    # A key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
-    r"\\*\"?\s*[:=]\s*)(?:\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+)"
     # Without a word before it: whoever waits for a job does not know the keys of third parties.
-    r"|\bsk-[\w-]{12,}"
+    r"|\bsk-(?:[\w-]{12,}|(?=[\w-]*[0-9])[\w-]{5,})"
+    # As third parties abbreviate them.
+    r"|\bsk-[\w-]*(?:[*\u2026]|\.{3})[\w*.\u2026-]*|(?<![\w-])[\w-]{0,16}\*{3,}[\w-]*"
     r"|-----BEGIN\b.*"
     r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,}"
 )
-
+# A name and what stands under it; a key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
+_NAME = re.compile(r"\"?(?<![\w-])([\w-]+)\\*\"?\s*[:=]\s*")
+_VALUE = re.compile(r"\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+")
 
 _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
 # Control characters, halves of surrogate pairs, and what turns the direction of a line.
@@ -100,21 +109,23 @@ def without(answer: Answer, *secrets: str) -> Answer:
     """
     The answer with secrets that were just sent blanked, in case that the service quotes them.
 
-    :param secrets: as they were sent; blanked in the ways that JSON and URLs write them, too.
+    For errors: a result is never changed. See :func:`read_blanked`.
     """
-    body = answer.body
-    for secret in secrets:
-        ways = (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1])
-        # A token looks the same in all ways, so a body of many megabytes is searched for it once.
-        for sent in {
-            *ways,
-            json.dumps(ways[1])[1:-1],
-            quote(secret, safe=""),
-            quote(secret),
-            quote_plus(secret),
-        }:
-            body = body.replace(sent.encode(errors="replace"), b"***")
-    return answer if body == answer.body else replace(answer, body=body)
+    body = blank(answer.body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+    return replace(answer, body=body)
+
+
+def read_blanked(read: Callable[[Answer], T], answer: Answer, *secrets: str) -> T:
+    """
+    Read an answer: a result as the service sent it, an error without secrets that were just sent.
+
+    :param read: without side effects, as it is called twice where it fails.
+    """
+    try:
+        return read(answer)
+    except LucidworksError:
+        pass  # its text may quote them, cut anywhere
+    return read(without(answer, *secrets))
 
 
 def path_segment(value: str, what: str) -> str:
@@ -246,12 +257,31 @@ def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = Fa
     return decoded
 
 
+def content_codings(header: str | None) -> list[str] | None:
+    """
+    The codings of a ``Content-Encoding`` header, in the order in which they were applied.
+
+    :return: None where one of them is not decoded here; the body then stays as it came.
+    """
+    codings = [coding.strip().lower() for coding in (header or "").split(",")]
+    codings = [coding for coding in codings if coding not in {"", "identity"}]
+    return codings if _DECODED.issuperset(codings) else None
+
+
 def check_status(answer: Answer, name: str) -> None:
-    """Raise the error that the status stands for (section 11 of the reference); return on 2xx."""
-    status = answer.status
+    """Raise the error that the status stands for (section 11 of the reference); return on a 2xx that can be read."""
+    status, encoding = answer.status, answer.headers.get("content-encoding")
+    encoded = content_codings(encoding) is None
+    shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(answer.body)
+    said = f"{name}: HTTP {status}: {shown}"
     if 200 <= status < 300:
+        if encoded:
+            raise ContentEncodingError(
+                f"{said}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
+                "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
+                status=status,
+            )
         return
-    said = f"{name}: HTTP {status}: {vendor_message(answer.body)}"
     match status:
         case 401:
             raise TokenRefusedError(said, status=status)
@@ -273,6 +303,8 @@ def check_token_status(answer: Answer, name: str) -> None:
     """Like :func:`check_status`, where what repeating cannot cure speaks about the credentials or their address."""
     try:
         check_status(answer, name)
+    except ContentEncodingError:
+        raise
     except AnswerError as err:
         if err.retryable and answer.status != 401:
             raise
@@ -293,7 +325,7 @@ def vendor_message(body: bytes) -> str:
             if isinstance(value, str) and value.strip():
                 kind = decoded.get("error")
                 prefix = f"{kind}: " if isinstance(kind, str) and kind != value else ""
-                return scrub(prefix + value)[:EXCERPT_CHARACTERS]
+                return scrub((prefix + value)[: 8 * EXCERPT_CHARACTERS])[:EXCERPT_CHARACTERS]
     return excerpt(body) or "(no body)"
 
 
@@ -305,7 +337,15 @@ def excerpt(body: bytes) -> str:
 
 def scrub(text: str) -> str:
     """Replace what looks like a credential, and what logs and databases do not take."""
-    return _CREDENTIALS.sub("***", printable(text))
+    text = _CREDENTIALS.sub(MASK, printable(text))
+    parts, at, search = [], 0, 0
+    while (name := _NAME.search(text, search)) is not None:
+        search = name.end()
+        # "Unknown key: temperature" is no secret.
+        if name[1].lower() != "key" and is_secret_name(name[1]) and (value := _VALUE.match(text, search)):
+            parts += [text[at : name.start()], MASK]
+            at = search = value.end()
+    return "".join([*parts, text[at:]])
 
 
 def printable(text: str) -> str:

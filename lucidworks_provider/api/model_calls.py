@@ -47,12 +47,12 @@ from lucidworks_provider.api.models import (
     Model,
     Progress,
     deployments_of,
-    is_secret_name,
     is_shown,
     merge_deployments,
 )
 from lucidworks_provider.api.options import whole
 from lucidworks_provider.api.scopes import MODEL_SCOPE
+from lucidworks_provider.api.secrets import is_secret_name
 from lucidworks_provider.errors import AmbiguousResourceError, InputError
 
 T = TypeVar("T", bound=Model | Deployment)

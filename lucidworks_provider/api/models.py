@@ -45,13 +45,11 @@ from lucidworks_provider.api.messages import (
     parse_json,
 )
 from lucidworks_provider.api.options import is_int
+from lucidworks_provider.api.secrets import without_secrets
 from lucidworks_provider.errors import MalformedAnswerError
 
 # What a service may echo and nobody should keep.
 CREDENTIALS = "trainingDataCredentials"
-
-# What may hold somebody's key.
-_SECRET_PARTS = ("credential", "serviceaccount", "apikey", "password", "secret", "privatekey")
 
 T = TypeVar("T")
 
@@ -278,7 +276,7 @@ def _malformed(answer: Answer, what: str, holds: str) -> MalformedAnswerError:
 
 
 def _model(sent: Mapping[str, Any]) -> Model:
-    sent = _without_credentials(sent)
+    sent = without_secrets(sent)
     size = sent.get("vectorSize")
     deployments = sent.get("deployments")
     return Model(
@@ -317,23 +315,8 @@ def _deployment(sent: Mapping[str, Any]) -> Deployment:
         max_replicas=replicas[1] if is_int(replicas[1]) else None,
         deployed_at=_str(sent, "deployedAt"),
         created_by=_str(sent, "createdBy"),
-        sent=_without_credentials(sent),
+        sent=without_secrets(sent),
     )
-
-
-def _without_credentials(value: Any) -> Any:
-    """However deep they are, and in whatever spelling."""
-    if isinstance(value, Mapping):
-        return {name: _without_credentials(one) for name, one in value.items() if not is_secret_name(name)}
-    if isinstance(value, list):
-        return [_without_credentials(one) for one in value]
-    return value
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether what stands under this name may be somebody's key."""
-    plain = name.lower().replace("_", "").replace("-", "")
-    return any(part in plain for part in _SECRET_PARTS)
 
 
 def _id(sent: Mapping[str, Any], what: str) -> str:

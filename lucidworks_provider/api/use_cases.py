@@ -54,16 +54,13 @@ from lucidworks_provider.api.predictions import (
     Prediction,
     RagAnswer,
 )
+from lucidworks_provider.api.secrets import SHORTEST, is_secret_name, secrets_in, without_secrets
 from lucidworks_provider.errors import InputError
 
 P = TypeVar("P", bound=Prediction)
 
 # Of one request, synchronous or not (section 3.1).
 MAX_BATCH = 32
-# Keys whose values are somebody's secret, wherever they stand in a request (section 16, item 20).
-SECRET_KEYS = frozenset({"apikey", "serviceaccountkey"})
-# The preview of a prompt takes placeholders for keys (section 9), which would be found in words.
-SHORTEST_SECRET = 16
 
 
 def _is_texts(value: object, least: int = 1) -> bool:
@@ -170,7 +167,7 @@ class PredictionOptions(Generic[P]):
         )
         object.__setattr__(self, "use_case_config", use_case_config)
         model_config = check_options(
-            _without_secrets(self.model_config), known.model_options, "model_config", closed=False
+            _not_secret(self.model_config), known.model_options, "model_config", closed=False
         )
         if model_config is not None:
             model_config |= dict(_secrets(self.model_config))
@@ -178,7 +175,7 @@ class PredictionOptions(Generic[P]):
         for name, value in _secrets(self.model_config):
             if name not in known.model_options and "apiKey" in known.model_options and _is_api_key(name):
                 raise InputError(f"model_config has no option {name!r}. Did you mean 'apiKey'?")
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, Mapping) and (not isinstance(value, str) or not value.strip()):
                 raise InputError(f"model_config: {name} is no text; give the key itself.")
         if misplaced := [name for name, _ in _secrets(self.use_case_config)]:
             raise InputError(
@@ -204,7 +201,7 @@ class PredictionOptions(Generic[P]):
     @property
     def secrets(self) -> tuple[str, ...]:
         """Third parties' keys in the options: never shown, never stored."""
-        return tuple(value for _, value in _secrets(self.model_config) if len(value) >= SHORTEST_SECRET)
+        return tuple(value for value in secrets_in(self.model_config) if len(value) >= SHORTEST)
 
     @property
     def quantization(self) -> str | None:
@@ -218,7 +215,7 @@ class PredictionOptions(Generic[P]):
             "use_case": self.name,
             "model_id": self.model_id,
             "use_case_config": dict(sorted((self.use_case_config or {}).items())),
-            "model_config": dict(sorted((_without_secrets(self.model_config) or {}).items())),
+            "model_config": dict(sorted((without_secrets(self.model_config) or {}).items())),
         }
 
     def body(self, items: Sequence[Item]) -> dict[str, Any]:
@@ -241,18 +238,13 @@ class PredictionOptions(Generic[P]):
 
 def _secrets(options: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     found = options.items() if isinstance(options, Mapping) else ()
-    return [(name, value) for name, value in found if is_secret(name) and value is not None]
+    return [(name, value) for name, value in found if is_secret_name(name) and value is not None]
 
 
-def _without_secrets(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def _not_secret(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     if not isinstance(options, Mapping):
         return options
-    return {name: value for name, value in options.items() if not is_secret(name)}
-
-
-def is_secret(name: object) -> bool:
-    """Whether what stands under this name is somebody's secret."""
-    return isinstance(name, str) and plain(name) in SECRET_KEYS
+    return {name: value for name, value in options.items() if not is_secret_name(name)}
 
 
 def _is_api_key(name: str) -> bool:

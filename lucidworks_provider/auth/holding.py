@@ -39,6 +39,10 @@ class Holding:
 
     held: Held | None = None
     refused: tuple[str, ...] = field(default=(), repr=False)
+    # Those of `refused` that were answered with 403.
+    after_403: tuple[str, ...] = field(default=(), repr=False)
+    # Endpoints that accepted the token in use.
+    endpoints: set[str] = field(default_factory=set)
     hold_off: HoldOff = field(default_factory=HoldOff)
     others: Others = field(default_factory=Others)
 
@@ -63,10 +67,44 @@ class Holding:
             self.hold_off.refused(now, now - held.since)
             self.refused = (*self.refused, value)[-_REMEMBERED:]
 
-    def accepted(self, value: str) -> None:
-        """Hear that a call with this token was not refused."""
-        if self.hold_off.refusals and self.held is not None and self.held.token.value == value:
-            self.hold_off.accepted()
+    def forbid(self, value: str, endpoint: str, now: float) -> bool:
+        """
+        Hear that a token was answered with 403, which means either that it was deleted or that this application is
+        not entitled to the endpoint.
+
+        :return: whether it is refused, as after a 401: this endpoint accepted it before, and it did not itself
+            replace a token that was answered with 403. So the fleet gets at most one for 403s in a token's lifetime.
+        """
+        held = self.held
+        if (
+            held is None
+            or held.token.value != value
+            or held.token.after_403
+            or endpoint not in self.endpoints
+        ):
+            return False
+        self.refuse(value, now)
+        if value not in self.after_403:
+            self.after_403 = (*self.after_403, value)[-_REMEMBERED:]
+        return True
+
+    def accepted(self, value: str, endpoint: str) -> None:
+        """Hear that an endpoint has answered a call with this token with neither 401 nor 403."""
+        if self.held is not None and self.held.token.value == value:
+            self.endpoints.add(endpoint)
+            if self.hold_off.refusals:
+                self.hold_off.accepted()
+
+    def look(self, value: str, settle: float, clocks: Clocks) -> Conversation:
+        """Start the conversation that gets another token than this one, if the fleet has one."""
+        return protocol.acquire(
+            held=None,
+            refused=(*self.refused, value),
+            settle=settle,
+            clocks=clocks,
+            forbidden=TokenError("The fleet has no other token."),
+            others=self.others,
+        )
 
     def acquire(self, settle: float, clocks: Clocks) -> Conversation:
         """Start the conversation that gets the next token."""
@@ -79,6 +117,7 @@ class Holding:
             clocks=clocks,
             forbidden=self._forbidden(clocks.monotonic()),
             others=self.others,
+            after_403=self.after_403,
         )
 
     def take(self, outcome: Outcome, clocks: Clocks) -> None:
@@ -91,6 +130,8 @@ class Holding:
         if outcome.look_again is not None:
             look_at = min(now + outcome.look_again, ends_at)
         same = self.held is not None and self.held.token.value == token.value
+        if not same:
+            self.endpoints = set()
         self.held = Held(token, self.held.since if same and self.held else now, look_at, ends_at)
 
     def _forbidden(self, now: float) -> TokenError | None:

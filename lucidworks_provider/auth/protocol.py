@@ -136,6 +136,7 @@ class _Needs:
     clocks: Clocks
     forbidden: TokenError | None
     others: Others
+    after_403: Collection[str] = field(default=(), repr=False)
     asked_time: bool = False
     # How long the last look at the store took, and how often that was a reason to wait.
     look_seconds: float = 0.0
@@ -225,19 +226,21 @@ def acquire(
     clocks: Clocks,
     forbidden: TokenError | None = None,
     others: Others | None = None,
+    after_403: Collection[str] = (),
     new_owner: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> Conversation:
     """
     Get a token that is neither refused nor expired, minting only as the table above allows.
 
     :param held: what this process used last.
-    :param refused: the tokens that the service has answered with 401.
+    :param refused: the tokens that the service has answered with 401, or with 403 where that counts as one.
     :param settle: seconds between writing a claim and believing it; 0 where taking a claim is atomic.
     :param forbidden: why this process must not mint at the moment, if so; raised where it would have to.
     :param others: what earlier conversations saw of others' claims.
+    :param after_403: those of ``refused`` that were answered with 403; the token that replaces one is marked.
     :raises TokenError: no token can be had now.
     """
-    needs = _Needs(held, refused, settle, clocks, forbidden, others or Others())
+    needs = _Needs(held, refused, settle, clocks, forbidden, others or Others(), after_403)
     started, look = clocks.monotonic(), LOOK
     while True:
         seen = yield from needs.look()
@@ -357,7 +360,12 @@ def _mint(
             losses, warning = losses.told(now), losses.warning()
         # Newer than what it replaces, whatever the clocks of two hosts say.
         after = seen.token.issued_at + 0.001 if seen.token is not None else minted.issued_at
-        token = replace(minted, losses=losses, issued_at=max(minted.issued_at, after))
+        token = replace(
+            minted,
+            losses=losses,
+            issued_at=max(minted.issued_at, after),
+            after_403=last is not None and last.value in needs.after_403,
+        )
         # Sharing it comes before anything else.
         published = yield Publish(token)
         for _ in range(PUBLISH_TRIES - 1):

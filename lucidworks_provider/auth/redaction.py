@@ -21,17 +21,17 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
-MASK = "***"
+from lucidworks_provider.api.secrets import MASK, SHORTEST, parts_of
+
 # Tokens of a few scopes, each with its predecessors, which calls under way still use.
 REMEMBERED = 16
-# Shorter texts are no tokens, and would be found in words.
-SHORTEST = 16
 # How deep to look into lists and dictionaries, which may contain themselves.
 DEPTH = 6
 
-# Each as text and as bytes. A deque forgets by itself, and its operations need no lock, which a fork could
-# leave locked forever.
-_latest: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED)
+# Each with its parts, as text and as bytes. A deque forgets by itself, and its operations need no lock, which a fork
+# could leave locked forever.
+_Parts = tuple[tuple[str, bytes], ...]
+_latest: deque[_Parts] = deque(maxlen=REMEMBERED)
 
 # What a record consists of in any case, and that is no text of the program's: searched here are only others.
 _KNOWN = frozenset(logging.makeLogRecord({}).__dict__) - {"exc_text", "stack_info"}
@@ -64,12 +64,14 @@ def hide(value: str) -> TokenText:
     """
     if len(value) >= SHORTEST:
         with suppress(Exception):
-            pair = (str(value), value.encode(errors="replace"))
-            new = pair not in _latest
+            known = next((parts for parts in tuple(_latest) if parts[0][0] == value), None)
+            parts = known or tuple(
+                (part, part.encode(errors="replace")) for part in (str(value), *parts_of(value))
+            )
             with suppress(ValueError):
-                _latest.remove(pair)
-            _latest.append(pair)
-            _watch(everywhere=new)
+                _latest.remove(parts)
+            _latest.append(parts)
+            _watch(everywhere=known is None)
     return value if isinstance(value, TokenText) else TokenText(value)
 
 
@@ -140,7 +142,7 @@ def _clean_line(_logger: object, _method: str, line: Any) -> Any:
     return line
 
 
-def _clean(value: Any, tokens: Collection[tuple[str, bytes]], depth: int = DEPTH) -> Any:
+def _clean(value: Any, tokens: Collection[_Parts], depth: int = DEPTH) -> Any:
     """
     Replace tokens.
 
@@ -150,13 +152,15 @@ def _clean(value: Any, tokens: Collection[tuple[str, bytes]], depth: int = DEPTH
     :return: the very same object where there is nothing to replace, else a copy.
     """
     if isinstance(value, str):
-        for text, _ in tokens:
-            if text in value:
-                value = value.replace(text, MASK)
+        for parts in tokens:
+            for text, _ in parts:
+                if text in value:
+                    value = value.replace(text, MASK)
     elif isinstance(value, bytes):
-        for _, raw in tokens:
-            if raw in value:
-                value = value.replace(raw, MASK.encode())
+        for parts in tokens:
+            for _, raw in parts:
+                if raw in value:
+                    value = value.replace(raw, MASK.encode())
     elif depth > 0 and isinstance(value, dict):
         pairs = [(_clean(k, tokens, 1), _clean(v, tokens, depth - 1)) for k, v in value.items()]
         if any(k is not old or v is not value[old] for (k, v), old in zip(pairs, value, strict=True)):

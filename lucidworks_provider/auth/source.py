@@ -25,11 +25,11 @@ from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
-from lucidworks_provider.api.messages import Answer, Request, without
+from lucidworks_provider.api.messages import Answer, Request, read_blanked
 from lucidworks_provider.api.tokens import Grant, check_scope, read_grant, server_time, token_request
 from lucidworks_provider.auth import commands, protocol
 from lucidworks_provider.auth.clock import Clocks, ServerClock
-from lucidworks_provider.auth.commands import Claim, Command, Failed, Outcome, Reply
+from lucidworks_provider.auth.commands import Claim, Command, Conversation, Failed, Outcome, Reply
 from lucidworks_provider.auth.holding import Holding
 from lucidworks_provider.auth.redaction import hide
 from lucidworks_provider.auth.stores import TokenStore, store_for
@@ -164,10 +164,36 @@ class TokenSource:
         with self._lock:
             self._holding.refuse(value, time.monotonic())
 
-    def accepted(self, value: str) -> None:
-        """Hear that a call with this token was not refused."""
+    def accepted(self, value: str, endpoint: str) -> None:
+        """Hear that an endpoint has answered a call with this token with neither 401 nor 403."""
         with self._lock:
-            self._holding.accepted(value)
+            self._holding.accepted(value, endpoint)
+
+    def token_after_403(self, value: str, endpoint: str) -> str | None:
+        """
+        The token to repeat a call with that was answered with 403; None where the 403 is not about the token.
+
+        Another one of the fleet, if there is one. A new one only as :meth:`Holding.forbid` allows.
+
+        :param value: the token of the call.
+        :raises TokenError: the token is dead, and no other can be had now.
+        """
+        with self._lock:
+            refused = self._holding.forbid(value, endpoint, time.monotonic())
+        if refused:
+            return self.get()
+        with self._turn:
+            held = self._holding.usable(time.monotonic())
+            if held is not None and held != value:
+                return held
+            try:
+                return self._acquire(self._holding.look(value, self._store.settle, self._clocks))
+            except LucidworksError:
+                return None
+
+    async def atoken_after_403(self, value: str, endpoint: str) -> str | None:
+        """:meth:`token_after_403` for coroutines."""
+        return await in_thread(self.token_after_403, value, endpoint)
 
     def peek(self) -> AccessToken | None:
         """The live token that this process holds or the store shows, without ever minting."""
@@ -181,10 +207,10 @@ class TokenSource:
 
     def _acquire_good(self) -> str:
         try:
-            value = self._acquire()
+            value = self._acquire(self._holding.acquire(self._store.settle, self._clocks))
             while value in self._holding.refused:
                 # Another caller heard that while this one was looking.
-                value = self._acquire()
+                value = self._acquire(self._holding.acquire(self._store.settle, self._clocks))
         except LucidworksError as err:
             self._rest = self._rest_after(err)
             self._failure = (time.monotonic() + self._rest, err)
@@ -193,13 +219,12 @@ class TokenSource:
 
     def _rest_after(self, err: LucidworksError) -> float:
         """For how long the same failure is told again without a new try, in seconds."""
-        if not isinstance(err, AuthenticationError):
+        if err.retryable:
             return 0.0
         return min(_LONGEST_REST, 2 * self._rest) if self._rest else _FIRST_REST
 
-    def _acquire(self) -> str:
+    def _acquire(self, conversation: Conversation) -> str:
         """Perform the protocol's commands until it has a token."""
-        conversation = self._holding.acquire(self._store.settle, self._clocks)
         reply: Reply = None
         unshared: AccessToken | None = None
         try:
@@ -340,7 +365,7 @@ def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -
 
         def once() -> Grant:
             begin = time.monotonic()
-            grant = read_grant(without(transport.send(request), settings.client_secret, pair))
+            grant = read_blanked(read_grant, transport.send(request), settings.client_secret, pair)
             metrics.minted(scope)
             # Of this attempt, without those before it.
             return replace(grant, seconds=time.monotonic() - begin)

@@ -46,6 +46,7 @@ class AccessToken:
     :param refresh_at: the one appointment at which the fleet gets the next one.
     :param expires_at: when it stops being accepted.
     :param losses: what happened to the tokens before it.
+    :param after_403: it replaced a token that was answered with 403 before its time.
     """
 
     value: str = field(repr=False)
@@ -53,6 +54,7 @@ class AccessToken:
     refresh_at: float
     expires_at: float
     losses: Losses = field(default_factory=Losses)
+    after_403: bool = False
 
     @classmethod
     def from_grant(cls, grant: Grant, asked_at: float) -> AccessToken:
@@ -68,17 +70,19 @@ class AccessToken:
         """Plain text, for encryption."""
         lost = self.losses
         times = [self.issued_at, self.refresh_at, self.expires_at]
-        return json.dumps([2, self.value, times, [lost.times, lost.told_at, lost.pauses, lost.until]])
+        stored = [2, self.value, times, [lost.times, lost.told_at, lost.pauses, lost.until]]
+        # Absent where it is False, for earlier versions of this package.
+        return json.dumps([*stored, True] if self.after_403 else stored)
 
     @classmethod
     def from_json(cls, text: str) -> AccessToken:
         """:raises ValueError: not what :meth:`to_json` wrote."""
         match json.loads(text):
-            case [2, str(value), list(times), [list(lost), told_at, int(pauses), until]]:
+            case [2, str(value), list(times), [list(lost), told_at, int(pauses), until], *after_403]:
                 try:
                     issued, refresh, end = map(float, times)
                     losses = Losses(tuple(map(float, lost)), float(told_at), pauses, float(until))
                 except (TypeError, OverflowError) as err:
                     raise ValueError("a stored time is no number") from err
-                return cls(TokenText(value), issued, refresh, end, losses)
+                return cls(TokenText(value), issued, refresh, end, losses, after_403 == [True])
         raise ValueError("not a stored token of this version")

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lucidworks_provider.api.jobs import PREDICTION, JobKind
-from lucidworks_provider.api.messages import Answer, json_body, parse_object, without
-from lucidworks_provider.api.prediction_calls import read_result
+from lucidworks_provider.api.messages import Answer, json_body, parse_object, read_blanked
+from lucidworks_provider.api.prediction_calls import PredictionResult, read_result
 from lucidworks_provider.api.predictions import Prediction, read_predictions
+from lucidworks_provider.api.secrets import blank
 from lucidworks_provider.api.use_cases import MAX_BATCH, Item, PredictionOptions
 from lucidworks_provider.api.validation import refused
 from lucidworks_provider.documents.prediction_file import PredictionFile, prediction_file
 from lucidworks_provider.errors import (
     AuthenticationError,
     ConfigurationError,
+    ContentEncodingError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -119,28 +121,25 @@ class PredictionTask(JobTask[PredictionFile]):
         return self.post(self.batches[position])
 
     def parse(self, body: bytes, position: int, job_id: str) -> Read:
-        """The predictions, one for each input; without a key that the service quotes."""
-        result = read_result(
-            parse_object(self._clean(body), f"Prediction job {job_id}"),
-            job_id,
-            self.options.known.answer,
-            len(self.batches[position]),
-        )
-        return Read(result.state, result.status, result.message, result.predictions)
+        """The predictions, one for each input, as the service sent them."""
+
+        def read(answer: Answer) -> PredictionResult:
+            sent = parse_object(answer.body, f"Prediction job {job_id}")
+            return read_result(sent, job_id, self.options.known.answer, len(self.batches[position]))
+
+        result = read_blanked(read, Answer(200, {}, body), *self.options.secrets)
+        return Read(result.state, result.status, self.clean(result.message), result.predictions)
 
     def describe(
         self, record: JobRecord, positions: Sequence[int], messages: Mapping[str, str], what: str
     ) -> str:
         """As for any job; the waiting side, where the messages come from, does not know the keys."""
-        told = JobTask.describe(self, record, positions, messages, what)
-        return self.clean(told)
+        blanked = {job: self.clean(message) for job, message in messages.items()}
+        return self.clean(JobTask.describe(self, record, positions, blanked, what))
 
     def clean(self, text: str) -> str:
         """Without the keys."""
-        return self._clean(text.encode(errors="replace")).decode()
-
-    def _clean(self, body: bytes) -> bytes:
-        return without(Answer(200, {}, body), *self.options.secrets).body
+        return blank(text, self.options.secrets)
 
     def open(self) -> AbstractContextManager[PredictionFile]:
         """The file of rows."""
@@ -283,9 +282,12 @@ class Direct:
                 f"{self.bodies.uri(position, name)} has vanished since it was written; try again."
             )
         said = self.batches.name(position)
-        return read_predictions(
-            parse_object(body, said), self.options.known.answer, said, inputs=len(self.batches[position])
-        )
+
+        def read(answer: Answer) -> tuple[Prediction, ...]:
+            sent = parse_object(answer.body, said)
+            return read_predictions(sent, self.options.known.answer, said, inputs=len(self.batches[position]))
+
+        return read_blanked(read, Answer(200, {}, body), *self.options.secrets)
 
     def _told(self, failed: dict[int, BaseException]) -> LucidworksError:
         """One error for all, of the kind of the first."""
@@ -308,6 +310,7 @@ def _concerns_all(err: LucidworksError) -> bool:
         err,
         AuthenticationError
         | ConfigurationError
+        | ContentEncodingError
         | ForbiddenError
         | StorageError
         | TokenError

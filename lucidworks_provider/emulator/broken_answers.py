@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from lucidworks_provider.emulator.connections import drop
+from lucidworks_provider.emulator.connections import drop, write
 from lucidworks_provider.emulator.faults import Fault, FaultKind
 from lucidworks_provider.emulator.unkind_answers import UNKIND, altered
 
@@ -72,6 +72,55 @@ def reset(whole: Response, fault: Fault) -> Response:
     return _Reset(whole.body, whole.status_code, media_type="application/json")
 
 
+def encoded(whole: Response, fault: Fault) -> Response:
+    """The JSON in an encoding that was not asked for, as from a proxy that compresses everything."""
+    body = (brotli if fault.kind is FaultKind.BR else zstandard)(bytes(whole.body))
+    headers = {"content-encoding": fault.kind.value}
+    return Response(body, whole.status_code, headers, media_type="application/json")
+
+
+# Both formats can store data uncompressed, so no library is needed.
+
+
+def brotli(data: bytes) -> bytes:
+    """Encode by RFC 7932: meta-blocks of stored bytes, then an empty last one."""
+    blocks = [data[at : at + 65536] for at in range(0, len(data), 65536)]
+    stream = b""
+    for number, block in enumerate(blocks):
+        # First a zero bit for the window; in each block "not last", "four nibbles", length, "stored".
+        header = ((len(block) - 1) << 3 | 1 << 19) << (number == 0)
+        stream += header.to_bytes(3, "little") + block
+    return stream + (b"\x03" if blocks else b"\x06")
+
+
+def zstandard(data: bytes) -> bytes:
+    """Encode by RFC 8878: a frame of raw blocks."""
+    blocks = [data[at : at + 65536] for at in range(0, len(data), 65536)] or [b""]
+    # One segment, whose size takes eight bytes.
+    stream = b"\x28\xb5\x2f\xfd\xe0" + len(data).to_bytes(8, "little")
+    for number, block in enumerate(blocks):
+        last = number == len(blocks) - 1
+        stream += (len(block) << 3 | last).to_bytes(3, "little") + block
+    return stream
+
+
+class _Hinted(Response):
+    """An interim answer (103 Early Hints) before the answer."""
+
+    def __init__(self, whole: Response) -> None:
+        super().__init__()
+        self._whole = whole
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        write(scope, b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
+        await self._whole(scope, receive, send)
+
+
+def hinted(whole: Response, fault: Fault) -> Response:
+    """See :class:`_Hinted`."""
+    return _Hinted(whole)
+
+
 BREAKERS: dict[FaultKind, Callable[[Response, Fault], Response]] = {
     FaultKind.CUT_JSON: cut,
     FaultKind.ENDLESS: endless,
@@ -79,4 +128,7 @@ BREAKERS: dict[FaultKind, Callable[[Response, Fault], Response]] = {
     FaultKind.RESET: reset,
     **dict.fromkeys(UNKIND, altered),
     FaultKind.ERROR_AFTER: error,
+    FaultKind.BR: encoded,
+    FaultKind.ZSTD: encoded,
+    FaultKind.EARLY_HINTS: hinted,
 }

@@ -21,12 +21,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from lucidworks_provider.emulator.broken_answers import BREAKERS
-from lucidworks_provider.emulator.checks import InvalidRequest
+from lucidworks_provider.emulator.checks import InvalidRequest, load_json
 from lucidworks_provider.emulator.connections import drop
 from lucidworks_provider.emulator.faults import EndpointName, Fault, FaultKind
 from lucidworks_provider.emulator.models import EmbeddingModel, find_model
 from lucidworks_provider.emulator.request_log import LogRecord
-from lucidworks_provider.emulator.settings import UnknownOptions
+from lucidworks_provider.emulator.settings import DeadToken, UnknownOptions
 from lucidworks_provider.emulator.tokens import Scope, TokenState
 
 if TYPE_CHECKING:
@@ -175,14 +175,16 @@ class Endpoint:
             await asyncio.sleep(fault.delay)
         if fault.kind in {FaultKind.TIMEOUT, FaultKind.DISCONNECT}:
             return None
-        if wrong := self._wrong_answer(fault):
+        if wrong := await self._wrong_answer(call, fault):
             return wrong
         response = await self._serve(call)
         broken = BREAKERS.get(fault.kind)
         return broken(response, fault) if broken else response
 
-    def _wrong_answer(self, fault: Fault) -> Response | None:
+    async def _wrong_answer(self, call: Call, fault: Fault) -> Response | None:
         """Return the answer of a fault that keeps the operation from happening."""
+        if fault.kind is FaultKind.QUOTED_KEYS:
+            return _quoted_keys(await call.request.body()).response()
         if fault.kind is FaultKind.HTML:
             return HTMLResponse("<html><body><h1>Gateway</h1><p>Please try again later.</p></body></html>")
         if fault.kind is FaultKind.UNAUTHORIZED:
@@ -220,6 +222,8 @@ class Endpoint:
         if token is not None:
             call.record.client_id, call.record.jti_prefix = token.client_id, token.jti_prefix
         if token is None or worth is not TokenState.LIVE:
+            if token is not None and call.settings.dead_token is DeadToken.FORBIDDEN:
+                raise ApiError(403, worth.value)
             raise _bearer_error(worth.value)
         if call.settings.scope_check and needed not in token.scopes:
             raise ApiError(403, f"The access token lacks the scope {needed.value}.")
@@ -228,6 +232,19 @@ class Endpoint:
         if self.scope is None:
             return OAuthError(401, "invalid_client", "Refused on order.", {"WWW-Authenticate": "Basic"})
         return _bearer_error(TokenState.EXPIRED.value)
+
+
+def _quoted_keys(body: bytes) -> ApiError:
+    """Refuse like a third party that quotes its key, as a whole and abbreviated; any text counts as a key."""
+    try:
+        config = load_json(body)["modelConfig"]
+    except (InvalidRequest, KeyError, TypeError):
+        config = {}
+    keys = [key for key in config.values() if isinstance(key, str)] if isinstance(config, dict) else []
+    quoted = " ".join(
+        f"{key} ({key[:3]}\N{HORIZONTAL ELLIPSIS}***{key[-4:]}, {key[:6]}...{key[-4:]})" for key in keys
+    )
+    return ApiError(400, f"Incorrect API key provided: {quoted}.")
 
 
 def _bearer_error(message: str) -> ApiError:

@@ -42,13 +42,23 @@ async def drop(scope: MutableMapping[str, Any], *, reset: bool = False) -> None:
 
     :param reset: with a RST, where a close would say good-bye.
     """
-    server, client = scope.get("server"), scope.get("client")
-    transport = _transports.get((server and tuple(server), client and tuple(client)))
-    if transport is None:
-        # Not served by this package's own server, for example by an in-process test client.
-        raise ConnectionAbortedError("connection dropped on order")
+    transport = _transport(scope)
     if reset and (connection := transport.get_extra_info("socket")) is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
     for _ in range(3):  # connection_lost runs in a later turn of the loop; TLS takes one more
         await asyncio.sleep(0)
+
+
+def write(scope: MutableMapping[str, Any], data: bytes) -> None:
+    """Write to the connection of a request, past the server."""
+    _transport(scope).write(data)
+
+
+def _transport(scope: MutableMapping[str, Any]) -> asyncio.Transport:
+    server, client = scope.get("server"), scope.get("client")
+    transport = _transports.get((server and tuple(server), client and tuple(client)))
+    if transport is None:
+        # Not served by this package's own server, for example by an in-process test client.
+        raise ConnectionAbortedError("connection dropped on order")
+    return transport

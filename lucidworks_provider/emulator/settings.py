@@ -71,6 +71,13 @@ class RateMode(Enum):
     BUCKET = "bucket"
 
 
+class DeadToken(Enum):
+    """The status for a token that is expired or superseded; 401 is documented for an expired one."""
+
+    UNAUTHORIZED = "401"
+    FORBIDDEN = "403"
+
+
 class UndeployPath(Enum):
     """Which reading of the delete operation's path is served (section 10.6)."""
 
@@ -103,6 +110,7 @@ class EmulatorSettings:
     auth_server_id: str = "ausao8uveaPmyhv0v357"
     token_ttl: int = 3600
     both_tokens_live: bool = False
+    dead_token: DeadToken = DeadToken.UNAUTHORIZED
     scope_check: bool = True
     query_only: bool = False
     pending_polls: int = 1

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lucidworks_provider.api.jobs import JobKind, poll_request
-from lucidworks_provider.api.messages import Answer, Request, check_status, without
+from lucidworks_provider.api.messages import Answer, Request, check_status, read_blanked
 from lucidworks_provider.errors import (
     LucidworksError,
     MalformedAnswerError,
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _AIO = "lucidworks_provider.transport.aio"
-_PLAIN = re.compile(r"[\w.~-]+", re.ASCII)
 
 
 class CallingHook(LucidworksAuthHook):
@@ -95,7 +92,10 @@ class CallingHook(LucidworksAuthHook):
 
         def once() -> T:
             token = exchange.source.get(exchange.refused)
-            return read(exchange.judge(transport.send(request, token), token))
+            answer = exchange.note(transport.send(request, token), token)
+            if answer.status == 403 and (other := exchange.source.token_after_403(token, request.endpoint)):
+                answer, token = exchange.note(transport.send(request, other), other), other
+            return exchange.judge(answer, token, read)
 
         try:
             try:
@@ -113,7 +113,12 @@ class CallingHook(LucidworksAuthHook):
 
             async def once() -> T:
                 token = await exchange.source.aget(exchange.refused)
-                return read(exchange.judge(await transport.send(request, token), token))
+                answer = exchange.note(await transport.send(request, token), token)
+                if answer.status == 403 and (
+                    other := await exchange.source.atoken_after_403(token, request.endpoint)
+                ):
+                    answer, token = exchange.note(await transport.send(request, other), other), other
+                return exchange.judge(answer, token, read)
 
             try:
                 try:
@@ -166,22 +171,21 @@ class _Exchange:
     source: TokenSource
     refused: str | None = None
 
-    def judge(self, answer: Answer, token: str) -> Answer:
-        """Note what the answer says about the token; raise what it says about the request."""
-        shown = _as_shown(token)
-        if shown is None or self.request.secrets or shown in answer.body:
-            answer = without(answer, token, *self.request.secrets)
+    def note(self, answer: Answer, token: str) -> Answer:
+        """Note what the answer says about the token."""
         self.refused = token if answer.status == 401 else None
-        if answer.status != 401:
-            self.source.accepted(token)
-        check_status(answer, self.request.name)
+        if answer.status not in {401, 403}:
+            self.source.accepted(token, self.request.endpoint)
         return answer
 
+    def judge(self, answer: Answer, token: str, read: Callable[[Answer], T]) -> T:
+        """Read the answer, or raise what it says about the request."""
 
-@lru_cache(maxsize=4)
-def _as_shown(token: str) -> bytes | None:
-    """A token's bytes wherever it is quoted, if neither JSON nor a URL writes it in another way: so most are."""
-    return token.encode() if _PLAIN.fullmatch(token) else None
+        def result(answer: Answer) -> T:
+            check_status(answer, self.request.name)
+            return read(answer)
+
+        return read_blanked(result, answer, token, *self.request.secrets)
 
 
 def _body(answer: Answer) -> bytes:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from lucidworks_provider.api import prediction_calls as calls
 from lucidworks_provider.api.jobs import PREDICTION, read_submission
 from lucidworks_provider.api.messages import Answer, Request, parse_object
 from lucidworks_provider.api.predictions import Prediction
+from lucidworks_provider.api.secrets import blank
 from lucidworks_provider.api.use_cases import Item, P, PredictionOptions, read_items
 from lucidworks_provider.auth.redaction import hide
 from lucidworks_provider.connection import LucidworksSettings
@@ -217,4 +219,5 @@ def _hidden(options: PredictionOptions[P]) -> PredictionOptions[P]:
 
 def _result(body: bytes, job_id: str, options: PredictionOptions[Any] | None) -> calls.PredictionResult:
     answer = Prediction if options is None else options.known.answer
-    return calls.read_result(parse_object(body, f"Prediction job {job_id}"), job_id, answer)
+    result = calls.read_result(parse_object(body, f"Prediction job {job_id}"), job_id, answer)
+    return result if options is None else replace(result, message=blank(result.message, options.secrets))

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import JobKind, JobState
 from lucidworks_provider.errors import (
+    ContentEncodingError,
     EmptyResultError,
     JobFailedError,
     LucidworksError,
@@ -244,7 +245,7 @@ class JobTask(ABC, Generic[File]):
             job_id = retrying(self.submit, position)
             self._check_id(record, position, job_id)
             return job_id
-        except NoJobIdError as err:
+        except (ContentEncodingError, NoJobIdError) as err:
             # The intent stays, as after a submission without an answer.
             err.args = (f"{self.name(position)}: {err}", *err.args[1:])
             raise

@@ -15,10 +15,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lucidworks_provider.auth.redaction import MASK, TokenText
+from lucidworks_provider.api.secrets import MASK, is_secret_name
+from lucidworks_provider.auth.redaction import TokenText
 
-# As in `api.use_cases`, said again: importing it would cost each parse of a DAG file. A test holds them equal.
-SECRET_KEYS = frozenset({"apikey", "serviceaccountkey"})
 # `"apiKey": "…"` in a text that cannot be decoded: a template, or a dictionary as Python writes it.
 _WRITTEN = re.compile(
     r"""(?P<head>(?P<quote>["'])(?P<name>[\w-]+)(?P=quote)\s*:\s*)(?P<mark>["'])(?P<value>(?:(?!(?P=mark)).)*)(?P=mark)"""
@@ -72,7 +71,7 @@ def withhold(argument: Any) -> tuple[Any, dict[str, str]]:
     Take keys out of an argument.
 
     :param argument: a dictionary, or JSON; anything else passes as it is.
-    :return: the argument with ``***`` in their place, and the keys by name.
+    :return: the argument with ``***`` in their place, and the keys by name; a deeper one by its path, with slashes.
     """
     if isinstance(argument, Withheld | WithheldText):
         plain = dict(argument) if isinstance(argument, Withheld) else str(argument)
@@ -80,10 +79,27 @@ def withhold(argument: Any) -> tuple[Any, dict[str, str]]:
     config = _decoded(argument)
     if not isinstance(config, Mapping):
         return _withhold_in_text(argument) if isinstance(argument, str) else (argument, {})
-    keys = {name: TokenText(value) for name, value in config.items() if _is_key(name, value)}
-    if not keys:
-        return argument, {}
-    return {name: MASK if name in keys else value for name, value in config.items()}, dict(keys)
+    keys: dict[str, str] = {}
+    rest = _withhold_within(config, "", keys)
+    return (rest, keys) if keys else (argument, {})
+
+
+def _withhold_within(value: Any, path: str, keys: dict[str, str], *, secret: bool = False) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            name: _withhold_within(one, _below(path, name), keys, secret=secret or is_secret_name(name))
+            for name, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_withhold_within(one, _below(path, n), keys, secret=secret) for n, one in enumerate(value)]
+    if not secret or not _is_key(value):
+        return value
+    keys[path] = TokenText(value)
+    return MASK
+
+
+def _below(path: str, name: object) -> str:
+    return f"{path}/{name}" if path else str(name)
 
 
 def withheld(argument: Any) -> Any:
@@ -111,7 +127,7 @@ def _withhold_in_text(text: str) -> tuple[str, dict[str, str]]:
     keys: dict[str, str] = {}
 
     def cover(found: re.Match[str]) -> str:
-        if not _is_key(found["name"], found["value"]):
+        if not is_secret_name(found["name"]) or not _is_key(found["value"]):
             return found[0]
         keys[found["name"]] = TokenText(found["value"])
         return f"{found['head']}{found['mark']}{MASK}{found['mark']}"
@@ -119,19 +135,28 @@ def _withhold_in_text(text: str) -> tuple[str, dict[str, str]]:
     return _WRITTEN.sub(cover, text), keys
 
 
-def _is_key(name: object, value: object) -> bool:
+def _is_key(value: object) -> bool:
     # A template is no secret; what it becomes is taken out when it has been rendered.
-    return is_secret(name) and isinstance(value, str) and value != MASK and not is_template(value)
+    return isinstance(value, str) and value != MASK and not is_template(value)
 
 
 def restore(config: Mapping[str, Any] | None, keys: Mapping[str, str]) -> Mapping[str, Any] | None:
     """Put the keys back in, at sending."""
-    return {**(config or {}), **keys} if keys else config
+    if not keys:
+        return config
+    left = dict(keys)
 
+    def restored(value: Any, path: str, name: str = "") -> Any:
+        if isinstance(value, Mapping):
+            return {key: restored(one, _below(path, key), str(key)) for key, one in value.items()}
+        if isinstance(value, list):
+            return [restored(one, _below(path, n)) for n, one in enumerate(value)]
+        # Keys of a text that could not be decoded are known by their names alone.
+        known = next((one for one in (path, name) if one in left), None)
+        return left.pop(known) if value == MASK and known is not None else value
 
-def is_secret(name: object) -> bool:
-    """Whether what stands under this name is a third party's secret."""
-    return isinstance(name, str) and name.replace("_", "").replace("-", "").lower() in SECRET_KEYS
+    rest = restored(config or {}, "")
+    return {**rest, **{name: key for name, key in left.items() if "/" not in name}}
 
 
 def is_template(value: str) -> bool:

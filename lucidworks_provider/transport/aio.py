@@ -23,7 +23,7 @@ import aiohttp
 from yarl import URL
 
 from lucidworks_provider import metrics
-from lucidworks_provider.api.messages import Answer, Request
+from lucidworks_provider.api.messages import ACCEPT_ENCODING, Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.threads import in_thread
@@ -95,7 +95,10 @@ class AsyncTransport:
                     allow_redirects=False,
                 ) as response:
                     body = await self._body(response, request)
-                answer = Answer(response.status, {k.lower(): v for k, v in response.headers.items()}, body)
+                sent_back = {k.lower(): v for k, v in response.headers.items()}
+                if encoding := _encoding(response):
+                    sent_back["content-encoding"] = encoding
+                answer = Answer(response.status, sent_back, body)
             except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
                 error = err if isinstance(err, TransportError) else translate(err, request, self.settings)
                 metrics.request(request.endpoint, unanswered(error), time.monotonic() - sent)
@@ -112,7 +115,8 @@ class AsyncTransport:
         return answer
 
     async def _body(self, response: aiohttp.ClientResponse, request: Request) -> bytes:
-        intake = Intake(f"{request.name}: {urlsplit(request.url).netloc}: ", self.settings.timeout)
+        what = f"{request.name}: {urlsplit(request.url).netloc}: "
+        intake = Intake(what, self.settings.timeout, _encoding(response))
         intake.announced(response.content_length)
         # Leaving a body that has not been read closes the connection.
         while piece := await response.content.readany():
@@ -140,6 +144,11 @@ class AsyncTransport:
         if self._lent is not None:
             await self._lent.close()
         await self._session.close()
+
+
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    """The header, which may come in several lines."""
+    return ", ".join(response.headers.getall("Content-Encoding", ()))
 
 
 @dataclass
@@ -188,7 +197,10 @@ async def _new_transport(settings: LucidworksSettings, connections: int) -> Asyn
     # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
     context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
     connector = aiohttp.TCPConnector(limit=connections, ssl=context)
-    return AsyncTransport(settings, client_session(settings, connector), context, connections)
+    # Decompressed by Intake: aiohttp's own errors name no encoding.
+    headers = {"Accept-Encoding": ACCEPT_ENCODING}
+    session = client_session(settings, connector, headers=headers, auto_decompress=False)
+    return AsyncTransport(settings, session, context, connections)
 
 
 def client_session(

@@ -12,7 +12,7 @@ from aiohttp.payload import BytesPayload, IOBasePayload, Payload
 
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.transport.aio import client_session, shared_transport
-from lucidworks_provider.transport.bearer import AllowedHosts, Tokens, base_url
+from lucidworks_provider.transport.bearer import AllowedHosts, Tokens, base_url, endpoint_of
 from lucidworks_provider.transport.retry import TOKEN_ROUNDS
 from lucidworks_provider.transport.tls import proxy_for
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class BearerMiddleware:
     """
     Puts the fleet's token on a request, and on a 401 the next one: the ``BearerAuth`` of aiohttp.
+
+    On a 403 once, if the token may be dead.
 
     :param tokens: hands them out, and is told what became of them.
     :param allowed: the hosts that may see them.
@@ -41,16 +43,23 @@ class BearerMiddleware:
         :raises InputError: the URL is of a host that is not the connection's.
         """
         self._allowed.check(str(request.url))
+        endpoint = endpoint_of(request.method, str(request.url))
+        other, doubted = None, False
         for last in (False,) * TOKEN_ROUNDS + (True,):
-            token = await self._tokens.aget()
+            token = other or await self._tokens.aget()
+            other = None
             request.headers["Authorization"] = f"Bearer {token}"
             response = await handler(request)
-            if response.status != 401:
-                self._tokens.accepted(token)
+            if response.status not in {401, 403}:
+                self._tokens.accepted(token, endpoint)
                 break
-            self._tokens.invalidate(token)
+            if response.status == 401:
+                self._tokens.invalidate(token)
+            else:
+                other = None if doubted else await self._tokens.atoken_after_403(token, endpoint)
+                doubted = True
             # A stream that has been read cannot be sent again; its caller is told of the 401.
-            if last or not _repeatable(request.body):
+            if last or not _repeatable(request.body) or (response.status == 403 and other is None):
                 break
             # The connection can be used again only when the answer has been read.
             await response.read()

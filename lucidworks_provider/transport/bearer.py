@@ -24,8 +24,14 @@ class Tokens(Protocol):
     def invalidate(self, value: str) -> None:
         """Hear that a token was answered with 401."""
 
-    def accepted(self, value: str) -> None:
-        """Hear that a token was not refused."""
+    def accepted(self, value: str, endpoint: str) -> None:
+        """Hear that an endpoint has answered a call with a token with neither 401 nor 403."""
+
+    def token_after_403(self, value: str, endpoint: str) -> str | None:
+        """The token to repeat a call with that was answered with 403, if that is about the token."""
+
+    async def atoken_after_403(self, value: str, endpoint: str) -> str | None:
+        """:meth:`token_after_403` for an event loop."""
 
 
 # Scheme, and host with its port.
@@ -56,6 +62,11 @@ class AllowedHosts:
             raise InputError(
                 f"The access token is for {known}; it is not sent to {urlsplit(url or '').netloc!r}."
             )
+
+
+def endpoint_of(method: str | None, url: str | None) -> str:
+    """What counts as one endpoint in a user's own calls: the path without its last segment, mostly an id."""
+    return f"{method} {urlsplit(url or '').path.rpartition('/')[0]}"
 
 
 def base_url(settings: LucidworksSettings, scope: str) -> str:

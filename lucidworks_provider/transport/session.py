@@ -9,7 +9,8 @@ from typing import Any, Self
 import requests
 
 from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.transport.bearer import AllowedHosts, Tokens, base_url
+from lucidworks_provider.transport.bearer import AllowedHosts, Tokens, base_url, endpoint_of
+from lucidworks_provider.transport.interim import mount_interim_adapter
 from lucidworks_provider.transport.retry import TOKEN_ROUNDS
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT
 from lucidworks_provider.transport.tls import trusted
@@ -17,7 +18,7 @@ from lucidworks_provider.transport.tls import trusted
 
 class BearerAuth(requests.auth.AuthBase):
     """
-    Puts the fleet's token on a request, and on a 401 the next one.
+    Puts the fleet's token on a request, and on a 401 the next one; on a 403 once, if the token may be dead.
 
     :param tokens: hands them out, and is told what became of them.
     :param allowed: the hosts that may see them.
@@ -40,18 +41,24 @@ class BearerAuth(requests.auth.AuthBase):
         repeatable = r.body is None or isinstance(r.body, str | bytes) or file is not None
 
         def on_answer(response: requests.Response, **kwargs: Any) -> requests.Response:
-            used = token
+            used, doubted = token, False
             for last in (False,) * TOKEN_ROUNDS + (True,):
                 # requests runs this for the answers of redirects too, wherever they lead.
                 if not self._allowed.may_see(response.request.url):
                     break
-                if response.status_code != 401:
-                    self._tokens.accepted(used)
-                    break
+                status, other = response.status_code, None
+                endpoint = endpoint_of(response.request.method, response.request.url)
                 # A redirect to the other of the two hosts arrives without a token, which is then not at fault.
-                if response.request.headers.get("Authorization") == f"Bearer {used}":
+                ours = response.request.headers.get("Authorization") == f"Bearer {used}"
+                if status not in {401, 403}:
+                    self._tokens.accepted(used, endpoint)
+                    break
+                if status == 403:
+                    other = self._tokens.token_after_403(used, endpoint) if ours and not doubted else None
+                    doubted = True
+                elif ours:
                     self._tokens.invalidate(used)
-                if last or not repeatable:
+                if last or not repeatable or (status == 403 and other is None):
                     break
                 # The connection can be used again only when the answer has been read.
                 _ = response.content
@@ -59,7 +66,7 @@ class BearerAuth(requests.auth.AuthBase):
                 again = response.request.copy()
                 if file is not None:
                     file.seek(position)
-                used = self._tokens.get()
+                used = other or self._tokens.get()
                 again.headers["Authorization"] = f"Bearer {used}"
                 answer = response.connection.send(again, **kwargs)
                 answer.history.append(response)
@@ -104,6 +111,7 @@ class LucidworksSession(requests.Session):
         self._settings = settings
         self._scope = scope
         self.auth = BearerAuth(tokens, AllowedHosts.of(settings))
+        mount_interim_adapter(self)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """Like ``requests.Session.request``; a path is completed, and there is a timeout by default."""

@@ -11,10 +11,11 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from lucidworks_provider import metrics
-from lucidworks_provider.api.messages import Answer, Request
+from lucidworks_provider.api.messages import ACCEPT_ENCODING, Answer, Request
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.transport.intake import Intake
+from lucidworks_provider.transport.interim import mount_interim_adapter
 from lucidworks_provider.transport.tls import proxy_for, trusted
 from lucidworks_provider.transport.turns import Lanes
 
@@ -35,6 +36,8 @@ class SyncTransport:
         self._session = requests.Session()
         # Proxies and authorities are decided in `tls`; trusting the environment would also read ~/.netrc.
         self._session.trust_env = False
+        self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
+        mount_interim_adapter(self._session)
         self._lanes = Lanes(settings)
 
     def send(self, request: Request, access_token: str | None = None) -> Answer:
@@ -93,13 +96,14 @@ class SyncTransport:
 
 
 def _body(response: requests.Response, request: Request, settings: LucidworksSettings) -> bytes:
-    intake = Intake(f"{request.name}: {urlsplit(request.url).netloc}: ", settings.timeout)
+    what = f"{request.name}: {urlsplit(request.url).netloc}: "
+    intake = Intake(what, settings.timeout, response.headers.get("Content-Encoding"))
     raw = response.raw
     intake.announced(raw.length_remaining)
     # What has come, and not as much as was asked for: else one call would last as long as the bytes keep dripping.
     # Older urllib3 has no such call, and there only whole pieces are timed.
     read = getattr(raw, "read1", raw.read)
-    while piece := read(_PIECE, decode_content=True):
+    while piece := read(_PIECE, decode_content=False):
         intake.add(piece)
     return intake.whole()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,39 @@ def test_answers_that_break_on_their_way(caller: Caller) -> None:
     with caller.call("GET", f"/ai/async-chunking/{answer.json()['chunkingId']}", stream=True) as endless:
         assert endless.raw.read(8 << 20).rstrip() == b"{"
     assert caller.control("GET", "/log")[-1]["job_status"] == "READY"
+
+
+@pytest.mark.parametrize("kind", ["br", "zstd"])
+def test_an_encoding_that_nobody_asked_for(caller: Caller, kind: str) -> None:
+    caller.fault(kind, "submit")
+    with caller.call(
+        "POST", "/ai/async-chunking/sentence/gte-small", json={"batch": [{"text": "One."}]}, stream=True
+    ) as answer:
+        assert (answer.status_code, answer.headers["Content-Encoding"]) == (200, kind)
+        # Both formats store the JSON as it is.
+        assert b'"status":"SUBMITTED"' in answer.raw.read(decode_content=False)
+    assert len(caller.control("GET", "/jobs")) == 1
+
+
+def test_early_hints_come_before_the_answer(caller: Caller) -> None:
+    host, port = caller.emulator.url.removeprefix("http://").split(":")
+    caller.fault("early-hints", "usecases")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"GET /ai/usecases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {caller.token}\r\n"
+        connection.sendall(f"{head}Connection: close\r\n\r\n".encode())
+        lines = [line for line in connection.makefile("rb") if line.startswith(b"HTTP/1.1 ")]
+    assert [line.split()[1] for line in lines] == [b"103", b"200"]
+
+
+def test_keys_are_quoted(caller: Caller) -> None:
+    caller.fault("quoted-keys", "predict")
+    body = {"batch": [{"text": "x"}], "modelConfig": {"apiKey": "sk-abcdef1234", "topP": 1}}
+    answer = caller.call("POST", "/ai/prediction/passthrough/gpt-4o", json=body)
+    assert answer.status_code == 400
+    for quoted in ("sk-abcdef1234", "sk-\N{HORIZONTAL ELLIPSIS}***1234", "sk-abc...1234"):
+        assert quoted in answer.json()["message"]
+    caller.fault("quoted-keys", "submit")
+    assert caller.submit().status_code == 400
 
 
 def test_unauthorized_kills_no_token(caller: Caller) -> None:

@@ -56,6 +56,13 @@ def test_one_live_token_per_client_and_scope(caller: Caller) -> None:
     assert use(caller, model) == 403  # alive, but of the wrong scope
 
 
+def test_a_dead_token_may_be_answered_with_403(caller: Caller) -> None:
+    caller.control("PATCH", "/settings", dead_token="403")
+    first = caller.ask_token().json()["access_token"]
+    second = caller.ask_token().json()["access_token"]
+    assert (use(caller, first), use(caller, second), use(caller, "unknown")) == (403, 200, 401)
+
+
 def test_two_scopes_in_one_token(caller: Caller) -> None:
     body = caller.ask_token(f"{PREDICT} {MODEL}").json()
     assert body["scope"] == f"{PREDICT} {MODEL}"

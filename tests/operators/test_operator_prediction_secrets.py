@@ -26,6 +26,7 @@ from prediction_service import (
     by_jobs,
     direct,
     new_context,
+    rows_of,
     scripted,
     service_of,
     through_triggers,
@@ -332,7 +333,7 @@ def test_an_exception_does_not_pass_on_what_the_service_quotes(
         assert KEY not in text
 
 
-def test_a_result_does_not_pass_on_what_the_service_quotes(service: Service, tmp_path: Path) -> None:
+def test_a_result_is_what_the_service_sent_whatever_it_quotes(service: Service, tmp_path: Path) -> None:
     keys: list[str] = []
 
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
@@ -343,11 +344,12 @@ def test_a_result_does_not_pass_on_what_the_service_quotes(service: Service, tmp
 
     with scripted(reply) as server:
         service.connect(extra={"application_url": server.url})
-        assert KEY not in json.dumps(direct(TEXTS, **FROM_CONNECTION).execute(new_context()))
-        direct(TEXTS, result_path=str(tmp_path / "p.parquet"), **FROM_CONNECTION).execute(new_context())
-        by_jobs(TEXTS, tmp_path / "p.jsonl", **FROM_CONNECTION).execute(new_context())
+        rows = direct(TEXTS, **FROM_CONNECTION).execute(new_context())
+        direct(TEXTS, result_path=str(tmp_path / "p.jsonl"), **FROM_CONNECTION).execute(new_context())
+        by_jobs(TEXTS, tmp_path / "j.jsonl", **FROM_CONNECTION).execute(new_context())
     assert set(keys) == {KEY}
-    assert KEY not in files_of(tmp_path)
+    for found in (rows, rows_of(tmp_path / "p.jsonl"), rows_of(tmp_path / "j.jsonl")):
+        assert [row["response"] for row in found] == [f"With {KEY}."] * 3
 
 
 def test_a_jobs_reason_does_not_pass_on_what_the_service_quotes(
@@ -371,6 +373,95 @@ def test_a_jobs_reason_does_not_pass_on_what_the_service_quotes(
     # Airflow logs and stores these.
     assert events
     assert KEY not in json.dumps(events)
+
+
+PRIVATE = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nb3JkLW9mLWEta2V5LWZpbGUtMDEy\nc2hvcnQ="
+KEY_FILE = {
+    "type": "service_account",
+    "project_id": "acme-search",
+    "private_key_id": "0a1b2c3d4e",
+    "private_key": f"-----BEGIN PRIVATE KEY-----\n{PRIVATE}\n-----END PRIVATE KEY-----\n",
+    "client_email": "reader@acme-search.example",
+}
+GOOGLE = base64.b64encode(json.dumps(KEY_FILE).encode()).decode()
+SHORT, AZURE = "abcd1234", "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+# A key, and what a service quotes of it.
+QUOTED: dict[str, tuple[str, str]] = {
+    "a short key": (SHORT, SHORT),
+    "a short key in JSON": (SHORT, json.dumps({"x": SHORT})),
+    "with stars": (KEY, "sk-canary*********cdef"),
+    "with an ellipsis and stars": (KEY, "sk-\N{HORIZONTAL ELLIPSIS}***cdef"),
+    "with dots": (KEY, "sk-can...cdef"),
+    "of another kind with dots": (AZURE, "0f1e...e1f0"),
+    "a key file": (GOOGLE, json.dumps(KEY_FILE)),
+    "a private key": (GOOGLE, KEY_FILE["private_key"]),
+    "a line of a private key": (GOOGLE, PRIVATE.splitlines()[1]),
+    "an id of a private key": (GOOGLE, KEY_FILE["private_key_id"]),
+    "an address": (GOOGLE, KEY_FILE["client_email"]),
+}
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize("quoted", QUOTED)
+@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
+def test_a_part_or_an_abbreviation_of_a_key_is_blanked_in_errors(
+    service: Service, logged: Callable[[], str], tmp_path: Path, make: Any, quoted: str, status: int
+) -> None:
+    key, said = QUOTED[quoted]
+    connect_key(service, password=key)
+    # A message is cut; so it may end within the key.
+    told = [f"Wrong key {said}.", "x" * 290 + said]
+    path = {"path": tmp_path / "p.jsonl"} if make is by_jobs else {}
+    for message in told:
+        body = {"message": message, "status": "ERROR"}
+        with scripted(lambda path, sent, body=body: (status, body)) as server:
+            service.connect(extra={"application_url": server.url})
+            with pytest.raises(LucidworksError) as caught:
+                make(TEXTS, **FROM_CONNECTION, **path).execute(new_context())
+        shown = shown_by(caught.value) + logged() + files_of(tmp_path)
+        for part in (said, json.dumps(said)[1:-1], said[:12], said[-12:]):
+            assert part not in shown
+        assert "***" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [SHORT, KEY, AZURE])
+def test_the_emulator_quotes_keys(service: Service, key: str) -> None:
+    connect_key(service, password=key)
+    service.fault("predict", "quoted-keys")
+    with pytest.raises(
+        LucidworksError, match=r"Incorrect API key provided: \*\*\* \(\*\*\*, \*\*\*\)\."
+    ) as caught:
+        direct(TEXTS, **FROM_CONNECTION).execute(new_context())
+    assert key not in shown_by(caught.value)
+    assert key[-4:] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"azureApiKey": KEY},
+        {"anthropicKey": SHORT},
+        {"token": SHORT, "topK": 1},
+        {"credentials": {"type": "x", "private_key": KEY}},
+        {"azure": {"deployment": "d", "api-key": KEY}, "keys": [{"token": SHORT}, {"token": KEY}]},
+    ],
+)
+@pytest.mark.parametrize("text", [False, True], ids=["dictionary", "JSON"])
+def test_a_key_under_any_name_is_sent_and_not_shown(
+    service: Service, server: Scripted, config: dict[str, Any], text: bool
+) -> None:
+    given = json.dumps(config) if text else config
+    with DAG("d", schedule=None) as dag:
+        one = direct(TEXTS, model_config=given)
+        LucidworksPredictionOperator.partial(
+            task_id="mapped", use_case="rag", model_id="gpt-4o", model_config=given
+        ).expand(inputs=[["a"]])
+    for shown in (repr(one), fields_of(one), serialized(dag)):
+        assert KEY not in shown
+        assert SHORT not in shown
+    one.render_template_fields(new_context())
+    one.execute(new_context())
+    assert [request["modelConfig"] for request in server.heard] == [config]
 
 
 # Copies

@@ -59,6 +59,7 @@ ERRORS = {
     "RateLimitError": ("AnswerError", True),
     "ServiceError": ("AnswerError", True),
     "MalformedAnswerError": ("AnswerError", True),
+    "ContentEncodingError": ("AnswerError", False),
     "AuthenticationError": ("AnswerError", False),
     "TokenError": ("LucidworksError", True),
     "TokenStoreError": ("TokenError", True),

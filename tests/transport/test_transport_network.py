@@ -99,6 +99,13 @@ def test_untrusted_authority_names_the_cure(mode: Mode, tls: Tls) -> None:
         send(mode, settings(tls.url), get(tls.probe))
 
 
+def test_early_hints_over_tls(mode: Mode, tls: Tls) -> None:
+    tls.state.faults.order(Fault.from_json({"kind": "early-hints", "match": "usecases"}))
+    answer = send(mode, settings(tls.url, ca_bundle=tls.ca), get(f"{tls.url}/ai/usecases"))
+    assert answer.status == 401
+    assert tls.state.faults.open() == []
+
+
 def test_trusted_by_the_connection(mode: Mode, tls: Tls) -> None:
     assert send(mode, settings(tls.url, ca_bundle=tls.ca), get(tls.probe)).status == 200
 
@@ -358,7 +365,7 @@ def _reset(connection: socket.socket) -> None:
         answer(body=b'{"status": "RE', length=1000),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n10\r\nabc",
         b"no http at all\r\n\r\n",
-        answer(body=b"not gzip", Content_Encoding="gzip"),
+        answer(body=b"\x1f\x8b not gzip", Content_Encoding="gzip"),
     ],
     ids=["closed", "reset", "cut", "cut-chunk", "garbage", "bad-gzip"],
 )

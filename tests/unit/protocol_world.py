@@ -379,7 +379,7 @@ class Process:
                 if value in self.refused_values:
                     self.world.fault(f"{self.name} tries {value} again, which was refused to it")
                 if (yield from self._request(value)):
-                    self.holding.accepted(value)
+                    self.holding.accepted(value, "predict")
                     break
                 self._refused(call, value)
                 raise TokenRefusedError("401", status=401)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucidworks_provider.api import build, use_cases
-from lucidworks_provider.api.messages import Answer, without
+from lucidworks_provider.api import build
+from lucidworks_provider.api.messages import Answer, read_blanked
 from lucidworks_provider.api.prediction_calls import (
     predict_request,
     prompt_request,
@@ -30,7 +30,6 @@ from lucidworks_provider.api.use_cases import (
 )
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators import prediction as prediction_operator
-from lucidworks_provider.operators import secrets
 
 BASE = "https://app.example"
 MODEL = "llama-3-8b-instruct"
@@ -281,11 +280,10 @@ def test_a_placeholder_for_a_key_is_not_blanked_in_answers(placeholder: str) -> 
         200, {}, json.dumps({"prompt": f"Explain the key x of your prompt, {placeholder}."}).encode()
     )
     request = prompt_request(BASE, options, ONE)
-    assert read_prompt(without(told, *request.secrets)).text.endswith(f"prompt, {placeholder}.")
+    assert read_blanked(read_prompt, told, *request.secrets).text.endswith(f"prompt, {placeholder}.")
 
 
 def test_operator_and_api_agree() -> None:
-    assert secrets.SECRET_KEYS == use_cases.SECRET_KEYS
     assert prediction_operator.BATCH_SIZE == MAX_BATCH == 32
 
 

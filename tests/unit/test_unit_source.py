@@ -118,7 +118,7 @@ def test_an_accepted_token_ends_the_story() -> None:
     service = Script()
     source = source_of(MemoryStore(), service)
     for _ in range(4 * REFUSED_IN_A_ROW):
-        source.accepted(source.get(source.get()))
+        source.accepted(source.get(source.get()), "predict")
     assert service.asked == 4 * REFUSED_IN_A_ROW + 1
 
 
@@ -301,7 +301,7 @@ def test_a_quiet_scope_stays_out_of_logs(caplog: pytest.LogCaptureFixture) -> No
     quiet, busy = source_of(MemoryStore(), Long()), source_of(MemoryStore(), Long())
     token = quiet.get()
     for _ in range(REMEMBERED + 1):
-        busy.accepted(busy.get())
+        busy.accepted(busy.get(), "predict")
         busy.invalidate(busy.get())
     busy.get()
     logging.getLogger("anything").warning("%s", str(token))

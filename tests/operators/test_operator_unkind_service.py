@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a proxy or gateway does to answers costs no job twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from prediction_service import Service, by_jobs, direct, new_context, service_of, through_triggers
+
+from lucidworks_provider.errors import ContentEncodingError, LucidworksError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+TEXTS = ["One.", "Two.", "Three."]
+
+
+@pytest.fixture
+def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
+    service = service_of(emulator, monkeypatch)
+    service.settings(retrieved="payload")
+    return service
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_an_encoding_that_was_not_accepted_ends_the_wait_and_keeps_the_jobs(
+    service: Service, tmp_path: Path, encoding: str, deferrable: bool
+) -> None:
+    context = new_context()
+    make = lambda: by_jobs(TEXTS, tmp_path / "p.jsonl", batch_size=1, deferrable=deferrable)  # noqa: E731
+    service.fault("poll-prediction", encoding, times=1000)
+    with pytest.raises(LucidworksError, match=f"Content-Encoding '{encoding}'") as caught:
+        through_triggers(make, context)
+    assert not caught.value.retryable
+    assert len(service.calls("poll-prediction")) <= 2 * len(TEXTS)
+    service.heal()
+    assert through_triggers(make, context)["predictions"] == 3
+    assert set(service.submitted().values()) == {1}
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_no_batch_is_paid_for_twice(service: Service, tmp_path: Path, encoding: str) -> None:
+    service.fault("predict", encoding, times=1000)
+    with pytest.raises(ContentEncodingError, match=f"Content-Encoding '{encoding}'"):
+        direct(TEXTS, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(
+            new_context()
+        )
+    assert len(service.calls("predict")) == 1

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proxies that compress answers in their own way, or send interim answers: both clients alike."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from transport_wire import (
+    MODES,
+    Mode,
+    answer,
+    call,
+    connection_json,
+    get,
+    proxying,
+    scripted,
+    send,
+    settings,
+    submit,
+)
+
+from lucidworks_provider.emulator.faults import Fault
+from lucidworks_provider.errors import (
+    ContentEncodingError,
+    RequestRefusedError,
+    TransportError,
+    UnknownResourceError,
+)
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.transport import interim
+
+if TYPE_CHECKING:
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+pytestmark = [
+    pytest.mark.usefixtures("plain_network", "short_waits", "forgotten_tokens"),
+    pytest.mark.parametrize("mode", MODES),
+]
+
+JSON = b'{"a": "' + b"x" * 100_000 + b'"}'
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n"
+
+
+def raw_deflate(data: bytes) -> bytes:
+    engine = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return engine.compress(data) + engine.flush()
+
+
+def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
+    emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
+
+
+def test_requests_accept_what_is_decoded(mode: Mode) -> None:
+    with scripted(answer()) as server:
+        send(mode, settings(server.url), get(server.url))
+    assert server.heard[0].headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(JSON)),
+        ("GZIP", gzip.compress(JSON)),
+        ("x-gzip", gzip.compress(JSON)),
+        ("gzip", gzip.compress(JSON[:1000]) + gzip.compress(JSON[1000:])),
+        ("gzip", gzip.compress(JSON) + b"\0\0padding"),
+        ("deflate", zlib.compress(JSON)),
+        ("deflate", raw_deflate(JSON)),
+        ("deflate, gzip", gzip.compress(zlib.compress(JSON))),
+        ("gzip", JSON),
+        ("identity", JSON),
+        ("", JSON),
+    ],
+    ids=[
+        "gzip",
+        "case",
+        "x-gzip",
+        "members",
+        "padding",
+        "deflate",
+        "raw",
+        "both",
+        "left",
+        "identity",
+        "empty",
+    ],
+)
+def test_what_is_accepted_is_decoded(mode: Mode, encoding: str, body: bytes) -> None:
+    with scripted(answer(body=body, Content_Encoding=encoding)) as server:
+        assert send(mode, settings(server.url), get(server.url)).body == JSON
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br", "br, gzip"])
+@pytest.mark.parametrize("replayable", [True, False], ids=["poll", "submission"])
+def test_another_encoding_is_named_and_nothing_is_repeated(
+    mode: Mode,
+    emulator: RunningEmulator,
+    encoding: str,
+    replayable: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with scripted(answer(body=b"\x0b\x02\x80{}\x03", Content_Encoding=encoding)) as server:
+        extra = connection_json(emulator.url, application_url=server.url)
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", extra)
+        hook = LucidworksHook()
+        with pytest.raises(ContentEncodingError, match=rf"Content-Encoding '{encoding}'.*proxy") as caught:
+            call(mode, hook, "list_use_cases") if replayable else submit(mode, hook)
+    assert not caught.value.retryable
+    assert len(server.heard) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(404, UnknownResourceError), (400, RequestRefusedError), (307, RequestRefusedError)]
+)
+def test_an_error_counts_by_its_status_whatever_its_encoding(
+    mode: Mode,
+    emulator: RunningEmulator,
+    status: int,
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with scripted(answer(status, b"\x0b\x02\x80{}\x03", Content_Encoding="br")) as server:
+        extra = connection_json(emulator.url, application_url=server.url)
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", extra)
+        with pytest.raises(error, match=f"HTTP {status}: a body in Content-Encoding 'br'"):
+            submit(mode, LucidworksHook())
+
+
+@pytest.mark.parametrize("kind", ["br", "zstd"])
+def test_a_busy_service_behind_such_a_proxy_is_asked_again(
+    mode: Mode, emulator: RunningEmulator, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = answer(503, b"\x0b\x02\x80{}\x03", Content_Encoding=kind)
+    with scripted(busy, answer(body=b"[]")) as server:
+        extra = connection_json(emulator.url, application_url=server.url)
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", extra)
+        assert call(mode, LucidworksHook(), "list_use_cases") == {}
+    assert len(server.heard) == 2
+
+
+@pytest.mark.parametrize("kind", ["br", "zstd"])
+def test_the_emulator_encodes_so(mode: Mode, emulator: RunningEmulator, kind: str) -> None:
+    hook = LucidworksHook()
+    fault(emulator, kind, "submit")
+    with pytest.raises(ContentEncodingError, match=kind):
+        submit(mode, hook)
+    assert emulator.state.log.endpoints["submit"] == 1
+    assert submit(mode, hook)
+
+
+def test_an_unreadable_token_is_no_reason_to_ask_for_more(mode: Mode, emulator: RunningEmulator) -> None:
+    fault(emulator, "br", "token", times=100)
+    for _ in range(5):
+        with pytest.raises(ContentEncodingError, match=r"Token request.*'br'"):
+            call(mode, LucidworksHook(), "get_token")
+    assert emulator.state.log.endpoints["token"] == 1
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+@pytest.mark.parametrize("number", [1, 3])
+def test_interim_answers_are_skipped(mode: Mode, status: int, number: int) -> None:
+    hints = HINTS.replace(b"103", str(status).encode()) * number
+    with scripted(lambda connection: connection.sendall(hints + answer(body=b'{"a": 1}'))) as server:
+        found = send(mode, settings(server.url), get(server.url))
+    assert (found.status, found.body, found.headers.get("link")) == (200, b'{"a": 1}', None)
+
+
+def test_interim_answers_through_a_proxy(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        scripted(lambda connection: connection.sendall(HINTS + answer(body=b'{"a": 1}'))) as server,
+        proxying() as proxy,
+    ):
+        monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
+        assert send(mode, settings(server.url), get(server.url)).body == b'{"a": 1}'
+    assert proxy.heard
+
+
+def test_interim_answers_without_an_end(mode: Mode) -> None:
+    if mode == "async":
+        pytest.skip("aiohttp limits the time between bytes alone")
+    hints = HINTS * (interim.MOST_INTERIM + 1)
+    with (
+        scripted(lambda connection: connection.sendall(hints + answer())) as server,
+        pytest.raises(TransportError, match="connection broke"),
+    ):
+        send(mode, settings(server.url), get(server.url))
+
+
+def test_early_hints_of_the_emulator(mode: Mode, emulator: RunningEmulator) -> None:
+    fault(emulator, "early-hints", "any", times=20)
+    hook = LucidworksHook()
+    job_id = submit(mode, hook)
+    assert call(mode, hook, "get_chunking", job_id).job_id == job_id
+    assert hook.get_conn().get("/ai/usecases").status_code == 200
+    assert [record.fault for record in emulator.state.log] == ["early-hints"] * 4

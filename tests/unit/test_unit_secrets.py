@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which names hold a secret, what is a part of one, and how texts are blanked."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from lucidworks_provider.api.messages import Answer, read_blanked, scrub, vendor_message
+from lucidworks_provider.api.secrets import blank, is_secret_name, parts_of, secrets_in, without_secrets
+from lucidworks_provider.auth.redaction import hide
+from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
+
+KEY = "sk-abcdef0123456789wxyz1234"
+ACCOUNT = {
+    "type": "service_account",
+    "project_id": "acme-search",
+    "private_key_id": "0a1b2c3d4e",
+    "private_key": "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nc2hvcnQ=\n-----END PRIVATE KEY-----\n",
+    "token_uri": "https://oauth2.googleapis.com/token",
+    "universe_domain": "googleapis.com",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("azureApiKey", "anthropicKey", "api_key", "apiKey", "apikey", "API_KEY", "x-api-key", "APIKey"),
+        *("OPENAI_API_KEY", "openaikey", "anthropickey", "KEY1", "key_2", "key", "Ocp-Apim-Subscription-Key"),
+        *("token", "accessToken", "access_token", "hf_token", "hfToken", "sessionToken", "Authorization"),
+        *("serviceAccountKey", "service_account_json", "serviceaccount", "private_key", "privateKeyId"),
+        *(
+            "password",
+            "PASSWORD",
+            "dbPasswd",
+            "passphrase",
+            "clientSecret",
+            "client_secret",
+            "secretAccessKey",
+        ),
+        *("credentials", "trainingDataCredentials", "googleCredentials", "connectionString", "accountKey"),
+    ],
+)
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokensUsed", "maxTokens", "max_tokens", "promptTokens", "tokenizer", "tokenLimit", "stopToken"),
+        *("keywords", "keyword-extraction", "maxKeywords", "monkey", "keyboard", "turkey", "topK", "topk"),
+        *("temperature", "azureEndpoint", "azureDeployment", "googleProjectId", "googleRegion", "memoryUuid"),
+        *("", "1", "_", "publicKey", "sortKey", None, 5, ("a", "key")),
+    ],
+)
+def test_other_names(name: Any) -> None:
+    assert not is_secret_name(name)
+
+
+def test_secrets_are_found_and_left_out_however_deep_they_are() -> None:
+    config = {
+        "a": [{"apiKey": "one", "b": {"token": ["two", 3]}}],
+        "credentials": {"x": {"y": "three"}},
+        "c": 4,
+    }
+    assert list(secrets_in(config)) == ["one", "two", "three"]
+    assert without_secrets(config) == {"a": [{"b": {}}], "c": 4}
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        json.dumps(ACCOUNT),
+        json.dumps(ACCOUNT, indent=2),
+        base64.b64encode(json.dumps(ACCOUNT).encode()).decode(),
+        base64.encodebytes(json.dumps(ACCOUNT).encode()).decode(),
+    ],
+    ids=["JSON", "indented", "base64", "base64 in lines"],
+)
+def test_the_parts_of_a_service_account(secret: str) -> None:
+    parts = parts_of(secret)
+    assert {secret, "acme-search", "0a1b2c3d4e", "MIIEvQIBADANBgkqhkiG9w0B", "c2hvcnQ="} <= set(parts)
+    assert all(len(part) >= 8 for part in parts)
+    # The same in everybody's key file.
+    assert not {"service_account", "googleapis.com", "https://oauth2.googleapis.com/token"} & set(parts)
+    for value in (ACCOUNT["private_key"], ACCOUNT["private_key_id"]):
+        for text in (value, json.dumps(value), json.dumps(json.dumps(value))):
+            blanked = blank(f"no {text} here", [secret])
+            assert "MIIE" not in blanked
+            assert "0a1b" not in blanked
+
+
+@pytest.mark.parametrize("secret", ["a", "sk-1234", KEY, '{"a"', "12345678", "null", "[]", "=", "\ud800" * 9])
+def test_any_text_has_itself_as_its_part(secret: str) -> None:
+    assert secret in parts_of(secret)
+    assert blank(f"<{secret}>", [secret]) == "<***>"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *(
+            "sk-abc***1234",
+            "sk-abcdef0123***************1234",
+            "sk-abc...1234",
+            "sk-abc\N{HORIZONTAL ELLIPSIS}1234",
+        ),
+        *(
+            "sk-\N{HORIZONTAL ELLIPSIS}***1234",
+            "sk-ab\\u20261234",
+            "***wxyz1234",
+            "sk-abcd***",
+            "sk-\N{BULLET}\N{BULLET}1234",
+        ),
+    ],
+)
+def test_an_abbreviated_key(written: str) -> None:
+    assert blank(f"key={written}, no", [KEY]) == "key=***, no"
+
+
+@pytest.mark.parametrize(
+    "text", ["Wait...", "a * b", "...", "4...3", "s...4", "one...two", "sk-abcd", "Loading***"]
+)
+def test_what_is_no_abbreviation_stays(text: str) -> None:
+    assert blank(text, [KEY]) == text
+
+
+@pytest.mark.parametrize("cut", range(8, len(KEY)))
+def test_a_key_at_which_a_message_was_cut(cut: int) -> None:
+    assert blank(f"Unknown key {KEY[:cut]}", [KEY]) == "Unknown key ***"
+
+
+def test_a_large_body_is_searched_in_time() -> None:
+    body = "... " * (1 << 20) + json.dumps(ACCOUNT)
+    began = time.monotonic()
+    assert "MIIE" not in blank(body, [KEY, json.dumps(ACCOUNT)])
+    assert time.monotonic() - began < 5
+
+
+def test_a_result_is_not_altered_and_an_error_is_blanked_before_it_is_cut() -> None:
+    def read(answer: Answer) -> bytes:
+        if b"result" not in answer.body:
+            raise MalformedAnswerError(vendor_message(answer.body)[:300], status=200)
+        return answer.body
+
+    body = f'{{"result": "with {KEY}"}}'.encode()
+    assert read_blanked(read, Answer(200, {}, body), KEY) == body
+    with pytest.raises(LucidworksError) as caught:
+        read_blanked(read, Answer(200, {}, f"{'x' * 290}{KEY}".encode()), KEY)
+    assert str(caught.value) == "x" * 290 + "***"
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"azureApiKey": "s3cr3t-v"}',
+        "anthropicKey=s3cr3t-v",
+        "token: s3cr3t-v",
+        r"{\"clientSecret\": \"s3cr3t-v\"}",
+        "of sk-s3cr3t-v",
+        "sk-s3c...r3t",
+        "s3c****r3t",
+        "input: {'x': apiKey=s3cr3t-v}",
+    ],
+)
+def test_a_key_that_nobody_knows_is_scrubbed_by_its_name_or_form(text: str) -> None:
+    assert "s3c" not in scrub(text)
+    assert "r3t" not in scrub(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokensUsed: 512, maxTokens=100",
+        "Unknown key: temperature",
+        "keywords: one, two",
+        "monkey=banana",
+        "sk-learn",
+    ],
+)
+def test_what_is_no_key_is_shown(text: str) -> None:
+    assert scrub(text) == text
+
+
+def test_scrubbing_takes_linear_time() -> None:
+    began = time.monotonic()
+    for text in ("a" * 200_000, "a=" * 100_000, "*" * 200_000, '\\"' * 100_000, "token" * 40_000):
+        scrub(text)
+    assert time.monotonic() - began < 5
+
+
+def test_logs_show_no_part_of_a_hidden_key(caplog: pytest.LogCaptureFixture) -> None:
+    hide(json.dumps(ACCOUNT))
+    hide("abcd1234")
+    logger = logging.getLogger("some.where")
+    caplog.set_level(logging.INFO)
+    hide("abcd1234")  # now that the handler of this test is there
+    logger.info("id %s of %s, %s", "0a1b2c3d4e", "MIIEvQIBADANBgkqhkiG9w0B", "abcd1234")
+    assert caplog.messages == ["id *** of ***, ***"]
