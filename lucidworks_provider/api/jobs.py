@@ -39,6 +39,7 @@ from lucidworks_provider.api.messages import (
     excerpt,
     get,
     parse_json,
+    parse_object,
     path_segment,
     printable,
     scrub,
@@ -162,10 +163,12 @@ def read_submission(answer: Answer, kind: JobKind) -> str:
 
     :raises RequestRefusedError: the answer says that the submission has failed.
     :raises NoJobIdError: no id is in it. The service has answered, so sending it again makes another job.
+    :raises MalformedAnswerError: no JSON object; the service's answer is lost, or it is a gateway's.
     """
     check_status(answer, kind.submitting)
-    decoded = parse_json(answer.body)
-    body = decoded if isinstance(decoded, Mapping) else _cut_submission(answer.body, kind)
+    if found := _id_in_cut_answer(answer.body, kind):
+        return found
+    body = parse_object(answer.body, kind.submitting, status=answer.status)
     if named := _usable_id(body.get(kind.id_field)):
         return named
     found = {named for name, value in _fields(body) if (named := _job_id(name, value, kind))}
@@ -182,10 +185,12 @@ def read_submission(answer: Answer, kind: JobKind) -> str:
     raise NoJobIdError(f"{kind.submitting}: HTTP {answer.status} {said}", status=answer.status)
 
 
-def _cut_submission(body: bytes, kind: JobKind) -> Mapping[str, Any]:
-    """The id in an answer that is not whole."""
-    found = re.search(rf'"{kind.id_field}"\s*:\s*"([^"\\]*)"', body.decode(errors="replace"))
-    return {kind.id_field: found[1]} if found else {}
+def _id_in_cut_answer(body: bytes, kind: JobKind) -> str | None:
+    """The id in an answer that was cut behind it."""
+    if body.rstrip().endswith(b"}"):
+        return None
+    found = re.match(rf'\s*\{{\s*"{kind.id_field}"\s*:\s*"([^"\\]*)"', body.decode(errors="replace"))
+    return _usable_id(found[1]) if found else None
 
 
 def _fields(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -633,7 +633,9 @@ def test_the_documents_answers_are_read_without_loss(path: str, name: str, value
         assert read_submission(answer, PREDICTION) == value["predictionId"]
     else:
         answer_type = USE_CASES[use_case_of(path, name)].answer
-        result = prediction_calls.read_result(value, "j", answer_type, len(value["predictions"]))
+        result = prediction_calls.read_result(
+            value, value["predictionId"], answer_type, len(value["predictions"])
+        )
         assert [one.sent for one in result.predictions] == value["predictions"]
         for one in result.predictions:
             assert one.sent.items() <= one.row().items()

@@ -59,6 +59,7 @@ ERRORS = {
     "RateLimitError": ("AnswerError", True),
     "ServiceError": ("AnswerError", True),
     "MalformedAnswerError": ("AnswerError", True),
+    "NoJobIdError": ("MalformedAnswerError", True),
     "ContentEncodingError": ("AnswerError", False),
     "AuthenticationError": ("AnswerError", False),
     "TokenError": ("LucidworksError", True),
@@ -70,6 +71,7 @@ ERRORS = {
     "TooManyRejectsError": ("LucidworksError", True),
     "JobError": ("LucidworksError", False),
     "JobFailedError": ("JobError", False),
+    "EmptyResultError": ("JobError", False),
     "JobTimeoutError": ("JobError", True),
     "ResultGoneError": ("JobError", True),
     "SubmissionUnknownError": ("JobError", True),
@@ -142,7 +144,8 @@ METHODS = {
     },
     ("lucidworks_provider.operators.prediction", "_Predicting"): {
         "__init__": (
-            "use_case model_id inputs use_case_config model_config api_key_conn_id batch_size kwargs"
+            "use_case model_id inputs use_case_config model_config api_key_conn_id batch_size"
+            " max_reject_ratio kwargs"
         ),
     },
     ("lucidworks_provider.operators.prediction", "LucidworksPredictionOperator"): {
