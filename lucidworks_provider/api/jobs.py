@@ -166,8 +166,8 @@ def read_submission(answer: Answer, kind: JobKind) -> str:
     :raises MalformedAnswerError: no JSON object; the service's answer is lost, or it is a gateway's.
     """
     check_status(answer, kind.submitting)
-    if found := _id_in_cut_answer(answer.body, kind):
-        return found
+    if cut := _id_in_cut_answer(answer.body, kind):
+        return cut
     body = parse_object(answer.body, kind.submitting, status=answer.status)
     if named := _usable_id(body.get(kind.id_field)):
         return named
