@@ -2,18 +2,17 @@
 """
 What the answer to a job's GET means. The same for chunking and asynchronous predictions.
 
-===========================  ==================================  ==========================================
-status                       with its payload                    without
-===========================  ==================================  ==========================================
-READY, or a word of success  RESULT: maybe the only copy         EMPTY: asked for again, a few times
-RETRIEVED                    RESULT                              GONE: somebody has read it before
-ERROR, or a word of failure  FAILED                              FAILED
-(no status)                  RESULT                              FAILED with an `error`, else PENDING
-SUBMITTED, or a word of      PENDING; the payload is kept aside  PENDING
-  going on
-anything else                PENDING; the payload is kept aside  PENDING, until the deadline
-                             and is the result if it comes again
-===========================  ==================================  ==========================================
+===========================  ===================================  =========================================
+status                       with its payload                     without
+===========================  ===================================  =========================================
+READY, or a word of success  RESULT: maybe the only copy          EMPTY: asked for again, a few times
+RETRIEVED                    RESULT                               GONE: somebody has read it before
+ERROR, or a word of failure  FAILED                               FAILED
+(no status)                  RESULT                               FAILED with an `error`, else PENDING
+SUBMITTED, RUNNING, …        PENDING; the payload is kept aside   PENDING
+anything else                PENDING; the payload is kept aside   PENDING, until the deadline
+                             and is the result if it comes twice
+===========================  ===================================  =========================================
 
 Documented are SUBMITTED, READY, ERROR and RETRIEVED; the other words are what services of this kind use. Only
 the top level of a body speaks of the job, or the one object in it that has the job's id or payload. A body

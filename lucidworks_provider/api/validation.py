@@ -212,16 +212,13 @@ def _gap_by_letters(
             said = f"of the words in {len(strange)} of {len(chunks)} chunks {share:.0%} are in the text"
             about = f"it is about job {must_fit}, and " if must_fit else ""
             raise refused(f"{job}: the result is of another text: {about}{said}")
-    if not gap and not strange:
-        return None
-    given = [chunk.span for chunk in chunks if chunk.span is not None]
+    if not strange:
+        return "a part of it" if gap else None
+    # A blank chunk is of no part of the text, whatever its span says.
+    given = [chunk.span for chunk in chunks if chunk.span is not None and chunk.text.strip()]
     if len(given) == len(chunks):
         return _gap(text, given, options)
-    return (
-        "the chunks differ from the text, so that nothing proves that they cover it"
-        if strange
-        else "a part of it"
-    )
+    return "the chunks differ from the text, so that nothing proves that they cover it"
 
 
 def _letters(text: str) -> str:
