@@ -28,11 +28,41 @@ from lucidworks_provider.errors import LucidworksError
 BATCHES = 20
 EXAMPLES = int(os.environ.get("FUZZ_CHECKS", "2500"))
 JOB = "29fa64f4-a3a0-43ec-bc11-e8489d7e0332"
-WORDS = ["apple", "banana", "cherry", "elder", "fig", "grape", "hazel", "iris", "kiwi", "maple", "nettle", "pear"]
+WORDS = [
+    "apple",
+    "banana",
+    "cherry",
+    "elder",
+    "fig",
+    "grape",
+    "hazel",
+    "iris",
+    "kiwi",
+    "maple",
+    "nettle",
+    "pear",
+]
 CHUNKS = ChunkingOptions("sentence", "m", model_config={"dimReductionSize": 4})
 EMBEDDING = build.embedding("m", dimensions=4)
 DELETED, TWICE = object(), object()
-STRANGE = [DELETED, TWICE, None, [], {}, "", " ", 0, -1, 7, 0.5, True, "x", "FAILED", "Of pancakes.", "b" * 5000]
+STRANGE = [
+    DELETED,
+    TWICE,
+    None,
+    [],
+    {},
+    "",
+    " ",
+    0,
+    -1,
+    7,
+    0.5,
+    True,
+    "x",
+    "FAILED",
+    "Of pancakes.",
+    "b" * 5000,
+]
 
 
 def vector(rng: random.Random) -> list[float]:
@@ -88,7 +118,7 @@ def embedding_rows(count: str, body: bytes) -> list[Any] | None:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value, but its root and the numbers of vectors: another number is not to be recognised."""
+    """Every place in a JSON value, but its root and the numbers of vectors: nothing tells one from another."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     if path[-1:] == ("vector",):
         return []
