@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prediction_service import Service, by_jobs, direct, new_context, rows_of, service_of
+from prediction_service import Service, by_jobs, direct, new_context, rows_of, scripted, service_of
 
 from lucidworks_provider.documents import open_dataset
 from lucidworks_provider.emulator.server import running
@@ -348,3 +348,25 @@ def test_an_asynchronous_prediction_task(
         assert not (tmp_path / "p.jsonl").exists()
     assert time.monotonic() - began < SOON
     assert max(service.submitted().values()) <= case.posts
+
+
+def test_batches_that_are_known_to_be_bad_keep_no_other_from_being_asked(
+    service: Service, tmp_path: Path
+) -> None:
+    """Three bad ones in a row end an attempt, as the service may be down."""
+
+    def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        bad = body["batch"][0]["text"] in {"0", "1", "2"}
+        return 200, {"predictions": [] if bad else [{"response": body["batch"][0]["text"]}]}
+
+    with scripted(reply) as server:
+        service.connect(extra={"application_url": server.url})
+        heard = []
+        for _ in range(3):
+            before = len(server.heard)
+            with pytest.raises(LucidworksError, match="3 of 6 batches failed"):
+                direct(
+                    list("012345"), batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")
+                ).execute(new_context())
+            heard.append([one["batch"][0]["text"] for one in server.heard[before:]])
+    assert heard == [["0", "1", "2"], ["3", "4", "5", "0", "1", "2"], ["0", "1", "2"]]
