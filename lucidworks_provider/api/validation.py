@@ -167,7 +167,9 @@ def _gap(text: str, spans: Iterable[Span], options: ChunkingOptions) -> str | No
     """The first part of the text that is in no span, and that no chunker drops."""
     reached = 0
     for start, end in (*sorted(span for span in spans if span[0] is not None), (len(text), len(text))):
-        if start > reached and _says_something(_without_separators(text[reached:start], options)):
+        between = text[reached:start]
+        # Mostly one space: not worth a closer look.
+        if between and not between.isspace() and _says_something(_without_separators(between, options)):
             is_end = start == len(text)
             return (
                 f"its end, from character {reached:,}" if is_end else f"characters {reached:,} to {start:,}"

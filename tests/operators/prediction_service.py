@@ -25,6 +25,7 @@ from lucidworks_provider.emulator.request_log import LogRecord
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.jobs import watch
+from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.prediction import (
     LucidworksAsyncPredictionOperator,
     LucidworksPredictionOperator,
@@ -167,9 +168,7 @@ def wait(deferred: TaskDeferred) -> dict[str, Any]:
     return asyncio.run(first())
 
 
-def through_triggers(
-    make: Callable[[], LucidworksAsyncPredictionOperator], context: dict[str, Any]
-) -> dict[str, Any]:
+def through_triggers(make: Callable[[], JobOperator], context: dict[str, Any]) -> dict[str, Any]:
     """Execute and resume until it returns, with a new operator each time as in a new process."""
     try:
         return make().execute(context)

@@ -17,7 +17,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prediction_service import Service, by_jobs, direct, new_context, rows_of, scripted, service_of
+from prediction_service import (
+    Service,
+    by_jobs,
+    direct,
+    new_context,
+    rows_of,
+    scripted,
+    service_of,
+    through_triggers,
+)
 
 from lucidworks_provider.documents import open_dataset
 from lucidworks_provider.emulator.server import running
@@ -126,11 +135,13 @@ def order(service: Service, case: Case) -> None:
     service.fault(match, kind, **{"times": ALWAYS, **case.more})
 
 
-def chunk(path: Path, **arguments: Any) -> list[dict[str, Any]]:
-    documents = [{"id": name, "text": text} for name, text in TEXTS.items()]
-    LucidworksChunkOperator(
-        **_arguments(arguments), documents=documents, result_path=str(path), deferrable=False
-    ).execute(new_context())
+def chunk(path: Path, *, deferrable: bool = False, **arguments: Any) -> list[dict[str, Any]]:
+    given = _arguments(arguments) | {
+        "documents": DOCUMENTS,
+        "result_path": str(path),
+        "deferrable": deferrable,
+    }
+    through_triggers(lambda: LucidworksChunkOperator(**given), new_context())
     return rows_of(path)
 
 
@@ -170,9 +181,10 @@ def posts(service: Service) -> set[int]:
     return set(taken.values())
 
 
+@pytest.mark.parametrize("deferrable", [False, True], ids=["in the worker", "in the triggerer"])
 @pytest.mark.parametrize("name", CHUNKING)
 def test_a_chunking_task(
-    service: Service, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+    service: Service, tmp_path: Path, name: str, deferrable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     case = CHUNKING[name]
     kind = chunk(tmp_path / "kind.parquet", **case.arguments)
@@ -182,13 +194,13 @@ def test_a_chunking_task(
     began = time.monotonic()
     path = tmp_path / "out" / "chunks.parquet"
     if case.chunk is None:
-        rows = chunk(path, **case.arguments)
+        rows = chunk(path, deferrable=deferrable, **case.arguments)
         assert {row["document_id"] for row in rows} == set(TEXTS)
         assert not case.same_rows or rows == kind
         assert case.warns in caplog.text
     else:
         with pytest.raises(LucidworksError, match=case.chunk):
-            chunk(path, **case.arguments)
+            chunk(path, deferrable=deferrable, **case.arguments)
         assert not path.exists()
     assert time.monotonic() - began < SOON
     assert max(posts(service)) <= case.posts
@@ -324,14 +336,16 @@ JOBS: dict[str, Case] = {
 }
 
 
+@pytest.mark.parametrize("deferrable", [False, True], ids=["in the worker", "in the triggerer"])
 @pytest.mark.parametrize("name", JOBS)
 def test_an_asynchronous_prediction_task(
-    service: Service, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+    service: Service, tmp_path: Path, name: str, deferrable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     case = JOBS[name]
 
     def predict(path: Path) -> list[dict[str, Any]]:
-        by_jobs(INPUTS, path, batch_size=2, poll_interval=0.1).execute(new_context())
+        given: dict[str, Any] = {"batch_size": 2, "poll_interval": 0.1, "deferrable": deferrable}
+        through_triggers(lambda: by_jobs(INPUTS, path, **given), new_context())
         return rows_of(path)
 
     kind = predict(tmp_path / "kind.jsonl")
