@@ -43,7 +43,7 @@ TEXTS = {
 }
 DOCUMENTS = [{"id": name, "text": text} for name, text in TEXTS.items()]
 # Longer than any wait in here, and far shorter than the timeout of a task.
-SOON = 20.0
+SOON = 45.0
 ALWAYS = 1000
 
 
@@ -169,7 +169,7 @@ def _arguments(arguments: dict[str, Any]) -> dict[str, Any]:
         "chunker_config": {"chunkSize": 1},
         "model_id": "gte-small",
     }
-    return {**common, "poll_interval": 0.1, "timeout": 60, **arguments}
+    return {**common, "poll_interval": 0.1, "timeout": 200, **arguments}
 
 
 def posts(service: Service) -> set[int]:
