@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import JobKind, JobState
+from lucidworks_provider.api.validation import refused
 from lucidworks_provider.errors import (
     ContentEncodingError,
     EmptyResultError,
@@ -270,12 +271,9 @@ class JobTask(ABC, Generic[File]):
         """
         for other, held in record.jobs.items():
             if held == job_id and other != position and not self.same(position, other):
-                error = MalformedAnswerError(
-                    f"The service answered the submission with job {job_id}, which is the job of {self.name(other)}.",
-                    status=200,
+                raise refused(
+                    f"The service answered the submission with job {job_id}, which is the job of {self.name(other)}"
                 )
-                error.retryable = False
-                raise error
 
     def same(self, position: int, other: int) -> bool:
         """Whether two parts are the same to the service."""
