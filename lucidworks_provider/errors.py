@@ -146,7 +146,15 @@ class ContentEncodingError(AnswerError):
 
     A proxy or gateway compresses answers. Every answer is affected, and the service has done what was asked, so
     repeating the request would only pay for it again.
+
+    :param body: as it came.
+    :param encoding: the header.
     """
+
+    def __init__(self, message: str, *, status: int, body: bytes = b"", encoding: str = "") -> None:
+        super().__init__(message, status=status)
+        self.body = body
+        self.encoding = encoding
 
 
 class AuthenticationError(AnswerError):

@@ -280,6 +280,8 @@ def check_status(answer: Answer, name: str) -> None:
                 f"{said}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
                 "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
                 status=status,
+                body=answer.body,
+                encoding=encoding or "",
             )
         return
     match status:

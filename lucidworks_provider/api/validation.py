@@ -8,22 +8,25 @@ what came                                              what happens
 no chunk, or only blank ones                           ``EmptyResultError``: the text is never blank
 chunks, spans and vectors of different numbers         refused by :mod:`~lucidworks_provider.api.chunking`
 another job's id                                       taken with a warning if every chunk stands in the
-                                                       text, else refused
-chunks of which most words are not in the text         refused
+                                                       text, else refused (*)
+chunks of which most words are not in the text         refused (*)
 several items for one text                             taken if together they cover the text once
 a gap between, before or behind the chunks             not covered: a warning, or a reject
 chunks that differ from the text by case, normal       covered as far as letters and digits tell, or the
   form, white space or punctuation                     spans of the service
 chunks that differ otherwise                           covered as far as the spans of the service tell
-vectors of different lengths, or not of the length     refused
-  that ``dimReductionSize`` asked for
+vectors of different lengths                           refused
+vectors not of the length of ``dimReductionSize``      refused (*)
 quantised: other than whole numbers in the range       refused, where they become bytes
-not quantised: whole numbers only, beyond -1 to 1      refused (JSON may write 1.0 as 1)
+not quantised: whole numbers only, beyond -1 to 1      refused (*) (JSON may write 1.0 as 1)
 a vector of zeros                                      a warning
 another number of predictions than inputs              refused by :mod:`~lucidworks_provider.api.predictions`
 predictions with an ``index``                          put in order, if the numbers tell one
 one prediction that is an error, or nothing            its row says so in ``error``, and is counted
 =====================================================  ====================================================
+
+(*) The service documents nothing that these checks follow from, so they may refuse a good result. ``lenient`` makes
+them warnings; of chunks that name another job, at least half of the words must be in the text even then.
 
 What cannot be found out: a vector or a generated text that belongs to another input of the same request, and
 chunks of another text with nearly the same words whose body names no job.
@@ -63,10 +66,13 @@ class CheckedChunks:
     warnings: tuple[str, ...] = ()
 
 
-def check_chunks(text: str, options: ChunkingOptions, result: ChunkingResult) -> CheckedChunks:
+def check_chunks(
+    text: str, options: ChunkingOptions, result: ChunkingResult, *, lenient: bool = False
+) -> CheckedChunks:
     """
     Compare a chunking result with the text and the options that were sent.
 
+    :param lenient: warn where the result may be good.
     :raises EmptyResultError: there is no chunk.
     :raises MalformedAnswerError: not retryable; it is not the result of this request.
     """
@@ -74,11 +80,14 @@ def check_chunks(text: str, options: ChunkingOptions, result: ChunkingResult) ->
     if not any(chunk.text.strip() for chunk in chunks):
         raise EmptyResultError(f"{job}: the service says {result.status!r} and gives no chunk of the text.")
     dimension = (options.model_config or {}).get("dimReductionSize")
-    warnings = check_vectors((chunk.vector for chunk in chunks), options.quantization, dimension, job)
+    vectors = (chunk.vector for chunk in chunks)
+    warnings = check_vectors(vectors, options.quantization, dimension, job, lenient=lenient)
     spans = locate(text, chunks)
     gap = _gap(text, spans, options)
     if any(start is None for start, _ in spans):
-        gap = _gap_by_letters(text, chunks, options, must_fit=result.other_job, job=job)
+        gap, strange = _gap_by_letters(text, chunks, options)
+        if strange:
+            warnings += _of_another_text(text, chunks, strange, result.other_job, job, lenient=lenient)
     if result.other_job:
         warnings.append(f"The answer is about job {result.other_job}, and its chunks fit the text.")
     if sum(map(bool, result.items)) > 1 and (
@@ -89,31 +98,42 @@ def check_chunks(text: str, options: ChunkingOptions, result: ChunkingResult) ->
 
 
 def check_vectors(
-    vectors: Iterable[Sequence[float]], quantization: str | None, dimension: int | None, what: str
+    vectors: Iterable[Sequence[float]],
+    quantization: str | None,
+    dimension: int | None,
+    what: str,
+    *,
+    lenient: bool = False,
 ) -> list[str]:
     """
     Compare vectors with what was asked for.
 
     :param dimension: the ``dimReductionSize`` that was asked for.
     :param what: has the vectors, for messages.
+    :param lenient: warn where the vectors may be good.
     :return: warnings.
     :raises MalformedAnswerError: not retryable.
     """
     vectors = list(vectors)
     lengths = {len(vector) for vector in vectors}
+    found = ", ".join(map(str, sorted(lengths)))
+    if len(lengths) > 1:
+        raise refused(f"{what}: the vectors of one request have {found} numbers")
+    doubts = []
     if dimension is not None and lengths - {dimension}:
-        found = ", ".join(map(str, sorted(lengths)))
-        raise refused(
+        doubts.append(
             f"{what}: dimReductionSize {dimension} was asked for, and the vectors have {found} numbers"
         )
     if vectors and quantization is None and all(map(_is_whole, vectors)):
         largest = max(max(map(abs, vector), default=0) for vector in vectors)
         if largest > 1:
-            raise refused(
+            doubts.append(
                 f"{what}: whole numbers up to {largest:g} in all vectors, and no quantization was asked for"
             )
-    zeros = sum(not any(vector) for vector in vectors)
-    return [f"{zeros} of {len(vectors)} vectors have only zeros."] if zeros else []
+    warnings = [_doubt(doubt, lenient=lenient) for doubt in doubts]
+    if zeros := sum(not any(vector) for vector in vectors):
+        warnings.append(f"{zeros} of {len(vectors)} vectors have only zeros.")
+    return warnings
 
 
 def refused(message: str) -> MalformedAnswerError:
@@ -121,6 +141,13 @@ def refused(message: str) -> MalformedAnswerError:
     error = MalformedAnswerError(f"{message}.", status=200)
     error.retryable = False
     return error
+
+
+def _doubt(message: str, *, lenient: bool) -> str:
+    """A warning, or the error that says how to have one instead."""
+    if lenient:
+        return f"{message}."
+    raise refused(f'{message}. If that is right for this model, on_mismatch="warn" takes it')
 
 
 def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Mapping[str, Any]]:
@@ -190,13 +217,9 @@ def _without_separators(text: str, options: ChunkingOptions) -> str:
 
 
 def _gap_by_letters(
-    text: str, chunks: Sequence[Chunk], options: ChunkingOptions, *, must_fit: str, job: str
-) -> str | None:
-    """
-    :func:`_gap`, of chunks that are not in the text as they are.
-
-    :raises MalformedAnswerError: they are of another text.
-    """
+    text: str, chunks: Sequence[Chunk], options: ChunkingOptions
+) -> tuple[str | None, Sequence[Chunk]]:
+    """:func:`_gap`, of chunks that are not in the text as they are; and those whose letters are not in it."""
     letters = _letters(_without_separators(text, options))
     reached = last = 0
     gap, strange = False, []
@@ -208,19 +231,32 @@ def _gap_by_letters(
             continue
         gap, last, reached = gap or at > reached, at, max(reached, at + len(own))
     gap = gap or reached < len(letters)
-    if strange:
-        share = _share_of_words(strange, text)
-        if must_fit or share < LEAST_SHARE:
-            said = f"of the words in {len(strange)} of {len(chunks)} chunks {share:.0%} are in the text"
-            about = f"it is about job {must_fit}, and " if must_fit else ""
-            raise refused(f"{job}: the result is of another text: {about}{said}")
     if not strange:
-        return "a part of it" if gap else None
+        return ("a part of it" if gap else None), strange
     # A blank chunk is of no part of the text, whatever its span says.
     given = [chunk.span for chunk in chunks if chunk.span is not None and chunk.text.strip()]
     if len(given) == len(chunks):
-        return _gap(text, given, options)
-    return "the chunks differ from the text, so that nothing proves that they cover it"
+        return _gap(text, given, options), strange
+    return "the chunks differ from the text, so that nothing proves that they cover it", strange
+
+
+def _of_another_text(
+    text: str, chunks: Sequence[Chunk], strange: Sequence[Chunk], other_job: str, job: str, *, lenient: bool
+) -> list[str]:
+    """
+    Warnings about chunks whose letters are not in the text.
+
+    :raises MalformedAnswerError: they are of another text.
+    """
+    share = _share_of_words(strange, text)
+    if share >= LEAST_SHARE and not other_job:
+        return []
+    about = f"it is about job {other_job}, and " if other_job else ""
+    said = f"of the words in {len(strange)} of {len(chunks)} chunks {share:.0%} are in the text"
+    message = f"{job}: the result is of another text: {about}{said}"
+    if other_job and share < LEAST_SHARE:
+        raise refused(message)
+    return [_doubt(message, lenient=lenient)]
 
 
 def _letters(text: str) -> str:

@@ -46,12 +46,14 @@ class Rules:
     :param timeout: seconds for each job.
     :param poll_interval: the longest time between two polls of a job, seconds.
     :param refuse_truncated: reject documents whose chunks do not cover their text.
+    :param lenient: warn about results that may be good, and do not reject them.
     """
 
     max_in_flight: int = 512
     timeout: float = 3600.0
     poll_interval: float = 30.0
     refuse_truncated: bool = False
+    lenient: bool = False
 
 
 @dataclass

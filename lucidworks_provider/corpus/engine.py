@@ -236,7 +236,12 @@ class Engine:
         for arrived in some:
             try:
                 outcomes.append(
-                    part.add(arrived, read=self.journal.body, refuse_truncated=self.rules.refuse_truncated)
+                    part.add(
+                        arrived,
+                        read=self.journal.body,
+                        refuse_truncated=self.rules.refuse_truncated,
+                        lenient=self.rules.lenient,
+                    )
                 )
             except RejectedError as err:
                 outcomes.append(err)

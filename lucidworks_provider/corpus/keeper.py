@@ -14,7 +14,7 @@ from lucidworks_provider.corpus.journal import Journal, Place
 from lucidworks_provider.corpus.parts import Answered
 from lucidworks_provider.corpus.plan import Piece
 from lucidworks_provider.corpus.stats import RunStats
-from lucidworks_provider.errors import RateLimitError
+from lucidworks_provider.errors import ContentEncodingError, RateLimitError
 
 # The transport holds everybody back after a 429; this only keeps a transport that does not from spinning.
 THROTTLED_PAUSE = 0.05
@@ -108,6 +108,11 @@ class JournalKeeper:
         """What came under the id of another job."""
         self._result = self._other
         return self._result is not None
+
+    async def keep_undecoded(self, error: ContentEncodingError) -> None:
+        """To the journal as well."""
+        await self._write(error.body, aside=True)
+        error.args = (f"{error} The answer as it came is kept in the journal.", *error.args[1:])
 
     def answered(self) -> Answered:
         """The result."""

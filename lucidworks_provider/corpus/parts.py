@@ -201,12 +201,20 @@ class PartWriter:
         """Whether it is large enough."""
         return self.chunks >= PART_ROWS or self.bytes >= PART_BYTES
 
-    def add(self, arrived: Arrived, *, read: Callable[[Place], bytes], refuse_truncated: bool) -> Written:
+    def add(
+        self,
+        arrived: Arrived,
+        *,
+        read: Callable[[Place], bytes],
+        refuse_truncated: bool,
+        lenient: bool = False,
+    ) -> Written:
         """
         Append a document.
 
         :param read: a body from the journal.
         :param refuse_truncated: do not take one whose chunks do not cover its text.
+        :param lenient: warn where a result may be good.
         :raises RejectedError: what came is not what was asked for; then nothing of it was added.
         """
         candidate = arrived.candidate
@@ -221,7 +229,7 @@ class PartWriter:
                 result = read_result(parse_object(body, f"Chunking job {job}", packed=True), job)
                 if result.state is JobState.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {result.message}")
-                checked = check_chunks(piece.text, self._options, result)
+                checked = check_chunks(piece.text, self._options, result, lenient=lenient)
                 gap = gap or checked.gap
                 warnings += checked.warnings
                 first = piece.key.start

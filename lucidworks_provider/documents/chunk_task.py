@@ -35,6 +35,7 @@ class ChunkTask(JobTask[ChunkFile]):
     Documents to a file of chunks and vectors.
 
     :param post: performs the POST for one text and returns the job's id.
+    :param lenient: warn where a result may be good.
     """
 
     kind: ClassVar[JobKind] = CHUNKING
@@ -43,6 +44,7 @@ class ChunkTask(JobTask[ChunkFile]):
     options: ChunkingOptions
     documents: tuple[Document, ...]
     post: Callable[[str], str]
+    lenient: bool = False
     # Ids of documents whose chunks do not cover their text, with what is missing.
     _gaps: dict[str, str] = field(default_factory=dict, init=False)
 
@@ -81,7 +83,7 @@ class ChunkTask(JobTask[ChunkFile]):
     def add(self, file: ChunkFile, position: int, value: ChunkingResult) -> None:
         """Append a document's chunks, if they are of its text."""
         document = self.documents[position]
-        checked = check_chunks(document.text, self.options, value)
+        checked = check_chunks(document.text, self.options, value, lenient=self.lenient)
         file.add(document.id, value.chunks, checked.spans)
         for warning in checked.warnings:
             log.warning("Document %r: %s", document.id, warning)

@@ -96,8 +96,28 @@ def check_errors(errors: int, predictions: int, most: float) -> None:
     log.warning("%s.", said)
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """
+    What of the service's answers is taken, though something is wrong with it.
+
+    :param max_reject_ratio: the share of the inputs that may have no prediction.
+    :param lenient: warn where vectors may be good.
+    """
+
+    max_reject_ratio: float = 1.0
+    lenient: bool = False
+
+
+ACCEPTED = Accepted()
+
+
 def check_vectors(
-    predictions: Sequence[Prediction], options: PredictionOptions[Any], dimension: int | None = None
+    predictions: Sequence[Prediction],
+    options: PredictionOptions[Any],
+    dimension: int | None = None,
+    *,
+    lenient: bool = False,
 ) -> int | None:
     """
     Refuse vectors that do not belong together.
@@ -108,7 +128,9 @@ def check_vectors(
     """
     vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
     asked = (options.model_config or {}).get("dimReductionSize")
-    for warning in validation.check_vectors(vectors, options.quantization, asked, "the answer"):
+    for warning in validation.check_vectors(
+        vectors, options.quantization, asked, "the answer", lenient=lenient
+    ):
         log.warning("%s", warning)
     for vector in vectors:
         if dimension not in {None, len(vector)}:
@@ -127,9 +149,12 @@ def check_vectors(
 class PredictionFile:
     """Takes batches one after the other and counts what it takes."""
 
-    def __init__(self, writer: _JsonLines | _Parquet, uri: str, options: PredictionOptions[Any]) -> None:
+    def __init__(
+        self, writer: _JsonLines | _Parquet, uri: str, options: PredictionOptions[Any], *, lenient: bool
+    ) -> None:
         self._writer = writer
         self._options = options
+        self._lenient = lenient
         self._conversations: set[str] = set()
         self.manifest = Manifest(uri)
 
@@ -140,7 +165,8 @@ class PredictionFile:
         :param start: position of its first input.
         :raises MalformedAnswerError: values that the file cannot hold.
         """
-        dimension = check_vectors(predictions, self._options, self.manifest.dimension)
+        known = self.manifest.dimension
+        dimension = check_vectors(predictions, self._options, known, lenient=self._lenient)
         try:
             self._writer.add(start, items, predictions)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
@@ -161,20 +187,19 @@ def _is_conversation(prediction: Prediction) -> bool:
 
 @contextmanager
 def prediction_file(
-    uri: str, options: PredictionOptions[Any], max_reject_ratio: float = 1.0
+    uri: str, options: PredictionOptions[Any], accepted: Accepted = ACCEPTED
 ) -> Iterator[PredictionFile]:
     """
     A file to fill; it takes its place when the block ends well, and leaves nothing when it does not.
 
-    :param max_reject_ratio: the share of the inputs that may have no prediction.
     :raises TooManyRejectsError: more have none.
     """
     with writing(uri) as path:
         writer = _Parquet(path, options) if uri.endswith(".parquet") else _JsonLines(path)
         try:
-            file = PredictionFile(writer, uri, options)
+            file = PredictionFile(writer, uri, options, lenient=accepted.lenient)
             yield file
-            check_errors(file.manifest.errors or 0, file.manifest.predictions, max_reject_ratio)
+            check_errors(file.manifest.errors or 0, file.manifest.predictions, accepted.max_reject_ratio)
         finally:
             writer.close()
 

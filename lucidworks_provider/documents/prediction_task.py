@@ -17,7 +17,7 @@ from lucidworks_provider.api.predictions import Prediction, read_predictions
 from lucidworks_provider.api.secrets import blank
 from lucidworks_provider.api.use_cases import MAX_BATCH, Item, PredictionOptions
 from lucidworks_provider.api.validation import refused
-from lucidworks_provider.documents.prediction_file import PredictionFile, prediction_file
+from lucidworks_provider.documents.prediction_file import ACCEPTED, Accepted, PredictionFile, prediction_file
 from lucidworks_provider.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -91,7 +91,7 @@ class PredictionTask(JobTask[PredictionFile]):
     Batches to jobs, and their results to a file of rows.
 
     :param post: performs the POST for one batch and returns the job's id.
-    :param max_reject_ratio: the share of the inputs that may have no prediction.
+    :param accepted: what is taken, though something is wrong with it.
     """
 
     kind: ClassVar[JobKind] = PREDICTION
@@ -100,7 +100,7 @@ class PredictionTask(JobTask[PredictionFile]):
     options: PredictionOptions[Any]
     batches: Batches
     post: Callable[[Sequence[Item]], str]
-    max_reject_ratio: float = 1.0
+    accepted: Accepted = ACCEPTED
 
     @property
     def count(self) -> int:
@@ -143,7 +143,7 @@ class PredictionTask(JobTask[PredictionFile]):
 
     def open(self) -> AbstractContextManager[PredictionFile]:
         """The file of rows."""
-        return prediction_file(self.result_uri, self.options, self.max_reject_ratio)
+        return prediction_file(self.result_uri, self.options, self.accepted)
 
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         """Append a batch's rows."""
@@ -168,7 +168,7 @@ class Direct:
         where the task has no place for results.
     :param revision: of the task's record, which changes with each result. What an earlier result could not remove is
         no answer for the next one.
-    :param max_reject_ratio: the share of the inputs that may have no prediction.
+    :param accepted: what is taken, though something is wrong with it.
     """
 
     options: PredictionOptions[Any]
@@ -177,7 +177,7 @@ class Direct:
     concurrency: int
     bodies: Bodies | None = None
     revision: int = 0
-    max_reject_ratio: float = 1.0
+    accepted: Accepted = ACCEPTED
     # Bytes of the answers.
     received: list[int] = field(default_factory=list, init=False)
 
@@ -250,6 +250,9 @@ class Direct:
             body, _ = await self.predict(items)
         except MalformedAnswerError:
             await in_thread(self.bodies.refuse, name)
+            raise
+        except ContentEncodingError as err:
+            await InFolder(self.bodies, position, name).keep_undecoded(err)
             raise
         await InFolder(self.bodies, position, name).keep(body)
         return None

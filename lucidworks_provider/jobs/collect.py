@@ -18,6 +18,7 @@ from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import SMALL_BODY, JobKind, JobState, Sighting, sight
 from lucidworks_provider.errors import (
     AnswerError,
+    ContentEncodingError,
     ForbiddenError,
     LucidworksError,
     RequestRefusedError,
@@ -60,6 +61,9 @@ class Keeper(Protocol):
 
     async def use_other(self) -> bool:
         """Make that the result, if there is something."""
+
+    async def keep_undecoded(self, error: ContentEncodingError) -> None:
+        """Keep a body that cannot be decoded, for somebody to look at: it may be the only copy of a result."""
 
 
 # Answers that say as little about a job as a 404: a gateway's, a cache's, or of a service that is not ready for it.
@@ -111,6 +115,12 @@ class InFolder:
     async def use_other(self) -> bool:
         return await in_thread(self.bodies.use_other, self.position, self.job_id)
 
+    async def keep_undecoded(self, error: ContentEncodingError) -> None:
+        uri = await in_thread(
+            self.bodies.keep_undecoded, self.position, self.job_id, error.body, error.encoding
+        )
+        error.args = (f"{error} The answer as it came is kept in {uri}.", *error.args[1:])
+
 
 @dataclass(slots=True)
 class _Asked:
@@ -137,6 +147,9 @@ class _Asked:
             body = await self.fetch(self.job_id)
         except (ForbiddenError, RequestRefusedError, UnknownResourceError) as err:
             return await self._not_now(err)
+        except ContentEncodingError as err:
+            await self.keeper.keep_undecoded(err)
+            raise
         except LucidworksError as err:
             if not err.retryable:
                 raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -113,8 +114,19 @@ class Bodies:
         self.keep(position, job_id, body)
         return True
 
+    @_patiently
+    def keep_undecoded(self, position: int, job_id: str, body: bytes, encoding: str) -> str:
+        """Keep a body in an unknown encoding; the URI. It outlives the task, and a later one does not replace it."""
+        coding = re.sub(r"\W+", "-", encoding)[:32]
+        uri = f"{self._beside(position, job_id)}.{hashlib.sha256(body).hexdigest()[:8]}.{coding}"
+        write_file(uri, body)
+        return uri
+
     def _other(self, position: int, job_id: str) -> str:
-        return f"{self.folder}.{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}.other.json"
+        return f"{self._beside(position, job_id)}.other.json"
+
+    def _beside(self, position: int, job_id: str) -> str:
+        return f"{self.folder}.{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}"
 
     def take(self, position: int, job_id: str) -> bytes | None:
         """Read a body, if it has arrived."""

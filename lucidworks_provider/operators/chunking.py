@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
-from lucidworks_provider.operators.values import whole
+from lucidworks_provider.operators.values import one_of, whole
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -47,6 +47,8 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
     :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
     :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
         nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
+    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
+        :doc:`/checks`.
     :param max_text_bytes: refuse a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the documents, the jobs and the reasons.
@@ -81,6 +83,7 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
         chunker_config: Mapping[str, Any] | str | None = None,
         model_config: Mapping[str, Any] | str | None = None,
         data_type: str | None = "passage",
+        on_mismatch: Literal["fail", "warn"] = "fail",
         max_text_bytes: int = MAX_TEXT_BYTES,
         **kwargs: Any,
     ) -> None:
@@ -92,6 +95,7 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
         self.chunker_config = chunker_config
         self.model_config = model_config
         self.data_type = data_type
+        self.on_mismatch = on_mismatch
         self.max_text_bytes = max_text_bytes
 
     def _task(self, context: Context) -> ChunkTask:
@@ -108,6 +112,7 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
             options=options,
             documents=read_documents(given, max_bytes=most),
             post=lambda text: self.hook.submit_text(options, text, max_bytes=most),
+            lenient=one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
         )
 
     def _lineage(self) -> Lineage:

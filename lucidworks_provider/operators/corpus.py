@@ -68,6 +68,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     :param max_reject_ratio: share of the source's documents, 0 to 1; when more are rejected the task fails. What was
         done is kept.
     :param on_truncated: ``warn`` about documents whose chunks end before their text does, or ``reject`` them.
+    :param on_mismatch: ``reject`` documents whose result seems to be of another text or request, or ``warn`` and take
+        it; see :doc:`/checks`.
     :param on_busy: when another task writes into ``output``: ``wait`` for it, or ``fail``.
     :param busy_timeout: seconds, or a timedelta, to wait for it.
     :param keep_raw: keep the service's answers as they came, below ``raw/``.
@@ -132,6 +134,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         max_submissions: int | str | None = None,
         max_reject_ratio: float = 0.05,
         on_truncated: Literal["warn", "reject"] = "warn",
+        on_mismatch: Literal["reject", "warn"] = "reject",
         on_busy: Literal["wait", "fail"] = "wait",
         busy_timeout: float | timedelta = 3600.0,
         keep_raw: bool = False,
@@ -165,6 +168,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         self.max_submissions = max_submissions
         self.max_reject_ratio = max_reject_ratio
         self.on_truncated = on_truncated
+        self.on_mismatch = on_mismatch
         self.on_busy = on_busy
         self.busy_timeout = busy_timeout
         self.keep_raw = keep_raw
@@ -232,6 +236,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
                 timeout=seconds(self.timeout, "timeout"),
                 poll_interval=seconds(self.poll_interval, "poll_interval"),
                 refuse_truncated=one_of(self.on_truncated, "on_truncated", "warn", "reject") == "reject",
+                lenient=one_of(self.on_mismatch, "on_mismatch", "reject", "warn") == "warn",
             ),
             listing=self.listing or None,
             full_refresh=switch(self.full_refresh, "full_refresh"),

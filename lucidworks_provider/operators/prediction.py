@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
@@ -17,7 +17,7 @@ from lucidworks_provider.operators.job import JobOperator, bodies_of
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.secrets import KeysApart, restore, warn, withheld, withhold
-from lucidworks_provider.operators.values import dictionary, share, whole
+from lucidworks_provider.operators.values import dictionary, one_of, share, whole
 from lucidworks_provider.operators.waiting import UsesHook
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.api.predictions import Prediction
     from lucidworks_provider.api.use_cases import Item, PredictionOptions
+    from lucidworks_provider.documents.prediction_file import Accepted
     from lucidworks_provider.documents.prediction_task import Direct, PredictionTask
 
 # A result larger than this is better in a file: XCom is a row of the metadata database.
@@ -67,6 +68,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         api_key_conn_id: str | None = None,
         batch_size: int = BATCH_SIZE,
         max_reject_ratio: float = MAX_REJECT_RATIO,
+        on_mismatch: Literal["fail", "warn"] = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -84,6 +86,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         self.api_key_conn_id = api_key_conn_id
         self.batch_size = batch_size
         self.max_reject_ratio = max_reject_ratio
+        self.on_mismatch = on_mismatch
 
     @property
     def model_config(self) -> Any:
@@ -104,6 +107,14 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         """As any operator's; what Airflow stores of a mapped operator has no keys either."""
         partial: OperatorPartial = super().partial(**_without_keys(kwargs))
         return partial
+
+    def _accepted(self) -> Accepted:
+        from lucidworks_provider.documents.prediction_file import Accepted
+
+        return Accepted(
+            share(self.max_reject_ratio, "max_reject_ratio"),
+            one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
+        )
 
     def _request(self) -> tuple[PredictionOptions[Any], tuple[Item, ...]]:
         """Validate the rendered values; nothing has been sent before this returns."""
@@ -164,6 +175,8 @@ class LucidworksPredictionOperator(_Predicting):
     :param batch_size: inputs of a request, 32 at most.
     :param max_reject_ratio: share of the inputs, 0 to 1, for which the service may answer with an error or nothing;
         their rows say why in ``error``. When it is more the task fails, and nothing is written.
+    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
+        :doc:`/checks`.
     :param concurrency: requests at a time, 8 at most.
     :param lucidworks_conn_id: the connection. (templated)
     :raises InputError: before anything is sent.
@@ -217,7 +230,7 @@ class LucidworksPredictionOperator(_Predicting):
         options, items = self._request()
         batches = check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
         concurrency = whole(self.concurrency, "concurrency", 1, MAX_CONCURRENCY)
-        ratio = share(self.max_reject_ratio, "max_reject_ratio")
+        accepted = self._accepted()
         bodies = None
         if self.result_path:
             bodies = bodies_of(self.result_path, context)
@@ -231,7 +244,7 @@ class LucidworksPredictionOperator(_Predicting):
             lambda batch: self.hook.apredict_items(options, batch),
             concurrency,
             bodies,
-            max_reject_ratio=ratio,
+            accepted=accepted,
         )
 
     async def _run(self, direct: Direct) -> list[tuple[Prediction, ...] | None]:
@@ -242,7 +255,7 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider import metrics
         from lucidworks_provider.documents.prediction_file import prediction_file
 
-        with prediction_file(uri, direct.options, direct.max_reject_ratio) as file:
+        with prediction_file(uri, direct.options, direct.accepted) as file:
             for position in range(len(direct.batches)):
                 direct.write(file, position)
         manifest = file.manifest.as_json()
@@ -255,11 +268,11 @@ class LucidworksPredictionOperator(_Predicting):
         rows: list[dict[str, Any]] = []
         dimension: int | None = None
         for position, predictions in enumerate(predicted):
-            dimension = check_vectors(predictions, direct.options, dimension)
+            dimension = check_vectors(predictions, direct.options, dimension, lenient=direct.accepted.lenient)
             for item, prediction in zip(direct.batches[position], predictions, strict=True):
                 rows.append(row_of(len(rows), item, prediction))  # the next row's index
         errors = sum(one.error is not None for predictions in predicted for one in predictions)
-        check_errors(errors, len(rows), direct.max_reject_ratio)
+        check_errors(errors, len(rows), direct.accepted.max_reject_ratio)
         size = len(json.dumps(rows))
         if size > INLINE_BYTES:
             self.log.warning(
@@ -293,6 +306,8 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :param batch_size: inputs of a job, 32 at most.
     :param max_reject_ratio: share of the inputs, 0 to 1, for which the service may answer with an error or nothing;
         their rows say why in ``error``. When it is more the task fails, and nothing is written.
+    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
+        :doc:`/checks`.
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
@@ -316,5 +331,5 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
             options=options,
             batches=check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE), most=MAX_JOBS),
             post=lambda batch: self.hook.submit_items(options, batch),
-            max_reject_ratio=share(self.max_reject_ratio, "max_reject_ratio"),
+            accepted=self._accepted(),
         )

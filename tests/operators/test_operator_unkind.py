@@ -9,6 +9,7 @@ the rejects; ``warns`` what the log says where the task goes on. A task without 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -233,6 +234,24 @@ def test_a_corpus_and_its_next_night(
     assert after == {}
     assert not case.same_rows or rows == kind
     assert len(posts(service) - {1}) == 0
+
+
+MAY_BE_GOOD = ("chunks of another text", "dimension ignored", "whole numbers for floats")
+
+
+@pytest.mark.parametrize("name", MAY_BE_GOOD)
+def test_on_mismatch_warn_takes_what_may_be_good(
+    service: Service, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = CHUNKING[name]
+    order(service, case)
+    rows = chunk(tmp_path / "chunks.parquet", on_mismatch="warn", **case.arguments)
+    assert {row["document_id"] for row in rows} == set(TEXTS)
+    assert re.search(str(case.chunk), caplog.text)
+    caplog.clear()
+    _, rows, rejects = corpus(tmp_path / "out", 1, on_mismatch="warn", **case.arguments)
+    assert ({row["document_id"] for row in rows}, rejects) == (set(TEXTS), {})
+    assert re.search(str(case.chunk), caplog.text)
 
 
 INPUTS = ["One.", "Two.", "Three.", "Four."]

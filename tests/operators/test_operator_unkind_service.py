@@ -37,6 +37,9 @@ def test_an_encoding_that_was_not_accepted_ends_the_wait_and_keeps_the_jobs(
         through_triggers(make, context)
     assert not caught.value.retryable
     assert len(service.calls("poll-prediction")) <= 2 * len(TEXTS)
+    kept = sorted(one.read_bytes() for one in tmp_path.glob(f"_p.jsonl.*.{encoding}"))
+    assert len(kept) == len(set(kept)) == len(TEXTS)
+    assert f".{encoding}" in str(caught.value)
     service.heal()
     assert through_triggers(make, context)["predictions"] == 3
     assert set(service.submitted().values()) == {1}
@@ -50,3 +53,4 @@ def test_no_batch_is_paid_for_twice(service: Service, tmp_path: Path, encoding: 
             new_context()
         )
     assert len(service.calls("predict")) == 1
+    assert len(list(tmp_path.glob(f"_p.jsonl.*.{encoding}"))) == 1, "what was paid for is kept"

@@ -34,11 +34,11 @@ def check(
     *,
     items: tuple[int, ...] | None = None,
     other_job: str = "",
+    lenient: bool = False,
 ) -> CheckedChunks:
     sizes = (len(chunks),) if items is None else items
-    return check_chunks(
-        text, options, ChunkingResult("j", JobState.RESULT, "READY", "", tuple(chunks), sizes, other_job)
-    )
+    result = ChunkingResult("j", JobState.RESULT, "READY", "", tuple(chunks), sizes, other_job)
+    return check_chunks(text, options, result, lenient=lenient)
 
 
 def spanned(*parts: str) -> list[Chunk]:
@@ -127,6 +127,28 @@ def test_the_result_of_another_job_is_taken_where_it_fits() -> None:
     assert check(nearly).gap is not None
     with pytest.raises(MalformedAnswerError, match="about job k"):
         check(nearly, other_job="k")
+
+
+def test_what_may_be_good_is_a_warning_where_it_is_asked_for() -> None:
+    checked = check([chunk(part) for part in OTHER], lenient=True)
+    assert "of another text: of the words in 2 of 2 chunks 9%" in checked.warnings[0]
+    assert checked.gap is not None
+    nearly = [chunk(part.replace("fox", "cat")) for part in PARTS]
+    assert any("about job k" in one for one in check(nearly, other_job="k", lenient=True).warnings)
+    with pytest.raises(MalformedAnswerError, match="about job k"):
+        check([chunk(part) for part in OTHER], other_job="k", lenient=True)
+    assert check_vectors([[3, -24]], None, 3, "It", lenient=True) == [
+        "It: dimReductionSize 3 was asked for, and the vectors have 2 numbers.",
+        "It: whole numbers up to 24 in all vectors, and no quantization was asked for.",
+    ]
+    with pytest.raises(MalformedAnswerError, match="have 1, 2 numbers"):
+        check_vectors([[0.5, 0.5], [0.5]], None, None, "It", lenient=True)
+
+
+def test_an_error_that_may_be_wrong_says_how_to_go_on() -> None:
+    for refused in (lambda: check([chunk(OTHER[0])]), lambda: check_vectors([[3, 4]], None, None, "It")):
+        with pytest.raises(MalformedAnswerError, match='on_mismatch="warn" takes it'):
+            refused()
 
 
 @pytest.mark.parametrize(
