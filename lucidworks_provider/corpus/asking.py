@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lucidworks_provider import metrics
 from lucidworks_provider.api.jobs import CHUNKING
-from lucidworks_provider.corpus.keeper import THROTTLED_PAUSE, Desk, JournalKeeper
+from lucidworks_provider.corpus.keeper import Desk, JournalKeeper, until_accepted
 from lucidworks_provider.corpus.parts import Answered, RejectedError
 from lucidworks_provider.corpus.plan import Piece
 from lucidworks_provider.documents.document import Reason
@@ -19,7 +19,6 @@ from lucidworks_provider.errors import (
     ForbiddenError,
     InputError,
     NoJobIdError,
-    RateLimitError,
     RequestRefusedError,
     SubmissionUnknownError,
     UnknownResourceError,
@@ -191,18 +190,11 @@ class Asking:
         raise AssertionError
 
     async def _post(self, piece: Piece) -> str:
-        while True:
-            self.desk.stats.request(time.monotonic())
-            try:
-                job = await self.submit(piece.text)
-            except RateLimitError:
-                # The transport holds everybody back; refused is not accepted, so nothing is doubled.
-                self.desk.stats.throttled(time.monotonic())
-                await asyncio.sleep(THROTTLED_PAUSE)
-                continue
-            self.desk.journal.submitted(piece.key, job)
-            self.desk.stats.submitted(time.monotonic())
-            return job
+        # Refused is not accepted, so nothing is doubled.
+        job = await until_accepted(self.submit, piece.text)
+        self.desk.journal.submitted(piece.key, job)
+        self.desk.stats.submitted(time.monotonic())
+        return job
 
 
 def _named(piece: Piece) -> str:

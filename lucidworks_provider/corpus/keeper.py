@@ -7,6 +7,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import count
+from typing import TypeVar
 
 from lucidworks_provider.corpus.flow import Slots
 from lucidworks_provider.corpus.job_times import JobTimes
@@ -15,9 +17,9 @@ from lucidworks_provider.corpus.parts import Answered
 from lucidworks_provider.corpus.plan import Piece
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.errors import ContentEncodingError, RateLimitError
+from lucidworks_provider.transport.retry import wait_after
 
-# The transport holds everybody back after a 429; this only keeps a transport that does not from spinning.
-THROTTLED_PAUSE = 0.05
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +57,7 @@ class JournalKeeper:
 
     async def fetch(self, job: str) -> bytes:
         """The GET; a 429 is no answer about the job."""
-        stats = self._desk.stats
-        while True:
-            stats.request(time.monotonic())
-            try:
-                body = await self._desk.fetch(job)
-            except RateLimitError:
-                stats.throttled(time.monotonic())
-                await asyncio.sleep(THROTTLED_PAUSE)
-                continue
-            return body
+        return await until_accepted(self._desk.fetch, job)
 
     def next_wait(self, age: float, poll_interval: float) -> float:
         """Of a job that is not ready."""
@@ -122,3 +115,13 @@ class JournalKeeper:
 
     async def _write(self, body: bytes, *, aside: bool = False) -> Place:
         return await self._desk.journal.keep_body(self._piece.key, self._job, body, aside=aside)
+
+
+async def until_accepted(call: Callable[[str], Awaitable[T]], value: str) -> T:
+    """Call, and again for as long as the answer is a 429, which says nothing about the text or job."""
+    for attempt in count(1):
+        try:
+            return await call(value)
+        except RateLimitError as err:
+            await asyncio.sleep(wait_after(err, attempt))
+    raise AssertionError

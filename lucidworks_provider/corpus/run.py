@@ -23,7 +23,7 @@ from lucidworks_provider.corpus.report import render
 from lucidworks_provider.corpus.resume import carry_over, check_options, load_index, load_rejects, take_over
 from lucidworks_provider.corpus.scratch import SAME, Scratch
 from lucidworks_provider.corpus.settings import Corpus, Service
-from lucidworks_provider.corpus.stats import RunStats
+from lucidworks_provider.corpus.stats import RunStats, duration
 from lucidworks_provider.documents.dataset import (
     DATA,
     INDEX,
@@ -166,7 +166,7 @@ class _Run:
             rules=self.corpus.rules,
             parts=self.parts,
         )
-        async with self.service.client():
+        async with self.service.client(lambda outcome: stats.request(outcome, time.monotonic())):
             await engine.run(plan.candidates())
         return engine
 
@@ -256,6 +256,19 @@ class _Run:
             ),
         )
         self._tidy(engine, parts)
+        log.info(
+            "Snapshot %s: %s documents, %s chunks. In %s: %s documents sent, %s rejected; %s requests, of which %s "
+            "were answered with 429 and %s not at all.",
+            snapshot_id,
+            f"{manifest['documents']:,}",
+            f"{manifest['chunks']:,}",
+            duration(stats.seconds),
+            f"{stats.submissions:,}",
+            f"{stats.rejects:,}",
+            f"{stats.requests:,}",
+            f"{stats.throttles:,}",
+            f"{stats.unanswered:,}",
+        )
         return manifest
 
     def _told_before(self, counted: Mapping[str, int]) -> dict[str, Any] | None:

@@ -50,11 +50,11 @@ class Service:
     """
     Asks the service, on an event loop.
 
-    :param client: held open during the run.
+    :param client: held open during the run; takes what is told the outcome of each request.
     :param rate: requests a second that have been learned, None before the first 429.
     """
 
     submit: Callable[[str], Awaitable[str]]
     fetch: Callable[[str], Awaitable[bytes]]
-    client: Callable[[], AbstractAsyncContextManager[object]] = nullcontext
+    client: Callable[[Callable[[int | str], None]], AbstractAsyncContextManager[object]] = nullcontext
     rate: Callable[[], float | None] = lambda: None

@@ -21,6 +21,8 @@ STEPS = 240
 MEMORY = 60.0
 # No rate is told by less than this, seconds.
 SHORTEST = 0.2
+# Documents and seconds from which on the time left is told: a rate by so many is right to some 15 %.
+ENOUGH, LONG_ENOUGH = 50, 10.0
 
 
 def _logarithmic(first: float, last: float, per_octave: int) -> list[float]:
@@ -178,7 +180,9 @@ class RunStats:
         self.rate: float | None = None
         """Requests a second that the limiter allows now; assigned by the engine."""
         self.documents = self.chunks = self.tokens = 0
-        self.requests = self.throttles = self.submissions = self.resubmissions = self.reuses = self.skips = 0
+        self.requests = self.throttles = self.unanswered = self.submissions = self.resubmissions = (
+            self.reuses
+        ) = self.skips = 0
         self.reasons: Counter[str] = Counter()
         self.sizes = Histogram(SIZE_EDGES)
         self.latency = Histogram(SECONDS_EDGES)
@@ -189,18 +193,24 @@ class RunStats:
         # When the rate was measured last, with the documents of then; and documents and seconds of about MEMORY.
         self._line: tuple[float, int, int] = (started, 0, 0)
         self._recent = (0.0, 0.0)
+        # When the first documents had been done, and how many were since.
+        self._first, self._counted = started, 0
 
-    def request(self, now: float) -> None:
-        """A request is being sent, of whatever kind."""
+    def request(self, outcome: int | str, now: float) -> None:
+        """
+        A request to the application has ended, of whatever kind and for the first time or again.
+
+        :param outcome: its status; a word where no answer came.
+        """
         self.requests += 1
         series, step = self.series, self._step(now)
         series.requests[step] += 1
         series.in_flight[step] = max(series.in_flight[step], self.in_flight)
-
-    def throttled(self, now: float) -> None:
-        """It was answered with 429."""
-        self.throttles += 1
-        self.series.throttled[self._step(now)] += 1
+        if outcome == 429:
+            self.throttles += 1
+            series.throttled[step] += 1
+        elif isinstance(outcome, str):
+            self.unanswered += 1
 
     def submitted(self, now: float) -> None:
         """The service has taken a job."""
@@ -252,11 +262,18 @@ class RunStats:
         """Documents that need no more work."""
         return self.documents + self.rejects + self.skips
 
+    @property
+    def seconds(self) -> float:
+        """From the beginning to the last thing that was told."""
+        return self._latest - self._started
+
     def progress(self, now: float) -> str:
         """
         One line about where the run is; its documents a second are those since the last line.
 
-        The time left is that at the rate of the last minute.
+        The time left is that at the rate of the last minute. It is told when :data:`ENOUGH` documents were done since
+        the first, and :data:`LONG_ENOUGH` seconds have passed: the first jobs take their time, and a few documents
+        give no rate.
         """
         self._step(now)
         self._measure(now)
@@ -268,8 +285,11 @@ class RunStats:
         if self.rate is not None:
             words.append(f"limit {self.rate:,.1f} requests/s")
         words += [f"429s: {self.throttles:,}", f"rejects: {self.rejects:,}"]
+        if self.unanswered:
+            words.append(f"without an answer: {self.unanswered:,}")
         done, during = self._recent
-        if self.total is not None and self.total > self.done and done > 0:
+        known = self._counted >= ENOUGH and now - self._first >= LONG_ENOUGH
+        if self.total is not None and self.total > self.done and known and done > 0:
             words.append(f"about {duration((self.total - self.done) * during / done)} left")
         return ", ".join(words)
 
@@ -281,7 +301,6 @@ class RunStats:
         """
         if now is not None:
             self._step(now)
-        seconds = self._latest - self._started
         return {
             "total": self.total,
             "documents": self.documents,
@@ -290,11 +309,12 @@ class RunStats:
             "tokens": self.tokens,
             "requests": self.requests,
             "throttled": self.throttles,
+            "unanswered": self.unanswered,
             "submitted": self.submissions,
             "resubmitted": self.resubmissions,
             "reused": self.reuses,
             "rejected": dict(self.reasons.most_common()),
-            "seconds": round(seconds, 3),
+            "seconds": round(self.seconds, 3),
             "chunk_sizes": self.sizes.as_json(),
             "latency": self.latency.as_json(),
             "series": self.series.as_json(),
@@ -310,9 +330,14 @@ class RunStats:
             return
         self._rate = (self.documents - worked) / seconds
         counts = self.done - self._at_once
-        forgets = math.exp(-seconds / MEMORY)
-        done, during = self._recent
-        self._recent = (done * forgets + counts - counted, during * forgets + seconds)
+        if counted:
+            forgets = math.exp(-seconds / MEMORY)
+            done, during = self._recent
+            self._recent = (done * forgets + counts - counted, during * forgets + seconds)
+            self._counted += counts - counted
+        else:
+            # Until the first are done nothing is known; nor when the first of this line were.
+            self._first = now
         self._line = (now, self.documents, counts)
 
 

@@ -8,6 +8,7 @@ It counts all calls with a bearer token together, as those of one application; r
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -29,9 +30,13 @@ class RateLimit:
         # As many as fit in, until they are counted for the first time.
         self._tokens = math.inf
         self._at = 0.0
+        # The same calls are refused in each run.
+        self._random = random.Random(0)
 
     def refuse(self, settings: EmulatorSettings, now: float) -> int | None:
-        """Count a call, or return the whole seconds to wait."""
+        """Count a call, or return the whole seconds to wait; some are refused at random, as by a busy gateway."""
+        if settings.shed_share and self._random.random() < settings.shed_share:
+            return 1
         if settings.rate_limit is None:
             return None
         if settings.rate_mode is RateMode.BUCKET:

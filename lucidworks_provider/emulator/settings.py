@@ -124,6 +124,7 @@ class EmulatorSettings:
     rate_window: float = 1.0
     rate_mode: RateMode = RateMode.WINDOW
     retry_after: bool = True
+    shed_share: float = 0.0
     strict_segments: bool = False
     legacy_shape: bool = False
     latency: float = 0.0
@@ -170,6 +171,8 @@ class EmulatorSettings:
             raise SettingsError(f"hidden_fields, missing_endpoints: no endpoint {sorted(unknown)[0]!r}")
         if not 400 <= self.undeploy_refusal < 500:
             raise SettingsError("undeploy_refusal: a status from 400 to 499")
+        if not 0 <= self.shed_share <= 1:
+            raise SettingsError("shed_share: 0 to 1")
         if self.rate_window <= 0:
             raise SettingsError("rate_window: greater than 0")
         if self.rate_limit is not None and self.rate_limit < 1:

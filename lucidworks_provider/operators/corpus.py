@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -279,9 +280,16 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         from lucidworks_provider.corpus.settings import Service
 
         hook = self.hook
+
+        @asynccontextmanager
+        async def client(observe: Callable[[int | str], None]) -> AsyncIterator[None]:
+            async with hook.shared_client(connections=CONNECTIONS) as transport:
+                transport.observe = observe
+                yield
+
         return Service(
             submit=partial(hook.asubmit_text, corpus.options, max_bytes=corpus.max_text_bytes),
             fetch=lambda job: hook.apoll_job(CHUNKING, job, attempts=1),
-            client=partial(hook.shared_client, connections=CONNECTIONS),
+            client=client,
             rate=hook.learned_rate,
         )

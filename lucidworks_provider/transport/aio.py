@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,7 @@ class AsyncTransport:
     Sends requests for every coroutine of one event loop.
 
     :param connections: requests at once.
+    :param observe: is told the outcome of each request: its status, ``not_sent`` or ``broken``.
     :param slots: held by a reader of results from before its GET until the body lies on storage, so that a
         thousand results that become ready together do not fill the memory.
     """
@@ -54,6 +55,7 @@ class AsyncTransport:
     _session: aiohttp.ClientSession
     _context: ssl.SSLContext | bool = True
     connections: int = CONNECTIONS
+    observe: Callable[[int | str], None] | None = None
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
     _proxies: dict[tuple[str, str], str | None] = field(default_factory=dict)
     _lent: aiohttp.BaseConnector | None = None
@@ -101,7 +103,7 @@ class AsyncTransport:
                 answer = Answer(response.status, sent_back, body)
             except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
                 error = err if isinstance(err, TransportError) else translate(err, request, self.settings)
-                metrics.request(request.endpoint, unanswered(error), time.monotonic() - sent)
+                self._ended(request, unanswered(error), sent)
                 raise error from None
             finally:
                 if lane is not None and ticket is not None:
@@ -111,8 +113,13 @@ class AsyncTransport:
             telling = asyncio.ensure_future(in_thread(tell))
             self._telling.add(telling)
             telling.add_done_callback(self._telling.discard)
-        metrics.request(request.endpoint, answer.status, time.monotonic() - sent)
+        self._ended(request, answer.status, sent)
         return answer
+
+    def _ended(self, request: Request, outcome: int | str, sent: float) -> None:
+        metrics.request(request.endpoint, outcome, time.monotonic() - sent)
+        if self.observe is not None:
+            self.observe(outcome)
 
     async def _body(self, response: aiohttp.ClientResponse, request: Request) -> bytes:
         what = f"{request.name}: {urlsplit(request.url).netloc}: "

@@ -93,13 +93,17 @@ class Wait(wait_base):
     """Exponential, half of it random, and no less than the service asked for."""
 
     def __call__(self, retry_state: RetryCallState) -> float:
-        error = _error(retry_state)
-        if isinstance(error, TokenRefusedError):
-            return 0.0
-        ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (retry_state.attempt_number - 1))
-        # Spreading load, not keeping secrets.
-        jittered = random.uniform(ceiling / 2, ceiling)
-        return (_asked_wait(error) or 0.0) + jittered
+        return wait_after(_error(retry_state), retry_state.attempt_number)
+
+
+def wait_after(error: LucidworksError | None, attempt: int) -> float:
+    """Seconds to wait after an attempt, the first of which is 1."""
+    if isinstance(error, TokenRefusedError):
+        return 0.0
+    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 16))
+    # Spreading load, not keeping secrets.
+    jittered = random.uniform(ceiling / 2, ceiling)
+    return min(_asked_wait(error) or 0.0, LONGEST_RETRY_AFTER) + jittered
 
 
 def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:
@@ -113,8 +117,10 @@ def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:
     def before_sleep(retry_state: RetryCallState) -> None:
         error = _error(retry_state)
         wait = retry_state.next_action.sleep if retry_state.next_action else 0.0
-        # The error tree never carries a secret; exceptions of other libraries are not shown.
-        log.warning("Attempt %s failed, next in %.1f s: %s", retry_state.attempt_number, wait, error)
+        # The error tree never carries a secret; exceptions of other libraries are not shown. A 429 is no trouble, and
+        # under a limit or by chance there may be many.
+        level = logging.INFO if isinstance(error, RateLimitError) else logging.WARNING
+        log.log(level, "Attempt %s failed, next in %.1f s: %s", retry_state.attempt_number, wait, error)
 
     return {
         "retry": _Again(replayable),

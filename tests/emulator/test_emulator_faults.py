@@ -14,7 +14,7 @@ from emulator_client import Caller
 
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.emulator.rate import RateLimit
-from lucidworks_provider.emulator.settings import RateMode
+from lucidworks_provider.emulator.settings import RateMode, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +167,15 @@ def test_faults_of_jobs(caller: Caller) -> None:
     job_id = caller.submit().json()["chunkingId"]
     caller.fault("error-job", "poll")
     assert [caller.poll(job_id).json()["status"] for _ in range(2)] == ["ERROR", "READY"]
+
+
+def test_calls_are_shed_at_random() -> None:
+    settings = EmulatorSettings(shed_share=0.05)
+    refused = [limit.refuse(settings, 0.0) for limit in [RateLimit()] for _ in range(10_000)]
+    assert 400 < refused.count(1) < 600
+    assert set(refused) == {1, None}
+    with pytest.raises(SettingsError, match="shed_share"):
+        settings.patched({"shed_share": 1.5})
 
 
 @pytest.mark.parametrize("retry_after", [True, False])

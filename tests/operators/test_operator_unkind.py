@@ -236,6 +236,19 @@ def test_a_corpus_and_its_next_night(
     assert len(posts(service) - {1}) == 0
 
 
+def test_a_corpus_counts_every_429_and_every_request_without_an_answer(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.fault("submit", "429", times=5, retry_after=0.1)
+    service.fault("poll", "429", times=4, retry_after=0.1)
+    # A POST: aiohttp repeats a GET on a kept connection by itself.
+    service.fault("submit", "disconnect", times=1)
+    with caplog.at_level(logging.INFO):
+        corpus(tmp_path / "out", 1)
+    asked = len([*service.calls("submit"), *service.calls("poll")])
+    assert f"{asked} requests, of which 9 were answered with 429 and 1 not at all." in caplog.text
+
+
 MAY_BE_GOOD = ("chunks of another text", "dimension ignored", "whole numbers for floats")
 
 

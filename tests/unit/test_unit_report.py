@@ -62,12 +62,10 @@ def stats_of(documents: int = 500, *, seconds: float = 60.0, throttled: int = 5)
     for number in range(documents):
         now = seconds * number / documents
         stats.in_flight = draw.randint(50, 60)
-        stats.request(now)
+        stats.request(429 if number < throttled else 200, now)
         stats.submitted(now)
         sizes = [draw.randint(100, 2_000) for _ in range(6)]
         stats.chunked(now, draw.lognormvariate(-1, 0.5), sizes, 900)
-        if number < throttled:
-            stats.throttled(now)
     stats.rejected("empty")
     return stats.as_json(seconds)
 
@@ -178,7 +176,7 @@ def runs() -> dict[str, dict[str, Any]]:
     def run(*documents: tuple[float, float | None, list[int]], until: float) -> dict[str, Any]:
         stats = RunStats(None, 0.0)
         for now, latency, sizes in documents:
-            stats.request(now)
+            stats.request(200, now)
             stats.chunked(now, latency, sizes, 0)
         return stats.as_json(until)
 
@@ -295,7 +293,7 @@ from lucidworks_provider.corpus.stats import RunStats
 
 assert "matplotlib" not in sys.modules
 stats = RunStats(1, 0.0)
-stats.request(0)
+stats.request(200, 0)
 stats.chunked(1, 1, [5, 9], 1)
 assert "<svg" in render(stats.as_json(), {})
 assert "matplotlib.pyplot" not in sys.modules

@@ -92,17 +92,41 @@ class TestProgress:
     def test_all_of_it(self) -> None:
         stats = RunStats(1_000, 0.0)
         stats.skipped(100)
-        for second in range(1, 11):
-            for _ in range(30):
-                stats.request(second)
+        for second in range(1, 21):
+            for _ in range(20):
+                stats.request(200, second)
                 stats.chunked(second, 0.5, [100, 200], 70)
+            if second % 5 == 0:
+                stats.progress(second)
         stats.rejected(Reason.EMPTY)
-        stats.throttled(10)
+        stats.request(429, 20)
+        stats.request("broken", 20)
+        stats.request("not_sent", 20)
+        for _ in range(25):
+            stats.chunked(21, 0.5, [100, 200], 70)
         stats.in_flight, stats.rate = 1_234, 60.0
-        assert stats.progress(10.0) == (
-            "401 of 1,000 documents (40 %) done, 1,234 in flight, 30.0 documents/s, limit 60.0 requests/s, 429s: 1, "
-            "rejects: 1, about 20 s left"
+        assert stats.progress(21.0) == (
+            "526 of 1,000 documents (52 %) done, 1,234 in flight, 25.0 documents/s, limit 60.0 requests/s, 429s: 1, "
+            "rejects: 1, without an answer: 2, about 23 s left"
         )
+
+    def test_time_left_is_not_told_before_it_means_something(self) -> None:
+        # As seen: three documents were done when the first line came, and it said hours.
+        stats, lines = RunStats(5_000, 0.0), []
+        for second in range(1, 108):
+            for _ in range(3 if second == 5 else 49 if second > 5 else 0):
+                stats.chunked(second, 3.0, [100], 70)
+            if second % 5 == 0:
+                lines.append(stats.progress(second))
+        assert ["left" in line for line in lines[:4]] == [False, False, True, True]
+        assert "about 1 min 32 s left" in lines[2]
+
+    def test_time_left_waits_for_enough_documents(self) -> None:
+        stats = RunStats(1_000, 0.0)
+        for second in range(0, 300, 5):
+            stats.chunked(second, None, [], 0)
+            line = stats.progress(second + 5)
+            assert ("left" in line) == (stats.documents > 50)
 
     def test_documents_a_second_are_those_since_the_line_before(self) -> None:
         stats = RunStats(None, 0.0)
@@ -136,11 +160,14 @@ class TestProgress:
         stats = RunStats(1_000_000, 0.0)
         stats.skipped(999_000)
         stats.chunked(1, None, [], 0)
-        assert "about 16 min 39 s left" in stats.progress(1)
+        stats.progress(1)
+        for _ in range(100):
+            stats.chunked(11, None, [], 0)
+        assert "about 1 min 30 s left" in stats.progress(11)
         # Found by reading them, one by one: this takes its time and counts.
-        for _ in range(99):
+        for _ in range(300):
             stats.skipped()
-        assert "about 18 s left" in stats.progress(2)
+        assert "about 16 s left" in stats.progress(12)
 
     def test_not_all_of_it_is_never_100_percent(self) -> None:
         stats = RunStats(100_000, 0.0)
@@ -151,9 +178,9 @@ class TestProgress:
 def test_as_json_is_plain() -> None:
     stats = RunStats(3, 1_000.0)
     stats.in_flight = 2
-    stats.request(1_000.5)
+    stats.request(429, 1_000.5)
     stats.submitted(1_001.0)
-    stats.throttled(1_001.5)
+    stats.request("broken", 1_001.5)
     stats.resubmitted()
     stats.reused()
     stats.skipped()
@@ -164,12 +191,19 @@ def test_as_json_is_plain() -> None:
     assert type(next(iter(plain["rejected"]))) is str
     series, sizes, latency = (plain.pop(name) for name in ("series", "chunk_sizes", "latency"))
     assert plain == {
-        **{"total": 3, "documents": 1, "skipped": 1, "chunks": 2, "tokens": 5, "requests": 1, "throttled": 1},
-        **{"submitted": 1, "resubmitted": 1, "reused": 1, "rejected": {"empty": 1}, "seconds": 2.0},
+        **{"total": 3, "documents": 1, "skipped": 1, "chunks": 2, "tokens": 5, "requests": 2, "throttled": 1},
+        **{
+            "submitted": 1,
+            "resubmitted": 1,
+            "reused": 1,
+            "rejected": {"empty": 1},
+            "seconds": 2.0,
+            "unanswered": 1,
+        },
     }
     assert (sizes["count"], sizes["sum"], latency["count"], latency["max"]) == (2, 30, 1, 1.0)
     assert series["documents"] == [0, 0, 1]
-    assert series["in_flight"] == [2, 0, 0]
+    assert series["in_flight"] == [2, 2, 0]
     assert stats.as_json(1_010.0)["seconds"] == 10
 
 
@@ -180,8 +214,8 @@ def test_constant_memory_and_time() -> None:
         began = time.process_time()
         for number in range(count):
             now = start + number / 100
-            stats.request(now)
-            stats.request(now)
+            stats.request(200, now)
+            stats.request(200, now)
             stats.submitted(now)
             stats.chunked(now, 0.3, sizes, 900)
         return (time.process_time() - began) / count
