@@ -135,9 +135,8 @@ class Shedding:
     behind: Limit | None = None
     retry_after: float = 1.0
 
-    @property
-    def rate(self) -> float:
-        return self.behind.rate if self.behind else math.inf
+    def __post_init__(self) -> None:
+        self.rate = self.behind.rate if self.behind else math.inf
 
     def take(self, now: float) -> float | None:
         if self.random.random() < self.share:
@@ -154,9 +153,8 @@ class Storm:
     retry_after: float = 2.0
     behind: Limit | None = None
 
-    @property
-    def rate(self) -> float:
-        return self.behind.rate if self.behind else math.inf
+    def __post_init__(self) -> None:
+        self.rate = self.behind.rate if self.behind else math.inf
 
     def take(self, now: float) -> float | None:
         if self.begin <= now < self.end:
