@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The rate limiter in a simulated service, beside botocore's adaptive mode and a plain loop.
+
+::
+
+    python -m benchmarks.rate_simulation           # five seeds, four minutes each
+    python -m benchmarks.rate_simulation --short   # two seeds, two minutes each
+
+A share is of the limit, after the first minute (half a minute with ``--short``); a time is of the same work without
+429s. Each figure is the median of the seeds, with the worst in brackets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit"))
+
+from rate_limit_world import (  # type: ignore[import-not-found]
+    Bucket,
+    Fixed,
+    Limit,
+    Shedding,
+    Sliding,
+    Unlimited,
+    World,
+)
+
+from lucidworks_provider.transport.rate_limiter import AdaptiveRateLimiter
+
+LATENCY = (0.02, 0.03)
+LimitOf = Callable[[int], Limit]
+
+# Figures of commit f052715 (`transport/pace.py`): three seeds of four minutes; 8,000 requests at random 429s.
+PREVIOUS = {
+    "429 at random, 0.5%": "over 100 x",
+    "429 at random, 2.0%": "over 100 x",
+    "429 at random, 5.0%": "over 100 x",
+    "bucket, 5 a second": "99.1% (99.1%), 429s 0.6% (0.6%)",
+    "bucket, 20 a second": "99.8% (99.6%), 429s 0.1% (0.1%)",
+    "bucket, 200 a second": "99.8% (99.7%), 429s 0.0% (0.0%)",
+    "sliding window of 1 s, 5 a second": "94.7% (94.6%), 429s 0.6% (0.6%)",
+    "sliding window of 1 s, 20 a second": "94.6% (94.5%), 429s 0.1% (0.1%)",
+    "sliding window of 1 s, 200 a second": "94.6% (94.5%), 429s 0.0% (0.0%)",
+    "fixed window of 1 s, 5 a second": "96.6% (96.1%), 429s 0.6% (0.7%)",
+    "fixed window of 1 s, 20 a second": "95.7% (95.4%), 429s 0.1% (0.1%)",
+    "fixed window of 1 s, 200 a second": "95.8% (95.7%), 429s 0.0% (0.0%)",
+    "bucket of 50 and 2 % at random": "7.2% (6.9%), 429s 2.1% (2.1%)",
+    "two processes, bucket of 50": "100.0% (99.8%), 429s 0.1% (0.2%), least 0.93 (0.64)",
+    "eight processes, bucket of 50": "100.0% (99.9%), 429s 0.7% (0.9%), least 0.65 (0.42)",
+}
+
+NOISE = {f"429 at random, {share:.1%}": share for share in (0.005, 0.02, 0.05)}
+
+
+def bucket_and_noise(seed: int) -> Limit:
+    """A bucket behind a gateway that sheds load."""
+    return Shedding(0.02, random.Random(seed), Bucket(50))
+
+
+def unseeded(kind: Callable[[float], Limit], rate: float, _: int) -> Limit:
+    """A limit that nothing random belongs to."""
+    return kind(rate)
+
+
+# How to make the limit from a seed, how many processes share it, and whether one process knows it is alone.
+LIMITS: dict[str, tuple[LimitOf, int, bool]] = {
+    **{
+        f"{name}, {rate} a second": (partial(unseeded, kind, rate), 1, False)
+        for name, kind in (
+            ("bucket", Bucket),
+            ("sliding window of 1 s", Sliding),
+            ("fixed window of 1 s", Fixed),
+        )
+        for rate in (5, 20, 200)
+    },
+    "bucket of 50 and 2 % at random": (bucket_and_noise, 1, True),
+    "two processes, bucket of 50": (partial(unseeded, Bucket, 50), 2, False),
+    "eight processes, bucket of 50": (partial(unseeded, Bucket, 50), 8, False),
+}
+
+
+class Adaptive:
+    """botocore's adaptive mode with the simulation's clock."""
+
+    def __init__(self) -> None:
+        from botocore.retries import adaptive, bucket, throttling  # type: ignore[import-untyped]
+
+        self.now = 0.0
+        self.current_time = lambda: self.now
+        self.sleep = lambda _: None
+        self._bucket = bucket.TokenBucket(max_rate=1, clock=self)
+        self._enabled = self._throttled = False
+        self._limiter = adaptive.ClientRateLimiter(
+            rate_adjustor=throttling.CubicCalculator(starting_max_rate=0, start_time=0.0),
+            rate_clocker=adaptive.RateClocker(self),
+            token_bucket=self._bucket,
+            throttling_detector=self,
+            clock=self,
+        )
+
+    def is_throttling_error(self, **_: Any) -> bool:
+        return self._throttled
+
+    def wait(self, now: float) -> float:
+        self.now = now
+        if not self._enabled:
+            return 0.0
+        self._bucket._refill()
+        return max(0.0, self._bucket._sleep_amount(1) + 1e-9) if self._bucket.available_capacity < 1 else 0.0
+
+    def must_ask(self, now: float) -> bool:
+        return False
+
+    def agreed(self, seconds: float | None, now: float) -> None:
+        pass
+
+    def sent(self, now: float) -> int:
+        self.now = now
+        self._limiter.on_sending_request(None)
+        return 0
+
+    def accepted(self, permit: int, now: float) -> bool:
+        self.now, self._throttled = now, False
+        self._limiter.on_receiving_response()
+        return False
+
+    def refused(self, permit: int, now: float, retry_after: float | None, jitter: float) -> float | None:
+        self.now, self._throttled, self._enabled = now, True, True
+        self._limiter.on_receiving_response()
+        return None
+
+
+def noise(share: float, limiter: Callable[[], Any], seeds: int, work: int) -> str:
+    """Time of a fixed amount of work, as a multiple of the time without 429s."""
+    times = []
+    for seed in range(seeds):
+        world = partial(World, latency=LATENCY, connections=64, work=work, seed=seed)
+        own = world(Shedding(0.0, random.Random(seed)), limiter=Unlimited).run(1e6).done_at
+        occupies = limiter is Unlimited
+        shed = world(Shedding(share, random.Random(seed)), limiter=limiter, occupies=occupies)
+        times.append(shed.run(100 * own).done_at / own)
+    return f"{median(times):.2f} x ({max(times):.2f})"
+
+
+def limit(regime: tuple[LimitOf, int, bool], limiter: Callable[[], Any], seeds: int, seconds: float) -> str:
+    """Share of the limit, share of 429s, and of a fair share the least."""
+    make, processes, _ = regime
+    used, refused, least = [], [], []
+    since = seconds / 4
+    for seed in range(seeds):
+        world = World(
+            make(seed), processes=processes, latency=LATENCY, connections=16, seed=seed, limiter=limiter
+        )
+        world.run(seconds)
+        used.append(world.used(since, seconds))
+        refused.append(world.refused(since, seconds))
+        least.append(world.least(since, seconds))
+    text = f"{median(used):.1%} ({min(used):.1%}), 429s {median(refused):.1%} ({max(refused):.1%})"
+    return text if processes == 1 else f"{text}, least {median(least):.2f} ({min(least):.2f})"
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="two seeds, two minutes each")
+    short = parser.parse_args().short
+    seeds, seconds, work = (2, 120.0, 20_000) if short else (5, 240.0, 40_000)
+    try:
+        Adaptive()
+        botocore: Callable[[], Any] | None = Adaptive
+    except ImportError:
+        botocore = None
+    print("| regime | this limiter | the previous one | botocore, adaptive | plain loop |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, share in NOISE.items():
+        cells = [
+            noise(share, one, seeds, work) if one else "not installed"
+            for one in (AdaptiveRateLimiter, botocore, Unlimited)
+        ]
+        print(f"| {name} | {cells[0]} | {PREVIOUS.get(name, '')} | {cells[1]} | {cells[2]} |", flush=True)
+    for name, regime in LIMITS.items():
+        ours = limit(regime, partial(AdaptiveRateLimiter, alone=regime[2]), seeds, seconds)
+        theirs = limit(regime, botocore, seeds, seconds) if botocore else "not installed"
+        print(f"| {name} | {ours} | {PREVIOUS.get(name, '')} | {theirs} | |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
