@@ -1,171 +1,197 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How much of a contract's rate limit is used, and how many requests are refused.
+The rate limiter in a simulated service, beside botocore's adaptive mode and a plain loop.
 
 ::
 
-    python -m benchmarks.rate           # limits of 5, 20 and 200 a second, 150 s each, in three settings
-    python -m benchmarks.rate --short   # 60 s each
+    python -m benchmarks.rate           # five seeds, four minutes each
+    python -m benchmarks.rate --short   # two seeds, two minutes each
 
-The emulator is a process of its own for each limit: a bucket of tokens that holds those of one second. The clients
-are processes as well, each with 32 coroutines that send as often as the transport lets them; none knows the limit.
-The limits are measured beside each other, so the machine is busy with some 230 requests a second meanwhile.
+A share is of the limit, after the first minute (half a minute with ``--short``); a time is of the same work without
+429s. Each figure is the median of the seeds, with the worst in brackets.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import os
-import subprocess
+import random
 import sys
-import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "unit"))
 
-import requests
-
-from dev.demo import Emulator
-
-LIMITS = (5, 20, 200)
-COROUTINES = 32
-WARM_UP = 10.0
-# To reach.
-SHARE, REFUSED = 0.95, 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """
-    How the emulator refuses, and whom.
-
-    :param processes: that share the limit.
-    """
-
-    name: str
-    retry_after: bool = True
-    processes: int = 1
-
-
-SETTINGS = (
-    Setting("with Retry-After"),
-    Setting("without Retry-After", retry_after=False),
-    Setting("two processes", processes=2),
+from rate_limit_world import (  # type: ignore[import-not-found]
+    Bucket,
+    Fixed,
+    Limit,
+    Shedding,
+    Sliding,
+    Unlimited,
+    World,
 )
 
+from lucidworks_provider.transport.rate_limiter import AdaptiveRateLimiter
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """
-    What was found.
+LATENCY = (0.02, 0.03)
+LimitOf = Callable[[int], Limit]
 
-    :param share: of the limit, after the warm-up.
-    :param refused: share of requests, after the first minute (or third).
-    :param at_first: refused before that.
-    :param learned: requests a second, of all processes together.
-    :param cpu: of the clients, milliseconds a request.
-    """
+# Figures of commit f052715 (`transport/pace.py`): three seeds of four minutes; 8,000 requests at random 429s.
+PREVIOUS = {
+    "429 at random, 0.5%": "over 100 x",
+    "429 at random, 2.0%": "over 100 x",
+    "429 at random, 5.0%": "over 100 x",
+    "bucket, 5 a second": "99.1% (99.1%), 429s 0.6% (0.6%)",
+    "bucket, 20 a second": "99.8% (99.6%), 429s 0.1% (0.1%)",
+    "bucket, 200 a second": "99.8% (99.7%), 429s 0.0% (0.0%)",
+    "sliding window of 1 s, 5 a second": "94.7% (94.6%), 429s 0.6% (0.6%)",
+    "sliding window of 1 s, 20 a second": "94.6% (94.5%), 429s 0.1% (0.1%)",
+    "sliding window of 1 s, 200 a second": "94.6% (94.5%), 429s 0.0% (0.0%)",
+    "fixed window of 1 s, 5 a second": "96.6% (96.1%), 429s 0.6% (0.7%)",
+    "fixed window of 1 s, 20 a second": "95.7% (95.4%), 429s 0.1% (0.1%)",
+    "fixed window of 1 s, 200 a second": "95.8% (95.7%), 429s 0.0% (0.0%)",
+    "bucket of 50 and 2 % at random": "7.2% (6.9%), 429s 2.1% (2.1%)",
+    "two processes, bucket of 50": "100.0% (99.8%), 429s 0.1% (0.2%), least 0.93 (0.64)",
+    "eight processes, bucket of 50": "100.0% (99.9%), 429s 0.7% (0.9%), least 0.65 (0.42)",
+}
 
-    share: float
-    refused: float
-    at_first: int
-    learned: float
-    cpu: float
-
-
-async def send_on(seconds: float) -> dict[str, Any]:
-    """In a process of its own: send as often as possible, and note when each answer came and what it was."""
-    from lucidworks_provider.api.messages import get
-    from lucidworks_provider.hooks.lucidworks import LucidworksHook
-
-    hook = LucidworksHook()
-    token = await hook.aget_token()
-    answers: list[tuple[float, int]] = []
-    async with hook.shared_client(connections=COROUTINES) as transport:
-        url = f"{hook.get_settings().application_base}/ai/usecases"
-        request = get("Use cases", url, endpoint="list_use_cases")
-        begin = time.monotonic()
-        cpu = time.process_time()
-
-        async def send() -> None:
-            while time.monotonic() < begin + seconds:
-                answer = await transport.send(request, token)
-                answers.append((time.monotonic() - begin, answer.status))
-
-        sending = [asyncio.create_task(send()) for _ in range(COROUTINES)]
-        await asyncio.wait(sending, timeout=seconds + 5)
-        for one in sending:
-            one.cancel()
-        cpu = time.process_time() - cpu
-    return {"answers": answers, "rate": hook.learned_rate() or 0.0, "cpu": cpu}
+NOISE = {f"429 at random, {share:.1%}": share for share in (0.005, 0.02, 0.05)}
 
 
-def measure(setting: Setting, limit: int, seconds: float) -> Figures:
-    """One limit, in one setting."""
-    minute = min(60.0, seconds / 3)
-    with Emulator(Path(tempfile.mkdtemp(prefix="rate-")) / "emulator.log") as emulator:
-        connection = emulator.connection(share_via="memory")
-        # A token for each process: what they share is the rate.
-        wanted = {
-            "rate_limit": limit,
-            "rate_mode": "bucket",
-            "retry_after": setting.retry_after,
-            "both_tokens_live": True,
-        }
-        requests.patch(f"{emulator.url}/_emulator/settings", json=wanted, timeout=10).raise_for_status()
-        command = [sys.executable, "-m", "benchmarks.rate", "--child", str(seconds)]
-        environment = {**os.environ, "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": connection}
-        children = [
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-            for _ in range(setting.processes)
-        ]
-        found = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
-    answers = [(at, status) for one in found for at, status in one["answers"]]
-    accepted = sum(status == 200 and WARM_UP <= at < seconds for at, status in answers)
-    later = [status for at, status in answers if at >= minute]
-    return Figures(
-        share=accepted / (seconds - WARM_UP) / limit,
-        refused=later.count(429) / len(later),
-        at_first=sum(status == 429 and at < minute for at, status in answers),
-        learned=sum(one["rate"] for one in found),
-        cpu=sum(one["cpu"] for one in found) / len(answers) * 1000,
-    )
+def bucket_and_noise(seed: int) -> Limit:
+    """A bucket behind a gateway that sheds load."""
+    return Shedding(0.02, random.Random(seed), Bucket(50))
+
+
+def unseeded(kind: Callable[[float], Limit], rate: float, _: int) -> Limit:
+    """A limit that nothing random belongs to."""
+    return kind(rate)
+
+
+# How to make the limit from a seed, how many processes share it, and whether one process knows it is alone.
+LIMITS: dict[str, tuple[LimitOf, int, bool]] = {
+    **{
+        f"{name}, {rate} a second": (partial(unseeded, kind, rate), 1, False)
+        for name, kind in (
+            ("bucket", Bucket),
+            ("sliding window of 1 s", Sliding),
+            ("fixed window of 1 s", Fixed),
+        )
+        for rate in (5, 20, 200)
+    },
+    "bucket of 50 and 2 % at random": (bucket_and_noise, 1, True),
+    "two processes, bucket of 50": (partial(unseeded, Bucket, 50), 2, False),
+    "eight processes, bucket of 50": (partial(unseeded, Bucket, 50), 8, False),
+}
+
+
+class Adaptive:
+    """botocore's adaptive mode with the simulation's clock."""
+
+    def __init__(self) -> None:
+        from botocore.retries import adaptive, bucket, throttling  # type: ignore[import-untyped]
+
+        self.now = 0.0
+        self.current_time = lambda: self.now
+        self.sleep = lambda _: None
+        self._bucket = bucket.TokenBucket(max_rate=1, clock=self)
+        self._enabled = self._throttled = False
+        self._limiter = adaptive.ClientRateLimiter(
+            rate_adjustor=throttling.CubicCalculator(starting_max_rate=0, start_time=0.0),
+            rate_clocker=adaptive.RateClocker(self),
+            token_bucket=self._bucket,
+            throttling_detector=self,
+            clock=self,
+        )
+
+    def is_throttling_error(self, **_: Any) -> bool:
+        return self._throttled
+
+    def wait(self, now: float) -> float:
+        self.now = now
+        if not self._enabled:
+            return 0.0
+        self._bucket._refill()
+        return max(0.0, self._bucket._sleep_amount(1) + 1e-9) if self._bucket.available_capacity < 1 else 0.0
+
+    def must_ask(self) -> bool:
+        return False
+
+    def agreed(self, seconds: float | None, now: float) -> None:
+        pass
+
+    def sent(self, now: float) -> int:
+        self.now = now
+        self._limiter.on_sending_request(None)
+        return 0
+
+    def accepted(self, permit: int, now: float) -> bool:
+        self.now, self._throttled = now, False
+        self._limiter.on_receiving_response()
+        return False
+
+    def refused(self, permit: int, now: float, retry_after: float | None, jitter: float) -> float | None:
+        self.now, self._throttled, self._enabled = now, True, True
+        self._limiter.on_receiving_response()
+        return None
+
+
+def noise(share: float, limiter: Callable[[], Any], seeds: int, work: int) -> str:
+    """Time of a fixed amount of work, as a multiple of the time without 429s."""
+    times = []
+    for seed in range(seeds):
+        world = partial(World, latency=LATENCY, connections=64, work=work, seed=seed)
+        own = world(Shedding(0.0, random.Random(seed)), limiter=Unlimited).run(1e6).done_at
+        occupies = limiter is Unlimited
+        shed = world(Shedding(share, random.Random(seed)), limiter=limiter, occupies=occupies)
+        times.append(shed.run(100 * own).done_at / own)
+    return f"{median(times):.2f} x ({max(times):.2f})"
+
+
+def limit(regime: tuple[LimitOf, int, bool], limiter: Callable[[], Any], seeds: int, seconds: float) -> str:
+    """Share of the limit, share of 429s, and of a fair share the least."""
+    make, processes, _ = regime
+    used, refused, least = [], [], []
+    since = seconds / 4
+    for seed in range(seeds):
+        world = World(
+            make(seed), processes=processes, latency=LATENCY, connections=16, seed=seed, limiter=limiter
+        )
+        world.run(seconds)
+        used.append(world.used(since, seconds))
+        refused.append(world.refused(since, seconds))
+        least.append(world.least(since, seconds))
+    text = f"{median(used):.1%} ({min(used):.1%}), 429s {median(refused):.1%} ({max(refused):.1%})"
+    return text if processes == 1 else f"{text}, least {median(least):.2f} ({min(least):.2f})"
 
 
 def main() -> int:
-    """Measure all; 1 when a goal is missed."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="60 s each instead of 150")
-    parser.add_argument("--child", type=float, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        print(json.dumps(asyncio.run(send_on(given.child))))
-        return 0
-    seconds = 60.0 if given.short else 150.0
-    good = True
-    print(
-        "| limit, a second | | used | 429s after the first minute | 429s before | learned | client CPU a request |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for setting in SETTINGS:
-        with ThreadPoolExecutor(len(LIMITS)) as pool:
-            all_found = list(pool.map(lambda limit: measure(setting, limit, seconds), LIMITS))  # noqa: B023
-        for limit, found in zip(LIMITS, all_found, strict=True):
-            good = good and found.share >= SHARE and found.refused <= REFUSED
-            print(
-                f"| {limit} | {setting.name} | {found.share:.1%} | {found.refused:.2%} | {found.at_first} "
-                f"| {found.learned:.1f} | {found.cpu:.2f} ms |",
-                flush=True,
-            )
-    print(f"\nTo reach: {SHARE:.0%} used, at most {REFUSED:.0%} refused.")
-    return 0 if good else 1
+    parser.add_argument("--short", action="store_true", help="two seeds, two minutes each")
+    short = parser.parse_args().short
+    seeds, seconds, work = (2, 120.0, 20_000) if short else (5, 240.0, 40_000)
+    try:
+        Adaptive()
+        botocore: Callable[[], Any] | None = Adaptive
+    except ImportError:
+        botocore = None
+    print("| regime | this limiter | the previous one | botocore, adaptive | plain loop |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, share in NOISE.items():
+        cells = [
+            noise(share, one, seeds, work) if one else "not installed"
+            for one in (AdaptiveRateLimiter, botocore, Unlimited)
+        ]
+        print(f"| {name} | {cells[0]} | {PREVIOUS.get(name, '')} | {cells[1]} | {cells[2]} |", flush=True)
+    for name, regime in LIMITS.items():
+        ours = limit(regime, partial(AdaptiveRateLimiter, alone=regime[2]), seeds, seconds)
+        theirs = limit(regime, botocore, seeds, seconds) if botocore else "not installed"
+        print(f"| {name} | {ours} | {PREVIOUS.get(name, '')} | {theirs} | |", flush=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -64,13 +64,13 @@ def forgotten_tokens() -> Iterator[None]:
 
 
 @pytest.fixture
-def forgotten_turns() -> Iterator[None]:
+def forgotten_queues() -> Iterator[None]:
     """No rate limit that an earlier test has run into, and none left for a later one."""
-    from lucidworks_provider.transport.turns import forget_turns
+    from lucidworks_provider.transport.request_queue import forget_queues
 
-    forget_turns()
+    forget_queues()
     yield
-    forget_turns()
+    forget_queues()
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +89,7 @@ def emulator(
     plain_network: None,
     short_waits: None,
     forgotten_tokens: None,
-    forgotten_turns: None,
+    forgotten_queues: None,
 ) -> RunningEmulator:
     """An emulator as if just started, and in the environment the connection ``lucidworks_default`` to it."""
     served_emulator.state.reset()

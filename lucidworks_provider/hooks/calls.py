@@ -24,7 +24,7 @@ from lucidworks_provider.hooks.auth import LucidworksAuthHook, load
 if TYPE_CHECKING:
     from lucidworks_provider.auth.source import TokenSource
     from lucidworks_provider.transport.aio import AsyncTransport
-    from lucidworks_provider.transport.pace import Learned
+    from lucidworks_provider.transport.rate_limiter import RateLimitStats
     from lucidworks_provider.transport.sync import SyncTransport
 
 T = TypeVar("T")
@@ -67,16 +67,12 @@ class CallingHook(LucidworksAuthHook):
         async with aio.shared_transport(await self.aget_settings(), connections) as transport:
             yield transport
 
-    def learned_pace(self) -> Learned:
-        """What this process knows of the application's rate limit: requests a second, 429s, seconds held back."""
-        from lucidworks_provider.transport.turns import turns_of
+    def rate_limit(self) -> RateLimitStats:
+        """What this process knows of the application's rate limit."""
+        from lucidworks_provider.transport.request_queue import queue_of
 
         settings = self.get_settings()
-        return turns_of(settings.application_base, settings).learned
-
-    def learned_rate(self) -> float | None:
-        """Requests a second at which this process calls the application; None as long as nothing was refused."""
-        return self.learned_pace().rate
+        return queue_of(settings.application_base, settings).stats
 
     def close(self) -> None:
         """Close the connections that this hook holds."""

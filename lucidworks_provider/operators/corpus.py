@@ -291,5 +291,5 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
             submit=partial(hook.asubmit_text, corpus.options, max_bytes=corpus.max_text_bytes),
             fetch=lambda job: hook.apoll_job(CHUNKING, job, attempts=1),
             client=client,
-            rate=hook.learned_rate,
+            rate=lambda: hook.rate_limit().rate,
         )

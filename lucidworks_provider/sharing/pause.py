@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-One pause for the whole fleet: after a 429, one process asks again and the others wait for what it hears.
+One pause for the whole fleet: where a service refuses everything, one process asks again and the others wait.
 
-The limit is the application's, and an Airflow fleet is many short processes: were each to ask again for itself, fifty
-tasks would draw fifty refusals each ``Retry-After``. So a refusal is written where the fleet shares its token, and a
-process that would send into the pause finds it there.
+The limit is the application's, and an Airflow fleet is many short processes: were each to ask again for itself,
+fifty tasks would receive fifty 429s each ``Retry-After``. So who wants to ask again claims the right to do so where
+the fleet shares its token.
 
-==========================  ==========================================================================================
+==========================  ========================================================================================
 who                         does
-==========================  ==========================================================================================
-a process's first request,  looks whether there is a pause, and waits for its end
-or the first for a while
-who was refused             writes the pause down, unless a longer one stands
-whose own pause is over     takes the pause for itself if nobody has it, for as long as a refusal would last, and asks
-                            the service; else waits as long as it stands, and looks again
-who asked and was refused   writes the new pause
-who asked and was accepted  writes that it is over: all go on
-==========================  ==========================================================================================
+==========================  ========================================================================================
+whose requests are refused  claims the right to ask for as long as an answer may take; if another has it, waits
+                            and looks again
+who asked and was refused   writes the pause that the service asks for
+who asked and was accepted  writes when the pause ended: who stopped before that resumes
+==========================  ========================================================================================
 
-Whoever dies takes nothing along: what is written ends by itself. Nothing here is needed for a right result. When the
-store is down, or processes cannot see each other's (``share_via`` ``memory``), each of them asks for itself.
-
-What a process has under way when another is refused cannot be called back, and one that sends all the time hears of
-it by a refusal of its own.
+Whoever dies takes nothing along: what is written expires. Nothing here is needed for a right result. When the store
+is down, or processes cannot see each other's (``share_via`` ``memory``), each asks for itself.
 """
 
 from __future__ import annotations
@@ -34,7 +28,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import LucidworksError
@@ -43,50 +37,51 @@ from lucidworks_provider.sharing.variables import get_variable, set_variable
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-# Seconds: the longest pause that is believed, and how long it is remembered that one is over.
+# Seconds: the longest pause that is believed, and how long the end of one is remembered.
 LONGEST, REMEMBERED = 120.0, 60.0
 # Seconds after a failure of the store in which it is left alone.
 REST = 60.0
-# The share of what is left of a pause after which is looked again: it may be over sooner.
+# Seconds by which the clocks of two hosts may differ, for what one of them has written just now.
+SKEW = 2.0
+# A pause may end sooner than it says: the share of what is left of it after which to look again.
 SHARE = 0.1
-# Whose pause it is when it is nobody's any more.
-OVER = "over"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Shared:
     """
     What is written.
 
-    :param owner: which process wrote it, or :data:`OVER`.
-    :param left: seconds until it counts no more.
+    :param owner: of the pause, or of the right to ask; empty if there is none.
+    :param left: seconds until it expires.
+    :param ended: seconds since a pause ended, if one has ended of late.
     """
 
-    owner: str
-    left: float
+    owner: str = ""
+    left: float = 0.0
+    ended: float | None = None
 
 
 class PauseStore(Protocol):
     """
-    Where the pause is written. Every method raises an error of this package when it cannot.
+    Where it is written. Every method raises an error of this package when it cannot.
 
-    :param settle: seconds between claiming and believing it.
     :param look_every: seconds between two looks, at least.
     """
 
-    settle: float
     look_every: float
 
-    def read(self) -> Standing | None:
-        """What stands, or None."""
+    def read(self) -> Shared:
+        """What is written."""
 
-    def claim(self, owner: str, seconds: float) -> None:
-        """Write where nothing stands."""
+    def claim(self, owner: str, seconds: float) -> bool:
+        """Write where there is no owner; whether that is now the owner."""
 
     def write(self, owner: str, seconds: float) -> None:
-        """Write over whatever stands."""
+        """Write over whatever is there."""
+
+    def end(self) -> None:
+        """Remove the owner, and note the time."""
 
 
 class SharedPause:
@@ -101,52 +96,45 @@ class SharedPause:
         self._me = uuid.uuid4().hex
         self._rest_until = 0.0
 
-    def look(self) -> float:
-        """Seconds for which the fleet pauses; 0 if it does not."""
-        standing = self._tried(self._store.read)
-        return 0.0 if standing is None or standing.owner == OVER else standing.left
-
-    def ask(self, seconds: float) -> float | None:
+    def ask(self, seconds: float, stopped: float) -> float | None:
         """
         Ask for the right to send the one request that finds out whether the pause is over.
 
         :param seconds: for how long nobody else shall.
+        :param stopped: seconds since this process has stopped sending.
         :return: 0 for the right; how many seconds to wait before the next question; None if the pause is over.
         """
-        return self._tried(lambda: self._ask(min(seconds, LONGEST)), otherwise=0.0)
+
+        def ask() -> float | None:
+            shared = self._store.read()
+            if shared.owner:
+                return min(shared.left, max(self._store.look_every, SHARE * shared.left))
+            if shared.ended is not None and shared.ended < stopped:
+                return None
+            return 0.0 if self._store.claim(self._me, min(seconds, LONGEST)) else self._store.look_every
+
+        return self._tried(ask, otherwise=0.0)
 
     def hold(self, seconds: float) -> None:
-        """Have the fleet pause."""
-        self._tried(lambda: self._hold(min(seconds, LONGEST)))
+        """Have the fleet pause, unless a longer pause stands."""
+
+        def hold() -> None:
+            shared = self._store.read()
+            if shared.owner in {"", self._me} or shared.left < seconds:
+                self._store.write(self._me, min(seconds, LONGEST))
+
+        self._tried(hold)
 
     def end(self) -> None:
-        """Have the fleet go on."""
-        self._tried(self._end)
+        """Have the fleet resume, unless another process was refused since."""
 
-    def _ask(self, seconds: float) -> float | None:
-        standing = self._store.read()
-        if standing is None:
-            self._store.claim(self._me, seconds)
-            time.sleep(self._store.settle)
-            standing = self._store.read()
-            if standing is None or standing.owner == self._me:
-                return 0.0
-        if standing.owner == OVER:
-            return None
-        return min(standing.left, max(self._store.look_every, SHARE * standing.left))
+        def end() -> None:
+            if self._store.read().owner in {"", self._me}:
+                self._store.end()
 
-    def _hold(self, seconds: float) -> None:
-        standing = self._store.read()
-        if standing is None or standing.owner in {self._me, OVER} or standing.left < seconds:
-            self._store.write(self._me, seconds)
+        self._tried(end)
 
-    def _end(self) -> None:
-        standing = self._store.read()
-        # Another's is newer: it was refused after this one was accepted.
-        if standing is None or standing.owner == self._me:
-            self._store.write(OVER, REMEMBERED)
-
-    def _tried(self, work: Callable[[], T], otherwise: Any = None) -> T | Any:
+    def _tried(self, work: Callable[[], float | None], otherwise: float | None = None) -> float | None:
         if time.monotonic() < self._rest_until:
             return otherwise
         try:
@@ -181,81 +169,96 @@ class VariablePause:
     :param name: of the application.
     """
 
-    # Longer than a write takes (17 ms measured) by an order of magnitude.
-    settle = 0.3
     look_every = 1.0
+    # Seconds after which a claim is read back; longer than a write takes (17 ms measured) by an order of magnitude.
+    SETTLE = 0.3
 
     _DESCRIPTION = "Until when airflow-provider-lucidworks sends nothing after a 429; made anew when deleted."
 
     def __init__(self, name: str) -> None:
         self._key = f"lucidworks_pause_{name}"
 
-    def read(self) -> Standing | None:
-        """What stands, or None."""
-        text = get_variable(self._key)
-        if text is None:
-            # Every process looks: without one, each would leave a 404 in the API server's log.
-            self.write(OVER, 0.0)
-            return None
+    def read(self) -> Shared:
+        """What is written."""
         try:
-            match json.loads(text):
-                case [str(owner), int() | float() as until, int() | float() as seconds]:
-                    left = min(until - time.time(), seconds, LONGEST)
-                    return Standing(owner, left) if left > 0 else None
+            match json.loads(get_variable(self._key) or "null"):
+                case [
+                    str(owner),
+                    int() | float() as at,
+                    int() | float() as seconds,
+                    int() | float() as ended,
+                ]:
+                    now = time.time()
+                    left = min(at - now, seconds, LONGEST)
+                    since = max(0.0, now - ended) if -SKEW < now - ended < REMEMBERED else None
+                    return Shared(owner, left, since) if left > 0 else Shared(ended=since)
         except (ValueError, RecursionError):
             pass  # written by hand
-        return None
+        return Shared()
 
-    def claim(self, owner: str, seconds: float) -> None:
+    def claim(self, owner: str, seconds: float) -> bool:
         """Write; whoever wrote last has it, once that has settled."""
         self.write(owner, seconds)
+        time.sleep(self.SETTLE)
+        return self.read().owner in {"", owner}
 
     def write(self, owner: str, seconds: float) -> None:
-        """Write over whatever stands."""
-        value = json.dumps([owner, round(time.time() + seconds, 3), round(seconds, 3)])
-        set_variable(self._key, value, self._DESCRIPTION)
+        """Write over whatever is there."""
+        value = [owner, round(time.time() + seconds, 3), round(seconds, 3), 0]
+        set_variable(self._key, json.dumps(value), self._DESCRIPTION)
+
+    def end(self) -> None:
+        """Remove the owner, and note the time."""
+        set_variable(self._key, json.dumps(["", 0, 0, round(time.time(), 3)]), self._DESCRIPTION)
 
 
 class RedisPause:
     """
-    A key that Redis ends by its own clock.
+    Two keys that Redis expires by its own clock.
 
     :param redis: the server.
     :param name: of the application.
     """
 
-    settle = 0.0
     look_every = 0.25
 
     def __init__(self, redis: RedisClient, name: str) -> None:
         self._redis = redis
         self._key = f"lucidworks:pause:{name}"
+        self._ended = f"lucidworks:pause-ended:{name}"
 
-    def read(self) -> Standing | None:
-        """What stands, or None."""
+    def read(self) -> Shared:
+        """What is written."""
 
-        def look(server: Server) -> tuple[bytes | None, Any]:
+        def look(server: Server) -> tuple[bytes | None, Any, Any]:
             with server.client.pipeline(transaction=False) as pipe:
                 pipe.get(self._key)
                 pipe.pttl(self._key)
-                owner, left = pipe.execute(raise_on_error=False)
-                return text_of(owner), left
+                pipe.pttl(self._ended)
+                owner, left, ended = pipe.execute(raise_on_error=False)
+                return text_of(owner), left, ended
 
-        owner, left = self._redis.use(look)
+        owner, left, ended = self._redis.use(look)
+        since = REMEMBERED - ended / 1000 if isinstance(ended, int) and ended >= 0 else None
         # Without an end, or without words, it was written by hand.
         if not owner or not isinstance(left, int) or left < 0:
-            return None
+            return Shared(ended=since)
         # In its last millisecond, which is 0, it stands: nobody else could claim it.
-        return Standing(owner.decode(errors="replace"), min(max(left, 1) / 1000, LONGEST))
+        return Shared(owner.decode(errors="replace"), min(max(left, 1) / 1000, LONGEST), since)
 
-    def claim(self, owner: str, seconds: float) -> None:
-        """Write where nothing stands, in one step."""
-        self._write(owner, seconds, nx=True)
+    def claim(self, owner: str, seconds: float) -> bool:
+        """Write where there is no owner, in one step."""
+        return bool(self._set(self._key, owner, seconds, nx=True)) or not self.read().owner
 
     def write(self, owner: str, seconds: float) -> None:
-        """Write over whatever stands."""
-        self._write(owner, seconds, nx=False)
+        """Write over whatever is there."""
+        self._set(self._key, owner, seconds)
 
-    def _write(self, owner: str, seconds: float, *, nx: bool) -> None:
+    def end(self) -> None:
+        """Remove the owner, and note the time."""
+        self._set(self._ended, "", REMEMBERED)
+        self._redis.use(lambda server: server.client.delete(self._key))
+
+    def _set(self, key: str, value: str, seconds: float, *, nx: bool = False) -> object:
         left = max(1, round(seconds * 1000))
-        self._redis.use(lambda server: server.client.set(self._key, owner, px=left, nx=nx))
+        return self._redis.use(lambda server: server.client.set(key, value, px=left, nx=nx))

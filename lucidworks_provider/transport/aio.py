@@ -28,9 +28,9 @@ from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.threads import in_thread
 from lucidworks_provider.transport.intake import Intake
+from lucidworks_provider.transport.request_queue import Queues
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, unanswered, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
-from lucidworks_provider.transport.turns import Lanes
 
 # Connections per application, and so answers held in memory at once.
 CONNECTIONS = 8
@@ -62,8 +62,8 @@ class AsyncTransport:
 
     def __post_init__(self) -> None:
         # In the order of asking, which aiohttp's pool does not keep: who has a connection would get it for ever.
-        self._queue = asyncio.Semaphore(self.connections)
-        self._lanes = Lanes(self.settings)
+        self._connection = asyncio.Semaphore(self.connections)
+        self._queues = Queues(self.settings)
         # A loop keeps no hold of its tasks.
         self._telling: set[asyncio.Future[None]] = set()
 
@@ -71,7 +71,7 @@ class AsyncTransport:
         """
         Send once; raises what :meth:`SyncTransport.send` raises.
 
-        A 429 holds back everybody in this process who calls the same application, not only its caller.
+        Everybody in this process who calls the same application shares its rate limiter.
         """
         headers = dict(request.headers)
         if value := authorization(request, access_token):
@@ -79,12 +79,10 @@ class AsyncTransport:
         url = URL(request.url, encoded=True)
         if request.params:
             url = url.update_query(request.params)
-        lane = self._lanes.of(request)
-        async with self._queue:
-            # With a connection in hand: who has a turn sends at once.
-            ticket = None
-            if lane is not None and (ticket := lane.take()) is None:
-                ticket = await lane.await_turn()
+        queue = self._queues.of(request)
+        async with self._connection:
+            # With a connection in hand: who has a permit sends at once.
+            permit = None if queue is None else await queue.aacquire()
             answer = tell = None
             sent = time.monotonic()
             try:
@@ -106,8 +104,8 @@ class AsyncTransport:
                 self._ended(request, unanswered(error), sent)
                 raise error from None
             finally:
-                if lane is not None and ticket is not None:
-                    tell = lane.heard(ticket, answer)
+                if queue is not None and permit is not None:
+                    tell = queue.answered(permit, answer)
         if tell is not None:
             # Not waited for: who is cancelled meanwhile would lose an answer that may come only once.
             telling = asyncio.ensure_future(in_thread(tell))

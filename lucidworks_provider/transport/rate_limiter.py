@@ -75,8 +75,6 @@ JITTER = 0.1
 PROBE_DELAY = 0.1
 # Seconds after which an unanswered probe or request no longer delays the others; a 429 comes sooner.
 PATIENCE = 2.0
-# Seconds without a request after which the fleet may have begun a pause.
-LOOK_AGAIN = 5.0
 # How often accepted requests are noted before a limit is known, and how many notes are kept.
 NOTE_SECONDS, NOTES = 0.5, 20
 
@@ -110,8 +108,7 @@ class AdaptiveRateLimiter:
     """
     The requests of one process to one application.
 
-    Call the methods under a lock; while the state is ``FREE``, :meth:`must_ask`, :meth:`sent` and :meth:`accepted`
-    need none. Send a request after :meth:`wait` returned 0 and :meth:`must_ask` False.
+    Call the methods under a lock. Send a request after :meth:`wait` returned 0 and :meth:`must_ask` False.
 
     :param shared: whether pauses are agreed with other processes.
     :param alone: whether no other process uses the limit.
@@ -125,7 +122,6 @@ class AdaptiveRateLimiter:
         self._shared, self._alone = shared, alone
         # Requests are numbered as they are sent; the number is the permit.
         self._sent = self._answered = self._accepted = 0
-        self._last_at = -LOOK_AGAIN
         # Of the last 429: its permit, and what had been accepted. How many there were in a row.
         self._refused_permit, self._refused_at, self._in_a_row = -1, 0.0, 0
         self._accepted_before = 0
@@ -164,26 +160,20 @@ class AdaptiveRateLimiter:
             return 0.0
         return max(0.0, (self._until if self.stopped else self._next) - now)
 
-    def must_ask(self, now: float) -> bool:
+    def must_ask(self) -> bool:
         """Whether to ask the fleet before a request is sent; :meth:`agreed` takes its answer."""
-        if not self._shared or self.state is State.LIMITED:
-            return False
-        return not self._permitted if self.stopped else now - self._last_at >= LOOK_AGAIN
+        return self._shared and self.stopped and not self._permitted
 
     def agreed(self, seconds: float | None, now: float) -> None:
         """
         Take the answer of the fleet.
 
-        :param seconds: for which it pauses; 0 for no pause, or for the permission to probe; None if the probe of
-            another process was accepted.
+        :param seconds: for which it pauses; 0 for the permission to probe; None if the probe of another process was
+            accepted.
         """
-        if self.state is State.FREE:
-            self._last_at = now
-            if seconds:
-                self._stop(State.PAUSED, now, now + seconds)
-        elif not self.stopped:
+        if not self.stopped:
             return
-        elif seconds is None:
+        if seconds is None:
             self._resume(now)
         elif seconds:
             self.state, self._until = State.PAUSED, now + seconds
@@ -200,7 +190,6 @@ class AdaptiveRateLimiter:
             self._take_turn(now)
         elif not self._notes or now - self._notes[-1][0] >= NOTE_SECONDS:
             self._notes.append((now, self._accepted))
-        self._last_at = now
         return self._sent
 
     def accepted(self, permit: int, now: float) -> bool:

@@ -16,8 +16,8 @@ from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.transport.intake import Intake
 from lucidworks_provider.transport.interim import mount_interim_adapter
+from lucidworks_provider.transport.request_queue import Queues
 from lucidworks_provider.transport.tls import proxy_for, trusted
-from lucidworks_provider.transport.turns import Lanes
 
 CONNECT_TIMEOUT = 10.0
 # Of a body, at once.
@@ -38,27 +38,25 @@ class SyncTransport:
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         mount_interim_adapter(self._session)
-        self._lanes = Lanes(settings)
+        self._queues = Queues(settings)
 
     def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
-        Send once, when it is the application's turn.
+        Send once, when the application's rate limiter permits it.
 
         :raises NotSentError: no connection could be made.
         :raises TransportError: no whole answer arrived.
         :raises ConfigurationError: the server's certificate is not trusted.
         """
-        lane = self._lanes.of(request)
-        if lane is None:
+        queue = self._queues.of(request)
+        if queue is None:
             return self._send(request, access_token)
-        ticket = lane.take()
-        if ticket is None:
-            ticket = lane.wait()
+        permit = queue.acquire()
         answer = tell = None
         try:
             answer = self._send(request, access_token)
         finally:
-            tell = lane.heard(ticket, answer)
+            tell = queue.answered(permit, answer)
         if tell is not None:
             tell()
         return answer

@@ -20,7 +20,7 @@ class Limiter(Protocol):
 
     def wait(self, now: float) -> float: ...
 
-    def must_ask(self, now: float) -> bool: ...
+    def must_ask(self) -> bool: ...
 
     def agreed(self, seconds: float | None, now: float) -> None: ...
 
@@ -39,7 +39,7 @@ class Unlimited:
     def wait(self, now: float) -> float:
         return 0.0
 
-    def must_ask(self, now: float) -> bool:
+    def must_ask(self) -> bool:
         return False
 
     def agreed(self, seconds: float | None, now: float) -> None:
@@ -174,9 +174,6 @@ class Fleet:
     owner: int | None = None
     until: float = 0.0
     ended_at: float = -60.0
-
-    def look(self, now: float) -> float:
-        return self.until - now if self.owner is not None and now < self.until else 0.0
 
     def ask(self, process: int, seconds: float, since: float, now: float) -> float | None:
         if self.owner is None and since <= self.ended_at:
@@ -331,15 +328,10 @@ class World:
                     sender.alarm = then
                     self.at(then, self._send, sender)
                 return
-            if self.fleet is not None and sender.limiter.must_ask(self.now):
+            if self.fleet is not None and sender.limiter.must_ask():
                 since = sender.limiter.stopped_at
-                look = since is None
-                found = (
-                    self.fleet.look(self.now)
-                    if look
-                    else self.fleet.ask(sender.number, PATIENCE, since, self.now)
-                )
-                sender.limiter.agreed(found, self.now)
+                assert since is not None
+                sender.limiter.agreed(self.fleet.ask(sender.number, PATIENCE, since, self.now), self.now)
                 continue
             permit = sender.limiter.sent(self.now)
             sender.free -= 1

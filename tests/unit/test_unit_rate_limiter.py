@@ -2,7 +2,7 @@
 """
 When requests may be sent: the decision by values, then its figures in a simulated service.
 
-The figures of more seeds and longer times are printed by ``benchmarks/rate_simulation.py``.
+The figures of more seeds and longer times are printed by ``benchmarks/rate.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from rate_limit_world import Bucket, Fixed, Fleet, Limit, Shedding, Sliding, Sto
 from lucidworks_provider.transport import retry
 from lucidworks_provider.transport.rate_limiter import (
     FIRST_RATE,
-    LOOK_AGAIN,
     PATIENCE,
     PROBE_DELAY,
     AdaptiveRateLimiter,
@@ -163,27 +162,25 @@ def test_answers_from_before_a_pause_end_nothing() -> None:
     assert limiter.state is State.PAUSED
 
 
-def test_the_first_request_asks_the_fleet_and_so_does_one_after_a_silence() -> None:
-    assert not AdaptiveRateLimiter().must_ask(0.0)
-    limiter = AdaptiveRateLimiter(shared=True)
-    assert limiter.must_ask(10.0)
-    limiter.agreed(0.0, 10.0)
-    assert not limiter.must_ask(10.0)
-    limiter.accepted(limiter.sent(14.0), 14.1)
-    assert [limiter.must_ask(14.0 + LOOK_AGAIN - 0.1), limiter.must_ask(14.0 + LOOK_AGAIN)] == [False, True]
-    limiter.agreed(2.0, 20.0)
-    assert (limiter.state, limiter.wait(20.0), limiter.must_ask(22.0)) == (State.PAUSED, 2.0, True)
+def test_the_fleet_is_asked_after_the_second_429_in_a_row_and_not_before() -> None:
+    for shared in (False, True):
+        limiter = AdaptiveRateLimiter(shared=shared)
+        assert not limiter.must_ask()
+        refuse(limiter, 10.0)
+        assert (limiter.wait(10.0), limiter.must_ask()) == (0.0, False)
+        refuse(limiter, 10.0)
+        assert limiter.must_ask() == shared
 
 
 def test_permission_to_probe_is_for_one_request() -> None:
     limiter = paused(10.0, shared=True)
-    assert limiter.must_ask(11.0)
+    assert limiter.must_ask()
     limiter.agreed(1.0, 11.0)
-    assert (limiter.wait(11.0), limiter.must_ask(12.0)) == (1.0, True)
+    assert (limiter.wait(11.0), limiter.must_ask()) == (1.0, True)
     limiter.agreed(0.0, 12.0)
-    assert not limiter.must_ask(12.0)
+    assert not limiter.must_ask()
     limiter.sent(12.0)
-    assert limiter.must_ask(12.0)
+    assert limiter.must_ask()
 
 
 def test_when_the_probe_of_another_is_accepted_all_resume() -> None:
@@ -194,15 +191,6 @@ def test_when_the_probe_of_another_is_accepted_all_resume() -> None:
     for late in (None, 0.0, 7.0):
         limiter.agreed(late, 11.0)
     assert (limiter.state, limiter.rate) == before
-
-
-def test_a_process_that_begins_in_a_pause_is_not_limited_afterwards() -> None:
-    limiter = AdaptiveRateLimiter(shared=True)
-    limiter.agreed(5.0, 10.0)
-    assert (limiter.state, limiter.wait(11.0)) == (State.PAUSED, 4.0)
-    limiter.agreed(0.0, 15.0)
-    assert limiter.accepted(limiter.sent(15.0), 15.1)
-    assert (limiter.state, limiter.rate) == (State.FREE, None)
 
 
 def test_the_first_estimate_is_what_a_bucket_gave() -> None:

@@ -14,10 +14,10 @@ from lucidworks_provider.errors import TokenStoreError
 from lucidworks_provider.sharing import pause
 from lucidworks_provider.sharing.pause import (
     LONGEST,
-    OVER,
+    REMEMBERED,
     RedisPause,
+    Shared,
     SharedPause,
-    Standing,
     VariablePause,
     shared_pause,
 )
@@ -26,31 +26,39 @@ from lucidworks_provider.sharing.pause import (
 class Board:
     """A store in memory, with a clock that stands still until it is moved."""
 
-    settle = 0.0
     look_every = 1.0
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.owner: str | None = None
+        self.owner = ""
         self.until = 0.0
+        self.ended: float | None = None
         self.down = False
         self.uses = 0
         # What another process does between a claim and the look at it.
         self.rival: Callable[[], None] = lambda: None
 
-    def read(self) -> Standing | None:
+    def read(self) -> Shared:
         self._use()
-        if self.owner is None or self.until <= self.now:
-            return None
-        return Standing(self.owner, self.until - self.now)
+        ended = None if self.ended is None else self.now - self.ended
+        return (
+            Shared(self.owner, self.until - self.now, ended)
+            if self.until > self.now
+            else Shared("", 0, ended)
+        )
 
-    def claim(self, owner: str, seconds: float) -> None:
+    def claim(self, owner: str, seconds: float) -> bool:
         self.write(owner, seconds)
         self.rival()
+        return self.owner == owner
 
     def write(self, owner: str, seconds: float) -> None:
         self._use()
         self.owner, self.until = owner, self.now + seconds
+
+    def end(self) -> None:
+        self._use()
+        self.owner, self.until, self.ended = "", 0.0, self.now
 
     def _use(self) -> None:
         self.uses += 1
@@ -73,56 +81,52 @@ def other(board: Board) -> SharedPause:
     return SharedPause(board)
 
 
-def test_without_a_pause_nobody_waits_and_nothing_is_written(board: Board, one: SharedPause) -> None:
-    assert one.look() == 0
-    assert board.owner is None
-
-
-def test_who_comes_during_a_pause_waits_for_its_end(
-    board: Board, one: SharedPause, other: SharedPause
-) -> None:
-    one.hold(30)
-    board.now = 10
-    assert other.look() == 20
-    board.now = 30
-    assert other.look() == 0
-
-
 def test_one_of_those_who_were_refused_asks_again(board: Board, one: SharedPause, other: SharedPause) -> None:
     one.hold(2)
     other.hold(2)
     board.now = 2
-    assert one.ask(2) == 0
-    assert other.ask(2) == 1, "looks again soon, as the answer may come at any time"
+    assert one.ask(2, 2) == 0
+    assert other.ask(2, 2) == 1, "looks again soon, as the answer may come at any time"
     board.now = 3.5
-    assert other.ask(2) == 0.5, "not after its end"
+    assert other.ask(2, 3.5) == 0.5, "not after its end"
 
 
-def test_when_the_probe_is_accepted_all_go_on(one: SharedPause, other: SharedPause) -> None:
-    assert one.ask(2) == 0
+def test_when_the_probe_is_accepted_all_resume(board: Board, one: SharedPause, other: SharedPause) -> None:
+    board.now = 5
+    assert one.ask(2, 1) == 0
     one.end()
-    assert other.ask(2) is None
-    assert other.look() == 0
+    assert other.ask(2, 1) is None
+
+
+def test_the_end_of_a_pause_says_nothing_to_who_stopped_after_it(
+    board: Board, one: SharedPause, other: SharedPause
+) -> None:
+    assert one.ask(2, 0) == 0
+    one.end()
+    board.now = 10
+    assert other.ask(2, 0.1) == 0
+    other.hold(5)
+    assert board.until == 15
 
 
 def test_when_the_probe_is_refused_all_wait_on(board: Board, one: SharedPause, other: SharedPause) -> None:
-    assert one.ask(2) == 0
+    assert one.ask(2, 0) == 0
     one.hold(60)
     board.now = 2
-    assert other.ask(2) == pytest.approx(0.1 * 58), "a long pause is not looked at every second"
+    assert other.ask(2, 2) == pytest.approx(0.1 * 58), "a long pause is not looked at every second"
     board.now = 60
-    assert other.ask(2) == 0
+    assert other.ask(2, 60) == 0
 
 
 def test_who_dies_takes_nothing_along(board: Board, one: SharedPause, other: SharedPause) -> None:
-    assert one.ask(5) == 0
+    assert one.ask(5, 0) == 0
     board.now = 5
-    assert other.ask(5) == 0
+    assert other.ask(5, 5) == 0
 
 
 def test_of_two_claims_the_later_one_stands(board: Board, one: SharedPause) -> None:
     board.rival = lambda: board.write("rival", 2)
-    assert one.ask(2) == 1
+    assert one.ask(2, 0) == 1
     assert board.owner == "rival"
 
 
@@ -135,18 +139,12 @@ def test_the_longest_pause_stands(board: Board, one: SharedPause, other: SharedP
     assert board.until == 5
 
 
-def test_a_new_refusal_is_newer_than_the_end_of_the_last_pause(board: Board, one: SharedPause) -> None:
-    board.write(OVER, 60)
-    one.hold(2)
-    assert one.look() == 2
-
-
 def test_an_end_leaves_anothers_pause_alone(board: Board, one: SharedPause, other: SharedPause) -> None:
-    assert one.ask(2) == 0
+    assert one.ask(2, 0) == 0
     board.now = 3
     other.hold(30)
     one.end()
-    assert other.look() == 30
+    assert (board.until, board.ended) == (33, None)
 
 
 def test_no_pause_is_longer_than_two_minutes(board: Board, one: SharedPause) -> None:
@@ -160,16 +158,16 @@ def test_without_the_store_each_process_asks_for_itself(
     board.down = True
     now = time.monotonic()
     monkeypatch.setattr(pause.time, "monotonic", lambda: now)
-    assert one.ask(2) == 0
+    assert one.ask(2, 0) == 0
     uses = board.uses
-    assert (one.look(), one.ask(2)) == (0, 0)
+    assert one.ask(2, 0) == 0
     one.hold(2)
     one.end()
     assert board.uses == uses, "a store that is down is left alone for a while"
     board.down = False
     monkeypatch.setattr(pause.time, "monotonic", lambda: now + 60)
     one.hold(2)
-    assert one.look() == 2
+    assert board.until == 2
 
 
 # --- Variables
@@ -180,30 +178,31 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found: dict[str, str] = {}
     monkeypatch.setattr(pause, "get_variable", found.get)
     monkeypatch.setattr(pause, "set_variable", lambda key, value, _: found.__setitem__(key, value))
-    monkeypatch.setattr(VariablePause, "settle", 0.0)
+    monkeypatch.setattr(VariablePause, "SETTLE", 0.0)
     return found
-
-
-def test_the_first_process_makes_the_variable_so_that_nobody_asks_in_vain(variables: dict[str, str]) -> None:
-    assert SharedPause(VariablePause("name")).look() == 0
-    owner, _, seconds = json.loads(variables["lucidworks_pause_name"])
-    assert (owner, seconds) == (OVER, 0)
-    assert SharedPause(VariablePause("name")).ask(2) == 0
 
 
 def test_a_variable_shows_the_pause_to_other_processes(variables: dict[str, str]) -> None:
     one, other = SharedPause(VariablePause("name")), SharedPause(VariablePause("name"))
     one.hold(30)
-    assert other.look() == pytest.approx(30, abs=1)
+    assert other.ask(2, 0) == pytest.approx(3, abs=0.1)
     assert list(variables) == ["lucidworks_pause_name"]
     one.end()
-    assert other.ask(30) is None
+    assert other.ask(30, 1) is None
+    assert other.ask(30, 0) == 0
+
+
+def test_the_end_of_a_pause_is_forgotten(variables: dict[str, str]) -> None:
+    variables["lucidworks_pause_name"] = json.dumps(["", 0, 0, time.time() - REMEMBERED - 1])
+    assert SharedPause(VariablePause("name")).ask(2, 1_000) == 0
 
 
 @pytest.mark.parametrize("minutes_off", [-60, 60])
 def test_a_clock_that_is_off_prolongs_no_pause_for_long(variables: dict[str, str], minutes_off: int) -> None:
-    variables["lucidworks_pause_name"] = json.dumps(["other", time.time() + 60 * minutes_off + 5, 5])
-    assert 0 <= SharedPause(VariablePause("name")).look() <= 5
+    now = time.time() + 60 * minutes_off
+    variables["lucidworks_pause_name"] = json.dumps(["other", now + 5, 5, now])
+    assert 0 <= VariablePause("name").read().left <= 5
+    assert VariablePause("name").read().ended is None
 
 
 @pytest.mark.parametrize(
@@ -213,9 +212,10 @@ def test_a_clock_that_is_off_prolongs_no_pause_for_long(variables: dict[str, str
         "no JSON",
         "null",
         "[]",
-        '["me", "soon", 5]',
-        '["me", NaN, 5]',
-        '["me", 1e999, 1e999]',
+        '["me", "soon", 5, 0]',
+        '["me", NaN, 5, NaN]',
+        '["me", 1e999, 1e999, 0]',
+        '["me", 1e999, 1e999, 1e999]',
         "[" * 100_000,
         "7",
     ],
@@ -224,10 +224,12 @@ def test_what_somebody_wrote_into_the_variable_holds_nobody_for_long(
     variables: dict[str, str], text: str
 ) -> None:
     variables["lucidworks_pause_name"] = text
-    one = SharedPause(VariablePause("name"))
-    assert 0 <= one.look() <= LONGEST
-    if text != '["me", 1e999, 1e999]':
-        assert one.ask(2) == 0
+    assert 0 <= VariablePause("name").read().left <= LONGEST
+    asked = SharedPause(VariablePause("name")).ask(2, 0)
+    assert asked is not None
+    assert asked <= 0.1 * LONGEST
+    if "1e999" not in text:
+        assert asked == 0
 
 
 # --- where

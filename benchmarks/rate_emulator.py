@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How much of a contract's rate limit is used, and how many requests are refused.
+
+::
+
+    python -m benchmarks.rate_emulator           # limits of 5, 20 and 200 a second, 150 s each, in three settings
+    python -m benchmarks.rate_emulator --short   # 60 s each
+
+The emulator is a process of its own for each limit: a bucket of tokens that holds those of one second. The clients
+are processes as well, each with 32 coroutines that send as often as the transport lets them; none knows the limit.
+The limits are measured beside each other, so the machine is busy with some 230 requests a second meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Airflow makes its home where it is imported; this one is thrown away.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+
+import requests
+
+from dev.demo import Emulator
+
+LIMITS = (5, 20, 200)
+COROUTINES = 32
+WARM_UP = 10.0
+# To reach.
+SHARE, REFUSED = 0.95, 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """
+    How the emulator refuses, and whom.
+
+    :param processes: that share the limit.
+    """
+
+    name: str
+    retry_after: bool = True
+    processes: int = 1
+
+
+SETTINGS = (
+    Setting("with Retry-After"),
+    Setting("without Retry-After", retry_after=False),
+    Setting("two processes", processes=2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """
+    What was found.
+
+    :param share: of the limit, after the warm-up.
+    :param refused: share of requests, after the first minute (or third).
+    :param at_first: refused before that.
+    :param learned: requests a second, of all processes together.
+    :param cpu: of the clients, milliseconds a request.
+    """
+
+    share: float
+    refused: float
+    at_first: int
+    learned: float
+    cpu: float
+
+
+async def send_on(seconds: float) -> dict[str, Any]:
+    """In a process of its own: send as often as possible, and note when each answer came and what it was."""
+    from lucidworks_provider.api.messages import get
+    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+    hook = LucidworksHook()
+    token = await hook.aget_token()
+    answers: list[tuple[float, int]] = []
+    async with hook.shared_client(connections=COROUTINES) as transport:
+        url = f"{hook.get_settings().application_base}/ai/usecases"
+        request = get("Use cases", url, endpoint="list_use_cases")
+        begin = time.monotonic()
+        cpu = time.process_time()
+
+        async def send() -> None:
+            while time.monotonic() < begin + seconds:
+                answer = await transport.send(request, token)
+                answers.append((time.monotonic() - begin, answer.status))
+
+        sending = [asyncio.create_task(send()) for _ in range(COROUTINES)]
+        await asyncio.wait(sending, timeout=seconds + 5)
+        for one in sending:
+            one.cancel()
+        cpu = time.process_time() - cpu
+    return {"answers": answers, "rate": hook.rate_limit().rate or 0.0, "cpu": cpu}
+
+
+def measure(setting: Setting, limit: int, seconds: float) -> Figures:
+    """One limit, in one setting."""
+    minute = min(60.0, seconds / 3)
+    with Emulator(Path(tempfile.mkdtemp(prefix="rate-")) / "emulator.log") as emulator:
+        connection = emulator.connection(share_via="memory")
+        # A token for each process: what they share is the rate.
+        wanted = {
+            "rate_limit": limit,
+            "rate_mode": "bucket",
+            "retry_after": setting.retry_after,
+            "both_tokens_live": True,
+        }
+        requests.patch(f"{emulator.url}/_emulator/settings", json=wanted, timeout=10).raise_for_status()
+        command = [sys.executable, "-m", "benchmarks.rate_emulator", "--child", str(seconds)]
+        environment = {**os.environ, "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": connection}
+        children = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            for _ in range(setting.processes)
+        ]
+        found = [json.loads(child.communicate()[0].splitlines()[-1]) for child in children]
+    answers = [(at, status) for one in found for at, status in one["answers"]]
+    accepted = sum(status == 200 and WARM_UP <= at < seconds for at, status in answers)
+    later = [status for at, status in answers if at >= minute]
+    return Figures(
+        share=accepted / (seconds - WARM_UP) / limit,
+        refused=later.count(429) / len(later),
+        at_first=sum(status == 429 and at < minute for at, status in answers),
+        learned=sum(one["rate"] for one in found),
+        cpu=sum(one["cpu"] for one in found) / len(answers) * 1000,
+    )
+
+
+def main() -> int:
+    """Measure all; 1 when a goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="60 s each instead of 150")
+    parser.add_argument("--child", type=float, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        print(json.dumps(asyncio.run(send_on(given.child))))
+        return 0
+    seconds = 60.0 if given.short else 150.0
+    good = True
+    print(
+        "| limit, a second | | used | 429s after the first minute | 429s before | learned | client CPU a request |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for setting in SETTINGS:
+        with ThreadPoolExecutor(len(LIMITS)) as pool:
+            all_found = list(pool.map(lambda limit: measure(setting, limit, seconds), LIMITS))  # noqa: B023
+        for limit, found in zip(LIMITS, all_found, strict=True):
+            good = good and found.share >= SHARE and found.refused <= REFUSED
+            print(
+                f"| {limit} | {setting.name} | {found.share:.1%} | {found.refused:.2%} | {found.at_first} "
+                f"| {found.learned:.1f} | {found.cpu:.2f} ms |",
+                flush=True,
+            )
+    print(f"\nTo reach: {SHARE:.0%} used, at most {REFUSED:.0%} refused.")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
