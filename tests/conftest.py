@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 import shutil
+import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,18 @@ _NETWORK = (
     "CURL_CA_BUNDLE",
     "NETRC",
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def masked_secrets() -> None:
+    """
+    Airflow compiles all secrets that it has seen into one pattern, again for each new one.
+
+    It starts empty in each file: after thousands of tests a connection takes half a second to read.
+    """
+    for module in ("airflow.sdk._shared.secrets_masker", "airflow._shared.secrets_masker"):
+        if module in sys.modules:
+            sys.modules[module].reset_secrets_masker()
 
 
 @pytest.fixture
