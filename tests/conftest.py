@@ -67,6 +67,21 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a corpus with shorter waits."""
+    from lucidworks_provider.corpus import asking, job_times, journal, lease
+
+    monkeypatch.setattr(lease, "SETTLE", 0.01)
+    monkeypatch.setattr(lease, "NOTICE", 0.05)
+    monkeypatch.setattr(lease, "LOOK", 0.05)
+    monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)
+    monkeypatch.setattr(journal, "WRITE_PAUSE", 0.01)
+    monkeypatch.setattr(job_times, "FIRST_GUESS", 0.01)
+    monkeypatch.setattr(job_times, "SHORTEST", 0.01)
+    monkeypatch.setattr(asking, "UNKNOWN_PAUSE", 0.01)
+
+
+@pytest.fixture
 def forgotten_tokens() -> Iterator[None]:
     """No token of an earlier test, and none left for a later one."""
     from lucidworks_provider.auth.source import forget_sources
