@@ -127,14 +127,29 @@ def emulator(
     return served_emulator
 
 
+def _scope(nodeid: str) -> str:
+    """What one process runs in order: a file, and all real Airflows."""
+    file = nodeid.partition("::")[0]
+    return "live" if "/live/" in file else file
+
+
+# Started first: nothing would be left to run beside a long scope that starts last.
+_LONGEST = ("live", "tests/unit/test_unit_protocol_machine.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the tests of several processes (`-n 2`)."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [_scope(item.nodeid) != scope for scope in _LONGEST])
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With two processes (`-n 2`): real Airflows one after the other in one, the rest by files beside them."""
+    """With several processes: real Airflows one after the other in one, the rest by files beside them."""
     from xdist.scheduler import LoadScopeScheduling
 
     class OneAirflowAtATime(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "live" if "/live/" in file else file
+            return _scope(nodeid)
 
     return OneAirflowAtATime(config, log)
