@@ -46,6 +46,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
+# New databases of SQLite, by interpreter: the next stack of this program copies one instead of seven seconds' work.
+_MIGRATED: dict[Path, bytes] = {}
 
 
 class AirflowStack(AirflowApi):
@@ -198,15 +200,23 @@ class AirflowStack(AirflowApi):
         return self.config.home
 
     def _migrate(self) -> None:
+        database = self.config.database
+        url = (self.environment("db-migrate") | self.env)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+        new = url.startswith(f"sqlite:///{database}") and not database.exists()
+        if new and (content := _MIGRATED.get(self.python)):
+            database.write_bytes(content)
+            return
         migration = self._part("db-migrate", ("db", "migrate"))
         migration.start()
         if migration.wait(self.start_timeout) != 0:
             raise migration.error("failed")
         # Readers and the one writer do not block each other; the mode is kept in the file. A home used before
         # may have another database configured through ``env``.
-        if self.config.database.exists():
-            with closing(sqlite3.connect(self.config.database)) as connection:
+        if database.exists():
+            with closing(sqlite3.connect(database)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
+            if new:
+                _MIGRATED[self.python] = database.read_bytes()
 
     def _wait_healthy(self, names: Iterable[str], begin: float) -> None:
         waiting = set(names)

@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 import shutil
+import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,18 @@ _NETWORK = (
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def masked_secrets() -> None:
+    """
+    Airflow compiles all secrets that it has seen into one pattern, again for each new one.
+
+    It starts empty in each file: after thousands of tests a connection takes half a second to read.
+    """
+    for module in ("airflow.sdk._shared.secrets_masker", "airflow._shared.secrets_masker"):
+        if module in sys.modules:
+            sys.modules[module].reset_secrets_masker()
+
+
 @pytest.fixture
 def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxy, no bundle and no netrc of whoever runs the tests."""
@@ -51,6 +64,21 @@ def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries after milliseconds; how long they wait for is the subject of other tests."""
     monkeypatch.setattr("lucidworks_provider.transport.retry.FIRST_WAIT", 0.01)
+
+
+@pytest.fixture
+def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of a corpus with shorter waits."""
+    from lucidworks_provider.corpus import asking, job_times, journal, lease
+
+    monkeypatch.setattr(lease, "SETTLE", 0.01)
+    monkeypatch.setattr(lease, "NOTICE", 0.05)
+    monkeypatch.setattr(lease, "LOOK", 0.05)
+    monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)
+    monkeypatch.setattr(journal, "WRITE_PAUSE", 0.01)
+    monkeypatch.setattr(job_times, "FIRST_GUESS", 0.01)
+    monkeypatch.setattr(job_times, "SHORTEST", 0.01)
+    monkeypatch.setattr(asking, "UNKNOWN_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -99,14 +127,29 @@ def emulator(
     return served_emulator
 
 
+def _scope(nodeid: str) -> str:
+    """What one process runs in order: a file, and all real Airflows."""
+    file = nodeid.partition("::")[0]
+    return "live" if "/live/" in file else file
+
+
+# Started first: nothing would be left to run beside a long scope that starts last.
+_LONGEST = ("live", "tests/unit/test_unit_protocol_machine.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort the tests of several processes (`-n 2`)."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [_scope(item.nodeid) != scope for scope in _LONGEST])
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With two processes (`-n 2`): real Airflows one after the other in one, the rest by files beside them."""
+    """With several processes: real Airflows one after the other in one, the rest by files beside them."""
     from xdist.scheduler import LoadScopeScheduling
 
     class OneAirflowAtATime(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "live" if "/live/" in file else file
+            return _scope(nodeid)
 
     return OneAirflowAtATime(config, log)

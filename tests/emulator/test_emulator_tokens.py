@@ -15,11 +15,19 @@ from lucidworks_provider.emulator import EmulatorSettings, running
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[RunningEmulator]:
+    with running(EmulatorSettings(clients={"demo-client": "demo-secret", "second": "pä:ss"})) as started:
+        yield started
+
 
 @pytest.fixture
-def caller() -> Iterator[Caller]:
-    with running(EmulatorSettings(clients={"demo-client": "demo-secret", "second": "pä:ss"})) as emulator:
-        yield Caller(emulator)
+def caller(emulator: RunningEmulator) -> Caller:
+    emulator.state.reset()
+    return Caller(emulator)
 
 
 def use(caller: Caller, token: str) -> int:

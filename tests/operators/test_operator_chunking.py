@@ -12,7 +12,6 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +25,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 
 from lucidworks_provider.api import chunking as api_chunking
 from lucidworks_provider.auth.source import forget_sources
-from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -43,7 +42,6 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs import watch
 from lucidworks_provider.operators import chunking as chunk_operator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.transport import retry
 from lucidworks_provider.triggers import jobs
 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
 
@@ -126,17 +124,13 @@ class StateStore:
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
+def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setattr(watch, "GONE_PATIENCE", 0.3)
     monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
     monkeypatch.setattr(watch, "NEVER_SEEN", 0.1)
-    forget_sources()
-    with running(EmulatorSettings()) as emulator:
-        service = Service(emulator.url, monkeypatch)
-        service.connect()
-        yield service
-    forget_sources()
+    service = Service(emulator.url, monkeypatch)
+    service.connect()
+    return service
 
 
 @pytest.fixture(params=["3.3", "2.11"], ids=["with state store", "without state store"])

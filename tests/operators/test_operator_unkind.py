@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,12 +29,10 @@ from prediction_service import (
 )
 
 from lucidworks_provider.documents import open_dataset
-from lucidworks_provider.emulator.server import running
-from lucidworks_provider.emulator.settings import EmulatorSettings
+from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
-from lucidworks_provider.transport import retry
 
 TEXTS = {
     "a": "Das Mädchen läuft nach Hause. Es regnet stark. Der Hund wartet.",
@@ -121,13 +118,17 @@ CHUNKING: dict[str, Case] = {
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Service]:
+def service(
+    emulator: RunningEmulator,
+    short_corpus_waits: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> Service:
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
-    with running(EmulatorSettings(pending_polls=0)) as emulator:
-        made = service_of(emulator, monkeypatch)
-        monkeypatch.setattr("lucidworks_provider.jobs.watch.NEVER_SEEN", 3.0)
-        yield made
+    made = service_of(emulator, monkeypatch)
+    made.settings(pending_polls=0)
+    monkeypatch.setattr("lucidworks_provider.jobs.watch.NEVER_SEEN", 3.0)
+    return made
 
 
 def order(service: Service, case: Case) -> None:

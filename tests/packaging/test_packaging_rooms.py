@@ -100,21 +100,36 @@ def test_modules_say_what_they_are_for(module: str) -> None:
     assert lines[1].startswith('"""'), "no docstring that says what it is for"
 
 
-def loaded_by(first: str, then: str) -> set[str]:
-    """The modules that ``then`` loads in a new process after ``first``."""
-    code = (
-        f"import sys, json\n{first}\nbefore = set(sys.modules)\n{then}\n"
-        "print(json.dumps(sorted(set(sys.modules) - before)))"
-    )
+def loaded_by(first: str, *thens: str) -> dict[str, set[str]]:
+    """The modules that each of ``thens`` loads by itself in a process that has run ``first`` and nothing else."""
+    code = f"""
+import json, os, sys
+{first}
+before = set(sys.modules)
+for then in {thens!r}:
+    if child := os.fork():
+        assert os.waitpid(child, 0)[1] == 0, then
+        continue
+    status = 1
+    try:
+        exec(then)
+        print(json.dumps([then, sorted(set(sys.modules) - before)]), flush=True)
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os._exit(status)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
     )
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    assert done.returncode == 0, done.stderr
+    lines = map(json.loads, done.stdout.splitlines()[-len(thens) :])
+    return {then: set(modules) for then, modules in lines}
 
 
 # What a DAG file imports: rooms that are thin, and of the rest values and errors only.
@@ -127,13 +142,22 @@ ROOMS_OF_FACES = {"operators", "sensors", "decorators", "links"}
 CHEAP = {"connection", "errors", "auth", "auth.redaction", "api", "api.secrets", *ROOMS_OF_FACES, *FACES}
 
 
-@pytest.mark.parametrize("face", [face for face in FACES if not face.endswith("__init__")])
-def test_an_operator_costs_a_dag_file_nothing(face: str) -> None:
+PARSED_FACES = [face for face in FACES if not face.endswith("__init__")]
+
+
+@pytest.fixture(scope="module")
+def loaded_by_faces() -> dict[str, set[str]]:
     first = (
         "from airflow.providers.common.compat.sdk import BaseOperator, BaseOperatorLink, BaseSensorOperator, "
         "conf, dag, task"
     )
-    loaded = loaded_by(first, f"import {NAME}.{face}")
+    return loaded_by(first, *(f"import {NAME}.{face}" for face in PARSED_FACES))
+
+
+@pytest.mark.parametrize("face", PARSED_FACES)
+def test_an_operator_costs_a_dag_file_nothing(face: str, loaded_by_faces: dict[str, set[str]]) -> None:
+    loaded = loaded_by_faces[f"import {NAME}.{face}"]
+    assert f"{NAME}.{face}" in loaded
     foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names - {NAME}
     assert foreign == set()
     # Its own part stays small too: no API, no transport, no storage at parse time.
@@ -141,13 +165,14 @@ def test_an_operator_costs_a_dag_file_nothing(face: str) -> None:
 
 
 def test_provider_info_costs_airflow_nothing() -> None:
-    loaded = loaded_by("pass", f"from {NAME}.get_provider_info import get_provider_info; get_provider_info()")
+    then = f"from {NAME}.get_provider_info import get_provider_info; get_provider_info()"
+    loaded = loaded_by("pass", then)[then]
     foreign = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names - {NAME}
     assert foreign == set()
 
 
 def test_a_hook_costs_no_http_library_until_it_is_used() -> None:
     first = "from airflow.providers.common.compat.sdk import BaseHook"
-    loaded = loaded_by(first, f"from {NAME}.hooks.lucidworks import LucidworksHook; LucidworksHook()")
-    roots = {name.partition(".")[0] for name in loaded}
+    then = f"from {NAME}.hooks.lucidworks import LucidworksHook; LucidworksHook()"
+    roots = {name.partition(".")[0] for name in loaded_by(first, then)[then]}
     assert not roots & {"requests", "aiohttp", "pyarrow", "orjson", "cryptography"}

@@ -39,6 +39,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         yield start
 
 
+@pytest.fixture(autouse=True)
+def quickly(short_corpus_waits: None) -> None:
+    """The same steps, with shorter waits."""
+
+
 @pytest.fixture(params=["s3", "gs", "abfs"])
 def bucket(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
     return servers(request.param)
