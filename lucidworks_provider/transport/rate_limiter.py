@@ -56,9 +56,13 @@ LEAST_LEFT = 0.85
 # Between the estimate and the rate that was refused: a window loses what was not used, so its estimate is too low.
 NEARNESS = 0.75
 # Below the limit a bucket fills and 429s have another cause: for seconds, or for so many requests.
-BELOW, BELOW_SECONDS, BELOW_REQUESTS = 0.88, 3.0, 20.0
+BELOW, FAR_BELOW, BELOW_SECONDS, BELOW_REQUESTS = 0.95, 0.88, 3.0, 20.0
+# Requests a second of a limit at least, for a usual share of 429s: below it each second has too few of them to tell.
+LEAST_RATE = 20.0
+# A share of 429s below the limit that is none.
+QUIET = 0.002
 # Where growth begins, and its size: per second and root of the rate, so that several processes become equal.
-RESTART, GROWTH = 0.985, 0.03
+RESTART, GROWTH = 0.985, 0.05
 # Without a 429 for so long (or so many requests), the limit may have been raised. Seconds for a factor of e.
 CALM_SECONDS, CALM_REQUESTS, E_SECONDS = 7.0, 45.0, 12.0
 # Seconds in which a late turn may be made up for; more would be a burst.
@@ -274,7 +278,14 @@ class AdaptiveRateLimiter:
         return self._score >= enough
 
     def _floor(self) -> float:
-        return min(NOISE, self._below_refused / max(self._below, ENOUGH)) if self._alone else 0.0
+        if not self._alone or self._base < LEAST_RATE:
+            return 0.0
+        return min(NOISE, self._below_refused / max(self._below, ENOUGH))
+
+    def _below_share(self) -> float:
+        """Far below the limit only where the usual share of 429s is to be found, and is not known to be 0."""
+        unknown = self._below < ENOUGH or self._floor() > QUIET
+        return FAR_BELOW if self._alone and self._base >= LEAST_RATE and unknown else BELOW
 
     def _below_seconds(self) -> float:
         return max(BELOW_SECONDS, BELOW_REQUESTS / self._base)
@@ -298,7 +309,7 @@ class AdaptiveRateLimiter:
         self._cut_accepted, self._cut_permit = self._accepted, self._sent
         self._score = 0.0
         self._below, self._below_refused = FORGET * self._below, FORGET * self._below_refused
-        self.rate = BELOW * self._base
+        self.rate = self._below_share() * self._base
         if self.state is State.FREE:
             self.state, self._next = State.LIMITED, now
         if not self._alone and self._in_vain >= IN_VAIN and self._base >= FIRST_RATE:
@@ -320,7 +331,7 @@ class AdaptiveRateLimiter:
             self._active_since = now - active
         rate = self._base
         if active < below:
-            rate *= BELOW
+            rate *= self._below_share()
             self._below += 1
         else:
             calm = max(CALM_SECONDS, CALM_REQUESTS / rate)
