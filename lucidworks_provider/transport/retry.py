@@ -100,10 +100,12 @@ def wait_after(error: LucidworksError | None, attempt: int) -> float:
     """Seconds to wait after an attempt, the first of which is 1."""
     if isinstance(error, TokenRefusedError):
         return 0.0
-    ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(attempt - 1, 16))
+    asked = min(_asked_wait(error) or 0.0, LONGEST_RETRY_AFTER)
+    # Who was told when to come back adds little at first, and more the more often that was not the time.
+    first, factor = (FIRST_WAIT / 4, 4.0) if asked else (FIRST_WAIT, 2.0)
+    ceiling = min(LONGEST_WAIT, first * factor ** min(attempt - 1, 16))
     # Spreading load, not keeping secrets.
-    jittered = random.uniform(ceiling / 2, ceiling)
-    return min(_asked_wait(error) or 0.0, LONGEST_RETRY_AFTER) + jittered
+    return asked + random.uniform(ceiling / 2, ceiling)
 
 
 def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:

@@ -123,14 +123,15 @@ METHODS = {
     },
     ("lucidworks_provider.operators.corpus", "LucidworksChunkDocumentsOperator"): {
         "__init__": "source output chunker model_id chunker_config model_config data_type listing id_column "
-        "text_column encoding full_refresh prune dry_run max_submissions max_reject_ratio on_truncated on_busy "
+        "text_column encoding full_refresh prune dry_run max_submissions max_reject_ratio on_truncated on_mismatch on_busy "
         "busy_timeout keep_raw keep_replaced json_lines report_url max_in_flight timeout poll_interval "
         "max_text_bytes max_document_bytes lucidworks_conn_id kwargs",
         "execute": "context",
     },
     ("lucidworks_provider.operators.chunking", "LucidworksChunkOperator"): {
         "__init__": (
-            "chunker model_id result_path text documents chunker_config model_config data_type max_text_bytes kwargs"
+            "chunker model_id result_path text documents chunker_config model_config data_type on_mismatch "
+            "max_text_bytes kwargs"
         ),
         "execute": "context",
         # Both are in the database of a deferred task: an upgrade meets what an older version wrote.
@@ -145,7 +146,7 @@ METHODS = {
     ("lucidworks_provider.operators.prediction", "_Predicting"): {
         "__init__": (
             "use_case model_id inputs use_case_config model_config api_key_conn_id batch_size"
-            " max_reject_ratio kwargs"
+            " max_reject_ratio on_mismatch kwargs"
         ),
     },
     ("lucidworks_provider.operators.prediction", "LucidworksPredictionOperator"): {

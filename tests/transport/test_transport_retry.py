@@ -7,7 +7,6 @@ What may be repeated is repeated; a submission only where the service certainly 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from contextlib import ExitStack
@@ -262,25 +261,6 @@ def test_a_retry_after_beyond_patience_is_left_to_airflow(mode: Mode, emulator: 
         submit(mode, LucidworksHook())
     assert caught.value.retry_after == 3600
     assert count(emulator, "submit") == 1
-
-
-async def test_a_rate_limit_holds_back_everybody_on_the_loop(emulator: RunningEmulator) -> None:
-    async def others() -> None:
-        while not emulator.state.log.statuses[429]:
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.05)
-        await asyncio.gather(*(LucidworksHook().apoll_job(CHUNKING, job_id) for _ in range(10)))
-
-    async with LucidworksHook().shared_client():
-        hook = LucidworksHook()
-        job_id = await hook.asubmit_chunking("One.", chunker="sentence", model_id="gte-small")
-        fault(emulator, "429", "poll", retry_after=1)
-        await asyncio.gather(hook.apoll_job(CHUNKING, job_id), others())
-    records = [record for record in emulator.state.log if record.endpoint == "poll"]
-    refused = next(record for record in records if record.status == 429)
-    later = [record.time - refused.time for record in records if record is not refused]
-    assert len(later) == 11
-    assert min(later) >= 0.99
 
 
 def test_wrong_credentials_are_tried_once(

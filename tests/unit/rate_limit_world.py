@@ -361,7 +361,7 @@ class World:
             if not self.occupies:
                 sender.free += 1
             # As `transport.retry` waits.
-            ceiling = min(30.0, 2.0**attempt)
+            ceiling = min(30.0, 0.25 * 4.0**attempt if asked else 2.0**attempt)
             self.at(
                 self.now + min(asked or 0.0, 120.0) + self.random.uniform(ceiling / 2, ceiling),
                 self._repeat,

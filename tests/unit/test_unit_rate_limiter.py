@@ -259,11 +259,13 @@ def test_a_bucket_is_used_up(rate: float, latency: tuple[float, float], retry_af
 def test_a_window_is_used_up(kind: Callable[[float], Limit], rate: float) -> None:
     # Of a window, whatever is not used is lost; with 5 a second, one request is a fifth of it.
     for seed in range(2 if rate < 100 else 1):
-        check(World(kind(rate), seed=seed).run(150), 60, 150, share=0.75, most=0.04)
+        # A pause at the end of a window of many quick requests loses the begin of the next one.
+        least = 0.85 if (kind, rate) == (Fixed, 200) else 0.9
+        check(World(kind(rate), seed=seed).run(150), 60, 150, share=least, most=0.04)
         if rate > 100:
             continue
         rough = World(kind(rate), latency=(0.02, 0.22), connections=64, seed=seed)
-        check(rough.run(150), 60, 150, share=0.80, most=0.04)
+        check(rough.run(150), 60, 150, share=0.86, most=0.04)
 
 
 @pytest.mark.parametrize("kind", [Sliding, Fixed])
@@ -295,7 +297,8 @@ def test_a_limit_that_changes(rate: float, factor: float, seconds: float) -> Non
 def test_processes_share_a_limit(rate: float, processes: int) -> None:
     world = World(Bucket(rate), processes=processes, latency=(0.005, 0.05), connections=16).run(150)
     check(world, 60, 150, share=0.95, most=0.05)
-    assert world.least(60, 150) >= 0.3
+    # By the seed it is 0.42 to 0.98.
+    assert world.least(60, 150) >= 0.4
 
 
 @pytest.mark.parametrize("limit", [None, Bucket(200)], ids=["free", "limited"])
@@ -322,7 +325,7 @@ def test_a_storm_draws_one_request_a_pause_from_the_whole_fleet(limit: Limit | N
     assert len(probes) <= 1 + (end - begin) / 2
     for sender in world.senders:
         assert any(
-            one.accepted and one.process == sender.number and end <= one.time <= end + 2.5
+            one.accepted and one.process == sender.number and end <= one.time <= end + 2
             for one in world.arrivals
         )
 
