@@ -123,8 +123,8 @@ METHODS = {
     },
     ("lucidworks_provider.operators.corpus", "LucidworksChunkDocumentsOperator"): {
         "__init__": "source output chunker model_id chunker_config model_config data_type listing id_column "
-        "text_column encoding full_refresh prune dry_run max_submissions max_reject_ratio on_truncated on_mismatch on_busy "
-        "busy_timeout keep_raw keep_replaced json_lines report_url max_in_flight timeout poll_interval "
+        "text_column encoding full_refresh prune dry_run max_submissions max_reject_ratio on_truncated on_mismatch "
+        "on_busy busy_timeout keep_raw keep_replaced json_lines report_url max_in_flight timeout poll_interval "
         "max_text_bytes max_document_bytes lucidworks_conn_id kwargs",
         "execute": "context",
     },
