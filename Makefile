@@ -90,6 +90,8 @@ bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/bench
 	@$(BIN)/python -m benchmarks.imports
 	@$(BIN)/python -m benchmarks.predictions
 	@$(BIN)/python -m benchmarks.rate
+	@$(BIN)/python -m benchmarks.rate_emulator
+	@$(BIN)/python -m benchmarks.rate_noise
 	@$(BIN)/python -m benchmarks.side_by_side
 	@$(BIN)/python -m benchmarks.storm
 	@$(BIN)/python -m benchmarks.tokens
