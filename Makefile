@@ -37,7 +37,7 @@ test-fast: $(READY) ## the tests that start no Airflow
 	@$(BIN)/python -m pytest -m 'not live and not fleet and not dist'
 
 fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a million to the checks, half an hour
-	@FUZZ_EXAMPLES=9200 FUZZ_CHECKS=50000 $(BIN)/python -m pytest -n 2 tests/fuzz
+	@FUZZ_EXAMPLES=9200 FUZZ_CHECKS=50000 $(BIN)/python -m pytest -n 2 --dist worksteal tests/fuzz
 
 fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token, and a catalogue, half an hour
 	@$(BIN)/python -m pytest -m fleet tests/live/test_live_fleet_stack.py
