@@ -434,7 +434,7 @@ def fleet_of(root: Path, size: Size) -> Iterator[Fleet]:
         emulator = stack.enter_context(Emulator(root / "emulator.log", *options))
         # All of them reach Airflow's Variables one after the other, so a renewal takes three to six seconds, by the
         # machine: long enough for as many as are to be looked at.
-        seconds = 10 + size.renewals * 9 / RENEWING
+        seconds = 10 + size.renewals * 12 / RENEWING
         environment = {
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
             "FLEET_CROWD": "crowd",
