@@ -84,11 +84,12 @@ def check_chunks(
     warnings = check_vectors(vectors, options.quantization, dimension, job, lenient=lenient)
     spans = locate(text, chunks)
     gap = _gap(text, spans, options)
+    strange: Sequence[Chunk] = ()
     if any(start is None for start, _ in spans):
         gap, strange = _gap_by_letters(text, chunks, options)
         if strange:
             warnings += _of_another_text(text, chunks, strange, result.other_job, job, lenient=lenient)
-    if result.other_job:
+    if result.other_job and not strange:
         warnings.append(f"The answer is about job {result.other_job}, and its chunks fit the text.")
     if sum(map(bool, result.items)) > 1 and (
         gap is not None or not _one_after_the_other(spans, result.items)
@@ -116,11 +117,12 @@ def check_vectors(
     """
     vectors = list(vectors)
     lengths = {len(vector) for vector in vectors}
-    found = ", ".join(map(str, sorted(lengths)))
     if len(lengths) > 1:
+        found = ", ".join(map(str, sorted(lengths)))
         raise refused(f"{what}: the vectors of one request have {found} numbers")
     doubts = []
     if dimension is not None and lengths - {dimension}:
+        found = str(*lengths)
         doubts.append(
             f"{what}: dimReductionSize {dimension} was asked for, and the vectors have {found} numbers"
         )

@@ -239,12 +239,12 @@ class AdaptiveRateLimiter:
             if limited:
                 self._cut(now)
             if self._in_a_row >= 2:
-                self._stop(State.SUSPECTING, now, now + PATIENCE)
+                self._suspect(now)
         self._check_suspicion(now)
         return None
 
-    def _stop(self, state: State, now: float, until: float) -> None:
-        self.state, self._until, self._stopped_at = state, until, now
+    def _suspect(self, now: float) -> None:
+        self.state, self._until, self._stopped_at = State.SUSPECTING, now + PATIENCE, now
         self._permitted, self._probe, self._pauses, self._pause = False, -1, 0, 0.0
 
     def _check_suspicion(self, now: float) -> None:
