@@ -57,15 +57,8 @@ class Measured:
     emulator_ms: float
 
 
-def loop(url: str, source: Path, output: Path, kind: str, threads: int) -> int:
-    """
-    Chunk all text files below a folder.
-
-    :return: the number of chunks.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def bearer(url: str) -> dict[str, str]:
+    """The header of an access token that is requested for it."""
     answer = requests.post(
         url + TOKEN_PATH,
         params={"scope": "machinelearning.predict", "grant_type": "client_credentials"},
@@ -77,7 +70,19 @@ def loop(url: str, source: Path, output: Path, kind: str, threads: int) -> int:
         },
         timeout=30,
     )
-    headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
+    return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+
+def loop(url: str, source: Path, output: Path, kind: str, threads: int) -> int:
+    """
+    Chunk all text files below a folder.
+
+    :return: the number of chunks.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    headers = bearer(url)
     kept = threading.local()
 
     def send(method: str, path: str, body: object = None) -> requests.Response:

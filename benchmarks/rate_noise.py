@@ -31,7 +31,7 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
 import requests
 
-from benchmarks.corpus_baseline import CHUNKER, MODEL, TOKEN_PATH
+from benchmarks.corpus_baseline import CHUNKER, MODEL, bearer
 from benchmarks.corpus_documents import write_documents
 from dev.demo import Emulator
 
@@ -43,21 +43,13 @@ OF_LOOP, OF_OWN = 1.3, 1.5
 
 def loop(url: str, source: Path) -> float:
     """Seconds of the threads for all documents; what they receive is dropped."""
-    parameters = {"scope": "machinelearning.predict", "grant_type": "client_credentials"}
-    login = ("demo-client", "demo-secret")
-    headers = {
-        "Accept": "application/json",
-        "Cache-Control": "no-cache",
-        "Content-Type": "application/x-www-form-urlencoded",
-    }
-    answer = requests.post(url + TOKEN_PATH, params=parameters, auth=login, headers=headers, timeout=30)
-    granted = answer.json()
+    headers = bearer(url)
     kept = threading.local()
 
     def send(method: str, path: str, body: object = None) -> requests.Response:
         if not hasattr(kept, "session"):
             kept.session = requests.Session()
-            kept.session.headers["Authorization"] = f"Bearer {granted['access_token']}"
+            kept.session.headers.update(headers)
         while True:
             answer: requests.Response = kept.session.request(method, url + path, json=body, timeout=30)
             if answer.status_code != 429:

@@ -156,6 +156,10 @@ class ContentEncodingError(AnswerError):
         self.body = body
         self.encoding = encoding
 
+    def kept(self, where: str) -> None:
+        """Say where the body is."""
+        self.args = (f"{self} The answer as it came is kept in {where}.", *self.args[1:])
+
 
 class AuthenticationError(AnswerError):
     """The token endpoint refused the client id and secret, or the scope."""

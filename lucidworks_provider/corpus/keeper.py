@@ -105,7 +105,7 @@ class JournalKeeper:
     async def keep_undecoded(self, error: ContentEncodingError) -> None:
         """To the journal as well."""
         await self._write(error.body, aside=True)
-        error.args = (f"{error} The answer as it came is kept in the journal.", *error.args[1:])
+        error.kept("the journal")
 
     def answered(self) -> Answered:
         """The result."""

@@ -119,7 +119,7 @@ class InFolder:
         uri = await in_thread(
             self.bodies.keep_undecoded, self.position, self.job_id, error.body, error.encoding
         )
-        error.args = (f"{error} The answer as it came is kept in {uri}.", *error.args[1:])
+        error.kept(uri)
 
 
 @dataclass(slots=True)
