@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -37,6 +38,8 @@ _EXTRAS = {
 # Concurrent deletions on an object store, which takes one key per request.
 _REMOVALS = 16
 _READ_AHEAD = 4 << 20
+# S3 answers 409 to one of two concurrent creations, and then neither may exist: tries, and seconds between them.
+_CREATIONS, _CREATION_PAUSE = 3, 0.2
 # s3fs sends If-Match with every range.
 _PINNED = {"s3", "s3a"}
 # What file systems call the facts that differ between two versions of an object.
@@ -238,6 +241,43 @@ def write_file(uri: str, data: bytes | Sequence[bytes]) -> None:
         path = store_path(uri)
         # An object store shows an object when its upload is complete.
         path.fs.pipe_file(path.path, data if isinstance(data, bytes) else b"".join(data))
+
+
+def create_file(uri: str, data: bytes) -> bool:
+    """
+    Write a file only if there is none of that name, in one step.
+
+    :param data: not what another process would write, so that the answer to a lost request can be found out.
+    :return: whether the file is this one.
+    :raises StorageError: the storage cannot be written.
+    """
+    with naming("written", uri):
+        if (local := local_path(uri)) is not None:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary_beside(local) as temporary:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                try:
+                    # Unlike a renaming, a link never replaces.
+                    local.hardlink_to(temporary)
+                except FileExistsError:
+                    return False
+            return True
+        path = store_path(uri)
+        for last in (*(False,) * (_CREATIONS - 1), True):
+            try:
+                path.fs.pipe_file(path.path, data, mode="create")
+                return True
+            except Exception:  # each storage has errors of its own for "it exists" and for a conflict
+                # Also: it was created, and the answer was lost.
+                if (found := read_file(uri)) is not None:
+                    return found == data
+                if last:
+                    raise
+            time.sleep(_CREATION_PAUSE)
+        raise AssertionError
 
 
 @contextmanager
