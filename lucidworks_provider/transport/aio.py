@@ -28,7 +28,7 @@ from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.threads import in_thread
 from lucidworks_provider.transport.intake import Intake
-from lucidworks_provider.transport.request_queue import Queues
+from lucidworks_provider.transport.request_queue import queue_for
 from lucidworks_provider.transport.sync import CONNECT_TIMEOUT, authorization, unanswered, untrusted
 from lucidworks_provider.transport.tls import proxy_for, trusted
 
@@ -63,9 +63,8 @@ class AsyncTransport:
     def __post_init__(self) -> None:
         # In the order of asking, which aiohttp's pool does not keep: who has a connection would get it for ever.
         self._connection = asyncio.Semaphore(self.connections)
-        self._queues = Queues(self.settings)
         # A loop keeps no hold of its tasks.
-        self._telling: set[asyncio.Future[None]] = set()
+        self._telling: set[asyncio.Future[object]] = set()
 
     async def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
@@ -79,7 +78,7 @@ class AsyncTransport:
         url = URL(request.url, encoded=True)
         if request.params:
             url = url.update_query(request.params)
-        queue = self._queues.of(request)
+        queue = queue_for(request, self.settings)
         async with self._connection:
             # With a connection in hand: who has a permit sends at once.
             permit = None if queue is None else await queue.aacquire()

@@ -16,7 +16,7 @@ from lucidworks_provider.connection import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.transport.intake import Intake
 from lucidworks_provider.transport.interim import mount_interim_adapter
-from lucidworks_provider.transport.request_queue import Queues
+from lucidworks_provider.transport.request_queue import queue_for
 from lucidworks_provider.transport.tls import proxy_for, trusted
 
 CONNECT_TIMEOUT = 10.0
@@ -38,7 +38,6 @@ class SyncTransport:
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         mount_interim_adapter(self._session)
-        self._queues = Queues(settings)
 
     def send(self, request: Request, access_token: str | None = None) -> Answer:
         """
@@ -48,7 +47,7 @@ class SyncTransport:
         :raises TransportError: no whole answer arrived.
         :raises ConfigurationError: the server's certificate is not trusted.
         """
-        queue = self._queues.of(request)
+        queue = queue_for(request, self._settings)
         if queue is None:
             return self._send(request, access_token)
         permit = queue.acquire()

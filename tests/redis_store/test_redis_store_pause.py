@@ -13,7 +13,7 @@ import redis_stores
 import requests
 from redis_server import REDIS_CONN_ID
 
-from lucidworks_provider.sharing.pause import RedisPause, Shared, SharedPause
+from lucidworks_provider.sharing.pause import PauseRecord, RedisPause, SharedPause
 from lucidworks_provider.sharing.redis_client import RedisClient
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ def test_what_somebody_wrote_by_hand_holds_nobody(server: RedisServer, kind: str
         client.rpush(KEY, "x")
     else:
         client.set(KEY, "me" if kind == "no end" else "")
-    assert store().read() == Shared()
+    assert store().read() == PauseRecord()
     assert SharedPause(store()).ask(2, 0) == 0
 
 
 def test_a_server_that_is_gone_holds_nobody(server: RedisServer) -> None:
     one = SharedPause(store())
     one.hold(30)
-    assert store().read() == Shared(one._me, pytest.approx(30, abs=1))
+    assert store().read() == PauseRecord(one._me, pytest.approx(30, abs=1))
     server.stop()
     assert SharedPause(store()).ask(2, 0) == 0
 

@@ -23,7 +23,7 @@ from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.transport.aio import CONNECTIONS, shared_transport
-from lucidworks_provider.transport.request_queue import Queues, RequestQueue, forget_queues, queue_of
+from lucidworks_provider.transport.request_queue import RequestQueue, forget_queues, queue_for, queue_of
 from lucidworks_provider.transport.sync import SyncTransport
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ def pass_probe(queue: RequestQueue) -> None:
 
 
 def test_a_token_waits_for_nobody() -> None:
-    queues = Queues(settings(APPLICATION))
     token = token_request(
         auth_url=APPLICATION,
         auth_server_id="a",
@@ -59,18 +58,19 @@ def test_a_token_waits_for_nobody() -> None:
         client_secret="s",
         scope="machinelearning.predict",
     )
-    assert queues.of(token) is None
-    assert queues.of(Request("Time", "HEAD", f"{APPLICATION}/", replayable=True, endpoint="clock")) is None
+    clock = Request("Time", "HEAD", f"{APPLICATION}/", replayable=True, endpoint="clock")
+    for request in (token, clock):
+        assert queue_for(request, settings(APPLICATION)) is None
 
 
 def test_applications_do_not_wait_for_each_other() -> None:
     models = "https://api.example.com"
-    queues = Queues(settings(APPLICATION, models_url=models))
-    other = Queues(settings(f"{APPLICATION}.org", models_url=models))
-    application = queues.of(get(f"{APPLICATION}/ai/usecases"))
+    one = settings(APPLICATION, models_url=models)
+    other = settings(f"{APPLICATION}.org", models_url=models)
+    application = queue_for(get(f"{APPLICATION}/ai/usecases"), one)
     assert application is queue_of(APPLICATION, settings(APPLICATION))
-    assert queues.of(get(f"{models}/customers/c/ai/models")) is queue_of(models, settings(APPLICATION))
-    assert other.of(get(f"{APPLICATION}.org/ai/usecases")) is queue_of(
+    assert queue_for(get(f"{models}/customers/c/ai/models"), one) is queue_of(models, settings(APPLICATION))
+    assert queue_for(get(f"{APPLICATION}.org/ai/usecases"), other) is queue_of(
         f"{APPLICATION}.org", settings(APPLICATION)
     )
     assert (
@@ -86,10 +86,9 @@ def test_applications_do_not_wait_for_each_other() -> None:
 
 
 def test_connections_to_one_application_share_its_turns() -> None:
-    url = f"{APPLICATION}/ai/usecases"
-    assert Queues(settings(APPLICATION)).of(get(url)) is Queues(settings(APPLICATION, timeout=1.0)).of(
-        get(url)
-    )
+    request = get(f"{APPLICATION}/ai/usecases")
+    first = queue_for(request, settings(APPLICATION))
+    assert first is queue_for(request, settings(APPLICATION, timeout=1.0))
 
 
 def test_a_forked_child_begins_anew() -> None:
@@ -356,10 +355,10 @@ async def test_the_others_queue_behind_the_one_who_asks(fleet: Fleet) -> None:
 
 
 def test_it_costs_next_to_nothing_while_nothing_is_limited() -> None:
-    queues, request = Queues(settings(APPLICATION)), get(f"{APPLICATION}/ai/usecases")
+    one, request = settings(APPLICATION), get(f"{APPLICATION}/ai/usecases")
 
     def once() -> None:
-        queue = queues.of(request)
+        queue = queue_for(request, one)
         assert queue is not None
         queue.answered(queue.acquire(), ACCEPTED)
 
@@ -389,7 +388,7 @@ def test_an_idle_transport_holds_no_memory_for_it() -> None:
     with_them = [SyncTransport(one) for _ in range(2)]
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    queues = [Queues(one) for _ in range(1000)]
+    queues = [queue_for(get(f"{APPLICATION}/ai/usecases"), one) for _ in range(1000)]
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert used / len(queues) < 400

@@ -15,8 +15,8 @@ from lucidworks_provider.sharing import pause
 from lucidworks_provider.sharing.pause import (
     LONGEST,
     REMEMBERED,
+    PauseRecord,
     RedisPause,
-    Shared,
     SharedPause,
     VariablePause,
     shared_pause,
@@ -38,13 +38,13 @@ class Board:
         # What another process does between a claim and the look at it.
         self.rival: Callable[[], None] = lambda: None
 
-    def read(self) -> Shared:
+    def read(self) -> PauseRecord:
         self._use()
         ended = None if self.ended is None else self.now - self.ended
         return (
-            Shared(self.owner, self.until - self.now, ended)
+            PauseRecord(self.owner, self.until - self.now, ended)
             if self.until > self.now
-            else Shared("", 0, ended)
+            else PauseRecord("", 0, ended)
         )
 
     def claim(self, owner: str, seconds: float) -> bool:
