@@ -14,9 +14,8 @@ from typing import Any
 
 from lucidworks_provider.corpus import commit
 from lucidworks_provider.corpus.engine import Engine
-from lucidworks_provider.corpus.holder import Holder
 from lucidworks_provider.corpus.journal import Journal
-from lucidworks_provider.corpus.lease import Lease
+from lucidworks_provider.corpus.lease import LEASE, Holder, Lease
 from lucidworks_provider.corpus.parts import PartWriter
 from lucidworks_provider.corpus.plan import HANDED_OVER, Plan, Planned
 from lucidworks_provider.corpus.report import render
@@ -29,7 +28,6 @@ from lucidworks_provider.documents.dataset import (
     INDEX,
     JOURNAL,
     JSON_LINES,
-    LEASE,
     RAW,
     SNAPSHOT,
     Part,

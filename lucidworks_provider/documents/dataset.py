@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.storage import arrow_place, read_file, write_file
+from lucidworks_provider.storage import arrow_place, names_in, read_file, write_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,7 @@ VERSION = 1
 SNAPSHOT = "snapshot.json"
 DATA, INDEX, JSON_LINES = "data", "index", "jsonl"
 # Of the run that writes, or that died: its lease, its journal, and journals that are kept.
-LEASE, JOURNAL, RAW = "lease.json", "journal", "raw"
+LEASE, JOURNAL, RAW = "lease", "journal", "raw"
 HEAD = f"{JOURNAL}/head.json"
 
 
@@ -139,9 +139,9 @@ def under_way(output: str) -> bool:
 
     :raises StorageError: the folder cannot be read.
     """
-    return any(
-        _active(read_file(below(output, name)), end) for name, end in ((LEASE, "released"), (HEAD, "ended"))
-    )
+    leases = sorted(name for name in names_in(below(output, LEASE)) if name.endswith(".json"))
+    newest = read_file(below(output, f"{LEASE}/{leases[-1]}")) if leases else None
+    return _active(newest, "released") or _active(read_file(below(output, HEAD)), "ended")
 
 
 def _active(data: bytes | None, end: str) -> bool:
