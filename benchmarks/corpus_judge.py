@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidworks_provider.corpus.journal import GROUP_SECONDS
+from lucidworks_provider.corpus.lease import LEASE, Claim
 
 WORDS = ("tent", "boot", "rope", "stove", "lamp", "sack", "pole", "peg", "map", "axe", "ski", "sled", "scarf")
 # Between the answer that the emulator notes and the journal's file: the way to the client, and the write itself.
@@ -168,7 +169,9 @@ def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[fl
         wrong.append(
             f"{len(found - named)} parts that no snapshot names, {len(named - found)} that are missing"
         )
-    wrong += [f"{path.relative_to(output)} was left behind" for path in output.rglob("lease.json")]
+    newest = max((output / LEASE).glob("*.json"))
+    if not Claim.from_json(newest.read_bytes()).released:
+        wrong.append(f"{newest.relative_to(output)} is not released")
     stakes = [ledger.at_stake(kill) for kill in kills]
     return Verdict(
         documents=len(chunks),

@@ -695,7 +695,12 @@ def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
         "WHERE d.id = upserts.id AND change IN ('added', 'changed')"
     )
     scratch.run(
-        "UPDATE upserts SET part = d.part, first = d.first FROM documents d WHERE d.id = upserts.id AND change IS NULL"
+        "UPDATE upserts SET change = NULL WHERE change = 'deleted' AND NOT EXISTS "
+        "(SELECT 1 FROM documents d WHERE d.id = upserts.id AND d.present)"
+    )
+    scratch.run(
+        "UPDATE upserts SET part = d.part, first = d.first FROM documents d "
+        "WHERE d.id = upserts.id AND upserts.change IS NULL AND upserts.chunks > 0"
     )
 
 

@@ -185,7 +185,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, send, gather, publish."""
-        from lucidworks_provider.corpus.holder import Holder
+        from lucidworks_provider.corpus.lease import Holder
         from lucidworks_provider.corpus.run import look, run
 
         corpus = self._corpus()

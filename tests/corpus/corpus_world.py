@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lucidworks_provider.corpus.holder import Holder
+from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.documents.dataset import open_dataset

@@ -44,7 +44,7 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
         del texts[unknown]
         texts["lost.txt"] = "Never sent."
         (tmp_path / "output" / "data" / "stray.parquet").touch()
-        (tmp_path / "output" / "lease.json").touch()
+        (tmp_path / "output" / "lease" / "99999999.json").touch()
         verdict = story.judge()
     documents = len(texts)
     assert verdict.wrong == [
@@ -55,7 +55,7 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
         "lost.txt: the emulator never answered this text",
         f"the index has {documents} rows of {documents} documents",
         "1 parts that no snapshot names, 0 that are missing",
-        "lease.json was left behind",
+        "lease/99999999.json is not released",
     ]
     assert not verdict.good
 

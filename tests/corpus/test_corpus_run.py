@@ -17,7 +17,7 @@ from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider import storage
 from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import engine, journal, lease
+from lucidworks_provider.corpus import engine, journal
 from lucidworks_provider.corpus.asking import SUBMISSIONS, Rules
 from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.flow import FIRST_WINDOW
@@ -603,7 +603,6 @@ class TestCrashes:
 
         monkeypatch.setattr(storage, "remove_file", refuses)
         monkeypatch.setattr(storage, "remove_folder", refuses)
-        monkeypatch.setattr(lease, "remove_file", refuses)
         assert world.run()["added"] == 12
         chunks = len(world.rows())
 

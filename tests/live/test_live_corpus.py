@@ -89,6 +89,7 @@ class Catalogue:
         assert {path.name for path in self.output.iterdir()} == {
             "data",
             "index",
+            "lease",
             "changes",
             "rejects.jsonl",
             "report.html",

@@ -17,7 +17,7 @@ import requests
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
 from lucidworks_provider.auth.source import forget_sources
-from lucidworks_provider.corpus import journal, lease
+from lucidworks_provider.corpus import journal
 from lucidworks_provider.documents import open_dataset
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import (
@@ -91,8 +91,6 @@ def emulator() -> Iterator[str]:
 
 @pytest.fixture
 def corpus(emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(lease, "SETTLE", 0.01)
-    monkeypatch.setattr(lease, "NOTICE", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.02)
     requests.post(f"{emulator}/_emulator/reset", timeout=5).raise_for_status()
     forget_sources()

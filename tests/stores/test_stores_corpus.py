@@ -11,7 +11,7 @@ import store_servers
 from corpus_world import FakeService
 
 from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus.holder import Holder
+from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.documents.dataset import open_dataset
@@ -81,7 +81,8 @@ def three_nights(catalogue: Catalogue, **changes: Any) -> None:
 
 def test_three_nights(catalogue: Catalogue) -> None:
     three_nights(catalogue)
-    assert {"journal", "lease.json"}.isdisjoint(names_in(catalogue.corpus.output))
+    assert "journal" not in names_in(catalogue.corpus.output)
+    assert names_in(f"{catalogue.corpus.output}/lease") == ["00000003.json"]
 
 
 def test_three_nights_with_the_answers_kept(catalogue: Catalogue) -> None:
@@ -96,5 +97,7 @@ def test_a_bucket_that_forbids_deletion(catalogue: Catalogue, request: pytest.Fi
     with store_servers.deletion_forbidden(f"{catalogue.folder.rpartition('/')[2]}/output/*"):
         three_nights(catalogue)
         assert "journal" in names_in(catalogue.corpus.output)
+        assert len(names_in(f"{catalogue.corpus.output}/lease")) == 3
     assert catalogue.night()["skipped"] == 9
     assert "journal" not in names_in(catalogue.corpus.output)
+    assert names_in(f"{catalogue.corpus.output}/lease") == ["00000004.json"]

@@ -229,9 +229,9 @@ def test_what_a_shard_replaced_is_read_until_the_next_publication(output: str) -
 @pytest.mark.parametrize(
     ("left", "content", "active"),
     [
-        ("lease.json", b"{}", True),
-        ("lease.json", b"not JSON", True),
-        ("lease.json", b'{"released": true}', False),
+        ("lease/00000007.json", b"{}", True),
+        ("lease/00000007.json", b"not JSON", True),
+        ("lease/00000007.json", b'{"released": true}', False),
         ("journal/head.json", b'{"ended": false}', True),
         ("journal/head.json", b'{"ended": true}', False),
     ],
