@@ -8,12 +8,13 @@ file together with its deletion vector, so replay compares both.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -50,6 +51,26 @@ _CHECKPOINT_COLUMNS = [
 ]
 
 
+# Z85 is Python's Base85 with another alphabet.
+_PYTHON = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
+_Z85 = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+
+
+def z85_encode(data: bytes) -> str:
+    """:param data: of a multiple of four bytes."""
+    return base64.b85encode(data).translate(bytes.maketrans(_PYTHON, _Z85)).decode()
+
+
+def z85_decode(text: str) -> bytes:
+    """:raises ValueError: not a Z85 text."""
+    return base64.b85decode(text.encode().translate(bytes.maketrans(_Z85, _PYTHON)))
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    """An action's fields; those that are None are left out."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
 class _LogChangedError(Exception):
     """Files of the log were removed between the listing and the read."""
 
@@ -73,6 +94,14 @@ class DeletionVector:
     cardinality: int
 
     @property
+    def path(self) -> str | None:
+        """Path of the vector's file, relative to the table or absolute; None for an inline vector."""
+        if self.storage == "u":
+            prefix, name = self.path_or_inline[:-20], uuid.UUID(bytes=z85_decode(self.path_or_inline[-20:]))
+            return f"{prefix}{'/' if prefix else ''}deletion_vector_{name}.bin"
+        return unquote(self.path_or_inline) if self.storage == "p" else None
+
+    @property
     def unique_id(self) -> str:
         """Identifies the vector among all of the same data file."""
         at = "" if self.offset is None else f"@{self.offset}"
@@ -80,21 +109,19 @@ class DeletionVector:
 
     def to_json(self) -> dict[str, Any]:
         """The descriptor as the log stores it."""
-        found = {"storageType": self.storage, "pathOrInlineDv": self.path_or_inline, "offset": self.offset}
-        if self.offset is None:
-            del found["offset"]
-        return found | {"sizeInBytes": self.size, "cardinality": self.cardinality}
+        return _given(
+            storageType=self.storage,
+            pathOrInlineDv=self.path_or_inline,
+            offset=self.offset,
+            sizeInBytes=self.size,
+            cardinality=self.cardinality,
+        )
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> DeletionVector:
         """:raises KeyError: a field is missing."""
-        return cls(
-            found["storageType"],
-            found["pathOrInlineDv"],
-            found.get("offset"),
-            found["sizeInBytes"],
-            found["cardinality"],
-        )
+        place = found["storageType"], found["pathOrInlineDv"], found.get("offset")
+        return cls(*place, found["sizeInBytes"], found["cardinality"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,31 +166,28 @@ class DataFile:
         if self.vector is not None and len(stats) > 1:
             # Minima and maxima may be those of deleted rows.
             stats["tightBounds"] = False
-        found = {
-            "path": self.logged_path or quote(self.path),
-            "partitionValues": dict(self.partition_values),
-            "size": self.size,
-            "modificationTime": self.modified,
-            "dataChange": data_change,
-            "stats": json.dumps(stats, separators=(",", ":")) if stats else None,
-            "tags": dict(self.tags) if self.tags is not None else None,
-            "deletionVector": self.vector.to_json() if self.vector else None,
+        return {
+            "add": _given(
+                **self._both(data_change),
+                modificationTime=self.modified,
+                stats=json.dumps(stats, separators=(",", ":")) if stats else None,
+                tags=dict(self.tags) if self.tags is not None else None,
+            )
         }
-        return {"add": {key: value for key, value in found.items() if value is not None}}
 
     def remove(self, now_ms: int, *, data_change: bool = True) -> dict[str, Any]:
         """The action that removes the file from a version and leaves a tombstone."""
-        found = {
+        found = _given(**self._both(data_change), deletionTimestamp=now_ms, extendedFileMetadata=True)
+        return {"remove": found}
+
+    def _both(self, data_change: bool) -> dict[str, Any]:
+        return {
             "path": self.logged_path or quote(self.path),
-            "deletionTimestamp": now_ms,
-            "dataChange": data_change,
-            "extendedFileMetadata": True,
             "partitionValues": dict(self.partition_values),
             "size": self.size,
+            "dataChange": data_change,
+            "deletionVector": self.vector.to_json() if self.vector else None,
         }
-        if self.vector:
-            found["deletionVector"] = self.vector.to_json()
-        return {"remove": found}
 
     @classmethod
     def from_action(cls, found: Mapping[str, Any]) -> DataFile:
@@ -218,22 +242,18 @@ class Table:
 
     @property
     def id(self) -> str:
-        """The table's unique identifier."""
         return str(self.metadata["id"])
 
     @property
     def name(self) -> str | None:
-        """The table's name."""
         return self.metadata.get("name")
 
     @property
     def description(self) -> str | None:
-        """The table's description."""
         return self.metadata.get("description")
 
     @property
     def configuration(self) -> dict[str, str]:
-        """Table properties."""
         return dict(self.metadata.get("configuration") or {})
 
     @property
@@ -243,22 +263,18 @@ class Table:
 
     @property
     def reader_version(self) -> int:
-        """The protocol version that readers need."""
         return int(self.protocol["minReaderVersion"])
 
     @property
     def writer_version(self) -> int:
-        """The protocol version that writers need."""
         return int(self.protocol["minWriterVersion"])
 
     @property
     def reader_features(self) -> frozenset[str]:
-        """Features that readers need."""
         return frozenset(self.protocol.get("readerFeatures") or ())
 
     @property
     def writer_features(self) -> frozenset[str]:
-        """Features that writers need."""
         return frozenset(self.protocol.get("writerFeatures") or ())
 
 
@@ -535,18 +551,17 @@ def commit(
     :return: whether the version is this commit; also if the answer to the request was lost.
     :raises StorageError: the storage cannot be written.
     """
-    info = {
-        "timestamp": int(time.time() * 1000) if now_ms is None else now_ms,
-        "operation": operation,
-        "operationParameters": {key: _text(value) for key, value in (parameters or {}).items()},
-        "isBlindAppend": False,
-        "engineInfo": f"airflow-provider-lucidworks/{__version__}",
-        "txnId": str(uuid.uuid4()),
-    }
-    if metrics is not None:
-        info["operationMetrics"] = {key: _text(value) for key, value in metrics.items()}
-    if tags is not None:
-        info["tags"] = dict(tags)
+    info = _given(
+        timestamp=int(time.time() * 1000) if now_ms is None else now_ms,
+        operation=operation,
+        operationParameters={key: _text(value) for key, value in (parameters or {}).items()},
+        isBlindAppend=False,
+        engineInfo=f"airflow-provider-lucidworks/{__version__}",
+        # No other process writes these bytes, so that a lost answer can be found out.
+        txnId=str(uuid.uuid4()),
+        operationMetrics=metrics and {key: _text(value) for key, value in metrics.items()},
+        tags=tags and dict(tags),
+    )
     lines = [json.dumps(one, separators=(",", ":")) for one in ({"commitInfo": info}, *actions)]
     return create_file(log_uri(uri, commit_name(version)), "\n".join([*lines, ""]).encode())
 
@@ -559,15 +574,8 @@ def protocol_action(deletion_vectors: bool) -> dict[str, Any]:
     """The protocol of a new table: only the features that are used."""
     if not deletion_vectors:
         return {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}
-    features = ["deletionVectors"]
-    return {
-        "protocol": {
-            "minReaderVersion": 3,
-            "minWriterVersion": 7,
-            "readerFeatures": features,
-            "writerFeatures": features,
-        }
-    }
+    features = {"readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+    return {"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}}
 
 
 def metadata_action(
@@ -585,17 +593,18 @@ def metadata_action(
     :param configuration: with ``delta.enableDeletionVectors`` where there are any.
     :raises InputError: a column has a type that Delta tables do not have.
     """
-    found: dict[str, Any] = {
-        "id": id,
-        "name": name,
-        "description": description,
-        "format": {"provider": "parquet", "options": {}},
-        "schemaString": json.dumps(delta_schema(schema), separators=(",", ":")),
-        "partitionColumns": [],
-        "configuration": dict(configuration),
-        "createdTime": created_ms,
+    return {
+        "metaData": _given(
+            id=id,
+            name=name,
+            description=description,
+            format={"provider": "parquet", "options": {}},
+            schemaString=json.dumps(delta_schema(schema), separators=(",", ":")),
+            partitionColumns=[],
+            configuration=dict(configuration),
+            createdTime=created_ms,
+        )
     }
-    return {"metaData": {key: value for key, value in found.items() if value is not None}}
 
 
 def txn_action(app_id: str, version: int, last_updated_ms: int) -> dict[str, Any]:
@@ -608,86 +617,65 @@ def write_checkpoint(table: Table, *, retention_s: float = RETENTION, now: float
     Write a snapshot as a checkpoint, from which readers start.
 
     :param retention_s: tombstones that are older are left out.
+    :raises InputError: the table uses features that a checkpoint of this package would lose.
     :raises StorageError: the storage cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_writable(table)
     expired = ((time.time() if now is None else now) - retention_s) * 1000
-    # Fields that readers fill by themselves are left out.
+    tombstones = [one for one in table.tombstones.values() if (one.get("deletionTimestamp") or 0) > expired]
     rows: list[dict[str, Any]] = [{"protocol": table.protocol}, {"metaData": table.metadata}]
     rows += [{"txn": txn} for txn in table.txns.values()]
     rows += [file.add(data_change=False) for file in table.files.values()]
-    tombstones = (one for one in table.tombstones.values() if (one.get("deletionTimestamp") or 0) > expired)
     rows += [{"remove": {**one, "dataChange": False}} for one in tombstones]
-    data = pa.Table.from_pylist(rows, schema=_checkpoint_schema())
-    name = f"{table.version:020}.checkpoint.parquet"
-    with writing(log_uri(table.uri, name)) as path:
-        pq.write_table(data, path, compression="zstd")
+    with writing(log_uri(table.uri, f"{table.version:020}.checkpoint.parquet")) as path:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_checkpoint_schema()), path, compression="zstd")
         size = path.stat().st_size
-    last = log_uri(table.uri, "_last_checkpoint")
-    with _corrupt(last):
-        newest = json.loads(read_file(last) or b"{}").get("version", -1)
+    last, newest = log_uri(table.uri, "_last_checkpoint"), -1
+    with suppress(ValueError, AttributeError, TypeError):
+        newest = int(json.loads(read_file(last) or b"{}").get("version", -1))
     if newest <= table.version:
-        found = {
-            "version": table.version,
-            "size": len(rows),
-            "sizeInBytes": size,
-            "numOfAddFiles": len(table.files),
-        }
-        write_file(last, json.dumps(found).encode())
+        hint = {"version": table.version, "size": len(rows), "sizeInBytes": size}
+        write_file(last, json.dumps(hint | {"numOfAddFiles": len(table.files)}).encode())
 
 
 def _checkpoint_schema() -> pa.Schema:
     import pyarrow as pa
 
-    texts = pa.map_(pa.string(), pa.string())
-    names = pa.list_(pa.string())
-    vector = pa.struct(
-        [
-            pa.field("storageType", pa.string()),
-            pa.field("pathOrInlineDv", pa.string()),
-            pa.field("offset", pa.int32()),
-            pa.field("sizeInBytes", pa.int32()),
-            pa.field("cardinality", pa.int64()),
-        ]
+    def struct(**fields: pa.DataType) -> pa.DataType:
+        return pa.struct(list(fields.items()))
+
+    text, integer, long, flag = pa.string(), pa.int32(), pa.int64(), pa.bool_()
+    texts, pairs = pa.list_(text), pa.map_(text, text)
+    vector = struct(
+        storageType=text, pathOrInlineDv=text, offset=integer, sizeInBytes=integer, cardinality=long
     )
-    kinds: dict[str, dict[str, pa.DataType]] = {
-        "protocol": {
-            "minReaderVersion": pa.int32(),
-            "minWriterVersion": pa.int32(),
-            "readerFeatures": names,
-            "writerFeatures": names,
-        },
-        "metaData": {
-            "id": pa.string(),
-            "name": pa.string(),
-            "description": pa.string(),
-            "format": pa.struct([("provider", pa.string()), ("options", texts)]),
-            "schemaString": pa.string(),
-            "partitionColumns": names,
-            "configuration": texts,
-            "createdTime": pa.int64(),
-        },
-        "txn": {"appId": pa.string(), "version": pa.int64(), "lastUpdated": pa.int64()},
-        "add": {
-            "path": pa.string(),
-            "partitionValues": texts,
-            "size": pa.int64(),
-            "modificationTime": pa.int64(),
-            "dataChange": pa.bool_(),
-            "stats": pa.string(),
-            "tags": texts,
-            "deletionVector": vector,
-        },
-        "remove": {
-            "path": pa.string(),
-            "deletionTimestamp": pa.int64(),
-            "dataChange": pa.bool_(),
-            "extendedFileMetadata": pa.bool_(),
-            "partitionValues": texts,
-            "size": pa.int64(),
-            "deletionVector": vector,
-        },
+    file = {
+        "path": text,
+        "partitionValues": pairs,
+        "size": long,
+        "dataChange": flag,
+        "deletionVector": vector,
     }
-    return pa.schema([pa.field(kind, pa.struct(list(fields.items()))) for kind, fields in kinds.items()])
+    return pa.schema(
+        {
+            "protocol": struct(
+                minReaderVersion=integer, minWriterVersion=integer, readerFeatures=texts, writerFeatures=texts
+            ),
+            "metaData": struct(
+                id=text,
+                name=text,
+                description=text,
+                format=struct(provider=text, options=pairs),
+                schemaString=text,
+                partitionColumns=texts,
+                configuration=pairs,
+                createdTime=long,
+            ),
+            "txn": struct(appId=text, version=long, lastUpdated=long),
+            "add": struct(**file, modificationTime=long, stats=text, tags=pairs),
+            "remove": struct(**file, deletionTimestamp=long, extendedFileMetadata=flag),
+        }
+    )

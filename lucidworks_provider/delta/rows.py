@@ -43,6 +43,8 @@ def read_rows(
     if columns is not None:
         if unknown := [name for name in columns if name not in schema.names]:
             raise InputError(f"{table.uri} has no column {', '.join(map(repr, unknown))}.")
+        if not columns and not with_position:
+            raise InputError("columns is empty; name at least one.")
         schema = pa.schema([schema.field(name) for name in columns])
     for path in table.files if files is None else files:
         if (file := table.files.get(path)) is None:
@@ -92,21 +94,12 @@ def _file_rows(
                         pa.array(range(position, position + batch.num_rows), pa.int64()),
                     ]
                     names = schema.append(pa.field(FILE, pa.string())).append(pa.field(ROW, pa.int64()))
-                found = _batch(arrays, names, batch.num_rows)
+                found = pa.RecordBatch.from_arrays(arrays, schema=names)
                 if deleted is not None:
                     found = _masked(found, deleted, position)
                 position += batch.num_rows
                 if found.num_rows:
                     yield found
-
-
-def _batch(arrays: Sequence[pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    if not arrays:
-        # A batch without columns has no rows either, except as a struct.
-        return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _masked(batch: pa.RecordBatch, deleted: Any, position: int) -> pa.RecordBatch:

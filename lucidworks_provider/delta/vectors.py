@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import base64
 import struct
 import uuid
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lucidworks_provider.delta.log import DeletionVector, file_uri
+from lucidworks_provider.delta.log import DeletionVector, file_uri, z85_decode, z85_encode
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.storage import read_range, write_file
 
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
 
 _MAGIC = struct.pack("<I", 1681511377)
 _FORMAT = b"\x01"
-# Z85 is Python's Base85 with another alphabet.
-_PYTHON = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
-_Z85 = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-_TO_Z85, _FROM_Z85 = bytes.maketrans(_PYTHON, _Z85), bytes.maketrans(_Z85, _PYTHON)
-_UUID_CHARS = 20
 
 
 def write_vectors(table_uri: str, vectors: Mapping[str, BitMap | BitMap64]) -> dict[str, DeletionVector]:
@@ -38,37 +32,17 @@ def write_vectors(table_uri: str, vectors: Mapping[str, BitMap | BitMap64]) -> d
     if not vectors:
         return {}
     name = uuid.uuid4()
-    encoded = base64.b85encode(name.bytes).translate(_TO_Z85).decode()
     pieces, offset = [_FORMAT], 1
     found: dict[str, DeletionVector] = {}
     for path, rows in vectors.items():
         bitmap = BitMap64(rows)
         bitmap.run_optimize()
         data = _MAGIC + bitmap.serialize()
-        found[path] = DeletionVector("u", encoded, offset, len(data), len(bitmap))
+        found[path] = DeletionVector("u", z85_encode(name.bytes), offset, len(data), len(bitmap))
         pieces += [struct.pack(">i", len(data)), data, struct.pack(">I", zlib.crc32(data))]
         offset += len(data) + 8
-    write_file(f"{table_uri.rstrip('/')}/{vector_file_name(name)}", pieces)
+    write_file(f"{table_uri.rstrip('/')}/deletion_vector_{name}.bin", pieces)
     return found
-
-
-def vector_file_name(name: uuid.UUID) -> str:
-    """The name of a file of deletion vectors."""
-    return f"deletion_vector_{name}.bin"
-
-
-def vector_path(vector: DeletionVector) -> str | None:
-    """The path of a vector's file: relative to the table, or absolute; None for an inline vector."""
-    if vector.storage == "i":
-        return None
-    if vector.storage == "p":
-        from urllib.parse import unquote
-
-        return unquote(vector.path_or_inline)
-    text = vector.path_or_inline
-    prefix, encoded = text[:-_UUID_CHARS], text[-_UUID_CHARS:].encode()
-    name = vector_file_name(uuid.UUID(bytes=base64.b85decode(encoded.translate(_FROM_Z85))))
-    return f"{prefix}/{name}" if prefix else name
 
 
 def read_vector(table_uri: str, vector: DeletionVector) -> BitMap64:
@@ -79,12 +53,11 @@ def read_vector(table_uri: str, vector: DeletionVector) -> BitMap64:
     """
     from pyroaring import BitMap64
 
-    path = vector_path(vector)
-    if path is None:
+    if vector.path is None:
         place = f"An inline deletion vector of {table_uri}"
-        data = base64.b85decode(vector.path_or_inline.encode().translate(_FROM_Z85))[: vector.size]
+        data = z85_decode(vector.path_or_inline)[: vector.size]
     else:
-        place = file_uri(table_uri, path)
+        place = file_uri(table_uri, vector.path)
         offset = vector.offset or 0
         found = read_range(place, offset, vector.size + 8)
         data, crc = found[4:-4], found[-4:]
