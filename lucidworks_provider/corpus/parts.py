@@ -262,10 +262,10 @@ class PartWriter:
             raise RejectedError(Reason.MALFORMED, str(err)) from None
         self._learned(self._columns.dimension)
         file = candidate.file
-        row = (candidate.document.id, candidate.content_hash, file.size, file.stamp, file.path, len(chunks))
+        about = (candidate.document.id, candidate.content_hash, file.size, file.stamp, file.path)
         tokens = sum(chunk.input_tokens or 0 for chunk in chunks)
-        place = (self._path, self.chunks) if chunks else (None, None)
-        self.rows.append(Row(*row, *place, tokens))
+        path, first = (self._path, self.chunks) if chunks else (None, None)
+        self.rows.append(Row(*about, len(chunks), path, first, tokens))
         self.chunks += len(chunks)
         self.tokens += tokens
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,17 +30,19 @@ from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, 
 from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
 from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.corpus.tables import RUN, Tables, documents_schema, row_places
+from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
     DataFile,
     Table,
     commit,
-    delta_schema,
     metadata_action,
     protocol_action,
     read_table,
     txn_action,
+    write_checkpoint,
 )
 from lucidworks_provider.delta.rows import read_file_rows
+from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.delta.vectors import read_vector, write_vectors
 from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
 from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUNS, below, new_name
@@ -56,6 +59,10 @@ COPY_SHARE = 0.2
 # Every night adds a file. So many small ones are worth being copied into one.
 SMALL_BYTES = PART_BYTES // 8
 SMALL_FILES = 16
+# Commits after which readers start from a checkpoint.
+CHECKPOINT_EVERY = 30
+# Names of the files that :func:`~lucidworks_provider.documents.dataset.new_name` has named.
+_OUR_FILES = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}\.parquet")
 # Notes of so many runs are kept.
 KEPT_NOTES = 30
 # Somebody else may commit between our reading and our commit.
@@ -298,12 +305,16 @@ class _Commit:
         if self._vectors:
             wanted["delta.enableDeletionVectors"] = "true"
         if table is None or table.configuration != wanted or table.schema != delta_schema(schema):
-            about = {"name": name, "description": description, "configuration": wanted}
-            created = {
-                "id": str(uuid.uuid4()) if table is None else table.id,
-                "created_ms": _now() if table is None else int(table.metadata.get("createdTime") or 0),
-            }
-            self.actions.append(metadata_action(schema, **about, **created))
+            self.actions.append(
+                metadata_action(
+                    schema,
+                    name=name,
+                    description=description,
+                    configuration=wanted,
+                    id=str(uuid.uuid4()) if table is None else table.id,
+                    created_ms=_now() if table is None else int(table.metadata.get("createdTime") or 0),
+                )
+            )
 
     def mask_of(self, path: str, masks: dict[str, Any]) -> Any:
         """The bitmap of a file's rows that shall not be seen, from those that are not seen before."""
@@ -597,8 +608,10 @@ class Staged:
     returned: Mapping[str, Any]
 
 
-_STAGED = ("id", "status", "hash", "size", "stamp", "file", "part", "first", "chunks", "tokens", "change", "reason")
-_STAGED += ("detail", "attempts", "rejected_hash")
+_STAGED = (
+    *("id", "status", "hash", "size", "stamp", "file", "part", "first", "chunks", "tokens", "change"),
+    *("reason", "detail", "attempts", "rejected_hash"),
+)
 _NUMBERS = {"size", "first", "chunks", "tokens", "attempts"}
 
 
@@ -665,7 +678,7 @@ def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
     scratch.run("DROP TABLE IF EXISTS upserts")
     scratch.run(_UPSERTS)
     marks = ", ".join("?" * len(_STAGED))
-    scratch.run(f"CREATE TEMP TABLE staged AS SELECT *, '' AS shard FROM upserts")  # noqa: F541
+    scratch.run("CREATE TEMP TABLE staged AS SELECT *, '' AS shard FROM upserts")
     for staged in shards:
         if not staged.upserts:
             continue
@@ -716,8 +729,13 @@ def maintain(output: str, retention: float) -> None:
     """
     for name in (CHUNKS, DOCUMENTS):
         table = read_table(below(output, name))
-        if table is not None:
-            keep_log_short(table, retention)
+        if table is None:
+            continue
+        now = time.time()
+        if table.version and table.version % CHECKPOINT_EVERY == 0:
+            write_checkpoint(table, retention_s=retention)
+        vacuum(table, retention, now, _OUR_FILES)
+        clean_log(table, retention, now)
     old = [number for number in run_numbers(output)[KEPT_NOTES:]]
     discard(*(_note_uri(output, number) for number in old))
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from typing import Any
 
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
@@ -126,7 +127,7 @@ def read_listing(uri: str) -> Iterator[SourceFile]:
             ) from None
 
 
-def _lines(uri: str) -> Iterator[dict[str, object]]:
+def _lines(uri: str) -> Iterator[dict[str, Any]]:
     uri = check_uri(uri, "listing")
     try:
         with reading(uri) as raw, io.BufferedReader(raw, _BUFFER) as file:  # type: ignore[type-var]

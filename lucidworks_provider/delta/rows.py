@@ -16,6 +16,7 @@ from lucidworks_provider.storage import arrow_place
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyroaring import BitMap64
 
 FILE, ROW = "_file", "_row"
 
@@ -49,23 +50,39 @@ def read_rows(
     for path in table.files if files is None else files:
         if (file := table.files.get(path)) is None:
             raise InputError(f"Version {table.version} of {table.uri} has no file {path}.")
-        yield from _file_rows(table, file, schema, with_position, batch_rows)
+        deleted = read_vector(table.uri, file.vector) if file.vector else None
+        yield from read_file_rows(
+            table.uri, file, schema, deleted=deleted, with_position=with_position, batch_rows=batch_rows
+        )
 
 
-def _file_rows(
-    table: Table, file: DataFile, schema: pa.Schema, with_position: bool, batch_rows: int
+def read_file_rows(
+    uri: str,
+    file: DataFile,
+    schema: pa.Schema,
+    *,
+    deleted: BitMap64 | None = None,
+    with_position: bool = False,
+    batch_rows: int = 2048,
 ) -> Iterator[pa.RecordBatch]:
+    """
+    The rows of one data file, whether a version of its table refers to it or not.
+
+    :param uri: of the table.
+    :param schema: the columns to read.
+    :param deleted: rows to leave out.
+    :raises StorageError: it is missing or cannot be read; names it.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    place = file_uri(table.uri, file.path)
-    deleted = read_vector(table.uri, file.vector) if file.vector else None
+    place = file_uri(uri, file.path)
     parts = {
         name: _partition_value(file, schema.field(name))
-        for name in table.partition_columns
+        for name in file.partition_values
         if name in schema.names
     }
-    with _readable(table, place):
+    with _readable(place):
         filesystem, path = arrow_place(place)
         # Spark may write timestamps as int96, which pyarrow would take for nanoseconds.
         parquet = pq.ParquetFile(path, filesystem=filesystem, coerce_int96_timestamp_unit="us")
@@ -83,7 +100,7 @@ def _file_rows(
                 batch_size=batch_rows, row_groups=[group], columns=wanted, use_threads=False
             )
             while True:
-                with _readable(table, place):
+                with _readable(place):
                     if (batch := next(batches, None)) is None:
                         break
                     arrays = [_column(batch, field, parts) for field in schema]
@@ -143,15 +160,14 @@ def _partition_value(file: DataFile, field: pa.Field) -> pa.Scalar:
 
 
 @contextmanager
-def _readable(table: Table, place: str) -> Iterator[None]:
+def _readable(place: str) -> Iterator[None]:
     import pyarrow as pa
 
     try:
         yield
     except FileNotFoundError as err:
         raise StorageError(
-            f"{place} is missing, but version {table.version} of {table.uri} names it. A vacuum or "
-            "another process removed it."
+            f"{place} is missing, though its table refers to it. A vacuum or another process removed it."
         ) from err
     except (OSError, pa.ArrowException) as err:
         raise StorageError(f"{place} cannot be read: {type(err).__name__}: {err}") from err

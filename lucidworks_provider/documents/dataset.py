@@ -284,7 +284,7 @@ def _with_chunks(
     import pyarrow as pa
 
     table = chunks._table
-    files = {file for _, file, count in found.values() if count and file in table.files}
+    files = {file for _, file, count in found.values() if file is not None and count and file in table.files}
     complete = all(file in table.files for _, file, count in found.values() if count)
     some = replace(table, files={path: table.files[path] for path in files}) if complete else table
     waiting: dict[str, list[pa.Table]] = {}
