@@ -21,7 +21,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,16 @@ from lucidworks_provider.delta.rows import read_file_rows
 from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.delta.vectors import read_vector, write_vectors
 from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
-from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUNS, below, new_name
+from lucidworks_provider.documents.dataset import (
+    CHUNKS,
+    DESCRIBES,
+    DIMENSION,
+    DOCUMENTS,
+    OPTIONS,
+    RUNS,
+    below,
+    new_name,
+)
 from lucidworks_provider.errors import InputError, OutputBusyError
 from lucidworks_provider.storage import arrow_place, discard, names_in, read_file, write_file
 
@@ -78,7 +87,9 @@ _AS_IT_IS = """
     d.id, {status}, {hash}, coalesce(t.size, d.size), coalesce(t.stamp, d.stamp), coalesce(t.file, d.file),
     d.part, d.first, d.chunks, d.tokens, NULL, NULL, NULL, 0, NULL
 """
-_WITHOUT_CHUNKS = "d.id, {status}, {hash}, d.size, d.stamp, d.file, NULL, NULL, 0, 0, {change}, NULL, NULL, 0, NULL"
+_WITHOUT_CHUNKS = (
+    "d.id, {status}, {hash}, d.size, d.stamp, d.file, NULL, NULL, 0, 0, {change}, NULL, NULL, 0, NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +122,9 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
         "FROM documents d LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id "
         "WHERE d.id NOT IN (SELECT id FROM upserts)"
     )
-    vanished = scratch.count(f"SELECT count(*) {others} AND present AND seen.id IS NULL AND status != 'vanished'")  # noqa: S608
+    vanished = scratch.count(
+        f"SELECT count(*) {others} AND present AND seen.id IS NULL AND status != 'vanished'"
+    )
     # Somebody has deleted chunks of these, and they are to stay away until their text changes.
     scratch.run(
         f"INSERT INTO upserts SELECT {_WITHOUT_CHUNKS} {others} AND dropped".format(
@@ -160,6 +173,14 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
         for name in ("added", "changed", "deleted")
     }
     return Counts(count["added"], count["changed"], vanished, count["deleted"])
+
+
+def count_after(scratch: Scratch) -> tuple[int, int]:
+    """Documents and chunks that the tables will have."""
+    old = "FROM documents WHERE present AND id NOT IN (SELECT id FROM upserts WHERE change IS NOT NULL)"
+    new = "FROM upserts WHERE change IN ('added', 'changed')"
+    counts = [scratch.one(f"SELECT count(*), coalesce(sum(chunks), 0) {which}") for which in (old, new)]
+    return sum(count[0] for count in counts), sum(count[1] for count in counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +262,7 @@ def publish(
     number: int,
     note: Callable[[int, DataFile | None], None],
     check: Callable[[], None],
+    transactions: Mapping[str, int] | None = None,
 ) -> tuple[int, int] | None:
     """
     Commit a run that :func:`settle` has decided.
@@ -249,6 +271,7 @@ def publish(
     :param number: of the run's lease.
     :param note: notes the run, with the version of ``chunks`` and the file of new rows of ``documents``.
     :param check: raises when the lease is lost.
+    :param transactions: of ``documents``, beside those of every run.
     :return: the versions of ``chunks`` and ``documents``; None where somebody else has committed meanwhile, and
         everything is to be decided again.
     """
@@ -262,13 +285,13 @@ def publish(
     check()
     if chunks.actions and not chunks.commit({RUN: number}, "WRITE"):
         return None
-    transactions = {RUN: number, DESCRIBES: version}
+    marks = {RUN: number, DESCRIBES: version, **(transactions or {})}
     return version, _commit_documents(
         output,
         scratch,
         tables.documents,
         upserts,
-        transactions,
+        marks,
         deletion_vectors=settings.deletion_vectors,
     )
 
@@ -374,9 +397,7 @@ class _Commit:
         return commit(self.uri, self.version, [*marks, *self.actions], operation=operation)
 
 
-def _write_chunks(
-    target: _Commit, scratch: Scratch, parts: Sequence[Part], settings: TableSettings
-) -> None:
+def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], settings: TableSettings) -> None:
     """Add files, mask what is replaced or removed, copy what is hardly needed any more or small."""
     schema = stored_chunk_schema(settings.options, settings.dimension)
     configuration = {
@@ -410,7 +431,7 @@ def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile])
         "WHERE u.change IN ('changed', 'deleted') AND d.present AND d.chunks > 0"
     )
     for path, first, chunks in scratch.rows(
-        f"SELECT d.part, d.first, d.chunks {replaced} AND d.first IS NOT NULL"  # noqa: S608
+        f"SELECT d.part, d.first, d.chunks {replaced} AND d.first IS NOT NULL"
     ):
         if path not in target.files:
             raise InputError(
@@ -418,7 +439,7 @@ def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile])
                 "of the two tables. Restore the other one as well, or choose another output."
             )
         target.mask_of(path, masks).add_range(first, first + chunks)
-    scattered = {row[0] for row in scratch.rows(f"SELECT u.id {replaced} AND d.first IS NULL")}  # noqa: S608
+    scattered = {row[0] for row in scratch.rows(f"SELECT u.id {replaced} AND d.first IS NULL")}
     if scattered and target.table is not None:
         for path, row, document_id in row_places(target.table):
             if document_id in scattered:
@@ -426,10 +447,10 @@ def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile])
     # A part may have documents that a later part has again, or that the source has not any more.
     claimed = "FROM upserts WHERE part = ? AND change IS NOT NULL"
     for path, file in new.items():
-        if scratch.count(f"SELECT sum(chunks) {claimed}", path) != file.records:  # noqa: S608
+        if scratch.count(f"SELECT sum(chunks) {claimed}", path) != file.records:
             mask = target.mask_of(path, masks)
             mask.add_range(0, file.records or 0)
-            for first, chunks in scratch.rows(f"SELECT first, chunks {claimed}", path):  # noqa: S608
+            for first, chunks in scratch.rows(f"SELECT first, chunks {claimed}", path):
                 mask.remove_range(first, first + chunks)
     return masks
 
@@ -447,7 +468,9 @@ def _copied(
         if path not in new:
             target.remove(path)
         file = new.get(path) or target.files[path]
-        deleted = masks[path] if path in masks else read_vector(target.uri, file.vector) if file.vector else None
+        deleted = (
+            masks[path] if path in masks else read_vector(target.uri, file.vector) if file.vector else None
+        )
         for batch in read_file_rows(target.uri, file, schema, deleted=deleted):
             yield copy.write(batch)
     copy.close()
@@ -595,7 +618,8 @@ class Staged:
     What the task of a shard has made, and no version has yet.
 
     :param number: of the shard's run.
-    :param upserts: URI of the rows that :func:`settle` has decided.
+    :param upserts: URI of the rows that :func:`settle` has decided; empty where there are none.
+    :param stats: for the report.
     """
 
     shard: str
@@ -606,6 +630,7 @@ class Staged:
     parts: Sequence[Mapping[str, Any]]
     upserts: str
     returned: Mapping[str, Any]
+    stats: Mapping[str, Any]
 
 
 _STAGED = (
@@ -616,11 +641,18 @@ _NUMBERS = {"size", "first", "chunks", "tokens", "attempts"}
 
 
 def stage(
-    place: str, shard: Shard, scratch: Scratch, parts: Sequence[Part], settings: TableSettings, note: Note
+    place: str,
+    shard: Shard,
+    scratch: Scratch,
+    parts: Sequence[Part],
+    settings: TableSettings,
+    note: Note,
+    stats: Mapping[str, Any],
 ) -> str:
     """
-    Keep what :func:`settle` has decided for a shard, for :func:`publish_staged`.
+    Keep what :func:`settle` has decided for a shard, for the task that commits all of them.
 
+    :param stats: of the run, for the report.
     :return: the URI of what is staged.
     """
     import pyarrow as pa
@@ -630,7 +662,9 @@ def stage(
     rows = below(place, f"staged/{note.number:08}.parquet")
     file = ParquetFile(rows)
     for some in _some(scratch.rows(f"SELECT {', '.join(_STAGED)} FROM upserts"), GROUP_ROWS):  # noqa: S608
-        arrays = [pa.array(column, kind.type) for column, kind in zip(zip(*some, strict=True), schema, strict=True)]
+        arrays = [
+            pa.array(column, kind.type) for column, kind in zip(zip(*some, strict=True), schema, strict=True)
+        ]
         file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
     empty = file.close() == 0
     staged = Staged(
@@ -642,6 +676,7 @@ def stage(
         [asdict(part) for part in parts],
         "" if empty else rows,
         note.returned,
+        stats,
     )
     write_file(uri, json.dumps(asdict(staged)).encode())
     # Last: who finds the note finds all of it.

@@ -120,9 +120,7 @@ def _replay(journal: Journal, scratch: Scratch, files: set[str] | None) -> tuple
                 part = _part(record.value, journal)
                 dimension = part.dimension or dimension
                 if files is not None and part.path and part.path not in files:
-                    log.warning(
-                        "%s of an unfinished run is gone; its documents are sent again.", part.path
-                    )
+                    log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
                     continue
                 parts.append(part)
                 scratch.add_new(read_index(part.index))

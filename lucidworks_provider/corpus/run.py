@@ -8,11 +8,13 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import LEASE, Holder, Lease
@@ -22,12 +24,16 @@ from lucidworks_provider.corpus.publish import (
     COMMITS,
     Counts,
     Note,
+    Staged,
     TableSettings,
+    count_after,
     finish_run,
+    load_staged,
     maintain,
     note_run,
     publish,
     read_note,
+    read_staged,
     run_numbers,
     settle,
     stage,
@@ -46,6 +52,7 @@ from lucidworks_provider.corpus.tables import (
     load_rejects,
     read_tables,
     reconcile,
+    shard_transaction,
 )
 from lucidworks_provider.delta.log import DataFile
 from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUNS, SHARDS, below
@@ -108,12 +115,12 @@ def run(
         # Again: the one that was waited for may have changed them.
         tables = _checked_tables(corpus)
         me = {"instance": list(holder.instance), "life": life}
+        published = tables.run if shard is None else None
+        if (done := returned_before(place, me, published, everything=holder.try_number > 1)) is not None:
+            log.info("An earlier try of this task has done it all, and died before it could say so.")
+            return done
         with Scratch() as scratch:
-            this = _Run(corpus, service, scratch, tables, lease, me, shard, place)
-            if (done := this.returned_before(everything=holder.try_number > 1)) is not None:
-                log.info("An earlier try of this task has done it all, and died before it could say so.")
-                return done
-            return this.go()
+            return _Run(corpus, service, scratch, tables, lease, me, shard, place).go()
     finally:
         lease.release()
 
@@ -150,6 +157,188 @@ def finish_held(output: str) -> None:
     log.info("Run %s died between its two commits; the second one was made.", number)
 
 
+def publish_shards(
+    uris: Sequence[str], output: str, *, holder: Holder, life: int, wait_seconds: float, retention: float
+) -> dict[str, Any]:
+    """
+    Commit what the tasks of shards have staged.
+
+    :param uris: of what was staged.
+    :param life: of the task instance; clearing one that succeeded raises it.
+    :param wait_seconds: for another run that writes into the same output; 0 to fail at once.
+    :param retention: seconds for which older versions can be read.
+    :return: versions, counts and addresses of the whole.
+    :raises InputError: they do not belong together.
+    """
+    shards = [read_staged(uri) for uri in uris]
+    options = _check_shards(shards)
+    lease = Lease(output)
+    lease.acquire(holder, wait_seconds)
+    try:
+        finish_held(output)
+        tables = read_tables(output)
+        me = {"instance": list(holder.instance), "life": life}
+        if (done := returned_before(output, me, tables.run, everything=holder.try_number > 1)) is not None:
+            log.info("An earlier try of this task has done it all, and died before it could say so.")
+            return done
+        if tables.options is None:
+            check_empty(output, _OURS)
+        _check_unpublished(tables, shards)
+        manifest = _sums(output, shards, tables)
+        settings = TableSettings(
+            options,
+            max((shard.dimension for shard in shards), default=0),
+            all(shard.deletion_vectors for shard in shards),
+        )
+        parts = [Part(**part) for shard in shards for part in shard.parts]
+
+        def note(version: int, upserts: DataFile | None) -> None:
+            documents = 0 if tables.documents is None else tables.documents.version + 1
+            returned = {**manifest, "version": version, "documents_version": documents}
+            _report_shards(output, holder, returned, shards)
+            action = None if upserts is None else upserts.add()["add"]
+            note_run(output, Note(lease.number, me, "", returned, version, action))
+
+        for _ in range(COMMITS):
+            with Scratch() as scratch:
+                load_documents(scratch, tables.documents)
+                reconcile(scratch, tables, None)
+                load_staged(scratch, shards)
+                documents, chunks = count_after(scratch)
+                manifest |= {"documents": documents, "chunks": chunks}
+                versions = publish(
+                    output,
+                    scratch,
+                    tables,
+                    parts,
+                    settings,
+                    number=lease.number,
+                    note=note,
+                    check=lease.renew,
+                    transactions={shard_transaction(shard.shard): shard.number for shard in shards},
+                )
+            if versions is not None:
+                manifest["version"], manifest["documents_version"] = versions
+                try:
+                    maintain(output, retention)
+                except StorageError as err:
+                    log.warning("The commit stands; what is no longer needed could not be removed: %s", err)
+                log.info(
+                    "Version %s: %s documents, %s chunks of %s shards.",
+                    manifest["version"],
+                    f"{documents:,}",
+                    f"{chunks:,}",
+                    len(shards),
+                )
+                return manifest
+            tables = read_tables(output)
+        raise OutputBusyError(
+            f"{output}: somebody else commits to the table {CHUNKS} all the time. Stop that, and try again."
+        )
+    finally:
+        lease.release()
+
+
+def _check_shards(shards: Sequence[Staged]) -> ChunkingOptions:
+    """:raises InputError: they were made differently, one is missing, or one is there twice."""
+    if not shards:
+        raise InputError("staged is empty; give what the tasks of the shards have returned.")
+    names = [shard.shard for shard in shards]
+    count = int(names[0].rpartition("-")[2])
+    if sorted(names) != [Shard(number, count).name for number in range(count)]:
+        raise InputError(
+            f"staged: there are the shards {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}, and not each "
+            f"of {count} once. Publish when the tasks of all shards have ended well; leave trigger_rule at all_success."
+        )
+    first = shards[0]
+    for shard in shards:
+        if shard.options != first.options:
+            keys = sorted(key for key in first.options if shard.options.get(key) != first.options[key])
+            raise InputError(
+                f"staged: shard {shard.shard} was made with another configuration than shard {first.shard} "
+                f"({', '.join(keys)}). Run all shards with full_refresh=True after a change."
+            )
+    dimensions = {shard.dimension for shard in shards if shard.dimension}
+    if len(dimensions) > 1:
+        raise InputError(
+            f"staged: the shards have vectors of different lengths ({sorted(dimensions)}), though they were made with "
+            "one configuration: the deployment changed. Run all shards with full_refresh=True."
+        )
+    return ChunkingOptions(**first.options)
+
+
+def _check_unpublished(tables: Tables, shards: Sequence[Staged]) -> None:
+    """:raises InputError: some of it is in the tables already."""
+    for shard in shards:
+        if tables.transactions.get(shard_transaction(shard.shard), 0) >= shard.number:
+            raise InputError(
+                f"staged: what shard {shard.shard} has staged was published before. Run the tasks of the shards again."
+            )
+
+
+def _sums(output: str, shards: Sequence[Staged], tables: Tables) -> dict[str, Any]:
+    summed = (
+        *("written", "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted"),
+        *("resubmitted", "truncated"),
+    )
+    return {
+        "dataset": output,
+        "version": None,
+        "since": None if tables.chunks is None else tables.chunks.version,
+        "documents_version": None,
+        "dimension": max((shard.dimension for shard in shards), default=0),
+        **{name: sum(shard.returned[name] for shard in shards) for name in summed},
+        "rejects": [shard.returned["rejects"] for shard in shards if shard.returned["rejected"]],
+        "report": below(output, REPORT),
+        "shards": len(shards),
+    }
+
+
+def _report_shards(
+    output: str, holder: Holder, manifest: Mapping[str, Any], shards: Sequence[Staged]
+) -> None:
+    """One page over the sums of all shards, which have pages of their own."""
+    sums = Counter[str]()
+    reasons = Counter[str]()
+    for shard in shards:
+        sums.update({name: value for name, value in shard.stats.items() if isinstance(value, int)})
+        reasons.update(shard.stats["rejected"])
+    stats = {
+        **sums,
+        "rejected": dict(reasons.most_common()),
+        # They ran beside each other.
+        "seconds": max(shard.stats["seconds"] for shard in shards),
+    }
+    about = {
+        "title": output.rpartition("/")[2],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": " / ".join(str(part) for part in holder.instance),
+        "manifest": dict(manifest),
+        "options": shards[0].options,
+        "shards": {shard.shard: shard.returned["report"] for shard in shards},
+    }
+    write_file(below(output, REPORT), render(stats, about).encode())
+
+
+def returned_before(
+    place: str, me: Mapping[str, Any], published: int | None, *, everything: bool
+) -> dict[str, Any] | None:
+    """
+    What an earlier try of a task has returned, if it has come to its end.
+
+    :param published: number of the last run that is in the tables; None where it only has to be staged.
+    :param everything: look for it among earlier runs too: another run may have come between the two.
+    """
+    for number in run_numbers(place):
+        note = read_note(place, number)
+        if note is not None and (published is None or number <= published):
+            if note.me == me:
+                return dict(note.returned)
+            if not everything:
+                break
+    return None
+
+
 @dataclass
 class _Run:
     corpus: Corpus
@@ -168,23 +357,6 @@ class _Run:
         self._keep_old = self.tables.options == self.corpus.options.as_json()
         self._dimension = self.tables.dimension if self._keep_old else 0
         self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
-
-    def returned_before(self, *, everything: bool) -> dict[str, Any] | None:
-        """
-        What an earlier try of this task has returned, if it has come to its end.
-
-        :param everything: look for it among earlier runs too: another run may have come between the two.
-        """
-        for number in run_numbers(self.place):
-            note = read_note(self.place, number)
-            # What is staged is done, whether it is published or not.
-            done = self.shard is not None or number <= self._published
-            if note is not None and done:
-                if note.me == self.me:
-                    return dict(note.returned)
-                if not everything:
-                    break
-        return None
 
     def go(self) -> dict[str, Any]:
         corpus, scratch = self.corpus, self.scratch
@@ -322,23 +494,16 @@ class _Run:
             )
         return rejected
 
-    def _manifest(
-        self, engine: Engine, stats: RunStats, counts: Counts, rejected: int
-    ) -> dict[str, Any]:
+    def _manifest(self, engine: Engine, stats: RunStats, counts: Counts, rejected: int) -> dict[str, Any]:
         scratch = self.scratch
-        unchanged = (
-            "FROM documents WHERE present AND id NOT IN (SELECT id FROM upserts WHERE change IS NOT NULL)"
-        )
-        new = "FROM upserts WHERE change IN ('added', 'changed')"
+        documents, chunks = count_after(scratch)
         return {
             "dataset": self.corpus.output,
             "version": None,
             "since": None if self.tables.chunks is None else self.tables.chunks.version,
             "documents_version": None,
-            "documents": scratch.count(f"SELECT count(*) {unchanged}")  # noqa: S608
-            + scratch.count(f"SELECT count(*) {new}"),  # noqa: S608
-            "chunks": scratch.count(f"SELECT sum(chunks) {unchanged}")  # noqa: S608
-            + scratch.count(f"SELECT sum(chunks) {new}"),  # noqa: S608
+            "documents": documents,
+            "chunks": chunks,
             "written": sum(part.chunks for part in self.parts),
             "dimension": self._dimension,
             "tokens": stats.tokens,
@@ -369,14 +534,14 @@ class _Run:
         note = Note(self.lease.number, self.me, self._journal.run, returned, version, action)
         note_run(self.corpus.output, note)
 
-    def _stage(
-        self, manifest: Mapping[str, Any], settings: TableSettings, stats: RunStats
-    ) -> str:
+    def _stage(self, manifest: Mapping[str, Any], settings: TableSettings, stats: RunStats) -> str:
         assert self.shard is not None  # noqa: S101
         self._report(manifest, stats)
         note = Note(self.lease.number, self.me, self._journal.run, dict(manifest))
         self.lease.renew()
-        return stage(self.place, self.shard, self.scratch, self.parts, settings, note)
+        return stage(
+            self.place, self.shard, self.scratch, self.parts, settings, note, stats.as_json(time.monotonic())
+        )
 
     def _told(self, manifest: Mapping[str, Any], stats: RunStats) -> None:
         log.info(
@@ -423,7 +588,9 @@ class _Run:
             if committed:
                 maintain(self.corpus.output, self.corpus.retention)
         except OutputBusyError as err:
-            log.warning("The commit stands; what is left over of the run is the next one's to remove: %s", err)
+            log.warning(
+                "The commit stands; what is left over of the run is the next one's to remove: %s", err
+            )
         except StorageError as err:
             log.warning("What is left over of the run could not be removed; the next one will: %s", err)
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lucidworks_provider.corpus.scratch import Scratch
+from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
 from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, below
-from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import names_in
 
@@ -101,13 +101,18 @@ class Tables:
         return 0 if self.chunks is None else int(self.chunks.configuration.get(DIMENSION, 0))
 
     @property
+    def transactions(self) -> Mapping[str, int]:
+        """Of ``documents``, by application."""
+        return {} if self.documents is None else self.documents.transactions
+
+    @property
     def run(self) -> int:
         """Number of the last run that committed both."""
-        return 0 if self.documents is None else self.documents.transactions.get(RUN, 0)
+        return self.transactions.get(RUN, 0)
 
     def staged(self, shard: Shard) -> int:
         """Number of the last run of a shard that was published."""
-        return 0 if self.documents is None else self.documents.transactions.get(shard_transaction(shard.name), 0)
+        return self.transactions.get(shard_transaction(shard.name), 0)
 
     @property
     def half_done(self) -> int | None:
@@ -201,9 +206,7 @@ def load_rejects(scratch: Scratch, *, remember: bool) -> None:
 
     :param remember: do not send texts again of which the service gave no chunk.
     """
-    scratch.run(
-        "INSERT INTO before SELECT id, attempts, file FROM documents WHERE status = 'rejected'"
-    )
+    scratch.run("INSERT INTO before SELECT id, attempts, file FROM documents WHERE status = 'rejected'")
     if remember:
         scratch.run(
             "INSERT INTO failed SELECT id, rejected_hash, reason, detail, attempts FROM documents "
@@ -211,16 +214,14 @@ def load_rejects(scratch: Scratch, *, remember: bool) -> None:
         )
 
 
-def reconcile(
-    scratch: Scratch, tables: Tables, on_missing_chunks: Literal["resend", "drop"]
-) -> None:
+def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["resend", "drop"] | None) -> None:
     """
     Find out what somebody else has done to ``chunks`` since the last run, such as OPTIMIZE or DELETE.
 
     Reads the ids of all its rows when its version is not the one that ``documents`` describes, and nothing otherwise.
 
     :param on_missing_chunks: of documents without all their chunks: ``resend`` them, or ``drop`` what is left of them
-        until their text changes.
+        until their text changes; None where others have looked for such documents.
     """
     chunks, documents = tables.chunks, tables.documents
     if chunks is None or documents is None or documents.transactions.get(DESCRIBES) == chunks.version:
@@ -244,9 +245,9 @@ def reconcile(
         "FROM documents LEFT JOIN sums ON sums.id = documents.id "
         "WHERE present AND coalesce(sums.count, 0) != documents.chunks"
     )
-    count = scratch.count(f"SELECT count(*) {missing}")  # noqa: S608
-    if count:
-        some = [row[0] for row in scratch.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]  # noqa: S608
+    count = scratch.count(f"SELECT count(*) {missing}")
+    if count and on_missing_chunks:
+        some = [row[0] for row in scratch.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]
         log.warning(
             "%s: since the last run somebody has removed chunks of %s documents (%s, …); on_missing_chunks is %r.",
             chunks.uri,
@@ -254,7 +255,7 @@ def reconcile(
             ", ".join(map(repr, some)),
             on_missing_chunks,
         )
-        scratch.run(f"CREATE TEMP TABLE missing AS SELECT documents.id {missing}")  # noqa: S608
+        scratch.run(f"CREATE TEMP TABLE missing AS SELECT documents.id {missing}")
         if on_missing_chunks == "resend":
             # Neither the file nor the text is known any more.
             change = "hash = NULL, stamp = ''"

@@ -98,8 +98,14 @@ def as_stored(batch: pa.RecordBatch) -> pa.RecordBatch:
     vectors = batch.column(position)
     flat, dimension = vectors.values, vectors.type.list_size
     flat = flat.cast(pa.int16()) if flat.type == pa.uint8() else flat
-    offsets = pa.array(range(0, len(flat) + 1, dimension), pa.int32()) if dimension else pa.array([0] * (len(vectors) + 1), pa.int32())
-    stored = pa.ListArray.from_arrays(offsets, flat, type=pa.list_(pa.field("element", flat.type, nullable=False)))
+    offsets = (
+        pa.array(range(0, len(flat) + 1, dimension), pa.int32())
+        if dimension
+        else pa.array([0] * (len(vectors) + 1), pa.int32())
+    )
+    stored = pa.ListArray.from_arrays(
+        offsets, flat, type=pa.list_(pa.field("element", flat.type, nullable=False))
+    )
     field = pa.field("vector", stored.type, nullable=False)
     return batch.set_column(position, field, stored).replace_schema_metadata()
 

@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lucidworks_provider.errors import InputError
 
@@ -97,9 +97,7 @@ class Dataset:
         """
         yield from self._batches(self._table, columns, filter)
 
-    def to_table(
-        self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
-    ) -> pa.Table:
+    def to_table(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """:meth:`to_batches` as one table in memory."""
         import pyarrow as pa
 
@@ -131,7 +129,11 @@ class Dataset:
         wanted = self._selected(columns)
         read = None if filter is not None else wanted.names
         for batch in read_rows(table, columns=read or self.schema.names):
-            found = pa.Table.from_batches([batch]) if filter is None else pa.Table.from_batches([batch]).filter(filter)
+            found = (
+                pa.Table.from_batches([batch])
+                if filter is None
+                else pa.Table.from_batches([batch]).filter(filter)
+            )
             for part in found.select(wanted.names).cast(wanted).to_batches():
                 if part.num_rows:
                     yield part
@@ -175,7 +177,9 @@ def _table(output: str, name: str, version: int | None) -> Table:
 
     table = read_table(below(output, name), version)
     if table is None:
-        raise InputError(f"{output} holds no catalogue: there is no Delta table {name}. Has a run ended well?")
+        raise InputError(
+            f"{output} holds no catalogue: there is no Delta table {name}. Has a run ended well?"
+        )
     return table
 
 
@@ -241,7 +245,9 @@ def _documents_until(output: str, until: int | None) -> Table:
         else:
             high = middle - 1
     if best is None or DESCRIBES not in best.transactions:
-        raise InputError(f"{output} has no published state of version {until} any more: its log was cleaned up.")
+        raise InputError(
+            f"{output} has no published state of version {until} any more: its log was cleaned up."
+        )
     return best
 
 
