@@ -139,10 +139,10 @@ def _stored(name: str, info: Mapping[str, Any]) -> Entry:
         return Entry(name, 0, "", folder=True)
     size = int(info.get("size") or 0)
     changed = next((info[key] for key in _CHANGED if info.get(key)), None)
-    modified = _seconds(changed)
+    modified = _seconds(changed or info.get("created"))
     if etag := info.get("ETag") or info.get("etag"):
         return Entry(name, size, f"etag:{str(etag).strip(chr(34))}", modified=modified)
-    if modified is not None and not isinstance(changed, str):
+    if changed and modified is not None and not isinstance(changed, str):
         return Entry(name, size, f"mtime:{modified * 1e9:.0f}", modified=modified)
     # Some give the time as text, which does as well.
     return Entry(name, size, f"mtime:{changed}" if changed else f"seen:{time.time_ns()}", modified=modified)

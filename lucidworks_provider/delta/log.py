@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 LOG = "_delta_log"
 RETENTION = 7 * 86400.0
-# Features that change how a table is read. timestampNtz is a column type, the last two concern the log only.
-_READER_FEATURES = {"deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
-# appendOnly and invariants are checked for being inactive; legacy writers list them on every table.
-_WRITER_FEATURES = {"deletionVectors", "appendOnly", "invariants"}
+# Features that this package reads, or that change nothing for a table without columns of their types.
+_READER_FEATURES = {"deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "variantType"}
+# Other writers list these on every table that they upgrade; the first two are checked for being active.
+_WRITER_FEATURES = {"appendOnly", "invariants", "deletionVectors", "variantType"}
 _COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\.(\d{10})\.(\d{10})|\.[0-9a-f-]{36})?\.(?:parquet|json)")
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
@@ -336,7 +336,7 @@ class LogFiles:
         :return: None where the version cannot be read.
         """
         at = max((one for one in self.checkpoints if one <= version), default=-1)
-        return at if all(one in self.commits for one in range(at + 1, version + 1)) else None
+        return at if version >= 0 and all(one in self.commits for one in range(at + 1, version + 1)) else None
 
     def versions(self) -> list[int]:
         """All versions that can be read."""
