@@ -263,8 +263,8 @@ class PartWriter:
         file = candidate.file
         about = (candidate.document.id, candidate.content_hash, file.size, file.stamp, file.path)
         tokens = sum(chunk.input_tokens or 0 for chunk in chunks)
-        path, first = (self._path, self.chunks) if chunks else (None, None)
-        self.rows.append(Row(*about, len(chunks), path, first, tokens))
+        place = (self._path, self.chunks) if chunks else (None, None)
+        self.rows.append(Row._make((*about, len(chunks), *place, tokens)))
         self.chunks += len(chunks)
         self.tokens += tokens
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:

@@ -116,7 +116,8 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
         "INSERT INTO upserts SELECT n.id, 'ok', n.hash, coalesce(t.size, n.size), coalesce(t.stamp, n.stamp), "
         "coalesce(t.file, n.file), n.part, n.first, n.chunks, n.tokens, "
         "CASE WHEN coalesce(d.present, 0) THEN 'changed' ELSE 'added' END, NULL, NULL, 0, NULL "
-        "FROM new n JOIN seen ON seen.id = n.id LEFT JOIN documents d ON d.id = n.id LEFT JOIN touched t ON t.id = n.id"
+        "FROM new n JOIN seen ON seen.id = n.id LEFT JOIN documents d ON d.id = n.id "
+        "LEFT JOIN touched t ON t.id = n.id"
     )
     others = (
         "FROM documents d LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id "
@@ -435,8 +436,8 @@ def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile])
     ):
         if path not in target.files:
             raise InputError(
-                f"{target.uri} has no file {path}, in which the table {DOCUMENTS} has documents. Somebody restored one "
-                "of the two tables. Restore the other one as well, or choose another output."
+                f"{target.uri} has no file {path}, in which the table {DOCUMENTS} has documents. Somebody restored "
+                "one of the two tables. Restore the other one as well, or choose another output."
             )
         target.mask_of(path, masks).add_range(first, first + chunks)
     scattered = {row[0] for row in scratch.rows(f"SELECT u.id {replaced} AND d.first IS NULL")}
@@ -462,7 +463,7 @@ def _copied(
     new: Mapping[str, DataFile],
     schema: pa.Schema,
 ) -> Iterator[list[tuple[str, str, int]]]:
-    """Replace files by copies of what is left of them; yields documents with the file and the first row they have now."""
+    """Replace files by copies of what is left; yields documents with their new file and first row."""
     copy = _Copy(target, schema)
     for path in paths:
         if path not in new:
@@ -646,6 +647,7 @@ def stage(
     scratch: Scratch,
     parts: Sequence[Part],
     settings: TableSettings,
+    *,
     note: Note,
     stats: Mapping[str, Any],
 ) -> str:
@@ -729,8 +731,8 @@ def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
     )
     if twice:
         raise InputError(
-            f"Shards {twice[1]} and {twice[2]} have the document {twice[0]!r} both. An id names one document: make the "
-            "ids of the source distinct."
+            f"Shards {twice[1]} and {twice[2]} have the document {twice[0]!r} both. An id names one document: "
+            "make the ids of the source distinct."
         )
     names = ", ".join(_STAGED)
     scratch.run("CREATE INDEX temp.staged_id ON staged (id)")
@@ -771,8 +773,7 @@ def maintain(output: str, retention: float) -> None:
             write_checkpoint(table, retention_s=retention)
         vacuum(table, retention, now, _OUR_FILES)
         clean_log(table, retention, now)
-    old = [number for number in run_numbers(output)[KEPT_NOTES:]]
-    discard(*(_note_uri(output, number) for number in old))
+    discard(*(_note_uri(output, number) for number in run_numbers(output)[KEPT_NOTES:]))
 
 
 def _now() -> int:

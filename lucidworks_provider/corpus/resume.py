@@ -143,6 +143,6 @@ def _part(value: Any, journal: Journal) -> Part:
         return Part(**value)
     except TypeError:
         raise InputError(
-            f"The journal in {journal.output} is of another version of the provider. Remove its folder to submit again "
-            "what the unfinished run had submitted."
+            f"The journal in {journal.output} is of another version of the provider. Remove its folder to submit "
+            "again what the unfinished run had submitted."
         ) from None

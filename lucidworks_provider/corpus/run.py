@@ -148,8 +148,8 @@ def finish_held(output: str) -> None:
         return
     if (note := read_note(output, number)) is None:
         raise InputError(
-            f"{output}: run {number} has committed {CHUNKS} and not {DOCUMENTS}, and its note {RUNS}/{number:08}.json is "
-            "gone. Restore it, or choose another output."
+            f"{output}: run {number} has committed {CHUNKS} and not {DOCUMENTS}, and its note "
+            f"{RUNS}/{number:08}.json is gone. Restore it, or choose another output."
         )
     with Scratch() as scratch:
         load_documents(scratch, tables.documents)
@@ -247,8 +247,9 @@ def _check_shards(shards: Sequence[Staged]) -> ChunkingOptions:
     count = int(names[0].rpartition("-")[2])
     if sorted(names) != [Shard(number, count).name for number in range(count)]:
         raise InputError(
-            f"staged: there are the shards {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}, and not each "
-            f"of {count} once. Publish when the tasks of all shards have ended well; leave trigger_rule at all_success."
+            f"staged: there are the shards {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}, and not "
+            f"each of {count} once. Publish when the tasks of all shards have ended well; leave trigger_rule at "
+            "all_success."
         )
     first = shards[0]
     for shard in shards:
@@ -261,8 +262,8 @@ def _check_shards(shards: Sequence[Staged]) -> ChunkingOptions:
     dimensions = {shard.dimension for shard in shards if shard.dimension}
     if len(dimensions) > 1:
         raise InputError(
-            f"staged: the shards have vectors of different lengths ({sorted(dimensions)}), though they were made with "
-            "one configuration: the deployment changed. Run all shards with full_refresh=True."
+            f"staged: the shards have vectors of different lengths ({sorted(dimensions)}), though they were made "
+            "with one configuration: the deployment changed. Run all shards with full_refresh=True."
         )
     return ChunkingOptions(**first.options)
 
@@ -272,7 +273,8 @@ def _check_unpublished(tables: Tables, shards: Sequence[Staged]) -> None:
     for shard in shards:
         if tables.transactions.get(shard_transaction(shard.shard), 0) >= shard.number:
             raise InputError(
-                f"staged: what shard {shard.shard} has staged was published before. Run the tasks of the shards again."
+                f"staged: what shard {shard.shard} has staged was published before. Run the tasks of the shards "
+                "again."
             )
 
 
@@ -415,6 +417,10 @@ class _Run:
 
     def _finish(self, engine: Engine, stats: RunStats, last: Note | None) -> dict[str, Any]:
         rejected = self._check_rejects(stats)
+
+        def note(version: int, upserts: DataFile | None) -> None:
+            self._note(manifest, stats, version, upserts)
+
         for _ in range(COMMITS):
             counts = settle(self.scratch, keep_old=self._keep_old, prune=self.corpus.prune)
             if (told := self._told_before(counts, last)) is not None:
@@ -434,7 +440,7 @@ class _Run:
                 self.parts,
                 settings,
                 number=self.lease.number,
-                note=lambda version, upserts: self._note(manifest, stats, version, upserts),
+                note=note,
                 check=self.lease.renew,
             )
             if versions is not None:
@@ -447,7 +453,8 @@ class _Run:
                 return manifest
             self._read_again()
         raise OutputBusyError(
-            f"{self.corpus.output}: somebody else commits to the table {CHUNKS} all the time. Stop that, and try again."
+            f"{self.corpus.output}: somebody else commits to the table {CHUNKS} all the time. Stop that, and try "
+            "again."
         )
 
     def _read_again(self) -> None:
@@ -456,8 +463,8 @@ class _Run:
         self.tables = read_tables(self.corpus.output)
         if self.tables.chunks is None or self.tables.chunks.transactions.get(RUN) != run_before:
             raise OutputBusyError(
-                f"{self.corpus.output}: another run has committed meanwhile. Nothing more is written; a retry goes on "
-                "from what has been kept."
+                f"{self.corpus.output}: another run has committed meanwhile. Nothing more is written; a retry goes "
+                "on from what has been kept."
             )
         log.info("%s: somebody else has committed meanwhile; its files are read again.", self.corpus.output)
         reconcile(self.scratch, self.tables, self.corpus.on_missing_chunks)
@@ -540,7 +547,13 @@ class _Run:
         note = Note(self.lease.number, self.me, self._journal.run, dict(manifest))
         self.lease.renew()
         return stage(
-            self.place, self.shard, self.scratch, self.parts, settings, note, stats.as_json(time.monotonic())
+            self.place,
+            self.shard,
+            self.scratch,
+            self.parts,
+            settings,
+            note=note,
+            stats=stats.as_json(time.monotonic()),
         )
 
     def _told(self, manifest: Mapping[str, Any], stats: RunStats) -> None:
@@ -687,6 +700,6 @@ def _check_apart(corpus: Corpus) -> None:
         source, output = without_scheme(base), without_scheme(corpus.output)
         if f"{output}/".startswith(f"{source.rstrip('/')}/"):
             raise InputError(
-                f"output_uri {corpus.output} lies within source {corpus.source}: the next run would take the tables for "
-                "documents. Give them a folder outside."
+                f"output_uri {corpus.output} lies within source {corpus.source}: the next run would take the tables "
+                "for documents. Give them a folder outside."
             )

@@ -159,8 +159,8 @@ def check_empty(output: str, ours: set[str]) -> None:
     names = names_in(output)
     if "snapshot.json" in names:
         raise InputError(
-            f"{output} holds a dataset of an earlier version of this provider (snapshot.json), which is not converted. "
-            "Choose another output; every document is submitted again."
+            f"{output} holds a dataset of an earlier version of this provider (snapshot.json), which is not "
+            "converted. Choose another output; every document is submitted again."
         )
     strange = sorted(name for name in names if name not in ours and name[0] not in "._")
     if strange:
@@ -256,11 +256,8 @@ def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["rese
             on_missing_chunks,
         )
         scratch.run(f"CREATE TEMP TABLE missing AS SELECT documents.id {missing}")
-        if on_missing_chunks == "resend":
-            # Neither the file nor the text is known any more.
-            change = "hash = NULL, stamp = ''"
-        else:
-            change = "dropped = 1"
+        # Of what is sent again neither the file nor the text is known any more.
+        change = "hash = NULL, stamp = ''" if on_missing_chunks == "resend" else "dropped = 1"
         scratch.run(
             f"UPDATE documents SET {change}, first = NULL, "  # noqa: S608
             "chunks = coalesce((SELECT count FROM sums WHERE sums.id = documents.id), 0), moved = 1 "

@@ -317,6 +317,6 @@ def _with_chunks(
             yield from pa.concat_tables(ready).cast(schema).combine_chunks().to_batches()
     if waiting:
         raise InputError(
-            f"{table.uri}: chunks of {len(waiting):,} documents are missing, e.g. of {next(iter(waiting))!r}. Somebody "
-            "has deleted them; the next run finds that, and sends the documents again or drops them."
+            f"{table.uri}: chunks of {len(waiting):,} documents are missing, e.g. of {next(iter(waiting))!r}. "
+            "Somebody has deleted them; the next run finds that, and sends the documents again or drops them."
         )

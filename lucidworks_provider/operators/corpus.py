@@ -67,7 +67,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     :param full_refresh: send every document again; needed after a change of the chunker, the model or their
         configuration. (templated)
     :param prune: remove documents that the source does not have any more. (templated)
-    :param plan_only: send and write nothing; return ``{"documents", "would_submit", "bytes", "skipped"}``. (templated)
+    :param plan_only: send and write nothing; return ``{"documents", "would_submit", "bytes", "skipped"}``.
+        (templated)
     :param max_submissions: fail before the first submission if more documents than that would be sent. (templated)
     :param max_reject_ratio: share of the source's documents, 0 to 1; when more are rejected the task fails. What was
         done is kept.
@@ -360,12 +361,12 @@ class LucidworksPublishShardsOperator(HasResult, BaseOperator):
     def _uris(self) -> list[str]:
         # What mapped tasks return comes as a lazy sequence.
         given = [self.staged] if isinstance(self.staged, str | Mapping) else list(self.staged or ())
-        uris = [one.get("staged") if isinstance(one, Mapping) else one for one in given]
+        uris: list[Any] = [one.get("staged") if isinstance(one, Mapping) else one for one in given]
         for uri in uris:
             if not isinstance(uri, str):
                 raise InputError(
-                    "staged: give what the tasks of the shards have returned, e.g. staged=chunk.output; their operator "
-                    "needs a listing."
+                    "staged: give what the tasks of the shards have returned, e.g. staged=chunk.output; their "
+                    "operator needs a listing."
                 )
         return uris
 
