@@ -17,7 +17,7 @@ from typing import Any
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service
-from lucidworks_provider.documents.dataset import changes, open_dataset
+from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.errors import UnknownResourceError
 
 DIMENSION = 4
@@ -143,6 +143,11 @@ class World:
     def lines(self, uri: str) -> list[dict[str, Any]]:
         """A file of JSON Lines."""
         return [json.loads(line) for line in Path(uri).read_text().splitlines()]
+
+    def statuses(self) -> dict[str, str]:
+        """What the table of documents says of each."""
+        rows = open_documents(str(self.output)).to_table().to_pylist()
+        return {row["document_id"]: row["status"] for row in rows}
 
     def listed(self, delta: dict[str, Any], name: str) -> list[str]:
         """The ids of the documents that a run has added, changed or deleted."""
