@@ -119,9 +119,12 @@ class DeletionVector:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> DeletionVector:
-        """:raises KeyError: a field is missing."""
+        """:raises KeyError: a field is missing. :raises ValueError: there is no such place."""
         place = found["storageType"], found["pathOrInlineDv"], found.get("offset")
-        return cls(*place, found["sizeInBytes"], found["cardinality"])
+        vector = cls(*place, found["sizeInBytes"], found["cardinality"])
+        if vector.storage not in {"u", "p", "i"} or vector.path == "":
+            raise ValueError(f"deletion vector {vector.unique_id!r}")
+        return vector
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,10 @@ def read_vector(table_uri: str, vector: DeletionVector) -> BitMap64:
 
     if vector.path is None:
         place = f"An inline deletion vector of {table_uri}"
-        data = z85_decode(vector.path_or_inline)[: vector.size]
+        try:
+            data = z85_decode(vector.path_or_inline)[: vector.size]
+        except ValueError as err:
+            raise StorageError(f"{place} is corrupt: {err}") from err
     else:
         place = file_uri(table_uri, vector.path)
         offset = vector.offset or 0
