@@ -57,7 +57,8 @@ def agree(world: World, duck: duckdb.DuckDBPyConnection) -> None:
         query = deltalake.QueryBuilder().register("t", table).execute(f"SELECT {names} FROM t")  # noqa: S608
         assert _sorted(pa.table(query).to_pylist(), *keys) == expected
         assert _sorted(polars.scan_delta(path).collect().to_dicts(), *keys) == expected
-        found = duck.execute(f"SELECT {names} FROM delta_scan('{path}')")  # noqa: S608.to_arrow_table()
+        scan = f"SELECT {names} FROM delta_scan('{path}')"  # noqa: S608
+        found = duck.execute(scan).to_arrow_table()
         assert _sorted(found.to_pylist(), *keys) == expected
 
 
