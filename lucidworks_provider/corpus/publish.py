@@ -742,7 +742,7 @@ def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
     # By what the table has now.
     scratch.run(
         "UPDATE upserts SET change = CASE WHEN d.present THEN 'changed' ELSE 'added' END FROM documents d "
-        "WHERE d.id = upserts.id AND change IN ('added', 'changed')"
+        "WHERE d.id = upserts.id AND upserts.change IN ('added', 'changed')"
     )
     scratch.run(
         "UPDATE upserts SET change = NULL WHERE change = 'deleted' AND NOT EXISTS "
