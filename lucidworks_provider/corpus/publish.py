@@ -21,7 +21,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +191,7 @@ class Note:
     :param returned: what its task returns.
     :param version: of ``chunks`` after it; None while it is only staged.
     :param upserts: the file of new rows of ``documents``, as an ``add`` of the log.
+    :param transactions: of ``documents``, beside those of every run.
     """
 
     number: int
@@ -199,6 +200,7 @@ class Note:
     returned: Mapping[str, Any]
     version: int | None = None
     upserts: Mapping[str, Any] | None = None
+    transactions: Mapping[str, int] = field(default_factory=dict)
 
 
 def note_run(place: str, note: Note) -> None:
@@ -600,7 +602,7 @@ def finish_run(output: str, scratch: Scratch, tables: Tables, note: Note) -> int
         scratch,
         tables.documents,
         upserts,
-        {RUN: note.number, DESCRIBES: note.version or 0},
+        {RUN: note.number, DESCRIBES: note.version or 0, **note.transactions},
         deletion_vectors="deletionVectors" in tables.chunks.writer_features,
     )
 
@@ -737,7 +739,7 @@ def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
     # By what the table has now.
     scratch.run(
         "UPDATE upserts SET change = CASE WHEN d.present THEN 'changed' ELSE 'added' END FROM documents d "
-        "WHERE d.id = upserts.id AND change IN ('added', 'changed')"
+        "WHERE d.id = upserts.id AND upserts.change IN ('added', 'changed')"
     )
     scratch.run(
         "UPDATE upserts SET change = NULL WHERE change = 'deleted' AND NOT EXISTS "
