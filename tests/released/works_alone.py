@@ -70,6 +70,8 @@ def main() -> None:
             assert name.startswith(SERVER), (name, err)
             assert name == FOR_PYTEST or (err.name or "").partition(".")[0] in BROUGHT_BY_AIRFLOW, (name, err)
 
+    from lucidworks_provider.documents.shards import publish
+
     from lucidworks_provider import documents, emulator
     from lucidworks_provider.auth.stores import store_for
     from lucidworks_provider.auth.token import TokenIdentity
@@ -78,7 +80,6 @@ def main() -> None:
     from lucidworks_provider.documents.chunk_file import check_suffix
     from lucidworks_provider.documents.inspect import inspect as inspected
     from lucidworks_provider.documents.readers import Reading, check_file
-    from lucidworks_provider.documents.shards import publish
     from lucidworks_provider.documents.source import Format, SourceFile
     from lucidworks_provider.emulator.__main__ import main as serve
     from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator

@@ -15,6 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from lucidworks_provider.documents.shards import publish, read_listing, shard_of, write_listings
 
 from lucidworks_provider import storage
 from lucidworks_provider.documents import shards
@@ -27,7 +28,6 @@ from lucidworks_provider.documents.dataset import (
     read_snapshot,
     write_snapshot,
 )
-from lucidworks_provider.documents.shards import publish, read_listing, shard_of, write_listings
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import write_file
