@@ -29,7 +29,7 @@ from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
 from lucidworks_provider.corpus.shards import Shard
-from lucidworks_provider.corpus.tables import RUN, Tables, documents_schema, row_places
+from lucidworks_provider.corpus.tables import Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
     DataFile,
@@ -51,6 +51,7 @@ from lucidworks_provider.documents.dataset import (
     DIMENSION,
     DOCUMENTS,
     OPTIONS,
+    RUN,
     RUNS,
     below,
     new_name,

@@ -34,6 +34,8 @@ JOURNAL, RAW, RUNS, SHARDS = "journal", "raw", "runs", "shards"
 HEAD = f"{JOURNAL}/head.json"
 # Properties of the table of chunks.
 OPTIONS, DIMENSION = "lucidworks.options", "lucidworks.dimension"
+# Application transaction of both tables: the number of the last run.
+RUN = "lucidworks-run"
 # Application transaction of the documents: the version of the chunks that they describe.
 DESCRIBES = "lucidworks-chunks"
 
