@@ -152,7 +152,7 @@ def inspect(
 
 class _Inspector:
     def __init__(self, output: str, db: sqlite3.Connection) -> None:
-        self.db, self.found = db, Inspection(output)
+        self.db, self.found, self.unlocated = db, Inspection(output), 0
         self.chunks, self.documents = (self._table(name) for name in (CHUNKS, DOCUMENTS))
         marks = self.documents.transactions
         if OPTIONS not in self.chunks.configuration or DESCRIBES not in marks:
@@ -276,7 +276,7 @@ class _Inspector:
                 count += 1
                 tokens += used or 0
                 if start is not None and end is not None:
-                    if start < last_start:
+                    if 0 <= start < last_start:
                         self.found.add("chunks that start before the preceding one", f"{one!r} in {path}")
                     last_start = start
                     spans += _SPAN.pack(start, end, _digest(text))
@@ -287,6 +287,7 @@ class _Inspector:
         import pyarrow.compute as pc
 
         start, end = batch.column("start"), batch.column("end")
+        self.unlocated += start.null_count
         # A span is as long as its text: this needs no source.
         wrong = pc.not_equal(pc.subtract(end, start), pc.utf8_length(batch.column("text")))
         wrong = pc.or_(
@@ -348,6 +349,7 @@ class _Inspector:
         }
         for name, query in numbers.items():
             yield name, f"{self.db.execute(query).fetchone()[0] or 0:,}"
+        yield "without span", f"{self.unlocated:,}"
         for name, column in (("status", "status"), ("rejects", "reason")):
             rows = self.db.execute(
                 f"SELECT {column}, count(*) FROM documents WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608
