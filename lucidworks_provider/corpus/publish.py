@@ -421,7 +421,11 @@ def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], sett
             status="d.status", hash="d.hash"
         )
     )
-    scratch.run("UPDATE upserts SET part = m.part, first = m.first FROM moved m WHERE m.id = upserts.id")
+    # What stands at several places still does.
+    scratch.run(
+        "UPDATE upserts SET part = m.part, first = CASE WHEN upserts.first IS NOT NULL THEN m.first END "
+        "FROM moved m WHERE m.id = upserts.id"
+    )
 
 
 def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile]) -> dict[str, Any]:

@@ -258,17 +258,18 @@ def _changed(documents: Table, since: int | None) -> dict[str, tuple[str, str | 
     from lucidworks_provider.delta.rows import read_rows
 
     found: dict[str, tuple[str, str | None, int]] = {}
-    columns = ["document_id", "version", "presence", "chunk_file", "chunks"]
+    columns = ["document_id", "version", "presence", "chunk_file", "first_row", "chunks"]
     for batch in read_rows(documents, columns=columns):
         rows = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-        for document_id, version, presence, file, count in rows:
+        for document_id, version, presence, file, first, count in rows:
             if version is None or (since is not None and version <= since):
                 continue
             was = since is not None and sum(one <= since for one in presence) % 2 == 1
             is_now = len(presence) % 2 == 1
             if was or is_now:
                 change = "changed" if was and is_now else "added" if is_now else "deleted"
-                found[document_id] = change, file, count
+                # Without a first row they are at several places, maybe in several files.
+                found[document_id] = change, None if first is None else file, count
     return found
 
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 
 import deltalake
+import pyarrow.compute as pc
 import pytest
 from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider.corpus import publish
 from lucidworks_provider.documents import open_dataset
+from lucidworks_provider.documents.dataset import changes
 from lucidworks_provider.documents.inspect import Inspection, inspect
 from lucidworks_provider.errors import LucidworksError
 
@@ -149,6 +151,31 @@ def test_chunks_that_another_writer_has_deleted(world: World) -> None:
     assert list(found.problems()) == []
     assert found.about["status"] == "ok 6, deleted 2"
     write(world, 3, 5, words="is changed. ")
+    world.run()
+    assert problems(world) == []
+
+
+def test_chunks_of_a_document_that_another_writer_has_scattered(world: World) -> None:
+    write(world, *range(10))
+    world.run()
+    write(world, 3, words="is changed. ")
+    first = world.run()
+    some = (pc.field("document_id") == "03.txt") & (pc.field("chunk_index") >= 1)
+    moved = open_dataset(str(world.output)).to_table(filter=some)
+    chunks(world).delete("document_id = '03.txt' AND chunk_index >= 1")
+    deltalake.write_deltalake(str(world.output / "chunks"), moved, mode="append")
+    assert problems(world) == []
+    world.run()
+    assert problems(world) == []
+    # It is read whole, though no one file has it.
+    found = changes(str(world.output), first["since"])
+    assert sum(batch.num_rows for batch in found) == moved.num_rows + 1
+
+    # Their files are copied, and it stays scattered; only its own rows are removed when it changes.
+    write(world, 6, 7, 8, 9, words="is changed. ")
+    world.run()
+    assert problems(world) == []
+    write(world, 3, words="is changed again. ")
     world.run()
     assert problems(world) == []
 
