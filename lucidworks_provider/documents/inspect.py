@@ -13,7 +13,7 @@ import sqlite3
 import struct
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,8 +22,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.documents import dataset
-from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DOCUMENTS, OPTIONS, RUN, below
+from lucidworks_provider.documents.dataset import (
+    CHUNKS,
+    DESCRIBES,
+    DIMENSION,
+    DOCUMENTS,
+    OPTIONS,
+    RUN,
+    below,
+    check_installed,
+)
 from lucidworks_provider.documents.document import Document, Unreadable, content_hash
 from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
@@ -141,7 +149,7 @@ def inspect(
     :raises InputError: there is no catalogue, or no source, or the ``documents`` extra is not installed.
     :raises StorageError: a log or the source cannot be read. A data file that cannot be read is a problem.
     """
-    dataset.check_installed()
+    check_installed()
     with (
         tempfile.TemporaryDirectory(prefix="lucidworks-") as folder,
         closing(sqlite3.connect(Path(folder) / "inspect.db", isolation_level=None)) as db,
@@ -158,9 +166,13 @@ class _Inspector:
         if OPTIONS not in self.chunks.configuration or DESCRIBES not in marks:
             raise InputError(f"{output} has Delta tables of another writer, and no catalogue.")
         # The version of `chunks` that the documents describe.
-        self.described, self.last_run = marks[DESCRIBES], marks.get(RUN, 0)
-        self.options: Mapping[str, Any] = json.loads(self.chunks.configuration[OPTIONS])
-        self.dimension = int(self.chunks.configuration.get(dataset.DIMENSION, 0))
+        self.described = marks[DESCRIBES]
+        self._check_versions(marks.get(RUN, 0))
+        try:
+            self.options = ChunkingOptions(**json.loads(self.chunks.configuration[OPTIONS]))
+        except (TypeError, ValueError) as err:
+            raise InputError(f"{self.chunks.uri}: its property {OPTIONS} is no configuration: {err}") from err
+        self.dimension = int(self.chunks.configuration.get(DIMENSION, 0))
 
     def _table(self, name: str, version: int | None = None) -> Table:
         from lucidworks_provider.delta.log import read_table
@@ -173,7 +185,6 @@ class _Inspector:
         return table
 
     def run(self, source: str | None, read: Reading | None, sample: int | None) -> Inspection:
-        self._check_versions()
         self._check_columns()
         for path in self.documents.files:
             self._read_documents(path)
@@ -187,14 +198,13 @@ class _Inspector:
             self._compare(source, read, sample)
         return self.found
 
-    def _check_versions(self) -> None:
-        newest, described = self.chunks.version, self.described
-        if described > newest:
+    def _check_versions(self, last_run: int) -> None:
+        described = self.described
+        if described > self.chunks.version:
             # A run may have committed both since the first was read.
             self.chunks = self._table(CHUNKS)
-            newest = self.chunks.version
-        number = self.chunks.transactions.get(RUN, 0)
-        if number > self.last_run:
+        newest, number = self.chunks.version, self.chunks.transactions.get(RUN, 0)
+        if number > last_run:
             self.found.add(
                 f"runs that have committed {CHUNKS} and not {DOCUMENTS}; the next run completes them",
                 f"run {number} with version {newest}; version {described} is checked",
@@ -213,7 +223,7 @@ class _Inspector:
         from lucidworks_provider.delta.schema import delta_schema
         from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
 
-        stored = delta_schema(stored_chunk_schema(ChunkingOptions(**self.options), self.dimension))
+        stored = delta_schema(stored_chunk_schema(self.options, self.dimension))
         wanted, columns = (
             {one["name"]: one["type"] for one in schema["fields"]} for schema in (stored, self.chunks.schema)
         )
@@ -340,7 +350,7 @@ class _Inspector:
             written = table.timestamp_ms or table.txns.get(RUN, {}).get("lastUpdated") or 0
             moment = datetime.fromtimestamp(written / 1000, UTC).isoformat(timespec="seconds")
             yield f"{name} table", f"version {table.version} of {moment}"
-        for key, value in self.options.items():
+        for key, value in self.options.as_json().items():
             yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         numbers = {
             "documents": "SELECT count(*) FROM documents WHERE present",

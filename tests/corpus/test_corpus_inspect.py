@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import deltalake
 import pyarrow.compute as pc
 import pytest
 from corpus_world import World  # noqa: TC002
 
+from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import publish
 from lucidworks_provider.documents import open_dataset
 from lucidworks_provider.documents.dataset import changes
@@ -34,6 +36,12 @@ def chunks(world: World) -> deltalake.DeltaTable:
 def write(world: World, *numbers: int, words: str = "tells something. 🐄 ") -> None:
     for number in numbers:
         world.write(f"{number:02}.txt", f"Dökument {number} {words}" * 30)
+
+
+def quantised(text: str, body: dict[str, Any]) -> dict[str, Any]:
+    for vector in body["chunkedData"][0]["vectors"]:
+        vector["vector"] = [1, -2, 3]
+    return body
 
 
 def test_night_after_night(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +89,7 @@ def test_another_configuration(world: World) -> None:
     write(world, *range(5))
     world.run()
     world.service.chunk_size = 50
-    world.set(options=type(world.corpus.options)("sentence", "e5-small"), full_refresh=True)
+    world.set(options=ChunkingOptions("sentence", "e5-small"), full_refresh=True)
     world.run()
     found = inspected(world)
     assert list(found.problems()) == []
@@ -102,6 +110,10 @@ def test_a_run_that_died_between_its_commits(world: World, monkeypatch: pytest.M
     write(world, *range(10))
     world.run()
     write(world, 3, 11, words="is changed. ")
+    # What is checked has the old configuration.
+    new = ChunkingOptions("sentence", "e5-small", model_config={"vectorQuantizationMethod": "max-scale"})
+    world.set(options=new, full_refresh=True)
+    world.service.answer = quantised
 
     def die(*args: object, **more: object) -> int:
         raise RuntimeError("killed")
@@ -117,8 +129,11 @@ def test_a_run_that_died_between_its_commits(world: World, monkeypatch: pytest.M
         ]
     }
     assert found.about["documents"] == "10"
+    assert found.about["model_id"] == "gte-small"
     world.run()
-    assert problems(world) == []
+    found = inspected(world)
+    assert list(found.problems()) == []
+    assert found.about["model_id"] == "e5-small"
 
 
 def test_a_table_that_another_writer_has_compacted(world: World) -> None:

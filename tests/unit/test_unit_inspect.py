@@ -586,11 +586,17 @@ class TestNoCatalogue:
         with pytest.raises(InputError, match="no Delta table documents"):
             catalogue.inspect()
 
-    @pytest.mark.parametrize("table", ["chunks", "documents"])
-    def test_a_table_of_another_writer(self, catalogue: Catalogue, table: str) -> None:
+    def test_a_table_of_another_writer(self, catalogue: Catalogue) -> None:
         catalogue.document_marks.clear()
         catalogue.write()
         with pytest.raises(InputError, match="another writer"):
+            catalogue.inspect()
+
+    def test_the_configuration_is_unknown(self, catalogue: Catalogue) -> None:
+        catalogue.write()
+        log = catalogue.output / "chunks" / "_delta_log" / f"{0:020}.json"
+        log.write_text(log.read_text().replace("chunker_config", "strange"))
+        with pytest.raises(InputError, match=r"lucidworks\.options is no configuration"):
             catalogue.inspect()
 
     def test_a_column_is_missing(self, catalogue: Catalogue) -> None:
