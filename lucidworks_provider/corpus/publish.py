@@ -29,7 +29,7 @@ from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
 from lucidworks_provider.corpus.shards import Shard
-from lucidworks_provider.corpus.tables import RUN, Tables, documents_schema, row_places
+from lucidworks_provider.corpus.tables import Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
     DataFile,
@@ -51,6 +51,7 @@ from lucidworks_provider.documents.dataset import (
     DIMENSION,
     DOCUMENTS,
     OPTIONS,
+    RUN,
     RUNS,
     below,
     new_name,
@@ -419,7 +420,11 @@ def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], sett
         f"INSERT OR IGNORE INTO upserts SELECT {as_they_are} FROM documents d JOIN moved m ON m.id = d.id "  # noqa: S608
         "LEFT JOIN touched t ON t.id = d.id"
     )
-    scratch.run("UPDATE upserts SET part = m.part, first = m.first FROM moved m WHERE m.id = upserts.id")
+    # What stands at several places still does.
+    scratch.run(
+        "UPDATE upserts SET part = m.part, first = CASE WHEN upserts.first IS NOT NULL THEN m.first END "
+        "FROM moved m WHERE m.id = upserts.id"
+    )
 
 
 def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile]) -> dict[str, Any]:
