@@ -198,10 +198,10 @@ class RedisServer(_Server):
 class PostgresServer(_Server):
     """A PostgreSQL server with one superuser and one database, both called ``airflow``.
 
-    PostgreSQL refuses to run as root; then it runs as ``postgres`` (or ``nobody``), and its data lie in a folder below
-    ``TMPDIR`` because that user cannot reach those of root. They are removed at the end, however it comes.
+    PostgreSQL refuses to run as root; then it runs as ``postgres`` (or ``nobody``), and its data lie in a folder
+    below ``TMPDIR`` because that user cannot reach those of root. They are removed at the end, however it comes.
 
-    :param programs: the folder ``bin`` of an installation, by default the newest one of Debian; that user must reach it
+    :param programs: the folder ``bin`` of an installation that this user can read; by default Debian's newest one
     """
 
     name = "postgres"

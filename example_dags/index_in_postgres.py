@@ -5,12 +5,12 @@
 Runs whenever `chunk_catalogue` has published a new version. Loads the documents that were added, changed or deleted
 since the version that the table has, and builds an HNSW index for nearest-neighbour queries.
 
-The version that is loaded is written in the same transaction as the chunks. A load that fails changes nothing, and the
-next one starts from the same version, so nothing is lost or loaded twice.
+The version that is loaded is written in the same transaction as the chunks. A load that fails changes nothing, and
+the next one starts from the same version, so nothing is lost or loaded twice.
 
 Set `LUCIDWORKS_OUTPUT` in the environment of the workers as for `chunk_catalogue`, and create the connection
-`postgres_default`. The server needs the extension `vector`; the first task creates it, which needs a superuser where it
-is not installed yet. To load everything again, drop both tables.
+`postgres_default`. The first task creates the extension `vector` if the database does not have it, which needs a
+superuser. To load everything again, drop both tables.
 """
 
 from __future__ import annotations

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from array import array
 from dataclasses import dataclass
-from typing import Any
-
-import psycopg
-from corpus_world import World
+from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents import open_dataset
+
+if TYPE_CHECKING:
+    import psycopg
+    from corpus_world import World
 
 # Document, number, text, and the vector as 32-bit numbers.
 Row = tuple[Any, ...]

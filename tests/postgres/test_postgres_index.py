@@ -148,9 +148,7 @@ def test_a_second_load_waits_for_the_first_and_finds_nothing_to_do(index: Index)
     results: list[dict[str, Any]] = []
     with psycopg.connect(index.connection.info.dsn, password=index.connection.info.password) as first:
         first.execute("SELECT version FROM lucidworks_loaded FOR UPDATE")
-        loads = [
-            threading.Thread(target=lambda: results.append(index.dag.load.function())) for _ in range(2)
-        ]
+        loads = [threading.Thread(target=lambda: results.append(index.dag.load.function())) for _ in range(2)]
         for one in loads:
             one.start()
         time.sleep(0.5)
@@ -179,7 +177,7 @@ def test_a_document_that_loses_its_chunks(index: Index) -> None:
 
 
 def test_texts_and_ids_with_signs_of_sql(index: Index) -> None:
-    document = {"id": "it's a \\ \"key\"", "text": 'B \\ {"c", NULL} \r\n\t%s \U0001f600'}
+    document = {"id": 'it\'s a \\ "key"', "text": 'B \\ {"c", NULL} \r\n\t%s \U0001f600'}
     index.world.write("a.jsonl", json.dumps(document))
     index.world.run()
 
