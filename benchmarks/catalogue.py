@@ -17,16 +17,18 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile, Part
@@ -68,7 +70,13 @@ def write_parts(output: Path, ids: list[str], version: int) -> tuple[list[Part],
 
 def _batch(ids: list[str], version: int, draw: random.Random, schema: pa.Schema) -> pa.RecordBatch:
     count = len(ids) * EACH
-    floats = pa.array(memoryview(draw.randbytes(2 * count * DIMENSION)).cast("H").tolist(), pa.float32())
+    # Mantissas at random, exponents around 1: numbers that no compression makes much smaller.
+    words = memoryview(draw.randbytes(4 * count * DIMENSION)).cast("I")
+    bits = pa.array(words, pa.uint32())
+    bits = pc.bit_wise_or(
+        pc.bit_wise_and(bits, pa.scalar(0x807FFFFF, pa.uint32())), pa.scalar(0x3F000000, pa.uint32())
+    )
+    floats = pa.Array.from_buffers(pa.float32(), count * DIMENSION, bits.buffers())
     vectors = pa.ListArray.from_arrays(
         pa.array(range(0, (count + 1) * DIMENSION, DIMENSION), pa.int32()),
         floats,
@@ -114,7 +122,8 @@ def commit(
             note=lambda version, upserts: None,
             check=lambda: None,
         )
-        assert done is not None
+        if done is None:
+            raise RuntimeError("somebody else has committed")
         times["commit"] = time.perf_counter() - began
     began = time.perf_counter()
     maintain(str(output), RETENTION)
@@ -129,7 +138,11 @@ def night(output: Path, documents: int) -> dict[str, float]:
     share = documents // 100
     changed, gone = set(draw.sample(names, share)), set(draw.sample(names, share // 2))
     new = [f"new-{n:08}.txt" for n in range(share)]
-    parts, rows = write_parts(output, [*sorted(changed - gone), *new], 2)
+    wanted = [*sorted(changed - gone), *new]
+    # In another process, as the peak of this one is measured.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        parts, rows = pool.submit(write_parts, output, wanted, 2).result()
+    _forget_peak()
     before, size = _peak(), _size(output)
     same = (name for name in names if name not in changed and name not in gone)
     times = commit(output, 2, parts, rows, same)
@@ -138,7 +151,13 @@ def night(output: Path, documents: int) -> dict[str, float]:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory since :func:`_forget_peak`, in megabytes; a process begins with its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _size(folder: Path) -> int:
@@ -156,7 +175,15 @@ def measure(chunks: int) -> dict[str, float]:
         wrote = time.perf_counter() - began
         first = commit(output, 1, parts, rows, ())
         del parts, rows, names
-        command = [sys.executable, "-m", "benchmarks.catalogue", "--night", folder, "--documents", str(documents)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.catalogue",
+            "--night",
+            folder,
+            "--documents",
+            str(documents),
+        ]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         return found | {
             "size": _size(output) / 1e6,
@@ -166,7 +193,7 @@ def measure(chunks: int) -> dict[str, float]:
 
 
 def _table(found: Iterator[tuple[int, dict[str, float]]]) -> Iterator[str]:
-    yield "| chunks | MB | the night's commit | MB written | of it new chunks | peak, MB more | documents read | kept short |"
+    yield "| chunks | MB | the night's commit | MB written | of it new chunks | peak, MB more | load | maintain |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for chunks, one in found:
         yield (
@@ -177,21 +204,23 @@ def _table(found: Iterator[tuple[int, dict[str, float]]]) -> Iterator[str]:
 
 def main() -> int:
     """Print a table; the exit code says whether the figures are reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--night", type=Path)
     parser.add_argument("--documents", type=int)
     given = parser.parse_args()
     if given.night:
-        print(json.dumps(night(given.night, given.documents)))  # noqa: T201
+        print(json.dumps(night(given.night, given.documents)))
         return 0
     sizes = (50_000,) if given.short else (500_000, 1_000_000)
     found = [(chunks, measure(chunks)) for chunks in sizes]
     for line in _table(iter(found)):
-        print(line)  # noqa: T201
+        print(line)
     worst = found[0][1]
     good = worst["commit"] <= SECONDS and worst["written"] <= WRITTEN and worst["peak"] <= PEAK
-    print(f"\nTo reach: {SECONDS} s, {WRITTEN} MB, {PEAK} MB more.")  # noqa: T201
+    print(f"\nTo reach: {SECONDS} s, {WRITTEN} MB, {PEAK} MB more.")
     return 0 if good else 1
 
 

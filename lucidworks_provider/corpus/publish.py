@@ -21,7 +21,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -119,48 +119,44 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
         "FROM new n JOIN seen ON seen.id = n.id LEFT JOIN documents d ON d.id = n.id "
         "LEFT JOIN touched t ON t.id = n.id"
     )
-    others = (
-        "FROM documents d LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id "
-        "WHERE d.id NOT IN (SELECT id FROM upserts)"
+    # All others of which something may change: most are what they were, and are looked at once.
+    scratch.run("DROP TABLE IF EXISTS others")
+    scratch.run(
+        "CREATE TEMP TABLE others AS SELECT d.*, seen.fate AS fate, t.id IS NOT NULL AS touched FROM documents d "
+        "LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id "
+        "WHERE d.id NOT IN (SELECT id FROM upserts) "
+        f"AND NOT ({int(keep_old)} AND status = 'ok' AND fate IS {SAME} AND t.id IS NULL "
+        "AND NOT moved AND NOT dropped)"
     )
     vanished = scratch.count(
-        f"SELECT count(*) {others} AND present AND seen.id IS NULL AND status != 'vanished'"
+        "SELECT count(*) FROM others WHERE present AND fate IS NULL AND status != 'vanished'"
     )
+    insert = (
+        "INSERT OR IGNORE INTO upserts SELECT {columns} FROM others d LEFT JOIN touched t ON t.id = d.id "
+        "WHERE {which}"
+    )
+
+    def without_chunks(which: str, *, hash: str = "NULL", change: str = "'deleted'") -> None:
+        columns = _WITHOUT_CHUNKS.format(status="'deleted'", hash=hash, change=change)
+        scratch.run(insert.format(columns=columns, which=which))
+
+    def as_it_is(which: str, status: str) -> None:
+        scratch.run(insert.format(columns=_AS_IT_IS.format(status=status, hash="d.hash"), which=which))
+
     # Somebody has deleted chunks of these, and they are to stay away until their text changes.
-    scratch.run(
-        f"INSERT INTO upserts SELECT {_WITHOUT_CHUNKS} {others} AND dropped".format(
-            status="'deleted'", hash="CASE WHEN seen.id IS NULL THEN NULL ELSE d.hash END", change="'deleted'"
-        )
-    )
-    gone = "seen.id IS NULL" if prune else "0"
-    other_options = "0" if keep_old else "1"
-    scratch.run(
-        f"INSERT INTO upserts SELECT {_WITHOUT_CHUNKS} {others} AND present AND ({gone} OR {other_options})".format(
-            status="'deleted'", hash="NULL", change="'deleted'"
-        )
-    )
-    scratch.run(
-        f"INSERT INTO upserts SELECT {_AS_IT_IS} {others} AND present AND seen.id IS NULL AND "
-        "(status != 'vanished' OR moved)".format(status="'vanished'", hash="d.hash")
-    )
+    without_chunks("dropped", hash="CASE WHEN fate IS NULL THEN NULL ELSE d.hash END")
+    if prune:
+        without_chunks("present AND fate IS NULL")
+    if not keep_old:
+        without_chunks("present")
+    as_it_is("present AND fate IS NULL AND (status != 'vanished' OR moved)", "'vanished'")
     # What was rejected before and has left the source.
-    scratch.run(
-        f"INSERT INTO upserts SELECT {_WITHOUT_CHUNKS} {others} AND NOT present AND seen.id IS NULL "
-        "AND status = 'rejected'".format(status="'deleted'", hash="NULL", change="NULL")
-    )
-    # What is as it was, and has another stamp, another place, or was rejected or away in between.
-    scratch.run(
-        f"INSERT INTO upserts SELECT {_AS_IT_IS} {others} AND seen.fate = {SAME} AND "
-        "(moved OR t.id IS NOT NULL OR (present AND status != 'ok'))".format(
-            status="CASE WHEN present THEN 'ok' ELSE d.status END", hash="d.hash"
-        )
-    )
-    # Rejects keep the chunks that they had.
-    scratch.run(
-        f"INSERT INTO upserts SELECT {_AS_IT_IS} {others} AND seen.fate = {REJECTED}".format(
-            status="CASE WHEN present THEN 'ok' ELSE d.status END", hash="d.hash"
-        )
-    )
+    without_chunks("NOT present AND fate IS NULL AND status = 'rejected'", change="NULL")
+    # What is as it was, and has another stamp, another place, or was rejected or away in between; and rejects, which
+    # keep the chunks that they had.
+    was = "CASE WHEN present THEN 'ok' ELSE d.status END"
+    as_it_is(f"fate = {SAME} AND (moved OR touched OR (present AND status != 'ok'))", was)
+    as_it_is(f"fate = {REJECTED}", was)
     scratch.run(
         "INSERT OR IGNORE INTO upserts SELECT id, 'rejected', NULL, NULL, NULL, file, NULL, NULL, 0, 0, NULL, NULL, "
         "NULL, 0, NULL FROM rejects"
@@ -195,6 +191,7 @@ class Note:
     :param returned: what its task returns.
     :param version: of ``chunks`` after it; None while it is only staged.
     :param upserts: the file of new rows of ``documents``, as an ``add`` of the log.
+    :param transactions: of ``documents``, beside those of every run.
     """
 
     number: int
@@ -203,6 +200,7 @@ class Note:
     returned: Mapping[str, Any]
     version: int | None = None
     upserts: Mapping[str, Any] | None = None
+    transactions: Mapping[str, int] = field(default_factory=dict)
 
 
 def note_run(place: str, note: Note) -> None:
@@ -415,11 +413,10 @@ def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], sett
     scratch.run("DELETE FROM moved")
     for placed in _copied(target, copied, masks, new, schema):
         scratch.many("INSERT OR IGNORE INTO moved VALUES (?, ?, ?)", placed)
+    as_they_are = _AS_IT_IS.format(status="d.status", hash="d.hash")
     scratch.run(
-        f"INSERT INTO upserts SELECT {_AS_IT_IS} FROM documents d JOIN moved m ON m.id = d.id "
-        "LEFT JOIN touched t ON t.id = d.id WHERE d.id NOT IN (SELECT id FROM upserts)".format(
-            status="d.status", hash="d.hash"
-        )
+        f"INSERT OR IGNORE INTO upserts SELECT {as_they_are} FROM documents d JOIN moved m ON m.id = d.id "
+        "LEFT JOIN touched t ON t.id = d.id"
     )
     scratch.run("UPDATE upserts SET part = m.part, first = m.first FROM moved m WHERE m.id = upserts.id")
 
@@ -605,7 +602,7 @@ def finish_run(output: str, scratch: Scratch, tables: Tables, note: Note) -> int
         scratch,
         tables.documents,
         upserts,
-        {RUN: note.number, DESCRIBES: note.version or 0},
+        {RUN: note.number, DESCRIBES: note.version or 0, **note.transactions},
         deletion_vectors="deletionVectors" in tables.chunks.writer_features,
     )
 
@@ -742,7 +739,7 @@ def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
     # By what the table has now.
     scratch.run(
         "UPDATE upserts SET change = CASE WHEN d.present THEN 'changed' ELSE 'added' END FROM documents d "
-        "WHERE d.id = upserts.id AND change IN ('added', 'changed')"
+        "WHERE d.id = upserts.id AND upserts.change IN ('added', 'changed')"
     )
     scratch.run(
         "UPDATE upserts SET change = NULL WHERE change = 'deleted' AND NOT EXISTS "

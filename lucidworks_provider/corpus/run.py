@@ -191,13 +191,14 @@ def publish_shards(
             all(shard.deletion_vectors for shard in shards),
         )
         parts = [Part(**part) for shard in shards for part in shard.parts]
+        transactions = {shard_transaction(shard.shard): shard.number for shard in shards}
 
         def note(version: int, upserts: DataFile | None) -> None:
             documents = 0 if tables.documents is None else tables.documents.version + 1
             returned = {**manifest, "version": version, "documents_version": documents}
             _report_shards(output, holder, returned, shards)
             action = None if upserts is None else upserts.add()["add"]
-            note_run(output, Note(lease.number, me, "", returned, version, action))
+            note_run(output, Note(lease.number, me, "", returned, version, action, transactions))
 
         for _ in range(COMMITS):
             with Scratch() as scratch:
@@ -215,7 +216,7 @@ def publish_shards(
                     number=lease.number,
                     note=note,
                     check=lease.renew,
-                    transactions={shard_transaction(shard.shard): shard.number for shard in shards},
+                    transactions=transactions,
                 )
             if versions is not None:
                 manifest["version"], manifest["documents_version"] = versions

@@ -12,7 +12,7 @@ __all__ = ["changes", "open_dataset", "open_documents", "version_of"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing one module of this package does not load the others.
+    # Modules of this package are imported without the others.
     if name in __all__:
         from lucidworks_provider.documents import dataset
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -16,8 +16,10 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
+from lucidworks_provider.operators.failures import NonRetryableErrorsMixin
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
 from lucidworks_provider.operators.results import HasResult
+from lucidworks_provider.operators.templates import NoneTemplatesMixin
 from lucidworks_provider.operators.values import one_of, seconds, share, switch, whole
 from lucidworks_provider.operators.waiting import UsesHook
 
@@ -292,7 +294,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         )
 
 
-class LucidworksPublishShardsOperator(HasResult, BaseOperator):
+class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixin, HasResult, BaseOperator):
     """
     Commit what the tasks of all shards of a corpus have staged, as one version of its tables.
 
@@ -360,7 +362,8 @@ class LucidworksPublishShardsOperator(HasResult, BaseOperator):
 
     def _uris(self) -> list[str]:
         # What mapped tasks return comes as a lazy sequence.
-        given = [self.staged] if isinstance(self.staged, str | Mapping) else list(self.staged or ())
+        single = isinstance(self.staged, str | Mapping) or not isinstance(self.staged, Iterable)
+        given = [self.staged] if single else list(self.staged)
         uris: list[Any] = [one.get("staged") if isinstance(one, Mapping) else one for one in given]
         for uri in uris:
             if not isinstance(uri, str):
@@ -371,7 +374,13 @@ class LucidworksPublishShardsOperator(HasResult, BaseOperator):
         return uris
 
     def _lineage(self) -> Lineage:
-        return Lineage(output=self.output_uri, rows=(self._manifest or {}).get("written"))
+        manifest = self._manifest or {}
+        version = manifest.get("version")
+        return Lineage(
+            output=manifest.get("dataset"),
+            rows=manifest.get("written"),
+            version=None if version is None else str(version),
+        )
 
 
 def _busy_wait(on_busy: Any, busy_timeout: Any) -> float:
