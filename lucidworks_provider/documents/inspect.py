@@ -278,7 +278,7 @@ class _Inspector:
             self._check_spans(batch, path)
             self._check_vectors(batch, path)
             for row, one, index, its_hash, used, start, end, text in _rows(batch, ["_row", *_CHUNK[:-1]]):
-                if not count or row != first + count or (one, index - count, its_hash) != key:
+                if not count or row != first + count or (one, (index or 0) - count, its_hash) != key:
                     if count:
                         yield key[0], path, first, count, key[1], key[2], tokens, bytes(spans)
                     key = one, index, its_hash

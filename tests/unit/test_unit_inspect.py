@@ -330,6 +330,18 @@ FIRST = "'one.txt' in a.parquet"
         (document(status="new"), {"documents whose status and presence contradict": "'two.txt'"}),
         (document(version=1), {"documents of a later version than their table describes": "'two.txt'"}),
         (chunk(chunk_index=5), {DISORDER: "'one.txt'"}),
+        (
+            chunk(chunk_index=None),
+            {"files with rows without chunk_index": "a.parquet", DISORDER: "'one.txt'"},
+        ),
+        (
+            chunk(document_id=None),
+            {
+                "files with rows without document_id": "a.parquet",
+                "documents with chunks that are not in documents": "None",
+                MISSING: "'one.txt'",
+            },
+        ),
         (swap, {DISORDER: "'one.txt'"}),
         (chunk(vector=[1.0, 2.0]), {LENGTH: FIRST}),
         (chunk(vector=[]), {LENGTH: FIRST}),
