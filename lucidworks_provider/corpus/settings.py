@@ -21,7 +21,7 @@ class Corpus:
 
     :param source: URI of a file, folder or glob; or the documents themselves.
     :param listing: URI of the listing of a shard, to be read instead of listing ``source``; then what was done is
-        staged, and :func:`~lucidworks_provider.documents.shards.publish` commits it.
+        staged, and :func:`~lucidworks_provider.corpus.run.publish_shards` commits it.
     :param output: URI of the folder of the tables.
     :param full_refresh: send everything again; needed when the configuration changed.
     :param prune: remove what the source does not have any more.

@@ -229,6 +229,8 @@ def _documents_until(output: str, until: int | None) -> Table:
     from lucidworks_provider.delta.log import read_table
 
     newest = _table(output, DOCUMENTS, None)
+    if DESCRIBES not in newest.transactions:
+        raise InputError(f"{newest.uri} is a table of somebody else: no run of a corpus has committed to it.")
     if until is None or newest.transactions[DESCRIBES] <= until:
         return newest
     # Later versions describe later ones, so the last one that is early enough is found by halving.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lucidworks_provider.documents.shards import publish, read_listing, shard_of, write_listings
 
 from lucidworks_provider.corpus.shards import (
     Shard,
