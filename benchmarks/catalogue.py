@@ -184,7 +184,9 @@ def measure(chunks: int) -> dict[str, float]:
             "--documents",
             str(documents),
         ]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        found: dict[str, float] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
         return found | {
             "size": _size(output) / 1e6,
             "first": first["commit"],

@@ -29,7 +29,7 @@ from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
 from lucidworks_provider.corpus.shards import Shard
-from lucidworks_provider.corpus.tables import RUN, Tables, documents_schema, row_places
+from lucidworks_provider.corpus.tables import Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
     DataFile,
@@ -51,6 +51,7 @@ from lucidworks_provider.documents.dataset import (
     DIMENSION,
     DOCUMENTS,
     OPTIONS,
+    RUN,
     RUNS,
     below,
     new_name,
@@ -82,6 +83,8 @@ CREATE TABLE upserts (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER,
     first INTEGER, chunks INTEGER, tokens INTEGER, change TEXT, reason TEXT, detail TEXT, attempts INTEGER,
     rejected_hash TEXT) WITHOUT ROWID
 """
+# As it was, in everything.
+_UNCHANGED = f"status = 'ok' AND fate IS {SAME} AND t.id IS NULL AND NOT moved AND NOT dropped"
 # As a document stands, with what was learned of its file.
 _AS_IT_IS = """
     d.id, {status}, {hash}, coalesce(t.size, d.size), coalesce(t.stamp, d.stamp), coalesce(t.file, d.file),
@@ -125,8 +128,7 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
         "CREATE TEMP TABLE others AS SELECT d.*, seen.fate AS fate, t.id IS NOT NULL AS touched FROM documents d "
         "LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id "
         "WHERE d.id NOT IN (SELECT id FROM upserts) "
-        f"AND NOT ({int(keep_old)} AND status = 'ok' AND fate IS {SAME} AND t.id IS NULL "
-        "AND NOT moved AND NOT dropped)"
+        f"AND NOT ({_UNCHANGED} AND {int(keep_old)})"  # noqa: S608
     )
     vanished = scratch.count(
         "SELECT count(*) FROM others WHERE present AND fate IS NULL AND status != 'vanished'"
@@ -415,10 +417,14 @@ def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], sett
         scratch.many("INSERT OR IGNORE INTO moved VALUES (?, ?, ?)", placed)
     as_they_are = _AS_IT_IS.format(status="d.status", hash="d.hash")
     scratch.run(
-        f"INSERT OR IGNORE INTO upserts SELECT {as_they_are} FROM documents d JOIN moved m ON m.id = d.id "
+        f"INSERT OR IGNORE INTO upserts SELECT {as_they_are} FROM documents d JOIN moved m ON m.id = d.id "  # noqa: S608
         "LEFT JOIN touched t ON t.id = d.id"
     )
-    scratch.run("UPDATE upserts SET part = m.part, first = m.first FROM moved m WHERE m.id = upserts.id")
+    # What stands at several places still does.
+    scratch.run(
+        "UPDATE upserts SET part = m.part, first = CASE WHEN upserts.first IS NOT NULL THEN m.first END "
+        "FROM moved m WHERE m.id = upserts.id"
+    )
 
 
 def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile]) -> dict[str, Any]:

@@ -45,7 +45,6 @@ from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
 from lucidworks_provider.corpus.stats import RunStats, duration
 from lucidworks_provider.corpus.tables import (
-    RUN,
     Tables,
     check_empty,
     load_documents,
@@ -55,7 +54,7 @@ from lucidworks_provider.corpus.tables import (
     shard_transaction,
 )
 from lucidworks_provider.delta.log import DataFile
-from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUNS, SHARDS, below
+from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUN, RUNS, SHARDS, below
 from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source

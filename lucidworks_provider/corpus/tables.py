@@ -25,7 +25,7 @@ from lucidworks_provider.corpus.scratch import Scratch
 from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
-from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, below
+from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUN, below
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import names_in
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Application transaction: the number of the last run.
-RUN = "lucidworks-run"
 # Of somebody else's changes so many are named.
 _NAMED = 3
 

@@ -85,7 +85,13 @@ def read_file_rows(
     with _readable(place):
         filesystem, path = arrow_place(place)
         # Spark may write timestamps as int96, which pyarrow would take for nanoseconds.
-        parquet = pq.ParquetFile(path, filesystem=filesystem, coerce_int96_timestamp_unit="us")
+        parquet = pq.ParquetFile(
+            path,
+            filesystem=filesystem,
+            coerce_int96_timestamp_unit="us",
+            # Without it a vector that rotted on the disk is read as if nothing were.
+            page_checksum_verification=True,
+        )
     with parquet:
         stored = set(parquet.schema_arrow.names)
         wanted = [name for name in schema.names if name in stored and name not in parts]

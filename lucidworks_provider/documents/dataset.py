@@ -34,6 +34,8 @@ JOURNAL, RAW, RUNS, SHARDS = "journal", "raw", "runs", "shards"
 HEAD = f"{JOURNAL}/head.json"
 # Properties of the table of chunks.
 OPTIONS, DIMENSION = "lucidworks.options", "lucidworks.dimension"
+# Application transaction of both tables: the number of the last run.
+RUN = "lucidworks-run"
 # Application transaction of the documents: the version of the chunks that they describe.
 DESCRIBES = "lucidworks-chunks"
 
@@ -256,17 +258,18 @@ def _changed(documents: Table, since: int | None) -> dict[str, tuple[str, str | 
     from lucidworks_provider.delta.rows import read_rows
 
     found: dict[str, tuple[str, str | None, int]] = {}
-    columns = ["document_id", "version", "presence", "chunk_file", "chunks"]
+    columns = ["document_id", "version", "presence", "chunk_file", "first_row", "chunks"]
     for batch in read_rows(documents, columns=columns):
         rows = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-        for document_id, version, presence, file, count in rows:
+        for document_id, version, presence, file, first, count in rows:
             if version is None or (since is not None and version <= since):
                 continue
             was = since is not None and sum(one <= since for one in presence) % 2 == 1
             is_now = len(presence) % 2 == 1
             if was or is_now:
                 change = "changed" if was and is_now else "added" if is_now else "deleted"
-                found[document_id] = change, file, count
+                # Without a first row they are at several places, maybe in several files.
+                found[document_id] = change, None if first is None else file, count
     return found
 
 

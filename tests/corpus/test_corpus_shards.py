@@ -11,12 +11,18 @@ import pytest
 from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import publish
+from lucidworks_provider.corpus import publish, run
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import publish_shards
 from lucidworks_provider.corpus.shards import write_listings
 from lucidworks_provider.documents.dataset import open_dataset
 from lucidworks_provider.errors import InputError, StorageError
+
+
+@pytest.fixture(autouse=True)
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest."""
+    monkeypatch.setattr("lucidworks_provider.corpus.report._drawn", lambda _: "")
 
 
 def holder(task: str = "publish", *, run_id: str = "night", try_number: int = 1) -> Holder:
@@ -150,9 +156,7 @@ def test_whoever_dies_while_publishing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "_commit_documents", dies) if function == "_commit_documents" else patch.setattr(
-            "lucidworks_provider.corpus.run.maintain", dies
-        )
+        patch.setattr(publish if function == "_commit_documents" else run, function, dies)
         with pytest.raises(KeyboardInterrupt):
             commit(world, staged)
     whole = commit(world, staged, try_number=2)
@@ -203,7 +207,8 @@ def test_a_document_that_two_shards_have(world: World) -> None:
     for number in range(6):
         world.write(f"{number}.jsonl", f'{{"id": "{number}", "text": "Text {number}."}}\n')
     for number in range(6):
-        world.write(f"other-{number}.jsonl", '{"id": "same", "text": "Twice."}\n' if number in {0, 1} else '{"id": "o%d", "text": "T."}\n' % number)
+        one = "same" if number < 2 else f"o{number}"
+        world.write(f"other-{number}.jsonl", f'{{"id": "{one}", "text": "Twice."}}\n')
     with pytest.raises(InputError, match="'same'"):
         night(world, 9)
     assert not (world.output / "chunks/_delta_log").exists()

@@ -20,7 +20,7 @@ from conftest import until
 from dev.airflow_stack import AirflowStack
 from dev.demo import PRODUCTS, QUICK, TRAINING_KEY, Emulator, environment, write_catalogue
 from dev.processes import REPOSITORY
-from lucidworks_provider.documents.dataset import open_dataset
+from lucidworks_provider.documents.dataset import changes, open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,11 +110,18 @@ def test_a_catalogue_is_chunked_in_shards_and_published_with_its_counts(examples
     assert {name.removesuffix(".txt") for name in table["document_id"].to_pylist()} == set(DOCUMENTS)
     assert [published[name] for name in ("documents", "added", "shards")] == [24, 24, 4]
     assert published["chunks"] == table.num_rows
-    assert [sorted(lists) for lists in published["lists"]] == [["added", "changed", "vanished"]] * 4
+    assert [published[name] for name in ("version", "since", "documents_version")] == [0, None, 0]
+    added = {
+        (row["document_id"].removesuffix(".txt"), row["change"])
+        for batch in changes(output.as_uri(), published["since"], published["version"])
+        for row in batch.to_pylist()
+    }
+    assert added == {(name, "added") for name in DOCUMENTS}
     [event] = examples.airflow.api("GET", "assets/events")["asset_events"]
     assert event["source_dag_id"] == "chunk_catalogue"
     assert (
-        event["extra"].items() >= {name: published[name] for name in ("dataset", "snapshot", "added")}.items()
+        event["extra"].items()
+        >= {name: published[name] for name in ("dataset", "version", "added", "shards")}.items()
     )
 
 
