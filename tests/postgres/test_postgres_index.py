@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import corpus_world
 import psycopg
 import pytest
 from postgres_world import Index  # noqa: TC002
@@ -235,6 +236,39 @@ def test_a_check_that_fails(index: Index) -> None:
 
     with pytest.raises(ValueError, match="PostgreSQL has 33 chunks, the catalogue 36"):
         index.dag.check.function(loaded)
+
+
+def test_another_dimension(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of vectors has one: the load fails and changes nothing, until the tables are dropped."""
+    fill(index)
+    index.world.run()
+    index.load()
+    before = index.rows
+    monkeypatch.setattr(corpus_world, "DIMENSION", 8)
+    index.world.set(options=ChunkingOptions("dynamic-sentence", "e5-small-v2"), full_refresh=True)
+    index.world.run()
+
+    with pytest.raises(psycopg.errors.DataException, match="expected 4 dimensions, not 8"):
+        index.load()
+    assert (index.rows, index.version) == (before, 0)
+    index.connection.execute("DROP TABLE lucidworks_chunks, lucidworks_loaded")
+    assert index.load()["inserted"] == 36
+    assert index.rows == index.expected
+
+
+def test_with_psycopg2(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider uses it where SQLAlchemy is older than 2.0, as in Airflow 2.11."""
+    monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", False)
+    fill(index)
+    index.world.set(prune=True)
+    index.world.run()
+    index.load()
+    index.world.write("001.txt", "Shorter.")
+    (index.world.source / "002.txt").unlink()
+    index.world.run()
+
+    assert index.load() == {"since": 0, "until": 1, "deleted": 6, "inserted": 1}
+    assert index.rows == index.expected
 
 
 def test_a_catalogue_that_was_made_anew(index: Index) -> None:
