@@ -124,9 +124,9 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
     )
     # All others of which something may change: most are what they were, and are looked at once.
     scratch.run("DROP TABLE IF EXISTS others")
-    may_change = f"NOT ({_UNCHANGED} AND {int(keep_old)}) AND d.id NOT IN (SELECT id FROM upserts)"
+    may_change = f"NOT ({_UNCHANGED} AND {int(keep_old)}) AND d.id NOT IN (SELECT id FROM upserts)"  # noqa: S608
     scratch.run(
-        "CREATE TEMP TABLE others AS SELECT d.*, seen.fate AS fate, t.id IS NOT NULL AS touched FROM documents d "  # noqa: S608
+        "CREATE TEMP TABLE others AS SELECT d.*, seen.fate AS fate, t.id IS NOT NULL AS touched FROM documents d "
         f"LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id WHERE {may_change}"
     )
     vanished = scratch.count(
@@ -686,6 +686,20 @@ def stage(
     # Last: who finds the note finds all of it.
     note_run(place, replace(note, returned={**note.returned, "staged": uri}))
     return uri
+
+
+def forget_staged(place: str, published: int) -> None:
+    """Remove what a shard has staged before what is published of it, and its oldest notes."""
+    folder = below(place, "staged")
+    old = [
+        name
+        for name in names_in(folder)
+        if (number := name.partition(".")[0]).isdigit() and int(number) < published
+    ]
+    discard(
+        *(below(folder, name) for name in old),
+        *(_note_uri(place, number) for number in run_numbers(place)[KEPT_NOTES:]),
+    )
 
 
 def read_staged(uri: str) -> Staged:

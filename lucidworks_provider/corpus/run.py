@@ -28,6 +28,7 @@ from lucidworks_provider.corpus.publish import (
     TableSettings,
     count_after,
     finish_run,
+    forget_staged,
     load_staged,
     maintain,
     note_run,
@@ -374,6 +375,8 @@ class _Run:
         if unfinished is not None:
             self.parts, dimension = unfinished
             self._dimension = dimension or self._dimension
+        if self.shard is not None:
+            forget_staged(self.place, self._published)
         plan, planned = _plan(corpus, scratch, self.tables, exact=corpus.max_submissions is not None)
         self._check_guards(planned)
         if unfinished is None:

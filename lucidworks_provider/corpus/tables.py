@@ -224,30 +224,33 @@ def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["rese
     chunks, documents = tables.chunks, tables.documents
     if chunks is None or documents is None or documents.transactions.get(DESCRIBES) == chunks.version:
         return
-    scratch.run("CREATE TABLE IF NOT EXISTS found (id TEXT, part TEXT, first INTEGER, count INTEGER)")
-    scratch.run("DELETE FROM found")
-    scratch.many("INSERT INTO found VALUES (?, ?, ?, ?)", _stretches(chunks))
-    scratch.run("CREATE INDEX IF NOT EXISTS found_id ON found (id)")
+    scratch.run("CREATE TEMP TABLE found (id TEXT, hash TEXT, part TEXT, first INTEGER, count INTEGER)")
+    scratch.many("INSERT INTO found VALUES (?, ?, ?, ?, ?)", _stretches(chunks))
+    scratch.run("CREATE INDEX temp.found_id ON found (id)")
+    # Chunks of another text than `documents` says, as after a RESTORE of one table, are none of the document.
     scratch.run(
-        "CREATE TEMP TABLE sums AS SELECT id, sum(count) AS count, count(*) AS stretches, min(part) AS part, "
-        "min(first) AS first FROM found GROUP BY id"
+        "CREATE TEMP TABLE sums AS SELECT found.id, sum(count) FILTER (WHERE found.hash IS documents.hash) AS count, "
+        "sum(count) AS total, count(*) AS stretches, min(found.part) AS part, min(found.first) AS first "
+        "FROM found JOIN documents ON documents.id = found.id GROUP BY found.id"
     )
     scratch.run("CREATE UNIQUE INDEX temp.sums_id ON sums (id)")
     # What stands at several places has none; it is looked for when it has to be removed.
     scratch.run(
         "UPDATE documents SET part = sums.part, first = CASE WHEN sums.stretches = 1 THEN sums.first END, moved = 1 "
-        "FROM sums WHERE sums.id = documents.id AND present AND sums.count = documents.chunks AND "
+        "FROM sums WHERE sums.id = documents.id AND present AND sums.count = documents.chunks "
+        "AND sums.total = sums.count AND "
         "(sums.stretches > 1 OR documents.part IS NOT sums.part OR documents.first IS NOT sums.first)"
     )
     missing = (
         "FROM documents LEFT JOIN sums ON sums.id = documents.id "
-        "WHERE present AND coalesce(sums.count, 0) != documents.chunks"
+        "WHERE present AND (coalesce(sums.count, 0) != documents.chunks OR sums.total != sums.count)"
     )
     count = scratch.count(f"SELECT count(*) {missing}")
     if count and on_missing_chunks:
         some = [row[0] for row in scratch.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]
         log.warning(
-            "%s: since the last run somebody has removed chunks of %s documents (%s, …); on_missing_chunks is %r.",
+            "%s: since the last run somebody has removed or replaced chunks of %s documents (%s, …); "
+            "on_missing_chunks is %r.",
             chunks.uri,
             f"{count:,}",
             ", ".join(map(repr, some)),
@@ -258,29 +261,34 @@ def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["rese
         change = "hash = NULL, stamp = ''" if on_missing_chunks == "resend" else "dropped = 1"
         scratch.run(
             f"UPDATE documents SET {change}, first = NULL, "  # noqa: S608
-            "chunks = coalesce((SELECT count FROM sums WHERE sums.id = documents.id), 0), moved = 1 "
+            "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0), moved = 1 "
             "WHERE id IN (SELECT id FROM missing)"
         )
         scratch.run("DROP TABLE temp.missing")
     scratch.run("DROP TABLE temp.sums")
+    scratch.run("DROP TABLE temp.found")
 
 
-def _stretches(chunks: Table) -> Iterator[tuple[str, str, int, int]]:
-    """Rows of one document that stand together: its id, the file, the first row, and how many."""
-    last, part, first, count = "", "", 0, 0
-    for path, row, document_id in row_places(chunks):
-        if count and (document_id, path, row) == (last, part, first + count):
+def _stretches(chunks: Table) -> Iterator[tuple[str, str, str, int, int]]:
+    """Rows of one text that stand together: document, hash, file, first row, and how many."""
+    last, first, count = ("", "", ""), 0, 0
+    for path, row, *about in _places(chunks, "document_id", "content_hash"):
+        here = (about[0], about[1], path)
+        if count and here == last and row == first + count:
             count += 1
             continue
         if count:
-            yield last, part, first, count
-        last, part, first, count = document_id, path, row, 1
+            yield (*last, first, count)
+        last, first, count = here, row, 1
     if count:
-        yield last, part, first, count
+        yield (*last, first, count)
 
 
 def row_places(table: Table) -> Iterator[tuple[str, int, str]]:
     """File, position and document of each row."""
-    for batch in read_rows(table, columns=["document_id"], with_position=True):
-        columns = (batch.column(name).to_pylist() for name in ("_file", "_row", "document_id"))
-        yield from zip(*columns, strict=True)
+    yield from _places(table, "document_id")
+
+
+def _places(table: Table, *columns: str) -> Iterator[tuple[Any, ...]]:
+    for batch in read_rows(table, columns=columns, with_position=True):
+        yield from zip(*(batch.column(name).to_pylist() for name in ("_file", "_row", *columns)), strict=True)

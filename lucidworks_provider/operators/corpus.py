@@ -47,8 +47,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     Returns ``{"dataset", "version", "since", "documents_version", "documents", "chunks", "written", "dimension",
     "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted",
     "truncated", "rejects", "report"}``. ``version`` and ``since`` are versions of the table ``chunks``, after the run
-    and before it, for :func:`~lucidworks_provider.documents.changes`. With ``listing`` there is ``staged`` in their
-    place, for :class:`LucidworksPublishShardsOperator`.
+    and before it, for :func:`~lucidworks_provider.documents.changes`. With ``listing`` the versions are None, and
+    ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
     :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
         ``.html``, ``.jsonl`` and ``.parquet``; or a list of ``{"id": …, "text": …}``. The id of a file that is one

@@ -284,7 +284,7 @@ def test_somebody_else_deletes_chunks(
 
     delta = world.run()
 
-    assert "removed chunks of 1 documents ('1.txt'" in caplog.text
+    assert "removed or replaced chunks of 1 documents ('1.txt'" in caplog.text
     agree(world, duck)
     told = {one: change for one, (change, _) in folded(world, before).items()}
     if how == "resend":
@@ -303,6 +303,22 @@ def test_somebody_else_deletes_chunks(
     world.write("1.txt", "Until the text changes.")
     world.run()
     assert world.texts() == texts | {"1.txt": "Until the text changes."}
+
+
+@pytest.mark.parametrize("size", [40, 1])
+def test_somebody_else_restores_one_of_the_tables(world: World, size: int) -> None:
+    """Also where the document has as many chunks in both versions."""
+    for one in ("1.txt", "2.txt"):
+        world.write(one, f"The first text of {one}. " * size)
+    world.run()
+    world.write("1.txt", "Another text of the one." * size)
+    world.run()
+    _rewritten(world).restore(0)
+    world.service.forget()
+    world.run()
+    assert world.service.posted == ["Another text of the one." * size]
+    assert world.texts()["1.txt"] == "Another text of the one." * size
+    assert world.run()["skipped"] == 2
 
 
 @pytest.mark.parametrize("table", ["chunks", "documents"])

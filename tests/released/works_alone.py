@@ -75,7 +75,6 @@ def main() -> None:
             assert name.startswith(SERVER), (name, err)
             assert name == FOR_PYTEST or (err.name or "").partition(".")[0] in BROUGHT_BY_AIRFLOW, (name, err)
 
-
     from lucidworks_provider import documents, emulator
     from lucidworks_provider.auth.stores import store_for
     from lucidworks_provider.auth.token import TokenIdentity
