@@ -200,6 +200,7 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
     :raises InputError: there is no such catalogue, or no such version.
     :raises StorageError: a file is missing or cannot be read.
     """
+    check_installed()
     import pyarrow as pa
 
     documents = _documents_until(output, until)
