@@ -124,11 +124,10 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
     )
     # All others of which something may change: most are what they were, and are looked at once.
     scratch.run("DROP TABLE IF EXISTS others")
+    columns = "SELECT d.*, seen.fate AS fate, t.id IS NOT NULL AS touched"
+    joined = "documents d LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id"
     may_change = f"NOT ({_UNCHANGED} AND {int(keep_old)}) AND d.id NOT IN (SELECT id FROM upserts)"  # noqa: S608
-    scratch.run(
-        "CREATE TEMP TABLE others AS SELECT d.*, seen.fate AS fate, t.id IS NOT NULL AS touched FROM documents d "
-        f"LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id WHERE {may_change}"
-    )
+    scratch.run(f"CREATE TEMP TABLE others AS {columns} FROM {joined} WHERE {may_change}")
     vanished = scratch.count(
         "SELECT count(*) FROM others WHERE present AND fate IS NULL AND status != 'vanished'"
     )
