@@ -48,7 +48,7 @@ for name, patience in PATIENCE.items():
         LucidworksChunkDocumentsOperator(
             task_id="corpus",
             source=CONF % "source",
-            output=CONF % "corpus",
+            output_uri=CONF % "corpus",
             max_reject_ratio=0.0,
             **CHUNKS,
         )

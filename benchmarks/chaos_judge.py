@@ -160,14 +160,22 @@ def storm(log: Sequence[Mapping[str, Any]], seconds: float) -> Storm:
 
 
 def _corpus(work: Work) -> list[str]:
-    from lucidworks_provider.documents.dataset import open_dataset, read_snapshot
+    from lucidworks_provider.documents.dataset import open_dataset, open_documents
+    from lucidworks_provider.errors import InputError
 
-    output = str(work.folder / "corpus")
-    if read_snapshot(output) is None:
-        return ["corpus: no snapshot"]
+    output, texts = str(work.folder / "corpus"), work.catalogue.texts
     columns = ["document_id", "chunk_index", "text", "start", "end", "content_hash"]
-    rows = open_dataset(output).to_table(columns=columns).to_pylist()
-    return _compare("corpus", rows, work.catalogue.texts)
+    try:
+        rows = open_dataset(output).to_table(columns=columns).to_pylist()
+        documents = open_documents(output).to_table(columns=["document_id", "status", "content_hash"])
+    except InputError as err:
+        return [f"corpus: {err}"]
+    listed = Counter((row["document_id"], row["content_hash"]) for row in documents.to_pylist())
+    hashes = {(row["document_id"], row["content_hash"]) for row in rows}
+    wrong = _compare("corpus", rows, texts)
+    if listed != Counter(hashes):
+        wrong.append(f"corpus: {listed.total()} rows of documents, {len(hashes)} documents with chunks")
+    return wrong
 
 
 def _chunks(work: Work) -> list[str]:

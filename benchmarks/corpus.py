@@ -47,7 +47,7 @@ DOCUMENT_BYTES = 4096
 
 def child(source: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Run the operator in a process of its own; what it returned and used."""
-    arguments = {"source": str(source), "output": str(output), **options}
+    arguments = {"source": str(source), "output_uri": str(output), **options}
     command = [sys.executable, "-m", "benchmarks.corpus", "child", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -13,7 +13,7 @@ with DAG("corpus_kill", schedule=None):
     LucidworksChunkDocumentsOperator(
         task_id="chunk",
         source="{{ dag_run.conf['source'] }}",
-        output="{{ dag_run.conf['output'] }}",
+        output_uri="{{ dag_run.conf['output'] }}",
         chunker="dynamic-sentence",
         chunker_config={"maxChunkSize": 64, "overlapSize": 0},
         model_id="gte-small",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A catalogue that changes from night to night, and a judge that compares a dataset with it and with the log."""
+"""A catalogue that changes from night to night, and a judge that compares its tables with it and with the log."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lucidworks_provider.corpus.journal import GROUP_SECONDS
+from lucidworks_provider.corpus.lease import LEASE, Claim
 
 WORDS = ("tent", "boot", "rope", "stove", "lamp", "sack", "pole", "peg", "map", "axe", "ski", "sled", "scarf")
 # Between the answer that the emulator notes and the journal's file: the way to the client, and the write itself.
@@ -109,7 +110,7 @@ class Verdict:
     :param twice: submissions of texts beyond the first.
     :param in_flight: requests in flight at the kills.
     :param unflushed: answers in groups of the journal that were not written at the kills.
-    :param litter: half-written files of killed processes, which nobody reads.
+    :param litter: files of killed processes that no version names; they expire after the retention.
     """
 
     documents: int
@@ -128,16 +129,17 @@ class Verdict:
 
 def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[float]) -> Verdict:
     """
-    Hold a dataset against the catalogue, document by document.
+    Compare both tables with the catalogue, document by document.
 
     :param ledger: of all nights.
     :param kills: seconds since the epoch.
     """
-    from lucidworks_provider.documents.dataset import open_dataset, read_index, read_snapshot
+    from lucidworks_provider.delta.log import read_table
+    from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DOCUMENTS, open_dataset
 
-    snapshot = read_snapshot(str(output))
-    if snapshot is None:
-        return Verdict(0, 0, ["there is no snapshot"], 0, 0, 0)
+    tables = {name: read_table(str(output / name)) for name in (CHUNKS, DOCUMENTS)}
+    if missing := [f"there is no table {name}" for name, table in tables.items() if table is None]:
+        return Verdict(0, 0, missing, 0, 0, 0)
     rows = (
         open_dataset(str(output))
         .to_table(columns=["document_id", "chunk_index", "text", "start", "end", "content_hash"])
@@ -154,21 +156,28 @@ def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[fl
             wrong.append(f"{path}: {fault}")
         if not submitted[digest] or digest not in answered:
             wrong.append(f"{path}: the emulator never answered this text")
-    indexed = Counter(
-        document_id
-        for part in snapshot.parts
-        for batch in read_index(str(output), part)
-        for document_id in batch.column("document_id").to_pylist()
-    )
-    if indexed != Counter(catalogue.texts.keys()):
-        wrong.append(f"the index has {indexed.total()} rows of {len(indexed)} documents")
-    named = {name for part in snapshot.parts for name in (part.data, part.index)}
-    found = {str(path.relative_to(output)) for path in output.rglob("*.parquet")}
-    if found != named:
+    wrong += _wrong_documents(catalogue, output, chunks)
+    chunk_table, document_table = tables[CHUNKS], tables[DOCUMENTS]
+    assert chunk_table is not None  # noqa: S101
+    assert document_table is not None  # noqa: S101
+    if (described := document_table.transactions.get(DESCRIBES)) != chunk_table.version:
         wrong.append(
-            f"{len(found - named)} parts that no snapshot names, {len(named - found)} that are missing"
+            f"{DOCUMENTS} describes version {described} of {CHUNKS}, which is at {chunk_table.version}"
         )
-    wrong += [f"{path.relative_to(output)} was left behind" for path in output.rglob("lease.json")]
+    litter: set[str] = set()
+    for table in (chunk_table, document_table):
+        folder = Path(table.uri)
+        there = {path.name for pattern in ("*.parquet", "*.bin", ".*.part") for path in folder.glob(pattern)}
+        there |= {f"_delta_log/{path.name}" for path in (folder / "_delta_log").glob(".*.part")}
+        newest = _files(table)
+        wrong += [f"{folder.name}/{name} is missing" for name in sorted(newest - there)]
+        earlier = (read_table(table.uri, version) for version in range(table.version))
+        named = newest.union(*(_files(one) for one in earlier if one is not None))
+        litter |= {f"{folder.name}/{name}" for name in there - named}
+    for lease in (output / LEASE, *sorted(output.glob(f"shards/*/{LEASE}"))):
+        newest_claim = max(lease.glob("*.json"))
+        if not Claim.from_json(newest_claim.read_bytes()).released:
+            wrong.append(f"{newest_claim.relative_to(output)} is not released")
     stakes = [ledger.at_stake(kill) for kill in kills]
     return Verdict(
         documents=len(chunks),
@@ -177,8 +186,52 @@ def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[fl
         twice=sum(count - 1 for count in submitted.values()),
         in_flight=sum(in_flight for in_flight, _ in stakes),
         unflushed=sum(unflushed for _, unflushed in stakes),
-        litter=sorted(str(path.relative_to(output)) for path in output.rglob(".*.part")),
+        litter=sorted(litter),
     )
+
+
+def _wrong_documents(
+    catalogue: Catalogue, output: Path, chunks: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[str]:
+    """What is wrong with the table of documents: one row for each, with the hash and the place of its chunks."""
+    from lucidworks_provider.delta.log import read_table
+    from lucidworks_provider.delta.rows import read_rows
+    from lucidworks_provider.documents.dataset import CHUNKS, open_documents
+
+    rows = open_documents(str(output)).to_table().to_pylist()
+    wrong = []
+    listed = Counter(row["document_id"] for row in rows if row["chunk_file"] is not None)
+    twice = Counter(row["document_id"] for row in rows)
+    if twice.total() != len(twice) or set(listed) != catalogue.texts.keys():
+        wrong.append(
+            f"the documents have {twice.total()} rows of {len(twice)} documents, {len(listed)} with chunks"
+        )
+    table = read_table(str(output / CHUNKS))
+    assert table is not None  # noqa: S101
+    places: dict[str, list[tuple[str, int]]] = {}
+    for batch in read_rows(table, columns=["document_id"], with_position=True):
+        columns = (batch.column(name).to_pylist() for name in ("document_id", "_file", "_row"))
+        for document_id, file, row_number in zip(*columns, strict=True):
+            places.setdefault(document_id, []).append((file, row_number))
+    for row in rows:
+        key = row["document_id"]
+        first = row["first_row"] or 0
+        expected = [(row["chunk_file"], number) for number in range(first, first + row["chunks"])]
+        if sorted(places.get(key, [])) != expected:
+            wrong.append(f"{key}: its chunks are not where the documents say")
+        if {one["content_hash"] for one in chunks.get(key, [])} - {row["content_hash"]}:
+            wrong.append(f"{key}: the documents have another hash than its chunks")
+        if (row["status"] == "ok") != (key in catalogue.texts):
+            wrong.append(f"{key}: its status is {row['status']}")
+    return wrong
+
+
+def _files(table: Any) -> set[str]:
+    """Data files and deletion vectors of a version."""
+    files = table.files.values()
+    return {file.path for file in files} | {
+        file.vector.path for file in files if file.vector is not None and file.vector.path
+    }
 
 
 def _fault(rows: Sequence[Mapping[str, Any]], text: str, digest: str) -> str:

@@ -5,7 +5,7 @@
 A real Airflow (scheduler, LocalExecutor) runs the operator over 2,000 documents; its task's process is killed at
 twenty random moments, and Airflow tries it again. When a run comes to its end before, the catalogue changes (two of
 five documents, one of twenty gone, one of twenty new) and the next night begins. After each night a judge compares
-the dataset with the catalogue and with the emulator's log, document by document.
+the tables with the catalogue and with the emulator's log, document by document.
 
 ``--plain`` plays the same in plain child processes without a scheduler: a kill every few seconds.
 """
@@ -106,6 +106,8 @@ class Plain(Runner):
 
     def __init__(self, root: Path, emulator: Emulator) -> None:
         self.root = root
+        # For some nights only.
+        self.options: dict[str, Any] = {}
         self.environment = {
             "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(share_via="memory"),
         }
@@ -149,7 +151,8 @@ class Plain(Runner):
     def start(self) -> None:
         """Start the next try, whatever became of the one before."""
         self.number += 1
-        options = CHUNKING | {"source": str(self.root / "source"), "output": str(self.root / "output")}
+        folders = {"source": str(self.root / "source"), "output_uri": str(self.root / "output")}
+        options = CHUNKING | folders | self.options
         self.child = self.processes.Process(
             target=attempt,
             args=(
@@ -212,6 +215,7 @@ class Story:
     :param documents: of the first night.
     :param span: the kills come so many seconds after a try began, at most.
     :param say: receives the progress lines.
+    :param published: by version of the chunks, the texts of the night.
     """
 
     root: Path
@@ -223,6 +227,7 @@ class Story:
     seed: int
     say: Callable[[str], object] = print
     moments: list[float] = field(default_factory=list)
+    published: dict[int, dict[str, str]] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -242,6 +247,7 @@ class Story:
                     break
                 self.moments.append(moment)
             returned = self.runner.finish()
+            self.published[returned["version"]] = dict(catalogue.texts)
             verdict = self.judge()
             self.verdicts.append(verdict)
             self.say(
@@ -264,7 +270,7 @@ class Story:
         return self.verdicts
 
     def judge(self) -> Verdict:
-        """Look at the dataset as it is now."""
+        """Look at the tables as they are now."""
         ledger = Ledger.of(self.emulator.get("log"))
         return judge(self.catalogue, self.root / "output", ledger, self.moments)
 
@@ -331,7 +337,7 @@ def main() -> int:
         f"\n{len(story.moments)} kills in {len(story.verdicts)} nights, {time.monotonic() - begun:.0f} s; seed "
         f"{options.seed}\n\n"
         "| what | to reach | measured |\n| --- | --- | --- |\n"
-        f"| documents that are not in the dataset exactly once, all nights | 0 | {wrong} |\n"
+        f"| documents that are not in the tables exactly once, all nights | 0 | {wrong} |\n"
         f"| submitted twice | <= {last.in_flight + last.unflushed} (in flight {last.in_flight}, unflushed "
         f"{last.unflushed}) | {last.twice} |"
     )

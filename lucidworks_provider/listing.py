@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,14 @@ class Entry:
     :param stamp: another one when the file was changed: ``etag:…`` where the store has one, else ``mtime:``
         and nanoseconds. A store that has neither gets ``seen:`` and the time of the listing, so that its
         files never count as unchanged.
+    :param modified: seconds since the epoch; None for a folder, and where the store does not say.
     """
 
     name: str
     size: int
     stamp: str
     folder: bool = False
+    modified: float | None = field(default=None, compare=False)
 
 
 def find_entry(uri: str) -> Entry | None:
@@ -128,7 +130,7 @@ def _scan(folder: Path) -> Iterator[Entry]:
 
 
 def _local_file(name: str, found: os.stat_result) -> Entry:
-    return Entry(name, found.st_size, f"mtime:{found.st_mtime_ns}")
+    return Entry(name, found.st_size, f"mtime:{found.st_mtime_ns}", modified=found.st_mtime)
 
 
 def _stored(name: str, info: Mapping[str, Any]) -> Entry:
@@ -136,12 +138,22 @@ def _stored(name: str, info: Mapping[str, Any]) -> Entry:
     if info.get("type") == "directory":
         return Entry(name, 0, "", folder=True)
     size = int(info.get("size") or 0)
-    if etag := info.get("ETag") or info.get("etag"):
-        return Entry(name, size, f"etag:{str(etag).strip(chr(34))}")
     changed = next((info[key] for key in _CHANGED if info.get(key)), None)
-    if isinstance(changed, datetime):
-        changed = changed.timestamp()
-    if isinstance(changed, int | float):
-        return Entry(name, size, f"mtime:{changed * 1e9:.0f}")
+    modified = _seconds(changed or info.get("created"))
+    if etag := info.get("ETag") or info.get("etag"):
+        return Entry(name, size, f"etag:{str(etag).strip(chr(34))}", modified=modified)
+    if changed and modified is not None and not isinstance(changed, str):
+        return Entry(name, size, f"mtime:{modified * 1e9:.0f}", modified=modified)
     # Some give the time as text, which does as well.
-    return Entry(name, size, f"mtime:{changed}" if changed else f"seen:{time.time_ns()}")
+    return Entry(name, size, f"mtime:{changed}" if changed else f"seen:{time.time_ns()}", modified=modified)
+
+
+def _seconds(changed: object) -> float | None:
+    if isinstance(changed, str):
+        try:
+            changed = datetime.fromisoformat(changed)
+        except ValueError:
+            return None
+    if isinstance(changed, datetime):
+        return changed.timestamp()
+    return float(changed) if isinstance(changed, int | float) else None

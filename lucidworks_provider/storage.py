@@ -8,6 +8,7 @@ loop all of it runs in a thread (:func:`~lucidworks_provider.threads.in_thread`)
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -40,6 +41,8 @@ _REMOVALS = 16
 _READ_AHEAD = 4 << 20
 # S3 answers 409 to one of two concurrent creations, and then neither may exist: tries, and seconds between them.
 _CREATIONS, _CREATION_PAUSE = 3, 0.2
+# Of a link, on file systems that have none.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 # s3fs sends If-Match with every range.
 _PINNED = {"s3", "s3a"}
 # What file systems call the facts that differ between two versions of an object.
@@ -263,7 +266,12 @@ def create_file(uri: str, data: bytes) -> bool:
                     # Unlike a renaming, a link never replaces.
                     local.hardlink_to(temporary)
                 except FileExistsError:
-                    return False
+                    # A network file system may have lost the reply to a link that was made.
+                    return temporary.stat().st_nlink > 1
+                except OSError as err:
+                    if err.errno not in _NO_LINKS:
+                        raise
+                    return _create_in_place(local, data)
             return True
         path = store_path(uri)
         for last in (*(False,) * (_CREATIONS - 1), True):
@@ -278,6 +286,23 @@ def create_file(uri: str, data: bytes) -> bool:
                     raise
             time.sleep(_CREATION_PAUSE)
         raise AssertionError
+
+
+def _create_in_place(path: Path, data: bytes) -> bool:
+    """For file systems without links. A process that is killed meanwhile leaves a file in part."""
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
 @contextmanager

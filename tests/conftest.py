@@ -71,8 +71,6 @@ def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of a corpus with shorter waits."""
     from lucidworks_provider.corpus import asking, job_times, journal, lease
 
-    monkeypatch.setattr(lease, "SETTLE", 0.01)
-    monkeypatch.setattr(lease, "NOTICE", 0.05)
     monkeypatch.setattr(lease, "LOOK", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)
     monkeypatch.setattr(journal, "WRITE_PAUSE", 0.01)

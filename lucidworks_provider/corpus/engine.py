@@ -27,6 +27,7 @@ from lucidworks_provider.corpus.keeper import Desk
 from lucidworks_provider.corpus.parts import (
     Answered,
     Arrived,
+    Part,
     PartWriter,
     RejectedError,
     Written,
@@ -35,7 +36,6 @@ from lucidworks_provider.corpus.parts import (
 from lucidworks_provider.corpus.plan import Candidate
 from lucidworks_provider.corpus.scratch import Reject, Scratch
 from lucidworks_provider.corpus.stats import RunStats
-from lucidworks_provider.documents.dataset import Part
 from lucidworks_provider.documents.document import Reason, Unreadable
 from lucidworks_provider.errors import LucidworksError, OutputBusyError, StorageError, TooManyRejectsError
 from lucidworks_provider.threads import in_thread
@@ -255,8 +255,8 @@ class Engine:
             await in_thread(writer.abandon)
             return
         part = await in_thread(writer.close)
-        await self.journal.keep("part", asdict(part) | {"dimension": writer.dimension})
-        await in_thread(self.scratch.add_rows, "new", writer.rows)
+        await self.journal.keep("part", asdict(part))
+        await in_thread(self.scratch.add_new, writer.rows)
         self.parts.append(part)
         await in_thread(self.journal.drop, self.journal.release(row.id for row in writer.rows))
 

@@ -2,90 +2,133 @@
 """
 One writer for an output: a late nightly run and a backfill must not write into each other.
 
-``lease.json`` beside the dataset says who writes: ``{holder, nonce, beat}``. The holder moves the beat every
-``RENEW`` seconds. Hosts have clocks that differ, so no time in it is compared with anything: who watches a beat
-that does not move for ``TTL`` seconds of the watcher's own monotonic clock takes its holder for dead.
+``lease/NNNNNNNN.json`` holds ``{holder, nonce, beat, since, released}``; the file with the largest number counts. A
+task acquires the lease by creating the next number, which the storage allows to one task only.
 
-===========================================  ==========================================================
-what stands there                            what a task does that wants to write
-===========================================  ==========================================================
-nothing, or a claim that was released        claim
-an earlier try of the same task instance     claim: Airflow has given that one up (``kill -9``, and a retry)
-a process of this machine that has ended     claim
-a beat that moves                            wait and look again, or fail, naming the holder
-a beat that does not move                    watch it for ``TTL``; then claim, whatever ``wait`` allows
-===========================================  ==========================================================
+===========================================  ============================================================
+newest file                                  a task that wants to write
+===========================================  ============================================================
+none, or released                            creates the next number
+an earlier try of the same task instance     creates the next number: Airflow has given that try up
+a process of this machine that has ended     creates the next number
+a beat that moves                            waits, or fails and names the holder
+a beat that has not moved for ``TTL``        creates the next number, whatever ``wait_seconds`` is
+===========================================  ============================================================
 
-To claim is to write, to wait ``SETTLE``, and to read back; stores have no compare-and-set, so of several writers
-the last one stands, and the others find that out and start from the top. That is Fischer's timed mutex: it is
-right as long as nobody needs longer than ``SETTLE`` from its look to the end of its write. Who notices that it
-needed longer waits until a holder that it may have overwritten has noticed too (``NOTICE``).
+Clocks of hosts differ: ``TTL`` is measured by the monotonic clock of the process that watches the beat. Only its
+holder rewrites a file. A renewal that finds a larger number, or its file removed, ends the holder's work.
 
-A holder that was taken for dead, or an earlier try that still lives, finds another's claim at its next renewal
-and stops with :class:`~lucidworks_provider.errors.OutputBusyError`. It must renew right before it commits as well:
-what remains is the moment between that and the replacement of ``snapshot.json``.
+The newest file is never removed, so numbers only grow. A process that was suspended between its listing and its
+creation may create a number that was used and removed; the listing that follows each creation shows a larger one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
+import os
+import re
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import TypeVar, cast
+from pathlib import Path
+from typing import NamedTuple, TypeVar, cast
 
-from lucidworks_provider.corpus.holder import Holder
-from lucidworks_provider.documents.dataset import LEASE, below
-from lucidworks_provider.errors import OutputBusyError, StorageError
-from lucidworks_provider.storage import read_file, remove_file, write_file
-
-__all__ = ["Holder", "Lease"]
+from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
+from lucidworks_provider.storage import create_file, discard, names_in, read_file, write_file
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Seconds. Three renewals may be late or fail before anybody takes the holder for dead.
-RENEW = 15.0
-TTL = 60.0
-# More than a look and a write take on a store that is well: 0.2 s on S3.
-SETTLE = 1.0
-# Longer than a holder needs to renew, and to hear that it lost.
-NOTICE = 20.0
-# Between two looks at a lease that another one holds, and between two sentences about that.
-LOOK = 2.0
-SAY = 60.0
-# How often a read that fails is tried; a wait of an hour must not end with one of them.
+# The folder below the output.
+LEASE = "lease"
+# Seconds. Three renewals may be late or fail before the holder counts as dead.
+RENEW, TTL = 15.0, 60.0
+# Between two looks at a lease that another task holds, and between two log messages about that.
+LOOK, SAY = 2.0, 60.0
+# Attempts of a read: one failure must not end a wait of an hour.
 READS = 3
-# Between two renewals that fail.
-_BREATH = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A try of a task instance, and the process that it runs in."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+    host: str  # for people
+    pid: int
+    process: str = ""  # boot, container and start time: what distinguishes it from others with its number
+
+    @classmethod
+    def here(cls, *, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> Holder:
+        """A try in this process."""
+        process = f"{_machine()} {_started(pid := os.getpid())}"
+        return cls(dag_id, run_id, task_id, map_index, try_number, socket.gethostname(), pid, process)
+
+    @property
+    def instance(self) -> tuple[str, str, str, int]:
+        """What all tries have in common."""
+        return (self.dag_id, self.run_id, self.task_id, self.map_index)
+
+    def follows(self, other: Holder | None) -> bool:
+        """Whether this is a later try of the same task instance."""
+        return other is not None and self.instance == other.instance and self.try_number > other.try_number
+
+    def ended(self) -> bool:
+        """Whether the process is known to have ended; False for one of another machine."""
+        machine, _, started = self.process.rpartition(" ")
+        return machine == _machine() and _started(self.pid) not in {started, None}
+
+    def __str__(self) -> str:
+        index = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return (
+            f"task {self.task_id}{index} of DAG {self.dag_id}, run {self.run_id}, try {self.try_number} "
+            f"(process {self.pid} on {self.host})"
+        )
+
+
+def _machine() -> str:
+    """This boot of this machine and this container: where a process number is unique."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in ticks since the boot; empty if it has ended, None if that cannot be read."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        pass
+    except (OSError, OverflowError):
+        return ""
+    try:
+        # The name may hold spaces and brackets. After it: the state, and 19 fields later the start.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return "" if fields[0] in {"Z", "X"} else fields[19]
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """
-    The content of the file.
+    """The content of a file."""
 
-    :param holder: None for a file that this version cannot read: somebody's, all the same.
-    :param nonce: random, of one acquisition.
-    :param beat: grows while the holder lives.
-    :param since: when it was acquired, by the holder's clock; for people only.
-    :param released: the holder has ended, and the storage did not allow to remove the file.
-    """
-
-    holder: Holder | None
-    nonce: str
+    holder: Holder | None  # None: it cannot be read, e.g. was written in part; it counts as held
+    nonce: str  # random, of one acquisition
     beat: int = 0
-    since: str = ""
+    since: str = ""  # by the holder's clock, for people
     released: bool = False
-
-    def moved(self) -> Claim:
-        """One beat later."""
-        return replace(self, beat=self.beat + 1)
 
     def to_json(self) -> bytes:
         """For storage."""
@@ -93,181 +136,113 @@ class Claim:
 
     @classmethod
     def from_json(cls, data: bytes) -> Claim:
-        """Whatever the file holds, it is a claim: one that cannot be read is named by its content."""
+        """Any content is a claim."""
         try:
             plain = json.loads(data)
-            claim = cls(**plain | {"holder": Holder(**plain["holder"])})
-            if isinstance(claim.nonce, str) and isinstance(claim.holder.try_number, int):  # type: ignore[union-attr]
-                return claim
+            return cls(**plain | {"holder": Holder(**plain["holder"])})
         except (ValueError, TypeError, KeyError):
-            pass
-        return cls(None, f"unreadable-{hashlib.sha256(data).hexdigest()}")
+            return cls(None, f"unreadable: {data!r}")
 
     def __str__(self) -> str:
         return (
-            f"{self.holder or 'somebody whose lease cannot be read'}, since {self.since or 'an unknown time'}"
+            f"{self.holder or 'a task whose lease cannot be read'}, since {self.since or 'an unknown time'}"
         )
 
 
 # -- the decisions: values only ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Command: read the lease. Reply: :class:`Seen`."""
+class Look(NamedTuple):
+    """Command: find the largest number, and read its file if ``read``."""
+
+    read: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Command: write a claim over whatever stands there."""
+class Create(NamedTuple):
+    """Command: create a file if it is absent. The next look shows whether it was."""
 
+    number: int
     claim: Claim
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Command: let time pass, in seconds."""
+class Write(NamedTuple):
+    """Command: replace the own file."""
+
+    number: int
+    claim: Claim
+
+
+class Pause(NamedTuple):
+    """Command: wait."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Command: tell whoever reads the log."""
+class Seen(NamedTuple):
+    """Reply to a command, of which only :class:`Look` fills it."""
 
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """
-    Reply to :class:`Read`.
-
-    :param ended: the process of the claim is known to be gone.
-    """
-
+    number: int = 0  # 0: there is no file
     claim: Claim | None = None
-    ended: bool = False
+    ended: bool = False  # its process is known to have ended
 
 
-Command = Read | Write | Pause | Say
-Conversation = Generator[Command, Seen | None, None]
-Renewal = Generator[Command, Seen | None, Claim]
+Command = Look | Create | Write | Pause
 
 
-@dataclass
-class _Watch:
-    """Another's claim, as it was seen over time."""
-
-    claim: Claim | None = None
-    since: float = 0.0
-    moved: bool = False
-
-    def see(self, claim: Claim, now: float) -> None:
-        """It stands there now."""
-        if claim != self.claim:
-            # Whatever is written anew was written by somebody who lives.
-            self.moved = self.claim is not None
-            self.claim, self.since = claim, now
-
-    def dead(self, now: float) -> bool:
-        """Whether it has stood still for too long."""
-        return now - self.since >= TTL
-
-
-def acquire(mine: Claim, *, wait_seconds: float, output: str, now: Callable[[], float]) -> Conversation:
-    """
-    Become the writer, as the table above says.
-
-    :param wait_seconds: how long to wait for a holder that lives; 0 to fail as soon as it is seen alive.
-    :param output: for messages.
-    :param now: a monotonic clock, in seconds.
-    :raises OutputBusyError: another one holds it.
-    """
-    watch, started, said = _Watch(), now(), float("-inf")
+def acquire(
+    mine: Claim, *, wait_seconds: float, output: str, now: Callable[[], float]
+) -> Generator[Command, Seen, int]:
+    """Acquire the lease as the table above says; returns its number."""
+    started = now()
+    watched, still_since, moved, logged = Seen(), started, False, float("-inf")
     while True:
-        looked = now()
-        seen = yield Read()
-        assert seen is not None  # noqa: S101
-        if seen.claim is not None and seen.claim.nonce == mine.nonce:
-            return
-        if (other := seen.claim) is not None and not _may_take(mine, seen):
-            watch.see(other, now())
-            if not watch.dead(now()):
-                waited = now() - started
-                if watch.moved and waited >= wait_seconds:
-                    raise _busy(output, other, waited)
-                if waited >= min(LOOK, wait_seconds) and now() - said >= SAY:
-                    said = now()
-                    yield Say(_waiting(output, other, waited, wait_seconds))
+        seen = yield Look()
+        other, waited = seen.claim, now() - started
+        if other is not None and other.nonce == mine.nonce:
+            return seen.number
+        if other is None or other.released:
+            pass
+        elif seen.ended or (mine.holder is not None and mine.holder.follows(other.holder)):
+            log.info("%s: taking its lease over from %s.", output, other)
+        else:
+            if seen != watched:
+                moved, watched, still_since = watched.claim is not None, seen, now()
+            if now() - still_since < TTL:
+                if moved and waited >= wait_seconds:
+                    raise OutputBusyError(
+                        f"{output} is being written by {other} (waited {waited:.0f} s). Two runs must not write into "
+                        "each other: let it end, e.g. with max_active_runs=1, or set on_busy='wait' and a longer "
+                        "busy_timeout."
+                    )
+                if waited >= min(LOOK, wait_seconds) and now() - logged >= SAY:
+                    logged, most = now(), wait_seconds
+                    log.info(
+                        "%s is being written by %s; waited %.0f s for it, at most %.0f s.",
+                        *(output, other, waited, most),
+                    )
                 yield Pause(LOOK)
                 continue
-            yield Say(f"{output}: its lease has not moved for {TTL:.0f} s; taking it over from {other}.")
-        elif other is not None:
-            yield Say(f"{output}: taking its lease over from {other}.")
-        yield Write(mine)
-        # Overwritten by us or not: whatever happens to the claim from here on is seen by reading it back.
-        yield Pause(SETTLE if now() - looked < SETTLE else NOTICE)
+            log.info("%s: its lease has not moved for %.0f s; taking it over from %s.", output, TTL, other)
+        yield Create(seen.number + 1, mine)
 
 
-def _may_take(mine: Claim, seen: Seen) -> bool:
-    """Whether another's claim is no obstacle, whatever its beat does."""
-    assert seen.claim is not None  # noqa: S101
-    return seen.ended or (mine.holder is not None and mine.holder.follows(seen.claim.holder))
-
-
-def renew(mine: Claim, *, renewed_at: float, output: str, now: Callable[[], float]) -> Renewal:
-    """
-    Move the beat of the lease that is held.
-
-    :param renewed_at: when it was moved last.
-    :return: what stands there now.
-    :raises OutputBusyError: it is held no more. That nothing is there is no reassurance: another one may have
-        taken over, have come to its end and gone while this process stood still.
-    """
-    looked = now()
-    _check_held(mine, (yield Read()), output)
-    mine = mine.moved()
-    yield Write(mine)
-    if now() - looked >= SETTLE:
-        # Written blindly, perhaps over another's claim.
-        if now() - renewed_at >= TTL:
-            raise OutputBusyError(
-                f"{output}: this process stood still for {now() - renewed_at:.0f} s, in which another one may have "
-                "taken over. Nothing more is written; a retry goes on from what has been kept."
-            )
-        # A later try of this task would have taken it back by then.
-        yield Pause(NOTICE)
-        _check_held(mine, (yield Read()), output)
+def renew(mine: Claim, number: int, *, output: str) -> Generator[Command, Seen, Claim]:
+    """Move the beat of a lease; returns the new content of its file."""
+    newest = (yield Look(read=False)).number
+    if newest < number:
+        raise OutputBusyError(
+            f"{output}: this task's lease is gone. Its file in {LEASE}/ was removed. Nothing more is written; "
+            "a retry continues with what has been kept."
+        )
+    if newest > number:
+        other = (yield Look()).claim
+        raise OutputBusyError(
+            f"{output} is now written by {other or 'another task'}. This task did not renew its lease within "
+            f"{TTL:.0f} s, or Airflow started another try of it. Nothing more is written."
+        )
+    mine = replace(mine, beat=mine.beat + 1)
+    yield Write(number, mine)
     return mine
-
-
-def _check_held(mine: Claim, seen: Seen | None, output: str) -> None:
-    there = seen.claim if seen is not None else None
-    if there is None:
-        raise OutputBusyError(
-            f"{output}: this task's lease is gone. Somebody removed {LEASE}, or another run took over while this "
-            "process stood still. Nothing more is written; a retry goes on from what has been kept."
-        )
-    # An earlier try may have written in the moment before it looked again.
-    if there.nonce != mine.nonce and not (mine.holder and mine.holder.follows(there.holder)):
-        raise OutputBusyError(
-            f"{output} is now written by {there}. This task did not renew its lease within {TTL:.0f} s, or Airflow "
-            "started another try of it. Nothing more is written."
-        )
-
-
-def _busy(output: str, other: Claim, waited: float) -> OutputBusyError:
-    return OutputBusyError(
-        f"{output} is being written by {other} (waited {waited:.0f} s). Two runs must not write into each other: "
-        "let it end, e.g. with max_active_runs=1, or set on_busy='wait' and a longer busy_timeout."
-    )
-
-
-def _waiting(output: str, other: Claim, waited: float, wait_seconds: float) -> str:
-    return (
-        f"{output} is being written by {other}; waited {waited:.0f} s for it, at most {wait_seconds:.0f} s."
-    )
 
 
 # -- the shell: blocks, so on an event loop it runs in a thread ----------------------------------------
@@ -275,15 +250,16 @@ def _waiting(output: str, other: Claim, waited: float, wait_seconds: float) -> s
 
 class Lease:
     """
-    This task's right to write into an output. A thread of its own moves the beat, so that neither a long listing
-    nor a long copy looks like a death.
+    A task's right to write into an output. A thread moves the beat, also during a long listing or copy.
 
     :param output: the dataset's folder.
+    :ivar number: of the lease, larger than that of every earlier one: what fences a commit.
     """
 
     def __init__(self, output: str) -> None:
         self.output = output
-        self._uri = below(output, LEASE)
+        self.number = 0
+        self._folder = f"{output.rstrip('/')}/{LEASE}"
         self._mine: Claim | None = None
         self._lost: OutputBusyError | None = None
         # One renewal at a time.
@@ -293,34 +269,34 @@ class Lease:
 
     def acquire(self, holder: Holder, wait_seconds: float) -> None:
         """
-        Become the writer.
+        Acquire the lease.
 
-        :param wait_seconds: how long to wait for another that lives; 0 for not at all. One that does not move is
+        :param wait_seconds: how long to wait for a holder that lives; 0 for not at all. A beat that does not move is
             watched for ``TTL`` in any case.
-        :raises OutputBusyError: another one writes.
-        :raises StorageError: the lease cannot be read or written.
+        :raises InputError: the storage cannot create a file only if it is absent.
+        :raises OutputBusyError: another task holds it.
+        :raises StorageError: it cannot be read or written.
         """
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        mine = Claim(holder, uuid.uuid4().hex, since=since)
+        mine = Claim(holder, uuid.uuid4().hex, since=datetime.now(UTC).isoformat(timespec="seconds"))
+        self._mine, self._lost, self.number = mine, None, 0
         try:
-            self._perform(acquire(mine, wait_seconds=wait_seconds, output=self.output, now=time.monotonic))
-            self._mine, self._lost, self._renewed_at = mine, None, time.monotonic()
+            steps = acquire(mine, wait_seconds=wait_seconds, output=self.output, now=time.monotonic)
+            self.number = self._perform(steps)
         except BaseException:
-            # The task is being stopped, and may have claimed already.
-            self._mine = mine
+            # The task is being stopped, and may have created a file already.
             self.release()
             raise
-        self._released = threading.Event()
+        self._renewed_at, self._released = time.monotonic(), threading.Event()
         threading.Thread(
             target=self._keep, args=(self._released,), name="lucidworks-lease", daemon=True
         ).start()
 
     def renew(self) -> None:
         """
-        Move the beat, and so find out whether it is still there: now and then, and right before a commit.
+        Move the beat, and so find out whether the lease is still held: from time to time, and before a commit.
 
-        :raises OutputBusyError: another one writes now; stop.
-        :raises StorageError: whether that is so cannot be read.
+        :raises OutputBusyError: it is lost; stop.
+        :raises StorageError: it cannot be read or written.
         """
         with self._lock:
             if self._lost is not None:
@@ -328,77 +304,86 @@ class Lease:
             if self._mine is None:
                 raise OutputBusyError(f"{self.output}: this task does not hold the lease.")
             began = time.monotonic()
-            steps = renew(self._mine, renewed_at=self._renewed_at, output=self.output, now=time.monotonic)
             try:
-                self._mine = self._perform(steps)
+                self._mine = self._perform(renew(self._mine, self.number, output=self.output))
             except OutputBusyError as err:
                 self._lost = err
                 raise
             self._renewed_at = began
 
     def release(self) -> None:
-        """Let the next one in. Never raises: what is left behind is found dead."""
+        """Release the lease. Never raises: a lease that is not released expires."""
         self._released.set()
         with self._lock:
             mine, self._mine = self._mine, None
-            if mine is None:
+            if mine is None or self._lost is not None or not self.number:
                 return
+            uri = self._uri(self.number)
             try:
-                there = self._read()
-                if there is not None and there.nonce == mine.nonce:
-                    self._remove(mine)
+                if (data := read_file(uri)) is not None and Claim.from_json(data).nonce == mine.nonce:
+                    write_file(uri, replace(mine, released=True).to_json())
+                    discard(*(self._uri(number) for number in self._numbers() if number < self.number))
             except StorageError as err:
                 log.warning("The lease could not be released, and expires after %.0f s: %s", TTL, err)
 
-    def _remove(self, mine: Claim) -> None:
-        try:
-            remove_file(self._uri)
-        except StorageError:
-            # Not every storage that can be written allows a deletion.
-            write_file(self._uri, replace(mine, released=True).to_json())
-
     def _keep(self, released: threading.Event) -> None:
-        """In the thread: what it finds out, the next :meth:`renew` raises."""
         # The storage's connection was read when the lease was acquired; a plain thread must not ask Airflow for it.
-        while not released.wait(max(0.0, self._renewed_at + RENEW - time.monotonic()) or _BREATH):
-            if time.monotonic() < self._renewed_at + RENEW:
+        while not released.wait(max(RENEW / 15, self._renewed_at + RENEW - time.monotonic())):
+            if time.monotonic() - self._renewed_at < RENEW:
                 continue
             try:
                 self.renew()
-            except OutputBusyError as err:
-                if not released.is_set():
-                    log.error("%s", err)
+            except OutputBusyError:  # the task's next renewal raises it
                 return
             except StorageError as err:
                 log.warning("The lease could not be renewed, trying again: %s", err)
 
-    def _perform(self, conversation: Generator[Command, Seen | None, T]) -> T:
-        reply: Seen | None = None
-        while True:
-            try:
-                command = conversation.send(reply)
-            except StopIteration as stop:
-                return cast("T", stop.value)
-            reply = None
-            match command:
-                case Read():
-                    claim = self._read()
-                    reply = Seen(claim, bool(claim and claim.holder and claim.holder.ended()))
-                case Write(claim):
-                    write_file(self._uri, claim.to_json())
-                case Pause(seconds):
-                    time.sleep(seconds)
-                case Say(text):
-                    log.info("%s", text)
+    def _perform(self, steps: Generator[Command, Seen, T]) -> T:
+        try:
+            command = next(steps)
+            while True:
+                command = steps.send(self._reply(command))
+        except StopIteration as stop:
+            return cast("T", stop.value)
 
-    def _read(self) -> Claim | None:
-        for last in (*(False,) * (READS - 1), True):
-            try:
-                data = read_file(self._uri)
-                claim = Claim.from_json(data) if data is not None else None
-                return None if claim is None or claim.released else claim
-            except StorageError:
-                if last:
-                    raise
-                time.sleep(LOOK)
-        raise AssertionError
+    def _reply(self, command: Command) -> Seen:
+        match command:
+            case Look(read):
+                return self._look(read)
+            case Create(number, claim):
+                self._create(number, claim)
+            case Write(number, claim):
+                write_file(self._uri(number), claim.to_json())
+            case Pause(seconds):
+                time.sleep(seconds)
+        return Seen()
+
+    def _look(self, read: bool, tries: int = READS) -> Seen:
+        try:
+            number = max(self._numbers(), default=0)
+            if not number or not read or (data := read_file(self._uri(number))) is None:
+                return Seen(number)
+        except StorageError:
+            if tries == 1:
+                raise
+            time.sleep(LOOK)
+            return self._look(read, tries - 1)
+        claim = Claim.from_json(data)
+        return Seen(number, claim, claim.holder is not None and claim.holder.ended())
+
+    def _create(self, number: int, claim: Claim) -> None:
+        uri, self.number = self._uri(number), number
+        # A storage that ignores the condition replaces the file, and is found out by a second creation.
+        if create_file(uri, claim.to_json()) and create_file(uri, replace(claim, beat=1).to_json()):
+            discard(uri)
+            raise InputError(
+                f"{self.output}: this storage replaces a file that may only be created where there is none, so two "
+                "runs could write at once. Nothing was sent. What works: a local disk, gcsfs, adlfs, and s3fs 2025.2 "
+                "or newer with a server that supports If-None-Match."
+            )
+
+    def _numbers(self) -> list[int]:
+        return [int(name[:8]) for name in names_in(self._folder) if re.fullmatch(r"\d{8}\.json", name)]
+
+    def _uri(self, number: int) -> str:
+        return f"{self._folder}/{number:08}.json"

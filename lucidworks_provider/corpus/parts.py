@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes parts of a dataset: chunks as they arrive, and copies of parts without documents that were replaced."""
+"""Writes files of chunks as they arrive, each with an index of its documents."""
 
 from __future__ import annotations
 
-import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +18,11 @@ from lucidworks_provider.api.validation import check_chunks
 from lucidworks_provider.corpus.journal import Place
 from lucidworks_provider.corpus.plan import Candidate, Piece
 from lucidworks_provider.corpus.scratch import Row
-from lucidworks_provider.documents.chunk_columns import ChunkColumns, chunk_schema
-from lucidworks_provider.documents.dataset import (
-    DATA,
-    INDEX,
-    Part,
-    below,
-    index_schema,
-    json_lines_of,
-    new_name,
-)
+from lucidworks_provider.documents.chunk_columns import ChunkColumns, as_stored
+from lucidworks_provider.documents.dataset import CHUNKS, below, new_name
 from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError, StorageError
-from lucidworks_provider.storage import arrow_place, writing
+from lucidworks_provider.errors import EmptyResultError, InputError, MalformedAnswerError
+from lucidworks_provider.storage import read_file, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,9 +30,29 @@ if TYPE_CHECKING:
 # A row group is what a reader decodes at once, and a writer holds more than once: 2,048 vectors of 384 floats: 3 MB.
 GROUP_ROWS = 2_048
 GROUP_BYTES = 4_000_000
-# A part is what is copied when a document in it is replaced; what is known of its documents is in memory meanwhile.
+# What is known of the documents of a part is in memory until it is closed.
 PART_ROWS = 32 * GROUP_ROWS
 PART_BYTES = 128_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    A file of chunks that no version of the table has yet, and the index of its documents.
+
+    :param path: below the table; empty where the documents have no chunk.
+    :param index: its URI.
+    :param bytes: of the file of chunks.
+    :param dimension: of its vectors, 0 where there is none.
+    """
+
+    path: str
+    index: str
+    documents: int
+    chunks: int
+    tokens: int
+    bytes: int
+    dimension: int
 
 
 class RejectedError(Exception):
@@ -104,7 +115,7 @@ class Written:
     warnings: Sequence[str]
 
 
-class _ParquetFile:
+class ParquetFile:
     """A file that gets its schema with its first rows, and its rows in groups of a size that readers like."""
 
     def __init__(self, uri: str) -> None:
@@ -130,11 +141,14 @@ class _ParquetFile:
         if self._writer is None:
             self._path = self._stack.enter_context(writing(self._uri))
             # Vectors and texts do not repeat: a dictionary of them costs time and saves nothing.
+            repeated = [name for name in ("document_id", "content_hash", "status") if name in schema.names]
             self._writer = pq.ParquetWriter(
                 self._path,
                 schema,
                 compression="zstd",
-                use_dictionary=["document_id", "content_hash"],
+                use_dictionary=repeated,
+                # The table's log has the schema; readers other than Arrow's do not know this one.
+                store_schema=False,
                 # Without it a vector that rotted on the disk is read as if nothing were.
                 write_page_checksum=True,
             )
@@ -144,8 +158,10 @@ class _ParquetFile:
     def close(self) -> int:
         """Let it take its place; its size in bytes."""
         self._flush()
+        if self._writer is None or self._path is None:
+            return 0
         self._writer.close()
-        size = self._path.stat().st_size if self._path is not None else 0
+        size = self._path.stat().st_size
         self._stack.close()
         return size
 
@@ -164,8 +180,8 @@ class PartWriter:
     """
     One part: a file of chunks, and the index of its documents. Everything here blocks.
 
-    :param output: the dataset's folder.
-    :param json_lines: write the chunks as JSON Lines, too.
+    :param output: the folder of the tables.
+    :param index_folder: URI of the folder of the index.
     :param dimension: of the vectors, where it is known already.
     :param learned: is told the dimension.
     """
@@ -175,19 +191,18 @@ class PartWriter:
         output: str,
         options: ChunkingOptions,
         *,
-        json_lines: bool = False,
+        index_folder: str,
         dimension: int = 0,
         learned: Callable[[int], None] = lambda dimension: None,
     ) -> None:
-        self.name = new_name()
+        self._name = new_name()
         self._learned = learned
         self._output = output
         self._options = options
+        self._index = below(index_folder, f"{self._name}.parquet")
         self._columns = ChunkColumns(options, with_hash=True, dimension=dimension)
-        self._path = f"{DATA}/{self.name}.parquet"
-        self._data = _ParquetFile(below(output, self._path))
-        self._json_lines: tuple[AbstractContextManager[Path], Any] | None = None
-        self._wants_json_lines = json_lines
+        self._path = f"{self._name}.parquet"
+        self._data = ParquetFile(below(output, f"{CHUNKS}/{self._path}"))
         self.rows: list[Row] = []
         self.chunks = self.tokens = self.bytes = 0
 
@@ -246,9 +261,10 @@ class PartWriter:
             raise RejectedError(Reason.MALFORMED, str(err)) from None
         self._learned(self._columns.dimension)
         file = candidate.file
-        row = (candidate.document.id, candidate.content_hash, file.size, file.stamp, file.path, len(chunks))
-        self.rows.append(Row(*row, self._path))
+        about = (candidate.document.id, candidate.content_hash, file.size, file.stamp, file.path)
         tokens = sum(chunk.input_tokens or 0 for chunk in chunks)
+        place = (self._path, self.chunks) if chunks else (None, None)
+        self.rows.append(Row._make((*about, len(chunks), *place, tokens)))
         self.chunks += len(chunks)
         self.tokens += tokens
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:
@@ -258,38 +274,19 @@ class PartWriter:
     def close(self) -> Part:
         """The files take their places."""
         self._flush()
-        if not self.chunks:
-            # Documents without a single chunk: a file with columns and no rows.
-            self._data.write(_no_rows(chunk_schema(self._options, self.dimension, with_hash=True)))
-        size = self._data.close()
-        if self._json_lines is not None:
-            self._json_lines[1].close()
-            self._json_lines[0].__exit__(None, None, None)
-        index = f"{INDEX}/{self.name}.parquet"
-        write_index(below(self._output, index), self.rows)
-        return Part(self._path, index, len(self.rows), self.chunks, self.tokens, size)
+        path, size = (self._path, self._data.close()) if self.chunks else ("", 0)
+        write_index(self._index, self.rows)
+        return Part(path, self._index, len(self.rows), self.chunks, self.tokens, size, self.dimension)
 
     def abandon(self) -> None:
         """Leave nothing."""
         self._data.abandon()
-        if self._json_lines is not None:
-            self._json_lines[1].close()
-            self._json_lines[0].__exit__(_Abandoned, _Abandoned(), None)
 
     def _flush(self) -> None:
         self.bytes += self._columns.nbytes
         batch = self._columns.take()
-        if batch is None:
-            return
-        self._data.write(batch)
-        if self._wants_json_lines:
-            self._write_json_lines(batch)
-
-    def _write_json_lines(self, batch: pa.RecordBatch) -> None:
-        if self._json_lines is None:
-            holder = writing(below(self._output, json_lines_of(f"{DATA}/{self.name}.parquet")))
-            self._json_lines = holder, holder.__enter__().open("w", encoding="utf-8")
-        write_json_lines(self._json_lines[1], batch)
+        if batch is not None:
+            self._data.write(as_stored(batch))
 
 
 def not_covered(gap: str) -> str:
@@ -304,12 +301,13 @@ def _packed(chunk: Chunk) -> Chunk:
     return replace(chunk, vector=array("d", chunk.vector))
 
 
-def write_json_lines(file: Any, batch: pa.RecordBatch) -> None:
-    """A line of JSON for each chunk."""
-    # A few at a time: thousands of vectors as Python's numbers at once hold up the event loop.
-    for start in range(0, batch.num_rows, 64):
-        rows = batch.slice(start, 64).to_pylist()
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def index_schema() -> pa.Schema:
+    """The columns of an index: the fields of a :class:`~lucidworks_provider.corpus.scratch.Row`."""
+    import pyarrow as pa
+
+    text, whole = pa.string(), pa.int64()
+    types = (text, text, whole, text, text, whole, text, whole, whole)
+    return pa.schema([pa.field(name, kind) for name, kind in zip(Row._fields, types, strict=True)])
 
 
 def write_index(uri: str, rows: Sequence[Row]) -> None:
@@ -317,89 +315,31 @@ def write_index(uri: str, rows: Sequence[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = list(zip(*rows, strict=True)) or [()] * len(Row._fields)
-    table = pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, index_schema(), strict=True)],
-        schema=index_schema(),
-    )
+    schema = index_schema()
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
     with writing(uri) as path:
-        pq.write_table(table, path, compression="zstd")
+        pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd")
 
 
-def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
-
-
-def copy_parts(
-    output: str,
-    parts: Sequence[Part],
-    rows: Callable[[Part], Iterable[Row]],
-    *,
-    json_lines: bool,
-) -> tuple[Part, list[Row]]:
+def read_index(uri: str) -> Iterator[Row]:
     """
-    Some parts as one new part, with only the documents that still belong there.
+    The documents of a part.
 
-    :param rows: the documents of a part that stay.
-    :return: the new part and its documents.
+    :raises InputError: there is no such file, or it is not an index.
+    :raises StorageError: it cannot be read.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
-
-    name = new_name()
-    data, index = f"{DATA}/{name}.parquet", f"{INDEX}/{name}.parquet"
-    file = _ParquetFile(below(output, data))
-    kept: list[Row] = []
-    chunks = tokens = 0
-    with ExitStack() as stack:
-        lines: Any = None
-        if json_lines:
-            path = stack.enter_context(writing(below(output, json_lines_of(data))))
-            lines = stack.enter_context(path.open("w", encoding="utf-8"))
-        try:
-            for part in parts:
-                stay = [row._replace(part=data) for row in rows(part)]
-                kept += stay
-                ids = pa.array([row.id for row in stay], pa.string())
-                with _opened(output, part) as parquet:
-                    schema = parquet.schema_arrow
-                    for batch in _batches(parquet):
-                        left = batch.filter(pc.is_in(batch.column("document_id"), value_set=ids))
-                        if left.num_rows:
-                            file.write(left)
-                            if lines is not None:
-                                write_json_lines(lines, left)
-                            chunks += left.num_rows
-                            tokens += pc.sum(left.column("input_tokens")).as_py() or 0
-            if not chunks:
-                file.write(_no_rows(schema))
-            size = file.close()
-        except BaseException:
-            file.abandon()
-            raise
-    write_index(below(output, index), kept)
-    return Part(data, index, len(kept), chunks, tokens, size), kept
-
-
-@contextmanager
-def _opened(output: str, part: Part) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    filesystem, path = arrow_place(below(output, part.data))
+    advice = "Restore it, or remove the folder of the journal to submit again what the unfinished run had submitted."
+    if (data := read_file(uri)) is None:
+        raise InputError(f"{uri} is named by the journal and not there. {advice}")
     try:
-        parquet = pq.ParquetFile(path, filesystem=filesystem)
-    except (OSError, ValueError) as err:
-        raise StorageError(
-            f"{below(output, part.data)} cannot be read ({type(err).__name__}). The snapshot names it; restore it, "
-            "or start again with full_refresh=True."
-        ) from err
-    with parquet:
-        yield parquet
-
-
-def _batches(parquet: Any) -> Iterator[pa.RecordBatch]:
-    """One row group after the other: asked for all of them, pyarrow reads ahead what a part has."""
-    for group in range(parquet.num_row_groups):
-        yield from parquet.iter_batches(batch_size=GROUP_ROWS, row_groups=[group], use_threads=False)
+        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches():
+            if batch.schema.names != list(Row._fields):
+                raise InputError(f"{uri} is not an index of this version of the provider. {advice}")
+            columns = [column.to_pylist() for column in batch.columns]
+            yield from (Row(*values) for values in zip(*columns, strict=True))
+    except pa.ArrowException as err:
+        raise InputError(f"{uri} cannot be read ({type(err).__name__}). {advice}") from err

@@ -94,6 +94,7 @@ def render(stats: Mapping[str, Any], about: Mapping[str, Any]) -> str:
         _table_of("This run", rows),
         _table_of("Options", about.get("options") or {}),
         "</div>",
+        _table_of("Shards", about.get("shards") or {}),
         "<footer>Made by airflow-provider-lucidworks. This page loads nothing and runs nothing.</footer>",
     ]
     return (
@@ -143,7 +144,9 @@ def _figures(stats: Mapping[str, Any]) -> str:
 def _histogram(
     counts: Mapping[str, Any] | None, title: str, things: str, what: str, name: Callable[[float], str]
 ) -> str:
-    if not counts or not counts["count"]:
+    if counts is None:
+        return ""
+    if not counts["count"]:
         return _section(title, f'<p class="note">No {things} in this run.</p>')
     from lucidworks_provider.corpus import charts
 
@@ -168,7 +171,9 @@ def _histogram(
 def _timeline(stats: Mapping[str, Any]) -> str:
     from lucidworks_provider.corpus import charts
 
-    title, series = "Throughput", stats.get("series") or {}
+    title, series = "Throughput", stats.get("series")
+    if series is None:
+        return ""
     if not any(series.get("requests") or ()) and not any(series.get("documents") or ()):
         return _section(title, '<p class="note">Nothing was sent in this run.</p>')
     steps = charts.steps(series, stats["seconds"])

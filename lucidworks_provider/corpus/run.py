@@ -1,67 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run over a corpus, from the source's listing to the new snapshot."""
+"""One run over a corpus, from the source's listing to the commit."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from lucidworks_provider.corpus import commit
+from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.engine import Engine
-from lucidworks_provider.corpus.holder import Holder
 from lucidworks_provider.corpus.journal import Journal
-from lucidworks_provider.corpus.lease import Lease
-from lucidworks_provider.corpus.parts import PartWriter
+from lucidworks_provider.corpus.lease import LEASE, Holder, Lease
+from lucidworks_provider.corpus.parts import Part, PartWriter
 from lucidworks_provider.corpus.plan import HANDED_OVER, Plan, Planned
+from lucidworks_provider.corpus.publish import (
+    COMMITS,
+    Counts,
+    Note,
+    Staged,
+    TableSettings,
+    count_after,
+    finish_run,
+    forget_staged,
+    load_staged,
+    maintain,
+    note_run,
+    publish,
+    read_note,
+    read_staged,
+    run_numbers,
+    settle,
+    stage,
+)
 from lucidworks_provider.corpus.report import render
-from lucidworks_provider.corpus.resume import carry_over, check_options, load_index, load_rejects, take_over
+from lucidworks_provider.corpus.resume import carry_over, check_options, take_over
 from lucidworks_provider.corpus.scratch import SAME, Scratch
 from lucidworks_provider.corpus.settings import Corpus, Service
+from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
 from lucidworks_provider.corpus.stats import RunStats, duration
-from lucidworks_provider.documents.dataset import (
-    DATA,
-    INDEX,
-    JOURNAL,
-    JSON_LINES,
-    LEASE,
-    RAW,
-    SNAPSHOT,
-    Part,
-    Snapshot,
-    below,
-    read_snapshot,
-    write_snapshot,
+from lucidworks_provider.corpus.tables import (
+    Tables,
+    check_empty,
+    load_documents,
+    load_rejects,
+    read_tables,
+    reconcile,
+    shard_transaction,
 )
+from lucidworks_provider.delta.log import DataFile
+from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUN, RUNS, SHARDS, below
 from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
-from lucidworks_provider.documents.shards import read_listing
 from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError, TooManyRejectsError
-from lucidworks_provider.storage import free_bytes, is_file, without_scheme, write_file
+from lucidworks_provider.storage import free_bytes, is_file, without_scheme, write_file, writing
 
 log = logging.getLogger(__name__)
 
-REPORT = "report.html"
+REPORT, REJECTS = "report.html", "rejects.jsonl"
 # Single rejects in the report; the file of rejects has them all.
 SHOWN_REJECTS = 24
-_OURS = {
-    DATA,
-    INDEX,
-    JSON_LINES,
-    SNAPSHOT,
-    JOURNAL,
-    LEASE,
-    REPORT,
-    RAW,
-    commit.CHANGES,
-    commit.REJECTS,
-}
+_OURS = {CHUNKS, DOCUMENTS, JOURNAL, LEASE, RAW, REJECTS, REPORT, RUNS, SHARDS, "listings"}
 
 
 def look(corpus: Corpus) -> dict[str, Any]:
@@ -71,11 +77,11 @@ def look(corpus: Corpus) -> dict[str, Any]:
     :return: ``{"documents", "would_submit", "bytes", "skipped"}``.
     :raises InputError: what would stop the run.
     """
-    snapshot = _checked_snapshot(corpus)
+    tables = _checked_tables(corpus)
+    shard = read_shard(corpus.listing) if corpus.listing else None
     with Scratch() as scratch:
-        load_index(scratch, corpus.output, snapshot)
-        load_rejects(scratch, corpus.output, remember=not corpus.full_refresh)
-        planned = _plan(corpus, scratch, snapshot, exact=True)[1]
+        _load(scratch, tables, shard, corpus)
+        planned = _plan(corpus, scratch, tables, exact=True)[1]
     return {
         "documents": planned.documents,
         "would_submit": planned.candidates,
@@ -88,32 +94,252 @@ def run(
     corpus: Corpus, service: Service, *, holder: Holder, life: int, wait_seconds: float
 ) -> dict[str, Any]:
     """
-    Bring the dataset up to the source.
+    Bring the tables up to the source; of a shard, stage what brings them there.
 
     :param life: of the task instance; clearing one that succeeded raises it, and means "again".
     :param wait_seconds: for another run that writes into the same output; 0 to fail at once.
-    :return: the delta and its addresses.
+    :return: versions, counts and addresses.
     :raises InputError: before anything is sent.
     :raises LucidworksError: what fails for every document; everything that came is kept, and a retry goes on.
     """
-    _checked_snapshot(corpus)
-    lease = Lease(corpus.output)
+    _checked_tables(corpus)
+    shard = read_shard(corpus.listing) if corpus.listing else None
+    if shard is not None:
+        finish(corpus.output, holder, wait_seconds)
+    place = corpus.output if shard is None else below(corpus.output, f"{SHARDS}/{shard.name}")
+    lease = Lease(place)
     lease.acquire(holder, wait_seconds)
     try:
-        # Again: the one that was waited for may have changed it.
-        snapshot = _checked_snapshot(corpus)
+        if shard is None:
+            finish_held(corpus.output)
+        # Again: the one that was waited for may have changed them.
+        tables = _checked_tables(corpus)
         me = {"instance": list(holder.instance), "life": life}
-        done = dict(snapshot.manifest) if snapshot is not None and snapshot.run == me else None
-        if done is None and holder.try_number > 1:
-            # Another run may have come between the two.
-            done = commit.returned(corpus.output, me)
-        if done is not None:
+        published = tables.run if shard is None else None
+        if (done := returned_before(place, me, published, everything=holder.try_number > 1)) is not None:
             log.info("An earlier try of this task has done it all, and died before it could say so.")
             return done
         with Scratch() as scratch:
-            return _Run(corpus, service, scratch, snapshot, lease, me).go()
+            return _Run(corpus, service, scratch, tables, lease, me, shard, place).go()
     finally:
         lease.release()
+
+
+def finish(output: str, holder: Holder, wait_seconds: float) -> None:
+    """Make the second commit of a run that died before it, if there is one, with the lease of the output."""
+    if read_tables(output).half_done is None:
+        return
+    lease = Lease(output)
+    lease.acquire(holder, wait_seconds)
+    try:
+        finish_held(output)
+    finally:
+        lease.release()
+
+
+def finish_held(output: str) -> None:
+    """
+    :func:`finish` for who has the lease.
+
+    :raises InputError: the note of that run is gone.
+    """
+    tables = read_tables(output)
+    if (number := tables.half_done) is None:
+        return
+    if (note := read_note(output, number)) is None:
+        raise InputError(
+            f"{output}: run {number} has committed {CHUNKS} and not {DOCUMENTS}, and its note "
+            f"{RUNS}/{number:08}.json is gone. Restore it, or choose another output."
+        )
+    with Scratch() as scratch:
+        load_documents(scratch, tables.documents)
+        finish_run(output, scratch, tables, note)
+    log.info("Run %s died between its two commits; the second one was made.", number)
+
+
+def publish_shards(
+    uris: Sequence[str], output: str, *, holder: Holder, life: int, wait_seconds: float, retention: float
+) -> dict[str, Any]:
+    """
+    Commit what the tasks of shards have staged.
+
+    :param uris: of what was staged.
+    :param life: of the task instance; clearing one that succeeded raises it.
+    :param wait_seconds: for another run that writes into the same output; 0 to fail at once.
+    :param retention: seconds for which older versions can be read.
+    :return: versions, counts and addresses of the whole.
+    :raises InputError: they do not belong together.
+    """
+    shards = [read_staged(uri) for uri in uris]
+    options = _check_shards(shards)
+    lease = Lease(output)
+    lease.acquire(holder, wait_seconds)
+    try:
+        finish_held(output)
+        tables = read_tables(output)
+        me = {"instance": list(holder.instance), "life": life}
+        if (done := returned_before(output, me, tables.run, everything=holder.try_number > 1)) is not None:
+            log.info("An earlier try of this task has done it all, and died before it could say so.")
+            return done
+        if tables.options is None:
+            check_empty(output, _OURS)
+        _check_unpublished(tables, shards)
+        manifest = _sums(output, shards, tables)
+        settings = TableSettings(
+            options,
+            max((shard.dimension for shard in shards), default=0),
+            all(shard.deletion_vectors for shard in shards),
+        )
+        parts = [Part(**part) for shard in shards for part in shard.parts]
+        transactions = {shard_transaction(shard.shard): shard.number for shard in shards}
+
+        def note(version: int, upserts: DataFile | None) -> None:
+            documents = 0 if tables.documents is None else tables.documents.version + 1
+            returned = {**manifest, "version": version, "documents_version": documents}
+            _report_shards(output, holder, returned, shards)
+            action = None if upserts is None else upserts.add()["add"]
+            note_run(output, Note(lease.number, me, "", returned, version, action, transactions))
+
+        for _ in range(COMMITS):
+            with Scratch() as scratch:
+                load_documents(scratch, tables.documents)
+                reconcile(scratch, tables, None)
+                load_staged(scratch, shards)
+                documents, chunks = count_after(scratch)
+                manifest |= {"documents": documents, "chunks": chunks}
+                versions = publish(
+                    output,
+                    scratch,
+                    tables,
+                    parts,
+                    settings,
+                    number=lease.number,
+                    note=note,
+                    check=lease.renew,
+                    transactions=transactions,
+                )
+            if versions is not None:
+                manifest["version"], manifest["documents_version"] = versions
+                try:
+                    maintain(output, retention)
+                except StorageError as err:
+                    log.warning("The commit stands; what is no longer needed could not be removed: %s", err)
+                log.info(
+                    "Version %s: %s documents, %s chunks of %s shards.",
+                    manifest["version"],
+                    f"{documents:,}",
+                    f"{chunks:,}",
+                    len(shards),
+                )
+                return manifest
+            tables = read_tables(output)
+        raise OutputBusyError(
+            f"{output}: somebody else commits to the table {CHUNKS} all the time. Stop that, and try again."
+        )
+    finally:
+        lease.release()
+
+
+def _check_shards(shards: Sequence[Staged]) -> ChunkingOptions:
+    """:raises InputError: they were made differently, one is missing, or one is there twice."""
+    if not shards:
+        raise InputError("staged is empty; give what the tasks of the shards have returned.")
+    names = [shard.shard for shard in shards]
+    count = int(names[0].rpartition("-")[2])
+    if sorted(names) != [Shard(number, count).name for number in range(count)]:
+        raise InputError(
+            f"staged: there are the shards {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}, and not "
+            f"each of {count} once. Publish when the tasks of all shards have ended well; leave trigger_rule at "
+            "all_success."
+        )
+    first = shards[0]
+    for shard in shards:
+        if shard.options != first.options:
+            keys = sorted(key for key in first.options if shard.options.get(key) != first.options[key])
+            raise InputError(
+                f"staged: shard {shard.shard} was made with another configuration than shard {first.shard} "
+                f"({', '.join(keys)}). Run all shards with full_refresh=True after a change."
+            )
+    dimensions = {shard.dimension for shard in shards if shard.dimension}
+    if len(dimensions) > 1:
+        raise InputError(
+            f"staged: the shards have vectors of different lengths ({sorted(dimensions)}), though they were made "
+            "with one configuration: the deployment changed. Run all shards with full_refresh=True."
+        )
+    return ChunkingOptions(**first.options)
+
+
+def _check_unpublished(tables: Tables, shards: Sequence[Staged]) -> None:
+    """:raises InputError: some of it is in the tables already."""
+    for shard in shards:
+        if tables.transactions.get(shard_transaction(shard.shard), 0) >= shard.number:
+            raise InputError(
+                f"staged: what shard {shard.shard} has staged was published before. Run the tasks of the shards "
+                "again."
+            )
+
+
+def _sums(output: str, shards: Sequence[Staged], tables: Tables) -> dict[str, Any]:
+    summed = (
+        *("written", "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted"),
+        *("resubmitted", "truncated"),
+    )
+    return {
+        "dataset": output,
+        "version": None,
+        "since": None if tables.chunks is None else tables.chunks.version,
+        "documents_version": None,
+        "dimension": max((shard.dimension for shard in shards), default=0),
+        **{name: sum(shard.returned[name] for shard in shards) for name in summed},
+        "rejects": [shard.returned["rejects"] for shard in shards if shard.returned["rejected"]],
+        "report": below(output, REPORT),
+        "shards": len(shards),
+    }
+
+
+def _report_shards(
+    output: str, holder: Holder, manifest: Mapping[str, Any], shards: Sequence[Staged]
+) -> None:
+    """One page over the sums of all shards, which have pages of their own."""
+    sums = Counter[str]()
+    reasons = Counter[str]()
+    for shard in shards:
+        sums.update({name: value for name, value in shard.stats.items() if isinstance(value, int)})
+        reasons.update(shard.stats["rejected"])
+    stats = {
+        **sums,
+        "rejected": dict(reasons.most_common()),
+        # They ran beside each other.
+        "seconds": max(shard.stats["seconds"] for shard in shards),
+    }
+    about = {
+        "title": output.rpartition("/")[2],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": " / ".join(str(part) for part in holder.instance),
+        "manifest": dict(manifest),
+        "options": shards[0].options,
+        "shards": {shard.shard: shard.returned["report"] for shard in shards},
+    }
+    write_file(below(output, REPORT), render(stats, about).encode())
+
+
+def returned_before(
+    place: str, me: Mapping[str, Any], published: int | None, *, everything: bool
+) -> dict[str, Any] | None:
+    """
+    What an earlier try of a task has returned, if it has come to its end.
+
+    :param published: number of the last run that is in the tables; None where it only has to be staged.
+    :param everything: look for it among earlier runs too: another run may have come between the two.
+    """
+    for number in run_numbers(place):
+        note = read_note(place, number)
+        if note is not None and (published is None or number <= published):
+            if note.me == me:
+                return dict(note.returned)
+            if not everything:
+                break
+    return None
 
 
 @dataclass
@@ -121,27 +347,37 @@ class _Run:
     corpus: Corpus
     service: Service
     scratch: Scratch
-    snapshot: Snapshot | None
+    tables: Tables
     lease: Lease
     me: Mapping[str, Any]
+    shard: Shard | None
+    # Of lease, journal and notes: the output, or the folder of the shard.
+    place: str
     parts: list[Part] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._journal = Journal(self.corpus.output, keep=self.corpus.keep_raw)
-        same = self.snapshot is not None and self.snapshot.options == self.corpus.options.as_json()
-        self._keep_old = same
-        self._dimension = self.snapshot.dimension if self.snapshot is not None and same else 0
-        self._started = time.monotonic()
+        self._journal = Journal(self.place, keep=self.corpus.keep_raw)
+        self._keep_old = self.tables.options == self.corpus.options.as_json()
+        self._dimension = self.tables.dimension if self._keep_old else 0
+        self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
 
     def go(self) -> dict[str, Any]:
         corpus, scratch = self.corpus, self.scratch
-        load_index(scratch, corpus.output, self.snapshot)
-        load_rejects(scratch, corpus.output, remember=not corpus.full_refresh)
-        unfinished = take_over(self._journal, corpus, scratch, self.snapshot)
+        _load(scratch, self.tables, self.shard, corpus)
+        last = read_note(self.place, self._published) if self._published else None
+        unfinished = take_over(
+            self._journal,
+            corpus,
+            scratch,
+            published="" if last is None else last.journal,
+            has_tables=self.tables.chunks is not None,
+        )
         if unfinished is not None:
             self.parts, dimension = unfinished
             self._dimension = dimension or self._dimension
-        plan, planned = _plan(corpus, scratch, self.snapshot, exact=corpus.max_submissions is not None)
+        if self.shard is not None:
+            forget_staged(self.place, self._published)
+        plan, planned = _plan(corpus, scratch, self.tables, exact=corpus.max_submissions is not None)
         self._check_guards(planned)
         if unfinished is None:
             self._journal.begin(corpus.options.as_json())
@@ -151,7 +387,7 @@ class _Run:
             "%s documents, of which %s are new or may have changed.", planned.documents, planned.candidates
         )
         engine = asyncio.run(self._send(plan, stats))
-        return self._finish(engine, stats)
+        return self._finish(engine, stats, last)
 
     async def _send(self, plan: Plan, stats: RunStats) -> Engine:
         engine = Engine(
@@ -171,11 +407,10 @@ class _Run:
         return engine
 
     def _new_part(self) -> PartWriter:
-        corpus = self.corpus
         return PartWriter(
-            corpus.output,
-            corpus.options,
-            json_lines=corpus.json_lines,
+            self.corpus.output,
+            self.corpus.options,
+            index_folder=below(self.place, self._journal.run),
             dimension=self._dimension,
             learned=self._learn,
         )
@@ -183,48 +418,109 @@ class _Run:
     def _learn(self, dimension: int) -> None:
         self._dimension = dimension
 
-    def _finish(self, engine: Engine, stats: RunStats) -> dict[str, Any]:
-        corpus, scratch, output = self.corpus, self.scratch, self.corpus.output
-        rejects = commit.write_rejects(scratch, output)
+    def _finish(self, engine: Engine, stats: RunStats, last: Note | None) -> dict[str, Any]:
+        rejected = self._check_rejects(stats)
+
+        def note(version: int, upserts: DataFile | None) -> None:
+            self._note(manifest, stats, version, upserts)
+
+        for _ in range(COMMITS):
+            counts = settle(self.scratch, keep_old=self._keep_old, prune=self.corpus.prune)
+            if (told := self._told_before(counts, last)) is not None:
+                log.info("Nothing is new since an earlier try of this task, so what it returned counts.")
+                self._tidy(engine, committed=False)
+                return told
+            manifest = self._manifest(engine, stats, counts, rejected)
+            settings = TableSettings(self.corpus.options, self._dimension, self.corpus.deletion_vectors)
+            if self.shard is not None:
+                manifest["staged"] = self._stage(manifest, settings, stats)
+                self._told(manifest, stats)
+                return manifest
+            versions = publish(
+                self.corpus.output,
+                self.scratch,
+                self.tables,
+                self.parts,
+                settings,
+                number=self.lease.number,
+                note=note,
+                check=self.lease.renew,
+            )
+            if versions is not None:
+                manifest["version"], manifest["documents_version"] = versions
+                committed = versions != (manifest["since"], self._documents_version)
+                if not committed:
+                    self._report(manifest, stats)
+                self._tidy(engine, committed=committed)
+                self._told(manifest, stats)
+                return manifest
+            self._read_again()
+        raise OutputBusyError(
+            f"{self.corpus.output}: somebody else commits to the table {CHUNKS} all the time. Stop that, and try "
+            "again."
+        )
+
+    def _read_again(self) -> None:
+        """Somebody else has committed to ``chunks`` meanwhile."""
+        run_before = self.tables.chunks.transactions.get(RUN) if self.tables.chunks is not None else None
+        self.tables = read_tables(self.corpus.output)
+        if self.tables.chunks is None or self.tables.chunks.transactions.get(RUN) != run_before:
+            raise OutputBusyError(
+                f"{self.corpus.output}: another run has committed meanwhile. Nothing more is written; a retry goes "
+                "on from what has been kept."
+            )
+        log.info("%s: somebody else has committed meanwhile; its files are read again.", self.corpus.output)
+        reconcile(self.scratch, self.tables, self.corpus.on_missing_chunks)
+
+    @property
+    def _documents_version(self) -> int | None:
+        return None if self.tables.documents is None else self.tables.documents.version
+
+    def _check_rejects(self, stats: RunStats) -> int:
+        """
+        Write the file of rejects; how many there are.
+
+        :raises TooManyRejectsError: more than is allowed.
+        """
+        corpus, scratch = self.corpus, self.scratch
+        uri = below(self.place, REJECTS)
+        names = ("document_id", "reason", "detail", "attempts", "file", "content_hash")
+        rows = scratch.rows("SELECT id, reason, detail, attempts, file, hash FROM rejects ORDER BY id")
+        with writing(uri) as path, path.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
         rejected = scratch.count("SELECT count(*) FROM rejects")
         documents = scratch.count("SELECT count(*) FROM seen")
         if rejected > corpus.max_reject_ratio * documents:
             # The next try may have more luck with them.
             asyncio.run(self._journal.keep("end", None))
-            self._report({"documents": documents, "rejected": rejected, "rejects": rejects}, stats)
+            self._report({"documents": documents, "rejected": rejected, "rejects": uri}, stats)
             first = scratch.one("SELECT id, detail FROM rejects ORDER BY id LIMIT 1")
             raise TooManyRejectsError(
                 f"{rejected:,} of {documents:,} documents were rejected, more than max_reject_ratio="
                 f"{corpus.max_reject_ratio:g} allows: {dict(stats.reasons)}; the first, {first[0]!r}: {first[1]} "
-                f"They are listed in {rejects}. The dataset is as it was; what went well is kept, and a retry sends "
+                f"They are listed in {uri}. The tables are as they were; what went well is kept, and a retry sends "
                 "only what was rejected."
             )
-        old = self.snapshot.parts if self.snapshot is not None else ()
-        parts = commit.settle(
-            scratch,
-            output,
-            [*old, *self.parts],
-            keep_old=self._keep_old,
-            prune=corpus.prune,
-            json_lines=corpus.json_lines,
-        )
-        counted = commit.counts(scratch)
-        if (told := self._told_before(counted)) is not None:
-            log.info("Nothing is new since an earlier try of this task, so its delta counts.")
-            self._tidy(engine, parts)
-            return told
-        now = datetime.now(UTC)
-        snapshot_id = now.strftime("%Y%m%dT%H%M%S.%fZ")
-        lists = commit.write_lists(scratch, output, snapshot_id)
-        manifest = {
-            "dataset": output,
-            "snapshot": snapshot_id,
-            "documents": sum(part.documents for part in parts),
-            "chunks": sum(part.chunks for part in parts),
+        return rejected
+
+    def _manifest(self, engine: Engine, stats: RunStats, counts: Counts, rejected: int) -> dict[str, Any]:
+        scratch = self.scratch
+        documents, chunks = count_after(scratch)
+        return {
+            "dataset": self.corpus.output,
+            "version": None,
+            "since": None if self.tables.chunks is None else self.tables.chunks.version,
+            "documents_version": None,
+            "documents": documents,
+            "chunks": chunks,
             "written": sum(part.chunks for part in self.parts),
             "dimension": self._dimension,
             "tokens": stats.tokens,
-            **counted,
+            "added": counts.added,
+            "changed": counts.changed,
+            "vanished": counts.vanished,
+            "removed": counts.removed,
             "skipped": scratch.count(
                 "SELECT count(*) FROM seen LEFT JOIN new ON new.id = seen.id WHERE fate = ? AND new.id IS NULL",
                 SAME,
@@ -233,33 +529,42 @@ class _Run:
             "submitted": stats.submissions,
             "resubmitted": stats.resubmissions,
             "truncated": engine.truncated,
-            "lists": lists,
-            "rejects": rejects,
-            "report": below(output, REPORT),
+            "rejects": below(self.place, REJECTS),
+            "report": below(self.place, REPORT),
         }
+
+    def _note(
+        self, manifest: Mapping[str, Any], stats: RunStats, version: int, upserts: DataFile | None
+    ) -> None:
+        """Before the first commit: from it the second one can be made, and a retry knows what to return."""
+        documents = 0 if self._documents_version is None else self._documents_version + 1
+        returned = {**manifest, "version": version, "documents_version": documents}
+        self._report(returned, stats)
+        action = None if upserts is None else upserts.add()["add"]
+        note = Note(self.lease.number, self.me, self._journal.run, returned, version, action)
+        note_run(self.corpus.output, note)
+
+    def _stage(self, manifest: Mapping[str, Any], settings: TableSettings, stats: RunStats) -> str:
+        assert self.shard is not None  # noqa: S101
         self._report(manifest, stats)
-        if self.snapshot is not None:
-            commit.keep_returned(output, self.snapshot)
+        note = Note(self.lease.number, self.me, self._journal.run, dict(manifest))
         self.lease.renew()
-        write_snapshot(
-            output,
-            Snapshot(
-                snapshot_id,
-                now.isoformat(timespec="seconds"),
-                corpus.options.as_json(),
-                self._dimension,
-                parts,
-                rejected,
-                self.me,
-                manifest,
-                self._journal.run,
-            ),
+        return stage(
+            self.place,
+            self.shard,
+            self.scratch,
+            self.parts,
+            settings,
+            note=note,
+            stats=stats.as_json(time.monotonic()),
         )
-        self._tidy(engine, parts)
+
+    def _told(self, manifest: Mapping[str, Any], stats: RunStats) -> None:
         log.info(
-            "Snapshot %s: %s documents, %s chunks. In %s: %s documents sent, %s rejected; %s requests, of which %s "
-            "were answered with 429 and %s not at all.",
-            snapshot_id,
+            "%s %s: %s documents, %s chunks. In %s: %s documents sent, %s rejected; %s requests, of which %s were "
+            "answered with 429 and %s not at all.",
+            "Shard" if self.shard is not None else "Version",
+            manifest["version"] if self.shard is None else self.shard.name,
             f"{manifest['documents']:,}",
             f"{manifest['chunks']:,}",
             duration(stats.seconds),
@@ -269,39 +574,38 @@ class _Run:
             f"{stats.throttles:,}",
             f"{stats.unanswered:,}",
         )
-        return manifest
 
-    def _told_before(self, counted: Mapping[str, int]) -> dict[str, Any] | None:
+    def _told_before(self, counts: Counts, last: Note | None) -> dict[str, Any] | None:
         """
-        The delta of this task's run, if a try of before a clear has published it.
+        What this task's run has returned, if a try of before a clear has committed it.
 
         What comes after it in the DAG may never have heard of that, and would take an empty delta for the whole.
         """
-        last = self.snapshot
         if (
             last is None
-            or last.run.get("instance") != self.me["instance"]
+            or last.me.get("instance") != self.me["instance"]
             or self.parts
-            or any(counted.values())
+            or counts != Counts(0, 0, 0, 0)
         ):
             return None
-        return dict(last.manifest)
+        return dict(last.returned)
 
-    def _tidy(self, engine: Engine, parts: Sequence[Part]) -> None:
-        """The snapshot is written, so nothing here may fail the run."""
+    def _tidy(self, engine: Engine, *, committed: bool) -> None:
+        """The commits stand, so nothing here may fail the run."""
         try:
-            # Who stood still since the snapshot would remove what its follower writes.
+            # Who stood still since the commit would remove what its follower writes.
             self.lease.renew()
             # Before the files that it names.
             if engine.late:
                 # Paid for, and perhaps ready by the next run.
-                carry_over(self._journal, self.corpus.output, self.scratch)
+                carry_over(self._journal, self.scratch)
             else:
                 self._journal.end()
-            commit.tidy(self.corpus.output, parts, keep_replaced=self.corpus.keep_replaced)
+            if committed:
+                maintain(self.corpus.output, self.corpus.retention)
         except OutputBusyError as err:
             log.warning(
-                "The snapshot stands; what is left over of the run is the next one's to remove: %s", err
+                "The commit stands; what is left over of the run is the next one's to remove: %s", err
             )
         except StorageError as err:
             log.warning("What is left over of the run could not be removed; the next one will: %s", err)
@@ -320,7 +624,7 @@ class _Run:
             "source": corpus.source if isinstance(corpus.source, str) else "documents of a task",
             "rejects": [dict(zip(fields, row, strict=True)) for row in rejects],
         }
-        write_file(below(corpus.output, REPORT), render(stats.as_json(time.monotonic()), about).encode())
+        write_file(below(self.place, REPORT), render(stats.as_json(time.monotonic()), about).encode())
 
     def _check_guards(self, planned: Planned) -> None:
         corpus = self.corpus
@@ -328,7 +632,7 @@ class _Run:
             raise InputError(
                 f"{planned.candidates:,} documents ({planned.bytes:,} bytes) would be submitted, more than "
                 f"max_submissions={corpus.max_submissions:,}. Nothing was sent. Raise it if that is meant, or find "
-                "out with dry_run=True what changed."
+                "out with plan_only=True what changed."
             )
         free = free_bytes(corpus.output)
         if free is not None and free < planned.bytes:
@@ -338,10 +642,14 @@ class _Run:
             )
 
 
-def _plan(
-    corpus: Corpus, scratch: Scratch, snapshot: Snapshot | None, *, exact: bool
-) -> tuple[Plan, Planned]:
-    same = snapshot is not None and snapshot.options == corpus.options.as_json()
+def _load(scratch: Scratch, tables: Tables, shard: Shard | None, corpus: Corpus) -> None:
+    load_documents(scratch, tables.documents, shard)
+    load_rejects(scratch, remember=not corpus.full_refresh)
+    reconcile(scratch, tables, corpus.on_missing_chunks)
+
+
+def _plan(corpus: Corpus, scratch: Scratch, tables: Tables, *, exact: bool) -> tuple[Plan, Planned]:
+    same = tables.options == corpus.options.as_json()
     files: Iterator[SourceFile]
     read: Callable[[SourceFile], Iterator[Document | Unreadable]]
     check: Callable[[SourceFile], None]
@@ -370,36 +678,31 @@ def _plan(
     return plan, planned
 
 
-def _checked_snapshot(corpus: Corpus) -> Snapshot | None:
+def _checked_tables(corpus: Corpus) -> Tables:
     """
-    The snapshot of the output, if this run may go on from it.
+    The tables of the output, if this run may go on from them.
 
     :raises InputError: the folder holds something else, or chunks of another configuration.
     """
     _check_apart(corpus)
-    snapshot = read_snapshot(corpus.output)
-    if snapshot is None:
-        strange = commit.strange_in(corpus.output, _OURS)
-        if strange:
-            raise InputError(
-                f"{corpus.output} has no {SNAPSHOT} and holds something else ({', '.join(strange[:3])}, …). Give the "
-                "dataset a folder of its own."
-            )
+    tables = read_tables(corpus.output)
+    if tables.options is None:
+        check_empty(corpus.output, _OURS)
     else:
-        check_options(snapshot.options, corpus, corpus.output)
-    return snapshot
+        check_options(tables.options, corpus, corpus.output)
+    return tables
 
 
 def _check_apart(corpus: Corpus) -> None:
-    """:raises InputError: the dataset would be a part of its own source, or its folder is a file."""
+    """:raises InputError: the output would be a part of its own source, or its folder is a file."""
     if is_file(corpus.output):
-        raise InputError(f"output is {corpus.output}, a file; give the URI of a folder.")
+        raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
     if isinstance(corpus.source, str):
         base = re.split(r"[*?\[]", corpus.source)[0]
         base = base if base == corpus.source else base.rpartition("/")[0]
         source, output = without_scheme(base), without_scheme(corpus.output)
         if f"{output}/".startswith(f"{source.rstrip('/')}/"):
             raise InputError(
-                f"output {corpus.output} lies within source {corpus.source}: the next run would take the dataset for "
-                "documents. Give it a folder outside."
+                f"output_uri {corpus.output} lies within source {corpus.source}: the next run would take the tables "
+                "for documents. Give them a folder outside."
             )

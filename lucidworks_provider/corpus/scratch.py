@@ -3,8 +3,8 @@
 What a run knows about each document, in a database on the worker's own disk.
 
 A hundred thousand documents in dictionaries are a hundred megabytes; ten million do not fit at all. This takes
-a few megabytes of memory whatever the corpus, and about 300 bytes of disk a document. Nothing in it has to
-outlive the process: it is made from the dataset's index, the journal and the source.
+a few megabytes of memory whatever the corpus, and about 500 bytes of disk a document. Nothing in it has to
+outlive the process: it is made from the table of documents, the journal and the source.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from typing import Any, NamedTuple
 from lucidworks_provider.documents.document import Reason
 
 _TABLES = """
-CREATE TABLE old (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, stamp TEXT, file TEXT, chunks INTEGER, part TEXT)
-    WITHOUT ROWID;
-CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, stamp TEXT, file TEXT, chunks INTEGER, part TEXT)
-    WITHOUT ROWID;
+CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, stamp TEXT, file TEXT, part TEXT,
+    first INTEGER, chunks INTEGER, tokens INTEGER, change TEXT, version INTEGER, presence TEXT, reason TEXT,
+    detail TEXT, attempts INTEGER, rejected_hash TEXT, doc_file TEXT, doc_row INTEGER, present INTEGER,
+    moved INTEGER DEFAULT 0, dropped INTEGER DEFAULT 0) WITHOUT ROWID;
+CREATE VIEW old AS SELECT id, hash, size, stamp, file, chunks, part, first, tokens FROM documents
+    WHERE hash IS NOT NULL;
+CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, stamp TEXT, file TEXT, chunks INTEGER, part TEXT,
+    first INTEGER, tokens INTEGER) WITHOUT ROWID;
 CREATE TABLE seen (id TEXT PRIMARY KEY, fate INTEGER) WITHOUT ROWID;
 CREATE TABLE touched (id TEXT PRIMARY KEY, size INTEGER, stamp TEXT, file TEXT) WITHOUT ROWID;
 CREATE TABLE files (path TEXT PRIMARY KEY, uri TEXT, size INTEGER, stamp TEXT, format TEXT) WITHOUT ROWID;
@@ -31,7 +35,7 @@ CREATE TABLE pieces (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TEXT
 CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT, hash TEXT)
     WITHOUT ROWID;
 CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
-CREATE INDEX old_file ON old (file);
+CREATE INDEX documents_file ON documents (file);
 CREATE INDEX new_file ON new (file);
 CREATE TABLE before (id TEXT PRIMARY KEY, attempts INTEGER, file TEXT) WITHOUT ROWID;
 """
@@ -42,11 +46,12 @@ SAME, TODO, REJECTED = 0, 1, 2
 
 class Row(NamedTuple):
     """
-    One document of an index.
+    A document whose chunks stand in a file.
 
-    :param size: bytes of its file.
-    :param stamp: etag or time of change of its file.
-    :param part: the data file that holds its chunks, as the snapshot names it.
+    :param size: bytes of its source file.
+    :param stamp: etag or time of change of its source file.
+    :param part: the file of its chunks, below the table; None where it has none.
+    :param first: its first row there.
     """
 
     id: str
@@ -55,7 +60,9 @@ class Row(NamedTuple):
     stamp: str
     file: str
     chunks: int
-    part: str
+    part: str | None
+    first: int | None
+    tokens: int
 
 
 class Reject(NamedTuple):
@@ -88,7 +95,9 @@ class Scratch:
             Path(self._folder.name) / "scratch.db", check_same_thread=False, isolation_level=None
         )
         # Nothing in it outlives the process, so nothing needs to be safe on the disk.
-        self._db.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_TABLES}")
+        self._db.executescript(
+            f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-32000; {_TABLES}"
+        )
 
     def close(self) -> None:
         """Remove it."""
@@ -148,15 +157,15 @@ class Scratch:
     # -- what is asked often --------------------------------------------------------------------------
 
     def known(self, document_id: str, *, old: bool) -> Row | None:
-        """The document as this run has written it, else (if ``old``) as the last snapshot has it."""
+        """The document as this run has written it, else (if ``old``) as the table has it."""
         row = self.one("SELECT * FROM new WHERE id = ?", document_id)
         if row is None and old:
             row = self.one("SELECT * FROM old WHERE id = ?", document_id)
         return Row(*row) if row else None
 
-    def add_rows(self, table: str, rows: Iterable[Row]) -> None:
-        """Documents of a part; the later row of a document counts."""
-        self.many(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?)", rows)  # noqa: S608
+    def add_new(self, rows: Iterable[Row]) -> None:
+        """Documents of a part of this run; the later row of a document counts."""
+        self.many("INSERT OR REPLACE INTO new VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def see(self, document_id: str, fate: int) -> bool:
         """:return: False when the source has had a document of this id before."""

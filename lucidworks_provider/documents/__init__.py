@@ -6,15 +6,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lucidworks_provider.documents.dataset import open_dataset
+    from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents, version_of
 
-__all__ = ["open_dataset"]
+__all__ = ["changes", "open_dataset", "open_documents", "version_of"]
 
 
 def __getattr__(name: str) -> Any:
-    # Whoever imports one module of this room does not pay for the others.
-    if name == "open_dataset":
-        from lucidworks_provider.documents.dataset import open_dataset
+    # Modules of this package are imported without the others.
+    if name in __all__:
+        from lucidworks_provider.documents import dataset
 
-        return open_dataset
+        return getattr(dataset, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

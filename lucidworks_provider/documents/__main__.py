@@ -14,9 +14,9 @@ from lucidworks_provider.errors import LucidworksError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Inspect a dataset.
+    Inspect the tables of a catalogue.
 
-    :return: the exit code: 0 when it is whole, 1 when something is wrong with it or it cannot be read.
+    :return: the exit code: 1 when something is wrong or cannot be read, else 0.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -42,15 +42,15 @@ def _inspect(options: argparse.Namespace) -> int:
         sample=options.sample,
     )
     _say(found.output)
-    for name, value in found.describe():
+    for name, value in found.about.items():
         _say(f"  {name:<15} {value}")
     for note in found.notes:
         _say(note)
-    for line in found.faults.lines():
+    for line in found.problems():
         _say(f"WRONG: {line}")
     seconds = time.monotonic() - started
-    _say(f"{'Nothing is wrong.' if found.whole else 'This dataset is not whole.'} ({seconds:.1f} s)")
-    return 0 if found.whole else 1
+    _say(f"{'Problems were found.' if found.counts else 'Nothing is wrong.'} ({seconds:.1f} s)")
+    return 1 if found.counts else 0
 
 
 def _uri(given: str) -> str:
@@ -70,11 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="inspect")
     one = commands.add_parser(
         "inspect",
-        help="print what is in a dataset of chunks, and check it; exits with 1 when something is wrong",
+        help="describe the tables of a catalogue and check them; exits with 1 when something is wrong",
     )
-    one.add_argument(
-        "output", metavar="OUTPUT", help="the folder of the dataset: a path, or a URI of a store"
-    )
+    one.add_argument("output", metavar="OUTPUT", help="the folder of the tables: a path or a URI")
     one.add_argument(
         "--source", metavar="URI", help="compare with what it was made of: a file, folder or glob"
     )

@@ -72,6 +72,44 @@ def chunk_schema(
     return pa.schema(fields, metadata={"lucidworks": json.dumps(plain, sort_keys=True)})
 
 
+def stored_chunk_schema(options: ChunkingOptions, dimension: int) -> pa.Schema:
+    """
+    The columns of the table ``chunks``: Delta tables have neither lists of a fixed size nor unsigned numbers.
+
+    :param dimension: of the vectors, told in the column's metadata.
+    """
+    import pyarrow as pa
+
+    plain = chunk_schema(options, dimension, with_hash=True)
+    kind = plain.field("vector").type.value_type
+    stored = pa.list_(pa.field("element", pa.int16() if kind == pa.uint8() else kind, nullable=False))
+    about = {"model_id": options.model_id, "quantization": options.quantization or "none"}
+    if dimension:
+        about["dimension"] = str(dimension)
+    position = plain.get_field_index("vector")
+    return plain.set(position, pa.field("vector", stored, False, about)).remove_metadata()
+
+
+def as_stored(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch of :func:`chunk_schema` with the columns of :func:`stored_chunk_schema`."""
+    import pyarrow as pa
+
+    position = batch.schema.get_field_index("vector")
+    vectors = batch.column(position)
+    flat, dimension = vectors.values, vectors.type.list_size
+    flat = flat.cast(pa.int16()) if flat.type == pa.uint8() else flat
+    offsets = (
+        pa.array(range(0, len(flat) + 1, dimension), pa.int32())
+        if dimension
+        else pa.array([0] * (len(vectors) + 1), pa.int32())
+    )
+    stored = pa.ListArray.from_arrays(
+        offsets, flat, type=pa.list_(pa.field("element", flat.type, nullable=False))
+    )
+    field = pa.field("vector", stored.type, nullable=False)
+    return batch.set_column(position, field, stored).replace_schema_metadata()
+
+
 def check_dimension(document_id: str, chunks: Sequence[Chunk], before: int) -> int:
     """
     The length of all vectors of a document.

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A dataset of chunks that changes from night to night, and is whole at every moment.
+What the tables of a catalogue hold, for the task that comes after.
 
 ::
 
-    data/PART.parquet     chunks; never changed once it stands
-    index/PART.parquet    a row for each document of a part
-    snapshot.json         names the parts that count, and is replaced as a whole
+    OUTPUT/chunks/       Delta table: a row for each chunk
+    OUTPUT/documents/    Delta table: a row for each document, with the version of ``chunks`` that changed it last
 
-A reader that starts from the snapshot sees one run's end, never half of the next. What replaces a document's
-chunks is written to new parts first, then the snapshot is replaced, then parts that no snapshot names go.
+Every engine that knows Delta tables reads them as well. What is here gives vectors as lists of a fixed size again,
+and the documents that have changed between two versions.
 """
 
 from __future__ import annotations
@@ -17,110 +16,28 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.storage import arrow_place, read_file, write_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.dataset
+    import pyarrow.compute as pc
 
-VERSION = 1
-SNAPSHOT = "snapshot.json"
-DATA, INDEX, JSON_LINES = "data", "index", "jsonl"
-# Of the run that writes, or that died: its lease, its journal, and journals that are kept.
-LEASE, JOURNAL, RAW = "lease.json", "journal", "raw"
+    from lucidworks_provider.delta.log import Table
+
+CHUNKS, DOCUMENTS = "chunks", "documents"
+# Of the run that writes or that died: its journal, and journals that are kept; notes of the runs.
+JOURNAL, RAW, RUNS, SHARDS = "journal", "raw", "runs", "shards"
 HEAD = f"{JOURNAL}/head.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """
-    A file of chunks and the index of its documents.
-
-    :param data: path below the output, e.g. ``data/NAME.parquet``.
-    :param index: path below the output. It may be newer than the data: a touched file has a new stamp.
-    :param bytes: of the data file.
-    """
-
-    data: str
-    index: str
-    documents: int
-    chunks: int
-    tokens: int
-    bytes: int
-
-    def below(self, folder: str) -> Part:
-        """The same part, seen from further up."""
-        return Part(**asdict(self) | {"data": f"{folder}/{self.data}", "index": f"{folder}/{self.index}"})
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """
-    What a dataset consists of.
-
-    :param id: sorts by time.
-    :param created: ISO 8601, UTC.
-    :param options: chunker, model and their configuration: :meth:`ChunkingOptions.as_json`.
-    :param dimension: length of every vector, 0 when there is none.
-    :param rejects: documents of the run that are not in the dataset, or only in an older version.
-    :param run: the task instance that wrote it, so that its retry knows that it is done.
-    :param manifest: what that task returned.
-    :param journal: the run's journal, of which the snapshot has everything but jobs that were not ready.
-    """
-
-    id: str
-    created: str
-    options: Mapping[str, Any]
-    dimension: int
-    parts: tuple[Part, ...]
-    rejects: int = 0
-    run: Mapping[str, Any] = field(default_factory=dict)
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    journal: str = ""
-
-    @property
-    def documents(self) -> int:
-        """Documents of all parts."""
-        return sum(part.documents for part in self.parts)
-
-    @property
-    def chunks(self) -> int:
-        """Chunks of all parts."""
-        return sum(part.chunks for part in self.parts)
-
-    @property
-    def tokens(self) -> int:
-        """Input tokens of all parts, as far as the service said."""
-        return sum(part.tokens for part in self.parts)
-
-    def to_json(self) -> bytes:
-        """For storage; the sums are for people."""
-        sums = {"version": VERSION, "documents": self.documents, "chunks": self.chunks, "tokens": self.tokens}
-        return json.dumps(sums | asdict(self), indent=1, ensure_ascii=False).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Snapshot:
-        """:raises ValueError: not what :meth:`to_json` of this version has written."""
-        plain = json.loads(data)
-        try:
-            if plain.pop("version") != VERSION:
-                raise ValueError("another version")
-            for derived in ("documents", "chunks", "tokens"):
-                plain.pop(derived, None)
-            return cls(**plain | {"parts": tuple(Part(**part) for part in plain["parts"])})
-        except (KeyError, TypeError, AttributeError) as err:
-            raise ValueError(f"not a snapshot ({type(err).__name__})") from None
-
-
-def json_lines_of(data: str) -> str:
-    """Where the chunks of a part stand as JSON Lines, if they were asked for."""
-    folder, _, name = data.rpartition("/")
-    return f"{folder.removesuffix(DATA)}{JSON_LINES}/{name.removesuffix('.parquet')}.jsonl"
+# Properties of the table of chunks.
+OPTIONS, DIMENSION = "lucidworks.options", "lucidworks.dimension"
+# Application transaction of both tables: the number of the last run.
+RUN = "lucidworks-run"
+# Application transaction of the documents: the version of the chunks that they describe.
+DESCRIBES = "lucidworks-chunks"
 
 
 def below(output: str, path: str) -> str:
@@ -133,119 +50,279 @@ def new_name() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
 
 
-def under_way(output: str) -> bool:
-    """
-    Whether a run is writing into an output, or died before its end: some files are then in no snapshot yet.
-
-    :raises StorageError: the folder cannot be read.
-    """
-    return any(
-        _active(read_file(below(output, name)), end) for name, end in ((LEASE, "released"), (HEAD, "ended"))
-    )
-
-
-def _active(data: bytes | None, end: str) -> bool:
-    try:
-        return data is not None and not json.loads(data).get(end)
-    except (ValueError, AttributeError):
-        return True
-
-
 def check_installed() -> None:
     """
-    Refuse datasets where what writes and reads them is not installed.
+    Refuse tables where what writes and reads them is not installed.
 
     :raises InputError: names the extra.
     """
     try:
         import pyarrow.dataset  # noqa: F401
+        import pyroaring  # noqa: F401
     except ImportError:
         raise InputError(
-            "A dataset needs pyarrow: pip install 'airflow-provider-lucidworks[documents]', on the workers too."
+            "The tables of a corpus need pyarrow and pyroaring: pip install "
+            "'airflow-provider-lucidworks[documents]', on the workers too."
         ) from None
 
 
-def read_snapshot(output: str) -> Snapshot | None:
+class Dataset:
     """
-    The snapshot of a dataset, or None where there is none yet.
+    One version of a table, lazily. Polars, DuckDB and pandas take it as it is, by the Arrow PyCapsule interface.
 
-    :param output: the folder's URI.
-    :raises InputError: ``snapshot.json`` is somebody else's, or of a later release.
-    :raises StorageError: the folder cannot be read.
+    :param version: of the table.
+    :param schema: of its columns.
     """
-    data = read_file(below(output, SNAPSHOT))
-    if data is None:
-        return None
-    try:
-        return Snapshot.from_json(data)
-    except ValueError as err:
+
+    def __init__(self, table: Table, schema: pa.Schema) -> None:
+        self._table = table
+        self.version = table.version
+        self.schema = schema
+
+    def __len__(self) -> int:
+        """Rows, from the log alone."""
+        counts = [file.live for file in self._table.files.values()]
+        if None in counts:
+            return sum(batch.num_rows for batch in self.to_batches(columns=self.schema.names[:1]))
+        return sum(count or 0 for count in counts)
+
+    def to_batches(
+        self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """
+        The rows, some thousands at a time.
+
+        :param columns: all of them if not given.
+        :param filter: an expression of ``pyarrow.compute``.
+        :raises InputError: there is no such column.
+        :raises StorageError: a file is missing or cannot be read.
+        """
+        yield from self._batches(self._table, columns, filter)
+
+    def to_table(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
+        """:meth:`to_batches` as one table in memory."""
+        import pyarrow as pa
+
+        wanted = self._selected(columns)
+        return pa.Table.from_batches(self.to_batches(columns, filter), schema=wanted)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        import pyarrow as pa
+
+        reader = pa.RecordBatchReader.from_batches(self.schema, self.to_batches())
+        return reader.__arrow_c_stream__(requested_schema)
+
+    def _selected(self, columns: Sequence[str] | None) -> pa.Schema:
+        import pyarrow as pa
+
+        if columns is None:
+            return self.schema
+        if unknown := [name for name in columns if name not in self.schema.names]:
+            raise InputError(f"{self._table.uri} has no column {', '.join(map(repr, unknown))}.")
+        return pa.schema([self.schema.field(name) for name in columns])
+
+    def _batches(
+        self, table: Table, columns: Sequence[str] | None, filter: pc.Expression | None
+    ) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        from lucidworks_provider.delta.rows import read_rows
+
+        wanted = self._selected(columns)
+        read = None if filter is not None else wanted.names
+        for batch in read_rows(table, columns=read or self.schema.names):
+            found = (
+                pa.Table.from_batches([batch])
+                if filter is None
+                else pa.Table.from_batches([batch]).filter(filter)
+            )
+            for part in found.select(wanted.names).cast(wanted).to_batches():
+                if part.num_rows:
+                    yield part
+
+
+def open_dataset(output: str, version: int | None = None) -> Dataset:
+    """
+    The chunks of a catalogue.
+
+    :param output: URI of the folder of its tables, on any storage that ``ObjectStoragePath`` reaches.
+    :param version: of the table ``chunks``; the newest one if not given.
+    :raises InputError: there is no table or no such version, or the ``documents`` extra is not installed.
+    :raises StorageError: the log cannot be read.
+    """
+    from lucidworks_provider.documents.chunk_columns import chunk_schema
+
+    table = _table(output, CHUNKS, version)
+    if OPTIONS not in table.configuration:
+        raise InputError(f"{table.uri} is a table of somebody else: it has no property {OPTIONS}.")
+    options = json.loads(table.configuration[OPTIONS])
+    dimension = int(table.configuration.get(DIMENSION, 0))
+    return Dataset(table, chunk_schema(options, dimension, with_hash=True))
+
+
+def open_documents(output: str, version: int | None = None) -> Dataset:
+    """
+    The documents of a catalogue: where each came from, what became of it, and in which version it changed last.
+
+    :param version: of the table ``documents``; the newest one if not given.
+    :raises InputError: as :func:`open_dataset`.
+    """
+    from lucidworks_provider.delta.schema import arrow_schema
+
+    table = _table(output, DOCUMENTS, version)
+    return Dataset(table, arrow_schema(table.schema))
+
+
+def _table(output: str, name: str, version: int | None) -> Table:
+    check_installed()
+    from lucidworks_provider.delta.log import read_table
+
+    table = read_table(below(output, name), version)
+    if table is None:
         raise InputError(
-            f"{below(output, SNAPSHOT)} is not what this version of the provider writes ({err}). Choose another "
-            "folder, or read it with the release that wrote it."
-        ) from None
+            f"{output} holds no catalogue: there is no Delta table {name}. Has a run ended well?"
+        )
+    return table
 
 
-def write_snapshot(output: str, snapshot: Snapshot) -> None:
-    """Replace the snapshot: from here on readers see the new parts, and only those."""
-    write_file(below(output, SNAPSHOT), snapshot.to_json())
-
-
-def open_dataset(output: str) -> pyarrow.dataset.Dataset:
+def changes(output: str, since: int | None, until: int | None = None) -> Iterator[pa.RecordBatch]:
     """
-    The chunks of a dataset as one snapshot names them, lazily.
+    What has changed in a catalogue, folded over any number of runs.
 
-    :param output: the folder's URI, local or of any store that ``ObjectStoragePath`` reaches.
-    :return: a ``pyarrow.dataset.Dataset``; ``.to_table(filter=…)``, ``.to_batches()``, and DuckDB or Polars on top.
-    :raises InputError: there is no dataset, or the ``documents`` extra is not installed.
+    Each batch has the columns of :func:`open_dataset` and ``change`` before them: ``added``, ``changed`` or
+    ``deleted``. All rows of a document are in one batch. A document without chunks, as all that were deleted, has one
+    row, in which all other columns but ``document_id`` are null. A document that came and went in between is not
+    there, one that changed twice is there once.
+
+    :param since: version of ``chunks`` that the consumer has; None for nothing.
+    :param until: version of ``chunks`` to get to; the newest one that a run has published if not given.
+    :return: batches; none where nothing has changed.
+    :raises InputError: there is no such catalogue, or no such version.
+    :raises StorageError: a file is missing or cannot be read.
     """
     check_installed()
-    import pyarrow.dataset as ds
-
-    snapshot = read_snapshot(output)
-    if snapshot is None:
-        raise InputError(f"{output} holds no dataset: there is no {SNAPSHOT}. Has a run ended well?")
-    if not snapshot.parts:
-        from lucidworks_provider.documents.chunk_columns import chunk_schema
-
-        return ds.dataset(chunk_schema(snapshot.options, snapshot.dimension, with_hash=True).empty_table())
-    places = [arrow_place(below(output, part.data)) for part in snapshot.parts]
-    return ds.dataset([path for _, path in places], filesystem=places[0][0], format="parquet")
-
-
-def index_schema() -> pa.Schema:
-    """
-    The columns of an index.
-
-    ``size`` and ``stamp`` (etag or time of change) are those of the ``file`` that the document came from.
-    """
     import pyarrow as pa
 
-    return pa.schema(
-        [
-            pa.field("document_id", pa.string(), nullable=False),
-            pa.field("content_hash", pa.string(), nullable=False),
-            pa.field("size", pa.int64(), nullable=False),
-            pa.field("stamp", pa.string(), nullable=False),
-            pa.field("file", pa.string(), nullable=False),
-            pa.field("chunks", pa.int32(), nullable=False),
-            pa.field("part", pa.string(), nullable=False),
-        ]
-    )
+    documents = _documents_until(output, until)
+    described = documents.transactions[DESCRIBES]
+    if since is not None and since > described:
+        raise InputError(f"since is {since}, and the version that {output} is read at is {described}.")
+    chunks = open_dataset(output, described)
+    schema = pa.schema([pa.field("change", pa.string(), nullable=False)])
+    for field in chunks.schema:
+        schema = schema.append(field.with_nullable(field.name != "document_id"))
+    found = _changed(documents, since)
+    yield from _without_chunks(found, schema)
+    yield from _with_chunks(chunks, found, schema)
 
 
-def read_index(output: str, part: Part) -> Iterator[pa.RecordBatch]:
+def version_of(output: str, until: int | None = None) -> int:
     """
-    The documents of a part.
+    The version of ``chunks`` that :func:`changes` gets to: what a consumer notes once it has loaded them.
 
-    :raises InputError: the snapshot names a file that is not there.
+    :param until: as of :func:`changes`.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    return _documents_until(output, until).transactions[DESCRIBES]
 
-    data = read_file(below(output, part.index))
-    if data is None:
+
+def _documents_until(output: str, until: int | None) -> Table:
+    """The newest version of the documents that describes chunks of at most this version."""
+    from lucidworks_provider.delta.log import read_table
+
+    newest = _table(output, DOCUMENTS, None)
+    if DESCRIBES not in newest.transactions:
+        raise InputError(f"{newest.uri} is a table of somebody else: no run of a corpus has committed to it.")
+    if until is None or newest.transactions[DESCRIBES] <= until:
+        return newest
+    # Later versions describe later ones, so the last one that is early enough is found by halving.
+    low, high, best = 0, newest.version - 1, None
+    while low <= high:
+        middle = (low + high) // 2
+        try:
+            table = read_table(newest.uri, middle)
+        except InputError:
+            # Its log is gone, as older ones are.
+            low = middle + 1
+            continue
+        assert table is not None  # noqa: S101
+        if table.transactions.get(DESCRIBES, -1) <= until:
+            best, low = table, middle + 1
+        else:
+            high = middle - 1
+    if best is None or DESCRIBES not in best.transactions:
         raise InputError(
-            f"{below(output, part.index)} is named by the snapshot and not there. Somebody removed it; restore it, "
-            "or start again with full_refresh=True."
+            f"{output} has no published state of version {until} any more: its log was cleaned up."
         )
-    yield from pq.ParquetFile(pa.BufferReader(data)).iter_batches()
+    return best
+
+
+def _changed(documents: Table, since: int | None) -> dict[str, tuple[str, str | None, int]]:
+    """Changed documents: how, the file of their chunks, and how many these are."""
+    from lucidworks_provider.delta.rows import read_rows
+
+    found: dict[str, tuple[str, str | None, int]] = {}
+    columns = ["document_id", "version", "presence", "chunk_file", "first_row", "chunks"]
+    for batch in read_rows(documents, columns=columns):
+        rows = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+        for document_id, version, presence, file, first, count in rows:
+            if version is None or (since is not None and version <= since):
+                continue
+            was = since is not None and sum(one <= since for one in presence) % 2 == 1
+            is_now = len(presence) % 2 == 1
+            if was or is_now:
+                change = "changed" if was and is_now else "added" if is_now else "deleted"
+                # Without a first row they are at several places, maybe in several files.
+                found[document_id] = change, None if first is None else file, count
+    return found
+
+
+def _without_chunks(
+    found: Mapping[str, tuple[str, str | None, int]], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    rows = [{"change": how, "document_id": one} for one, (how, _, count) in found.items() if not count]
+    for start in range(0, len(rows), 2048):
+        yield pa.RecordBatch.from_pylist(rows[start : start + 2048], schema=schema)
+
+
+def _with_chunks(
+    chunks: Dataset, found: Mapping[str, tuple[str, str | None, int]], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """
+    A document's rows stand together, but where somebody else has rewritten files: so the rows of some may have to
+    wait for others.
+    """
+    import pyarrow as pa
+
+    table = chunks._table
+    files = {file for _, file, count in found.values() if file is not None and count and file in table.files}
+    complete = all(file in table.files for _, file, count in found.values() if count)
+    some = replace(table, files={path: table.files[path] for path in files}) if complete else table
+    waiting: dict[str, list[pa.Table]] = {}
+    for batch in chunks._batches(some, None, None):
+        ids = batch.column("document_id").to_pylist()
+        ready: list[pa.Table] = []
+        start = 0
+        for end in range(1, len(ids) + 1):
+            if end < len(ids) and ids[end] == ids[start]:
+                continue
+            document_id = ids[start]
+            if document_id in found:
+                how, _, count = found[document_id]
+                rows = pa.Table.from_batches([batch.slice(start, end - start)])
+                together = [*waiting.pop(document_id, ()), rows]
+                if sum(one.num_rows for one in together) < count:
+                    waiting[document_id] = together
+                else:
+                    ready += [
+                        one.add_column(0, schema.field(0), [pa.repeat(how, one.num_rows)]) for one in together
+                    ]
+            start = end
+        if ready:
+            yield from pa.concat_tables(ready).cast(schema).combine_chunks().to_batches()
+    if waiting:
+        raise InputError(
+            f"{table.uri}: chunks of {len(waiting):,} documents are missing, e.g. of {next(iter(waiting))!r}. "
+            "Somebody has deleted them; the next run finds that, and sends the documents again or drops them."
+        )

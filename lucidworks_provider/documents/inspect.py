@@ -1,44 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is in a dataset, and whether it is whole and right.
+Describes the tables of a catalogue, and checks them against each other and against the source.
 
-Everything is read once, in memory that does not grow with it: what has to be remembered of each document goes to a
-database on the local disk, a few hundred bytes for a document, and with a source 24 more for each of its chunks.
+Everything is read once. Memory does not grow with the catalogue: what is known of each document and of each range of
+its chunks is in a database on the local disk.
 """
 
 from __future__ import annotations
 
 import json
-import random
+import sqlite3
+import struct
+import tempfile
 from collections import Counter
-from collections.abc import Collection, Container, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.documents.dataset import (
-    DATA,
-    INDEX,
-    JSON_LINES,
-    SNAPSHOT,
-    Part,
-    Snapshot,
+    CHUNKS,
+    DESCRIBES,
+    DIMENSION,
+    DOCUMENTS,
+    OPTIONS,
+    RUN,
     below,
     check_installed,
-    index_schema,
-    json_lines_of,
-    read_index,
-    read_snapshot,
-    under_way,
 )
-from lucidworks_provider.documents.inspect_rows import Faults, Found, RowChecks, chunk_batches, guarded
-from lucidworks_provider.documents.inspect_source import Database, compare
-from lucidworks_provider.errors import InputError, LucidworksError
-from lucidworks_provider.storage import exists, names_in, reading, split_uri
+from lucidworks_provider.documents.document import Document, Unreadable, content_hash
+from lucidworks_provider.documents.source import SourceFile, list_source
+from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.listing import find_entry
+from lucidworks_provider.storage import naming
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lucidworks_provider.delta.log import Table
     from lucidworks_provider.documents.readers import Reading
 
-REJECTS = "rejects.jsonl"
+# Examples of each problem.
+NAMED = 3
+# Numbers of vectors that are decoded at once.
+_AT_ONCE = 1_000_000
+# Start, end and digest of a chunk's text.
+_SPAN = struct.Struct("<qq8s")
+_DOCUMENT = [
+    "document_id",
+    "status",
+    "content_hash",
+    "size",
+    "etag",
+    "source_file",
+    "chunk_file",
+    "first_row",
+]
+_DOCUMENT += ["chunks", "tokens", "version", "reason", "presence"]
+_CHUNK = ["document_id", "chunk_index", "content_hash", "input_tokens", "start", "end", "text", "vector"]
+
+# A range: consecutive rows of a file with one document, one hash, and ascending chunk_index.
+_SCHEMA = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -32000;
+CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, etag TEXT, source TEXT, file TEXT,
+    first INTEGER, chunks INTEGER, tokens INTEGER, version INTEGER, reason TEXT, present INTEGER,
+    seen INTEGER DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE ranges (id TEXT, file TEXT, first INTEGER, count INTEGER, chunk_index INTEGER, hash TEXT, tokens INTEGER,
+    spans BLOB);
+BEGIN;
+"""
+# The chunks of each document, which may be in any order where the document's row names no place.
+_FOUND = """
+CREATE INDEX ranges_id ON ranges (id);
+CREATE TABLE found AS
+    SELECT id, sum(count) AS count, sum(tokens) AS tokens, min(file) AS file, max(file) AS last_file,
+        min(first) AS first, max(first + count) AS end, min(hash) AS hash, max(hash) AS last_hash,
+        max(chunk_index != expected) AS disorder
+    FROM (
+        SELECT r.*, coalesce(lag(r.chunk_index + r.count) OVER (
+            PARTITION BY r.id ORDER BY iif(d.first IS NULL, r.chunk_index, r.rowid)), 0) AS expected
+        FROM ranges r LEFT JOIN documents d ON d.id = r.id
+    ) GROUP BY id;
+CREATE INDEX found_id ON found (id);
+"""
+# Problems of documents and the conditions for them; `d` is the document's row, `f` what was found of its chunks.
+_PROBLEMS = {
+    "documents whose chunks are missing": "coalesce(f.count, 0) < d.chunks",
+    "documents with more chunks than their row says": "f.count > d.chunks",
+    "documents whose chunks are not where their row says": (
+        "f.count = d.chunks AND d.first IS NOT NULL AND (f.file IS NOT d.file OR f.last_file IS NOT d.file "
+        "OR f.first != d.first OR f.end != d.first + d.chunks)"
+    ),
+    "documents whose chunk_index is not 0, 1, 2, … in order": "f.count = d.chunks AND f.disorder",
+    "documents with another content_hash than their chunks": "f.hash != d.hash OR f.last_hash != d.hash",
+    "documents with another number of tokens than their chunks": "f.count = d.chunks AND f.tokens != d.tokens",
+    "documents whose status and presence contradict": (
+        "d.present != (d.status IN ('ok', 'vanished')) AND d.status != 'rejected' OR NOT d.present AND d.chunks "
+        "OR d.status NOT IN ('ok', 'vanished', 'rejected', 'deleted')"
+    ),
+    "documents of a later version than their table describes": "d.version > :described",
+}
 
 
 @dataclass
@@ -46,251 +111,329 @@ class Inspection:
     """
     What was found.
 
-    :param rejects: documents by reason.
-    :param notes: what is worth knowing and no fault.
+    :param about: what is in the tables, as names and values.
+    :param counts: problems by kind.
+    :param examples: the first documents or files of each kind.
+    :param notes: what is worth knowing and no problem.
     """
 
     output: str
-    snapshot: Snapshot
-    rejects: Counter[str] = field(default_factory=Counter)
-    faults: Faults = field(default_factory=Faults)
+    about: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.faults.counts
+    def add(self, kind: str, example: str) -> None:
+        """:param kind: what is wrong, in the plural."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= NAMED:
+            self.examples.setdefault(kind, []).append(example)
 
-    def describe(self) -> Iterator[tuple[str, str]]:
-        """What is in the dataset, as names and values."""
-        snapshot = self.snapshot
-        size = sum(part.bytes for part in snapshot.parts)
-        yield "snapshot", snapshot.id
-        yield "created", snapshot.created
-        for name, value in snapshot.options.items():
-            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        yield "documents", f"{snapshot.documents:,}"
-        yield "chunks", f"{snapshot.chunks:,}"
-        yield "tokens", f"{snapshot.tokens:,}"
-        yield "dimension", f"{snapshot.dimension:,}"
-        yield "parts", f"{len(snapshot.parts):,}"
-        yield "bytes", f"{size:,}"
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.most_common())
-        yield "rejects", f"{snapshot.rejects:,}{f' ({reasons})' if reasons else ''}"
-
-
-class _Everything:
-    """Whatever is asked for is in it."""
-
-    def __contains__(self, item: object) -> bool:
-        return True
+    def problems(self) -> Iterator[str]:
+        """A line for each kind of problem."""
+        for kind, count in self.counts.items():
+            more = ", …" if count > NAMED else ""
+            yield f"{kind} ({count:,}): {', '.join(self.examples[kind])}{more}"
 
 
 def inspect(
     output: str, *, source: str | None = None, read: Reading | None = None, sample: int | None = None
 ) -> Inspection:
     """
-    Look at a dataset and check it.
+    Describe and check a catalogue.
 
-    :param output: the folder's URI.
-    :param source: where its documents came from, to be compared with; as of the operator.
-    :param read: how they were read; names of columns and an encoding.
-    :param sample: compare so many documents with the source, chosen at random; all if not given.
-    :raises InputError: there is no dataset, or no source, or the ``documents`` extra is not installed.
-    :raises StorageError: the folder or the source cannot be read. A file that the snapshot names and that cannot be
-        read is a fault.
+    :param output: URI of the folder of its tables.
+    :param source: compare with these documents; as of the operator.
+    :param read: names of columns and encoding, as of the operator.
+    :param sample: compare so many documents, chosen at random; all of them if not given.
+    :raises InputError: there is no catalogue, or no source, or the ``documents`` extra is not installed.
+    :raises StorageError: a log or the source cannot be read. A data file that cannot be read is a problem.
     """
     check_installed()
-    snapshot = read_snapshot(output)
-    if snapshot is None:
-        raise InputError(f"{output} holds no dataset: there is no {SNAPSHOT}. Has a run ended well?")
-    found = Inspection(output, snapshot)
-    with Database() as db:
-        _Check(found, db).go(source, read, sample)
-    return found
+    with (
+        tempfile.TemporaryDirectory(prefix="lucidworks-") as folder,
+        closing(sqlite3.connect(Path(folder) / "inspect.db", isolation_level=None)) as db,
+    ):
+        db.executescript(_SCHEMA)
+        return _Inspector(output, db).run(source, read, sample)
 
 
-class _Check:
-    def __init__(self, found: Inspection, db: Database) -> None:
-        self.found, self.faults, self.db = found, found.faults, db
-        self.output, self.snapshot = found.output, found.snapshot
-        # Parts whose documents cannot be judged, as one of their files cannot be read.
-        self.unread: set[int] = set()
+class _Inspector:
+    def __init__(self, output: str, db: sqlite3.Connection) -> None:
+        self.db, self.found, self.unlocated = db, Inspection(output), 0
+        self.chunks, self.documents = (self._table(name) for name in (CHUNKS, DOCUMENTS))
+        marks = self.documents.transactions
+        if OPTIONS not in self.chunks.configuration or DESCRIBES not in marks:
+            raise InputError(f"{output} has Delta tables of another writer, and no catalogue.")
+        # The version of `chunks` that the documents describe.
+        self.described = marks[DESCRIBES]
+        self._check_versions(marks.get(RUN, 0))
+        try:
+            self.options = ChunkingOptions(**json.loads(self.chunks.configuration[OPTIONS]))
+        except (TypeError, ValueError) as err:
+            raise InputError(f"{self.chunks.uri}: its property {OPTIONS} is no configuration: {err}") from err
+        self.dimension = int(self.chunks.configuration.get(DIMENSION, 0))
 
-    def go(self, source: str | None, read: Reading | None, sample: int | None) -> None:
-        for number, part in enumerate(self.snapshot.parts):
-            self._index(number, part)
-        compared: Container[str] = _Everything() if source else set()
-        if source and sample is not None:
-            compared = self._sample(sample)
-        unlocated = sum(self._data(number, part, compared) for number, part in enumerate(self.snapshot.parts))
-        if unlocated:
-            self.found.notes.append(
-                f"{unlocated:,} chunks have no span: where they stand could not be proven."
+    def _table(self, name: str, version: int | None = None) -> Table:
+        from lucidworks_provider.delta.log import read_table
+
+        output = self.found.output
+        if (table := read_table(below(output, name), version)) is None:
+            raise InputError(
+                f"{output} holds no catalogue: there is no Delta table {name}. Has a run succeeded?"
             )
-        self._compare_index_and_data()
-        self._rejects()
-        self._files()
+        return table
+
+    def run(self, source: str | None, read: Reading | None, sample: int | None) -> Inspection:
+        self._check_columns()
+        for path in self.documents.files:
+            self._read_documents(path)
+        if self.chunks.version != self.described:
+            self.db.execute("UPDATE documents SET first = NULL")
+        for path in self.chunks.files:
+            self.db.executemany("INSERT INTO ranges VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self._ranges(path))
+        self._check_documents()
+        self.found.about = dict(self._describe())
         if source:
-            sampled = compared if isinstance(compared, set) else None
-            notes = compare(self.db, self.faults, source, read, sampled)
-            self.found.notes += notes
+            self._compare(source, read, sample)
+        return self.found
 
-    def _index(self, number: int, part: Part) -> None:
-        documents = chunks = 0
+    def _check_versions(self, last_run: int) -> None:
+        described = self.described
+        if described > self.chunks.version:
+            # A run may have committed both since the first was read.
+            self.chunks = self._table(CHUNKS)
+        newest, number = self.chunks.version, self.chunks.transactions.get(RUN, 0)
+        if number > last_run:
+            self.found.add(
+                f"runs that have committed {CHUNKS} and not {DOCUMENTS}; the next run completes them",
+                f"run {number} with version {newest}; version {described} is checked",
+            )
+            self.chunks = self._table(CHUNKS, described)
+        elif newest > described:
+            self.found.notes.append(
+                f"Another writer has changed {CHUNKS}: it is at version {newest}, {DOCUMENTS} describes version "
+                f"{described}. The next run looks for all chunks again; their places are not checked."
+            )
+        elif newest < described:
+            example = f"{newest} is the newest, {DOCUMENTS} describes version {described}"
+            self.found.add(f"versions of {CHUNKS} that are lost", example)
+
+    def _check_columns(self) -> None:
+        from lucidworks_provider.delta.schema import delta_schema
+        from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
+
+        stored = delta_schema(stored_chunk_schema(self.options, self.dimension))
+        wanted, columns = (
+            {one["name"]: one["type"] for one in schema["fields"]} for schema in (stored, self.chunks.schema)
+        )
+        for name in sorted(wanted | columns):
+            if wanted.get(name) != columns.get(name):
+                example = f"{name} is {columns.get(name)}, not {wanted.get(name)}"
+                self.found.add(f"columns of {CHUNKS} that differ from its configuration", example)
+
+    def _batches(self, table: Table, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of a file, as far as they can be read."""
+        from lucidworks_provider.delta.log import file_uri
+        from lucidworks_provider.delta.rows import read_rows
+
+        file, uri, rows = table.files[path], file_uri(table.uri, path), 0
+        limit = max(1, min(2048, _AT_ONCE // max(self.dimension, 1)))
+        batches = read_rows(table, columns=columns, files=[path], with_position=True, batch_rows=limit)
         try:
-            for batch in guarded(read_index(self.output, part), below(self.output, part.index)):
-                if batch.schema.names != index_schema().names:
-                    raise InputError(f"it has the columns {', '.join(batch.schema.names)}")
-                for row in batch.to_pylist():
-                    documents += 1
-                    chunks += row["chunks"]
-                    self._indexed(number, part, row)
-        except LucidworksError as err:
-            self.unread.add(number)
-            self.faults.add("files that cannot be read", f"{part.index} ({err})")
-            return
-        for what, count, said in (("documents", documents, part.documents), ("chunks", chunks, part.chunks)):
-            if count != said:
-                self.faults.add(
-                    f"indexes with another number of {what} than the snapshot says",
-                    f"{part.index} ({count:,}, not {said:,})",
-                )
+            entry = find_entry(uri)
+            if entry is not None and entry.size != file.size:
+                example = f"{path} ({entry.size:,} bytes, not {file.size:,})"
+                self.found.add("files of another size than the log says", example)
+            while True:
+                with naming("read", uri):
+                    if (batch := next(batches, None)) is None:
+                        break
+                    # Texts that are not UTF-8 fail here.
+                    batch.validate(full=True)
+                for column in batch.schema:
+                    if not column.nullable and batch.column(column.name).null_count:
+                        self.found.add(f"files with rows without {column.name}", path)
+                rows += batch.num_rows
+                yield batch
+        except StorageError as err:
+            self.found.add("files that cannot be read", str(err))
+        else:
+            if file.live not in {rows, None}:
+                example = f"{path} ({rows:,}, not {file.live:,})"
+                self.found.add("files with another number of rows than the log says", example)
 
-    def _indexed(self, number: int, part: Part, row: dict[str, Any]) -> None:
-        # A snapshot over shards sees the same file from further up.
-        if not f"/{part.data}".endswith(f"/{row['part']}"):
-            self.faults.add("index rows that name another part", f"{row['document_id']!r} in {part.index}")
-        values = [row[name] for name in ("document_id", "content_hash", "size", "stamp", "file", "chunks")]
-        if not self.db.add(
-            "INSERT OR IGNORE INTO indexed (id, hash, size, stamp, file, chunks, part) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *values,
-            number,
-        ):
-            self.faults.add(
-                "documents that stand in the index twice", f"{row['document_id']!r} in {part.index}"
+    def _read_documents(self, path: str) -> None:
+        insert = f"INSERT OR IGNORE INTO documents VALUES ({', '.join('?' * len(_DOCUMENT))}, 0)"  # noqa: S608
+        for batch in self._batches(self.documents, path, _DOCUMENT):
+            for *row, presence in _rows(batch, _DOCUMENT):
+                if not self.db.execute(insert, (*row, len(presence or ()) % 2)).rowcount:
+                    self.found.add(f"documents that are in {DOCUMENTS} twice", f"{row[0]!r} in {path}")
+
+    def _ranges(self, path: str) -> Iterator[tuple[Any, ...]]:
+        """The ranges of a file, and checks of its rows."""
+        first, count, tokens, spans, last_start = 0, 0, 0, bytearray(), 0
+        key: tuple[str, int, str] = "", 0, ""
+        for batch in self._batches(self.chunks, path, _CHUNK):
+            self._check_spans(batch, path)
+            self._check_vectors(batch, path)
+            for row, one, index, its_hash, used, start, end, text in _rows(batch, ["_row", *_CHUNK[:-1]]):
+                if not count or row != first + count or (one, (index or 0) - count, its_hash) != key:
+                    if count:
+                        yield key[0], path, first, count, key[1], key[2], tokens, bytes(spans)
+                    key = one, index, its_hash
+                    first, count, tokens, spans, last_start = row, 0, 0, bytearray(), 0
+                count += 1
+                tokens += used or 0
+                if start is not None and end is not None:
+                    if 0 <= start < last_start:
+                        self.found.add("chunks that start before the preceding one", f"{one!r} in {path}")
+                    last_start = start
+                    spans += _SPAN.pack(start, end, _digest(text))
+        if count:
+            yield key[0], path, first, count, key[1], key[2], tokens, bytes(spans)
+
+    def _check_spans(self, batch: pa.RecordBatch, path: str) -> None:
+        import pyarrow.compute as pc
+
+        start, end = batch.column("start"), batch.column("end")
+        self.unlocated += start.null_count
+        # A span is as long as its text: this needs no source.
+        wrong = pc.not_equal(pc.subtract(end, start), pc.utf8_length(batch.column("text")))
+        wrong = pc.or_(
+            pc.fill_null(pc.or_(wrong, pc.less(start, 0)), False), pc.xor(start.is_null(), end.is_null())
+        )
+        self._add("chunks whose span is not as long as their text", batch.filter(wrong), path)
+
+    def _check_vectors(self, batch: pa.RecordBatch, path: str) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        right = pc.fill_null(pc.equal(pc.list_value_length(batch.column("vector")), self.dimension), False)
+        self._add("vectors of another length", batch.filter(pc.invert(right)), path)
+        batch, size = batch.filter(right), self.dimension
+        if not batch.num_rows or not size:
+            return
+        flat = pc.list_flatten(batch.column("vector"))
+        finite = pc.fill_null(pc.is_finite(flat), False)
+        bad = {place // size for place in pc.indices_nonzero(pc.invert(finite)).to_pylist()}
+        self._add(
+            "vectors with a number that is not finite", batch.take(pa.array(sorted(bad), pa.int64())), path
+        )
+        # Few vectors begin with a zero, and only those can be all zeros.
+        begins = pc.fill_null(pc.equal(flat.take(pa.array(range(0, len(flat), size))), 0), False)
+        zero = [
+            row
+            for row in pc.indices_nonzero(begins).to_pylist()
+            if not any(flat[row * size : (row + 1) * size].to_pylist())
+        ]
+        self._add("vectors that are all zeros", batch.take(pa.array(zero, pa.int64())), path)
+
+    def _add(self, kind: str, wrong: pa.RecordBatch, path: str) -> None:
+        for document_id in wrong.column("document_id").to_pylist():
+            self.found.add(kind, f"{document_id!r} in {path}")
+
+    def _check_documents(self) -> None:
+        self.db.executescript(_FOUND)
+        both = "SELECT d.id FROM documents d LEFT JOIN found f ON f.id = d.id WHERE"
+        queries = {kind: f"{both} {condition}" for kind, condition in _PROBLEMS.items()}
+        queries[f"documents with chunks that are not in {DOCUMENTS}"] = (
+            "SELECT f.id FROM found f LEFT JOIN documents d ON d.id = f.id WHERE d.id IS NULL"
+        )
+        for kind, query in queries.items():
+            for row in self.db.execute(f"{query} ORDER BY 1", {"described": self.described}):
+                self.found.add(kind, repr(row[0]))
+
+    def _describe(self) -> Iterator[tuple[str, str]]:
+        for table, name in ((self.chunks, CHUNKS), (self.documents, DOCUMENTS)):
+            # A checkpoint has no time.
+            written = table.timestamp_ms or table.txns.get(RUN, {}).get("lastUpdated") or 0
+            moment = datetime.fromtimestamp(written / 1000, UTC).isoformat(timespec="seconds")
+            yield f"{name} table", f"version {table.version} of {moment}"
+        for key, value in self.options.as_json().items():
+            yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        numbers = {
+            "documents": "SELECT count(*) FROM documents WHERE present",
+            "chunks": "SELECT sum(count) FROM found",
+            "tokens": "SELECT sum(tokens) FROM found",
+        }
+        for name, query in numbers.items():
+            yield name, f"{self.db.execute(query).fetchone()[0] or 0:,}"
+        yield "without span", f"{self.unlocated:,}"
+        for name, column in (("status", "status"), ("rejects", "reason")):
+            rows = self.db.execute(
+                f"SELECT {column}, count(*) FROM documents WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"  # noqa: S608
+            )
+            yield name, ", ".join(f"{value} {count:,}" for value, count in rows) or "none"
+        files = self.chunks.files.values()
+        yield "dimension", f"{self.dimension:,}"
+        yield "files", f"{len(files):,}"
+        yield "bytes", f"{sum(file.size for file in files):,}"
+        yield "masked rows", f"{sum(file.vector.cardinality for file in files if file.vector):,}"
+
+    def _compare(self, source: str, read: Reading | None, sample: int | None) -> None:
+        """
+        Read the source, and compare its texts with the tables.
+
+        :raises InputError: there is no such source, or a column is missing.
+        """
+        from lucidworks_provider.documents.readers import Reading, check_file, read_file_documents
+
+        how, compared = read or Reading(), 0
+        drawn = "SELECT id, source FROM documents WHERE present ORDER BY random() LIMIT ?"
+        chosen = None if sample is None else dict(self.db.execute(drawn, (sample,)).fetchall())
+        files = None if chosen is None else set(chosen.values())
+        for file in list_source(source):
+            if files is not None and file.path not in files:
+                continue
+            check_file(file, how)
+            for one in read_file_documents(file, how):
+                if chosen is None or one.id in chosen:
+                    compared += 1
+                    self._compare_document(file, one)
+        self.found.notes.append(f"Compared with {source}: {compared:,} documents.")
+        gone = "SELECT count(*), min(id) FROM documents WHERE present AND NOT seen"
+        count, first = self.db.execute(gone).fetchone()
+        if count and chosen is None:
+            self.found.notes.append(
+                f"Documents that the source no longer has ({count:,}): {first!r}, …; prune=True removes them."
             )
 
-    def _sample(self, size: int) -> set[str]:
-        count = self.db.run("SELECT count(*) FROM indexed").fetchone()[0]
-        chosen = set(random.sample(range(count), min(size, count)))
-        ids = self.db.run("SELECT id FROM indexed")
-        return {document_id for number, (document_id,) in enumerate(ids) if number in chosen}
-
-    def _data(self, number: int, part: Part, compared: Container[str]) -> int:
-        """Read a part; the number of chunks without a span."""
-
-        def found(one: Found) -> None:
-            values = (one.id, one.content_hash, one.chunks, number, bytes(one.spans))
-            if not self.db.add("INSERT OR IGNORE INTO found VALUES (?, ?, ?, ?, ?)", *values):
-                self.faults.add("documents whose chunks stand at two places", f"{one.id!r} in {part.data}")
-
-        checks = RowChecks(part, self.faults, found, compared)
-        try:
-            batches = chunk_batches(self.output, part, self.snapshot, self.faults)
-            if batches is None:
-                self.unread.add(number)
-                return 0
-            for batch in batches:
-                checks.add(batch)
-        except LucidworksError as err:
-            self.unread.add(number)
-            self.faults.add("files that cannot be read", f"{part.data} ({err})")
-            return 0
-        checks.close()
-        for what, count, said in (
-            ("chunks", checks.chunks, part.chunks),
-            ("tokens", checks.tokens, part.tokens),
-        ):
-            if count != said:
-                self.faults.add(
-                    f"files with another number of {what} than the snapshot says",
-                    f"{part.data} ({count:,}, not {said:,})",
-                )
-        return checks.unlocated
-
-    def _compare_index_and_data(self) -> None:
-        parts = self.snapshot.parts
-        for document_id, part, said, chunks, same, other in self.db.run(
-            """SELECT i.id, i.part, i.chunks, coalesce(f.chunks, 0), f.hash IS NULL OR f.hash = i.hash, f.part
-               FROM indexed i LEFT JOIN found f ON f.id = i.id
-               WHERE coalesce(f.chunks, 0) != i.chunks OR f.hash != i.hash OR f.part != i.part"""
-        ):
-            if part in self.unread:
-                continue
-            where = f"{document_id!r} in {parts[part].data}"
-            if chunks != said:
-                kind = "documents with another number of chunks than the index says"
-                self.faults.add(kind, f"{where} ({chunks:,}, not {said:,})")
-            if not same:
-                self.faults.add("documents with another content_hash than the index says", where)
-            if other is not None and other != part:
-                self.faults.add(
-                    "documents in another part than the index says", f"{document_id!r} in {parts[other].data}"
-                )
-        for document_id, part in self.db.run(
-            "SELECT id, part FROM found WHERE NOT EXISTS (SELECT 1 FROM indexed WHERE indexed.id = found.id)"
-        ):
-            if part not in self.unread:
-                self.faults.add(
-                    "documents that stand in no index", f"{document_id!r} in {self.snapshot.parts[part].data}"
+    def _compare_document(self, file: SourceFile, one: Document | Unreadable) -> None:
+        add = self.found.add
+        row = self.db.execute(
+            "SELECT status, hash, present, size, etag FROM documents WHERE id = ?", (one.id,)
+        ).fetchone()
+        status, known, present, *stamp = row or ("", None, False)
+        self.db.execute("UPDATE documents SET seen = 1 WHERE id = ?", (one.id,))
+        if status == "rejected":
+            # The tables have an older text of it, or none.
+            return
+        if isinstance(one, Unreadable):
+            add(
+                "documents that cannot be read, and are no rejects",
+                f"{one.id!r} ({one.reason}: {one.detail})",
+            )
+        elif known is None and not present:
+            add("documents of the source that are neither in the tables nor rejects", repr(one.id))
+        elif known != content_hash(one.text) and stamp == [file.size, file.stamp]:
+            add("documents whose content_hash is not that of their text", repr(one.id))
+        elif known != content_hash(one.text):
+            add("documents that were changed after they were chunked", repr(one.id))
+        else:
+            packed = self.db.execute("SELECT spans FROM ranges WHERE id = ?", (one.id,))
+            spans = (span for row in packed for span in _SPAN.iter_unpack(row[0]))
+            wrong = sum(_digest(one.text[start:end]) != digest for start, end, digest in spans)
+            if wrong:
+                add(
+                    "documents with chunks that are not the text of their spans",
+                    f"{one.id!r} ({wrong:,} chunks)",
                 )
 
-    def _rejects(self) -> None:
-        read = 0
-        for folder in self._folders():
-            uri = below(self.output, f"{folder}{REJECTS}")
-            if not exists(uri):
-                continue
-            with reading(uri) as file:
-                for number, line in enumerate(file):
-                    try:
-                        one = json.loads(line)
-                        document_id, reason = str(one["document_id"]), str(one["reason"])
-                    except (ValueError, KeyError, TypeError):
-                        self.faults.add("lines of rejects that are none", f"{folder}{REJECTS}:{number + 1}")
-                        continue
-                    read += 1
-                    self.found.rejects[reason] += 1
-                    self.db.add("INSERT OR IGNORE INTO rejects VALUES (?)", document_id)
-        if read != self.snapshot.rejects and not self._moving():
-            self.faults.add("files of rejects with another number than the snapshot says", f"{read:,} in all")
 
-    def _moving(self) -> bool:
-        """Whether a run has begun after the snapshot was written."""
-        shards = self.snapshot.manifest.get("shards") or {}
-        return any(under_way(below(self.output, folder)) for folder in self._folders()) or any(
-            (own := read_snapshot(below(self.output, name))) is None or own.id != snapshot_id
-            for name, snapshot_id in shards.items()
-        )
-
-    def _folders(self) -> Collection[str]:
-        """Where parts may lie: the output itself, or the shards below it."""
-        shards = self.snapshot.manifest.get("shards")
-        return [f"{name}/" for name in shards] if isinstance(shards, dict) else [""]
-
-    def _files(self) -> None:
-        """Files that no snapshot names: neither this one, nor that of a shard, nor one over this shard."""
-        parent, name = split_uri(self.output.rstrip("/"))
-        for folder in self._folders():
-            if under_way(below(self.output, folder)):
-                place = f"{folder or 'the output'}"
-                self.found.notes.append(
-                    f"A run over {place} is under way, or died: files of it are not judged."
-                )
-                continue
-            named = _files_of(self.snapshot)
-            own = read_snapshot(below(self.output, folder)) if folder else None
-            named |= _files_of(own, folder)
-            over = None if folder else read_snapshot(parent)
-            if over is not None and name in (over.manifest.get("shards") or {}):
-                named |= {file.removeprefix(f"{name}/") for file in _files_of(over)}
-            for kind in (DATA, INDEX, JSON_LINES):
-                for file in names_in(below(self.output, f"{folder}{kind}")):
-                    if (path := f"{folder}{kind}/{file}") not in named:
-                        self.faults.add("files that no snapshot names; the next run removes them", path)
+def _rows(batch: pa.RecordBatch, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
-def _files_of(snapshot: Snapshot | None, folder: str = "") -> set[str]:
-    parts = () if snapshot is None else snapshot.parts
-    return {f"{folder}{file}" for part in parts for file in (part.data, part.index, json_lines_of(part.data))}
+def _digest(text: str | None) -> bytes:
+    return blake2b((text or "").encode(), digest_size=8).digest()

@@ -62,7 +62,7 @@ def report_address(output: str, report_url: str | None) -> str:
     if split is None:
         raise InputError(
             f"report_url is {report_url!r}; give the http(s) address under which a browser sees the folder of "
-            "`output`, or leave it out."
+            "`output_uri`, or leave it out."
         )
     return _below(split)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
@@ -16,14 +16,17 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
+from lucidworks_provider.operators.failures import NonRetryableErrorsMixin
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
 from lucidworks_provider.operators.results import HasResult
+from lucidworks_provider.operators.templates import NoneTemplatesMixin
 from lucidworks_provider.operators.values import one_of, seconds, share, switch, whole
 from lucidworks_provider.operators.waiting import UsesHook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
 
+    from lucidworks_provider.corpus.lease import Holder
     from lucidworks_provider.corpus.settings import Corpus, Service
     from lucidworks_provider.documents.document import Document, Unreadable
 
@@ -35,20 +38,22 @@ CONNECTIONS = 64
 
 class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook, BaseOperator):
     """
-    Bring a dataset of chunks and vectors up to a corpus: what is new or changed is sent, nothing else.
+    Bring a Delta table of chunks and vectors up to a corpus: what is new or changed is sent, nothing else.
 
     Works in the worker, with hundreds of jobs in flight at the speed that the service allows. Everything that the
-    service hands out is kept beside the dataset at once, so a retry, or the next run, goes on where this one
-    stopped. Readers see the dataset as the last run left it until this one has ended well.
+    service hands out is kept beside the tables at once, so a retry, or the next run, goes on where this one
+    stopped. Readers see the tables as the last run left them until this one has ended well.
 
-    Returns the delta: ``{"dataset", "snapshot", "documents", "chunks", "written", "dimension", "tokens", "added",
-    "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted", "truncated", "lists",
-    "rejects", "report"}``, where ``lists`` has the URIs of the ids that were added, changed and that vanished.
+    Returns ``{"dataset", "version", "since", "documents_version", "documents", "chunks", "written", "dimension",
+    "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted",
+    "truncated", "rejects", "report"}``. ``version`` and ``since`` are versions of the table ``chunks``, after the run
+    and before it, for :func:`~lucidworks_provider.documents.changes`. With ``listing`` the versions are None, and
+    ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
     :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
         ``.html``, ``.jsonl`` and ``.parquet``; or a list of ``{"id": …, "text": …}``. The id of a file that is one
         document is its path below ``source``. (templated)
-    :param output: URI of the folder that holds the dataset, for one operator alone. (templated)
+    :param output_uri: URI of the folder of the tables, for one operator alone. (templated)
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
         (templated)
     :param model_id: an embedding model such as ``gte-small``, or the deployment id of a custom model. (templated)
@@ -56,7 +61,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     :param model_config: ``vectorQuantizationMethod``, ``dimReductionSize``. (templated)
     :param data_type: ``passage`` for what is searched, ``query`` for what one searches with. (templated)
     :param listing: URI of a listing that
-        :func:`~lucidworks_provider.documents.shards.write_listings` has written, to be read instead of listing
+        :func:`~lucidworks_provider.corpus.shards.write_listings` has written, to be read instead of listing
         ``source``: a shard. (templated)
     :param id_column: of ``.jsonl`` and ``.parquet`` files, the column of the document ids. (templated)
     :param text_column: of those files, the column of the texts. (templated)
@@ -64,20 +69,24 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     :param full_refresh: send every document again; needed after a change of the chunker, the model or their
         configuration. (templated)
     :param prune: remove documents that the source does not have any more. (templated)
-    :param dry_run: send and write nothing; return ``{"documents", "would_submit", "bytes", "skipped"}``. (templated)
+    :param plan_only: send and write nothing; return ``{"documents", "would_submit", "bytes", "skipped"}``.
+        (templated)
     :param max_submissions: fail before the first submission if more documents than that would be sent. (templated)
     :param max_reject_ratio: share of the source's documents, 0 to 1; when more are rejected the task fails. What was
         done is kept.
     :param on_truncated: ``warn`` about documents whose chunks end before their text does, or ``reject`` them.
     :param on_mismatch: ``reject`` documents whose result seems to be of another text or request, or ``warn`` and take
         it; see :doc:`/checks`.
-    :param on_busy: when another task writes into ``output``: ``wait`` for it, or ``fail``.
+    :param on_missing_chunks: documents of which somebody else has deleted chunks from the table: ``resend`` them, or
+        ``drop`` what is left of them until their text changes.
+    :param on_busy: when another task writes into ``output_uri``: ``wait`` for it, or ``fail``.
     :param busy_timeout: seconds, or a timedelta, to wait for it.
     :param keep_raw: keep the service's answers as they came, below ``raw/``.
-    :param keep_replaced: keep files that the new snapshot does not name, for
-        :func:`~lucidworks_provider.documents.shards.publish` to remove.
-    :param json_lines: write the chunks as JSON Lines as well, below ``jsonl/``.
-    :param report_url: where a browser finds the folder ``output``, for the link to the report in the UI. (templated)
+    :param deletion_vectors: mask replaced chunks by deletion vectors; False copies files without them, for readers
+        that do not know deletion vectors.
+    :param retention: seconds, or a timedelta, for which older versions can be read.
+    :param report_url: where a browser finds the folder ``output_uri``, for the link to the report in the UI.
+        (templated)
     :param max_in_flight: documents.
     :param timeout: seconds, or a timedelta, to wait for each job. A later one is asked for again by the next run.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta.
@@ -86,7 +95,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     :param max_document_bytes: reject a document, or a line, with more.
     :param lucidworks_conn_id: the connection. (templated)
     :raises InputError: before anything is sent.
-    :raises OutputBusyError: another task writes into ``output``.
+    :raises OutputBusyError: another task writes into ``output_uri``.
     """
 
     template_fields: Sequence[str] = (
@@ -103,7 +112,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         "encoding",
         "full_refresh",
         "prune",
-        "dry_run_only",
+        "plan_only",
         "max_submissions",
         "report_url",
         "lucidworks_conn_id",
@@ -119,7 +128,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         self,
         *,
         source: Any,
-        output: str,
+        output_uri: str,
         chunker: str,
         model_id: str,
         chunker_config: Mapping[str, Any] | str | None = None,
@@ -131,16 +140,17 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         encoding: str | None = None,
         full_refresh: bool | str = False,
         prune: bool | str = False,
-        dry_run: bool | str = False,
+        plan_only: bool | str = False,
         max_submissions: int | str | None = None,
         max_reject_ratio: float = 0.05,
         on_truncated: Literal["warn", "reject"] = "warn",
         on_mismatch: Literal["reject", "warn"] = "reject",
+        on_missing_chunks: Literal["resend", "drop"] = "resend",
         on_busy: Literal["wait", "fail"] = "wait",
         busy_timeout: float | timedelta = 3600.0,
         keep_raw: bool = False,
-        keep_replaced: bool = False,
-        json_lines: bool = False,
+        deletion_vectors: bool = True,
+        retention: float | timedelta = timedelta(days=7),
         report_url: str | None = None,
         max_in_flight: int = 512,
         timeout: float | timedelta = 3600.0,
@@ -152,8 +162,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     ) -> None:
         super().__init__(**kwargs)
         self.source = source
-        # Not `output` and `dry_run`, which every operator has: its XCom, and a method.
-        self.output_uri = output
+        self.output_uri = output_uri
         self.chunker = chunker
         self.model_id = model_id
         self.chunker_config = chunker_config
@@ -165,16 +174,17 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         self.encoding = encoding
         self.full_refresh = full_refresh
         self.prune = prune
-        self.dry_run_only = dry_run
+        self.plan_only = plan_only
         self.max_submissions = max_submissions
         self.max_reject_ratio = max_reject_ratio
         self.on_truncated = on_truncated
         self.on_mismatch = on_mismatch
+        self.on_missing_chunks = on_missing_chunks
         self.on_busy = on_busy
         self.busy_timeout = busy_timeout
         self.keep_raw = keep_raw
-        self.keep_replaced = keep_replaced
-        self.json_lines = json_lines
+        self.deletion_vectors = deletion_vectors
+        self.retention = retention
         self.report_url = report_url
         self.max_in_flight = max_in_flight
         self.timeout = timeout
@@ -185,30 +195,18 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, send, gather, publish."""
-        from lucidworks_provider.corpus.holder import Holder
         from lucidworks_provider.corpus.run import look, run
 
         corpus = self._corpus()
-        wait = (
-            seconds(self.busy_timeout, "busy_timeout")
-            if one_of(self.on_busy, "on_busy", "wait", "fail") == "wait"
-            else 0.0
-        )
+        wait = _busy_wait(self.on_busy, self.busy_timeout)
         # The connection is wrong, or it is not: before anything is written or sent.
         _ = self.hook.get_settings().application_base
-        if switch(self.dry_run_only, "dry_run"):
+        if switch(self.plan_only, "plan_only"):
             found = look(corpus)
             self.log.info("Nothing was sent: %s", found)
             return found
-        ti = context["ti"]
-        holder = Holder.here(
-            dag_id=ti.dag_id,
-            run_id=ti.run_id,
-            task_id=ti.task_id,
-            map_index=-1 if ti.map_index is None else ti.map_index,
-            try_number=ti.try_number,
-        )
-        delta = run(corpus, self._service(corpus), holder=holder, life=ti.max_tries, wait_seconds=wait)
+        service, life = self._service(corpus), context["ti"].max_tries
+        delta = run(corpus, service, holder=_holder(context), life=life, wait_seconds=wait)
         push_report(context, corpus.output, self.report_url)
         return self._ended(context, delta)
 
@@ -224,7 +222,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         report_address(self.output_uri, self.report_url)
         return Corpus(
             source=self._source(),
-            output=check_folder(self.output_uri, "output"),
+            output=check_folder(self.output_uri, "output_uri"),
             options=self._options(),
             reading=Reading(
                 self.id_column,
@@ -248,9 +246,10 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
             max_reject_ratio=share(self.max_reject_ratio, "max_reject_ratio"),
             # A character takes four bytes at most, and each piece has one.
             max_text_bytes=whole(self.max_text_bytes, "max_text_bytes", 4),
-            json_lines=switch(self.json_lines, "json_lines"),
             keep_raw=switch(self.keep_raw, "keep_raw"),
-            keep_replaced=switch(self.keep_replaced, "keep_replaced"),
+            on_missing_chunks=one_of(self.on_missing_chunks, "on_missing_chunks", "resend", "drop"),  # type: ignore[arg-type]
+            deletion_vectors=switch(self.deletion_vectors, "deletion_vectors"),
+            retention=seconds(self.retention, "retention"),
         )
 
     def _lineage(self) -> Lineage:
@@ -293,3 +292,110 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
             client=client,
             rate=lambda: hook.rate_limit().rate,
         )
+
+
+class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixin, HasResult, BaseOperator):
+    """
+    Commit what the tasks of all shards of a corpus have staged, as one version of its tables.
+
+    Returns what :class:`LucidworksChunkDocumentsOperator` returns, with the sums of the shards' counts, and
+    ``shards``.
+
+    :param staged: what the tasks of the shards have returned, or the URIs that stand there under ``staged``; all of
+        one run. (templated)
+    :param output_uri: URI of the folder of the tables. (templated)
+    :param on_busy: when another task writes into ``output_uri``: ``wait`` for it, or ``fail``.
+    :param busy_timeout: seconds, or a timedelta, to wait for it.
+    :param retention: seconds, or a timedelta, for which older versions can be read.
+    :param report_url: where a browser finds the folder ``output_uri``, for the link to the report in the UI.
+        (templated)
+    :raises InputError: the shards do not belong together: another configuration, one that is missing, a document
+        twice. Or the ``documents`` extra is not installed.
+    :raises OutputBusyError: another task writes into ``output_uri``.
+    """
+
+    template_fields: Sequence[str] = ("staged", "output_uri", "report_url")
+    operator_extra_links: Collection[BaseOperatorLink] = (
+        LucidworksReportLink(),
+        *HasResult.operator_extra_links,
+    )
+    ui_color = "#e8f1fb"
+
+    def __init__(
+        self,
+        *,
+        staged: Any,
+        output_uri: str,
+        on_busy: Literal["wait", "fail"] = "wait",
+        busy_timeout: float | timedelta = 3600.0,
+        retention: float | timedelta = timedelta(days=7),
+        report_url: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.staged = staged
+        self.output_uri = output_uri
+        self.on_busy = on_busy
+        self.busy_timeout = busy_timeout
+        self.retention = retention
+        self.report_url = report_url
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Collect, commit."""
+        from lucidworks_provider.corpus.run import publish_shards
+        from lucidworks_provider.documents.dataset import check_installed
+        from lucidworks_provider.storage import check_folder
+
+        check_installed()
+        report_address(self.output_uri, self.report_url)
+        output = check_folder(self.output_uri, "output_uri")
+        manifest = publish_shards(
+            self._uris(),
+            output,
+            holder=_holder(context),
+            life=context["ti"].max_tries,
+            wait_seconds=_busy_wait(self.on_busy, self.busy_timeout),
+            retention=seconds(self.retention, "retention"),
+        )
+        push_report(context, output, self.report_url)
+        return self._ended(context, manifest)
+
+    def _uris(self) -> list[str]:
+        # What mapped tasks return comes as a lazy sequence.
+        single = isinstance(self.staged, str | Mapping) or not isinstance(self.staged, Iterable)
+        given = [self.staged] if single else list(self.staged)
+        uris: list[Any] = [one.get("staged") if isinstance(one, Mapping) else one for one in given]
+        for uri in uris:
+            if not isinstance(uri, str):
+                raise InputError(
+                    "staged: give what the tasks of the shards have returned, e.g. staged=chunk.output; their "
+                    "operator needs a listing."
+                )
+        return uris
+
+    def _lineage(self) -> Lineage:
+        manifest = self._manifest or {}
+        version = manifest.get("version")
+        return Lineage(
+            output=manifest.get("dataset"),
+            rows=manifest.get("written"),
+            version=None if version is None else str(version),
+        )
+
+
+def _busy_wait(on_busy: Any, busy_timeout: Any) -> float:
+    wait = seconds(busy_timeout, "busy_timeout")
+    return wait if one_of(on_busy, "on_busy", "wait", "fail") == "wait" else 0.0
+
+
+def _holder(context: Context) -> Holder:
+    from lucidworks_provider.corpus.lease import Holder
+
+    ti = context["ti"]
+    return Holder.here(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=-1 if ti.map_index is None else ti.map_index,
+        try_number=ti.try_number,
+    )

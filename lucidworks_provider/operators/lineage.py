@@ -141,7 +141,7 @@ def of_chunks(
         output=output,
         columns=columns,
         rows=manifest.get("written", manifest.get("chunks")),
-        version=manifest.get("snapshot"),
+        version=None if manifest.get("version") is None else str(manifest["version"]),
         parameters=_parameters(options.as_json()),
     )
 

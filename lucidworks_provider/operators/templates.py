@@ -13,9 +13,6 @@ from lucidworks_provider.operators.failures import failing_at_once
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-# Attributes that cannot have the name of their argument, since every operator has another attribute of that name.
-_ARGUMENTS = {"output_uri": "output", "dry_run_only": "dry_run"}
-
 
 class NoneTemplatesMixin:
     """
@@ -46,7 +43,7 @@ class NoneTemplatesMixin:
             return
         for field in given:
             if getattr(self, field) is None:
-                setattr(self, field, _default_of(type(self), _ARGUMENTS.get(field, field)))
+                setattr(self, field, _default_of(type(self), field))
 
 
 def _default_of(operator: type, argument: str) -> Any:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lucidworks_provider.corpus.holder import Holder
+from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service
-from lucidworks_provider.documents.dataset import open_dataset
+from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.errors import UnknownResourceError
 
 DIMENSION = 4
@@ -144,6 +144,14 @@ class World:
         """A file of JSON Lines."""
         return [json.loads(line) for line in Path(uri).read_text().splitlines()]
 
+    def statuses(self) -> dict[str, str]:
+        """What the table of documents says of each."""
+        rows = open_documents(str(self.output)).to_table().to_pylist()
+        return {row["document_id"]: row["status"] for row in rows}
+
     def listed(self, delta: dict[str, Any], name: str) -> list[str]:
-        """The ids of one of a run's lists."""
-        return [row["document_id"] for row in self.lines(delta["lists"][name])]
+        """The ids of the documents that a run has added, changed or deleted."""
+        found: set[str] = set()
+        for batch in changes(str(self.output), delta["since"], delta["version"]):
+            found |= {row["document_id"] for row in batch.to_pylist() if row["change"] == name}
+        return sorted(found)

@@ -7,6 +7,7 @@ Twenty of them, in a real Airflow and over 2,000 documents, are ``python -m benc
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ import pytest
 from benchmarks.corpus_judge import Catalogue, Ledger, judge
 from benchmarks.corpus_kill import SERVICE, Plain, Story
 from dev.demo import Emulator
+from lucidworks_provider.documents import open_dataset, open_documents
 
 KILLS = 3
 
@@ -29,13 +31,25 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
     print(f"seed {seed}")
     (tmp_path / "source").mkdir()
     with Emulator(tmp_path / "emulator.log", *SERVICE) as emulator:
-        story = Story(
-            tmp_path, emulator, Plain(tmp_path, emulator), kills=KILLS, documents=60, span=3, seed=seed
-        )
+        runner = Plain(tmp_path, emulator)
+        story = Story(tmp_path, emulator, runner, kills=KILLS, documents=60, span=3, seed=seed)
         verdicts = story.play()
         assert len(story.moments) == KILLS
         assert [verdict.wrong for verdict in verdicts] == [[]] * len(verdicts)
         assert verdicts[-1].twice <= verdicts[-1].in_flight + verdicts[-1].unflushed
+        # Earlier nights can be read for as long as the retention.
+        for version, night in story.published.items():
+            hashes = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in night.items()}
+            assert _hashes(tmp_path / "output", version) == hashes
+
+        # What killed processes have left is removed once it is older than the retention.
+        time.sleep(1)
+        story.catalogue.change()
+        runner.options["retention"] = 0.5
+        runner.begin(99)
+        runner.finish()
+        cleaned = story.judge()
+        assert (cleaned.wrong, cleaned.litter) == ([], [])
 
         # The judge is no yes-man.
         texts = story.catalogue.texts
@@ -43,20 +57,21 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
         texts[changed] += "!"
         del texts[unknown]
         texts["lost.txt"] = "Never sent."
-        (tmp_path / "output" / "data" / "stray.parquet").touch()
-        (tmp_path / "output" / "lease.json").touch()
+        (tmp_path / "output" / "chunks" / "stray.parquet").touch()
+        (tmp_path / "output" / "lease" / "99999999.json").touch()
         verdict = story.judge()
-    documents = len(texts)
+        rows = len(open_documents(str(tmp_path / "output")))
     assert verdict.wrong == [
         f"{unknown}: not in the source",
         f"{changed}: chunks of another version",
         f"{changed}: the emulator never answered this text",
         "lost.txt: missing",
         "lost.txt: the emulator never answered this text",
-        f"the index has {documents} rows of {documents} documents",
-        "1 parts that no snapshot names, 0 that are missing",
-        "lease.json was left behind",
+        f"the documents have {rows} rows of {rows} documents, {len(texts)} with chunks",
+        f"{unknown}: its status is ok",
+        "lease/99999999.json is not released",
     ]
+    assert verdict.litter == ["chunks/stray.parquet"]
     assert not verdict.good
 
 
@@ -80,11 +95,16 @@ def test_a_try_that_lives_on_beside_its_successor_stops_and_spoils_nothing(tmp_p
         os.kill(zombie.pid, signal.SIGCONT)
         assert runner.finish()["documents"] == 60
         zombie.join(30)
-        # What it wrote before it looked again is in no snapshot, and the next run removes it.
-        assert [fault for fault in story.judge().wrong if "no snapshot names" not in fault] == []
-        runner.begin(2)
-        assert runner.finish()["submitted"] == 0
         assert story.judge().wrong == []
+        # What it wrote before it looked again is in no version, and is removed once it is older than the retention.
+        time.sleep(1)
+        runner.options["retention"] = 0.5
+        story.catalogue.change()
+        runner.begin(2)
+        delta = runner.finish()
+        assert delta["submitted"] == delta["added"] + delta["changed"]
+        cleaned = story.judge()
+        assert (cleaned.wrong, cleaned.litter) == ([], [])
     assert not (tmp_path / "output" / "journal").exists()
     assert zombie.exitcode == 1
     log = (tmp_path / "returned-1.log").read_text()
@@ -99,9 +119,18 @@ def _until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def _hashes(output: Path, version: int) -> dict[str, str]:
+    """Of the documents of a version."""
+    rows = open_dataset(str(output), version).to_table(columns=["document_id", "content_hash"]).to_pylist()
+    return {row["document_id"]: row["content_hash"] for row in rows}
+
+
 def test_no_dataset_is_no_success(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "source", random.Random(1))
-    assert judge(catalogue, tmp_path / "nothing", Ledger([]), []).wrong == ["there is no snapshot"]
+    assert judge(catalogue, tmp_path / "nothing", Ledger([]), []).wrong == [
+        "there is no table chunks",
+        "there is no table documents",
+    ]
 
 
 def test_what_a_kill_may_cost() -> None:

@@ -276,9 +276,9 @@ def test_the_first_poll_learns_how_long_jobs_take(
 
 def test_rows_of_a_query_are_read_while_others_write() -> None:
     with Scratch() as scratch:
-        scratch.add_rows("old", (Row(str(n), "h", 1, "s", "f", 1, "p") for n in range(5000)))
+        scratch.add_new(Row(str(n), "h", 1, "s", "f", 1, "p", n, 7) for n in range(5000))
         seen = 0
-        for row in scratch.rows("SELECT id FROM old", at_once=10):
+        for row in scratch.rows("SELECT id FROM new", at_once=10):
             scratch.see(row[0], SAME)
             seen += 1
         assert seen == scratch.count("SELECT count(*) FROM seen") == 5000

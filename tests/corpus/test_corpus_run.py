@@ -17,7 +17,7 @@ from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider import storage
 from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import engine, journal, lease
+from lucidworks_provider.corpus import engine, journal
 from lucidworks_provider.corpus.asking import SUBMISSIONS, Rules
 from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.flow import FIRST_WINDOW
@@ -25,7 +25,8 @@ from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.run import _Run as Run
 from lucidworks_provider.corpus.run import look
-from lucidworks_provider.documents.dataset import read_snapshot
+from lucidworks_provider.delta.log import read_table
+from lucidworks_provider.documents.dataset import open_documents
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -46,7 +47,7 @@ def fill(world: World, count: int = 12) -> dict[str, str]:
     return texts
 
 
-def _die(*_: Any) -> None:
+def _die(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
@@ -66,6 +67,10 @@ def _bodies_in(folder: Path) -> set[str]:
         lines = [json.loads(line) for line in path.read_bytes().splitlines() if line]
         found |= {"".join(line["chunkedData"][0]["chunks"]) for line in lines if "chunkedData" in line}
     return found
+
+
+def _without_lease(folder: Path) -> set[str]:
+    return {name for name in tree(folder) if not name.startswith("lease/")}
 
 
 def tree(folder: Path) -> set[str]:
@@ -100,21 +105,24 @@ class TestFirstRun:
             "content_hash": content_hash("A text of one chunk."),
         }
 
-    def test_the_folder_holds_what_the_snapshot_names_and_nothing_else(self, world: World) -> None:
+    def test_the_folder_holds_two_tables_and_notes(self, world: World) -> None:
         fill(world)
         delta = world.run()
 
-        snapshot = read_snapshot(str(world.output))
-        assert snapshot is not None
-        (part,) = snapshot.parts
-        assert tree(world.output) == {
-            "snapshot.json",
+        (documents,) = {row["chunk_file"] for row in open_documents(str(world.output)).to_table().to_pylist()}
+        found = tree(world.output)
+        (upserts,) = {name for name in found if name.startswith("documents/") and name.endswith(".parquet")}
+        assert found == {
+            f"chunks/{documents}",
+            "chunks/_delta_log/00000000000000000000.json",
+            upserts,
+            "documents/_delta_log/00000000000000000000.json",
+            "lease/00000001.json",
             "rejects.jsonl",
             "report.html",
-            part.data,
-            part.index,
-            *(f"changes/{delta['snapshot']}/{name}.jsonl" for name in ("added", "changed", "vanished")),
+            "runs/00000001.json",
         }
+        assert (delta["version"], delta["since"], delta["documents_version"]) == (0, None, 0)
 
     def test_other_formats_have_their_records_as_documents(self, world: World) -> None:
         world.write("a/page.html", "<html><body><h1>Title</h1><p>A paragraph.</p></body></html>")
@@ -141,15 +149,6 @@ class TestFirstRun:
 
         assert world.service.posted == ["Another text of b."]
         assert delta["changed"] == delta["skipped"] == 1
-
-    def test_json_lines_on_demand(self, world: World) -> None:
-        fill(world, 3)
-        world.set(json_lines=True)
-        world.run()
-
-        (path,) = (world.output / "jsonl").iterdir()
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        assert sorted(rows, key=lambda row: (row["document_id"], row["chunk_index"])) == world.rows()
 
 
 class TestNextRun:
@@ -187,8 +186,11 @@ class TestNextRun:
         assert world.texts() == texts
         assert world.listed(delta, "added") == ["new.txt"]
         assert world.listed(delta, "changed") == ["001.txt"]
-        assert world.listed(delta, "vanished") == ["002.txt"]
-        assert (delta["skipped"], delta["removed"]) == (10, 0)
+        assert world.listed(delta, "deleted") == []
+        assert (delta["skipped"], delta["vanished"], delta["removed"]) == (10, 1, 0)
+        # Once: when it vanished.
+        assert world.run()["vanished"] == 0
+        assert world.statuses() == dict.fromkeys(texts, "ok") | {"002.txt": "vanished"}
 
     def test_prune_removes_what_vanished(self, world: World) -> None:
         texts = fill(world)
@@ -203,15 +205,20 @@ class TestNextRun:
         assert (delta["vanished"], delta["removed"]) == (1, 1)
         assert world.run()["vanished"] == 0
 
-    def test_data_alone_is_right_after_a_run(self, world: World) -> None:
+    def test_what_vanished_and_comes_back_is_not_sent(self, world: World) -> None:
         texts = fill(world)
         world.run()
-        world.write("001.txt", "Another text.")
+        stamp = (world.source / "002.txt").stat().st_mtime_ns
+        (world.source / "002.txt").unlink()
         world.run()
+        os.utime(world.write("002.txt", texts["002.txt"]), ns=(stamp, stamp))
+        world.service.forget()
 
-        found = pq.read_table(world.output / "data").to_pylist()
-        assert sorted(found, key=lambda row: (row["document_id"], row["chunk_index"])) == world.rows()
-        assert {row["document_id"] for row in found} == set(texts)
+        delta = world.run()
+
+        assert world.service.posted == []
+        assert (delta["skipped"], delta["vanished"], delta["version"]) == (12, 0, delta["since"])
+        assert world.statuses() == dict.fromkeys(texts, "ok")
 
     def test_a_touched_file_is_read_once_and_not_sent(self, world: World) -> None:
         fill(world)
@@ -230,10 +237,12 @@ class TestNextRun:
             world.write(f"{night}.txt", f"The document of night {night}.")
             world.run()
 
-        snapshot = read_snapshot(str(world.output))
-        assert snapshot is not None
-        assert len(snapshot.parts) < 16
-        assert len(world.texts()) == snapshot.documents == 18
+        for name in ("chunks", "documents"):
+            table = read_table(f"{world.output}/{name}")
+            assert table is not None
+            assert table.version == 17
+            assert len(table.files) < 16
+        assert len(world.texts()) == len(open_documents(str(world.output))) == 18
 
     def test_a_file_of_records_is_skipped_as_a_whole(
         self, world: World, monkeypatch: pytest.MonkeyPatch
@@ -262,7 +271,7 @@ class TestNextRun:
 
         delta = world.run()
 
-        assert (delta["skipped"], delta["vanished"], delta["documents"]) == (2, 1, 3)
+        assert (delta["skipped"], delta["vanished"], delta["documents"]) == (2, 0, 3)
 
     def test_another_configuration_is_an_error_that_names_it(self, world: World) -> None:
         fill(world)
@@ -342,7 +351,7 @@ class TestRejects:
         world.service.on_post = refuse
         with pytest.raises(LucidworksError, match="2 of 12 documents were rejected"):
             world.run()
-        assert read_snapshot(str(world.output)) is None
+        assert not (world.output / "chunks" / "_delta_log").exists()
         world.service.on_post = lambda text: None
         world.service.forget()
 
@@ -453,7 +462,7 @@ class TestCrashes:
         world.service.on_post = down
         with pytest.raises(TransportError, match="connection broke"):
             world.run(run_id="night")
-        assert read_snapshot(str(world.output)) is None
+        assert not (world.output / "chunks" / "_delta_log").exists()
         world.service.on_post = lambda text: None
 
         delta = world.run(run_id="night", try_number=2)
@@ -558,14 +567,14 @@ class TestCrashes:
                 world.run()
         assert len(failures) < times - 2
 
-    def test_who_has_lost_the_lease_after_its_snapshot_removes_nothing(
+    def test_who_has_lost_the_lease_after_its_commits_removes_nothing(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fill(world)
         renew, journal_end = Lease.renew, Journal.end
 
         def lost(lease: Lease) -> None:
-            if read_snapshot(str(world.output)) is not None:
+            if read_table(f"{world.output}/documents") is not None:
                 raise OutputBusyError("another one writes")
             renew(lease)
 
@@ -603,7 +612,6 @@ class TestCrashes:
 
         monkeypatch.setattr(storage, "remove_file", refuses)
         monkeypatch.setattr(storage, "remove_folder", refuses)
-        monkeypatch.setattr(lease, "remove_file", refuses)
         assert world.run()["added"] == 12
         chunks = len(world.rows())
 
@@ -681,7 +689,7 @@ class TestCrashes:
             raise StorageError("cannot be removed")
 
         with monkeypatch.context() as patch:
-            patch.setattr("lucidworks_provider.corpus.commit.tidy", full)
+            patch.setattr("lucidworks_provider.corpus.run.maintain", full)
             world.run()
         world.service.job_seconds = 0.0
         world.service.forget()
@@ -711,10 +719,10 @@ class TestCrashes:
 
         tidy = Run._tidy
 
-        def dies(run: Run, *args: Any) -> None:
+        def dies(run: Run, *args: Any, **kwargs: Any) -> None:
             for name in ("write_file", "discard_folder"):
                 monkeypatch.setattr(journal, name, until_then(getattr(journal, name)))
-            tidy(run, *args)
+            tidy(run, *args, **kwargs)
 
         with monkeypatch.context() as patch:
             patch.setattr(Run, "_tidy", dies)
@@ -977,7 +985,7 @@ class TestGuards:
         with pytest.raises(InputError, match=r"12 documents .*max_submissions=11"):
             world.run()
         assert world.service.posted == []
-        assert not tree(world.output)
+        assert _without_lease(world.output) == set()
         world.set(max_submissions=12)
         assert world.run()["added"] == 12
 
@@ -1006,7 +1014,7 @@ class TestGuards:
         world.set(source=str(world.source / source))
         with pytest.raises(InputError):
             world.run()
-        assert not tree(world.output)
+        assert _without_lease(world.output) == set()
 
     def test_two_documents_with_one_id(self, world: World) -> None:
         world.write("a.jsonl", '{"id": "x", "text": "One."}\n')
@@ -1047,13 +1055,3 @@ class TestGuards:
         world.set(keep_raw=False)
         assert world.run()["skipped"] == 3
         assert raw.exists()
-
-    def test_keep_replaced(self, world: World) -> None:
-        fill(world)
-        world.run()
-        before = tree(world.output)
-        world.write("001.txt", "Another.")
-        world.set(keep_replaced=True)
-        world.run()
-
-        assert {name for name in before if name.startswith(("data/", "index/"))} <= tree(world.output)

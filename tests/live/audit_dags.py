@@ -69,7 +69,7 @@ with DAG("audit_texts", schedule=None):
     LucidworksChunkDocumentsOperator(
         task_id="corpus",
         source=os.environ["AUDIT_SOURCE"],
-        output=f"{OUT}/corpus",
+        output_uri=f"{OUT}/corpus",
         max_reject_ratio=0.5,
         chunker="sentence",
         model_id="gte-small",

@@ -17,7 +17,7 @@ lease.RENEW = 2.0
 COMMON: dict[str, Any] = {
     "task_id": "chunk",
     "source": "{{ dag_run.conf['source'] }}",
-    "output": "{{ dag_run.conf['output'] }}",
+    "output_uri": "{{ dag_run.conf['output'] }}",
     "chunker": "sentence",
     "model_id": "gte-small",
     "poll_interval": 1,

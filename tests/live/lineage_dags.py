@@ -37,7 +37,7 @@ with DAG("lineage", schedule=None):
     LucidworksChunkDocumentsOperator(
         task_id="corpus",
         source=f"{ROOT}/source/**/*.txt",
-        output=f"file://{ROOT}/dataset",
+        output_uri=f"file://{ROOT}/dataset",
         chunker_config={"chunkSize": 1},
         model_config={"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256},
         report_url="https://reports.example.com/catalogue",
@@ -46,7 +46,7 @@ with DAG("lineage", schedule=None):
     LucidworksChunkDocumentsOperator(
         task_id="handed_over",
         source=documents("x", "y"),
-        output=f"file://{ROOT}/handed-over",
+        output_uri=f"file://{ROOT}/handed-over",
         outlets=[Asset(f"file://{ROOT}/handed-over")],
         **CHUNKING,
     )

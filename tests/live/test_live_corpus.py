@@ -19,7 +19,7 @@ from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
 from lucidworks_provider.corpus.flow import FIRST_WINDOW
 from lucidworks_provider.corpus.lease import TTL
-from lucidworks_provider.documents.dataset import open_dataset
+from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.documents.document import content_hash
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ assert DOCUMENTS <= FIRST_WINDOW
 
 @dataclass
 class Catalogue:
-    """A folder of documents, its dataset, and the Airflow that brings one up to the other."""
+    """A folder of documents, the tables of its chunks, and the Airflow that brings one up to the other."""
 
     airflow: AirflowStack
     emulator: Emulator
@@ -86,13 +86,16 @@ class Catalogue:
             text = self.texts[row["document_id"]]
             assert row["text"] == text[row["start"] : row["end"]]
             assert row["content_hash"] == content_hash(text)
+        documents = open_documents(self.output.as_uri()).to_table().to_pylist()
+        current = [row["document_id"] for row in documents if row["status"] == "ok"]
+        assert sorted(current) == sorted(self.texts)
         assert {path.name for path in self.output.iterdir()} == {
-            "data",
-            "index",
-            "changes",
+            "chunks",
+            "documents",
+            "lease",
             "rejects.jsonl",
             "report.html",
-            "snapshot.json",
+            "runs",
         }
 
 
@@ -116,10 +119,13 @@ class Run:
         return self.airflow.task_log(self.dag_id, self.run_id, "chunk", try_number)
 
 
-def ids(uri: str) -> list[str]:
-    """The documents of one of the delta's lists."""
-    lines = Path(uri.removeprefix("file://")).read_text().splitlines()
-    return [json.loads(line)["document_id"] for line in lines]
+def changed(delta: dict[str, Any]) -> dict[str, list[str]]:
+    """The documents that a run has added, changed or deleted."""
+    found: dict[str, set[str]] = {}
+    for batch in changes(delta["dataset"], delta["since"], delta["version"]):
+        for row in batch.to_pylist():
+            found.setdefault(row["change"], set()).add(row["document_id"])
+    return {change: sorted(ids) for change, ids in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +154,13 @@ def test_three_nights(world: tuple[AirflowStack, Emulator, Path]) -> None:
 
     first = catalogue.start().delta()
     assert [first[name] for name in ("documents", "added", "submitted", "rejected")] == [30, 30, 30, 0]
-    assert sorted(ids(first["lists"]["added"])) == sorted(catalogue.texts)
+    assert changed(first) == {"added": sorted(catalogue.texts)}
     catalogue.check()
 
     second = catalogue.start().delta()
     assert [second[name] for name in ("documents", "added", "submitted", "skipped")] == [30, 0, 0, 30]
     assert second["chunks"] == first["chunks"]
+    assert (second["version"], changed(second)) == (first["version"], {})
 
     catalogue.write("1/01.txt", "Product 1 has another text. In the third night.")
     catalogue.write("new.txt", "Product 31 is new.")
@@ -161,11 +168,8 @@ def test_three_nights(world: tuple[AirflowStack, Emulator, Path]) -> None:
     del catalogue.texts["2/02.txt"]
     third = catalogue.start().delta()
     assert [third[name] for name in ("documents", "submitted", "skipped", "removed")] == [30, 2, 28, 1]
-    assert {name: ids(uri) for name, uri in third["lists"].items()} == {
-        "added": ["new.txt"],
-        "changed": ["1/01.txt"],
-        "vanished": ["2/02.txt"],
-    }
+    assert (third["since"], third["version"], third["vanished"]) == (0, 1, 1)
+    assert changed(third) == {"added": ["new.txt"], "changed": ["1/01.txt"], "deleted": ["2/02.txt"]}
     assert set(catalogue.submitted().values()) == {1}
     catalogue.check()
 

@@ -19,8 +19,10 @@ from conftest import until
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import PRODUCTS, QUICK, TRAINING_KEY, Emulator, environment, write_catalogue
+from dev.packages import pgvector_programs
 from dev.processes import REPOSITORY
-from lucidworks_provider.documents.dataset import open_dataset
+from dev.services import PostgresServer
+from lucidworks_provider.documents.dataset import changes, open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +39,11 @@ class Examples:
         self.airflow, self.emulator, self.out, self.home = airflow, emulator, out, home
         self.runs: dict[str, str] = {}
 
+    def listen(self, name: str) -> None:
+        """Let a DAG wait for its asset events."""
+        self.airflow.wait_for_dag(name)
+        self.airflow.unpause(name)
+
     def start(self, *names: str) -> None:
         """Start a run of each."""
         for name in names:
@@ -44,10 +51,10 @@ class Examples:
             self.airflow.unpause(name)
         for name in names:
             scheduled = self.airflow.api("GET", f"dags/{name}")["timetable_summary"]
-            self.runs[name] = self._scheduled(name) if scheduled else self.airflow.trigger(name)
+            self.runs[name] = self.first_run(name) if scheduled else self.airflow.trigger(name)
 
-    def _scheduled(self, name: str) -> str:
-        """The run that the scheduler makes of the last interval; another one would have to wait for it."""
+    def first_run(self, name: str) -> str:
+        """The run that the scheduler makes, of the last interval (another one would wait for it) or of an event."""
         runs = f"dags/{name}/dagRuns"
         return str(
             until(lambda: self.airflow.api("GET", runs)["dag_runs"], f"a run of {name}")[0]["dag_run_id"]
@@ -83,6 +90,8 @@ NAMES = (
     "train_and_embed",
     "call_an_endpoint",
 )
+# Its runs are started by the asset event of chunk_catalogue.
+CONSUMER = "index_in_postgres"
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +104,15 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
     write_catalogue(root / "catalogue.jsonl")
     with (
         Emulator(root / "emulator.log", *QUICK) as emulator,
-        AirflowStack(root / "home", root / "dags", env=environment(root, emulator)) as airflow,
+        PostgresServer(root / "postgres", programs=pgvector_programs()) as postgres,
+        AirflowStack(
+            root / "home",
+            root / "dags",
+            env={**environment(root, emulator), "AIRFLOW_CONN_POSTGRES_DEFAULT": postgres.connection},
+        ) as airflow,
     ):
         started = Examples(airflow, emulator, root / "output", root / "home")
+        started.listen(CONSUMER)
         started.start(*NAMES)
         yield started
 
@@ -110,12 +125,28 @@ def test_a_catalogue_is_chunked_in_shards_and_published_with_its_counts(examples
     assert {name.removesuffix(".txt") for name in table["document_id"].to_pylist()} == set(DOCUMENTS)
     assert [published[name] for name in ("documents", "added", "shards")] == [24, 24, 4]
     assert published["chunks"] == table.num_rows
-    assert [sorted(lists) for lists in published["lists"]] == [["added", "changed", "vanished"]] * 4
+    assert [published[name] for name in ("version", "since", "documents_version")] == [0, None, 0]
+    added = {
+        (row["document_id"].removesuffix(".txt"), row["change"])
+        for batch in changes(output.as_uri(), published["since"], published["version"])
+        for row in batch.to_pylist()
+    }
+    assert added == {(name, "added") for name in DOCUMENTS}
     [event] = examples.airflow.api("GET", "assets/events")["asset_events"]
     assert event["source_dag_id"] == "chunk_catalogue"
     assert (
-        event["extra"].items() >= {name: published[name] for name in ("dataset", "snapshot", "added")}.items()
+        event["extra"].items()
+        >= {name: published[name] for name in ("dataset", "version", "added", "shards")}.items()
     )
+
+
+def test_a_catalogue_is_indexed_as_soon_as_it_is_published(examples: Examples) -> None:
+    assert examples.ends("chunk_catalogue") == "success"
+    examples.runs[CONSUMER] = examples.first_run(CONSUMER)
+    assert examples.ends(CONSUMER) == "success"
+    chunks = examples.xcom("chunk_catalogue", "publish")["chunks"]
+    loaded = {"since": None, "until": 0, "deleted": 0, "inserted": chunks}
+    assert examples.xcom(CONSUMER, "load") == loaded
 
 
 def test_a_catalogue_is_enriched(examples: Examples) -> None:
@@ -163,7 +194,7 @@ def test_documents_are_chunked(examples: Examples) -> None:
 
 
 def test_every_example_is_run(examples: Examples) -> None:
-    assert {path.stem for path in (REPOSITORY / "example_dags").glob("*.py")} == set(NAMES)
+    assert {path.stem for path in (REPOSITORY / "example_dags").glob("*.py")} == {*NAMES, CONSUMER}
 
 
 def test_an_endpoint_of_ones_own_is_called(examples: Examples) -> None:

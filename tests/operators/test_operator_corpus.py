@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import requests
+from airflow.providers.common.compat.sdk import Asset
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
 from lucidworks_provider.auth.source import forget_sources
-from lucidworks_provider.corpus import journal, lease
+from lucidworks_provider.corpus import journal
+from lucidworks_provider.corpus.shards import write_listings
+from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.documents import open_dataset
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import (
@@ -26,7 +29,10 @@ from lucidworks_provider.errors import (
     LucidworksError,
 )
 from lucidworks_provider.links.report import XCOM_KEY
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import (
+    LucidworksChunkDocumentsOperator,
+    LucidworksPublishShardsOperator,
+)
 
 SETTINGS = EmulatorSettings(pending_polls=0)
 
@@ -57,23 +63,38 @@ class Run:
         self.runs += 1
         given = {
             "source": str(self.root / "source"),
-            "output": f"file://{self.root}/dataset",
+            "output_uri": f"file://{self.root}/dataset",
             "chunker": "dynamic-sentence",
             "model_id": "gte-small",
             **options,
         }
-        operator = LucidworksChunkDocumentsOperator(task_id="chunk", **given)
+        return self._execute(LucidworksChunkDocumentsOperator(task_id="chunk", **given))
+
+    def stage(self, shards: int = 3, **options: Any) -> list[dict[str, Any]]:
+        """A task for each shard."""
+        source, into = str(self.root / "source"), f"file://{self.root}/dataset/listings"
+        return [self.execute(listing=uri, **options) for uri in write_listings(source, into, shards=shards)]
+
+    def publish(
+        self, staged: Any, *, context: dict[str, Any] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """The task that commits all shards."""
+        self.runs += 1
+        given = {"staged": staged, "output_uri": f"file://{self.root}/dataset", **options}
+        return self._execute(LucidworksPublishShardsOperator(task_id="publish", **given), **context or {})
+
+    def _execute(self, operator: Any, **context: Any) -> dict[str, Any]:
         ti = SimpleNamespace(
             dag_id="dag",
             run_id=f"run {self.runs}",
-            task_id="chunk",
+            task_id=operator.task_id,
             map_index=-1,
             try_number=1,
             max_tries=0,
             task=operator,
             xcom_push=lambda key, value: self.pushed.update({key: value}),
         )
-        delta = operator.execute({"ti": ti})  # type: ignore[typeddict-item]
+        delta = operator.execute({"ti": ti, **context})
         if AIRFLOW_V_3_0_PLUS:
             links = {one.xcom_key: one.get_link(operator, ti_key=ti) for one in operator.operator_extra_links}
             self.pushed = {key: address for key, address in links.items() if address}
@@ -81,6 +102,10 @@ class Run:
 
     def ids(self) -> set[str]:
         return set(open_dataset(str(self.root / "dataset")).to_table().column("document_id").to_pylist())
+
+    def tables(self) -> set[str]:
+        """The tables that readers see."""
+        return {path.parent.name for path in (self.root / "dataset").glob("*/_delta_log")}
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +116,6 @@ def emulator() -> Iterator[str]:
 
 @pytest.fixture
 def corpus(emulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(lease, "SETTLE", 0.01)
-    monkeypatch.setattr(lease, "NOTICE", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.02)
     requests.post(f"{emulator}/_emulator/reset", timeout=5).raise_for_status()
     forget_sources()
@@ -119,6 +142,8 @@ def test_a_folder_becomes_a_dataset(corpus: Run) -> None:
     assert (delta["written"], delta["dimension"]) == (delta["chunks"], 384)
     again = corpus.execute()
     assert (again["written"], again["chunks"]) == (0, delta["chunks"])
+    assert (delta["version"], delta["since"], delta["documents_version"]) == (0, None, 0)
+    assert (again["version"], again["since"], again["documents_version"]) == (0, 0, 0)
     assert json.dumps(delta)
     assert len(json.dumps(delta)) < 2000
 
@@ -126,7 +151,7 @@ def test_a_folder_becomes_a_dataset(corpus: Run) -> None:
 def test_quantised_vectors_are_bytes(corpus: Run) -> None:
     corpus.execute(model_config={"vectorQuantizationMethod": "max-scale", "dimReductionSize": 32})
     vectors = open_dataset(str(corpus.root / "dataset")).schema.field("vector").type
-    assert str(vectors) == "fixed_size_list<element: int8>[32]"
+    assert str(vectors) == "fixed_size_list<item: int8>[32]"
 
 
 def test_documents_of_an_upstream_task(corpus: Run) -> None:
@@ -137,8 +162,8 @@ def test_documents_of_an_upstream_task(corpus: Run) -> None:
 
 
 @pytest.mark.parametrize("switch", [True, "True", "true"])
-def test_dry_run_writes_and_sends_nothing(corpus: Run, switch: Any) -> None:
-    found = corpus.execute(dry_run=switch)
+def test_plan_only_writes_and_sends_nothing(corpus: Run, switch: Any) -> None:
+    found = corpus.execute(plan_only=switch)
     assert (found["would_submit"], corpus.posts()) == (10, 0)
     assert not (corpus.root / "dataset").exists()
 
@@ -176,6 +201,15 @@ def test_a_missing_extra_is_named_before_anything_is_sent(
     assert corpus.posts() == 0
 
 
+@pytest.mark.parametrize("missing", ["pyarrow.dataset", "pyroaring"])
+def test_publishing_needs_the_extra_too(corpus: Run, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    staged = corpus.stage()
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
+        corpus.publish(staged)
+    assert corpus.tables() == set()
+
+
 def test_secrets_are_in_no_file(corpus: Run) -> None:
     corpus.execute(keep_raw=True)
     everything = b"".join(
@@ -194,7 +228,7 @@ def test_secrets_are_in_no_file(corpus: Run) -> None:
         ({"source": [{"id": "a"}]}, r"source\[0\]"),
         ({"source": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}, "'a', which another"),
         ({"source": []}, "no document"),
-        ({"output": "relative"}, "output is 'relative'"),
+        ({"output_uri": "relative"}, "output_uri is 'relative'"),
         ({"chunker": "sentences"}, "chunker is 'sentences'"),
         ({"chunker_config": {"chunkSize": 2}}, "chunkSize"),
         ({"max_submissions": "many"}, "max_submissions is 'many'"),
@@ -202,6 +236,11 @@ def test_secrets_are_in_no_file(corpus: Run) -> None:
         ({"max_reject_ratio": 5}, "max_reject_ratio is 5"),
         ({"on_truncated": "ignore"}, "on_truncated is 'ignore'"),
         ({"on_busy": "kill"}, "on_busy is 'kill'"),
+        ({"on_missing_chunks": "keep"}, "on_missing_chunks is 'keep'"),
+        ({"deletion_vectors": "some"}, "deletion_vectors is 'some'"),
+        ({"retention": "a week"}, "retention is 'a week'"),
+        ({"retention": -1}, "retention is -1"),
+        ({"plan_only": "perhaps"}, "plan_only is 'perhaps'"),
         ({"max_in_flight": 0}, "max_in_flight is 0"),
         ({"max_text_bytes": 3}, "max_text_bytes is 3"),
         ({"timeout": -1}, "timeout is -1"),
@@ -217,7 +256,7 @@ def test_bad_input_is_refused_before_anything_is_sent(
     with pytest.raises(InputError, match=words):
         corpus.execute(**options)
     assert corpus.posts() == 0
-    assert not (corpus.root / "dataset" / "snapshot.json").exists()
+    assert corpus.tables() == set()
 
 
 def test_a_wrong_connection_is_named(corpus: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,3 +266,129 @@ def test_a_wrong_connection_is_named(corpus: Run, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigurationError, match="lucidworks_default"):
         corpus.execute()
     assert not (corpus.root / "dataset").exists()
+
+
+# -- shards --------------------------------------------------------------------------------------------
+
+
+def test_shards_become_one_version(corpus: Run) -> None:
+    staged = corpus.stage(3)
+    assert (corpus.tables(), corpus.posts()) == (set(), 10)
+    assert {delta["version"] for delta in staged} == {None}
+    assert all(delta["staged"].startswith(f"file://{corpus.root}/dataset/shards/") for delta in staged)
+
+    delta = corpus.publish(staged)
+
+    assert corpus.ids() == {f"{number:03}.txt" for number in range(10)}
+    assert corpus.tables() == {"chunks", "documents"}
+    assert delta["dataset"] == f"file://{corpus.root}/dataset"
+    assert (delta["version"], delta["since"], delta["documents_version"]) == (0, None, 0)
+    assert (delta["added"], delta["documents"], delta["submitted"], delta["shards"]) == (10, 10, 10, 3)
+    assert (delta["written"], delta["dimension"]) == (delta["chunks"], 384)
+    assert "<html" in (corpus.root / "dataset" / "report.html").read_text()
+    assert len(json.dumps(delta)) < 2000
+
+
+def test_another_number_of_shards_sends_nothing_again(corpus: Run) -> None:
+    corpus.publish(corpus.stage(3))
+    corpus.write(11)
+
+    delta = corpus.publish(corpus.stage(4))
+
+    assert corpus.posts() == 11
+    assert (delta["added"], delta["changed"], delta["documents"], delta["shards"]) == (1, 0, 11, 4)
+    assert (delta["version"], delta["since"]) == (1, 0)
+
+
+@pytest.mark.parametrize("form", ["returned", "addresses", "lazy"])
+def test_what_was_staged_comes_as_results_or_as_addresses(corpus: Run, form: str) -> None:
+    returned = corpus.stage(2)
+    staged: Any = {
+        "returned": returned,
+        "addresses": [delta["staged"] for delta in returned],
+        # As Airflow hands over what mapped tasks have returned.
+        "lazy": _Lazy(returned),
+    }[form]
+    assert corpus.publish(staged)["documents"] == 10
+
+
+class _Lazy:
+    """A sequence that is no list."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self._values = values
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+
+def test_one_shard_alone(corpus: Run) -> None:
+    (staged,) = corpus.stage(1)
+    assert corpus.publish(staged["staged"])["documents"] == 10
+
+
+def test_its_counts_go_with_the_asset_event(corpus: Run) -> None:
+    asset = Asset("catalogue")
+    events = {asset: SimpleNamespace(extra={})}
+
+    delta = corpus.publish(corpus.stage(2), outlets=[asset], context={"outlet_events": events})
+
+    said = events[asset].extra
+    counts = ("dataset", "version", "documents_version", "documents", "chunks", "added", "rejected", "shards")
+    assert {name: said[name] for name in counts} == {name: delta[name] for name in counts}
+
+
+def test_the_link_to_the_report_of_all_shards(corpus: Run) -> None:
+    corpus.publish(corpus.stage(2), report_url="https://reports.example.com/catalogue")
+    assert corpus.pushed == {XCOM_KEY: "https://reports.example.com/catalogue/report.html"}
+
+
+def test_without_deletion_vectors(corpus: Run) -> None:
+    corpus.publish(corpus.stage(2, deletion_vectors=False))
+    (corpus.root / "source" / "003.txt").write_text("Another text by now.")
+    corpus.publish(corpus.stage(2, deletion_vectors=False))
+    table = read_table(str(corpus.root / "dataset" / "chunks"))
+    assert table is not None
+    assert "deletionVectors" not in table.writer_features
+    assert len(corpus.ids()) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"output_uri": "relative"}, "output_uri is 'relative'"),
+        ({"on_busy": "kill"}, "on_busy is 'kill'"),
+        ({"busy_timeout": "long"}, "busy_timeout is 'long'"),
+        ({"retention": -1}, "retention is -1"),
+        ({"report_url": "ftp://x"}, "report_url"),
+        ({"staged": []}, "staged is empty"),
+        ({"staged": None}, "staged: give what the tasks of the shards have returned"),
+        ({"staged": 7}, "staged: give what the tasks of the shards have returned"),
+        ({"staged": [None]}, "staged: give what the tasks of the shards have returned"),
+        # Of a task without a listing.
+        ({"staged": {"dataset": "file:///data", "version": 3}}, "needs a listing"),
+        ({"staged": ["file:///no/such.json"]}, "no/such.json is not what the task of a shard has staged"),
+    ],
+)
+def test_what_cannot_be_published_is_refused(corpus: Run, options: dict[str, Any], words: str) -> None:
+    staged = options.pop("staged") if "staged" in options else corpus.stage(2)
+    with pytest.raises(InputError, match=words):
+        corpus.publish(staged, **options)
+    assert corpus.tables() == set()
+
+
+def test_a_shard_that_is_missing_is_named(corpus: Run) -> None:
+    staged = corpus.stage(3)
+    with pytest.raises(
+        InputError, match="there are the shards 000-of-003, 002-of-003, and not each of 3 once"
+    ):
+        corpus.publish([staged[0], staged[2]])
+    assert corpus.tables() == set()
+
+
+def test_shards_are_published_once(corpus: Run) -> None:
+    staged = corpus.stage(2)
+    corpus.publish(staged)
+    with pytest.raises(InputError, match="was published before"):
+        corpus.publish(staged)
+    assert corpus.ids() == {f"{number:03}.txt" for number in range(10)}

@@ -17,7 +17,10 @@ from openlineage.client.serde import Serde
 
 from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import (
+    LucidworksChunkDocumentsOperator,
+    LucidworksPublishShardsOperator,
+)
 from lucidworks_provider.operators.lineage import Lineage, dataset_name, facets_of
 from lucidworks_provider.operators.models import LucidworksTrainModelOperator
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
@@ -123,23 +126,39 @@ def test_a_file_has_the_columns_that_were_written(tmp_path: Path) -> None:
 def test_a_corpus_tells_what_this_run_has_written() -> None:
     given = {
         "dataset": "s3://b/chunks",
-        "snapshot": "20261123T0",
+        "version": 4,
+        "since": 3,
         "chunks": 900,
         "written": 7,
         "dimension": 384,
     }
     said = of(
-        LucidworksChunkDocumentsOperator(source="s3://b/raw", output="s3://b/chunks", **CHUNKING), given
+        LucidworksChunkDocumentsOperator(source="s3://b/raw", output_uri="s3://b/chunks", **CHUNKING), given
     )
     [output] = said["outputs"]
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == 7
-    assert output["facets"]["version"]["datasetVersion"] == "20261123T0"
+    assert output["facets"]["version"]["datasetVersion"] == "4"
     assert [(one["namespace"], one["name"]) for one in said["inputs"]] == [("s3://b", "raw")]
+
+
+def test_shards_are_published_as_a_version() -> None:
+    def operator() -> LucidworksPublishShardsOperator:
+        return LucidworksPublishShardsOperator(
+            task_id="t", staged=["s3://b/staged"], output_uri="s3://b/chunks"
+        )
+
+    said = of(operator(), {"dataset": "s3://b/chunks", "version": 0, "written": 7, "chunks": 900})
+    [output] = said["outputs"]
+    assert (output["namespace"], output["name"]) == ("s3://b", "chunks")
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == 7
+    assert output["facets"]["version"]["datasetVersion"] == "0"
+    # Nothing is written before it has ended well.
+    assert of(operator())["outputs"] == []
 
 
 @pytest.mark.parametrize("source", [[{"id": "a", "text": "Secret."}], '[{"id": "a", "text": "Secret."}]'])
 def test_handed_over_documents_are_no_input(source: Any) -> None:
-    operator = LucidworksChunkDocumentsOperator(source=source, output="s3://b/chunks", **CHUNKING)
+    operator = LucidworksChunkDocumentsOperator(source=source, output_uri="s3://b/chunks", **CHUNKING)
     said = of(operator)
     assert (said["inputs"], said["outputs"]) == ([], [])
     assert "Secret." not in json.dumps(said)

@@ -14,7 +14,7 @@ MANIFEST = {
     "documents": 3,
     "path": "file:///x",
     "complete": True,
-    "lists": {"added": "uri"},
+    "shards": {"000-of-001": "uri"},
     "rows": [1],
     "none": None,
 }

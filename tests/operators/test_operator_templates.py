@@ -13,10 +13,14 @@ from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
 from lucidworks_provider.connection import DEFAULT_CONN_ID
 from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator
 from lucidworks_provider.decorators.predict import _PredictDecoratedOperator
+from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import (
+    LucidworksChunkDocumentsOperator,
+    LucidworksPublishShardsOperator,
+)
 from lucidworks_provider.operators.models import (
     LucidworksDeployModelOperator,
     LucidworksTrainModelOperator,
@@ -48,16 +52,20 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
     LucidworksChunkDocumentsOperator: (
-        {**CHUNKING, "source": "/a", "output": "/b"},
+        {**CHUNKING, "source": "/a", "output_uri": "/b"},
         {
-            **dict.fromkeys(["chunker", "model_id", "source", "output"], REQUIRED),
+            **dict.fromkeys(["chunker", "model_id", "source", "output_uri"], REQUIRED),
             **dict.fromkeys(["chunker_config", "model_config", "listing", "encoding", "report_url"]),
-            **dict.fromkeys(["full_refresh", "prune", "dry_run"], False),
+            **dict.fromkeys(["full_refresh", "prune", "plan_only"], False),
             "max_submissions": None,
             "data_type": "passage",
             "id_column": "id",
             "text_column": "text",
         },
+    ),
+    LucidworksPublishShardsOperator: (
+        {"staged": [], "output_uri": "/b"},
+        {"staged": REQUIRED, "output_uri": REQUIRED, "report_url": None},
     ),
     LucidworksPredictionOperator: (
         {**PREDICTION, "inputs": ["x"]},
@@ -110,9 +118,9 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         },
     ),
 }
-for _, _arguments in CASES.values():
-    _arguments["lucidworks_conn_id"] = DEFAULT_CONN_ID
-ATTRIBUTES = {"output": "output_uri", "dry_run": "dry_run_only"}
+for _operator, (_, _arguments) in CASES.items():
+    if _operator is not LucidworksPublishShardsOperator:
+        _arguments["lucidworks_conn_id"] = DEFAULT_CONN_ID
 
 
 def rendered(operator: type[BaseOperator], *, native: bool = False, **arguments: Any) -> Any:
@@ -125,7 +133,7 @@ def rendered(operator: type[BaseOperator], *, native: bool = False, **arguments:
 def test_every_templated_argument_is_in_the_table() -> None:
     for operator, (_, arguments) in CASES.items():
         given = set(operator.template_fields) - {"op_args", "op_kwargs"}
-        assert {ATTRIBUTES.get(name, name) for name in arguments} == given, operator
+        assert set(arguments) == given, operator
 
 
 @pytest.mark.parametrize(
@@ -148,9 +156,7 @@ def test_an_argument_that_renders_none_is_absent(
         with pytest.raises(InputError, match=f"^{argument} rendered to None, and it is required"):
             rendered(operator, native=native, **{argument: template})
     else:
-        found = getattr(
-            rendered(operator, native=native, **{argument: template}), ATTRIBUTES.get(argument, argument)
-        )
+        found = getattr(rendered(operator, native=native, **{argument: template}), argument)
         assert (found, type(found)) == (value, type(value))
 
 
@@ -267,14 +273,16 @@ NUMBERS: list[tuple[type[BaseOperator], str]] = [
     ],
     *[(LucidworksChunkDocumentsOperator, name) for name in ("max_document_bytes", "max_reject_ratio")],
     *[(LucidworksChunkDocumentsOperator, name) for name in ("timeout", "poll_interval", "busy_timeout")],
+    (LucidworksChunkDocumentsOperator, "retention"),
+    *[(LucidworksPublishShardsOperator, name) for name in ("busy_timeout", "retention")],
     *[(LucidworksPredictionOperator, name) for name in ("batch_size", "concurrency")],
     *[(LucidworksAsyncPredictionOperator, name) for name in ("batch_size", "timeout", "poll_interval")],
     *[(LucidworksDeployModelOperator, name) for name in ("min_replicas", "max_replicas", "timeout")],
     *[(LucidworksTrainModelOperator, name) for name in ("timeout", "poll_interval")],
 ]
 BOOLEANS: list[tuple[type[BaseOperator], str]] = [
-    *[(LucidworksChunkDocumentsOperator, name) for name in ("full_refresh", "prune", "dry_run")],
-    *[(LucidworksChunkDocumentsOperator, name) for name in ("keep_raw", "keep_replaced", "json_lines")],
+    *[(LucidworksChunkDocumentsOperator, name) for name in ("full_refresh", "prune", "plan_only")],
+    *[(LucidworksChunkDocumentsOperator, name) for name in ("keep_raw", "deletion_vectors")],
     *[(LucidworksDeployModelOperator, name) for name in ("deferrable", "wait_for_completion")],
     *[(LucidworksUndeployModelOperator, name) for name in ("deferrable", "wait_for_completion")],
     *[(LucidworksTrainModelOperator, name) for name in ("deferrable", "wait_for_completion")],
@@ -321,7 +329,9 @@ def made(operator: type[BaseOperator], folder: Any, **arguments: Any) -> Any:
         given["result_path"] = f"{folder}/a.jsonl"
     if operator is LucidworksChunkDocumentsOperator:
         (folder / "source").mkdir()
-        given |= {"source": f"{folder}/source", "output": f"{folder}/output"}
+        given |= {"source": f"{folder}/source", "output_uri": f"{folder}/output"}
+    if operator is LucidworksPublishShardsOperator:
+        given["output_uri"] = f"{folder}/output"
     if operator is LucidworksAsyncPredictionOperator:
         given["use_case"] = "passthrough"
     return operator(task_id="t", **given | arguments)
@@ -358,19 +368,22 @@ def test_a_corpus_with_texts_for_everything(emulator: RunningEmulator, tmp_path:
         "poll_interval": "0.2",
         "max_text_bytes": "100000",
         "max_document_bytes": " 100000 ",
+        "retention": "86400",
     }
     task = made(
         LucidworksChunkDocumentsOperator,
         tmp_path,
         **numbers,
         source=[{"id": "2024", "text": "A text."}],
-        json_lines="true",
+        deletion_vectors="false",
         keep_raw="False",
         prune="0",
     )
     delta = task.execute(new_context())
     assert (delta["documents"], delta["rejected"]) == (1, 0)
-    assert (tmp_path / "output" / "jsonl").is_dir()
+    table = read_table(f"{tmp_path}/output/chunks")
+    assert table is not None
+    assert "deletionVectors" not in table.writer_features
     assert not (tmp_path / "output" / "raw").exists()
 
 

@@ -151,7 +151,7 @@ def corpus(
     folder: Path, night: int, **arguments: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, str]]:
     """The manifest, the dataset's rows, and the reasons of the rejects."""
-    arguments |= {"source": DOCUMENTS, "output": str(folder), "max_reject_ratio": 1.0}
+    arguments |= {"source": DOCUMENTS, "output_uri": str(folder), "max_reject_ratio": 1.0}
     operator = LucidworksChunkDocumentsOperator(**_arguments(arguments))
     ti = SimpleNamespace(
         dag_id="d", run_id=f"r{night}", task_id="t", map_index=-1, try_number=1, max_tries=0, task=operator,

@@ -107,15 +107,9 @@ def test_every_parameter_is_described(cls: type) -> None:
     assert parameters_of(cls) - set(described_in(cls)) == set()
 
 
-# Every operator of Airflow has attributes of these names already.
-FIELD_OF = {"output": "output_uri", "dry_run": "dry_run_only"}
-
-
 @pytest.mark.parametrize("cls", OPERATORS, ids=lambda cls: cls.__name__)
 def test_what_is_templated_says_so(cls: Any) -> None:
-    says = {
-        FIELD_OF.get(name, name) for name, said in described_in(cls).items() if said.endswith("(templated)")
-    }
+    says = {name for name, said in described_in(cls).items() if said.endswith("(templated)")}
     assert says == set(cls.template_fields)
 
 

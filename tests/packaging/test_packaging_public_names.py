@@ -14,9 +14,12 @@ PUBLIC = {
     "lucidworks_provider.hooks.auth": ["LucidworksAuthHook"],
     "lucidworks_provider.hooks.lucidworks": ["LucidworksHook"],
     "lucidworks_provider.operators.chunking": ["LucidworksChunkOperator"],
-    "lucidworks_provider.operators.corpus": ["LucidworksChunkDocumentsOperator"],
-    "lucidworks_provider.documents": ["open_dataset"],
-    "lucidworks_provider.documents.shards": ["publish", "read_listing", "write_listings"],
+    "lucidworks_provider.operators.corpus": [
+        "LucidworksChunkDocumentsOperator",
+        "LucidworksPublishShardsOperator",
+    ],
+    "lucidworks_provider.documents": ["changes", "open_dataset", "open_documents", "version_of"],
+    "lucidworks_provider.corpus.shards": ["read_listing", "write_listings"],
     "lucidworks_provider.links.report": ["LucidworksReportLink"],
     "lucidworks_provider.links.result": ["LucidworksResultLink"],
     "lucidworks_provider.assets": ["sanitize_uri"],
@@ -122,10 +125,14 @@ METHODS = {
         "close": "",
     },
     ("lucidworks_provider.operators.corpus", "LucidworksChunkDocumentsOperator"): {
-        "__init__": "source output chunker model_id chunker_config model_config data_type listing id_column "
-        "text_column encoding full_refresh prune dry_run max_submissions max_reject_ratio on_truncated on_mismatch "
-        "on_busy busy_timeout keep_raw keep_replaced json_lines report_url max_in_flight timeout poll_interval "
-        "max_text_bytes max_document_bytes lucidworks_conn_id kwargs",
+        "__init__": "source output_uri chunker model_id chunker_config model_config data_type listing id_column "
+        "text_column encoding full_refresh prune plan_only max_submissions max_reject_ratio on_truncated on_mismatch "
+        "on_missing_chunks on_busy busy_timeout keep_raw deletion_vectors retention report_url max_in_flight timeout "
+        "poll_interval max_text_bytes max_document_bytes lucidworks_conn_id kwargs",
+        "execute": "context",
+    },
+    ("lucidworks_provider.operators.corpus", "LucidworksPublishShardsOperator"): {
+        "__init__": "staged output_uri on_busy busy_timeout retention report_url kwargs",
         "execute": "context",
     },
     ("lucidworks_provider.operators.chunking", "LucidworksChunkOperator"): {

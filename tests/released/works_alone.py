@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import pkgutil
 import re
 import sys
@@ -22,7 +23,7 @@ from typing import Any
 
 import lucidworks_provider
 
-BROUGHT_BY_EXTRAS = ("airflow.providers.redis", "inscriptis", "matplotlib", "orjson", "pyarrow")
+BROUGHT_BY_EXTRAS = ("airflow.providers.redis", "inscriptis", "matplotlib", "orjson", "pyarrow", "pyroaring")
 # Airflow 3 brings these for its API server; 2.11 does not, and is what is acted here.
 BROUGHT_BY_AIRFLOW = ("starlette", "uvicorn")
 SERVER = "lucidworks_provider.emulator."
@@ -45,12 +46,16 @@ def refused(what: Callable[[], Any], extra: str) -> None:
 
 
 def dataset_in(folder: Path) -> str:
-    """A snapshot that names a part; what is wrong with the part is not reached without pyarrow."""
-    from lucidworks_provider.documents.dataset import Part, Snapshot, write_snapshot
+    """Logs of two tables; what is wrong with their files is not reached without pyarrow."""
+    from lucidworks_provider.delta.log import commit, protocol_action
 
-    part = Part("data/a.parquet", "index/a.parquet", documents=1, chunks=1, tokens=1, bytes=1)
-    options = {"chunker": "sentence", "model_id": "m"}
-    write_snapshot(str(folder), Snapshot("1", "2026-01-01T00:00:00+00:00", options, 2, (part,)))
+    for name in ("chunks", "documents"):
+        schema = json.dumps({"type": "struct", "fields": []})
+        properties = {"lucidworks.options": json.dumps({"chunker": "sentence", "model_id": "m"})}
+        metadata = {"id": "a", "format": {"provider": "parquet"}, "schemaString": schema}
+        metadata |= {"partitionColumns": [], "configuration": properties}
+        actions = [protocol_action(deletion_vectors=False), {"metaData": metadata}]
+        assert commit(str(folder / name), 0, actions, operation="WRITE")
     return str(folder)
 
 
@@ -78,22 +83,28 @@ def main() -> None:
     from lucidworks_provider.documents.chunk_file import check_suffix
     from lucidworks_provider.documents.inspect import inspect as inspected
     from lucidworks_provider.documents.readers import Reading, check_file
-    from lucidworks_provider.documents.shards import publish
     from lucidworks_provider.documents.source import Format, SourceFile
     from lucidworks_provider.emulator.__main__ import main as serve
-    from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+    from lucidworks_provider.operators.corpus import (
+        LucidworksChunkDocumentsOperator,
+        LucidworksPublishShardsOperator,
+    )
 
     work = Path(tempfile.mkdtemp())
-    shard = dataset_in(work / "whole" / "shard-0")
-    refused(lambda: documents.open_dataset(shard), "documents")
-    refused(lambda: inspected(shard), "documents")
-    refused(lambda: publish([shard], str(work / "whole")), "documents")
+    catalogue = dataset_in(work / "catalogue")
+    refused(lambda: documents.open_dataset(catalogue), "documents")
+    refused(lambda: documents.open_documents(catalogue), "documents")
+    refused(lambda: next(documents.changes(catalogue, None)), "documents")
+    refused(lambda: documents.version_of(catalogue), "documents")
+    refused(lambda: inspected(catalogue), "documents")
+    publish = LucidworksPublishShardsOperator(task_id="t", staged=["/a"], output_uri=catalogue)
+    refused(lambda: publish.execute({}), "documents")
     refused(lambda: check_suffix("a.parquet"), "documents")
     check_suffix("a.jsonl")
     for form in (Format.HTML, Format.PARQUET):
         refused(partial(check_file, SourceFile(str(work / "a"), "a", 1, "", form), Reading()), "documents")
     task = LucidworksChunkDocumentsOperator(
-        task_id="t", source=str(work), output=str(work / "out"), chunker="sentence", model_id="m"
+        task_id="t", source=str(work), output_uri=str(work / "out"), chunker="sentence", model_id="m"
     )
     refused(task._corpus, "documents")
     refused(lambda: emulator.running, "emulator")
@@ -104,7 +115,7 @@ def main() -> None:
 
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        assert inspect(["inspect", shard]) == 1
+        assert inspect(["inspect", catalogue]) == 1
         try:
             serve([])
         except SystemExit as left:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import time
@@ -28,8 +29,10 @@ from lucidworks_provider.jobs.ledger import Bodies, Ledger
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.storage import (
     check_uri,
+    create_file,
     exists,
     is_folder,
+    names_in,
     read_file,
     remove_file,
     remove_folder,
@@ -512,3 +515,106 @@ def test_vectors_of_another_length_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MalformedAnswerError, match=r"'b'.*2 numbers.*of 1"):
         write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_created_once(base: str) -> None:
+    uri = f"{base}/a folder/a.json"
+    assert [create_file(uri, data) for data in (b"one", b"two", b"one")] == [True, False, base[0] == "m"]
+    assert read_file(uri) == b"one"
+    assert names_in(f"{base}/a folder") == ["a.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_is_created_once_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    uri = str(tmp_path / "a.json")
+    assert [create_file(uri, data) for data in (b"one", b"two")] == [True, False]
+    assert read_file(uri) == b"one"
+    assert names_in(str(tmp_path)) == ["a.json"]
+
+
+def test_a_creation_that_fails_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = iter([None, OSError(errno.ENOSPC, "No space left on device")])
+
+    def fsync(_: int) -> None:
+        if (error := next(sync)) is not None:
+            raise error
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(StorageError, match="No space left"):
+        create_file(str(tmp_path / "a.json"), b"one")
+    assert names_in(str(tmp_path)) == []
+
+
+def test_other_failures_of_a_link_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "hardlink_to", fail)
+    with pytest.raises(StorageError, match="Input/output error"):
+        create_file(str(tmp_path / "a.json"), b"one")
+
+
+def test_a_link_whose_reply_was_lost_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system asks again, and then the file is there."""
+    link = Path.hardlink_to
+
+    def link_twice(self: Path, target: Path) -> None:
+        link(self, target)
+        link(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", link_twice)
+    uri = str(tmp_path / "a.json")
+    assert [create_file(uri, data) for data in (b"one", b"two")] == [True, False]
+    assert read_file(uri) == b"one"
+
+
+class Conflict(Exception):
+    """409 ConditionalRequestConflict, of S3."""
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "written", "found"),
+    [
+        (1, None, True),
+        (2, None, True),
+        (1, b"one", True),  # the answer was lost
+        (1, b"another", False),
+        (3, None, None),
+    ],
+)
+def test_a_conflict_of_two_creations_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, conflicts: int, written: bytes | None, found: bool | None
+) -> None:
+    files = attach(protocol="memory", fs=fsspec.filesystem("memory")).fs
+    files.store.clear()
+    pipe, left = files.pipe_file, [conflicts]
+
+    def conflict(path: str, data: bytes, **options: object) -> None:
+        assert options == {"mode": "create"}
+        if left[0] > 0:
+            left[0] -= 1
+            if written is not None:
+                pipe(path, written)
+            raise Conflict("try again")
+        pipe(path, data, **options)
+
+    monkeypatch.setattr(files, "pipe_file", conflict)
+    monkeypatch.setattr(storage, "_CREATION_PAUSE", 0.0)
+    uri = "memory://bucket/a.json"
+    if found is None:
+        with pytest.raises(StorageError, match="Conflict: try again"):
+            create_file(uri, b"one")
+        assert read_file(uri) is None
+    else:
+        assert create_file(uri, b"one") is found
+        assert read_file(uri) == (written or b"one")

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a night costs a large catalogue: the commit alone, without the service.
+
+::
+
+    python -m benchmarks.catalogue            # 500,000 and 1,000,000 chunks of 384 float32
+    python -m benchmarks.catalogue --short    # 50,000
+
+A catalogue of documents with five chunks each is written with the writers of a run. Then a process of its own makes
+the night: 1 % of the documents changed, 1 % new, 0.5 % removed. Its files of new chunks are there before the clock
+starts, as a run has written them by then; what is measured is what :mod:`lucidworks_provider.corpus.publish` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile, Part
+from lucidworks_provider.corpus.publish import TableSettings, maintain, publish, settle
+from lucidworks_provider.corpus.scratch import SAME, TODO, Row, Scratch
+from lucidworks_provider.corpus.tables import load_documents, read_tables, reconcile
+from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
+from lucidworks_provider.documents.dataset import CHUNKS, new_name
+
+OPTIONS = ChunkingOptions("dynamic-sentence", "gte-small")
+DIMENSION, EACH = 384, 5
+SETTINGS = TableSettings(OPTIONS, DIMENSION)
+RETENTION = 7 * 86_400.0
+# To reach: seconds, megabytes written, megabytes of memory above the start.
+SECONDS, WRITTEN, PEAK = 1.5, 30, 150
+
+
+def write_parts(output: Path, ids: list[str], version: int) -> tuple[list[Part], list[Row]]:
+    """Files of random vectors, as a run leaves them before its commit."""
+    schema = stored_chunk_schema(OPTIONS, DIMENSION)
+    draw = random.Random(version)
+    parts: list[Part] = []
+    rows: list[Row] = []
+    for start in range(0, len(ids), PART_ROWS // EACH):
+        some = ids[start : start + PART_ROWS // EACH]
+        path = f"{new_name()}.parquet"
+        file = ParquetFile(f"{output}/{CHUNKS}/{path}")
+        at_once = GROUP_ROWS // EACH
+        for first in range(0, len(some), at_once):
+            file.write(_batch(some[first : first + at_once], version, draw, schema))
+        rows += [
+            Row(one, f"{version:064}", 3000, f"v{version}", one, EACH, path, n * EACH, 100)
+            for n, one in enumerate(some)
+        ]
+        count = len(some) * EACH
+        parts.append(Part(path, "", len(some), count, 100 * len(some), file.close(), DIMENSION))
+    return parts, rows
+
+
+def _batch(ids: list[str], version: int, draw: random.Random, schema: pa.Schema) -> pa.RecordBatch:
+    count = len(ids) * EACH
+    # Mantissas at random, exponents around 1: numbers that no compression makes much smaller.
+    words = memoryview(draw.randbytes(4 * count * DIMENSION)).cast("I")
+    bits = pa.array(words, pa.uint32())
+    bits = pc.bit_wise_or(
+        pc.bit_wise_and(bits, pa.scalar(0x807FFFFF, pa.uint32())), pa.scalar(0x3F000000, pa.uint32())
+    )
+    floats = pa.Array.from_buffers(pa.float32(), count * DIMENSION, bits.buffers())
+    vectors = pa.ListArray.from_arrays(
+        pa.array(range(0, (count + 1) * DIMENSION, DIMENSION), pa.int32()),
+        floats,
+        type=schema.field("vector").type,
+    )
+    text = "A sentence of a document that says what it says. " * 2
+    columns: list[Any] = [
+        pa.array([one for one in ids for _ in range(EACH)]),
+        pa.array(list(range(EACH)) * len(ids), pa.int32()),
+        pa.array([f"{text}{n}" for n in range(count)]),
+        pa.array(list(range(0, EACH * 100, 100)) * len(ids), pa.int64()),
+        pa.array(list(range(100, EACH * 100 + 100, 100)) * len(ids), pa.int64()),
+        vectors,
+        pa.array([20] * count, pa.int32()),
+        pa.array([f"{version:064}"] * count),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def commit(
+    output: Path, number: int, parts: list[Part], rows: list[Row], same: Iterable[str]
+) -> dict[str, float]:
+    """One run's end."""
+    began = time.perf_counter()
+    times: dict[str, float] = {}
+    with Scratch() as scratch:
+        tables = read_tables(str(output))
+        load_documents(scratch, tables.documents)
+        reconcile(scratch, tables, "resend")
+        times["load"] = time.perf_counter() - began
+        scratch.add_new(rows)
+        scratch.many("INSERT INTO seen VALUES (?, ?)", ((row.id, TODO) for row in rows))
+        scratch.many("INSERT INTO seen VALUES (?, ?)", ((one, SAME) for one in same))
+        began = time.perf_counter()
+        settle(scratch, keep_old=True, prune=True)
+        done = publish(
+            str(output),
+            scratch,
+            tables,
+            parts,
+            SETTINGS,
+            number=number,
+            note=lambda version, upserts: None,
+            check=lambda: None,
+        )
+        if done is None:
+            raise RuntimeError("somebody else has committed")
+        times["commit"] = time.perf_counter() - began
+    began = time.perf_counter()
+    maintain(str(output), RETENTION)
+    times["maintain"] = time.perf_counter() - began
+    return times
+
+
+def night(output: Path, documents: int) -> dict[str, float]:
+    """In a process of its own."""
+    names = [f"{n:08}.txt" for n in range(documents)]
+    draw = random.Random(7)
+    share = documents // 100
+    changed, gone = set(draw.sample(names, share)), set(draw.sample(names, share // 2))
+    new = [f"new-{n:08}.txt" for n in range(share)]
+    wanted = [*sorted(changed - gone), *new]
+    # In another process, as the peak of this one is measured.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        parts, rows = pool.submit(write_parts, output, wanted, 2).result()
+    _forget_peak()
+    before, size = _peak(), _size(output)
+    same = (name for name in names if name not in changed and name not in gone)
+    times = commit(output, 2, parts, rows, same)
+    own = sum(part.bytes for part in parts)
+    return times | {"peak": _peak() - before, "written": (_size(output) - size + own) / 1e6, "own": own / 1e6}
+
+
+def _peak() -> float:
+    """The most memory since :func:`_forget_peak`, in megabytes; a process begins with its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def measure(chunks: int) -> dict[str, float]:
+    """A catalogue, and its night."""
+    documents = chunks // EACH
+    with tempfile.TemporaryDirectory(prefix="catalogue-") as folder:
+        output = Path(folder)
+        names = [f"{n:08}.txt" for n in range(documents)]
+        began = time.perf_counter()
+        parts, rows = write_parts(output, names, 1)
+        wrote = time.perf_counter() - began
+        first = commit(output, 1, parts, rows, ())
+        del parts, rows, names
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.catalogue",
+            "--night",
+            folder,
+            "--documents",
+            str(documents),
+        ]
+        found: dict[str, float] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
+        return found | {
+            "size": _size(output) / 1e6,
+            "first": first["commit"],
+            "rows_a_second": chunks / (wrote + first["commit"]),
+        }
+
+
+def _table(found: Iterator[tuple[int, dict[str, float]]]) -> Iterator[str]:
+    yield "| chunks | MB | the night's commit | MB written | of it new chunks | peak, MB more | load | maintain |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for chunks, one in found:
+        yield (
+            f"| {chunks:,} | {one['size']:,.0f} | {one['commit']:.2f} s | {one['written']:.1f} | {one['own']:.1f} "
+            f"| {one['peak']:.0f} | {one['load']:.2f} s | {one['maintain']:.2f} s |"
+        )
+
+
+def main() -> int:
+    """Print a table; the exit code says whether the figures are reached."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--night", type=Path)
+    parser.add_argument("--documents", type=int)
+    given = parser.parse_args()
+    if given.night:
+        print(json.dumps(night(given.night, given.documents)))
+        return 0
+    sizes = (50_000,) if given.short else (500_000, 1_000_000)
+    found = [(chunks, measure(chunks)) for chunks in sizes]
+    for line in _table(iter(found)):
+        print(line)
+    worst = found[0][1]
+    good = worst["commit"] <= SECONDS and worst["written"] <= WRITTEN and worst["peak"] <= PEAK
+    print(f"\nTo reach: {SECONDS} s, {WRITTEN} MB, {PEAK} MB more.")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,796 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The end of a run: what becomes of each document, and the commits of both tables.
+
+::
+
+    settle           scratch: a row in `upserts` for each document of which something changes
+    publish          upserts to a file; the run is noted below `runs`; commit of `chunks`, then of `documents`
+    finish_run       the second commit, where a run died between the two
+
+Nothing that a reader sees changes before the commit of ``chunks``. Whoever dies before it leaves files that no
+version names, and the journal; whoever dies after it leaves the note, from which the next run makes the commit of
+``documents``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
+from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
+from lucidworks_provider.corpus.shards import Shard
+from lucidworks_provider.corpus.tables import Tables, documents_schema, row_places
+from lucidworks_provider.delta.cleanup import clean_log, vacuum
+from lucidworks_provider.delta.log import (
+    DataFile,
+    Table,
+    commit,
+    metadata_action,
+    protocol_action,
+    read_table,
+    txn_action,
+    write_checkpoint,
+)
+from lucidworks_provider.delta.rows import read_file_rows
+from lucidworks_provider.delta.schema import delta_schema
+from lucidworks_provider.delta.vectors import read_vector, write_vectors
+from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
+from lucidworks_provider.documents.dataset import (
+    CHUNKS,
+    DESCRIBES,
+    DIMENSION,
+    DOCUMENTS,
+    OPTIONS,
+    RUN,
+    RUNS,
+    below,
+    new_name,
+)
+from lucidworks_provider.errors import InputError, OutputBusyError
+from lucidworks_provider.storage import arrow_place, discard, names_in, read_file, write_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+# A file of which more than this share is masked is copied without those rows.
+COPY_SHARE = 0.2
+# Every night adds a file. So many small ones are worth being copied into one.
+SMALL_BYTES = PART_BYTES // 8
+SMALL_FILES = 16
+# Commits after which readers start from a checkpoint.
+CHECKPOINT_EVERY = 30
+# Names of the files that :func:`~lucidworks_provider.documents.dataset.new_name` has named.
+_OUR_FILES = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}\.parquet")
+# Notes of so many runs are kept.
+KEPT_NOTES = 30
+# Somebody else may commit between our reading and our commit.
+COMMITS = 5
+
+_UPSERTS = """
+CREATE TABLE upserts (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, stamp TEXT, file TEXT, part TEXT,
+    first INTEGER, chunks INTEGER, tokens INTEGER, change TEXT, reason TEXT, detail TEXT, attempts INTEGER,
+    rejected_hash TEXT) WITHOUT ROWID
+"""
+# As it was, in everything.
+_UNCHANGED = f"status = 'ok' AND fate IS {SAME} AND t.id IS NULL AND NOT moved AND NOT dropped"
+# As a document stands, with what was learned of its file.
+_AS_IT_IS = """
+    d.id, {status}, {hash}, coalesce(t.size, d.size), coalesce(t.stamp, d.stamp), coalesce(t.file, d.file),
+    d.part, d.first, d.chunks, d.tokens, NULL, NULL, NULL, 0, NULL
+"""
+_WITHOUT_CHUNKS = (
+    "d.id, {status}, {hash}, d.size, d.stamp, d.file, NULL, NULL, 0, 0, {change}, NULL, NULL, 0, NULL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Documents of which something has changed since the last run."""
+
+    added: int
+    changed: int
+    vanished: int
+    removed: int
+
+
+def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
+    """
+    Decide what becomes of each document.
+
+    :param keep_old: False when the configuration changed: old chunks and new ones do not mix.
+    :param prune: remove documents that the source does not have.
+    """
+    scratch.run("DROP TABLE IF EXISTS upserts")
+    scratch.run(_UPSERTS)
+    # New chunks. A document may have been chunked by an earlier try and have left the source since.
+    scratch.run(
+        "INSERT INTO upserts SELECT n.id, 'ok', n.hash, coalesce(t.size, n.size), coalesce(t.stamp, n.stamp), "
+        "coalesce(t.file, n.file), n.part, n.first, n.chunks, n.tokens, "
+        "CASE WHEN coalesce(d.present, 0) THEN 'changed' ELSE 'added' END, NULL, NULL, 0, NULL "
+        "FROM new n JOIN seen ON seen.id = n.id LEFT JOIN documents d ON d.id = n.id "
+        "LEFT JOIN touched t ON t.id = n.id"
+    )
+    # All others of which something may change: most are what they were, and are looked at once.
+    scratch.run("DROP TABLE IF EXISTS others")
+    columns = "SELECT d.*, seen.fate AS fate, t.id IS NOT NULL AS touched"
+    joined = "documents d LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id"
+    may_change = f"NOT ({_UNCHANGED} AND {int(keep_old)}) AND d.id NOT IN (SELECT id FROM upserts)"  # noqa: S608
+    scratch.run(f"CREATE TEMP TABLE others AS {columns} FROM {joined} WHERE {may_change}")
+    vanished = scratch.count(
+        "SELECT count(*) FROM others WHERE present AND fate IS NULL AND status != 'vanished'"
+    )
+    insert = (
+        "INSERT OR IGNORE INTO upserts SELECT {columns} FROM others d LEFT JOIN touched t ON t.id = d.id "
+        "WHERE {which}"
+    )
+
+    def without_chunks(which: str, *, hash: str = "NULL", change: str = "'deleted'") -> None:
+        columns = _WITHOUT_CHUNKS.format(status="'deleted'", hash=hash, change=change)
+        scratch.run(insert.format(columns=columns, which=which))
+
+    def as_it_is(which: str, status: str) -> None:
+        scratch.run(insert.format(columns=_AS_IT_IS.format(status=status, hash="d.hash"), which=which))
+
+    # Somebody has deleted chunks of these, and they are to stay away until their text changes.
+    without_chunks("dropped", hash="CASE WHEN fate IS NULL THEN NULL ELSE d.hash END")
+    if prune:
+        without_chunks("present AND fate IS NULL")
+    if not keep_old:
+        without_chunks("present")
+    as_it_is("present AND fate IS NULL AND (status != 'vanished' OR moved)", "'vanished'")
+    # What was rejected before and has left the source.
+    without_chunks("NOT present AND fate IS NULL AND status = 'rejected'", change="NULL")
+    # What is as it was, and has another stamp, another place, or was rejected or away in between; and rejects, which
+    # keep the chunks that they had.
+    was = "CASE WHEN present THEN 'ok' ELSE d.status END"
+    as_it_is(f"fate = {SAME} AND (moved OR touched OR (present AND status != 'ok'))", was)
+    as_it_is(f"fate = {REJECTED}", was)
+    scratch.run(
+        "INSERT OR IGNORE INTO upserts SELECT id, 'rejected', NULL, NULL, NULL, file, NULL, NULL, 0, 0, NULL, NULL, "
+        "NULL, 0, NULL FROM rejects"
+    )
+    scratch.run(
+        "UPDATE upserts SET status = 'rejected', reason = r.reason, detail = r.detail, attempts = r.attempts, "
+        "rejected_hash = r.hash FROM rejects r WHERE r.id = upserts.id"
+    )
+    count = {
+        name: scratch.count("SELECT count(*) FROM upserts WHERE change = ?", name)
+        for name in ("added", "changed", "deleted")
+    }
+    return Counts(count["added"], count["changed"], vanished, count["deleted"])
+
+
+def count_after(scratch: Scratch) -> tuple[int, int]:
+    """Documents and chunks that the tables will have."""
+    old = "FROM documents WHERE present AND id NOT IN (SELECT id FROM upserts WHERE change IS NOT NULL)"
+    new = "FROM upserts WHERE change IN ('added', 'changed')"
+    counts = [scratch.one(f"SELECT count(*), coalesce(sum(chunks), 0) {which}") for which in (old, new)]
+    return sum(count[0] for count in counts), sum(count[1] for count in counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """
+    What is kept of a run below ``runs`` from the moment before its first commit.
+
+    :param number: of its lease, and the version of its application transaction.
+    :param me: the task instance, so that its retry knows that it is done.
+    :param journal: its folder, of which the tables have everything but jobs that were not ready.
+    :param returned: what its task returns.
+    :param version: of ``chunks`` after it; None while it is only staged.
+    :param upserts: the file of new rows of ``documents``, as an ``add`` of the log.
+    :param transactions: of ``documents``, beside those of every run.
+    """
+
+    number: int
+    me: Mapping[str, Any]
+    journal: str
+    returned: Mapping[str, Any]
+    version: int | None = None
+    upserts: Mapping[str, Any] | None = None
+    transactions: Mapping[str, int] = field(default_factory=dict)
+
+
+def note_run(place: str, note: Note) -> None:
+    """Write the note, over that of an earlier attempt of the same run."""
+    write_file(_note_uri(place, note.number), json.dumps(asdict(note), indent=1).encode())
+
+
+def read_note(place: str, number: int) -> Note | None:
+    """
+    The note of a run, None where there is none.
+
+    :raises InputError: it is not one.
+    """
+    if (data := read_file(_note_uri(place, number))) is None:
+        return None
+    try:
+        return Note(**json.loads(data))
+    except (ValueError, TypeError):
+        raise InputError(
+            f"{_note_uri(place, number)} is not the note of a run. Restore it, or choose another output."
+        ) from None
+
+
+def run_numbers(place: str) -> list[int]:
+    """Numbers of the runs that are noted, the last one first."""
+    names = (name.removesuffix(".json") for name in names_in(below(place, RUNS)))
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _note_uri(place: str, number: int) -> str:
+    return below(place, f"{RUNS}/{number:08}.json")
+
+
+# -- chunks --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TableSettings:
+    """
+    How both tables are written.
+
+    :param dimension: of the vectors; 0 where there is none.
+    :param deletion_vectors: mask replaced rows; else copy files without them.
+    """
+
+    options: ChunkingOptions
+    dimension: int = 0
+    deletion_vectors: bool = True
+
+
+def publish(
+    output: str,
+    scratch: Scratch,
+    tables: Tables,
+    parts: Sequence[Part],
+    settings: TableSettings,
+    *,
+    number: int,
+    note: Callable[[int, DataFile | None], None],
+    check: Callable[[], None],
+    transactions: Mapping[str, int] | None = None,
+) -> tuple[int, int] | None:
+    """
+    Commit a run that :func:`settle` has decided.
+
+    :param parts: files that the run has written.
+    :param number: of the run's lease.
+    :param note: notes the run, with the version of ``chunks`` and the file of new rows of ``documents``.
+    :param check: raises when the lease is lost.
+    :param transactions: of ``documents``, beside those of every run.
+    :return: the versions of ``chunks`` and ``documents``; None where somebody else has committed meanwhile, and
+        everything is to be decided again.
+    """
+    chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
+    _write_chunks(chunks, scratch, parts, settings)
+    if not chunks.actions and tables.documents is not None and not scratch.one("SELECT 1 FROM upserts"):
+        return chunks.version - 1, tables.documents.version
+    version = chunks.version if chunks.actions else chunks.version - 1
+    upserts = _write_upserts(output, scratch, version)
+    note(version, upserts)
+    check()
+    if chunks.actions and not chunks.commit({RUN: number}, "WRITE"):
+        return None
+    marks = {RUN: number, DESCRIBES: version, **(transactions or {})}
+    return version, _commit_documents(
+        output,
+        scratch,
+        tables.documents,
+        upserts,
+        marks,
+        deletion_vectors=settings.deletion_vectors,
+    )
+
+
+class _Commit:
+    """
+    One commit in the making: actions on top of a version.
+
+    :param table: None where the commit creates it.
+    """
+
+    def __init__(self, uri: str, table: Table | None, *, deletion_vectors: bool) -> None:
+        self.uri = uri
+        self.table = table
+        self.version = 0 if table is None else table.version + 1
+        self.actions: list[dict[str, Any]] = []
+        self._vectors = deletion_vectors
+
+    @property
+    def files(self) -> Mapping[str, DataFile]:
+        """Of the version below."""
+        return {} if self.table is None else self.table.files
+
+    def describe(
+        self, schema: pa.Schema, name: str, description: str, configuration: Mapping[str, str]
+    ) -> None:
+        """Add protocol and metadata where they are not so yet."""
+        table = self.table
+        has_vectors = table is not None and "deletionVectors" in table.writer_features
+        if table is None or (self._vectors and not has_vectors):
+            self.actions.append(protocol_action(deletion_vectors=self._vectors))
+        wanted = dict(table.configuration) if table is not None else {}
+        wanted |= configuration
+        if self._vectors:
+            wanted["delta.enableDeletionVectors"] = "true"
+        if table is None or table.configuration != wanted or table.schema != delta_schema(schema):
+            self.actions.append(
+                metadata_action(
+                    schema,
+                    name=name,
+                    description=description,
+                    configuration=wanted,
+                    id=str(uuid.uuid4()) if table is None else table.id,
+                    created_ms=_now() if table is None else int(table.metadata.get("createdTime") or 0),
+                )
+            )
+
+    def mask_of(self, path: str, masks: dict[str, Any]) -> Any:
+        """The bitmap of a file's rows that shall not be seen, from those that are not seen before."""
+        from pyroaring import BitMap64
+
+        if path not in masks:
+            vector = self.files[path].vector if path in self.files else None
+            masks[path] = BitMap64() if vector is None else read_vector(self.uri, vector)
+        return masks[path]
+
+    def replace(self, masks: Mapping[str, Any], new: Mapping[str, DataFile]) -> list[str]:
+        """
+        Add files and mask rows, as far as that is better than a copy.
+
+        :param masks: all rows of a file that shall not be seen.
+        :param new: files by their paths.
+        :return: files that are to be copied; the caller does.
+        """
+        copied, vectors = [], {}
+        for path, rows in masks.items():
+            file = new.get(path) or self.files[path]
+            if len(rows) >= (file.records or 0):
+                self.remove(path)
+            elif not self._vectors or len(rows) > COPY_SHARE * (file.records or 0):
+                copied.append(path)
+            else:
+                vectors[path] = rows
+        rest = {path: file for path, file in {**self.files, **new}.items() if path not in masks}
+        small = [path for path, file in rest.items() if file.size < SMALL_BYTES]
+        if len(small) >= SMALL_FILES:
+            copied += small
+        written = write_vectors(self.uri, vectors) if vectors else {}
+        for path, vector in written.items():
+            self.remove(path)
+            self.add(replace(new.get(path) or self.files[path], vector=vector))
+        for path, file in new.items():
+            if path not in masks and path not in copied:
+                self.add(file)
+        return copied
+
+    def add(self, file: DataFile) -> None:
+        """A new file, or one with another mask."""
+        self.actions.append(file.add())
+
+    def remove(self, path: str) -> None:
+        """A file, if the version below has it."""
+        if path in self.files:
+            self.actions.append(self.files[path].remove(_now()))
+
+    def commit(self, transactions: Mapping[str, int], operation: str) -> bool:
+        """
+        Write the version.
+
+        :return: False if somebody else has written it.
+        """
+        marks = [txn_action(name, version, _now()) for name, version in transactions.items()]
+        return commit(self.uri, self.version, [*marks, *self.actions], operation=operation)
+
+
+def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], settings: TableSettings) -> None:
+    """Add files, mask what is replaced or removed, copy what is hardly needed any more or small."""
+    schema = stored_chunk_schema(settings.options, settings.dimension)
+    configuration = {
+        OPTIONS: json.dumps(settings.options.as_json(), sort_keys=True),
+        DIMENSION: str(settings.dimension),
+    }
+    target.describe(schema, CHUNKS, "Chunks of a corpus, made by Lucidworks AI", configuration)
+    new = {part.path: DataFile(part.path, part.bytes, _now(), part.chunks) for part in parts if part.path}
+    masks = _chunk_masks(target, scratch, new)
+    copied = target.replace(masks, new)
+    if not copied:
+        return
+    scratch.run("CREATE TEMP TABLE IF NOT EXISTS moved (id TEXT PRIMARY KEY, part TEXT, first INTEGER)")
+    scratch.run("DELETE FROM moved")
+    for placed in _copied(target, copied, masks, new, schema):
+        scratch.many("INSERT OR IGNORE INTO moved VALUES (?, ?, ?)", placed)
+    as_they_are = _AS_IT_IS.format(status="d.status", hash="d.hash")
+    scratch.run(
+        f"INSERT OR IGNORE INTO upserts SELECT {as_they_are} FROM documents d JOIN moved m ON m.id = d.id "  # noqa: S608
+        "LEFT JOIN touched t ON t.id = d.id"
+    )
+    # What stands at several places still does.
+    scratch.run(
+        "UPDATE upserts SET part = m.part, first = CASE WHEN upserts.first IS NOT NULL THEN m.first END "
+        "FROM moved m WHERE m.id = upserts.id"
+    )
+
+
+def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile]) -> dict[str, Any]:
+    """The rows of each file of chunks that shall not be seen after the commit."""
+    masks: dict[str, Any] = {}
+    replaced = (
+        "FROM upserts u JOIN documents d ON d.id = u.id "
+        "WHERE u.change IN ('changed', 'deleted') AND d.present AND d.chunks > 0"
+    )
+    for path, first, chunks in scratch.rows(
+        f"SELECT d.part, d.first, d.chunks {replaced} AND d.first IS NOT NULL"
+    ):
+        if path not in target.files:
+            raise InputError(
+                f"{target.uri} has no file {path}, in which the table {DOCUMENTS} has documents. Somebody restored "
+                "one of the two tables. Restore the other one as well, or choose another output."
+            )
+        target.mask_of(path, masks).add_range(first, first + chunks)
+    scattered = {row[0] for row in scratch.rows(f"SELECT u.id {replaced} AND d.first IS NULL")}
+    if scattered and target.table is not None:
+        for path, row, document_id in row_places(target.table):
+            if document_id in scattered:
+                target.mask_of(path, masks).add(row)
+    # A part may have documents that a later part has again, or that the source has not any more.
+    claimed = "FROM upserts WHERE part = ? AND change IS NOT NULL"
+    for path, file in new.items():
+        if scratch.count(f"SELECT sum(chunks) {claimed}", path) != file.records:
+            mask = target.mask_of(path, masks)
+            mask.add_range(0, file.records or 0)
+            for first, chunks in scratch.rows(f"SELECT first, chunks {claimed}", path):
+                mask.remove_range(first, first + chunks)
+    return masks
+
+
+def _copied(
+    target: _Commit,
+    paths: Iterable[str],
+    masks: Mapping[str, Any],
+    new: Mapping[str, DataFile],
+    schema: pa.Schema,
+) -> Iterator[list[tuple[str, str, int]]]:
+    """Replace files by copies of what is left; yields documents with their new file and first row."""
+    copy = _Copy(target, schema)
+    for path in paths:
+        if path not in new:
+            target.remove(path)
+        file = new.get(path) or target.files[path]
+        deleted = (
+            masks[path] if path in masks else read_vector(target.uri, file.vector) if file.vector else None
+        )
+        for batch in read_file_rows(target.uri, file, schema, deleted=deleted):
+            yield copy.write(batch)
+    copy.close()
+
+
+class _Copy:
+    """Writes the files of :func:`_copied`."""
+
+    def __init__(self, target: _Commit, schema: pa.Schema) -> None:
+        self._target, self._schema = target, schema
+        self._file: ParquetFile | None = None
+        self._path, self._rows, self._bytes, self._last = "", 0, 0, ""
+
+    def write(self, batch: pa.RecordBatch) -> list[tuple[str, str, int]]:
+        """Append rows; those of one document stay in one file, if they stand together."""
+        if not batch.num_rows:
+            return []
+        ids = batch.column("document_id").to_pylist()
+        if (self._rows >= PART_ROWS or self._bytes >= PART_BYTES) and ids[0] != self._last:
+            self.close()
+        if self._file is None:
+            self._path = f"{new_name()}.parquet"
+            self._file = ParquetFile(below(self._target.uri, self._path))
+            self._rows, self._bytes, self._last = 0, 0, ""
+        placed = []
+        for row, document_id in enumerate(ids, self._rows):
+            if document_id != self._last:
+                placed.append((document_id, self._path, row))
+                self._last = document_id
+        self._file.write(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        return placed
+
+    def close(self) -> None:
+        """Add the file to the commit."""
+        if self._file is not None:
+            size = self._file.close()
+            self._target.add(DataFile(self._path, size, _now(), self._rows))
+            self._file = None
+            self._rows = self._bytes = 0
+
+
+# -- documents -----------------------------------------------------------------------------------------
+
+
+def _write_upserts(output: str, scratch: Scratch, version: int) -> DataFile | None:
+    """The new rows of ``documents`` as a file, None where there are none."""
+    import pyarrow as pa
+
+    query = (
+        "SELECT u.id, u.status, u.hash, u.size, u.stamp, u.file, u.part, u.first, u.chunks, u.tokens, "
+        "coalesce(u.change, d.change), CASE WHEN u.change IS NULL THEN d.version ELSE ? END, "
+        "coalesce(d.presence, '[]'), u.reason, u.detail, u.attempts, u.rejected_hash, u.change "
+        "FROM upserts u LEFT JOIN documents d ON d.id = u.id ORDER BY u.id"
+    )
+    count, schema = scratch.count("SELECT count(*) FROM upserts"), documents_schema()
+    if not count:
+        return None
+    presence = schema.names.index("presence")
+    path = f"{new_name()}.parquet"
+    file = ParquetFile(below(output, f"{DOCUMENTS}/{path}"))
+    for rows in _some(scratch.rows(query, version), GROUP_ROWS):
+        columns: list[Any] = list(zip(*rows, strict=True))
+        changes = columns.pop()
+        columns[presence] = [
+            [*json.loads(before), version] if change in {"added", "deleted"} else json.loads(before)
+            for before, change in zip(columns[presence], changes, strict=True)
+        ]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    return DataFile(path, file.close(), _now(), count)
+
+
+def _some(rows: Iterator[Any], count: int) -> Iterator[list[Any]]:
+    while some := list(islice(rows, count)):
+        yield some
+
+
+def _commit_documents(
+    output: str,
+    scratch: Scratch,
+    table: Table | None,
+    upserts: DataFile | None,
+    transactions: Mapping[str, int],
+    *,
+    deletion_vectors: bool,
+) -> int:
+    """
+    Commit new rows of ``documents`` in place of those that their documents have there.
+
+    :return: the version.
+    :raises OutputBusyError: somebody else commits again and again.
+    """
+    uri, schema = below(output, DOCUMENTS), documents_schema()
+    for _ in range(COMMITS):
+        target = _Commit(uri, table, deletion_vectors=deletion_vectors)
+        target.describe(schema, DOCUMENTS, "Documents of a corpus, and where their chunks are", {})
+        masks: dict[str, Any] = {}
+        replaced = "SELECT doc_file, doc_row FROM documents WHERE id IN (SELECT id FROM upserts)"
+        for path, row in scratch.rows(replaced):
+            target.mask_of(path, masks).add(row)
+        new = {} if upserts is None else {upserts.path: upserts}
+        for _ in _copied(target, target.replace(masks, new), masks, new, schema):
+            pass
+        if target.commit(transactions, "MERGE"):
+            return target.version
+        if (table := read_table(uri)) is not None:
+            scratch.run("UPDATE documents SET doc_file = NULL")
+            scratch.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(table))
+    raise OutputBusyError(f"{uri}: somebody else commits to it all the time. Stop that, and try again.")
+
+
+def finish_run(output: str, scratch: Scratch, tables: Tables, note: Note) -> int:
+    """
+    Make the commit of ``documents`` for a run that died between its two commits.
+
+    :param scratch: with the documents as they are in the table.
+    :return: the version.
+    """
+    assert tables.chunks is not None  # noqa: S101
+    upserts = None if note.upserts is None else DataFile.from_action(note.upserts)
+    scratch.run("DROP TABLE IF EXISTS upserts")
+    scratch.run("CREATE TABLE upserts (id TEXT PRIMARY KEY) WITHOUT ROWID")
+    if upserts is not None:
+        for batch in read_file_rows(below(output, DOCUMENTS), upserts, documents_schema()):
+            ids = batch.column("document_id").to_pylist()
+            scratch.many("INSERT INTO upserts VALUES (?)", ((one,) for one in ids))
+    return _commit_documents(
+        output,
+        scratch,
+        tables.documents,
+        upserts,
+        {RUN: note.number, DESCRIBES: note.version or 0, **note.transactions},
+        deletion_vectors="deletionVectors" in tables.chunks.writer_features,
+    )
+
+
+# -- shards --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """
+    What the task of a shard has made, and no version has yet.
+
+    :param number: of the shard's run.
+    :param upserts: URI of the rows that :func:`settle` has decided; empty where there are none.
+    :param stats: for the report.
+    """
+
+    shard: str
+    number: int
+    options: Mapping[str, Any]
+    dimension: int
+    deletion_vectors: bool
+    parts: Sequence[Mapping[str, Any]]
+    upserts: str
+    returned: Mapping[str, Any]
+    stats: Mapping[str, Any]
+
+
+_STAGED = (
+    *("id", "status", "hash", "size", "stamp", "file", "part", "first", "chunks", "tokens", "change"),
+    *("reason", "detail", "attempts", "rejected_hash"),
+)
+_NUMBERS = {"size", "first", "chunks", "tokens", "attempts"}
+
+
+def stage(
+    place: str,
+    shard: Shard,
+    scratch: Scratch,
+    parts: Sequence[Part],
+    settings: TableSettings,
+    *,
+    note: Note,
+    stats: Mapping[str, Any],
+) -> str:
+    """
+    Keep what :func:`settle` has decided for a shard, for the task that commits all of them.
+
+    :param stats: of the run, for the report.
+    :return: the URI of what is staged.
+    """
+    import pyarrow as pa
+
+    uri = below(place, f"staged/{note.number:08}.json")
+    schema = pa.schema([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in _STAGED])
+    rows = below(place, f"staged/{note.number:08}.parquet")
+    file = ParquetFile(rows)
+    for some in _some(scratch.rows(f"SELECT {', '.join(_STAGED)} FROM upserts"), GROUP_ROWS):  # noqa: S608
+        arrays = [
+            pa.array(column, kind.type) for column, kind in zip(zip(*some, strict=True), schema, strict=True)
+        ]
+        file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    empty = file.close() == 0
+    staged = Staged(
+        shard.name,
+        note.number,
+        settings.options.as_json(),
+        settings.dimension,
+        settings.deletion_vectors,
+        [asdict(part) for part in parts],
+        "" if empty else rows,
+        note.returned,
+        stats,
+    )
+    write_file(uri, json.dumps(asdict(staged)).encode())
+    # Last: who finds the note finds all of it.
+    note_run(place, replace(note, returned={**note.returned, "staged": uri}))
+    return uri
+
+
+def forget_staged(place: str, published: int) -> None:
+    """Remove what a shard has staged before what is published of it, and its oldest notes."""
+    folder = below(place, "staged")
+    old = [
+        name
+        for name in names_in(folder)
+        if (number := name.partition(".")[0]).isdigit() and int(number) < published
+    ]
+    discard(
+        *(below(folder, name) for name in old),
+        *(_note_uri(place, number) for number in run_numbers(place)[KEPT_NOTES:]),
+    )
+
+
+def read_staged(uri: str) -> Staged:
+    """
+    What a shard has staged.
+
+    :raises InputError: there is no such file, or it is something else.
+    """
+    data = read_file(uri)
+    try:
+        return Staged(**json.loads(data or b""))
+    except (ValueError, TypeError):
+        raise InputError(
+            f"staged: {uri} is not what the task of a shard has staged. Give what those tasks return, and leave "
+            "trigger_rule at all_success."
+        ) from None
+
+
+def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
+    """
+    Fill ``upserts`` with the rows of all shards.
+
+    A document may have moved from the file of one shard to that of another, where it is new.
+
+    :raises InputError: two shards have a document with one id.
+    """
+    import pyarrow.parquet as pq
+
+    scratch.run("DROP TABLE IF EXISTS upserts")
+    scratch.run(_UPSERTS)
+    marks = ", ".join("?" * len(_STAGED))
+    scratch.run("CREATE TEMP TABLE staged AS SELECT *, '' AS shard FROM upserts")
+    for staged in shards:
+        if not staged.upserts:
+            continue
+        filesystem, path = arrow_place(staged.upserts)
+        with pq.ParquetFile(path, filesystem=filesystem) as file:
+            for batch in file.iter_batches(batch_size=GROUP_ROWS):
+                columns = [column.to_pylist() for column in batch.columns]
+                rows = ((*row, staged.shard) for row in zip(*columns, strict=True))
+                scratch.many(f"INSERT INTO staged VALUES ({marks}, ?)", rows)  # noqa: S608
+    twice = scratch.one(
+        "SELECT id, min(shard), max(shard) FROM staged WHERE change IN ('added', 'changed') GROUP BY id "
+        "HAVING count(*) > 1"
+    )
+    if twice:
+        raise InputError(
+            f"Shards {twice[1]} and {twice[2]} have the document {twice[0]!r} both. An id names one document: "
+            "make the ids of the source distinct."
+        )
+    names = ", ".join(_STAGED)
+    scratch.run("CREATE INDEX temp.staged_id ON staged (id)")
+    for wanted in ("change IN ('added', 'changed')", "change IS NULL AND status = 'ok'", "1"):
+        scratch.run(f"INSERT OR IGNORE INTO upserts SELECT {names} FROM staged WHERE {wanted}")  # noqa: S608
+    scratch.run("DROP TABLE temp.staged")
+    # By what the table has now.
+    scratch.run(
+        "UPDATE upserts SET change = CASE WHEN d.present THEN 'changed' ELSE 'added' END FROM documents d "
+        "WHERE d.id = upserts.id AND upserts.change IN ('added', 'changed')"
+    )
+    scratch.run(
+        "UPDATE upserts SET change = NULL WHERE change = 'deleted' AND NOT EXISTS "
+        "(SELECT 1 FROM documents d WHERE d.id = upserts.id AND d.present)"
+    )
+    scratch.run(
+        "UPDATE upserts SET part = d.part, first = d.first FROM documents d "
+        "WHERE d.id = upserts.id AND upserts.change IS NULL AND upserts.chunks > 0"
+    )
+
+
+# -- afterwards ----------------------------------------------------------------------------------------
+
+
+def maintain(output: str, retention: float) -> None:
+    """
+    Write checkpoints, and remove what no version within the retention needs.
+
+    :param retention: seconds.
+    :raises StorageError: the tables cannot be read, or a checkpoint cannot be written.
+    """
+    for name in (CHUNKS, DOCUMENTS):
+        table = read_table(below(output, name))
+        if table is None:
+            continue
+        now = time.time()
+        if table.version and table.version % CHECKPOINT_EVERY == 0:
+            write_checkpoint(table, retention_s=retention)
+        vacuum(table, retention, now, _OUR_FILES)
+        clean_log(table, retention, now)
+    discard(*(_note_uri(output, number) for number in run_numbers(output)[KEPT_NOTES:]))
+
+
+def _now() -> int:
+    """Milliseconds, for the log."""
+    return round(time.time() * 1000)

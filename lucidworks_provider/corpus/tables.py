@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The two Delta tables of a catalogue, and what a run reads of them before it starts.
+
+::
+
+    OUTPUT/chunks/       a row for each chunk; its versions are what readers and consumers name
+    OUTPUT/documents/    a row for each document that was ever there: where its chunks are, and what became of it
+
+A run commits ``chunks`` first. The application transaction :data:`RUN` has the run's number in both tables, so a run
+between its two commits is found by the next one, which makes the second. In ``documents`` the transaction
+:data:`DESCRIBES` has the version of ``chunks`` that its rows describe. When ``chunks`` is at another version, someone
+else has changed it: positions are read again, and documents without all their chunks are found.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lucidworks_provider.corpus.scratch import Scratch
+from lucidworks_provider.corpus.shards import Shard
+from lucidworks_provider.delta.log import Table, check_writable, read_table
+from lucidworks_provider.delta.rows import read_rows
+from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUN, below
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.storage import names_in
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+# Of somebody else's changes so many are named.
+_NAMED = 3
+
+
+def shard_transaction(name: str) -> str:
+    """Application transaction: the number of a shard's last run that was published."""
+    return f"lucidworks-shard-{name}"
+
+
+def documents_schema() -> pa.Schema:
+    """
+    The columns of ``documents``.
+
+    ``content_hash``, ``size``, ``etag`` and ``source_file`` describe the text whose chunks are in the table,
+    ``chunk_file`` and ``first_row`` where they are. ``version`` is that of ``chunks`` in which they changed last.
+    ``presence`` has the versions in which the document came, went, came back, and so on.
+    """
+    import pyarrow as pa
+
+    text, whole = pa.string(), pa.int64()
+    return pa.schema(
+        [
+            pa.field("document_id", text, nullable=False),
+            pa.field("status", text, nullable=False),
+            pa.field("content_hash", text),
+            pa.field("size", whole),
+            pa.field("etag", text),
+            pa.field("source_file", text),
+            pa.field("chunk_file", text),
+            pa.field("first_row", whole),
+            pa.field("chunks", pa.int32(), nullable=False),
+            pa.field("tokens", whole, nullable=False),
+            pa.field("change", text),
+            pa.field("version", whole),
+            pa.field("presence", pa.list_(whole), nullable=False),
+            pa.field("reason", text),
+            pa.field("detail", text),
+            pa.field("attempts", pa.int32(), nullable=False),
+            pa.field("rejected_hash", text),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """
+    Both tables as a run finds them; None where there is none yet.
+
+    :param chunks: the newest version.
+    """
+
+    chunks: Table | None = None
+    documents: Table | None = None
+
+    @property
+    def options(self) -> Mapping[str, Any] | None:
+        """How the chunks were made."""
+        return None if self.chunks is None else json.loads(self.chunks.configuration[OPTIONS])
+
+    @property
+    def dimension(self) -> int:
+        """Of the vectors; 0 where there is none."""
+        return 0 if self.chunks is None else int(self.chunks.configuration.get(DIMENSION, 0))
+
+    @property
+    def transactions(self) -> Mapping[str, int]:
+        """Of ``documents``, by application."""
+        return {} if self.documents is None else self.documents.transactions
+
+    @property
+    def run(self) -> int:
+        """Number of the last run that committed both."""
+        return self.transactions.get(RUN, 0)
+
+    def staged(self, shard: Shard) -> int:
+        """Number of the last run of a shard that was published."""
+        return self.transactions.get(shard_transaction(shard.name), 0)
+
+    @property
+    def half_done(self) -> int | None:
+        """Number of a run that committed ``chunks`` and not ``documents``."""
+        number = 0 if self.chunks is None else self.chunks.transactions.get(RUN, 0)
+        return number if number > self.run else None
+
+
+def read_tables(output: str) -> Tables:
+    """
+    The tables of an output.
+
+    :raises InputError: they are somebody else's, or use what this version does not know, or one is missing.
+    :raises StorageError: the folder cannot be read.
+    """
+    chunks, documents = (read_table(below(output, name)) for name in (CHUNKS, DOCUMENTS))
+    if chunks is None:
+        if documents is not None:
+            raise InputError(
+                f"{output} has a table {DOCUMENTS} and no table {CHUNKS}: somebody removed it. Restore it, or choose "
+                "another output."
+            )
+        return Tables()
+    for table in (chunks, documents):
+        if table is not None:
+            check_writable(table)
+    if OPTIONS not in chunks.configuration:
+        raise InputError(
+            f"{chunks.uri} is a Delta table that this operator has not written: it has no property {OPTIONS}. Choose "
+            "another output."
+        )
+    if documents is None and RUN not in chunks.transactions:
+        raise InputError(f"{output} has a table {CHUNKS} and no table {DOCUMENTS}. Choose another output.")
+    return Tables(chunks, documents)
+
+
+def check_empty(output: str, ours: set[str]) -> None:
+    """
+    Refuse a folder without tables that holds something else.
+
+    :param ours: names that runs use.
+    :raises InputError: names what is there.
+    """
+    names = names_in(output)
+    if "snapshot.json" in names:
+        raise InputError(
+            f"{output} holds a dataset of an earlier version of this provider (snapshot.json), which is not "
+            "converted. Choose another output; every document is submitted again."
+        )
+    strange = sorted(name for name in names if name not in ours and name[0] not in "._")
+    if strange:
+        raise InputError(
+            f"{output} has no table {CHUNKS} and holds something else ({', '.join(strange[:_NAMED])}, …). Give the "
+            "tables a folder of their own."
+        )
+
+
+def load_documents(scratch: Scratch, documents: Table | None, shard: Shard | None = None) -> None:
+    """
+    Fill the scratch database with what is known of each document.
+
+    :param shard: only the documents whose files belong to it.
+    """
+    if documents is None:
+        return
+    scratch.many(
+        f"INSERT OR REPLACE INTO documents VALUES ({', '.join('?' * 20)}, 0, 0)",  # noqa: S608
+        _document_rows(documents, shard),
+    )
+
+
+def _document_rows(documents: Table, shard: Shard | None) -> Iterator[tuple[Any, ...]]:
+    names = documents_schema().names
+    presence, file = names.index("presence"), names.index("source_file")
+    for batch in read_rows(documents, columns=names, with_position=True):
+        columns = [batch.column(name).to_pylist() for name in (*names, "_file", "_row")]
+        for values in zip(*columns, strict=True):
+            if shard is None or shard.has(values[file] or ""):
+                came_and_went = values[presence]
+                yield (
+                    *values[:presence],
+                    json.dumps(came_and_went),
+                    *values[presence + 1 :],
+                    len(came_and_went) % 2,
+                )
+
+
+def load_rejects(scratch: Scratch, *, remember: bool) -> None:
+    """
+    The rejects of earlier runs.
+
+    :param remember: do not send texts again of which the service gave no chunk.
+    """
+    scratch.run("INSERT INTO before SELECT id, attempts, file FROM documents WHERE status = 'rejected'")
+    if remember:
+        scratch.run(
+            "INSERT INTO failed SELECT id, rejected_hash, reason, detail, attempts FROM documents "
+            "WHERE status = 'rejected' AND reason = 'empty_result' AND rejected_hash IS NOT NULL"
+        )
+
+
+def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["resend", "drop"] | None) -> None:
+    """
+    Find out what somebody else has done to ``chunks`` since the last run, such as OPTIMIZE or DELETE.
+
+    Reads the ids of all its rows when its version is not the one that ``documents`` describes, and nothing otherwise.
+
+    :param on_missing_chunks: of documents without all their chunks: ``resend`` them, or ``drop`` what is left of them
+        until their text changes; None where others have looked for such documents.
+    """
+    chunks, documents = tables.chunks, tables.documents
+    if chunks is None or documents is None or documents.transactions.get(DESCRIBES) == chunks.version:
+        return
+    scratch.run("CREATE TEMP TABLE found (id TEXT, hash TEXT, part TEXT, first INTEGER, count INTEGER)")
+    scratch.many("INSERT INTO found VALUES (?, ?, ?, ?, ?)", _stretches(chunks))
+    scratch.run("CREATE INDEX temp.found_id ON found (id)")
+    # Chunks of another text than `documents` says, as after a RESTORE of one table, are none of the document.
+    scratch.run(
+        "CREATE TEMP TABLE sums AS SELECT found.id, sum(count) FILTER (WHERE found.hash IS documents.hash) AS count, "
+        "sum(count) AS total, count(*) AS stretches, min(found.part) AS part, min(found.first) AS first "
+        "FROM found JOIN documents ON documents.id = found.id GROUP BY found.id"
+    )
+    scratch.run("CREATE UNIQUE INDEX temp.sums_id ON sums (id)")
+    # What stands at several places has none; it is looked for when it has to be removed.
+    scratch.run(
+        "UPDATE documents SET part = sums.part, first = CASE WHEN sums.stretches = 1 THEN sums.first END, moved = 1 "
+        "FROM sums WHERE sums.id = documents.id AND present AND sums.count = documents.chunks "
+        "AND sums.total = sums.count AND "
+        "(sums.stretches > 1 OR documents.part IS NOT sums.part OR documents.first IS NOT sums.first)"
+    )
+    missing = (
+        "FROM documents LEFT JOIN sums ON sums.id = documents.id "
+        "WHERE present AND (coalesce(sums.count, 0) != documents.chunks OR sums.total != sums.count)"
+    )
+    count = scratch.count(f"SELECT count(*) {missing}")
+    if count and on_missing_chunks:
+        some = [row[0] for row in scratch.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]
+        log.warning(
+            "%s: since the last run somebody has removed or replaced chunks of %s documents (%s, …); "
+            "on_missing_chunks is %r.",
+            chunks.uri,
+            f"{count:,}",
+            ", ".join(map(repr, some)),
+            on_missing_chunks,
+        )
+        scratch.run(f"CREATE TEMP TABLE missing AS SELECT documents.id {missing}")
+        # Of what is sent again neither the file nor the text is known any more.
+        change = "hash = NULL, stamp = ''" if on_missing_chunks == "resend" else "dropped = 1"
+        scratch.run(
+            f"UPDATE documents SET {change}, first = NULL, "  # noqa: S608
+            "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0), moved = 1 "
+            "WHERE id IN (SELECT id FROM missing)"
+        )
+        scratch.run("DROP TABLE temp.missing")
+    scratch.run("DROP TABLE temp.sums")
+    scratch.run("DROP TABLE temp.found")
+
+
+def _stretches(chunks: Table) -> Iterator[tuple[str, str, str, int, int]]:
+    """Rows of one text that stand together: document, hash, file, first row, and how many."""
+    last, first, count = ("", "", ""), 0, 0
+    for path, row, *about in _places(chunks, "document_id", "content_hash"):
+        here = (about[0], about[1], path)
+        if count and here == last and row == first + count:
+            count += 1
+            continue
+        if count:
+            yield (*last, first, count)
+        last, first, count = here, row, 1
+    if count:
+        yield (*last, first, count)
+
+
+def row_places(table: Table) -> Iterator[tuple[str, int, str]]:
+    """File, position and document of each row."""
+    yield from _places(table, "document_id")
+
+
+def _places(table: Table, *columns: str) -> Iterator[tuple[Any, ...]]:
+    for batch in read_rows(table, columns=columns, with_position=True):
+        yield from zip(*(batch.column(name).to_pylist() for name in ("_file", "_row", *columns)), strict=True)

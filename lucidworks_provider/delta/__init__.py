@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Delta tables on any storage: the transaction log, deletion vectors and rows.
+
+Implements the part of the `Delta protocol <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>`_ that this
+package writes, and refuses by name what it does not implement.
+
+=============  =====================================================================
+module         contents
+=============  =====================================================================
+``log``        snapshots, commits, schemas, checkpoints
+``vectors``    deletion vector files
+``rows``       the rows of a snapshot as Arrow batches
+``cleanup``    vacuum of data files and of the log
+=============  =====================================================================
+"""

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A corpus over several tasks: each stages, one commit publishes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus_world import World  # noqa: TC002
+
+from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus import publish, run
+from lucidworks_provider.corpus.lease import Holder
+from lucidworks_provider.corpus.run import publish_shards
+from lucidworks_provider.corpus.shards import write_listings
+from lucidworks_provider.documents.dataset import open_dataset
+from lucidworks_provider.errors import InputError, StorageError
+
+
+@pytest.fixture(autouse=True)
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest."""
+    monkeypatch.setattr("lucidworks_provider.corpus.report._drawn", lambda _: "")
+
+
+def holder(task: str = "publish", *, run_id: str = "night", try_number: int = 1) -> Holder:
+    return Holder.here(dag_id="dag", run_id=run_id, task_id=task, map_index=-1, try_number=try_number)
+
+
+def stage(world: World, shards: int, *, only: set[int] | None = None, **changes: Any) -> list[dict[str, Any]]:
+    """A task for each shard."""
+    listings = write_listings(str(world.source), f"{world.output}/listings", shards=shards)
+    found = []
+    for number, listing in enumerate(listings):
+        if only is None or number in only:
+            world.set(listing=listing, **changes)
+            found.append(world.run())
+    return found
+
+
+def commit(world: World, staged: list[dict[str, Any]], **who: Any) -> dict[str, Any]:
+    uris = [one["staged"] for one in staged]
+    return publish_shards(
+        uris, str(world.output), holder=holder(**who), life=0, wait_seconds=0.0, retention=7 * 86_400.0
+    )
+
+
+def night(world: World, shards: int = 3, **changes: Any) -> dict[str, Any]:
+    return commit(world, stage(world, shards, **changes), run_id=f"night {world.runs}")
+
+
+@pytest.fixture
+def texts(world: World) -> dict[str, str]:
+    texts = {f"{number:02}.txt": f"Document {number}. " * 40 for number in range(14)}
+    for name, text in texts.items():
+        world.write(name, text)
+    world.set(prune=True)
+    return texts
+
+
+def test_nothing_is_seen_before_the_commit_and_everything_after_it(
+    world: World, texts: dict[str, str]
+) -> None:
+    staged = stage(world, 3)
+    assert not (world.output / "chunks/_delta_log").exists()
+
+    whole = commit(world, staged)
+
+    assert world.texts() == texts
+    assert (whole["version"], whole["since"], whole["documents_version"]) == (0, None, 0)
+    assert whole["documents"] == whole["added"] == whole["submitted"] == 14
+    assert whole["shards"] == 3
+    assert whole["chunks"] == len(world.rows()) == len(open_dataset(str(world.output)))
+    page = (world.output / "report.html").read_text()
+    assert "shards/001-of-003/report.html" in page
+
+
+def test_the_next_night_sends_what_has_changed(world: World, texts: dict[str, str]) -> None:
+    first = night(world)
+    texts["03.txt"] = "Another."
+    texts["new.txt"] = "A new one."
+    for name in ("03.txt", "new.txt"):
+        world.write(name, texts[name])
+    (world.source / "05.txt").unlink()
+    del texts["05.txt"]
+    world.service.forget()
+
+    whole = night(world)
+
+    assert sorted(world.service.posted) == ["A new one.", "Another."]
+    assert world.texts() == texts
+    assert [whole[name] for name in ("added", "changed", "removed", "since")] == [1, 1, 1, first["version"]]
+    assert world.listed(whole, "changed") == ["03.txt"]
+    assert world.listed(whole, "deleted") == ["05.txt"]
+    assert night(world)["version"] == whole["version"]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7])
+def test_another_number_of_shards_sends_nothing(world: World, texts: dict[str, str], shards: int) -> None:
+    night(world)
+    world.service.forget()
+    again = night(world, shards)
+    assert world.service.posted == []
+    assert (again["skipped"], again["version"]) == (14, 0)
+    # Nor does a task for all of it.
+    world.set(listing=None)
+    assert world.run()["skipped"] == 14
+    assert world.service.posted == []
+    assert world.texts() == texts
+
+
+def test_what_one_task_made_is_cut_into_shards(world: World, texts: dict[str, str]) -> None:
+    world.run()
+    world.service.forget()
+    assert night(world)["skipped"] == 14
+    assert world.service.posted == []
+
+
+def test_what_was_staged_and_not_published_is_not_sent_again(world: World, texts: dict[str, str]) -> None:
+    stage(world, 3)
+    texts["03.txt"] = "Changed before the next night."
+    world.write("03.txt", texts["03.txt"])
+    world.service.forget()
+    whole = night(world)
+    assert world.service.posted == ["Changed before the next night."]
+    assert world.texts() == texts
+    assert whole["added"] == 14
+
+
+def test_a_retry_of_a_shard_returns_what_it_has_staged(world: World, texts: dict[str, str]) -> None:
+    (listing,) = write_listings(str(world.source), f"{world.output}/listings", shards=1)
+    world.set(listing=listing)
+    first = world.run(run_id="night")
+    world.service.forget()
+    assert world.run(run_id="night", try_number=2) == first
+    assert world.service.posted == []
+
+
+def test_a_retry_of_the_commit_returns_the_same(world: World, texts: dict[str, str]) -> None:
+    staged = stage(world, 3)
+    first = commit(world, staged)
+    assert commit(world, staged, try_number=2) == first
+    with pytest.raises(InputError, match="was published before"):
+        commit(world, staged, run_id="by hand")
+
+
+@pytest.mark.parametrize("function", ["_commit_documents", "maintain"])
+def test_whoever_dies_while_publishing(
+    world: World, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    staged = stage(world, 3)
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish if function == "_commit_documents" else run, function, dies)
+        with pytest.raises(KeyboardInterrupt):
+            commit(world, staged)
+    whole = commit(world, staged, try_number=2)
+    assert (whole["added"], whole["version"]) == (14, 0)
+    assert world.texts() == texts
+    world.service.forget()
+    assert night(world)["skipped"] == 14
+    assert world.service.posted == []
+
+
+def test_a_night_begins_with_the_second_commit_of_the_last(
+    world: World, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = stage(world, 3)
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_commit_documents", dies)
+        with pytest.raises(KeyboardInterrupt):
+            commit(world, staged)
+    world.service.forget()
+    assert night(world)["skipped"] == 14
+    assert world.service.posted == []
+    assert world.texts() == texts
+
+
+def test_a_document_that_moves_to_the_file_of_another_shard(world: World) -> None:
+    world.set(prune=True)
+    for name, ids in (("a.jsonl", "xyz"), ("b.jsonl", "u"), ("c.jsonl", "v"), ("d.jsonl", "w")):
+        world.write(name, "".join(json.dumps({"id": one, "text": f"Text of {one}."}) + "\n" for one in ids))
+    night(world, 5)
+    world.write("a.jsonl", '{"id": "y", "text": "Text of y."}\n{"id": "z", "text": "Text of z."}\n')
+    for name in "bcd":
+        old = (world.source / f"{name}.jsonl").read_text()
+        world.write(f"{name}.jsonl", old + ('{"id": "x", "text": "Text of x."}\n' if name == "b" else ""))
+
+    whole = night(world, 5)
+
+    assert world.texts() == {one: f"Text of {one}." for one in "uvwxyz"}
+    assert whole["documents"] == 6
+    assert world.statuses() == dict.fromkeys("uvwxyz", "ok")
+    assert night(world, 5)["version"] == whole["version"]
+
+
+def test_a_document_that_two_shards_have(world: World) -> None:
+    for number in range(6):
+        world.write(f"{number}.jsonl", f'{{"id": "{number}", "text": "Text {number}."}}\n')
+    for number in range(6):
+        one = "same" if number < 2 else f"o{number}"
+        world.write(f"other-{number}.jsonl", f'{{"id": "{one}", "text": "Twice."}}\n')
+    with pytest.raises(InputError, match="'same'"):
+        night(world, 9)
+    assert not (world.output / "chunks/_delta_log").exists()
+
+
+def test_shards_that_do_not_belong_together(world: World, texts: dict[str, str]) -> None:
+    staged = stage(world, 3)
+    with pytest.raises(InputError, match="not each of 3 once"):
+        commit(world, staged[:2])
+    with pytest.raises(InputError, match="not each of 3 once"):
+        commit(world, [*staged, staged[0]])
+    with pytest.raises(InputError, match="staged is empty"):
+        commit(world, [])
+    (listing,) = write_listings(str(world.source), f"{world.output}/listings", shards=1)
+    with pytest.raises(InputError, match="is not what the task of a shard has staged"):
+        commit(world, [{"staged": listing}])
+    others = stage(world, 3, only={2}, options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
+    with pytest.raises(InputError, match=r"another configuration .*chunker"):
+        commit(world, [*staged[:2], *others])
+
+
+def test_vectors_of_two_lengths(world: World, texts: dict[str, str]) -> None:
+    staged = stage(world, 2)
+    path = Path(staged[0]["staged"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dimension": 8}))
+    with pytest.raises(InputError, match=r"vectors of different lengths \(\[4, 8\]\)"):
+        commit(world, staged)
+
+
+def test_a_full_refresh_of_all_shards(world: World, texts: dict[str, str]) -> None:
+    night(world)
+    (world.source / "05.txt").unlink()
+    del texts["05.txt"]
+    whole = night(world, options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
+    assert world.texts() == texts
+    assert (whole["changed"], whole["removed"], whole["documents"]) == (13, 1, 13)
+
+
+def test_no_permission_to_delete(
+    world: World, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lucidworks_provider import storage
+
+    def refuses(uri: str) -> None:
+        raise StorageError(f"{uri} cannot be removed: AccessDenied")
+
+    monkeypatch.setattr(storage, "remove_file", refuses)
+    monkeypatch.setattr(storage, "remove_folder", refuses)
+    night(world)
+    texts["03.txt"] = "Another."
+    world.write("03.txt", texts["03.txt"])
+    world.service.forget()
+    assert night(world)["changed"] == 1
+    assert night(world)["changed"] == 0
+    assert world.service.posted == ["Another."]
+    assert world.texts() == texts

@@ -1,0 +1,550 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two tables of a corpus, night after night, held against other readers and against what others do to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import deltalake
+import duckdb
+import polars
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from corpus_world import World  # noqa: TC002
+from duckdb_extensions import import_extension
+
+from lucidworks_provider import storage
+from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus import publish, run, tables
+from lucidworks_provider.delta import log as delta_log
+from lucidworks_provider.delta.log import Table, read_table
+from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents, version_of
+from lucidworks_provider.errors import InputError, OutputBusyError
+
+COLUMNS = ["document_id", "chunk_index", "text", "start", "end", "vector", "input_tokens", "content_hash"]
+
+
+@pytest.fixture(scope="module")
+def duck() -> Iterator[duckdb.DuckDBPyConnection]:
+    import_extension("delta")
+    with duckdb.connect() as connection:
+        connection.execute("LOAD delta")
+        yield connection
+
+
+@pytest.fixture(autouse=True)
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its charts take longer than all the rest."""
+    monkeypatch.setattr(run, "render", lambda *_: "")
+
+
+def _sorted(rows: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda row: tuple(row[key] for key in keys))
+
+
+def agree(world: World, duck: duckdb.DuckDBPyConnection) -> None:
+    """Our reader, delta-rs, Polars and DuckDB see the same rows in both tables."""
+    for name, ours, keys in (
+        ("chunks", open_dataset(str(world.output)), ("document_id", "chunk_index")),
+        ("documents", open_documents(str(world.output)), ("document_id",)),
+    ):
+        path = str(world.output / name)
+        expected = _sorted(ours.to_table().to_pylist(), *keys)
+        assert len(ours) == len(expected)
+        table = deltalake.DeltaTable(path)
+        assert table.version() == ours.version
+        names = ", ".join(f'"{column}"' for column in ours.schema.names)
+        query = deltalake.QueryBuilder().register("t", table).execute(f"SELECT {names} FROM t")  # noqa: S608
+        assert _sorted(pa.table(query).to_pylist(), *keys) == expected
+        assert _sorted(polars.scan_delta(path).collect().to_dicts(), *keys) == expected
+        scan = f"SELECT {names} FROM delta_scan('{path}')"  # noqa: S608
+        found = duck.execute(scan).to_arrow_table()
+        assert _sorted(found.to_pylist(), *keys) == expected
+
+
+def states_of(world: World) -> dict[str, list[tuple[Any, ...]]]:
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for row in world.rows():
+        found.setdefault(row["document_id"], []).append(
+            (row["chunk_index"], row["text"], tuple(row["vector"]))
+        )
+    return found
+
+
+def folded(world: World, since: int | None) -> dict[str, tuple[str, list[tuple[Any, ...]]]]:
+    """What :func:`changes` tells, by document; each is in one batch."""
+    found: dict[str, tuple[str, list[tuple[Any, ...]]]] = {}
+    for batch in changes(str(world.output), since):
+        here: dict[str, tuple[str, list[tuple[Any, ...]]]] = {}
+        for row in batch.to_pylist():
+            change, rows = here.setdefault(row["document_id"], (row["change"], []))
+            assert change == row["change"]
+            if row["chunk_index"] is not None:
+                rows.append((row["chunk_index"], row["text"], tuple(row["vector"])))
+        assert not found.keys() & here.keys()
+        found |= here
+    return found
+
+
+def difference(
+    before: dict[str, list[tuple[Any, ...]]], after: dict[str, list[tuple[Any, ...]]]
+) -> dict[str, tuple[str, list[tuple[Any, ...]]]]:
+    found = {}
+    for one in before.keys() | after.keys():
+        if one not in after:
+            found[one] = "deleted", []
+        elif one not in before:
+            found[one] = "added", after[one]
+        elif before[one] != after[one]:
+            found[one] = "changed", after[one]
+    return found
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_random_nights(
+    world: World,
+    duck: duckdb.DuckDBPyConnection,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    vectors: bool,
+) -> None:
+    """Every state is what the source says, for all readers, and every older version is folded rightly."""
+    draw = random.Random(seed)
+    monkeypatch.setattr(publish, "CHECKPOINT_EVERY", 5)
+    monkeypatch.setattr(publish, "SMALL_FILES", 6)
+    world.set(deletion_vectors=vectors, prune=True)
+    texts: dict[str, str] = {}
+    states: list[tuple[int | None, dict[str, list[tuple[Any, ...]]]]] = [(None, {})]
+    for night in range(10):
+        for _ in range(draw.randrange(0, 8)):
+            name = f"{draw.randrange(40):03}.txt"
+            if name in texts and draw.random() < 0.4:
+                (world.source / name).unlink()
+                del texts[name]
+            else:
+                texts[name] = f"Night {night}, {draw.random()}. " * draw.randrange(1, 40)
+                world.write(name, texts[name])
+        if not texts:
+            texts["a.txt"] = "One has to be there."
+            world.write("a.txt", texts["a.txt"])
+        if night == 6:
+            world.set(options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
+        delta = world.run()
+        world.set(full_refresh=False)
+        assert world.texts() == texts
+        agree(world, duck)
+        now = states_of(world)
+        assert delta["documents"] == len(texts) == sum(status == "ok" for status in world.statuses().values())
+        assert delta["chunks"] == len(world.rows())
+        for since, before in states:
+            told = folded(world, since)
+            if night == 6 and since is not None:
+                # Everything was sent again; what came is the same, as the service is.
+                assert told.keys() >= difference(before, now).keys()
+            elif night < 6 or since is None:
+                assert told == difference(before, now)
+        states.append((delta["version"], now))
+    chunks = read_table(f"{world.output}/chunks")
+    assert chunks is not None
+    assert (chunks.reader_version, chunks.writer_version) == ((3, 7) if vectors else (1, 2))
+    assert vectors == any(path.suffix == ".bin" for path in (world.output / "chunks").iterdir())
+    assert version_of(str(world.output)) == delta["version"]
+    # Older versions are as they were.
+    for since, before in states[1:]:
+        rows = open_dataset(str(world.output), since).to_table().to_pylist()
+        assert {row["document_id"] for row in rows} == before.keys()
+
+
+def test_what_came_and_went_in_between_is_not_there(world: World) -> None:
+    world.set(prune=True)
+    world.write("stays.txt", "This one stays.")
+    world.write("back.txt", "This one leaves and comes back.")
+    first = world.run()["version"]
+    world.write("short.txt", "Here for one night.")
+    (world.source / "back.txt").unlink()
+    second = world.run()["version"]
+    (world.source / "short.txt").unlink()
+    world.write("back.txt", "This one is back.")
+    world.run()
+
+    assert {name: how for name, (how, _) in folded(world, first).items()} == {"back.txt": "changed"}
+    assert {name: how for name, (how, _) in folded(world, second).items()} == {
+        "back.txt": "added",
+        "short.txt": "deleted",
+    }
+    assert {name: how for name, (how, _) in folded(world, None).items()} == {
+        "back.txt": "added",
+        "stays.txt": "added",
+    }
+    (until,) = {
+        row["change"]
+        for batch in changes(str(world.output), first, second)
+        for row in batch.to_pylist()
+        if row["document_id"] == "back.txt"
+    }
+    assert until == "deleted"
+
+
+def test_a_version_that_is_not_there(world: World) -> None:
+    with pytest.raises(InputError, match="no catalogue"):
+        open_dataset(str(world.output))
+    world.write("a.txt", "A text.")
+    world.run()
+    with pytest.raises(InputError, match="no version 7"):
+        open_dataset(str(world.output), 7)
+    with pytest.raises(InputError, match="since is 3"):
+        list(changes(str(world.output), 3))
+
+
+def test_vectors_are_lists_of_a_fixed_size_again(world: World) -> None:
+    world.write("a.txt", "A text.")
+    world.run()
+    dataset = open_dataset(str(world.output))
+    assert dataset.schema.field("vector").type == pa.list_(pa.float32(), 4)
+    assert dataset.schema.names == COLUMNS
+    (row,) = dataset.to_table(columns=["text"], filter=pc.field("chunk_index") == 0).to_pylist()
+    assert row == {"text": "A text."}
+    assert pa.table(dataset).num_rows == len(polars.DataFrame(dataset)) == 1
+    with pytest.raises(InputError, match="no column 'nothing'"):
+        dataset.to_table(columns=["nothing"])
+
+
+# -- others write, too ---------------------------------------------------------------------------------
+
+
+def _rewritten(world: World) -> deltalake.DeltaTable:
+    return deltalake.DeltaTable(str(world.output / "chunks"))
+
+
+OTHERS: dict[str, Callable[[World], object]] = {
+    "compact": lambda world: _rewritten(world).optimize.compact(),
+    "z-order": lambda world: _rewritten(world).optimize.z_order(["text"]),
+    "vacuum": lambda world: _rewritten(world).vacuum(0, dry_run=False, enforce_retention_duration=False),
+    "checkpoint": lambda world: _rewritten(world).create_checkpoint(),
+    "compact documents": lambda world: deltalake.DeltaTable(
+        str(world.output / "documents")
+    ).optimize.compact(),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("vectors", [True, False])
+def test_somebody_else_rewrites_the_files(
+    world: World, duck: duckdb.DuckDBPyConnection, name: str, vectors: bool
+) -> None:
+    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(9)}
+    world.set(prune=True, deletion_vectors=vectors)
+    for one, text in texts.items():
+        world.write(one, text)
+    world.run()
+    texts["1.txt"] = "Another one. " * 30
+    world.write("1.txt", texts["1.txt"])
+    before = world.run()["version"]
+    rows = world.rows()
+
+    OTHERS[name](world)
+
+    assert world.rows() == rows
+    texts["2.txt"] = "Changed after that. " * 30
+    world.write("2.txt", texts["2.txt"])
+    (world.source / "3.txt").unlink()
+    del texts["3.txt"]
+    world.service.forget()
+    delta = world.run()
+    assert world.service.posted == [texts["2.txt"]]
+    assert (delta["changed"], delta["removed"]) == (1, 1)
+    assert world.texts() == texts
+    agree(world, duck)
+    assert {one: how for one, (how, _) in folded(world, before).items()} == {
+        "2.txt": "changed",
+        "3.txt": "deleted",
+    }
+    assert world.run()["version"] == delta["version"]
+
+
+@pytest.mark.parametrize("how", ["resend", "drop"])
+@pytest.mark.parametrize("condition", ["document_id = '1.txt'", "document_id = '1.txt' AND chunk_index > 0"])
+def test_somebody_else_deletes_chunks(
+    world: World, duck: duckdb.DuckDBPyConnection, caplog: pytest.LogCaptureFixture, how: Any, condition: str
+) -> None:
+    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(5)}
+    for one, text in texts.items():
+        world.write(one, text)
+    before = world.run()["version"]
+    _rewritten(world).delete(condition)
+    world.set(on_missing_chunks=how)
+    world.service.forget()
+
+    delta = world.run()
+
+    assert "removed or replaced chunks of 1 documents ('1.txt'" in caplog.text
+    agree(world, duck)
+    told = {one: change for one, (change, _) in folded(world, before).items()}
+    if how == "resend":
+        assert world.service.posted == [texts["1.txt"]]
+        assert world.texts() == texts
+        assert told == {"1.txt": "changed"}
+    else:
+        assert world.service.posted == []
+        assert world.texts() == {one: text for one, text in texts.items() if one != "1.txt"}
+        assert told == {"1.txt": "deleted"}
+        assert (delta["removed"], world.statuses()["1.txt"]) == (1, "deleted")
+    # It stays so.
+    world.service.forget()
+    assert world.run()["version"] == delta["version"]
+    assert world.service.posted == []
+    world.write("1.txt", "Until the text changes.")
+    world.run()
+    assert world.texts() == texts | {"1.txt": "Until the text changes."}
+
+
+@pytest.mark.parametrize("size", [40, 1])
+def test_somebody_else_restores_one_of_the_tables(world: World, size: int) -> None:
+    """Also where the document has as many chunks in both versions."""
+    for one in ("1.txt", "2.txt"):
+        world.write(one, f"The first text of {one}. " * size)
+    world.run()
+    world.write("1.txt", "Another text of the one." * size)
+    world.run()
+    _rewritten(world).restore(0)
+    world.service.forget()
+    world.run()
+    assert world.service.posted == ["Another text of the one." * size]
+    assert world.texts()["1.txt"] == "Another text of the one." * size
+    assert world.run()["skipped"] == 2
+
+
+@pytest.mark.parametrize("table", ["chunks", "documents"])
+def test_somebody_else_commits_between_reading_and_committing(
+    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(5)}
+    for one, text in texts.items():
+        world.write(one, text)
+    world.run()
+    texts["1.txt"] = "Another one."
+    world.write("1.txt", texts["1.txt"])
+    world.run()
+    commit, left = publish.commit, 2
+
+    def late(uri: str, version: int, *args: Any, **kwargs: Any) -> bool:
+        nonlocal left
+        if uri.endswith(table) and left:
+            left -= 1
+            deltalake.DeltaTable(uri).optimize.z_order(["document_id"])
+        return commit(uri, version, *args, **kwargs)
+
+    monkeypatch.setattr(publish, "commit", late)
+    texts["2.txt"] = "This one, too."
+    world.write("2.txt", texts["2.txt"])
+    world.service.forget()
+    delta = world.run()
+
+    assert left == 0
+    assert world.service.posted == [texts["2.txt"]]
+    assert world.texts() == texts
+    assert delta["version"] == open_dataset(str(world.output)).version
+    agree(world, duck)
+    assert world.run()["skipped"] == 5
+
+
+def test_a_zombie_that_commits_is_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The follower stops; its retry goes on from what the zombie has committed."""
+    world.write("1.txt", "The first.")
+    world.run()
+    world.write("1.txt", "The second.")
+    commit = publish.commit
+
+    def twice(uri: str, version: int, actions: Any, **kwargs: Any) -> bool:
+        monkeypatch.setattr(publish, "commit", commit)
+        assert commit(uri, version, actions, **kwargs)
+        return commit(uri, version, actions, **kwargs)
+
+    monkeypatch.setattr(publish, "commit", twice)
+    with pytest.raises(OutputBusyError, match="another run has committed"):
+        world.run(run_id="night")
+    world.service.forget()
+    assert world.run(run_id="night", try_number=2)["changed"] == 1
+    assert world.texts() == {"1.txt": "The second."}
+    assert world.service.posted == []
+
+
+# -- whoever dies ----------------------------------------------------------------------------------------
+
+
+class Died(BaseException):
+    """As abrupt as a kill, for what runs in this process."""
+
+
+def _dies_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> Callable[[], int]:
+    """At the nth change of the storage, before it happens or after it; both, as an answer may be lost."""
+    done = 0
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def changes(*args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == moment // 2 and moment % 2 == 0:
+                raise Died
+            found = change(*args, **kwargs)
+            if done == moment // 2 and moment % 2 == 1:
+                raise Died
+            return found
+
+        return changes
+
+    for name in ("write_file", "create_file"):
+        original = getattr(storage, name)
+        for module in (run, publish, delta_log, tables):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, counted(original))
+    monkeypatch.setattr("lucidworks_provider.delta.vectors.write_file", counted(storage.write_file))
+    return lambda: done
+
+
+@pytest.mark.parametrize("moment", range(2, 18))
+def test_a_kill_at_any_write(world: World, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
+    """Readers see the night before or this one; the retry ends it; nothing that came is submitted again."""
+    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(6)}
+    world.set(prune=True)
+    for one, text in texts.items():
+        world.write(one, text)
+    world.run()
+    before = dict(texts)
+    texts["1.txt"] = "Another one."
+    texts["new.txt"] = "A new one."
+    world.write("1.txt", texts["1.txt"])
+    world.write("new.txt", texts["new.txt"])
+    (world.source / "2.txt").unlink()
+    del texts["2.txt"]
+    world.service.forget()
+    with monkeypatch.context() as patch:
+        _dies_at(patch, moment)
+        with suppress(Died):
+            world.run(run_id="night")
+    assert world.texts() in (before, texts)
+    assert folded(world, None).keys() in (before.keys(), texts.keys())
+
+    delta = world.run(run_id="night", try_number=2)
+
+    assert (delta["added"], delta["changed"], delta["removed"]) == (1, 1, 1)
+    assert world.texts() == texts
+    assert world.listed(delta, "changed") == ["1.txt"]
+    assert len(world.service.posted) == 2
+    assert world.run()["skipped"] == 6
+    assert sorted(world.statuses()) == ["0.txt", "1.txt", "2.txt", "3.txt", "4.txt", "5.txt", "new.txt"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_between_the_two_commits(world: World, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    """The second commit is made by the retry or by the next run; consumers see nothing of it before."""
+    world.write("1.txt", "The first.")
+    before = world.run()["version"]
+    world.write("1.txt", "The second.")
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_commit_documents", lambda *args, **kwargs: (_ for _ in ()).throw(Died()))
+        with pytest.raises(Died):
+            world.run(run_id="night")
+    assert folded(world, before) == {}
+    world.service.forget()
+
+    if own:
+        assert world.run(run_id="night", try_number=2)["changed"] == 1
+    else:
+        assert world.run(run_id="next night")["changed"] == 0
+
+    assert world.service.posted == []
+    assert world.texts() == {"1.txt": "The second."}
+    assert {one: how for one, (how, _) in folded(world, before).items()} == {"1.txt": "changed"}
+    # Who was killed asks for what it has done.
+    assert world.run(run_id="night", try_number=3)["changed"] == 1
+
+
+def test_a_note_that_is_gone_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write("1.txt", "The first.")
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_commit_documents", lambda *args, **kwargs: (_ for _ in ()).throw(Died()))
+        with pytest.raises(Died):
+            world.run()
+    for path in (world.output / "runs").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"runs/00000001\.json is gone"):
+        world.run()
+
+
+# -- folders of others -------------------------------------------------------------------------------------
+
+
+def test_a_table_of_somebody_else(world: World) -> None:
+    world.write("1.txt", "A text.")
+    deltalake.write_deltalake(str(world.output / "chunks"), pa.table({"a": [1]}))
+    with pytest.raises(InputError, match="this operator has not written"):
+        world.run()
+    with pytest.raises(InputError, match="somebody else"):
+        open_dataset(str(world.output))
+
+
+def test_a_table_that_was_upgraded(world: World) -> None:
+    world.write("1.txt", "A text.")
+    world.run()
+    _rewritten(world).alter.add_constraint({"c": "chunk_index >= 0"})
+    with pytest.raises(InputError, match="checkConstraints"):
+        world.run()
+
+
+def test_one_table_is_missing(world: World) -> None:
+    import shutil
+
+    world.write("1.txt", "A text.")
+    world.run()
+    shutil.rmtree(world.output / "chunks")
+    with pytest.raises(InputError, match="no table chunks"):
+        world.run()
+
+
+def test_a_dataset_of_before(world: World) -> None:
+    world.write("1.txt", "A text.")
+    world.output.mkdir()
+    (world.output / "snapshot.json").write_text("{}")
+    with pytest.raises(InputError, match="earlier version of this provider"):
+        world.run()
+
+
+def test_old_versions_go_after_the_retention(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "CHECKPOINT_EVERY", 2)
+    world.set(prune=True, retention=0.0)
+    for night in range(9):
+        world.write("a.txt", f"Night {night}. " * 40)
+        world.write(f"{night}.txt", "One of each night.")
+        for path in (world.output / "chunks").rglob("*") if world.output.exists() else ():
+            os.utime(path, (1, 1))
+        world.run()
+    chunks = read_table(f"{world.output}/chunks")
+    assert isinstance(chunks, Table)
+    files = {path.name for path in (world.output / "chunks").iterdir() if path.suffix == ".parquet"}
+    assert files == set(chunks.files)
+    assert not (world.output / "chunks/_delta_log/00000000000000000000.json").exists()
+    with pytest.raises(InputError, match="Versions that can be read"):
+        open_dataset(str(world.output), 0)
+    assert len(world.texts()) == 10
+    assert {one for one, (how, _) in folded(world, 0).items() if how == "added"} == {
+        f"{n}.txt" for n in range(1, 9)
+    }
+
+
+def test_properties_say_how_the_chunks_were_made(world: World) -> None:
+    world.write("1.txt", "A text.")
+    world.run()
+    table = deltalake.DeltaTable(str(world.output / "chunks"))
+    properties = table.metadata().configuration
+    assert json.loads(properties["lucidworks.options"])["model_id"] == "gte-small"
+    assert properties["lucidworks.dimension"] == "4"
+    (field,) = [field for field in table.schema().fields if field.name == "vector"]
+    assert field.metadata["dimension"] == "4"

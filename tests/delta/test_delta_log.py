@@ -1,0 +1,715 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transaction log: actions, replay, versions, features, checkpoints, cleanup."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from delta_world import SCHEMA, World, agree, ours, row
+
+from lucidworks_provider.delta import log
+from lucidworks_provider.delta.cleanup import clean_log, vacuum
+from lucidworks_provider.delta.log import DataFile, DeletionVector, commit, read_table
+from lucidworks_provider.delta.schema import arrow_schema, delta_schema, file_schema
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.storage import names_in, write_file
+
+try:
+    from airflow.sdk.io import attach
+except ImportError:  # Airflow 2
+    from airflow.io.store import attach
+
+DAY = 86400.0
+OURS = re.compile(r"part-[0-9a-f-]{36}\.parquet")
+METADATA = log.metadata_action(
+    SCHEMA, name="chunks", description=None, configuration={}, id="0", created_ms=1_700_000_000_000
+)
+PROTOCOL = log.protocol_action(False)
+VECTOR = DeletionVector("u", "ab^-aqEH.-t@S}K{vb[*k^", 4, 40, 6)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "chunks")
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "path":
+            return str(tmp_path / "t")
+        case "file":
+            return f"file://{tmp_path}/t"
+    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    return "memory://bucket/t"
+
+
+def logged(uri: str, *commits: list[Mapping[str, Any]], start: int = 0) -> None:
+    for version, actions in enumerate(commits, start):
+        assert commit(uri, version, actions)
+
+
+def snapshot(uri: str, version: int | None = None) -> log.Table:
+    table = read_table(uri, version)
+    assert table is not None
+    return table
+
+
+# ---------------------------------------------------------------- actions
+
+
+def test_a_vector_as_in_the_protocol() -> None:
+    assert VECTOR.path == "ab/deletion_vector_d2c639aa-8816-431a-aaf6-d3fe2512ff61.bin"
+    assert VECTOR.unique_id == "uab^-aqEH.-t@S}K{vb[*k^@4"
+    assert VECTOR.to_json() == {
+        "storageType": "u",
+        "pathOrInlineDv": "ab^-aqEH.-t@S}K{vb[*k^",
+        "offset": 4,
+        "sizeInBytes": 40,
+        "cardinality": 6,
+    }
+    assert DeletionVector.from_json(VECTOR.to_json()) == VECTOR
+    inline = DeletionVector("i", "wi5b=", None, 40, 6)
+    assert inline.path is None
+    assert inline.unique_id == "iwi5b="
+    assert "offset" not in inline.to_json()
+    assert DeletionVector("p", "s3://b/a%20b.bin", 1, 40, 6).path == "s3://b/a b.bin"
+
+
+def test_a_file_and_its_actions() -> None:
+    file = DataFile("part 1.parquet", 10, 5, 100, VECTOR)
+    assert file.live == 94
+    added = file.add()["add"]
+    assert added["path"] == "part%201.parquet"
+    assert added["dataChange"] is True
+    assert json.loads(added["stats"]) == {"numRecords": 100}
+    assert replace(DataFile.from_action(added), stats=None) == file
+    removed = file.remove(77)["remove"]
+    assert removed["deletionTimestamp"] == 77
+    assert removed["deletionVector"] == VECTOR.to_json()
+    assert DataFile.from_action(removed).key == file.key
+    assert "deletionVector" not in DataFile("a", 1, 1, 1).remove(7)["remove"]
+    assert DataFile("a", 1, 1, None).live is None
+
+
+def test_bounds_of_a_file_with_deleted_rows_are_wide() -> None:
+    stats = '{"numRecords": 3, "minValues": {"n": 1}, "maxValues": {"n": 3}}'
+    file = DataFile.from_action({"path": "a", "size": 1, "modificationTime": 1, "stats": stats})
+    assert "tightBounds" not in json.loads(file.add()["add"]["stats"])
+    masked = json.loads(replace(file, vector=VECTOR).add()["add"]["stats"])
+    assert masked == {**json.loads(stats), "tightBounds": False}
+
+
+def test_the_path_of_another_writer_stays_as_it_is() -> None:
+    """Writers compare paths as texts, and encode differently."""
+    file = DataFile.from_action({"path": "day=a%2Fb%20(1)/x.parquet", "size": 1, "modificationTime": 1})
+    assert file.path == "day=a/b (1)/x.parquet"
+    assert file.add()["add"]["path"] == "day=a%2Fb%20(1)/x.parquet"
+    assert file.remove(1)["remove"]["path"] == "day=a%2Fb%20(1)/x.parquet"
+
+
+@pytest.mark.parametrize(
+    ("table", "path", "uri"),
+    [
+        ("s3://b/t", "x.parquet", "s3://b/t/x.parquet"),
+        ("s3://b/t/", "a=1/x.parquet", "s3://b/t/a=1/x.parquet"),
+        ("s3://b/t", "s3://other/x.parquet", "s3://other/x.parquet"),
+        ("s3://b/t", "/o/x.parquet", "s3://b/o/x.parquet"),
+        ("file:///t", "file:/o/x.parquet", "file:///o/x.parquet"),
+        ("/t", "/o/x.parquet", "/o/x.parquet"),
+        ("/t", "at=10:30/x.parquet", "/t/at=10:30/x.parquet"),
+    ],
+)
+def test_places_of_files(table: str, path: str, uri: str) -> None:
+    assert log.file_uri(table, path) == uri
+
+
+# ---------------------------------------------------------------- replay
+
+
+def test_no_table(base: str) -> None:
+    assert read_table(base) is None
+    write_file(f"{base}/_delta_log/_last_checkpoint", b"{}")
+    assert read_table(base) is None
+    assert read_table(base, 3) is None
+
+
+def test_a_snapshot(base: str) -> None:
+    a, b = DataFile("a.parquet", 10, 5, 100), DataFile("b.parquet", 20, 6, 200)
+    metadata = log.metadata_action(
+        SCHEMA, name="chunks", description="Of a shop", configuration={"k": "v"}, id="7", created_ms=1
+    )
+    logged(
+        base,
+        [log.protocol_action(True), METADATA, a.add(), log.txn_action("run", 1, 5)],
+        [b.add(), log.txn_action("run", 2, 6), log.txn_action("other", 9, 6)],
+        [replace(a, vector=VECTOR).add(), a.remove(9), metadata],
+    )
+    table = snapshot(base)
+    assert table.version == 2
+    assert {path: file.live for path, file in table.files.items()} == {"a.parquet": 94, "b.parquet": 200}
+    assert table.tombstones.keys() == {("a.parquet", None)}
+    assert table.transactions == {"run": 2, "other": 9}
+    assert (table.name, table.description, table.id) == ("chunks", "Of a shop", "7")
+    assert table.configuration == {"k": "v"}
+    assert (table.reader_version, table.writer_version) == (3, 7)
+    assert table.reader_features == table.writer_features == {"deletionVectors"}
+    assert table.partition_columns == ()
+    assert table.timestamp_ms is not None
+    assert arrow_schema(table.schema).field("vector").metadata == {b"dimension": b"3"}
+    first = snapshot(base, 0)
+    assert first.files == {"a.parquet": replace(a, stats='{"numRecords":100}')}
+    assert first.transactions == {"run": 1}
+
+
+def test_a_file_that_returns_has_no_tombstone(base: str) -> None:
+    a = DataFile("a.parquet", 10, 5, 100)
+    logged(base, [PROTOCOL, METADATA, a.add()], [a.remove(1)], [a.add()])
+    assert snapshot(base).files.keys() == {"a.parquet"}
+    assert not snapshot(base).tombstones
+    assert not snapshot(base, 1).files
+
+
+def test_a_removal_of_another_vector_leaves_the_file(base: str) -> None:
+    a = DataFile("a.parquet", 10, 5, 100)
+    old, new = replace(a, vector=VECTOR), replace(a, vector=replace(VECTOR, offset=99))
+    logged(base, [PROTOCOL, METADATA, old.add()], [new.add(), old.remove(1)], [old.remove(2)])
+    assert snapshot(base).files["a.parquet"].vector == new.vector
+    assert snapshot(base).tombstones.keys() == {old.key}
+
+
+def test_unknown_actions_and_fields_are_ignored(base: str) -> None:
+    logged(
+        base, [PROTOCOL, METADATA, {"cdc": {"path": "x"}}, {"new": {}}], [{"add": {"path": "a", "new": 1}}]
+    )
+    assert snapshot(base).files.keys() == {"a"}
+
+
+def test_texts_with_line_separators_stay_whole(base: str) -> None:
+    metadata = log.metadata_action(
+        SCHEMA, name="a\u2028b\x85c", description=None, configuration={}, id="0", created_ms=1
+    )
+    text = "\n".join(json.dumps(one, ensure_ascii=False) for one in (PROTOCOL, metadata))
+    write_file(f"{base}/_delta_log/{0:020}.json", text.encode())
+    assert snapshot(base).name == "a\u2028b\x85c"
+
+
+# ---------------------------------------------------------------- versions
+
+
+def test_versions_that_exist(base: str) -> None:
+    logged(base, [PROTOCOL, METADATA], [], [], [])
+    with pytest.raises(InputError, match=r"no version 4\. Versions that can be read: 0 to 3\."):
+        read_table(base, 4)
+    with pytest.raises(InputError, match="no version -1"):
+        read_table(base, -1)
+
+
+def test_versions_after_a_cleanup(world: World) -> None:
+    world.create()
+    for n in range(4):
+        world.change([row(n)])
+    log.write_checkpoint(snapshot(world.uri, 2))
+    for version in range(2):
+        (world.folder / "_delta_log" / f"{version:020}.json").unlink()
+    assert len(ours(world.uri)) == 4
+    assert len(ours(world.uri, 2)) == 2
+    with pytest.raises(InputError, match="Versions that can be read: 2 to 4"):
+        read_table(world.uri, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "JSONDecodeError"),
+        ("[]", "AttributeError"),
+        ('{"add": {}}', "KeyError"),
+        ('{"add": {"path": "a", "stats": "{"}}', "JSONDecodeError"),
+        ('{"txn": {"version": 1}}', "KeyError"),
+    ],
+)
+def test_a_corrupt_commit_is_named(base: str, text: str, message: str) -> None:
+    logged(base, [PROTOCOL, METADATA])
+    write_file(f"{base}/_delta_log/{1:020}.json", text.encode())
+    with pytest.raises(InputError, match=rf"The log is corrupt: .*00001\.json \({message}"):
+        read_table(base)
+    assert snapshot(base, 0).version == 0
+
+
+def test_a_log_without_its_beginning(base: str) -> None:
+    logged(base, [PROTOCOL])
+    with pytest.raises(InputError, match="version 0 has no metaData"):
+        read_table(base)
+    logged(base, [METADATA], start=3)
+    with pytest.raises(InputError, match="commits before version 3 are missing"):
+        read_table(base)
+
+
+def test_a_corrupt_checkpoint_is_named(world: World) -> None:
+    world.create([row(1)])
+    (world.folder / "_delta_log" / f"{0:020}.checkpoint.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(InputError, match=r"corrupt: .*00000\.checkpoint\.parquet"):
+        read_table(world.uri)
+
+
+def test_log_files_that_vanish_are_listed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another writer's cleanup removes commits between the listing and the reads."""
+    world.create([row(1)])
+    world.change([row(2)])
+    listings = [[f"{0:020}.json", f"{1:020}.json"]]
+    log.write_checkpoint(world.table)
+    (world.folder / "_delta_log" / f"{0:020}.json").unlink()
+    monkeypatch.setattr(log, "names_in", lambda uri: listings.pop() if listings else names_in(uri))
+    assert len(ours(world.uri)) == 2
+    monkeypatch.setattr(log, "names_in", lambda uri: [f"{0:020}.json", f"{1:020}.json"])
+    with pytest.raises(InputError, match=r"corrupt: .*00000\.json is missing"):
+        read_table(world.uri)
+
+
+# ---------------------------------------------------------------- commits
+
+
+def test_a_version_has_one_owner(base: str) -> None:
+    assert commit(base, 0, [PROTOCOL, METADATA])
+    assert not commit(base, 0, [PROTOCOL, METADATA])
+    assert snapshot(base).version == 0
+
+
+def test_what_a_commit_says_of_itself(tmp_path: Path) -> None:
+    assert commit(
+        str(tmp_path),
+        0,
+        [PROTOCOL, METADATA],
+        operation="CREATE TABLE",
+        parameters={"mode": "Append", "partitionBy": []},
+        metrics={"numOutputRows": 5},
+        tags={"run": "1"},
+        now_ms=1_700_000_000_000,
+    )
+    lines = (tmp_path / "_delta_log" / f"{0:020}.json").read_text().splitlines()
+    info = json.loads(lines[0])["commitInfo"]
+    assert info.pop("engineInfo").startswith("airflow-provider-lucidworks/")
+    uuid.UUID(info.pop("txnId"))
+    assert info == {
+        "timestamp": 1_700_000_000_000,
+        "operation": "CREATE TABLE",
+        "operationParameters": {"mode": "Append", "partitionBy": "[]"},
+        "operationMetrics": {"numOutputRows": "5"},
+        "isBlindAppend": False,
+        "tags": {"run": "1"},
+    }
+    assert [next(iter(json.loads(line))) for line in lines[1:]] == ["protocol", "metaData"]
+
+
+def test_only_features_that_are_used_are_declared() -> None:
+    assert log.protocol_action(False) == {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}
+    assert log.protocol_action(True) == {
+        "protocol": {
+            "minReaderVersion": 3,
+            "minWriterVersion": 7,
+            "readerFeatures": ["deletionVectors"],
+            "writerFeatures": ["deletionVectors"],
+        }
+    }
+
+
+# ---------------------------------------------------------------- features
+
+
+def upgraded(
+    uri: str,
+    reader: int = 3,
+    writer: int = 7,
+    *,
+    features: list[str] | None = None,
+    writers: list[str] | None = None,
+    configuration: Mapping[str, str] | None = None,
+    partitions: list[str] | None = None,
+    field: Mapping[str, str] | None = None,
+) -> log.Table:
+    protocol: dict[str, Any] = {"minReaderVersion": reader, "minWriterVersion": writer}
+    if reader == 3:
+        protocol["readerFeatures"] = features or []
+    if writer == 7:
+        protocol["writerFeatures"] = (features or []) + (writers or [])
+    schema = SCHEMA if field is None else SCHEMA.set(1, SCHEMA.field(1).with_metadata(dict(field)))
+    metadata = log.metadata_action(
+        schema, name=None, description=None, configuration=configuration or {}, id="0", created_ms=1
+    )
+    metadata["metaData"]["partitionColumns"] = partitions or []
+    logged(uri, [{"protocol": protocol}, metadata])
+    return snapshot(uri)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (
+            {"features": ["columnMapping"], "configuration": {"delta.columnMapping.mode": "name"}},
+            "columnMapping",
+        ),
+        ({"reader": 2, "writer": 5, "configuration": {"delta.columnMapping.mode": "id"}}, "columnMapping"),
+        ({"features": ["typeWidening", "deletionVectors", "catalogManaged"]}, "catalogManaged, typeWidening"),
+        ({"reader": 4}, "reader version 4"),
+    ],
+)
+def test_tables_that_cannot_be_read(base: str, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=f"not supported here: {named}"):
+        upgraded(base, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reader": 1, "writer": 2},
+        {"reader": 2, "writer": 5},
+        {
+            "features": [
+                "deletionVectors",
+                "timestampNtz",
+                "v2Checkpoint",
+                "vacuumProtocolCheck",
+                "variantType",
+            ]
+        },
+        {"features": ["columnMapping"], "configuration": {"delta.columnMapping.mode": "none"}},
+        {"features": [], "writers": ["rowTracking", "changeDataFeed", "liquid"]},
+    ],
+)
+def test_tables_that_can_be_read(base: str, options: dict[str, Any]) -> None:
+    assert upgraded(base, **options).version == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"writers": ["rowTracking", "changeDataFeed"]}, "changeDataFeed, rowTracking"),
+        ({"reader": 1, "writer": 4}, "writer version 4"),
+        ({"reader": 1, "writer": 2, "configuration": {"delta.appendOnly": "true"}}, "appendOnly"),
+        ({"writers": ["appendOnly"], "configuration": {"delta.appendOnly": "true"}}, "appendOnly"),
+        ({"reader": 1, "writer": 2, "field": {"delta.invariants": "x"}}, "invariants"),
+        ({"features": ["v2Checkpoint"]}, "v2Checkpoint"),
+        ({"reader": 1, "writer": 2, "partitions": ["n"]}, "partition columns"),
+    ],
+)
+def test_tables_that_another_writer_upgraded(base: str, options: dict[str, Any], named: str) -> None:
+    table = upgraded(base, **options)
+    with pytest.raises(InputError, match=f"upgraded by another writer and uses {named}"):
+        log.check_writable(table)
+    with pytest.raises(InputError, match=named):
+        log.write_checkpoint(table)
+    with pytest.raises(InputError, match=named):
+        vacuum(table, DAY, time.time(), OURS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reader": 1, "writer": 2},
+        {"features": ["deletionVectors"], "writers": ["appendOnly", "invariants"]},
+        {"features": ["deletionVectors", "variantType"]},
+    ],
+)
+def test_features_that_are_listed_and_not_active(base: str, options: dict[str, Any]) -> None:
+    log.check_writable(upgraded(base, **options))
+
+
+# ---------------------------------------------------------------- schemas
+
+
+def test_types_and_back() -> None:
+    schema = pa.schema(
+        [
+            pa.field("text", pa.string(), nullable=False, metadata={"model": "gte"}),
+            pa.field("large", pa.large_string()),
+            pa.field("b", pa.int8()),
+            pa.field("s", pa.int16()),
+            pa.field("u", pa.uint8()),
+            pa.field("i", pa.int32()),
+            pa.field("l", pa.int64()),
+            pa.field("f", pa.float32()),
+            pa.field("d", pa.float64()),
+            pa.field("flag", pa.bool_()),
+            pa.field("at", pa.timestamp("us", "UTC")),
+            pa.field("v", pa.list_(pa.field("item", pa.uint8(), nullable=False), 4)),
+        ]
+    )
+    plain = [(field["name"], field["type"], field["nullable"]) for field in delta_schema(schema)["fields"]]
+    assert plain == [
+        ("text", "string", False),
+        ("large", "string", True),
+        ("b", "byte", True),
+        ("s", "short", True),
+        ("u", "short", True),
+        ("i", "integer", True),
+        ("l", "long", True),
+        ("f", "float", True),
+        ("d", "double", True),
+        ("flag", "boolean", True),
+        ("at", "timestamp", True),
+        ("v", {"type": "array", "elementType": "short", "containsNull": False}, True),
+    ]
+    stored = file_schema(schema)
+    assert stored.field("v").type == pa.list_(pa.field("element", pa.int16(), nullable=False))
+    assert stored.field("text").metadata == {b"model": b"gte"}
+    assert delta_schema(stored) == delta_schema(schema)
+
+
+def test_types_of_other_writers() -> None:
+    fields: dict[str, Any] = {
+        "d": "date",
+        "n": "timestamp_ntz",
+        "m": "decimal(10,2)",
+        "x": "binary",
+        "o": "void",
+        "s": {"type": "struct", "fields": [{"name": "a", "type": "long", "nullable": True, "metadata": {}}]},
+        "p": {"type": "map", "keyType": "string", "valueType": "integer", "valueContainsNull": True},
+    }
+    schema = {
+        "type": "struct",
+        "fields": [{"name": k, "type": t, "nullable": True, "metadata": {"x": 1}} for k, t in fields.items()],
+    }
+    assert [str(field.type) for field in arrow_schema(schema)] == [
+        *("date32[day]", "timestamp[us]", "decimal128(10, 2)", "binary", "null"),
+        *("struct<a: int64>", "map<string, int32>"),
+    ]
+
+
+def test_types_that_are_refused() -> None:
+    with pytest.raises(InputError, match=r"Column 'x' has the type timestamp\[ns\]"):
+        delta_schema(pa.schema([pa.field("x", pa.timestamp("ns"))]))
+    field = {"name": "x", "type": "variant", "nullable": True, "metadata": {}}
+    with pytest.raises(InputError, match="Column 'x' has the Delta type 'variant'"):
+        arrow_schema({"type": "struct", "fields": [field]})
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_holds_the_snapshot(world: World) -> None:
+    world.create([row(n) for n in range(10)], owner="shop")
+    world.change([row(20)], delete=["doc-3"], txn=4)
+    world.change(delete=["doc-20"], txn=5)
+    before = world.table
+    log.write_checkpoint(before)
+    for path in (world.folder / "_delta_log").glob("*.json"):
+        path.unlink()
+    after = world.table
+    assert after.timestamp_ms is None
+    for name in ("version", "files", "schema", "configuration", "transactions", "name", "description", "id"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert after.protocol == before.protocol
+    assert after.tombstones.keys() == before.tombstones.keys()
+    hint = json.loads((world.folder / "_delta_log" / "_last_checkpoint").read_text())
+    assert hint["version"] == 2
+    assert hint["numOfAddFiles"] == 1
+    assert len(agree(world.uri)) == 9
+
+
+def test_old_tombstones_are_left_out(world: World) -> None:
+    world.create([row(1)])
+    world.change(delete=["doc-1"])
+    log.write_checkpoint(world.table, now=time.time() + 8 * DAY)
+    assert not world.table.tombstones
+    log.write_checkpoint(snapshot(world.uri), now=time.time() + 8 * DAY, retention_s=9 * DAY)
+    assert not world.table.tombstones
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, 1), (b'{"version":', 1), (b"[]", 1), (b'{"version": 0}', 1), (b'{"version": 9}', 9)],
+)
+def test_the_hint_never_goes_back(world: World, before: bytes | None, after: int) -> None:
+    world.create([row(1)])
+    world.change([row(2)])
+    hint = world.folder / "_delta_log" / "_last_checkpoint"
+    if before is not None:
+        hint.write_bytes(before)
+    log.write_checkpoint(world.table)
+    assert json.loads(hint.read_text())["version"] == after
+
+
+def test_multi_part_checkpoints(world: World) -> None:
+    world.create([row(1)], [row(2)])
+    log.write_checkpoint(world.table)
+    folder = world.folder / "_delta_log"
+    whole = pq.read_table(folder / f"{0:020}.checkpoint.parquet")
+    for part in (1, 2):
+        rows = whole.slice((part - 1) * 2, 2)
+        pq.write_table(rows, folder / f"{0:020}.checkpoint.{part:010}.{2:010}.parquet")
+    (folder / f"{0:020}.checkpoint.parquet").unlink()
+    world.change([row(3)])
+    (folder / f"{0:020}.json").unlink()
+    assert len(ours(world.uri)) == 3
+    (folder / f"{0:020}.checkpoint.{1:010}.{2:010}.parquet").unlink()
+    with pytest.raises(InputError, match="commits before version 1 are missing"):
+        read_table(world.uri)
+
+
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+@pytest.mark.parametrize("sidecar", [True, False])
+def test_v2_checkpoints(world: World, ending: str, sidecar: bool) -> None:
+    world.create([row(1)], [row(2)])
+    world.change(delete=["doc-2"])
+    table, folder = world.table, world.folder / "_delta_log"
+    log.write_checkpoint(table)
+    classic = folder / f"{1:020}.checkpoint.parquet"
+    actions: list[dict[str, Any]] = [
+        {"checkpointMetadata": {"version": 1}},
+        {"protocol": dict(table.protocol)},
+    ]
+    actions += [{"metaData": dict(table.metadata)}]
+    if sidecar:
+        (folder / "_sidecars").mkdir()
+        classic.rename(folder / "_sidecars" / "x y.parquet")
+        actions += [{"sidecar": {"path": "x%20y.parquet", "sizeInBytes": 1, "modificationTime": 1}}]
+    else:
+        actions += [file.add() for file in table.files.values()]
+        classic.unlink()
+    place = folder / f"{1:020}.checkpoint.{uuid.uuid4()}.{ending}"
+    if ending == "json":
+        place.write_text("\n".join(map(json.dumps, actions)))
+    else:
+        for action in actions:
+            action.get("metaData", {}).pop("configuration", None)
+            action.get("metaData", {})["format"] = {"provider": "parquet"}
+            for found in action.values():
+                found.pop("partitionValues", None)
+        pq.write_table(pa.Table.from_pylist(actions, schema=_infer(actions)), place)
+    (folder / "_last_checkpoint").unlink()
+    (folder / f"{0:020}.json").unlink()
+    assert [one["id"] for one in ours(world.uri)] == ["doc-1"]
+
+
+def _infer(actions: list[dict[str, Any]]) -> pa.Schema:
+    fields = {}
+    for action in actions:
+        for kind, found in action.items():
+            fields[kind] = pa.array([found]).type
+    return pa.schema(list(fields.items()))
+
+
+# ---------------------------------------------------------------- cleanup
+
+
+def aged(world: World, days: float) -> None:
+    """All files of the table become older."""
+    for path in world.folder.rglob("*"):
+        if path.is_file():
+            moment = path.stat().st_mtime - days * DAY
+            os.utime(path, (moment, moment))
+
+
+def names(world: World) -> set[str]:
+    return {path.name for path in world.folder.iterdir() if path.is_file()}
+
+
+def test_vacuum_keeps_what_a_version_within_the_retention_needs(world: World) -> None:
+    world.create([row(n) for n in range(4)], [row(9)])
+    world.change(delete=["doc-1"])
+    world.change(delete=["doc-2", "doc-9"])
+    before = names(world)
+    table, now = world.table, time.time()
+    assert vacuum(table, DAY, now, OURS) == 0
+    aged(world, 3)
+    assert vacuum(table, DAY, now, OURS) == 0  # the tombstones are young
+    assert len(agree(world.uri, 0)) == 5
+    assert vacuum(table, DAY, now + 2 * DAY, OURS) == 2  # a data file and the first vectors
+    assert len(before - names(world)) == 2
+    assert len(agree(world.uri)) == 2
+
+
+def test_vacuum_removes_what_a_killed_run_left(world: World) -> None:
+    world.create([row(1)])
+    kept = names(world)
+    orphans = {
+        f"part-{uuid.uuid4()}.parquet",
+        f"deletion_vector_{uuid.uuid4()}.bin",
+        f".part-{uuid.uuid4()}.parquet.12.ab12cd34.part",
+    }
+    others = {"part-00000-of-another-writer.parquet", "readme.md", "_SUCCESS"}
+    for name in orphans | others:
+        (world.folder / name).write_bytes(b"x")
+    (world.folder / "journal").mkdir()
+    now = time.time()
+    assert vacuum(world.table, DAY, now, OURS) == 0
+    assert vacuum(world.table, DAY, now + 2 * DAY, OURS) == 3
+    assert names(world) == kept | others
+    assert len(agree(world.uri)) == 1
+
+
+def test_vacuum_knows_a_file_by_an_absolute_path(world: World) -> None:
+    world.create()
+    file = world.data_file([row(1)])
+    assert commit(world.uri, 1, [replace(file, path=f"file:{world.folder}/{file.path}").add()])
+    assert vacuum(world.table, DAY, time.time() + 9 * DAY, OURS) == 0
+    assert len(ours(world.uri)) == 1
+
+
+def test_a_storage_that_refuses_is_a_warning(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.create([row(1)])
+    world.change(delete=["doc-1"])
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert vacuum(world.table, DAY, time.time() + 9 * DAY, OURS) == 0
+    assert "no longer needed remain" in caplog.text
+
+
+def test_the_log_is_cut_before_a_checkpoint(world: World) -> None:
+    world.create([row(0)])
+    for n in range(1, 8):
+        world.change([row(n)])
+        if n in {2, 5}:
+            log.write_checkpoint(world.table)
+    folder, now = world.folder / "_delta_log", time.time()
+    (folder / f"{1:020}.crc").write_text("{}")
+    (folder / f"{0:020}.{1:020}.compacted.json").write_text("")
+    assert clean_log(world.table, DAY, now) == 0
+    for version in range(5):  # versions 0 to 4 are old: the third checkpoint is not
+        os.utime(folder / f"{version:020}.json", (now - 2 * DAY, now - 2 * DAY))
+    assert clean_log(world.table, DAY, now) == 4
+    assert sorted(path.name[16:] for path in folder.iterdir() if path.name[0] == "0") == [
+        *("0002.checkpoint.parquet", "0002.json", "0003.json", "0004.json"),
+        *("0005.checkpoint.parquet", "0005.json", "0006.json", "0007.json"),
+    ]
+    for version in range(2, 8):
+        assert len(agree(world.uri, version)) == version + 1
+    assert clean_log(world.table, DAY, now + 9 * DAY) == 4
+    assert len(agree(world.uri)) == 8
+
+
+def test_a_log_without_a_checkpoint_stays(world: World) -> None:
+    world.create([row(0)])
+    world.change([row(1)])
+    assert clean_log(world.table, DAY, time.time() + 9 * DAY) == 0
+    assert len(agree(world.uri, 0)) == 1
+
+
+def test_cleanup_on_a_store(base: str) -> None:
+    file = DataFile(f"part-{uuid.uuid4()}.parquet", 1, 1, 1)
+    logged(base, [PROTOCOL, METADATA, file.add()], [file.remove(int(time.time() * 1000))])
+    log.write_checkpoint(snapshot(base))
+    for name in (file.path, f"part-{uuid.uuid4()}.parquet"):
+        write_file(f"{base}/{name}", b"x")
+    later = time.time() + 9 * DAY
+    assert vacuum(snapshot(base), DAY, time.time(), OURS) == 0
+    assert vacuum(snapshot(base), DAY, later, OURS) == 2
+    assert clean_log(snapshot(base), DAY, later) == 1
+    assert snapshot(base).version == 1

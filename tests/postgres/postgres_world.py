@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chunks of a catalogue and those of a PostgreSQL, to be compared."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lucidworks_provider.documents import open_dataset
+
+if TYPE_CHECKING:
+    import psycopg
+    from corpus_world import World
+
+# Document, number, text, and the vector as 32-bit numbers.
+Row = tuple[Any, ...]
+
+
+def rows_of(output: str) -> list[Row]:
+    """The chunks of a catalogue."""
+    columns = ["document_id", "chunk_index", "text", "vector"]
+    rows = open_dataset(output).to_table(columns=columns).to_pylist()
+    return sorted((*list(row.values())[:3], array("f", row["vector"])) for row in rows)
+
+
+def loaded_rows(connection: psycopg.Connection[Any]) -> list[Row]:
+    """The chunks of a PostgreSQL; its vectors are 32-bit numbers, too."""
+    found = connection.execute("SELECT document_id, chunk_index, text, vector::text FROM lucidworks_chunks")
+    return sorted((*row[:3], array("f", json.loads(row[3]))) for row in found)
+
+
+@dataclass
+class Index:
+    """
+    A catalogue, the DAG that loads it, and where it is loaded to.
+
+    :param dag: the module of the example DAG.
+    """
+
+    world: World
+    dag: Any
+    connection: psycopg.Connection[Any]
+
+    def load(self) -> dict[str, Any]:
+        """A run of the DAG, task by task."""
+        self.dag.create_tables.function()
+        loaded: dict[str, Any] = self.dag.load.function()
+        self.dag.create_index.function()
+        self.dag.check.function(loaded)
+        return loaded
+
+    @property
+    def expected(self) -> list[Row]:
+        return rows_of(self.world.corpus.output)
+
+    @property
+    def rows(self) -> list[Row]:
+        return loaded_rows(self.connection)
+
+    @property
+    def version(self) -> int | None:
+        """The version that PostgreSQL says it has."""
+        [[version]] = self.connection.execute("SELECT version FROM lucidworks_loaded").fetchall()
+        return version

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The example ``index_in_postgres`` against a real PostgreSQL with pgvector, night after night."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import corpus_world
+import psycopg
+import pytest
+from postgres_world import Index  # noqa: TC002
+
+from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.documents import dataset
+from lucidworks_provider.errors import InputError, StorageError
+
+
+def fill(index: Index, count: int = 12) -> None:
+    for number in range(count):
+        index.world.write(f"{number:03}.txt", f"Document {number} has a sentence. " * 20)
+
+
+@contextmanager
+def failing_storage(after: int) -> Iterator[None]:
+    """Half of the batch of this number is read, and then nothing."""
+    changes = dataset.changes
+
+    def broken(*args: Any, **options: Any) -> Iterator[Any]:
+        for number, batch in enumerate(changes(*args, **options)):
+            if number == after:
+                yield batch.slice(0, batch.num_rows // 2)
+                break
+            yield batch
+        raise StorageError("the storage is away")
+
+    with mock.patch.object(dataset, "changes", broken):
+        yield
+
+
+def test_the_first_load_has_every_chunk(index: Index) -> None:
+    fill(index)
+    index.world.run()
+
+    assert index.load() == {"since": None, "until": 0, "deleted": 0, "inserted": 36}
+
+    assert len(index.rows) == 36
+    assert index.rows == index.expected
+    assert index.version == 0
+
+
+def test_a_night_of_changes(index: Index) -> None:
+    fill(index)
+    index.world.set(prune=True)
+    index.world.run()
+    index.load()
+    index.world.write("001.txt", "Shorter.")
+    index.world.write("new.txt", "A document that is new. " * 40)
+    (index.world.source / "002.txt").unlink()
+    index.world.run()
+
+    assert index.load() == {"since": 0, "until": 1, "deleted": 6, "inserted": 6}
+
+    assert index.rows == index.expected
+    assert {row[0] for row in index.rows}.isdisjoint({"002.txt"})
+    # Nothing has changed: nothing is loaded.
+    index.world.run()
+    assert index.load() == {"since": 1, "until": 1, "deleted": 0, "inserted": 0}
+
+
+def test_what_vanished_stays_until_it_is_deleted(index: Index) -> None:
+    fill(index)
+    index.world.run()
+    index.load()
+    (index.world.source / "002.txt").unlink()
+    index.world.run()
+    assert index.load()["deleted"] == 0
+    assert index.rows == index.expected
+    index.world.set(prune=True)
+    index.world.run()
+
+    assert index.load()["deleted"] == 3
+    assert index.rows == index.expected
+
+
+def test_a_load_that_fails_one_night_is_made_up_for_the_next(index: Index) -> None:
+    fill(index)
+    index.world.set(prune=True)
+    index.world.run()
+    index.load()
+    first = index.rows
+    # The batch of the deleted documents comes first, so it has been sent when the second one breaks off.
+    index.world.write("001.txt", "Shorter.")
+    (index.world.source / "002.txt").unlink()
+    index.world.run()
+    with failing_storage(after=1), pytest.raises(StorageError):
+        index.load()
+    assert (index.rows, index.version) == (first, 0)
+    (index.world.source / "003.txt").unlink()
+    index.world.write("new.txt", "A document that is new.")
+    index.world.run()
+
+    assert index.load() == {"since": 0, "until": 2, "deleted": 9, "inserted": 2}
+    assert index.rows == index.expected
+
+
+def test_random_nights_of_which_some_fail(index: Index) -> None:
+    """After a load the rows are those of the catalogue, after a failed one those of the load before."""
+    draw = random.Random(7)
+    names = [f"{number:02}.txt" for number in range(30)]
+    loads = failures = 0
+    index.world.set(prune=True)
+    index.world.write("always.txt", "It is always there.")
+    index.world.run()
+    index.load()
+    for night in range(16):
+        for name in draw.sample(names, 6):
+            if (index.world.source / name).exists() and draw.random() < 0.4:
+                (index.world.source / name).unlink()
+            else:
+                index.world.write(name, f"Night {night}, document {name}. " * draw.randrange(1, 60))
+        index.world.run()
+        if draw.random() < 0.4:
+            failures += 1
+            before = index.rows, index.version
+            with failing_storage(after=draw.randrange(2)), pytest.raises(StorageError):
+                index.load()
+            assert (index.rows, index.version) == before
+        else:
+            loads += 1
+            index.load()
+            assert index.rows == index.expected
+    index.load()
+    assert index.rows == index.expected
+    assert loads > 3
+    assert failures > 3
+
+
+def test_a_second_load_waits_for_the_first_and_finds_nothing_to_do(index: Index) -> None:
+    fill(index)
+    index.world.run()
+    index.dag.create_tables.function()
+    results: list[dict[str, Any]] = []
+    with psycopg.connect(index.connection.info.dsn, password=index.connection.info.password) as first:
+        first.execute("SELECT version FROM lucidworks_loaded FOR UPDATE")
+        loads = [threading.Thread(target=lambda: results.append(index.dag.load.function())) for _ in range(2)]
+        for one in loads:
+            one.start()
+        time.sleep(0.5)
+        assert results == []
+    for one in loads:
+        one.join(30)
+
+    assert sorted(one["inserted"] for one in results) == [0, 36]
+    assert index.rows == index.expected
+
+
+def test_a_document_that_loses_its_chunks(index: Index) -> None:
+    fill(index, 2)
+    index.world.run()
+    index.load()
+    index.world.service.answer = lambda text, body: (
+        body | {"chunkedData": [{"chunks": [], "spans": [], "vectors": []}]} if "Empty" in text else body
+    )
+    index.world.set(max_reject_ratio=1.0)
+    index.world.write("001.txt", "Empty from now on.")
+    index.world.run()
+
+    index.load()
+
+    assert index.rows == index.expected
+
+
+def test_texts_and_ids_with_signs_of_sql(index: Index) -> None:
+    document = {"id": 'it\'s a \\ "key"', "text": 'B \\ {"c", NULL} \r\n\t%s \U0001f600'}
+    index.world.write("a.jsonl", json.dumps(document))
+    index.world.run()
+
+    index.load()
+
+    assert [(row[0], row[2]) for row in index.rows] == [(document["id"], document["text"])]
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "high"),
+    [
+        (ChunkingOptions("sentence", "gte-small", model_config={"vectorQuantizationMethod": "max-scale"}), -128, 127),
+        (ChunkingOptions("sentence", "gte-small", model_config={"vectorQuantizationMethod": "min-max"}), 0, 255),
+    ],
+    ids=["int8", "uint8"],
+)  # fmt: skip
+def test_quantised_vectors(index: Index, low: int, high: int) -> None:
+    def quantised(text: str, body: dict[str, Any]) -> dict[str, Any]:
+        for item in body["chunkedData"]:
+            for vector in item["vectors"]:
+                vector["vector"] = [low, high, 1, random.Random(text).randint(low, high)]
+        return body
+
+    index.world.service.answer = quantised
+    fill(index)
+    index.world.run()
+
+    index.load()
+
+    assert index.rows == index.expected
+    assert {row[3][0] for row in index.rows} == {low}
+
+
+def test_the_index_finds_a_chunk_by_its_own_vector(index: Index) -> None:
+    fill(index, 60)
+    index.world.run()
+    index.load()
+    nearest = index.dag.NEAREST
+
+    index.connection.execute("SET enable_seqscan = off")
+    plan = index.connection.execute(f"EXPLAIN {nearest}", ("[1,2,3,4]",)).fetchall()
+    assert any("Index Scan using lucidworks_chunks_vector" in line for (line,) in plan)
+    for document_id, number, _, vector in index.rows:
+        first = index.connection.execute(nearest, (str(list(vector)),)).fetchone()
+        assert first is not None
+        assert first[:2] == (document_id, number)
+        assert first[2] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_check_that_fails(index: Index) -> None:
+    fill(index)
+    index.world.run()
+    loaded = index.load()
+    index.connection.execute("DELETE FROM lucidworks_chunks WHERE document_id = '003.txt'")
+
+    with pytest.raises(ValueError, match="PostgreSQL has 33 chunks, the catalogue 36"):
+        index.dag.check.function(loaded)
+
+
+def test_another_dimension(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of vectors has one: the load fails and changes nothing, until the tables are dropped."""
+    fill(index)
+    index.world.run()
+    index.load()
+    before = index.rows
+    monkeypatch.setattr(corpus_world, "DIMENSION", 8)
+    index.world.set(options=ChunkingOptions("dynamic-sentence", "e5-small-v2"), full_refresh=True)
+    index.world.run()
+
+    with pytest.raises(psycopg.errors.DataException, match="expected 4 dimensions, not 8"):
+        index.load()
+    assert (index.rows, index.version) == (before, 0)
+    index.connection.execute("DROP TABLE lucidworks_chunks, lucidworks_loaded")
+    assert index.load()["inserted"] == 36
+    assert index.rows == index.expected
+
+
+def test_with_psycopg2(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider uses it where SQLAlchemy is older than 2.0, as in Airflow 2.11."""
+    monkeypatch.setattr("airflow.providers.postgres.hooks.postgres.USE_PSYCOPG3", False)
+    fill(index)
+    index.world.set(prune=True)
+    index.world.run()
+    index.load()
+    index.world.write("001.txt", "Shorter.")
+    (index.world.source / "002.txt").unlink()
+    index.world.run()
+
+    assert index.load() == {"since": 0, "until": 1, "deleted": 6, "inserted": 1}
+    assert index.rows == index.expected
+
+
+def test_a_catalogue_that_was_made_anew(index: Index) -> None:
+    """Its versions begin at 0 again, so the loaded one is too high: an error, and not a wrong index."""
+    fill(index)
+    index.world.run()
+    index.load()
+    index.connection.execute("UPDATE lucidworks_loaded SET version = 9")
+
+    with pytest.raises(InputError, match="since is 9"):
+        index.dag.load.function()
