@@ -27,7 +27,7 @@ from lucidworks_provider.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_RECORDS = {Format.JSON_LINES, Format.PARQUET}
+_RECORDS = {Format.JSON_LINES, Format.PARQUET, Format.DELTA}
 # The file name of documents that a task handed over.
 HANDED_OVER = SourceFile("", "", 0, "", Format.JSON_LINES)
 

@@ -53,7 +53,7 @@ def read_parquet(file: SourceFile, reading: Reading) -> Iterator[Document | Unre
     with open_to_read(file.uri) as opened:
         try:
             parquet = _open(opened)
-            _check_columns(file, parquet.schema_arrow, reading)
+            check_columns(file, parquet.schema_arrow, reading)
             for document_id, text in _rows(opened, parquet.metadata, reading):
                 row += 1
                 yield read_record(f"{file.path}:{row}", document_id, text, reading)
@@ -71,7 +71,7 @@ def check_parquet(file: SourceFile, reading: Reading) -> None:
     """
     with open_to_read(file.uri) as opened:
         try:
-            _check_columns(file, _open(opened).schema_arrow, reading)
+            check_columns(file, _open(opened).schema_arrow, reading)
         except _broken():
             return  # which is for whoever reads it to tell
 
@@ -89,7 +89,8 @@ def _open(opened: Any, **options: Any) -> pq.ParquetFile:
     return pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False, **options)
 
 
-def _check_columns(file: SourceFile, schema: pa.Schema, reading: Reading) -> None:
+def check_columns(file: SourceFile, schema: pa.Schema, reading: Reading) -> None:
+    """:raises InputError: the columns that were named are missing, or neither text nor whole numbers."""
     import pyarrow.types as kinds
 
     for name in (reading.id_column, reading.text_column):

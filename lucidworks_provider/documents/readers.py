@@ -7,6 +7,7 @@ The documents of a file.
 ``.html .htm``      one document, the text of the page
 ``.jsonl .ndjson``  one document a line
 ``.parquet``        one document a row
+a Delta table       one document a row of its newest version
 ==================  =================================================================================
 
 What cannot be read is told as :class:`~lucidworks_provider.documents.document.Unreadable` with its reason, and
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lucidworks_provider.documents import html_text, parquet_rows
+from lucidworks_provider.documents import delta_rows, html_text, parquet_rows
 from lucidworks_provider.documents.document import Document, Reason, Unreadable
 from lucidworks_provider.documents.encoding import Fault, check_empty, check_text, decode, too_large
 from lucidworks_provider.documents.json_lines import check_json_lines, read_json_lines
@@ -44,6 +45,8 @@ def read_file_documents(file: SourceFile, reading: Reading) -> Iterator[Document
     if file.format is Format.PARQUET:
         parquet_rows.check_installed()
         read = parquet_rows.read_parquet
+    elif file.format is Format.DELTA:
+        read = delta_rows.read_delta
     try:
         yield from read(file, reading)
     except StorageError as err:
@@ -67,6 +70,8 @@ def check_file(file: SourceFile, reading: Reading) -> None:
             case Format.PARQUET:
                 parquet_rows.check_installed()
                 parquet_rows.check_parquet(file, reading)
+            case Format.DELTA:
+                delta_rows.check_delta(file, reading)
     except StorageError:
         return
 

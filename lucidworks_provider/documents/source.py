@@ -23,6 +23,7 @@ class Format(StrEnum):
     HTML = "html"
     JSON_LINES = "jsonl"
     PARQUET = "parquet"
+    DELTA = "delta"
 
 
 _FORMATS = {
@@ -34,6 +35,9 @@ _FORMATS = {
     "ndjson": Format.JSON_LINES,
     "parquet": Format.PARQUET,
 }
+# What table formats and their writers keep beside their data.
+_LOG = "_delta_log"
+_OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metadata"}
 _KINDS = ", ".join(f".{suffix}" for suffix in _FORMATS)
 _MAGIC = re.compile(r"[*?[]")
 # What a pattern is made of: a class of characters, a run of stars, or anything else.
@@ -64,9 +68,10 @@ def list_source(source: str) -> Iterator[SourceFile]:
     """
     The files of a corpus, in no order, found while they are asked for.
 
-    Within a folder hidden files and folders (``.x``) are passed over, and files of other kinds are counted in
-    one warning. Links to folders are not followed. A local folder takes no memory; of an object store, one
-    folder right below the source is held at a time.
+    A folder with a ``_delta_log`` is a Delta table, whose data files are those of its newest version. Within a
+    folder hidden files and folders (``.x``) and those of table writers (``_temporary``, ``_spark_metadata`` and the
+    like) are passed over, and files of other kinds are counted in one warning. Links to folders are not followed. A
+    local folder takes no memory; of an object store, one folder right below the source is held at a time.
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
@@ -81,6 +86,11 @@ def list_source(source: str) -> Iterator[SourceFile]:
         if (one := _format(found.name)) is None:
             raise InputError(f"{base} is of a kind that cannot be read; give {_KINDS}, or a folder of them.")
         yield SourceFile(base, found.name, found.size, found.stamp, one)
+        return
+    if found is not None and find_entry(f"{base}/{_LOG}") is not None:
+        from lucidworks_provider.documents.delta_rows import list_delta
+
+        yield from list_delta(base)
         return
     walk = _Walk(base)
     if found is None:
@@ -160,6 +170,15 @@ class _Walk:
                 if "/." in f"/{entry.name}":
                     continue
                 path = f"{below}{entry.name}"
+                parents = set(path.split("/")[: None if entry.folder else -1])
+                if _LOG in parents:
+                    table = f"{self.base}/{path}".partition(f"/{_LOG}")[0]
+                    raise InputError(
+                        f"source: {table} is a Delta table, whose files alone do not say which rows it has. Give it a "
+                        "task of its own, with the table as its source."
+                    )
+                if parents & _OF_WRITERS:
+                    continue
                 if entry.folder:
                     if self.deepest is None or path.count("/") < self.deepest:
                         folders.append(f"{path}/")

@@ -51,8 +51,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
     :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
-        ``.html``, ``.jsonl`` and ``.parquet``; or a list of ``{"id": …, "text": …}``. The id of a file that is one
-        document is its path below ``source``. (templated)
+        ``.html``, ``.jsonl`` and ``.parquet``; a Delta table; or a list of ``{"id": …, "text": …}``. The id of a file
+        that is one document is its path below ``source``. (templated)
     :param output_uri: URI of the folder of the tables, for one operator alone. (templated)
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
         (templated)
@@ -63,7 +63,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     :param listing: URI of a listing that
         :func:`~lucidworks_provider.corpus.shards.write_listings` has written, to be read instead of listing
         ``source``: a shard. (templated)
-    :param id_column: of ``.jsonl`` and ``.parquet`` files, the column of the document ids. (templated)
+    :param id_column: of ``.jsonl`` and ``.parquet`` files and of Delta tables, the column of the document ids.
+        (templated)
     :param text_column: of those files, the column of the texts. (templated)
     :param encoding: of text files; detected where it is not given. (templated)
     :param full_refresh: send every document again; needed after a change of the chunker, the model or their

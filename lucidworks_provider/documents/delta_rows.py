@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A Delta table as a source: the rows that one version of it has.
+
+A file of its data is a file of records. Its URI is ``TABLE@vVERSION``, its path the one in the table's log, and its
+stamp another one when rows of it were masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.parquet_rows import check_columns
+from lucidworks_provider.documents.records import Reading, read_record
+from lucidworks_provider.documents.source import Format, SourceFile
+from lucidworks_provider.errors import InputError
+
+if TYPE_CHECKING:
+    from lucidworks_provider.delta.log import Table
+
+
+def list_delta(uri: str) -> Iterator[SourceFile]:
+    """
+    The data files of a table's newest version.
+
+    :param uri: of the folder that has the log.
+    :raises InputError: the table needs what is not supported, which is named; or it has no rows.
+    :raises StorageError: its log cannot be read.
+    """
+    check_installed()
+    from lucidworks_provider.delta.log import read_table
+
+    table = read_table(uri)
+    if table is None or not table.files:
+        raise InputError(f"source: the Delta table {uri} has no rows.")
+    for path, file in table.files.items():
+        stamp = f"delta:{file.modified}:{'' if file.vector is None else file.vector.unique_id}"
+        yield SourceFile(f"{table.uri}@v{table.version}", path, file.size, stamp, Format.DELTA)
+
+
+def read_delta(file: SourceFile, reading: Reading) -> Iterator[Document | Unreadable]:
+    """
+    A document a row, without those that are masked.
+
+    :raises InputError: as :func:`check_delta`.
+    :raises StorageError: the file cannot be read.
+    """
+    import pyarrow as pa
+
+    from lucidworks_provider.delta.rows import ROW, read_rows
+
+    table = _check(file, reading)
+    columns = [reading.id_column, reading.text_column]
+    row = -1
+    try:
+        for batch in read_rows(table, columns=columns, files=[file.path], with_position=True, batch_rows=64):
+            values = (batch.column(name).to_pylist() for name in (ROW, *columns))
+            for row, document_id, text in zip(*values, strict=True):
+                yield read_record(f"{file.path}:{row + 1}", document_id, text, reading)
+    except (pa.ArrowException, UnicodeDecodeError) as err:
+        detail = f"It is broken behind row {row + 1:,}: {type(err).__name__}: {err!s:.200}"
+        yield Unreadable(file.path, Reason.INVALID, detail)
+
+
+def check_delta(file: SourceFile, reading: Reading) -> None:
+    """
+    Refuse a table without the columns that were named.
+
+    :raises InputError: names the columns that are there.
+    """
+    _check(file, reading)
+
+
+def check_installed() -> None:
+    """
+    Refuse Delta tables where what reads them is not installed.
+
+    :raises InputError: names the extra.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+        import pyroaring  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "Delta tables need pyarrow and pyroaring: pip install 'airflow-provider-lucidworks[documents]', on the "
+            "workers too."
+        ) from None
+
+
+def _check(file: SourceFile, reading: Reading) -> Table:
+    from lucidworks_provider.delta.schema import arrow_schema
+
+    check_installed()
+    table = _table(file.uri)
+    check_columns(file, arrow_schema(table.schema), reading)
+    return table
+
+
+@lru_cache(maxsize=4)
+def _table(uri: str) -> Table:
+    """A version does not change, so it is read once for all its files."""
+    from lucidworks_provider.delta.log import read_table
+
+    place, _, version = uri.rpartition("@v")
+    table = read_table(place, int(version))
+    if table is None:
+        raise InputError(f"source: {place} was a Delta table, and is none any more.")
+    return table
