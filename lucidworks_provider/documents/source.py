@@ -174,8 +174,8 @@ class _Walk:
                 if _LOG in parents:
                     table = f"{self.base}/{path}".partition(f"/{_LOG}")[0]
                     raise InputError(
-                        f"source: {table} is a Delta table, whose files alone do not say which rows it has. Give it a "
-                        "task of its own, with the table as its source."
+                        f"source: {table} is a Delta table, whose files alone do not say which rows it has. Give "
+                        "it a task of its own, with the table as its source."
                     )
                 if parents & _OF_WRITERS:
                     continue
