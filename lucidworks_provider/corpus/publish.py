@@ -526,7 +526,7 @@ def _write_upserts(output: str, scratch: Scratch, version: int) -> DataFile | No
     query = (
         "SELECT u.id, u.status, u.hash, u.size, u.stamp, u.file, u.part, u.first, u.chunks, u.tokens, "
         "coalesce(u.change, d.change), CASE WHEN u.change IS NULL THEN d.version ELSE ? END, "
-        "coalesce(d.presence, '[]'), u.reason, u.detail, u.attempts, u.rejected_hash, u.change "
+        "coalesce(d.presence, ''), u.reason, u.detail, u.attempts, u.rejected_hash, u.change "
         "FROM upserts u LEFT JOIN documents d ON d.id = u.id ORDER BY u.id"
     )
     count, schema = scratch.count("SELECT count(*) FROM upserts"), documents_schema()
@@ -539,7 +539,10 @@ def _write_upserts(output: str, scratch: Scratch, version: int) -> DataFile | No
         columns: list[Any] = list(zip(*rows, strict=True))
         changes = columns.pop()
         columns[presence] = [
-            [*json.loads(before), version] if change in {"added", "deleted"} else json.loads(before)
+            [
+                *map(int, before.split(",") if before else ()),
+                *([version] if change in {"added", "deleted"} else []),
+            ]
             for before, change in zip(columns[presence], changes, strict=True)
         ]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]

@@ -35,7 +35,6 @@ CREATE TABLE pieces (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TEXT
 CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT, hash TEXT)
     WITHOUT ROWID;
 CREATE TABLE failed (id TEXT PRIMARY KEY, hash TEXT, reason TEXT, detail TEXT, attempts INTEGER) WITHOUT ROWID;
-CREATE INDEX documents_file ON documents (file);
 CREATE INDEX new_file ON new (file);
 CREATE TABLE before (id TEXT PRIMARY KEY, attempts INTEGER, file TEXT) WITHOUT ROWID;
 """

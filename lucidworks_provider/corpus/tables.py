@@ -180,22 +180,24 @@ def load_documents(scratch: Scratch, documents: Table | None, shard: Shard | Non
         f"INSERT OR REPLACE INTO documents VALUES ({', '.join('?' * 20)}, 0, 0)",  # noqa: S608
         _document_rows(documents, shard),
     )
+    scratch.run("CREATE INDEX documents_file ON documents (file)")
 
 
 def _document_rows(documents: Table, shard: Shard | None) -> Iterator[tuple[Any, ...]]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     names = documents_schema().names
-    presence, file = names.index("presence"), names.index("source_file")
+    file = names.index("source_file")
     for batch in read_rows(documents, columns=names, with_position=True):
-        columns = [batch.column(name).to_pylist() for name in (*names, "_file", "_row")]
-        for values in zip(*columns, strict=True):
-            if shard is None or shard.has(values[file] or ""):
-                came_and_went = values[presence]
-                yield (
-                    *values[:presence],
-                    json.dumps(came_and_went),
-                    *values[presence + 1 :],
-                    len(came_and_went) % 2,
-                )
+        presence = batch.column("presence")
+        present = pc.bit_wise_and(pc.list_value_length(presence), 1)
+        # A list for each document would take longer than all the rest.
+        text = pc.binary_join(presence.cast(pa.list_(pa.string())), ",")
+        columns = [batch.column(name) for name in (*names, "_file", "_row")]
+        columns[names.index("presence")] = text
+        rows = zip(*(column.to_pylist() for column in (*columns, present)), strict=True)
+        yield from rows if shard is None else (row for row in rows if shard.has(row[file] or ""))
 
 
 def load_rejects(scratch: Scratch, *, remember: bool) -> None:
