@@ -29,7 +29,7 @@ from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
 from lucidworks_provider.corpus.shards import Shard
-from lucidworks_provider.corpus.tables import Tables, documents_schema, row_places
+from lucidworks_provider.corpus.tables import OWN, Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
     DataFile,
@@ -165,6 +165,11 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
         "UPDATE upserts SET status = 'rejected', reason = r.reason, detail = r.detail, attempts = r.attempts, "
         "rejected_hash = r.hash FROM rejects r WHERE r.id = upserts.id"
     )
+    # What is exactly as it was, such as a reject that was not tried again.
+    names = ("status", "size", "stamp", "file", "reason", "detail", "attempts", "rejected_hash")
+    same = " AND ".join(f"d.{name} IS upserts.{name}" for name in names)
+    as_before = f"SELECT 1 FROM documents d WHERE d.id = upserts.id AND NOT d.moved AND {same}"  # noqa: S608
+    scratch.run(f"DELETE FROM upserts WHERE change IS NULL AND EXISTS ({as_before})")  # noqa: S608
     count = {
         name: scratch.count("SELECT count(*) FROM upserts WHERE change = ?", name)
         for name in ("added", "changed", "deleted")
@@ -192,6 +197,7 @@ class Note:
     :param version: of ``chunks`` after it; None while it is only staged.
     :param upserts: the file of new rows of ``documents``, as an ``add`` of the log.
     :param transactions: of ``documents``, beside those of every run.
+    :param base: number of the run before it in ``documents``, onto which the second commit belongs.
     """
 
     number: int
@@ -201,6 +207,7 @@ class Note:
     version: int | None = None
     upserts: Mapping[str, Any] | None = None
     transactions: Mapping[str, int] = field(default_factory=dict)
+    base: int = 0
 
 
 def note_run(place: str, note: Note) -> None:
@@ -575,13 +582,13 @@ def _commit_documents(
         target = _Commit(uri, table, deletion_vectors=deletion_vectors)
         target.describe(schema, DOCUMENTS, "Documents of a corpus, and where their chunks are", {})
         masks: dict[str, Any] = {}
-        replaced = "SELECT doc_file, doc_row FROM documents WHERE id IN (SELECT id FROM upserts)"
+        replaced = "SELECT doc_file, doc_row FROM documents WHERE id IN (SELECT id FROM upserts) AND doc_row IS NOT NULL"
         for path, row in scratch.rows(replaced):
             target.mask_of(path, masks).add(row)
         new = {} if upserts is None else {upserts.path: upserts}
         for _ in _copied(target, target.replace(masks, new), masks, new, schema):
             pass
-        if target.commit(transactions, "MERGE"):
+        if target.commit({**transactions, OWN: target.version}, "MERGE"):
             return target.version
         if (table := read_table(uri)) is not None:
             scratch.run("UPDATE documents SET doc_file = NULL")

@@ -60,7 +60,7 @@ from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError, TooManyRejectsError
-from lucidworks_provider.storage import free_bytes, is_file, without_scheme, write_file, writing
+from lucidworks_provider.storage import free_bytes, is_file, names_in, without_scheme, write_file, writing
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +151,12 @@ def finish_held(output: str) -> None:
             f"{output}: run {number} has committed {CHUNKS} and not {DOCUMENTS}, and its note "
             f"{RUNS}/{number:08}.json is gone. Restore it, or choose another output."
         )
+    if note.base != tables.run:
+        raise InputError(
+            f"{output}: run {number} has committed {CHUNKS}, and {DOCUMENTS} is at run {tables.run} instead of "
+            f"{note.base}. Somebody restored one of the two tables. Restore {DOCUMENTS} to its newest version, or "
+            "choose another output."
+        )
     with Scratch() as scratch:
         load_documents(scratch, tables.documents)
         finish_run(output, scratch, tables, note)
@@ -190,7 +196,9 @@ def publish_shards(
             max((shard.dimension for shard in shards), default=0),
             all(shard.deletion_vectors for shard in shards),
         )
+        number = tables.number(lease.number)
         parts = [Part(**part) for shard in shards for part in shard.parts]
+        _check_files(output, parts)
         transactions = {shard_transaction(shard.shard): shard.number for shard in shards}
 
         def note(version: int, upserts: DataFile | None) -> None:
@@ -198,7 +206,7 @@ def publish_shards(
             returned = {**manifest, "version": version, "documents_version": documents}
             _report_shards(output, holder, returned, shards)
             action = None if upserts is None else upserts.add()["add"]
-            note_run(output, Note(lease.number, me, "", returned, version, action, transactions))
+            note_run(output, Note(number, me, "", returned, version, action, transactions, tables.run))
 
         for _ in range(COMMITS):
             with Scratch() as scratch:
@@ -213,7 +221,7 @@ def publish_shards(
                     tables,
                     parts,
                     settings,
-                    number=lease.number,
+                    number=number,
                     note=note,
                     check=lease.renew,
                     transactions=transactions,
@@ -276,6 +284,17 @@ def _check_unpublished(tables: Tables, shards: Sequence[Staged]) -> None:
             raise InputError(
                 f"staged: what shard {shard.shard} has staged was published before. Run the tasks of the shards "
                 "again."
+            )
+
+
+def _check_files(output: str, parts: Sequence[Part]) -> None:
+    """:raises InputError: files that shards have written are gone, as after the retention."""
+    there = set(names_in(below(output, CHUNKS)))
+    for part in parts:
+        if part.path and part.path not in there:
+            raise InputError(
+                f"staged: {CHUNKS}/{part.path} is gone. It was staged longer ago than the retention, or somebody "
+                "removed it. Run the tasks of the shards again."
             )
 
 
@@ -361,6 +380,10 @@ class _Run:
         self._dimension = self.tables.dimension if self._keep_old else 0
         self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
 
+    @property
+    def _number(self) -> int:
+        return self.tables.number(self.lease.number)
+
     def go(self) -> dict[str, Any]:
         corpus, scratch = self.corpus, self.scratch
         _load(scratch, self.tables, self.shard, corpus)
@@ -442,7 +465,7 @@ class _Run:
                 self.tables,
                 self.parts,
                 settings,
-                number=self.lease.number,
+                number=self._number,
                 note=note,
                 check=self.lease.renew,
             )
@@ -541,7 +564,7 @@ class _Run:
         returned = {**manifest, "version": version, "documents_version": documents}
         self._report(returned, stats)
         action = None if upserts is None else upserts.add()["add"]
-        note = Note(self.lease.number, self.me, self._journal.run, returned, version, action)
+        note = Note(self._number, self.me, self._journal.run, returned, version, action, base=self.tables.run)
         note_run(self.corpus.output, note)
 
     def _stage(self, manifest: Mapping[str, Any], settings: TableSettings, stats: RunStats) -> str:

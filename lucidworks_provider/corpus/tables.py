@@ -10,7 +10,8 @@ The two Delta tables of a catalogue, and what a run reads of them before it star
 A run commits ``chunks`` first. The application transaction :data:`RUN` has the run's number in both tables, so a run
 between its two commits is found by the next one, which makes the second. In ``documents`` the transaction
 :data:`DESCRIBES` has the version of ``chunks`` that its rows describe. When ``chunks`` is at another version, someone
-else has changed it: positions are read again, and documents without all their chunks are found.
+someone else has changed it: positions are read again, and documents without all their chunks are found. So they are
+when ``documents`` is at another version than our last commit of it, :data:`OWN`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Application transaction of ``documents``: the version that a run has committed itself.
+OWN = "lucidworks-documents"
 # Of somebody else's changes so many are named.
 _NAMED = 3
 
@@ -113,10 +116,23 @@ class Tables:
         return self.transactions.get(shard_transaction(shard.name), 0)
 
     @property
+    def chunks_run(self) -> int:
+        """Number of the last run that committed ``chunks``."""
+        return 0 if self.chunks is None else self.chunks.transactions.get(RUN, 0)
+
+    @property
     def half_done(self) -> int | None:
         """Number of a run that committed ``chunks`` and not ``documents``."""
-        number = 0 if self.chunks is None else self.chunks.transactions.get(RUN, 0)
-        return number if number > self.run else None
+        return self.chunks_run if self.chunks_run > self.run else None
+
+    @property
+    def documents_changed(self) -> bool:
+        """Whether somebody else has committed to ``documents`` since the last run, such as OPTIMIZE or RESTORE."""
+        return self.documents is not None and self.documents.version != self.transactions.get(OWN)
+
+    def number(self, lease: int) -> int:
+        """Of a run: that of its lease, but larger than those before, also if somebody has removed the leases."""
+        return max(lease, self.run + 1, self.chunks_run + 1)
 
 
 def read_tables(output: str) -> Tables:
@@ -216,15 +232,18 @@ def load_rejects(scratch: Scratch, *, remember: bool) -> None:
 
 def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["resend", "drop"] | None) -> None:
     """
-    Find out what somebody else has done to ``chunks`` since the last run, such as OPTIMIZE or DELETE.
+    Find out what somebody else has done to the tables since the last run, such as OPTIMIZE, DELETE or RESTORE.
 
-    Reads the ids of all its rows when its version is not the one that ``documents`` describes, and nothing otherwise.
+    Reads the ids of all chunks when one of the tables is at another version than the last run has left it, and
+    nothing otherwise.
 
     :param on_missing_chunks: of documents without all their chunks: ``resend`` them, or ``drop`` what is left of them
         until their text changes; None where others have looked for such documents.
     """
     chunks, documents = tables.chunks, tables.documents
-    if chunks is None or documents is None or documents.transactions.get(DESCRIBES) == chunks.version:
+    if chunks is None or documents is None:
+        return
+    if documents.transactions.get(DESCRIBES) == chunks.version and not tables.documents_changed:
         return
     scratch.run("CREATE TEMP TABLE found (id TEXT, hash TEXT, part TEXT, first INTEGER, count INTEGER)")
     scratch.many("INSERT INTO found VALUES (?, ?, ?, ?, ?)", _stretches(chunks))
@@ -233,9 +252,17 @@ def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["rese
     scratch.run(
         "CREATE TEMP TABLE sums AS SELECT found.id, sum(count) FILTER (WHERE found.hash IS documents.hash) AS count, "
         "sum(count) AS total, count(*) AS stretches, min(found.part) AS part, min(found.first) AS first "
-        "FROM found JOIN documents ON documents.id = found.id GROUP BY found.id"
+        "FROM found LEFT JOIN documents ON documents.id = found.id GROUP BY found.id"
     )
     scratch.run("CREATE UNIQUE INDEX temp.sums_id ON sums (id)")
+    if tables.documents_changed:
+        # Rows of `documents` may be gone, as after a RESTORE. Were they not known, their chunks would stay.
+        scratch.run(
+            "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "
+            "SELECT id, 'ok', total, 0, '0', 0, 1, 1 FROM sums "
+            "WHERE id NOT IN (SELECT id FROM documents WHERE present) ON CONFLICT (id) DO UPDATE SET hash = NULL, "
+            "chunks = excluded.chunks, first = NULL, present = 1, moved = 1, presence = ltrim(presence || ',0', ',')"
+        )
     # What stands at several places has none; it is looked for when it has to be removed.
     scratch.run(
         "UPDATE documents SET part = sums.part, first = CASE WHEN sums.stretches = 1 THEN sums.first END, moved = 1 "

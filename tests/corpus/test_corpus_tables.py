@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -479,6 +480,68 @@ def test_a_note_that_is_gone_is_an_error(world: World, monkeypatch: pytest.Monke
         world.run()
 
 
+def test_leases_that_somebody_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of a run grows all the same, so its half-done commit is found."""
+    world.write("1.txt", "The first.")
+    for text in ("The first.", "The second.", "The third."):
+        world.write("1.txt", text)
+        world.run()
+    shutil.rmtree(world.output / "lease")
+    world.write("1.txt", "The fourth.")
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_commit_documents", lambda *args, **kwargs: (_ for _ in ()).throw(Died()))
+        with pytest.raises(Died):
+            world.run()
+    world.service.forget()
+    assert world.run()["skipped"] == 1
+    assert (world.service.posted, world.texts()) == ([], {"1.txt": "The fourth."})
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_documents_that_were_restored_alone(
+    world: World, duck: duckdb.DuckDBPyConnection, changed: bool
+) -> None:
+    """Chunks that they know nothing of are not doubled."""
+    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(6)}
+    for name in ("0.txt", "1.txt", "2.txt"):
+        world.write(name, texts[name])
+    world.run()
+    texts["1.txt"] = "Another text."
+    for name, text in texts.items():
+        world.write(name, text)
+    world.run()
+    deltalake.DeltaTable(str(world.output / "documents")).restore(0)
+    if changed:
+        texts["2.txt"], texts["4.txt"] = "Changed.", "Changed as well."
+        world.write("2.txt", texts["2.txt"])
+        world.write("4.txt", texts["4.txt"])
+
+    delta = world.run()
+
+    assert world.texts() == texts
+    assert world.statuses() == dict.fromkeys(texts, "ok")
+    assert delta["documents"] == 6
+    agree(world, duck)
+    assert world.run()["version"] == delta["version"]
+
+
+def test_a_night_with_old_rejects_commits_nothing(world: World) -> None:
+    """A text of which the service gave no chunk is not sent again, and nothing is written about it again."""
+    world.write("1.txt", "A text.")
+    world.write("2.txt", "No chunk of this.")
+    world.service.answer = lambda text, body: (
+        body
+        if text == "A text." or "chunkedData" not in body
+        else body | {"chunkedData": [{"chunks": [], "spans": [], "vectors": []}]}
+    )
+    world.set(max_reject_ratio=1.0)
+    first = world.run()
+    assert (first["rejected"], world.statuses()["2.txt"]) == (1, "rejected")
+    second = world.run()
+    assert (second["rejected"], second["submitted"]) == (1, 0)
+    assert second["documents_version"] == first["documents_version"]
+
+
 # -- folders of others -------------------------------------------------------------------------------------
 
 
@@ -500,8 +563,6 @@ def test_a_table_that_was_upgraded(world: World) -> None:
 
 
 def test_one_table_is_missing(world: World) -> None:
-    import shutil
-
     world.write("1.txt", "A text.")
     world.run()
     shutil.rmtree(world.output / "chunks")

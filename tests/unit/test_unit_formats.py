@@ -111,7 +111,7 @@ def test_the_note_of_a_run(catalogue: Path) -> None:
     note = read_note(str(catalogue), 7)
     assert note is not None
     assert (note.version, note.me["life"], note.returned["documents"]) == (0, 2, 2)
-    assert json.loads(json.dumps(asdict(note))) == json.loads(NOTE) | {"transactions": {}}
+    assert json.loads(json.dumps(asdict(note))) == json.loads(NOTE) | {"transactions": {}, "base": 0}
     assert run_numbers(str(catalogue)) == [7]
 
 
