@@ -582,7 +582,8 @@ def _commit_documents(
         target = _Commit(uri, table, deletion_vectors=deletion_vectors)
         target.describe(schema, DOCUMENTS, "Documents of a corpus, and where their chunks are", {})
         masks: dict[str, Any] = {}
-        replaced = "SELECT doc_file, doc_row FROM documents WHERE id IN (SELECT id FROM upserts) AND doc_row IS NOT NULL"
+        known = "SELECT doc_file, doc_row FROM documents WHERE doc_row IS NOT NULL"
+        replaced = f"{known} AND id IN (SELECT id FROM upserts)"  # noqa: S608
         for path, row in scratch.rows(replaced):
             target.mask_of(path, masks).add(row)
         new = {} if upserts is None else {upserts.path: upserts}
