@@ -493,7 +493,7 @@ class _Run:
                 "on from what has been kept."
             )
         log.info("%s: somebody else has committed meanwhile; its files are read again.", self.corpus.output)
-        reconcile(self.scratch, self.tables, self.corpus.on_missing_chunks)
+        reconcile(self.scratch, self.tables, self.corpus.on_missing_chunks, whole=self.shard is None)
 
     @property
     def _documents_version(self) -> int | None:
@@ -668,7 +668,7 @@ class _Run:
 def _load(scratch: Scratch, tables: Tables, shard: Shard | None, corpus: Corpus) -> None:
     load_documents(scratch, tables.documents, shard)
     load_rejects(scratch, remember=not corpus.full_refresh)
-    reconcile(scratch, tables, corpus.on_missing_chunks)
+    reconcile(scratch, tables, corpus.on_missing_chunks, whole=shard is None)
 
 
 def _plan(corpus: Corpus, scratch: Scratch, tables: Tables, *, exact: bool) -> tuple[Plan, Planned]:

@@ -230,7 +230,13 @@ def load_rejects(scratch: Scratch, *, remember: bool) -> None:
         )
 
 
-def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["resend", "drop"] | None) -> None:
+def reconcile(
+    scratch: Scratch,
+    tables: Tables,
+    on_missing_chunks: Literal["resend", "drop"] | None,
+    *,
+    whole: bool = True,
+) -> None:
     """
     Find out what somebody else has done to the tables since the last run, such as OPTIMIZE, DELETE or RESTORE.
 
@@ -239,6 +245,7 @@ def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["rese
 
     :param on_missing_chunks: of documents without all their chunks: ``resend`` them, or ``drop`` what is left of them
         until their text changes; None where others have looked for such documents.
+    :param whole: whether the scratch database has all documents, and not only those of a shard.
     """
     chunks, documents = tables.chunks, tables.documents
     if chunks is None or documents is None:
@@ -255,7 +262,7 @@ def reconcile(scratch: Scratch, tables: Tables, on_missing_chunks: Literal["rese
         "FROM found LEFT JOIN documents ON documents.id = found.id GROUP BY found.id"
     )
     scratch.run("CREATE UNIQUE INDEX temp.sums_id ON sums (id)")
-    if tables.documents_changed:
+    if whole and tables.documents_changed:
         # Rows of `documents` may be gone, as after a RESTORE. Were they not known, their chunks would stay.
         scratch.run(
             "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pytest
 from corpus_world import World  # noqa: TC002
 
@@ -274,3 +275,37 @@ def test_files_that_are_gone_are_no_part_of_a_version(world: World, texts: dict[
         commit(world, staged)
     assert night(world, 2)["added"] == 14
     assert world.texts() == texts
+
+
+@pytest.mark.parametrize("table", ["chunks", "documents"])
+def test_somebody_else_rewrites_the_files_between_two_nights(
+    world: World, texts: dict[str, str], table: str
+) -> None:
+    night(world)
+    texts["03.txt"] = "Another."
+    world.write("03.txt", texts["03.txt"])
+    night(world)
+    deltalake.DeltaTable(str(world.output / table)).optimize.compact()
+    texts["04.txt"] = "Another one, too."
+    world.write("04.txt", texts["04.txt"])
+    (world.source / "05.txt").unlink()
+    del texts["05.txt"]
+    world.service.forget()
+    whole = night(world)
+    assert world.service.posted == ["Another one, too."]
+    assert [whole[name] for name in ("added", "changed", "removed")] == [0, 1, 1]
+    assert world.texts() == texts
+    assert night(world)["version"] == whole["version"]
+
+
+def test_documents_that_somebody_restored(world: World, texts: dict[str, str]) -> None:
+    for name in list(texts)[7:]:
+        (world.source / name).unlink()
+    night(world)
+    for name, text in texts.items():
+        world.write(name, text)
+    night(world)
+    deltalake.DeltaTable(str(world.output / "documents")).restore(0)
+    night(world)
+    assert world.texts() == texts
+    assert world.statuses() == dict.fromkeys(texts, "ok")
