@@ -32,9 +32,12 @@ from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.corpus.tables import OWN, Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
+    LOG,
     DataFile,
+    LogFiles,
     Table,
     commit,
+    file_uri,
     metadata_action,
     protocol_action,
     read_table,
@@ -364,10 +367,11 @@ class _Commit:
         """
         copied, vectors = [], {}
         for path, rows in masks.items():
-            file = new.get(path) or self.files[path]
-            if len(rows) >= (file.records or 0):
+            records = (new.get(path) or self.files[path]).records
+            if records is not None and len(rows) >= records:
                 self.remove(path)
-            elif not self._vectors or len(rows) > COPY_SHARE * (file.records or 0):
+            elif records is None or not self._vectors or len(rows) > COPY_SHARE * records:
+                # Another writer may have left out how many rows a file has.
                 copied.append(path)
             else:
                 vectors[path] = rows
@@ -411,7 +415,11 @@ def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], sett
         DIMENSION: str(settings.dimension),
     }
     target.describe(schema, CHUNKS, "Chunks of a corpus, made by Lucidworks AI", configuration)
-    new = {part.path: DataFile(part.path, part.bytes, _now(), part.chunks) for part in parts if part.path}
+    new = {
+        part.path: DataFile(part.path, part.bytes, _now(), part.chunks)
+        for part in parts
+        if part.path and part.path not in target.files
+    }
     masks = _chunk_masks(target, scratch, new)
     copied = target.replace(masks, new)
     if not copied:
@@ -420,7 +428,9 @@ def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], sett
     scratch.run("DELETE FROM moved")
     for placed in _copied(target, copied, masks, new, schema):
         scratch.many("INSERT OR IGNORE INTO moved VALUES (?, ?, ?)", placed)
-    as_they_are = _AS_IT_IS.format(status="d.status", hash="d.hash")
+    as_they_are = _AS_IT_IS.format(status="d.status", hash="d.hash").replace(
+        "NULL, NULL, NULL, 0, NULL", "NULL, d.reason, d.detail, d.attempts, d.rejected_hash"
+    )
     scratch.run(
         f"INSERT OR IGNORE INTO upserts SELECT {as_they_are} FROM documents d JOIN moved m ON m.id = d.id "  # noqa: S608
         "LEFT JOIN touched t ON t.id = d.id"
@@ -592,6 +602,9 @@ def _commit_documents(
         if target.commit({**transactions, OWN: target.version}, "MERGE"):
             return target.version
         if (table := read_table(uri)) is not None:
+            if table.transactions.get(RUN, 0) >= transactions[RUN]:
+                # Another run has found this one between its two commits, and has made the second.
+                return table.version
             scratch.run("UPDATE documents SET doc_file = NULL")
             scratch.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(table))
     raise OutputBusyError(f"{uri}: somebody else commits to it all the time. Stop that, and try again.")
@@ -631,6 +644,7 @@ class Staged:
     What the task of a shard has made, and no version has yet.
 
     :param number: of the shard's run.
+    :param base: number of the run whose tables it was compared with.
     :param upserts: URI of the rows that :func:`settle` has decided; empty where there are none.
     :param stats: for the report.
     """
@@ -644,6 +658,7 @@ class Staged:
     upserts: str
     returned: Mapping[str, Any]
     stats: Mapping[str, Any]
+    base: int
 
 
 _STAGED = (
@@ -691,6 +706,7 @@ def stage(
         "" if empty else rows,
         note.returned,
         stats,
+        note.base,
     )
     write_file(uri, json.dumps(asdict(staged)).encode())
     # Last: who finds the note finds all of it.
@@ -795,11 +811,16 @@ def maintain(output: str, retention: float) -> None:
         if table is None:
             continue
         now = time.time()
-        if table.version and table.version % CHECKPOINT_EVERY == 0:
+        if table.version - last_checkpoint(table) >= CHECKPOINT_EVERY:
             write_checkpoint(table, retention_s=retention)
         vacuum(table, retention, now, _OUR_FILES)
         clean_log(table, retention, now)
     discard(*(_note_uri(output, number) for number in run_numbers(output)[KEPT_NOTES:]))
+
+
+def last_checkpoint(table: Table) -> int:
+    """Version of the newest checkpoint of a table, whoever wrote it; 0 where there is none."""
+    return max(LogFiles.of(names_in(file_uri(table.uri, LOG))).checkpoints, default=0)
 
 
 def _now() -> int:

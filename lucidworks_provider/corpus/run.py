@@ -59,7 +59,7 @@ from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RA
 from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source
-from lucidworks_provider.errors import InputError, OutputBusyError, StorageError, TooManyRejectsError
+from lucidworks_provider.errors import InputError, LucidworksError, OutputBusyError, TooManyRejectsError
 from lucidworks_provider.storage import free_bytes, is_file, names_in, without_scheme, write_file, writing
 
 log = logging.getLogger(__name__)
@@ -176,8 +176,6 @@ def publish_shards(
     :return: versions, counts and addresses of the whole.
     :raises InputError: they do not belong together.
     """
-    shards = [read_staged(uri) for uri in uris]
-    options = _check_shards(shards)
     lease = Lease(output)
     lease.acquire(holder, wait_seconds)
     try:
@@ -187,9 +185,12 @@ def publish_shards(
         if (done := returned_before(output, me, tables.run, everything=holder.try_number > 1)) is not None:
             log.info("An earlier try of this task has done it all, and died before it could say so.")
             return done
+        shards = [read_staged(uri) for uri in uris]
+        options = _check_shards(shards)
         if tables.options is None:
             check_empty(output, _OURS)
         _check_unpublished(tables, shards)
+        _check_base(output, tables, shards)
         manifest = _sums(output, shards, tables)
         settings = TableSettings(
             options,
@@ -230,7 +231,7 @@ def publish_shards(
                 manifest["version"], manifest["documents_version"] = versions
                 try:
                     maintain(output, retention)
-                except StorageError as err:
+                except LucidworksError as err:
                     log.warning("The commit stands; what is no longer needed could not be removed: %s", err)
                 log.info(
                     "Version %s: %s documents, %s chunks of %s shards.",
@@ -287,14 +288,35 @@ def _check_unpublished(tables: Tables, shards: Sequence[Staged]) -> None:
             )
 
 
+def _check_base(output: str, tables: Tables, shards: Sequence[Staged]) -> None:
+    """:raises InputError: what was staged was compared with other tables, or was made with another configuration."""
+    options = tables.options
+    for shard in shards:
+        if shard.base != tables.run:
+            raise InputError(
+                f"staged: shard {shard.shard} was compared with run {shard.base} of {output}, which is at run "
+                f"{tables.run} by now. Run the tasks of the shards again, and nothing else in between."
+            )
+        if (
+            options is not None
+            and options == shard.options
+            and shard.dimension not in {0, tables.dimension or shard.dimension}
+        ):
+            raise InputError(
+                f"staged: shard {shard.shard} has vectors of {shard.dimension} numbers, and {output} of "
+                f"{tables.dimension}: the deployment changed. Run all shards with full_refresh=True."
+            )
+
+
 def _check_files(output: str, parts: Sequence[Part]) -> None:
     """:raises InputError: files that shards have written are gone, as after the retention."""
     there = set(names_in(below(output, CHUNKS)))
     for part in parts:
         if part.path and part.path not in there:
             raise InputError(
-                f"staged: {CHUNKS}/{part.path} is gone. It was staged longer ago than the retention, or somebody "
-                "removed it. Run the tasks of the shards again."
+                f"{output}: {CHUNKS}/{part.path} is gone. It was written longer ago than the retention, or somebody "
+                "removed it, e.g. by VACUUM. Try again, or run the tasks of the shards again; its documents are sent "
+                "again."
             )
 
 
@@ -351,13 +373,16 @@ def returned_before(
     :param published: number of the last run that is in the tables; None where it only has to be staged.
     :param everything: look for it among earlier runs too: another run may have come between the two.
     """
+    expected = published
     for number in run_numbers(place):
         note = read_note(place, number)
-        if note is not None and (published is None or number <= published):
+        # A note without its commit is of a run that died before it: no later one was made on top of it.
+        if note is not None and expected in {None, number}:
             if note.me == me:
                 return dict(note.returned)
             if not everything:
                 break
+            expected = None if published is None else note.base
     return None
 
 
@@ -382,6 +407,8 @@ class _Run:
 
     @property
     def _number(self) -> int:
+        if self.shard is not None:
+            return max(self.lease.number, self.tables.staged(self.shard) + 1)
         return self.tables.number(self.lease.number)
 
     def go(self) -> dict[str, Any]:
@@ -459,6 +486,7 @@ class _Run:
                 manifest["staged"] = self._stage(manifest, settings, stats)
                 self._told(manifest, stats)
                 return manifest
+            _check_files(self.corpus.output, self.parts)
             versions = publish(
                 self.corpus.output,
                 self.scratch,
@@ -570,7 +598,7 @@ class _Run:
     def _stage(self, manifest: Mapping[str, Any], settings: TableSettings, stats: RunStats) -> str:
         assert self.shard is not None  # noqa: S101
         self._report(manifest, stats)
-        note = Note(self.lease.number, self.me, self._journal.run, dict(manifest))
+        note = Note(self._number, self.me, self._journal.run, dict(manifest), base=self.tables.run)
         self.lease.renew()
         return stage(
             self.place,
@@ -630,7 +658,7 @@ class _Run:
             log.warning(
                 "The commit stands; what is left over of the run is the next one's to remove: %s", err
             )
-        except StorageError as err:
+        except LucidworksError as err:
             log.warning("What is left over of the run could not be removed; the next one will: %s", err)
 
     def _report(self, manifest: Mapping[str, Any], stats: RunStats) -> None:

@@ -282,7 +282,14 @@ def reconcile(
         "WHERE present AND (coalesce(sums.count, 0) != documents.chunks OR sums.total != sums.count)"
     )
     count = scratch.count(f"SELECT count(*) {missing}")
-    if count and on_missing_chunks:
+    if count and on_missing_chunks is None:
+        # Their rows are looked for where they have to be removed.
+        scratch.run(
+            "UPDATE documents SET first = NULL, moved = 1, "  # noqa: S608
+            "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0) "
+            f"WHERE id IN (SELECT documents.id {missing})"
+        )
+    elif count:
         some = [row[0] for row in scratch.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]
         log.warning(
             "%s: since the last run somebody has removed or replaced chunks of %s documents (%s, …); "

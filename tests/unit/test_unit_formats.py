@@ -47,7 +47,7 @@ NOTE = r"""{"number": 7, "me": {"instance": ["d", "r", "t", -1], "life": 2}, "jo
     "returned": {"documents": 2, "version": 0}, "version": 0, "upserts": {"path": "20261129T122309-f5ed6497.parquet",
     "partitionValues": {}, "size": 3717, "dataChange": true, "modificationTime": 1795954989498,
     "stats": "{\"numRecords\":2}"}}"""
-STAGED = """{"shard": "002-of-004", "number": 5, "options": {"chunker": "sentence", "model_id": "gte-small",
+STAGED = """{"shard": "002-of-004", "number": 5, "base": 4, "options": {"chunker": "sentence", "model_id": "gte-small",
     "data_type": "passage", "chunker_config": {}, "model_config": {}}, "dimension": 384, "deletion_vectors": true,
     "parts": [{"path": "20261129T122308-af4dd852.parquet", "index": "PLACE/index.parquet", "documents": 2, "chunks": 3,
     "tokens": 14, "bytes": 2003, "dimension": 384}], "upserts": "PLACE/staged/00000005.parquet",

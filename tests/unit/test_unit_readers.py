@@ -530,4 +530,4 @@ def test_small_files_are_cheap(tmp_path: Path) -> None:
 
 
 def test_formats_are_all_read() -> None:
-    assert {Format.TEXT, Format.HTML, Format.JSON_LINES, Format.PARQUET} == set(Format)
+    assert {Format.TEXT, Format.HTML, Format.JSON_LINES, Format.PARQUET, Format.DELTA} == set(Format)
