@@ -790,6 +790,12 @@ def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
         "UPDATE upserts SET change = NULL WHERE change = 'deleted' AND NOT EXISTS "
         "(SELECT 1 FROM documents d WHERE d.id = upserts.id AND d.present)"
     )
+    # A reject may have been in the file of another shard, and keeps the chunks that it had.
+    scratch.run(
+        "UPDATE upserts SET hash = d.hash, size = d.size, stamp = d.stamp, file = d.file, part = d.part, "
+        "chunks = d.chunks, tokens = d.tokens FROM documents d WHERE d.id = upserts.id AND d.present "
+        "AND upserts.change IS NULL AND upserts.status = 'rejected'"
+    )
     scratch.run(
         "UPDATE upserts SET part = d.part, first = d.first FROM documents d "
         "WHERE d.id = upserts.id AND upserts.change IS NULL AND upserts.chunks > 0"

@@ -262,14 +262,17 @@ def reconcile(
         "FROM found LEFT JOIN documents ON documents.id = found.id GROUP BY found.id"
     )
     scratch.run("CREATE UNIQUE INDEX temp.sums_id ON sums (id)")
+    # Chunks of documents that are not there, as after a RESTORE of `chunks`, or whose rows of `documents` are gone:
+    # were these documents not known, their chunks would stay.
+    known = "id IN (SELECT id FROM documents WHERE NOT present)"
     if whole and tables.documents_changed:
-        # Rows of `documents` may be gone, as after a RESTORE. Were they not known, their chunks would stay.
-        scratch.run(
-            "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "
-            "SELECT id, 'ok', total, 0, '0', 0, 1, 1 FROM sums "
-            "WHERE id NOT IN (SELECT id FROM documents WHERE present) ON CONFLICT (id) DO UPDATE SET hash = NULL, "
-            "chunks = excluded.chunks, first = NULL, present = 1, moved = 1, presence = ltrim(presence || ',0', ',')"
-        )
+        known = "id NOT IN (SELECT id FROM documents WHERE present)"
+    scratch.run(
+        "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "  # noqa: S608
+        f"SELECT id, 'ok', total, 0, '0', 0, 1, 1 FROM sums WHERE {known} "
+        "ON CONFLICT (id) DO UPDATE SET hash = NULL, chunks = excluded.chunks, first = NULL, present = 1, moved = 1, "
+        "presence = ltrim(presence || ',0', ',')"
+    )
     # What stands at several places has none; it is looked for when it has to be removed.
     scratch.run(
         "UPDATE documents SET part = sums.part, first = CASE WHEN sums.stretches = 1 THEN sums.first END, moved = 1 "

@@ -309,3 +309,29 @@ def test_documents_that_somebody_restored(world: World, texts: dict[str, str]) -
     night(world)
     assert world.texts() == texts
     assert world.statuses() == dict.fromkeys(texts, "ok")
+
+
+def test_a_document_that_moves_to_another_shard_and_is_rejected_there(world: World) -> None:
+    def lines(*ids: str, text: str = "Text of {}. ") -> str:
+        return "".join(json.dumps({"id": one, "text": text.format(one) * 40}) + "\n" for one in ids)
+
+    world.set(prune=True, max_reject_ratio=1.0)
+    names = [f"{letter}.jsonl" for letter in "abcdefgh"]
+    for name in names:
+        world.write(name, lines(name[0]))
+    world.write("a.jsonl", lines("a", "x"))
+    night(world, 5)
+    before = [row for row in world.rows() if row["document_id"] == "x"]
+    world.service.answer = lambda text, body: (
+        {"chunkingId": body["chunkingId"], "status": "ERROR"} if text.startswith("Bad") else body
+    )
+    world.write("a.jsonl", lines("a"))
+    for name in names[1:]:
+        world.write(name, lines(name[0]) + (lines("x", text="Bad {}. ") if name == "h.jsonl" else ""))
+    night(world, 5)
+    assert [row for row in world.rows() if row["document_id"] == "x"] == before
+    assert world.statuses()["x"] == "rejected"
+    world.write("h.jsonl", lines("h") + lines("x", text="Good {}. "))
+    night(world, 5)
+    assert world.texts()["x"] == "Good x. " * 40
+    assert world.statuses()["x"] == "ok"

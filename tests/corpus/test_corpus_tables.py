@@ -322,6 +322,20 @@ def test_somebody_else_restores_one_of_the_tables(world: World, size: int) -> No
     assert world.run()["skipped"] == 2
 
 
+def test_somebody_else_restores_what_was_pruned(world: World) -> None:
+    world.set(prune=True)
+    for one in ("1.txt", "2.txt"):
+        world.write(one, f"The text of {one}. " * 30)
+    world.run()
+    (world.source / "2.txt").unlink()
+    world.run()
+    _rewritten(world).restore(0)
+    delta = world.run()
+    assert set(world.texts()) == {"1.txt"}
+    assert delta["chunks"] == len(world.rows())
+    assert world.run()["version"] == delta["version"]
+
+
 @pytest.mark.parametrize("table", ["chunks", "documents"])
 def test_somebody_else_commits_between_reading_and_committing(
     world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, table: str
