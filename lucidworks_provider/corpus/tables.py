@@ -9,9 +9,9 @@ The two Delta tables of a catalogue, and what a run reads of them before it star
 
 A run commits ``chunks`` first. The application transaction :data:`RUN` has the run's number in both tables, so a run
 between its two commits is found by the next one, which makes the second. In ``documents`` the transaction
-:data:`DESCRIBES` has the version of ``chunks`` that its rows describe, and :data:`OWN` the version that the run made. If
-one of the tables is at another version, somebody else has changed it: :func:`reconcile` reads the positions again, and
-finds documents without all their chunks.
+:data:`DESCRIBES` has the version of ``chunks`` that its rows describe, and :data:`OWN` the version that the run made.
+If one of the tables is at another version, somebody else has changed it: :func:`reconcile` reads the positions
+again, and finds documents without all their chunks.
 """
 
 from __future__ import annotations
