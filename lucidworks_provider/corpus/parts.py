@@ -18,7 +18,7 @@ from lucidworks_provider.api.validation import check_chunks
 from lucidworks_provider.corpus.journal import Place
 from lucidworks_provider.corpus.plan import Candidate, Piece
 from lucidworks_provider.corpus.scratch import Row
-from lucidworks_provider.documents.chunk_columns import ChunkColumns, as_stored
+from lucidworks_provider.documents.chunk_columns import ChunkColumns, stored_chunk_schema
 from lucidworks_provider.documents.dataset import CHUNKS, below, new_name
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import EmptyResultError, InputError, MalformedAnswerError
@@ -286,7 +286,7 @@ class PartWriter:
         self.bytes += self._columns.nbytes
         batch = self._columns.take()
         if batch is not None:
-            self._data.write(as_stored(batch))
+            self._data.write(batch.cast(stored_chunk_schema(self._options, self.dimension)))
 
 
 def not_covered(gap: str) -> str:

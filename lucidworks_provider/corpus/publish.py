@@ -32,12 +32,9 @@ from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.corpus.tables import OWN, Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
-    LOG,
     DataFile,
-    LogFiles,
     Table,
     commit,
-    file_uri,
     metadata_action,
     protocol_action,
     read_table,
@@ -817,16 +814,12 @@ def maintain(output: str, retention: float) -> None:
         if table is None:
             continue
         now = time.time()
-        if table.version - last_checkpoint(table) >= CHECKPOINT_EVERY:
+        # Other writers commit and write checkpoints, too.
+        if table.version - max(table.checkpoint, 0) >= CHECKPOINT_EVERY:
             write_checkpoint(table, retention_s=retention)
         vacuum(table, retention, now, _OUR_FILES)
         clean_log(table, retention, now)
     discard(*(_note_uri(output, number) for number in run_numbers(output)[KEPT_NOTES:]))
-
-
-def last_checkpoint(table: Table) -> int:
-    """Version of the newest checkpoint of a table, whoever wrote it; 0 where there is none."""
-    return max(LogFiles.of(names_in(file_uri(table.uri, LOG))).checkpoints, default=0)
 
 
 def _now() -> int:

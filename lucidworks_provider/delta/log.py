@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
@@ -226,6 +226,7 @@ class Table:
     :param protocol: the ``protocol`` action.
     :param txns: the last ``txn`` action of each application.
     :param timestamp_ms: of the version's commit; None where a checkpoint replaced it.
+    :param checkpoint: version of the one that it was read from; -1 for none.
     """
 
     uri: str
@@ -237,6 +238,7 @@ class Table:
     protocol: Mapping[str, Any]
     txns: Mapping[str, Mapping[str, Any]]
     timestamp_ms: int | None
+    checkpoint: int = -1
 
     @property
     def transactions(self) -> dict[str, int]:
@@ -389,7 +391,7 @@ def _read_table(uri: str, version: int | None) -> Table | None:
     for one in range(base + 1, wanted + 1):
         with _corrupt(place := log_uri(uri, commit_name(one))):
             replay.apply(_read_actions(place))
-    return replay.table(uri, wanted)
+    return replace(replay.table(uri, wanted), checkpoint=base)
 
 
 def _ranges(versions: Sequence[int]) -> str:

@@ -65,17 +65,6 @@ def delta_schema(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-def file_schema(schema: pa.Schema) -> pa.Schema:
-    """
-    The same columns as the data files of a table store them.
-
-    Fixed-size lists become lists: Polars refuses files with them. Unsigned bytes become 16-bit integers.
-
-    :raises InputError: as :func:`delta_schema`.
-    """
-    return arrow_schema(delta_schema(schema)).with_metadata(schema.metadata)
-
-
 def _delta_type(field: pa.Field) -> Any:
     import pyarrow as pa
 

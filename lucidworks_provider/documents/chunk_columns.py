@@ -90,26 +90,6 @@ def stored_chunk_schema(options: ChunkingOptions, dimension: int) -> pa.Schema:
     return plain.set(position, pa.field("vector", stored, False, about)).remove_metadata()
 
 
-def as_stored(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch of :func:`chunk_schema` with the columns of :func:`stored_chunk_schema`."""
-    import pyarrow as pa
-
-    position = batch.schema.get_field_index("vector")
-    vectors = batch.column(position)
-    flat, dimension = vectors.values, vectors.type.list_size
-    flat = flat.cast(pa.int16()) if flat.type == pa.uint8() else flat
-    offsets = (
-        pa.array(range(0, len(flat) + 1, dimension), pa.int32())
-        if dimension
-        else pa.array([0] * (len(vectors) + 1), pa.int32())
-    )
-    stored = pa.ListArray.from_arrays(
-        offsets, flat, type=pa.list_(pa.field("element", flat.type, nullable=False))
-    )
-    field = pa.field("vector", stored.type, nullable=False)
-    return batch.set_column(position, field, stored).replace_schema_metadata()
-
-
 def check_dimension(document_id: str, chunks: Sequence[Chunk], before: int) -> int:
     """
     The length of all vectors of a document.

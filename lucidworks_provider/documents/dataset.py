@@ -52,7 +52,7 @@ def new_name() -> str:
 
 def check_installed() -> None:
     """
-    Refuse tables where what writes and reads them is not installed.
+    Refuse Delta tables where what writes and reads them is not installed.
 
     :raises InputError: names the extra.
     """
@@ -61,8 +61,8 @@ def check_installed() -> None:
         import pyroaring  # noqa: F401
     except ImportError:
         raise InputError(
-            "The tables of a corpus need pyarrow and pyroaring: pip install "
-            "'airflow-provider-lucidworks[documents]', on the workers too."
+            "Delta tables need pyarrow and pyroaring: pip install 'airflow-provider-lucidworks[documents]', on the "
+            "workers too."
         ) from None
 
 

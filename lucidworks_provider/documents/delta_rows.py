@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from lucidworks_provider.documents.dataset import check_installed
 from lucidworks_provider.documents.document import Document, Reason, Unreadable
 from lucidworks_provider.documents.parquet_rows import check_columns
 from lucidworks_provider.documents.records import Reading, read_record
@@ -72,22 +73,6 @@ def check_delta(file: SourceFile, reading: Reading) -> None:
     :raises InputError: names the columns that are there.
     """
     _check(file, reading)
-
-
-def check_installed() -> None:
-    """
-    Refuse Delta tables where what reads them is not installed.
-
-    :raises InputError: names the extra.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-        import pyroaring  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "Delta tables need pyarrow and pyroaring: pip install 'airflow-provider-lucidworks[documents]', on the "
-            "workers too."
-        ) from None
 
 
 def _check(file: SourceFile, reading: Reading) -> Table:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
 from lucidworks_provider.delta import log, rows, vectors
-from lucidworks_provider.delta.schema import file_schema
+from lucidworks_provider.delta.schema import arrow_schema, delta_schema
 
 Row = dict[str, Any]
 SCHEMA = pa.schema(
@@ -34,6 +34,11 @@ SCHEMA = pa.schema(
 
 def row(n: int, mark: str = "") -> Row:
     return {"id": f"doc-{n}{mark}", "n": n, "vector": [float(n), 0.5, -1.0], "seen": None}
+
+
+def file_schema(schema: pa.Schema) -> pa.Schema:
+    """The columns of a table as its data files have them: lists of any size, and no unsigned numbers."""
+    return arrow_schema(delta_schema(schema)).with_metadata(schema.metadata)
 
 
 @dataclass
@@ -66,8 +71,9 @@ class World:
         path.parent.mkdir(exist_ok=True)
         if not isinstance(found, pa.Table):
             found = pa.Table.from_pylist(list(found), schema=self.schema)
-        schema = file_schema(self.schema)
-        pq.write_table(found.cast(schema), path, row_group_size=self.group_rows, compression="zstd")
+        pq.write_table(
+            found.cast(file_schema(self.schema)), path, row_group_size=self.group_rows, compression="zstd"
+        )
         return log.DataFile(name, path.stat().st_size, int(time.time() * 1000), len(found))
 
     def create(self, *batches: Sequence[Row] | pa.Table, **configuration: str) -> None:

@@ -17,12 +17,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from delta_world import SCHEMA, World, agree, ours, row
+from delta_world import SCHEMA, World, agree, file_schema, ours, row
 
 from lucidworks_provider.delta import log
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import DataFile, DeletionVector, commit, read_table
-from lucidworks_provider.delta.schema import arrow_schema, delta_schema, file_schema
+from lucidworks_provider.delta.schema import arrow_schema, delta_schema
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import names_in, write_file
 

@@ -17,12 +17,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from delta_world import READERS, Row, World, agree, by_delta_rs, key, ours, row
+from delta_world import READERS, Row, World, agree, by_delta_rs, file_schema, key, ours, row
 from pyroaring import BitMap
 
 from lucidworks_provider.delta import log
 from lucidworks_provider.delta.rows import read_rows
-from lucidworks_provider.delta.schema import file_schema
 from lucidworks_provider.delta.vectors import write_vectors
 from lucidworks_provider.errors import InputError, StorageError
 
