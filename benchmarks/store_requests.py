@@ -23,8 +23,6 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -33,36 +31,14 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
 import s3fs
 
+from dev.s3_server import BUCKET, s3_client, s3_server
 from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service
 
 TEXT = "A document has a sentence of some words. " * 75
-BUCKET = "bucket"
-
-
-@contextmanager
-def bucket() -> Iterator[tuple[Any, str]]:
-    """A client, and the URI of an empty bucket."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    extra = {"endpoint_url": endpoint, "region_name": "us-east-1"}
-    os.environ["AIRFLOW_CONN_BENCH_S3"] = json.dumps(
-        {"conn_type": "aws", "login": "key", "password": "secret", "extra": extra}
-    )
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-    client: Any = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
-    client.create_bucket(Bucket=BUCKET)
-    try:
-        yield client, f"s3://bench_s3@{BUCKET}"
-    finally:
-        server.stop()
+CONN_ID = "bench_s3"
 
 
 class Counted:
@@ -128,7 +104,8 @@ def main() -> int:
         "| run | seconds | of the source | of the output | in all |",
         "| --- | --- | --- | --- | --- |",
     ]
-    with bucket() as (client, uri):
+    with s3_server(CONN_ID) as uri:
+        client = s3_client(CONN_ID)
         options = ChunkingOptions("dynamic-sentence", "gte-small")
         for documents, names in (
             (first, ("first load", "nothing changed")),

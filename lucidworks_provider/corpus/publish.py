@@ -604,7 +604,12 @@ def _commit_documents(
                 return table.version
             scratch.run("UPDATE documents SET doc_file = NULL")
             scratch.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(table))
-    raise OutputBusyError(f"{uri}: somebody else commits to it all the time. Stop that, and try again.")
+    raise commits_of_others(uri)
+
+
+def commits_of_others(uri: str) -> OutputBusyError:
+    """The error for a table to which somebody else commits each time before this run can."""
+    return OutputBusyError(f"{uri}: somebody else commits to it all the time. Stop that, and try again.")
 
 
 def finish_run(output: str, scratch: Scratch, tables: Tables, note: Note) -> int:

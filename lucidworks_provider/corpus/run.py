@@ -26,6 +26,7 @@ from lucidworks_provider.corpus.publish import (
     Note,
     Staged,
     TableSettings,
+    commits_of_others,
     count_after,
     finish_run,
     forget_staged,
@@ -110,14 +111,11 @@ def run(
     lease = Lease(place)
     lease.acquire(holder, wait_seconds)
     try:
-        if shard is None:
-            finish_held(corpus.output)
         # Again: the one that was waited for may have changed them.
-        tables = _checked_tables(corpus)
+        tables = _checked_tables(corpus, finished(corpus.output) if shard is None else None)
         me = {"instance": list(holder.instance), "life": life}
         published = tables.run if shard is None else None
         if (done := returned_before(place, me, published, everything=holder.try_number > 1)) is not None:
-            log.info("An earlier try of this task has done it all, and died before it could say so.")
             return done
         with Scratch() as scratch:
             return _Run(corpus, service, scratch, tables, lease, me, shard, place).go()
@@ -132,20 +130,20 @@ def finish(output: str, holder: Holder, wait_seconds: float) -> None:
     lease = Lease(output)
     lease.acquire(holder, wait_seconds)
     try:
-        finish_held(output)
+        finished(output)
     finally:
         lease.release()
 
 
-def finish_held(output: str) -> None:
+def finished(output: str) -> Tables:
     """
-    :func:`finish` for who has the lease.
+    The tables, after :func:`finish` for a caller that has the lease.
 
-    :raises InputError: the note of that run is gone.
+    :raises InputError: the note of the run that died is gone, or one of the tables was restored.
     """
     tables = read_tables(output)
     if (number := tables.half_done) is None:
-        return
+        return tables
     if (note := read_note(output, number)) is None:
         raise InputError(
             f"{output}: run {number} has committed {CHUNKS} and not {DOCUMENTS}, and its note "
@@ -161,6 +159,7 @@ def finish_held(output: str) -> None:
         load_documents(scratch, tables.documents)
         finish_run(output, scratch, tables, note)
     log.info("Run %s died between its two commits; the second one was made.", number)
+    return read_tables(output)
 
 
 def publish_shards(
@@ -179,11 +178,9 @@ def publish_shards(
     lease = Lease(output)
     lease.acquire(holder, wait_seconds)
     try:
-        finish_held(output)
-        tables = read_tables(output)
+        tables = finished(output)
         me = {"instance": list(holder.instance), "life": life}
         if (done := returned_before(output, me, tables.run, everything=holder.try_number > 1)) is not None:
-            log.info("An earlier try of this task has done it all, and died before it could say so.")
             return done
         shards = [read_staged(uri) for uri in uris]
         options = _check_shards(shards)
@@ -242,9 +239,7 @@ def publish_shards(
                 )
                 return manifest
             tables = read_tables(output)
-        raise OutputBusyError(
-            f"{output}: somebody else commits to the table {CHUNKS} all the time. Stop that, and try again."
-        )
+        raise commits_of_others(below(output, CHUNKS))
     finally:
         lease.release()
 
@@ -379,6 +374,7 @@ def returned_before(
         # A note without its commit is of a run that died before it: no later one was made on top of it.
         if note is not None and expected in {None, number}:
             if note.me == me:
+                log.info("An earlier try of this task has done it all, and died before it could say so.")
                 return dict(note.returned)
             if not everything:
                 break
@@ -506,10 +502,7 @@ class _Run:
                 self._told(manifest, stats)
                 return manifest
             self._read_again()
-        raise OutputBusyError(
-            f"{self.corpus.output}: somebody else commits to the table {CHUNKS} all the time. Stop that, and try "
-            "again."
-        )
+        raise commits_of_others(below(self.corpus.output, CHUNKS))
 
     def _read_again(self) -> None:
         """Somebody else has committed to ``chunks`` meanwhile."""
@@ -729,14 +722,15 @@ def _plan(corpus: Corpus, scratch: Scratch, tables: Tables, *, exact: bool) -> t
     return plan, planned
 
 
-def _checked_tables(corpus: Corpus) -> Tables:
+def _checked_tables(corpus: Corpus, tables: Tables | None = None) -> Tables:
     """
     The tables of the output, if this run may go on from them.
 
+    :param tables: as they have just been read; read here if not given.
     :raises InputError: the folder holds something else, or chunks of another configuration.
     """
     _check_apart(corpus)
-    tables = read_tables(corpus.output)
+    tables = tables or read_tables(corpus.output)
     if tables.options is None:
         check_empty(corpus.output, _OURS)
     else:

@@ -20,14 +20,15 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+
+from dev.s3_server import BUCKET, s3_client, s3_server
 
 # Documented by Microsoft, the same in every Azurite.
 AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-BUCKET = "bucket"
+S3_CONN_ID = "test_s3"
 
 
 def _free_port() -> int:
@@ -44,30 +45,15 @@ def _wait_for(port: int) -> None:
         time.sleep(0.1)
 
 
-@contextmanager
-def s3() -> Iterator[str]:
+def s3() -> AbstractContextManager[str]:
     """:return: URI of a bucket."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    extra = {"endpoint_url": endpoint, "region_name": "us-east-1"}
-    os.environ["AIRFLOW_CONN_TEST_S3"] = json.dumps(
-        {"conn_type": "aws", "login": "key", "password": "secret", "extra": extra}
-    )
-    _s3_client(endpoint).create_bucket(Bucket=BUCKET)
-    try:
-        yield f"s3://test_s3@{BUCKET}"
-    finally:
-        server.stop()
+    return s3_server(S3_CONN_ID)
 
 
 @contextmanager
 def deletion_forbidden(keys: str) -> Iterator[None]:
     """By a bucket policy, as an administrator sets it for data that must not be destroyed."""
-    client = _s3_client(json.loads(os.environ["AIRFLOW_CONN_TEST_S3"])["extra"]["endpoint_url"])
+    client = s3_client(S3_CONN_ID)
     statement = {
         "Effect": "Deny",
         "Principal": "*",
@@ -81,13 +67,6 @@ def deletion_forbidden(keys: str) -> Iterator[None]:
         yield
     finally:
         client.delete_bucket_policy(Bucket=BUCKET)
-
-
-def _s3_client(endpoint: str) -> Any:
-    import boto3
-
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-    return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
 
 
 @contextmanager

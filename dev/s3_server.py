@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""moto's server of the S3 protocol in this process, with an empty bucket and an Airflow connection to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+BUCKET = "bucket"
+_REGION = "us-east-1"
+
+
+@contextmanager
+def s3_server(conn_id: str) -> Iterator[str]:
+    """
+    Run the server.
+
+    :param conn_id: of the connection, which is put into the environment.
+    :return: URI of the bucket.
+    """
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    extra = {"endpoint_url": f"http://{host}:{port}", "region_name": _REGION}
+    os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(
+        {"conn_type": "aws", "login": "key", "password": "secret", "extra": extra}
+    )
+    s3_client(conn_id).create_bucket(Bucket=BUCKET)
+    try:
+        yield f"s3://{conn_id}@{BUCKET}"
+    finally:
+        server.stop()
+
+
+def s3_client(conn_id: str) -> Any:
+    """A client of boto3 for the server of a connection."""
+    import boto3
+
+    connection = json.loads(os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"])
+    keys = {"aws_access_key_id": connection["login"], "aws_secret_access_key": connection["password"]}
+    return boto3.client("s3", **connection["extra"], **keys)
