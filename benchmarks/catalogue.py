@@ -119,7 +119,7 @@ def commit(
             parts,
             SETTINGS,
             number=number,
-            note=lambda version, upserts: None,
+            note=lambda *_: None,
             check=lambda: None,
         )
         if done is None:

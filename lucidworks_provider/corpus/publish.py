@@ -266,7 +266,7 @@ def publish(
     settings: TableSettings,
     *,
     number: int,
-    note: Callable[[int, DataFile | None], None],
+    note: Callable[[int, int, Mapping[str, Any] | None], None],
     check: Callable[[], None],
     transactions: Mapping[str, int] | None = None,
 ) -> tuple[int, int] | None:
@@ -275,7 +275,8 @@ def publish(
 
     :param parts: files that the run has written.
     :param number: of the run's lease.
-    :param note: notes the run, with the version of ``chunks`` and the file of new rows of ``documents``.
+    :param note: notes the run, with the versions of ``chunks`` and ``documents``, and the file of new rows of
+        ``documents`` as an ``add`` of the log.
     :param check: raises when the lease is lost.
     :param transactions: of ``documents``, beside those of every run.
     :return: the versions of ``chunks`` and ``documents``; None where somebody else has committed meanwhile, and
@@ -287,7 +288,8 @@ def publish(
         return chunks.version - 1, tables.documents.version
     version = chunks.version if chunks.actions else chunks.version - 1
     upserts = _write_upserts(output, scratch, version)
-    note(version, upserts)
+    documents_version = 0 if tables.documents is None else tables.documents.version + 1
+    note(version, documents_version, None if upserts is None else upserts.add()["add"])
     check()
     if chunks.actions and not chunks.commit({RUN: number}, "WRITE"):
         return None

@@ -55,8 +55,7 @@ from lucidworks_provider.corpus.tables import (
     reconcile,
     shard_transaction,
 )
-from lucidworks_provider.delta.log import DataFile
-from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUN, RUNS, SHARDS, below
+from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUNS, SHARDS, below
 from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source
@@ -199,12 +198,10 @@ def publish_shards(
         _check_files(output, parts)
         transactions = {shard_transaction(shard.shard): shard.number for shard in shards}
 
-        def note(version: int, upserts: DataFile | None) -> None:
-            documents = 0 if tables.documents is None else tables.documents.version + 1
-            returned = {**manifest, "version": version, "documents_version": documents}
+        def note(version: int, documents_version: int, upserts: Mapping[str, Any] | None) -> None:
+            returned = {**manifest, "version": version, "documents_version": documents_version}
             _report_shards(output, holder, returned, shards)
-            action = None if upserts is None else upserts.add()["add"]
-            note_run(output, Note(number, me, "", returned, version, action, transactions, tables.run))
+            note_run(output, Note(number, me, "", returned, version, upserts, transactions, tables.run))
 
         for _ in range(COMMITS):
             with Scratch() as scratch:
@@ -315,16 +312,18 @@ def _check_files(output: str, parts: Sequence[Part]) -> None:
             )
 
 
+def _versions(output: str, tables: Tables) -> dict[str, Any]:
+    """What a task returns of the tables; the versions after it are not known yet."""
+    return {"dataset": output, "version": None, "since": tables.versions[0], "documents_version": None}
+
+
 def _sums(output: str, shards: Sequence[Staged], tables: Tables) -> dict[str, Any]:
     summed = (
         *("written", "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted"),
         *("resubmitted", "truncated"),
     )
     return {
-        "dataset": output,
-        "version": None,
-        "since": None if tables.chunks is None else tables.chunks.version,
-        "documents_version": None,
+        **_versions(output, tables),
         "dimension": max((shard.dimension for shard in shards), default=0),
         **{name: sum(shard.returned[name] for shard in shards) for name in summed},
         "rejects": [shard.returned["rejects"] for shard in shards if shard.returned["rejected"]],
@@ -348,15 +347,22 @@ def _report_shards(
         # They ran beside each other.
         "seconds": max(shard.stats["seconds"] for shard in shards),
     }
-    about = {
+    reports = {shard.shard: shard.returned["report"] for shard in shards}
+    about = _about(output, holder.instance, manifest, shards[0].options) | {"shards": reports}
+    write_file(below(output, REPORT), render(stats, about).encode())
+
+
+def _about(
+    output: str, instance: Sequence[object], manifest: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a report says beside the counts."""
+    return {
         "title": output.rpartition("/")[2],
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "task": " / ".join(str(part) for part in holder.instance),
+        "task": " / ".join(map(str, instance)),
         "manifest": dict(manifest),
-        "options": shards[0].options,
-        "shards": {shard.shard: shard.returned["report"] for shard in shards},
+        "options": options,
     }
-    write_file(below(output, REPORT), render(stats, about).encode())
 
 
 def returned_before(
@@ -467,20 +473,27 @@ class _Run:
     def _finish(self, engine: Engine, stats: RunStats, last: Note | None) -> dict[str, Any]:
         rejected = self._check_rejects(stats)
 
-        def note(version: int, upserts: DataFile | None) -> None:
-            self._note(manifest, stats, version, upserts)
+        def note(version: int, documents_version: int, upserts: Mapping[str, Any] | None) -> None:
+            """From it the second commit can be made, and a retry knows what to return."""
+            returned = {**manifest, "version": version, "documents_version": documents_version}
+            self._report(returned, stats)
+            base = self.tables.run
+            note_run(
+                self.place,
+                Note(self._number, self.me, self._journal.run, returned, version, upserts, base=base),
+            )
 
         for _ in range(COMMITS):
             counts = settle(self.scratch, keep_old=self._keep_old, prune=self.corpus.prune)
-            if (told := self._told_before(counts, last)) is not None:
+            if (returned := self._returned_before_clear(counts, last)) is not None:
                 log.info("Nothing is new since an earlier try of this task, so what it returned counts.")
                 self._tidy(engine, committed=False)
-                return told
+                return returned
             manifest = self._manifest(engine, stats, counts, rejected)
             settings = TableSettings(self.corpus.options, self._dimension, self.corpus.deletion_vectors)
             if self.shard is not None:
                 manifest["staged"] = self._stage(manifest, settings, stats)
-                self._told(manifest, stats)
+                self._log_end(manifest, stats)
                 return manifest
             _check_files(self.corpus.output, self.parts)
             versions = publish(
@@ -495,30 +508,26 @@ class _Run:
             )
             if versions is not None:
                 manifest["version"], manifest["documents_version"] = versions
-                committed = versions != (manifest["since"], self._documents_version)
+                committed = versions != self.tables.versions
                 if not committed:
                     self._report(manifest, stats)
                 self._tidy(engine, committed=committed)
-                self._told(manifest, stats)
+                self._log_end(manifest, stats)
                 return manifest
             self._read_again()
         raise commits_of_others(below(self.corpus.output, CHUNKS))
 
     def _read_again(self) -> None:
         """Somebody else has committed to ``chunks`` meanwhile."""
-        run_before = self.tables.chunks.transactions.get(RUN) if self.tables.chunks is not None else None
+        run_before = self.tables.chunks_run
         self.tables = read_tables(self.corpus.output)
-        if self.tables.chunks is None or self.tables.chunks.transactions.get(RUN) != run_before:
+        if self.tables.chunks is None or self.tables.chunks_run != run_before:
             raise OutputBusyError(
                 f"{self.corpus.output}: another run has committed meanwhile. Nothing more is written; a retry goes "
                 "on from what has been kept."
             )
         log.info("%s: somebody else has committed meanwhile; its files are read again.", self.corpus.output)
         reconcile(self.scratch, self.tables, self.corpus.on_missing_chunks, whole=self.shard is None)
-
-    @property
-    def _documents_version(self) -> int | None:
-        return None if self.tables.documents is None else self.tables.documents.version
 
     def _check_rejects(self, stats: RunStats) -> int:
         """
@@ -552,10 +561,7 @@ class _Run:
         scratch = self.scratch
         documents, chunks = count_after(scratch)
         return {
-            "dataset": self.corpus.output,
-            "version": None,
-            "since": None if self.tables.chunks is None else self.tables.chunks.version,
-            "documents_version": None,
+            **_versions(self.corpus.output, self.tables),
             "documents": documents,
             "chunks": chunks,
             "written": sum(part.chunks for part in self.parts),
@@ -577,17 +583,6 @@ class _Run:
             "report": below(self.place, REPORT),
         }
 
-    def _note(
-        self, manifest: Mapping[str, Any], stats: RunStats, version: int, upserts: DataFile | None
-    ) -> None:
-        """Before the first commit: from it the second one can be made, and a retry knows what to return."""
-        documents = 0 if self._documents_version is None else self._documents_version + 1
-        returned = {**manifest, "version": version, "documents_version": documents}
-        self._report(returned, stats)
-        action = None if upserts is None else upserts.add()["add"]
-        note = Note(self._number, self.me, self._journal.run, returned, version, action, base=self.tables.run)
-        note_run(self.corpus.output, note)
-
     def _stage(self, manifest: Mapping[str, Any], settings: TableSettings, stats: RunStats) -> str:
         assert self.shard is not None  # noqa: S101
         self._report(manifest, stats)
@@ -603,7 +598,7 @@ class _Run:
             stats=stats.as_json(time.monotonic()),
         )
 
-    def _told(self, manifest: Mapping[str, Any], stats: RunStats) -> None:
+    def _log_end(self, manifest: Mapping[str, Any], stats: RunStats) -> None:
         log.info(
             "%s %s: %s documents, %s chunks. In %s: %s documents sent, %s rejected; %s requests, of which %s were "
             "answered with 429 and %s not at all.",
@@ -619,7 +614,7 @@ class _Run:
             f"{stats.unanswered:,}",
         )
 
-    def _told_before(self, counts: Counts, last: Note | None) -> dict[str, Any] | None:
+    def _returned_before_clear(self, counts: Counts, last: Note | None) -> dict[str, Any] | None:
         """
         What this task's run has returned, if a try of before a clear has committed it.
 
@@ -659,12 +654,7 @@ class _Run:
         rejects = self.scratch.rows(
             "SELECT id, reason, detail FROM rejects ORDER BY id LIMIT ?", SHOWN_REJECTS
         )
-        about = {
-            "title": corpus.output.rpartition("/")[2],
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "task": " / ".join(str(part) for part in self.me["instance"]),
-            "manifest": dict(manifest),
-            "options": corpus.options.as_json(),
+        about = _about(corpus.output, self.me["instance"], manifest, corpus.options.as_json()) | {
             "source": corpus.source if isinstance(corpus.source, str) else "documents of a task",
             "rejects": [dict(zip(fields, row, strict=True)) for row in rejects],
         }

@@ -92,6 +92,14 @@ class Tables:
     documents: Table | None = None
 
     @property
+    def versions(self) -> tuple[int | None, int | None]:
+        """Of both tables."""
+        return (
+            None if self.chunks is None else self.chunks.version,
+            None if self.documents is None else self.documents.version,
+        )
+
+    @property
     def options(self) -> Mapping[str, Any] | None:
         """How the chunks were made."""
         return None if self.chunks is None else json.loads(self.chunks.configuration[OPTIONS])

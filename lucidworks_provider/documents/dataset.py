@@ -129,13 +129,12 @@ class Dataset:
         from lucidworks_provider.delta.rows import read_rows
 
         wanted = self._selected(columns)
-        read = None if filter is not None else wanted.names
-        for batch in read_rows(table, columns=read or self.schema.names):
-            found = (
-                pa.Table.from_batches([batch])
-                if filter is None
-                else pa.Table.from_batches([batch]).filter(filter)
-            )
+        # A filter may be over columns that are not wanted.
+        names = wanted.names if filter is None else self.schema.names
+        for batch in read_rows(table, columns=names):
+            found = pa.Table.from_batches([batch])
+            if filter is not None:
+                found = found.filter(filter)
             for part in found.select(wanted.names).cast(wanted).to_batches():
                 if part.num_rows:
                     yield part
