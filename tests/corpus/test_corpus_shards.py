@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -335,3 +336,52 @@ def test_a_document_that_moves_to_another_shard_and_is_rejected_there(world: Wor
     night(world, 5)
     assert world.texts()["x"] == "Good x. " * 40
     assert world.statuses()["x"] == "ok"
+
+
+def test_what_was_compared_with_older_tables_is_refused(world: World, texts: dict[str, str]) -> None:
+    """It would put older texts over newer ones."""
+    night(world)
+    staged = stage(world, 3)
+    texts["03.txt"] = "A newer text."
+    world.write("03.txt", texts["03.txt"])
+    world.set(listing=None)
+    world.run()
+    with pytest.raises(InputError, match=r"was compared with run 1 of .*, which is at run 2"):
+        commit(world, staged, run_id="late")
+    assert world.texts() == texts
+
+
+def test_leases_of_shards_that_somebody_removed(world: World, texts: dict[str, str]) -> None:
+    night(world)
+    shutil.rmtree(world.output / "shards")
+    texts["03.txt"] = "Another."
+    world.write("03.txt", texts["03.txt"])
+    assert night(world)["changed"] == 1
+    assert world.texts() == texts
+
+
+def test_a_late_retry_of_the_commit_needs_nothing_staged(world: World, texts: dict[str, str]) -> None:
+    staged = stage(world, 3)
+    first = commit(world, staged)
+    for number in range(3):
+        world.write("03.txt", f"Night {number}.")
+        night(world)
+    assert commit(world, staged, try_number=2) == first
+
+
+@pytest.mark.parametrize("how", ["resend", "drop"])
+@pytest.mark.parametrize(
+    "condition", ["document_id = '03.txt'", "document_id = '03.txt' AND chunk_index > 0"]
+)
+def test_somebody_else_deletes_chunks(world: World, texts: dict[str, str], how: Any, condition: str) -> None:
+    night(world)
+    deltalake.DeltaTable(str(world.output / "chunks")).delete(condition)
+    world.service.forget()
+    night(world, on_missing_chunks=how)
+    if how == "drop":
+        del texts["03.txt"]
+    assert world.texts() == texts
+    assert world.service.posted == ([texts["03.txt"]] if how == "resend" else [])
+    world.service.forget()
+    night(world)
+    assert world.service.posted == []

@@ -9,6 +9,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import deltalake
@@ -554,6 +555,111 @@ def test_a_night_with_old_rejects_commits_nothing(world: World) -> None:
     second = world.run()
     assert (second["rejected"], second["submitted"]) == (1, 0)
     assert second["documents_version"] == first["documents_version"]
+
+
+def test_a_zombie_between_its_commits_makes_the_second_one_once(
+    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run has made it meanwhile."""
+    world.write("1.txt", "The first.")
+    world.run()
+    world.write("1.txt", "The second.")
+    world.write("2.txt", "A new one.")
+    commit_documents, woken = publish._commit_documents, False
+
+    def stands_still(*args: Any, **kwargs: Any) -> int:
+        nonlocal woken
+        if not woken:
+            woken = True
+            assert world.run(run_id="night", try_number=2)["added"] == 1
+        return commit_documents(*args, **kwargs)
+
+    monkeypatch.setattr(publish, "_commit_documents", stands_still)
+    world.run(run_id="night")
+    assert woken
+    assert world.texts() == {"1.txt": "The second.", "2.txt": "A new one."}
+    assert len(open_documents(str(world.output))) == 2
+    agree(world, duck)
+    assert world.run()["skipped"] == 2
+
+
+def test_a_note_without_its_commit_is_of_no_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run committed before the retry, which has to look for itself."""
+    world.write("1.txt", "The first.")
+    world.run()
+    world.write("2.txt", "The second.")
+    with monkeypatch.context() as patch:
+        patch.setattr(publish._Commit, "commit", lambda *_: (_ for _ in ()).throw(Died()))
+        with pytest.raises(Died):
+            world.run(run_id="night")
+    world.run(run_id="backfill")
+    world.write("3.txt", "The third.")
+    assert world.run(run_id="night", try_number=2)["added"] == 1
+    assert sorted(world.texts()) == ["1.txt", "2.txt", "3.txt"]
+
+
+def test_a_file_that_goes_before_the_commit_is_no_part_of_a_version(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a VACUUM without retention."""
+    world.write("1.txt", "The first.")
+    settle = run.settle
+
+    def vacuumed(*args: Any, **kwargs: Any) -> Any:
+        next((world.output / "chunks").glob("*.parquet")).unlink()
+        return settle(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "settle", vacuumed)
+        with pytest.raises(InputError, match=r"parquet is gone\."):
+            world.run(run_id="night")
+    world.run(run_id="night", try_number=2)
+    assert world.texts() == {"1.txt": "The first."}
+
+
+def test_what_fails_after_the_commits_fails_no_run(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise InputError("somebody upgraded the table")
+
+    monkeypatch.setattr(run, "maintain", refuses)
+    world.write("1.txt", "The first.")
+    assert world.run()["added"] == 1
+    assert "somebody upgraded the table" in caplog.text
+
+
+def test_a_file_whose_rows_are_not_counted_in_the_log(world: World) -> None:
+    """As Spark writes them without statistics."""
+    texts = {f"{n}.txt": f"The text number {n}. " * 40 for n in range(8)}
+    for one, text in texts.items():
+        world.write(one, text)
+    world.run()
+    table = read_table(f"{world.output}/chunks")
+    assert table is not None
+    (file,) = table.files.values()
+    without = replace(file, records=None, stats=None)
+    assert delta_log.commit(table.uri, 1, [file.remove(1), without.add()])
+    texts["1.txt"] = "Another."
+    world.write("1.txt", texts["1.txt"])
+    delta = world.run()
+    assert world.texts() == texts
+    assert delta["chunks"] == len(world.rows())
+
+
+def test_checkpoints_are_written_where_others_commit_as_well(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "CHECKPOINT_EVERY", 4)
+    for night in range(5):
+        world.write("1.txt", f"Night {night}. " * 30)
+        world.write("2.txt", f"Another of night {night}. " * 30)
+        world.run()
+        deltalake.DeltaTable(str(world.output / "chunks")).optimize.z_order(["text"])
+    table = read_table(f"{world.output}/chunks")
+    assert table is not None
+    assert table.version == 9
+    assert table.checkpoint >= 4
 
 
 # -- folders of others -------------------------------------------------------------------------------------
