@@ -6,10 +6,14 @@ What a night costs a large catalogue: the commit alone, without the service.
 
     python -m benchmarks.catalogue            # 500,000 and 1,000,000 chunks of 384 float32
     python -m benchmarks.catalogue --short    # 50,000
+    python -m benchmarks.catalogue --changes  # reads of 100,000 and 1,000,000 documents, a chunk each
 
 A catalogue of documents with five chunks each is written with the writers of a run. Then a process of its own makes
 the night: 1 % of the documents changed, 1 % new, 0.5 % removed. Its files of new chunks are there before the clock
 starts, as a run has written them by then; what is measured is what :mod:`lucidworks_provider.corpus.publish` does.
+
+``--changes`` reads all documents of a catalogue with :func:`~lucidworks_provider.documents.changes` in a process of
+its own, with vectors of 8 float32: seconds of CPU, and the peak of its memory above that before the read.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from lucidworks_provider.corpus.publish import TableSettings, maintain, publish,
 from lucidworks_provider.corpus.scratch import SAME, TODO, Row, Scratch
 from lucidworks_provider.corpus.tables import load_documents, read_tables, reconcile
 from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
-from lucidworks_provider.documents.dataset import CHUNKS, new_name
+from lucidworks_provider.documents.dataset import CHUNKS, changes, new_name, open_dataset
 
 OPTIONS = ChunkingOptions("dynamic-sentence", "gte-small")
 DIMENSION, EACH = 384, 5
@@ -44,51 +48,59 @@ SETTINGS = TableSettings(OPTIONS, DIMENSION)
 RETENTION = 7 * 86_400.0
 # To reach: seconds, megabytes written, megabytes of memory above the start.
 SECONDS, WRITTEN, PEAK = 1.5, 30, 150
+# Of a read of all changes.
+READ_PEAK = 100
 
 
-def write_parts(output: Path, ids: list[str], version: int) -> tuple[list[Part], list[Row]]:
+def write_parts(
+    output: Path, ids: list[str], version: int, *, each: int = EACH, dimension: int = DIMENSION
+) -> tuple[list[Part], list[Row]]:
     """Files of random vectors, as a run leaves them before its commit."""
-    schema = stored_chunk_schema(OPTIONS, DIMENSION)
+    schema = stored_chunk_schema(OPTIONS, dimension)
     draw = random.Random(version)
     parts: list[Part] = []
     rows: list[Row] = []
-    for start in range(0, len(ids), PART_ROWS // EACH):
-        some = ids[start : start + PART_ROWS // EACH]
+    for start in range(0, len(ids), PART_ROWS // each):
+        some = ids[start : start + PART_ROWS // each]
         path = f"{new_name()}.parquet"
         file = ParquetFile(f"{output}/{CHUNKS}/{path}")
-        at_once = GROUP_ROWS // EACH
+        at_once = GROUP_ROWS // each
         for first in range(0, len(some), at_once):
-            file.write(_batch(some[first : first + at_once], version, draw, schema))
+            file.write(
+                _batch(some[first : first + at_once], version, draw, schema, each=each, dimension=dimension)
+            )
         rows += [
-            Row(one, f"{version:064}", 3000, f"v{version}", one, EACH, path, n * EACH, 100)
+            Row(one, f"{version:064}", 3000, f"v{version}", one, each, path, n * each, 100)
             for n, one in enumerate(some)
         ]
-        count = len(some) * EACH
-        parts.append(Part(path, "", len(some), count, 100 * len(some), file.close(), DIMENSION))
+        count = len(some) * each
+        parts.append(Part(path, "", len(some), count, 100 * len(some), file.close(), dimension))
     return parts, rows
 
 
-def _batch(ids: list[str], version: int, draw: random.Random, schema: pa.Schema) -> pa.RecordBatch:
-    count = len(ids) * EACH
+def _batch(
+    ids: list[str], version: int, draw: random.Random, schema: pa.Schema, *, each: int, dimension: int
+) -> pa.RecordBatch:
+    count = len(ids) * each
     # Mantissas at random, exponents around 1: numbers that no compression makes much smaller.
-    words = memoryview(draw.randbytes(4 * count * DIMENSION)).cast("I")
+    words = memoryview(draw.randbytes(4 * count * dimension)).cast("I")
     bits = pa.array(words, pa.uint32())
     bits = pc.bit_wise_or(
         pc.bit_wise_and(bits, pa.scalar(0x807FFFFF, pa.uint32())), pa.scalar(0x3F000000, pa.uint32())
     )
-    floats = pa.Array.from_buffers(pa.float32(), count * DIMENSION, bits.buffers())
+    floats = pa.Array.from_buffers(pa.float32(), count * dimension, bits.buffers())
     vectors = pa.ListArray.from_arrays(
-        pa.array(range(0, (count + 1) * DIMENSION, DIMENSION), pa.int32()),
+        pa.array(range(0, (count + 1) * dimension, dimension), pa.int32()),
         floats,
         type=schema.field("vector").type,
     )
     text = "A sentence of a document that says what it says. " * 2
     columns: list[Any] = [
-        pa.array([one for one in ids for _ in range(EACH)]),
-        pa.array(list(range(EACH)) * len(ids), pa.int32()),
+        pa.array([one for one in ids for _ in range(each)]),
+        pa.array(list(range(each)) * len(ids), pa.int32()),
         pa.array([f"{text}{n}" for n in range(count)]),
-        pa.array(list(range(0, EACH * 100, 100)) * len(ids), pa.int64()),
-        pa.array(list(range(100, EACH * 100 + 100, 100)) * len(ids), pa.int64()),
+        pa.array(list(range(0, each * 100, 100)) * len(ids), pa.int64()),
+        pa.array(list(range(100, each * 100 + 100, 100)) * len(ids), pa.int64()),
         vectors,
         pa.array([20] * count, pa.int32()),
         pa.array([f"{version:064}"] * count),
@@ -97,7 +109,13 @@ def _batch(ids: list[str], version: int, draw: random.Random, schema: pa.Schema)
 
 
 def commit(
-    output: Path, number: int, parts: list[Part], rows: list[Row], same: Iterable[str]
+    output: Path,
+    number: int,
+    parts: list[Part],
+    rows: list[Row],
+    same: Iterable[str],
+    *,
+    settings: TableSettings = SETTINGS,
 ) -> dict[str, float]:
     """One run's end."""
     began = time.perf_counter()
@@ -117,7 +135,7 @@ def commit(
             scratch,
             tables,
             parts,
-            SETTINGS,
+            settings,
             number=number,
             note=lambda *_: None,
             check=lambda: None,
@@ -194,6 +212,30 @@ def measure(chunks: int) -> dict[str, float]:
         }
 
 
+def measure_changes(documents: int) -> dict[str, float]:
+    """A read of all documents of a catalogue, by :func:`read_changes` in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="catalogue-") as folder:
+        names = [f"{n:08}.txt" for n in range(documents)]
+        parts, rows = write_parts(Path(folder), names, 1, each=1, dimension=8)
+        commit(Path(folder), 1, parts, rows, (), settings=TableSettings(OPTIONS, 8))
+        command = [sys.executable, "-m", "benchmarks.catalogue", "--read", folder]
+        found: dict[str, float] = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
+        if found["documents"] != documents:
+            raise RuntimeError(f"{found['documents']} documents of {documents} were read")
+        return found
+
+
+def read_changes(output: Path) -> dict[str, float]:
+    """In a process of its own."""
+    open_dataset(str(output))
+    _forget_peak()
+    before, began = _peak(), time.process_time()
+    count = sum(batch.num_rows for batch in changes(str(output), None))
+    return {"documents": count, "seconds": time.process_time() - began, "peak": _peak() - before}
+
+
 def _table(found: Iterator[tuple[int, dict[str, float]]]) -> Iterator[str]:
     yield "| chunks | MB | the night's commit | MB written | of it new chunks | peak, MB more | load | maintain |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
@@ -210,12 +252,26 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true")
+    parser.add_argument("--changes", action="store_true")
     parser.add_argument("--night", type=Path)
+    parser.add_argument("--read", type=Path)
     parser.add_argument("--documents", type=int)
     given = parser.parse_args()
     if given.night:
         print(json.dumps(night(given.night, given.documents)))
         return 0
+    if given.read:
+        print(json.dumps(read_changes(given.read)))
+        return 0
+    if given.changes:
+        print("| documents | seconds of CPU | peak, MB more |\n| --- | --- | --- |")
+        peaks = []
+        for documents in (100_000, 1_000_000):
+            read = measure_changes(documents)
+            peaks.append(read["peak"])
+            print(f"| {documents:,} | {read['seconds']:.1f} | {read['peak']:.0f} |")
+        print(f"\nTo reach: {READ_PEAK} MB more.")
+        return 0 if max(peaks) <= READ_PEAK else 1
     sizes = (50_000,) if given.short else (500_000, 1_000_000)
     found = [(chunks, measure(chunks)) for chunks in sizes]
     for line in _table(iter(found)):

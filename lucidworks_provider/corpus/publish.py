@@ -5,19 +5,21 @@ The end of a run: what becomes of each document, and the commits of both tables.
 ::
 
     settle           scratch: a row in `upserts` for each document of which something changes
-    publish          upserts to a file; the run is noted below `runs`; commit of `chunks`, then of `documents`
+    publish          the run and a file of upserts below `runs`; commit of `chunks`, then of `documents`
     finish_run       the second commit, where a run died between the two
 
 Nothing that a reader sees changes before the commit of ``chunks``. Whoever dies before it leaves files that no
-version names, and the journal; whoever dies after it leaves the note, from which the next run makes the commit of
-``documents``.
+version names, and the journal; whoever dies after it leaves the note and the upserts, from which the next run makes
+the commit of ``documents``. They are outside both tables, where no VACUUM looks.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.corpus.tables import OWN, Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
+    RETENTION,
     DataFile,
     Table,
     commit,
@@ -56,8 +59,16 @@ from lucidworks_provider.documents.dataset import (
     below,
     new_name,
 )
-from lucidworks_provider.errors import InputError, OutputBusyError
-from lucidworks_provider.storage import arrow_place, discard, names_in, read_file, write_file
+from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
+from lucidworks_provider.storage import (
+    arrow_place,
+    discard,
+    names_in,
+    read_file,
+    reading,
+    write_file,
+    writing,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,6 +88,10 @@ _OUR_FILES = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}\.parquet")
 KEPT_NOTES = 30
 # Somebody else may commit between our reading and our commit.
 COMMITS = 5
+# Bytes of a file.
+_COPIED_AT_ONCE = 4 << 20
+# Properties by which VACUUM and log cleanup of other writers keep what readers need.
+_RETENTIONS = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration")
 
 _UPSERTS = """
 CREATE TABLE upserts (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, stamp TEXT, file TEXT, part TEXT,
@@ -195,7 +210,8 @@ class Note:
     :param journal: its folder, of which the tables have everything but jobs that were not ready.
     :param returned: what its task returns.
     :param version: of ``chunks`` after it; None while it is only staged.
-    :param upserts: the file of new rows of ``documents``, as an ``add`` of the log.
+    :param upserts: the file of new rows of ``documents``, as the ``add`` of its log; until the commit they are in
+        :func:`rows_path`.
     :param transactions: of ``documents``, beside those of every run.
     :param base: number of the run before it in ``documents``, onto which the second commit belongs.
     """
@@ -231,14 +247,19 @@ def read_note(place: str, number: int) -> Note | None:
         ) from None
 
 
-def run_numbers(place: str) -> list[int]:
-    """Numbers of the runs that are noted, the last one first."""
-    names = (name.removesuffix(".json") for name in names_in(below(place, RUNS)))
+def run_numbers(place: str, suffix: str = ".json") -> list[int]:
+    """Numbers of the runs that are noted, or that have another file there, the last one first."""
+    names = (name.removesuffix(suffix) for name in names_in(below(place, RUNS)))
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def _note_uri(place: str, number: int) -> str:
     return below(place, f"{RUNS}/{number:08}.json")
+
+
+def rows_path(number: int) -> str:
+    """Where the new rows of ``documents`` of a run are until it has committed them, below the output."""
+    return f"{RUNS}/{number:08}.parquet"
 
 
 # -- chunks --------------------------------------------------------------------------------------------
@@ -251,11 +272,18 @@ class TableSettings:
 
     :param dimension: of the vectors; 0 where there is none.
     :param deletion_vectors: mask replaced rows; else copy files without them.
+    :param retention: seconds for which older versions can be read.
     """
 
     options: ChunkingOptions
     dimension: int = 0
     deletion_vectors: bool = True
+    retention: float = RETENTION
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """Of both tables."""
+        return dict.fromkeys(_RETENTIONS, f"interval {math.ceil(self.retention)} seconds")
 
 
 def publish(
@@ -287,7 +315,7 @@ def publish(
     if not chunks.actions and tables.documents is not None and not scratch.one("SELECT 1 FROM upserts"):
         return chunks.version - 1, tables.documents.version
     version = chunks.version if chunks.actions else chunks.version - 1
-    upserts = _write_upserts(output, scratch, version)
+    upserts = _write_upserts(below(output, rows_path(number)), scratch, version)
     documents_version = 0 if tables.documents is None else tables.documents.version + 1
     note(version, documents_version, None if upserts is None else upserts.add()["add"])
     check()
@@ -300,6 +328,7 @@ def publish(
         tables.documents,
         upserts,
         marks,
+        properties=settings.properties,
         deletion_vectors=settings.deletion_vectors,
     )
 
@@ -316,6 +345,8 @@ class _Commit:
         self.table = table
         self.version = 0 if table is None else table.version + 1
         self.actions: list[dict[str, Any]] = []
+        # Not worth a commit of its own.
+        self._retention: list[dict[str, Any]] = []
         self._vectors = deletion_vectors
 
     @property
@@ -324,28 +355,38 @@ class _Commit:
         return {} if self.table is None else self.table.files
 
     def describe(
-        self, schema: pa.Schema, name: str, description: str, configuration: Mapping[str, str]
+        self,
+        schema: pa.Schema,
+        name: str,
+        description: str,
+        configuration: Mapping[str, str],
+        retention: Mapping[str, str],
     ) -> None:
-        """Add protocol and metadata where they are not so yet."""
+        """
+        Add protocol and metadata where they are not so yet.
+
+        :param retention: properties that go with the next commit and make none.
+        """
         table = self.table
         has_vectors = table is not None and "deletionVectors" in table.writer_features
         if table is None or (self._vectors and not has_vectors):
             self.actions.append(protocol_action(deletion_vectors=self._vectors))
-        wanted = dict(table.configuration) if table is not None else {}
-        wanted |= configuration
+        before = {} if table is None else table.configuration
+        wanted = {**before, **configuration, **retention}
         if self._vectors:
             wanted["delta.enableDeletionVectors"] = "true"
-        if table is None or table.configuration != wanted or table.schema != delta_schema(schema):
-            self.actions.append(
-                metadata_action(
-                    schema,
-                    name=name,
-                    description=description,
-                    configuration=wanted,
-                    id=str(uuid.uuid4()) if table is None else table.id,
-                    created_ms=_now() if table is None else int(table.metadata.get("createdTime") or 0),
-                )
-            )
+        same = table is not None and table.schema == delta_schema(schema)
+        if same and before == wanted:
+            return
+        metadata = metadata_action(
+            schema,
+            name=name,
+            description=description,
+            configuration=wanted,
+            id=str(uuid.uuid4()) if table is None else table.id,
+            created_ms=_now() if table is None else int(table.metadata.get("createdTime") or 0),
+        )
+        (self._retention if same and {**before, **retention} == wanted else self.actions).append(metadata)
 
     def mask_of(self, path: str, masks: dict[str, Any]) -> Any:
         """The bitmap of a file's rows that shall not be seen, from those that are not seen before."""
@@ -403,7 +444,8 @@ class _Commit:
         :return: False if somebody else has written it.
         """
         marks = [txn_action(name, version, _now()) for name, version in transactions.items()]
-        return commit(self.uri, self.version, [*marks, *self.actions], operation=operation)
+        actions = [*marks, *self._retention, *self.actions]
+        return commit(self.uri, self.version, actions, operation=operation)
 
 
 def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], settings: TableSettings) -> None:
@@ -413,7 +455,8 @@ def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], sett
         OPTIONS: json.dumps(settings.options.as_json(), sort_keys=True),
         DIMENSION: str(settings.dimension),
     }
-    target.describe(schema, CHUNKS, "Chunks of a corpus, made by Lucidworks AI", configuration)
+    description = "Chunks of a corpus, made by Lucidworks AI"
+    target.describe(schema, CHUNKS, description, configuration, settings.properties)
     new = {
         part.path: DataFile(part.path, part.bytes, _now(), part.chunks)
         for part in parts
@@ -535,8 +578,12 @@ class _Copy:
 # -- documents -----------------------------------------------------------------------------------------
 
 
-def _write_upserts(output: str, scratch: Scratch, version: int) -> DataFile | None:
-    """The new rows of ``documents`` as a file, None where there are none."""
+def _write_upserts(uri: str, scratch: Scratch, version: int) -> DataFile | None:
+    """
+    Write the new rows of ``documents``.
+
+    :return: the file that they become in ``documents``; None where there are none.
+    """
     import pyarrow as pa
 
     query = (
@@ -549,8 +596,7 @@ def _write_upserts(output: str, scratch: Scratch, version: int) -> DataFile | No
     if not count:
         return None
     presence = schema.names.index("presence")
-    path = f"{new_name()}.parquet"
-    file = ParquetFile(below(output, f"{DOCUMENTS}/{path}"))
+    file = ParquetFile(uri)
     for rows in _some(scratch.rows(query, version), GROUP_ROWS):
         columns: list[Any] = list(zip(*rows, strict=True))
         changes = columns.pop()
@@ -563,7 +609,7 @@ def _write_upserts(output: str, scratch: Scratch, version: int) -> DataFile | No
         ]
         arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    return DataFile(path, file.close(), _now(), count)
+    return DataFile(f"{new_name()}.parquet", file.close(), _now(), count)
 
 
 def _some(rows: Iterator[Any], count: int) -> Iterator[list[Any]]:
@@ -578,6 +624,7 @@ def _commit_documents(
     upserts: DataFile | None,
     transactions: Mapping[str, int],
     *,
+    properties: Mapping[str, str],
     deletion_vectors: bool,
 ) -> int:
     """
@@ -585,11 +632,22 @@ def _commit_documents(
 
     :return: the version.
     :raises OutputBusyError: somebody else commits again and again.
+    :raises StorageError: the rows are missing.
     """
     uri, schema = below(output, DOCUMENTS), documents_schema()
+    if upserts is not None:
+        try:
+            _copy_file(below(output, rows_path(transactions[RUN])), below(uri, upserts.path))
+        except StorageError:
+            # Another run may have made this commit meanwhile, and have removed them.
+            if (table := read_table(uri)) is None or table.transactions.get(RUN, 0) < transactions[RUN]:
+                raise
+            return table.version
     for _ in range(COMMITS):
         target = _Commit(uri, table, deletion_vectors=deletion_vectors)
-        target.describe(schema, DOCUMENTS, "Documents of a corpus, and where their chunks are", {})
+        target.describe(
+            schema, DOCUMENTS, "Documents of a corpus, and where their chunks are", {}, properties
+        )
         masks: dict[str, Any] = {}
         known = "SELECT doc_file, doc_row FROM documents WHERE doc_row IS NOT NULL"
         replaced = f"{known} AND id IN (SELECT id FROM upserts)"  # noqa: S608
@@ -609,6 +667,11 @@ def _commit_documents(
     raise commits_of_others(uri)
 
 
+def _copy_file(source: str, target: str) -> None:
+    with reading(source) as file, writing(target) as path, path.open("wb") as copy:
+        shutil.copyfileobj(file, copy, _COPIED_AT_ONCE)
+
+
 def commits_of_others(uri: str) -> OutputBusyError:
     """The error for a table to which somebody else commits each time before this run can."""
     return OutputBusyError(f"{uri}: somebody else commits to it all the time. Stop that, and try again.")
@@ -626,7 +689,8 @@ def finish_run(output: str, scratch: Scratch, tables: Tables, note: Note) -> int
     scratch.run("DROP TABLE IF EXISTS upserts")
     scratch.run("CREATE TABLE upserts (id TEXT PRIMARY KEY) WITHOUT ROWID")
     if upserts is not None:
-        for batch in read_file_rows(below(output, DOCUMENTS), upserts, documents_schema()):
+        rows = replace(upserts, path=rows_path(note.number))
+        for batch in read_file_rows(output, rows, documents_schema()):
             ids = batch.column("document_id").to_pylist()
             scratch.many("INSERT INTO upserts VALUES (?)", ((one,) for one in ids))
     return _commit_documents(
@@ -635,6 +699,7 @@ def finish_run(output: str, scratch: Scratch, tables: Tables, note: Note) -> int
         tables.documents,
         upserts,
         {RUN: note.number, DESCRIBES: note.version or 0, **note.transactions},
+        properties={name: text for name, text in tables.chunks.configuration.items() if name in _RETENTIONS},
         deletion_vectors="deletionVectors" in tables.chunks.writer_features,
     )
 
@@ -816,6 +881,7 @@ def maintain(output: str, retention: float) -> None:
     :param retention: seconds.
     :raises StorageError: the tables cannot be read, or a checkpoint cannot be written.
     """
+    published = 0
     for name in (CHUNKS, DOCUMENTS):
         table = read_table(below(output, name))
         if table is None:
@@ -826,7 +892,13 @@ def maintain(output: str, retention: float) -> None:
             write_checkpoint(table, retention_s=retention)
         vacuum(table, retention, now, _OUR_FILES)
         clean_log(table, retention, now)
-    discard(*(_note_uri(output, number) for number in run_numbers(output)[KEPT_NOTES:]))
+        if name == DOCUMENTS:
+            published = table.transactions.get(RUN, 0)
+    rows = [number for number in run_numbers(output, ".parquet") if number <= published]
+    discard(
+        *(below(output, rows_path(number)) for number in rows),
+        *(_note_uri(output, number) for number in run_numbers(output)[KEPT_NOTES:]),
+    )
 
 
 def _now() -> int:

@@ -36,6 +36,7 @@ from lucidworks_provider.corpus.publish import (
     publish,
     read_note,
     read_staged,
+    rows_path,
     run_numbers,
     settle,
     stage,
@@ -60,7 +61,15 @@ from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, LucidworksError, OutputBusyError, TooManyRejectsError
-from lucidworks_provider.storage import free_bytes, is_file, names_in, without_scheme, write_file, writing
+from lucidworks_provider.storage import (
+    exists,
+    free_bytes,
+    is_file,
+    names_in,
+    without_scheme,
+    write_file,
+    writing,
+)
 
 log = logging.getLogger(__name__)
 
@@ -138,15 +147,16 @@ def finished(output: str) -> Tables:
     """
     The tables, after :func:`finish` for a caller that has the lease.
 
-    :raises InputError: the note of the run that died is gone, or one of the tables was restored.
+    :raises InputError: the note or the rows of the run that died are gone, or one of the tables was restored.
     """
     tables = read_tables(output)
     if (number := tables.half_done) is None:
         return tables
-    if (note := read_note(output, number)) is None:
+    note, rows = read_note(output, number), rows_path(number)
+    if note is None or (note.upserts is not None and not exists(below(output, rows))):
         raise InputError(
-            f"{output}: run {number} has committed {CHUNKS} and not {DOCUMENTS}, and its note "
-            f"{RUNS}/{number:08}.json is gone. Restore it, or choose another output."
+            f"{output}: run {number} has committed {CHUNKS} and not {DOCUMENTS}, and its file "
+            f"{rows if note else f'{RUNS}/{number:08}.json'} is gone. Restore it, or choose another output."
         )
     if note.base != tables.run:
         raise InputError(
@@ -192,6 +202,7 @@ def publish_shards(
             options,
             max((shard.dimension for shard in shards), default=0),
             all(shard.deletion_vectors for shard in shards),
+            retention,
         )
         number = tables.number(lease.number)
         parts = [Part(**part) for shard in shards for part in shard.parts]
@@ -490,7 +501,9 @@ class _Run:
                 self._tidy(engine, committed=False)
                 return returned
             manifest = self._manifest(engine, stats, counts, rejected)
-            settings = TableSettings(self.corpus.options, self._dimension, self.corpus.deletion_vectors)
+            settings = TableSettings(
+                self.corpus.options, self._dimension, self.corpus.deletion_vectors, self.corpus.retention
+            )
             if self.shard is not None:
                 manifest["staged"] = self._stage(manifest, settings, stats)
                 self._log_end(manifest, stats)

@@ -250,21 +250,8 @@ class Table:
         return str(self.metadata["id"])
 
     @property
-    def name(self) -> str | None:
-        return self.metadata.get("name")
-
-    @property
-    def description(self) -> str | None:
-        return self.metadata.get("description")
-
-    @property
     def configuration(self) -> dict[str, str]:
         return dict(self.metadata.get("configuration") or {})
-
-    @property
-    def partition_columns(self) -> tuple[str, ...]:
-        """Columns whose values are in the log, not in the data files."""
-        return tuple(self.metadata.get("partitionColumns") or ())
 
     @property
     def reader_version(self) -> int:
@@ -273,10 +260,6 @@ class Table:
     @property
     def writer_version(self) -> int:
         return int(self.protocol["minWriterVersion"])
-
-    @property
-    def reader_features(self) -> frozenset[str]:
-        return frozenset(self.protocol.get("readerFeatures") or ())
 
     @property
     def writer_features(self) -> frozenset[str]:
@@ -362,10 +345,8 @@ def read_table(uri: str, version: int | None = None) -> Table | None:
         this reader does not implement, or the log is corrupt.
     :raises StorageError: the log cannot be read.
     """
-    try:
+    with suppress(_LogChangedError):
         return _read_table(uri, version)
-    except _LogChangedError:
-        pass
     try:
         return _read_table(uri, version)
     except _LogChangedError as err:
@@ -458,7 +439,7 @@ class _Replay:
 
 
 def _check_readable(table: Table) -> None:
-    unknown = set(table.reader_features - _READER_FEATURES)
+    unknown = set(table.protocol.get("readerFeatures") or ()) - _READER_FEATURES
     if table.configuration.get("delta.columnMapping.mode", "none") == "none":
         unknown.discard("columnMapping")
     else:
@@ -485,7 +466,7 @@ def check_writable(table: Table) -> None:
         active.add("invariants")
     if 2 < table.writer_version < 7 or table.writer_version > 7:
         active.add(f"writer version {table.writer_version}")
-    if table.partition_columns:
+    if table.metadata.get("partitionColumns"):
         active.add("partition columns")
     if active:
         raise InputError(
@@ -544,35 +525,24 @@ def commit(
     actions: Sequence[Mapping[str, Any]],
     *,
     operation: str = "WRITE",
-    parameters: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    tags: Mapping[str, str] | None = None,
-    now_ms: int | None = None,
 ) -> bool:
     """
     Create a version, in one step and only if it does not exist.
 
-    :param metrics: counts that ``DESCRIBE HISTORY`` shows.
     :return: whether the version is this commit; also if the answer to the request was lost.
     :raises StorageError: the storage cannot be written.
     """
-    info = _given(
-        timestamp=int(time.time() * 1000) if now_ms is None else now_ms,
-        operation=operation,
-        operationParameters={key: _text(value) for key, value in (parameters or {}).items()},
-        isBlindAppend=False,
-        engineInfo=f"airflow-provider-lucidworks/{__version__}",
+    info = {
+        "timestamp": int(time.time() * 1000),
+        "operation": operation,
+        "operationParameters": {},
+        "isBlindAppend": False,
+        "engineInfo": f"airflow-provider-lucidworks/{__version__}",
         # No other process writes these bytes, so that a lost answer can be found out.
-        txnId=str(uuid.uuid4()),
-        operationMetrics=metrics and {key: _text(value) for key, value in metrics.items()},
-        tags=tags and dict(tags),
-    )
+        "txnId": str(uuid.uuid4()),
+    }
     lines = [json.dumps(one, separators=(",", ":")) for one in ({"commitInfo": info}, *actions)]
     return create_file(log_uri(uri, commit_name(version)), "\n".join([*lines, ""]).encode())
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def protocol_action(deletion_vectors: bool) -> dict[str, Any]:

@@ -14,9 +14,11 @@ and the documents that have changed between two versions.
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,15 @@ OPTIONS, DIMENSION = "lucidworks.options", "lucidworks.dimension"
 RUN = "lucidworks-run"
 # Application transaction of the documents: the version of the chunks that they describe.
 DESCRIBES = "lucidworks-chunks"
+
+
+# Documents between two versions. It may be larger than the memory.
+_CHANGED = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;
+CREATE TABLE changed (id TEXT PRIMARY KEY, change TEXT, file TEXT, chunks INTEGER) WITHOUT ROWID;
+BEGIN;
+"""
+_CHANGED_OF = "SELECT change, chunks FROM changed WHERE id = ? AND chunks"
 
 
 def below(output: str, path: str) -> str:
@@ -189,9 +200,12 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
     What has changed in a catalogue, folded over any number of runs.
 
     Each batch has the columns of :func:`open_dataset` and ``change`` before them: ``added``, ``changed`` or
-    ``deleted``. All rows of a document are in one batch. A document without chunks, as all that were deleted, has one
-    row, in which all other columns but ``document_id`` are null. A document that came and went in between is not
-    there, one that changed twice is there once.
+    ``deleted``. All rows of a document are in one batch, by ``chunk_index``. A document without chunks, as all that
+    were deleted, has one row, in which all other columns but ``document_id`` are null. A document that came and went
+    in between is not there, one that changed twice is there once.
+
+    What has changed is in a temporary file of SQLite's, so memory does not grow with the number of documents; where
+    another program has spread the rows of documents over several places, these wait in memory for each other.
 
     :param since: version of ``chunks`` that the consumer has; None for nothing.
     :param until: version of ``chunks`` to get to; the newest one that a run has published if not given.
@@ -210,9 +224,13 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
     schema = pa.schema([pa.field("change", pa.string(), nullable=False)])
     for field in chunks.schema:
         schema = schema.append(field.with_nullable(field.name != "document_id"))
-    found = _changed(documents, since)
-    yield from _without_chunks(found, schema)
-    yield from _with_chunks(chunks, found, schema)
+    # An empty name: a database in a temporary file, which goes with the connection.
+    with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
+        db.executescript(_CHANGED)
+        for some in _changed(documents, since):
+            db.executemany("INSERT OR REPLACE INTO changed VALUES (?, ?, ?, ?)", some)
+        yield from _without_chunks(db, schema)
+        yield from _with_chunks(chunks, db, schema)
 
 
 def version_of(output: str, until: int | None = None) -> int:
@@ -255,73 +273,93 @@ def _documents_until(output: str, until: int | None) -> Table:
     return best
 
 
-def _changed(documents: Table, since: int | None) -> dict[str, tuple[str, str | None, int]]:
+def _changed(documents: Table, since: int | None) -> Iterator[Iterator[tuple[str, str, str | None, int]]]:
     """Changed documents: how, the file of their chunks, and how many these are."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     from lucidworks_provider.delta.rows import read_rows
 
-    found: dict[str, tuple[str, str | None, int]] = {}
     columns = ["document_id", "version", "presence", "chunk_file", "first_row", "chunks"]
-    for batch in read_rows(documents, columns=columns):
-        rows = zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-        for document_id, version, presence, file, first, count in rows:
-            if version is None or (since is not None and version <= since):
-                continue
-            was = since is not None and sum(one <= since for one in presence) % 2 == 1
-            is_now = len(presence) % 2 == 1
-            if was or is_now:
-                change = "changed" if was and is_now else "added" if is_now else "deleted"
-                # Without a first row they are at several places, maybe in several files.
-                found[document_id] = change, None if first is None else file, count
-    return found
+    for rows in read_rows(documents, columns=columns):
+        version = rows.column("version")
+        batch = rows.filter(pc.is_valid(version) if since is None else pc.greater(version, since))
+        presence = batch.column("presence")
+        is_now = pc.bit_wise_and(pc.list_value_length(presence), 1)
+        was = [0] * batch.num_rows
+        if since is not None:
+            # Each of these versions brought the document or removed it.
+            early = pc.filter(
+                pc.list_parent_indices(presence), pc.less_equal(pc.list_flatten(presence), since)
+            )
+            for row in early.to_pylist():
+                was[row] ^= 1
+        # Without a first row they are at several places, maybe in several files.
+        file = pc.if_else(pc.is_valid(batch.column("first_row")), batch.column("chunk_file"), pa.scalar(None))
+        found = (batch.column("document_id"), file, batch.column("chunks"), is_now)
+        yield (
+            (one, ("", "added", "deleted", "changed")[now + 2 * before], file, count)
+            for one, file, count, now, before in zip(*(one.to_pylist() for one in found), was, strict=True)
+            if now or before
+        )
 
 
-def _without_chunks(
-    found: Mapping[str, tuple[str, str | None, int]], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+def _without_chunks(db: sqlite3.Connection, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    rows = [{"change": how, "document_id": one} for one, (how, _, count) in found.items() if not count]
-    for start in range(0, len(rows), 2048):
-        yield pa.RecordBatch.from_pylist(rows[start : start + 2048], schema=schema)
+    cursor = db.execute("SELECT id, change FROM changed WHERE NOT chunks")
+    while some := cursor.fetchmany(2048):
+        rows = [{"change": change, "document_id": one} for one, change in some]
+        yield pa.RecordBatch.from_pylist(rows, schema=schema)
 
 
-def _with_chunks(
-    chunks: Dataset, found: Mapping[str, tuple[str, str | None, int]], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """
-    A document's rows stand together, but where somebody else has rewritten files: so the rows of some may have to
-    wait for others.
+    A document's rows are together, but where another program has rewritten files: some wait for others, and are
+    sorted.
     """
     import pyarrow as pa
 
     table = chunks._table
-    files = {file for _, file, count in found.values() if file is not None and count and file in table.files}
-    complete = all(file in table.files for _, file, count in found.values() if count)
-    some = replace(table, files={path: table.files[path] for path in files}) if complete else table
-    waiting: dict[str, list[pa.Table]] = {}
-    for batch in chunks._batches(some, None, None):
-        ids = batch.column("document_id").to_pylist()
-        ready: list[pa.Table] = []
-        start = 0
-        for end in range(1, len(ids) + 1):
-            if end < len(ids) and ids[end] == ids[start]:
+    files = [row[0] for row in db.execute("SELECT DISTINCT file FROM changed WHERE chunks")]
+    if all(file in table.files for file in files):
+        table = replace(table, files={path: table.files[path] for path in files})
+    waiting: dict[str, list[pa.RecordBatch]] = {}
+    for batch in chunks._batches(table, None, None):
+        rows: dict[str, list[int]] = {}
+        for row, document_id in enumerate(batch.column("document_id").to_pylist()):
+            rows.setdefault(document_id, []).append(row)
+        index = batch.column("chunk_index").to_pylist()
+        # Rows of this batch, how they have changed, and batches of documents that have waited.
+        taken: list[int] = []
+        how: list[str] = []
+        ready: list[pa.RecordBatch] = []
+        for document_id, its in rows.items():
+            if (found := db.execute(_CHANGED_OF, (document_id,)).fetchone()) is None:
                 continue
-            document_id = ids[start]
-            if document_id in found:
-                how, _, count = found[document_id]
-                rows = pa.Table.from_batches([batch.slice(start, end - start)])
-                together = [*waiting.pop(document_id, ()), rows]
-                if sum(one.num_rows for one in together) < count:
-                    waiting[document_id] = together
-                else:
-                    ready += [
-                        one.add_column(0, schema.field(0), [pa.repeat(how, one.num_rows)]) for one in together
-                    ]
-            start = end
-        if ready:
-            yield from pa.concat_tables(ready).cast(schema).combine_chunks().to_batches()
+            change, count = found
+            if len(its) >= count:
+                taken += sorted(its, key=index.__getitem__)
+                how += [change] * len(its)
+                continue
+            # A copy: a slice would keep the whole batch.
+            together = [*waiting.pop(document_id, ()), batch.take(pa.array(its))]
+            if sum(one.num_rows for one in together) < count:
+                waiting[document_id] = together
+            else:
+                ordered = pa.Table.from_batches(together).sort_by("chunk_index").to_batches()
+                ready += [_named(one, [change] * one.num_rows, schema) for one in ordered]
+        if taken:
+            ready.append(_named(batch.take(pa.array(taken)), how, schema))
+        yield from pa.Table.from_batches(ready, schema).combine_chunks().to_batches()
     if waiting:
         raise InputError(
             f"{table.uri}: chunks of {len(waiting):,} documents are missing, e.g. of {next(iter(waiting))!r}. "
             "Somebody has deleted them; the next run finds that, and sends the documents again or drops them."
         )
+
+
+def _named(rows: pa.RecordBatch, how: list[str], schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([pa.array(how, pa.string()), *rows.columns], schema=schema)

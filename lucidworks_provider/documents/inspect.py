@@ -73,7 +73,7 @@ CREATE TABLE ranges (id TEXT, file TEXT, first INTEGER, count INTEGER, chunk_ind
     spans BLOB);
 BEGIN;
 """
-# The chunks of each document, which may be in any order where the document's row names no place.
+# The chunks of each document, which are in any order where another program has sorted the rows.
 _FOUND = """
 CREATE INDEX ranges_id ON ranges (id);
 CREATE TABLE found AS
@@ -81,9 +81,8 @@ CREATE TABLE found AS
         min(first) AS first, max(first + count) AS end, min(hash) AS hash, max(hash) AS last_hash,
         max(chunk_index != expected) AS disorder
     FROM (
-        SELECT r.*, coalesce(lag(r.chunk_index + r.count) OVER (
-            PARTITION BY r.id ORDER BY iif(d.first IS NULL, r.chunk_index, r.rowid)), 0) AS expected
-        FROM ranges r LEFT JOIN documents d ON d.id = r.id
+        SELECT *, coalesce(lag(chunk_index + count) OVER (PARTITION BY id ORDER BY chunk_index), 0) AS expected
+        FROM ranges
     ) GROUP BY id;
 CREATE INDEX found_id ON found (id);
 """
@@ -95,7 +94,7 @@ _PROBLEMS = {
         "f.count = d.chunks AND d.first IS NOT NULL AND (f.file IS NOT d.file OR f.last_file IS NOT d.file "
         "OR f.first != d.first OR f.end != d.first + d.chunks)"
     ),
-    "documents whose chunk_index is not 0, 1, 2, … in order": "f.count = d.chunks AND f.disorder",
+    "documents whose chunk_index is not 0, 1, 2, …": "f.count = d.chunks AND f.disorder",
     "documents with another content_hash than their chunks": "f.hash != d.hash OR f.last_hash != d.hash",
     "documents with another number of tokens than their chunks": "f.count = d.chunks AND f.tokens != d.tokens",
     "documents whose status and presence contradict": (

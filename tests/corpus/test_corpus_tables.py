@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +28,7 @@ from lucidworks_provider.corpus import publish, run, tables
 from lucidworks_provider.delta import log as delta_log
 from lucidworks_provider.delta.log import Table, read_table
 from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents, version_of
+from lucidworks_provider.documents.inspect import inspect
 from lucidworks_provider.errors import InputError, OutputBusyError
 
 COLUMNS = ["document_id", "chunk_index", "text", "start", "end", "vector", "input_tokens", "content_hash"]
@@ -271,6 +273,46 @@ def test_somebody_else_rewrites_the_files(
     assert world.run()["version"] == delta["version"]
 
 
+def test_somebody_else_sorts_the_chunks_of_a_document(world: World) -> None:
+    """Consumers get them in their order, as it is what a document is."""
+    world.service.chunk_size = len("0, 99: a sentence. ")
+    texts = {f"{n}.txt": "".join(f"{n}, {99 - m}: a sentence. " for m in range(20)) for n in range(3)}
+    for one, text in texts.items():
+        world.write(one, text)
+    world.run()
+    _rewritten(world).optimize.z_order(["text"])
+    # The next run reads the positions again.
+    world.write("new.txt", "A new one.")
+    world.run()
+    rows = open_dataset(str(world.output)).to_table(columns=["document_id", "chunk_index"]).to_pylist()
+    order = [row["chunk_index"] for row in rows if row["document_id"] == "1.txt"]
+    assert order != sorted(order)
+    assert not inspect(str(world.output)).counts
+    for one, (_, chunks) in folded(world, None).items():
+        assert [chunk[0] for chunk in chunks] == list(range(len(chunks))), one
+    texts["1.txt"] = "Changed."
+    world.write("1.txt", texts["1.txt"])
+    world.run()
+    assert world.texts() == texts | {"new.txt": "A new one."}
+
+
+def test_the_rows_of_documents_that_are_interleaved(world: World) -> None:
+    """As after a sort by a column that all documents share: rows wait for those of other batches."""
+    world.service.chunk_size = 20
+    for n in range(60):
+        world.write(f"{n:03}.txt", "".join(f"{m:02}, {n:03}: a sentence. " for m in range(40)))
+    version = world.run()["version"]
+    before = folded(world, None)
+    _rewritten(world).optimize.z_order(["text"])
+    world.write("000.txt", "Another text.")
+    world.run()
+    assert len(world.rows()) > 2048
+    assert {one: told for one, told in folded(world, None).items() if one != "000.txt"} == {
+        one: told for one, told in before.items() if one != "000.txt"
+    }
+    assert {one: how for one, (how, _) in folded(world, version).items()} == {"000.txt": "changed"}
+
+
 @pytest.mark.parametrize("how", ["resend", "drop"])
 @pytest.mark.parametrize("condition", ["document_id = '1.txt'", "document_id = '1.txt' AND chunk_index > 0"])
 def test_somebody_else_deletes_chunks(
@@ -483,6 +525,44 @@ def test_between_the_two_commits(world: World, monkeypatch: pytest.MonkeyPatch, 
     assert world.run(run_id="night", try_number=3)["changed"] == 1
 
 
+def test_a_vacuum_between_the_two_commits(
+    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes every file that no version names; the rows of the second commit are outside both tables."""
+    # Of delta-rs, a full vacuum removes deletion vectors that are in use.
+    world.set(deletion_vectors=False)
+    world.write("1.txt", "The first.")
+    before = world.run()["version"]
+    world.write("1.txt", "The second.")
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_commit_documents", lambda *args, **kwargs: (_ for _ in ()).throw(Died()))
+        with pytest.raises(Died):
+            world.run(run_id="night")
+    for name in ("chunks", "documents"):
+        deltalake.DeltaTable(str(world.output / name)).vacuum(
+            retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
+        )
+
+    assert world.run(run_id="night", try_number=2)["changed"] == 1
+
+    assert {one: how for one, (how, _) in folded(world, before).items()} == {"1.txt": "changed"}
+    agree(world, duck)
+    world.write("2.txt", "The next night.")
+    world.run()
+    assert not list((world.output / "runs").glob("*.parquet"))
+
+
+def test_rows_that_are_gone_are_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write("1.txt", "The first.")
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_commit_documents", lambda *args, **kwargs: (_ for _ in ()).throw(Died()))
+        with pytest.raises(Died):
+            world.run()
+    (world.output / "runs/00000001.parquet").unlink()
+    with pytest.raises(InputError, match=r"runs/00000001\.parquet is gone"):
+        world.run()
+
+
 def test_a_note_that_is_gone_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.write("1.txt", "The first.")
     with monkeypatch.context() as patch:
@@ -557,10 +637,11 @@ def test_a_night_with_old_rejects_commits_nothing(world: World) -> None:
     assert second["documents_version"] == first["documents_version"]
 
 
+@pytest.mark.parametrize("later", [False, True])
 def test_a_zombie_between_its_commits_makes_the_second_one_once(
-    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch, later: bool
 ) -> None:
-    """The next run has made it meanwhile."""
+    """The next run has made it meanwhile, and another one after it has removed what the second one needs."""
     world.write("1.txt", "The first.")
     world.run()
     world.write("1.txt", "The second.")
@@ -572,15 +653,19 @@ def test_a_zombie_between_its_commits_makes_the_second_one_once(
         if not woken:
             woken = True
             assert world.run(run_id="night", try_number=2)["added"] == 1
+            if later:
+                world.write("3.txt", "One more.")
+                world.run(run_id="next night")
         return commit_documents(*args, **kwargs)
 
     monkeypatch.setattr(publish, "_commit_documents", stands_still)
     world.run(run_id="night")
     assert woken
-    assert world.texts() == {"1.txt": "The second.", "2.txt": "A new one."}
-    assert len(open_documents(str(world.output))) == 2
+    texts = {"1.txt": "The second.", "2.txt": "A new one."} | ({"3.txt": "One more."} if later else {})
+    assert world.texts() == texts
+    assert len(open_documents(str(world.output))) == len(texts)
     agree(world, duck)
-    assert world.run()["skipped"] == 2
+    assert world.run()["skipped"] == len(texts)
 
 
 def test_a_note_without_its_commit_is_of_no_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -718,6 +803,39 @@ def test_old_versions_go_after_the_retention(world: World, monkeypatch: pytest.M
     assert {one for one, (how, _) in folded(world, 0).items() if how == "added"} == {
         f"{n}.txt" for n in range(1, 9)
     }
+
+
+def test_other_writers_keep_what_the_retention_keeps(
+    world: World, duck: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def properties(name: str) -> set[str | None]:
+        found = deltalake.DeltaTable(str(world.output / name)).metadata().configuration
+        kinds = ("deletedFile", "log")
+        return {found.get(f"delta.{kind}RetentionDuration") for kind in kinds}
+
+    world.set(retention=20 * 86_400.0, deletion_vectors=False)
+    world.write("1.txt", "The first.")
+    world.run()
+    world.write("1.txt", "The second.")
+    with monkeypatch.context() as patch:
+        # Removed longer ago than the seven days that other writers keep.
+        patch.setattr(publish, "_now", lambda: round((time.time() - 10 * 86_400) * 1000))
+        world.run()
+    for name in ("chunks", "documents"):
+        assert properties(name) == {"interval 1728000 seconds"}
+        assert deltalake.DeltaTable(str(world.output / name)).vacuum(dry_run=False) == []
+    assert len(open_dataset(str(world.output), 0)) == 1
+    agree(world, duck)
+
+    world.set(retention=5 * 86_400.5)
+    assert world.run()["version"] == 1
+    assert properties("chunks") == {"interval 1728000 seconds"}
+    world.write("2.txt", "Another.")
+    assert world.run()["version"] == 2
+    for name in ("chunks", "documents"):
+        assert properties(name) == {"interval 432003 seconds"}
+    assert world.run()["version"] == 2
+    agree(world, duck)
 
 
 def test_properties_say_how_the_chunks_were_made(world: World) -> None:

@@ -99,7 +99,7 @@ class World:
         if txn is not None:
             actions.append(log.txn_action("run", txn, now))
         actions += self.masks(table, set(delete)) if self.vectors else self.copies(table, set(delete))
-        assert log.commit(self.uri, table.version + 1, actions, operation="MERGE", metrics={"rows": 1})
+        assert log.commit(self.uri, table.version + 1, actions, operation="MERGE")
         return self.table
 
     def masks(self, table: log.Table, ids: set[str]) -> list[Mapping[str, Any]]:

@@ -162,11 +162,10 @@ def test_a_snapshot(base: str) -> None:
     assert {path: file.live for path, file in table.files.items()} == {"a.parquet": 94, "b.parquet": 200}
     assert table.tombstones.keys() == {("a.parquet", None)}
     assert table.transactions == {"run": 2, "other": 9}
-    assert (table.name, table.description, table.id) == ("chunks", "Of a shop", "7")
+    assert (table.metadata["name"], table.metadata["description"], table.id) == ("chunks", "Of a shop", "7")
     assert table.configuration == {"k": "v"}
     assert (table.reader_version, table.writer_version) == (3, 7)
-    assert table.reader_features == table.writer_features == {"deletionVectors"}
-    assert table.partition_columns == ()
+    assert table.writer_features == {"deletionVectors"}
     assert table.timestamp_ms is not None
     assert arrow_schema(table.schema).field("vector").metadata == {b"dimension": b"3"}
     first = snapshot(base, 0)
@@ -203,7 +202,7 @@ def test_texts_with_line_separators_stay_whole(base: str) -> None:
     )
     text = "\n".join(json.dumps(one, ensure_ascii=False) for one in (PROTOCOL, metadata))
     write_file(f"{base}/_delta_log/{0:020}.json", text.encode())
-    assert snapshot(base).name == "a\u2028b\x85c"
+    assert snapshot(base).metadata["name"] == "a\u2028b\x85c"
 
 
 # ---------------------------------------------------------------- versions
@@ -293,23 +292,13 @@ def test_what_a_commit_says_of_itself(tmp_path: Path) -> None:
         0,
         [PROTOCOL, METADATA],
         operation="CREATE TABLE",
-        parameters={"mode": "Append", "partitionBy": []},
-        metrics={"numOutputRows": 5},
-        tags={"run": "1"},
-        now_ms=1_700_000_000_000,
     )
     lines = (tmp_path / "_delta_log" / f"{0:020}.json").read_text().splitlines()
     info = json.loads(lines[0])["commitInfo"]
     assert info.pop("engineInfo").startswith("airflow-provider-lucidworks/")
     uuid.UUID(info.pop("txnId"))
-    assert info == {
-        "timestamp": 1_700_000_000_000,
-        "operation": "CREATE TABLE",
-        "operationParameters": {"mode": "Append", "partitionBy": "[]"},
-        "operationMetrics": {"numOutputRows": "5"},
-        "isBlindAppend": False,
-        "tags": {"run": "1"},
-    }
+    assert abs(info.pop("timestamp") / 1000 - time.time()) < 60
+    assert info == {"operation": "CREATE TABLE", "operationParameters": {}, "isBlindAppend": False}
     assert [next(iter(json.loads(line))) for line in lines[1:]] == ["protocol", "metaData"]
 
 
@@ -508,7 +497,7 @@ def test_a_checkpoint_holds_the_snapshot(world: World) -> None:
         path.unlink()
     after = world.table
     assert after.timestamp_ms is None
-    for name in ("version", "files", "schema", "configuration", "transactions", "name", "description", "id"):
+    for name in ("version", "files", "schema", "metadata", "transactions"):
         assert getattr(after, name) == getattr(before, name), name
     assert after.protocol == before.protocol
     assert after.tombstones.keys() == before.tombstones.keys()
