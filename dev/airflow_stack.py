@@ -19,6 +19,7 @@ Nothing outlives it, not even if the program that holds it is killed: see :mod:`
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -46,8 +47,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-# New databases of SQLite, by interpreter: the next stack of this program copies one instead of seven seconds' work.
-_MIGRATED: dict[Path, bytes] = {}
 
 
 class AirflowStack(AirflowApi):
@@ -203,8 +202,9 @@ class AirflowStack(AirflowApi):
         database = self.config.database
         url = (self.environment("db-migrate") | self.env)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
         new = url.startswith(f"sqlite:///{database}") and not database.exists()
-        if new and (content := _MIGRATED.get(self.python)):
-            database.write_bytes(content)
+        template = _template(self.python)
+        if new and template is not None and template.exists():
+            shutil.copyfile(template, database)
             return
         migration = self._part("db-migrate", ("db", "migrate"))
         migration.start()
@@ -215,8 +215,11 @@ class AirflowStack(AirflowApi):
         if database.exists():
             with closing(sqlite3.connect(database)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")
-            if new:
-                _MIGRATED[self.python] = database.read_bytes()
+            if new and template is not None:
+                written = template.with_name(f"{template.name}.{os.getpid()}")
+                with suppress(OSError):  # an environment that may not be written to
+                    shutil.copyfile(database, written)
+                    written.replace(template)
 
     def _wait_healthy(self, names: Iterable[str], begin: float) -> None:
         waiting = set(names)
@@ -249,6 +252,17 @@ class AirflowStack(AirflowApi):
         # A killed part stays "healthy" for a while: only a heartbeat of the new process counts.
         fresh = heartbeat and datetime.fromisoformat(heartbeat) >= self._parts[name].started_at
         return bool(fresh) and state.get("status") == "healthy"
+
+
+def _template(python: Path) -> Path | None:
+    """
+    Where an environment keeps a new database of its Airflow: each later stack copies it.
+
+    A migration takes seven seconds of CPU time.
+    """
+    root = python.parents[1]
+    found = [path.stem for path in root.glob("lib/python*/site-packages/apache_airflow_core-*.dist-info")]
+    return root / f"{found[0]}.db" if len(found) == 1 else None
 
 
 def _tasks_of(runner: int, processes: list[psutil.Process]) -> list[psutil.Process]:

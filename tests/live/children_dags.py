@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 
 from airflow.sdk import DAG, Variable, task
 from child_calls import token, token_of_fork
@@ -21,9 +22,13 @@ with DAG("children", schedule=None):
         # Without it, Airflow cannot be imported in a spawned child of a task: the database's URL is invalid there.
         os.environ["_AIRFLOW__AS_LIBRARY"] = "1"
         context = multiprocessing.get_context(method)
-        with context.Pool(2) as pool:
+        # One process each: a spawned one imports Airflow, seconds of work.
+        with closing(context.Pool(1)) as pool:
             seen = {"pool": dict(zip(CONNECTIONS, pool.map(token, CONNECTIONS), strict=True))}
-        with ProcessPoolExecutor(2, mp_context=context) as executor:
+        # Leaving a pool's own context terminates its processes, and may wait for ever: forked ones have the handler
+        # of SIGTERM of Airflow's task process, which ignores it in children.
+        pool.join()
+        with ProcessPoolExecutor(1, mp_context=context) as executor:
             seen["executor"] = dict(zip(CONNECTIONS, executor.map(token, CONNECTIONS), strict=True))
         return seen | {"task": {name: token(name) for name in CONNECTIONS}}
 

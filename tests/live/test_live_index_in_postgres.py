@@ -86,7 +86,10 @@ def nights(tmp_path: Path, short_corpus_waits: None) -> Iterator[Nights]:
             "AIRFLOW_CONN_POSTGRES_DEFAULT": server.connection,
             "LUCIDWORKS_OUTPUT": (tmp_path / "output").as_uri(),
         }
-        airflow = stack.enter_context(AirflowStack(tmp_path / "home", tmp_path / "dags", env=environment))
+        airflow = AirflowStack(tmp_path / "home", tmp_path / "dags", env=environment)
+        # Nothing here defers.
+        del airflow.commands["triggerer"]
+        stack.enter_context(airflow)
         connection = stack.enter_context(
             psycopg.connect(server.url.replace("+psycopg2", ""), autocommit=True)
         )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis_stores
-from redis_stores import CLAIM, new_store
+from redis_stores import CLAIM, PROCESSES, new_store
 
 from lucidworks_provider.auth import protocol
 from lucidworks_provider.auth.protocol import NOBODY, Claim, Snapshot
@@ -50,14 +49,11 @@ def test_of_many_threads_one_gets_the_lease(server: RedisServer) -> None:
 
 
 def test_of_several_processes_one_gets_the_lease(server: RedisServer) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier, results = spawn.Barrier(4), spawn.Queue()
+    barrier, results = PROCESSES.Barrier(4), PROCESSES.Queue()
     processes = [
-        spawn.Process(target=redis_stores.take_lease, args=(f"process-{number}", barrier, results))
+        redis_stores.start(redis_stores.take_lease, f"process-{number}", barrier, results)
         for number in range(4)
     ]
-    for process in processes:
-        process.start()
     seen = {results.get(timeout=90) for _ in processes}
     for process in processes:
         process.join(30)

@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 import redis_stores
 import requests
 from redis_server import REDIS_CONN_ID
+from redis_stores import PROCESSES
 
 from lucidworks_provider.sharing.pause import PauseRecord, RedisPause, SharedPause
 from lucidworks_provider.sharing.redis_client import RedisClient
 
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerProcess
+
     from redis_server import RedisServer
 
 KEY = "lucidworks:pause:name"
@@ -40,11 +43,8 @@ def test_what_is_written_ends_by_itself(server: RedisServer) -> None:
 
 
 def test_eight_processes_ask_at_once_and_one_may_probe(server: RedisServer) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier, results = spawn.Barrier(8), spawn.Queue()
-    processes = [spawn.Process(target=redis_stores.ask_to_probe, args=(barrier, results)) for _ in range(8)]
-    for process in processes:
-        process.start()
+    barrier, results = PROCESSES.Barrier(8), PROCESSES.Queue()
+    processes = [redis_stores.start(redis_stores.ask_to_probe, barrier, results) for _ in range(8)]
     replies = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join(60)
@@ -78,25 +78,30 @@ def test_a_storm_draws_one_request_a_pause_from_several_processes(
     """Three processes with four senders each, one of which begins in the middle; all go on when it is over."""
     from lucidworks_provider.emulator import running
 
-    spawn = multiprocessing.get_context("spawn")
-    results = spawn.Queue()
-    with running() as service:
-        until = time.time() + 25.0
-        arguments = (service.url, mode, until, results)
-        processes = [spawn.Process(target=redis_stores.send_on, args=arguments) for _ in range(3)]
-        for process in processes[:2]:
-            process.start()
-        for _ in processes[:2]:
-            assert results.get(timeout=30) == "begun"
+    accepted, stop = PROCESSES.Array("d", 3), PROCESSES.Event()
+
+    def all_accepted(count: int, since: float) -> None:
+        deadline = time.monotonic() + 30
+        while min(accepted[:count]) <= since:
+            assert time.monotonic() < deadline, accepted[:]
+            time.sleep(0.05)
+
+    with running() as service, ExitStack() as stack:
+        stack.callback(stop.set)
+
+        def sender(number: int) -> ForkServerProcess:
+            return redis_stores.start(redis_stores.send_on, service.url, mode, number, accepted, stop)
+
+        processes = [sender(0), sender(1)]
+        all_accepted(2, 0)
         begin = time.time()
         order = {"match": "usecases", "kind": "429", "retry_after": 1, "times": 10_000}
         requests.post(f"{service.url}/_emulator/faults", json=order, timeout=10).raise_for_status()
-        processes[2].start()
+        processes.append(sender(2))
         time.sleep(8)
         requests.delete(f"{service.url}/_emulator/faults", timeout=10).raise_for_status()
         over = time.time()
-        assert results.get(timeout=30) == "begun"
-        last = [results.get(timeout=60) for _ in processes]
+        all_accepted(3, over + 1)  # all of them go on
         log = requests.get(f"{service.url}/_emulator/log", timeout=10).json()
     for process in processes:
         process.join(30)
@@ -106,4 +111,3 @@ def test_a_storm_draws_one_request_a_pause_from_several_processes(
     # process for itself would send three times as many.
     assert 4 <= sum(gap >= 0.5 for gap in gaps) <= 9
     assert sum(gap < 0.5 for gap in gaps) <= 2 * 4 + 2 + 3
-    assert min(last) > over + 1, "all of them go on"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis_stores
-from redis_stores import CLAIM, new_store
+from redis_stores import CLAIM, PROCESSES, new_store
 
 from lucidworks_provider.api.tokens import Grant
 from lucidworks_provider.auth import protocol
@@ -44,14 +43,10 @@ def new_source(mints: Mints) -> TokenSource:
 
 def test_eight_processes_start_cold_and_one_token_is_minted(idle_server: RedisServer) -> None:
     idle_server.start()
-    spawn = multiprocessing.get_context("spawn")
-    barrier, results = spawn.Barrier(8), spawn.Queue()
+    barrier, results = PROCESSES.Barrier(8), PROCESSES.Queue()
     processes = [
-        spawn.Process(target=redis_stores.cold_start, args=(idle_server.port, barrier, results))
-        for _ in range(8)
+        redis_stores.start(redis_stores.cold_start, idle_server.port, barrier, results) for _ in range(8)
     ]
-    for process in processes:
-        process.start()
     tokens = {results.get(timeout=120) for _ in processes}
     for process in processes:
         process.join(30)

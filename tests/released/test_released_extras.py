@@ -23,7 +23,7 @@ ROOT = Path(lucidworks_provider.__file__).parents[1]
 EXTRAS = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 # What its users have anyway.
 BESIDE = {"emulator": ["pytest"]}
-_HIDDEN = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+_HIDDEN = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}
 
 pytestmark = pytest.mark.dist
 
@@ -49,6 +49,11 @@ def pip(python: Path, *arguments: object, cwd: Path) -> None:
     run(sys.executable, "-m", "pip", "--python", python, *quiet, *arguments, cwd=cwd)
 
 
+def install(python: Path, *what: object, cwd: Path) -> None:
+    """Modules are compiled when they are first imported, those of Airflow once for all environments."""
+    pip(python, "install", "--no-compile", "--constraint", ROOT / "constraints.txt", *what, cwd=cwd)
+
+
 def packages_of(python: Path) -> Path:
     return Path(
         run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=python.parent).strip()
@@ -67,7 +72,7 @@ def airflow(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     """Where the packages lie that the wheel needs without any extra; the wheel itself is not among them."""
     folder = tmp_path_factory.mktemp("airflow")
     python = environment(folder / "venv")
-    pip(python, "install", "--constraint", ROOT / "constraints.txt", built["wheel"], cwd=folder)
+    install(python, built["wheel"], cwd=folder)
     pip(python, "uninstall", "--yes", "airflow-provider-lucidworks", cwd=folder)
     return packages_of(python)
 
@@ -75,7 +80,7 @@ def airflow(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 def installed(what: str, folder: Path, airflow: Path, *beside: str) -> Path:
     python = environment(folder / "venv")
     (packages_of(python) / "airflow.pth").write_text(f"{airflow}\n")
-    pip(python, "install", "--constraint", ROOT / "constraints.txt", what, *beside, cwd=folder)
+    install(python, what, *beside, cwd=folder)
     found = run(python, "-P", "-c", "import lucidworks_provider as it; print(it.__file__)", cwd=folder)
     assert Path(found.strip()).is_relative_to(folder)
     return python
