@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[azure,documents,emulator,redis,report,s3]' --group test --group lint
+		--editable '.[azure,documents,emulator,redis,s3]' --group test --group lint
 	@touch $@
 
 demo: $(READY) ## run the example DAG in a real Airflow against the emulator

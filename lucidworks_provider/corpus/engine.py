@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -120,6 +121,8 @@ class Engine:
                     group.create_task(_watched(journal)),
                     group.create_task(_every(PROGRESS_SECONDS, self._progress)),
                     group.create_task(self._check_again_and_again()),
+                    # While the first jobs are waited for; else their documents would wait for it.
+                    group.create_task(in_thread(import_module, "pyarrow.parquet")),
                 ]
                 writer = group.create_task(self._write_arrived())
                 await self._send_all(candidates)

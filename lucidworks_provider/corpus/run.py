@@ -716,7 +716,8 @@ def _plan(corpus: Corpus, scratch: Scratch, tables: Tables, *, exact: bool) -> t
         reuse=same and not corpus.full_refresh,
         max_text_bytes=corpus.max_text_bytes,
     )
-    planned = plan.look(files, exact=exact)
+    with scratch.transaction():
+        planned = plan.look(files, exact=exact)
     # A shard may be without documents, and then those that it had have vanished.
     if not planned.documents and not corpus.listing:
         raise InputError(

@@ -13,6 +13,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,9 +94,11 @@ class Scratch:
         self._db = sqlite3.connect(
             Path(self._folder.name) / "scratch.db", check_same_thread=False, isolation_level=None
         )
-        # Nothing in it outlives the process, so nothing needs to be safe on the disk.
+        # Nothing in it outlives the process, so nothing needs to be safe on the disk; and nothing else opens it, so
+        # no statement needs to lock the file and to look whether another process has changed it.
         self._db.executescript(
-            f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-32000; {_TABLES}"
+            "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-32000; "
+            f"PRAGMA locking_mode=EXCLUSIVE; {_TABLES}"
         )
 
     def close(self) -> None:
@@ -116,12 +119,17 @@ class Scratch:
 
     def many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """One statement for many rows, as one transaction."""
-        with self._lock:
-            self._db.execute("BEGIN")
-            try:
-                self._db.executemany(statement, rows)
-            finally:
-                self._db.execute("COMMIT")
+        with self._lock, self.transaction():
+            self._db.executemany(statement, rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Write once what many statements change; whatever is raised, since there is no way back."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
 
     def one(self, query: str, *values: Any) -> Any:
         """The first row, or None."""

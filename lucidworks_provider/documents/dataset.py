@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from lucidworks_provider.errors import InputError
@@ -63,18 +64,15 @@ def new_name() -> str:
 
 def check_installed() -> None:
     """
-    Refuse Delta tables where what writes and reads them is not installed.
+    Refuse Delta tables where what writes and reads them is not installed. Imports nothing.
 
     :raises InputError: names the extra.
     """
-    try:
-        import pyarrow.dataset  # noqa: F401
-        import pyroaring  # noqa: F401
-    except ImportError:
+    if find_spec("pyarrow") is None or find_spec("pyroaring") is None:
         raise InputError(
             "Delta tables need pyarrow and pyroaring: pip install 'airflow-provider-lucidworks[documents]', on the "
             "workers too."
-        ) from None
+        )
 
 
 class Dataset:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from lucidworks_provider.corpus.flow import Slots, Window
 from lucidworks_provider.corpus.job_times import JobTimes
 from lucidworks_provider.corpus.journal import Journal, PieceKey
 from lucidworks_provider.corpus.scratch import SAME, Row, Scratch
-from lucidworks_provider.errors import StorageError
+from lucidworks_provider.errors import InputError, StorageError
 
 
 def key(document: str) -> PieceKey:
@@ -272,6 +273,15 @@ def test_the_first_poll_learns_how_long_jobs_take(
             waited += max(0.0, wait - takes)
     assert in_vain / 2000 < 0.2
     assert waited / 2000 < seconds
+
+
+def test_a_transaction_keeps_what_was_written_before_a_failure() -> None:
+    with Scratch() as scratch:
+        with suppress(InputError), scratch.transaction():
+            scratch.see("a", SAME)
+            raise InputError("two documents have one id")
+        scratch.add_new([Row("a", "h", 1, "s", "f", 1, "p", 1, 7)])
+        assert scratch.count("SELECT count(*) FROM seen JOIN new ON new.id = seen.id") == 1
 
 
 def test_rows_of_a_query_are_read_while_others_write() -> None:

@@ -21,12 +21,6 @@ from lucidworks_provider.documents.dataset import open_dataset
 from lucidworks_provider.errors import InputError, StorageError
 
 
-@pytest.fixture(autouse=True)
-def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take longer than all the rest."""
-    monkeypatch.setattr("lucidworks_provider.corpus.report._drawn", lambda _: "")
-
-
 def holder(task: str = "publish", *, run_id: str = "night", try_number: int = 1) -> Holder:
     return Holder.here(dag_id="dag", run_id=run_id, task_id=task, map_index=-1, try_number=try_number)
 

@@ -42,12 +42,6 @@ def duck() -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-@pytest.fixture(autouse=True)
-def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its charts take longer than all the rest."""
-    monkeypatch.setattr(run, "render", lambda *_: "")
-
-
 def _sorted(rows: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: tuple(row[key] for key in keys))
 

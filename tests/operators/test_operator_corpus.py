@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -195,19 +196,33 @@ def test_an_unknown_model_stops_the_run(corpus: Run) -> None:
 def test_a_missing_extra_is_named_before_anything_is_sent(
     corpus: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow.dataset", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
         corpus.execute()
     assert corpus.posts() == 0
 
 
-@pytest.mark.parametrize("missing", ["pyarrow.dataset", "pyroaring"])
+@pytest.mark.parametrize("missing", ["pyarrow", "pyroaring"])
 def test_publishing_needs_the_extra_too(corpus: Run, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     staged = corpus.stage()
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
         corpus.publish(staged)
     assert corpus.tables() == set()
+
+
+def test_the_first_request_does_not_wait_for_pyarrow() -> None:
+    """It is loaded while the first jobs are waited for: half a second of a busy worker."""
+    code = """
+import sys
+from lucidworks_provider.corpus.run import run
+from lucidworks_provider.documents.dataset import check_installed
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+check_installed()
+assert not {"pyarrow", "numpy"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_secrets_are_in_no_file(corpus: Run) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import lucidworks_provider
 
-BROUGHT_BY_EXTRAS = ("airflow.providers.redis", "inscriptis", "matplotlib", "orjson", "pyarrow", "pyroaring")
+BROUGHT_BY_EXTRAS = ("airflow.providers.redis", "inscriptis", "orjson", "pyarrow", "pyroaring")
 # Airflow 3 brings these for its API server; 2.11 does not, and is what is acted here.
 BROUGHT_BY_AIRFLOW = ("starlette", "uvicorn")
 SERVER = "lucidworks_provider.emulator."
@@ -79,6 +79,8 @@ def main() -> None:
     from lucidworks_provider.auth.stores import store_for
     from lucidworks_provider.auth.token import TokenIdentity
     from lucidworks_provider.connection import parse_settings
+    from lucidworks_provider.corpus.report import render
+    from lucidworks_provider.corpus.stats import RunStats
     from lucidworks_provider.documents.__main__ import main as inspect
     from lucidworks_provider.documents.chunk_file import check_suffix
     from lucidworks_provider.documents.inspect import inspect as inspected
@@ -112,6 +114,11 @@ def main() -> None:
     extra = {"share_via": "redis", "redis_conn_id": "r"}
     settings = parse_settings("l", login="c", password="s", host="a", extra=extra)
     refused(store_for(settings, TokenIdentity("https://a", "s", "c", "scope")).read, "redis")
+
+    stats = RunStats(1, 0.0)
+    stats.request(200, 0.0)
+    stats.chunked(1.0, 0.5, [100, 200], 90)
+    assert render(stats.as_json(2.0), {}).count("<svg") == 3
 
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
