@@ -20,7 +20,8 @@ class Reading:
 
     :param id_column: field or column of the ids, in JSON Lines and Parquet.
     :param text_column: that of the texts.
-    :param encoding: of the files, by the name that Python knows; found out when it is None.
+    :param encoding: of the files, by a name that Python knows; None for a byte order mark, UTF-8, or what a page
+        declares.
     :param max_document_bytes: a document, or the line that it stands in, may have; more is rejected.
     """
 
