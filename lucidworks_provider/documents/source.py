@@ -70,8 +70,8 @@ def list_source(source: str) -> Iterator[SourceFile]:
 
     A folder with a ``_delta_log`` is a Delta table, whose data files are those of its newest version. Within a
     folder hidden files and folders (``.x``) and those of table writers (``_temporary``, ``_spark_metadata`` and the
-    like) are passed over, and files of other kinds are counted in one warning. Links to folders are not followed. A
-    local folder takes no memory; of an object store, one folder right below the source is held at a time.
+    like) are passed over, and files of other kinds are counted in one warning. Links are followed, but for one to a
+    folder that it lies in. A local folder takes no memory; of an object store, one folder right below the source is held at a time.
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
