@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lucidworks_provider.documents.document import Reason, Unreadable
 from lucidworks_provider.documents.readers import Reading, check_file, read_file_documents
-from lucidworks_provider.documents.source import Format, SourceFile, list_source
+from lucidworks_provider.documents.source import Format, SourceFile, list_source, may_hold, source_folder
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.listing import find_entry, list_below, list_folder
 from lucidworks_provider.storage import read_file, write_file
@@ -132,8 +132,39 @@ def test_a_glob(base: str, glob: str, found: set[str]) -> None:
     assert paths(f"{base}/{glob}") == found
 
 
+@pytest.mark.parametrize(
+    ("source", "output", "expected"),
+    [
+        ("", "chunks", True),
+        ("", "", True),
+        ("sub", "sub-chunks", False),
+        ("[draft]", "chunks", False),
+        ("[draft]", "[draft]/chunks", True),
+        ("*.txt", "chunks", False),
+        ("*/*.txt", "chunks", True),
+        ("*/*.txt", "2024/chunks", False),
+        ("202?/*/*.txt", "chunks", False),
+        ("202?/*/*.txt", "2024/chunks", True),
+        ("**/*.txt", "chunks", True),
+        ("sub/**", "chunks", False),
+        ("sub/**", "sub/deep/chunks", True),
+    ],
+)
+def test_what_a_source_may_hold(base: str, source: str, output: str, expected: bool) -> None:
+    fill(base, *TREE, "[draft]/a.txt")
+    assert may_hold(f"{base}/{source}", f"{base}/{output}".rstrip("/")) == expected
+
+
+def test_a_glob_goes_into_no_folder_that_it_cannot_match(base: str) -> None:
+    # Of a table beside the source, where its log would be refused.
+    fill(base, "2024/may/a.txt", "chunks/chunks/_delta_log/0.json", "chunks/chunks/0.txt")
+    assert paths(f"{base}/202?/*/*.txt") == {"2024/may/a.txt"}
+
+
 def test_a_name_that_looks_like_a_glob(base: str) -> None:
     fill(base, "[draft]/a*.txt", "[draft]/b.txt", "d/c.txt")
+    assert source_folder(f"{base}/[draft]") == f"{base}/[draft]"
+    assert source_folder(f"{base}/[dx]raft/*") == base
     assert paths(f"{base}/[draft]") == {"a*.txt", "b.txt"}
     assert paths(f"{base}/[draft]/a*.txt") == {"a*.txt"}
 
