@@ -99,6 +99,11 @@ def _list_below(uri: str) -> Iterator[Entry]:
         path = store_path(uri)
         path.fs.invalidate_cache(path.path)
         found = path.fs.find(path.path, detail=True)
+        if isinstance(found, list):
+            # adlfs, where a blob has the folder's name; what lies below a name in the folder above, it lists.
+            above, _, name = path.path.rstrip("/").rpartition("/")
+            found = path.fs.find(above, prefix=name, detail=True)
+            found = {key: info for key, info in found.items() if key.startswith(f"{above}/{name}/")}
         path.fs.invalidate_cache(path.path)
         yield from (entry for entry in _named_below(path.path, found.items()) if not entry.folder)
 
@@ -107,13 +112,19 @@ def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> I
     # Some file systems put a slash in front of all names.
     root = root.strip("/")
     start = len(root) + 1 if root else 0
+    folders = set()
     for full, info in found:
         name = full.lstrip("/")[start:]
         if name.endswith("/") and info.get("type") != "directory":
             continue  # what some tools put into a store for a folder
         # A store may also hold an object with the folder's own name.
         if name := name.rstrip("/"):
-            yield _stored(name, info)
+            entry = _stored(name, info)
+            # Azure shows a folder that has a marker blob twice.
+            if not entry.folder or name not in folders:
+                yield entry
+            if entry.folder:
+                folders.add(name)
 
 
 def _scan(folder: Path) -> Iterator[Entry]:

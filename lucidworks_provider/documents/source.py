@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.listing import Entry, find_entry, list_below, list_folder
 from lucidworks_provider.storage import local_path, without_scheme
+from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,8 @@ def list_source(source: str) -> Iterator[SourceFile]:
     A folder with a ``_delta_log`` is a Delta table, whose data files are those of its newest version. Within a
     folder hidden files and folders (``.x``) and those of table writers (``_temporary``, ``_spark_metadata`` and the
     like) are passed over, and files of other kinds are counted in one warning. Links are followed, but for one to
-    a folder that it lies in. A local folder takes no memory; of an object store, one folder right below the source
-    is held at a time.
+    a folder that it lies in. A local folder takes no memory; of an object store, some folders right below the source
+    are listed at a time.
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
@@ -211,28 +212,40 @@ class _Walk:
         # Folders that are still to be read, as paths below the source.
         folders = [""]
         while folders:
-            below = folders.pop()
-            place = f"{self.base}/{below}"
-            # What lies right below the source is listed by itself, for it may hold all there is.
-            whole = list_below(place) if below and (not self.parts or "**" in self.parts) else None
-            for entry in whole or list_folder(place):
-                if "/." in f"/{entry.name}":
-                    continue
-                path = f"{below}{entry.name}"
-                parents = set(path.split("/")[: None if entry.folder else -1])
-                if _LOG in parents:
-                    table = f"{self.base}/{path}".partition(f"/{_LOG}")[0]
-                    raise InputError(
-                        f"source: {table} is a Delta table, whose files alone do not say which rows it has. Give "
-                        "it a task of its own, with the table as its source."
-                    )
-                if parents & _OF_WRITERS:
-                    continue
-                if entry.folder:
-                    if not self.parts or _reaches(self.parts, path.split("/")):
-                        folders.append(f"{path}/")
-                elif file := self._file(path, entry):
-                    yield file
+            some, folders = folders, []
+            # A local folder is read entry by entry, and needs no waiting for a store.
+            local = local_path(self.base) is not None
+            listed = map(self._list, some) if local else read_ahead(self._list, some)
+            for below, entries in listed:
+                yield from self._files(below, entries, folders)
+
+    def _list(self, below: str) -> tuple[str, Iterable[Entry]]:
+        place = f"{self.base}/{below}"
+        # What lies right below the source is listed by itself, for it may hold all there is.
+        whole = list_below(place) if below and (not self.parts or "**" in self.parts) else None
+        entries = whole or list_folder(place)
+        return below, entries if local_path(place) is not None else list(entries)
+
+    def _files(self, below: str, entries: Iterable[Entry], folders: list[str]) -> Iterator[SourceFile]:
+        """:param folders: gets those that are to be read, too."""
+        for entry in entries:
+            if "/." in f"/{entry.name}":
+                continue
+            path = f"{below}{entry.name}"
+            parents = set(path.split("/")[: None if entry.folder else -1])
+            if _LOG in parents:
+                table = f"{self.base}/{path}".partition(f"/{_LOG}")[0]
+                raise InputError(
+                    f"source: {table} is a Delta table, whose files alone do not say which rows it has. Give "
+                    "it a task of its own, with the table as its source."
+                )
+            if parents & _OF_WRITERS:
+                continue
+            if entry.folder:
+                if not self.parts or _reaches(self.parts, path.split("/")):
+                    folders.append(f"{path}/")
+            elif file := self._file(path, entry):
+                yield file
 
     def _file(self, path: str, entry: Entry) -> SourceFile | None:
         if self.matches is not None and not self.matches.fullmatch(path):
