@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -32,6 +33,8 @@ from lucidworks_provider.documents.readers import Reading, read_file_documents
 from lucidworks_provider.documents.source import list_source
 
 CONN_ID = "bench_s3"
+# Each request would be a line.
+logging.getLogger("werkzeug").setLevel(logging.WARNING)
 LATENCIES = (0.0, 0.04)
 
 
@@ -84,7 +87,10 @@ def main() -> int:
             measure(f"{uri}/{name}")
             for late.seconds in LATENCIES:
                 listed, read = measure(f"{uri}/{name}")
-                print(f"| {count:,} {name} | {late.seconds * 1000:.0f} ms | {listed:.1f} | {read:.1f} |")
+                print(
+                    f"| {count:,} {name} | {late.seconds * 1000:.0f} ms | {listed:.1f} | {read:.1f} |",
+                    flush=True,
+                )
             late.seconds = 0.0
     return 0
 
