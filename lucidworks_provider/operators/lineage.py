@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.errors import InputError, LucidworksError
-from lucidworks_provider.storage import local_path
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -62,12 +61,14 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
         there is a local file or folder of that very name.
     """
     uri = uri.strip()
-    if glob and _MAGIC.search(uri) and local_path(uri) is not None:
+    if glob and _MAGIC.search(uri):
         from lucidworks_provider.documents.source import source_folder
+        from lucidworks_provider.storage import local_path
 
         # A store that cannot be reached would hold up the listener; a disk that cannot be read, the task reports.
-        with suppress(LucidworksError):
-            uri, glob = source_folder(uri), False
+        if local_path(uri) is not None:
+            with suppress(LucidworksError):
+                uri, glob = source_folder(uri), False
     scheme, separator, rest = uri.partition("://")
     if not separator:
         scheme, rest = "file", scheme
