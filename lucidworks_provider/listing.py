@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lucidworks_provider.storage import local_path, naming, split_uri, store_path
+
+log = logging.getLogger(__name__)
 
 # Stores without folders: one listing shows everything below a prefix, a thousand objects a request. Other
 # file systems of fsspec walk, and its walk passes over folders that it may not read.
@@ -27,7 +30,7 @@ class Entry:
     A file or folder as a listing shows it.
 
     :param name: within the folder that was listed; of :func:`list_below` with "/" between.
-    :param size: bytes; 0 for a folder.
+    :param size: bytes; 0 for a folder, -1 for a link that cannot be followed.
     :param stamp: another one when the file was changed: ``etag:…`` where the store has one, else ``mtime:``
         and nanoseconds. A store that has neither gets ``seen:`` and the time of the listing, so that its
         files never count as unchanged.
@@ -60,8 +63,8 @@ def list_folder(uri: str) -> Iterator[Entry]:
     """
     What is in a folder, in no order; nothing where there is no such folder.
 
-    A local folder is read as it goes, one of a store at once. Of links only those to files are followed;
-    what is neither file nor folder is left out.
+    A local folder is read as it goes, one of a store at once. Links are followed, except to a folder that
+    they lie in, which is a warning; what is neither file nor folder is left out.
 
     :raises StorageError: the folder cannot be read. It is not passed over, since its files would then count
         as gone.
@@ -96,6 +99,11 @@ def _list_below(uri: str) -> Iterator[Entry]:
         path = store_path(uri)
         path.fs.invalidate_cache(path.path)
         found = path.fs.find(path.path, detail=True)
+        if isinstance(found, list):
+            # adlfs, where a blob has the folder's name; what lies below a name in the folder above, it lists.
+            above, _, name = path.path.rstrip("/").rpartition("/")
+            found = path.fs.find(above, prefix=name, detail=True)
+            found = {key: info for key, info in found.items() if key.startswith(f"{above}/{name}/")}
         path.fs.invalidate_cache(path.path)
         yield from (entry for entry in _named_below(path.path, found.items()) if not entry.folder)
 
@@ -104,13 +112,19 @@ def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> I
     # Some file systems put a slash in front of all names.
     root = root.strip("/")
     start = len(root) + 1 if root else 0
+    folders = set()
     for full, info in found:
         name = full.lstrip("/")[start:]
         if name.endswith("/") and info.get("type") != "directory":
             continue  # what some tools put into a store for a folder
         # A store may also hold an object with the folder's own name.
         if name := name.rstrip("/"):
-            yield _stored(name, info)
+            entry = _stored(name, info)
+            # Azure shows a folder that has a marker blob twice.
+            if not entry.folder or name not in folders:
+                yield entry
+            if entry.folder:
+                folders.add(name)
 
 
 def _scan(folder: Path) -> Iterator[Entry]:
@@ -121,12 +135,24 @@ def _scan(folder: Path) -> Iterator[Entry]:
     with entries:
         for entry in entries:
             try:
-                if entry.is_dir(follow_symlinks=False):
-                    yield Entry(entry.name, 0, "", folder=True)
+                if entry.is_dir():
+                    if entry.is_symlink() and _is_within(folder, entry.stat()):
+                        log.warning("%s links to a folder that it lies in; not followed.", entry.path)
+                    else:
+                        yield Entry(entry.name, 0, "", folder=True)
                 elif entry.is_file():
                     yield _local_file(entry.name, entry.stat())
             except FileNotFoundError:
                 continue  # it went meanwhile
+            except OSError:
+                if not entry.is_symlink():
+                    raise
+                # To itself, or into a folder that may not be read: reading it says so.
+                yield Entry(entry.name, -1, f"seen:{time.time_ns()}")
+
+
+def _is_within(folder: Path, target: os.stat_result) -> bool:
+    return any(os.path.samestat(target, parent.stat()) for parent in (folder, *folder.parents))
 
 
 def _local_file(name: str, found: os.stat_result) -> Entry:

@@ -36,6 +36,8 @@ _EXTRAS = {
     **dict.fromkeys(("gs", "gcs"), "gcs"),
     **dict.fromkeys(("abfs", "abfss", "adl"), "azure"),
 }
+_AZURE = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
+_AZURE_REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 # Concurrent deletions on an object store, which takes one key per request.
 _REMOVALS = 16
 _READ_AHEAD = 4 << 20
@@ -455,6 +457,8 @@ def store_path(uri: str) -> StorePath:
 
     scheme, _, rest = uri.partition("://")
     bucket, slash, key = rest.partition("/")
+    if scheme in _AZURE:
+        _quieten(_AZURE_REQUESTS)
     try:
         # Not of the whole URI: ObjectStoragePath takes a "?" at its end for an empty query.
         root = ObjectStoragePath(f"{scheme}://{bucket}")
@@ -470,6 +474,16 @@ def store_path(uri: str) -> StorePath:
             "'?' and '#'."
         )
     return StorePath(root.fs, path)
+
+
+def _quieten(name: str) -> None:
+    """Keep a logger of one line a request from the task's log, unless a level was chosen for it."""
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None and logger.name != "root":
+        if logger.level:
+            return
+        logger = logger.parent
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _advice(scheme: str) -> str:

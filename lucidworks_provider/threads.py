@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
+
+# Calls of :func:`read_ahead` at a time. At 40 ms each they are 400 a second.
+AHEAD = 16
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -16,3 +22,42 @@ async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     from asgiref.sync import sync_to_async
 
     return await sync_to_async(call, thread_sensitive=False)(*args, **kwargs)
+
+
+def read_ahead(
+    work: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    size: Callable[[T], int] = lambda _: 0,
+    most: int = 0,
+) -> Generator[R, None, None]:
+    """
+    The results of blocking calls in the order of their items, with some calls under way ahead of the caller.
+
+    :param work: reads one item; safe to call from several threads.
+    :param items: taken as there is room for them, on the caller's thread.
+    :param size: the bytes that the result of an item takes.
+    :param most: bytes of the results that are held; a larger one is held alone.
+    """
+    items = iter(items)
+    for item in items:
+        # On the caller's thread: a storage fetches its connection when it is first used, and what calls the
+        # supervisor from a plain thread is unsafe on Airflow 3.0/3.1.
+        yield work(item)
+        break
+    waiting: deque[tuple[int, Future[R]]] = deque()
+    held = 0
+    pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead")
+    try:
+        for item in items:
+            needed = size(item)
+            while waiting and (len(waiting) >= AHEAD or held + needed > most):
+                released, result = waiting.popleft()
+                yield result.result()
+                held -= released
+            held += needed
+            waiting.append((needed, pool.submit(work, item)))
+        while waiting:
+            yield waiting.popleft()[1].result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -15,7 +15,8 @@ documents handed over by a task     like such a file, every time
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from lucidworks_provider.corpus.journal import PieceKey, Place
@@ -24,9 +25,12 @@ from lucidworks_provider.documents.document import Document, Reason, Unreadable,
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.documents.split import split
 from lucidworks_provider.errors import InputError
+from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)
 
+# Of files that are read ahead.
+_AHEAD_BYTES = 32_000_000
 _RECORDS = {Format.JSON_LINES, Format.PARQUET, Format.DELTA}
 # The file name of documents that a task handed over.
 HANDED_OVER = SourceFile("", "", 0, "", Format.JSON_LINES)
@@ -137,20 +141,31 @@ class Plan:
 
         Documents that turn out to be what they were are noted with their new size and stamp.
         """
-        # A list, not a cursor: this may go on for hours while the same database is written.
+        # The storage is waited for ahead, the database is only used here.
+        read = read_ahead(self._open, self._files(), size=lambda file: max(file.size, 0), most=_AHEAD_BYTES)
+        with closing(read):
+            for file, documents in read:
+                for found in documents:
+                    if isinstance(found, Unreadable):
+                        self._reject(found, file)
+                        yield found
+                    elif candidate := self._candidate(found, file):
+                        yield candidate
+
+    def _files(self) -> Iterator[SourceFile]:
+        # Row by row, not a cursor: this may go on for hours while the same database is written.
         last = ""
         while row := self._scratch.one(
             "SELECT path, uri, size, stamp, format FROM files WHERE path >= ? ORDER BY path LIMIT 1", last
         ):
-            file = SourceFile(row[1], row[0], row[2], row[3], Format(row[4]))
+            yield SourceFile(row[1], row[0], row[2], row[3], Format(row[4]))
             # The least text that is greater.
-            last = file.path + "\0"
-            for found in self._read(file):
-                if isinstance(found, Unreadable):
-                    self._reject(found, file)
-                    yield found
-                elif candidate := self._candidate(found, file):
-                    yield candidate
+            last = row[0] + "\0"
+
+    def _open(self, file: SourceFile) -> tuple[SourceFile, Iterable[Document | Unreadable]]:
+        """A file of one document is read at once, one of many records as it is iterated over."""
+        documents = self._read(file)
+        return file, documents if file.format in _RECORDS else list(documents)
 
     def _reject(self, found: Unreadable, file: SourceFile) -> None:
         before = self._scratch.one("SELECT attempts FROM before WHERE id = ?", found.id)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,14 +58,13 @@ from lucidworks_provider.corpus.tables import (
 from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUNS, SHARDS, below
 from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
-from lucidworks_provider.documents.source import SourceFile, list_source
+from lucidworks_provider.documents.source import SourceFile, list_source, may_hold
 from lucidworks_provider.errors import InputError, LucidworksError, OutputBusyError, TooManyRejectsError
 from lucidworks_provider.storage import (
     exists,
     free_bytes,
     is_file,
     names_in,
-    without_scheme,
     write_file,
     writing,
 )
@@ -746,12 +744,8 @@ def _check_apart(corpus: Corpus) -> None:
     """:raises InputError: the output would be a part of its own source, or its folder is a file."""
     if is_file(corpus.output):
         raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
-    if isinstance(corpus.source, str):
-        base = re.split(r"[*?\[]", corpus.source)[0]
-        base = base if base == corpus.source else base.rpartition("/")[0]
-        source, output = without_scheme(base), without_scheme(corpus.output)
-        if f"{output}/".startswith(f"{source.rstrip('/')}/"):
-            raise InputError(
-                f"output_uri {corpus.output} lies within source {corpus.source}: the next run would take the tables "
-                "for documents. Give them a folder outside."
-            )
+    if isinstance(corpus.source, str) and may_hold(corpus.source, corpus.output):
+        raise InputError(
+            f"output_uri {corpus.output} lies within source {corpus.source}: the next run would take the tables "
+            "for documents. Give them a folder outside."
+        )

@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--text-column", default="text", metavar="NAME", help="of .jsonl and .parquet files (%(default)s)"
     )
-    one.add_argument("--encoding", metavar="NAME", help="of text files; detected if not given")
+    one.add_argument(
+        "--encoding", metavar="NAME", help="of text files without a byte order mark that are not UTF-8"
+    )
     return parser
 
 

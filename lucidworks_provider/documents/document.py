@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
+
+# URLs among them are shorter; each chunk carries its own.
+LONGEST_ID = 4096
+# Control characters, and halves of surrogate pairs. Stores change some of them in a listing, and files of lines end.
+_NOT_IN_IDS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,22 @@ class Unreadable:
     id: str
     reason: Reason
     detail: str
+
+
+def check_id(document_id: str) -> str | None:
+    """
+    The one rule for ids, whatever they come from: a field, a column, a path, or a list of a task.
+
+    :param document_id: as it would stand beside each chunk.
+    :return: what is wrong with it, for people; None if nothing is.
+    """
+    if not document_id.strip():
+        return "Its id has no text."
+    if len(document_id) > LONGEST_ID:
+        return f"Its id has {len(document_id):,} characters; it may have {LONGEST_ID:,}."
+    if found := _NOT_IN_IDS.search(document_id):
+        return f"Its id has U+{ord(found[0]):04X} at character {found.start():,}; ids have no control characters."
+    return None
 
 
 def content_hash(text: str) -> str:

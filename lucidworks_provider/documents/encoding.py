@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Bytes to text, and never to a wrong one.
+Bytes to text, by what says the encoding; nothing is guessed.
 
-What decides, in this order: the encoding that was declared; a byte order mark; whether it is UTF-8; in HTML
-what the page says of itself; a guess (:mod:`~lucidworks_provider.documents.guess`) where nothing else fits
-the bytes. Whatever decides can be contradicted by the bytes, and then it is a fault and no text: most
-encodings of one byte a character decode anything, and nobody would notice.
+=================================  ============================================================================
+a byte order mark                  its encoding
+the argument ``encoding``          that one; a contradiction of the mark, or of bytes that are UTF-8, is a fault
+neither, and the bytes are UTF-8   UTF-8
+a page's ``<meta charset>`` or     that one, by the names that browsers use
+XML declaration
+else                               a fault, which says what to give
+=================================  ============================================================================
+
+Most encodings of one byte a character decode anything, so wrong characters would go unnoticed.
 """
 
 from __future__ import annotations
@@ -16,7 +22,6 @@ from functools import cache
 from typing import NamedTuple
 
 from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.documents.guess import guess
 from lucidworks_provider.errors import InputError
 
 # The longer ones first: that of UTF-32 begins with that of UTF-16.
@@ -99,7 +104,7 @@ def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> s
     The text, as it is: line breaks and white space are kept, a byte order mark is not.
 
     :param declared: the encoding, where it is known.
-    :param html: whether it may say itself.
+    :param html: whether it may have a declaration of its own.
     :return: a fault for what is binary, cannot be decoded or would be decoded wrongly.
     """
     mark = _mark(data)
@@ -109,16 +114,8 @@ def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> s
             return _undecodable(f"It begins with the byte order mark of {name}, but {declared} was declared.")
         data = data[len(mark[0]) :]
     codec = mark[1] if mark else check_encoding(declared) if declared else None
-    if codec is None and _ESCAPED in data:
-        # Valid as ASCII, and none.
-        codec = "iso2022_jp"
     if codec is None or codec == "utf-8":
-        if fault := _binary(data):
-            return fault
-        try:
-            return data.decode()
-        except UnicodeDecodeError as err:
-            return _not_utf8(data, err, html=html) if codec is None else _wrong(err)
+        return _binary(data) or _utf8(data, known=codec is not None, html=html)
     try:
         text = data.decode(codec)
     except UnicodeDecodeError as err:
@@ -171,28 +168,39 @@ def _binary(data: bytes) -> Fault | None:
     return None
 
 
-def _not_utf8(data: bytes, err: UnicodeDecodeError, *, html: bool) -> str | Fault:
+def _utf8(data: bytes, *, known: bool, html: bool) -> str | Fault:
+    if not known and _ESCAPED in data:
+        # Valid as ASCII, and none.
+        return _as_page_says(data, "It has the escape sequences of ISO-2022-JP", html=html)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as err:
+        if known:
+            return _wrong(err)
+        start = err.start
     replaced = data.decode(errors="replace")
     broken = replaced.count("\ufffd")
     if _beyond_ascii(replaced) > 3 * broken:
-        return _undecodable(f"It is UTF-8 but for {broken:,} places, the first at byte {err.start:,}.")
-    if html and (said := _META.search(data, 0, _META_WITHIN)):
-        return _as_said(data, (said[1] or said[2]).decode().lower())
-    text = guess(data)
-    if text is None or _C1.search(text):
-        return _undecodable(
-            f"It is no UTF-8 (byte {err.start:,}), and what it is cannot be told with confidence. Declare it "
-            "(encoding)."
-        )
-    return text
+        return _undecodable(f"It is UTF-8 but for {broken:,} places, the first at byte {start:,}.")
+    return _as_page_says(data, f"It is not UTF-8 (byte {start:,})", html=html)
 
 
 def _beyond_ascii(text: str) -> int:
     return len(text) - len(text.encode("ascii", "ignore"))
 
 
-def _as_said(data: bytes, label: str) -> str | Fault:
-    """Decode a page that is no UTF-8 as it asks for."""
+def _as_page_says(data: bytes, found: str, *, html: bool) -> str | Fault:
+    """
+    Decode a page as its own declaration asks for.
+
+    :param found: why it is not decoded as UTF-8.
+    """
+    said = _META.search(data, 0, _META_WITHIN) if html else None
+    if said is None:
+        return _undecodable(
+            f"{found} and nothing says what it is; give its encoding, e.g. encoding='windows-1252'."
+        )
+    label = (said[1] or said[2]).decode().lower()
     try:
         codec = check_encoding(_LABELS.get(label, label))
         # Nothing could be read of a page in UTF-16 without knowing it before.

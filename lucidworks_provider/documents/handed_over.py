@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.document import Document, Reason, Unreadable, check_id
 from lucidworks_provider.errors import InputError
 
 
@@ -43,9 +43,12 @@ def _read(
         raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
     document_id, text = given[id_column], given[text_column]
     is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
-    if not is_id or not str(document_id).strip() or not _encodes(str(document_id)):
-        raise InputError(f"source[{position}] has the id {document_id!r}; give it a text or a number.")
     found = str(document_id)
+    if not is_id or check_id(found):
+        wrong = check_id(found) if is_id else None
+        raise InputError(
+            f"source[{position}] has the id {document_id!r:.80}; give it a text or a number. {wrong or ''}".rstrip()
+        )
     if text is None or (isinstance(text, str) and not text.strip()):
         return Unreadable(found, Reason.EMPTY, "there is no text")
     if not isinstance(text, str):

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lucidworks_provider.documents import delta_rows, html_text, parquet_rows
-from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.document import Document, Reason, Unreadable, check_id
 from lucidworks_provider.documents.encoding import Fault, check_empty, check_text, decode, too_large
 from lucidworks_provider.documents.json_lines import check_json_lines, read_json_lines
 from lucidworks_provider.documents.records import Reading
@@ -39,7 +39,8 @@ def read_file_documents(file: SourceFile, reading: Reading) -> Iterator[Document
     :raises InputError: what :func:`check_file` raises.
     """
     if file.format in {Format.TEXT, Format.HTML}:
-        yield _read_whole(file, reading)
+        wrong = check_id(file.path)
+        yield _rejected(file, Fault(Reason.INVALID, wrong)) if wrong else _read_whole(file, reading)
         return
     read = read_json_lines
     if file.format is Format.PARQUET:

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.document import Document, Reason, Unreadable, check_id
 from lucidworks_provider.documents.encoding import Fault, check_encoding, check_text, decode
 from lucidworks_provider.errors import InputError
-
-# Ids of bytes, URLs among them, are shorter; each chunk carries its own.
-_LONGEST_ID = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +17,8 @@ class Reading:
 
     :param id_column: field or column of the ids, in JSON Lines and Parquet.
     :param text_column: that of the texts.
-    :param encoding: of the files, by the name that Python knows; found out when it is None.
+    :param encoding: of the files, by a name that Python knows; None for a byte order mark, UTF-8, or what a page
+        declares.
     :param max_document_bytes: a document, or the line that it stands in, may have; more is rejected.
     """
 
@@ -54,6 +52,8 @@ def read_record(place: str, document_id: object, text: object, reading: Reading)
     if name is None:
         shown = f"{document_id!r:.80}"
         return Unreadable(place, Reason.INVALID, f"Its id is {shown}; give it a text or a whole number.")
+    if wrong := check_id(name):
+        return Unreadable(place, Reason.INVALID, wrong)
     if text is None:
         return Unreadable(name, Reason.EMPTY, "It has no text.")
     if isinstance(text, bytes):
@@ -86,11 +86,4 @@ def _as_id(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         # Nor 1.0, which is what becomes of 1 in some tables and of 2**64 in some parsers.
         return None
-    text = str(value)
-    if not text.strip() or len(text) > _LONGEST_ID:
-        return None
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return None
-    return text
+    return str(value)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.listing import Entry, find_entry, list_below, list_folder
-from lucidworks_provider.storage import local_path
+from lucidworks_provider.storage import local_path, without_scheme
+from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,9 @@ def list_source(source: str) -> Iterator[SourceFile]:
 
     A folder with a ``_delta_log`` is a Delta table, whose data files are those of its newest version. Within a
     folder hidden files and folders (``.x``) and those of table writers (``_temporary``, ``_spark_metadata`` and the
-    like) are passed over, and files of other kinds are counted in one warning. Links to folders are not followed. A
-    local folder takes no memory; of an object store, one folder right below the source is held at a time.
+    like) are passed over, and files of other kinds are counted in one warning. Links are followed, but for one to
+    a folder that it lies in. A local folder takes no memory; of an object store, some folders right below the source
+    are listed at a time.
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
@@ -80,8 +82,7 @@ def list_source(source: str) -> Iterator[SourceFile]:
     :raises StorageError: a folder cannot be read. What is in it would otherwise count as gone.
     """
     base = _checked(source)
-    # The root of a disk is nothing but the slash that every path begins with.
-    found = find_entry(base if base.rpartition("/")[2] else f"{base}/")
+    found = _found(base)
     if found is not None and not found.folder:
         if (one := _format(found.name)) is None:
             raise InputError(f"{base} is of a kind that cannot be read; give {_KINDS}, or a folder of them.")
@@ -119,19 +120,68 @@ def _checked(source: object) -> str:
     return f"{scheme}{separator}{rest.rstrip('/')}"
 
 
-def _globbing(base: str) -> _Walk:
+def source_folder(source: str) -> str:
+    """
+    The file or folder that a source is, or of a glob the last folder before its first wildcard.
+
+    A name with ``[``, ``]``, ``?`` or ``*`` is that of a file or folder where there is one.
+
+    :param source: as of :func:`list_source`.
+    :raises StorageError: the storage cannot be read.
+    """
+    return _split(_checked(source))[0]
+
+
+def may_hold(source: str, folder: str) -> bool:
+    """
+    Whether a file below a folder can be one of the source, by its path.
+
+    :param source: as of :func:`list_source`.
+    :param folder: URI of the folder, which need not exist.
+    :raises StorageError: the storage cannot be read.
+    """
+    root, pattern = _split(_checked(source))
+    above, below = (f"{without_scheme(place).rstrip('/')}/" for place in (root, folder))
+    path = below.removeprefix(above)
+    return below.startswith(above) and (not pattern or _reaches(pattern, path.split("/")[:-1]))
+
+
+def _found(base: str) -> Entry | None:
+    # The root of a disk is nothing but the slash that every path begins with.
+    return find_entry(base if base.rpartition("/")[2] else f"{base}/")
+
+
+def _split(base: str) -> tuple[str, list[str]]:
+    """A folder, and the parts of a pattern below it; none where the source is no glob."""
     magic = _MAGIC.search(base)
-    if magic is None:
-        raise InputError(f"source: there is no file and no folder {base}.")
+    if magic is None or _found(base) is not None:
+        return base, []
     folder = base[: base.rindex("/", 0, magic.start())]
-    if folder.endswith(":/"):
-        raise InputError(f"source is {base!r}; a wildcard cannot stand for a bucket.")
-    pattern = base[len(folder) + 1 :]
+    parts = base[len(folder) + 1 :].split("/")
     try:
-        matches = re.compile(_expression(pattern))
+        re.compile(_expression(parts))
     except re.error:
         raise InputError(f"source is {base!r}, which is no glob that can be understood.") from None
-    return _Walk(folder, matches, None if "**" in pattern else pattern.count("/"))
+    return folder, parts
+
+
+def _globbing(base: str) -> _Walk:
+    folder, parts = _split(base)
+    if not parts:
+        raise InputError(f"source: there is no file and no folder {base}.")
+    if folder.endswith(":/"):
+        raise InputError(f"source is {base!r}; a wildcard cannot stand for a bucket.")
+    return _Walk(folder, re.compile(_expression(parts)), parts)
+
+
+def _reaches(parts: list[str], folders: list[str]) -> bool:
+    """Whether a pattern can match below a folder."""
+    for part, folder in zip(parts, folders, strict=False):
+        if part == "**":
+            return True
+        if not re.fullmatch(_part(part), folder):
+            return False
+    return len(parts) > len(folders)
 
 
 def _format(name: str) -> Format | None:
@@ -145,14 +195,14 @@ class _Walk:
 
     :param base: the folder, without a slash at its end.
     :param matches: what paths below the folder must look like; None for all.
-    :param deepest: how many folders such a path has at most; None for any number.
+    :param parts: the same as parts of a glob.
     :param others: files of kinds that cannot be read.
     :param misnamed: files whose names are no UTF-8, so that no text can name them.
     """
 
     base: str
     matches: re.Pattern[str] | None = None
-    deepest: int | None = None
+    parts: list[str] = field(default_factory=list)
     others: int = 0
     misnamed: int = 0
     first_other: str = ""
@@ -162,28 +212,40 @@ class _Walk:
         # Folders that are still to be read, as paths below the source.
         folders = [""]
         while folders:
-            below = folders.pop()
-            place = f"{self.base}/{below}"
-            # What lies right below the source is listed by itself, for it may hold all there is.
-            whole = list_below(place) if below and self.deepest is None else None
-            for entry in whole or list_folder(place):
-                if "/." in f"/{entry.name}":
-                    continue
-                path = f"{below}{entry.name}"
-                parents = set(path.split("/")[: None if entry.folder else -1])
-                if _LOG in parents:
-                    table = f"{self.base}/{path}".partition(f"/{_LOG}")[0]
-                    raise InputError(
-                        f"source: {table} is a Delta table, whose files alone do not say which rows it has. Give "
-                        "it a task of its own, with the table as its source."
-                    )
-                if parents & _OF_WRITERS:
-                    continue
-                if entry.folder:
-                    if self.deepest is None or path.count("/") < self.deepest:
-                        folders.append(f"{path}/")
-                elif file := self._file(path, entry):
-                    yield file
+            some, folders = folders, []
+            # A local folder is read entry by entry, and needs no waiting for a store.
+            local = local_path(self.base) is not None
+            listed = map(self._list, some) if local else read_ahead(self._list, some)
+            for below, entries in listed:
+                yield from self._files(below, entries, folders)
+
+    def _list(self, below: str) -> tuple[str, Iterable[Entry]]:
+        place = f"{self.base}/{below}"
+        # What lies right below the source is listed by itself, for it may hold all there is.
+        whole = list_below(place) if below and (not self.parts or "**" in self.parts) else None
+        entries = whole or list_folder(place)
+        return below, entries if local_path(place) is not None else list(entries)
+
+    def _files(self, below: str, entries: Iterable[Entry], folders: list[str]) -> Iterator[SourceFile]:
+        """:param folders: gets those that are to be read, too."""
+        for entry in entries:
+            if "/." in f"/{entry.name}":
+                continue
+            path = f"{below}{entry.name}"
+            parents = set(path.split("/")[: None if entry.folder else -1])
+            if _LOG in parents:
+                table = f"{self.base}/{path}".partition(f"/{_LOG}")[0]
+                raise InputError(
+                    f"source: {table} is a Delta table, whose files alone do not say which rows it has. Give "
+                    "it a task of its own, with the table as its source."
+                )
+            if parents & _OF_WRITERS:
+                continue
+            if entry.folder:
+                if not self.parts or _reaches(self.parts, path.split("/")):
+                    folders.append(f"{path}/")
+            elif file := self._file(path, entry):
+                yield file
 
     def _file(self, path: str, entry: Entry) -> SourceFile | None:
         if self.matches is not None and not self.matches.fullmatch(path):
@@ -218,9 +280,8 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _expression(pattern: str) -> str:
+def _expression(parts: list[str]) -> str:
     """A glob as a regular expression for paths below its folder."""
-    parts = pattern.split("/")
     expression = ""
     for part in parts[:-1]:
         expression += "(?:[^/]+/)*" if part == "**" else f"{_part(part)}/"

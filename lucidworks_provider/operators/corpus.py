@@ -66,7 +66,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     :param id_column: of ``.jsonl`` and ``.parquet`` files and of Delta tables, the column of the document ids.
         (templated)
     :param text_column: of those files, the column of the texts. (templated)
-    :param encoding: of text files; detected where it is not given. (templated)
+    :param encoding: of text files, e.g. ``windows-1252``; without it they have a byte order mark, are UTF-8, or are
+        pages that declare it. (templated)
     :param full_refresh: send every document again; needed after a change of the chunker, the model or their
         configuration. (templated)
     :param prune: remove documents that the source does not have any more. (templated)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, LucidworksError
 
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -56,9 +57,19 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
     may be a signature: neither is part of the name.
 
     :param uri: of a file or a folder; or an absolute path.
-    :param glob: whether it may be a glob, which has the name of the last folder before its first wildcard.
+    :param glob: whether it may be a glob, which has the name of the last folder before its first wildcard, unless
+        there is a local file or folder of that very name.
     """
-    scheme, separator, rest = uri.strip().partition("://")
+    uri = uri.strip()
+    if glob and _MAGIC.search(uri):
+        from lucidworks_provider.documents.source import source_folder
+        from lucidworks_provider.storage import local_path
+
+        # A store that cannot be reached would hold up the listener; a disk that cannot be read, the task reports.
+        if local_path(uri) is not None:
+            with suppress(LucidworksError):
+                uri, glob = source_folder(uri), False
+    scheme, separator, rest = uri.partition("://")
     if not separator:
         scheme, rest = "file", scheme
     scheme = _SAME.get(scheme, scheme)

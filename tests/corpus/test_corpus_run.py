@@ -1008,6 +1008,14 @@ class TestGuards:
             world.run()
         assert world.service.posted == []
 
+    @pytest.mark.parametrize(("folder", "glob"), [("[draft]", ""), ("2024", "202?/*.txt"), ("", "*.txt")])
+    def test_a_dataset_beside_its_source(self, world: World, folder: str, glob: str) -> None:
+        (world.source / folder).mkdir(parents=True, exist_ok=True)
+        (world.source / folder / "a.txt").write_text("A text.")
+        world.set(source=str(world.source / (glob or folder)), output=str(world.source / "chunks"))
+        assert world.run()["added"] == 1
+        assert world.run()["skipped"] == 1
+
     @pytest.mark.parametrize("source", ["nothing-here", "*.nothing"])
     def test_nothing_to_read(self, world: World, source: str) -> None:
         fill(world, 1)

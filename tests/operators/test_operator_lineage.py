@@ -75,6 +75,12 @@ def test_a_glob_has_the_name_of_its_folder(uri: str, namespace: str, name: str) 
     assert dataset_name(uri, glob=True) == (namespace, name)
 
 
+def test_a_folder_that_looks_like_a_glob_has_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "[draft]").mkdir()
+    assert dataset_name(str(tmp_path / "[draft]"), glob=True) == ("file", f"{tmp_path}/[draft]")
+    assert dataset_name(str(tmp_path / "[draf]t"), glob=True) == ("file", str(tmp_path))
+
+
 def test_what_is_written_is_no_glob() -> None:
     assert dataset_name("s3://bucket/[a]/b?.parquet") == ("s3://bucket", "[a]/b?.parquet")
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import lucidworks_provider
 
-BROUGHT_BY_EXTRAS = ("airflow.providers.redis", "inscriptis", "orjson", "pyarrow", "pyroaring")
+BROUGHT_BY_EXTRAS = ("airflow.providers.redis", "lxml", "orjson", "pyarrow", "pyroaring")
 # Airflow 3 brings these for its API server; 2.11 does not, and is what is acted here.
 BROUGHT_BY_AIRFLOW = ("starlette", "uvicorn")
 SERVER = "lucidworks_provider.emulator."

@@ -16,7 +16,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from lucidworks_provider.documents.source import Format, SourceFile, list_source
+from lucidworks_provider.documents.document import Reason, Unreadable
+from lucidworks_provider.documents.readers import Reading, check_file, read_file_documents
+from lucidworks_provider.documents.source import Format, SourceFile, list_source, may_hold, source_folder
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.listing import find_entry, list_below, list_folder
 from lucidworks_provider.storage import read_file, write_file
@@ -130,8 +132,39 @@ def test_a_glob(base: str, glob: str, found: set[str]) -> None:
     assert paths(f"{base}/{glob}") == found
 
 
+@pytest.mark.parametrize(
+    ("source", "output", "expected"),
+    [
+        ("", "chunks", True),
+        ("", "", True),
+        ("sub", "sub-chunks", False),
+        ("[draft]", "chunks", False),
+        ("[draft]", "[draft]/chunks", True),
+        ("*.txt", "chunks", False),
+        ("*/*.txt", "chunks", True),
+        ("*/*.txt", "2024/chunks", False),
+        ("202?/*/*.txt", "chunks", False),
+        ("202?/*/*.txt", "2024/chunks", True),
+        ("**/*.txt", "chunks", True),
+        ("sub/**", "chunks", False),
+        ("sub/**", "sub/deep/chunks", True),
+    ],
+)
+def test_what_a_source_may_hold(base: str, source: str, output: str, expected: bool) -> None:
+    fill(base, *TREE, "[draft]/a.txt")
+    assert may_hold(f"{base}/{source}", f"{base}/{output}".rstrip("/")) == expected
+
+
+def test_a_glob_goes_into_no_folder_that_it_cannot_match(base: str) -> None:
+    # Of a table beside the source, where its log would be refused.
+    fill(base, "2024/may/a.txt", "chunks/chunks/_delta_log/0.json", "chunks/chunks/0.txt")
+    assert paths(f"{base}/202?/*/*.txt") == {"2024/may/a.txt"}
+
+
 def test_a_name_that_looks_like_a_glob(base: str) -> None:
     fill(base, "[draft]/a*.txt", "[draft]/b.txt", "d/c.txt")
+    assert source_folder(f"{base}/[draft]") == f"{base}/[draft]"
+    assert source_folder(f"{base}/[dx]raft/*") == base
     assert paths(f"{base}/[draft]") == {"a*.txt", "b.txt"}
     assert paths(f"{base}/[draft]/a*.txt") == {"a*.txt"}
 
@@ -176,18 +209,44 @@ def test_a_change_is_seen(base: str) -> None:
     assert after == replace(before, stamp=after.stamp)
 
 
-def test_links_and_what_is_no_file(tmp_path: Path) -> None:
+def test_links_and_what_is_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
     (folder / "a.txt").write_text("x")
     (folder / "link.txt").symlink_to(folder / "a.txt")
     (folder / "broken.txt").symlink_to(folder / "nowhere")
     (folder / "loop").symlink_to(folder)
+    (folder / "above").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe.txt")
     (tmp_path / "entry").symlink_to(folder)
     assert paths(str(folder)) == paths(str(tmp_path / "entry")) == {"a.txt", "link.txt"}
+    assert f"{folder}/loop links to a folder that it lies in" in caplog.text
     with pytest.raises(InputError, match="no file and no folder"):
         list(list_source(str(folder / "pipe.txt")))
+
+
+def test_a_folder_that_became_a_link_keeps_its_documents(tmp_path: Path) -> None:
+    fill(str(tmp_path), "corpus/sub/a.txt", "corpus/b.txt", "moved/c.txt")
+    (tmp_path / "corpus/sub").rename(tmp_path / "elsewhere")
+    (tmp_path / "corpus/sub").symlink_to(tmp_path / "elsewhere")
+    # In a circle of two links each folder is listed once on the way.
+    (tmp_path / "elsewhere/on").symlink_to(tmp_path / "moved")
+    (tmp_path / "moved/back").symlink_to(tmp_path / "elsewhere")
+    assert paths(str(tmp_path / "corpus")) == {"b.txt", "sub/a.txt", "sub/on/c.txt"}
+    assert paths(str(tmp_path / "corpus/*/a.txt")) == {"sub/a.txt"}
+
+
+@pytest.mark.parametrize("name", ["self.txt", "self.jsonl"])
+def test_a_link_that_cannot_be_followed_is_one_reject(name: str, tmp_path: Path) -> None:
+    fill(str(tmp_path), "a.txt")
+    (tmp_path / name).symlink_to(tmp_path / name)
+    files = {file.path: file for file in list_source(str(tmp_path))}
+    assert files.keys() == {"a.txt", name}
+    check_file(files[name], Reading())
+    [reject] = read_file_documents(files[name], Reading())
+    assert isinstance(reject, Unreadable)
+    assert (reject.id, reject.reason) == (name, Reason.UNREADABLE)
+    assert f"{tmp_path}/{name} cannot be read" in reject.detail
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(

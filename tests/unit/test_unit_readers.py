@@ -75,7 +75,8 @@ def told(found: list[Document | Unreadable]) -> list[tuple[str, str]]:
         ("a.txt", b"PK\x03\x04\0\0", "<binary>"),
         ("a.html", b"PK\x03\x04\0\0", "<binary>"),
         ("a.html", b"<p>&#1;&#2;", "<binary>"),
-        ("a.html", b"<b>" * 999, "<invalid>"),
+        ("a.html", b"<b>" * 999, "<empty>"),
+        ("a\tb.txt", b"text", "<invalid>"),
         ("a.txt", b"x" * 4000, "x" * 4000),
         ("a.txt", b"x" * 4001, "<too_large>"),
     ],
@@ -474,7 +475,7 @@ def test_how_files_cannot_be_read(arguments: dict[str, Any], message: str) -> No
         Reading(**arguments)
 
 
-@pytest.mark.parametrize(("module", "name"), [("inscriptis", "a.html"), ("pyarrow.parquet", "a.parquet")])
+@pytest.mark.parametrize(("module", "name"), [("lxml.etree", "a.html"), ("pyarrow.parquet", "a.parquet")])
 def test_without_the_extra(module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = placed(str(tmp_path), name, b"<p>x")
     monkeypatch.setitem(sys.modules, module, None)

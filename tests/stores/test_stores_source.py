@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A source on object stores: what is listed, what its names may be, and what it costs to wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from typing import Any
+
+import pytest
+
+from lucidworks_provider.corpus.plan import Plan
+from lucidworks_provider.corpus.scratch import Scratch
+from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.readers import Reading, read_file_documents
+from lucidworks_provider.documents.source import list_source
+from lucidworks_provider.storage import store_path, write_file
+
+REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
+
+
+def test_a_file_beside_a_folder_of_its_name(folder: str) -> None:
+    for path in ("a/x.txt", "a/x.txt/y.txt", "a/x.txt-2/z.txt", "x.txt", "x.txt/y.txt"):
+        write_file(f"{folder}/{path}", path.encode())
+    files = {file.path: file for file in list_source(folder)}
+    assert files.keys() == {"a/x.txt", "a/x.txt/y.txt", "a/x.txt-2/z.txt", "x.txt", "x.txt/y.txt"}
+    for path, file in files.items():
+        assert list(read_file_documents(file, Reading())) == [Document(path, path)]
+
+
+@pytest.mark.parametrize("bucket", ["abfs"], indirect=True)
+def test_markers_of_folders_are_no_files(folder: str) -> None:
+    from azure.storage.blob import BlobServiceClient
+
+    write_file(f"{folder}/sub/deep/a.txt", b"a")
+    account = json.loads(os.environ["AIRFLOW_CONN_TEST_ABFS"])["extra"]["connection_string"]
+    with BlobServiceClient.from_connection_string(account) as client:
+        for marked in ("", "/sub", "/sub/deep", "/empty"):
+            container, _, name = f"{store_path(folder).path}{marked}".partition("/")
+            client.get_blob_client(container, name).upload_blob(b"", metadata={"hdi_isfolder": "true"})
+    assert [file.path for file in list_source(folder)] == ["sub/deep/a.txt"]
+
+
+@pytest.mark.parametrize("bucket", ["abfs"], indirect=True)
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO])
+def test_requests_are_logged_only_where_that_was_asked_for(
+    folder: str, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    logging.getLogger(REQUESTS).setLevel(logging.NOTSET)
+    logging.getLogger("azure").setLevel(level)
+    try:
+        write_file(f"{folder}/a.txt", b"a")
+        assert bool([record for record in caplog.records if record.name == REQUESTS]) == bool(level)
+    finally:
+        logging.getLogger("azure").setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+@pytest.mark.parametrize("name", ["a\tb.txt", "a\rb.txt", "a\x7fb.txt"])
+def test_a_name_with_control_characters_is_one_reject(folder: str, name: str) -> None:
+    write_file(f"{folder}/sub/{name}", b"text")
+    write_file(f"{folder}/sub/c.txt", b"text")
+    [reject] = [
+        found
+        for file in list_source(folder)
+        for found in read_file_documents(file, Reading())
+        if isinstance(found, Unreadable)
+    ]
+    assert reject.reason is Reason.INVALID
+    assert "ids have no control characters" in reject.detail
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    for number in range(64):
+        write_file(f"{folder}/{number}/a.txt", b"text")
+    original = s3fs.S3FileSystem._call_s3
+
+    async def late(fs: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0.1)
+        return await original(fs, method, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", late)
+    with Scratch() as scratch:
+        plan = Plan(
+            scratch,
+            read=lambda file: read_file_documents(file, Reading()),
+            check=lambda _: None,
+            reuse=False,
+            max_text_bytes=1000,
+        )
+        begin = time.monotonic()
+        assert plan.look(list_source(folder), exact=False).candidates == 64
+        assert [
+            found.document.id for found in plan.candidates() if not isinstance(found, Unreadable)
+        ] == sorted(f"{number}/a.txt" for number in range(64))
+    # One after the other, 64 lists and 64 reads wait for 12.8 s.
+    assert time.monotonic() - begin < 9

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``threads.py``: results in order, with few calls and few bytes ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from lucidworks_provider.threads import AHEAD, read_ahead
+
+
+def test_results_come_in_order_and_are_read_ahead() -> None:
+    def slow(item: int) -> int:
+        time.sleep(0.05 if item % 2 else 0.01)
+        return item
+
+    begin = time.monotonic()
+    assert list(read_ahead(slow, range(100))) == list(range(100))
+    assert time.monotonic() - begin < 2  # 3 s one after the other
+
+
+def test_the_first_call_is_made_by_the_caller() -> None:
+    threads = list(read_ahead(lambda _: threading.current_thread(), range(3)))
+    assert threads[0] is threading.current_thread()
+    assert threading.current_thread() not in threads[1:]
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(0, AHEAD), (10, 3), (31, 1)])
+def test_no_more_is_held_than_allowed(size: int, ahead: int) -> None:
+    begun = 0
+    lock = threading.Lock()
+
+    def count(_: int) -> None:
+        nonlocal begun
+        with lock:
+            begun += 1
+
+    for taken, _ in enumerate(read_ahead(count, range(50), size=lambda _: size, most=30), 1):
+        time.sleep(0.005)
+        assert begun <= taken + ahead
+
+
+def test_an_error_comes_at_its_item_and_ends_the_rest() -> None:
+    called = []
+
+    def fail(item: int) -> int:
+        called.append(item)
+        if item == 5:
+            raise OSError("no")
+        return item
+
+    results = read_ahead(fail, range(10_000))
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(OSError, match="no"):
+        next(results)
+    assert len(called) <= 5 + 2 * AHEAD
