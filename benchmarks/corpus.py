@@ -226,12 +226,10 @@ def unchanged(*, short: bool) -> bool:
     documents = 2000 if short else 100_000
     folder = Path(tempfile.mkdtemp(prefix="corpus-"))
     write_documents(folder / "source", documents, 200)
-    runs = []
     with service(pending_seconds=0.0) as emulator:
         first = child(folder / "source", folder / "out")
         before = requested(emulator)
-        for _ in range(3):
-            runs.append(child(folder / "source", folder / "out"))
+        runs = [child(folder / "source", folder / "out") for _ in range(3)]
         sent = requested(emulator) - before
     seconds, cpu = ([found[name] for found in runs] for name in ("seconds", "cpu"))
     over = max(found["peak_mb"] - found["bare_mb"] for found in runs)

@@ -37,6 +37,18 @@ def s3_server(conn_id: str) -> Iterator[str]:
         server.stop()
 
 
+def delta_rs_options(conn_id: str) -> dict[str, str]:
+    """What delta-rs needs for the server of a connection."""
+    connection = json.loads(os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"])
+    return {
+        "AWS_ENDPOINT_URL": connection["extra"]["endpoint_url"],
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": connection["extra"]["region_name"],
+        "AWS_ACCESS_KEY_ID": connection["login"],
+        "AWS_SECRET_ACCESS_KEY": connection["password"],
+    }
+
+
 def s3_client(conn_id: str) -> Any:
     """A client of boto3 for the server of a connection."""
     import boto3

@@ -127,7 +127,7 @@ def _hashes(output: Path, version: int) -> dict[str, str]:
 
 def test_no_dataset_is_no_success(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "source", random.Random(1))
-    assert judge(catalogue, tmp_path / "nothing", Ledger([]), []).wrong == [
+    assert judge(catalogue, str(tmp_path / "nothing"), Ledger([]), []).wrong == [
         "there is no table chunks",
         "there is no table documents",
     ]
