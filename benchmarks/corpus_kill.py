@@ -135,8 +135,8 @@ CHUNKING: dict[str, Any] = {
 
 def attempt(
     environment: Mapping[str, str], options: Mapping[str, Any], run_id: str, number: int, returned: Path
-) -> None:
-    """One try, in a process of its own."""
+) -> dict[str, Any]:
+    """One try, in a process of its own; what it returned is in the file as well."""
     os.environ.update(environment)
     with returned.with_suffix(".log").open("ab") as log:
         for stream in (1, 2):
@@ -153,7 +153,9 @@ def attempt(
         max_tries=200,
         xcom_push=lambda **_: None,
     )
-    returned.write_text(json.dumps(made.execute({"ti": ti})))  # type: ignore[typeddict-item]
+    found = dict(made.execute({"ti": ti}))  # type: ignore[typeddict-item]
+    returned.write_text(json.dumps(found))
+    return found
 
 
 class Plain(Runner):
@@ -337,13 +339,11 @@ class Story:
             self.verdicts.append(verdict)
             self.say(
                 f"night {night}: {len(self.moments) - before} kills, {time.monotonic() - begun:.0f} s, "
-                f"{verdict.documents} documents, {verdict.chunks} chunks; in all {verdict.twice} submitted twice, "
-                f"{verdict.in_flight} in flight and {verdict.unflushed} unflushed at the kills"
+                f"{verdict.documents} documents, {verdict.chunks} chunks, {len(verdict.litter)} files of killed "
+                f"tries, {verdict.twice} submitted twice, {verdict.in_flight} in flight and {verdict.unflushed} unflushed"
             )
             for words in verdict.wrong[:10]:
                 self.say(f"  WRONG {words}")
-            for path in verdict.litter:
-                self.say(f"  litter: {path}")
             if len(self.moments) >= self.kills:
                 break
             catalogue.change()
