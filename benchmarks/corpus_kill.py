@@ -339,8 +339,8 @@ class Story:
             self.verdicts.append(verdict)
             self.say(
                 f"night {night}: {len(self.moments) - before} kills, {time.monotonic() - begun:.0f} s, "
-                f"{verdict.documents} documents, {verdict.chunks} chunks, {len(verdict.litter)} files of killed "
-                f"tries, {verdict.twice} submitted twice, {verdict.in_flight} in flight and {verdict.unflushed} unflushed"
+                f"{verdict.documents} documents, {verdict.chunks} chunks, {verdict.twice} submitted twice, "
+                f"{verdict.in_flight} in flight and {verdict.unflushed} unflushed, {len(verdict.litter)} files left"
             )
             for words in verdict.wrong[:10]:
                 self.say(f"  WRONG {words}")
