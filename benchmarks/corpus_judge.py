@@ -13,6 +13,8 @@ from typing import Any
 
 from lucidworks_provider.corpus.journal import GROUP_SECONDS
 from lucidworks_provider.corpus.lease import LEASE, Claim
+from lucidworks_provider.documents.dataset import SHARDS, below
+from lucidworks_provider.storage import names_in, read_file
 
 WORDS = ("tent", "boot", "rope", "stove", "lamp", "sack", "pole", "peg", "map", "axe", "ski", "sled", "scarf")
 # Between the answer that the emulator notes and the journal's file: the way to the client, and the write itself.
@@ -115,7 +117,7 @@ class Verdict:
 
     documents: int
     chunks: int
-    wrong: Sequence[str]
+    wrong: list[str]
     twice: int
     in_flight: int
     unflushed: int
@@ -127,21 +129,22 @@ class Verdict:
         return not self.wrong and self.twice <= self.in_flight + self.unflushed
 
 
-def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[float]) -> Verdict:
+def judge(catalogue: Catalogue, output: str, ledger: Ledger, kills: Sequence[float]) -> Verdict:
     """
     Compare both tables with the catalogue, document by document.
 
+    :param output: URI of the folder of the tables.
     :param ledger: of all nights.
     :param kills: seconds since the epoch.
     """
     from lucidworks_provider.delta.log import read_table
     from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DOCUMENTS, open_dataset
 
-    tables = {name: read_table(str(output / name)) for name in (CHUNKS, DOCUMENTS)}
+    tables = {name: read_table(below(output, name)) for name in (CHUNKS, DOCUMENTS)}
     if missing := [f"there is no table {name}" for name, table in tables.items() if table is None]:
         return Verdict(0, 0, missing, 0, 0, 0)
     rows = (
-        open_dataset(str(output))
+        open_dataset(output)
         .to_table(columns=["document_id", "chunk_index", "text", "start", "end", "content_hash"])
         .to_pylist()
     )
@@ -166,18 +169,20 @@ def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[fl
         )
     litter: set[str] = set()
     for table in (chunk_table, document_table):
-        folder = Path(table.uri)
-        there = {path.name for pattern in ("*.parquet", "*.bin", ".*.part") for path in folder.glob(pattern)}
-        there |= {f"_delta_log/{path.name}" for path in (folder / "_delta_log").glob(".*.part")}
+        folder = table.uri.rpartition("/")[2]
+        there = {name for name in names_in(table.uri) if name.endswith((".parquet", ".bin", ".part"))}
+        log = names_in(below(table.uri, "_delta_log"))
+        there |= {f"_delta_log/{name}" for name in log if name.endswith(".part")}
         newest = _files(table)
-        wrong += [f"{folder.name}/{name} is missing" for name in sorted(newest - there)]
+        wrong += [f"{folder}/{name} is missing" for name in sorted(newest - there)]
         earlier = (read_table(table.uri, version) for version in range(table.version))
         named = newest.union(*(_files(one) for one in earlier if one is not None))
-        litter |= {f"{folder.name}/{name}" for name in there - named}
-    for lease in (output / LEASE, *sorted(output.glob(f"shards/*/{LEASE}"))):
-        newest_claim = max(lease.glob("*.json"))
-        if not Claim.from_json(newest_claim.read_bytes()).released:
-            wrong.append(f"{newest_claim.relative_to(output)} is not released")
+        litter |= {f"{folder}/{name}" for name in there - named}
+    shards = sorted(names_in(below(output, SHARDS)))
+    for lease in (LEASE, *(f"{SHARDS}/{shard}/{LEASE}" for shard in shards)):
+        newest_claim = f"{lease}/{max(names_in(below(output, lease)))}"
+        if not Claim.from_json(read_file(below(output, newest_claim)) or b"").released:
+            wrong.append(f"{newest_claim} is not released")
     stakes = [ledger.at_stake(kill) for kill in kills]
     return Verdict(
         documents=len(chunks),
@@ -191,14 +196,14 @@ def judge(catalogue: Catalogue, output: Path, ledger: Ledger, kills: Sequence[fl
 
 
 def _wrong_documents(
-    catalogue: Catalogue, output: Path, chunks: Mapping[str, Sequence[Mapping[str, Any]]]
+    catalogue: Catalogue, output: str, chunks: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[str]:
     """What is wrong with the table of documents: one row for each, with the hash and the place of its chunks."""
     from lucidworks_provider.delta.log import read_table
     from lucidworks_provider.delta.rows import read_rows
     from lucidworks_provider.documents.dataset import CHUNKS, open_documents
 
-    rows = open_documents(str(output)).to_table().to_pylist()
+    rows = open_documents(output).to_table().to_pylist()
     wrong = []
     listed = Counter(row["document_id"] for row in rows if row["chunk_file"] is not None)
     twice = Counter(row["document_id"] for row in rows)
@@ -206,7 +211,7 @@ def _wrong_documents(
         wrong.append(
             f"the documents have {twice.total()} rows of {len(twice)} documents, {len(listed)} with chunks"
         )
-    table = read_table(str(output / CHUNKS))
+    table = read_table(below(output, CHUNKS))
     assert table is not None  # noqa: S101
     places: dict[str, list[tuple[str, int]]] = {}
     for batch in read_rows(table, columns=["document_id"], with_position=True):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ def s3_server(conn_id: str) -> Iterator[str]:
     """
     from moto.server import ThreadedMotoServer
 
+    # A line for each request.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -35,6 +38,18 @@ def s3_server(conn_id: str) -> Iterator[str]:
         yield f"s3://{conn_id}@{BUCKET}"
     finally:
         server.stop()
+
+
+def delta_rs_options(conn_id: str) -> dict[str, str]:
+    """What delta-rs needs for the server of a connection."""
+    connection = json.loads(os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"])
+    return {
+        "AWS_ENDPOINT_URL": connection["extra"]["endpoint_url"],
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": connection["extra"]["region_name"],
+        "AWS_ACCESS_KEY_ID": connection["login"],
+        "AWS_SECRET_ACCESS_KEY": connection["password"],
+    }
 
 
 def s3_client(conn_id: str) -> Any:

@@ -116,7 +116,13 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
                 return local.read_bytes() if most is None else _read_start(local, most)
             path = store_path(uri)
             part = {} if most is None else {"start": 0, "end": most}
-            return bytes(path.fs.cat_file(path.path, **part))
+            try:
+                return bytes(path.fs.cat_file(path.path, **part))
+            except FileNotFoundError:
+                # s3fs asks the listing that it remembers, and another process may have written the file since.
+                if not path.forget_listing():
+                    raise
+                return bytes(path.fs.cat_file(path.path, **part))
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -207,6 +213,7 @@ def exists(uri: str) -> bool:
         if (local := local_path(uri)) is not None:
             return local.exists()
         path = store_path(uri)
+        path.forget_listing()
         return bool(path.fs.exists(path.path))
 
 
@@ -442,8 +449,15 @@ class StorePath(NamedTuple):
         """
         # File systems answer from cached listings, with the sizes of that moment.
         self.fs.invalidate_cache(self.path)
-        self.fs.invalidate_cache(self.path.rpartition("/")[0])
+        self.forget_listing()
         return dict(self.fs.info(self.path))
+
+    def forget_listing(self) -> bool:
+        """Forget the remembered listing of its folder; whether there was one."""
+        folder = self.path.rpartition("/")[0]
+        remembered = folder in self.fs.dircache
+        self.fs.invalidate_cache(folder)
+        return remembered
 
 
 def store_path(uri: str) -> StorePath:

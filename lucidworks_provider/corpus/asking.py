@@ -123,6 +123,7 @@ class Asking:
                 piece.key.document_id,
                 ended.message,
             )
+            self.desk.journal.resubmitted()
             self.desk.stats.resubmitted()
             job, again = "", True
 
@@ -185,6 +186,7 @@ class Asking:
                 if unknown == UNKNOWN_TRIES - 1:
                     raise RejectedError(Reason.FAILED, f"{UNKNOWN_TRIES} submissions: {err}") from None
                 log.warning("%s A job may exist that nobody knows; submitting again. %s", _named(piece), err)
+                self.desk.journal.resubmitted()
                 self.desk.stats.resubmitted()
                 await asyncio.sleep(max(UNKNOWN_PAUSE, err.retry_after or 0.0))
         raise AssertionError

@@ -13,7 +13,9 @@ object stores cannot append. A group is the most that a killed process loses bes
     journal/RUN/00000009-…-kept.log   PART(written), FAILED(document), END(of an attempt)
 
 A file of *work* goes when the chunks of all its documents stand in a part; what is *kept* stays until the
-snapshot names the parts. Each record is a line of JSON; a body's bytes follow its line.
+snapshot names the parts. Each record is a line of JSON; a body's bytes follow its line. A line also has the number
+of submissions and of resubmissions of the run up to then, so that they are those of all its tries: a file of work
+goes only after a file of what is kept has been written, with numbers at least as large.
 
 Only the folder that ``head.json`` names counts, and only until ``head.json`` says that the run has ended. Files of
 earlier runs have no effect, so the journal is correct where the storage refuses deletions. With ``keep_raw`` the
@@ -119,6 +121,8 @@ class Journal:
 
     :param output: the dataset's folder.
     :param keep: keep the files of the runs that begin from here on.
+    :ivar submissions: of the run, earlier tries included, once :meth:`load` has been read to its end.
+    :ivar resubmissions: those for a text that had been submitted before.
     """
 
     def __init__(self, output: str, *, keep: bool = False) -> None:
@@ -126,6 +130,7 @@ class Journal:
         self._keep = keep
         # Folder of the current run below the output, once head or begin has set it.
         self.run = ""
+        self.submissions = self.resubmissions = 0
         self._removable = True
         self._next = 1
         self._nonce = uuid.uuid4().hex[:8]
@@ -167,6 +172,7 @@ class Journal:
     def begin(self, options: Mapping[str, Any]) -> None:
         """Start anew: the first write of a run, and so the proof that the folder takes one."""
         self.run = self._new_run()
+        self.submissions = self.resubmissions = 0
         self._write_head(options)
 
     def load(self) -> Iterator[Record]:
@@ -232,12 +238,15 @@ class Journal:
             try:
                 plain = json.loads(data[at:stop])
                 length = plain["bytes"]
+                submissions, resubmissions = plain.get("sent", (0, 0))
                 key = PieceKey(*plain["key"]) if plain["key"] else None
                 if stop < 0 or stop + 1 + length >= len(data):
                     raise ValueError
             except (ValueError, TypeError, KeyError):
                 log.warning("%s is torn at byte %s; what follows is not known.", self._uri(name), at)
                 return
+            self.submissions = max(self.submissions, submissions)
+            self.resubmissions = max(self.resubmissions, resubmissions)
             if key is not None:
                 self._need(name, key.document_id)
             place = Place(name, stop + 1, length) if plain["kind"] == "body" else None
@@ -252,7 +261,12 @@ class Journal:
 
     def submitted(self, key: PieceKey, job: str) -> None:
         """A job exists. Nothing waits for this: polling may begin."""
+        self.submissions += 1
         self._add_work(Record("submitted", key, job))
+
+    def resubmitted(self) -> None:
+        """A text is submitted again: its job or its result is lost, or may be. Written with the next record."""
+        self.resubmissions += 1
 
     async def keep_body(self, key: PieceKey, job: str, body: bytes, *, aside: bool = False) -> Place:
         """
@@ -270,7 +284,7 @@ class Journal:
 
     def note(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
         """:meth:`keep`, with the next group."""
-        self._kept.add(_plain(Record(kind, value=value)))
+        self._kept.add(self._counted(Record(kind, value=value)))
         self._wake()
 
     def flushed(self) -> asyncio.Future[str]:
@@ -345,11 +359,14 @@ class Journal:
             self._removable = discard(*map(self._uri, files))
 
     def _add_work(self, record: Record, body: bytes = b"") -> int:
-        offset = self._work.add(_plain(record), body)
+        offset = self._work.add(self._counted(record), body)
         if record.key is not None:
             self._work.documents.add(record.key.document_id)
         self._wake()
         return offset
+
+    def _counted(self, record: Record) -> dict[str, Any]:
+        return _plain(record) | {"sent": [self.submissions, self.resubmissions]}
 
     def _wake(self) -> None:
         self._full.set()

@@ -44,6 +44,7 @@ class Part:
     :param index: its URI.
     :param bytes: of the file of chunks.
     :param dimension: of its vectors, 0 where there is none.
+    :param truncated: documents whose chunks do not cover their text.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Part:
     tokens: int
     bytes: int
     dimension: int
+    truncated: int = 0
 
 
 class RejectedError(Exception):
@@ -204,7 +206,7 @@ class PartWriter:
         self._path = f"{self._name}.parquet"
         self._data = ParquetFile(below(output, f"{CHUNKS}/{self._path}"))
         self.rows: list[Row] = []
-        self.chunks = self.tokens = self.bytes = 0
+        self.chunks = self.tokens = self.bytes = self.truncated = 0
 
     @property
     def dimension(self) -> int:
@@ -267,6 +269,7 @@ class PartWriter:
         self.rows.append(Row._make((*about, len(chunks), *place, tokens)))
         self.chunks += len(chunks)
         self.tokens += tokens
+        self.truncated += gap is not None
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:
             self._flush()
         return Written([len(chunk.text) for chunk in chunks], tokens, gap, warnings)
@@ -276,7 +279,8 @@ class PartWriter:
         self._flush()
         path, size = (self._path, self._data.close()) if self.chunks else ("", 0)
         write_index(self._index, self.rows)
-        return Part(path, self._index, len(self.rows), self.chunks, self.tokens, size, self.dimension)
+        counts = (len(self.rows), self.chunks, self.tokens)
+        return Part(path, self._index, *counts, size, self.dimension, self.truncated)
 
     def abandon(self) -> None:
         """Leave nothing."""

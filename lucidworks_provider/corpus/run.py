@@ -498,7 +498,7 @@ class _Run:
                 log.info("Nothing is new since an earlier try of this task, so what it returned counts.")
                 self._tidy(engine, committed=False)
                 return returned
-            manifest = self._manifest(engine, stats, counts, rejected)
+            manifest = self._manifest(counts, rejected)
             settings = TableSettings(
                 self.corpus.options, self._dimension, self.corpus.deletion_vectors, self.corpus.retention
             )
@@ -568,7 +568,8 @@ class _Run:
             )
         return rejected
 
-    def _manifest(self, engine: Engine, stats: RunStats, counts: Counts, rejected: int) -> dict[str, Any]:
+    def _manifest(self, counts: Counts, rejected: int) -> dict[str, Any]:
+        """What the task returns: of all tries, so from the parts and the journal and not from what this one did."""
         scratch = self.scratch
         documents, chunks = count_after(scratch)
         return {
@@ -577,7 +578,7 @@ class _Run:
             "chunks": chunks,
             "written": sum(part.chunks for part in self.parts),
             "dimension": self._dimension,
-            "tokens": stats.tokens,
+            "tokens": sum(part.tokens for part in self.parts),
             "added": counts.added,
             "changed": counts.changed,
             "vanished": counts.vanished,
@@ -587,9 +588,9 @@ class _Run:
                 SAME,
             ),
             "rejected": rejected,
-            "submitted": stats.submissions,
-            "resubmitted": stats.resubmissions,
-            "truncated": engine.truncated,
+            "submitted": self._journal.submissions,
+            "resubmitted": self._journal.resubmissions,
+            "truncated": sum(part.truncated for part in self.parts),
             "rejects": below(self.place, REJECTS),
             "report": below(self.place, REPORT),
         }

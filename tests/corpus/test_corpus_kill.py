@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-``kill -9`` at three random moments of runs in child processes, judged document by document.
+``kill -9`` at three random moments of runs in child processes, and races of four runs, judged document by document.
 
-Twenty of them, in a real Airflow and over 2,000 documents, are ``python -m benchmarks.corpus_kill``.
+More of them are ``python -m benchmarks.corpus_kill`` and ``python -m benchmarks.corpus_races``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.corpus_judge import Catalogue, Ledger, judge
-from benchmarks.corpus_kill import SERVICE, Plain, Story
+from benchmarks.corpus_kill import SERVICE, Plain, Story, store
+from benchmarks.corpus_races import RUNNERS, WON, Races
+from benchmarks.corpus_readers import Reading
 from dev.demo import Emulator
 from lucidworks_provider.documents import open_dataset, open_documents
 
@@ -32,8 +34,14 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
     (tmp_path / "source").mkdir()
     with Emulator(tmp_path / "emulator.log", *SERVICE) as emulator:
         runner = Plain(tmp_path, emulator)
-        story = Story(tmp_path, emulator, runner, kills=KILLS, documents=60, span=3, seed=seed)
+        reading = Reading(runner.store.output, tmp_path / "states.jsonl", {}, {})
+        story = Story(
+            tmp_path, emulator, runner, kills=KILLS, documents=60, span=3, seed=seed, reading=reading
+        )
         verdicts = story.play()
+        reads, faults = reading.stop()
+        assert faults == []
+        assert reads > 0
         assert len(story.moments) == KILLS
         assert [verdict.wrong for verdict in verdicts] == [[]] * len(verdicts)
         assert verdicts[-1].twice <= verdicts[-1].in_flight + verdicts[-1].unflushed
@@ -73,6 +81,24 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
     ]
     assert verdict.litter == ["chunks/stray.parquet"]
     assert not verdict.good
+
+
+@pytest.mark.usefixtures("plain_network")
+@pytest.mark.parametrize(("s3", "count"), [(False, 2), (True, 1)])
+def test_of_runs_that_start_at_once_one_publishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: bool, count: int
+) -> None:
+    # To be forgotten afterwards.
+    monkeypatch.setenv("AIRFLOW_CONN_BENCH_S3", "")
+    with (
+        # The runs share no token here, as they do in Airflow.
+        Emulator(tmp_path / "emulator.log", *SERVICE, "--both-tokens-live") as emulator,
+        store(tmp_path, s3=s3) as place,
+    ):
+        races = Races(tmp_path, emulator, place, documents=20, seed=1)
+        races.play(count)
+    assert races.wrong == []
+    assert (races.outcomes[WON], races.outcomes.total()) == (count, RUNNERS * count)
 
 
 @pytest.mark.usefixtures("plain_network")
@@ -127,7 +153,7 @@ def _hashes(output: Path, version: int) -> dict[str, str]:
 
 def test_no_dataset_is_no_success(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "source", random.Random(1))
-    assert judge(catalogue, tmp_path / "nothing", Ledger([]), []).wrong == [
+    assert judge(catalogue, str(tmp_path / "nothing"), Ledger([]), []).wrong == [
         "there is no table chunks",
         "there is no table documents",
     ]

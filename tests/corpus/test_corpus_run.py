@@ -471,6 +471,58 @@ class TestCrashes:
         assert sorted(world.service.posted) == sorted(texts.values())
         assert delta["resubmitted"] == 0
 
+    @pytest.mark.parametrize("sent", [7, 20])
+    def test_a_retry_returns_the_counts_of_all_tries(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, sent: int
+    ) -> None:
+        """Killed after some submissions, or when only the commit was missing."""
+        texts = fill(world, 20)
+        cut = texts["001.txt"]
+        lost: list[str] = []
+
+        def strange(text: str, body: dict[str, Any]) -> dict[str, Any]:
+            if text == texts["000.txt"] and not lost:
+                lost.append(text)
+                return {"chunkingId": body["chunkingId"], "status": "RETRIEVED"}
+            if text == cut:
+                for values in body["chunkedData"][0].values():
+                    del values[-1]
+            return body
+
+        def down(text: str) -> None:
+            if len(world.service.posted) > sent:
+                raise TransportError("the connection broke")
+
+        world.service.answer, world.service.on_post = strange, down
+        with monkeypatch.context() as patch:
+            patch.setattr("lucidworks_provider.corpus.run._Run._finish", _die)
+            with pytest.raises((TransportError, KeyboardInterrupt)):
+                world.run(run_id="night")
+        world.service.on_post = lambda text: None
+
+        delta = world.run(run_id="night", try_number=2)
+
+        rows = world.rows()
+        assert len(world.service.posted) == 21
+        assert {
+            name: delta[name] for name in ("submitted", "resubmitted", "truncated", "tokens", "written")
+        } == {
+            "submitted": 21,
+            "resubmitted": 1,
+            "truncated": 1,
+            "tokens": 7 * len(rows),
+            "written": len(rows),
+        }
+        # The next run has its own.
+        world.write("000.txt", "Another text.")
+        following = world.run()
+        assert [following[name] for name in ("submitted", "resubmitted", "truncated", "tokens")] == [
+            1,
+            0,
+            0,
+            7,
+        ]
+
     def test_jobs_that_are_not_ready_are_found_again(self, world: World) -> None:
         texts = fill(world, 6)
         world.service.job_seconds = 60.0

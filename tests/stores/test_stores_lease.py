@@ -12,7 +12,7 @@ import pytest
 from lucidworks_provider.corpus import lease
 from lucidworks_provider.corpus.lease import Claim, Holder, Lease
 from lucidworks_provider.errors import InputError, OutputBusyError
-from lucidworks_provider.storage import create_file, names_in, read_file, store_path, write_file
+from lucidworks_provider.storage import create_file, exists, names_in, read_file, store_path, write_file
 
 ROUNDS, TASKS = 20, 4
 
@@ -52,6 +52,17 @@ def test_a_file_is_created_once(folder: str) -> None:
     uri = f"{folder}/a.json"
     assert [create_file(uri, data) for data in (b"one", b"two", b"one")] == [True, False, True]
     assert read_file(uri) == b"one"
+
+
+def test_a_file_that_another_process_creates_after_a_listing_is_found(folder: str) -> None:
+    """A file system that remembers listings knows nothing of it."""
+    uri = f"{folder}/b.json"
+    write_file(f"{folder}/a.json", b"one")
+    assert names_in(folder) == ["a.json"]
+    path = store_path(uri)
+    other = type(path.fs)(*path.fs.storage_args, **path.fs.storage_options, skip_instance_cache=True)
+    other.pipe_file(path.path, b"two")
+    assert (read_file(uri), exists(uri), create_file(uri, b"three")) == (b"two", True, False)
 
 
 def test_of_files_that_are_created_at_once_one_is(folder: str) -> None:
