@@ -85,6 +85,7 @@ class Plan:
     :param check: raises InputError for a file that has not the columns that were named.
     :param reuse: whether what the last snapshot has may be skipped.
     :param max_text_bytes: of one request.
+    :param find_elsewhere: of a shard, adds documents that it has seen and that were in files of other shards.
     """
 
     def __init__(
@@ -95,12 +96,14 @@ class Plan:
         check: Callable[[SourceFile], None],
         reuse: bool,
         max_text_bytes: int,
+        find_elsewhere: Callable[[], None] | None = None,
     ) -> None:
         self._scratch = scratch
         self._read = read
         self._check = check
         self._reuse = reuse
         self._max_text_bytes = max_text_bytes
+        self._find_elsewhere = find_elsewhere
 
     def look(self, files: Iterator[SourceFile], *, exact: bool) -> Planned:
         """
@@ -132,6 +135,7 @@ class Plan:
                 file.stamp,
                 file.format,
             )
+        size -= self._see_elsewhere()
         todo = scratch.count("SELECT count(*) FROM seen WHERE fate = ?", TODO)
         return Planned(scratch.count("SELECT count(*) FROM seen"), todo, size)
 
@@ -253,13 +257,27 @@ class Plan:
             known = self._scratch.known(found.id, old=self._reuse)
             same = known is not None and known.hash == content_hash(found.text)
             self._see(found.id, SAME if same else TODO, file)
-            size += 0 if same else len(found.text.encode())
+            bytes_ = 0 if same else len(found.text.encode())
+            size += bytes_
+            if known is None and self._find_elsewhere is not None:
+                values = (found.id, content_hash(found.text), bytes_)
+                self._scratch.run("INSERT OR IGNORE INTO unknown VALUES (?, ?, ?)", *values)
         if unreadable:
             # Whose record that was cannot be told, so nothing that the file held before counts as vanished.
             self._scratch.run(
                 "INSERT OR IGNORE INTO seen SELECT id, ? FROM old WHERE file = ?", REJECTED, file.path
             )
         return size
+
+    def _see_elsewhere(self) -> int:
+        """Records whose text is known from a file of another shard; their bytes."""
+        scratch = self._scratch
+        if self._find_elsewhere is None or not self._reuse or not scratch.one("SELECT 1 FROM unknown"):
+            return 0
+        self._find_elsewhere()
+        same = "FROM unknown u JOIN old ON old.id = u.id AND old.hash = u.hash"
+        scratch.run(f"UPDATE seen SET fate = ? WHERE id IN (SELECT u.id {same})", SAME)  # noqa: S608
+        return scratch.count(f"SELECT sum(u.bytes) {same}")
 
     def _differs(self, file: SourceFile) -> bool:
         """Whether a file of one document has to be sent; if it does not, it is noted so."""

@@ -25,12 +25,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
-from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.corpus.tables import OWN, Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
@@ -208,6 +207,7 @@ class Note:
     :param number: of its lease, and the version of its application transaction.
     :param me: the task instance, so that its retry knows that it is done.
     :param journal: its folder, of which the tables have everything but jobs that were not ready.
+    :param parts: paths of the files that the run has written.
     :param returned: what its task returns.
     :param version: of ``chunks`` after it; None while it is only staged.
     :param upserts: the file of new rows of ``documents``, as the ``add`` of its log; until the commit they are in
@@ -224,6 +224,7 @@ class Note:
     upserts: Mapping[str, Any] | None = None
     transactions: Mapping[str, int] = field(default_factory=dict)
     base: int = 0
+    parts: Sequence[str] = ()
 
 
 def note_run(place: str, note: Note) -> None:
@@ -710,11 +711,13 @@ def finish_run(output: str, scratch: Scratch, tables: Tables, note: Note) -> int
 @dataclass(frozen=True, slots=True)
 class Staged:
     """
-    What the task of a shard has made, and no version has yet.
+    What the task of a shard has found and made, and no version has yet.
 
     :param number: of the shard's run.
     :param base: number of the run whose tables it was compared with.
-    :param upserts: URI of the rows that :func:`settle` has decided; empty where there are none.
+    :param facts: URI of a row for each document that was seen: its fate, and its new chunks, file or reject.
+    :param on_missing_chunks: of the operator; the same for all shards.
+    :param prune: of the operator; the same for all shards.
     :param stats: for the report.
     """
 
@@ -723,61 +726,55 @@ class Staged:
     options: Mapping[str, Any]
     dimension: int
     deletion_vectors: bool
+    on_missing_chunks: Literal["resend", "drop"]
+    prune: bool
     parts: Sequence[Mapping[str, Any]]
-    upserts: str
+    facts: str
     returned: Mapping[str, Any]
     stats: Mapping[str, Any]
     base: int
 
 
-_STAGED = (
-    *("id", "status", "hash", "size", "stamp", "file", "part", "first", "chunks", "tokens", "change"),
-    *("reason", "detail", "attempts", "rejected_hash"),
-)
-_NUMBERS = {"size", "first", "chunks", "tokens", "attempts"}
+# The tables that `settle` reads, joined: the columns of each with their types.
+_FACTS = {
+    "seen": ("id TEXT", "fate INTEGER"),
+    "new": (
+        *("hash TEXT", "size INTEGER", "stamp TEXT", "file TEXT", "chunks INTEGER", "part TEXT"),
+        *("first INTEGER", "tokens INTEGER"),
+    ),
+    "touched": ("touched_size INTEGER", "touched_stamp TEXT", "touched_file TEXT"),
+    "rejects": ("reason TEXT", "detail TEXT", "attempts INTEGER", "reject_file TEXT", "reject_hash TEXT"),
+}
+_COLUMNS = [column for columns in _FACTS.values() for column in columns]
+_READ_FACTS = """
+SELECT seen.id, fate, n.hash, n.size, n.stamp, n.file, n.chunks, n.part, n.first, n.tokens, t.size, t.stamp, t.file,
+    r.reason, r.detail, r.attempts, r.file, r.hash
+FROM seen LEFT JOIN new n ON n.id = seen.id LEFT JOIN touched t ON t.id = seen.id
+    LEFT JOIN rejects r ON r.id = seen.id
+"""
 
 
-def stage(
-    place: str,
-    shard: Shard,
-    scratch: Scratch,
-    parts: Sequence[Part],
-    settings: TableSettings,
-    *,
-    note: Note,
-    stats: Mapping[str, Any],
-) -> str:
+def stage(place: str, scratch: Scratch, staged: Staged, note: Note) -> str:
     """
-    Keep what :func:`settle` has decided for a shard, for the task that commits all of them.
+    Keep what a shard has found, for the task that decides about all shards and commits.
 
-    :param stats: of the run, for the report.
+    :param staged: without its ``facts``, which are read from the scratch database.
     :return: the URI of what is staged.
     """
     import pyarrow as pa
 
     uri = below(place, f"staged/{note.number:08}.json")
-    schema = pa.schema([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in _STAGED])
-    rows = below(place, f"staged/{note.number:08}.parquet")
-    file = ParquetFile(rows)
-    for some in _some(scratch.rows(f"SELECT {', '.join(_STAGED)} FROM upserts"), GROUP_ROWS):  # noqa: S608
+    facts = below(place, f"staged/{note.number:08}.parquet")
+    types = {"TEXT": pa.string(), "INTEGER": pa.int64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in map(str.split, _COLUMNS)])
+    file = ParquetFile(facts)
+    for some in _some(scratch.rows(_READ_FACTS), GROUP_ROWS):
         arrays = [
             pa.array(column, kind.type) for column, kind in zip(zip(*some, strict=True), schema, strict=True)
         ]
         file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
     empty = file.close() == 0
-    staged = Staged(
-        shard.name,
-        note.number,
-        settings.options.as_json(),
-        settings.dimension,
-        settings.deletion_vectors,
-        [asdict(part) for part in parts],
-        "" if empty else rows,
-        note.returned,
-        stats,
-        note.base,
-    )
-    write_file(uri, json.dumps(asdict(staged)).encode())
+    write_file(uri, json.dumps(asdict(replace(staged, facts="" if empty else facts))).encode())
     # Last: who finds the note finds all of it.
     note_run(place, replace(note, returned={**note.returned, "staged": uri}))
     return uri
@@ -813,62 +810,40 @@ def read_staged(uri: str) -> Staged:
         ) from None
 
 
-def load_staged(scratch: Scratch, shards: Sequence[Staged]) -> None:
+def load_facts(scratch: Scratch, shards: Sequence[Staged]) -> None:
     """
-    Fill ``upserts`` with the rows of all shards.
-
-    A document may have moved from the file of one shard to that of another, where it is new.
+    Bring together what all shards have found, for :func:`settle`.
 
     :raises InputError: two shards have a document with one id.
     """
     import pyarrow.parquet as pq
 
-    scratch.run("DROP TABLE IF EXISTS upserts")
-    scratch.run(_UPSERTS)
-    marks = ", ".join("?" * len(_STAGED))
-    scratch.run("CREATE TEMP TABLE staged AS SELECT *, '' AS shard FROM upserts")
+    names = [column.partition(" ")[0] for column in _COLUMNS]
+    scratch.run(f"CREATE TEMP TABLE facts ({', '.join(_COLUMNS)})")
     for staged in shards:
-        if not staged.upserts:
+        if not staged.facts:
             continue
-        filesystem, path = arrow_place(staged.upserts)
+        filesystem, path = arrow_place(staged.facts)
         with pq.ParquetFile(path, filesystem=filesystem) as file:
-            for batch in file.iter_batches(batch_size=GROUP_ROWS):
-                columns = [column.to_pylist() for column in batch.columns]
-                rows = ((*row, staged.shard) for row in zip(*columns, strict=True))
-                scratch.many(f"INSERT INTO staged VALUES ({marks}, ?)", rows)  # noqa: S608
-    twice = scratch.one(
-        "SELECT id, min(shard), max(shard) FROM staged WHERE change IN ('added', 'changed') GROUP BY id "
-        "HAVING count(*) > 1"
-    )
-    if twice:
+            for batch in file.iter_batches(batch_size=GROUP_ROWS, columns=names):
+                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                scratch.many(f"INSERT INTO facts VALUES ({', '.join('?' * len(names))})", rows)  # noqa: S608
+                _add_facts(scratch, staged.shard)
+    scratch.run("DROP TABLE temp.facts")
+
+
+def _add_facts(scratch: Scratch, shard: str) -> None:
+    if twice := scratch.one("SELECT id FROM facts JOIN seen USING (id) LIMIT 1"):
         raise InputError(
-            f"Shards {twice[1]} and {twice[2]} have the document {twice[0]!r} both. An id names one document: "
-            "make the ids of the source distinct."
+            f"Shard {shard} has the document {twice[0]!r}, which another shard has as well. An id names one "
+            "document: make the ids of the source distinct."
         )
-    names = ", ".join(_STAGED)
-    scratch.run("CREATE INDEX temp.staged_id ON staged (id)")
-    for wanted in ("change IN ('added', 'changed')", "change IS NULL AND status = 'ok'", "1"):
-        scratch.run(f"INSERT OR IGNORE INTO upserts SELECT {names} FROM staged WHERE {wanted}")  # noqa: S608
-    scratch.run("DROP TABLE temp.staged")
-    # By what the table has now.
-    scratch.run(
-        "UPDATE upserts SET change = CASE WHEN d.present THEN 'changed' ELSE 'added' END FROM documents d "
-        "WHERE d.id = upserts.id AND upserts.change IN ('added', 'changed')"
-    )
-    scratch.run(
-        "UPDATE upserts SET change = NULL WHERE change = 'deleted' AND NOT EXISTS "
-        "(SELECT 1 FROM documents d WHERE d.id = upserts.id AND d.present)"
-    )
-    # A reject may have been in the file of another shard, and keeps the chunks that it had.
-    scratch.run(
-        "UPDATE upserts SET hash = d.hash, size = d.size, stamp = d.stamp, file = d.file, part = d.part, "
-        "chunks = d.chunks, tokens = d.tokens FROM documents d WHERE d.id = upserts.id AND d.present "
-        "AND upserts.change IS NULL AND upserts.status = 'rejected'"
-    )
-    scratch.run(
-        "UPDATE upserts SET part = d.part, first = d.first FROM documents d "
-        "WHERE d.id = upserts.id AND upserts.change IS NULL AND upserts.chunks > 0"
-    )
+    for table, given in (("seen", "1"), ("new", "hash"), ("touched", "touched_file"), ("rejects", "reason")):
+        columns = ["id", *(name.partition(" ")[0] for name in _FACTS[table] if name != "id TEXT")]
+        scratch.run(
+            f"INSERT INTO {table} SELECT {', '.join(columns)} FROM facts WHERE {given} IS NOT NULL"  # noqa: S608
+        )
+    scratch.run("DELETE FROM facts")
 
 
 # -- afterwards ----------------------------------------------------------------------------------------

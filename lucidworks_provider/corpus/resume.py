@@ -46,18 +46,30 @@ def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
 
 
 def take_over(
-    journal: Journal, corpus: Corpus, scratch: Scratch, *, published: str, has_tables: bool
+    journal: Journal,
+    corpus: Corpus,
+    scratch: Scratch,
+    *,
+    published: str,
+    taken: set[str] | None,
+    has_tables: bool,
 ) -> tuple[list[Part], int] | None:
     """
     What an unfinished run has left.
 
     :param published: the journal of the last run whose documents are in the tables. Of it only jobs that were not
         ready are left.
+    :param taken: paths of its parts that the tables have; None for all of them.
     :return: its parts, and the dimension of their vectors (0 when there is none); None when there was no such run.
     :raises InputError: it had another configuration.
     """
     head = journal.head()
-    if head is not None and head["run"] == published:
+    was_published = head is not None and head["run"] == published
+    added = taken is not None and any(
+        record.kind == "part" and record.value["path"] and record.value["path"] not in taken
+        for record in (journal.load() if was_published else ())
+    )
+    if was_published and not added:
         log.info("The last run died when all was done but tidying up.")
         carry_over(journal, scratch)
         scratch.forget_run()
@@ -85,6 +97,10 @@ def take_over(
     )
     # It may have died between a part and the removal of what the part has made superfluous.
     journal.drop(journal.release(row[0] for row in scratch.rows("SELECT id FROM new")))
+    if taken:
+        for path in taken:
+            scratch.run("DELETE FROM new WHERE part = ?", path)
+        parts = [part for part in parts if part.path not in taken]
     return parts, dimension
 
 

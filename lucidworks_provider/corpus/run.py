@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +29,7 @@ from lucidworks_provider.corpus.publish import (
     count_after,
     finish_run,
     forget_staged,
-    load_staged,
+    load_facts,
     maintain,
     note_run,
     publish,
@@ -88,7 +88,7 @@ def look(corpus: Corpus) -> dict[str, Any]:
     shard = read_shard(corpus.listing) if corpus.listing else None
     with Scratch() as scratch:
         _load(scratch, tables, shard, corpus)
-        planned = _plan(corpus, scratch, tables, exact=True)[1]
+        planned = _plan(corpus, scratch, tables, shard, exact=True)[1]
     return {
         "documents": planned.documents,
         "would_submit": planned.candidates,
@@ -215,10 +215,12 @@ def publish_shards(
         for _ in range(COMMITS):
             with Scratch() as scratch:
                 load_documents(scratch, tables.documents)
-                reconcile(scratch, tables, None)
-                load_staged(scratch, shards)
+                reconcile(scratch, tables, shards[0].on_missing_chunks)
+                load_facts(scratch, shards)
+                keep_old = tables.options == shards[0].options
+                counts = settle(scratch, keep_old=keep_old, prune=shards[0].prune)
                 documents, chunks = count_after(scratch)
-                manifest |= {"documents": documents, "chunks": chunks}
+                manifest |= {**asdict(counts), "documents": documents, "chunks": chunks}
                 versions = publish(
                     output,
                     scratch,
@@ -270,6 +272,12 @@ def _check_shards(shards: Sequence[Staged]) -> ChunkingOptions:
                 f"staged: shard {shard.shard} was made with another configuration than shard {first.shard} "
                 f"({', '.join(keys)}). Run all shards with full_refresh=True after a change."
             )
+        for name in ("prune", "on_missing_chunks"):
+            if getattr(shard, name) != getattr(first, name):
+                raise InputError(
+                    f"staged: {name} of shard {shard.shard} is {getattr(shard, name)!r}, and of shard {first.shard} "
+                    f"{getattr(first, name)!r}. Run the tasks of all shards with the same arguments."
+                )
     dimensions = {shard.dimension for shard in shards if shard.dimension}
     if len(dimensions) > 1:
         raise InputError(
@@ -327,10 +335,7 @@ def _versions(output: str, tables: Tables) -> dict[str, Any]:
 
 
 def _sums(output: str, shards: Sequence[Staged], tables: Tables) -> dict[str, Any]:
-    summed = (
-        *("written", "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted"),
-        *("resubmitted", "truncated"),
-    )
+    summed = (*("written", "tokens", "skipped", "rejected", "submitted", "resubmitted", "truncated"),)
     return {
         **_versions(output, tables),
         "dimension": max((shard.dimension for shard in shards), default=0),
@@ -431,6 +436,7 @@ class _Run:
             corpus,
             scratch,
             published="" if last is None else last.journal,
+            taken=None if self.shard is None else self._taken(),
             has_tables=self.tables.chunks is not None,
         )
         if unfinished is not None:
@@ -438,7 +444,9 @@ class _Run:
             self._dimension = dimension or self._dimension
         if self.shard is not None:
             forget_staged(self.place, self._published)
-        plan, planned = _plan(corpus, scratch, self.tables, exact=corpus.max_submissions is not None)
+        plan, planned = _plan(
+            corpus, scratch, self.tables, self.shard, exact=corpus.max_submissions is not None
+        )
         self._check_guards(planned)
         if unfinished is None:
             self._journal.begin(corpus.options.as_json())
@@ -449,6 +457,13 @@ class _Run:
         )
         engine = asyncio.run(self._send(plan, stats))
         return self._finish(engine, stats, last)
+
+    def _taken(self) -> set[str]:
+        """Parts of the journal of the last published run that the tables have: another try may have added some."""
+        notes = [
+            read_note(self.place, number) for number in run_numbers(self.place) if number <= self._published
+        ]
+        return {path for note in notes if note is not None for path in note.parts}
 
     async def _send(self, plan: Plan, stats: RunStats) -> Engine:
         engine = Engine(
@@ -598,17 +613,30 @@ class _Run:
     def _stage(self, manifest: Mapping[str, Any], settings: TableSettings, stats: RunStats) -> str:
         assert self.shard is not None  # noqa: S101
         self._report(manifest, stats)
-        note = Note(self._number, self.me, self._journal.run, dict(manifest), base=self.tables.run)
         self.lease.renew()
-        return stage(
-            self.place,
-            self.shard,
-            self.scratch,
-            self.parts,
-            settings,
-            note=note,
+        staged = Staged(
+            shard=self.shard.name,
+            number=self._number,
+            options=settings.options.as_json(),
+            dimension=settings.dimension,
+            deletion_vectors=settings.deletion_vectors,
+            on_missing_chunks=self.corpus.on_missing_chunks,
+            prune=self.corpus.prune,
+            parts=[asdict(part) for part in self.parts],
+            facts="",
+            returned=manifest,
             stats=stats.as_json(time.monotonic()),
+            base=self.tables.run,
         )
+        note = Note(
+            self._number,
+            self.me,
+            self._journal.run,
+            dict(manifest),
+            base=self.tables.run,
+            parts=[part.path for part in self.parts],
+        )
+        return stage(self.place, self.scratch, staged, note)
 
     def _log_end(self, manifest: Mapping[str, Any], stats: RunStats) -> None:
         log.info(
@@ -694,7 +722,9 @@ def _load(scratch: Scratch, tables: Tables, shard: Shard | None, corpus: Corpus)
     reconcile(scratch, tables, corpus.on_missing_chunks, whole=shard is None)
 
 
-def _plan(corpus: Corpus, scratch: Scratch, tables: Tables, *, exact: bool) -> tuple[Plan, Planned]:
+def _plan(
+    corpus: Corpus, scratch: Scratch, tables: Tables, shard: Shard | None, *, exact: bool
+) -> tuple[Plan, Planned]:
     same = tables.options == corpus.options.as_json()
     files: Iterator[SourceFile]
     read: Callable[[SourceFile], Iterator[Document | Unreadable]]

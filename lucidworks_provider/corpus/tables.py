@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lucidworks_provider.corpus.scratch import Scratch
+from lucidworks_provider.corpus.scratch import TODO, Scratch
 from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
@@ -205,6 +205,16 @@ def load_documents(scratch: Scratch, documents: Table | None, shard: Shard | Non
         _document_rows(documents, shard),
     )
     scratch.run("CREATE INDEX documents_file ON documents (file)")
+
+
+def add_documents_seen(scratch: Scratch, documents: Table | None) -> None:
+    """Add what is known of documents that a shard has seen, and that were in files of other shards before."""
+    if documents is not None:
+        scratch.many(
+            f"INSERT OR IGNORE INTO documents SELECT {', '.join('?' * 20)}, 0, 0 "  # noqa: S608
+            f"WHERE EXISTS (SELECT 1 FROM seen WHERE id = ? AND fate = {TODO})",
+            ((*row, row[0]) for row in _document_rows(documents, None)),
+        )
 
 
 def _document_rows(documents: Table, shard: Shard | None) -> Iterator[tuple[Any, ...]]:
