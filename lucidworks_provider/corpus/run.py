@@ -48,6 +48,7 @@ from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
 from lucidworks_provider.corpus.stats import RunStats, duration
 from lucidworks_provider.corpus.tables import (
     Tables,
+    add_documents_seen,
     check_empty,
     load_documents,
     load_rejects,
@@ -744,6 +745,7 @@ def _plan(
         check=check,
         reuse=same and not corpus.full_refresh,
         max_text_bytes=corpus.max_text_bytes,
+        find_elsewhere=None if shard is None else lambda: add_documents_seen(scratch, tables.documents),
     )
     with scratch.transaction():
         planned = plan.look(files, exact=exact)

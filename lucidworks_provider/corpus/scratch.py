@@ -119,9 +119,16 @@ class Scratch:
             self._db.execute(statement, values)
 
     def many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        """One statement for many rows, as one transaction."""
-        with self._lock, self.transaction():
-            self._db.executemany(statement, rows)
+        """One statement for many rows, as one transaction or within the one that is open."""
+        with self._lock:
+            open_here = not self._db.in_transaction
+            if open_here:
+                self._db.execute("BEGIN")
+            try:
+                self._db.executemany(statement, rows)
+            finally:
+                if open_here:
+                    self._db.execute("COMMIT")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

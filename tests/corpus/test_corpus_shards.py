@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import deltalake
+import pyarrow as pa
 import pytest
 from corpus_world import World  # noqa: TC002
 
@@ -16,7 +17,7 @@ from lucidworks_provider.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import publish, run
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import publish_shards
-from lucidworks_provider.corpus.shards import write_listings
+from lucidworks_provider.corpus.shards import shard_of, write_listings
 from lucidworks_provider.documents.dataset import open_dataset
 from lucidworks_provider.errors import InputError, StorageError
 
@@ -379,3 +380,80 @@ def test_somebody_else_deletes_chunks(world: World, texts: dict[str, str], how: 
     world.service.forget()
     night(world)
     assert world.service.posted == []
+
+
+def lines(*documents: tuple[str, str]) -> str:
+    return "".join(json.dumps({"id": one, "text": text}) + "\n" for one, text in documents)
+
+
+def other_shard(name: str, shards: int) -> str:
+    """Another name of a file that falls into another shard."""
+    number = shard_of(name, shards)
+    return next(found for found in (f"{at}-{name}" for at in range(99)) if shard_of(found, shards) != number)
+
+
+def test_what_is_added_after_a_staging_that_is_published_is_not_paid_twice(
+    world: World, texts: dict[str, str]
+) -> None:
+    staged = stage(world, 2)
+    world.write("03.txt", "Changed after the staging.")
+    stage(world, 2)
+    assert world.service.posted.count("Changed after the staging.") == 1
+    commit(world, staged)
+    assert world.texts() == texts
+    world.service.forget()
+
+    night(world, 2)
+    assert world.service.posted == []
+    assert world.texts() == texts | {"03.txt": "Changed after the staging."}
+    # And once more: what the tables have is not taken from the journal again.
+    world.write("04.txt", "Changed on the third night.")
+    night(world, 2)
+    assert world.service.posted == ["Changed on the third night."]
+    assert world.texts() == texts | {
+        "03.txt": "Changed after the staging.",
+        "04.txt": "Changed on the third night.",
+    }
+
+
+def test_an_id_of_two_shards_of_which_one_is_unchanged(world: World) -> None:
+    world.write("a.jsonl", lines(("same", "A text. ")))
+    night(world, 2)
+    world.write(other_shard("a.jsonl", 2), lines(("same", "A text. ")))
+    with pytest.raises(InputError, match="'same', which another shard has as well"):
+        night(world, 2)
+
+
+def test_rows_that_move_between_the_files_of_a_delta_table_are_not_sent_again(world: World) -> None:
+    source = str(world.source)
+    for number in range(6):
+        table = pa.table({"id": [f"d{number}"], "text": [f"Text {number}. "]})
+        deltalake.write_deltalake(source, table, mode="append")
+    first = night(world, 3)
+    assert first["added"] == 6
+    world.service.forget()
+    deltalake.DeltaTable(source).optimize.compact()
+
+    again = night(world, 3, max_submissions=0)
+    assert world.service.posted == []
+    assert [again[name] for name in ("added", "changed", "vanished", "removed")] == [0, 0, 0, 0]
+    assert world.texts() == {f"d{number}": f"Text {number}. " for number in range(6)}
+    # The next night the rows belong to the shard of their new file.
+    assert night(world, 3)["documents_version"] == again["documents_version"]
+
+
+def test_a_reject_in_another_file_keeps_no_chunks_of_an_old_configuration(world: World) -> None:
+    there = other_shard("a.jsonl", 2)
+    world.write("a.jsonl", lines(("moves", "A text. "), ("stays", "Another. ")))
+    night(world, 2)
+    world.write("a.jsonl", lines(("stays", "Another. ")))
+    world.write(there, lines(("moves", " ")))
+    world.set(full_refresh=True, max_reject_ratio=1.0, options=ChunkingOptions("sentence", "e5-small-v2"))
+    night(world, 2)
+    assert world.texts() == {"stays": "Another. "}
+
+
+def test_shards_with_other_arguments(world: World, texts: dict[str, str]) -> None:
+    staged = stage(world, 2, only={0}, prune=True) + stage(world, 2, only={1}, prune=False)
+    with pytest.raises(InputError, match="prune of shard 001-of-002 is False"):
+        commit(world, staged)
