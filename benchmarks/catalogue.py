@@ -34,13 +34,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus.dataset import CHUNKS, changes, new_name, open_dataset
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.publish import TableSettings, maintain, publish, settle
 from lucidworks_provider.corpus.scratch import SAME, TODO, Row, Scratch
 from lucidworks_provider.corpus.tables import load_documents, read_tables, reconcile
-from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
-from lucidworks_provider.documents.dataset import CHUNKS, changes, new_name, open_dataset
+from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 
 OPTIONS = ChunkingOptions("dynamic-sentence", "gte-small")
 DIMENSION, EACH = 384, 5

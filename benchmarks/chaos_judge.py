@@ -160,7 +160,7 @@ def storm(log: Sequence[Mapping[str, Any]], seconds: float) -> Storm:
 
 
 def _corpus(work: Work) -> list[str]:
-    from lucidworks_provider.documents.dataset import open_dataset, open_documents
+    from lucidworks_provider.corpus.dataset import open_dataset, open_documents
     from lucidworks_provider.errors import InputError
 
     output, texts = str(work.folder / "corpus"), work.catalogue.texts

@@ -12,11 +12,11 @@ import random
 import time
 from collections.abc import Callable
 
-from lucidworks_provider.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.api.messages import parse_object
-from lucidworks_provider.api.spans import locate
-from lucidworks_provider.api.validation import check_chunks
-from lucidworks_provider.documents.chunk_columns import ChunkColumns
+from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.api.messages import parse_object
+from lucidworks_provider.client.api.spans import locate
+from lucidworks_provider.client.api.validation import check_chunks
+from lucidworks_provider.jobs.chunk_columns import ChunkColumns
 
 OPTIONS = ChunkingOptions("sentence", "gte-small")
 DIMENSION, SECONDS = 384, 3.0

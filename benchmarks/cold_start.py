@@ -25,7 +25,7 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
 import requests
 
-from lucidworks_provider.auth.source import forget_sources
+from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lucidworks_provider.corpus.dataset import SHARDS, below
 from lucidworks_provider.corpus.journal import GROUP_SECONDS
 from lucidworks_provider.corpus.lease import LEASE, Claim
-from lucidworks_provider.documents.dataset import SHARDS, below
 from lucidworks_provider.storage import names_in, read_file
 
 WORDS = ("tent", "boot", "rope", "stove", "lamp", "sack", "pole", "peg", "map", "axe", "ski", "sled", "scarf")
@@ -137,8 +137,8 @@ def judge(catalogue: Catalogue, output: str, ledger: Ledger, kills: Sequence[flo
     :param ledger: of all nights.
     :param kills: seconds since the epoch.
     """
+    from lucidworks_provider.corpus.dataset import CHUNKS, DESCRIBES, DOCUMENTS, open_dataset
     from lucidworks_provider.delta.log import read_table
-    from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DOCUMENTS, open_dataset
 
     tables = {name: read_table(below(output, name)) for name in (CHUNKS, DOCUMENTS)}
     if missing := [f"there is no table {name}" for name, table in tables.items() if table is None]:
@@ -199,9 +199,9 @@ def _wrong_documents(
     catalogue: Catalogue, output: str, chunks: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[str]:
     """What is wrong with the table of documents: one row for each, with the hash and the place of its chunks."""
+    from lucidworks_provider.corpus.dataset import CHUNKS, open_documents
     from lucidworks_provider.delta.log import read_table
     from lucidworks_provider.delta.rows import read_rows
-    from lucidworks_provider.documents.dataset import CHUNKS, open_documents
 
     rows = open_documents(output).to_table().to_pylist()
     wrong = []

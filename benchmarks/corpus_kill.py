@@ -41,8 +41,8 @@ from benchmarks.corpus_readers import Reading
 from dev.airflow_stack import AirflowStack, install_signal_handlers
 from dev.demo import Emulator
 from dev.s3_server import delta_rs_options, s3_server
+from lucidworks_provider.corpus.dataset import RUNS, below, open_documents
 from lucidworks_provider.corpus.tables import read_tables
-from lucidworks_provider.documents.dataset import RUNS, below, open_documents
 from lucidworks_provider.storage import names_in
 
 DAG, TASK = "corpus_kill", "chunk"
@@ -63,7 +63,7 @@ PRELOADED = [
     "lucidworks_provider.corpus.run",
     "lucidworks_provider.hooks.lucidworks",
     "lucidworks_provider.operators.corpus",
-    "lucidworks_provider.transport.aio",
+    "lucidworks_provider.client.http.aio",
 ]
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, open_dataset, open_documents
+from lucidworks_provider.corpus.dataset import CHUNKS, DOCUMENTS, open_dataset, open_documents
 from lucidworks_provider.errors import InputError
 
 # Between two rounds of reads, so that the runs get on as well.

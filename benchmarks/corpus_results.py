@@ -29,10 +29,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lucidworks_provider.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.api.messages import parse_object
-from lucidworks_provider.api.spans import locate
-from lucidworks_provider.documents.chunk_columns import ChunkColumns, chunk_schema
+from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.api.messages import parse_object
+from lucidworks_provider.client.api.spans import locate
+from lucidworks_provider.jobs.chunk_columns import ChunkColumns, chunk_schema
 from lucidworks_provider.threads import in_thread
 
 CHUNKS, DIMENSION, ROUNDS = 1500, 384, 15

@@ -110,7 +110,7 @@ for dag_id, trigger_name in (("fleet_renewals", "WatchTrigger"), ("fleet_idle", 
 @task
 def die(dag_run: Any = None) -> None:
     """Get a token, and be killed at one step of that."""
-    from lucidworks_provider.auth import source
+    from lucidworks_provider.client.auth import source
     from lucidworks_provider.hooks.auth import LucidworksAuthHook
 
     before, after = dag_run.conf["step"].split()

@@ -34,7 +34,7 @@ from rate_limit_world import (  # type: ignore[import-not-found]
     World,
 )
 
-from lucidworks_provider.transport.rate_limiter import AdaptiveRateLimiter
+from lucidworks_provider.client.http.rate_limiter import AdaptiveRateLimiter
 
 LATENCY = (0.02, 0.03)
 LimitOf = Callable[[int], Limit]

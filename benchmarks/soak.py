@@ -84,7 +84,7 @@ def call_for_ever(connection: str) -> None:
     os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = connection
     import asyncio
 
-    from lucidworks_provider.api.build import embedding
+    from lucidworks_provider.client.api.build import embedding
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     options = embedding("gte-small")

@@ -75,7 +75,7 @@ def create_tables() -> None:
     """The extension and both tables, if they do not exist."""
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-    from lucidworks_provider.documents import open_dataset
+    from lucidworks_provider.corpus import open_dataset
 
     dimension = open_dataset(OUTPUT).schema.field("vector").type.list_size
     PostgresHook(POSTGRES).run(CREATE.format(dimension=dimension))
@@ -89,7 +89,7 @@ def load() -> dict[str, int | None]:
     import pyarrow.compute as pc
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-    from lucidworks_provider.documents import changes, version_of
+    from lucidworks_provider.corpus import changes, version_of
 
     counts = {"deleted": 0, "inserted": 0}
     # Closing the connection without a commit rolls the transaction back.
@@ -127,7 +127,7 @@ def check(loaded: dict[str, Any]) -> None:
 
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-    from lucidworks_provider.documents import open_dataset
+    from lucidworks_provider.corpus import open_dataset
 
     expected = len(open_dataset(OUTPUT, loaded["until"]))
     with closing(PostgresHook(POSTGRES).get_conn()) as connection, connection.cursor() as cursor:

@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from lucidworks_provider import __version__
-from lucidworks_provider.connection import (
+from lucidworks_provider.client.settings import (
     CONNECTION_TYPE,
     DEFAULT_AUTH_SERVER_ID,
     DEFAULT_AUTH_URL,

@@ -63,7 +63,7 @@ def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries after milliseconds; how long they wait for is the subject of other tests."""
-    monkeypatch.setattr("lucidworks_provider.transport.retry.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("lucidworks_provider.client.http.retry.FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def forgotten_tokens() -> Iterator[None]:
     """No token of an earlier test, and none left for a later one."""
-    from lucidworks_provider.auth.source import forget_sources
+    from lucidworks_provider.client.auth.source import forget_sources
 
     forget_sources()
     yield
@@ -92,7 +92,7 @@ def forgotten_tokens() -> Iterator[None]:
 @pytest.fixture
 def forgotten_queues() -> Iterator[None]:
     """No rate limit that an earlier test has run into, and none left for a later one."""
-    from lucidworks_provider.transport.request_queue import forget_queues
+    from lucidworks_provider.client.http.request_queue import forget_queues
 
     forget_queues()
     yield

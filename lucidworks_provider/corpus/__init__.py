@@ -1,2 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run over a corpus: what is to be done, the journal of what was, the engine, and what it looked like."""
+"""Documents in, chunks and vectors out: storage, and the files that the next task reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
+
+__all__ = ["changes", "open_dataset", "open_documents", "version_of"]
+
+
+def __getattr__(name: str) -> Any:
+    # Modules of this package are imported without the others.
+    if name in __all__:
+        from lucidworks_provider.corpus import dataset
+
+        return getattr(dataset, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from lucidworks_provider import metrics
-from lucidworks_provider.api.jobs import CHUNKING
+from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.corpus.keeper import Desk, JournalKeeper, until_accepted
 from lucidworks_provider.corpus.parts import Answered, RejectedError
 from lucidworks_provider.corpus.plan import Piece

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any, Literal
 
-from lucidworks_provider.documents.dataset import HEAD, JOURNAL, RAW, below, new_name
+from lucidworks_provider.corpus.dataset import HEAD, JOURNAL, RAW, below, new_name
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.collect import finish
 from lucidworks_provider.storage import (

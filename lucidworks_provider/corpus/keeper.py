@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
+from lucidworks_provider.client.http.retry import wait_after
 from lucidworks_provider.corpus.flow import Slots
 from lucidworks_provider.corpus.job_times import JobTimes
 from lucidworks_provider.corpus.journal import Journal, Place
@@ -17,7 +18,6 @@ from lucidworks_provider.corpus.parts import Answered
 from lucidworks_provider.corpus.plan import Piece
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.errors import ContentEncodingError, RateLimitError
-from lucidworks_provider.transport.retry import wait_after
 
 T = TypeVar("T")
 

@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.api.chunking import Chunk, ChunkingOptions, read_result
-from lucidworks_provider.api.jobs import JobState
-from lucidworks_provider.api.messages import parse_object
-from lucidworks_provider.api.spans import Span
-from lucidworks_provider.api.validation import check_chunks
+from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions, read_result
+from lucidworks_provider.client.api.jobs import JobState
+from lucidworks_provider.client.api.messages import parse_object
+from lucidworks_provider.client.api.spans import Span
+from lucidworks_provider.client.api.validation import check_chunks
+from lucidworks_provider.corpus.dataset import CHUNKS, below, new_name
 from lucidworks_provider.corpus.journal import Place
 from lucidworks_provider.corpus.plan import Candidate, Piece
 from lucidworks_provider.corpus.scratch import Row
-from lucidworks_provider.documents.chunk_columns import ChunkColumns, stored_chunk_schema
-from lucidworks_provider.documents.dataset import CHUNKS, below, new_name
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import EmptyResultError, InputError, MalformedAnswerError
+from lucidworks_provider.jobs.chunk_columns import ChunkColumns, stored_chunk_schema
 from lucidworks_provider.storage import read_file, writing
 
 if TYPE_CHECKING:

@@ -27,7 +27,18 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus.dataset import (
+    CHUNKS,
+    DESCRIBES,
+    DIMENSION,
+    DOCUMENTS,
+    OPTIONS,
+    RUN,
+    RUNS,
+    below,
+    new_name,
+)
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
 from lucidworks_provider.corpus.tables import OWN, Tables, documents_schema, row_places
@@ -46,19 +57,8 @@ from lucidworks_provider.delta.log import (
 from lucidworks_provider.delta.rows import read_file_rows
 from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.delta.vectors import read_vector, write_vectors
-from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
-from lucidworks_provider.documents.dataset import (
-    CHUNKS,
-    DESCRIBES,
-    DIMENSION,
-    DOCUMENTS,
-    OPTIONS,
-    RUN,
-    RUNS,
-    below,
-    new_name,
-)
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
+from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 from lucidworks_provider.storage import (
     arrow_place,
     discard,
@@ -81,7 +81,7 @@ SMALL_BYTES = PART_BYTES // 8
 SMALL_FILES = 16
 # Commits after which readers start from a checkpoint.
 CHECKPOINT_EVERY = 30
-# Names of the files that :func:`~lucidworks_provider.documents.dataset.new_name` has named.
+# Names of the files that :func:`~lucidworks_provider.corpus.dataset.new_name` has named.
 _OUR_FILES = re.compile(r"\d{8}T\d{6}-[0-9a-f]{8}\.parquet")
 # Notes of so many runs are kept.
 KEPT_NOTES = 30

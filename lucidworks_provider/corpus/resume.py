@@ -7,11 +7,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from lucidworks_provider.corpus.dataset import CHUNKS, below
 from lucidworks_provider.corpus.journal import Journal, PieceKey, Place, Record
 from lucidworks_provider.corpus.parts import Part, read_index
 from lucidworks_provider.corpus.scratch import Scratch
 from lucidworks_provider.corpus.settings import Corpus
-from lucidworks_provider.documents.dataset import CHUNKS, below
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import names_in
 

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUNS, SHARDS, below
 from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import LEASE, Holder, Lease
@@ -56,7 +57,6 @@ from lucidworks_provider.corpus.tables import (
     reconcile,
     shard_transaction,
 )
-from lucidworks_provider.documents.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUNS, SHARDS, below
 from lucidworks_provider.documents.document import Document, Unreadable
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_hold

@@ -22,11 +22,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lucidworks_provider.corpus.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUN, below
 from lucidworks_provider.corpus.scratch import TODO, Scratch
 from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
-from lucidworks_provider.documents.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUN, below
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import names_in
 

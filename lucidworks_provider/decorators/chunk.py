@@ -20,7 +20,7 @@ from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
 
-    from lucidworks_provider.documents.chunk_task import ChunkTask
+    from lucidworks_provider.jobs.chunk_task import ChunkTask
     from lucidworks_provider.jobs.task import JobTask
 
 _FILLED = ("text", "documents")

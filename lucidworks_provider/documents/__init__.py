@@ -1,20 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents in, chunks and vectors out: storage, and the files that the next task reads."""
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents, version_of
-
-__all__ = ["changes", "open_dataset", "open_documents", "version_of"]
-
-
-def __getattr__(name: str) -> Any:
-    # Modules of this package are imported without the others.
-    if name in __all__:
-        from lucidworks_provider.documents import dataset
-
-        return getattr(dataset, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+"""Documents from files, tables and inline values: listing, decoding, parsing."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from lucidworks_provider.documents.dataset import check_installed
+from lucidworks_provider.corpus.dataset import check_installed
 from lucidworks_provider.documents.document import Document, Reason, Unreadable
 from lucidworks_provider.documents.parquet_rows import check_columns
 from lucidworks_provider.documents.records import Reading, read_record

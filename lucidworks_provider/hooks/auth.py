@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from lucidworks_provider.api.scopes import PREDICT_SCOPE
-from lucidworks_provider.connection import (
+from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
+from lucidworks_provider.client.settings import (
     CONNECTION_TYPE,
     DEFAULT_CONN_ID,
     LucidworksSettings,
@@ -21,7 +21,7 @@ from lucidworks_provider.connection import (
 )
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
-from lucidworks_provider.sharing.supervisor import reading_connection
+from lucidworks_provider.hooks.stores.supervisor import reading_connection
 from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     import requests
     from airflow.providers.common.compat.sdk import Connection
 
-    from lucidworks_provider.auth.source import TokenSource
-    from lucidworks_provider.transport.aio_session import BearerMiddleware
+    from lucidworks_provider.client.auth.source import TokenSource
+    from lucidworks_provider.client.http.aio_session import BearerMiddleware
 
-_AIO_SESSION = "lucidworks_provider.transport.aio_session"
+_AIO_SESSION = "lucidworks_provider.client.http.aio_session"
 
 
 class LucidworksAuthHook(BaseHook):
@@ -124,8 +124,8 @@ class LucidworksAuthHook(BaseHook):
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the call, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.transport.bearer import AllowedHosts
-        from lucidworks_provider.transport.session import BearerAuth
+        from lucidworks_provider.client.http.bearer import AllowedHosts
+        from lucidworks_provider.client.http.session import BearerAuth
 
         settings = self.get_settings()
         return BearerAuth(self._source(settings, scope), AllowedHosts.of(settings))
@@ -141,7 +141,7 @@ class LucidworksAuthHook(BaseHook):
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the session, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.transport.session import LucidworksSession
+        from lucidworks_provider.client.http.session import LucidworksSession
 
         settings = self.get_settings()
         return LucidworksSession(settings, scope, self._source(settings, scope))
@@ -170,7 +170,7 @@ class LucidworksAuthHook(BaseHook):
         :param scope: as in :meth:`get_token`.
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         """
-        from lucidworks_provider.transport.bearer import AllowedHosts
+        from lucidworks_provider.client.http.bearer import AllowedHosts
 
         settings = await self.aget_settings()
         aio_session = await load(_AIO_SESSION)
@@ -198,7 +198,7 @@ class LucidworksAuthHook(BaseHook):
 
     @staticmethod
     def _source(settings: LucidworksSettings, scope: str) -> TokenSource:
-        from lucidworks_provider.auth.source import token_source
+        from lucidworks_provider.client.auth.source import token_source
 
         return token_source(settings, scope)
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lucidworks_provider.api.jobs import JobKind, poll_request
-from lucidworks_provider.api.messages import Answer, Request, check_status, read_blanked
+from lucidworks_provider.client.api.jobs import JobKind, poll_request
+from lucidworks_provider.client.api.messages import Answer, Request, check_status, read_blanked
 from lucidworks_provider.errors import (
     LucidworksError,
     MalformedAnswerError,
@@ -22,14 +22,14 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.hooks.auth import LucidworksAuthHook, load
 
 if TYPE_CHECKING:
-    from lucidworks_provider.auth.source import TokenSource
-    from lucidworks_provider.transport.aio import AsyncTransport
-    from lucidworks_provider.transport.rate_limiter import RateLimitStats
-    from lucidworks_provider.transport.sync import SyncTransport
+    from lucidworks_provider.client.auth.source import TokenSource
+    from lucidworks_provider.client.http.aio import AsyncTransport
+    from lucidworks_provider.client.http.rate_limiter import RateLimitStats
+    from lucidworks_provider.client.http.sync import SyncTransport
 
 T = TypeVar("T")
 
-_AIO = "lucidworks_provider.transport.aio"
+_AIO = "lucidworks_provider.client.http.aio"
 
 
 class CallingHook(LucidworksAuthHook):
@@ -43,7 +43,7 @@ class CallingHook(LucidworksAuthHook):
 
         **It may carry the only copy of a result.**
 
-        :param kind: :data:`~lucidworks_provider.api.jobs.CHUNKING` or ``PREDICTION``.
+        :param kind: :data:`~lucidworks_provider.client.api.jobs.CHUNKING` or ``PREDICTION``.
         :param job_id: what the submission returned.
         :param attempts: how often to ask where the failure may pass.
         :raises UnknownResourceError: no such job, or its result is no longer kept.
@@ -69,7 +69,7 @@ class CallingHook(LucidworksAuthHook):
 
     def rate_limit(self) -> RateLimitStats:
         """What this process knows of the application's rate limit."""
-        from lucidworks_provider.transport.request_queue import queue_of
+        from lucidworks_provider.client.http.request_queue import queue_of
 
         settings = self.get_settings()
         return queue_of(settings.application_base, settings).stats
@@ -81,7 +81,7 @@ class CallingHook(LucidworksAuthHook):
             self._transport = None
 
     def _call(self, request: Request, read: Callable[[Answer], T], attempts: int | None = None) -> T:
-        from lucidworks_provider.transport.sync import SyncTransport
+        from lucidworks_provider.client.http.sync import SyncTransport
 
         transport = self._transport = self._transport or SyncTransport(self.get_settings())
         exchange = _Exchange(request, self._source(self.get_settings(), request.scope))
@@ -130,7 +130,7 @@ def _retrying(kind: str, request: Request, attempts: int | None) -> Any:
     """Made when the first try has failed: most do not, and it takes as long as half a request."""
     import tenacity
 
-    from lucidworks_provider.transport.retry import policy
+    from lucidworks_provider.client.http.retry import policy
 
     return getattr(tenacity, kind)(**policy(replayable=request.replayable, attempts=attempts))
 
@@ -190,7 +190,7 @@ def _body(answer: Answer) -> bytes:
 
 def _explain(err: LucidworksError, request: Request, conn_id: str) -> LucidworksError:
     """What an error that survived its retries means for the caller, with the connection that it is about."""
-    from lucidworks_provider.transport.retry import NOTHING_DONE
+    from lucidworks_provider.client.http.retry import NOTHING_DONE
 
     if not str(err).startswith("Connection "):
         err.args = (f"Connection {conn_id!r}: {err}", *err.args[1:])

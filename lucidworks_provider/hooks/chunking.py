@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from lucidworks_provider.api import chunking
-from lucidworks_provider.api.jobs import CHUNKING, read_submission
-from lucidworks_provider.api.messages import parse_object
+from lucidworks_provider.client.api import chunking
+from lucidworks_provider.client.api.jobs import CHUNKING, read_submission
+from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.hooks.calls import CallingHook
 
 _read_submission = partial(read_submission, kind=CHUNKING)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from lucidworks_provider.api.messages import Request, check_status, without
-from lucidworks_provider.api.model_calls import list_models_request
-from lucidworks_provider.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
-from lucidworks_provider.auth.source import TokenSource, ask_service
-from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.client.api.messages import Request, check_status, without
+from lucidworks_provider.client.api.model_calls import list_models_request
+from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
+from lucidworks_provider.client.auth.source import TokenSource, ask_service
+from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,
     RateLimitError,
@@ -75,7 +75,7 @@ def ask_places(
 
 
 def _try(settings: LucidworksSettings, place: Place, source: TokenSource) -> tuple[bool, str]:
-    from lucidworks_provider.transport.sync import SyncTransport
+    from lucidworks_provider.client.http.sync import SyncTransport
 
     try:
         live = source.peek()

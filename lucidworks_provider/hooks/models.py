@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeVar
 
-from lucidworks_provider.api import model_calls as calls
-from lucidworks_provider.api import models as api
-from lucidworks_provider.api.messages import Answer, Request, path_segment
-from lucidworks_provider.auth.redaction import hide
-from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.client.api import model_calls as calls
+from lucidworks_provider.client.api import models as api
+from lucidworks_provider.client.api.messages import Answer, Request, path_segment
+from lucidworks_provider.client.auth.redaction import hide
+from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import AnswerError, InputError
 from lucidworks_provider.hooks.calls import CallingHook
 

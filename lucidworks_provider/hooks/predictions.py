@@ -8,14 +8,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lucidworks_provider.api import prediction_calls as calls
-from lucidworks_provider.api.jobs import PREDICTION, read_submission
-from lucidworks_provider.api.messages import Answer, Request, parse_object
-from lucidworks_provider.api.predictions import Prediction
-from lucidworks_provider.api.secrets import blank
-from lucidworks_provider.api.use_cases import Item, P, PredictionOptions, read_items
-from lucidworks_provider.auth.redaction import hide
-from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.client.api import prediction_calls as calls
+from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
+from lucidworks_provider.client.api.messages import Answer, Request, parse_object
+from lucidworks_provider.client.api.predictions import Prediction
+from lucidworks_provider.client.api.secrets import blank
+from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions, read_items
+from lucidworks_provider.client.auth.redaction import hide
+from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     ForbiddenError,
     LucidworksError,
@@ -34,8 +34,8 @@ class PredictionMethods(CallingHook):
     """
     What a model says about texts.
 
-    Options are made by :mod:`lucidworks_provider.api.build`, whose functions tell the type of the answer, or
-    with the vendor's names by :class:`~lucidworks_provider.api.use_cases.PredictionOptions`.
+    Options are made by :mod:`lucidworks_provider.client.api.build`, whose functions tell the type of the answer, or
+    with the vendor's names by :class:`~lucidworks_provider.client.api.use_cases.PredictionOptions`.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview
     """

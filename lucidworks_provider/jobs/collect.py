@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from lucidworks_provider import metrics
-from lucidworks_provider.api.jobs import SMALL_BODY, JobKind, JobState, Sighting, sight
+from lucidworks_provider.client.api.jobs import SMALL_BODY, JobKind, JobState, Sighting, sight
 from lucidworks_provider.errors import (
     AnswerError,
     ContentEncodingError,

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from lucidworks_provider.api.models import Progress
+from lucidworks_provider.client.api.models import Progress
 
 YOUNG = 30.0
 # What a caller may wait for, besides a state's own name.

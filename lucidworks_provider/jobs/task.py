@@ -16,8 +16,8 @@ from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
-from lucidworks_provider.api.jobs import JobKind, JobState
-from lucidworks_provider.api.validation import refused
+from lucidworks_provider.client.api.jobs import JobKind, JobState
+from lucidworks_provider.client.api.validation import refused
 from lucidworks_provider.errors import (
     ContentEncodingError,
     EmptyResultError,
@@ -231,7 +231,7 @@ class JobTask(ABC, Generic[File]):
         """The POST for one part, repeated where its outcome is unknown and the policy says so."""
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
-        from lucidworks_provider.transport.retry import Wait
+        from lucidworks_provider.client.http.retry import Wait
 
         retrying = Retrying(
             retry=retry_if_exception_type(SubmissionUnknownError),

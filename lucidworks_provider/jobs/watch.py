@@ -33,7 +33,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from lucidworks_provider.api.jobs import JobState, Sighting
+from lucidworks_provider.client.api.jobs import JobState, Sighting
 
 REREADS = 2
 # A heartbeat gap can leave two triggerers with one trigger; the other one's body needs a moment to land.

@@ -15,7 +15,7 @@ from lucidworks_provider.operators.values import one_of, whole
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.documents.chunk_task import ChunkTask
+    from lucidworks_provider.jobs.chunk_task import ChunkTask
 
 # That of `api.chunking`, said again: importing it would cost each parse of a DAG file 5 ms. A test holds them equal.
 MAX_TEXT_BYTES = 1_000_000
@@ -100,7 +100,7 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
 
     def _task(self, context: Context) -> ChunkTask:
         """Validate the rendered values; nothing has been sent or written before this returns."""
-        from lucidworks_provider.documents.chunk_task import ChunkTask, read_documents
+        from lucidworks_provider.jobs.chunk_task import ChunkTask, read_documents
 
         options = self._options()
         if (self.text is None) == (self.documents is None):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.operators.values import dictionary
 
 if TYPE_CHECKING:
-    from lucidworks_provider.api.chunking import ChunkingOptions
+    from lucidworks_provider.client.api.chunking import ChunkingOptions
 
 
 class TakesChunkingOptions:
@@ -23,7 +23,7 @@ class TakesChunkingOptions:
 
     def _options(self) -> ChunkingOptions:
         """Validate the rendered values; raises InputError."""
-        from lucidworks_provider.api.chunking import ChunkingOptions
+        from lucidworks_provider.client.api.chunking import ChunkingOptions
 
         return ChunkingOptions(
             self.chunker,

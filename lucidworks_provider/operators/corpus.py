@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
@@ -215,8 +215,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     def _corpus(self) -> Corpus:
         """Validate the rendered values; nothing has been sent or written before this returns."""
         from lucidworks_provider.corpus.asking import Rules
+        from lucidworks_provider.corpus.dataset import check_installed
         from lucidworks_provider.corpus.settings import Corpus
-        from lucidworks_provider.documents.dataset import check_installed
         from lucidworks_provider.documents.readers import Reading
         from lucidworks_provider.storage import check_folder
 
@@ -262,7 +262,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
 
     def _source(self) -> str | Sequence[Document | Unreadable]:
-        from lucidworks_provider.documents.handed_over import read_handed_over
+        from lucidworks_provider.documents.inline import read_handed_over
         from lucidworks_provider.storage import check_folder
 
         if self._is_of_files():
@@ -277,7 +277,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         )
 
     def _service(self, corpus: Corpus) -> Service:
-        from lucidworks_provider.api.jobs import CHUNKING
+        from lucidworks_provider.client.api.jobs import CHUNKING
         from lucidworks_provider.corpus.settings import Service
 
         hook = self.hook
@@ -344,8 +344,8 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect, commit."""
+        from lucidworks_provider.corpus.dataset import check_installed
         from lucidworks_provider.corpus.run import publish_shards
-        from lucidworks_provider.documents.dataset import check_installed
         from lucidworks_provider.storage import check_folder
 
         check_installed()

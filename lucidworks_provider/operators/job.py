@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
 from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.values import one_of
@@ -198,7 +198,7 @@ class JobOperator(JobWaiting, BaseOperator):
 
     def _job_options(self, context: Context) -> dict[str, Any]:
         """What every task needs; refuses what every operator refuses."""
-        from lucidworks_provider.documents.chunk_file import check_suffix
+        from lucidworks_provider.jobs.chunk_file import check_suffix
         from lucidworks_provider.jobs.ledger import Ledger
         from lucidworks_provider.storage import check_uri
 

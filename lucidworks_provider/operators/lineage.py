@@ -19,8 +19,8 @@ from lucidworks_provider.errors import InputError, LucidworksError
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from lucidworks_provider.api.chunking import ChunkingOptions
-    from lucidworks_provider.api.use_cases import PredictionOptions
+    from lucidworks_provider.client.api.chunking import ChunkingOptions
+    from lucidworks_provider.client.api.use_cases import PredictionOptions
 
 _MAGIC = re.compile(r"[*?\[]")
 # Several schemes for one store; OpenLineage knows it by one.
@@ -141,7 +141,7 @@ def of_chunks(
     output = manifest.get("dataset") or manifest.get("uri")
     columns: dict[str, str] = {}
     if output is not None:
-        from lucidworks_provider.documents.chunk_columns import chunk_schema
+        from lucidworks_provider.jobs.chunk_columns import chunk_schema
 
         try:
             columns = _columns(chunk_schema(options, manifest.get("dimension") or 0, with_hash=with_hash))
@@ -167,7 +167,7 @@ def of_predictions(options: PredictionOptions[Any], manifest: Mapping[str, Any])
     columns: dict[str, str] = {}
     # Rows of JSON Lines are what the service has sent, and have no schema.
     if output is not None and output.endswith(".parquet"):
-        from lucidworks_provider.documents.prediction_file import prediction_fields
+        from lucidworks_provider.jobs.prediction_file import prediction_fields
 
         columns = _columns(prediction_fields(options, manifest.get("dimension") or 0))
     told = {name: value for name, value in options.as_json().items() if isinstance(value, str)}

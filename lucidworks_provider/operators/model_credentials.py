@@ -13,8 +13,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.api.secrets import MASK
-from lucidworks_provider.auth.redaction import TokenText
+from lucidworks_provider.client.api.secrets import MASK
+from lucidworks_provider.client.auth.redaction import TokenText
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.secrets import KeysApart, Withheld, is_template, warn, withhold
 

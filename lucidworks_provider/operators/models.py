@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
     AnswerError,
@@ -33,8 +33,8 @@ from lucidworks_provider.operators.waiting import DEFERRABLE
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.api.model_calls import Placement, Training, UnansweredPost
-    from lucidworks_provider.api.models import Deployment, Model
+    from lucidworks_provider.client.api.model_calls import Placement, Training, UnansweredPost
+    from lucidworks_provider.client.api.models import Deployment, Model
 
 # How often to look for what a POST without an answer may have made, and seconds between two looks.
 _SEARCHES = 3
@@ -133,7 +133,7 @@ class _CreatingOperator(_ModelOperator):
         :param known: finds it by an id that was noted; is told whether that was a moment ago.
         :param look: lists everything that may be what is asked for, as completely as the service shows it.
         """
-        from lucidworks_provider.api.model_calls import UnansweredPost, choose
+        from lucidworks_provider.client.api.model_calls import UnansweredPost, choose
         from lucidworks_provider.jobs.ledger import note
         from lucidworks_provider.jobs.record import fingerprint_of
 
@@ -265,8 +265,8 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the training, then wait."""
-        from lucidworks_provider.api.model_calls import Training
-        from lucidworks_provider.api.models import Progress
+        from lucidworks_provider.client.api.model_calls import Training
+        from lucidworks_provider.client.api.models import Progress
 
         training = Training(
             self.name,
@@ -294,7 +294,7 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
 
     def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
         """Without a task state store an earlier attempt may have sent a POST. A name is a reason to suspect it."""
-        from lucidworks_provider.api.model_calls import UnansweredPost
+        from lucidworks_provider.client.api.model_calls import UnansweredPost
 
         began = getattr(context.get("dag_run"), "start_date", None)
         if context.get("task_state_store") is not None or getattr(context["ti"], "try_number", 1) < 2:
@@ -303,7 +303,7 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
 
     def _known(self, model_id: str, _: bool) -> Model | None:
         """The model that an earlier try noted, unless it failed or was deleted."""
-        from lucidworks_provider.api.models import Progress
+        from lucidworks_provider.client.api.models import Progress
 
         try:
             model = self.hook.get_model(model_id)
@@ -313,7 +313,7 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
 
     def _look(self, training: Training) -> list[Model]:
         """The models that may have this name. What the list leaves out, the model itself may show."""
-        from lucidworks_provider.api.models import merge_models
+        from lucidworks_provider.client.api.models import merge_models
 
         named = [one for one in self.hook.list_models() if training.concerns(one)]
         for position, listed in enumerate(named):
@@ -372,8 +372,8 @@ class LucidworksDeployModelOperator(_CreatingOperator):
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the deployment, then wait."""
-        from lucidworks_provider.api.model_calls import Placement
-        from lucidworks_provider.api.models import Progress
+        from lucidworks_provider.client.api.model_calls import Placement
+        from lucidworks_provider.client.api.models import Progress
 
         placement = Placement(
             self.model_id,
@@ -400,7 +400,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
 
     def _known(self, placement: Placement, deployment_id: str, lately: bool) -> Deployment | None:
         """The deployment that an earlier try noted, unless it failed or is gone."""
-        from lucidworks_provider.api.models import Progress, unseen_deployment
+        from lucidworks_provider.client.api.models import Progress, unseen_deployment
 
         found = next((one for one in self._look(placement) if one.id == deployment_id), None)
         if found is None:
@@ -409,7 +409,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
 
     def _look(self, placement: Placement) -> Sequence[Deployment]:
         """The deployments of this model, as its own list, the model itself and the customer's list show them."""
-        from lucidworks_provider.api.model_calls import join_deployments
+        from lucidworks_provider.client.api.model_calls import join_deployments
 
         model_id, refused = placement.model_id.strip(), []
 
@@ -456,8 +456,8 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
     def execute(self, context: Context) -> None:
         """Delete it, then wait."""
-        from lucidworks_provider.api.messages import path_segment
-        from lucidworks_provider.api.models import Progress
+        from lucidworks_provider.client.api.messages import path_segment
+        from lucidworks_provider.client.api.models import Progress
 
         path_segment(self.deployment_id, "deployment_id")
         self.deployment_id = self.deployment_id.strip()
@@ -476,7 +476,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
     def _delete(self) -> bool:
         """Whether there was anything to delete."""
-        from lucidworks_provider.api.models import Progress, deployment_progress
+        from lucidworks_provider.client.api.models import Progress, deployment_progress
 
         try:
             state = self.hook.delete_deployment(self.deployment_id)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.operators.job import JobOperator, bodies_of
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
-    from lucidworks_provider.api.predictions import Prediction
-    from lucidworks_provider.api.use_cases import Item, PredictionOptions
-    from lucidworks_provider.documents.prediction_file import Accepted
-    from lucidworks_provider.documents.prediction_task import Direct, PredictionTask
+    from lucidworks_provider.client.api.predictions import Prediction
+    from lucidworks_provider.client.api.use_cases import Item, PredictionOptions
+    from lucidworks_provider.jobs.prediction_file import Accepted
+    from lucidworks_provider.jobs.prediction_task import Direct, PredictionTask
 
 # A result larger than this is better in a file: XCom is a row of the metadata database.
 INLINE_BYTES = 48 * 1024
@@ -109,7 +109,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         return partial
 
     def _accepted(self) -> Accepted:
-        from lucidworks_provider.documents.prediction_file import Accepted
+        from lucidworks_provider.jobs.prediction_file import Accepted
 
         return Accepted(
             share(self.max_reject_ratio, "max_reject_ratio"),
@@ -118,7 +118,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
 
     def _request(self) -> tuple[PredictionOptions[Any], tuple[Item, ...]]:
         """Validate the rendered values; nothing has been sent before this returns."""
-        from lucidworks_provider.api.use_cases import read_items
+        from lucidworks_provider.client.api.use_cases import read_items
 
         model_config = restore(dictionary(self.model_config, "model_config"), self._keys)
         if self.api_key_conn_id:
@@ -129,7 +129,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         return options, read_items(self.inputs, options)
 
     def _options(self, model_config: Mapping[str, Any] | None) -> PredictionOptions[Any]:
-        from lucidworks_provider.api.use_cases import PredictionOptions
+        from lucidworks_provider.client.api.use_cases import PredictionOptions
 
         return PredictionOptions(
             self.use_case, self.model_id, dictionary(self.use_case_config, "use_case_config"), model_config
@@ -223,8 +223,8 @@ class LucidworksPredictionOperator(_Predicting):
         return dict(record.result or {})
 
     def _direct(self, context: Context) -> Direct:
-        from lucidworks_provider.documents.chunk_file import check_suffix
-        from lucidworks_provider.documents.prediction_task import Direct, check_batches
+        from lucidworks_provider.jobs.chunk_file import check_suffix
+        from lucidworks_provider.jobs.prediction_task import Direct, check_batches
         from lucidworks_provider.storage import check_uri, is_folder
 
         options, items = self._request()
@@ -253,7 +253,7 @@ class LucidworksPredictionOperator(_Predicting):
 
     def _write(self, direct: Direct, uri: str) -> dict[str, Any]:
         from lucidworks_provider import metrics
-        from lucidworks_provider.documents.prediction_file import prediction_file
+        from lucidworks_provider.jobs.prediction_file import prediction_file
 
         with prediction_file(uri, direct.options, direct.accepted) as file:
             for position in range(len(direct.batches)):
@@ -263,7 +263,7 @@ class LucidworksPredictionOperator(_Predicting):
         return manifest
 
     def _rows(self, direct: Direct, predicted: Sequence[tuple[Prediction, ...]]) -> list[dict[str, Any]]:
-        from lucidworks_provider.documents.prediction_file import check_errors, check_vectors, row_of
+        from lucidworks_provider.jobs.prediction_file import check_errors, check_vectors, row_of
 
         rows: list[dict[str, Any]] = []
         dimension: int | None = None
@@ -321,8 +321,8 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
 
     def _task(self, context: Context) -> PredictionTask:
         """Validate the rendered values; nothing has been sent or written before this returns."""
-        from lucidworks_provider.api.prediction_calls import check_asynchronous
-        from lucidworks_provider.documents.prediction_task import MAX_JOBS, PredictionTask, check_batches
+        from lucidworks_provider.client.api.prediction_calls import check_asynchronous
+        from lucidworks_provider.jobs.prediction_task import MAX_JOBS, PredictionTask, check_batches
 
         options, items = self._request()
         check_asynchronous(options)

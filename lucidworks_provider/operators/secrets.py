@@ -15,8 +15,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lucidworks_provider.api.secrets import MASK, is_secret_name
-from lucidworks_provider.auth.redaction import TokenText
+from lucidworks_provider.client.api.secrets import MASK, is_secret_name
+from lucidworks_provider.client.auth.redaction import TokenText
 
 # `"apiKey": "…"` in a text that cannot be decoded: a template, or a dictionary as Python writes it.
 _WRITTEN = re.compile(

@@ -26,7 +26,7 @@ def seconds(value: object, what: str) -> float:
     :param value: seconds, or a timedelta.
     :raises InputError: it is neither, not above 0, or longer than a year.
     """
-    from lucidworks_provider.api.options import as_number
+    from lucidworks_provider.client.api.options import as_number
 
     try:
         found = value.total_seconds() if isinstance(value, timedelta) else float(as_number(value))
@@ -50,7 +50,7 @@ def text_as_seconds(value: float | timedelta | str, what: str) -> float | timede
 
 def whole(value: object, what: str, least: int, most: int | None = None) -> int:
     """:raises InputError: it is no whole number of the range."""
-    from lucidworks_provider.api.options import as_int
+    from lucidworks_provider.client.api.options import as_int
 
     try:
         found = as_int(value)
@@ -64,7 +64,7 @@ def whole(value: object, what: str, least: int, most: int | None = None) -> int:
 
 def share(value: object, what: str) -> float:
     """:raises InputError: it is no number from 0 to 1."""
-    from lucidworks_provider.api.options import number
+    from lucidworks_provider.client.api.options import number
 
     meaning, convert = number(0, 1)
     try:
@@ -79,7 +79,7 @@ def switch(value: object, what: str) -> bool:
 
     :raises InputError: it is none.
     """
-    from lucidworks_provider.api.options import as_bool
+    from lucidworks_provider.client.api.options import as_bool
 
     if value is None:
         return False

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import (
     EmptyResultError,
     InputError,
@@ -32,7 +32,7 @@ from lucidworks_provider.operators.waiting import DEFERRABLE
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.api.jobs import JobKind, Sighting
+    from lucidworks_provider.client.api.jobs import JobKind, Sighting
     from lucidworks_provider.jobs.adopted import AdoptedJob
 
 # ERROR is tied to the GET that showed it, a gateway may say 404, another reader may be about to write.
@@ -103,8 +103,8 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Look once."""
-        from lucidworks_provider.api.jobs import JobState
-        from lucidworks_provider.api.validation import refused
+        from lucidworks_provider.client.api.jobs import JobState
+        from lucidworks_provider.client.api.validation import refused
         from lucidworks_provider.jobs.collect import InFolder
 
         kind = self._checked()
@@ -152,7 +152,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
 
     def _look(self, kind: JobKind) -> tuple[bytes, Sighting]:
         """One GET, and some more where its answer may not be the last word."""
-        from lucidworks_provider.api.jobs import JobState, Sighting, sight
+        from lucidworks_provider.client.api.jobs import JobState, Sighting, sight
         from lucidworks_provider.errors import UnknownResourceError
 
         for look in range(_LOOKS):
@@ -181,8 +181,8 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         return {"uri": task.result_uri, "job_id": self.job_id}
 
     def _checked(self) -> JobKind:
-        from lucidworks_provider.api.jobs import KINDS
-        from lucidworks_provider.api.messages import path_segment
+        from lucidworks_provider.client.api.jobs import KINDS
+        from lucidworks_provider.client.api.messages import path_segment
 
         if self.kind not in KINDS:
             raise InputError(f"kind is {self.kind!r}; use one of {', '.join(KINDS)}.")

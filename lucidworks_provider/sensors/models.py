@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
 
-from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError
 from lucidworks_provider.operators.failures import non_retryable
 from lucidworks_provider.operators.state import StateWaiting
@@ -56,7 +56,7 @@ class _StateSensor(StateWaiting, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or look again and again."""
-        from lucidworks_provider.api.messages import path_segment
+        from lucidworks_provider.client.api.messages import path_segment
 
         path_segment(self._resource_id, f"{self.kind}_id")
         if not isinstance(self.target_state, str) or not self.target_state.strip():

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from lucidworks_provider.api.models import Deployment, Progress, is_unknown_state
+from lucidworks_provider.client.api.models import Deployment, Progress, is_unknown_state
 from lucidworks_provider.errors import AnswerError, LucidworksError, UnknownResourceError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.states import Ending, Seen, judge, next_look

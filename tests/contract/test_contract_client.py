@@ -23,18 +23,23 @@ from hypothesis import strategies as st
 from openapi_core import OpenAPI
 from openapi_core.exceptions import OpenAPIError
 
-from lucidworks_provider.api import prediction_calls
-from lucidworks_provider.api.chunking import (
+from lucidworks_provider.client.api import prediction_calls
+from lucidworks_provider.client.api.chunking import (
     CHUNKERS,
     DATA_TYPES,
     QUANTIZATIONS,
     ChunkingOptions,
     submit_request,
 )
-from lucidworks_provider.api.jobs import PREDICTION, read_submission
-from lucidworks_provider.api.messages import Answer, Request
-from lucidworks_provider.api.use_cases import GENERATIVE_OPTIONS, USE_CASES, PredictionOptions, read_items
-from lucidworks_provider.auth.source import forget_sources
+from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
+from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.api.use_cases import (
+    GENERATIVE_OPTIONS,
+    USE_CASES,
+    PredictionOptions,
+    read_items,
+)
+from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service
-from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.errors import UnknownResourceError
 
 DIMENSION = 4

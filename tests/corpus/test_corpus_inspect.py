@@ -11,11 +11,10 @@ import pyarrow.compute as pc
 import pytest
 from corpus_world import World  # noqa: TC002
 
-from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import publish
-from lucidworks_provider.documents import open_dataset
-from lucidworks_provider.documents.dataset import changes
-from lucidworks_provider.documents.inspect import Inspection, inspect
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus import open_dataset, publish
+from lucidworks_provider.corpus.dataset import changes
+from lucidworks_provider.corpus.inspect import Inspection, inspect
 from lucidworks_provider.errors import LucidworksError
 
 MISSING = "documents whose chunks are missing"

@@ -22,7 +22,7 @@ from benchmarks.corpus_kill import SERVICE, Plain, Story, store
 from benchmarks.corpus_races import RUNNERS, WON, Races
 from benchmarks.corpus_readers import Reading
 from dev.demo import Emulator
-from lucidworks_provider.documents import open_dataset, open_documents
+from lucidworks_provider.corpus import open_dataset, open_documents
 
 KILLS = 3
 

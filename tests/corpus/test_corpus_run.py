@@ -16,9 +16,10 @@ import pytest
 from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider import storage
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import engine, journal
 from lucidworks_provider.corpus.asking import SUBMISSIONS, Rules
+from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.flow import FIRST_WINDOW
 from lucidworks_provider.corpus.journal import Journal
@@ -26,7 +27,6 @@ from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.run import _Run as Run
 from lucidworks_provider.corpus.run import look
 from lucidworks_provider.delta.log import read_table
-from lucidworks_provider.documents.dataset import open_documents
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.errors import (
     ForbiddenError,

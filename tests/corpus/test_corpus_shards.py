@@ -13,12 +13,12 @@ import pyarrow as pa
 import pytest
 from corpus_world import World  # noqa: TC002
 
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import publish, run
+from lucidworks_provider.corpus.dataset import open_dataset
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import publish_shards
 from lucidworks_provider.corpus.shards import shard_of, write_listings
-from lucidworks_provider.documents.dataset import open_dataset
 from lucidworks_provider.errors import InputError, StorageError
 
 

@@ -23,12 +23,12 @@ from corpus_world import World  # noqa: TC002
 from duckdb_extensions import import_extension
 
 from lucidworks_provider import storage
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import publish, run, tables
+from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
+from lucidworks_provider.corpus.inspect import inspect
 from lucidworks_provider.delta import log as delta_log
 from lucidworks_provider.delta.log import Table, read_table
-from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents, version_of
-from lucidworks_provider.documents.inspect import inspect
 from lucidworks_provider.errors import InputError, OutputBusyError
 
 COLUMNS = ["document_id", "chunk_index", "text", "start", "end", "vector", "input_tokens", "content_hash"]

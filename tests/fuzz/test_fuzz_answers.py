@@ -19,26 +19,37 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lucidworks_provider.api import build
-from lucidworks_provider.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.api.jobs import CHUNKING, PREDICTION, poll_request, read_submission, sight
-from lucidworks_provider.api.messages import Answer, parse_object, printable, retry_after, vendor_message
-from lucidworks_provider.api.models import (
+from lucidworks_provider.client.api import build
+from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.api.jobs import CHUNKING, PREDICTION, poll_request, read_submission, sight
+from lucidworks_provider.client.api.messages import (
+    Answer,
+    parse_object,
+    printable,
+    retry_after,
+    vendor_message,
+)
+from lucidworks_provider.client.api.models import (
     read_deployment,
     read_deployments,
     read_model,
     read_models,
     read_undeployment,
 )
-from lucidworks_provider.api.prediction_calls import read_answer, read_prompt, read_tokens, read_use_cases
-from lucidworks_provider.api.prediction_calls import read_result as read_prediction_result
-from lucidworks_provider.api.tokens import read_grant, server_time
-from lucidworks_provider.api.use_cases import read_items
-from lucidworks_provider.api.validation import check_chunks
-from lucidworks_provider.documents.chunk_file import chunk_file
-from lucidworks_provider.documents.prediction_file import prediction_file
+from lucidworks_provider.client.api.prediction_calls import (
+    read_answer,
+    read_prompt,
+    read_tokens,
+    read_use_cases,
+)
+from lucidworks_provider.client.api.prediction_calls import read_result as read_prediction_result
+from lucidworks_provider.client.api.tokens import read_grant, server_time
+from lucidworks_provider.client.api.use_cases import read_items
+from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.jobs.chunk_file import chunk_file
 from lucidworks_provider.jobs.ledger import Bodies
+from lucidworks_provider.jobs.prediction_file import prediction_file
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 TEXT = "First sentence. Second sentence."

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.api import build
-from lucidworks_provider.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.api.jobs import CHUNKING, JobState, sight
-from lucidworks_provider.api.messages import Answer, parse_object
-from lucidworks_provider.api.prediction_calls import read_answer
-from lucidworks_provider.api.validation import check_chunks, check_vectors
+from lucidworks_provider.client.api import build
+from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.api.jobs import CHUNKING, JobState, sight
+from lucidworks_provider.client.api.messages import Answer, parse_object
+from lucidworks_provider.client.api.prediction_calls import read_answer
+from lucidworks_provider.client.api.validation import check_chunks, check_vectors
 from lucidworks_provider.errors import LucidworksError
 
 BATCHES = 20

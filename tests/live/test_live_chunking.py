@@ -26,9 +26,9 @@ import requests
 from conftest import EXPIRING_TTL, Run, Stage, until
 from cryptography.fernet import Fernet, InvalidToken
 
-from lucidworks_provider.auth.cipher import TokenCipher
-from lucidworks_provider.auth.token import TokenIdentity
-from lucidworks_provider.connection import DEFAULT_AUTH_SERVER_ID
+from lucidworks_provider.client.auth.cipher import TokenCipher
+from lucidworks_provider.client.auth.token import TokenIdentity
+from lucidworks_provider.client.settings import DEFAULT_AUTH_SERVER_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

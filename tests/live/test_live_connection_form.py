@@ -23,7 +23,7 @@ from cryptography.fernet import Fernet
 from dev.airflow_stack import AirflowStack
 from dev.browser import browser
 from dev.demo import Emulator
-from lucidworks_provider.connection import DEFAULT_CONN_ID
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.get_provider_info import get_provider_info
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from dev.demo import PRODUCTS, QUICK, TRAINING_KEY, Emulator, environment, write
 from dev.packages import pgvector_programs
 from dev.processes import REPOSITORY
 from dev.services import PostgresServer
-from lucidworks_provider.documents.dataset import changes, open_dataset
+from lucidworks_provider.corpus.dataset import changes, open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from conftest import until
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
-from lucidworks_provider.documents import open_dataset
+from lucidworks_provider.corpus import open_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,8 +23,8 @@ import pytest
 import requests
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from lucidworks_provider.api import chunking as api_chunking
-from lucidworks_provider.auth.source import forget_sources
+from lucidworks_provider.client.api import chunking as api_chunking
+from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     AuthenticationError,

@@ -18,11 +18,10 @@ import requests
 from airflow.providers.common.compat.sdk import Asset
 from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
-from lucidworks_provider.auth.source import forget_sources
-from lucidworks_provider.corpus import journal
+from lucidworks_provider.client.auth.source import forget_sources
+from lucidworks_provider.corpus import journal, open_dataset
 from lucidworks_provider.corpus.shards import write_listings
 from lucidworks_provider.delta.log import read_table
-from lucidworks_provider.documents import open_dataset
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import (
     ConfigurationError,
@@ -216,7 +215,7 @@ def test_the_first_request_does_not_wait_for_pyarrow() -> None:
     code = """
 import sys
 from lucidworks_provider.corpus.run import run
-from lucidworks_provider.documents.dataset import check_installed
+from lucidworks_provider.corpus.dataset import check_installed
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 check_installed()

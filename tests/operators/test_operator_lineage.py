@@ -115,8 +115,8 @@ def test_nothing_is_said_where_the_provider_is_not_installed(monkeypatch: pytest
 
 
 def test_a_file_has_the_columns_that_were_written(tmp_path: Path) -> None:
-    from lucidworks_provider.api.chunking import Chunk
-    from lucidworks_provider.documents.chunk_file import chunk_file
+    from lucidworks_provider.client.api.chunking import Chunk
+    from lucidworks_provider.jobs.chunk_file import chunk_file
 
     path = f"{tmp_path}/chunks.parquet"
     operator = LucidworksChunkOperator(result_path=path, text="A text.", **CHUNKING)

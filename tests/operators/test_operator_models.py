@@ -234,7 +234,7 @@ def test_from_training_to_undeploying(service: Service, deferrable: bool) -> Non
 
 
 def test_every_method_for_an_event_loop(service: Service) -> None:
-    from lucidworks_provider.api.model_calls import Placement, Training
+    from lucidworks_provider.client.api.model_calls import Placement, Training
 
     service.settings(training_seconds=0, deploy_seconds=0, undeploy_seconds=0)
 
@@ -565,7 +565,7 @@ def test_many_triggers_share_their_sockets(service: Service) -> None:
     shared = []
 
     async def all_of_them() -> None:
-        from lucidworks_provider.transport import aio
+        from lucidworks_provider.client.http import aio
 
         async def one() -> None:
             trigger = LucidworksStateTrigger(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lucidworks_provider.client.http import retry
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
@@ -28,7 +29,6 @@ from lucidworks_provider.operators.models import (
     LucidworksUndeployModelOperator,
 )
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor
-from lucidworks_provider.transport import retry
 from lucidworks_provider.triggers import models as triggers
 
 if TYPE_CHECKING:

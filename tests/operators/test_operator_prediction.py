@@ -32,6 +32,7 @@ from prediction_service import (
 )
 
 from lucidworks_provider import storage
+from lucidworks_provider.client.http import retry
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -54,7 +55,6 @@ from lucidworks_provider.jobs import collect, ledger
 from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
-from lucidworks_provider.transport import retry
 
 TEN = [f"Text {n}." for n in range(10)]
 BATCHES = [TEN[:4], TEN[4:8], TEN[8:]]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prediction_service import LLAMA, Service, by_jobs, direct, new_context, scripted, service_of
 
-from lucidworks_provider.api import build
+from lucidworks_provider.client.api import build
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import AuthenticationError, ConfigurationError, UnknownResourceError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

@@ -28,7 +28,7 @@ from prediction_service import (
     through_triggers,
 )
 
-from lucidworks_provider.documents import open_dataset
+from lucidworks_provider.corpus import open_dataset
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator

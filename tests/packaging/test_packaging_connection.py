@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import Connection
 
-from lucidworks_provider.connection import (
+from lucidworks_provider.client.settings import (
     DEFAULT_AUTH_SERVER_ID,
     DEFAULT_AUTH_URL,
     DEFAULT_MODELS_URL,

@@ -16,7 +16,7 @@ import pytest
 from airflow.providers.common.compat.sdk import BaseHook
 
 from lucidworks_provider import __version__
-from lucidworks_provider.connection import CONNECTION_TYPE, parse_settings
+from lucidworks_provider.client.settings import CONNECTION_TYPE, parse_settings
 from lucidworks_provider.get_provider_info import (
     CONN_FIELDS,
     UI_FIELD_BEHAVIOUR,

@@ -26,12 +26,18 @@ MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob(
 HEAVY = {"airflow", "requests", "aiohttp", "urllib3", "httpx", "pyarrow", "starlette", "uvicorn"}
 # Rooms without I/O: values test them.
 PURE = [
-    *(module for module in MODULES if module.startswith("api/")),
-    *("auth/protocol.py", "auth/token.py", "jobs/watch.py", "jobs/record.py", "jobs/outcome.py"),
-    *("errors.py", "connection.py", "get_provider_info.py"),
+    *(module for module in MODULES if module.startswith("client/api/")),
+    *(
+        "client/auth/protocol.py",
+        "client/auth/token.py",
+        "jobs/watch.py",
+        "jobs/record.py",
+        "jobs/outcome.py",
+    ),
+    *("errors.py", "client/settings.py", "get_provider_info.py"),
 ]
 # For fast decoding, and not needed: see `parse_object`.
-OPTIONAL = {("api/messages.py", "orjson")}
+OPTIONAL = {("client/api/messages.py", "orjson")}
 
 
 @cache
@@ -59,9 +65,9 @@ def imports(module: str) -> frozenset[str]:
 
 
 def test_the_reader_of_imports_sees_them() -> None:
-    assert "requests" in imports("transport/sync.py")
-    assert "airflow.providers.common.compat.sdk" in imports("sharing/variables.py")  # nested
-    assert f"{NAME}.auth.source" not in imports("transport/session.py")  # for type checkers
+    assert "requests" in imports("client/http/sync.py")
+    assert "airflow.providers.common.compat.sdk" in imports("hooks/stores/variables.py")  # nested
+    assert f"{NAME}.auth.source" not in imports("client/http/session.py")  # for type checkers
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -72,7 +78,7 @@ def test_pure_rooms(module: str) -> None:
     assert {(module, root) for root in foreign} <= OPTIONAL
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("api/")])
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("client/api/")])
 def test_the_api_knows_itself_and_the_errors_only(module: str) -> None:
     own = {name for name in imports(module) if name.startswith(f"{NAME}.")}
     assert {name for name in own if not name.startswith((f"{NAME}.api", f"{NAME}.errors"))} == set()
@@ -87,7 +93,7 @@ def test_client_and_emulator_share_nothing(module: str) -> None:
         assert {name for name in own if name.startswith(f"{NAME}.emulator")} == set()
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith(("transport/", "emulator/"))])
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.startswith(("client/http/", "emulator/"))])
 def test_only_the_transport_opens_sockets(module: str) -> None:
     roots = {name.partition(".")[0] for name in imports(module)}
     assert not roots & {"requests", "aiohttp", "urllib3", "httpx", "http"}

@@ -58,7 +58,7 @@ def run_dags(block: Block) -> dict[str, Any]:
 
 def trained_model() -> str:
     """What somebody else has made before the DAG runs."""
-    from lucidworks_provider.api.model_calls import Training
+    from lucidworks_provider.client.api.model_calls import Training
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     hook = LucidworksHook()
@@ -79,7 +79,7 @@ def run_snippet(block: Block, names: dict[str, Any]) -> None:
 
 def run_all() -> dict[str, dict[str, Any]]:
     """Every block, page by page; each page finds an emulator as if just started."""
-    from lucidworks_provider.auth.source import forget_sources
+    from lucidworks_provider.client.auth.source import forget_sources
     from lucidworks_provider.emulator import EmulatorSettings, running
 
     results: dict[str, dict[str, Any]] = {}

@@ -34,7 +34,7 @@ from lucidworks_provider.get_provider_info import get_provider_info
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lucidworks_provider.connection import LucidworksSettings
+    from lucidworks_provider.client.settings import LucidworksSettings
 
 HERE = Path(__file__).parent
 # A value that a page shows, and the task of the DAG before it that returns such a one.
@@ -252,7 +252,7 @@ def installable(wanted: list[str]) -> None:
 def connects(name: str, value: str) -> LucidworksSettings | None:
     from airflow.providers.common.compat.sdk import Connection
 
-    from lucidworks_provider.connection import parse_settings
+    from lucidworks_provider.client.settings import parse_settings
 
     conn_id = name.removeprefix("AIRFLOW_CONN_").lower()
     conn = Connection.from_json(value) if value.startswith("{") else Connection.from_uri(value, conn_id)

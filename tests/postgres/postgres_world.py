@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.documents import open_dataset
+from lucidworks_provider.corpus import open_dataset
 
 if TYPE_CHECKING:
     import psycopg

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 from postgres_world import Index  # noqa: TC002
 
-from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.documents import dataset
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus import dataset
 from lucidworks_provider.errors import InputError, StorageError
 
 

@@ -8,9 +8,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.auth.cipher import TokenCipher
-from lucidworks_provider.auth.redis_store import RedisStore
-from lucidworks_provider.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.cipher import TokenCipher
+from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
         "airflow.providers.redis.hooks.redis",
-        "lucidworks_provider.auth.redis_store",
-        "lucidworks_provider.auth.source",
-        "lucidworks_provider.sharing.pause",
-        "lucidworks_provider.transport.aio",
-        "lucidworks_provider.transport.sync",
+        "lucidworks_provider.hooks.stores.redis_tokens",
+        "lucidworks_provider.client.auth.source",
+        "lucidworks_provider.client.http.shared_pause",
+        "lucidworks_provider.client.http.aio",
+        "lucidworks_provider.client.http.sync",
     ]
 )
 
@@ -63,7 +63,7 @@ def _run(environment: Mapping[str, str], target: Callable[..., None], arguments:
 
 def take_lease(name: str, barrier: Barrier, results: Queue[str | None]) -> None:
     """A process that tries to take the lease at the same moment as the others."""
-    from lucidworks_provider.auth.protocol import Claim
+    from lucidworks_provider.client.auth.protocol import Claim
 
     store = new_store()
     store.read()
@@ -77,8 +77,8 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
     """A process that needs a token at the same moment as the others; the number of mints is counted in Redis."""
     import redis
 
-    from lucidworks_provider.api.tokens import Grant
-    from lucidworks_provider.auth.source import Service, TokenSource
+    from lucidworks_provider.client.api.tokens import Grant
+    from lucidworks_provider.client.auth.source import Service, TokenSource
 
     counter = redis.Redis(host="127.0.0.1", port=port)
 
@@ -94,8 +94,8 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
 
 def ask_to_probe(barrier: Barrier, results: Queue[float | None]) -> None:
     """A process whose pause is over at the same moment as the others'."""
-    from lucidworks_provider.sharing.pause import RedisPause, SharedPause
-    from lucidworks_provider.sharing.redis_client import RedisClient
+    from lucidworks_provider.client.http.shared_pause import RedisPause, SharedPause
+    from lucidworks_provider.hooks.stores.redis_client import RedisClient
 
     pause = SharedPause(RedisPause(RedisClient("lw", "shared_redis", {}), "name"))
     barrier.wait(60)
@@ -112,11 +112,11 @@ def send_on(url: str, mode: str, number: int, accepted: SynchronizedArray[float]
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
-    from lucidworks_provider.api.messages import get
-    from lucidworks_provider.connection import LucidworksSettings
-    from lucidworks_provider.transport.aio import shared_transport
-    from lucidworks_provider.transport.request_queue import queue_of
-    from lucidworks_provider.transport.sync import SyncTransport
+    from lucidworks_provider.client.api.messages import get
+    from lucidworks_provider.client.http.aio import shared_transport
+    from lucidworks_provider.client.http.request_queue import queue_of
+    from lucidworks_provider.client.http.sync import SyncTransport
+    from lucidworks_provider.client.settings import LucidworksSettings
 
     urls = {"application_url": url, "auth_url": url, "models_url": url}
     settings = LucidworksSettings("lw", "i", "s", share_via="redis", redis_conn_id="shared_redis", **urls)

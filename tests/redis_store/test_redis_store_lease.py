@@ -12,8 +12,8 @@ import pytest
 import redis_stores
 from redis_stores import CLAIM, PROCESSES, new_store
 
-from lucidworks_provider.auth import protocol
-from lucidworks_provider.auth.protocol import NOBODY, Claim, Snapshot
+from lucidworks_provider.client.auth import protocol
+from lucidworks_provider.client.auth.protocol import NOBODY, Claim, Snapshot
 
 if TYPE_CHECKING:
     from redis_server import RedisServer

@@ -12,11 +12,11 @@ import pytest
 import redis_stores
 from redis_stores import CLAIM, PROCESSES, new_store
 
-from lucidworks_provider.api.tokens import Grant
-from lucidworks_provider.auth import protocol
-from lucidworks_provider.auth.holding import Holding
-from lucidworks_provider.auth.protocol import Claim
-from lucidworks_provider.auth.source import Service, TokenSource
+from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.auth import protocol
+from lucidworks_provider.client.auth.holding import Holding
+from lucidworks_provider.client.auth.protocol import Claim
+from lucidworks_provider.client.auth.source import Service, TokenSource
 from lucidworks_provider.errors import TokenStoreError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis_stores import LIVE, new_store, token
 
-from lucidworks_provider.auth.losses import Losses
-from lucidworks_provider.auth.protocol import NOBODY, Snapshot
+from lucidworks_provider.client.auth.losses import Losses
+from lucidworks_provider.client.auth.protocol import NOBODY, Snapshot
 
 if TYPE_CHECKING:
     from redis_server import RedisServer
@@ -108,9 +108,9 @@ def test_what_is_no_token_is_told_once_and_replaced(
 
 
 def test_scopes_share_nothing(server: RedisServer) -> None:
-    from lucidworks_provider.auth.cipher import TokenCipher
-    from lucidworks_provider.auth.redis_store import RedisStore
-    from lucidworks_provider.auth.token import TokenIdentity
+    from lucidworks_provider.client.auth.cipher import TokenCipher
+    from lucidworks_provider.client.auth.token import TokenIdentity
+    from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
 
     other = TokenIdentity("https://identity.test", "server", "client", "machinelearning.model")
     new_store().publish(token(1))

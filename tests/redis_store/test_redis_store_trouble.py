@@ -20,10 +20,10 @@ import pytest
 from redis_server import PASSWORD, RedisServer
 from redis_stores import CLAIM, IDENTITY, LIVE, new_store, token
 
-from lucidworks_provider.auth.cipher import TokenCipher
-from lucidworks_provider.auth.protocol import NOBODY, Claim, Snapshot
-from lucidworks_provider.auth.redis_store import RedisStore
+from lucidworks_provider.client.auth.cipher import TokenCipher
+from lucidworks_provider.client.auth.protocol import NOBODY, Claim, Snapshot
 from lucidworks_provider.errors import ConfigurationError, TokenStoreError
+from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
 
 USES: list[Callable[[RedisStore], object]] = [
     lambda store: store.read(),
@@ -347,9 +347,9 @@ def test_making_a_store_costs_an_event_loop_nothing() -> None:
     """Neither Airflow nor Redis is imported, and nobody is asked for anything."""
     script = """
 import sys
-from lucidworks_provider.auth.redis_store import RedisStore
-from lucidworks_provider.auth.cipher import TokenCipher
-from lucidworks_provider.auth.token import TokenIdentity
+from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
+from lucidworks_provider.client.auth.cipher import TokenCipher
+from lucidworks_provider.client.auth.token import TokenIdentity
 identity = TokenIdentity("a", "b", "c", "d")
 RedisStore("search", "nowhere", identity, TokenCipher(identity, "secret"))
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"airflow", "redis", "cryptography"}))

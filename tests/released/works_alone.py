@@ -76,17 +76,17 @@ def main() -> None:
             assert name == FOR_PYTEST or (err.name or "").partition(".")[0] in BROUGHT_BY_AIRFLOW, (name, err)
 
     from lucidworks_provider import documents, emulator
-    from lucidworks_provider.auth.stores import store_for
-    from lucidworks_provider.auth.token import TokenIdentity
-    from lucidworks_provider.connection import parse_settings
+    from lucidworks_provider.client.auth.stores import store_for
+    from lucidworks_provider.client.auth.token import TokenIdentity
+    from lucidworks_provider.client.settings import parse_settings
+    from lucidworks_provider.corpus.__main__ import main as inspect
+    from lucidworks_provider.corpus.inspect import inspect as inspected
     from lucidworks_provider.corpus.report import render
     from lucidworks_provider.corpus.stats import RunStats
-    from lucidworks_provider.documents.__main__ import main as inspect
-    from lucidworks_provider.documents.chunk_file import check_suffix
-    from lucidworks_provider.documents.inspect import inspect as inspected
     from lucidworks_provider.documents.readers import Reading, check_file
     from lucidworks_provider.documents.source import Format, SourceFile
     from lucidworks_provider.emulator.__main__ import main as serve
+    from lucidworks_provider.jobs.chunk_file import check_suffix
     from lucidworks_provider.operators.corpus import (
         LucidworksChunkDocumentsOperator,
         LucidworksPublishShardsOperator,

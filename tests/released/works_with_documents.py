@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus import open_dataset
+from lucidworks_provider.corpus.dataset import check_installed
 from lucidworks_provider.delta.log import DataFile, commit, metadata_action, protocol_action
 from lucidworks_provider.delta.vectors import write_vectors
-from lucidworks_provider.documents import open_dataset
-from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
-from lucidworks_provider.documents.dataset import check_installed
 from lucidworks_provider.documents.html_text import html_text
+from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 
 if __name__ == "__main__":
     check_installed()

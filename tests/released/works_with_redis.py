@@ -7,9 +7,9 @@ import json
 import os
 import socket
 
-from lucidworks_provider.auth.stores import store_for
-from lucidworks_provider.auth.token import TokenIdentity
-from lucidworks_provider.connection import parse_settings
+from lucidworks_provider.client.auth.stores import store_for
+from lucidworks_provider.client.auth.token import TokenIdentity
+from lucidworks_provider.client.settings import parse_settings
 from lucidworks_provider.errors import TokenStoreError
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import pytest
 import store_servers
 from corpus_world import FakeService
 
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.delta.log import read_table
-from lucidworks_provider.documents.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.storage import names_in, remove_file, write_file
 
 

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from transport_wire import answer, connection_json, dead_port, listening, proxying, read_request, scripted
 
-from lucidworks_provider.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
+from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
@@ -352,7 +352,7 @@ async def test_it_trusts_like_the_transports(tmp_path: Path, monkeypatch: pytest
 
 async def untrusting(url: str, monkeypatch: pytest.MonkeyPatch, ca: str) -> None:
     """A call whose token was got while the authority was trusted, and which then trusts another."""
-    from lucidworks_provider.transport.aio_session import open_session
+    from lucidworks_provider.client.http.aio_session import open_session
 
     hook = connect(monkeypatch, url, ca_bundle=ca)
     middleware = await hook.aget_auth()

@@ -22,6 +22,7 @@ from transport_wire import (
     submit,
 )
 
+from lucidworks_provider.client.http import interim
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     ContentEncodingError,
@@ -30,7 +31,6 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.transport import interim
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, call, submit
 
-from lucidworks_provider.api.tokens import Grant
-from lucidworks_provider.auth.holding import Held, Holding
-from lucidworks_provider.auth.source import Service, TokenSource
-from lucidworks_provider.auth.stores import MemoryStore
-from lucidworks_provider.auth.token import AccessToken
+from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.auth.holding import Held, Holding
+from lucidworks_provider.client.auth.source import Service, TokenSource
+from lucidworks_provider.client.auth.stores import MemoryStore
+from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ForbiddenError, TokenStoreError

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from transport_wire import MODES, Mode, answer, get, scripted, send, settings
 
+from lucidworks_provider.client.http import intake
+from lucidworks_provider.client.http.intake import Intake
 from lucidworks_provider.errors import NotSentError, TransportError
-from lucidworks_provider.transport import intake
-from lucidworks_provider.transport.intake import Intake
 
 if TYPE_CHECKING:
     import socket

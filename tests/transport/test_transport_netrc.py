@@ -13,7 +13,7 @@ import pytest
 import requests
 from transport_wire import MODES, Script, answer, call, connection_json, proxying, scripted
 
-from lucidworks_provider.api.scopes import PREDICT_SCOPE
+from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, connection_json, get, scripted, send, settings
 
-from lucidworks_provider.api.jobs import CHUNKING
-from lucidworks_provider.api.messages import Answer, Request
-from lucidworks_provider.api.tokens import token_request
+from lucidworks_provider.client.api.jobs import CHUNKING
+from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.api.tokens import token_request
+from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
+from lucidworks_provider.client.http.request_queue import RequestQueue, forget_queues, queue_for, queue_of
+from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.transport.aio import CONNECTIONS, shared_transport
-from lucidworks_provider.transport.request_queue import RequestQueue, forget_queues, queue_for, queue_of
-from lucidworks_provider.transport.sync import SyncTransport
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
@@ -279,7 +279,7 @@ async def test_slots_stay_what_they_are(emulator: RunningEmulator) -> None:
 
 
 class Fleet:
-    """Stands for :class:`~lucidworks_provider.sharing.pause.SharedPause`: what it is asked and told, in order."""
+    """Stands for :class:`~lucidworks_provider.client.http.shared_pause.SharedPause`: what it is asked and told, in order."""
 
     def __init__(self, *replies: float | None) -> None:
         self.replies = list(replies)
@@ -309,7 +309,7 @@ class Fleet:
 def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
     """Who asks has to wait once, and then may probe."""
     made = Fleet(0.1, 0.0)
-    monkeypatch.setattr("lucidworks_provider.transport.request_queue.shared_pause", lambda *_: made)
+    monkeypatch.setattr("lucidworks_provider.client.http.request_queue.shared_pause", lambda *_: made)
     return made
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, scripted, submit
 
-from lucidworks_provider.api.jobs import CHUNKING
+from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -156,7 +156,7 @@ def test_no_connection_is_tried_again(
     port = dead_port()
     url = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, application_url=url))
-    hook, log = LucidworksHook(), logging.getLogger("lucidworks_provider.transport.retry")
+    hook, log = LucidworksHook(), logging.getLogger("lucidworks_provider.client.http.retry")
     with ExitStack() as stack:
         servers: list[Any] = []
         handler = _OnFirstWarning(lambda: servers.append(stack.enter_context(scripted(SUBMITTED, port=port))))

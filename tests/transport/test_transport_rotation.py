@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lucidworks_provider.auth import stores
+from lucidworks_provider.client.auth import stores
+from lucidworks_provider.client.http import shared_pause as pause
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.sharing import pause
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator

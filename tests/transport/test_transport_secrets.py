@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, scripted, submit
 
-from lucidworks_provider.api.messages import Answer
-from lucidworks_provider.api.tokens import read_grant, token_request
-from lucidworks_provider.auth.source import token_source
-from lucidworks_provider.auth.token import AccessToken
+from lucidworks_provider.client.api.messages import Answer
+from lucidworks_provider.client.api.tokens import read_grant, token_request
+from lucidworks_provider.client.auth.source import token_source
+from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
@@ -53,7 +53,7 @@ def everything(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 
     Without the filter that replaces tokens in logs: what this package logs must need none.
     """
-    monkeypatch.setattr("lucidworks_provider.auth.source.hide", lambda value: value)
+    monkeypatch.setattr("lucidworks_provider.client.auth.source.hide", lambda value: value)
     caplog.set_level(logging.DEBUG)
     quiet = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
     levels = [(logger, logger.level) for logger in quiet]

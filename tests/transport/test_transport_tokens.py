@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from transport_wire import connection_json
 
-from lucidworks_provider.api.jobs import CHUNKING
+from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from lucidworks_provider.api.messages import Answer, Request
-from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.http.aio import shared_transport
+from lucidworks_provider.client.http.sync import SyncTransport
+from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.transport.aio import shared_transport
-from lucidworks_provider.transport.sync import SyncTransport
 
 Mode = Literal["sync", "async"]
 MODES: tuple[Mode, ...] = ("sync", "async")

@@ -19,16 +19,16 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from lucidworks_provider.api.tokens import Grant
-from lucidworks_provider.auth import commands, protocol
-from lucidworks_provider.auth.clock import TOLERANCE, ServerClock
-from lucidworks_provider.auth.commands import NOBODY, Claim, Failed, Snapshot
-from lucidworks_provider.auth.holding import Holding
-from lucidworks_provider.auth.protocol import Clocks
-from lucidworks_provider.auth.stores import VariableStore
-from lucidworks_provider.auth.token import AccessToken
+from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.auth import commands, protocol
+from lucidworks_provider.client.auth.clock import TOLERANCE, ServerClock
+from lucidworks_provider.client.auth.commands import NOBODY, Claim, Failed, Snapshot
+from lucidworks_provider.client.auth.holding import Holding
+from lucidworks_provider.client.auth.protocol import Clocks
+from lucidworks_provider.client.auth.stores import VariableStore
+from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.client.http.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
-from lucidworks_provider.transport.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 
 Steps = Generator[float, None, Any]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from lucidworks_provider.transport.rate_limiter import PATIENCE, AdaptiveRateLimiter
+from lucidworks_provider.client.http.rate_limiter import PATIENCE, AdaptiveRateLimiter
 
 
 class Limiter(Protocol):

@@ -10,10 +10,17 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from lucidworks_provider.api import jobs
-from lucidworks_provider.api.jobs import CHUNKING, SMALL_BODY, JobState, sight
-from lucidworks_provider.api.messages import Answer, check_status, retry_after, scrub, vendor_message, without
-from lucidworks_provider.api.tokens import check_scope, read_grant, token_request
+from lucidworks_provider.client.api import jobs
+from lucidworks_provider.client.api.jobs import CHUNKING, SMALL_BODY, JobState, sight
+from lucidworks_provider.client.api.messages import (
+    Answer,
+    check_status,
+    retry_after,
+    scrub,
+    vendor_message,
+    without,
+)
+from lucidworks_provider.client.api.tokens import check_scope, read_grant, token_request
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
@@ -335,7 +342,7 @@ def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: An
 
 
 def test_what_is_paid_for_is_read_where_json_is_nearly_right() -> None:
-    from lucidworks_provider.api.messages import parse_json
+    from lucidworks_provider.client.api.messages import parse_json
 
     assert parse_json(b'{"response": "cut \\ud83d", "score": NaN}') == {
         "response": "cut \ufffd",

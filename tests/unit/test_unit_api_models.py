@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.api import model_calls as calls
-from lucidworks_provider.api.messages import Answer, Request
-from lucidworks_provider.api.model_calls import (
+from lucidworks_provider.client.api import model_calls as calls
+from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.api.model_calls import (
     Likeness,
     Placement,
     Training,
@@ -18,7 +18,7 @@ from lucidworks_provider.api.model_calls import (
     choose,
     join_deployments,
 )
-from lucidworks_provider.api.models import (
+from lucidworks_provider.client.api.models import (
     Deployment,
     Model,
     Progress,
@@ -32,7 +32,7 @@ from lucidworks_provider.api.models import (
     read_models,
     read_undeployment,
 )
-from lucidworks_provider.connection import LucidworksSettings, parse_settings
+from lucidworks_provider.client.settings import LucidworksSettings, parse_settings
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
     ConfigurationError,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucidworks_provider.api import build
-from lucidworks_provider.api.jobs import PREDICTION, JobState, read_submission, sight
-from lucidworks_provider.api.messages import Answer
-from lucidworks_provider.api.prediction_calls import (
+from lucidworks_provider.client.api import build
+from lucidworks_provider.client.api.jobs import PREDICTION, JobState, read_submission, sight
+from lucidworks_provider.client.api.messages import Answer
+from lucidworks_provider.client.api.prediction_calls import (
     nearest,
     read_answer,
     read_prompt,
@@ -24,7 +24,7 @@ from lucidworks_provider.api.prediction_calls import (
     read_tokens,
     read_use_cases,
 )
-from lucidworks_provider.api.predictions import (
+from lucidworks_provider.client.api.predictions import (
     Classification,
     Embedding,
     Entities,
@@ -35,7 +35,7 @@ from lucidworks_provider.api.predictions import (
     TokensUsed,
     read_predictions,
 )
-from lucidworks_provider.api.use_cases import USE_CASES, PredictionOptions
+from lucidworks_provider.client.api.use_cases import USE_CASES, PredictionOptions
 from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
 
 MODEL = "llama-3-8b-instruct"
@@ -579,9 +579,9 @@ def test_no_jobs_answer_raises_anything_but_an_error_of_this_package(body: dict[
 
 
 def test_a_failure_with_a_success_status_is_told_in_the_services_words() -> None:
-    from lucidworks_provider.api import build
-    from lucidworks_provider.api.messages import Answer
-    from lucidworks_provider.api.prediction_calls import read_answer
+    from lucidworks_provider.client.api import build
+    from lucidworks_provider.client.api.messages import Answer
+    from lucidworks_provider.client.api.prediction_calls import read_answer
     from lucidworks_provider.errors import RequestRefusedError
 
     body = b'{"status": "ERROR", "message": "the model is asleep"}'

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucidworks_provider.api import build
-from lucidworks_provider.api.messages import Answer, read_blanked
-from lucidworks_provider.api.prediction_calls import (
+from lucidworks_provider.client.api import build
+from lucidworks_provider.client.api.messages import Answer, read_blanked
+from lucidworks_provider.client.api.prediction_calls import (
     predict_request,
     prompt_request,
     read_prompt,
     submit_request,
     tokenize_request,
 )
-from lucidworks_provider.api.predictions import Prediction
-from lucidworks_provider.api.use_cases import (
+from lucidworks_provider.client.api.predictions import Prediction
+from lucidworks_provider.client.api.use_cases import (
     MAX_BATCH,
     USE_CASES,
     Item,

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from lucidworks_provider.connection import LucidworksSettings
+from lucidworks_provider.client.http.bearer import AllowedHosts
+from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.transport.bearer import AllowedHosts
 
 
 def allowed(application_url: str) -> AllowedHosts:

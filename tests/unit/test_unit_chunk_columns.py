@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.api.spans import Span
-from lucidworks_provider.documents.chunk_columns import ChunkColumns, chunk_schema
+from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.client.api.spans import Span
 from lucidworks_provider.errors import MalformedAnswerError
+from lucidworks_provider.jobs.chunk_columns import ChunkColumns, chunk_schema
 
 FLOATS = ChunkingOptions("sentence", "gte-small")
 UNSIGNED = ChunkingOptions("sentence", "gte-small", model_config={"vectorQuantizationMethod": "min-max"})

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from lucidworks_provider.api.chunking import ChunkingOptions
-from lucidworks_provider.auth.token import AccessToken
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.corpus.dataset import DESCRIBES
 from lucidworks_provider.corpus.lease import Claim
 from lucidworks_provider.corpus.parts import Part
 from lucidworks_provider.corpus.publish import read_note, read_staged, run_numbers
 from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
 from lucidworks_provider.corpus.tables import check_empty, documents_schema, read_tables
 from lucidworks_provider.delta.schema import delta_schema
-from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
-from lucidworks_provider.documents.dataset import DESCRIBES
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.errors import InputError
+from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 from lucidworks_provider.jobs.record import JobRecord
 
 RECORD = """{"fingerprint": "5f0c", "life": 2, "nonce": "9d3b", "revision": 7, "jobs": {"0": "job-a", "2": "job-c"},

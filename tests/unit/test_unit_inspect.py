@@ -20,17 +20,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from lucidworks_provider import documents
-from lucidworks_provider.api.chunking import ChunkingOptions
+from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.corpus import inspect as module
+from lucidworks_provider.corpus.__main__ import main
+from lucidworks_provider.corpus.dataset import DESCRIBES, DIMENSION, OPTIONS, RUN
+from lucidworks_provider.corpus.inspect import Inspection, inspect
 from lucidworks_provider.corpus.tables import documents_schema
 from lucidworks_provider.delta.log import DataFile, commit, metadata_action, protocol_action, txn_action
-from lucidworks_provider.documents import inspect as module
-from lucidworks_provider.documents.__main__ import main
-from lucidworks_provider.documents.chunk_columns import stored_chunk_schema
-from lucidworks_provider.documents.dataset import DESCRIBES, DIMENSION, OPTIONS, RUN
 from lucidworks_provider.documents.document import content_hash
-from lucidworks_provider.documents.inspect import Inspection, inspect
 from lucidworks_provider.documents.readers import Reading
 from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 
 try:
     from airflow.sdk.io import attach
@@ -675,7 +675,7 @@ class TestCommand:
 def test_the_package_imports_no_pyarrow_before_it_is_used() -> None:
     code = (
         "import sys; import lucidworks_provider.documents; "
-        "from lucidworks_provider.documents import open_dataset; assert callable(open_dataset); "
+        "from lucidworks_provider.corpus import open_dataset; assert callable(open_dataset); "
         "assert not {'pyarrow', 'airflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

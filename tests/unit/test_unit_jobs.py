@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.api.jobs import JobState, Sighting
+from lucidworks_provider.client.api.jobs import JobState, Sighting
 from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of, newest, resume
 from lucidworks_provider.jobs.watch import (

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lucidworks_provider.api import messages
-from lucidworks_provider.api.chunking import read_result
-from lucidworks_provider.api.large import WithoutVectors
-from lucidworks_provider.api.messages import parse_json
+from lucidworks_provider.client.api import messages
+from lucidworks_provider.client.api.chunking import read_result
+from lucidworks_provider.client.api.large import WithoutVectors
+from lucidworks_provider.client.api.messages import parse_json
 
 
 def in_pieces(body: bytes, *, packed: bool = False) -> Any:

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from protocol_world import Process, Weather, World
 
-from lucidworks_provider.api.tokens import Grant
-from lucidworks_provider.auth import commands, protocol
-from lucidworks_provider.auth.clock import Clocks
-from lucidworks_provider.auth.commands import NOBODY, Claim, Failed, Outcome, Snapshot
-from lucidworks_provider.auth.losses import ALLOWED, Losses
-from lucidworks_provider.auth.protocol import BEAT, FAILED_LOOKS, GRACE, LEASE, Others
-from lucidworks_provider.auth.stores import VariableStore
-from lucidworks_provider.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.auth import commands, protocol
+from lucidworks_provider.client.auth.clock import Clocks
+from lucidworks_provider.client.auth.commands import NOBODY, Claim, Failed, Outcome, Snapshot
+from lucidworks_provider.client.auth.losses import ALLOWED, Losses
+from lucidworks_provider.client.auth.protocol import BEAT, FAILED_LOOKS, GRACE, LEASE, Others
+from lucidworks_provider.client.auth.stores import VariableStore
+from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 
 LIFETIME = 3600.0

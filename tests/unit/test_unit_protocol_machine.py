@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 )
 from protocol_world import Call, Clock, Process, Weather, World
 
-from lucidworks_provider.auth import commands, protocol
-from lucidworks_provider.auth.holding import Holding
-from lucidworks_provider.auth.stores import VariableStore
+from lucidworks_provider.client.auth import commands, protocol
+from lucidworks_provider.client.auth.holding import Holding
+from lucidworks_provider.client.auth.stores import VariableStore
 
 seconds = st.one_of(st.floats(0.001, 1.0), st.floats(1.0, 10.0), st.sampled_from([30.0, 70.0, 700.0, 3400.0]))
 
@@ -248,7 +248,7 @@ REACHED = {"minted again", "401", "foreign mint", "killed while minting", "asked
 
 @pytest.fixture(autouse=True)
 def _no_words_about_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("lucidworks_provider.auth.clock"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("lucidworks_provider.client.auth.clock"), "disabled", True)
 
 
 @pytest.mark.parametrize("fleet", [Fleet, FleetOnRedis])

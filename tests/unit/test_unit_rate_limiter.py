@@ -16,8 +16,8 @@ from functools import partial
 import pytest
 from rate_limit_world import Bucket, Fixed, Fleet, Limit, Shedding, Sliding, Storm, Unlimited, World
 
-from lucidworks_provider.transport import retry
-from lucidworks_provider.transport.rate_limiter import (
+from lucidworks_provider.client.http import retry
+from lucidworks_provider.client.http.rate_limiter import (
     FIRST_RATE,
     PATIENCE,
     PROBE_DELAY,

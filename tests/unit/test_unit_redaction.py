@@ -23,8 +23,8 @@ import pytest
 import requests
 import structlog
 
-from lucidworks_provider.auth import redaction
-from lucidworks_provider.auth.redaction import MASK, REMEMBERED, SHORTEST, TokenText, hide
+from lucidworks_provider.client.auth import redaction
+from lucidworks_provider.client.auth.redaction import MASK, REMEMBERED, SHORTEST, TokenText, hide
 
 TOKEN = f"AT.{secrets.token_urlsafe(600)}"
 
@@ -243,7 +243,7 @@ class TestLogging:
     def test_nothing_is_installed_at_import(self) -> None:
         program = (
             "import logging, sys; logging.basicConfig()\n"
-            "import lucidworks_provider.auth.redaction\n"
+            "import lucidworks_provider.client.auth.redaction\n"
             "assert not logging.getLogger().handlers[0].filters\n"
             "print(*(m for m in sys.modules if m.split('.')[0] in {'airflow', 'structlog'}))"
         )
@@ -304,7 +304,7 @@ class TestLogging:
 PROGRAM = """
 import json, logging, sys, warnings
 import structlog
-from lucidworks_provider.auth.redaction import hide
+from lucidworks_provider.client.auth.redaction import hide
 
 {configure}
 early = structlog.get_logger("early")

@@ -11,9 +11,15 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.api.messages import Answer, read_blanked, scrub, vendor_message
-from lucidworks_provider.api.secrets import blank, is_secret_name, parts_of, secrets_in, without_secrets
-from lucidworks_provider.auth.redaction import hide
+from lucidworks_provider.client.api.messages import Answer, read_blanked, scrub, vendor_message
+from lucidworks_provider.client.api.secrets import (
+    blank,
+    is_secret_name,
+    parts_of,
+    secrets_in,
+    without_secrets,
+)
+from lucidworks_provider.client.auth.redaction import hide
 from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
 
 KEY = "sk-abcdef0123456789wxyz1234"

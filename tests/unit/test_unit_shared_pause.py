@@ -9,10 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lucidworks_provider.connection import LucidworksSettings
-from lucidworks_provider.errors import TokenStoreError
-from lucidworks_provider.sharing import pause
-from lucidworks_provider.sharing.pause import (
+from lucidworks_provider.client.http import shared_pause as pause
+from lucidworks_provider.client.http.shared_pause import (
     LONGEST,
     REMEMBERED,
     PauseRecord,
@@ -21,6 +19,8 @@ from lucidworks_provider.sharing.pause import (
     VariablePause,
     shared_pause,
 )
+from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.errors import TokenStoreError
 
 
 class Board:

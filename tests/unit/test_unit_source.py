@@ -12,21 +12,21 @@ from dataclasses import replace
 
 import pytest
 
-from lucidworks_provider.api.tokens import Grant
-from lucidworks_provider.auth import protocol
-from lucidworks_provider.auth.cipher import TokenCipher
-from lucidworks_provider.auth.holdoff import (
+from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.auth import protocol
+from lucidworks_provider.client.auth.cipher import TokenCipher
+from lucidworks_provider.client.auth.holdoff import (
     ESTABLISHED,
     FIRST_PAUSE,
     LONGEST_PAUSE,
     REFUSED_IN_A_ROW,
     HoldOff,
 )
-from lucidworks_provider.auth.protocol import Claim
-from lucidworks_provider.auth.redaction import REMEMBERED
-from lucidworks_provider.auth.source import Service, TokenSource, forget_sources
-from lucidworks_provider.auth.stores import MemoryStore, TokenStore
-from lucidworks_provider.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.protocol import Claim
+from lucidworks_provider.client.auth.redaction import REMEMBERED
+from lucidworks_provider.client.auth.source import Service, TokenSource, forget_sources
+from lucidworks_provider.client.auth.stores import MemoryStore, TokenStore
+from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 
 

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.api.messages import Answer
-from lucidworks_provider.api.model_calls import (
+from lucidworks_provider.client.api.messages import Answer
+from lucidworks_provider.client.api.model_calls import (
     Placement,
     Training,
     choose,
     create_model_request,
     undeploy_request,
 )
-from lucidworks_provider.api.models import (
+from lucidworks_provider.client.api.models import (
     Progress,
     deployment_progress,
     model_progress,

@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider import storage
-from lucidworks_provider.api.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.api.jobs import CHUNKING
-from lucidworks_provider.api.spans import locate
-from lucidworks_provider.documents.chunk_file import check_suffix, chunk_file
+from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.client.api.jobs import CHUNKING
+from lucidworks_provider.client.api.spans import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.jobs import collect as collecting
+from lucidworks_provider.jobs.chunk_file import check_suffix, chunk_file
 from lucidworks_provider.jobs.ledger import Bodies, Ledger
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.storage import (

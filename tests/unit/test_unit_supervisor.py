@@ -16,8 +16,8 @@ from airflow.sdk.execution_time import task_runner
 
 from lucidworks_provider.errors import ConfigurationError, TokenStoreError
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
-from lucidworks_provider.sharing import supervisor
-from lucidworks_provider.sharing.variables import get_variable, set_variable
+from lucidworks_provider.hooks.stores import supervisor
+from lucidworks_provider.hooks.stores.variables import get_variable, set_variable
 
 
 class Channel:

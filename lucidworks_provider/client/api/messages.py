@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests and answers as values, and what an HTTP status means."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from lucidworks_provider.client.api.large import LARGE_BODY, WithoutVectors
+from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
+from lucidworks_provider.client.api.secrets import MASK, blank, is_secret_name
+from lucidworks_provider.errors import (
+    AnswerError,
+    AuthenticationError,
+    ContentEncodingError,
+    ForbiddenError,
+    InputError,
+    LucidworksError,
+    MalformedAnswerError,
+    RateLimitError,
+    RequestRefusedError,
+    ServiceError,
+    TokenRefusedError,
+    UnknownResourceError,
+)
+
+T = TypeVar("T")
+
+EXCERPT_CHARACTERS = 300
+# The encodings that requests accept and both clients decode.
+ACCEPT_ENCODING = "gzip, deflate"
+_DECODED = frozenset({"gzip", "x-gzip", "deflate"})
+# A year: what is longer is as good as never, and cannot be slept.
+_LONGEST_RETRY_AFTER = 31_536_000.0
+
+# No error body is documented for any endpoint, so look where servers usually put their words.
+_MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "error", "title")
+# What must not reach a log even when a server echoes it: JWTs, bearer and basic credentials, keys.
+_CREDENTIALS = re.compile(
+    r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"
+    r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
+    # Without a word before it: whoever waits for a job does not know the keys of third parties.
+    r"|\bsk-(?:[\w-]{12,}|(?=[\w-]*[0-9])[\w-]{5,})"
+    # As third parties abbreviate them.
+    r"|\bsk-[\w-]*(?:[*\u2026]|\.{3})[\w*.\u2026-]*|(?<![\w-])[\w-]{0,16}\*{3,}[\w-]*"
+    r"|-----BEGIN\b.*"
+    r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,}"
+)
+# A name and what stands under it; a key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
+_NAME = re.compile(r"\"?(?<![\w-])([\w-]+)\\*\"?\s*[:=]\s*")
+_VALUE = re.compile(r"\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+")
+
+_BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
+# Control characters, halves of surrogate pairs, and what turns the direction of a line.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+# Some servers send it, some decoders refuse it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    One HTTP request, without its access token.
+
+    :param name: what it does, in words, for messages and logs.
+    :param endpoint: which one it asks, as a word without ids, for metrics.
+    :param replayable: whether sending it twice does no harm. A submission is not: the service knows no
+        idempotency key, so a second POST is a second job.
+    :param scope: of the access token that it needs.
+    :param basic: user name and password of Basic authentication (token request only).
+    :param secrets: of third parties, in the body; blanked wherever an answer quotes them.
+    """
+
+    name: str
+    method: Literal["GET", "POST", "DELETE", "HEAD"]
+    url: str
+    replayable: bool
+    endpoint: str
+    scope: str = PREDICT_SCOPE
+    params: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+    basic: tuple[str, str] | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    One HTTP answer.
+
+    :param headers: with lower-case names.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def without(answer: Answer, *secrets: str) -> Answer:
+    """
+    The answer with secrets that were just sent blanked, in case that the service quotes them.
+
+    For errors: a result is never changed. See :func:`read_blanked`.
+    """
+    body = blank(answer.body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+    return replace(answer, body=body)
+
+
+def read_blanked(read: Callable[[Answer], T], answer: Answer, *secrets: str) -> T:
+    """
+    Read an answer: a result as the service sent it, an error without secrets that were just sent.
+
+    :param read: without side effects, as it is called twice where it fails.
+    """
+    try:
+        return read(answer)
+    except LucidworksError:
+        pass  # its text may quote them, cut anywhere
+    return read(without(answer, *secrets))
+
+
+def path_segment(value: str, what: str) -> str:
+    """Quote a caller's value for a URL path; refuse what would change the path."""
+    if not isinstance(value, str) or not value.strip() or value in {".", ".."}:
+        raise InputError(f"{what} is {value!r}; give a non-empty name.")
+    try:
+        return quote(value, safe="")
+    except UnicodeEncodeError:
+        raise InputError(f"{what} is {value!r}, which is no text.") from None
+
+
+def json_body(value: object) -> bytes:
+    """Encode a request body; not ASCII-escaped, since the service limits bytes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+JSON_HEADERS: Mapping[str, str] = {"Accept": "application/json", "Content-Type": "application/json"}
+
+
+def get(name: str, url: str, *, endpoint: str, scope: str = PREDICT_SCOPE, **params: str) -> Request:
+    """Build a GET."""
+    return Request(
+        name=name,
+        method="GET",
+        url=url,
+        replayable=True,
+        endpoint=endpoint,
+        scope=scope,
+        params=tuple(params.items()),
+        headers={"Accept": "application/json"},
+    )
+
+
+def post(
+    name: str,
+    url: str,
+    body: object,
+    *,
+    endpoint: str,
+    replayable: bool,
+    scope: str = PREDICT_SCOPE,
+    secrets: tuple[str, ...] = (),
+) -> Request:
+    """Build a POST of JSON."""
+    return Request(
+        name=name,
+        method="POST",
+        url=url,
+        replayable=replayable,
+        endpoint=endpoint,
+        scope=scope,
+        headers=JSON_HEADERS,
+        body=json_body(body),
+        secrets=secrets,
+    )
+
+
+def read_object(answer: Answer, name: str) -> dict[str, Any]:
+    """
+    The JSON object of a successful answer.
+
+    :param name: the request's name, for the message.
+    :raises AnswerError: one of its subclasses, by the status or the body.
+    """
+    check_status(answer, name)
+    return parse_object(answer.body, name, status=answer.status)
+
+
+def parse_json(body: bytes, *, packed: bool = False) -> Any:
+    """
+    Decode JSON; orjson where the ``documents`` extra brought it, for results of many megabytes.
+
+    Large bodies are decoded in pieces, so that an event loop in the same process goes on.
+
+    :param packed: let the vectors of a large body be arrays instead of lists where they can; see
+        :class:`~lucidworks_provider.client.api.large.WithoutVectors`.
+    :return: None for what is no JSON.
+    """
+    body = body.removeprefix(_BYTE_ORDER_MARK)
+    loads: Callable[[bytes], Any]
+    try:
+        from orjson import loads
+    except ImportError:
+        # It makes infinity of 1e999, which is for whoever reads the list to find.
+        loads, packed = json.loads, False
+    if len(body) <= LARGE_BODY:
+        return _decoded(body, loads)
+    cut = WithoutVectors(body, loads, packed=packed)
+    return cut.filled(_decoded(cut.rest, loads))
+
+
+def _decoded(body: bytes, loads: Callable[[bytes], Any]) -> Any:
+    try:
+        return loads(body)
+    except (ValueError, RecursionError):
+        return _mended(body)
+
+
+def _mended(body: bytes) -> Any:
+    """
+    Decode what is JSON but for numbers that are none (null then), and halves of surrogate pairs.
+
+    A model's answer that was cut within an emoji is paid for all the same.
+    """
+    try:
+        decoded = json.loads(body, parse_constant=lambda _: None)
+        return _whole(decoded) if b"\\ud" in body.lower() else decoded
+    except (ValueError, RecursionError):
+        return None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(name): _whole(one) for name, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list) else value
+
+
+def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = False) -> dict[str, Any]:
+    """Decode a JSON object; ``packed`` as in :func:`parse_json`."""
+    decoded = parse_json(body, packed=packed)
+    if not isinstance(decoded, dict):
+        raise MalformedAnswerError(
+            f"{name}: HTTP {status} with a body that is no JSON object. It starts: {excerpt(body)!r}",
+            status=status,
+        )
+    return decoded
+
+
+def content_codings(header: str | None) -> list[str] | None:
+    """
+    The codings of a ``Content-Encoding`` header, in the order in which they were applied.
+
+    :return: None where one of them is not decoded here; the body then stays as it came.
+    """
+    codings = [coding.strip().lower() for coding in (header or "").split(",")]
+    codings = [coding for coding in codings if coding not in {"", "identity"}]
+    return codings if _DECODED.issuperset(codings) else None
+
+
+def check_status(answer: Answer, name: str) -> None:
+    """Raise the error that the status stands for (section 11 of the reference); return on a 2xx that can be read."""
+    status, encoding = answer.status, answer.headers.get("content-encoding")
+    encoded = content_codings(encoding) is None
+    shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(answer.body)
+    said = f"{name}: HTTP {status}: {shown}"
+    if 200 <= status < 300:
+        if encoded:
+            raise ContentEncodingError(
+                f"{said}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
+                "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
+                status=status,
+                body=answer.body,
+                encoding=encoding or "",
+            )
+        return
+    match status:
+        case 401:
+            raise TokenRefusedError(said, status=status)
+        case 403:
+            raise ForbiddenError(said, status=status)
+        case 404 | 410:
+            raise UnknownResourceError(said, status=status)
+        case 429:
+            raise RateLimitError(said, status=status, retry_after=retry_after(answer))
+        case _ if 400 <= status < 500:
+            raise RequestRefusedError(said, status=status)
+        case _ if status >= 500:
+            raise ServiceError(said, status=status, retry_after=retry_after(answer))
+    # Redirects are not followed: a POST would silently become a GET, and a token go to another host.
+    raise RequestRefusedError(f"{said} (redirects are not followed)", status=status)
+
+
+def check_token_status(answer: Answer, name: str) -> None:
+    """Like :func:`check_status`, where what repeating cannot cure speaks about the credentials or their address."""
+    try:
+        check_status(answer, name)
+    except ContentEncodingError:
+        raise
+    except AnswerError as err:
+        if err.retryable and answer.status != 401:
+            raise
+        raise AuthenticationError(str(err), status=answer.status) from None
+
+
+def vendor_message(body: bytes) -> str:
+    """The service's own words in an error body, cut short and without anything that looks secret."""
+    try:
+        decoded = json.loads(body)
+    except (ValueError, RecursionError):
+        return excerpt(body) or "(no body)"
+    if isinstance(decoded, dict):
+        for name in _MESSAGE_FIELDS:
+            value = decoded.get(name)
+            if isinstance(value, dict):
+                value = next((value[n] for n in _MESSAGE_FIELDS if n in value), None)
+            if isinstance(value, str) and value.strip():
+                kind = decoded.get("error")
+                prefix = f"{kind}: " if isinstance(kind, str) and kind != value else ""
+                return scrub((prefix + value)[: 8 * EXCERPT_CHARACTERS])[:EXCERPT_CHARACTERS]
+    return excerpt(body) or "(no body)"
+
+
+def excerpt(body: bytes) -> str:
+    """The first characters of a body, safe to show."""
+    # A few more bytes than are shown, so that a credential at the cut is still recognised.
+    return scrub(body[: 8 * EXCERPT_CHARACTERS].decode("utf-8", "replace"))[:EXCERPT_CHARACTERS].strip()
+
+
+def scrub(text: str) -> str:
+    """Replace what looks like a credential, and what logs and databases do not take."""
+    text = _CREDENTIALS.sub(MASK, printable(text))
+    parts, at, search = [], 0, 0
+    while (name := _NAME.search(text, search)) is not None:
+        search = name.end()
+        # "Unknown key: temperature" is no secret.
+        if name[1].lower() != "key" and is_secret_name(name[1]) and (value := _VALUE.match(text, search)):
+            parts += [text[at : name.start()], MASK]
+            at = search = value.end()
+    return "".join([*parts, text[at:]])
+
+
+def printable(text: str) -> str:
+    """One line that can be shown and stored: PostgreSQL has no NUL, UTF-8 no halves of a pair."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text))
+
+
+def retry_after(answer: Answer) -> float | None:
+    """Seconds of a ``Retry-After`` header (undocumented for this service, honoured if present)."""
+    value = answer.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        pass
+    else:
+        return min(max(0.0, seconds), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
+    try:
+        # The server's own Date is the clock that its Retry-After speaks of.
+        moment = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(answer.headers["date"])
+        return min(max(0.0, (moment - now).total_seconds()), _LONGEST_RETRY_AFTER)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The Models API: models that are trained, and their deployments.
+
+=====================================  =================================================================
+state of a model                       meaning
+=====================================  =================================================================
+``AVAILABLE``                          trained; can be deployed (``TRAINED`` does not say so)
+contains ``FAIL`` or ``ERROR``         failed
+in :data:`FAILURE_STATES`              failed
+``DELETING``, ``DELETED``              deleted, or about to be
+in :data:`RUNNING_STATES`              still running
+anything else                          still running; logged as unknown
+=====================================  =================================================================
+
+=====================================  =================================================================
+state of a deployment                  meaning
+=====================================  =================================================================
+in :data:`DEPLOYED_STATES`             its id is the MODEL_ID of predictions
+contains ``FAIL`` or ``ERROR``         failed
+in :data:`FAILURE_STATES`              failed
+``DELETING``, ``DELETED``, no record   deleted, or about to be
+in :data:`RUNNING_STATES`              still running
+anything else                          still running; logged as unknown
+=====================================  =================================================================
+
+Only ``AVAILABLE`` and the states of a deployment up to ``DELETE_FAILED`` are documented. Words are compared without
+case, ``-`` and a blank are ``_``, and a word of failure may follow another one: ``TRAINING_CANCELLED``.
+
+Source: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api, section 10 of the
+API reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+from lucidworks_provider.client.api.messages import (
+    Answer,
+    check_status,
+    excerpt,
+    parse_json,
+)
+from lucidworks_provider.client.api.options import is_int
+from lucidworks_provider.client.api.secrets import without_secrets
+from lucidworks_provider.errors import MalformedAnswerError
+
+# What a service may echo and nobody should keep.
+CREDENTIALS = "trainingDataCredentials"
+
+T = TypeVar("T")
+
+
+class Progress(Enum):
+    """What a state means for whoever waits."""
+
+    RUNNING = "running"
+    READY = "ready"
+    FAILED = "failed"
+    GONE = "gone"
+
+
+AVAILABLE_STATES = frozenset({"AVAILABLE"})
+DEPLOYED_STATES = frozenset({"DEPLOYED", "ACTIVE", "SERVING"})
+DELETED_STATES = frozenset({"DELETING", "DELETED"})
+FAILURE_STATES = frozenset(
+    {
+        *("CANCELLED", "CANCELED", "ABORTED", "TERMINATED", "KILLED", "STOPPED"),
+        *("EXPIRED", "TIMED_OUT", "TIMEDOUT", "TIMEOUT"),
+        *("REJECTED", "DENIED", "INVALID"),
+    }
+)
+# Not RUNNING, which may mean that a deployment is up: it is logged as unknown.
+RUNNING_STATES = frozenset({"TRAINING", "DEPLOYING", "QUEUED", "PENDING", "SUBMITTED", "CREATING"})
+
+
+def model_progress(state: str | None) -> Progress:
+    """Apply the first table above."""
+    return _progress(state, AVAILABLE_STATES)
+
+
+def deployment_progress(state: str | None) -> Progress:
+    """Apply the second table above."""
+    return _progress(state, DEPLOYED_STATES)
+
+
+def is_unknown_state(state: str | None, progress: Progress) -> bool:
+    """Whether a state that counts as running is in none of the tables above."""
+    return progress is Progress.RUNNING and _word(state) not in RUNNING_STATES
+
+
+def _progress(state: str | None, success: frozenset[str]) -> Progress:
+    word = _word(state)
+    if word in success:
+        return Progress.READY
+    if word in DELETED_STATES:
+        return Progress.GONE
+    failed = "FAIL" in word or "ERROR" in word or f"_{word}".endswith(_FAILURE_ENDINGS)
+    return Progress.FAILED if failed else Progress.RUNNING
+
+
+_FAILURE_ENDINGS = tuple(f"_{word}" for word in FAILURE_STATES)
+
+
+def _word(state: str | None) -> str:
+    return (state or "").strip().upper().replace("-", "_").replace(" ", "_")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """
+    A model that runs somewhere.
+
+    :param id: also the MODEL_ID of predictions, chunking and tokenization.
+    :param sent: every field as the service sent it.
+    """
+
+    id: str
+    model_id: str | None
+    region: str | None
+    state: str | None
+    config: Mapping[str, Any] | None
+    min_replicas: int | None
+    max_replicas: int | None
+    deployed_at: str | None
+    created_by: str | None
+    sent: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def progress(self) -> Progress:
+        """What its state means."""
+        return deployment_progress(self.state)
+
+    @property
+    def started(self) -> str | None:
+        """When it was made, as the service writes it."""
+        return self.deployed_at
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """
+    A pre-trained or custom model.
+
+    :param vector_size: of its embeddings; the service writes it as text.
+    :param metrics: of the training, where they were asked for.
+    :param sent: every field as the service sent it, without credentials.
+    """
+
+    id: str
+    name: str | None
+    category: str | None
+    model_type: str | None
+    description: str | None
+    region: str | None
+    vector_size: int | None
+    state: str | None
+    training_data: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None
+    training_started: str | None
+    training_completed: str | None
+    created_by: str | None
+    deployments: tuple[Deployment, ...]
+    metrics: Any
+    sent: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def progress(self) -> Progress:
+        """What its state means."""
+        return model_progress(self.state)
+
+    @property
+    def started(self) -> str | None:
+        """When it was made, as the service writes it."""
+        return self.training_started
+
+
+def unseen_deployment(deployment_id: str) -> Deployment:
+    """A deployment of which nothing but the id is known: it was made a moment ago, and no list shows it yet."""
+    return _deployment({"id": deployment_id})
+
+
+def is_shown(value: object) -> bool:
+    """Whether the service shows a field: older answers leave fields out, or empty."""
+    return value not in (None, "", {}, [])
+
+
+def merge_models(first: Model, other: Model) -> Model:
+    """The same model as two answers show it: the first one's fields, and what it leaves out."""
+    return _model(_merged(first.sent, other.sent))
+
+
+def merge_deployments(first: Deployment, other: Deployment) -> Deployment:
+    """The same deployment as two answers show it: the first one's fields, and what it leaves out."""
+    return _deployment(_merged(first.sent, other.sent))
+
+
+def deployments_of(model_id: str, listed: Iterable[Deployment]) -> tuple[Deployment, ...]:
+    """A list of one model's deployments, which may leave out whose they are."""
+    return tuple(
+        one if one.model_id is not None else _deployment({**one.sent, "modelId": model_id}) for one in listed
+    )
+
+
+def _merged(first: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**other, **{name: value for name, value in first.items() if is_shown(value)}}
+
+
+def read_models(answer: Answer) -> tuple[Model, ...]:
+    """The list of models."""
+    return tuple(_model(one) for one in _list(answer, "List models"))
+
+
+def read_model(answer: Answer) -> Model:
+    """One model."""
+    return _read(answer, "Model", _model)
+
+
+def read_deployments(answer: Answer) -> tuple[Deployment, ...]:
+    """A list of deployments."""
+    return tuple(_deployment(one) for one in _list(answer, "List deployments"))
+
+
+def read_deployment(answer: Answer) -> Deployment:
+    """One deployment."""
+    return _read(answer, "Deployment", _deployment)
+
+
+def read_undeployment(answer: Answer) -> str | None:
+    """
+    The state that a deletion answers with, if it says one: an answer without a body will do.
+
+    :raises MalformedAnswerError: a page, which is a gateway's.
+    """
+    check_status(answer, "Delete deployment")
+    if answer.body.lstrip().startswith(b"<"):
+        raise _malformed(answer, "Delete deployment", "a page")
+    decoded = parse_json(answer.body)
+    state = decoded.get("state") if isinstance(decoded, Mapping) else None
+    return state if isinstance(state, str) else None
+
+
+def _read(answer: Answer, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
+    check_status(answer, what)
+    body = parse_json(answer.body)
+    if isinstance(body, Mapping) and len(body) == 1:
+        # One page of another generation may wrap it. Beside other fields an object with an id is another's.
+        [inner] = body.values()
+        body = inner if isinstance(inner, Mapping) and "id" in inner else body
+    if not isinstance(body, Mapping):
+        raise _malformed(answer, what, "no JSON object")
+    return read(body)
+
+
+def _list(answer: Answer, what: str) -> list[Mapping[str, Any]]:
+    check_status(answer, what)
+    decoded = parse_json(answer.body)
+    if isinstance(decoded, Mapping):
+        lists = [one for one in decoded.values() if isinstance(one, list)]
+        decoded = lists[0] if len(lists) == 1 else None
+    if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
+        raise _malformed(answer, what, "no list of objects")
+    return decoded
+
+
+def _malformed(answer: Answer, what: str, holds: str) -> MalformedAnswerError:
+    # What follows the name of the credentials may be a key, and a broken answer cannot be searched for it.
+    start = excerpt(answer.body.partition(CREDENTIALS.encode())[0])
+    return MalformedAnswerError(
+        f"{what}: HTTP {answer.status} with a body that is {holds}. It starts: {start!r}",
+        status=answer.status,
+    )
+
+
+def _model(sent: Mapping[str, Any]) -> Model:
+    sent = without_secrets(sent)
+    size = sent.get("vectorSize")
+    deployments = sent.get("deployments")
+    return Model(
+        id=_id(sent, "model"),
+        name=_str(sent, "name"),
+        category=_str(sent, "category"),
+        model_type=_str(sent, "modelType"),
+        description=_str(sent, "description"),
+        region=_str(sent, "region"),
+        vector_size=int(size) if is_int(size) or (isinstance(size, str) and size.isdecimal()) else None,
+        state=_str(sent, "state"),
+        training_data=_mapping(sent, "trainingData"),
+        config=_mapping(sent, "config"),
+        training_started=_str(sent, "trainingStarted"),
+        training_completed=_str(sent, "trainingCompleted"),
+        created_by=_str(sent, "createdBy"),
+        deployments=tuple(
+            _deployment({"modelId": sent.get("id"), **one})
+            for one in (deployments if isinstance(deployments, list) else [])
+            if isinstance(one, Mapping) and one.get("id") is not None
+        ),
+        metrics=sent.get("metrics"),
+        sent=sent,
+    )
+
+
+def _deployment(sent: Mapping[str, Any]) -> Deployment:
+    replicas = [sent.get(name) for name in ("minReplicas", "maxReplicas")]
+    return Deployment(
+        id=_id(sent, "deployment"),
+        model_id=_str(sent, "modelId"),
+        region=_str(sent, "region"),
+        state=_str(sent, "state"),
+        config=_mapping(sent, "config"),
+        min_replicas=replicas[0] if is_int(replicas[0]) else None,
+        max_replicas=replicas[1] if is_int(replicas[1]) else None,
+        deployed_at=_str(sent, "deployedAt"),
+        created_by=_str(sent, "createdBy"),
+        sent=without_secrets(sent),
+    )
+
+
+def _id(sent: Mapping[str, Any], what: str) -> str:
+    value = sent.get("id")
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        raise MalformedAnswerError(f"A {what} without an `id`: {str(sorted(sent))[:200]}", status=200)
+    return str(value).strip()
+
+
+def _str(sent: Mapping[str, Any], name: str) -> str | None:
+    value = sent.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _mapping(sent: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    value = sent.get(name)
+    return value if isinstance(value, Mapping) else None

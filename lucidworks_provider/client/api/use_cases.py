@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The use cases of the Prediction API: what each takes, and what it answers with.
+
+==============================  ==============================================  ================  =====
+use case                        ``use_case_config``                             answer            async
+==============================  ==============================================  ================  =====
+``embedding``                   ``dataType`` (query, passage)                   Embedding         no
+``classification``              ``labels`` (required)                           Classification    no
+``passthrough``                 ``useSystemPrompt``, ``dataType``               Prediction        yes
+``rag``                         ``memoryUuid``, ``extractRelevantContent``,     RagAnswer         yes
+                                ``answerNotFoundMessage``
+``summarization``               ``maxWords``                                    Prediction        yes
+``keyword-extraction``          ``maxKeywords``                                 Keywords          yes
+``ner``                         ``entityTypeMap``                               Entities          yes
+``faq-enrichment``              --                                              Faq               yes
+``standalone-query-rewriter``   ``memoryUuid`` (required)                       Prediction        yes
+any other                       anything                                        Prediction        yes
+==============================  ==============================================  ================  =====
+
+The vendor's pages disagree about the options of some, so an unknown option is sent as it is, unless it
+looks like a known one misspelt. Source: sections 3 and 5 of the API reference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from lucidworks_provider.client.api.chunking import DATA_TYPES, MODEL_OPTIONS
+from lucidworks_provider.client.api.messages import json_body, path_segment
+from lucidworks_provider.client.api.options import (
+    SWITCH,
+    TEXT,
+    Option,
+    Options,
+    as_json,
+    check_options,
+    integral,
+    number,
+    one_of,
+    plain,
+    valid,
+    whole,
+)
+from lucidworks_provider.client.api.predictions import (
+    Classification,
+    Embedding,
+    Entities,
+    Faq,
+    Keywords,
+    Prediction,
+    RagAnswer,
+)
+from lucidworks_provider.client.api.secrets import SHORTEST, is_secret_name, secrets_in, without_secrets
+from lucidworks_provider.errors import InputError
+
+P = TypeVar("P", bound=Prediction)
+
+# Of one request, synchronous or not (section 3.1).
+MAX_BATCH = 32
+
+
+def _is_texts(value: object, least: int = 1) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) >= least
+        and all(isinstance(one, str) and one.strip() for one in value)
+    )
+
+
+_LABELS: Option = ("a list of texts, at least one", valid(_is_texts))
+_TYPE_MAP: Option = (
+    "a dictionary of an entity type to a list of texts",
+    valid(
+        lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and _is_texts(e, 0) for k, e in v.items())
+    ),
+)
+# Section 3.2. The range of the penalties is not documented; the default of `topK` is written as -1.0, too.
+GENERATIVE_OPTIONS: Options = {
+    "temperature": number(0, 2),
+    "topP": number(0, 1),
+    "topK": integral(-1),
+    "presencePenalty": number(),
+    "frequencyPenalty": number(),
+    "maxTokens": whole(1),
+    "apiKey": TEXT,
+    "azureDeployment": TEXT,
+    "azureEndpoint": TEXT,
+    "googleProjectId": TEXT,
+    "googleRegion": TEXT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UseCase:
+    """
+    One row of the table above.
+
+    :param options: what ``use_case_config`` may hold.
+    :param required: names of it without which the service cannot work, with the reason.
+    :param model_options: what ``model_config`` may hold.
+    :param answer: the type of one prediction.
+    :param asynchronous: whether the Async Prediction API has a page for it.
+    """
+
+    options: Options = field(default_factory=dict)
+    required: Mapping[str, str] = field(default_factory=dict)
+    model_options: Options = field(default_factory=lambda: GENERATIVE_OPTIONS)
+    answer: type[Prediction] = Prediction
+    asynchronous: bool = True
+
+
+USE_CASES: Mapping[str, UseCase] = {
+    "embedding": UseCase(
+        {"dataType": one_of(*DATA_TYPES)}, model_options=MODEL_OPTIONS, answer=Embedding, asynchronous=False
+    ),
+    "classification": UseCase(
+        {"labels": _LABELS, "topK": whole(1), "similarityCutoff": number()},
+        {"labels": "the texts are sorted by them"},
+        answer=Classification,
+        asynchronous=False,
+    ),
+    "passthrough": UseCase({"useSystemPrompt": SWITCH, "dataType": TEXT}),
+    "rag": UseCase(
+        {"memoryUuid": TEXT, "extractRelevantContent": SWITCH, "answerNotFoundMessage": TEXT},
+        answer=RagAnswer,
+    ),
+    "summarization": UseCase({"maxWords": whole(1)}),
+    "keyword-extraction": UseCase({"maxKeywords": whole(1)}, answer=Keywords),
+    "ner": UseCase({"entityTypeMap": _TYPE_MAP}, answer=Entities),
+    "faq-enrichment": UseCase(answer=Faq),
+    "standalone-query-rewriter": UseCase(
+        {"memoryUuid": TEXT},
+        {"memoryUuid": "it rewrites by an earlier conversation; take it from a rag answer"},
+    ),
+}
+# Another segment as text: nothing is known about it, so nothing is refused.
+OTHER = UseCase(model_options={})
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionOptions(Generic[P]):
+    """
+    What is asked of the texts; validated when made.
+
+    :param use_case: a name of the table above (``_`` for ``-`` will do), or any other path segment.
+    :param model_id: a model that serves it; for a custom embedding model the deployment id.
+    :param use_case_config: the use case's options, with the vendor's names.
+    :param model_config: the model's options, with the vendor's names, e.g. ``{"temperature": 0.2}``.
+    :raises InputError: names the option and what it may be.
+    """
+
+    use_case: str
+    model_id: str
+    use_case_config: Mapping[str, Any] | None = None
+    model_config: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        path_segment(self.use_case, "use_case")
+        path_segment(self.model_id, "model_id")
+        known = self.known
+        use_case_config = check_options(
+            self.use_case_config, known.options, f"use_case_config of {self.use_case!r}", closed=False
+        )
+        object.__setattr__(self, "use_case_config", use_case_config)
+        model_config = check_options(
+            _not_secret(self.model_config), known.model_options, "model_config", closed=False
+        )
+        if model_config is not None:
+            model_config |= dict(_secrets(self.model_config))
+        object.__setattr__(self, "model_config", model_config)
+        for name, value in _secrets(self.model_config):
+            if name not in known.model_options and "apiKey" in known.model_options and _is_api_key(name):
+                raise InputError(f"model_config has no option {name!r}. Did you mean 'apiKey'?")
+            if not isinstance(value, Mapping) and (not isinstance(value, str) or not value.strip()):
+                raise InputError(f"model_config: {name} is no text; give the key itself.")
+        if misplaced := [name for name, _ in _secrets(self.use_case_config)]:
+            raise InputError(
+                f"use_case_config of {self.use_case!r} holds {misplaced[0]}; a key belongs into model_config."
+            )
+        for name, reason in known.required.items():
+            if not (self.use_case_config or {}).get(name):
+                raise InputError(f"use_case_config of {self.use_case!r}: {name} is missing; {reason}.")
+        _check_json(dict(self.use_case_config or {}), f"use_case_config of {self.use_case!r}")
+        _check_json(dict(self.model_config or {}), "model_config")
+
+    @property
+    def known(self) -> UseCase:
+        """What the vendor documents about the use case."""
+        return USE_CASES.get(self.name, OTHER)
+
+    @property
+    def name(self) -> str:
+        """The use case's name in the table, or the segment as it was given."""
+        hyphens = self.use_case.replace("_", "-")
+        return hyphens if hyphens in USE_CASES else self.use_case
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Third parties' keys in the options: never shown, never stored."""
+        return tuple(value for value in secrets_in(self.model_config) if len(value) >= SHORTEST)
+
+    @property
+    def quantization(self) -> str | None:
+        """``min-max`` (unsigned bytes), ``max-scale`` (signed bytes) or None (floats)."""
+        value = (self.model_config or {}).get("vectorQuantizationMethod")
+        return value if isinstance(value, str) else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The options as plain JSON without secrets: for fingerprints and file metadata."""
+        return {
+            "use_case": self.name,
+            "model_id": self.model_id,
+            "use_case_config": dict(sorted((self.use_case_config or {}).items())),
+            "model_config": dict(sorted((without_secrets(self.model_config) or {}).items())),
+        }
+
+    def body(self, items: Sequence[Item]) -> dict[str, Any]:
+        """
+        A request's body.
+
+        :raises InputError: no items, more than 32, or one that the use case cannot take.
+        """
+        if not 1 <= len(items) <= MAX_BATCH:
+            raise InputError(
+                f"A request takes 1 to {MAX_BATCH} inputs, not {len(items)}; split them, as the operators do."
+            )
+        body: dict[str, Any] = {"batch": [dict(item.wire) for item in items]}
+        if self.use_case_config:
+            body["useCaseConfig"] = dict(self.use_case_config)
+        if self.model_config:
+            body["modelConfig"] = dict(self.model_config)
+        return body
+
+
+def _secrets(options: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    found = options.items() if isinstance(options, Mapping) else ()
+    return [(name, value) for name, value in found if is_secret_name(name) and value is not None]
+
+
+def _not_secret(options: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if not isinstance(options, Mapping):
+        return options
+    return {name: value for name, value in options.items() if not is_secret_name(name)}
+
+
+def _is_api_key(name: str) -> bool:
+    return plain(name) == "apikey"
+
+
+def _check_json(value: object, what: str) -> None:
+    """
+    Refuse what no request can carry.
+
+    :raises InputError: without the value, which may be a secret.
+    """
+    try:
+        json_body(value)
+    except (TypeError, ValueError, RecursionError) as err:
+        why = "half a surrogate pair is no text" if isinstance(err, UnicodeEncodeError) else str(err)
+        raise InputError(f"{what} cannot be written as JSON: {why}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """
+    One input.
+
+    :param wire: what is sent: ``text``, and ``documents`` for RAG.
+    :param id: the caller's own name for it, which is not sent.
+    """
+
+    wire: Mapping[str, Any]
+    id: str | None = None
+
+
+def read_items(inputs: object, options: PredictionOptions[Any]) -> tuple[Item, ...]:
+    """
+    Check inputs, before anything is sent.
+
+    :param inputs: texts, or dictionaries with ``text``, for RAG ``documents``, and optionally an ``id`` that
+        comes back beside the prediction and is not sent; or the same as JSON (a rendered template).
+    :raises InputError: names the input by its position.
+    """
+    if isinstance(inputs, str):
+        try:
+            inputs = json.loads(inputs)
+        except (ValueError, RecursionError):
+            raise InputError(
+                "inputs is a text that is no JSON; give a list of texts, in a template by `| tojson`."
+            ) from None
+    # A text is a sequence, too: of characters.
+    if isinstance(inputs, Mapping | str | bytes) or not isinstance(inputs, Sequence) or not inputs:
+        raise InputError("inputs must be a list of texts or of {'text': …}, with at least one element.")
+    items = tuple(_item(given, f"inputs[{position}]", options) for position, given in enumerate(inputs))
+    named = [item.id for item in items if item.id is not None]
+    if len(set(named)) < len(named):
+        twice = next(one for one in named if named.count(one) > 1)
+        raise InputError(f"inputs: the id {twice!r} is there more than once.")
+    return items
+
+
+def _item(given: object, what: str, options: PredictionOptions[Any]) -> Item:
+    wire = as_json(given) if isinstance(given, Mapping) else {"text": given}
+    name = wire.pop("id", None)
+    if name is not None and (
+        isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip()
+    ):
+        raise InputError(f"{what} has the id {name!r}; give it a text or a number.")
+    _check_text(wire.get("text"), what)
+    if options.known is not OTHER:
+        taken = {"text", "documents"} if options.name == "rag" else {"text"}
+        if unknown := sorted(str(key) for key in set(wire) - taken):
+            allowed = " and ".join(sorted(taken))
+            raise InputError(
+                f"{what} has {', '.join(unknown)}; an input of {options.use_case!r} has {allowed}."
+            )
+    if options.name == "rag":
+        _check_documents(wire, what, options)
+    if (options.use_case_config or {}).get("dataType") == "json_prompt":
+        _check_messages(str(wire["text"]), what)
+    _check_json([name, wire], what)
+    return Item(wire, None if name is None else str(name))
+
+
+def _check_text(text: object, what: str) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"{what} has {type(text).__name__} instead of text.")
+    if not text.strip():
+        raise InputError(f"{what} has no text; leave it out or give it some.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as err:
+        raise InputError(
+            f"{what} holds half a surrogate pair at character {err.start}, which is no text."
+        ) from None
+
+
+def _check_documents(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> None:
+    documents = wire.get("documents")
+    if documents is None and (options.use_case_config or {}).get("memoryUuid"):
+        return  # a conversation goes on by what it remembers
+    if not isinstance(documents, list) or not documents:
+        raise InputError(f"{what} has no documents; rag answers from a list of {{'body': …, 'source': …}}.")
+    for number_, document in enumerate(documents):
+        where = f"{what}: documents[{number_}]"
+        if not isinstance(document, Mapping):
+            raise InputError(
+                f"{where} is no dictionary; give 'body' and 'source', and if known 'title', 'date'."
+            )
+        for name in ("body", "source"):
+            value = document.get(name)
+            if not isinstance(value, str) or not value.strip():
+                raise InputError(f"{where} has no {name}; each document needs a body and a source.")
+
+
+def _check_messages(text: str, what: str) -> None:
+    try:
+        messages = json.loads(text)
+    except (ValueError, RecursionError):
+        messages = None
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in messages)
+    ):
+        raise InputError(
+            f"{what}: with dataType json_prompt the text is JSON, a list of {{'role': …, 'content': …}}."
+        )

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Whether a result is the answer to what was asked. What does not fit is an error or a warning, never a row.
+
+=====================================================  ====================================================
+what came                                              what happens
+=====================================================  ====================================================
+no chunk, or only blank ones                           ``EmptyResultError``: the text is never blank
+chunks, spans and vectors of different numbers         refused by :mod:`~lucidworks_provider.client.api.chunking`
+another job's id                                       taken with a warning if every chunk stands in the
+                                                       text, else refused (*)
+chunks of which most words are not in the text         refused (*)
+several items for one text                             taken if together they cover the text once
+a gap between, before or behind the chunks             not covered: a warning, or a reject
+chunks that differ from the text by case, normal       covered as far as letters and digits tell, or the
+  form, white space or punctuation                     spans of the service
+chunks that differ otherwise                           covered as far as the spans of the service tell
+vectors of different lengths                           refused
+vectors not of the length of ``dimReductionSize``      refused (*)
+quantised: other than whole numbers in the range       refused, where they become bytes
+not quantised: whole numbers only, beyond -1 to 1      refused (*) (JSON may write 1.0 as 1)
+a vector of zeros                                      a warning
+another number of predictions than inputs              refused by :mod:`~lucidworks_provider.client.api.predictions`
+predictions with an ``index``                          put in order, if the numbers tell one
+one prediction that is an error, or nothing            its row says so in ``error``, and is counted
+=====================================================  ====================================================
+
+(*) The service documents nothing that these checks follow from, so they may refuse a good result. ``lenient`` makes
+them warnings; of chunks that name another job, at least half of the words must be in the text even then.
+
+What cannot be found out: a vector or a generated text that belongs to another input of the same request, and
+chunks of another text with nearly the same words whose body names no job.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions, ChunkingResult
+from lucidworks_provider.client.api.spans import Span, locate
+from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError
+
+# Of the words in chunks that do not stand in the text as they are; a service that rewrites texts keeps most.
+LEAST_SHARE = 0.5
+_WORDS = re.compile(r"\w+")
+_WORDS_COMPARED = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedChunks:
+    """
+    Chunks that belong to their text.
+
+    :param spans: of each chunk, in characters of the text.
+    :param gap: what of the text is in no chunk, in words; None where the chunks cover it.
+    :param warnings: what is unusual about them.
+    """
+
+    spans: Sequence[Span]
+    gap: str | None
+    warnings: tuple[str, ...] = ()
+
+
+def check_chunks(
+    text: str, options: ChunkingOptions, result: ChunkingResult, *, lenient: bool = False
+) -> CheckedChunks:
+    """
+    Compare a chunking result with the text and the options that were sent.
+
+    :param lenient: warn where the result may be good.
+    :raises EmptyResultError: there is no chunk.
+    :raises MalformedAnswerError: not retryable; it is not the result of this request.
+    """
+    chunks, job = result.chunks, f"Chunking job {result.job_id}"
+    if not any(chunk.text.strip() for chunk in chunks):
+        raise EmptyResultError(f"{job}: the service says {result.status!r} and gives no chunk of the text.")
+    dimension = (options.model_config or {}).get("dimReductionSize")
+    vectors = (chunk.vector for chunk in chunks)
+    warnings = check_vectors(vectors, options.quantization, dimension, job, lenient=lenient)
+    spans = locate(text, chunks)
+    gap = _gap(text, spans, options)
+    strange: Sequence[Chunk] = ()
+    if any(start is None for start, _ in spans):
+        gap, strange = _gap_by_letters(text, chunks, options)
+        if strange:
+            warnings += _of_another_text(text, chunks, strange, result.other_job, job, lenient=lenient)
+    if result.other_job and not strange:
+        warnings.append(f"The answer is about job {result.other_job}, and its chunks fit the text.")
+    if sum(map(bool, result.items)) > 1 and (
+        gap is not None or not _one_after_the_other(spans, result.items)
+    ):
+        raise refused(f"{job}: {len(result.items)} results for one text, which do not cover it just once")
+    return CheckedChunks(spans, gap, tuple(warnings))
+
+
+def check_vectors(
+    vectors: Iterable[Sequence[float]],
+    quantization: str | None,
+    dimension: int | None,
+    what: str,
+    *,
+    lenient: bool = False,
+) -> list[str]:
+    """
+    Compare vectors with what was asked for.
+
+    :param dimension: the ``dimReductionSize`` that was asked for.
+    :param what: has the vectors, for messages.
+    :param lenient: warn where the vectors may be good.
+    :return: warnings.
+    :raises MalformedAnswerError: not retryable.
+    """
+    vectors = list(vectors)
+    lengths = {len(vector) for vector in vectors}
+    if len(lengths) > 1:
+        found = ", ".join(map(str, sorted(lengths)))
+        raise refused(f"{what}: the vectors of one request have {found} numbers")
+    doubts = []
+    if dimension is not None and lengths - {dimension}:
+        found = str(*lengths)
+        doubts.append(
+            f"{what}: dimReductionSize {dimension} was asked for, and the vectors have {found} numbers"
+        )
+    if vectors and quantization is None and all(map(_is_whole, vectors)):
+        largest = max(max(map(abs, vector), default=0) for vector in vectors)
+        if largest > 1:
+            doubts.append(
+                f"{what}: whole numbers up to {largest:g} in all vectors, and no quantization was asked for"
+            )
+    warnings = [_doubt(doubt, lenient=lenient) for doubt in doubts]
+    if zeros := sum(not any(vector) for vector in vectors):
+        warnings.append(f"{zeros} of {len(vectors)} vectors have only zeros.")
+    return warnings
+
+
+def refused(message: str) -> MalformedAnswerError:
+    """Not retryable: the service has answered, and whoever asks again pays again for the same."""
+    error = MalformedAnswerError(f"{message}.", status=200)
+    error.retryable = False
+    return error
+
+
+def _doubt(message: str, *, lenient: bool) -> str:
+    """A warning, or the error that says how to have one instead."""
+    if lenient:
+        return f"{message}."
+    raise refused(f'{message}. If that is right for this model, on_mismatch="warn" takes it')
+
+
+def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Mapping[str, Any]]:
+    """
+    Predictions in the order of their inputs, where each has an ``index``.
+
+    A full permutation, from 0 or from 1, is followed; one and the same number everywhere says nothing.
+
+    :raises MalformedAnswerError: not retryable; other numbers, or not for each prediction.
+    """
+    given = [one.get("index") for one in predictions]
+    if len(set(map(str, given))) <= 1:
+        return predictions
+    try:
+        numbers = [int(str(one)) for one in given]
+    except ValueError:
+        numbers = []
+    for first in (0, 1):
+        if sorted(numbers) == list(range(first, first + len(predictions))):
+            return [
+                one for _, one in sorted(zip(numbers, predictions, strict=True), key=lambda pair: pair[0])
+            ]
+    raise refused(f"{name}: the predictions have the `index` {str(given)[:100]}, which tells no order")
+
+
+def _is_whole(vector: Sequence[float]) -> bool:
+    if isinstance(vector, array) and vector.typecode == "q":
+        return True
+    return all(number == int(number) for number in vector)
+
+
+def _one_after_the_other(spans: Sequence[Span], sizes: Sequence[int]) -> bool:
+    """Whether no item begins before the end of the item before it."""
+    reached = at = 0
+    for size in filter(None, sizes):
+        places = [span for span in spans[at : at + size] if span[0] is not None and span[1] is not None]
+        if len(places) < size or min(start for start, _ in places) < reached:
+            return False
+        reached, at = max(end for _, end in places), at + size
+    return True
+
+
+def _gap(text: str, spans: Iterable[Span], options: ChunkingOptions) -> str | None:
+    """The first part of the text that is in no span, and that no chunker drops."""
+    reached = 0
+    for start, end in (*sorted(span for span in spans if span[0] is not None), (len(text), len(text))):
+        between = text[reached:start]
+        # Mostly one space: not worth a closer look.
+        if between and not between.isspace() and _says_something(_without_separators(between, options)):
+            is_end = start == len(text)
+            return (
+                f"its end, from character {reached:,}" if is_end else f"characters {reached:,} to {start:,}"
+            )
+        reached = max(reached, end)
+    return None
+
+
+def _says_something(text: str) -> bool:
+    """Whether there is more in it than white space and punctuation, which chunkers may trim."""
+    return any(not letter.isspace() and unicodedata.category(letter)[0] != "P" for letter in text)
+
+
+def _without_separators(text: str, options: ChunkingOptions) -> str:
+    """A regex-splitter drops what its pattern matches."""
+    pattern = (options.chunker_config or {}).get("regex") if options.chunker == "regex-splitter" else None
+    return re.sub(pattern, " ", text) if pattern and text.strip() else text
+
+
+def _gap_by_letters(
+    text: str, chunks: Sequence[Chunk], options: ChunkingOptions
+) -> tuple[str | None, Sequence[Chunk]]:
+    """:func:`_gap`, of chunks that are not in the text as they are; and those whose letters are not in it."""
+    letters = _letters(_without_separators(text, options))
+    reached = last = 0
+    gap, strange = False, []
+    for chunk in chunks:
+        own = _letters(chunk.text)
+        at = letters.find(own, last)
+        if at < 0:
+            strange.append(chunk)
+            continue
+        gap, last, reached = gap or at > reached, at, max(reached, at + len(own))
+    gap = gap or reached < len(letters)
+    if not strange:
+        return ("a part of it" if gap else None), strange
+    # A blank chunk is of no part of the text, whatever its span says.
+    given = [chunk.span for chunk in chunks if chunk.span is not None and chunk.text.strip()]
+    if len(given) == len(chunks):
+        return _gap(text, given, options), strange
+    return "the chunks differ from the text, so that nothing proves that they cover it", strange
+
+
+def _of_another_text(
+    text: str, chunks: Sequence[Chunk], strange: Sequence[Chunk], other_job: str, job: str, *, lenient: bool
+) -> list[str]:
+    """
+    Warnings about chunks whose letters are not in the text.
+
+    :raises MalformedAnswerError: they are of another text.
+    """
+    share = _share_of_words(strange, text)
+    if share >= LEAST_SHARE and not other_job:
+        return []
+    about = f"it is about job {other_job}, and " if other_job else ""
+    said = f"of the words in {len(strange)} of {len(chunks)} chunks {share:.0%} are in the text"
+    message = f"{job}: the result is of another text: {about}{said}"
+    if other_job and share < LEAST_SHARE:
+        raise refused(message)
+    return [_doubt(message, lenient=lenient)]
+
+
+def _letters(text: str) -> str:
+    """What stays of a text through changes of case, normal form, white space and punctuation."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", text).casefold()))
+
+
+def _share_of_words(chunks: Sequence[Chunk], text: str) -> float:
+    """How many of the words in chunks are in the text; 1.0 where there is no word."""
+    found = (word for chunk in chunks for word in _WORDS.findall(chunk.text))
+    words = {_letters(word) for word, _ in zip(found, range(_WORDS_COMPARED), strict=False)} - {""}
+    letters = _letters(text)
+    return sum(word in letters for word in words) / len(words) if words else 1.0

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+When a process may send requests to an application whose rate limit is unknown.
+
+The limit may be shared with other processes, and a gateway may answer 429 at random. This module decides and has no
+clock, lock or I/O: times are parameters, and the caller waits, locks and talks to the other processes.
+
+==============  ==============================================================================================
+state           what may be sent
+==============  ==============================================================================================
+``FREE``        everything: no limit is known
+``LIMITED``     ``rate`` requests a second, evenly
+``SUSPECTING``  nothing until a request in flight is answered: two 429s in a row were received
+``PAUSED``      nothing until the pause ends; then one process sends one request, the probe
+``PROBING``     nothing until the probe is answered; a 429 starts the next pause
+==============  ==============================================================================================
+
+*One 429* delays its own request by its ``Retry-After``; the caller does that. *Two in a row* stop all requests until
+one in flight is accepted. If none is, a probe follows, and only its refusal starts a pause. So a service that refuses
+everything receives one request per pause, and random 429s cost nothing.
+
+*A limit* is detected by a CUSUM test: the log-likelihood of the responses under a raised share of 429s against their
+likelihood under the usual share. The usual share is ``NOISE`` while no limit is known. Below a limit it is 0 or, for
+a process that is alone on the limit, the share of 429s while the rate was too low to cause them.
+
+*The rate* after a 429 is what was accepted since the cut before, divided by the time since: a token bucket was empty
+at both cuts, so this is the rate at which it is filled. The process stays below it for a while, returns to it, then
+grows slowly, and exponentially after a longer time without a cut. Unused turns take growth back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from lucidworks_provider.client.http import retry
+
+# The largest share of 429s that is taken for noise, what a limit adds to the usual share, and the smallest usual
+# share: with it, one 429 reaches CUT.
+NOISE, ADDED_SHARE, LEAST_SHARE = 0.05, 0.1, 0.0005
+# Log-likelihood ratios: the first 429s are a limit (one false alarm in 10 million responses), and so are later ones.
+DETECT, CUT = 18.0, 5.0
+# Requests a second: a first estimate is at least this, as other processes may have emptied the bucket; a limit below
+# it gives too few responses to measure a usual share.
+FIRST_RATE = 10.0
+# Seconds of its rate that an unknown bucket holds.
+BURST = 1.0
+# The lowest rate in requests a second, and the share of the rate that a cut keeps at least: an estimate may be wrong.
+SLOWEST, LEAST_LEFT = 1 / 60, 0.85
+# Weight of the refused rate against the estimate, which is too low where unused requests expire with their window.
+NEARNESS = 0.75
+# Shares of the limit at which a bucket fills up, and at which 429s have another cause; for seconds or requests.
+BELOW, FAR_BELOW, BELOW_SECONDS, BELOW_REQUESTS = 0.95, 0.88, 3.0, 20.0
+# Growth begins at this share, with so much per second and root of the rate, which makes several processes equal.
+RESTART, GROWTH = 0.985, 0.05
+# The limit may have been raised after so many times the seconds below it; then seconds for a factor of e.
+CALM, E_SECONDS = 2.25, 12.0
+# Seconds for which late turns are made up; more would be a burst.
+SLACK = 0.1
+# An unused turn takes back so many times its growth: a rate of which a quarter is unused does not grow.
+UNUSED = 4.0
+# So many cuts in a row below the limit have another cause: there is no limit.
+IN_VAIN = 6
+# Of a pause: processes must not resume at the same instant.
+JITTER = 0.1
+# Seconds before the first probe, in which a short window ends.
+PROBE_DELAY = 0.1
+# Seconds after which a response is no longer waited for.
+PATIENCE = 2.0
+# What a cut keeps of the measured usual share, which may change.
+KEPT = 0.8
+# Seconds that a first estimate looks back, at most.
+LOOK_BACK = 10.0
+
+
+class State(Enum):
+    """See the table above."""
+
+    FREE = "free"
+    LIMITED = "limited"
+    SUSPECTING = "suspecting"
+    PAUSED = "paused"
+    PROBING = "probing"
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitStats:
+    """
+    What is known of an application's limit.
+
+    :param rate: requests a second, or None if no limit is known.
+    :param refusals: responses with the status 429.
+    :param paused: seconds in which nothing could be sent.
+    """
+
+    rate: float | None
+    refusals: int
+    paused: float
+
+
+class AdaptiveRateLimiter:
+    """
+    The requests of one process to one application.
+
+    Call the methods under a lock. Send a request after :meth:`wait` returned 0 and :meth:`must_ask` False.
+
+    :param shared: whether pauses are agreed with other processes.
+    :param alone: whether no other process uses the limit.
+    """
+
+    def __init__(self, *, shared: bool = False, alone: bool = False) -> None:
+        self.state = State.FREE
+        self.rate: float | None = None
+        self.refusals = 0
+        self.paused = 0.0
+        self._shared, self._alone = shared, alone
+        # Requests are numbered as they are sent; the number is the permit.
+        self._sent = self._answered = self._accepted = 0
+        # The last 429: its permit, how many there were in a row, and how many requests were accepted before it.
+        self._refused_permit, self._in_a_row, self._accepted_before = -1, 0, 0
+        self._score = 0.0
+        # The stop: its begin, its end or that of the current step, the last pause, and the probe.
+        self._stopped_at = self._until = self._pause = 0.0
+        self._permitted, self._probe = False, -1
+        # The last cut: its time (later by unused turns), how many requests were accepted before it, the last permit.
+        self._cut_at, self._cut_accepted, self._cut_permit = -math.inf, 0, -1
+        # The estimate of the limit, the begin of the time without a cut (later by unused turns), the next turn.
+        self._limit = self._calm_since = self._next = 0.0
+        self._in_vain = 0
+        # Requests and 429s below the limit.
+        self._below = self._below_refused = 0.0
+
+    @property
+    def stats(self) -> RateLimitStats:
+        """For a progress line or a report."""
+        return RateLimitStats(self.rate, self.refusals, self.paused)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing but a probe may be sent."""
+        return self.state not in {State.FREE, State.LIMITED}
+
+    @property
+    def stopped_at(self) -> float | None:
+        """When the current stop began: a shared pause that ended earlier does not end it."""
+        return self._stopped_at if self.stopped else None
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the next request may be sent. Call again after each response."""
+        if self.state is State.FREE:
+            return 0.0
+        return max(0.0, (self._until if self.stopped else self._next) - now)
+
+    def must_ask(self) -> bool:
+        """Whether to ask the other processes before sending; :meth:`agreed` takes the reply."""
+        return self._shared and self.stopped and not self._permitted
+
+    def agreed(self, seconds: float | None, now: float) -> None:
+        """
+        Take the reply of :meth:`SharedPause.ask`.
+
+        :param seconds: of the pause; 0 for the permission to probe; None if the pause is over.
+        """
+        if not self.stopped:
+            return
+        if seconds is None:
+            self._resume(now)
+        elif seconds:
+            self.state, self._until = State.PAUSED, now + seconds
+        else:
+            self._permitted = True
+
+    def sent(self, now: float) -> int:
+        """Count a request; return the permit for its response."""
+        self._sent += 1
+        if self.stopped:
+            self.state, self._probe, self._permitted = State.PROBING, self._sent, False
+            self._until = now + PATIENCE
+        elif self.rate is not None:
+            self._take_turn(now)
+        elif now - self._cut_at > LOOK_BACK:
+            self._cut_at, self._cut_accepted = now, self._accepted
+        return self._sent
+
+    def accepted(self, permit: int, now: float) -> bool:
+        """Count any response but a 429; return whether the shared pause is over."""
+        self._answered += 1
+        self._accepted += 1
+        if permit <= self._refused_permit:
+            return False
+        self._in_a_row = 0
+        was_probe = self.stopped and permit >= self._probe >= 0
+        if was_probe or self.state is State.SUSPECTING:
+            self._resume(now)
+        return was_probe
+
+    def lost(self, permit: int, now: float) -> None:
+        """Count a request without a response. If it was the probe, the next request is."""
+        self._answered += 1
+        if self.state is State.PROBING and permit == self._probe:
+            self.state, self._until = State.PAUSED, now
+        self._check_suspicion(now)
+
+    def refused(self, permit: int, now: float, retry_after: float | None, jitter: float) -> float | None:
+        """
+        Count a 429.
+
+        :param jitter: a random number from 0 to 1.
+        :return: the seconds of a pause that begins, if one does.
+        """
+        self.refusals += 1
+        self._answered += 1
+        self._in_a_row += 1
+        is_limit = self._is_limit(permit, now)
+        self._refused_permit = max(permit, self._refused_permit)
+        if self.state is State.PROBING and permit == self._probe:
+            pause = retry_after or min(retry.LONGEST_WAIT, max(retry.FIRST_WAIT, 2 * self._pause))
+            self._pause = min(pause, retry.LONGEST_RETRY_AFTER)
+            self.state, self._until = State.PAUSED, now + self._pause * (1 + JITTER * jitter)
+            return self._pause
+        if not self.stopped:
+            if is_limit:
+                self._cut(now)
+            if self._in_a_row >= 2:
+                self.state, self._until, self._stopped_at = State.SUSPECTING, now + PATIENCE, now
+                self._permitted, self._probe, self._pause = False, -1, 0.0
+        self._check_suspicion(now)
+        return None
+
+    def _check_suspicion(self, now: float) -> None:
+        """Probe soon if no response is outstanding."""
+        if self.state is State.SUSPECTING and self._answered >= self._sent:
+            self.state, self._until = State.PAUSED, now + PROBE_DELAY
+
+    def _resume(self, now: float) -> None:
+        self.paused += now - self._stopped_at
+        self._in_a_row = 0
+        if self.rate is None and (self._pause or self._score >= DETECT):
+            self._cut(self._stopped_at)
+        self.state = State.FREE if self.rate is None else State.LIMITED
+        self._next = max(self._next, now)
+
+    def _is_limit(self, permit: int, now: float) -> bool:
+        """Update the CUSUM test with a 429 and the responses accepted before it."""
+        accepted, self._accepted_before = self._accepted - self._accepted_before, self._accepted
+        if self.rate is None:
+            usual, threshold = NOISE, DETECT
+        elif permit <= self._cut_permit:
+            return False
+        else:
+            usual, threshold = max(LEAST_SHARE, self._usual_share()), CUT
+            self._below_refused += now - self._calm_since < self._seconds_below()
+        limited = usual + ADDED_SHARE
+        self._score = max(0.0, self._score + accepted * math.log((1 - limited) / (1 - usual)))
+        self._score += math.log(limited / usual)
+        return self._score >= threshold
+
+    def _usual_share(self) -> float:
+        """Return the share of 429s below the limit. With other processes it is no noise: they use the limit up."""
+        if not self._alone or self._limit < FIRST_RATE:
+            return 0.0
+        return min(NOISE, self._below_refused / max(self._below, BELOW_REQUESTS))
+
+    def _seconds_below(self) -> float:
+        return max(BELOW_SECONDS, BELOW_REQUESTS / self._limit)
+
+    def _cut(self, now: float) -> None:
+        """Estimate the limit from what was accepted, and start below it."""
+        accepted, seconds = self._accepted - self._cut_accepted, now - self._cut_at
+        if self.rate is None:
+            self._limit = max(FIRST_RATE, accepted / (seconds + max(BURST, self._pause)))
+        else:
+            early = now - self._calm_since < self._seconds_below()
+            self._in_vain = self._in_vain + 1 if early else 0
+            estimate = accepted / max(seconds, SLACK) / (1 - self._usual_share())
+            estimate = min(self.rate, estimate + NEARNESS * (self.rate - estimate))
+            self._limit = max(SLOWEST, LEAST_LEFT * self.rate, estimate)
+        self._cut_at = self._calm_since = now
+        self._cut_accepted, self._cut_permit = self._accepted, self._sent
+        self._below, self._below_refused = KEPT * self._below, KEPT * self._below_refused
+        self._score = 0.0
+        self.rate = self._share_below() * self._limit
+        if not self._alone and self._in_vain >= IN_VAIN and self._limit >= FIRST_RATE:
+            self.rate, self._in_vain = None, 0
+        if not self.stopped:
+            self.state, self._next = State.FREE if self.rate is None else State.LIMITED, max(self._next, now)
+
+    def _share_below(self) -> float:
+        return FAR_BELOW if self._usual_share() > LEAST_SHARE else BELOW
+
+    def _take_turn(self, now: float) -> None:
+        below, calm = self._seconds_below(), now - self._calm_since
+        unused = now - SLACK - self._next
+        if unused > 0:
+            self._cut_at += unused
+            calm = max(min(calm, below), calm - UNUSED * unused)
+            self._calm_since = now - calm
+        self._next = max(self._next, now - SLACK)
+        if calm < below:
+            self.rate = self._share_below() * self._limit
+            self._below += 1
+        else:
+            self.rate = RESTART * self._limit + GROWTH * math.sqrt(self._limit) * (calm - below)
+            if calm > CALM * below:
+                self.rate *= math.exp(((calm - CALM * below) / E_SECONDS) ** 2)
+        self._next += 1 / self.rate

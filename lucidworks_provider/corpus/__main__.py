@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: ``python -m lucidworks_provider.corpus inspect OUTPUT``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from lucidworks_provider.errors import LucidworksError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Inspect the tables of a catalogue.
+
+    :return: the exit code: 1 when something is wrong or cannot be read, else 0.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return _inspect(options)
+    except LucidworksError as err:
+        sys.stderr.write(f"{err}\n")
+        return 1
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from lucidworks_provider.corpus.inspect import inspect
+
+    read = None
+    if options.source:
+        from lucidworks_provider.documents.readers import Reading
+
+        read = Reading(options.id_column, options.text_column, options.encoding)
+    started = time.monotonic()
+    found = inspect(
+        _uri(options.output),
+        source=_uri(options.source) if options.source else None,
+        read=read,
+        sample=options.sample,
+    )
+    _say(found.output)
+    for name, value in found.about.items():
+        _say(f"  {name:<15} {value}")
+    for note in found.notes:
+        _say(note)
+    for line in found.problems():
+        _say(f"WRONG: {line}")
+    seconds = time.monotonic() - started
+    _say(f"{'Problems were found.' if found.counts else 'Nothing is wrong.'} ({seconds:.1f} s)")
+    return 1 if found.counts else 0
+
+
+def _uri(given: str) -> str:
+    """A path as somebody types it, as an absolute one; a URI as it is."""
+    return given if "://" in given else str(Path(given).absolute())
+
+
+def _count(given: str) -> int:
+    number = int(given)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lucidworks_provider.corpus")
+    commands = parser.add_subparsers(required=True, metavar="inspect")
+    one = commands.add_parser(
+        "inspect",
+        help="describe the tables of a catalogue and check them; exits with 1 when something is wrong",
+    )
+    one.add_argument("output", metavar="OUTPUT", help="the folder of the tables: a path or a URI")
+    one.add_argument(
+        "--source", metavar="URI", help="compare with what it was made of: a file, folder or glob"
+    )
+    one.add_argument("--sample", metavar="N", type=_count, help="compare so many documents, chosen at random")
+    one.add_argument(
+        "--id-column", default="id", metavar="NAME", help="of .jsonl and .parquet files (%(default)s)"
+    )
+    one.add_argument(
+        "--text-column", default="text", metavar="NAME", help="of .jsonl and .parquet files (%(default)s)"
+    )
+    one.add_argument(
+        "--encoding", metavar="NAME", help="of text files without a byte order mark that are not UTF-8"
+    )
+    return parser
+
+
+def _say(text: str) -> None:
+    # Ids of documents are of any language, the terminal is not.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

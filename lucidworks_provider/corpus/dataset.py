@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the tables of a catalogue hold, for the task that comes after.
+
+::
+
+    OUTPUT/chunks/       Delta table: a row for each chunk
+    OUTPUT/documents/    Delta table: a row for each document, with the version of ``chunks`` that changed it last
+
+Every engine that knows Delta tables reads them as well. What is here gives vectors as lists of a fixed size again,
+and the documents that have changed between two versions.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from lucidworks_provider.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from lucidworks_provider.delta.log import Table
+
+CHUNKS, DOCUMENTS = "chunks", "documents"
+# Of the run that writes or that died: its journal, and journals that are kept; notes of the runs.
+JOURNAL, RAW, RUNS, SHARDS = "journal", "raw", "runs", "shards"
+HEAD = f"{JOURNAL}/head.json"
+# Properties of the table of chunks.
+OPTIONS, DIMENSION = "lucidworks.options", "lucidworks.dimension"
+# Application transaction of both tables: the number of the last run.
+RUN = "lucidworks-run"
+# Application transaction of the documents: the version of the chunks that they describe.
+DESCRIBES = "lucidworks-chunks"
+
+
+# Documents between two versions. It may be larger than the memory.
+_CHANGED = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;
+CREATE TABLE changed (id TEXT PRIMARY KEY, change TEXT, file TEXT, chunks INTEGER) WITHOUT ROWID;
+BEGIN;
+"""
+_CHANGED_OF = "SELECT change, chunks FROM changed WHERE id = ? AND chunks"
+
+
+def below(output: str, path: str) -> str:
+    """The URI of a path below a folder."""
+    return f"{output.rstrip('/')}/{path}"
+
+
+def new_name() -> str:
+    """For a file or folder; sorts by time, and no two processes choose the same."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+
+
+def check_installed() -> None:
+    """
+    Refuse Delta tables where what writes and reads them is not installed. Imports nothing.
+
+    :raises InputError: names the extra.
+    """
+    if find_spec("pyarrow") is None or find_spec("pyroaring") is None:
+        raise InputError(
+            "Delta tables need pyarrow and pyroaring: pip install 'airflow-provider-lucidworks[documents]', on the "
+            "workers too."
+        )
+
+
+class Dataset:
+    """
+    One version of a table, lazily. Polars, DuckDB and pandas take it as it is, by the Arrow PyCapsule interface.
+
+    :param version: of the table.
+    :param schema: of its columns.
+    """
+
+    def __init__(self, table: Table, schema: pa.Schema) -> None:
+        self._table = table
+        self.version = table.version
+        self.schema = schema
+
+    def __len__(self) -> int:
+        """Rows, from the log alone."""
+        counts = [file.live for file in self._table.files.values()]
+        if None in counts:
+            return sum(batch.num_rows for batch in self.to_batches(columns=self.schema.names[:1]))
+        return sum(count or 0 for count in counts)
+
+    def to_batches(
+        self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """
+        The rows, some thousands at a time.
+
+        :param columns: all of them if not given.
+        :param filter: an expression of ``pyarrow.compute``.
+        :raises InputError: there is no such column.
+        :raises StorageError: a file is missing or cannot be read.
+        """
+        yield from self._batches(self._table, columns, filter)
+
+    def to_table(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
+        """:meth:`to_batches` as one table in memory."""
+        import pyarrow as pa
+
+        wanted = self._selected(columns)
+        return pa.Table.from_batches(self.to_batches(columns, filter), schema=wanted)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        import pyarrow as pa
+
+        reader = pa.RecordBatchReader.from_batches(self.schema, self.to_batches())
+        return reader.__arrow_c_stream__(requested_schema)
+
+    def _selected(self, columns: Sequence[str] | None) -> pa.Schema:
+        import pyarrow as pa
+
+        if columns is None:
+            return self.schema
+        if unknown := [name for name in columns if name not in self.schema.names]:
+            raise InputError(f"{self._table.uri} has no column {', '.join(map(repr, unknown))}.")
+        return pa.schema([self.schema.field(name) for name in columns])
+
+    def _batches(
+        self, table: Table, columns: Sequence[str] | None, filter: pc.Expression | None
+    ) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        from lucidworks_provider.delta.rows import read_rows
+
+        wanted = self._selected(columns)
+        # A filter may be over columns that are not wanted.
+        names = wanted.names if filter is None else self.schema.names
+        for batch in read_rows(table, columns=names):
+            found = pa.Table.from_batches([batch])
+            if filter is not None:
+                found = found.filter(filter)
+            for part in found.select(wanted.names).cast(wanted).to_batches():
+                if part.num_rows:
+                    yield part
+
+
+def open_dataset(output: str, version: int | None = None) -> Dataset:
+    """
+    The chunks of a catalogue.
+
+    :param output: URI of the folder of its tables, on any storage that ``ObjectStoragePath`` reaches.
+    :param version: of the table ``chunks``; the newest one if not given.
+    :raises InputError: there is no table or no such version, or the ``documents`` extra is not installed.
+    :raises StorageError: the log cannot be read.
+    """
+    from lucidworks_provider.jobs.chunk_columns import chunk_schema
+
+    table = _table(output, CHUNKS, version)
+    if OPTIONS not in table.configuration:
+        raise InputError(f"{table.uri} is a table of somebody else: it has no property {OPTIONS}.")
+    options = json.loads(table.configuration[OPTIONS])
+    dimension = int(table.configuration.get(DIMENSION, 0))
+    return Dataset(table, chunk_schema(options, dimension, with_hash=True))
+
+
+def open_documents(output: str, version: int | None = None) -> Dataset:
+    """
+    The documents of a catalogue: where each came from, what became of it, and in which version it changed last.
+
+    :param version: of the table ``documents``; the newest one if not given.
+    :raises InputError: as :func:`open_dataset`.
+    """
+    from lucidworks_provider.delta.schema import arrow_schema
+
+    table = _table(output, DOCUMENTS, version)
+    return Dataset(table, arrow_schema(table.schema))
+
+
+def _table(output: str, name: str, version: int | None) -> Table:
+    check_installed()
+    from lucidworks_provider.delta.log import read_table
+
+    table = read_table(below(output, name), version)
+    if table is None:
+        raise InputError(
+            f"{output} holds no catalogue: there is no Delta table {name}. Has a run ended well?"
+        )
+    return table
+
+
+def changes(output: str, since: int | None, until: int | None = None) -> Iterator[pa.RecordBatch]:
+    """
+    What has changed in a catalogue, folded over any number of runs.
+
+    Each batch has the columns of :func:`open_dataset` and ``change`` before them: ``added``, ``changed`` or
+    ``deleted``. All rows of a document are in one batch, by ``chunk_index``. A document without chunks, as all that
+    were deleted, has one row, in which all other columns but ``document_id`` are null. A document that came and went
+    in between is not there, one that changed twice is there once.
+
+    What has changed is in a temporary file of SQLite's, so memory does not grow with the number of documents; where
+    another program has spread the rows of documents over several places, these wait in memory for each other.
+
+    :param since: version of ``chunks`` that the consumer has; None for nothing.
+    :param until: version of ``chunks`` to get to; the newest one that a run has published if not given.
+    :return: batches; none where nothing has changed.
+    :raises InputError: there is no such catalogue, or no such version.
+    :raises StorageError: a file is missing or cannot be read.
+    """
+    check_installed()
+    import pyarrow as pa
+
+    documents = _documents_until(output, until)
+    described = documents.transactions[DESCRIBES]
+    if since is not None and since > described:
+        raise InputError(f"since is {since}, and the version that {output} is read at is {described}.")
+    chunks = open_dataset(output, described)
+    schema = pa.schema([pa.field("change", pa.string(), nullable=False)])
+    for field in chunks.schema:
+        schema = schema.append(field.with_nullable(field.name != "document_id"))
+    # An empty name: a database in a temporary file, which goes with the connection.
+    with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
+        db.executescript(_CHANGED)
+        for some in _changed(documents, since):
+            db.executemany("INSERT OR REPLACE INTO changed VALUES (?, ?, ?, ?)", some)
+        yield from _without_chunks(db, schema)
+        yield from _with_chunks(chunks, db, schema)
+
+
+def version_of(output: str, until: int | None = None) -> int:
+    """
+    The version of ``chunks`` that :func:`changes` gets to: what a consumer notes once it has loaded them.
+
+    :param until: as of :func:`changes`.
+    """
+    return _documents_until(output, until).transactions[DESCRIBES]
+
+
+def _documents_until(output: str, until: int | None) -> Table:
+    """The newest version of the documents that describes chunks of at most this version."""
+    from lucidworks_provider.delta.log import read_table
+
+    newest = _table(output, DOCUMENTS, None)
+    if DESCRIBES not in newest.transactions:
+        raise InputError(f"{newest.uri} is a table of somebody else: no run of a corpus has committed to it.")
+    if until is None or newest.transactions[DESCRIBES] <= until:
+        return newest
+    # Later versions describe later ones, so the last one that is early enough is found by halving.
+    low, high, best = 0, newest.version - 1, None
+    while low <= high:
+        middle = (low + high) // 2
+        try:
+            table = read_table(newest.uri, middle)
+        except InputError:
+            # Its log is gone, as older ones are.
+            low = middle + 1
+            continue
+        assert table is not None  # noqa: S101
+        if table.transactions.get(DESCRIBES, -1) <= until:
+            best, low = table, middle + 1
+        else:
+            high = middle - 1
+    if best is None or DESCRIBES not in best.transactions:
+        raise InputError(
+            f"{output} has no published state of version {until} any more: its log was cleaned up."
+        )
+    return best
+
+
+def _changed(documents: Table, since: int | None) -> Iterator[Iterator[tuple[str, str, str | None, int]]]:
+    """Changed documents: how, the file of their chunks, and how many these are."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from lucidworks_provider.delta.rows import read_rows
+
+    columns = ["document_id", "version", "presence", "chunk_file", "first_row", "chunks"]
+    for rows in read_rows(documents, columns=columns):
+        version = rows.column("version")
+        batch = rows.filter(pc.is_valid(version) if since is None else pc.greater(version, since))
+        presence = batch.column("presence")
+        is_now = pc.bit_wise_and(pc.list_value_length(presence), 1)
+        was = [0] * batch.num_rows
+        if since is not None:
+            # Each of these versions brought the document or removed it.
+            early = pc.filter(
+                pc.list_parent_indices(presence), pc.less_equal(pc.list_flatten(presence), since)
+            )
+            for row in early.to_pylist():
+                was[row] ^= 1
+        # Without a first row they are at several places, maybe in several files.
+        file = pc.if_else(pc.is_valid(batch.column("first_row")), batch.column("chunk_file"), pa.scalar(None))
+        found = (batch.column("document_id"), file, batch.column("chunks"), is_now)
+        yield (
+            (one, ("", "added", "deleted", "changed")[now + 2 * before], file, count)
+            for one, file, count, now, before in zip(*(one.to_pylist() for one in found), was, strict=True)
+            if now or before
+        )
+
+
+def _without_chunks(db: sqlite3.Connection, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    cursor = db.execute("SELECT id, change FROM changed WHERE NOT chunks")
+    while some := cursor.fetchmany(2048):
+        rows = [{"change": change, "document_id": one} for one, change in some]
+        yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """
+    A document's rows are together, but where another program has rewritten files: some wait for others, and are
+    sorted.
+    """
+    import pyarrow as pa
+
+    table = chunks._table
+    files = [row[0] for row in db.execute("SELECT DISTINCT file FROM changed WHERE chunks")]
+    if all(file in table.files for file in files):
+        table = replace(table, files={path: table.files[path] for path in files})
+    waiting: dict[str, list[pa.RecordBatch]] = {}
+    for batch in chunks._batches(table, None, None):
+        rows: dict[str, list[int]] = {}
+        for row, document_id in enumerate(batch.column("document_id").to_pylist()):
+            rows.setdefault(document_id, []).append(row)
+        index = batch.column("chunk_index").to_pylist()
+        # Rows of this batch, how they have changed, and batches of documents that have waited.
+        taken: list[int] = []
+        how: list[str] = []
+        ready: list[pa.RecordBatch] = []
+        for document_id, its in rows.items():
+            if (found := db.execute(_CHANGED_OF, (document_id,)).fetchone()) is None:
+                continue
+            change, count = found
+            if len(its) >= count:
+                taken += sorted(its, key=index.__getitem__)
+                how += [change] * len(its)
+                continue
+            # A copy: a slice would keep the whole batch.
+            together = [*waiting.pop(document_id, ()), batch.take(pa.array(its))]
+            if sum(one.num_rows for one in together) < count:
+                waiting[document_id] = together
+            else:
+                ordered = pa.Table.from_batches(together).sort_by("chunk_index").to_batches()
+                ready += [_named(one, [change] * one.num_rows, schema) for one in ordered]
+        if taken:
+            ready.append(_named(batch.take(pa.array(taken)), how, schema))
+        yield from pa.Table.from_batches(ready, schema).combine_chunks().to_batches()
+    if waiting:
+        raise InputError(
+            f"{table.uri}: chunks of {len(waiting):,} documents are missing, e.g. of {next(iter(waiting))!r}. "
+            "Somebody has deleted them; the next run finds that, and sends the documents again or drops them."
+        )
+
+
+def _named(rows: pa.RecordBatch, how: list[str], schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_arrays([pa.array(how, pa.string()), *rows.columns], schema=schema)

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Chunks as the columns of a table, whatever file they go to.
+
+================  ==========================================================================
+column            meaning
+================  ==========================================================================
+``document_id``   the document it comes from
+``chunk_index``   position among the document's chunks, from 0
+``text``          the chunk
+``start, end``    characters of the document, end exclusive; null where they cannot be proven
+``vector``        float32, or int8 / uint8 when quantised; a fixed-size list
+``input_tokens``  tokens that the model saw, if the service said
+``content_hash``  SHA-256 of the document's text in UTF-8 (datasets only)
+================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.client.api.spans import Span
+from lucidworks_provider.errors import MalformedAnswerError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Quantised values by the vendor's method: unsigned and signed bytes.
+BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
+# In the codes of the struct module, which packs a list of numbers three times as fast as pyarrow reads it.
+_CODES = {"float32": "f", "uint8": "B", "int8": "b"}
+_KINDS = {code: kind for kind, code in _CODES.items()}
+# Vectors that are converted in one go: enough for speed, few for memory.
+_AT_ONCE = 512
+_TOKENS = range(-(2**31), 2**31)
+# Of a row beside its text, its vector and its document's id.
+_ROW_BYTES = 24
+
+
+def chunk_schema(
+    options: ChunkingOptions | Mapping[str, Any], dimension: int, *, with_hash: bool
+) -> pa.Schema:
+    """
+    The columns of chunks.
+
+    :param options: how they were made, or :meth:`ChunkingOptions.as_json` of it; kept in the schema's metadata.
+    :param dimension: length of every vector; 0 where there is none, and then the list is of any size.
+    :param with_hash: whether the hash of the document stands beside each chunk.
+    """
+    import pyarrow as pa
+
+    plain = options.as_json() if isinstance(options, ChunkingOptions) else dict(options)
+    method = (plain.get("model_config") or {}).get("vectorQuantizationMethod")
+    kind = BYTES[method][0] if method else "float32"
+    fields = [
+        pa.field("document_id", pa.string(), nullable=False),
+        pa.field("chunk_index", pa.int32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("start", pa.int64()),
+        pa.field("end", pa.int64()),
+        pa.field("vector", pa.list_(pa.type_for_alias(kind), dimension or -1), nullable=False),
+        pa.field("input_tokens", pa.int32()),
+    ]
+    if with_hash:
+        fields.append(pa.field("content_hash", pa.string(), nullable=False))
+    return pa.schema(fields, metadata={"lucidworks": json.dumps(plain, sort_keys=True)})
+
+
+def stored_chunk_schema(options: ChunkingOptions, dimension: int) -> pa.Schema:
+    """
+    The columns of the table ``chunks``: Delta tables have neither lists of a fixed size nor unsigned numbers.
+
+    :param dimension: of the vectors, told in the column's metadata.
+    """
+    import pyarrow as pa
+
+    plain = chunk_schema(options, dimension, with_hash=True)
+    kind = plain.field("vector").type.value_type
+    stored = pa.list_(pa.field("element", pa.int16() if kind == pa.uint8() else kind, nullable=False))
+    about = {"model_id": options.model_id, "quantization": options.quantization or "none"}
+    if dimension:
+        about["dimension"] = str(dimension)
+    position = plain.get_field_index("vector")
+    return plain.set(position, pa.field("vector", stored, False, about)).remove_metadata()
+
+
+def check_dimension(document_id: str, chunks: Sequence[Chunk], before: int) -> int:
+    """
+    The length of all vectors of a document.
+
+    :param before: of the documents before it, 0 when there was no vector.
+    :raises MalformedAnswerError: they are of another length, or of several.
+    """
+    dimension = before
+    for found in {len(chunk.vector) for chunk in chunks}:
+        if dimension not in {0, found}:
+            raise MalformedAnswerError(
+                f"Document {document_id!r} has vectors of {found} numbers, the ones before it of {dimension}.",
+                status=200,
+            )
+        dimension = found
+    return dimension
+
+
+def check_quantised(document_id: str, chunks: Sequence[Chunk], method: str | None) -> None:
+    """
+    Refuse what a quantised vector cannot have.
+
+    :param method: the ``vectorQuantizationMethod`` that was asked for.
+    :raises MalformedAnswerError: a number that is not whole, or out of range.
+    """
+    if method is None:
+        return
+    _, low, high = BYTES[method]
+    for chunk in chunks:
+        # A vector of a thousand numbers has at most 256 that differ.
+        if not all(low <= value <= high and value == int(value) for value in set(chunk.vector)):
+            raise MalformedAnswerError(
+                f"Document {document_id!r}: {method} was asked for, but its vectors are not whole numbers from "
+                f"{low} to {high}.",
+                status=200,
+            )
+
+
+class ChunkColumns:
+    """
+    Takes the chunks of documents until they are enough for a row group.
+
+    Vectors are packed as they come, so that they take as many bytes here as in the file.
+
+    :param with_hash: whether there is a column for the hash of the document.
+    :param dimension: of the vectors, where it is known already.
+    """
+
+    def __init__(self, options: ChunkingOptions, *, with_hash: bool, dimension: int = 0) -> None:
+        self._options = options
+        self._with_hash = with_hash
+        self._code = _CODES[BYTES[options.quantization][0] if options.quantization else "float32"]
+        self._pack: Callable[..., bytes] | None = None
+        self.dimension = dimension
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ids: list[str] = []
+        self._indices: list[int] = []
+        self._texts: list[str] = []
+        self._spans: list[Span] = []
+        # One piece of memory: thousands of small ones leave holes that nothing else fits into.
+        self._vectors = bytearray()
+        self._tokens: list[int | None] = []
+        self._hashes: list[str] = []
+        self.nbytes = 0
+
+    @property
+    def rows(self) -> int:
+        """Chunks since the last :meth:`take`; ``nbytes`` is about what they take in memory."""
+        return len(self._texts)
+
+    def add(
+        self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], content_hash: str = ""
+    ) -> None:
+        """
+        Append a document's chunks.
+
+        :param spans: one for each chunk.
+        :raises MalformedAnswerError: vectors of another length than before, not of the asked quantisation or beyond
+            float32, or a text that is none; then nothing was added.
+        """
+        if not chunks:
+            return
+        dimension = check_dimension(document_id, chunks, self.dimension)
+        texts = [chunk.text for chunk in chunks]
+        tokens = [chunk.input_tokens for chunk in chunks]
+        try:
+            size = len("".join(texts).encode()) + len(chunks) * len(document_id.encode())
+            vectors = self._packed(document_id, chunks, dimension)
+        except (ValueError, OverflowError, struct.error) as err:
+            raise unfit(document_id, str(err)) from err
+        if not all(count is None or count in _TOKENS for count in tokens):
+            raise unfit(document_id, "a number of tokens beyond 32 bits")
+        count = len(chunks)
+        self.dimension = dimension
+        self._ids += [document_id] * count
+        self._indices += range(count)
+        self._texts += texts
+        self._spans += spans
+        for packed in vectors:
+            self._vectors += packed
+        self._tokens += tokens
+        if self._with_hash:
+            self._hashes += [content_hash] * count
+        self.nbytes += size + sum(map(len, vectors)) + count * (_ROW_BYTES + len(content_hash))
+
+    def take(self) -> pa.RecordBatch | None:
+        """All that was added since the last time, or None."""
+        import pyarrow as pa
+
+        if not self._texts:
+            return None
+        schema = chunk_schema(self._options, self.dimension, with_hash=self._with_hash)
+        kind = schema.field("vector").type
+        numbers = len(self._texts) * self.dimension
+        flat = pa.Array.from_buffers(kind.value_type, numbers, [None, pa.py_buffer(self._vectors)])
+        columns = [
+            pa.array(self._ids, pa.string()),
+            pa.array(self._indices, pa.int32()),
+            pa.array(self._texts, pa.string()),
+            pa.array([start for start, _ in self._spans], pa.int64()),
+            pa.array([end for _, end in self._spans], pa.int64()),
+            pa.FixedSizeListArray.from_arrays(flat, type=kind),
+            pa.array(self._tokens, pa.int32()),
+        ]
+        if self._with_hash:
+            columns.append(pa.array(self._hashes, pa.string()))
+        self._clear()
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _packed(self, document_id: str, chunks: Sequence[Chunk], dimension: int) -> list[bytes]:
+        vectors = [chunk.vector for chunk in chunks]
+        codes = {vector.typecode if isinstance(vector, array) else "" for vector in vectors}
+        if codes in ({"d"}, {"q"}):
+            groups = [vectors[at : at + _AT_ONCE] for at in range(0, len(vectors), _AT_ONCE)]
+            code = codes.pop()
+            try:
+                return [self._converted(b"".join(group), code) for group in groups]  # type: ignore[arg-type]  # arrays
+            except OverflowError:
+                check_quantised(document_id, chunks, self._options.quantization)
+                raise
+        if self._pack is None or dimension != self.dimension:
+            # "=" refuses what does not fit; the native mode would make infinity of it.
+            self._pack = struct.Struct(f"={dimension}{self._code}").pack
+        pack = self._pack
+        if self._code == "f":
+            packed = [pack(*vector) for vector in vectors]
+            if not all(math.isfinite(sum(vector)) or _finite(vector) for vector in vectors):
+                raise ValueError("a value that is no finite number")
+            return packed
+        try:
+            return [pack(*vector) for vector in vectors]
+        except struct.error:
+            # Whole numbers may be written as 12.0.
+            check_quantised(document_id, chunks, self._options.quantization)
+            return [pack(*map(int, vector)) for vector in vectors]
+
+    def _converted(self, numbers: bytes, code: str) -> bytes:
+        """What :func:`_packed` makes of lists, for arrays; a large body's, so without holding the interpreter."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        count = len(numbers) // 8
+        source = pa.float64() if code == "d" else pa.int64()
+        target = pa.type_for_alias(_KINDS[self._code])
+        flat = pa.Array.from_buffers(source, count, [None, pa.py_buffer(numbers)])
+        try:
+            # To float32 a number is rounded, which Arrow calls unsafe of a whole one; to a byte it must not be.
+            flat = flat.cast(target, safe=self._code != "f")
+        except pa.ArrowInvalid as err:
+            raise OverflowError(str(err)) from err
+        if self._code == "f" and not math.isfinite(pc.sum(flat).as_py()):
+            raise OverflowError("a number beyond the range of float32")
+        buffer = flat.buffers()[1]
+        return bytes(memoryview(buffer)[: count * target.bit_width // 8])
+
+
+def _finite(vector: Sequence[float]) -> bool:
+    """Where finite numbers have a sum that is not."""
+    return all(map(math.isfinite, vector))
+
+
+def unfit(document_id: str, what: str) -> MalformedAnswerError:
+    """The error for a document that came whole and cannot be written."""
+    return MalformedAnswerError(
+        f"Document {document_id!r} has a value that the file cannot hold: {what}", status=200
+    )

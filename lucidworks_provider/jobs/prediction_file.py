@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The file of predictions that the next task reads: Parquet or JSON Lines, by the path's suffix.
+
+A row of JSON Lines is what the service sent about one input, under the vendor's names and with one shape
+where its pages show two, beside ``index`` (the input's position, from 0) and, where the caller gave one, its ``id``.
+
+In Parquet these have columns of their own, by use case; everything else is text of JSON in ``more``:
+
+===========================  ========================================================================
+column                       meaning
+===========================  ========================================================================
+``index``, ``id``            of the input
+``response``                 the model's text
+``tokens_used``              all tokens of this input, if the service said
+``error``                    why there is no prediction for this input; null where there is one
+``vector``                   embedding: float32, int8 or uint8; a fixed-size list
+``label``, ``labels``        classification: the best one; all with their scores, the best first
+``answer``, ``answerFound``  rag, with ``sources`` (list of texts) and ``memoryUuid``
+``keywords``                 keyword-extraction: list of texts
+``entities``                 ner: list of ``{type, names}``
+``pairs``                    faq-enrichment: list of ``{question, answer}``
+===========================  ========================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lucidworks_provider.client.api import validation
+from lucidworks_provider.client.api.predictions import Embedding, Prediction
+from lucidworks_provider.client.api.use_cases import Item, PredictionOptions
+from lucidworks_provider.errors import TooManyRejectsError
+from lucidworks_provider.jobs.chunk_columns import BYTES
+from lucidworks_provider.storage import writing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Manifest:
+    """
+    What a task returns instead of its result.
+
+    :param uri: the file.
+    :param predictions: rows in it, one for each input.
+    :param tokens: sum of the tokens that the service reported.
+    :param memory_uuid: of the conversation, where there is just one.
+    :param dimension: length of every vector, where there are vectors.
+    :param errors: rows without a prediction, where there are any.
+    """
+
+    uri: str
+    predictions: int = 0
+    tokens: int = 0
+    memory_uuid: str | None = None
+    dimension: int | None = None
+    errors: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For XCom."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def row_of(index: int, item: Item, prediction: Prediction) -> dict[str, Any]:
+    """One prediction as plain JSON, beside what tells which input it is about."""
+    named = {"index": index} if item.id is None else {"index": index, "id": item.id}
+    plain = prediction.row() if prediction.error is None else {**prediction.sent, "error": prediction.error}
+    return named | {name: value for name, value in plain.items() if name not in named}
+
+
+def check_errors(errors: int, predictions: int, most: float) -> None:
+    """
+    Warn about inputs without a prediction.
+
+    :param most: the share of the inputs that may have none, 0 to 1.
+    :raises TooManyRejectsError: more have none. Not retryable: the answers are there, and would be the same.
+    """
+    if not errors:
+        return
+    said = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
+    if errors > most * predictions:
+        failure = TooManyRejectsError(f"{said}. That is more than max_reject_ratio={most:g} allows.")
+        failure.retryable = False
+        raise failure
+    log.warning("%s.", said)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """
+    What of the service's answers is taken, though something is wrong with it.
+
+    :param max_reject_ratio: the share of the inputs that may have no prediction.
+    :param lenient: warn where vectors may be good.
+    """
+
+    max_reject_ratio: float = 1.0
+    lenient: bool = False
+
+
+ACCEPTED = Accepted()
+
+
+def check_vectors(
+    predictions: Sequence[Prediction],
+    options: PredictionOptions[Any],
+    dimension: int | None = None,
+    *,
+    lenient: bool = False,
+) -> int | None:
+    """
+    Refuse vectors that do not belong together.
+
+    :param dimension: length of the vectors before these, if there were any.
+    :return: length of these.
+    :raises MalformedAnswerError: different lengths, or not of the quantisation that was asked for.
+    """
+    vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
+    asked = (options.model_config or {}).get("dimReductionSize")
+    for warning in validation.check_vectors(
+        vectors, options.quantization, asked, "the answer", lenient=lenient
+    ):
+        log.warning("%s", warning)
+    for vector in vectors:
+        if dimension not in {None, len(vector)}:
+            raise validation.refused(f"a vector of {len(vector)} numbers after one of {dimension}")
+        dimension = len(vector)
+        method = options.quantization
+        if method is not None and method in BYTES:
+            _, low, high = BYTES[method]
+            if not all(value == int(value) and low <= value <= high for value in vector):
+                raise validation.refused(
+                    f"{method} was asked for, but a vector holds other than whole numbers from {low} to {high}"
+                )
+    return dimension
+
+
+class PredictionFile:
+    """Takes batches one after the other and counts what it takes."""
+
+    def __init__(
+        self, writer: _JsonLines | _Parquet, uri: str, options: PredictionOptions[Any], *, lenient: bool
+    ) -> None:
+        self._writer = writer
+        self._options = options
+        self._lenient = lenient
+        self._conversations: set[str] = set()
+        self.manifest = Manifest(uri)
+
+    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+        """
+        Append a batch.
+
+        :param start: position of its first input.
+        :raises MalformedAnswerError: values that the file cannot hold.
+        """
+        known = self.manifest.dimension
+        dimension = check_vectors(predictions, self._options, known, lenient=self._lenient)
+        try:
+            self._writer.add(start, items, predictions)
+        except (ValueError, TypeError, OverflowError, RecursionError) as err:
+            raise validation.refused(f"a value that the file cannot hold: {err}") from err
+        manifest = self.manifest
+        manifest.dimension = dimension
+        manifest.predictions += len(predictions)
+        if errors := sum(one.error is not None for one in predictions):
+            manifest.errors = (manifest.errors or 0) + errors
+        manifest.tokens += sum(one.tokens_used.sum for one in predictions)
+        self._conversations |= {one.sent["memoryUuid"] for one in predictions if _is_conversation(one)}
+        manifest.memory_uuid = next(iter(self._conversations)) if len(self._conversations) == 1 else None
+
+
+def _is_conversation(prediction: Prediction) -> bool:
+    return isinstance(prediction.sent.get("memoryUuid"), str)
+
+
+@contextmanager
+def prediction_file(
+    uri: str, options: PredictionOptions[Any], accepted: Accepted = ACCEPTED
+) -> Iterator[PredictionFile]:
+    """
+    A file to fill; it takes its place when the block ends well, and leaves nothing when it does not.
+
+    :raises TooManyRejectsError: more have none.
+    """
+    with writing(uri) as path:
+        writer = _Parquet(path, options) if uri.endswith(".parquet") else _JsonLines(path)
+        try:
+            file = PredictionFile(writer, uri, options, lenient=accepted.lenient)
+            yield file
+            check_errors(file.manifest.errors or 0, file.manifest.predictions, accepted.max_reject_ratio)
+        finally:
+            writer.close()
+
+
+# Columns whose values come as they are; the others are read, and have their shape.
+_TYPES: Mapping[str, type] = {
+    "id": str,
+    "response": str,
+    "answer": str,
+    "answerFound": bool,
+    "error": str,
+    "memoryUuid": str,
+}
+
+
+class _JsonLines:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8")
+
+    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+        rows = [row_of(start + n, *pair) for n, pair in enumerate(zip(items, predictions, strict=True))]
+        self._file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Parquet:
+    """Row groups of some thousand rows."""
+
+    _ROWS = 4096
+
+    def __init__(self, path: Path, options: PredictionOptions[Any]) -> None:
+        self._path = path
+        self._options = options
+        self._schema: pa.Schema | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self._tables: list[pa.Table] = []
+
+    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+        import pyarrow as pa
+
+        vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.vector]
+        schema = self._open(len(vectors[0]) if vectors else 0)
+        columns = set(schema.names) - {"tokens_used", "more"}
+        rows = []
+        for n, (item, prediction) in enumerate(zip(items, predictions, strict=True)):
+            row = row_of(start + n, item, prediction)
+            row.pop("tokensUsed", None)
+            more = {name: row.pop(name) for name in list(row) if name not in columns or _misfit(name, row)}
+            row["tokens_used"] = prediction.tokens_used.sum
+            row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
+            rows.append(_shaped(row))
+        # At once: what does not fit is an error of this batch, and not of the file when it is closed.
+        self._tables.append(pa.Table.from_pylist(rows, schema=schema))
+        if sum(map(len, self._tables)) >= self._ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._open(0)
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open(self, dimension: int) -> pa.Schema:
+        """The schema waits for the first vector, whose length it holds."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._schema is None:
+            described = json.dumps(self._options.as_json(), sort_keys=True)
+            fields = prediction_fields(self._options, dimension)
+            self._schema = pa.schema(fields, metadata={"lucidworks": described})
+            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+        return self._schema
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._tables and self._writer is not None:
+            self._writer.write_table(pa.concat_tables(self._tables))
+            self._tables = []
+
+
+def prediction_fields(options: PredictionOptions[Any], dimension: int) -> list[pa.Field]:
+    """
+    The columns of the Parquet file.
+
+    :param dimension: length of every vector; 0 where there is none, and then the list is of any size.
+    """
+    import pyarrow as pa
+
+    text, texts = pa.string(), pa.list_(pa.string())
+    quantized = options.quantization
+    number = pa.type_for_alias(BYTES[quantized][0] if quantized in BYTES else "float32")
+    own: dict[str, dict[str, pa.DataType]] = {
+        "embedding": {"vector": pa.list_(number, dimension or -1)},
+        "classification": {
+            "label": text,
+            "labels": pa.list_(pa.struct([("label", text), ("score", pa.float64())])),
+        },
+        "rag": {"answer": text, "answerFound": pa.bool_(), "sources": texts, "memoryUuid": text},
+        "keyword-extraction": {"keywords": texts},
+        "ner": {"entities": pa.list_(pa.struct([("type", text), ("names", texts)]))},
+        "faq-enrichment": {"pairs": pa.list_(pa.struct([("question", text), ("answer", text)]))},
+    }
+    common = {"index": pa.int64(), "id": text, "response": text, "tokens_used": pa.int64(), "error": text}
+    return [
+        pa.field(name, kind) for name, kind in {**common, **own.get(options.name, {}), "more": text}.items()
+    ]
+
+
+def _misfit(name: str, row: Mapping[str, Any]) -> bool:
+    """Whether the service has sent another type of value than its pages show."""
+    kind = _TYPES.get(name)
+    return kind is not None and row[name] is not None and not isinstance(row[name], kind)
+
+
+def _shaped(row: dict[str, Any]) -> dict[str, Any]:
+    """Mappings as lists of pairs: their keys are data, and would each become a column of the file."""
+    if isinstance(row.get("labels"), Mapping):
+        row["labels"] = [
+            {"label": name, "score": None if score is None else float(score)}
+            for name, score in row["labels"].items()
+        ]
+    if isinstance(row.get("entities"), Mapping):
+        row["entities"] = [{"type": kind, "names": names} for kind, names in row["entities"].items()]
+    return row
