@@ -68,9 +68,10 @@ matrix: $(READY) ## every supported Airflow and Python, as far as there are inte
 matrix-short: $(READY) ## the lowest, one between and the highest, five minutes
 	@$(BIN)/python -m dev.matrix --short
 
-lint: $(READY) ## ruff
+lint: $(READY) ## ruff, and the architecture: what may import what
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 format: $(READY) ## let ruff rewrite
 	@$(BIN)/ruff format .

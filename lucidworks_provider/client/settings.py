@@ -127,6 +127,15 @@ class LucidworksSettings:
             raise _wrong(self.conn_id, "host (Application ID)", "is missing", "set it, or `application_url`")
         return self.application_url
 
+    @property
+    def use_cases_url(self) -> str:
+        """
+        URL of the list of use cases.
+
+        :raises ConfigurationError: as :attr:`application_base`.
+        """
+        return self.application_base + self.use_cases_path
+
 
 def parse_settings(
     conn_id: str,

@@ -20,9 +20,9 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from lucidworks_provider.delta import check_installed
 from lucidworks_provider.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,19 +60,6 @@ def below(output: str, path: str) -> str:
 def new_name() -> str:
     """For a file or folder; sorts by time, and no two processes choose the same."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
-
-
-def check_installed() -> None:
-    """
-    Refuse Delta tables where what writes and reads them is not installed. Imports nothing.
-
-    :raises InputError: names the extra.
-    """
-    if find_spec("pyarrow") is None or find_spec("pyroaring") is None:
-        raise InputError(
-            "Delta tables need pyarrow and pyroaring: pip install 'airflow-provider-lucidworks[documents]', on the "
-            "workers too."
-        )
 
 
 class Dataset:

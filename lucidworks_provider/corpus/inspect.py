@@ -30,8 +30,8 @@ from lucidworks_provider.corpus.dataset import (
     OPTIONS,
     RUN,
     below,
-    check_installed,
 )
+from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, Unreadable, content_hash
 from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError

@@ -14,3 +14,22 @@ module         contents
 ``cleanup``    vacuum of data files and of the log
 =============  =====================================================================
 """
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from lucidworks_provider.errors import InputError
+
+
+def check_installed() -> None:
+    """
+    Refuse Delta tables where what writes and reads them is not installed. Imports nothing.
+
+    :raises InputError: names the extra.
+    """
+    if find_spec("pyarrow") is None or find_spec("pyroaring") is None:
+        raise InputError(
+            "Delta tables need pyarrow and pyroaring: pip install 'airflow-provider-lucidworks[documents]', on the "
+            "workers too."
+        )

@@ -12,34 +12,15 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from lucidworks_provider.corpus.dataset import check_installed
+from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, Reason, Unreadable
 from lucidworks_provider.documents.parquet_rows import check_columns
 from lucidworks_provider.documents.records import Reading, read_record
-from lucidworks_provider.documents.source import Format, SourceFile
+from lucidworks_provider.documents.source import SourceFile
 from lucidworks_provider.errors import InputError
 
 if TYPE_CHECKING:
     from lucidworks_provider.delta.log import Table
-
-
-def list_delta(uri: str) -> Iterator[SourceFile]:
-    """
-    The data files of a table's newest version.
-
-    :param uri: of the folder that has the log.
-    :raises InputError: the table needs what is not supported, which is named; or it has no rows.
-    :raises StorageError: its log cannot be read.
-    """
-    check_installed()
-    from lucidworks_provider.delta.log import read_table
-
-    table = read_table(uri)
-    if table is None or not table.files:
-        raise InputError(f"source: the Delta table {uri} has no rows.")
-    for path, file in table.files.items():
-        stamp = f"delta:{file.modified}:{'' if file.vector is None else file.vector.unique_id}"
-        yield SourceFile(f"{table.uri}@v{table.version}", path, file.size, stamp, Format.DELTA)
 
 
 def read_delta(file: SourceFile, reading: Reading) -> Iterator[Document | Unreadable]:

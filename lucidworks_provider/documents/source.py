@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from lucidworks_provider.delta import check_installed
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.listing import Entry, find_entry, list_below, list_folder
 from lucidworks_provider.storage import local_path, without_scheme
@@ -89,9 +90,7 @@ def list_source(source: str) -> Iterator[SourceFile]:
         yield SourceFile(base, found.name, found.size, found.stamp, one)
         return
     if found is not None and find_entry(f"{base}/{_LOG}") is not None:
-        from lucidworks_provider.documents.delta_rows import list_delta
-
-        yield from list_delta(base)
+        yield from _delta_files(base)
         return
     walk = _Walk(base)
     if found is None:
@@ -106,6 +105,25 @@ def list_source(source: str) -> Iterator[SourceFile]:
             f"source: {base} {'matches' if walk.matches else 'holds'} no file that can be read ({_KINDS}), and "
             f"{walk.others:,} of other kinds."
         )
+
+
+def _delta_files(uri: str) -> Iterator[SourceFile]:
+    """
+    The data files of a table's newest version.
+
+    :param uri: of the folder that has the log.
+    :raises InputError: the table needs what is not supported, which is named; or it has no rows.
+    :raises StorageError: its log cannot be read.
+    """
+    check_installed()
+    from lucidworks_provider.delta.log import read_table
+
+    table = read_table(uri)
+    if table is None or not table.files:
+        raise InputError(f"source: the Delta table {uri} has no rows.")
+    for path, file in table.files.items():
+        stamp = f"delta:{file.modified}:{'' if file.vector is None else file.vector.unique_id}"
+        yield SourceFile(f"{table.uri}@v{table.version}", path, file.size, stamp, Format.DELTA)
 
 
 def _checked(source: object) -> str:

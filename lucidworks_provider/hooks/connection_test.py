@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from lucidworks_provider.client.api.messages import Request, check_status, without
 from lucidworks_provider.client.api.model_calls import list_models_request
+from lucidworks_provider.client.api.prediction_calls import use_cases_request
 from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
 from lucidworks_provider.client.auth.source import TokenSource, ask_service
 from lucidworks_provider.client.settings import LucidworksSettings
@@ -23,7 +24,6 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.hooks.predictions import use_cases_request_of
 
 # Seconds for each request.
 TIMEOUT = 10.0
@@ -48,7 +48,7 @@ class Place:
 def places_of(settings: LucidworksSettings) -> Iterator[Place]:
     """The hosts that a connection leads to, besides the identity server."""
     base = settings.application_base
-    yield Place("Application", base, PREDICT_SCOPE, use_cases_request_of(settings), True)
+    yield Place("Application", base, PREDICT_SCOPE, use_cases_request(settings.use_cases_url), True)
     if settings.customer_id:
         base = settings.models_base
         yield Place("Models API", settings.models_url, MODEL_SCOPE, list_models_request(base))

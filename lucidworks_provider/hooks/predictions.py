@@ -10,12 +10,11 @@ from typing import Any
 
 from lucidworks_provider.client.api import prediction_calls as calls
 from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
-from lucidworks_provider.client.api.messages import Answer, Request, parse_object
+from lucidworks_provider.client.api.messages import Answer, parse_object
 from lucidworks_provider.client.api.predictions import Prediction
 from lucidworks_provider.client.api.secrets import blank
 from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions, read_items
 from lucidworks_provider.client.auth.redaction import hide
-from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     ForbiddenError,
     LucidworksError,
@@ -46,11 +45,13 @@ class PredictionMethods(CallingHook):
 
         The path is an assumption (no vendor page states it): ``use_cases_path`` of the connection changes it.
         """
-        return self._call(use_cases_request_of(self.get_settings()), calls.read_use_cases)
+        return self._call(calls.use_cases_request(self.get_settings().use_cases_url), calls.read_use_cases)
 
     async def alist_use_cases(self) -> dict[str, tuple[str, ...]]:
         """:meth:`list_use_cases` for an event loop."""
-        return await self._acall(use_cases_request_of(await self.aget_settings()), calls.read_use_cases)
+        return await self._acall(
+            calls.use_cases_request((await self.aget_settings()).use_cases_url), calls.read_use_cases
+        )
 
     def predict(self, options: PredictionOptions[P], inputs: Inputs) -> tuple[P, ...]:
         """
@@ -184,7 +185,9 @@ class PredictionMethods(CallingHook):
         """Add what the caller may have meant; a list that cannot be had says nothing."""
         try:
             # Once: whoever asked for something else waits for this.
-            listed = self._call(use_cases_request_of(self.get_settings()), calls.read_use_cases, 1)
+            listed = self._call(
+                calls.use_cases_request(self.get_settings().use_cases_url), calls.read_use_cases, 1
+            )
             hint = calls.nearest(listed, options)
         except LucidworksError:
             hint = ""
@@ -192,16 +195,11 @@ class PredictionMethods(CallingHook):
 
     async def _asuggest(self, err: LucidworksError, options: PredictionOptions[Any]) -> LucidworksError:
         try:
-            request = use_cases_request_of(await self.aget_settings())
+            request = calls.use_cases_request((await self.aget_settings()).use_cases_url)
             hint = calls.nearest(await self._acall(request, calls.read_use_cases, 1), options)
         except LucidworksError:
             hint = ""
         return _with_hint(err, hint)
-
-
-def use_cases_request_of(settings: LucidworksSettings) -> Request:
-    """The GET of the list of use cases, where the connection says that it is."""
-    return calls.use_cases_request(settings.application_base + settings.use_cases_path)
 
 
 def _with_hint(err: LucidworksError, hint: str) -> LucidworksError:

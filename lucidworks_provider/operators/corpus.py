@@ -215,8 +215,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     def _corpus(self) -> Corpus:
         """Validate the rendered values; nothing has been sent or written before this returns."""
         from lucidworks_provider.corpus.asking import Rules
-        from lucidworks_provider.corpus.dataset import check_installed
         from lucidworks_provider.corpus.settings import Corpus
+        from lucidworks_provider.delta import check_installed
         from lucidworks_provider.documents.readers import Reading
         from lucidworks_provider.storage import check_folder
 
@@ -344,8 +344,8 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect, commit."""
-        from lucidworks_provider.corpus.dataset import check_installed
         from lucidworks_provider.corpus.run import publish_shards
+        from lucidworks_provider.delta import check_installed
         from lucidworks_provider.storage import check_folder
 
         check_installed()

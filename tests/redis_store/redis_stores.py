@@ -94,7 +94,8 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
 
 def ask_to_probe(barrier: Barrier, results: Queue[float | None]) -> None:
     """A process whose pause is over at the same moment as the others'."""
-    from lucidworks_provider.client.http.shared_pause import RedisPause, SharedPause
+    from lucidworks_provider.client.http.shared_pause import SharedPause
+    from lucidworks_provider.hooks.stores.pauses import RedisPause
     from lucidworks_provider.hooks.stores.redis_client import RedisClient
 
     pause = SharedPause(RedisPause(RedisClient("lw", "shared_redis", {}), "name"))

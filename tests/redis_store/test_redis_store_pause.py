@@ -14,7 +14,8 @@ import requests
 from redis_server import REDIS_CONN_ID
 from redis_stores import PROCESSES
 
-from lucidworks_provider.client.http.shared_pause import PauseRecord, RedisPause, SharedPause
+from lucidworks_provider.client.http.shared_pause import PauseRecord, SharedPause
+from lucidworks_provider.hooks.stores.pauses import RedisPause
 from lucidworks_provider.hooks.stores.redis_client import RedisClient
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pyroaring import BitMap64
 
 from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import open_dataset
-from lucidworks_provider.corpus.dataset import check_installed
+from lucidworks_provider.delta import check_installed
 from lucidworks_provider.delta.log import DataFile, commit, metadata_action, protocol_action
 from lucidworks_provider.delta.vectors import write_vectors
 from lucidworks_provider.documents.html_text import html_text

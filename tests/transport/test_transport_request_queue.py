@@ -279,7 +279,7 @@ async def test_slots_stay_what_they_are(emulator: RunningEmulator) -> None:
 
 
 class Fleet:
-    """Stands for :class:`~lucidworks_provider.client.http.shared_pause.SharedPause`: what it is asked and told, in order."""
+    """Stands for a ``SharedPause``: what it is asked and told, in order."""
 
     def __init__(self, *replies: float | None) -> None:
         self.replies = list(replies)

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lucidworks_provider.client.auth import stores
-from lucidworks_provider.client.http import shared_pause as pause
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.hooks.stores import pauses, variable_tokens
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Airflow's Variables, of which this process sees a copy of its own otherwise."""
     kept: dict[str, str] = {}
-    for module in (stores, pause):
+    for module in (variable_tokens, pauses):
         monkeypatch.setattr(module, "get_variable", kept.get)
         monkeypatch.setattr(module, "set_variable", lambda key, value, description: kept.update({key: value}))
     return kept

@@ -25,10 +25,10 @@ from lucidworks_provider.client.auth.clock import TOLERANCE, ServerClock
 from lucidworks_provider.client.auth.commands import NOBODY, Claim, Failed, Snapshot
 from lucidworks_provider.client.auth.holding import Holding
 from lucidworks_provider.client.auth.protocol import Clocks
-from lucidworks_provider.client.auth.stores import VariableStore
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.client.http.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
+from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
 
 Steps = Generator[float, None, Any]
 

@@ -17,9 +17,9 @@ from lucidworks_provider.client.auth.clock import Clocks
 from lucidworks_provider.client.auth.commands import NOBODY, Claim, Failed, Outcome, Snapshot
 from lucidworks_provider.client.auth.losses import ALLOWED, Losses
 from lucidworks_provider.client.auth.protocol import BEAT, FAILED_LOOKS, GRACE, LEASE, Others
-from lucidworks_provider.client.auth.stores import VariableStore
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
+from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
 
 LIFETIME = 3600.0
 STORES = pytest.mark.parametrize("atomic", [False, True], ids=["variable", "redis"])

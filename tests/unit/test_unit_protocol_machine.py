@@ -24,7 +24,7 @@ from protocol_world import Call, Clock, Process, Weather, World
 
 from lucidworks_provider.client.auth import commands, protocol
 from lucidworks_provider.client.auth.holding import Holding
-from lucidworks_provider.client.auth.stores import VariableStore
+from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
 
 seconds = st.one_of(st.floats(0.001, 1.0), st.floats(1.0, 10.0), st.sampled_from([30.0, 70.0, 700.0, 3400.0]))
 

@@ -9,18 +9,17 @@ from collections.abc import Callable
 
 import pytest
 
-from lucidworks_provider.client.http import shared_pause as pause
 from lucidworks_provider.client.http.shared_pause import (
     LONGEST,
     REMEMBERED,
     PauseRecord,
-    RedisPause,
     SharedPause,
-    VariablePause,
     shared_pause,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import TokenStoreError
+from lucidworks_provider.hooks.stores import pauses
+from lucidworks_provider.hooks.stores.pauses import RedisPause, VariablePause
 
 
 class Board:
@@ -157,7 +156,7 @@ def test_without_the_store_each_process_asks_for_itself(
 ) -> None:
     board.down = True
     now = time.monotonic()
-    monkeypatch.setattr(pause.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     assert one.ask(2, 0) == 0
     uses = board.uses
     assert one.ask(2, 0) == 0
@@ -165,7 +164,7 @@ def test_without_the_store_each_process_asks_for_itself(
     one.end()
     assert board.uses == uses, "a store that is down is left alone for a while"
     board.down = False
-    monkeypatch.setattr(pause.time, "monotonic", lambda: now + 60)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 60)
     one.hold(2)
     assert board.until == 2
 
@@ -176,8 +175,8 @@ def test_without_the_store_each_process_asks_for_itself(
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found: dict[str, str] = {}
-    monkeypatch.setattr(pause, "get_variable", found.get)
-    monkeypatch.setattr(pause, "set_variable", lambda key, value, _: found.__setitem__(key, value))
+    monkeypatch.setattr(pauses, "get_variable", found.get)
+    monkeypatch.setattr(pauses, "set_variable", lambda key, value, _: found.__setitem__(key, value))
     monkeypatch.setattr(VariablePause, "SETTLE", 0.0)
     return found
 

@@ -35,7 +35,7 @@ class Held:
 
 @dataclass
 class Holding:
-    """The pure half of :class:`lucidworks_provider.client.auth.source.TokenSource`; not for several threads at once."""
+    """The pure half of :class:`~.source.TokenSource`; not for several threads at once."""
 
     held: Held | None = None
     refused: tuple[str, ...] = field(default=(), repr=False)
