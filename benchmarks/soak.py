@@ -85,6 +85,7 @@ def call_for_ever(connection: str) -> None:
     import asyncio
 
     from lucidworks_provider.client.api.build import embedding
+    from lucidworks_provider.client.predictions import predict
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     options = embedding("gte-small")
@@ -92,11 +93,11 @@ def call_for_ever(connection: str) -> None:
     async def some() -> None:
         hook = LucidworksHook()
         async with hook.shared_client():
-            await asyncio.gather(*(hook.apredict(options, ["A text."]) for _ in range(8)))
+            await asyncio.gather(*(hook.acall(predict(options, ["A text."])) for _ in range(8)))
 
     hook = LucidworksHook()
     while True:
-        hook.predict(options, ["A text."] * 4)
+        hook.call(predict(options, ["A text."] * 4))
         asyncio.run(some())
         time.sleep(0.25)
 

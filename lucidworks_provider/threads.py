@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
+from types import ModuleType
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -61,3 +63,14 @@ def read_ahead(
             yield waiting.popleft()[1].result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+# Modules that are imported to the end; in sys.modules they are from the beginning.
+_imported: dict[str, ModuleType] = {}
+
+
+async def import_in_thread(name: str) -> ModuleType:
+    """Import a module off the loop: importing aiohttp takes some 70 ms."""
+    if name not in _imported:
+        _imported[name] = await in_thread(import_module, name)
+    return _imported[name]

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -22,7 +20,7 @@ from lucidworks_provider.client.settings import (
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
 from lucidworks_provider.hooks.stores.supervisor import reading_connection
-from lucidworks_provider.threads import in_thread
+from lucidworks_provider.threads import import_in_thread
 
 if TYPE_CHECKING:
     import aiohttp
@@ -160,7 +158,9 @@ class LucidworksAuthHook(BaseHook):
         """
         settings = await self.aget_settings()
         middleware = await self.aget_auth(scope)
-        async with (await load(_AIO_SESSION)).open_session(settings, scope, middleware) as session:
+        async with (await import_in_thread(_AIO_SESSION)).open_session(
+            settings, scope, middleware
+        ) as session:
             yield session
 
     async def aget_auth(self, scope: str = PREDICT_SCOPE) -> BearerMiddleware:
@@ -173,7 +173,7 @@ class LucidworksAuthHook(BaseHook):
         from lucidworks_provider.client.http.bearer import AllowedHosts
 
         settings = await self.aget_settings()
-        aio_session = await load(_AIO_SESSION)
+        aio_session = await import_in_thread(_AIO_SESSION)
         middleware: BearerMiddleware = aio_session.BearerMiddleware(
             self._source(settings, scope), AllowedHosts.of(settings)
         )
@@ -244,17 +244,6 @@ class LucidworksAuthHook(BaseHook):
                 case _:
                     widgets[name] = StringField(**common, widget=BS3TextFieldWidget())
         return widgets
-
-
-# Modules that are loaded to the end; in sys.modules they are from the beginning.
-_loaded: dict[str, ModuleType] = {}
-
-
-async def load(name: str) -> ModuleType:
-    """Import a module off the loop: loading aiohttp takes some 70 ms, for which everybody would wait."""
-    if name not in _loaded:
-        _loaded[name] = await in_thread(import_module, name)
-    return _loaded[name]
 
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:

@@ -100,6 +100,7 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
 
     def _task(self, context: Context) -> ChunkTask:
         """Validate the rendered values; nothing has been sent or written before this returns."""
+        from lucidworks_provider.client.chunking import submit_text
         from lucidworks_provider.jobs.chunk_task import ChunkTask, read_documents
 
         options = self._options()
@@ -111,7 +112,7 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
             **self._job_options(context),
             options=options,
             documents=read_documents(given, max_bytes=most),
-            post=lambda text: self.hook.submit_text(options, text, max_bytes=most),
+            post=lambda text: self.hook.call(submit_text(options, text, max_bytes=most)),
             lenient=one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
         )
 

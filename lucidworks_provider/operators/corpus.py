@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
@@ -278,6 +277,8 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
 
     def _service(self, corpus: Corpus) -> Service:
         from lucidworks_provider.client.api.jobs import CHUNKING
+        from lucidworks_provider.client.chunking import submit_text
+        from lucidworks_provider.client.jobs import poll_job
         from lucidworks_provider.corpus.settings import Service
 
         hook = self.hook
@@ -289,8 +290,10 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
                 yield
 
         return Service(
-            submit=partial(hook.asubmit_text, corpus.options, max_bytes=corpus.max_text_bytes),
-            fetch=lambda job: hook.apoll_job(CHUNKING, job, attempts=1),
+            submit=lambda text: hook.acall(
+                submit_text(corpus.options, text, max_bytes=corpus.max_text_bytes)
+            ),
+            fetch=lambda job: hook.acall(poll_job(CHUNKING, job), attempts=1),
             client=client,
             rate=lambda: hook.rate_limit().rate,
         )

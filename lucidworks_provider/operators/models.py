@@ -267,6 +267,7 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
         """Find or begin the training, then wait."""
         from lucidworks_provider.client.api.model_calls import Training
         from lucidworks_provider.client.api.models import Progress
+        from lucidworks_provider.client.models import create_model
 
         training = Training(
             self.name,
@@ -282,7 +283,7 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
             training,
             self._known,
             lambda: self._look(training),
-            lambda: self.hook.create_model(training, credentials),
+            lambda: self.hook.call(create_model(training, credentials)),
         )
         self.log.info("Model %r: %s, %s", self.name, model.id, model.state)
         if self._waits and model.progress is not Progress.READY:
@@ -304,9 +305,10 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
     def _known(self, model_id: str, _: bool) -> Model | None:
         """The model that an earlier try noted, unless it failed or was deleted."""
         from lucidworks_provider.client.api.models import Progress
+        from lucidworks_provider.client.models import get_model
 
         try:
-            model = self.hook.get_model(model_id)
+            model = self.hook.call(get_model(model_id))
         except UnknownResourceError:
             return None
         return model if model.progress in {Progress.READY, Progress.RUNNING} else None
@@ -314,12 +316,13 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
     def _look(self, training: Training) -> list[Model]:
         """The models that may have this name. What the list leaves out, the model itself may show."""
         from lucidworks_provider.client.api.models import merge_models
+        from lucidworks_provider.client.models import get_model, list_models
 
-        named = [one for one in self.hook.list_models() if training.concerns(one)]
+        named = [one for one in self.hook.call(list_models()) if training.concerns(one)]
         for position, listed in enumerate(named):
             if training.compare(listed).doubts or listed.state is None:
                 with contextlib.suppress(*_REFUSALS):
-                    named[position] = merge_models(self.hook.get_model(listed.id), listed)
+                    named[position] = merge_models(self.hook.call(get_model(listed.id)), listed)
         return [one for one in named if training.concerns(one)]
 
 
@@ -374,6 +377,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         """Find or begin the deployment, then wait."""
         from lucidworks_provider.client.api.model_calls import Placement
         from lucidworks_provider.client.api.models import Progress
+        from lucidworks_provider.client.models import create_deployment
 
         placement = Placement(
             self.model_id,
@@ -388,7 +392,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
             placement,
             lambda known, lately: self._known(placement, known, lately),
             lambda: self._look(placement),
-            lambda: self.hook.create_deployment(placement),
+            lambda: self.hook.call(create_deployment(placement)),
         )
         self.log.info("%s: %s, %s", placement.what, deployment.id, deployment.state)
         if self._waits and deployment.progress is not Progress.READY:
@@ -410,6 +414,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
     def _look(self, placement: Placement) -> Sequence[Deployment]:
         """The deployments of this model, as its own list, the model itself and the customer's list show them."""
         from lucidworks_provider.client.api.model_calls import join_deployments
+        from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
 
         model_id, refused = placement.model_id.strip(), []
 
@@ -420,13 +425,13 @@ class LucidworksDeployModelOperator(_CreatingOperator):
                 refused.append(err)
                 return None
 
-        own = answered(lambda: self.hook.list_model_deployments(model_id))
+        own = answered(lambda: self.hook.call(list_model_deployments(model_id)))
         found = join_deployments(model_id, own)
         if any(placement.is_met_by(one) for one in found):
             return found
-        model = answered(lambda: self.hook.get_model(model_id))
+        model = answered(lambda: self.hook.call(get_model(model_id)))
         shown = None if model is None or "deployments" not in model.sent else model.deployments
-        every = answered(self.hook.list_deployments)
+        every = answered(lambda: self.hook.call(list_deployments()))
         if own is None and shown is None and every is None:
             raise refused[-1]
         return join_deployments(model_id, own, shown, every)
@@ -477,9 +482,10 @@ class LucidworksUndeployModelOperator(_ModelOperator):
     def _delete(self) -> bool:
         """Whether there was anything to delete."""
         from lucidworks_provider.client.api.models import Progress, deployment_progress
+        from lucidworks_provider.client.models import delete_deployment
 
         try:
-            state = self.hook.delete_deployment(self.deployment_id)
+            state = self.hook.call(delete_deployment(self.deployment_id))
         except AnswerError as err:
             # Gone meanwhile, or there is no such path: the list tells.
             found = None if err.retryable else self._find()
@@ -492,5 +498,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
         return True
 
     def _find(self) -> Deployment | None:
-        listed = self.hook.list_deployments()
+        from lucidworks_provider.client.models import list_deployments
+
+        listed = self.hook.call(list_deployments())
         return next((one for one in listed if one.id.lower() == self.deployment_id.lower()), None)

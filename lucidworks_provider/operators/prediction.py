@@ -223,6 +223,7 @@ class LucidworksPredictionOperator(_Predicting):
         return dict(record.result or {})
 
     def _direct(self, context: Context) -> Direct:
+        from lucidworks_provider.client.predictions import predict_items
         from lucidworks_provider.jobs.chunk_file import check_suffix
         from lucidworks_provider.jobs.prediction_task import Direct, check_batches
         from lucidworks_provider.storage import check_uri, is_folder
@@ -241,7 +242,7 @@ class LucidworksPredictionOperator(_Predicting):
         return Direct(
             options,
             batches,
-            lambda batch: self.hook.apredict_items(options, batch),
+            lambda batch: self.hook.acall(predict_items(options, batch)),
             concurrency,
             bodies,
             accepted=accepted,
@@ -322,6 +323,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     def _task(self, context: Context) -> PredictionTask:
         """Validate the rendered values; nothing has been sent or written before this returns."""
         from lucidworks_provider.client.api.prediction_calls import check_asynchronous
+        from lucidworks_provider.client.predictions import submit_items
         from lucidworks_provider.jobs.prediction_task import MAX_JOBS, PredictionTask, check_batches
 
         options, items = self._request()
@@ -330,6 +332,6 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
             **self._job_options(context),
             options=options,
             batches=check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE), most=MAX_JOBS),
-            post=lambda batch: self.hook.submit_items(options, batch),
+            post=lambda batch: self.hook.call(submit_items(options, batch)),
             accepted=self._accepted(),
         )

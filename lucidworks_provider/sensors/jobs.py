@@ -153,13 +153,14 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
     def _look(self, kind: JobKind) -> tuple[bytes, Sighting]:
         """One GET, and some more where its answer may not be the last word."""
         from lucidworks_provider.client.api.jobs import JobState, Sighting, sight
+        from lucidworks_provider.client.jobs import poll_job
         from lucidworks_provider.errors import UnknownResourceError
 
         for look in range(_LOOKS):
             if look:
                 time.sleep(_BETWEEN_LOOKS)
             try:
-                body = self.hook.poll_job(kind, self.job_id)
+                body = self.hook.call(poll_job(kind, self.job_id))
                 seen = sight(body, kind, self.job_id)
             except UnknownResourceError as err:
                 body, seen = b"", Sighting(JobState.GONE, message=str(err))

@@ -8,7 +8,6 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +15,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from lucidworks_provider.client.api.jobs import KINDS, JobKind
+from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.collect import collect
@@ -150,7 +150,7 @@ async def wait_for_jobs(
             jobs,
             bodies=bodies,
             # Once: the wait before the next try must neither hold a slot nor outlast the deadline.
-            fetch=partial(hook.apoll_job, kind, attempts=1),
+            fetch=lambda job_id: hook.acall(poll_job(kind, job_id), attempts=1),
             slots=client.slots,
             kind=kind,
             poll_interval=poll_interval,

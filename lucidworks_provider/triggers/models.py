@@ -14,6 +14,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from lucidworks_provider.client.api.models import Deployment, Progress, is_unknown_state
+from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
 from lucidworks_provider.errors import AnswerError, LucidworksError, UnknownResourceError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.states import Ending, Seen, judge, next_look
@@ -160,7 +161,7 @@ async def look(hook: LucidworksHook, kind: str, resource_id: str, model_id: str 
     """
     if kind == "model":
         try:
-            model = await hook.aget_model(resource_id, attempts=1)
+            model = await hook.acall(get_model(resource_id), attempts=1)
         except UnknownResourceError:
             return Seen(Progress.GONE, None)
         return Seen(model.progress, model.state or "")
@@ -168,10 +169,10 @@ async def look(hook: LucidworksHook, kind: str, resource_id: str, model_id: str 
     own = None
     if model_id is not None:
         with contextlib.suppress(AnswerError):
-            own = _in(await hook.alist_model_deployments(model_id, attempts=1), resource_id)
+            own = _in(await hook.acall(list_model_deployments(model_id), attempts=1), resource_id)
     if own is not None and own.state:
         return own
-    every = _in(await hook.alist_deployments(attempts=1), resource_id)
+    every = _in(await hook.acall(list_deployments(), attempts=1), resource_id)
     return every or own or Seen(Progress.GONE, None)
 
 

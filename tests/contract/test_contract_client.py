@@ -40,6 +40,15 @@ from lucidworks_provider.client.api.use_cases import (
     read_items,
 )
 from lucidworks_provider.client.auth.source import forget_sources
+from lucidworks_provider.client.chunking import get_chunking, submit_chunking, submit_text
+from lucidworks_provider.client.predictions import (
+    get_prediction,
+    list_use_cases,
+    predict,
+    preview_prompt,
+    submit_prediction,
+    tokenize,
+)
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -92,15 +101,15 @@ def run(hook: LucidworksHook, mode: str, **options: Any) -> None:
 
     async def asynchronously() -> None:
         async with hook.shared_client():
-            job_id = await hook.asubmit_chunking(TEXT, **options)
-            while not (await hook.aget_chunking(job_id)).chunks:
+            job_id = await hook.acall(submit_chunking(TEXT, **options))
+            while not (await hook.acall(get_chunking(job_id))).chunks:
                 pass
 
     if mode == "async":
         asyncio.run(asynchronously())
         return
-    job_id = hook.submit_chunking(TEXT, **options)
-    while not hook.get_chunking(job_id).chunks:
+    job_id = hook.call(submit_chunking(TEXT, **options))
+    while not hook.call(get_chunking(job_id)).chunks:
         pass
 
 
@@ -213,7 +222,7 @@ def test_the_judge_refuses_wrong_token_requests(
 def test_the_judge_refuses_wrong_submissions(
     hook: LucidworksHook, wire: Recorders, body: dict[str, Any]
 ) -> None:
-    hook.submit_chunking(TEXT, chunker="sentence", model_id="gte-small")
+    hook.call(submit_chunking(TEXT, chunker="sentence", model_id="gte-small"))
     submission = wire.of("POST", "/sentence/")[0]
     judge().request(submission)
     submission.body = json.dumps(body).encode()
@@ -272,7 +281,7 @@ def test_what_the_client_accepts_is_documented_and_accepted(
     hook: LucidworksHook, wire: Recorders, options: ChunkingOptions, text: str
 ) -> None:
     wire.seen.clear()
-    hook.submit_text(options, text)
+    hook.call(submit_text(options, text))
     for exchange in wire.seen:
         judge().request(exchange)
         assert exchange.status_code == 200
@@ -411,7 +420,7 @@ def test_every_use_case_has_a_full_configuration() -> None:
 @pytest.fixture
 def conversation(hook: LucidworksHook, wire: Recorders) -> None:
     """The one that the standalone query rewriter goes on with."""
-    hook.predict(options_of("rag", full=True), inputs_of("rag"))
+    hook.call(predict(options_of("rag", full=True), inputs_of("rag")))
     wire.seen.clear()
 
 
@@ -422,7 +431,8 @@ def test_predictions_are_the_documented_ones(
     hook: LucidworksHook, wire: Recorders, conversation: None, use_case: str, full: bool, mode: str
 ) -> None:
     options, inputs = options_of(use_case, full=full), inputs_of(use_case)
-    answers = hook.predict(options, inputs) if mode == "sync" else asyncio.run(hook.apredict(options, inputs))
+    asked = predict(options, inputs)
+    answers = hook.call(asked) if mode == "sync" else asyncio.run(hook.acall(asked))
     assert [type(one) for one in answers] == [USE_CASES[use_case].answer] * len(inputs)
     [exchange] = wire.seen
     check_request(exchange)
@@ -447,16 +457,16 @@ def test_prediction_jobs_are_the_documented_ones(
 
     async def asynchronously() -> tuple[str, Any]:
         async with hook.shared_client():
-            job_id = await hook.asubmit_prediction(options, inputs)
-            while not (result := await hook.aget_prediction(job_id, options)).predictions:
+            job_id = await hook.acall(submit_prediction(options, inputs))
+            while not (result := await hook.acall(get_prediction(job_id, options))).predictions:
                 pass
             return job_id, result
 
     if mode == "async":
         job_id, result = asyncio.run(asynchronously())
     else:
-        job_id = hook.submit_prediction(options, inputs)
-        while not (result := hook.get_prediction(job_id, options)).predictions:
+        job_id = hook.call(submit_prediction(options, inputs))
+        while not (result := hook.call(get_prediction(job_id, options))).predictions:
             pass
     assert [type(one) for one in result.predictions] == [USE_CASES[use_case].answer] * len(inputs)
     submission, *polls = wire.seen
@@ -476,14 +486,18 @@ def test_previews_and_the_list_of_use_cases_are_the_documented_ones(
 
     async def asynchronously() -> tuple[Any, Any, Any]:
         async with hook.shared_client():
-            tokens = await hook.atokenize(embedding, ["Who?", "Where?"])
-            return tokens, await hook.apreview_prompt(passthrough, ["Who?"]), await hook.alist_use_cases()
+            tokens = await hook.acall(tokenize(embedding, ["Who?", "Where?"]))
+            return (
+                tokens,
+                await hook.acall(preview_prompt(passthrough, ["Who?"])),
+                await hook.acall(list_use_cases()),
+            )
 
     if mode == "async":
         tokens, prompt, listed = asyncio.run(asynchronously())
     else:
-        tokens = hook.tokenize(embedding, ["Who?", "Where?"])
-        prompt, listed = hook.preview_prompt(passthrough, ["Who?"]), hook.list_use_cases()
+        tokens = hook.call(tokenize(embedding, ["Who?", "Where?"]))
+        prompt, listed = hook.call(preview_prompt(passthrough, ["Who?"])), hook.call(list_use_cases())
     assert len(tokens.texts) == 2
     assert "Who?" in prompt.text
     assert set(USE_CASES) == set(listed)

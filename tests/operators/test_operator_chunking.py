@@ -22,9 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 from airflow.providers.common.compat.sdk import TaskDeferred
+from made_up_calls import then
 
 from lucidworks_provider.client.api import chunking as api_chunking
 from lucidworks_provider.client.auth.source import forget_sources
+from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -646,12 +648,8 @@ def test_a_payload_that_came_with_an_unknown_status_is_not_lost(
     service: Service, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = operator(tmp_path / "c.jsonl", text="One. Two.")
-    poll = type(first.hook).apoll_job
-
-    async def completed(self: Any, kind: Any, job_id: str, attempts: int) -> bytes:
-        return (await poll(self, kind, job_id, attempts=attempts)).replace(b'"READY"', b'"COMPLETED"')
-
-    monkeypatch.setattr(type(first.hook), "apoll_job", completed)
+    completed = then(poll_job, lambda body: body.replace(b'"READY"', b'"COMPLETED"'))
+    monkeypatch.setattr("lucidworks_provider.triggers.jobs.poll_job", completed)
     assert first.execute(context)["chunks"] == 2
     assert sum(service.submissions().values()) == 1
 
@@ -806,12 +804,8 @@ def test_unquantised_values_where_bytes_were_asked_for_are_an_error(
     first = operator(
         tmp_path / "c.parquet", text="One.", model_config={"vectorQuantizationMethod": "max-scale"}
     )
-    poll = type(first.hook).apoll_job
-
-    async def floats(self: Any, kind: Any, job_id: str, attempts: int) -> bytes:
-        return (await poll(self, kind, job_id, attempts=attempts)).replace(b'"vector":[', b'"vector":[0.5,')
-
-    monkeypatch.setattr(type(first.hook), "apoll_job", floats)
+    floats = then(poll_job, lambda body: body.replace(b'"vector":[', b'"vector":[0.5,'))
+    monkeypatch.setattr("lucidworks_provider.triggers.jobs.poll_job", floats)
     with pytest.raises(LucidworksError, match=r"max-scale.*kept in .*unusable"):
         first.execute(context)
     assert not (tmp_path / "c.parquet").exists()

@@ -12,6 +12,8 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 
 from lucidworks_provider.client.api import build
+from lucidworks_provider.client.chunking import submit_chunking
+from lucidworks_provider.client.predictions import submit_prediction
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import collect, watch
@@ -45,8 +47,8 @@ def context() -> dict[str, Any]:
 def submit(kind: str) -> str:
     hook = LucidworksHook()
     if kind == "chunking":
-        return hook.submit_chunking("One. Two.", chunker="sentence", model_id="gte-small")
-    return hook.submit_prediction(build.summarization("llama-3-8b-instruct"), ["One. Two."])
+        return hook.call(submit_chunking("One. Two.", chunker="sentence", model_id="gte-small"))
+    return hook.call(submit_prediction(build.summarization("llama-3-8b-instruct"), ["One. Two."]))
 
 
 def sensor(kind: str, job_id: str, **arguments: Any) -> LucidworksJobSensor:

@@ -17,7 +17,10 @@ from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
     TaskDeferred,
 )
+from made_up_calls import raising, returning
 
+from lucidworks_provider.client import models
+from lucidworks_provider.client.models import get_model
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     ConfigurationError,
@@ -140,7 +143,7 @@ def test_lists_that_lag(
     deployment = deploy(model, wait_for_completion=False).execute(context)
     blind = deploy(model, wait_for_completion=False)
     for name in ("list_deployments", "list_model_deployments"):
-        monkeypatch.setattr(type(blind.hook), name, lambda *_: ())
+        monkeypatch.setattr(models, name, returning(()))
     if "task_state_store" in context:
         assert blind.execute(context) == deployment
         assert calls(fast, "deploy") == 1
@@ -155,13 +158,9 @@ def test_a_deployment_of_nobody_is_not_taken_for_this_models(
     from lucidworks_provider.client.api.models import unseen_deployment
 
     model = train().execute(dict(context))
-    other = deploy(model)
-
-    def unknown(*_: Any) -> Any:
-        raise UnknownResourceError("no such path", status=404)
-
-    monkeypatch.setattr(type(other.hook), "list_model_deployments", unknown)
-    monkeypatch.setattr(type(other.hook), "list_deployments", lambda *_: (unseen_deployment("another"),))
+    unknown = raising(UnknownResourceError("no such path", status=404))
+    monkeypatch.setattr(models, "list_model_deployments", unknown)
+    monkeypatch.setattr(models, "list_deployments", returning((unseen_deployment("another"),)))
     assert deploy(model, wait_for_completion=False).execute(context) != "another"
 
 
@@ -214,7 +213,7 @@ def test_a_list_that_lags_is_made_up_for_by_the_state_store(
     context: dict[str, Any] = {"ti": ti, "task_state_store": Store()}
     model = train().execute(context)
     blind = train()
-    monkeypatch.setattr(type(blind.hook), "list_models", lambda self: ())
+    monkeypatch.setattr(models, "list_models", returning(()))
     assert blind.execute(context) == model
 
 
@@ -388,7 +387,7 @@ def test_a_key_from_a_connection_is_kept_nowhere(
         repr(resumed(operator, deferred.value, context)),
         repr(vars(operator)),
         repr(context.get("task_state_store")),
-        repr(operator.hook.get_model(model.model_id)),
+        repr(operator.hook.call(get_model(model.model_id))),
     ]
     assert [text for text in seen if CANARY in text] == []
 

@@ -28,7 +28,18 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     TaskDeferred,
 )
+from made_up_calls import raising, then
 
+from lucidworks_provider.client import models
+from lucidworks_provider.client.models import (
+    create_deployment,
+    create_model,
+    delete_deployment,
+    get_model,
+    list_deployments,
+    list_model_deployments,
+    list_models,
+)
 from lucidworks_provider.errors import (
     ConfigurationError,
     ForbiddenError,
@@ -226,7 +237,7 @@ def test_from_training_to_undeploying(service: Service, deferrable: bool) -> Non
     order = deployment.order
     assert (order.model_id, order.region, order.config) == (model_id, "us-x", {"a": 1})
     assert (order.min_replicas, order.max_replicas) == (1, 2)
-    assert LucidworksHook().get_model(model_id, metrics=True).metrics
+    assert LucidworksHook().call(get_model(model_id, metrics=True)).metrics
 
     assert run(lambda: undeploy(deployment_id), deferrable=deferrable) is None
     assert service.deployments() == []
@@ -241,15 +252,15 @@ def test_every_method_for_an_event_loop(service: Service) -> None:
     async def story() -> None:
         hook = LucidworksHook()
         async with hook.shared_client():
-            model = await hook.acreate_model(Training("a", "b", DATA))
-            assert (await hook.aget_model(model.id, metrics=True)).metrics
-            assert model.id in {one.id for one in await hook.alist_models()}
-            deployment = await hook.acreate_deployment(Placement(model.id))
-            assert [one.id for one in await hook.alist_model_deployments(model.id)] == [deployment.id]
-            assert [one.id for one in await hook.alist_deployments()] == [deployment.id]
-            assert await hook.adelete_deployment(deployment.id) == "DELETED"
+            model = await hook.acall(create_model(Training("a", "b", DATA)))
+            assert (await hook.acall(get_model(model.id, metrics=True))).metrics
+            assert model.id in {one.id for one in await hook.acall(list_models())}
+            deployment = await hook.acall(create_deployment(Placement(model.id)))
+            assert [one.id for one in await hook.acall(list_model_deployments(model.id))] == [deployment.id]
+            assert [one.id for one in await hook.acall(list_deployments())] == [deployment.id]
+            assert await hook.acall(delete_deployment(deployment.id)) == "DELETED"
             with pytest.raises(UnknownResourceError, match="undeploy_path"):
-                await hook.adelete_deployment(deployment.id)
+                await hook.acall(delete_deployment(deployment.id))
 
     asyncio.run(story())
 
@@ -342,20 +353,21 @@ class Death(BaseException):
 
 
 @pytest.mark.parametrize("kind", ["train", "deploy"])
-def test_a_retry_finds_what_the_first_try_made(service: Service, kind: str) -> None:
+def test_a_retry_finds_what_the_first_try_made(
+    service: Service, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model_id = trained(service) if kind == "deploy" else ""
     make = train if kind == "train" else lambda: deploy(model_id)
     first = make()
     name = "create_model" if kind == "train" else "create_deployment"
-    post = getattr(first.hook, name)
 
-    def dying(*args: Any) -> Any:
-        post(*args)
+    def die(_: Any) -> Any:
         raise Death
 
-    setattr(first.hook, name, dying)
-    with pytest.raises(Death):
-        first.execute(CONTEXT)
+    with monkeypatch.context() as patch:
+        patch.setattr(models, name, then(getattr(models, name), die))
+        with pytest.raises(Death):
+            first.execute(CONTEXT)
     found = make().execute(CONTEXT)
     made = service.trained() if kind == "train" else service.deployments()
     assert len(made) == 1
@@ -670,9 +682,9 @@ def test_an_error_of_both_paths_says_what_says_most(
     def refuse(*_: Any) -> Any:
         raise answers.pop(0)
 
-    monkeypatch.setattr(hook, "_call", refuse)
+    monkeypatch.setattr("lucidworks_provider.client.http.sync.SyncTransport.send", refuse)
     with pytest.raises(RequestRefusedError, match=r"still deploying.*HTTP 409.*HTTP 404"):
-        hook.delete_deployment("d")
+        hook.call(delete_deployment("d"))
 
 
 def test_the_list_of_deployments_has_another_path(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -699,14 +711,11 @@ def test_deployments_of_a_model_without_their_own_list(
     first = deploy(model_id).execute(CONTEXT)
     task = deploy(model_id)
 
-    def unknown(_: str) -> Any:
-        raise UnknownResourceError("no such path", status=404)
-
-    monkeypatch.setattr(task.hook, "list_model_deployments", unknown)
+    unknown = raising(UnknownResourceError("no such path", status=404))
+    monkeypatch.setattr(models, "list_model_deployments", unknown)
     assert task.execute(CONTEXT) == first
     other = str(train(name="other").execute(CONTEXT))
     task = deploy(other)
-    monkeypatch.setattr(task.hook, "list_model_deployments", unknown)
     assert task.execute(CONTEXT) != first
 
 
@@ -800,7 +809,7 @@ def test_a_literal_key_is_in_no_log_and_no_row(service: Service, logs: Logs) -> 
     event = event_of(deferred.value)
     model_id = task.execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
     rows = json.dumps([deferred.value.trigger.serialize()[1], deferred.value.kwargs, event, model_id])
-    assert CANARY not in logs.text + rows + repr(deferred.value) + repr(LucidworksHook().list_models())
+    assert CANARY not in logs.text + rows + repr(deferred.value) + repr(LucidworksHook().call(list_models()))
 
 
 @pytest.mark.parametrize("kind", ["cut-json", "html"])
@@ -856,10 +865,10 @@ def deployment_sensor(deployment_id: str, **arguments: Any) -> LucidworksDeploym
 def test_sensors_wait_for_what_others_began(service: Service, deferrable: bool) -> None:
     model_id = str(train(wait_for_completion=False).execute(CONTEXT))
     run(lambda: model_sensor(model_id), deferrable=deferrable)
-    assert LucidworksHook().get_model(model_id).state == "AVAILABLE"
+    assert LucidworksHook().call(get_model(model_id)).state == "AVAILABLE"
     deployment_id = str(deploy(model_id, wait_for_completion=False).execute(CONTEXT))
     run(lambda: deployment_sensor(deployment_id), deferrable=deferrable)
-    assert LucidworksHook().list_deployments()[0].state == "DEPLOYED"
+    assert LucidworksHook().call(list_deployments())[0].state == "DEPLOYED"
     undeploy(deployment_id, wait_for_completion=False).execute(CONTEXT)
     run(lambda: deployment_sensor(deployment_id, target_state="DELETED"), deferrable=deferrable)
     assert service.deployments() == []

@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from made_up_calls import then
 
+from lucidworks_provider.client import models
 from lucidworks_provider.client.http import retry
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
@@ -284,14 +286,14 @@ class Death(BaseException):
     """The process is gone: nothing after this runs."""
 
 
-def dies_after(task: Any, method: str) -> None:
-    post = getattr(task.hook, method)
-
-    def dying(*arguments: Any) -> Any:
-        post(*arguments)
+def run_and_die(task: Any, context: Any, *, after: str) -> None:
+    def die(_: Any) -> Any:
         raise Death
 
-    setattr(task.hook, method, dying)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, after, then(getattr(models, after), die))
+        with pytest.raises(Death):
+            task.execute(context)
 
 
 @pytest.mark.parametrize("texts", [*SIMILAR, *FOREIGN], ids=str)
@@ -302,9 +304,7 @@ def test_a_worker_that_dies_after_the_post_never_trains_twice(
     service.settings(rewritten_texts=texts)
     state = Store() if store else None
     first = train()
-    dies_after(first, "create_model")
-    with pytest.raises(Death):
-        first.execute(attempt(1, state))
+    run_and_die(first, attempt(1, state), after="create_model")
     # Without a store it is not known that there was a POST; what is the same word for the client is taken anyhow.
     if (store and texts in SIMILAR) or texts == SIMILAR[1]:
         assert [train().execute(attempt(2, state))] == service.trained()
@@ -329,9 +329,7 @@ def test_a_worker_that_dies_after_the_post_never_deploys_twice(
     service.settings(rewritten_texts=texts)
     state = Store() if store else None
     first = deploy(model)
-    dies_after(first, "create_deployment")
-    with pytest.raises(Death):
-        first.execute(attempt(1, state))
+    run_and_die(first, attempt(1, state), after="create_deployment")
     if taken:
         assert [deploy(model).execute(attempt(2, state))] == service.deployed()
     else:

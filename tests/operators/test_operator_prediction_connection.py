@@ -12,6 +12,7 @@ import pytest
 from prediction_service import LLAMA, Service, by_jobs, direct, new_context, scripted, service_of
 
 from lucidworks_provider.client.api import build
+from lucidworks_provider.client.predictions import list_use_cases, predict, submit_prediction
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import AuthenticationError, ConfigurationError, UnknownResourceError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -33,7 +34,7 @@ def paths(service: Service) -> list[str]:
 def test_the_path_of_the_list_of_use_cases(service: Service, mode: str, path: str | None) -> None:
     service.connect(extra={"use_cases_path": path})
     hook = LucidworksHook()
-    listed = hook.list_use_cases() if mode == "sync" else asyncio.run(hook.alist_use_cases())
+    listed = hook.call(list_use_cases()) if mode == "sync" else asyncio.run(hook.acall(list_use_cases()))
     assert "gte-small" in listed["embedding"]
     assert LLAMA in listed["rag"]
     assert paths(service) == [path or "/ai/usecases"]
@@ -65,10 +66,10 @@ def test_a_segment_of_the_connection_stands_for_the_use_case_on_the_wire(
 ) -> None:
     service.connect(extra={"use_case_segments": segments})
     options = build.keyword_extraction(LLAMA)
-    LucidworksHook().predict(options, TEXTS)
-    asyncio.run(LucidworksHook().apredict(options, TEXTS))
-    LucidworksHook().submit_prediction(options, TEXTS)
-    asyncio.run(LucidworksHook().asubmit_prediction(options, TEXTS))
+    LucidworksHook().call(predict(options, TEXTS))
+    asyncio.run(LucidworksHook().acall(predict(options, TEXTS)))
+    LucidworksHook().call(submit_prediction(options, TEXTS))
+    asyncio.run(LucidworksHook().acall(submit_prediction(options, TEXTS)))
     rows = direct(TEXTS, use_case=use_case).execute(new_context())
     assert [row["keywords"] for row in rows] == [[], []], "still read as keywords"
     by_jobs(TEXTS, tmp_path / "p.jsonl", use_case=use_case).execute(new_context())

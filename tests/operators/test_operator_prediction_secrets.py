@@ -92,7 +92,7 @@ def logged(
 
     Without the filter that replaces keys in logs: what this package logs must need none.
     """
-    monkeypatch.setattr("lucidworks_provider.hooks.predictions.hide", lambda value: value)
+    monkeypatch.setattr("lucidworks_provider.client.client.hide", lambda value: value)
     monkeypatch.setattr("lucidworks_provider.hooks.third_party.hide", lambda value: value)
     caplog.set_level(logging.DEBUG)
     for name in list(logging.root.manager.loggerDict):

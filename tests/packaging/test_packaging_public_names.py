@@ -18,7 +18,7 @@ PUBLIC = {
         "LucidworksChunkDocumentsOperator",
         "LucidworksPublishShardsOperator",
     ],
-    "lucidworks_provider.documents": ["changes", "open_dataset", "open_documents", "version_of"],
+    "lucidworks_provider.corpus": ["changes", "open_dataset", "open_documents", "version_of"],
     "lucidworks_provider.corpus.shards": ["read_listing", "write_listings"],
     "lucidworks_provider.links.report": ["LucidworksReportLink"],
     "lucidworks_provider.links.result": ["LucidworksResultLink"],
@@ -34,6 +34,8 @@ PUBLIC = {
     "lucidworks_provider.sensors.jobs": ["LucidworksJobSensor"],
     "lucidworks_provider.sensors.models": ["LucidworksModelSensor", "LucidworksDeploymentSensor"],
     "lucidworks_provider.triggers.models": ["LucidworksStateTrigger"],
+    "lucidworks_provider.client.client": ["LucidworksClient"],
+    "lucidworks_provider.client.settings": ["LucidworksSettings", "parse_settings"],
     "lucidworks_provider.client.api.models": ["Model", "Deployment"],
     "lucidworks_provider.client.api.model_calls": ["Training", "Placement"],
     "lucidworks_provider.decorators.predict": ["lucidworks_predict_task"],
@@ -96,31 +98,8 @@ METHODS = {
         "test_connection": "",
     },
     ("lucidworks_provider.hooks.lucidworks", "LucidworksHook"): {
-        "submit_chunking": "text chunker model_id data_type chunker_config model_config",
-        "asubmit_chunking": "text chunker model_id data_type chunker_config model_config",
-        "list_use_cases": "",
-        "alist_use_cases": "",
-        "predict": "options inputs",
-        "apredict": "options inputs",
-        "submit_prediction": "options inputs",
-        "asubmit_prediction": "options inputs",
-        "get_prediction": "job_id options",
-        "aget_prediction": "job_id options",
-        "tokenize": "options inputs",
-        "atokenize": "options inputs",
-        "preview_prompt": "options inputs",
-        "apreview_prompt": "options inputs",
-        **dict.fromkeys(("list_models", "alist_models", "list_deployments"), ""),
-        "get_model": "model_id metrics",
-        **dict.fromkeys(("create_model", "acreate_model"), "training credentials"),
-        "list_model_deployments": "model_id",
-        "alist_model_deployments": "model_id attempts",
-        **dict.fromkeys(("create_deployment", "acreate_deployment"), "placement"),
-        **dict.fromkeys(("delete_deployment", "adelete_deployment"), "deployment_id"),
-        "get_chunking": "job_id",
-        "aget_chunking": "job_id",
-        "poll_job": "kind job_id attempts",
-        "apoll_job": "kind job_id attempts",
+        **dict.fromkeys(("call", "acall"), "call attempts"),
+        "rate_limit": "",
         "shared_client": "connections",
         "close": "",
     },
@@ -208,6 +187,39 @@ def test_the_error_tree() -> None:
     assert tree == ERRORS
     for name in tree:
         assert name in (errors.__doc__ or ""), f"{name} is not in the picture of the tree"
+
+
+FUNCTIONS = {
+    "lucidworks_provider.client.predictions": {
+        "list_use_cases": "",
+        **dict.fromkeys(("predict", "submit_prediction", "tokenize", "preview_prompt"), "options inputs"),
+        **dict.fromkeys(("predict_items", "submit_items"), "options items"),
+        "get_prediction": "job_id options",
+    },
+    "lucidworks_provider.client.chunking": {
+        "submit_chunking": "text chunker model_id data_type chunker_config model_config",
+        "submit_text": "options text max_bytes",
+        "get_chunking": "job_id",
+    },
+    "lucidworks_provider.client.jobs": {"poll_job": "kind job_id"},
+    "lucidworks_provider.client.models": {
+        **dict.fromkeys(("list_models", "list_deployments"), ""),
+        "get_model": "model_id metrics",
+        "create_model": "training credentials",
+        "list_model_deployments": "model_id",
+        "create_deployment": "placement",
+        "delete_deployment": "deployment_id",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "functions"), FUNCTIONS.items(), ids=lambda one: one if type(one) is str else ""
+)
+def test_calls(module: str, functions: dict[str, str]) -> None:
+    for name, parameters in functions.items():
+        signature = inspect.signature(getattr(import_module(module), name))
+        assert list(signature.parameters) == parameters.split(), name
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ PAGES = [
 
 # Pages with a test of their own that runs all of their blocks.
 ELSEWHERE = {
+    "docs/client.md": "tests/packaging/test_packaging_client.py, in a process without Airflow",
     "docs/tutorial.md": "dev/tutorial.py, by `make tutorial`",
     "docs/testing.md": "tests/packaging/test_packaging_testing.py",
 }

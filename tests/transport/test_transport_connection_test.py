@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lucidworks_provider.client.auth.source import forget_sources
+from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
@@ -67,7 +68,7 @@ def test_the_live_token_is_borrowed_and_stays_alive(
     assert good
     assert "works with the fleet's live access." in said
     assert hook.get_token() == token
-    hook.list_use_cases()
+    hook.call(list_use_cases())
     assert mints(emulator) == 2  # the hook's, and one of the other scope
     assert [call.status for call in emulator.state.log if call.status != 200] == []
 

@@ -15,6 +15,7 @@ from transport_wire import (
     call,
     connection_json,
     get,
+    get_token,
     proxying,
     scripted,
     send,
@@ -22,7 +23,9 @@ from transport_wire import (
     submit,
 )
 
+from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.http import interim
+from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     ContentEncodingError,
@@ -107,7 +110,7 @@ def test_another_encoding_is_named_and_nothing_is_repeated(
         monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", extra)
         hook = LucidworksHook()
         with pytest.raises(ContentEncodingError, match=rf"Content-Encoding '{encoding}'.*proxy") as caught:
-            call(mode, hook, "list_use_cases") if replayable else submit(mode, hook)
+            call(mode, hook, list_use_cases()) if replayable else submit(mode, hook)
     assert not caught.value.retryable
     assert len(server.heard) == 1
 
@@ -137,7 +140,7 @@ def test_a_busy_service_behind_such_a_proxy_is_asked_again(
     with scripted(busy, answer(body=b"[]")) as server:
         extra = connection_json(emulator.url, application_url=server.url)
         monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", extra)
-        assert call(mode, LucidworksHook(), "list_use_cases") == {}
+        assert call(mode, LucidworksHook(), list_use_cases()) == {}
     assert len(server.heard) == 2
 
 
@@ -155,7 +158,7 @@ def test_an_unreadable_token_is_no_reason_to_ask_for_more(mode: Mode, emulator: 
     fault(emulator, "br", "token", times=100)
     for _ in range(5):
         with pytest.raises(ContentEncodingError, match=r"Token request.*'br'"):
-            call(mode, LucidworksHook(), "get_token")
+            get_token(mode, LucidworksHook())
     assert emulator.state.log.endpoints["token"] == 1
 
 
@@ -193,6 +196,6 @@ def test_early_hints_of_the_emulator(mode: Mode, emulator: RunningEmulator) -> N
     fault(emulator, "early-hints", "any", times=20)
     hook = LucidworksHook()
     job_id = submit(mode, hook)
-    assert call(mode, hook, "get_chunking", job_id).job_id == job_id
+    assert call(mode, hook, get_chunking(job_id)).job_id == job_id
     assert hook.get_conn().get("/ai/usecases").status_code == 200
     assert [record.fault for record in emulator.state.log] == ["early-hints"] * 4

@@ -16,6 +16,7 @@ from lucidworks_provider.client.auth.holding import Held, Holding
 from lucidworks_provider.client.auth.source import Service, TokenSource
 from lucidworks_provider.client.auth.stores import MemoryStore
 from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ForbiddenError, TokenStoreError
@@ -153,7 +154,7 @@ def test_a_token_that_died_early_costs_one_more(mode: Mode, service: RunningEmul
 @pytest.mark.parametrize("mode", MODES)
 def test_an_application_that_is_not_entitled_refreshes_nothing(mode: Mode, service: RunningEmulator) -> None:
     hook = LucidworksHook()
-    call(mode, hook, "list_use_cases")
+    call(mode, hook, list_use_cases())
     forbid(service, "submit")
     began = time.monotonic()
     for _ in range(10):
@@ -173,7 +174,7 @@ def test_an_entitlement_that_ends_costs_one_refresh(mode: Mode, service: Running
         with pytest.raises(ForbiddenError):
             submit(mode, hook)
         # The rest of the fleet works meanwhile.
-        call(mode, hook, "list_use_cases")
+        call(mode, hook, list_use_cases())
     assert service.state.log.mints[PREDICT] == 2
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 import requests
-from transport_wire import MODES, Script, answer, call, connection_json, proxying, scripted
+from transport_wire import MODES, Script, answer, call, connection_json, get_token, proxying, scripted
 
 from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
+from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -183,7 +184,7 @@ def test_a_token_request(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     grant = '{"access_token": "granted", "expires_in": 3600, "scope": "%s", "token_type": "Bearer"}'
     with scripted(answer(body=grant % PREDICT_SCOPE)) as server:
         monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(server.url))
-        assert call(mode, LucidworksHook(), "get_token") == "granted"
+        assert get_token(mode, LucidworksHook()) == "granted"
         [value] = authorizations(server)
         assert value == requests.auth._basic_auth_str("demo-client", "demo-secret")
 
@@ -191,7 +192,7 @@ def test_a_token_request(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_calls_of_the_hook(mode: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
     with service(emulator, monkeypatch, answer(body='{"useCases": {}}')) as application:
-        call(mode, LucidworksHook(), "list_use_cases")
+        call(mode, LucidworksHook(), list_use_cases())
         assert authorizations(application) == [bearer()]
 
 
@@ -201,5 +202,5 @@ def test_calls_of_the_hook_do_not_follow_redirects(
 ) -> None:
     with service(emulator, monkeypatch, redirect(302, "/second"), answer()) as application:
         with pytest.raises(LucidworksError, match="redirects are not followed"):
-            call(mode, LucidworksHook(), "list_use_cases")
+            call(mode, LucidworksHook(), list_use_cases())
         assert authorizations(application) == [bearer()]

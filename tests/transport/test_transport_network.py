@@ -25,6 +25,7 @@ from transport_wire import (
     connection_json,
     dead_port,
     get,
+    get_token,
     listening,
     proxying,
     scripted,
@@ -34,6 +35,7 @@ from transport_wire import (
 )
 
 from lucidworks_provider import metrics
+from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
@@ -312,7 +314,7 @@ def test_a_redirected_token_request_is_not_followed(mode: Mode, monkeypatch: pyt
     with scripted(answer()) as elsewhere, scripted(answer(307, b"", Location=elsewhere.url)) as server:
         monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(server.url))
         with pytest.raises(LucidworksError, match="redirects are not followed"):
-            call(mode, LucidworksHook(), "get_token")
+            get_token(mode, LucidworksHook())
         assert elsewhere.heard == []
 
 
@@ -425,7 +427,7 @@ def test_metrics_count_what_follows_a_connection(
 
 def test_dropped_by_the_emulator(mode: Mode, emulator: RunningEmulator) -> None:
     hook = LucidworksHook()
-    call(mode, hook, "get_token")
+    get_token(mode, hook)
     emulator.state.faults.order(Fault.from_json({"kind": "disconnect", "match": "submit"}))
     with pytest.raises(SubmissionUnknownError, match="connection broke"):
         submit(mode, hook)
@@ -448,7 +450,7 @@ def test_a_success_that_is_no_json_object(
         )
         hook = LucidworksHook()
         with pytest.raises(MalformedAnswerError) as caught:
-            call(mode, hook, "get_chunking", "441eb3be-7de6-470a-8141-e416a15c7db1")
+            call(mode, hook, get_chunking("441eb3be-7de6-470a-8141-e416a15c7db1"))
         assert "HTTP 200" in str(caught.value)
         assert repr(content.decode()) in str(caught.value)
         with pytest.raises(SubmissionUnknownError, match="HTTP 200"):

@@ -19,9 +19,12 @@ from transport_wire import MODES, Mode, answer, connection_json, get, scripted, 
 from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.client.api.messages import Answer, Request
 from lucidworks_provider.client.api.tokens import token_request
+from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
 from lucidworks_provider.client.http.request_queue import RequestQueue, forget_queues, queue_for, queue_of
 from lucidworks_provider.client.http.sync import SyncTransport
+from lucidworks_provider.client.jobs import poll_job
+from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -184,14 +187,14 @@ def test_a_loop_that_ended_holds_up_nobody() -> None:
 def test_a_single_429_delays_its_own_request_only(emulator: RunningEmulator) -> None:
     emulator.state.faults.order(Fault.from_json({"kind": "429", "match": "usecases", "retry_after": 1}))
     hook = LucidworksHook()
-    job_id = hook.submit_chunking("One.", chunker="sentence", model_id="gte-small")
-    refusing = threading.Thread(target=lambda: asyncio.run(LucidworksHook().alist_use_cases()))
+    job_id = hook.call(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
+    refusing = threading.Thread(target=lambda: asyncio.run(LucidworksHook().acall(list_use_cases())))
     refusing.start()
     while not emulator.state.log.statuses[429]:
         time.sleep(0.005)
     time.sleep(0.05)
     began = time.monotonic()
-    hook.poll_job(CHUNKING, job_id)
+    hook.call(poll_job(CHUNKING, job_id))
     assert time.monotonic() - began < 0.5
     refusing.join()
     refused, again = (one for one in emulator.state.log if one.endpoint == "usecases")
@@ -205,7 +208,7 @@ async def test_what_is_known_of_a_limit_is_shown(emulator: RunningEmulator) -> N
     assert (hook.rate_limit().rate, hook.rate_limit().refusals) == (None, 0)
     emulator.state.settings = emulator.state.settings.patched({"rate_limit": 20, "rate_mode": "bucket"})
     async with hook.shared_client(connections=32):
-        await asyncio.gather(*(hook.alist_use_cases() for _ in range(50)))
+        await asyncio.gather(*(hook.acall(list_use_cases()) for _ in range(50)))
     known = hook.rate_limit()
     assert known.refusals == emulator.state.log.statuses[429] > 0
     assert known.rate is not None
@@ -238,12 +241,12 @@ async def test_a_request_without_an_answer_gives_its_turn_back(gone: str) -> Non
 
 def test_a_rate_limit_is_kept_by_threads(emulator: RunningEmulator) -> None:
     """Four threads with a hook each; the emulator takes ten a second."""
-    job_id = LucidworksHook().submit_chunking("One.", chunker="sentence", model_id="gte-small")
+    job_id = LucidworksHook().call(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
     emulator.state.settings = emulator.state.settings.patched({"rate_limit": 10, "rate_mode": "bucket"})
 
     def work(hook: LucidworksHook) -> None:
         for _ in range(8):
-            hook.poll_job(CHUNKING, job_id)
+            hook.call(poll_job(CHUNKING, job_id))
         hook.close()
 
     with ThreadPoolExecutor(4) as pool:

@@ -14,9 +14,10 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, scripted, submit
+from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, get_token, scripted, submit
 
 from lucidworks_provider.client.api.jobs import CHUNKING
+from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -65,7 +66,7 @@ def test_a_poll_is_repeated(mode: Mode, emulator: RunningEmulator, kind: str) ->
     hook = LucidworksHook()
     job_id = submit(mode, hook)
     fault(emulator, kind, "poll", times=3)
-    assert job_id.encode() in call(mode, hook, "poll_job", CHUNKING, job_id)
+    assert job_id.encode() in call(mode, hook, poll_job(CHUNKING, job_id))
     assert count(emulator, "poll") == 4
 
 
@@ -77,7 +78,7 @@ def test_a_poll_is_not_repeated_for_ever(
 ) -> None:
     fault(emulator, kind, "poll", times=100)
     with pytest.raises(error) as caught:
-        call(mode, LucidworksHook(), "poll_job", CHUNKING, JOB)
+        call(mode, LucidworksHook(), poll_job(CHUNKING, JOB))
     assert caught.value.retryable
     # aiohttp itself sends a GET twice when the connection drops; that is behind the policy's back.
     behind_its_back = 2 if (mode, kind) == ("async", "disconnect") else 1
@@ -87,7 +88,7 @@ def test_a_poll_is_not_repeated_for_ever(
 @pytest.mark.parametrize("kind", [*SERVER_ERRORS, "disconnect", "html", "cut-json", "429"])
 def test_a_token_request_is_repeated(mode: Mode, emulator: RunningEmulator, kind: str) -> None:
     fault(emulator, kind, "token", times=2)
-    call(mode, LucidworksHook(), "get_token")
+    get_token(mode, LucidworksHook())
     assert count(emulator, "token") == 3
 
 
@@ -163,7 +164,7 @@ def test_no_connection_is_tried_again(
         log.addHandler(handler)
         stack.callback(log.removeHandler, handler)
         if replayable:
-            call(mode, hook, "poll_job", CHUNKING, JOB)
+            call(mode, hook, poll_job(CHUNKING, JOB))
         else:
             assert submit(mode, hook) == JOB
         hook.close()
@@ -205,7 +206,7 @@ def test_other_refusals_are_final(
         )
         hook = LucidworksHook()
         with pytest.raises(error, match=f"HTTP {status}: Because"):
-            call(mode, hook, "poll_job", CHUNKING, JOB) if replayable else submit(mode, hook)
+            call(mode, hook, poll_job(CHUNKING, JOB)) if replayable else submit(mode, hook)
         hook.close()
         assert len(server.heard) == 1
 
@@ -219,7 +220,7 @@ def test_a_refused_token_is_replaced(
     job_id = submit(mode, hook)
     before = emulator.state.log.mints[PREDICT], count(emulator, endpoint)
     fault(emulator, "unauthorized", endpoint, times=times)
-    call(mode, hook, "poll_job", CHUNKING, job_id) if endpoint == "poll" else submit(mode, hook)
+    call(mode, hook, poll_job(CHUNKING, job_id)) if endpoint == "poll" else submit(mode, hook)
     assert emulator.state.log.mints[PREDICT] - before[0] == times
     assert count(emulator, endpoint) - before[1] == times + 1
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.hooks.stores import pauses, variable_tokens
@@ -43,7 +44,7 @@ def test_it_costs_one_token_and_whoever_has_the_old_one_fails_with_a_clear_error
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = hook_with("demo-secret", emulator, monkeypatch)
-    before.list_use_cases()
+    before.call(list_use_cases())
     [live] = [name for name in variables if "live" in name]
     sealed = variables[live]
 
@@ -51,19 +52,19 @@ def test_it_costs_one_token_and_whoever_has_the_old_one_fails_with_a_clear_error
         emulator.state, "settings", replace(emulator.state.settings, clients={"demo-client": "new-secret"})
     )
     # What holds a token goes on with it.
-    before.list_use_cases()
+    before.call(list_use_cases())
 
     with caplog.at_level(logging.WARNING):
         after = hook_with("new-secret", emulator, monkeypatch)
-        after.list_use_cases()
+        after.call(list_use_cases())
     assert caplog.text.count("was not written with this client secret") == 1
     assert variables[live] != sealed
     assert sum(emulator.state.log.mints.values()) == 2
 
     # The new token has deleted the old one, and the old secret gets no other.
     with pytest.raises(AuthenticationError, match="Check Client ID and Client Secret"):
-        before.list_use_cases()
-    after.list_use_cases()
+        before.call(list_use_cases())
+    after.call(list_use_cases())
     assert sum(emulator.state.log.mints.values()) == 2
     before.close()
     after.close()

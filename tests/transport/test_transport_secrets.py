@@ -11,12 +11,13 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from transport_wire import MODES, Mode, answer, call, connection_json, scripted, submit
+from transport_wire import MODES, Mode, answer, call, connection_json, get_token, scripted, submit
 
 from lucidworks_provider.client.api.messages import Answer
 from lucidworks_provider.client.api.tokens import read_grant, token_request
 from lucidworks_provider.client.auth.source import token_source
 from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
@@ -87,7 +88,7 @@ def test_wrong_credentials(
     monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", wrong)
     hook = LucidworksHook()
     with pytest.raises(AuthenticationError, match="The client id or the client secret is wrong") as caught:
-        call(mode, hook, "get_token")
+        get_token(mode, hook)
     encoded = base64.b64encode(b"demo-client:wr0ng-s3cret").decode()
     for text in (shown_by(caught.value), everything(), repr(hook), repr(vars(hook))):
         assert "wr0ng-s3cret" not in text
@@ -138,7 +139,7 @@ def test_a_server_that_quotes_the_secret(
     with scripted(answer(401, page)) as server:
         monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(server.url))
         with pytest.raises(AuthenticationError) as caught:
-            call(mode, LucidworksHook(), "get_token")
+            get_token(mode, LucidworksHook())
     assert SECRET not in shown_by(caught.value)
 
 
@@ -159,10 +160,10 @@ def test_nothing_leaks_on_the_whole_way(
         fault("html", "poll")
         for _ in range(2):
             try:
-                call(mode, hook, "get_chunking", job_id)
+                call(mode, hook, get_chunking(job_id))
             except LucidworksError as err:
                 errors.append(err)
-        assert call(mode, hook, "get_chunking", job_id).chunks
+        assert call(mode, hook, get_chunking(job_id)).chunks
         for kind in ("500", "disconnect-after", "html", "cut-json", "unauthorized"):
             fault(kind, "submit", times=4 if kind == "unauthorized" else 1)
             try:
@@ -215,6 +216,6 @@ def test_nothing_leaks_on_the_whole_way(
 def test_the_listening_test_hears_a_leak(
     mode: Mode, emulator: RunningEmulator, minted: list[str], everything: Callable[[], str]
 ) -> None:
-    token = call(mode, LucidworksHook(), "get_token")
+    token = get_token(mode, LucidworksHook())
     logging.getLogger("lucidworks_provider.anything").debug("%s", token)
     assert minted[0] in everything()

@@ -13,6 +13,8 @@ import pytest
 from transport_wire import connection_json
 
 from lucidworks_provider.client.api.jobs import CHUNKING
+from lucidworks_provider.client.chunking import submit_chunking
+from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -148,7 +150,7 @@ def test_a_token_that_dies_under_threads(emulator: RunningEmulator) -> None:
             if session is not None:
                 assert session.get("/ai/usecases").status_code == 200
             else:
-                hook.submit_chunking("One.", chunker="sentence", model_id="gte-small")
+                hook.call(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
             progress.calls[number] += 1
 
     with ThreadPoolExecutor(8) as pool:
@@ -170,12 +172,12 @@ def test_a_token_that_dies_under_threads(emulator: RunningEmulator) -> None:
 async def test_a_token_that_dies_under_coroutines(emulator: RunningEmulator) -> None:
     emulator.state.settings = emulator.state.settings.patched({"latency": 0.01})
     hook, progress = LucidworksHook(), Progress(20)
-    job_id = await hook.asubmit_chunking("One.", chunker="sentence", model_id="gte-small")
+    job_id = await hook.acall(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
 
     async def work(number: int) -> None:
         async with hook.shared_client():
             while not progress.stop:
-                await hook.apoll_job(CHUNKING, job_id)
+                await hook.acall(poll_job(CHUNKING, job_id))
                 progress.calls[number] += 1
 
     workers = [asyncio.create_task(work(number)) for number in range(20)]

@@ -16,6 +16,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.chunking import submit_chunking
+from lucidworks_provider.client.endpoint import Call
 from lucidworks_provider.client.http.aio import shared_transport
 from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.client.settings import LucidworksSettings
@@ -54,15 +56,20 @@ def send(mode: Mode, wanted: LucidworksSettings, request: Request, token: str | 
     return asyncio.run(asynchronously())
 
 
-def call(mode: Mode, hook: LucidworksHook, method: str, *args: Any, **options: Any) -> Any:
-    """A method of the hook, or its twin with an ``a`` before its name."""
+def call(mode: Mode, hook: LucidworksHook, this: Call[Any], **options: Any) -> Any:
+    """Perform a call, in this thread or in an event loop."""
+    return hook.call(this, **options) if mode == "sync" else asyncio.run(hook.acall(this, **options))
+
+
+def get_token(mode: Mode, hook: LucidworksHook, *args: Any, **options: Any) -> str:
+    """An access token of the hook, in this thread or in an event loop."""
     if mode == "sync":
-        return getattr(hook, method)(*args, **options)
-    return asyncio.run(getattr(hook, f"a{method}")(*args, **options))
+        return hook.get_token(*args, **options)
+    return asyncio.run(hook.aget_token(*args, **options))
 
 
 def submit(mode: Mode, hook: LucidworksHook, text: str = "One. Two.") -> str:
-    job_id: str = call(mode, hook, "submit_chunking", text, chunker="sentence", model_id="gte-small")
+    job_id: str = call(mode, hook, submit_chunking(text, chunker="sentence", model_id="gte-small"))
     return job_id
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lucidworks_provider.client import models as client_models
 from lucidworks_provider.client.api import model_calls as calls
 from lucidworks_provider.client.api.messages import Answer, Request
 from lucidworks_provider.client.api.model_calls import (
@@ -42,7 +43,6 @@ from lucidworks_provider.errors import (
     ServiceError,
     UnknownResourceError,
 )
-from lucidworks_provider.hooks import models as hook_module
 from lucidworks_provider.jobs.states import YOUNG, Ending, Seen, judge, next_look
 
 CANARY = "canary-5d1f-of-a-private-key"
@@ -213,20 +213,20 @@ def test_without_a_customer_id_there_is_no_models_api() -> None:
     ],
 )
 def test_every_path_of_a_deletion_names_the_deployment(extra: dict[str, str], paths: list[str]) -> None:
-    urls = list(hook_module._undeployments(settings(customer_id="CUST", **extra), "d/1"))
+    urls = list(client_models._undeployments(settings(customer_id="CUST", **extra), "d/1"))
     assert urls == [f"https://api.lucidworks.com{path}" for path in paths]
 
 
 @pytest.mark.parametrize("deployment_id", ["", " ", ".", "..", "...", "\t\n", "\u200b", "/", "?", "-", "*"])
 def test_a_deletion_without_an_id_is_refused(deployment_id: str) -> None:
     with pytest.raises(InputError, match="deployment_id"):
-        list(hook_module._undeployments(settings(customer_id="CUST"), deployment_id))
+        list(client_models._undeployments(settings(customer_id="CUST"), deployment_id))
 
 
 @pytest.mark.parametrize("deployment_id", ["CUST", "cust", " CUST "])
 def test_the_customer_is_never_deleted(deployment_id: str) -> None:
     with pytest.raises(InputError, match="Customer ID"):
-        list(hook_module._undeployments(settings(customer_id="CUST"), deployment_id))
+        list(client_models._undeployments(settings(customer_id="CUST"), deployment_id))
 
 
 # Reading

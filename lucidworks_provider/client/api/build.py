@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Requests with types: one function for each use case, for ``LucidworksHook.predict`` and its relatives.
+Options with types: one function per use case, for :func:`~lucidworks_provider.client.predictions.predict`.
 
 ::
 
-    answers = hook.predict(build.rag("llama-3-8b-instruct"), [{"text": …, "documents": […]}])
+    answers = hook.call(predict(build.rag("llama-3-8b-instruct"), [{"text": …, "documents": […]}]))
     answers[0].memory_uuid
 
 ``model_config`` of the generative ones has the vendor's names: ``temperature`` (0 to 2, default 0.7),

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The script of docs/client.md, as it stands, in a process that cannot import Airflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+ROOT = Path(__file__).parents[2]
+MEMORY = '{"share_via": "memory"}'
+
+
+def test_the_script_runs_without_airflow(emulator: RunningEmulator) -> None:
+    [script] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/client.md").read_text(), re.S)
+    connection = json.loads(emulator.conn_json())
+    extra = connection["extra"] if isinstance(connection["extra"], dict) else json.loads(connection["extra"])
+    assert script.count(MEMORY) == 1
+    script = script.replace(MEMORY, repr(extra | json.loads(MEMORY)))
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.modules['airflow'] = None\n{script}"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "LUCIDWORKS_CLIENT_ID": connection["login"],
+            "LUCIDWORKS_CLIENT_SECRET": connection["password"],
+            "LUCIDWORKS_APPLICATION_ID": connection.get("host") or "app",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["384", "384"]
+    assert len(emulator.state.log.mints) == 1
