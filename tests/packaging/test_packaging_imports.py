@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,16 @@ PACKAGE = Path(lucidworks_provider.__file__).parent
 ROOT = PACKAGE.parent
 NAME = PACKAGE.name
 MODULES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def test_the_pictures_show_the_contracts() -> None:
+    contracts = configparser.ConfigParser()
+    contracts.read(ROOT / ".importlinter")
+    pictures = re.findall(r"```text\n(.*?)```", (ROOT / "docs/architecture.md").read_text(), re.S)
+    for name, picture in zip(("layers", "client"), pictures, strict=True):
+        layers = contracts[f"importlinter:contract:{name}"]["layers"].split("\n")
+        drawn = [re.split(r" {2,}", line)[0] for line in picture.splitlines()]
+        assert drawn == [" ".join(line.replace("|", " ").split()) for line in layers if line]
 
 
 @pytest.mark.parametrize("module", MODULES)
