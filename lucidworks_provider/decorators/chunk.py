@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, Required, Unpack, cast
 
 from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
@@ -15,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
+from lucidworks_provider.operators.arguments import DecoratorArguments
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 if TYPE_CHECKING:
@@ -80,7 +82,27 @@ class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
         self.text, self.documents = (returned, None) if isinstance(returned, str) else (None, returned)
 
 
-def lucidworks_chunk_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+class ChunkTaskArguments(DecoratorArguments, total=False):
+    """Of ``@task.lucidworks_chunk``; the defaults are those of the operator."""
+
+    chunker: Required[str]
+    model_id: Required[str]
+    result_path: Required[str]
+    chunker_config: Mapping[str, Any] | str | None
+    model_config: Mapping[str, Any] | str | None
+    data_type: str | None
+    on_mismatch: Literal["fail", "warn"]
+    max_text_bytes: int
+    lucidworks_conn_id: str
+    deferrable: bool
+    poll_interval: float | timedelta
+    timeout: float | timedelta
+    on_unknown_submission: Literal["resubmit", "fail"]
+
+
+def lucidworks_chunk_task(
+    python_callable: Callable[..., Any] | None = None, **kwargs: Unpack[ChunkTaskArguments]
+) -> TaskDecorator:
     """
     Make a function that returns documents a task that chunks them.
 
@@ -90,6 +112,7 @@ def lucidworks_chunk_task(python_callable: Callable[..., Any] | None = None, **k
         def articles(): return [{"id": "a", "text": …}]
 
     :param python_callable: the function; returns a text, or a list of ``{"id": …, "text": …}``.
+
     :param kwargs: arguments of :class:`~lucidworks_provider.operators.chunking.LucidworksChunkOperator`.
     """
     return task_decorator_factory(

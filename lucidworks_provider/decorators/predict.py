@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Required, Unpack
 
 from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
@@ -13,7 +13,10 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+from lucidworks_provider.operators.arguments import DecoratorArguments
+from lucidworks_provider.operators.prediction import (
+    LucidworksPredictionOperator,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
@@ -56,8 +59,24 @@ class _PredictDecoratedOperator(DecoratedOperator, LucidworksPredictionOperator)
         return LucidworksPredictionOperator.execute(self, context)
 
 
+class PredictTaskArguments(DecoratorArguments, total=False):
+    """Of ``@task.lucidworks_predict``; the defaults are those of the operator."""
+
+    use_case: Required[str]
+    model_id: Required[str]
+    use_case_config: Mapping[str, Any] | str | None
+    model_config: Mapping[str, Any] | str | None
+    api_key_conn_id: str | None
+    result_path: str | None
+    batch_size: int
+    max_reject_ratio: float
+    on_mismatch: Literal["fail", "warn"]
+    concurrency: int
+    lucidworks_conn_id: str
+
+
 def lucidworks_predict_task(
-    python_callable: Callable[..., Any] | None = None, **kwargs: Any
+    python_callable: Callable[..., Any] | None = None, **kwargs: Unpack[PredictTaskArguments]
 ) -> TaskDecorator:
     """
     Make a function that returns inputs a task that returns predictions.
@@ -70,6 +89,7 @@ def lucidworks_predict_task(
         def triage(tickets): return [ticket["text"] for ticket in tickets]
 
     :param python_callable: the function; returns a list of texts or of ``{"text": …, "id": …}``.
+
     :param kwargs: arguments of :class:`~lucidworks_provider.operators.prediction.LucidworksPredictionOperator`.
     """
     return task_decorator_factory(

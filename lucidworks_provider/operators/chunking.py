@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
+from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
 from lucidworks_provider.operators.values import one_of, whole
+from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -85,9 +89,22 @@ class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
         data_type: str | None = "passage",
         on_mismatch: Literal["fail", "warn"] = "fail",
         max_text_bytes: int = MAX_TEXT_BYTES,
-        **kwargs: Any,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = DEFERRABLE,
+        poll_interval: float | timedelta = 30.0,
+        timeout: float | timedelta = 3600.0,
+        on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
-        super().__init__(result_path=result_path, **kwargs)
+        super().__init__(
+            result_path=result_path,
+            lucidworks_conn_id=lucidworks_conn_id,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            on_unknown_submission=on_unknown_submission,
+            **kwargs,
+        )
         self.chunker = chunker
         self.model_id = model_id
         self.text = text

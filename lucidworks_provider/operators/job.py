@@ -7,12 +7,13 @@ import asyncio
 import time
 from abc import abstractmethod
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
+from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.values import one_of
 from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, Waiting
@@ -172,7 +173,7 @@ class JobOperator(JobWaiting, BaseOperator):
         poll_interval: float | timedelta = 30.0,
         timeout: float | timedelta = 3600.0,
         on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
-        **kwargs: Any,
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         self.result_path = result_path

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
@@ -17,17 +17,17 @@ from lucidworks_provider.errors import (
     AmbiguousResourceError,
     AnswerError,
     ForbiddenError,
-    InputError,
     JobFailedError,
     LucidworksError,
     RequestRefusedError,
     SubmissionUnknownError,
     UnknownResourceError,
 )
+from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.lineage import ReadsTrainingData
 from lucidworks_provider.operators.model_credentials import TakesCredentials
 from lucidworks_provider.operators.state import StateWaiting
-from lucidworks_provider.operators.values import dictionary, switch
+from lucidworks_provider.operators.values import dictionary, one_of, switch
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _STATE_NAME = "lucidworks_made"
 # What says that one of several ways to look is not there.
 _REFUSALS = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
-_IF_AMBIGUOUS = ("fail", "reuse", "create")
+IfAmbiguous = Literal["fail", "reuse", "create"]
 
 T = TypeVar("T", bound="Model | Deployment")
 R = TypeVar("R")
@@ -72,7 +72,7 @@ class _ModelOperator(StateWaiting, BaseOperator):
         deferrable: bool = DEFERRABLE,
         poll_interval: float | timedelta = 15.0,
         timeout: float | timedelta = 3600.0,
-        **kwargs: Any,
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
         self.lucidworks_conn_id = lucidworks_conn_id
@@ -108,16 +108,11 @@ class _CreatingOperator(_ModelOperator):
         it, or ``create`` another one.
     """
 
-    def __init__(self, *, if_ambiguous: str = "fail", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.if_ambiguous = if_ambiguous
+    if_ambiguous: IfAmbiguous
 
     def _checked(self) -> None:
         super()._checked()
-        if self.if_ambiguous not in _IF_AMBIGUOUS:
-            raise InputError(
-                f"if_ambiguous is {self.if_ambiguous!r}; give one of {', '.join(_IF_AMBIGUOUS)}."
-            )
+        one_of(self.if_ambiguous, "if_ambiguous", *get_args(IfAmbiguous))
 
     def _get_or_create(
         self,
@@ -249,12 +244,23 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
         config: Mapping[str, Any] | str | None = None,
         credentials_conn_id: str | None = None,
         training_data_credentials: Mapping[str, str] | None = None,
-        if_ambiguous: str = "fail",
+        if_ambiguous: IfAmbiguous = "fail",
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        wait_for_completion: bool = True,
+        deferrable: bool = DEFERRABLE,
         poll_interval: float | timedelta = 60.0,
         timeout: float | timedelta = timedelta(hours=24),
-        **kwargs: Any,
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
-        super().__init__(if_ambiguous=if_ambiguous, poll_interval=poll_interval, timeout=timeout, **kwargs)
+        super().__init__(
+            lucidworks_conn_id=lucidworks_conn_id,
+            wait_for_completion=wait_for_completion,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            **kwargs,
+        )
+        self.if_ambiguous = if_ambiguous
         self.name = name
         self.model_type = model_type
         self.training_data = training_data
@@ -363,10 +369,23 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         config: Mapping[str, Any] | str | None = None,
         min_replicas: int = 1,
         max_replicas: int = 1,
-        if_ambiguous: str = "fail",
-        **kwargs: Any,
+        if_ambiguous: IfAmbiguous = "fail",
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        wait_for_completion: bool = True,
+        deferrable: bool = DEFERRABLE,
+        poll_interval: float | timedelta = 15.0,
+        timeout: float | timedelta = 3600.0,
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
-        super().__init__(if_ambiguous=if_ambiguous, **kwargs)
+        super().__init__(
+            lucidworks_conn_id=lucidworks_conn_id,
+            wait_for_completion=wait_for_completion,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            **kwargs,
+        )
+        self.if_ambiguous = if_ambiguous
         self.model_id = model_id
         self.region = region
         self.config = config
@@ -455,8 +474,25 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
     template_fields: Sequence[str] = ("deployment_id", "lucidworks_conn_id")
 
-    def __init__(self, *, deployment_id: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        deployment_id: str,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        wait_for_completion: bool = True,
+        deferrable: bool = DEFERRABLE,
+        poll_interval: float | timedelta = 15.0,
+        timeout: float | timedelta = 3600.0,
+        **kwargs: Unpack[BaseOperatorArguments],
+    ) -> None:
+        super().__init__(
+            lucidworks_conn_id=lucidworks_conn_id,
+            wait_for_completion=wait_for_completion,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            **kwargs,
+        )
         self.deployment_id = deployment_id
 
     def execute(self, context: Context) -> None:

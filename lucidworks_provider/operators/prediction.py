@@ -7,18 +7,20 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import StorageError
+from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.job import JobOperator, bodies_of
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.results import HasResult
 from lucidworks_provider.operators.secrets import KeysApart, restore, warn, withheld, withhold
 from lucidworks_provider.operators.values import dictionary, one_of, share, whole
-from lucidworks_provider.operators.waiting import UsesHook
+from lucidworks_provider.operators.waiting import DEFERRABLE, UsesHook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -189,12 +191,29 @@ class LucidworksPredictionOperator(_Predicting):
         use_case: str,
         model_id: str,
         inputs: Any,
+        use_case_config: Mapping[str, Any] | str | None = None,
+        model_config: Mapping[str, Any] | str | None = None,
+        api_key_conn_id: str | None = None,
         result_path: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        max_reject_ratio: float = MAX_REJECT_RATIO,
+        on_mismatch: Literal["fail", "warn"] = "fail",
         concurrency: int = 4,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        **kwargs: Any,
+        **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
-        super().__init__(use_case=use_case, model_id=model_id, inputs=inputs, **kwargs)
+        super().__init__(
+            use_case=use_case,
+            model_id=model_id,
+            inputs=inputs,
+            use_case_config=use_case_config,
+            model_config=model_config,
+            api_key_conn_id=api_key_conn_id,
+            batch_size=batch_size,
+            max_reject_ratio=max_reject_ratio,
+            on_mismatch=on_mismatch,
+            **kwargs,
+        )
         self.result_path = result_path
         self.concurrency = concurrency
         self.lucidworks_conn_id = lucidworks_conn_id
@@ -319,6 +338,45 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the inputs, the jobs and the reasons.
     """
+
+    def __init__(
+        self,
+        *,
+        use_case: str,
+        model_id: str,
+        inputs: Any,
+        result_path: str,
+        use_case_config: Mapping[str, Any] | str | None = None,
+        model_config: Mapping[str, Any] | str | None = None,
+        api_key_conn_id: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        max_reject_ratio: float = MAX_REJECT_RATIO,
+        on_mismatch: Literal["fail", "warn"] = "fail",
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = DEFERRABLE,
+        poll_interval: float | timedelta = 30.0,
+        timeout: float | timedelta = 3600.0,
+        on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
+        **kwargs: Unpack[BaseOperatorArguments],
+    ) -> None:
+        super().__init__(
+            use_case=use_case,
+            model_id=model_id,
+            inputs=inputs,
+            result_path=result_path,
+            use_case_config=use_case_config,
+            model_config=model_config,
+            api_key_conn_id=api_key_conn_id,
+            batch_size=batch_size,
+            max_reject_ratio=max_reject_ratio,
+            on_mismatch=on_mismatch,
+            lucidworks_conn_id=lucidworks_conn_id,
+            deferrable=deferrable,
+            poll_interval=poll_interval,
+            timeout=timeout,
+            on_unknown_submission=on_unknown_submission,
+            **kwargs,
+        )
 
     def _task(self, context: Context) -> PredictionTask:
         """Validate the rendered values; nothing has been sent or written before this returns."""

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import (
     AirflowSensorTimeout,
@@ -24,6 +24,7 @@ from lucidworks_provider.errors import (
     JobTimeoutError,
     ResultGoneError,
 )
+from lucidworks_provider.operators.arguments import BaseSensorArguments
 from lucidworks_provider.operators.failures import non_retryable
 from lucidworks_provider.operators.job import JobWaiting
 from lucidworks_provider.operators.values import text_as_seconds
@@ -71,11 +72,12 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = DEFERRABLE,
         poke_interval: float | timedelta = 30.0,
-        **kwargs: Any,
+        timeout: float | timedelta | None = None,
+        **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
         poke_interval = text_as_seconds(poke_interval, "poke_interval")
-        if "timeout" in kwargs:
-            kwargs["timeout"] = text_as_seconds(kwargs["timeout"], "timeout")
+        if timeout is not None:
+            kwargs["timeout"] = text_as_seconds(timeout, "timeout")  # type: ignore[typeddict-unknown-key]
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.job_id = job_id
         self.kind = kind

@@ -7,12 +7,13 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError
+from lucidworks_provider.operators.arguments import BaseSensorArguments
 from lucidworks_provider.operators.failures import non_retryable
 from lucidworks_provider.operators.state import StateWaiting
 from lucidworks_provider.operators.values import text_as_seconds
@@ -39,11 +40,12 @@ class _StateSensor(StateWaiting, BaseSensorOperator):
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = DEFERRABLE,
         poke_interval: float | timedelta = 60.0,
-        **kwargs: Any,
+        timeout: float | timedelta | None = None,
+        **kwargs: Unpack[BaseSensorArguments],
     ) -> None:
         poke_interval = text_as_seconds(poke_interval, "poke_interval")
-        if "timeout" in kwargs:
-            kwargs["timeout"] = text_as_seconds(kwargs["timeout"], "timeout")
+        if timeout is not None:
+            kwargs["timeout"] = text_as_seconds(timeout, "timeout")  # type: ignore[typeddict-unknown-key]
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.target_state = target_state
         self.lucidworks_conn_id = lucidworks_conn_id
@@ -124,8 +126,25 @@ class LucidworksModelSensor(_StateSensor):
     kind = "model"
     template_fields: Sequence[str] = ("model_id", "target_state", "lucidworks_conn_id")
 
-    def __init__(self, *, model_id: str, target_state: str = "AVAILABLE", **kwargs: Any) -> None:
-        super().__init__(target_state=target_state, **kwargs)
+    def __init__(
+        self,
+        *,
+        model_id: str,
+        target_state: str = "AVAILABLE",
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = DEFERRABLE,
+        poke_interval: float | timedelta = 60.0,
+        timeout: float | timedelta | None = None,
+        **kwargs: Unpack[BaseSensorArguments],
+    ) -> None:
+        super().__init__(
+            target_state=target_state,
+            lucidworks_conn_id=lucidworks_conn_id,
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            **kwargs,
+        )
         self.model_id = model_id
 
     @property
@@ -148,8 +167,25 @@ class LucidworksDeploymentSensor(_StateSensor):
     kind = "deployment"
     template_fields: Sequence[str] = ("deployment_id", "target_state", "lucidworks_conn_id")
 
-    def __init__(self, *, deployment_id: str, target_state: str = "DEPLOYED", **kwargs: Any) -> None:
-        super().__init__(target_state=target_state, **kwargs)
+    def __init__(
+        self,
+        *,
+        deployment_id: str,
+        target_state: str = "DEPLOYED",
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = DEFERRABLE,
+        poke_interval: float | timedelta = 60.0,
+        timeout: float | timedelta | None = None,
+        **kwargs: Unpack[BaseSensorArguments],
+    ) -> None:
+        super().__init__(
+            target_state=target_state,
+            lucidworks_conn_id=lucidworks_conn_id,
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            **kwargs,
+        )
         self.deployment_id = deployment_id
 
     @property
