@@ -8,7 +8,7 @@ READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak \
-	soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial \
+	soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial walks \
 	screenshots
 
 help: ## list the targets
@@ -79,6 +79,9 @@ format: $(READY) ## let ruff rewrite
 
 types: $(READY) ## mypy --strict
 	@$(BIN)/mypy
+
+walks: $(READY) ## through how many modules a token, a document and a failing job go
+	@$(BIN)/python -m dev.walks
 
 tutorial: $(READY) ## follow docs/tutorial.md word by word in an empty folder, two minutes
 	@$(BIN)/python -m dev.tutorial

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Three walks through the package, counted: ``make walks``.
+
+========  ==============================================================================================
+token     ``LucidworksAuthHook.get_token`` in a process without a token, shared in Airflow Variables
+document  one document of ``LucidworksChunkOperator`` from ``execute`` to its row in the file
+failure   one job that ends in ERROR, from ``execute`` to the error of the task
+========  ==============================================================================================
+
+For each: modules of the package whose functions ran, and trips, which are calls from one module into another that is
+not the one that called it. Imports do not count.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+PACKAGE = "lucidworks_provider"
+
+
+class Walk:
+    """Functions of the package that run, by ``sys.setprofile`` in every thread."""
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        self.trips: set[tuple[str, str]] = set()
+
+    def profile(self, frame: FrameType, event: str, _: object) -> None:
+        """Note a call."""
+        if event != "call" or frame.f_code.co_name == "<module>":
+            return
+        here = frame.f_globals.get("__name__", "")
+        if not here.startswith(PACKAGE) or here.startswith(f"{PACKAGE}.emulator"):
+            return
+        self.modules.add(here)
+        caller = frame.f_back
+        while caller is not None and not caller.f_globals.get("__name__", "").startswith(PACKAGE):
+            caller = caller.f_back
+        there = "" if caller is None else caller.f_globals["__name__"]
+        if there and there != here:
+            self.trips.add((there, here))
+
+    def take(self, step: Callable[[], Any]) -> Walk:
+        """Run a step and count it."""
+        threading.setprofile(self.profile)
+        sys.setprofile(self.profile)
+        try:
+            step()
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+        return self
+
+
+@contextmanager
+def variables_in_memory() -> Any:
+    """Airflow's Variables, without a database: the processes that share them are not the subject."""
+    kept: dict[str, str] = {}
+    for name in list(sys.modules):
+        module = sys.modules[name]
+        if name.startswith(PACKAGE) and hasattr(module, "set_variable"):
+            module.get_variable = kept.get  # type: ignore[attr-defined]
+            module.set_variable = lambda key, value, _: kept.update({key: value})  # type: ignore[attr-defined]
+    yield
+
+
+def main() -> None:
+    """Print a line for each walk."""
+    from lucidworks_provider.emulator import EmulatorSettings, running
+    from lucidworks_provider.emulator.faults import Fault
+
+    with running(EmulatorSettings(pending_polls=1)) as emulator, tempfile.TemporaryDirectory() as folder:
+        connection = json.loads(emulator.conn_json())
+        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
+        from lucidworks_provider.hooks.auth import LucidworksAuthHook
+        from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+
+        for name in ("hooks.stores.variable_tokens", "hooks.stores.pauses", "auth.stores", "sharing.pause"):
+            with suppress(ModuleNotFoundError):
+                import_module(f"{PACKAGE}.{name}")
+        context = {
+            "ti": SimpleNamespace(
+                dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, max_tries=0, xcom_push=print
+            )
+        }
+
+        def chunk(name: str) -> None:
+            LucidworksChunkOperator(
+                task_id="t",
+                chunker="sentence",
+                model_id="gte-small",
+                documents=[{"id": "a", "text": "One. Two."}],
+                result_path=str(Path(folder) / name),
+                deferrable=False,
+                poll_interval=0.1,
+            ).execute(context)
+
+        with variables_in_memory():
+            walks = {"token": Walk().take(LucidworksAuthHook().get_token)}
+            walks["document"] = Walk().take(lambda: chunk("one.jsonl"))
+            emulator.state.faults.order(Fault.from_json({"kind": "error-job", "match": "submit"}))
+            walks["failure"] = Walk().take(lambda: _failing(chunk))
+    for name, walk in walks.items():
+        print(f"{name:<10}{len(walk.modules):>4} modules{len(walk.trips):>5} trips")
+        if "-v" in sys.argv:
+            print(*sorted(module.removeprefix(f"{PACKAGE}.") for module in walk.modules), sep="\n    ")
+
+
+def _failing(chunk: Callable[[str], None]) -> None:
+    from lucidworks_provider.errors import JobFailedError
+
+    with suppress(JobFailedError):
+        chunk("two.jsonl")
+        raise AssertionError("the job has not failed")
+
+
+if __name__ == "__main__":
+    main()
