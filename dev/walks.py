@@ -89,7 +89,7 @@ def main() -> None:
         for name in ("hooks.stores.variable_tokens", "hooks.stores.pauses", "auth.stores", "sharing.pause"):
             with suppress(ModuleNotFoundError):
                 import_module(f"{PACKAGE}.{name}")
-        context = {
+        context: Any = {
             "ti": SimpleNamespace(
                 dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, max_tries=0, xcom_push=print
             )
