@@ -38,7 +38,7 @@ from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import CHUNKS, changes, new_name, open_dataset
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.publish import TableSettings, maintain, publish, settle
-from lucidworks_provider.corpus.scratch import SAME, TODO, Row, Scratch
+from lucidworks_provider.corpus.run_database import SAME, TODO, Row, RunDatabase
 from lucidworks_provider.corpus.tables import load_documents, read_tables, reconcile
 from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 
@@ -120,7 +120,7 @@ def commit(
     """One run's end."""
     began = time.perf_counter()
     times: dict[str, float] = {}
-    with Scratch() as scratch:
+    with RunDatabase() as scratch:
         tables = read_tables(str(output))
         load_documents(scratch, tables.documents)
         reconcile(scratch, tables, "resend")

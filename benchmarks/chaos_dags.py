@@ -11,7 +11,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import DAG
 
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 from lucidworks_provider.operators.prediction import LucidworksAsyncPredictionOperator
 
 CONF = "{{ dag_run.conf['%s'] }}"
@@ -45,7 +45,7 @@ for name, patience in PATIENCE.items():
             **patience,
         },
     ):
-        LucidworksChunkDocumentsOperator(
+        LucidworksChunkCorpusOperator(
             task_id="corpus",
             source=CONF % "source",
             output_uri=CONF % "corpus",

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-``LucidworksChunkDocumentsOperator`` against the emulator in a process of its own, on one machine.
+``LucidworksChunkCorpusOperator`` against the emulator in a process of its own, on one machine.
 
 ::
 
@@ -71,10 +71,10 @@ def run_as_child(arguments: str) -> None:
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+    from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
     options = {"chunker": "dynamic-sentence", "model_id": "gte-small", **json.loads(arguments)}
-    operator = LucidworksChunkDocumentsOperator(task_id="chunk", **options)
+    operator = LucidworksChunkCorpusOperator(task_id="chunk", **options)
     ti = SimpleNamespace(
         dag_id="d",
         run_id=str(time.time_ns()),

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import DAG
 
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
 with DAG("corpus_kill", schedule=None):
-    LucidworksChunkDocumentsOperator(
+    LucidworksChunkCorpusOperator(
         task_id="chunk",
         source="{{ dag_run.conf['source'] }}",
         output_uri="{{ dag_run.conf['output'] }}",

@@ -36,8 +36,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.corpus_judge import Catalogue, Ledger, Verdict, judge
-from benchmarks.corpus_readers import Reading
+from benchmarks.corpus_judge import Catalogue, JobStateStore, Verdict, judge
+from benchmarks.corpus_readers import ReadOptions
 from dev.airflow_stack import AirflowStack, install_signal_handlers
 from dev.demo import Emulator
 from dev.s3_server import delta_rs_options, s3_server
@@ -141,9 +141,9 @@ def attempt(
     with returned.with_suffix(".log").open("ab") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-    from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+    from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
-    made = LucidworksChunkDocumentsOperator(task_id=TASK, **options)
+    made = LucidworksChunkCorpusOperator(task_id=TASK, **options)
     ti = SimpleNamespace(
         dag_id=DAG,
         run_id=run_id,
@@ -297,7 +297,7 @@ class Story:
     span: float
     seed: int
     say: Callable[[str], object] = print
-    reading: Reading | None = None
+    reading: ReadOptions | None = None
     moments: list[float] = field(default_factory=list)
     published: dict[int, dict[str, str]] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -354,7 +354,7 @@ class Story:
 
     def judge(self) -> Verdict:
         """Look at the tables as they are now."""
-        ledger = Ledger.of(self.emulator.get("log"))
+        ledger = JobStateStore.of(self.emulator.get("log"))
         return judge(self.catalogue, self.runner.store.output, ledger, self.moments)
 
     def _committed(self, run: int) -> str:
@@ -427,7 +427,7 @@ def main() -> int:
             if options.plain
             else stack.enter_context(scheduled(root, emulator, place))
         )
-        reading = Reading(place.output, root / "states.jsonl", place.environment, place.delta_rs)
+        reading = ReadOptions(place.output, root / "states.jsonl", place.environment, place.delta_rs)
         story = Story(
             root,
             emulator,

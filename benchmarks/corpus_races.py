@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus_judge import Catalogue, Ledger, judge
+from benchmarks.corpus_judge import Catalogue, JobStateStore, judge
 from benchmarks.corpus_kill import CHUNKING, PRELOADED, SERVICE, Store, attempt, store
-from benchmarks.corpus_readers import Reading
+from benchmarks.corpus_readers import ReadOptions
 from dev.airflow_stack import install_signal_handlers
 from dev.demo import Emulator
 from lucidworks_provider.corpus.tables import read_tables
@@ -71,7 +71,7 @@ class Races:
     documents: int
     seed: int
     say: Callable[[str], object] = print
-    reading: Reading | None = None
+    reading: ReadOptions | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
@@ -129,7 +129,7 @@ class Races:
                 yield f"it found nothing to do and returned {delta}"
         if (found := read_tables(self.place.output).versions[0]) != (0 if version is None else version + 1):
             yield f"version {found} of the chunks after {version}"
-        verdict = judge(catalogue, self.place.output, Ledger.of(self.emulator.get("log")), [])
+        verdict = judge(catalogue, self.place.output, JobStateStore.of(self.emulator.get("log")), [])
         yield from verdict.wrong
         if verdict.twice:
             yield f"{verdict.twice} documents were submitted twice"
@@ -151,7 +151,7 @@ def main() -> int:
         # The runs share no token here, as they do in Airflow.
         emulator = stack.enter_context(Emulator(root / "emulator.log", *SERVICE, "--both-tokens-live"))
         place = stack.enter_context(store(root, s3=options.s3))
-        reading = Reading(place.output, root / "states.jsonl", place.environment, place.delta_rs)
+        reading = ReadOptions(place.output, root / "states.jsonl", place.environment, place.delta_rs)
         races = Races(
             root,
             emulator,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from benchmarks.corpus_judge import Catalogue, Ledger, Verdict, judge
+from benchmarks.corpus_judge import Catalogue, JobStateStore, Verdict, judge
 from dev.processes import REPOSITORY
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _tell(
     fleet: Fleet, night: str, source: Catalogue, run: Run, *, expected: Counter[str], kills: list[float]
 ) -> None:
     state = run.ends()
-    verdict: Verdict = judge(source, str(fleet.out / "catalogue"), Ledger.of(_log(fleet)), kills)
+    verdict: Verdict = judge(source, str(fleet.out / "catalogue"), JobStateStore.of(_log(fleet)), kills)
     tasks = [task for task in run.tasks() if task["task_id"] == "chunk"]
     what = f"chunk_catalogue, {night}"
     fleet.tell(

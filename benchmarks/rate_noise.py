@@ -70,9 +70,9 @@ def loop(url: str, source: Path) -> float:
 
 def corpus(source: Path, output: Path) -> float:
     """Seconds of the operator, the dataset included."""
-    from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+    from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
-    operator = LucidworksChunkDocumentsOperator(
+    operator = LucidworksChunkCorpusOperator(
         task_id="t", source=str(source), output_uri=str(output), chunker=CHUNKER, model_id=MODEL
     )
     instance = SimpleNamespace(

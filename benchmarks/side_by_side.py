@@ -178,7 +178,7 @@ def corpus_lines(rounds: int) -> Iterator[Line]:
                     run = corpus_baseline.run_loop(emulator, source, documents, kind, 64)
                     found.append(run.rate)
         work = f"documents a second, {documents:,} of 4 KB"
-        yield Line(work, "LucidworksChunkDocumentsOperator", ours)
+        yield Line(work, "LucidworksChunkCorpusOperator", ours)
         for kind, found in loops.items():
             yield Line(work, f"a PythonOperator with {corpus_baseline.SAID[kind]} in 64 threads", found)
 

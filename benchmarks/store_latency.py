@@ -28,8 +28,8 @@ import s3fs
 
 from dev.s3_server import BUCKET, s3_client, s3_server
 from lucidworks_provider.corpus.plan import Plan
-from lucidworks_provider.corpus.scratch import Scratch
-from lucidworks_provider.documents.readers import Reading, read_file_documents
+from lucidworks_provider.corpus.run_database import RunDatabase
+from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
 
 CONN_ID = "bench_s3"
@@ -54,10 +54,10 @@ class Late:
 
 def measure(source: str) -> tuple[float, float]:
     """Seconds to list a source, and to read its documents."""
-    with Scratch() as scratch:
+    with RunDatabase() as scratch:
         plan = Plan(
             scratch,
-            read=lambda file: read_file_documents(file, Reading()),
+            read=lambda file: read_file_documents(file, ReadOptions()),
             check=lambda _: None,
             reuse=False,
             max_text_bytes=1_000_000,

@@ -205,15 +205,15 @@ def sleeping(place: Place, _index: int, _jobs: list[str]) -> tuple[str, dict[str
 
 def ours(place: Place, index: int, jobs: list[str]) -> tuple[str, dict[str, Any]]:
     """With the record that a worker leaves beside its result."""
-    from lucidworks_provider.jobs.ledger import Bodies, Ledger
     from lucidworks_provider.jobs.record import JobRecord
+    from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
 
     result = f"file://{place.home}/results/{index}.parquet"
-    bodies = Bodies.beside(result, DAG_ID, place.run_id, TASK_ID, index)
+    bodies = ResultDirectory.beside(result, DAG_ID, place.run_id, TASK_ID, index)
     record = JobRecord("benchmark", life=0).awaited()
     for position, job_id in enumerate(jobs):
         record = record.submitted(position, job_id)
-    Ledger(bodies, None).save(record)
+    JobStateStore(bodies, None).save(record)
     return "lucidworks_provider.triggers.jobs.LucidworksJobsTrigger", {
         "kind": "chunking",
         "lucidworks_conn_id": "lucidworks_default",

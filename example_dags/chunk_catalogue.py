@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 from airflow.providers.common.compat.sdk import Asset, dag, task
 
 from lucidworks_provider.operators.corpus import (
-    LucidworksChunkDocumentsOperator,
+    LucidworksChunkCorpusOperator,
     LucidworksPublishShardsOperator,
 )
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
@@ -58,7 +58,7 @@ def cut() -> list[str]:
 )
 def chunk_catalogue() -> None:
     """Folder to tables, and an event."""
-    chunk = LucidworksChunkDocumentsOperator.partial(
+    chunk = LucidworksChunkCorpusOperator.partial(
         task_id="chunk",
         source=SOURCE,
         output_uri=OUTPUT,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from lucidworks_provider.client.api.messages import Answer, Request, check_status, read_blanked
-from lucidworks_provider.client.auth.redaction import hide
+from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.auth.source import TokenSource, token_source
 from lucidworks_provider.client.endpoint import Call, Exchange
 from lucidworks_provider.client.settings import LucidworksSettings
@@ -166,7 +166,7 @@ class LucidworksClient:
     def _begin(self, exchange: Exchange[T]) -> _Exchanging[T]:
         for secret in exchange.request.secrets:
             # Out of this process's logs from now on.
-            hide(secret)
+            redact_in_logs(secret)
         return _Exchanging(exchange, token_source(self.settings, exchange.request.scope))
 
 

@@ -44,7 +44,9 @@ def get_model(model_id: str, *, metrics: bool = False) -> Call[api.Model]:
     )
 
 
-def create_model(training: calls.Training, credentials: Mapping[str, str] | None = None) -> Call[api.Model]:
+def create_model(
+    training: calls.TrainingSpec, credentials: Mapping[str, str] | None = None
+) -> Call[api.Model]:
     """
     Start to train a model. It cannot be changed or deleted afterwards.
 
@@ -79,7 +81,7 @@ def list_deployments() -> Call[tuple[api.Deployment, ...]]:
     return Call(_every_deployment)
 
 
-def create_deployment(placement: calls.Placement) -> Call[api.Deployment]:
+def create_deployment(placement: calls.DeploymentSpec) -> Call[api.Deployment]:
     """
     Start to deploy a model. Never in a trigger.
 

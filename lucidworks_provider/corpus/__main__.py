@@ -31,9 +31,9 @@ def _inspect(options: argparse.Namespace) -> int:
 
     read = None
     if options.source:
-        from lucidworks_provider.documents.readers import Reading
+        from lucidworks_provider.documents.readers import ReadOptions
 
-        read = Reading(options.id_column, options.text_column, options.encoding)
+        read = ReadOptions(options.id_column, options.text_column, options.encoding)
     started = time.monotonic()
     found = inspect(
         _uri(options.output),

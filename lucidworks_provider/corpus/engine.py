@@ -20,24 +20,24 @@ from itertools import islice
 from typing import Any
 
 from lucidworks_provider import metrics
-from lucidworks_provider.corpus.asking import Asking, Rules
-from lucidworks_provider.corpus.flow import Slots, Window
-from lucidworks_provider.corpus.job_times import JobTimes
+from lucidworks_provider.corpus.backpressure import BodyBudget, InFlightLimit
+from lucidworks_provider.corpus.job_runner import JobRunner, Rules
 from lucidworks_provider.corpus.journal import WRITE_PAUSE, WRITE_TRIES, Journal
-from lucidworks_provider.corpus.keeper import Desk
 from lucidworks_provider.corpus.parts import (
-    Answered,
-    Arrived,
+    ChunkedPiece,
+    CompletedDocument,
     Part,
     PartWriter,
     RejectedError,
-    Written,
+    WriteResult,
     not_covered,
 )
 from lucidworks_provider.corpus.plan import Candidate
-from lucidworks_provider.corpus.scratch import Reject, Scratch
+from lucidworks_provider.corpus.poll_delay import PollDelayEstimator
+from lucidworks_provider.corpus.run_context import RunContext
+from lucidworks_provider.corpus.run_database import Reject, RunDatabase
 from lucidworks_provider.corpus.stats import RunStats
-from lucidworks_provider.documents.document import Reason, Unreadable
+from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.errors import LucidworksError, OutputBusyError, StorageError, TooManyRejectsError
 from lucidworks_provider.threads import in_thread
 
@@ -60,7 +60,7 @@ _OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.
 IN_VAIN = 25
 
 
-class InVainError(TooManyRejectsError):
+class ConsecutiveFailuresError(TooManyRejectsError):
     """Too many documents in a row were rejected, and none went through."""
 
 
@@ -79,7 +79,7 @@ class Engine:
     submit: Callable[[str], Awaitable[str]]
     fetch: Callable[[str], Awaitable[bytes]]
     journal: Journal
-    scratch: Scratch
+    scratch: RunDatabase
     stats: RunStats
     new_part: Callable[[], PartWriter]
     check: Callable[[], None]
@@ -91,12 +91,12 @@ class Engine:
     rejected: int = 0
 
     def __post_init__(self) -> None:
-        self._window = Window(self.rules.max_in_flight)
-        self._slots = Slots()
-        times = JobTimes(self.rules.poll_interval)
-        desk = Desk(self.fetch, self.journal, self.stats, self._slots, times)
-        self._asking = Asking(self.submit, desk, self.rules)
-        self._arrived: asyncio.Queue[Arrived | None] = asyncio.Queue()
+        self._window = InFlightLimit(self.rules.max_in_flight)
+        self._slots = BodyBudget()
+        times = PollDelayEstimator(self.rules.poll_interval)
+        desk = RunContext(self.fetch, self.journal, self.stats, self._slots, times)
+        self._asking = JobRunner(self.submit, desk, self.rules)
+        self._arrived: asyncio.Queue[CompletedDocument | None] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
         self._vain = self._unusual = 0
@@ -107,7 +107,7 @@ class Engine:
         """Jobs that the next run asks for again."""
         return self._asking.late
 
-    async def run(self, candidates: Iterator[Candidate | Unreadable]) -> None:
+    async def run(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         """
         Send all, gather all.
 
@@ -135,7 +135,7 @@ class Engine:
             await self._end(
                 journal,
                 lost=isinstance(failure, OutputBusyError),
-                in_vain=isinstance(failure, InVainError),
+                in_vain=isinstance(failure, ConsecutiveFailuresError),
             )
             raise failure from None
         except BaseException:
@@ -179,11 +179,11 @@ class Engine:
             else:
                 failing_since = None
 
-    async def _send_all(self, candidates: Iterator[Candidate | Unreadable]) -> None:
+    async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:
             while some := await in_thread(_take, candidates):
                 for candidate in some:
-                    if isinstance(candidate, Unreadable):
+                    if isinstance(candidate, RejectedDocument):
                         self.stats.rejected(candidate.reason)
                         continue
                     await self._window.enter(candidate.size)
@@ -204,14 +204,14 @@ class Engine:
             self._reject(candidate, err)
             self._leave(candidate)
         else:
-            self._arrived.put_nowait(Arrived(candidate, answers))
+            self._arrived.put_nowait(CompletedDocument(candidate, answers))
 
     # -- the parts -----------------------------------------------------------------------------------
 
     async def _write_arrived(self) -> None:
         ended = False
         while not ended:
-            some: list[Arrived] = []
+            some: list[CompletedDocument] = []
             ended = _collect(await self._arrived.get(), some)
             while not ended and not self._arrived.empty() and len(some) < WRITE_AT_ONCE:
                 ended = _collect(self._arrived.get_nowait(), some)
@@ -233,9 +233,11 @@ class Engine:
         self._part_since = time.monotonic()
         return self.new_part()
 
-    def _append(self, part: PartWriter, some: Sequence[Arrived]) -> list[Written | RejectedError]:
+    def _append(
+        self, part: PartWriter, some: Sequence[CompletedDocument]
+    ) -> list[WriteResult | RejectedError]:
         """In a thread."""
-        outcomes: list[Written | RejectedError] = []
+        outcomes: list[WriteResult | RejectedError] = []
         for arrived in some:
             try:
                 outcomes.append(
@@ -263,7 +265,7 @@ class Engine:
         self.parts.append(part)
         await in_thread(self.journal.drop, self.journal.release(row.id for row in writer.rows))
 
-    def _count(self, arrived: Arrived, written: Written) -> None:
+    def _count(self, arrived: CompletedDocument, written: WriteResult) -> None:
         self._vain = 0
         seconds = max((answer.seconds for answer in arrived.answers if answer.seconds), default=None)
         self.stats.chunked(time.monotonic(), seconds, written.sizes, written.tokens)
@@ -293,7 +295,7 @@ class Engine:
         if err.reason in _OF_ALL:
             self._vain += 1
             if self._vain >= IN_VAIN:
-                raise InVainError(
+                raise ConsecutiveFailuresError(
                     f"{self._vain} documents one after the other were rejected and none went through, so the fault "
                     f"is hardly theirs; stopped. The last one, {document_id!r}: {err.detail}"
                 )
@@ -319,32 +321,32 @@ class Engine:
         self._told = done
 
 
-def _take(candidates: Iterator[Candidate | Unreadable]) -> list[Candidate | Unreadable]:
+def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate | RejectedDocument]:
     """Some of them; in a thread."""
-    taken: list[Candidate | Unreadable] = []
+    taken: list[Candidate | RejectedDocument] = []
     characters = 0
     for candidate in islice(candidates, READ_AHEAD):
         taken.append(candidate)
-        characters += 0 if isinstance(candidate, Unreadable) else candidate.size
+        characters += 0 if isinstance(candidate, RejectedDocument) else candidate.size
         if characters >= READ_AHEAD_CHARACTERS:
             break
     return taken
 
 
-def _collect(arrived: Arrived | None, some: list[Arrived]) -> bool:
+def _collect(arrived: CompletedDocument | None, some: list[CompletedDocument]) -> bool:
     """Whether that was the last."""
     if arrived is not None:
         some.append(arrived)
     return arrived is None
 
 
-async def _all(asked: Iterable[Coroutine[Any, Any, Answered]]) -> list[Answered]:
+async def _all(asked: Iterable[Coroutine[Any, Any, ChunkedPiece]]) -> list[ChunkedPiece]:
     """All of them, or what is wrong with one when the others have ended: their jobs are paid for."""
     answers = await asyncio.gather(*asked, return_exceptions=True)
     failures = [answer for answer in answers if isinstance(answer, BaseException)]
     for failure in sorted(failures, key=lambda failure: isinstance(failure, RejectedError)):
         raise failure
-    return [answer for answer in answers if isinstance(answer, Answered)]
+    return [answer for answer in answers if isinstance(answer, ChunkedPiece)]
 
 
 async def _every(seconds: float, call: Callable[[], None]) -> None:

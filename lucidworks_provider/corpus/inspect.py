@@ -32,7 +32,7 @@ from lucidworks_provider.corpus.dataset import (
     below,
 )
 from lucidworks_provider.delta import check_installed
-from lucidworks_provider.documents.document import Document, Unreadable, content_hash
+from lucidworks_provider.documents.document import Document, RejectedDocument, content_hash
 from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.listing import find_entry
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lucidworks_provider.delta.log import Table
-    from lucidworks_provider.documents.readers import Reading
+    from lucidworks_provider.documents.readers import ReadOptions
 
 # Examples of each problem.
 NAMED = 3
@@ -136,7 +136,7 @@ class Inspection:
 
 
 def inspect(
-    output: str, *, source: str | None = None, read: Reading | None = None, sample: int | None = None
+    output: str, *, source: str | None = None, read: ReadOptions | None = None, sample: int | None = None
 ) -> Inspection:
     """
     Describe and check a catalogue.
@@ -183,7 +183,7 @@ class _Inspector:
             )
         return table
 
-    def run(self, source: str | None, read: Reading | None, sample: int | None) -> Inspection:
+    def run(self, source: str | None, read: ReadOptions | None, sample: int | None) -> Inspection:
         self._check_columns()
         for path in self.documents.files:
             self._read_documents(path)
@@ -370,15 +370,15 @@ class _Inspector:
         yield "bytes", f"{sum(file.size for file in files):,}"
         yield "masked rows", f"{sum(file.vector.cardinality for file in files if file.vector):,}"
 
-    def _compare(self, source: str, read: Reading | None, sample: int | None) -> None:
+    def _compare(self, source: str, read: ReadOptions | None, sample: int | None) -> None:
         """
         Read the source, and compare its texts with the tables.
 
         :raises InputError: there is no such source, or a column is missing.
         """
-        from lucidworks_provider.documents.readers import Reading, check_file, read_file_documents
+        from lucidworks_provider.documents.readers import ReadOptions, check_file, read_file_documents
 
-        how, compared = read or Reading(), 0
+        how, compared = read or ReadOptions(), 0
         drawn = "SELECT id, source FROM documents WHERE present ORDER BY random() LIMIT ?"
         chosen = None if sample is None else dict(self.db.execute(drawn, (sample,)).fetchall())
         files = None if chosen is None else set(chosen.values())
@@ -398,7 +398,7 @@ class _Inspector:
                 f"Documents that the source no longer has ({count:,}): {first!r}, …; prune=True removes them."
             )
 
-    def _compare_document(self, file: SourceFile, one: Document | Unreadable) -> None:
+    def _compare_document(self, file: SourceFile, one: Document | RejectedDocument) -> None:
         add = self.found.add
         row = self.db.execute(
             "SELECT status, hash, present, size, etag FROM documents WHERE id = ?", (one.id,)
@@ -408,7 +408,7 @@ class _Inspector:
         if status == "rejected":
             # The tables have an older text of it, or none.
             return
-        if isinstance(one, Unreadable):
+        if isinstance(one, RejectedDocument):
             add(
                 "documents that cannot be read, and are no rejects",
                 f"{one.id!r} ({one.reason}: {one.detail})",

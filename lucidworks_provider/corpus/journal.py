@@ -34,7 +34,7 @@ from typing import Any, Literal
 
 from lucidworks_provider.corpus.dataset import HEAD, JOURNAL, RAW, below, new_name
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.jobs.collect import finish
+from lucidworks_provider.jobs.wait import finish
 from lucidworks_provider.storage import (
     discard,
     discard_folder,

@@ -18,7 +18,7 @@ from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.corpus.dataset import CHUNKS, below, new_name
 from lucidworks_provider.corpus.journal import Place
 from lucidworks_provider.corpus.plan import Candidate, Piece
-from lucidworks_provider.corpus.scratch import Row
+from lucidworks_provider.corpus.run_database import Row
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import EmptyResultError, InputError, MalformedAnswerError
 from lucidworks_provider.jobs.chunk_columns import ChunkColumns, stored_chunk_schema
@@ -72,7 +72,7 @@ class RejectedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ChunkedPiece:
     """
     A piece with its result.
 
@@ -94,15 +94,15 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrived:
+class CompletedDocument:
     """A document whose pieces have all been answered."""
 
     candidate: Candidate
-    answers: Sequence[Answered]
+    answers: Sequence[ChunkedPiece]
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteResult:
     """
     What became of a document.
 
@@ -220,12 +220,12 @@ class PartWriter:
 
     def add(
         self,
-        arrived: Arrived,
+        arrived: CompletedDocument,
         *,
         read: Callable[[Place], bytes],
         refuse_truncated: bool,
         lenient: bool = False,
-    ) -> Written:
+    ) -> WriteResult:
         """
         Append a document.
 
@@ -272,7 +272,7 @@ class PartWriter:
         self.truncated += gap is not None
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:
             self._flush()
-        return Written([len(chunk.text) for chunk in chunks], tokens, gap, warnings)
+        return WriteResult([len(chunk.text) for chunk in chunks], tokens, gap, warnings)
 
     def close(self) -> Part:
         """The files take their places."""
@@ -306,7 +306,7 @@ def _packed(chunk: Chunk) -> Chunk:
 
 
 def index_schema() -> pa.Schema:
-    """The columns of an index: the fields of a :class:`~lucidworks_provider.corpus.scratch.Row`."""
+    """The columns of an index: the fields of a :class:`~lucidworks_provider.corpus.run_database.Row`."""
     import pyarrow as pa
 
     text, whole = pa.string(), pa.int64()

@@ -20,8 +20,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from lucidworks_provider.corpus.journal import PieceKey, Place
-from lucidworks_provider.corpus.scratch import REJECTED, SAME, TODO, Reject, Row, Scratch
-from lucidworks_provider.documents.document import Document, Reason, Unreadable, content_hash
+from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, Reject, Row, RunDatabase
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, content_hash
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.documents.split import split
 from lucidworks_provider.errors import InputError
@@ -90,9 +90,9 @@ class Plan:
 
     def __init__(
         self,
-        scratch: Scratch,
+        scratch: RunDatabase,
         *,
-        read: Callable[[SourceFile], Iterator[Document | Unreadable]],
+        read: Callable[[SourceFile], Iterator[Document | RejectedDocument]],
         check: Callable[[SourceFile], None],
         reuse: bool,
         max_text_bytes: int,
@@ -139,7 +139,7 @@ class Plan:
         todo = scratch.count("SELECT count(*) FROM seen WHERE fate = ?", TODO)
         return Planned(scratch.count("SELECT count(*) FROM seen"), todo, size)
 
-    def candidates(self) -> Iterator[Candidate | Unreadable]:
+    def candidates(self) -> Iterator[Candidate | RejectedDocument]:
         """
         The documents to be sent, and those that cannot be read.
 
@@ -150,7 +150,7 @@ class Plan:
         with closing(read):
             for file, documents in read:
                 for found in documents:
-                    if isinstance(found, Unreadable):
+                    if isinstance(found, RejectedDocument):
                         self._reject(found, file)
                         yield found
                     elif candidate := self._candidate(found, file):
@@ -166,17 +166,17 @@ class Plan:
             # The least text that is greater.
             last = row[0] + "\0"
 
-    def _open(self, file: SourceFile) -> tuple[SourceFile, Iterable[Document | Unreadable]]:
+    def _open(self, file: SourceFile) -> tuple[SourceFile, Iterable[Document | RejectedDocument]]:
         """A file of one document is read at once, one of many records as it is iterated over."""
         documents = self._read(file)
         return file, documents if file.format in _RECORDS else list(documents)
 
-    def _reject(self, found: Unreadable, file: SourceFile) -> None:
+    def _reject(self, found: RejectedDocument, file: SourceFile) -> None:
         before = self._scratch.one("SELECT attempts FROM before WHERE id = ?", found.id)
         attempts = (before[0] if before else 0) + 1
         self._scratch.reject(Reject(found.id, found.reason, found.detail, attempts, file.path))
 
-    def _candidate(self, document: Document, file: SourceFile) -> Candidate | Unreadable | None:
+    def _candidate(self, document: Document, file: SourceFile) -> Candidate | RejectedDocument | None:
         scratch, digest = self._scratch, content_hash(document.text)
         if file.format in _RECORDS and not scratch.one("SELECT 1 FROM seen WHERE id = ?", document.id):
             # It was not there when the ids were compared.
@@ -196,7 +196,7 @@ class Plan:
         failed = scratch.one("SELECT * FROM failed WHERE id = ? AND hash = ?", document.id, digest)
         if failed:
             scratch.reject(Reject(document.id, failed[2], failed[3], failed[4], file.path, digest))
-            return Unreadable(document.id, Reason(failed[2]), failed[3])
+            return RejectedDocument(document.id, Reason(failed[2]), failed[3])
         return Candidate(document, digest, file, tuple(self._pieces(document, digest)))
 
     def _pieces(self, document: Document, digest: str) -> Iterator[Piece]:
@@ -250,7 +250,7 @@ class Plan:
         """All ids of a file of records, with a first idea of their fate; bytes of the texts that differ."""
         size, unreadable = 0, False
         for found in self._read(file):
-            if isinstance(found, Unreadable):
+            if isinstance(found, RejectedDocument):
                 unreadable = True
                 self._see(found.id, REJECTED, file)
                 continue
@@ -282,7 +282,7 @@ class Plan:
     def _differs(self, file: SourceFile) -> bool:
         """Whether a file of one document has to be sent; if it does not, it is noted so."""
         for found in self._read(file):
-            if isinstance(found, Unreadable):
+            if isinstance(found, RejectedDocument):
                 self._reject(found, file)
                 return True
             known = self._scratch.known(found.id, old=self._reuse)

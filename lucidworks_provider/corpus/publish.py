@@ -40,7 +40,7 @@ from lucidworks_provider.corpus.dataset import (
     new_name,
 )
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
-from lucidworks_provider.corpus.scratch import REJECTED, SAME, Scratch
+from lucidworks_provider.corpus.run_database import REJECTED, SAME, RunDatabase
 from lucidworks_provider.corpus.tables import OWN, Tables, documents_schema, row_places
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
@@ -119,7 +119,7 @@ class Counts:
     removed: int
 
 
-def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
+def settle(scratch: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     """
     Decide what becomes of each document.
 
@@ -191,7 +191,7 @@ def settle(scratch: Scratch, *, keep_old: bool, prune: bool) -> Counts:
     return Counts(count["added"], count["changed"], vanished, count["deleted"])
 
 
-def count_after(scratch: Scratch) -> tuple[int, int]:
+def count_after(scratch: RunDatabase) -> tuple[int, int]:
     """Documents and chunks that the tables will have."""
     old = "FROM documents WHERE present AND id NOT IN (SELECT id FROM upserts WHERE change IS NOT NULL)"
     new = "FROM upserts WHERE change IN ('added', 'changed')"
@@ -289,7 +289,7 @@ class TableSettings:
 
 def publish(
     output: str,
-    scratch: Scratch,
+    scratch: RunDatabase,
     tables: Tables,
     parts: Sequence[Part],
     settings: TableSettings,
@@ -449,7 +449,9 @@ class _Commit:
         return commit(self.uri, self.version, actions, operation=operation)
 
 
-def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], settings: TableSettings) -> None:
+def _write_chunks(
+    target: _Commit, scratch: RunDatabase, parts: Sequence[Part], settings: TableSettings
+) -> None:
     """Add files, mask what is replaced or removed, copy what is hardly needed any more or small."""
     schema = stored_chunk_schema(settings.options, settings.dimension)
     configuration = {
@@ -485,7 +487,7 @@ def _write_chunks(target: _Commit, scratch: Scratch, parts: Sequence[Part], sett
     )
 
 
-def _chunk_masks(target: _Commit, scratch: Scratch, new: Mapping[str, DataFile]) -> dict[str, Any]:
+def _chunk_masks(target: _Commit, scratch: RunDatabase, new: Mapping[str, DataFile]) -> dict[str, Any]:
     """The rows of each file of chunks that shall not be seen after the commit."""
     masks: dict[str, Any] = {}
     replaced = (
@@ -579,7 +581,7 @@ class _Copy:
 # -- documents -----------------------------------------------------------------------------------------
 
 
-def _write_upserts(uri: str, scratch: Scratch, version: int) -> DataFile | None:
+def _write_upserts(uri: str, scratch: RunDatabase, version: int) -> DataFile | None:
     """
     Write the new rows of ``documents``.
 
@@ -620,7 +622,7 @@ def _some(rows: Iterator[Any], count: int) -> Iterator[list[Any]]:
 
 def _commit_documents(
     output: str,
-    scratch: Scratch,
+    scratch: RunDatabase,
     table: Table | None,
     upserts: DataFile | None,
     transactions: Mapping[str, int],
@@ -678,7 +680,7 @@ def commits_of_others(uri: str) -> OutputBusyError:
     return OutputBusyError(f"{uri}: somebody else commits to it all the time. Stop that, and try again.")
 
 
-def finish_run(output: str, scratch: Scratch, tables: Tables, note: Note) -> int:
+def finish_run(output: str, scratch: RunDatabase, tables: Tables, note: Note) -> int:
     """
     Make the commit of ``documents`` for a run that died between its two commits.
 
@@ -754,7 +756,7 @@ FROM seen LEFT JOIN new n ON n.id = seen.id LEFT JOIN touched t ON t.id = seen.i
 """
 
 
-def stage(place: str, scratch: Scratch, staged: Staged, note: Note) -> str:
+def stage(place: str, scratch: RunDatabase, staged: Staged, note: Note) -> str:
     """
     Keep what a shard has found, for the task that decides about all shards and commits.
 
@@ -810,7 +812,7 @@ def read_staged(uri: str) -> Staged:
         ) from None
 
 
-def load_facts(scratch: Scratch, shards: Sequence[Staged]) -> None:
+def load_facts(scratch: RunDatabase, shards: Sequence[Staged]) -> None:
     """
     Bring together what all shards have found, for :func:`settle`.
 
@@ -832,7 +834,7 @@ def load_facts(scratch: Scratch, shards: Sequence[Staged]) -> None:
     scratch.run("DROP TABLE temp.facts")
 
 
-def _add_facts(scratch: Scratch, shard: str) -> None:
+def _add_facts(scratch: RunDatabase, shard: str) -> None:
     if twice := scratch.one("SELECT id FROM facts JOIN seen USING (id) LIMIT 1"):
         raise InputError(
             f"Shard {shard} has the document {twice[0]!r}, which another shard has as well. An id names one "

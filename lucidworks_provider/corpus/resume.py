@@ -10,7 +10,7 @@ from typing import Any
 from lucidworks_provider.corpus.dataset import CHUNKS, below
 from lucidworks_provider.corpus.journal import Journal, PieceKey, Place, Record
 from lucidworks_provider.corpus.parts import Part, read_index
-from lucidworks_provider.corpus.scratch import Scratch
+from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.corpus.settings import Corpus
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import names_in
@@ -48,7 +48,7 @@ def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
 def take_over(
     journal: Journal,
     corpus: Corpus,
-    scratch: Scratch,
+    scratch: RunDatabase,
     *,
     published: str,
     taken: set[str] | None,
@@ -104,7 +104,7 @@ def take_over(
     return parts, dimension
 
 
-def carry_over(journal: Journal, scratch: Scratch) -> None:
+def carry_over(journal: Journal, scratch: RunDatabase) -> None:
     """
     End a journal of which the tables have everything but the jobs that were not ready: those are the next run's.
 
@@ -123,7 +123,7 @@ def carry_over(journal: Journal, scratch: Scratch) -> None:
         journal.end()
 
 
-def _replay(journal: Journal, scratch: Scratch, files: set[str] | None) -> tuple[list[Part], int]:
+def _replay(journal: Journal, scratch: RunDatabase, files: set[str] | None) -> tuple[list[Part], int]:
     """
     :param files: that the table's folder has; a part without its file is left out. None to take all.
     :return: the parts, and the dimension of their vectors (0 when there is none).

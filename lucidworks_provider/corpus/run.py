@@ -43,7 +43,7 @@ from lucidworks_provider.corpus.publish import (
 )
 from lucidworks_provider.corpus.report import render
 from lucidworks_provider.corpus.resume import carry_over, check_options, take_over
-from lucidworks_provider.corpus.scratch import SAME, Scratch
+from lucidworks_provider.corpus.run_database import SAME, RunDatabase
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
 from lucidworks_provider.corpus.stats import RunStats, duration
@@ -57,7 +57,7 @@ from lucidworks_provider.corpus.tables import (
     reconcile,
     shard_transaction,
 )
-from lucidworks_provider.documents.document import Document, Unreadable
+from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import check_file, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_hold
 from lucidworks_provider.errors import InputError, LucidworksError, OutputBusyError, TooManyRejectsError
@@ -87,7 +87,7 @@ def look(corpus: Corpus) -> dict[str, Any]:
     """
     tables = _checked_tables(corpus)
     shard = read_shard(corpus.listing) if corpus.listing else None
-    with Scratch() as scratch:
+    with RunDatabase() as scratch:
         _load(scratch, tables, shard, corpus)
         planned = _plan(corpus, scratch, tables, shard, exact=True)[1]
     return {
@@ -124,7 +124,7 @@ def run(
         published = tables.run if shard is None else None
         if (done := returned_before(place, me, published, everything=holder.try_number > 1)) is not None:
             return done
-        with Scratch() as scratch:
+        with RunDatabase() as scratch:
             return _Run(corpus, service, scratch, tables, lease, me, shard, place).go()
     finally:
         lease.release()
@@ -163,7 +163,7 @@ def finished(output: str) -> Tables:
             f"{note.base}. Somebody restored one of the two tables. Restore {DOCUMENTS} to its newest version, or "
             "choose another output."
         )
-    with Scratch() as scratch:
+    with RunDatabase() as scratch:
         load_documents(scratch, tables.documents)
         finish_run(output, scratch, tables, note)
     log.info("Run %s died between its two commits; the second one was made.", number)
@@ -214,7 +214,7 @@ def publish_shards(
             note_run(output, Note(number, me, "", returned, version, upserts, transactions, tables.run))
 
         for _ in range(COMMITS):
-            with Scratch() as scratch:
+            with RunDatabase() as scratch:
                 load_documents(scratch, tables.documents)
                 reconcile(scratch, tables, shards[0].on_missing_chunks)
                 load_facts(scratch, shards)
@@ -407,7 +407,7 @@ def returned_before(
 class _Run:
     corpus: Corpus
     service: Service
-    scratch: Scratch
+    scratch: RunDatabase
     tables: Tables
     lease: Lease
     me: Mapping[str, Any]
@@ -717,18 +717,18 @@ class _Run:
             )
 
 
-def _load(scratch: Scratch, tables: Tables, shard: Shard | None, corpus: Corpus) -> None:
+def _load(scratch: RunDatabase, tables: Tables, shard: Shard | None, corpus: Corpus) -> None:
     load_documents(scratch, tables.documents, shard)
     load_rejects(scratch, remember=not corpus.full_refresh)
     reconcile(scratch, tables, corpus.on_missing_chunks, whole=shard is None)
 
 
 def _plan(
-    corpus: Corpus, scratch: Scratch, tables: Tables, shard: Shard | None, *, exact: bool
+    corpus: Corpus, scratch: RunDatabase, tables: Tables, shard: Shard | None, *, exact: bool
 ) -> tuple[Plan, Planned]:
     same = tables.options == corpus.options.as_json()
     files: Iterator[SourceFile]
-    read: Callable[[SourceFile], Iterator[Document | Unreadable]]
+    read: Callable[[SourceFile], Iterator[Document | RejectedDocument]]
     check: Callable[[SourceFile], None]
     if isinstance(corpus.source, str):
         files = read_listing(corpus.listing) if corpus.listing else list_source(corpus.source)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lucidworks_provider.client.api.chunking import MAX_TEXT_BYTES, ChunkingOptions
-from lucidworks_provider.corpus.asking import Rules
-from lucidworks_provider.documents.document import Document, Unreadable
-from lucidworks_provider.documents.readers import Reading
+from lucidworks_provider.corpus.job_runner import Rules
+from lucidworks_provider.documents.document import Document, RejectedDocument
+from lucidworks_provider.documents.readers import ReadOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Corpus:
     :param retention: seconds for which older versions can be read.
     """
 
-    source: str | Sequence[Document | Unreadable]
+    source: str | Sequence[Document | RejectedDocument]
     output: str
     options: ChunkingOptions
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadOptions = field(default_factory=ReadOptions)
     rules: Rules = field(default_factory=Rules)
     listing: str | None = None
     full_refresh: bool = False

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lucidworks_provider.corpus.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUN, below
-from lucidworks_provider.corpus.scratch import TODO, Scratch
+from lucidworks_provider.corpus.run_database import TODO, RunDatabase
 from lucidworks_provider.corpus.shards import Shard
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
@@ -192,7 +192,7 @@ def check_empty(output: str, ours: set[str]) -> None:
         )
 
 
-def load_documents(scratch: Scratch, documents: Table | None, shard: Shard | None = None) -> None:
+def load_documents(scratch: RunDatabase, documents: Table | None, shard: Shard | None = None) -> None:
     """
     Fill the scratch database with what is known of each document.
 
@@ -207,7 +207,7 @@ def load_documents(scratch: Scratch, documents: Table | None, shard: Shard | Non
     scratch.run("CREATE INDEX documents_file ON documents (file)")
 
 
-def add_documents_seen(scratch: Scratch, documents: Table | None) -> None:
+def add_documents_seen(scratch: RunDatabase, documents: Table | None) -> None:
     """Add what is known of documents that a shard has seen, and that were in files of other shards before."""
     if documents is not None:
         scratch.many(
@@ -234,7 +234,7 @@ def _document_rows(documents: Table, shard: Shard | None) -> Iterator[tuple[Any,
         yield from rows if shard is None else (row for row in rows if shard.has(row[file] or ""))
 
 
-def load_rejects(scratch: Scratch, *, remember: bool) -> None:
+def load_rejects(scratch: RunDatabase, *, remember: bool) -> None:
     """
     The rejects of earlier runs.
 
@@ -249,7 +249,7 @@ def load_rejects(scratch: Scratch, *, remember: bool) -> None:
 
 
 def reconcile(
-    scratch: Scratch,
+    scratch: RunDatabase,
     tables: Tables,
     on_missing_chunks: Literal["resend", "drop"] | None,
     *,

@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lucidworks_provider.delta import check_installed
-from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.parquet_rows import check_columns
-from lucidworks_provider.documents.records import Reading, read_record
+from lucidworks_provider.documents.records import ReadOptions, read_record
 from lucidworks_provider.documents.source import SourceFile
 from lucidworks_provider.errors import InputError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.delta.log import Table
 
 
-def read_delta(file: SourceFile, reading: Reading) -> Iterator[Document | Unreadable]:
+def read_delta(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
     A document a row, without those that are masked.
 
@@ -44,10 +44,10 @@ def read_delta(file: SourceFile, reading: Reading) -> Iterator[Document | Unread
                 yield read_record(f"{file.path}:{row + 1}", document_id, text, reading)
     except (pa.ArrowException, UnicodeDecodeError) as err:
         detail = f"It is broken behind row {row + 1:,}: {type(err).__name__}: {err!s:.200}"
-        yield Unreadable(file.path, Reason.INVALID, detail)
+        yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
-def check_delta(file: SourceFile, reading: Reading) -> None:
+def check_delta(file: SourceFile, reading: ReadOptions) -> None:
     """
     Refuse a table without the columns that were named.
 
@@ -56,7 +56,7 @@ def check_delta(file: SourceFile, reading: Reading) -> None:
     _check(file, reading)
 
 
-def _check(file: SourceFile, reading: Reading) -> Table:
+def _check(file: SourceFile, reading: ReadOptions) -> Table:
     from lucidworks_provider.delta.schema import arrow_schema
 
     check_installed()

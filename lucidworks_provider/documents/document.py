@@ -54,7 +54,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class RejectedDocument:
     """
     A document that could not be read; the run goes on without it.
 

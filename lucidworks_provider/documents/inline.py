@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
-from lucidworks_provider.documents.document import Document, Reason, Unreadable, check_id
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.errors import InputError
 
 
 def read_handed_over(
     source: object, *, id_column: str, text_column: str, max_document_bytes: int
-) -> list[Document | Unreadable]:
+) -> list[Document | RejectedDocument]:
     """
     Check what an operator was given, before anything is sent.
 
@@ -38,7 +38,7 @@ def read_handed_over(
 
 def _read(
     position: int, given: object, id_column: str, text_column: str, max_document_bytes: int
-) -> Document | Unreadable:
+) -> Document | RejectedDocument:
     if not isinstance(given, Mapping) or not {id_column, text_column} <= set(given):
         raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
     document_id, text = given[id_column], given[text_column]
@@ -50,13 +50,13 @@ def _read(
             f"source[{position}] has the id {document_id!r:.80}; give it a text or a number. {wrong or ''}".rstrip()
         )
     if text is None or (isinstance(text, str) and not text.strip()):
-        return Unreadable(found, Reason.EMPTY, "there is no text")
+        return RejectedDocument(found, Reason.EMPTY, "there is no text")
     if not isinstance(text, str):
-        return Unreadable(found, Reason.INVALID, f"the text is {type(text).__name__}")
+        return RejectedDocument(found, Reason.INVALID, f"the text is {type(text).__name__}")
     if not _encodes(text):
-        return Unreadable(found, Reason.INVALID, "the text holds half a surrogate pair")
+        return RejectedDocument(found, Reason.INVALID, "the text holds half a surrogate pair")
     if (size := len(text.encode())) > max_document_bytes:
-        return Unreadable(
+        return RejectedDocument(
             found, Reason.TOO_LARGE, f"{size:,} bytes, over the limit of {max_document_bytes:,}"
         )
     return Document(found, text)

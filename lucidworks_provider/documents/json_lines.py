@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, BinaryIO
 
-from lucidworks_provider.documents.document import Document, Reason, Unreadable
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.encoding import Fault, decode, too_large, wide
-from lucidworks_provider.documents.records import Reading, missing_column, read_record
+from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
 from lucidworks_provider.storage import reading as open_to_read
 
@@ -20,7 +20,7 @@ _WHITE = b" \t\r\n"
 _MARK = codecs.BOM_UTF8
 
 
-def read_json_lines(file: SourceFile, reading: Reading) -> Iterator[Document | Unreadable]:
+def read_json_lines(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
     A document a line. What is wrong with a line is told with ``<path>:<line>``, and the next one is read.
 
@@ -33,16 +33,16 @@ def read_json_lines(file: SourceFile, reading: Reading) -> Iterator[Document | U
                 place = f"{file.path}:{number}"
                 if isinstance(line, int):
                     fault = too_large(line, reading.max_document_bytes)
-                    yield Unreadable(place, fault.reason, fault.detail)
+                    yield RejectedDocument(place, fault.reason, fault.detail)
                 else:
                     yield _document(place, line, reading)
         except UnicodeDecodeError as err:
             # Where the next line begins cannot be told any more.
             detail = f"Behind line {number:,} it cannot be decoded as {err.encoding}: {err.reason}."
-            yield Unreadable(file.path, Reason.ENCODING, detail)
+            yield RejectedDocument(file.path, Reason.ENCODING, detail)
 
 
-def check_json_lines(file: SourceFile, reading: Reading) -> None:
+def check_json_lines(file: SourceFile, reading: ReadOptions) -> None:
     """
     Refuse a file whose first line has other fields.
 
@@ -61,14 +61,14 @@ def check_json_lines(file: SourceFile, reading: Reading) -> None:
                 raise missing_column(file.uri, name, list(record))
 
 
-def _document(place: str, line: bytes, reading: Reading) -> Document | Unreadable:
+def _document(place: str, line: bytes, reading: ReadOptions) -> Document | RejectedDocument:
     record = _parse(line, reading.encoding)
     if isinstance(record, Fault):
-        return Unreadable(place, record.reason, record.detail)
+        return RejectedDocument(place, record.reason, record.detail)
     if not isinstance(record, dict):
-        return Unreadable(place, Reason.INVALID, f"It is no JSON object, but {type(record).__name__}.")
+        return RejectedDocument(place, Reason.INVALID, f"It is no JSON object, but {type(record).__name__}.")
     if reading.text_column not in record:
-        return Unreadable(place, Reason.INVALID, f"It has no field {reading.text_column!r}.")
+        return RejectedDocument(place, Reason.INVALID, f"It has no field {reading.text_column!r}.")
     return read_record(place, record.get(reading.id_column), record[reading.text_column], reading)
 
 
@@ -96,7 +96,7 @@ def _loads() -> Callable[[bytes], Any]:
     return loads
 
 
-def _lines(opened: BinaryIO, reading: Reading) -> Iterator[tuple[int, bytes | int]]:
+def _lines(opened: BinaryIO, reading: ReadOptions) -> Iterator[tuple[int, bytes | int]]:
     """
     The lines that are not blank, with their numbers from 1 on.
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.documents.document import Document, Reason, Unreadable
-from lucidworks_provider.documents.records import Reading, missing_column, read_record
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
+from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.storage import reading as open_to_read
@@ -41,7 +41,7 @@ def check_installed() -> None:
         ) from None
 
 
-def read_parquet(file: SourceFile, reading: Reading) -> Iterator[Document | Unreadable]:
+def read_parquet(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
     A document a row. What is wrong with a row is told with ``<path>:<row>`` where its id cannot be used; from
     where the file is broken on, it is told with its path.
@@ -59,10 +59,10 @@ def read_parquet(file: SourceFile, reading: Reading) -> Iterator[Document | Unre
                 yield read_record(f"{file.path}:{row}", document_id, text, reading)
         except _broken() as err:
             detail = f"It is no Parquet, or broken behind row {row:,}: {type(err).__name__}: {err!s:.200}"
-            yield Unreadable(file.path, Reason.INVALID, detail)
+            yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
-def check_parquet(file: SourceFile, reading: Reading) -> None:
+def check_parquet(file: SourceFile, reading: ReadOptions) -> None:
     """
     Refuse a file without the columns that were named.
 
@@ -89,7 +89,7 @@ def _open(opened: Any, **options: Any) -> pq.ParquetFile:
     return pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False, **options)
 
 
-def check_columns(file: SourceFile, schema: pa.Schema, reading: Reading) -> None:
+def check_columns(file: SourceFile, schema: pa.Schema, reading: ReadOptions) -> None:
     """:raises InputError: the columns that were named are missing, or neither text nor whole numbers."""
     import pyarrow.types as kinds
 
@@ -120,7 +120,7 @@ def _is_textual(kind: pa.DataType) -> bool:
     }
 
 
-def _rows(opened: Any, metadata: pq.FileMetaData, reading: Reading) -> Iterator[tuple[object, object]]:
+def _rows(opened: Any, metadata: pq.FileMetaData, reading: ReadOptions) -> Iterator[tuple[object, object]]:
     columns = [reading.id_column, reading.text_column]
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     sizes = [_size(group, reading.text_column) for group in groups]

@@ -10,7 +10,7 @@ The documents of a file.
 a Delta table       one document a row of its newest version
 ==================  =================================================================================
 
-What cannot be read is told as :class:`~lucidworks_provider.documents.document.Unreadable` with its reason, and
+What cannot be read is told as :class:`~lucidworks_provider.documents.document.RejectedDocument` with its reason, and
 the rest is read. One that carries the file's own path stands for all of the file that was not read.
 """
 
@@ -19,18 +19,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lucidworks_provider.documents import delta_rows, html_text, parquet_rows
-from lucidworks_provider.documents.document import Document, Reason, Unreadable, check_id
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.documents.encoding import Fault, check_empty, check_text, decode, too_large
 from lucidworks_provider.documents.json_lines import check_json_lines, read_json_lines
-from lucidworks_provider.documents.records import Reading
+from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.storage import read_file
 
-__all__ = ["Reading", "check_file", "read_file_documents"]
+__all__ = ["ReadOptions", "check_file", "read_file_documents"]
 
 
-def read_file_documents(file: SourceFile, reading: Reading) -> Iterator[Document | Unreadable]:
+def read_file_documents(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
     The documents of a file, one after the other, in constant memory.
 
@@ -54,7 +54,7 @@ def read_file_documents(file: SourceFile, reading: Reading) -> Iterator[Document
         yield _not_there(file) if isinstance(err.__cause__, FileNotFoundError) else _failed(file, err)
 
 
-def check_file(file: SourceFile, reading: Reading) -> None:
+def check_file(file: SourceFile, reading: ReadOptions) -> None:
     """
     Refuse what would make a reject of every document: a look at the first line, or the schema, of a file.
 
@@ -77,12 +77,12 @@ def check_file(file: SourceFile, reading: Reading) -> None:
         return
 
 
-def _read_whole(file: SourceFile, reading: Reading) -> Document | Unreadable:
+def _read_whole(file: SourceFile, reading: ReadOptions) -> Document | RejectedDocument:
     most = reading.max_document_bytes
     if file.size > most:
         return _rejected(file, too_large(file.size, most))
     if not file.size:
-        return Unreadable(file.path, Reason.EMPTY, "It has no text.")
+        return RejectedDocument(file.path, Reason.EMPTY, "It has no text.")
     try:
         data = read_file(file.uri, most + 1)
     except StorageError as err:
@@ -95,7 +95,7 @@ def _read_whole(file: SourceFile, reading: Reading) -> Document | Unreadable:
     return _rejected(file, text) if isinstance(text, Fault) else Document(file.path, text)
 
 
-def _text_of(data: bytes, form: Format, reading: Reading) -> str | Fault:
+def _text_of(data: bytes, form: Format, reading: ReadOptions) -> str | Fault:
     if form is Format.TEXT:
         text = decode(data, reading.encoding)
         return text if isinstance(text, Fault) else check_empty(text) or text
@@ -105,13 +105,13 @@ def _text_of(data: bytes, form: Format, reading: Reading) -> str | Fault:
     return text if isinstance(text, Fault) else check_text(text, reading.max_document_bytes) or text
 
 
-def _rejected(file: SourceFile, fault: Fault) -> Unreadable:
-    return Unreadable(file.path, fault.reason, fault.detail)
+def _rejected(file: SourceFile, fault: Fault) -> RejectedDocument:
+    return RejectedDocument(file.path, fault.reason, fault.detail)
 
 
-def _failed(file: SourceFile, err: StorageError) -> Unreadable:
-    return Unreadable(file.path, Reason.UNREADABLE, str(err))
+def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:
+    return RejectedDocument(file.path, Reason.UNREADABLE, str(err))
 
 
-def _not_there(file: SourceFile) -> Unreadable:
-    return Unreadable(file.path, Reason.MISSING, f"{file.uri} was listed, and is not there any more.")
+def _not_there(file: SourceFile) -> RejectedDocument:
+    return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} was listed, and is not there any more.")

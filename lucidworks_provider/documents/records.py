@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lucidworks_provider.documents.document import Document, Reason, Unreadable, check_id
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.documents.encoding import Fault, check_encoding, check_text, decode
 from lucidworks_provider.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ReadOptions:
     """
     How files are read.
 
@@ -41,7 +41,9 @@ class Reading:
             raise InputError(f"max_document_bytes is {most!r}; give a whole number above 0.")
 
 
-def read_record(place: str, document_id: object, text: object, reading: Reading) -> Document | Unreadable:
+def read_record(
+    place: str, document_id: object, text: object, reading: ReadOptions
+) -> Document | RejectedDocument:
     """
     A document, or why it is none.
 
@@ -51,11 +53,13 @@ def read_record(place: str, document_id: object, text: object, reading: Reading)
     name = _as_id(document_id)
     if name is None:
         shown = f"{document_id!r:.80}"
-        return Unreadable(place, Reason.INVALID, f"Its id is {shown}; give it a text or a whole number.")
+        return RejectedDocument(
+            place, Reason.INVALID, f"Its id is {shown}; give it a text or a whole number."
+        )
     if wrong := check_id(name):
-        return Unreadable(place, Reason.INVALID, wrong)
+        return RejectedDocument(place, Reason.INVALID, wrong)
     if text is None:
-        return Unreadable(name, Reason.EMPTY, "It has no text.")
+        return RejectedDocument(name, Reason.EMPTY, "It has no text.")
     if isinstance(text, bytes):
         text = decode(text, reading.encoding or "utf-8")
     if isinstance(text, str):
@@ -66,7 +70,7 @@ def read_record(place: str, document_id: object, text: object, reading: Reading)
         fault = text
     else:
         fault = Fault(Reason.INVALID, f"Its text is of type {type(text).__name__}.")
-    return Unreadable(name, fault.reason, fault.detail)
+    return RejectedDocument(name, fault.reason, fault.detail)
 
 
 def missing_column(uri: str, name: str, there: list[str]) -> InputError:

@@ -211,7 +211,7 @@ class Fault:
         }
 
 
-class FaultBook:
+class FaultRegistry:
     """The orders still open, first come first served."""
 
     def __init__(self) -> None:

@@ -80,7 +80,7 @@ class Answer:
     message: str = ""
 
 
-class JobBook:
+class JobRegistry:
     """All jobs of one emulator, in order of submission."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from lucidworks_provider.emulator.customers.registry import Registry
-from lucidworks_provider.emulator.faults import FaultBook
-from lucidworks_provider.emulator.jobs import JobBook
+from lucidworks_provider.emulator.faults import FaultRegistry
+from lucidworks_provider.emulator.jobs import JobRegistry
 from lucidworks_provider.emulator.predictions.memory import Conversations
 from lucidworks_provider.emulator.rate import RateLimit
 from lucidworks_provider.emulator.request_log import RequestLog
-from lucidworks_provider.emulator.tokens import TokenBook
+from lucidworks_provider.emulator.tokens import TokenRegistry
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.settings import EmulatorSettings
@@ -49,11 +49,11 @@ class EmulatorState:
         self._initial = settings
         self.settings = settings
         self.clock = Clock()
-        self.tokens = TokenBook(self.clock)
-        self.jobs = JobBook(self.clock)
+        self.tokens = TokenRegistry(self.clock)
+        self.jobs = JobRegistry(self.clock)
         self.registry = Registry(self.clock)
         self.conversations = Conversations()
-        self.faults = FaultBook()
+        self.faults = FaultRegistry()
         self.log = RequestLog()
         self.rate_limit = RateLimit()
         self.workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lucidworks-emulator-chunker")
@@ -62,7 +62,7 @@ class EmulatorState:
         """Return to the state after start, with the settings of the start; whatever was made is gone."""
         self.settings = self._initial
         self.clock.reset()
-        self.tokens = TokenBook(self.clock)
+        self.tokens = TokenRegistry(self.clock)
         self.jobs.clear()
         self.registry = Registry(self.clock)
         self.conversations.clear()

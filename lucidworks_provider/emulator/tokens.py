@@ -62,7 +62,7 @@ class Token:
         return self.jti[:_LOGGED_JTI]
 
 
-class TokenBook:
+class TokenRegistry:
     """All tokens of one emulator."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -189,10 +189,10 @@ class LucidworksAuthHook(BaseHook):
 
         :return: whether all of it works, and a sentence for each place.
         """
-        from lucidworks_provider.hooks.connection_test import ask_places
+        from lucidworks_provider.hooks.connection_test import check_endpoints
 
         try:
-            return ask_places(self.get_settings(), self._source)
+            return check_endpoints(self.get_settings(), self._source)
         except LucidworksError as err:
             return False, str(err)
 

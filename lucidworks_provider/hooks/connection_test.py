@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from lucidworks_provider.client.api.messages import Request, check_status, without
+from lucidworks_provider.client.api.messages import Request, check_status, redact
 from lucidworks_provider.client.api.model_calls import list_models_request
 from lucidworks_provider.client.api.prediction_calls import use_cases_request
 from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
@@ -30,7 +30,7 @@ TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EndpointCheck:
     """
     A host that takes tokens of one scope.
 
@@ -45,16 +45,16 @@ class Place:
     assumed: bool = False
 
 
-def places_of(settings: LucidworksSettings) -> Iterator[Place]:
+def endpoints_of(settings: LucidworksSettings) -> Iterator[EndpointCheck]:
     """The hosts that a connection leads to, besides the identity server."""
     base = settings.application_base
-    yield Place("Application", base, PREDICT_SCOPE, use_cases_request(settings.use_cases_url), True)
+    yield EndpointCheck("Application", base, PREDICT_SCOPE, use_cases_request(settings.use_cases_url), True)
     if settings.customer_id:
         base = settings.models_base
-        yield Place("Models API", settings.models_url, MODEL_SCOPE, list_models_request(base))
+        yield EndpointCheck("Models API", settings.models_url, MODEL_SCOPE, list_models_request(base))
 
 
-def ask_places(
+def check_endpoints(
     settings: LucidworksSettings, source_of: Callable[[LucidworksSettings, str], TokenSource]
 ) -> tuple[bool, str]:
     """
@@ -65,7 +65,7 @@ def ask_places(
     """
     short = replace(settings, timeout=min(settings.timeout, TIMEOUT))
     good, said = True, []
-    for place in places_of(short):
+    for place in endpoints_of(short):
         works, words = _try(short, place, source_of(settings, place.scope))
         good = good and works
         said.append(f"{place.name} ({place.url}), scope {place.scope}: {words}")
@@ -74,7 +74,7 @@ def ask_places(
     return good, " ".join(said)
 
 
-def _try(settings: LucidworksSettings, place: Place, source: TokenSource) -> tuple[bool, str]:
+def _try(settings: LucidworksSettings, place: EndpointCheck, source: TokenSource) -> tuple[bool, str]:
     from lucidworks_provider.client.http.sync import SyncTransport
 
     try:
@@ -86,7 +86,7 @@ def _try(settings: LucidworksSettings, place: Place, source: TokenSource) -> tup
     access = "the fleet's live access" if live else f"a new access of {settings.auth_url}"
     try:
         with closing(SyncTransport(settings)) as transport:
-            answer = without(transport.send(place.request, token), token, settings.client_secret)
+            answer = redact(transport.send(place.request, token), token, settings.client_secret)
         check_status(answer, place.request.name)
     except LucidworksError as err:
         return judge(err, access, assumed=place.assumed)
@@ -99,7 +99,7 @@ def judge(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, st
 
     :param err: what came back.
     :param access: whose token was shown.
-    :param assumed: of :class:`Place`.
+    :param assumed: of :class:`EndpointCheck`.
     :return: whether host and credentials are right all the same, and words.
     """
     match err:

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from lucidworks_provider.client.auth.redaction import hide
+from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.errors import ConfigurationError
 from lucidworks_provider.hooks.stores.supervisor import reading_connection
 
@@ -68,4 +68,4 @@ def _service_account(extra: dict[str, Any]) -> str | None:
 def _hidden(key: str | None, conn_id: str, where: str) -> str:
     if not key:
         raise ConfigurationError(f"Connection {conn_id!r}: no key is in it; set its {where}.")
-    return hide(key)
+    return redact_in_logs(key)

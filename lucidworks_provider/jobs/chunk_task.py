@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # jobs in flight and an operator of its own.
 MAX_DOCUMENTS = 500
 MAX_TOTAL_BYTES = 50_000_000
-CORPUS_OPERATOR = "whole corpora are for LucidworksChunkDocumentsOperator."
+CORPUS_OPERATOR = "whole corpora are for LucidworksChunkCorpusOperator."
 
 
 @dataclass(frozen=True, slots=True)

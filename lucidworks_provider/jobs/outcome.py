@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lucidworks_provider.jobs.watch import Ending, Watched
+from lucidworks_provider.jobs.watch import Ending, PollOutcome
 
 # An event is a row in the database and a line in the log.
 _MESSAGES = 5
@@ -38,7 +38,7 @@ class Outcome:
     retryable: bool = False
 
     @classmethod
-    def of(cls, endings: Mapping[int, Watched]) -> Outcome:
+    def of(cls, endings: Mapping[int, PollOutcome]) -> Outcome:
         """Sort the ends of waiting."""
         ended = {ending: [p for p, w in endings.items() if w.ending is ending] for ending in Ending}
         said = [p for e in Ending if e is not Ending.COLLECTED for p in ended[e] if endings[p].message]

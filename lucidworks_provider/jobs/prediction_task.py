@@ -30,11 +30,11 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.collect import InFolder
-from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.prediction_file import ACCEPTED, Accepted, PredictionFile, prediction_file
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
+from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.jobs.task import JobTask, Read
+from lucidworks_provider.jobs.wait import FileResultStore
 from lucidworks_provider.threads import in_thread
 
 # One task submits one after the other and keeps all ids in one record.
@@ -158,7 +158,7 @@ Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ..
 
 
 @dataclass(frozen=True, slots=True)
-class Direct:
+class SyncBatchRunner:
     """
     Batches sent to the synchronous Prediction API, several at a time.
 
@@ -175,7 +175,7 @@ class Direct:
     batches: Batches
     predict: Predict
     concurrency: int
-    bodies: Bodies | None = None
+    bodies: ResultDirectory | None = None
     revision: int = 0
     accepted: Accepted = ACCEPTED
     # Bytes of the answers.
@@ -252,9 +252,9 @@ class Direct:
             await in_thread(self.bodies.refuse, name)
             raise
         except ContentEncodingError as err:
-            await InFolder(self.bodies, position, name).keep_undecoded(err)
+            await FileResultStore(self.bodies, position, name).keep_undecoded(err)
             raise
-        await InFolder(self.bodies, position, name).keep(body)
+        await FileResultStore(self.bodies, position, name).keep(body)
         return None
 
     def write(self, file: PredictionFile, position: int) -> None:

@@ -29,9 +29,9 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
-from lucidworks_provider.jobs.ledger import Ledger
 from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.record import JobRecord
+from lucidworks_provider.jobs.state_store import JobStateStore
 from lucidworks_provider.storage import discard_folder, is_folder
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class JobTask(ABC, Generic[File]):
     parts: ClassVar[str]
 
     result_uri: str
-    ledger: Ledger
+    ledger: JobStateStore
     resubmit_unknown: bool
 
     @property

@@ -33,7 +33,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from lucidworks_provider.client.api.jobs import JobState, Sighting
+from lucidworks_provider.client.api.jobs import JobState, PollResult
 
 REREADS = 2
 # A heartbeat gap can leave two triggerers with one trigger; the other one's body needs a moment to land.
@@ -79,7 +79,7 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class PollOutcome:
     """The end of waiting, with the service's reason for a failure."""
 
     ending: Ending
@@ -128,7 +128,7 @@ def watch(
     wait: Callable[[float, float], float] = next_wait,
     gone_patience: float | None = None,
     durations: Sequence[float] = (),
-) -> Generator[Command, bool | Sighting | None, Watched]:
+) -> Generator[Command, bool | PollResult | None, PollOutcome]:
     """
     Wait for one job.
 
@@ -143,10 +143,10 @@ def watch(
     heard = _Heard()
     gone_since: float | None = None
     if (yield Look()) is True:
-        return Watched(Ending.COLLECTED)
+        return PollOutcome(Ending.COLLECTED)
     while True:
         seen = yield Poll()
-        assert isinstance(seen, Sighting)  # noqa: S101  # for the type checker
+        assert isinstance(seen, PollResult)  # noqa: S101  # for the type checker
         if (ended := heard.take(seen)) is not None:
             return ended
         in_words = bool(seen.status)
@@ -158,15 +158,15 @@ def watch(
             gone_since = now() if gone_since is None else gone_since
         if gone_since is not None:
             if (yield Look()) is True:
-                return Watched(Ending.COLLECTED)
+                return PollOutcome(Ending.COLLECTED)
             patience = gone_patience if in_words and gone_patience is not None else GONE_PATIENCE
             if now() - gone_since >= patience:
-                return Watched(Ending.GONE, heard.last)
+                return PollOutcome(Ending.GONE, heard.last)
             yield Sleep(min(poll_interval, GONE_INTERVAL))
             continue
         left = deadline - now()
         if left <= 0:
-            return Watched(Ending.TIMEOUT, heard.last)
+            return PollOutcome(Ending.TIMEOUT, heard.last)
         yield Sleep(min(heard.pause(wait(now() - started, poll_interval), poll_interval), left))
 
 
@@ -181,7 +181,7 @@ class _Heard:
     was_seen: bool = False
     last: str = ""
 
-    def take(self, seen: Sighting) -> Watched | None:
+    def take(self, seen: PollResult) -> PollOutcome | None:
         """Count one; the end, if it is one."""
         self.last = seen.message or self.last
         # A 404 is no word about the job.
@@ -189,22 +189,22 @@ class _Heard:
         self.unanswered = self.unanswered + 1 if seen.state is JobState.UNREADABLE else 0
         match seen.state:
             case JobState.RESULT:
-                return Watched(Ending.COLLECTED)
+                return PollOutcome(Ending.COLLECTED)
             case JobState.PENDING:
                 self.failed = 0
             case JobState.FAILED:
                 self.failed += 1
                 if self.failed > REREADS:
-                    return Watched(Ending.FAILED, seen.message)
+                    return PollOutcome(Ending.FAILED, seen.message)
             case JobState.REFUSED:
                 self.refused += 1
                 if self.refused >= REFUSALS:
-                    return Watched(Ending.GONE, self.last)
+                    return PollOutcome(Ending.GONE, self.last)
             case JobState.EMPTY:
                 self.empty += 1
         handed_out = seen.state is JobState.GONE and bool(seen.status)
         if self.empty >= EMPTY_LOOKS or (self.empty and handed_out):
-            return Watched(Ending.EMPTY, f"The service says {seen.status!r} and gives no result.")
+            return PollOutcome(Ending.EMPTY, f"The service says {seen.status!r} and gives no result.")
         return None
 
     def pause(self, seconds: float, poll_interval: float) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
+from lucidworks_provider.operators.chunking_options import ChunkingOptionsMixin
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
 from lucidworks_provider.operators.values import one_of, whole
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_TEXT_BYTES = 1_000_000
 
 
-class LucidworksChunkOperator(TakesChunkingOptions, JobOperator):
+class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     """
     Send documents to Lucidworks AI's async chunking, and write their chunks and vectors to a file.
 

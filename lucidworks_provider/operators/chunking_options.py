@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.api.chunking import ChunkingOptions
 
 
-class TakesChunkingOptions:
+class ChunkingOptionsMixin:
     """Of an operator with these arguments."""
 
     if TYPE_CHECKING:

@@ -15,20 +15,20 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
-from lucidworks_provider.operators.chunking_options import TakesChunkingOptions
+from lucidworks_provider.operators.chunking_options import ChunkingOptionsMixin
 from lucidworks_provider.operators.failures import NonRetryableErrorsMixin
 from lucidworks_provider.operators.lineage import Lineage, of_chunks
-from lucidworks_provider.operators.results import HasResult
+from lucidworks_provider.operators.results import ResultMixin
 from lucidworks_provider.operators.templates import NoneTemplatesMixin
 from lucidworks_provider.operators.values import one_of, seconds, share, switch, whole
-from lucidworks_provider.operators.waiting import UsesHook
+from lucidworks_provider.operators.waiting import HookMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
 
     from lucidworks_provider.corpus.lease import Holder
     from lucidworks_provider.corpus.settings import Corpus, Service
-    from lucidworks_provider.documents.document import Document, Unreadable
+    from lucidworks_provider.documents.document import Document, RejectedDocument
 
 # Of a document before it is split: what its text and its vectors take of the worker's memory.
 MAX_DOCUMENT_BYTES = 20_000_000
@@ -36,7 +36,7 @@ MAX_DOCUMENT_BYTES = 20_000_000
 CONNECTIONS = 64
 
 
-class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook, BaseOperator):
+class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin, BaseOperator):
     """
     Bring a Delta table of chunks and vectors up to a corpus: what is new or changed is sent, nothing else.
 
@@ -122,7 +122,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     template_fields_renderers = {"chunker_config": "json", "model_config": "json"}  # noqa: RUF012
     operator_extra_links: Collection[BaseOperatorLink] = (
         LucidworksReportLink(),
-        *HasResult.operator_extra_links,
+        *ResultMixin.operator_extra_links,
     )
     ui_color = "#e8f1fb"
 
@@ -214,10 +214,10 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
 
     def _corpus(self) -> Corpus:
         """Validate the rendered values; nothing has been sent or written before this returns."""
-        from lucidworks_provider.corpus.asking import Rules
+        from lucidworks_provider.corpus.job_runner import Rules
         from lucidworks_provider.corpus.settings import Corpus
         from lucidworks_provider.delta import check_installed
-        from lucidworks_provider.documents.readers import Reading
+        from lucidworks_provider.documents.readers import ReadOptions
         from lucidworks_provider.storage import check_folder
 
         check_installed()
@@ -226,7 +226,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
             source=self._source(),
             output=check_folder(self.output_uri, "output_uri"),
             options=self._options(),
-            reading=Reading(
+            reading=ReadOptions(
                 self.id_column,
                 self.text_column,
                 self.encoding,
@@ -261,7 +261,7 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
     def _is_of_files(self) -> bool:
         return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
 
-    def _source(self) -> str | Sequence[Document | Unreadable]:
+    def _source(self) -> str | Sequence[Document | RejectedDocument]:
         from lucidworks_provider.documents.inline import read_handed_over
         from lucidworks_provider.storage import check_folder
 
@@ -300,11 +300,11 @@ class LucidworksChunkDocumentsOperator(TakesChunkingOptions, HasResult, UsesHook
         )
 
 
-class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixin, HasResult, BaseOperator):
+class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixin, ResultMixin, BaseOperator):
     """
     Commit what the tasks of all shards of a corpus have staged, as one version of its tables.
 
-    Returns what :class:`LucidworksChunkDocumentsOperator` returns, with the sums of the shards' counts, and
+    Returns what :class:`LucidworksChunkCorpusOperator` returns, with the sums of the shards' counts, and
     ``shards``.
 
     :param staged: what the tasks of the shards have returned, or the URIs that stand there under ``staged``; all of
@@ -323,7 +323,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
     template_fields: Sequence[str] = ("staged", "output_uri", "report_url")
     operator_extra_links: Collection[BaseOperatorLink] = (
         LucidworksReportLink(),
-        *HasResult.operator_extra_links,
+        *ResultMixin.operator_extra_links,
     )
     ui_color = "#e8f1fb"
 

@@ -14,20 +14,20 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.results import HasResult
+from lucidworks_provider.operators.results import ResultMixin
 from lucidworks_provider.operators.values import one_of
-from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, Waiting
+from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, WaitMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.jobs.ledger import Bodies
     from lucidworks_provider.jobs.outcome import Outcome
     from lucidworks_provider.jobs.record import JobRecord
+    from lucidworks_provider.jobs.state_store import ResultDirectory
     from lucidworks_provider.jobs.task import JobTask
 
 
-class JobWaiting(HasResult, Waiting):
+class DeferrableJobMixin(ResultMixin, WaitMixin):
     """
     Submits in the worker, waits in the triggerer or here: everything about waiting, retries and lost processes.
 
@@ -139,7 +139,7 @@ class JobWaiting(HasResult, Waiting):
     def _task(self, context: Context) -> JobTask[Any]:
         """Validate the rendered values; nothing has been sent or written before this returns."""
 
-    def _bodies(self, context: Context) -> Bodies:
+    def _bodies(self, context: Context) -> ResultDirectory:
         return bodies_of(self.result_path, context)
 
     def _unshared(self, who: str) -> StorageNotSharedError:
@@ -150,7 +150,7 @@ class JobWaiting(HasResult, Waiting):
         )
 
 
-class JobOperator(JobWaiting, BaseOperator):
+class JobOperator(DeferrableJobMixin, BaseOperator):
     """
     Submits in the worker, waits in the triggerer or here, and returns a small manifest.
 
@@ -200,7 +200,7 @@ class JobOperator(JobWaiting, BaseOperator):
     def _job_options(self, context: Context) -> dict[str, Any]:
         """What every task needs; refuses what every operator refuses."""
         from lucidworks_provider.jobs.chunk_file import check_suffix
-        from lucidworks_provider.jobs.ledger import Ledger
+        from lucidworks_provider.jobs.state_store import JobStateStore
         from lucidworks_provider.storage import check_uri
 
         policy = one_of(self.on_unknown_submission, "on_unknown_submission", "resubmit", "fail")
@@ -209,20 +209,20 @@ class JobOperator(JobWaiting, BaseOperator):
         check_suffix(uri)
         return {
             "result_uri": uri,
-            "ledger": Ledger(self._bodies(context), context.get("task_state_store")),
+            "ledger": JobStateStore(self._bodies(context), context.get("task_state_store")),
             "resubmit_unknown": policy == "resubmit",
         }
 
 
-def bodies_of(result_path: str, context: Context) -> Bodies:
+def bodies_of(result_path: str, context: Context) -> ResultDirectory:
     """
     Where a task instance keeps what arrives, beside its result.
 
     :raises InputError: a result path that names no file.
     """
-    from lucidworks_provider.jobs.ledger import Bodies
+    from lucidworks_provider.jobs.state_store import ResultDirectory
     from lucidworks_provider.storage import check_uri
 
     ti = context["ti"]
     uri = check_uri(result_path, "result_path")
-    return Bodies.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
+    return ResultDirectory.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)

@@ -87,7 +87,7 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
     return f"{scheme}://{authority}", path.strip("/") or "/"
 
 
-class TellsLineage:
+class LineageMixin:
     """Of an operator that says what it reads and writes."""
 
     if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class TellsLineage:
         return self.get_openlineage_facets_on_start()
 
 
-class ReadsTrainingData(TellsLineage):
+class TrainingLineageMixin(LineageMixin):
     """Of an operator that trains; what it makes lies with the vendor, and is no dataset."""
 
     if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.client.api.secrets import MASK
 from lucidworks_provider.client.auth.redaction import TokenText
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.operators.secrets import KeysApart, Withheld, is_template, warn, withhold
+from lucidworks_provider.operators.secrets import RedactedDict, SecretMap, is_template, warn, withhold
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ARGUMENT = "training_data_credentials"
 
 
-class TakesCredentials:
+class CredentialsMixin:
     """Of an operator with ``credentials_conn_id`` and ``training_data_credentials``, which is no templated field."""
 
     if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class TakesCredentials:
     def _concealed(credentials: Any) -> Any:
         """What the constructor keeps; warns where it is no template."""
         concealed = conceal(credentials)
-        keys = concealed.keys_apart if isinstance(concealed, Withheld) else {}
+        keys = concealed.keys_apart if isinstance(concealed, RedactedDict) else {}
         warn(keys, ARGUMENT, "put it into a connection and name that in credentials_conn_id")
         return concealed
 
@@ -70,7 +70,7 @@ def conceal(argument: Any) -> Any:
 
     :param argument: a dictionary, or JSON. A template is no secret; what it becomes is one.
     """
-    if argument is None or isinstance(argument, Withheld) or hasattr(argument, "resolve"):
+    if argument is None or isinstance(argument, RedactedDict) or hasattr(argument, "resolve"):
         return argument  # the last are references to what another task returns
     if isinstance(argument, str):
         if is_template(argument):
@@ -91,8 +91,8 @@ def conceal(argument: Any) -> Any:
         for name, value in written.items()
         if isinstance(value, str) and value != MASK and not is_template(value)
     }
-    concealed = Withheld({name: MASK if name in keys else value for name, value in written.items()})
-    concealed.keys_apart = KeysApart(keys)
+    concealed = RedactedDict({name: MASK if name in keys else value for name, value in written.items()})
+    concealed.keys_apart = SecretMap(keys)
     return concealed
 
 

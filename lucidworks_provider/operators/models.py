@@ -24,16 +24,16 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.lineage import ReadsTrainingData
-from lucidworks_provider.operators.model_credentials import TakesCredentials
-from lucidworks_provider.operators.state import StateWaiting
+from lucidworks_provider.operators.lineage import TrainingLineageMixin
+from lucidworks_provider.operators.model_credentials import CredentialsMixin
+from lucidworks_provider.operators.state import StateWaitMixin
 from lucidworks_provider.operators.values import dictionary, one_of, switch
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.client.api.model_calls import Placement, Training, UnansweredPost
+    from lucidworks_provider.client.api.model_calls import DeploymentSpec, TrainingSpec, UnansweredPost
     from lucidworks_provider.client.api.models import Deployment, Model
 
 # How often to look for what a POST without an answer may have made, and seconds between two looks.
@@ -53,7 +53,7 @@ T = TypeVar("T", bound="Model | Deployment")
 R = TypeVar("R")
 
 
-class _ModelOperator(StateWaiting, BaseOperator):
+class _ModelOperator(StateWaitMixin, BaseOperator):
     """
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until it is done; else return as soon as it is begun.
@@ -117,7 +117,7 @@ class _CreatingOperator(_ModelOperator):
     def _get_or_create(
         self,
         context: Context,
-        asked: Training | Placement,
+        asked: TrainingSpec | DeploymentSpec,
         known: Callable[[str, bool], T | None],
         look: Callable[[], Sequence[T]],
         create: Callable[[], T],
@@ -129,8 +129,8 @@ class _CreatingOperator(_ModelOperator):
         :param look: lists everything that may be what is asked for, as completely as the service shows it.
         """
         from lucidworks_provider.client.api.model_calls import UnansweredPost, choose
-        from lucidworks_provider.jobs.ledger import note
         from lucidworks_provider.jobs.record import fingerprint_of
+        from lucidworks_provider.jobs.state_store import note
 
         earlier = self._earlier_attempt(context)
         store, fingerprint = context.get("task_state_store"), fingerprint_of(asked.as_json(), [])
@@ -196,7 +196,7 @@ class _CreatingOperator(_ModelOperator):
         raise failure
 
 
-class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _CreatingOperator):
+class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _CreatingOperator):
     """
     Train an embedding model, and return its id.
 
@@ -271,11 +271,11 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the training, then wait."""
-        from lucidworks_provider.client.api.model_calls import Training
+        from lucidworks_provider.client.api.model_calls import TrainingSpec
         from lucidworks_provider.client.api.models import Progress
         from lucidworks_provider.client.models import create_model
 
-        training = Training(
+        training = TrainingSpec(
             self.name,
             self.model_type,
             dictionary(self.training_data, "training_data") or {},
@@ -319,7 +319,7 @@ class LucidworksTrainModelOperator(TakesCredentials, ReadsTrainingData, _Creatin
             return None
         return model if model.progress in {Progress.READY, Progress.RUNNING} else None
 
-    def _look(self, training: Training) -> list[Model]:
+    def _look(self, training: TrainingSpec) -> list[Model]:
         """The models that may have this name. What the list leaves out, the model itself may show."""
         from lucidworks_provider.client.api.models import merge_models
         from lucidworks_provider.client.models import get_model, list_models
@@ -394,11 +394,11 @@ class LucidworksDeployModelOperator(_CreatingOperator):
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the deployment, then wait."""
-        from lucidworks_provider.client.api.model_calls import Placement
+        from lucidworks_provider.client.api.model_calls import DeploymentSpec
         from lucidworks_provider.client.api.models import Progress
         from lucidworks_provider.client.models import create_deployment
 
-        placement = Placement(
+        placement = DeploymentSpec(
             self.model_id,
             self.region,
             dictionary(self.config, "config"),
@@ -421,7 +421,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
     def _what(self, kind: str, resource_id: str) -> str:
         return f"Deployment of model {self.model_id} ({resource_id})"
 
-    def _known(self, placement: Placement, deployment_id: str, lately: bool) -> Deployment | None:
+    def _known(self, placement: DeploymentSpec, deployment_id: str, lately: bool) -> Deployment | None:
         """The deployment that an earlier try noted, unless it failed or is gone."""
         from lucidworks_provider.client.api.models import Progress, unseen_deployment
 
@@ -430,7 +430,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
             return unseen_deployment(deployment_id) if lately else None
         return found if found.progress in {Progress.READY, Progress.RUNNING} else None
 
-    def _look(self, placement: Placement) -> Sequence[Deployment]:
+    def _look(self, placement: DeploymentSpec) -> Sequence[Deployment]:
         """The deployments of this model, as its own list, the model itself and the customer's list show them."""
         from lucidworks_provider.client.api.model_calls import join_deployments
         from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments

@@ -17,10 +17,10 @@ from lucidworks_provider.errors import StorageError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.job import JobOperator, bodies_of
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
-from lucidworks_provider.operators.results import HasResult
-from lucidworks_provider.operators.secrets import KeysApart, restore, warn, withheld, withhold
+from lucidworks_provider.operators.results import ResultMixin
+from lucidworks_provider.operators.secrets import SecretMap, restore, warn, withheld, withhold
 from lucidworks_provider.operators.values import dictionary, one_of, share, whole
-from lucidworks_provider.operators.waiting import DEFERRABLE, UsesHook
+from lucidworks_provider.operators.waiting import DEFERRABLE, HookMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.api.predictions import Prediction
     from lucidworks_provider.client.api.use_cases import Item, PredictionOptions
     from lucidworks_provider.jobs.prediction_file import Accepted
-    from lucidworks_provider.jobs.prediction_task import Direct, PredictionTask
+    from lucidworks_provider.jobs.prediction_task import PredictionTask, SyncBatchRunner
 
 # A result larger than this is better in a file: XCom is a row of the metadata database.
 INLINE_BYTES = 48 * 1024
@@ -39,7 +39,7 @@ MAX_REJECT_RATIO = 0.05
 MAX_CONCURRENCY = 8
 
 
-class _Predicting(HasResult, UsesHook, BaseOperator):
+class _Predicting(ResultMixin, HookMixin, BaseOperator):
     """The arguments that say what is predicted, and with which keys."""
 
     template_fields: Sequence[str] = (
@@ -78,7 +78,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
         self.model_id = model_id
         self.inputs = inputs
         self.use_case_config = use_case_config
-        self._keys = KeysApart({})
+        self._keys = SecretMap({})
         self.model_config = model_config
         warn(
             self._keys,
@@ -98,7 +98,7 @@ class _Predicting(HasResult, UsesHook, BaseOperator):
     @model_config.setter
     def model_config(self, value: Any) -> None:
         self._model_config, keys = withhold(value)
-        self._keys = KeysApart({**self._keys, **keys})
+        self._keys = SecretMap({**self._keys, **keys})
 
     def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Airflow calls this with the arguments that it keeps."""
@@ -225,13 +225,13 @@ class LucidworksPredictionOperator(_Predicting):
             return self._ended(context, self._to_file(direct, context))
         return self._rows(direct, [one or () for one in asyncio.run(self._run(direct))])
 
-    def _to_file(self, direct: Direct, context: Context) -> dict[str, Any]:
+    def _to_file(self, direct: SyncBatchRunner, context: Context) -> dict[str, Any]:
         """The manifest; that of an earlier try which had written the file and died before it could say so."""
-        from lucidworks_provider.jobs.ledger import Ledger
+        from lucidworks_provider.jobs.state_store import JobStateStore
         from lucidworks_provider.storage import check_uri
 
         uri = check_uri(self.result_path, "result_path")
-        ledger = Ledger(bodies_of(uri, context), context.get("task_state_store"))
+        ledger = JobStateStore(bodies_of(uri, context), context.get("task_state_store"))
         record = ledger.begin(direct.fingerprint, context["ti"].max_tries, uri)
         # The answers have the number from before their result.
         direct = replace(direct, revision=record.revision - (record.result is not None))
@@ -241,10 +241,10 @@ class LucidworksPredictionOperator(_Predicting):
         ledger.close(record, direct.names)
         return dict(record.result or {})
 
-    def _direct(self, context: Context) -> Direct:
+    def _direct(self, context: Context) -> SyncBatchRunner:
         from lucidworks_provider.client.predictions import predict_items
         from lucidworks_provider.jobs.chunk_file import check_suffix
-        from lucidworks_provider.jobs.prediction_task import Direct, check_batches
+        from lucidworks_provider.jobs.prediction_task import SyncBatchRunner, check_batches
         from lucidworks_provider.storage import check_uri, is_folder
 
         options, items = self._request()
@@ -258,7 +258,7 @@ class LucidworksPredictionOperator(_Predicting):
             if is_folder(uri):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
         _ = self.hook.get_settings().application_base
-        return Direct(
+        return SyncBatchRunner(
             options,
             batches,
             lambda batch: self.hook.acall(predict_items(options, batch)),
@@ -267,11 +267,11 @@ class LucidworksPredictionOperator(_Predicting):
             accepted=accepted,
         )
 
-    async def _run(self, direct: Direct) -> list[tuple[Prediction, ...] | None]:
+    async def _run(self, direct: SyncBatchRunner) -> list[tuple[Prediction, ...] | None]:
         async with self.hook.shared_client():
             return await direct.run()
 
-    def _write(self, direct: Direct, uri: str) -> dict[str, Any]:
+    def _write(self, direct: SyncBatchRunner, uri: str) -> dict[str, Any]:
         from lucidworks_provider import metrics
         from lucidworks_provider.jobs.prediction_file import prediction_file
 
@@ -282,7 +282,9 @@ class LucidworksPredictionOperator(_Predicting):
         metrics.written(manifest)
         return manifest
 
-    def _rows(self, direct: Direct, predicted: Sequence[tuple[Prediction, ...]]) -> list[dict[str, Any]]:
+    def _rows(
+        self, direct: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]]
+    ) -> list[dict[str, Any]]:
         from lucidworks_provider.jobs.prediction_file import check_errors, check_vectors, row_of
 
         rows: list[dict[str, Any]] = []

@@ -7,14 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.links.result import LucidworksResultLink, push_result
-from lucidworks_provider.operators.lineage import Lineage, TellsLineage
-from lucidworks_provider.operators.outlets import tell_outlets
+from lucidworks_provider.operators.asset_extra import add_asset_extra
+from lucidworks_provider.operators.lineage import Lineage, LineageMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
 
 
-class HasResult(TellsLineage):
+class ResultMixin(LineageMixin):
     """Of operators and sensors that may write a result."""
 
     if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class HasResult(TellsLineage):
         """To be called once the result stands."""
         self._manifest = manifest
         push_result(context, manifest.get("dataset") or manifest.get("uri"), is_folder="dataset" in manifest)
-        tell_outlets(context, self.outlets, manifest)
+        add_asset_extra(context, self.outlets, manifest)
         return manifest
 
     def _lineage(self) -> Lineage:

@@ -24,7 +24,7 @@ _WRITTEN = re.compile(
 )
 
 
-class Withheld(dict[str, Any]):
+class RedactedDict(dict[str, Any]):
     """
     An argument without its keys, which stand beside it.
 
@@ -34,13 +34,13 @@ class Withheld(dict[str, Any]):
     keys_apart: Mapping[str, str]
 
 
-class WithheldText(str):
+class RedactedText(str):
     """The same for a template that has keys in it."""
 
     keys_apart: Mapping[str, str]
 
 
-class KeysApart(Mapping[str, str]):
+class SecretMap(Mapping[str, str]):
     """
     Keys by name, as an attribute of an operator.
 
@@ -73,8 +73,8 @@ def withhold(argument: Any) -> tuple[Any, dict[str, str]]:
     :param argument: a dictionary, or JSON; anything else passes as it is.
     :return: the argument with ``***`` in their place, and the keys by name; a deeper one by its path, with slashes.
     """
-    if isinstance(argument, Withheld | WithheldText):
-        plain = dict(argument) if isinstance(argument, Withheld) else str(argument)
+    if isinstance(argument, RedactedDict | RedactedText):
+        plain = dict(argument) if isinstance(argument, RedactedDict) else str(argument)
         return plain, dict(argument.keys_apart)
     config = _decoded(argument)
     if not isinstance(config, Mapping):
@@ -107,8 +107,8 @@ def withheld(argument: Any) -> Any:
     rest, keys = withhold(argument)
     if not keys:
         return rest
-    stored = Withheld(rest) if isinstance(rest, Mapping) else WithheldText(rest)
-    stored.keys_apart = KeysApart(keys)
+    stored = RedactedDict(rest) if isinstance(rest, Mapping) else RedactedText(rest)
+    stored.keys_apart = SecretMap(keys)
     return stored
 
 

@@ -9,13 +9,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from lucidworks_provider.errors import JobFailedError, JobTimeoutError, LucidworksError
-from lucidworks_provider.operators.waiting import DEFER_SLACK, Waiting
+from lucidworks_provider.operators.waiting import DEFER_SLACK, WaitMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class StateWaiting(Waiting):
+class StateWaitMixin(WaitMixin):
     """Waits until a model or a deployment is in a state, or never will be."""
 
     def _what(self, kind: str, resource_id: str) -> str:

@@ -27,7 +27,7 @@ _MARGIN, _LONGEST_MARGIN = 0.1, 30.0
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
-class UsesHook(NoneTemplatesMixin, NonRetryableErrorsMixin):
+class HookMixin(NoneTemplatesMixin, NonRetryableErrorsMixin):
     """Asks the service."""
 
     if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class UsesHook(NoneTemplatesMixin, NonRetryableErrorsMixin):
         return LucidworksHook(self.lucidworks_conn_id)
 
 
-class Waiting(UsesHook):
+class WaitMixin(HookMixin):
     """Waits in the triggerer or here."""
 
     if TYPE_CHECKING:

@@ -26,22 +26,22 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.operators.arguments import BaseSensorArguments
 from lucidworks_provider.operators.failures import non_retryable
-from lucidworks_provider.operators.job import JobWaiting
+from lucidworks_provider.operators.job import DeferrableJobMixin
 from lucidworks_provider.operators.values import text_as_seconds
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.client.api.jobs import JobKind, Sighting
-    from lucidworks_provider.jobs.adopted import AdoptedJob
+    from lucidworks_provider.client.api.jobs import JobKind, PollResult
+    from lucidworks_provider.jobs.external import ExternalJob
 
 # ERROR is tied to the GET that showed it, a gateway may say 404, another reader may be about to write.
 _LOOKS = 3
 _BETWEEN_LOOKS = 5.0
 
 
-class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
+class LucidworksJobSensor(DeferrableJobMixin, BaseSensorOperator):
     """
     Wait for a job, and hand over the body that its result came in.
 
@@ -107,7 +107,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         """Look once."""
         from lucidworks_provider.client.api.jobs import JobState
         from lucidworks_provider.client.api.validation import refused
-        from lucidworks_provider.jobs.collect import InFolder
+        from lucidworks_provider.jobs.wait import FileResultStore
 
         kind = self._checked()
         task = self._task(context) if self.result_path else None
@@ -130,7 +130,7 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
             # Of an unknown status too: there is nowhere to keep what may be the only copy.
             return PokeReturnValue(True, json.loads(body))
         if task is not None and seen.state is JobState.RESULT:
-            asyncio.run(InFolder(task.ledger.bodies, 0, self.job_id).keep(body))
+            asyncio.run(FileResultStore(task.ledger.bodies, 0, self.job_id).keep(body))
             return PokeReturnValue(True, self._ended(context, self._found(task) or {}))
         if task is not None and seen.has_payload:
             task.ledger.bodies.keep_aside(0, self.job_id, body)
@@ -152,9 +152,9 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
         self.log.info("%s job %s: %s", kind.name.capitalize(), self.job_id, seen.status or seen.message)
         return False
 
-    def _look(self, kind: JobKind) -> tuple[bytes, Sighting]:
+    def _look(self, kind: JobKind) -> tuple[bytes, PollResult]:
         """One GET, and some more where its answer may not be the last word."""
-        from lucidworks_provider.client.api.jobs import JobState, Sighting, sight
+        from lucidworks_provider.client.api.jobs import JobState, PollResult, parse_poll
         from lucidworks_provider.client.jobs import poll_job
         from lucidworks_provider.errors import UnknownResourceError
 
@@ -163,14 +163,14 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
                 time.sleep(_BETWEEN_LOOKS)
             try:
                 body = self.hook.call(poll_job(kind, self.job_id))
-                seen = sight(body, kind, self.job_id)
+                seen = parse_poll(body, kind, self.job_id)
             except UnknownResourceError as err:
-                body, seen = b"", Sighting(JobState.GONE, message=str(err))
+                body, seen = b"", PollResult(JobState.GONE, message=str(err))
             if not seen.other_job and seen.state not in {JobState.EMPTY, JobState.FAILED, JobState.GONE}:
                 break
         return body, seen
 
-    def _found(self, task: AdoptedJob) -> dict[str, Any] | None:
+    def _found(self, task: ExternalJob) -> dict[str, Any] | None:
         """The manifest of a body that lies on storage, written to its place."""
         from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
 
@@ -197,14 +197,14 @@ class LucidworksJobSensor(JobWaiting, BaseSensorOperator):
             )
         return KINDS[self.kind]
 
-    def _task(self, context: Context) -> AdoptedJob:
-        from lucidworks_provider.jobs.adopted import AdoptedJob
-        from lucidworks_provider.jobs.ledger import Ledger
+    def _task(self, context: Context) -> ExternalJob:
+        from lucidworks_provider.jobs.external import ExternalJob
+        from lucidworks_provider.jobs.state_store import JobStateStore
         from lucidworks_provider.storage import check_uri
 
-        return AdoptedJob(
+        return ExternalJob(
             result_uri=check_uri(self.result_path, "result_path"),
-            ledger=Ledger(self._bodies(context), context.get("task_state_store")),
+            ledger=JobStateStore(self._bodies(context), context.get("task_state_store")),
             resubmit_unknown=True,
             job_kind=self._checked(),
             job_id=self.job_id,

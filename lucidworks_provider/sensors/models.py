@@ -15,7 +15,7 @@ from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError
 from lucidworks_provider.operators.arguments import BaseSensorArguments
 from lucidworks_provider.operators.failures import non_retryable
-from lucidworks_provider.operators.state import StateWaiting
+from lucidworks_provider.operators.state import StateWaitMixin
 from lucidworks_provider.operators.values import text_as_seconds
 from lucidworks_provider.operators.waiting import DEFERRABLE
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class _StateSensor(StateWaiting, BaseSensorOperator):
+class _StateSensor(StateWaitMixin, BaseSensorOperator):
     """
     :param target_state: the state to wait for.
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)

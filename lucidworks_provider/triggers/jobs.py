@@ -18,9 +18,9 @@ from lucidworks_provider.client.api.jobs import KINDS, JobKind
 from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs.collect import collect
-from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.outcome import Outcome
+from lucidworks_provider.jobs.state_store import ResultDirectory
+from lucidworks_provider.jobs.wait import collect
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class LucidworksJobsTrigger(BaseTrigger):
             outcome = await wait_for_jobs(
                 await _shared_hook(self.lucidworks_conn_id),
                 KINDS[self.kind],
-                Bodies(self.folder),
+                ResultDirectory(self.folder),
                 nonce=self.nonce,
                 poll_interval=self.poll_interval,
                 deadline=self.deadline,
@@ -135,7 +135,13 @@ def shortest_deferral() -> float:
 
 
 async def wait_for_jobs(
-    hook: LucidworksHook, kind: JobKind, bodies: Bodies, *, nonce: str, poll_interval: float, deadline: float
+    hook: LucidworksHook,
+    kind: JobKind,
+    bodies: ResultDirectory,
+    *,
+    nonce: str,
+    poll_interval: float,
+    deadline: float,
 ) -> Outcome:
     """
     Prove that this process sees the task's storage, then wait for its jobs.
@@ -161,7 +167,7 @@ async def wait_for_jobs(
     return outcome
 
 
-def _read_jobs(bodies: Bodies, nonce: str, deadline: float) -> Mapping[int, str] | None:
+def _read_jobs(bodies: ResultDirectory, nonce: str, deadline: float) -> Mapping[int, str] | None:
     """The record's jobs, which is all that a wait has to keep of it; None if it is not the task's record."""
     record = bodies.read_record()
     if record is None or record.nonce != nonce:

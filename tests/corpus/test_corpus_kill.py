@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.corpus_judge import Catalogue, Ledger, judge
+from benchmarks.corpus_judge import Catalogue, JobStateStore, judge
 from benchmarks.corpus_kill import SERVICE, Plain, Story, store
 from benchmarks.corpus_races import RUNNERS, WON, Races
-from benchmarks.corpus_readers import Reading
+from benchmarks.corpus_readers import ReadOptions
 from dev.demo import Emulator
 from lucidworks_provider.corpus import open_dataset, open_documents
 
@@ -34,7 +34,7 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
     (tmp_path / "source").mkdir()
     with Emulator(tmp_path / "emulator.log", *SERVICE) as emulator:
         runner = Plain(tmp_path, emulator)
-        reading = Reading(runner.store.output, tmp_path / "states.jsonl", {}, {})
+        reading = ReadOptions(runner.store.output, tmp_path / "states.jsonl", {}, {})
         story = Story(
             tmp_path, emulator, runner, kills=KILLS, documents=60, span=3, seed=seed, reading=reading
         )
@@ -153,7 +153,7 @@ def _hashes(output: Path, version: int) -> dict[str, str]:
 
 def test_no_dataset_is_no_success(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "source", random.Random(1))
-    assert judge(catalogue, str(tmp_path / "nothing"), Ledger([]), []).wrong == [
+    assert judge(catalogue, str(tmp_path / "nothing"), JobStateStore([]), []).wrong == [
         "there is no table chunks",
         "there is no table documents",
     ]
@@ -171,7 +171,7 @@ def test_what_a_kill_may_cost() -> None:
             "job_id": "1",
         } | more
 
-    ledger = Ledger.of(
+    ledger = JobStateStore.of(
         [
             line(1, 2),  # long written
             line(8, 9.8),  # arrived, and in the group that was not written

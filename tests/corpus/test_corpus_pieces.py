@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lucidworks_provider.corpus import flow, job_times
-from lucidworks_provider.corpus.flow import Slots, Window
-from lucidworks_provider.corpus.job_times import JobTimes
+from lucidworks_provider.corpus import backpressure as flow
+from lucidworks_provider.corpus import poll_delay as job_times
+from lucidworks_provider.corpus.backpressure import BodyBudget, InFlightLimit
 from lucidworks_provider.corpus.journal import Journal, PieceKey
-from lucidworks_provider.corpus.scratch import SAME, Row, Scratch
+from lucidworks_provider.corpus.poll_delay import PollDelayEstimator
+from lucidworks_provider.corpus.run_database import SAME, Row, RunDatabase
 from lucidworks_provider.errors import InputError, StorageError
 
 
@@ -188,7 +189,7 @@ class TestJournal:
 
 class TestWindow:
     async def test_grows_with_what_ends_up_to_the_most(self) -> None:
-        window = Window(flow.FIRST_WINDOW + 2)
+        window = InFlightLimit(flow.FIRST_WINDOW + 2)
         for _ in range(flow.FIRST_WINDOW):
             await window.enter(1)
         waiting = asyncio.create_task(window.enter(1))
@@ -200,7 +201,7 @@ class TestWindow:
         assert window.inside == flow.FIRST_WINDOW + 1
 
     async def test_one_document_of_any_size_is_let_in(self) -> None:
-        window = Window(10)
+        window = InFlightLimit(10)
         await asyncio.wait_for(window.enter(flow.TEXT_BYTES * 2), 1)
         waiting = asyncio.create_task(window.enter(1))
         await asyncio.sleep(0)
@@ -210,7 +211,7 @@ class TestWindow:
 
 class TestSlots:
     async def test_fewer_for_large_bodies(self) -> None:
-        slots = Slots()
+        slots = BodyBudget()
         for _ in range(200):
             slots.came(100)
         assert slots.limit == flow.MOST_GETS
@@ -218,7 +219,7 @@ class TestSlots:
         assert slots.limit == flow.LEAST_GETS
 
     async def test_bodies_that_wait_for_their_part_hold_up_the_next(self) -> None:
-        slots = Slots()
+        slots = BodyBudget()
         slots.held(flow.BODY_BYTES)
         waiting = asyncio.create_task(slots.__aenter__())
         await asyncio.sleep(0)
@@ -227,7 +228,7 @@ class TestSlots:
         await asyncio.wait_for(waiting, 1)
 
     async def test_first_come_first_served_and_none_is_lost_by_a_cancellation(self) -> None:
-        slots = Slots()
+        slots = BodyBudget()
         for _ in range(slots.limit):
             await slots.__aenter__()
         waiting = [asyncio.create_task(slots.__aenter__()) for _ in range(3)]
@@ -252,7 +253,7 @@ def test_the_first_poll_learns_how_long_jobs_take(
     monkeypatch.setattr(job_times, "FIRST_GUESS", 0.5)
     monkeypatch.setattr(job_times, "SHORTEST", 0.05)
     draw = random.Random(seed)
-    times = JobTimes(60.0)
+    times = PollDelayEstimator(60.0)
     in_vain = waited = 0.0
     flying: list[tuple[float, float]] = []
     for number in range(6000):
@@ -276,7 +277,7 @@ def test_the_first_poll_learns_how_long_jobs_take(
 
 
 def test_a_transaction_keeps_what_was_written_before_a_failure() -> None:
-    with Scratch() as scratch:
+    with RunDatabase() as scratch:
         with suppress(InputError), scratch.transaction():
             scratch.see("a", SAME)
             raise InputError("two documents have one id")
@@ -285,7 +286,7 @@ def test_a_transaction_keeps_what_was_written_before_a_failure() -> None:
 
 
 def test_rows_of_a_query_are_read_while_others_write() -> None:
-    with Scratch() as scratch:
+    with RunDatabase() as scratch:
         scratch.add_new(Row(str(n), "h", 1, "s", "f", 1, "p", n, 7) for n in range(5000))
         seen = 0
         for row in scratch.rows("SELECT id FROM new", at_once=10):

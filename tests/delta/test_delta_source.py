@@ -13,7 +13,7 @@ from pyroaring import BitMap64
 from lucidworks_provider.delta.log import commit, protocol_action, read_table
 from lucidworks_provider.delta.vectors import write_vectors
 from lucidworks_provider.documents.document import Document
-from lucidworks_provider.documents.readers import Reading, check_file, read_file_documents
+from lucidworks_provider.documents.readers import ReadOptions, check_file, read_file_documents
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError
 
@@ -28,11 +28,11 @@ def rows(*numbers: int) -> pa.Table:
     )
 
 
-def documents(source: Path | str, reading: Reading | None = None) -> dict[str, str]:
+def documents(source: Path | str, reading: ReadOptions | None = None) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in list_source(str(source)):
-        check_file(file, reading or Reading())
-        for one in read_file_documents(file, reading or Reading()):
+        check_file(file, reading or ReadOptions())
+        for one in read_file_documents(file, reading or ReadOptions()):
             assert isinstance(one, Document), one
             assert one.id not in found
             found[one.id] = one.text
@@ -58,7 +58,7 @@ def test_the_rows_of_the_newest_version(tmp_path: Path) -> None:
 def test_partitions(tmp_path: Path) -> None:
     deltalake.write_deltalake(tmp_path, rows(1, 2, 3), partition_by=["year"])
     assert documents(tmp_path) == expected(1, 2, 3)
-    assert documents(tmp_path, Reading("id", "text")) == expected(1, 2, 3)
+    assert documents(tmp_path, ReadOptions("id", "text")) == expected(1, 2, 3)
 
 
 def test_masked_rows_are_none_and_change_the_stamp(tmp_path: Path) -> None:
@@ -85,16 +85,16 @@ def test_a_version_is_read_though_the_table_moves_on(tmp_path: Path) -> None:
     deltalake.write_deltalake(tmp_path, rows(1, 2))
     (file,) = list_source(str(tmp_path))
     deltalake.DeltaTable(tmp_path).delete("id = 1")
-    found = list(read_file_documents(file, Reading()))
+    found = list(read_file_documents(file, ReadOptions()))
     assert [one.id for one in found] == ["1", "2"]
 
 
 def test_a_missing_column(tmp_path: Path) -> None:
     deltalake.write_deltalake(tmp_path, rows(1))
     with pytest.raises(InputError, match="no column 'body', but 'id', 'text', 'year'"):
-        documents(tmp_path, Reading("id", "body"))
+        documents(tmp_path, ReadOptions("id", "body"))
     with pytest.raises(InputError, match="texts texts"):
-        documents(tmp_path, Reading("id", "year"))
+        documents(tmp_path, ReadOptions("id", "year"))
 
 
 def test_features_that_are_not_known_are_named(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 
 from lucidworks_provider.client.api import build
 from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.client.api.jobs import CHUNKING, PREDICTION, poll_request, read_submission, sight
+from lucidworks_provider.client.api.jobs import (
+    CHUNKING,
+    PREDICTION,
+    parse_poll,
+    poll_request,
+    read_submission,
+)
 from lucidworks_provider.client.api.messages import (
     Answer,
     parse_object,
@@ -48,8 +54,8 @@ from lucidworks_provider.client.api.use_cases import read_items
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_file import chunk_file
-from lucidworks_provider.jobs.ledger import Bodies
 from lucidworks_provider.jobs.prediction_file import prediction_file
+from lucidworks_provider.jobs.state_store import ResultDirectory
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 TEXT = "First sentence. Second sentence."
@@ -148,7 +154,7 @@ def job_id_of(kind: Any) -> Callable[[Answer], object]:
         assert "/" not in rest
         assert rest not in {".", ".."}
         with tempfile.TemporaryDirectory() as folder:
-            bodies = Bodies(f"{folder}/below")
+            bodies = ResultDirectory(f"{folder}/below")
             bodies.keep(0, job_id, b"{}")
             (kept,) = (path for path in Path(folder).rglob("*") if path.is_file())
             assert kept.parent == Path(folder) / "below"
@@ -162,7 +168,7 @@ READERS: dict[str, tuple[Any, Read]] = {
     "token": ({"access_token": "eyJ.x.y", "expires_in": 3600, "token_type": "Bearer"}, read_grant),
     "submit chunking": ({"chunkingId": JOB, "status": "SUBMITTED"}, job_id_of(CHUNKING)),
     "submit prediction": ({"predictionId": JOB, "status": "SUBMITTED"}, job_id_of(PREDICTION)),
-    "poll": (CHUNKS, lambda answer: sight(answer.body, CHUNKING)),
+    "poll": (CHUNKS, lambda answer: parse_poll(answer.body, CHUNKING)),
     "chunks": (CHUNKS, lambda answer: write_chunks(answer.body)),
     "job of predictions": (
         {"predictionId": JOB, "status": "READY", "predictions": [PREDICTIONS["passthrough"]]},

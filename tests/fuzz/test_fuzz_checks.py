@@ -19,7 +19,7 @@ import pytest
 
 from lucidworks_provider.client.api import build
 from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.client.api.jobs import CHUNKING, JobState, sight
+from lucidworks_provider.client.api.jobs import CHUNKING, JobState, parse_poll
 from lucidworks_provider.client.api.messages import Answer, parse_object
 from lucidworks_provider.client.api.prediction_calls import read_answer
 from lucidworks_provider.client.api.validation import check_chunks, check_vectors
@@ -86,7 +86,7 @@ def chunking(rng: random.Random) -> tuple[str, dict[str, Any]]:
 
 def chunk_rows(text: str, body: bytes) -> list[Any] | None:
     """What a task writes without a word; None where it writes nothing, or warns."""
-    seen = sight(body, CHUNKING, JOB)
+    seen = parse_poll(body, CHUNKING, JOB)
     if seen.state is not JobState.RESULT or seen.other_job:
         return None
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 from lucidworks_provider.operators.models import LucidworksTrainModelOperator
 from lucidworks_provider.operators.prediction import (
     LucidworksAsyncPredictionOperator,
@@ -66,7 +66,7 @@ with DAG("audit_keys", schedule=None):
     )
 
 with DAG("audit_texts", schedule=None):
-    LucidworksChunkDocumentsOperator(
+    LucidworksChunkCorpusOperator(
         task_id="corpus",
         source=os.environ["AUDIT_SOURCE"],
         output_uri=f"{OUT}/corpus",

@@ -9,7 +9,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import DAG
 
 from lucidworks_provider.corpus import lease
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
 # Whoever does not want to wait sees sooner that another one lives.
 lease.RENEW = 2.0
@@ -25,7 +25,7 @@ COMMON: dict[str, Any] = {
 }
 
 with DAG("corpus", schedule=None):
-    LucidworksChunkDocumentsOperator(**COMMON, retries=1, retry_delay=timedelta(seconds=0.1))
+    LucidworksChunkCorpusOperator(**COMMON, retries=1, retry_delay=timedelta(seconds=0.1))
 
 with DAG("corpus_hasty", schedule=None):
-    LucidworksChunkDocumentsOperator(**COMMON, on_busy="fail")
+    LucidworksChunkCorpusOperator(**COMMON, on_busy="fail")

@@ -14,7 +14,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import DAG, Asset
 
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 from lucidworks_provider.operators.models import LucidworksTrainModelOperator
 from lucidworks_provider.operators.prediction import (
     LucidworksAsyncPredictionOperator,
@@ -34,7 +34,7 @@ def documents(*names: str) -> list[dict[str, str]]:
 
 
 with DAG("lineage", schedule=None):
-    LucidworksChunkDocumentsOperator(
+    LucidworksChunkCorpusOperator(
         task_id="corpus",
         source=f"{ROOT}/source/**/*.txt",
         output_uri=f"file://{ROOT}/dataset",
@@ -43,7 +43,7 @@ with DAG("lineage", schedule=None):
         report_url="https://reports.example.com/catalogue",
         **CHUNKING,
     )
-    LucidworksChunkDocumentsOperator(
+    LucidworksChunkCorpusOperator(
         task_id="handed_over",
         source=documents("x", "y"),
         output_uri=f"file://{ROOT}/handed-over",

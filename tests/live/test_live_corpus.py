@@ -17,8 +17,8 @@ from conftest import HELD, until
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
+from lucidworks_provider.corpus.backpressure import FIRST_WINDOW
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
-from lucidworks_provider.corpus.flow import FIRST_WINDOW
 from lucidworks_provider.corpus.lease import TTL
 from lucidworks_provider.documents.document import content_hash
 

@@ -113,7 +113,7 @@ def service_of(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Se
 
 
 @dataclass
-class StateStore:
+class TaskStateStore:
     """Airflow's task state store: survives attempts."""
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class StateStore:
 def new_context(*, state_store: bool = True) -> dict[str, Any]:
     """A task instance; its attempts share it."""
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2)
-    return {"ti": ti} | ({"task_state_store": StateStore()} if state_store else {})
+    return {"ti": ti} | ({"task_state_store": TaskStateStore()} if state_store else {})
 
 
 def direct(inputs: Any, **arguments: Any) -> LucidworksPredictionOperator:

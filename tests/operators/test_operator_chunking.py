@@ -112,7 +112,7 @@ class Service:
 
 
 @dataclass
-class StateStore:
+class TaskStateStore:
     """Airflow's task state store: survives attempts."""
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -138,7 +138,7 @@ def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Servi
 @pytest.fixture(params=["3.3", "2.11"], ids=["with state store", "without state store"])
 def context(request: pytest.FixtureRequest) -> dict[str, Any]:
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2)
-    return {"ti": ti} | ({"task_state_store": StateStore()} if request.param == "3.3" else {})
+    return {"ti": ti} | ({"task_state_store": TaskStateStore()} if request.param == "3.3" else {})
 
 
 def operator(path: Path | str, **arguments: Any) -> LucidworksChunkOperator:
@@ -277,7 +277,7 @@ def test_the_older_result_shape_gives_the_same_file(
         ({"documents": [{"id": "big", "text": "x" * 1_000_001}]}, ["'big'", "1,000,000"]),
         (
             {"documents": [{"id": str(n), "text": "x"} for n in range(501)]},
-            ["501", "500", "LucidworksChunkDocumentsOperator"],
+            ["501", "500", "LucidworksChunkCorpusOperator"],
         ),
         ({"documents": "[{'id': 1}]"}, ["tojson"]),
         ({"result_path": "out.parquet"}, ["result_path", "absolute"]),

@@ -30,7 +30,7 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.links.report import XCOM_KEY
 from lucidworks_provider.operators.corpus import (
-    LucidworksChunkDocumentsOperator,
+    LucidworksChunkCorpusOperator,
     LucidworksPublishShardsOperator,
 )
 
@@ -68,7 +68,7 @@ class Run:
             "model_id": "gte-small",
             **options,
         }
-        return self._execute(LucidworksChunkDocumentsOperator(task_id="chunk", **given))
+        return self._execute(LucidworksChunkCorpusOperator(task_id="chunk", **given))
 
     def stage(self, shards: int = 3, **options: Any) -> list[dict[str, Any]]:
         """A task for each shard."""

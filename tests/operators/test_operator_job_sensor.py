@@ -16,8 +16,9 @@ from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.predictions import submit_prediction
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs import collect, watch
-from lucidworks_provider.jobs.ledger import Bodies
+from lucidworks_provider.jobs import wait as collect
+from lucidworks_provider.jobs import watch
+from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.sensors import jobs as sensor_module
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.triggers import jobs
@@ -186,14 +187,14 @@ def test_a_result_that_is_handed_out_once_waits_for_its_storage(
 ) -> None:
     monkeypatch.setattr(collect, "KEEP_PAUSE", 0.01)
     failures = [StorageError("503")] * 10
-    keep = Bodies.keep
+    keep = ResultDirectory.keep
 
-    def fails(self: Bodies, *arguments: Any) -> None:
+    def fails(self: ResultDirectory, *arguments: Any) -> None:
         if failures:
             raise failures.pop()
         keep(self, *arguments)
 
-    monkeypatch.setattr(Bodies, "keep", fails)
+    monkeypatch.setattr(ResultDirectory, "keep", fails)
     path = tmp_path / "body.json"
     sensor("chunking", submit("chunking"), result_path=str(path)).execute(context)
     assert failures == []

@@ -18,13 +18,13 @@ from openlineage.client.serde import Serde
 from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import (
-    LucidworksChunkDocumentsOperator,
+    LucidworksChunkCorpusOperator,
     LucidworksPublishShardsOperator,
 )
 from lucidworks_provider.operators.lineage import Lineage, dataset_name, facets_of
 from lucidworks_provider.operators.models import LucidworksTrainModelOperator
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
-from lucidworks_provider.operators.secrets import KeysApart
+from lucidworks_provider.operators.secrets import SecretMap
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 
 CHUNKING: dict[str, Any] = {"task_id": "t", "chunker": "sentence", "model_id": "gte-small"}
@@ -139,7 +139,7 @@ def test_a_corpus_tells_what_this_run_has_written() -> None:
         "dimension": 384,
     }
     said = of(
-        LucidworksChunkDocumentsOperator(source="s3://b/raw", output_uri="s3://b/chunks", **CHUNKING), given
+        LucidworksChunkCorpusOperator(source="s3://b/raw", output_uri="s3://b/chunks", **CHUNKING), given
     )
     [output] = said["outputs"]
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == 7
@@ -164,7 +164,7 @@ def test_shards_are_published_as_a_version() -> None:
 
 @pytest.mark.parametrize("source", [[{"id": "a", "text": "Secret."}], '[{"id": "a", "text": "Secret."}]'])
 def test_handed_over_documents_are_no_input(source: Any) -> None:
-    operator = LucidworksChunkDocumentsOperator(source=source, output_uri="s3://b/chunks", **CHUNKING)
+    operator = LucidworksChunkCorpusOperator(source=source, output_uri="s3://b/chunks", **CHUNKING)
     said = of(operator)
     assert (said["inputs"], said["outputs"]) == ([], [])
     assert "Secret." not in json.dumps(said)
@@ -251,7 +251,7 @@ def test_all_attributes_of_an_operator_show_no_key() -> None:
 
 
 def test_keys_apart_survive_copies() -> None:
-    keys = KeysApart({"apiKey": "the key"})
+    keys = SecretMap({"apiKey": "the key"})
     for other in (copy.copy(keys), copy.deepcopy(keys), pickle.loads(pickle.dumps(keys))):  # noqa: S301
         assert dict(other) == {"apiKey": "the key"}
         assert f"{other} {other!r}" == "*** ***"

@@ -245,17 +245,17 @@ def test_from_training_to_undeploying(service: Service, deferrable: bool) -> Non
 
 
 def test_every_method_for_an_event_loop(service: Service) -> None:
-    from lucidworks_provider.client.api.model_calls import Placement, Training
+    from lucidworks_provider.client.api.model_calls import DeploymentSpec, TrainingSpec
 
     service.settings(training_seconds=0, deploy_seconds=0, undeploy_seconds=0)
 
     async def story() -> None:
         hook = LucidworksHook()
         async with hook.shared_client():
-            model = await hook.acall(create_model(Training("a", "b", DATA)))
+            model = await hook.acall(create_model(TrainingSpec("a", "b", DATA)))
             assert (await hook.acall(get_model(model.id, metrics=True))).metrics
             assert model.id in {one.id for one in await hook.acall(list_models())}
-            deployment = await hook.acall(create_deployment(Placement(model.id)))
+            deployment = await hook.acall(create_deployment(DeploymentSpec(model.id)))
             assert [one.id for one in await hook.acall(list_model_deployments(model.id))] == [deployment.id]
             assert [one.id for one in await hook.acall(list_deployments())] == [deployment.id]
             assert await hook.acall(delete_deployment(deployment.id)) == "DELETED"

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from lucidworks_provider.operators.outlets import tell_outlets
+from lucidworks_provider.operators.asset_extra import add_asset_extra
 
 MANIFEST = {
     "documents": 3,
@@ -23,7 +23,7 @@ MANIFEST = {
 def test_numbers_and_words_go_with_each_asset() -> None:
     events = OutletEventAccessors()
     one, other = Asset("one"), Asset("s3://bucket/other")
-    tell_outlets({"outlet_events": events}, [one, other], MANIFEST)  # type: ignore[arg-type, typeddict-item]
+    add_asset_extra({"outlet_events": events}, [one, other], MANIFEST)  # type: ignore[arg-type, typeddict-item]
     for asset in (one, other):
         assert events[asset].extra == {"documents": 3, "path": "file:///x", "complete": True}
 
@@ -31,19 +31,19 @@ def test_numbers_and_words_go_with_each_asset() -> None:
 def test_what_the_task_has_said_itself_stays() -> None:
     events, asset = OutletEventAccessors(), Asset("one")
     events[asset].extra["documents"] = "three"
-    tell_outlets({"outlet_events": events}, [asset], MANIFEST)  # type: ignore[arg-type, typeddict-item]
+    add_asset_extra({"outlet_events": events}, [asset], MANIFEST)  # type: ignore[arg-type, typeddict-item]
     assert events[asset].extra["documents"] == "three"
 
 
 def test_an_alias_is_left_alone() -> None:
     events = OutletEventAccessors()
-    tell_outlets({"outlet_events": events}, [AssetAlias("a"), "no asset"], MANIFEST)  # type: ignore[arg-type, typeddict-item]
+    add_asset_extra({"outlet_events": events}, [AssetAlias("a"), "no asset"], MANIFEST)  # type: ignore[arg-type, typeddict-item]
     assert len(events) == 0
 
 
 def test_without_events_or_outlets_nothing_happens() -> None:
     context: Any = {}
-    tell_outlets(context, [Asset("one")], MANIFEST)
+    add_asset_extra(context, [Asset("one")], MANIFEST)
     events = OutletEventAccessors()
-    tell_outlets({"outlet_events": events}, [], MANIFEST)  # type: ignore[arg-type, typeddict-item]
+    add_asset_extra({"outlet_events": events}, [], MANIFEST)  # type: ignore[arg-type, typeddict-item]
     assert len(events) == 0

@@ -51,8 +51,9 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs import collect, ledger
-from lucidworks_provider.jobs.ledger import Bodies
+from lucidworks_provider.jobs import state_store as ledger
+from lucidworks_provider.jobs import wait as collect
+from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
 
@@ -492,12 +493,12 @@ def test_a_storage_that_fails_in_the_middle_ends_the_asking(
 ) -> None:
     kept: list[int] = []
 
-    def keep(self: Bodies, position: int, job_id: str, body: bytes) -> None:
+    def keep(self: ResultDirectory, position: int, job_id: str, body: bytes) -> None:
         if kept:
             raise StorageError("The disk is full.")
         kept.append(position)
 
-    monkeypatch.setattr(Bodies, "keep", keep)
+    monkeypatch.setattr(ResultDirectory, "keep", keep)
     monkeypatch.setattr(collect, "KEEP_PAUSE", 0.001)
     with pytest.raises(StorageError, match=r"1 of 10 batches failed. Input 1: The disk is full"):
         direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(new_context())

@@ -92,8 +92,8 @@ def logged(
 
     Without the filter that replaces keys in logs: what this package logs must need none.
     """
-    monkeypatch.setattr("lucidworks_provider.client.client.hide", lambda value: value)
-    monkeypatch.setattr("lucidworks_provider.hooks.third_party.hide", lambda value: value)
+    monkeypatch.setattr("lucidworks_provider.client.client.redact_in_logs", lambda value: value)
+    monkeypatch.setattr("lucidworks_provider.hooks.third_party.redact_in_logs", lambda value: value)
     caplog.set_level(logging.DEBUG)
     for name in list(logging.root.manager.loggerDict):
         if isinstance(logger := logging.root.manager.loggerDict[name], logging.Logger):

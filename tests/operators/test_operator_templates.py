@@ -18,7 +18,7 @@ from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import (
-    LucidworksChunkDocumentsOperator,
+    LucidworksChunkCorpusOperator,
     LucidworksPublishShardsOperator,
 )
 from lucidworks_provider.operators.models import (
@@ -51,7 +51,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
             "data_type": "passage",
         },
     ),
-    LucidworksChunkDocumentsOperator: (
+    LucidworksChunkCorpusOperator: (
         {**CHUNKING, "source": "/a", "output_uri": "/b"},
         {
             **dict.fromkeys(["chunker", "model_id", "source", "output_uri"], REQUIRED),
@@ -222,7 +222,7 @@ def test_what_another_task_did_not_return() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "operator", [LucidworksChunkOperator, LucidworksChunkDocumentsOperator, _ChunkDecoratedOperator]
+    "operator", [LucidworksChunkOperator, LucidworksChunkCorpusOperator, _ChunkDecoratedOperator]
 )
 def test_a_chunkers_options(operator: type[BaseOperator], given: Any, read: Any) -> None:
     task = rendered(
@@ -268,12 +268,12 @@ def test_an_input_that_is_none_keeps_its_position() -> None:
 NUMBERS: list[tuple[type[BaseOperator], str]] = [
     (LucidworksChunkOperator, "max_text_bytes"),
     *[
-        (LucidworksChunkDocumentsOperator, name)
+        (LucidworksChunkCorpusOperator, name)
         for name in ("max_submissions", "max_in_flight", "max_text_bytes")
     ],
-    *[(LucidworksChunkDocumentsOperator, name) for name in ("max_document_bytes", "max_reject_ratio")],
-    *[(LucidworksChunkDocumentsOperator, name) for name in ("timeout", "poll_interval", "busy_timeout")],
-    (LucidworksChunkDocumentsOperator, "retention"),
+    *[(LucidworksChunkCorpusOperator, name) for name in ("max_document_bytes", "max_reject_ratio")],
+    *[(LucidworksChunkCorpusOperator, name) for name in ("timeout", "poll_interval", "busy_timeout")],
+    (LucidworksChunkCorpusOperator, "retention"),
     *[(LucidworksPublishShardsOperator, name) for name in ("busy_timeout", "retention")],
     *[(LucidworksPredictionOperator, name) for name in ("batch_size", "concurrency")],
     *[(LucidworksAsyncPredictionOperator, name) for name in ("batch_size", "timeout", "poll_interval")],
@@ -281,8 +281,8 @@ NUMBERS: list[tuple[type[BaseOperator], str]] = [
     *[(LucidworksTrainModelOperator, name) for name in ("timeout", "poll_interval")],
 ]
 BOOLEANS: list[tuple[type[BaseOperator], str]] = [
-    *[(LucidworksChunkDocumentsOperator, name) for name in ("full_refresh", "prune", "plan_only")],
-    *[(LucidworksChunkDocumentsOperator, name) for name in ("keep_raw", "deletion_vectors")],
+    *[(LucidworksChunkCorpusOperator, name) for name in ("full_refresh", "prune", "plan_only")],
+    *[(LucidworksChunkCorpusOperator, name) for name in ("keep_raw", "deletion_vectors")],
     *[(LucidworksDeployModelOperator, name) for name in ("deferrable", "wait_for_completion")],
     *[(LucidworksUndeployModelOperator, name) for name in ("deferrable", "wait_for_completion")],
     *[(LucidworksTrainModelOperator, name) for name in ("deferrable", "wait_for_completion")],
@@ -327,7 +327,7 @@ def made(operator: type[BaseOperator], folder: Any, **arguments: Any) -> Any:
     given = dict(CASES[operator][0])
     if "result_path" in given:
         given["result_path"] = f"{folder}/a.jsonl"
-    if operator is LucidworksChunkDocumentsOperator:
+    if operator is LucidworksChunkCorpusOperator:
         (folder / "source").mkdir()
         given |= {"source": f"{folder}/source", "output_uri": f"{folder}/output"}
     if operator is LucidworksPublishShardsOperator:
@@ -371,7 +371,7 @@ def test_a_corpus_with_texts_for_everything(emulator: RunningEmulator, tmp_path:
         "retention": "86400",
     }
     task = made(
-        LucidworksChunkDocumentsOperator,
+        LucidworksChunkCorpusOperator,
         tmp_path,
         **numbers,
         source=[{"id": "2024", "text": "A text."}],

@@ -32,7 +32,7 @@ from lucidworks_provider.corpus import open_dataset
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.operators.corpus import LucidworksChunkDocumentsOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
 TEXTS = {
     "a": "Das Mädchen läuft nach Hause. Es regnet stark. Der Hund wartet.",
@@ -152,7 +152,7 @@ def corpus(
 ) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, str]]:
     """The manifest, the dataset's rows, and the reasons of the rejects."""
     arguments |= {"source": DOCUMENTS, "output_uri": str(folder), "max_reject_ratio": 1.0}
-    operator = LucidworksChunkDocumentsOperator(**_arguments(arguments))
+    operator = LucidworksChunkCorpusOperator(**_arguments(arguments))
     ti = SimpleNamespace(
         dag_id="d", run_id=f"r{night}", task_id="t", map_index=-1, try_number=1, max_tries=0, task=operator,
         xcom_push=lambda key, value: None,

@@ -15,7 +15,7 @@ PUBLIC = {
     "lucidworks_provider.hooks.lucidworks": ["LucidworksHook"],
     "lucidworks_provider.operators.chunking": ["LucidworksChunkOperator"],
     "lucidworks_provider.operators.corpus": [
-        "LucidworksChunkDocumentsOperator",
+        "LucidworksChunkCorpusOperator",
         "LucidworksPublishShardsOperator",
     ],
     "lucidworks_provider.corpus": ["changes", "open_dataset", "open_documents", "version_of"],
@@ -103,7 +103,7 @@ METHODS = {
         "shared_client": "connections",
         "close": "",
     },
-    ("lucidworks_provider.operators.corpus", "LucidworksChunkDocumentsOperator"): {
+    ("lucidworks_provider.operators.corpus", "LucidworksChunkCorpusOperator"): {
         "__init__": "source output_uri chunker model_id chunker_config model_config data_type listing id_column "
         "text_column encoding full_refresh prune plan_only max_submissions max_reject_ratio on_truncated on_mismatch "
         "on_missing_chunks on_busy busy_timeout keep_raw deletion_vectors retention report_url max_in_flight timeout "

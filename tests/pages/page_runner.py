@@ -58,13 +58,15 @@ def run_dags(block: Block) -> dict[str, Any]:
 
 def trained_model() -> str:
     """What somebody else has made before the DAG runs."""
-    from lucidworks_provider.client.api.model_calls import Training
+    from lucidworks_provider.client.api.model_calls import TrainingSpec
     from lucidworks_provider.client.models import create_model
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     hook = LucidworksHook()
     try:
-        return hook.call(create_model(Training("text-encoder", "ecommerce-rnn", {"catalog": "gs://b/c"}))).id
+        return hook.call(
+            create_model(TrainingSpec("text-encoder", "ecommerce-rnn", {"catalog": "gs://b/c"}))
+        ).id
     finally:
         hook.close()
 

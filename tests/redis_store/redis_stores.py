@@ -77,15 +77,15 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
     """A process that needs a token at the same moment as the others; the number of mints is counted in Redis."""
     import redis
 
-    from lucidworks_provider.client.api.tokens import Grant
+    from lucidworks_provider.client.api.tokens import TokenResponse
     from lucidworks_provider.client.auth.source import Service, TokenSource
 
     counter = redis.Redis(host="127.0.0.1", port=port)
 
-    def grant(hurry: bool = False) -> Grant:
+    def grant(hurry: bool = False) -> TokenResponse:
         number = counter.incr("minted")
         time.sleep(0.3)
-        return Grant(f"token-{number}", 3600.0, time.time())
+        return TokenResponse(f"token-{number}", 3600.0, time.time())
 
     source = TokenSource(new_store(), Service(grant, time.time))
     barrier.wait(60)

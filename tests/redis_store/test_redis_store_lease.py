@@ -13,7 +13,7 @@ import redis_stores
 from redis_stores import CLAIM, PROCESSES, new_store
 
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth.protocol import NOBODY, Claim, Snapshot
+from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 
 if TYPE_CHECKING:
     from redis_server import RedisServer
@@ -26,7 +26,7 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_empty_server_shows_nobody_and_no_token(server: RedisServer) -> None:
-    assert new_store().read() == Snapshot(None, NOBODY)
+    assert new_store().read() == Snapshot(None, RELEASED)
 
 
 def test_of_many_threads_one_gets_the_lease(server: RedisServer) -> None:
@@ -76,7 +76,7 @@ def test_a_lease_that_nobody_renews_ends(server: RedisServer, short_lease: None)
     store = new_store()
     store.write_claim(Claim("dead"))
     time.sleep(0.5)
-    assert store.read().claim == NOBODY
+    assert store.read().claim == RELEASED
     store.write_claim(Claim("next"))
     assert store.read().claim == Claim("next")
     store.write_claim(Claim("dead", 1))
@@ -91,7 +91,7 @@ def test_only_the_owner_gives_it_up(server: RedisServer) -> None:
     store.withdraw(Claim("owne"))
     assert store.read().claim == claim
     store.withdraw(claim.moved().moved())
-    assert store.read().claim == NOBODY
+    assert store.read().claim == RELEASED
     assert server.client().exists(CLAIM) == 0
 
 
@@ -121,4 +121,4 @@ def test_the_server_may_forget_the_scripts(server: RedisServer) -> None:
     store.write_claim(Claim("a", 1))
     server.client().script_flush()
     store.withdraw(Claim("a"))
-    assert store.read().claim == NOBODY
+    assert store.read().claim == RELEASED

@@ -12,11 +12,11 @@ import pytest
 import redis_stores
 from redis_stores import CLAIM, PROCESSES, new_store
 
-from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth.holding import Holding
 from lucidworks_provider.client.auth.protocol import Claim
 from lucidworks_provider.client.auth.source import Service, TokenSource
+from lucidworks_provider.client.auth.token_cache import TokenCache
 from lucidworks_provider.errors import TokenStoreError
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ class Mints:
         self.count = 0
         self._seconds = seconds
 
-    def __call__(self, hurry: bool = False) -> Grant:
+    def __call__(self, hurry: bool = False) -> TokenResponse:
         self.count += 1
         time.sleep(self._seconds)
-        return Grant(f"token-{self.count}", 3600.0, time.time())
+        return TokenResponse(f"token-{self.count}", 3600.0, time.time())
 
 
 def new_source(mints: Mints) -> TokenSource:
@@ -96,7 +96,7 @@ def test_a_mint_that_takes_longer_than_the_lease_keeps_it(
 @pytest.fixture
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every call looks at the store, as if the time for it had come."""
-    monkeypatch.setattr(Holding, "fresh", lambda *_: None)
+    monkeypatch.setattr(TokenCache, "fresh", lambda *_: None)
 
 
 def test_a_token_that_the_server_has_lost_is_shared_again(server: RedisServer, no_patience: None) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis_stores import LIVE, new_store, token
 
-from lucidworks_provider.client.auth.losses import Losses
-from lucidworks_provider.client.auth.protocol import NOBODY, Snapshot
+from lucidworks_provider.client.auth.protocol import RELEASED, Snapshot
+from lucidworks_provider.client.auth.revocations import RevocationHistory
 
 if TYPE_CHECKING:
     from redis_server import RedisServer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def test_what_is_published_is_read_by_others_and_lies_there_as_ciphertext(server: RedisServer) -> None:
     new_store().publish(token(1))
-    assert new_store().read() == Snapshot(token(1), NOBODY)
+    assert new_store().read() == Snapshot(token(1), RELEASED)
     stored = server.client().get(LIVE)
     assert stored
     assert b"token-1" not in stored
@@ -40,7 +40,7 @@ def test_an_older_token_never_replaces_a_newer_one(server: RedisServer) -> None:
 def test_the_same_token_can_be_stored_again_with_what_the_fleet_has_lost(server: RedisServer) -> None:
     store = new_store()
     store.publish(token(1))
-    again = replace(token(1), losses=Losses((1.0, 2.0), told_at=2.0))
+    again = replace(token(1), losses=RevocationHistory((1.0, 2.0), told_at=2.0))
     store.publish(again)
     assert store.read().token == again
 
@@ -98,7 +98,7 @@ def test_what_is_no_token_is_told_once_and_replaced(
     spoil(server.client())  # type: ignore[operator]
     store = new_store()
     with caplog.at_level(logging.WARNING):
-        assert [store.read() for _ in range(5)] == [Snapshot(None, NOBODY)] * 5
+        assert [store.read() for _ in range(5)] == [Snapshot(None, RELEASED)] * 5
     assert caplog.text.count("will be replaced") == 1
     store.publish(token(1))
     assert store.read().token == token(1)
@@ -115,4 +115,4 @@ def test_scopes_share_nothing(server: RedisServer) -> None:
     other = TokenIdentity("https://identity.test", "server", "client", "machinelearning.model")
     new_store().publish(token(1))
     store = RedisStore("lucidworks_default", "shared_redis", other, TokenCipher(other, "secret"))
-    assert store.read() == Snapshot(None, NOBODY)
+    assert store.read() == Snapshot(None, RELEASED)

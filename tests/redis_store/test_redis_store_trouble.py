@@ -21,7 +21,7 @@ from redis_server import PASSWORD, RedisServer
 from redis_stores import CLAIM, IDENTITY, LIVE, new_store, token
 
 from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.protocol import NOBODY, Claim, Snapshot
+from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 from lucidworks_provider.errors import ConfigurationError, TokenStoreError
 from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
 
@@ -172,7 +172,7 @@ def test_a_corrected_connection_is_taken_up(server: RedisServer) -> None:
     with pytest.raises(ConfigurationError):
         store.read()
     server.connect()
-    assert store.read() == Snapshot(None, NOBODY)
+    assert store.read() == Snapshot(None, RELEASED)
 
 
 def test_a_url_in_the_host_shows_no_password(server: RedisServer) -> None:
@@ -195,7 +195,7 @@ def test_a_user_with_a_name_and_no_more_rights_than_needed(server: RedisServer) 
     store = new_store()
     for use in USES:
         use(store)
-    assert store.read() == Snapshot(token(1), NOBODY)
+    assert store.read() == Snapshot(token(1), RELEASED)
 
 
 @each_use

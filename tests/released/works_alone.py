@@ -83,12 +83,12 @@ def main() -> None:
     from lucidworks_provider.corpus.inspect import inspect as inspected
     from lucidworks_provider.corpus.report import render
     from lucidworks_provider.corpus.stats import RunStats
-    from lucidworks_provider.documents.readers import Reading, check_file
+    from lucidworks_provider.documents.readers import ReadOptions, check_file
     from lucidworks_provider.documents.source import Format, SourceFile
     from lucidworks_provider.emulator.__main__ import main as serve
     from lucidworks_provider.jobs.chunk_file import check_suffix
     from lucidworks_provider.operators.corpus import (
-        LucidworksChunkDocumentsOperator,
+        LucidworksChunkCorpusOperator,
         LucidworksPublishShardsOperator,
     )
 
@@ -104,8 +104,10 @@ def main() -> None:
     refused(lambda: check_suffix("a.parquet"), "documents")
     check_suffix("a.jsonl")
     for form in (Format.HTML, Format.PARQUET):
-        refused(partial(check_file, SourceFile(str(work / "a"), "a", 1, "", form), Reading()), "documents")
-    task = LucidworksChunkDocumentsOperator(
+        refused(
+            partial(check_file, SourceFile(str(work / "a"), "a", 1, "", form), ReadOptions()), "documents"
+        )
+    task = LucidworksChunkCorpusOperator(
         task_id="t", source=str(work), output_uri=str(work / "out"), chunker="sentence", model_id="m"
     )
     refused(task._corpus, "documents")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from lucidworks_provider.documents.document import Document
-from lucidworks_provider.documents.readers import Reading, read_file_documents
+from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.storage import (
@@ -50,7 +50,7 @@ def test_a_listing_and_then_a_longer_object(folder: str) -> None:
     for file in files:
         write_file(file.uri, b"The first half. The second half.")
     for file in files:
-        [document] = read_file_documents(file, Reading())
+        [document] = read_file_documents(file, ReadOptions())
         assert isinstance(document, Document)
         assert document.text == "The first half. The second half."
 
@@ -59,7 +59,7 @@ def test_a_listing_and_then_more_lines(folder: str) -> None:
     write_file(f"{folder}/sub/a.jsonl", b'{"id": "a", "text": "One."}\n')
     [file] = list_source(folder)
     write_file(file.uri, b'{"id": "a", "text": "One."}\n{"id": "b", "text": "Two."}\n')
-    assert [one.id for one in read_file_documents(file, Reading())] == ["a", "b"]
+    assert [one.id for one in read_file_documents(file, ReadOptions())] == ["a", "b"]
 
 
 def test_an_object_that_is_replaced_between_two_reads_is_an_error(folder: str) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from lucidworks_provider.corpus.plan import Plan
-from lucidworks_provider.corpus.scratch import Scratch
-from lucidworks_provider.documents.document import Document, Reason, Unreadable
-from lucidworks_provider.documents.readers import Reading, read_file_documents
+from lucidworks_provider.corpus.run_database import RunDatabase
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
+from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
 from lucidworks_provider.storage import store_path, write_file
 
@@ -28,7 +28,7 @@ def test_a_file_beside_a_folder_of_its_name(folder: str) -> None:
     files = {file.path: file for file in list_source(folder)}
     assert files.keys() == {"a/x.txt", "a/x.txt/y.txt", "a/x.txt-2/z.txt", "x.txt", "x.txt/y.txt"}
     for path, file in files.items():
-        assert list(read_file_documents(file, Reading())) == [Document(path, path)]
+        assert list(read_file_documents(file, ReadOptions())) == [Document(path, path)]
 
 
 @pytest.mark.parametrize("bucket", ["abfs"], indirect=True)
@@ -67,8 +67,8 @@ def test_a_name_with_control_characters_is_one_reject(folder: str, name: str) ->
     [reject] = [
         found
         for file in list_source(folder)
-        for found in read_file_documents(file, Reading())
-        if isinstance(found, Unreadable)
+        for found in read_file_documents(file, ReadOptions())
+        if isinstance(found, RejectedDocument)
     ]
     assert reject.reason is Reason.INVALID
     assert "ids have no control characters" in reject.detail
@@ -87,10 +87,10 @@ def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.Monk
         return await original(fs, method, *args, **kwargs)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", late)
-    with Scratch() as scratch:
+    with RunDatabase() as scratch:
         plan = Plan(
             scratch,
-            read=lambda file: read_file_documents(file, Reading()),
+            read=lambda file: read_file_documents(file, ReadOptions()),
             check=lambda _: None,
             reuse=False,
             max_text_bytes=1000,
@@ -98,7 +98,7 @@ def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.Monk
         begin = time.monotonic()
         assert plan.look(list_source(folder), exact=False).candidates == 64
         assert [
-            found.document.id for found in plan.candidates() if not isinstance(found, Unreadable)
+            found.document.id for found in plan.candidates() if not isinstance(found, RejectedDocument)
         ] == sorted(f"{number}/a.txt" for number in range(64))
     # One after the other, 64 lists and 64 reads wait for 12.8 s.
     assert time.monotonic() - begin < 9

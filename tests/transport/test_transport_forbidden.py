@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, call, submit
 
-from lucidworks_provider.client.api.tokens import Grant
-from lucidworks_provider.client.auth.holding import Held, Holding
+from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth.source import Service, TokenSource
 from lucidworks_provider.client.auth.stores import MemoryStore
 from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.client.auth.token_cache import CachedToken, TokenCache
 from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
@@ -54,7 +54,7 @@ def forbid(service: RunningEmulator, match: str = "any", times: int = 1000) -> N
 )
 def test_when_a_403_counts_as_a_401(value: str, endpoint: str, marked: bool, refused: bool) -> None:
     token = AccessToken("held", 0.0, 50.0, 60.0, after_403=marked)
-    holding = Holding(Held(token, 0.0, 50.0, 60.0))
+    holding = TokenCache(CachedToken(token, 0.0, 50.0, 60.0))
     holding.accepted("held", "predict")
     holding.accepted("earlier", "poll")
     assert holding.forbid(value, endpoint, 1.0) is refused
@@ -77,9 +77,9 @@ class Identity:
 
     asked = 0
 
-    def __call__(self, hurry: bool = False) -> Grant:
+    def __call__(self, hurry: bool = False) -> TokenResponse:
         self.asked += 1
-        return Grant(f"token-{self.asked}", 3600.0, None)
+        return TokenResponse(f"token-{self.asked}", 3600.0, None)
 
 
 def fleet(number: int, store: MemoryStore | None = None) -> tuple[Identity, list[TokenSource]]:

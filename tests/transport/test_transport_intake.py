@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from transport_wire import MODES, Mode, answer, get, scripted, send, settings
 
-from lucidworks_provider.client.http import intake
-from lucidworks_provider.client.http.intake import Intake
+from lucidworks_provider.client.http import body as intake
+from lucidworks_provider.client.http.body import BodyReader
 from lucidworks_provider.errors import NotSentError, TransportError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_every_other_answer_is_read_as_it_is(mode: Mode, wire: bytes) -> None:
 def test_the_speed_counts_only_after_the_timeout(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(intake.time, "monotonic", lambda: now)
-    one = Intake(f"{mode}: ", timeout=10)
+    one = BodyReader(f"{mode}: ", timeout=10)
     now = 9.9
     one.add(b"x")
     now = 10.0 + 30_001 / intake.LEAST_SPEED - 0.1

@@ -54,7 +54,7 @@ def everything(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 
     Without the filter that replaces tokens in logs: what this package logs must need none.
     """
-    monkeypatch.setattr("lucidworks_provider.client.auth.source.hide", lambda value: value)
+    monkeypatch.setattr("lucidworks_provider.client.auth.source.redact_in_logs", lambda value: value)
     caplog.set_level(logging.DEBUG)
     quiet = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
     levels = [(logger, logger.level) for logger in quiet]

@@ -11,7 +11,7 @@ from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import (
-    LucidworksChunkDocumentsOperator,
+    LucidworksChunkCorpusOperator,
     LucidworksPublishShardsOperator,
 )
 from lucidworks_provider.operators.models import (
@@ -40,7 +40,7 @@ LucidworksChunkOperator(
     result_path="/r.parquet",
     on_mismatch="ignore",  # type: ignore[arg-type]
 )
-LucidworksChunkDocumentsOperator(
+LucidworksChunkCorpusOperator(
     task_id="t",
     source="/s",
     output_uri="/o",

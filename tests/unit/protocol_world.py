@@ -19,13 +19,13 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import commands, protocol
 from lucidworks_provider.client.auth.clock import TOLERANCE, ServerClock
-from lucidworks_provider.client.auth.commands import NOBODY, Claim, Failed, Snapshot
-from lucidworks_provider.client.auth.holding import Holding
+from lucidworks_provider.client.auth.commands import RELEASED, Claim, Failed, Snapshot
 from lucidworks_provider.client.auth.protocol import Clocks
 from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.client.auth.token_cache import TokenCache
 from lucidworks_provider.client.http.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
 from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
@@ -231,14 +231,19 @@ class World:
     def current_claim(self) -> Claim | None:
         """As a read sees it; a Redis always knows that nobody has it."""
         if self.atomic and (self.claim is None or self.now >= self.claimed_until):
-            return NOBODY
+            return RELEASED
         return self.claim
 
     def set_claim(self, claim: Claim) -> None:
         """The last writer wins; with Redis, whoever has the lease."""
         if self.atomic:
             seen = self.current_claim()
-            if claim.owner and seen not in {NOBODY, None} and seen is not None and seen.owner != claim.owner:
+            if (
+                claim.owner
+                and seen not in {RELEASED, None}
+                and seen is not None
+                and seen.owner != claim.owner
+            ):
                 return
             self.claimed_until = self.now + protocol.LEASE
         self.claim = claim
@@ -246,7 +251,7 @@ class World:
     def withdraw(self, claim: Claim) -> None:
         """A Variable is overwritten, whoever's it is; a lease is given up by its owner only."""
         if not self.atomic or (self.claim is not None and self.claim.owner == claim.owner):
-            self.claim = NOBODY
+            self.claim = RELEASED
 
     def set_token(self, token: AccessToken, turn: Turn, seen: AccessToken | None) -> None:
         """
@@ -328,7 +333,7 @@ class Process:
         self.name = f"p{len(world.processes)}"
         self.clock = Clock(world, skew)
         self.clocks = Clocks(lambda: world.now, self.clock.now, lambda: self.clock.sure)
-        self.holding = Holding()
+        self.holding = TokenCache()
         self.turn: Turn | None = None
         self.failure: tuple[float, LucidworksError] | None = None
         self.killed = self.cut_off = False
@@ -592,9 +597,9 @@ class Process:
         world.note("mint failed")
         answer.append(ServiceError("503", status=503))
 
-    def _granted(self, granted: list[Grant], asked: float) -> None:
+    def _granted(self, granted: list[TokenResponse], asked: float) -> None:
         world = self.world
         if not self.cut_off:
             value = world.mint(self.name)
             world.asked[value] = asked
-            granted.append(Grant(value, world.lifetime, math.floor(world.now)))
+            granted.append(TokenResponse(value, world.lifetime, math.floor(world.now)))

@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from lucidworks_provider.client.api import jobs
-from lucidworks_provider.client.api.jobs import CHUNKING, SMALL_BODY, JobState, sight
+from lucidworks_provider.client.api.jobs import CHUNKING, SMALL_BODY, JobState, parse_poll
 from lucidworks_provider.client.api.messages import (
     Answer,
     check_status,
@@ -76,11 +76,11 @@ PAYLOAD = [{"chunks": ["x"]}]
     ],
 )
 def test_the_table_of_job_states(body: object, state: JobState) -> None:
-    assert sight(json.dumps(body).encode(), CHUNKING).state is state
+    assert parse_poll(json.dumps(body).encode(), CHUNKING).state is state
 
 
 def test_a_cut_body_is_unreadable_and_shows_its_start() -> None:
-    seen = sight(b'{"status": "READY", "chunkedData": [{"chu', CHUNKING)
+    seen = parse_poll(b'{"status": "READY", "chunkedData": [{"chu', CHUNKING)
     assert seen.state is JobState.UNREADABLE
     assert seen.message.startswith('{"status": "READY"')
 
@@ -88,8 +88,8 @@ def test_a_cut_body_is_unreadable_and_shows_its_start() -> None:
 def test_a_large_body_is_kept_without_being_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "parse_json", lambda body: pytest.fail("decoded"))
     body = b'{"status": "READY", "chunkedData": [{"chunks": ["' + b"x" * SMALL_BODY
-    assert sight(body, CHUNKING).state is JobState.RESULT
-    assert sight(b"\xef\xbb\xbf \n" + body, CHUNKING).state is JobState.RESULT
+    assert parse_poll(body, CHUNKING).state is JobState.RESULT
+    assert parse_poll(b"\xef\xbb\xbf \n" + body, CHUNKING).state is JobState.RESULT
 
 
 LARGE = b"x" * SMALL_BODY
@@ -119,9 +119,9 @@ LARGE_PAYLOAD = b'[{"chunks": ["' + LARGE + b'"], "spans": [[0, 1]], "status": "
     ],
 )
 def test_a_large_body_says_as_much_as_a_small_one(body: bytes, state: JobState) -> None:
-    assert sight(body.replace(b"%p", LARGE_PAYLOAD), CHUNKING).state is state
+    assert parse_poll(body.replace(b"%p", LARGE_PAYLOAD), CHUNKING).state is state
     small = body.replace(b"%p", LARGE_PAYLOAD).replace(LARGE, b"x")
-    assert sight(small, CHUNKING).state is state
+    assert parse_poll(small, CHUNKING).state is state
 
 
 @pytest.mark.parametrize("payload", [b"null", b"[]", LARGE_PAYLOAD])
@@ -132,11 +132,11 @@ def test_a_large_body_says_as_much_as_a_small_one(body: bytes, state: JobState) 
 def test_the_id_in_a_body_is_compared(payload: bytes, named: object, other: str) -> None:
     identity = b'"chunkingId": ' + json.dumps(named).encode()
     for body in (b"{" + identity + b', "chunkedData": %p}', b'{"chunkedData": %p, ' + identity + b"}"):
-        assert sight(body.replace(b"%p", payload), CHUNKING, "j-1").other_job == other
+        assert parse_poll(body.replace(b"%p", payload), CHUNKING, "j-1").other_job == other
 
 
 def test_a_large_page_of_html_is_no_result() -> None:
-    seen = sight(b"<html>" + b"x" * SMALL_BODY, CHUNKING)
+    seen = parse_poll(b"<html>" + b"x" * SMALL_BODY, CHUNKING)
     assert (seen.state, seen.message[:6]) == (JobState.UNREADABLE, "<html>")
 
 
@@ -152,8 +152,8 @@ def test_a_large_page_of_html_is_no_result() -> None:
     ],
 )
 def test_the_reason_of_a_failure(body: dict[str, Any], words: str) -> None:
-    assert sight(json.dumps(body).encode(), CHUNKING).message == words or words in (
-        sight(json.dumps(body).encode(), CHUNKING).message
+    assert parse_poll(json.dumps(body).encode(), CHUNKING).message == words or words in (
+        parse_poll(json.dumps(body).encode(), CHUNKING).message
     )
 
 

@@ -12,9 +12,9 @@ from lucidworks_provider.client import models as client_models
 from lucidworks_provider.client.api import model_calls as calls
 from lucidworks_provider.client.api.messages import Answer, Request
 from lucidworks_provider.client.api.model_calls import (
+    DeploymentSpec,
     Likeness,
-    Placement,
-    Training,
+    TrainingSpec,
     UnansweredPost,
     choose,
     join_deployments,
@@ -70,9 +70,9 @@ def settings(**extra: str) -> LucidworksSettings:
     return parse_settings("c", login="id", password="secret", host="app", extra=extra)
 
 
-def training(**changes: Any) -> Training:
+def training(**changes: Any) -> TrainingSpec:
     given: dict[str, Any] = {"name": "shop", "model_type": "ecommerce-rnn", "training_data": DATA}
-    return Training(**given | {"region": "us-southcarolina", "config": CONFIG} | changes)
+    return TrainingSpec(**given | {"region": "us-southcarolina", "config": CONFIG} | changes)
 
 
 def model(**changes: Any) -> Model:
@@ -108,7 +108,7 @@ def deployment(**changes: Any) -> Deployment:
         ),
         (calls.create_model_request(BASE, training(), None), "POST", f"{BASE}/models", (), False),
         (
-            calls.deploy_request(f"{BASE}/deployments", Placement("m")),
+            calls.deploy_request(f"{BASE}/deployments", DeploymentSpec("m")),
             "POST",
             f"{BASE}/deployments",
             (),
@@ -143,7 +143,7 @@ def test_the_body_of_a_training() -> None:
 
 
 def test_the_body_of_a_deployment() -> None:
-    request = calls.deploy_request(BASE, Placement("m", "us-x", {"a": [1]}, 1, 3))
+    request = calls.deploy_request(BASE, DeploymentSpec("m", "us-x", {"a": [1]}, 1, 3))
     assert json.loads(request.body or b"") == {
         "modelId": "m",
         "region": "us-x",
@@ -194,7 +194,7 @@ def test_a_configuration_that_is_no_json_is_refused() -> None:
 )
 def test_a_wrong_deployment_is_refused(arguments: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
-        Placement(**{"model_id": "m"} | arguments)
+        DeploymentSpec(**{"model_id": "m"} | arguments)
 
 
 def test_without_a_customer_id_there_is_no_models_api() -> None:
@@ -546,7 +546,7 @@ def test_what_is_not_asked_for_is_not_compared() -> None:
     assert training(config={}).compare(model(config=None)).likeness is SAME
 
 
-PLACEMENT = Placement("m1", "us-x", {"a": 1}, 1, 2)
+PLACEMENT = DeploymentSpec("m1", "us-x", {"a": 1}, 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucidworks_provider.client.api import build
-from lucidworks_provider.client.api.jobs import PREDICTION, JobState, read_submission, sight
+from lucidworks_provider.client.api.jobs import PREDICTION, JobState, parse_poll, read_submission
 from lucidworks_provider.client.api.messages import Answer
 from lucidworks_provider.client.api.prediction_calls import (
     nearest,
@@ -404,7 +404,7 @@ def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
 def test_a_jobs_answer(body: dict[str, Any], state: JobState, read: int) -> None:
     result = read_result(body, "j", RagAnswer, 1)
     assert (result.state, len(result.predictions)) == (state, read)
-    assert sight(json.dumps(body).encode(), PREDICTION).state is state
+    assert parse_poll(json.dumps(body).encode(), PREDICTION).state is state
 
 
 def test_a_job_gives_one_prediction_for_each_input() -> None:
@@ -559,7 +559,7 @@ READERS: dict[str, Callable[[Answer], Any]] = {
     "prompt": read_prompt,
     "use cases": lambda told: nearest(read_use_cases(told), PASS),
     "submission": lambda told: read_submission(told, PREDICTION),
-    "sight": lambda told: sight(told.body, PREDICTION),
+    "sight": lambda told: parse_poll(told.body, PREDICTION),
 }
 
 

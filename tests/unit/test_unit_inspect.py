@@ -28,7 +28,7 @@ from lucidworks_provider.corpus.inspect import Inspection, inspect
 from lucidworks_provider.corpus.tables import documents_schema
 from lucidworks_provider.delta.log import DataFile, commit, metadata_action, protocol_action, txn_action
 from lucidworks_provider.documents.document import content_hash
-from lucidworks_provider.documents.readers import Reading
+from lucidworks_provider.documents.readers import ReadOptions
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 
@@ -490,9 +490,9 @@ def test_records(catalogue: Catalogue) -> None:
             "etag": f"mtime:{state.st_mtime_ns}",
         }
     catalogue.write()
-    assert list(catalogue.inspect(read=Reading("key", "body")).problems()) == []
+    assert list(catalogue.inspect(read=ReadOptions("key", "body")).problems()) == []
     with pytest.raises(InputError, match="body"):
-        catalogue.inspect(read=Reading("key", "bodies"))
+        catalogue.inspect(read=ReadOptions("key", "bodies"))
     columns = ["--id-column=key", "--text-column=body"]
     assert main(["inspect", str(catalogue.output), "--source", str(path), *columns]) == 0
 

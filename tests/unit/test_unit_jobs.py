@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api.jobs import JobState, Sighting
+from lucidworks_provider.client.api.jobs import JobState, PollResult
 from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of, newest, resume
 from lucidworks_provider.jobs.watch import (
@@ -22,27 +22,27 @@ from lucidworks_provider.jobs.watch import (
     Ending,
     Look,
     Poll,
+    PollOutcome,
     Sleep,
-    Watched,
     next_wait,
     unseen_patience,
     watch,
 )
 
-PENDING = Sighting(JobState.PENDING, "SUBMITTED")
-RESULT = Sighting(JobState.RESULT, "READY")
-FAILED = Sighting(JobState.FAILED, "ERROR", "why")
-UNREADABLE = Sighting(JobState.UNREADABLE, "", "<html>")
-RETRIEVED = Sighting(JobState.GONE, "RETRIEVED")
-UNKNOWN_ID = Sighting(JobState.GONE, "", "404")
-EMPTY = Sighting(JobState.EMPTY, "READY")
-REFUSED = Sighting(JobState.REFUSED, "", "400")
+PENDING = PollResult(JobState.PENDING, "SUBMITTED")
+RESULT = PollResult(JobState.RESULT, "READY")
+FAILED = PollResult(JobState.FAILED, "ERROR", "why")
+UNREADABLE = PollResult(JobState.UNREADABLE, "", "<html>")
+RETRIEVED = PollResult(JobState.GONE, "RETRIEVED")
+UNKNOWN_ID = PollResult(JobState.GONE, "", "404")
+EMPTY = PollResult(JobState.EMPTY, "READY")
+REFUSED = PollResult(JobState.REFUSED, "", "400")
 
 
 class World:
     """Plays one conversation: polls see the script's entries in turn, the last one for ever."""
 
-    def __init__(self, *script: Sighting, deadline: float = 1000.0, stored_at: float | None = None) -> None:
+    def __init__(self, *script: PollResult, deadline: float = 1000.0, stored_at: float | None = None) -> None:
         self.script = list(script)
         self.deadline = deadline
         self.stored_at = stored_at
@@ -50,7 +50,7 @@ class World:
         self.polls = 0
         self.times: list[float] = []
 
-    def run(self, poll_interval: float = 5.0) -> Watched:
+    def run(self, poll_interval: float = 5.0) -> PollOutcome:
         conversation = watch(poll_interval=poll_interval, deadline=self.deadline, now=lambda: self.now)
         reply: Any = None
         while True:
@@ -92,7 +92,7 @@ class World:
         ([REFUSED], Ending.GONE, REFUSALS),
     ],
 )
-def test_the_table_of_waiting(script: list[Sighting], ending: Ending, polls: int) -> None:
+def test_the_table_of_waiting(script: list[PollResult], ending: Ending, polls: int) -> None:
     world = World(*script)
     assert world.run().ending is ending
     assert world.polls == polls
@@ -255,14 +255,16 @@ def test_the_fingerprint_tells_every_part_apart() -> None:
 
 
 def test_an_outcome_is_small_and_survives_the_event() -> None:
-    endings = {p: Watched(Ending.FAILED, "x" * 5000) for p in range(500)} | {500: Watched(Ending.COLLECTED)}
+    endings = {p: PollOutcome(Ending.FAILED, "x" * 5000) for p in range(500)} | {
+        500: PollOutcome(Ending.COLLECTED)
+    }
     outcome = Outcome.of(endings)
     assert Outcome.from_json(outcome.as_json() | {"of a later version": 1}) == outcome
     assert outcome.collected == 1
     assert len(str(outcome.as_json())) < 6000
 
 
-def polls_within(seconds: float, *seen: Sighting) -> int:
+def polls_within(seconds: float, *seen: PollResult) -> int:
     """How often a job is asked for that is polled every 50 ms while all is well."""
     clock = [0.0]
     talk = watch(poll_interval=30.0, deadline=1e6, now=lambda: clock[0], wait=lambda age, interval: 0.05)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lucidworks_provider.client.api import messages
 from lucidworks_provider.client.api.chunking import read_result
-from lucidworks_provider.client.api.large import WithoutVectors
+from lucidworks_provider.client.api.large_json import WithoutVectors
 from lucidworks_provider.client.api.messages import parse_json
 
 

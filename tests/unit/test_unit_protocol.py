@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from protocol_world import Process, Weather, World
 
-from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import commands, protocol
 from lucidworks_provider.client.auth.clock import Clocks
-from lucidworks_provider.client.auth.commands import NOBODY, Claim, Failed, Outcome, Snapshot
-from lucidworks_provider.client.auth.losses import ALLOWED, Losses
-from lucidworks_provider.client.auth.protocol import BEAT, FAILED_LOOKS, GRACE, LEASE, Others
+from lucidworks_provider.client.auth.commands import RELEASED, Claim, Failed, Outcome, Snapshot
+from lucidworks_provider.client.auth.protocol import BEAT, FAILED_LOOKS, GRACE, LEASE, HeartbeatMonitor
+from lucidworks_provider.client.auth.revocations import ALLOWED, RevocationHistory
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
@@ -251,7 +251,7 @@ def test_a_failed_mint(with_a_good_token: bool) -> None:
     call = process.call()
     world.run(120)
     assert call.ended is not None
-    assert world.claim == NOBODY, "the claim was withdrawn"
+    assert world.claim == RELEASED, "the claim was withdrawn"
     if with_a_good_token:
         assert call.error is None
         assert "503" in world.warnings[0][1]
@@ -265,14 +265,14 @@ def test_a_failed_mint(with_a_good_token: bool) -> None:
 
 def token_of(world: World) -> AccessToken:
     """A new live token."""
-    return AccessToken.from_grant(Grant(world.mint("test"), LIFETIME, world.now), world.now)
+    return AccessToken.from_grant(TokenResponse(world.mint("test"), LIFETIME, world.now), world.now)
 
 
 def conversation_of(
     world: World,
     held: AccessToken | None = None,
     refused: str | None = None,
-    others: Others | None = None,
+    others: HeartbeatMonitor | None = None,
 ) -> commands.Conversation:
     """Of a process whose clock is right."""
     return protocol.acquire(
@@ -333,7 +333,7 @@ def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
     assert conversation.send(Snapshot(fresh, claim.claim)) == commands.Withdraw(claim.claim)
     assert conversation.send(None) == commands.Read()
     with pytest.raises(StopIteration) as stop:
-        conversation.send(Snapshot(fresh, NOBODY))
+        conversation.send(Snapshot(fresh, RELEASED))
     assert stop.value.value.token == fresh
     assert world.mints() == 1
 
@@ -354,7 +354,7 @@ def test_a_claim_withdrawn_by_a_late_claimant_is_no_broken_store() -> None:
     claimed(conversation)
     conversation.send(None)
     conversation.send(None)
-    assert isinstance(conversation.send(Snapshot(None, NOBODY)), commands.Pause)
+    assert isinstance(conversation.send(Snapshot(None, RELEASED)), commands.Pause)
     assert conversation.send(None) == commands.Read(), "from the top"
 
 
@@ -363,7 +363,7 @@ def test_a_token_that_was_shown_must_go_on_being_shown() -> None:
     due = replace(token_of(world), refresh_at=0.0)
     conversation = conversation_of(world)
     next(conversation)
-    assert isinstance(conversation.send(Snapshot(due, NOBODY)), commands.WriteClaim)
+    assert isinstance(conversation.send(Snapshot(due, RELEASED)), commands.WriteClaim)
     assert isinstance(conversation.send(None), commands.Pause)
     assert conversation.send(None) == commands.Read()
     owner = Claim("client")
@@ -376,8 +376,8 @@ def test_a_token_that_was_shown_must_go_on_being_shown() -> None:
 def test_a_claim_that_may_stand_over_a_living_one_settles_for_longer(before: Claim | None) -> None:
     """Time for the living to move their claim over it."""
     pauses = []
-    for standing in (NOBODY, before):
-        conversation = conversation_of(World(), others=Others(before, -100.0))
+    for standing in (RELEASED, before):
+        conversation = conversation_of(World(), others=HeartbeatMonitor(before, -100.0))
         next(conversation)
         command = conversation.send(Snapshot(None, standing))
         while not isinstance(command, commands.WriteClaim):
@@ -447,12 +447,12 @@ def test_a_token_does_not_show_itself() -> None:
 
 
 def test_a_claim_that_cannot_be_seen_once_is_not_withdrawn() -> None:
-    others = Others()
+    others = HeartbeatMonitor()
     living = Claim("living", 1)
     assert others.alive(living, 0.0, LEASE)
     assert others.alive(None, LEASE / 2, LEASE), "a read that failed in silence"
     assert not others.alive(None, LEASE, LEASE), "but nobody is waited for without end"
-    assert not others.alive(NOBODY, 0.0, LEASE)
+    assert not others.alive(RELEASED, 0.0, LEASE)
     assert not others.alive(None, 0.0, LEASE)
 
 
@@ -461,10 +461,10 @@ def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
     world = World()
     now = world.now
     times = tuple(now - 2.0 * number for number in range(ALLOWED))
-    held = replace(token_of(world), losses=Losses(times))
+    held = replace(token_of(world), losses=RevocationHistory(times))
     conversation = conversation_of(world, held=held, refused=held.value)
     next(conversation)
-    assert isinstance(conversation.send(Snapshot(None, NOBODY)), commands.WriteClaim)
+    assert isinstance(conversation.send(Snapshot(None, RELEASED)), commands.WriteClaim)
     assert isinstance(conversation.send(None), commands.Pause)
     assert conversation.send(None) == commands.Read()
     publish = conversation.send(Snapshot(None, Claim("client")))
@@ -473,4 +473,4 @@ def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
     assert isinstance(conversation.send(None), commands.Withdraw)
     assert conversation.send(None) == commands.Read()
     with pytest.raises(TokenContestedError):
-        conversation.send(Snapshot(publish.token, NOBODY))
+        conversation.send(Snapshot(publish.token, RELEASED))

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from protocol_world import Call, Clock, Process, Weather, World
 
 from lucidworks_provider.client.auth import commands, protocol
-from lucidworks_provider.client.auth.holding import Holding
+from lucidworks_provider.client.auth.token_cache import TokenCache
 from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
 
 seconds = st.one_of(st.floats(0.001, 1.0), st.floats(1.0, 10.0), st.sampled_from([30.0, 70.0, 700.0, 3400.0]))
@@ -289,12 +289,14 @@ def no_beats(patch: pytest.MonkeyPatch) -> None:
 
 def no_memory_of_refusals(patch: pytest.MonkeyPatch) -> None:
     """What was refused is tried again."""
-    patch.setattr(Holding, "refuse", lambda *_: None)
+    patch.setattr(TokenCache, "refuse", lambda *_: None)
 
 
 def no_death(patch: pytest.MonkeyPatch) -> None:
     """Who was killed is waited for."""
-    patch.setattr(protocol.Others, "alive", lambda _, claim, *__: claim not in {None, commands.NOBODY})
+    patch.setattr(
+        protocol.HeartbeatMonitor, "alive", lambda _, claim, *__: claim not in {None, commands.RELEASED}
+    )
 
 
 def no_doubt(patch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.documents.document import Document, Reason, Unreadable, check_id
-from lucidworks_provider.documents.readers import Reading, check_file, read_file_documents
+from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
+from lucidworks_provider.documents.readers import ReadOptions, check_file, read_file_documents
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import reading, remove_file, write_file
@@ -31,7 +31,7 @@ try:
 except ImportError:  # Airflow 2
     from airflow.io.store import attach
 
-SMALL = Reading(max_document_bytes=100)
+SMALL = ReadOptions(max_document_bytes=100)
 
 
 @pytest.fixture(params=["path", "memory"])
@@ -48,11 +48,11 @@ def placed(base: str, name: str, data: bytes) -> SourceFile:
     return file
 
 
-def read(file: SourceFile, how: Reading | None = None) -> list[Document | Unreadable]:
-    return list(read_file_documents(file, how or Reading()))
+def read(file: SourceFile, how: ReadOptions | None = None) -> list[Document | RejectedDocument]:
+    return list(read_file_documents(file, how or ReadOptions()))
 
 
-def told(found: list[Document | Unreadable]) -> list[tuple[str, str]]:
+def told(found: list[Document | RejectedDocument]) -> list[tuple[str, str]]:
     """Ids with texts, or reasons."""
     return [(one.id, one.text if isinstance(one, Document) else f"<{one.reason}>") for one in found]
 
@@ -83,12 +83,12 @@ def told(found: list[Document | Unreadable]) -> list[tuple[str, str]]:
 )
 def test_a_file_that_is_a_document(base: str, name: str, data: bytes, text: str) -> None:
     file = placed(base, f"folder/{name}", data)
-    assert told(read(file, Reading(max_document_bytes=4000))) == [(name, text)]
-    check_file(file, Reading())
+    assert told(read(file, ReadOptions(max_document_bytes=4000))) == [(name, text)]
+    check_file(file, ReadOptions())
 
 
 def test_a_declared_encoding(base: str) -> None:
-    how = Reading(encoding="cp1252")
+    how = ReadOptions(encoding="cp1252")
     assert told(read(placed(base, "a.txt", b"\x93One\x94"), how)) == [("a.txt", "“One”")]
     assert told(read(placed(base, "a.html", b"<p>\x93One\x94"), how)) == [("a.html", "“One”")]
     lines = placed(base, "a.jsonl", b'{"id": "\xe9", "text": "\x93One\x94"}')
@@ -117,7 +117,7 @@ def test_a_file_that_went(base: str, name: str) -> None:
     file = placed(base, name, b"x")
     remove_file(file.uri)
     assert told(read(file)) == [(name, "<missing>")]
-    check_file(file, Reading())
+    check_file(file, ReadOptions())
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
@@ -129,10 +129,10 @@ def test_a_storage_that_fails(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "open", refuse)
     [found] = read(file)
-    assert isinstance(found, Unreadable)
+    assert isinstance(found, RejectedDocument)
     assert (found.id, found.reason) == (name, Reason.UNREADABLE)
     assert "Permission denied" in found.detail
-    check_file(file, Reading())
+    check_file(file, ReadOptions())
 
 
 class Failing:
@@ -160,7 +160,7 @@ def test_a_storage_that_fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(type(fs), "open", lambda *_, **__: Failing(lines))
     *good, last = read(file)
     assert told(good) == [("0", "x"), ("1", "x"), ("2", "x")]
-    assert isinstance(last, Unreadable)
+    assert isinstance(last, RejectedDocument)
     assert (last.id, last.reason) == ("a.jsonl", Reason.UNREADABLE)
     assert "memory://bucket/a.jsonl cannot be read: ConnectionError: reset" in last.detail
     assert "secret" not in last.detail
@@ -179,15 +179,15 @@ def test_an_object_that_is_replaced_while_it_is_read_is_a_reject(
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / name, row_group_size=1, compression="none")
         data = (tmp_path / name).read_bytes()
     file = placed("memory://bucket", name, data)
-    found: list[Document | Unreadable] = []
-    for one in read_file_documents(file, Reading()):
+    found: list[Document | RejectedDocument] = []
+    for one in read_file_documents(file, ReadOptions()):
         found.append(one)
         if len(found) == 2:
             fs.store["/bucket/" + name].modified += timedelta(seconds=1)
             fs.store["/bucket/" + name].created += timedelta(seconds=1)
     *good, last = found
     assert 2 <= len(good) < 8
-    assert isinstance(last, Unreadable)
+    assert isinstance(last, RejectedDocument)
     assert (last.id, last.reason) == (name, Reason.UNREADABLE) if name.endswith("jsonl") else last.id == name
     assert "changed while it was read" in last.detail
 
@@ -277,7 +277,7 @@ def test_a_line_that_is_too_long(base: str) -> None:
         ("f.jsonl:3", "<too_large>"),
         ("3", "y"),
     ]
-    assert isinstance(found[2], Unreadable)
+    assert isinstance(found[2], RejectedDocument)
     assert "3,000,021 bytes, over max_document_bytes=100" in found[2].detail
     # The last one, without an end.
     assert told(read(placed(base, "l.jsonl", lines[2]), SMALL)) == [("l.jsonl:1", "<too_large>")]
@@ -304,10 +304,10 @@ def test_a_line_of_gigabytes_takes_no_memory(tmp_path: Path) -> None:
 def test_lines_in_other_encodings(base: str, codec: str) -> None:
     text = "".join(f'{{"id": {n}, "text": "Größe {n} {"x" * 900}"}}\n' for n in range(1500))
     file = placed(base, "f.jsonl", text.encode(codec))
-    found = read(file, Reading(encoding=codec))
+    found = read(file, ReadOptions(encoding=codec))
     assert [one.id for one in found] == [str(n) for n in range(1500)]
     assert all(isinstance(one, Document) and one.text.startswith("Größe ") for one in found)
-    check_file(file, Reading(encoding=codec))
+    check_file(file, ReadOptions(encoding=codec))
 
 
 def test_wide_lines_that_are_broken(base: str) -> None:
@@ -359,7 +359,7 @@ def table(**columns: Any) -> bytes:
 )
 def test_rows(base: str, ids: pa.Array, texts: pa.Array) -> None:
     file = placed(base, "f.parquet", table(other=[[1]] * 4, id=ids, text=texts))
-    check_file(file, Reading())
+    check_file(file, ReadOptions())
     assert told(read(file)) == [("a", "1"), ("b", "ä"), ("c", "<empty>"), ("d", "4")]
 
 
@@ -367,7 +367,7 @@ def test_rows(base: str, ids: pa.Array, texts: pa.Array) -> None:
 def test_ids_that_are_numbers(base: str, kind: pa.DataType) -> None:
     ids = pa.array([1, 2, None, 4], kind)
     file = placed(base, "f.parquet", table(sku=ids, body=["x", " ", "y", "z\0"]))
-    how = Reading(id_column="sku", text_column="body")
+    how = ReadOptions(id_column="sku", text_column="body")
     check_file(file, how)
     assert told(read(file, how)) == [
         ("1", "x"),
@@ -386,7 +386,7 @@ def test_rows_that_are_no_documents(base: str) -> None:
         ("f.parquet:3", "<invalid>"),
     ]
     declared = placed(base, "g.parquet", table(id=["a"], text=pa.array([b"\xe9"])))
-    assert told(read(declared, Reading(encoding="cp1252"))) == [("a", "é")]
+    assert told(read(declared, ReadOptions(encoding="cp1252"))) == [("a", "é")]
     assert (
         read(placed(base, "h.parquet", table(id=pa.array([], pa.string()), text=pa.array([], pa.string()))))
         == []
@@ -398,7 +398,7 @@ def test_rows_that_are_no_documents(base: str) -> None:
 def test_a_broken_table(base: str, cut: int) -> None:
     data = table(id=[str(n) for n in range(300)], text=[f"text {n}" for n in range(300)])
     file = placed(base, "f.parquet", data[:-cut] if cut else b"PAR1 is all that is right of it")
-    check_file(file, Reading())
+    check_file(file, ReadOptions())
     assert told(read(file)) == [("f.parquet", "<invalid>")]
 
 
@@ -408,7 +408,7 @@ def test_a_table_that_is_broken_in_the_middle(base: str) -> None:
     data[at - 60 : at - 20] = b"\xff" * 40
     *good, last = read(placed(base, "f.parquet", bytes(data)))
     assert len(good) >= 12
-    assert (last.id, isinstance(last, Unreadable) and last.reason) == ("f.parquet", Reason.INVALID)
+    assert (last.id, isinstance(last, RejectedDocument) and last.reason) == ("f.parquet", Reason.INVALID)
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_table_that_is_broken_in_the_middle(base: str) -> None:
 def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) -> None:
     file = placed(base, "f.parquet", table(**columns))
     with pytest.raises(InputError, match=message):
-        check_file(file, Reading())
+        check_file(file, ReadOptions())
     with pytest.raises(InputError, match=message):
         read(file)
 
@@ -472,7 +472,7 @@ def test_fields_of_a_first_line(base: str, data: bytes, message: str | None) -> 
 )
 def test_how_files_cannot_be_read(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Reading(**arguments)
+        ReadOptions(**arguments)
 
 
 @pytest.mark.parametrize(("module", "name"), [("lxml.etree", "a.html"), ("pyarrow.parquet", "a.parquet")])
@@ -481,10 +481,10 @@ def test_without_the_extra(module: str, name: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, module, None)
     for call in (check_file, read):
         with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
-            call(file, Reading())
+            call(file, ReadOptions())
 
 
-def held(documents: Iterator[Document | Unreadable]) -> int:
+def held(documents: Iterator[Document | RejectedDocument]) -> int:
     """Bytes of Python and of Arrow at most while documents are read."""
     most = 0
     tracemalloc.start()
@@ -510,19 +510,19 @@ def test_a_table_in_bounded_memory(tmp_path: Path, repeated: bool) -> None:
     del texts, column
     [file] = list_source(str(tmp_path))
     before = pa.total_allocated_bytes()
-    assert held(read_file_documents(file, Reading())) - before < 60_000_000
+    assert held(read_file_documents(file, ReadOptions())) - before < 60_000_000
 
 
 def test_lines_in_bounded_memory(tmp_path: Path) -> None:
     line = json.dumps({"id": 1, "text": "x" * 4000}).encode() + b"\n"
     (tmp_path / "f.jsonl").write_bytes(line * 10_000)
     [file] = list_source(str(tmp_path))
-    assert held(read_file_documents(file, Reading())) < 8_000_000
+    assert held(read_file_documents(file, ReadOptions())) < 8_000_000
 
 
 def test_small_files_are_cheap(tmp_path: Path) -> None:
     file = placed(str(tmp_path), "a.txt", ("Größe zählt. " * 300).encode())
-    how = Reading()
+    how = ReadOptions()
     begin = time.process_time()
     for _ in range(2000):
         read(file, how)

@@ -24,7 +24,7 @@ import requests
 import structlog
 
 from lucidworks_provider.client.auth import redaction
-from lucidworks_provider.client.auth.redaction import MASK, REMEMBERED, SHORTEST, TokenText, hide
+from lucidworks_provider.client.auth.redaction import MASK, REMEMBERED, SHORTEST, TokenText, redact_in_logs
 
 TOKEN = f"AT.{secrets.token_urlsafe(600)}"
 
@@ -53,7 +53,7 @@ def fail(text: str) -> None:
 
 class TestTokenText:
     def test_it_is_the_token(self) -> None:
-        token = hide(TOKEN)
+        token = redact_in_logs(TOKEN)
         assert f"Bearer {token}" == "Bearer " + token == f"Bearer {TOKEN}" == "Bearer %s" % token  # noqa: UP031
         assert token == TOKEN
         assert hash(token) == hash(TOKEN)
@@ -70,7 +70,7 @@ class TestTokenText:
         class Holder:
             token: str
 
-        token = hide(TOKEN)
+        token = redact_in_logs(TOKEN)
         shown = [
             repr(token),
             f"{token!r}",
@@ -84,15 +84,15 @@ class TestTokenText:
 
     def test_copies_do_not_either(self) -> None:
         for each in (
-            pickle.loads(pickle.dumps(hide(TOKEN))),  # noqa: S301
-            copy.deepcopy(hide(TOKEN)),
-            copy.copy(hide(TOKEN)),
+            pickle.loads(pickle.dumps(redact_in_logs(TOKEN))),  # noqa: S301
+            copy.deepcopy(redact_in_logs(TOKEN)),
+            copy.copy(redact_in_logs(TOKEN)),
         ):
             assert isinstance(each, TokenText)
             assert each == TOKEN
 
     def test_hiding_it_again_makes_no_other(self) -> None:
-        assert hide(token := hide(TOKEN)) is token
+        assert redact_in_logs(token := redact_in_logs(TOKEN)) is token
 
 
 class TestLogging:
@@ -117,14 +117,14 @@ class TestLogging:
     def test_messages(
         self, lines: io.StringIO, capsys: pytest.CaptureFixture[str], message: Any, arguments: Any
     ) -> None:
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         logging.getLogger("urllib3.connectionpool").debug(message, *arguments)
         assert TOKEN not in lines.getvalue()
         assert TOKEN not in capsys.readouterr().err  # where logging tells about arguments that do not fit
         assert MASK in lines.getvalue()
 
     def test_tracebacks(self, lines: io.StringIO) -> None:
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         try:
             try:
                 fail(TOKEN)
@@ -148,12 +148,12 @@ class TestLogging:
         assert str(cause) == f"refused: {TOKEN}"  # the program's exception is left alone
 
     def test_a_harmless_traceback_stays_structured(self, lines: io.StringIO) -> None:
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         seen: list[logging.LogRecord] = []
         handler = logging.Handler()
         handler.emit = seen.append  # type: ignore[method-assign]
         logging.getLogger("some").addHandler(handler)
-        hide(f"AT.{secrets.token_urlsafe(600)}")
+        redact_in_logs(f"AT.{secrets.token_urlsafe(600)}")
         try:
             fail("nothing")
         except ValueError:
@@ -168,14 +168,14 @@ class TestLogging:
         before = copy.deepcopy(extra)
         (handler,) = (each for each in logging.getLogger().handlers if getattr(each, "stream", None) is lines)
         handler.setFormatter(logging.Formatter("%(message)s %(one)s %(two)s %(three)s"))
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         logging.getLogger("some").info("hello", extra=extra, stack_info=True)
         assert TOKEN not in lines.getvalue()
         assert "hello" in lines.getvalue()
         assert extra == before  # the caller's objects are left alone
 
     def test_what_holds_itself(self, lines: io.StringIO) -> None:
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         loop: list[Any] = [TOKEN]
         loop.append(loop)
         logging.getLogger("some").info("a %s", loop, extra={"loop": loop})
@@ -189,11 +189,11 @@ class TestLogging:
         logger = logging.getLogger("some.server")
         logger.propagate = False
         logger.addHandler(logging.StreamHandler(other))
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         logger.error("a %s", TOKEN)
         # In front, for the others change the record that it would see.
         logging.getLogger().handlers.insert(0, handler := logging.StreamHandler(later))
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         logging.getLogger().warning("a %s", TOKEN)
         logging.getLogger().removeHandler(handler)
         assert other.getvalue() == later.getvalue() == f"a {MASK}\n"
@@ -209,7 +209,7 @@ class TestLogging:
                     wrapper_class=structlog.BoundLogger,
                     cache_logger_on_first_use=False,
                 )
-                hide(TOKEN)
+                redact_in_logs(TOKEN)
                 structlog.get_logger().msg("a", token=TOKEN)
                 assert f"token='{MASK}'" in out.getvalue()
         finally:
@@ -224,7 +224,7 @@ class TestLogging:
         logger = logging.getLogger("some.structured")
         logger.propagate = False
         logger.addHandler(handler)
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         structlog.wrap_logger(
             logger,
             processors=[structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -234,8 +234,8 @@ class TestLogging:
 
     def test_installed_once(self, lines: io.StringIO) -> None:
         for _ in range(3):
-            hide(TOKEN)
-            hide(f"AT.{secrets.token_urlsafe(600)}")
+            redact_in_logs(TOKEN)
+            redact_in_logs(f"AT.{secrets.token_urlsafe(600)}")
         for handler in logging.getLogger().handlers:
             assert handler.filters.count(redaction._FILTER) == 1
         assert structlog.get_config()["processors"].count(redaction._clean_line) == 1
@@ -253,18 +253,18 @@ class TestLogging:
     def test_memory_is_bounded_and_the_latest_count(self, lines: io.StringIO) -> None:
         tokens = [f"AT.{secrets.token_urlsafe(600)}" for _ in range(50)]
         for token in tokens:
-            hide(token)
+            redact_in_logs(token)
         assert len(redaction._latest) == REMEMBERED
         for token in tokens[-REMEMBERED:]:
             logging.getLogger("some").info("a %s", token)
         assert set(lines.getvalue().split()) == {"a", MASK}
-        hide(tokens[0])  # in use again
+        redact_in_logs(tokens[0])  # in use again
         logging.getLogger("some").info("b %s", tokens[0])
         assert f"b {MASK}" in lines.getvalue()
 
     def test_words_are_no_tokens(self, lines: io.StringIO) -> None:
         for short in ("", "a", "x" * (SHORTEST - 1)):
-            assert hide(short) == short
+            assert redact_in_logs(short) == short
         logging.getLogger("some").info("a %s", "x" * SHORTEST)
         assert MASK not in lines.getvalue()
 
@@ -275,7 +275,7 @@ class TestLogging:
             try:
                 for _ in range(100):
                     token = f"AT.{secrets.token_urlsafe(100)}"
-                    hide(token)
+                    redact_in_logs(token)
                     logging.getLogger("some").info("a %s", token)
             except Exception as err:  # noqa: BLE001
                 leaked.append(err)
@@ -292,10 +292,10 @@ class TestLogging:
         def broken(*_: object, **__: object) -> None:
             raise RuntimeError("broken")
 
-        hide(TOKEN)
+        redact_in_logs(TOKEN)
         monkeypatch.setattr(redaction, "_clean", broken)
         monkeypatch.setattr(redaction, "_watch", broken)
-        assert hide(TOKEN) == TOKEN
+        assert redact_in_logs(TOKEN) == TOKEN
         logging.getLogger("some").info("still here")
         assert redaction._clean_line(None, "info", "line") == "line"
         assert "still here" in lines.getvalue()

@@ -19,7 +19,7 @@ from lucidworks_provider.client.api.secrets import (
     secrets_in,
     without_secrets,
 )
-from lucidworks_provider.client.auth.redaction import hide
+from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
 
 KEY = "sk-abcdef0123456789wxyz1234"
@@ -203,10 +203,10 @@ def test_scrubbing_takes_linear_time() -> None:
 
 
 def test_logs_show_no_part_of_a_hidden_key(caplog: pytest.LogCaptureFixture) -> None:
-    hide(json.dumps(ACCOUNT))
-    hide("abcd1234")
+    redact_in_logs(json.dumps(ACCOUNT))
+    redact_in_logs("abcd1234")
     logger = logging.getLogger("some.where")
     caplog.set_level(logging.INFO)
-    hide("abcd1234")  # now that the handler of this test is there
+    redact_in_logs("abcd1234")  # now that the handler of this test is there
     logger.info("id %s of %s, %s", "0a1b2c3d4e", "MIIEvQIBADANBgkqhkiG9w0B", "abcd1234")
     assert caplog.messages == ["id *** of ***, ***"]

@@ -12,16 +12,16 @@ from dataclasses import replace
 
 import pytest
 
-from lucidworks_provider.client.api.tokens import Grant
+from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.holdoff import (
+from lucidworks_provider.client.auth.backoff import (
     ESTABLISHED,
     FIRST_PAUSE,
     LONGEST_PAUSE,
     REFUSED_IN_A_ROW,
-    HoldOff,
+    RefreshBackoff,
 )
+from lucidworks_provider.client.auth.cipher import TokenCipher
 from lucidworks_provider.client.auth.protocol import Claim
 from lucidworks_provider.client.auth.redaction import REMEMBERED
 from lucidworks_provider.client.auth.source import Service, TokenSource, forget_sources
@@ -42,13 +42,13 @@ class Script:
         self.clock_off = clock_off
         self.error: Exception | None = None
 
-    def __call__(self, hurry: bool = False) -> Grant:
+    def __call__(self, hurry: bool = False) -> TokenResponse:
         self.asked += 1
         time.sleep(self.seconds)
         if self.error:
             raise self.error
         server_time = None if self.clock_off is None else time.time() + self.clock_off
-        return Grant(f"token-{self.asked}", self.lifetime, server_time)
+        return TokenResponse(f"token-{self.asked}", self.lifetime, server_time)
 
     def time(self) -> float | None:
         """The server's clock."""
@@ -98,7 +98,7 @@ def test_a_token_that_others_shared_is_used_while_asking_is_held_off() -> None:
 
 
 def test_the_pauses_double_and_an_established_token_counts_as_good() -> None:
-    hold_off, now, pauses = HoldOff(), 0.0, []
+    hold_off, now, pauses = RefreshBackoff(), 0.0, []
     for _ in range(REFUSED_IN_A_ROW - 1):
         hold_off.refused(now, 0.1)
         assert hold_off.pause(now) == 0
@@ -108,7 +108,7 @@ def test_the_pauses_double_and_an_established_token_counts_as_good() -> None:
         pauses.append(hold_off.until - now)
         now = hold_off.until
     assert pauses == [FIRST_PAUSE * 2**n for n in range(5)] + [LONGEST_PAUSE] * 3
-    fresh = HoldOff()
+    fresh = RefreshBackoff()
     for _ in range(50):
         fresh.refused(now, ESTABLISHED)
         assert fresh.pause(now) == 0
@@ -160,17 +160,17 @@ def test_a_short_lived_token_is_renewed_at_its_appointment() -> None:
 def test_a_slow_mint_keeps_its_claim_moving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "BEAT", 0.05)
 
-    class Watched(MemoryStore):
+    class PollOutcome(MemoryStore):
         beats: list[int] = []  # noqa: RUF012
 
         def write_claim(self, claim: Claim) -> None:
             self.beats.append(claim.beat)
             super().write_claim(claim)
 
-    store = Watched()
+    store = PollOutcome()
     source_of(store, Script(seconds=0.4)).get()
     assert store.beats[:6] == [0, 1, 2, 3, 4, 5]
-    assert store.read().claim == protocol.NOBODY
+    assert store.read().claim == protocol.RELEASED
 
 
 def test_a_mint_whose_caller_is_stopped_is_published_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,9 +294,9 @@ def test_a_forked_child_gets_locks_of_its_own() -> None:
 
 def test_a_quiet_scope_stays_out_of_logs(caplog: pytest.LogCaptureFixture) -> None:
     class Long(Script):
-        def __call__(self, hurry: bool = False) -> Grant:
+        def __call__(self, hurry: bool = False) -> TokenResponse:
             grant = super().__call__(hurry)
-            return Grant(f"{grant.access_token}-of-{id(self)}-and-long-enough", grant.lifetime, None)
+            return TokenResponse(f"{grant.access_token}-of-{id(self)}-and-long-enough", grant.lifetime, None)
 
     quiet, busy = source_of(MemoryStore(), Long()), source_of(MemoryStore(), Long())
     token = quiet.get()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lucidworks_provider.client.api.messages import Answer
 from lucidworks_provider.client.api.model_calls import (
-    Placement,
-    Training,
+    DeploymentSpec,
+    TrainingSpec,
     choose,
     create_model_request,
     undeploy_request,
@@ -92,7 +92,9 @@ def test_looks_come_within_the_interval_and_the_deadline(interval: float, left: 
 
 
 DATA = {"catalog": "gs://b/c", "signals": "gs://b/s"}
-TRAINING = Training("n", "ecommerce-rnn", DATA, "r", {"trainer_config.trn_batch_size": 64, "names": ["gru"]})
+TRAINING = TrainingSpec(
+    "n", "ecommerce-rnn", DATA, "r", {"trainer_config.trn_batch_size": 64, "names": ["gru"]}
+)
 
 
 def listed(**fields: Any) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def test_a_deployment_is_found_again(fields: dict[str, Any], ours: bool) -> None
         "minReplicas": 1,
         "maxReplicas": 1,
     }
-    found = choose(Placement("m", "r"), read_deployments(ok([shown | fields])))
+    found = choose(DeploymentSpec("m", "r"), read_deployments(ok([shown | fields])))
     assert (found is not None) is ours
 
 
@@ -178,7 +180,7 @@ def test_a_deployment_is_found_again(fields: dict[str, Any], ours: bool) -> None
 )
 def test_a_training_that_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        Training(**{"name": "n", "model_type": "t", "training_data": DATA} | arguments)
+        TrainingSpec(**{"name": "n", "model_type": "t", "training_data": DATA} | arguments)
     for word in words:
         assert word in str(caught.value)
 
@@ -197,10 +199,10 @@ def test_a_training_that_cannot_work_is_refused(arguments: dict[str, Any], words
 def test_a_placement_that_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]) -> None:
     if not words:
         # An id is one segment of a path, whatever is in it.
-        assert ".." in Placement(**arguments).as_json()["modelId"]
+        assert ".." in DeploymentSpec(**arguments).as_json()["modelId"]
         return
     with pytest.raises(InputError) as caught:
-        Placement(**{"model_id": "m"} | arguments)
+        DeploymentSpec(**{"model_id": "m"} | arguments)
     for word in words:
         assert word in str(caught.value)
 

@@ -23,10 +23,10 @@ from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.client.api.spans import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
-from lucidworks_provider.jobs import collect as collecting
+from lucidworks_provider.jobs import wait as collecting
 from lucidworks_provider.jobs.chunk_file import check_suffix, chunk_file
-from lucidworks_provider.jobs.ledger import Bodies, Ledger
 from lucidworks_provider.jobs.record import JobRecord
+from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
 from lucidworks_provider.storage import (
     check_uri,
     create_file,
@@ -196,11 +196,11 @@ class State(dict[str, str]):
 
 def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> None:
     state = State()
-    bodies = Bodies.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
+    bodies = ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
     assert bodies.folder.startswith(f"{base}/out/_r.parquet.")
-    assert bodies == Bodies.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
-    assert bodies != Bodies.beside(f"{base}/out/r.parquet", "dag", "run", "task", 0)
-    ledger = Ledger(bodies, state)
+    assert bodies == ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
+    assert bodies != ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", 0)
+    ledger = JobStateStore(bodies, state)
     assert ledger.load() is None
     record = ledger.save(JobRecord("f", 0).intending(0))
     newer = record.submitted(0, "job")
@@ -218,7 +218,7 @@ def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> No
 
 def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -> None:
     state = State()
-    ledger = Ledger(Bodies(f"{tmp_path}/_r.parquet"), state)
+    ledger = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
     record = ledger.save(JobRecord("f", 0).submitted(0, "job"))
     ledger.bodies.keep(0, "job", b"{}")
     state.down = True
@@ -244,7 +244,7 @@ def test_a_storage_that_removes_nothing_fails_no_result(
     def refuses(uri: str) -> None:
         raise StorageError(f"{uri} cannot be removed: AccessDenied")
 
-    ledger = Ledger(Bodies(f"{tmp_path}/_r.parquet"), None if state is None else State())
+    ledger = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), None if state is None else State())
     record = ledger.save(JobRecord("f", 0).submitted(0, "job"))
     ledger.bodies.keep(0, "job", b"{}")
     monkeypatch.setattr(storage, "remove_file", refuses)
@@ -256,7 +256,7 @@ def test_a_storage_that_removes_nothing_fails_no_result(
 
 def test_an_id_is_in_one_place_at_least(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    ledger = Ledger(Bodies(f"{tmp_path}/file/x"), State())
+    ledger = JobStateStore(ResultDirectory(f"{tmp_path}/file/x"), State())
     with pytest.raises(StorageError):
         ledger.save(JobRecord("f", 0).submitted(0, "precious"))
     assert (ledger.load() or JobRecord("", 0)).jobs == {0: "precious"}
@@ -272,8 +272,8 @@ def test_a_body_outlives_a_storage_that_fails_for_a_moment(
             raise failures.pop()
         write_file(uri, data)
 
-    monkeypatch.setattr("lucidworks_provider.jobs.ledger.write_file", write)
-    bodies = Bodies(str(tmp_path))
+    monkeypatch.setattr("lucidworks_provider.jobs.state_store.write_file", write)
+    bodies = ResultDirectory(str(tmp_path))
     bodies.keep(0, "job", b"the only copy")
     assert bodies.take(0, "job") == b"the only copy"
 
@@ -298,9 +298,9 @@ def test_a_result_waits_in_memory_for_a_full_disk(
         return b'{"status": "READY", "chunkedData": [{}]}'
 
     # Without the retries within the thread, which are another test's.
-    monkeypatch.setattr(Bodies, "keep", lambda self, at, job, body: write(self.uri(at, job), body))
+    monkeypatch.setattr(ResultDirectory, "keep", lambda self, at, job, body: write(self.uri(at, job), body))
     monkeypatch.setattr(collecting, "KEEP_PAUSE", 0.001)
-    bodies = Bodies(str(tmp_path))
+    bodies = ResultDirectory(str(tmp_path))
     collected = collecting.collect(
         {0: "job"},
         bodies=bodies,
@@ -321,7 +321,7 @@ def test_a_result_waits_in_memory_for_a_full_disk(
 
 
 def test_a_record_of_another_version_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bodies = Bodies(str(tmp_path))
+    bodies = ResultDirectory(str(tmp_path))
     (tmp_path / "record.json").write_text('{"version": 99}')
     assert bodies.read_record() is None
     assert "cannot be read" in caplog.text

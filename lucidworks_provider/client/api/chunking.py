@@ -28,7 +28,7 @@ from lucidworks_provider.client.api.options import (
     valid,
     whole,
 )
-from lucidworks_provider.client.api.patterns import is_exponential
+from lucidworks_provider.client.api.redos import is_exponential
 from lucidworks_provider.errors import InputError, MalformedAnswerError
 
 # "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.

@@ -125,7 +125,7 @@ class JobState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class PollResult:
     """
     What one GET showed.
 
@@ -221,7 +221,7 @@ def _usable_id(value: object) -> str | None:
     return None
 
 
-def sight(body: bytes, kind: JobKind, job_id: str | None = None) -> Sighting:
+def parse_poll(body: bytes, kind: JobKind, job_id: str | None = None) -> PollResult:
     """
     Decide what a GET's body means, without decoding a large result.
 
@@ -234,7 +234,7 @@ def sight(body: bytes, kind: JobKind, job_id: str | None = None) -> Sighting:
     if decoded is None:
         decoded = parse_json(body)
     if not isinstance(decoded, Mapping):
-        return Sighting(JobState.UNREADABLE, message=excerpt(body))
+        return PollResult(JobState.UNREADABLE, message=excerpt(body))
     return state_of(decoded, kind, job_id)
 
 
@@ -292,7 +292,7 @@ def _plain_id(job_id: str) -> str:
     return job_id.strip().lower().replace("-", "")
 
 
-def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = None) -> Sighting:
+def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = None) -> PollResult:
     """Apply the table above to a decoded body."""
     decoded = top_level(decoded, kind)
     status = _word(decoded.get("status"))
@@ -317,7 +317,7 @@ def state_of(decoded: Mapping[str, Any], kind: JobKind, job_id: str | None = Non
     else:
         state, message = JobState.PENDING, reason_in(decoded) or ""
     other = is_other_job(decoded, kind, job_id) if job_id is not None else ""
-    return Sighting(state, status, message, has_payload, going_on, other)
+    return PollResult(state, status, message, has_payload, going_on, other)
 
 
 def _word(status: object) -> str:

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-from lucidworks_provider.client.api.large import LARGE_BODY, WithoutVectors
+from lucidworks_provider.client.api.large_json import LARGE_BODY, WithoutVectors
 from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
 from lucidworks_provider.client.api.secrets import MASK, blank, is_secret_name
 from lucidworks_provider.errors import (
@@ -105,7 +105,7 @@ class Answer:
     body: bytes = field(repr=False)
 
 
-def without(answer: Answer, *secrets: str) -> Answer:
+def redact(answer: Answer, *secrets: str) -> Answer:
     """
     The answer with secrets that were just sent blanked, in case that the service quotes them.
 
@@ -125,7 +125,7 @@ def read_blanked(read: Callable[[Answer], T], answer: Answer, *secrets: str) -> 
         return read(answer)
     except LucidworksError:
         pass  # its text may quote them, cut anywhere
-    return read(without(answer, *secrets))
+    return read(redact(answer, *secrets))
 
 
 def path_segment(value: str, what: str) -> str:
@@ -202,7 +202,7 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
     Large bodies are decoded in pieces, so that an event loop in the same process goes on.
 
     :param packed: let the vectors of a large body be arrays instead of lists where they can; see
-        :class:`~lucidworks_provider.client.api.large.WithoutVectors`.
+        :class:`~lucidworks_provider.client.api.large_json.WithoutVectors`.
     :return: None for what is no JSON.
     """
     body = body.removeprefix(_BYTE_ORDER_MARK)

@@ -118,7 +118,7 @@ class UnansweredPost:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class TrainingSpec:
     """
     What is asked for when a model is trained; validated when made.
 
@@ -176,7 +176,7 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class DeploymentSpec:
     """
     What is asked for when a model is deployed; validated when made.
 
@@ -261,7 +261,7 @@ def join_deployments(
 
 
 def choose(
-    asked: Training | Placement,
+    asked: TrainingSpec | DeploymentSpec,
     existing: Iterable[T],
     unanswered: UnansweredPost | None = None,
     *,
@@ -316,7 +316,7 @@ def get_model_request(base: str, model_id: str, *, metrics: bool = False) -> Req
     return get(f"Get model {model_id}", url, endpoint="get_model", scope=MODEL_SCOPE, **asked)
 
 
-def create_model_request(base: str, training: Training, credentials: Mapping[str, str] | None) -> Request:
+def create_model_request(base: str, training: TrainingSpec, credentials: Mapping[str, str] | None) -> Request:
     """Build ``POST …/models``, which starts the training."""
     body = training.as_json()
     if credentials:
@@ -344,7 +344,7 @@ def list_deployments_request(url: str) -> Request:
     return get("List deployments", url, endpoint="list_deployments", scope=MODEL_SCOPE)
 
 
-def deploy_request(url: str, placement: Placement) -> Request:
+def deploy_request(url: str, placement: DeploymentSpec) -> Request:
     """Build ``POST …/deployments``."""
     name = f"Deploy model {placement.model_id}"
     body = placement.as_json()

@@ -35,7 +35,7 @@ _TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class TokenResponse:
     """
     What the token endpoint handed out.
 
@@ -78,7 +78,7 @@ def token_request(
     )
 
 
-def read_grant(answer: Answer) -> Grant:
+def read_grant(answer: Answer) -> TokenResponse:
     """
     Read the token endpoint's answer.
 
@@ -98,7 +98,9 @@ def read_grant(answer: Answer) -> Grant:
             status=answer.status,
         )
     lifetime = _lifetime(body, access_token)
-    return Grant(access_token.strip(), lifetime, server_time(answer) or _minted_at(access_token, lifetime))
+    return TokenResponse(
+        access_token.strip(), lifetime, server_time(answer) or _minted_at(access_token, lifetime)
+    )
 
 
 def _lifetime(body: dict[str, Any], access_token: str) -> float:

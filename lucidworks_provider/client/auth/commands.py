@@ -29,7 +29,7 @@ class Claim:
 
 # What a withdrawn claim leaves behind. Not the same as no claim at all, which is what a store that cannot be
 # read looks like.
-NOBODY = Claim("")
+RELEASED = Claim("")
 
 
 @dataclass(frozen=True, slots=True)

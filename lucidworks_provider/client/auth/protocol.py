@@ -59,7 +59,7 @@ from typing import Any
 
 from lucidworks_provider.client.auth.clock import Clocks
 from lucidworks_provider.client.auth.commands import (
-    NOBODY,
+    RELEASED,
     AskTime,
     Claim,
     Command,
@@ -75,7 +75,7 @@ from lucidworks_provider.client.auth.commands import (
     Withdraw,
     WriteClaim,
 )
-from lucidworks_provider.client.auth.losses import Losses
+from lucidworks_provider.client.auth.revocations import RevocationHistory
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 
@@ -105,7 +105,7 @@ PUBLISH_TRIES = 5
 
 
 @dataclass
-class Others:
+class HeartbeatMonitor:
     """Watches another's claim, over several conversations: is it alive?"""
 
     claim: Claim | None = None
@@ -120,7 +120,7 @@ class Others:
         if claim is None:
             # Only a withdrawal says that nobody is there; this may be a read that failed in silence.
             claim = self.claim
-        if claim is None or claim == NOBODY:
+        if claim is None or claim == RELEASED:
             self.claim = None
             return False
         if claim != self.claim:
@@ -135,7 +135,7 @@ class _Needs:
     settle: float
     clocks: Clocks
     forbidden: TokenError | None
-    others: Others
+    others: HeartbeatMonitor
     after_403: Collection[str] = field(default=(), repr=False)
     asked_time: bool = False
     # How long the last look at the store took, and how often that was a reason to wait.
@@ -163,11 +163,11 @@ class _Needs:
         """Whether a token was refused before its time."""
         return token is not None and token.value in self.refused and self.clocks.server() < token.expires_at
 
-    def losses_after(self, last: AccessToken | None) -> Losses:
+    def losses_after(self, last: AccessToken | None) -> RevocationHistory:
         """What the fleet has lost when this token is replaced."""
         now = self.clocks.server()
         if last is None:
-            return Losses()
+            return RevocationHistory()
         return last.losses.with_one_more(now) if self.lost(last) else last.losses.at_renewal(now)
 
     def doubtful(self, token: AccessToken | None) -> bool:
@@ -177,7 +177,7 @@ class _Needs:
 
     def stop(self, token: AccessToken | None) -> TokenError | None:
         """Why no new token may be asked for, if so."""
-        losses = token.losses if token is not None else Losses()
+        losses = token.losses if token is not None else RevocationHistory()
         pause = losses.pause(self.clocks.server())
         if pause > 0:
             return TokenContestedError(losses.refusal(pause))
@@ -225,7 +225,7 @@ def acquire(
     settle: float,
     clocks: Clocks,
     forbidden: TokenError | None = None,
-    others: Others | None = None,
+    others: HeartbeatMonitor | None = None,
     after_403: Collection[str] = (),
     new_owner: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> Conversation:
@@ -240,7 +240,7 @@ def acquire(
     :param after_403: those of ``refused`` that were answered with 403; the token that replaces one is marked.
     :raises TokenError: no token can be had now.
     """
-    needs = _Needs(held, refused, settle, clocks, forbidden, others or Others(), after_403)
+    needs = _Needs(held, refused, settle, clocks, forbidden, others or HeartbeatMonitor(), after_403)
     started, look = clocks.monotonic(), LOOK
     while True:
         seen = yield from needs.look()
@@ -316,7 +316,7 @@ def _take(
         return None if lost else _without_store(needs, reply)
     if needs.settle:
         hold_off += needs.settle + min(LONGEST_SETTLE, 3 * (needs.clocks.monotonic() - needs.read_at))
-        if before.claim != NOBODY:
+        if before.claim != RELEASED:
             # A claim that was taken for dead, the first claim ever, or a read that failed silently: time for whoever
             # lives to move a claim over ours.
             hold_off += 2 * BEAT

@@ -52,7 +52,7 @@ class TokenText(str):
         return "<access token>"
 
 
-def hide(value: str) -> TokenText:
+def redact_in_logs(value: str) -> TokenText:
     """
     Keep a token out of this process's logs from now on. Never raises.
 

@@ -26,14 +26,20 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.api.messages import Answer, Request, read_blanked
-from lucidworks_provider.client.api.tokens import Grant, check_scope, read_grant, server_time, token_request
+from lucidworks_provider.client.api.tokens import (
+    TokenResponse,
+    check_scope,
+    read_grant,
+    server_time,
+    token_request,
+)
 from lucidworks_provider.client.auth import commands, protocol
 from lucidworks_provider.client.auth.clock import Clocks, ServerClock
 from lucidworks_provider.client.auth.commands import Claim, Command, Conversation, Failed, Outcome, Reply
-from lucidworks_provider.client.auth.holding import Holding
-from lucidworks_provider.client.auth.redaction import hide
+from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.auth.stores import TokenStore, store_for
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.token_cache import TokenCache
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
 from lucidworks_provider.threads import in_thread
@@ -64,7 +70,7 @@ class Service:
     :param time: asks for nothing but the time, in seconds since the epoch.
     """
 
-    grant: Callable[[bool], Grant]
+    grant: Callable[[bool], TokenResponse]
     time: Callable[[], float | None]
 
 
@@ -82,7 +88,7 @@ class TokenSource:
         self._service = service
         self._clock = clock or ServerClock()
         self._clocks = Clocks(time.monotonic, self._clock.now, lambda: self._clock.sure)
-        self._holding = Holding()
+        self._holding = TokenCache()
         # One thread at a time talks to the store; the other lock guards single steps of `_holding`.
         self._turn = threading.Lock()
         self._lock = threading.Lock()
@@ -145,13 +151,13 @@ class TokenSource:
     def hide_held(self) -> None:
         """Keep the token in use out of logs, however many others came after it."""
         if (held := self._holding.held) is not None:
-            hide(held.token.value)
+            redact_in_logs(held.token.value)
 
     def after_fork(self) -> None:
         """In a forked child: locks may be held by threads that are gone, and flights belong to their loops."""
         self._turn, self._lock = threading.Lock(), threading.Lock()
         self._flights = WeakKeyDictionary()
-        self._holding = Holding()
+        self._holding = TokenCache()
         self._store.after_fork()
 
     def _landed(self, loop: asyncio.AbstractEventLoop, flight: asyncio.Task[str]) -> None:
@@ -173,7 +179,7 @@ class TokenSource:
         """
         The token to repeat a call with that was answered with 403; None where the 403 is not about the token.
 
-        Another one of the fleet, if there is one. A new one only as :meth:`Holding.forbid` allows.
+        Another one of the fleet, if there is one. A new one only as :meth:`TokenCache.forbid` allows.
 
         :param value: the token of the call.
         :raises TokenError: the token is dead, and no other can be had now.
@@ -245,7 +251,7 @@ class TokenSource:
         if outcome.warning:
             self._warn(outcome.warning)
         self._rest = 0.0
-        hide(outcome.token.value)
+        redact_in_logs(outcome.token.value)
         for source in list(_all_sources):
             # The filter remembers the latest tokens; those of quiet scopes must not drop out.
             source.hide_held()
@@ -280,7 +286,7 @@ class TokenSource:
 
         def ask() -> AccessToken:
             grant = self._service.grant(hurry)
-            hide(grant.access_token)
+            redact_in_logs(grant.access_token)
             now = time.time()
             self._clock.hear(grant.server_time, now - grant.seconds, now)
             return AccessToken.from_grant(grant, self._clock.now() - grant.seconds)
@@ -339,7 +345,7 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
         return source
 
 
-def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -> Grant:
+def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -> TokenResponse:
     """
     Ask the identity server for a new token, which deletes the one that lives. For the protocol's use.
 
@@ -363,7 +369,7 @@ def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -
     pair = b64encode(f"{settings.client_id}:{settings.client_secret}".encode()).decode()
     with closing(SyncTransport(settings)) as transport:
 
-        def once() -> Grant:
+        def once() -> TokenResponse:
             begin = time.monotonic()
             grant = read_blanked(read_grant, transport.send(request), settings.client_secret, pair)
             metrics.minted(scope)

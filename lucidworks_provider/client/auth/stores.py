@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lucidworks_provider.client.auth.commands import NOBODY, Claim, Snapshot
+from lucidworks_provider.client.auth.commands import RELEASED, Claim, Snapshot
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.sharing import shared_stores
@@ -72,7 +72,7 @@ class MemoryStore:
 
     def withdraw(self, claim: Claim) -> None:
         """Give an own claim up."""
-        self._seen = Snapshot(self._seen.token, NOBODY)
+        self._seen = Snapshot(self._seen.token, RELEASED)
 
     def publish(self, token: AccessToken) -> None:
         """Store a token."""

@@ -7,9 +7,9 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
-from lucidworks_provider.client.api.tokens import Grant
-from lucidworks_provider.client.auth.losses import Losses
+from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth.redaction import TokenText
+from lucidworks_provider.client.auth.revocations import RevocationHistory
 
 # The vendor's advice is five minutes before expiry; a tenth of the lifetime where that is shorter.
 REFRESH_MARGIN = 300.0
@@ -53,11 +53,11 @@ class AccessToken:
     issued_at: float
     refresh_at: float
     expires_at: float
-    losses: Losses = field(default_factory=Losses)
+    losses: RevocationHistory = field(default_factory=RevocationHistory)
     after_403: bool = False
 
     @classmethod
-    def from_grant(cls, grant: Grant, asked_at: float) -> AccessToken:
+    def from_grant(cls, grant: TokenResponse, asked_at: float) -> AccessToken:
         """
         :param asked_at: the moment before the request was sent, by the identity server's clock: the token
             cannot be older than that.
@@ -81,7 +81,7 @@ class AccessToken:
             case [2, str(value), list(times), [list(lost), told_at, int(pauses), until], *after_403]:
                 try:
                     issued, refresh, end = map(float, times)
-                    losses = Losses(tuple(map(float, lost)), float(told_at), pauses, float(until))
+                    losses = RevocationHistory(tuple(map(float, lost)), float(told_at), pauses, float(until))
                 except (TypeError, OverflowError) as err:
                     raise ValueError("a stored time is no number") from err
                 return cls(TokenText(value), issued, refresh, end, losses, after_403 == [True])

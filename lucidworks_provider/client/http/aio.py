@@ -24,7 +24,7 @@ from yarl import URL
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.api.messages import ACCEPT_ENCODING, Answer, Request
-from lucidworks_provider.client.http.intake import Intake
+from lucidworks_provider.client.http.body import BodyReader
 from lucidworks_provider.client.http.request_queue import queue_for
 from lucidworks_provider.client.http.sync import CONNECT_TIMEOUT, authorization, unanswered, untrusted
 from lucidworks_provider.client.http.tls import proxy_for, trusted
@@ -120,7 +120,7 @@ class AsyncTransport:
 
     async def _body(self, response: aiohttp.ClientResponse, request: Request) -> bytes:
         what = f"{request.name}: {urlsplit(request.url).netloc}: "
-        intake = Intake(what, self.settings.timeout, _encoding(response))
+        intake = BodyReader(what, self.settings.timeout, _encoding(response))
         intake.announced(response.content_length)
         # Leaving a body that has not been read closes the connection.
         while piece := await response.content.readany():

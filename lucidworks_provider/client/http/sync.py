@@ -12,7 +12,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.api.messages import ACCEPT_ENCODING, Answer, Request
-from lucidworks_provider.client.http.intake import Intake
+from lucidworks_provider.client.http.body import BodyReader
 from lucidworks_provider.client.http.interim import mount_interim_adapter
 from lucidworks_provider.client.http.request_queue import queue_for
 from lucidworks_provider.client.http.tls import proxy_for, trusted
@@ -94,7 +94,7 @@ class SyncTransport:
 
 def _body(response: requests.Response, request: Request, settings: LucidworksSettings) -> bytes:
     what = f"{request.name}: {urlsplit(request.url).netloc}: "
-    intake = Intake(what, settings.timeout, response.headers.get("Content-Encoding"))
+    intake = BodyReader(what, settings.timeout, response.headers.get("Content-Encoding"))
     raw = response.raw
     intake.announced(raw.length_remaining)
     # What has come, and not as much as was asked for: else one call would last as long as the bytes keep dripping.

@@ -73,15 +73,15 @@ def deployment_json(deployment: Deployment, now: float, state: str | None = None
     return {name: value for name, value in shown.items() if value is not None}
 
 
-def hide(shown: object, path: Sequence[str]) -> None:
+def redact_in_logs(shown: object, path: Sequence[str]) -> None:
     """Remove a field, in each object of a list; a path leads into an object or list of objects."""
     if isinstance(shown, list):
         for one in shown:
-            hide(one, path)
+            redact_in_logs(one, path)
     elif isinstance(shown, dict) and len(path) == 1:
         shown.pop(path[0], None)
     elif isinstance(shown, dict):
-        hide(shown.get(path[0]), path[1:])
+        redact_in_logs(shown.get(path[0]), path[1:])
 
 
 def rewrite(shown: object, texts: Mapping[str, str]) -> object:

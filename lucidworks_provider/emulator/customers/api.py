@@ -17,9 +17,9 @@ from lucidworks_provider.emulator.calls import ApiError, Call
 from lucidworks_provider.emulator.checks import InvalidRequest
 from lucidworks_provider.emulator.customers.answers import (
     deployment_json,
-    hide,
     metrics_json,
     model_json,
+    redact_in_logs,
     rewrite,
 )
 from lucidworks_provider.emulator.customers.registry import AVAILABLE, DELETE_FAILED, DELETED
@@ -124,7 +124,7 @@ def _answer(call: Call, shown: object) -> Response:
     """Answer with a model or a deployment, or a list of them, less what the switches hide and rewrite."""
     copy = rewrite(shown, call.settings.rewritten_texts)
     for path in call.settings.hidden_fields.get(call.record.endpoint, ()):
-        hide(copy, path.split("."))
+        redact_in_logs(copy, path.split("."))
     return JSONResponse(copy)
 
 

@@ -24,8 +24,8 @@ import re
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.commands import NOBODY, Claim, Snapshot
-from lucidworks_provider.client.auth.losses import LONGEST_PAUSE
+from lucidworks_provider.client.auth.commands import RELEASED, Claim, Snapshot
+from lucidworks_provider.client.auth.revocations import LONGEST_PAUSE
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.hooks.stores.redis_client import RedisClient, Server, text_of
 
@@ -158,4 +158,4 @@ class RedisStore:
 
 def _parse_claim(text: bytes | None) -> Claim:
     found = _CLAIM.fullmatch(text or b"")
-    return NOBODY if found is None else Claim(found[1].decode(errors="replace"), int(found[2]))
+    return RELEASED if found is None else Claim(found[1].decode(errors="replace"), int(found[2]))

@@ -7,7 +7,7 @@ import json
 import logging
 
 from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.commands import NOBODY, Claim, Snapshot
+from lucidworks_provider.client.auth.commands import RELEASED, Claim, Snapshot
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.hooks.stores.variables import get_variable, set_variable
 
@@ -60,7 +60,7 @@ class VariableStore:
         """
         standing = self._parse_claim(get_variable(self._claim))
         if standing is None or standing.owner == claim.owner:
-            self.write_claim(NOBODY)
+            self.write_claim(RELEASED)
 
     def publish(self, token: AccessToken) -> None:
         """Store a token, unless a newer one is there."""

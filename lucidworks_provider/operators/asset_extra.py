@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-def tell_outlets(context: Context, outlets: Sequence[Any], manifest: Mapping[str, Any]) -> None:
+def add_asset_extra(context: Context, outlets: Sequence[Any], manifest: Mapping[str, Any]) -> None:
     """
     Put a manifest's numbers and words beside the event of each asset of ``outlets``.
 

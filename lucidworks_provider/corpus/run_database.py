@@ -82,7 +82,7 @@ class Reject(NamedTuple):
     hash: str | None = None
 
 
-class Scratch:
+class RunDatabase:
     """
     A database that goes with the process. Every method may be called from any thread.
 
@@ -107,7 +107,7 @@ class Scratch:
         self._db.close()
         self._folder.cleanup()
 
-    def __enter__(self) -> Scratch:
+    def __enter__(self) -> RunDatabase:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,7 +18,7 @@ from lucidworks_provider.storage import writing
 
 
 @dataclass(frozen=True, slots=True)
-class AdoptedJob(JobTask[Path]):
+class ExternalJob(JobTask[Path]):
     """
     One job, known by its id. It is never submitted again: nobody here knows what it was made from.
 

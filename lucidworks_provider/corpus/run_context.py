@@ -11,11 +11,11 @@ from itertools import count
 from typing import TypeVar
 
 from lucidworks_provider.client.http.retry import wait_after
-from lucidworks_provider.corpus.flow import Slots
-from lucidworks_provider.corpus.job_times import JobTimes
+from lucidworks_provider.corpus.backpressure import BodyBudget
 from lucidworks_provider.corpus.journal import Journal, Place
-from lucidworks_provider.corpus.parts import Answered
+from lucidworks_provider.corpus.parts import ChunkedPiece
 from lucidworks_provider.corpus.plan import Piece
+from lucidworks_provider.corpus.poll_delay import PollDelayEstimator
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.errors import ContentEncodingError, RateLimitError
 
@@ -23,25 +23,25 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class RunContext:
     """What all jobs of a run share."""
 
     fetch: Callable[[str], Awaitable[bytes]]
     journal: Journal
     stats: RunStats
-    slots: Slots
-    times: JobTimes
+    slots: BodyBudget
+    times: PollDelayEstimator
 
 
-class JournalKeeper:
+class JournalResultStore:
     """
-    The :class:`~lucidworks_provider.jobs.collect.Keeper` of one job.
+    The :class:`~lucidworks_provider.jobs.wait.ResultStore` of one job.
 
     :param fresh: submitted a moment ago.
     :param hold: keep the body in memory as well, for the part that it goes to at once.
     """
 
-    def __init__(self, desk: Desk, piece: Piece, job: str, *, hold: bool, fresh: bool) -> None:
+    def __init__(self, desk: RunContext, piece: Piece, job: str, *, hold: bool, fresh: bool) -> None:
         self._desk = desk
         self._hold = hold
         self._fresh = fresh
@@ -107,11 +107,11 @@ class JournalKeeper:
         await self._write(error.body, aside=True)
         error.kept("the journal")
 
-    def answered(self) -> Answered:
+    def answered(self) -> ChunkedPiece:
         """The result."""
         assert self._result is not None  # noqa: S101
         seconds = time.monotonic() - self._started
-        return Answered(self._piece, self._job, self._result, self._body, seconds)
+        return ChunkedPiece(self._piece, self._job, self._result, self._body, seconds)
 
     async def _write(self, body: bytes, *, aside: bool = False) -> Place:
         return await self._desk.journal.keep_body(self._piece.key, self._job, body, aside=aside)

@@ -21,7 +21,7 @@ ESTABLISHED = 60.0
 
 
 @dataclass
-class HoldOff:
+class RefreshBackoff:
     """Counts what one process sees of one identity's tokens. Times are of the monotonic clock."""
 
     refusals: int = 0

@@ -28,7 +28,7 @@ _CURE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Losses:
+class RevocationHistory:
     """
     :param times: of the losses within the last minute.
     :param told_at: when the log last named the cause.
@@ -41,7 +41,7 @@ class Losses:
     pauses: int = 0
     until: float = 0.0
 
-    def with_one_more(self, now: float) -> Losses:
+    def with_one_more(self, now: float) -> RevocationHistory:
         """After a token was found dead before its time."""
         recent = tuple(moment for moment in self.times if now - MINUTE < moment <= now)
         more = replace(self, times=(*recent, now))
@@ -50,11 +50,11 @@ class Losses:
             return replace(more, pauses=self.pauses + 1, until=now + pause)
         return more
 
-    def at_renewal(self, now: float) -> Losses:
+    def at_renewal(self, now: float) -> RevocationHistory:
         """After a token lived to its end: a quiet minute ends the story."""
-        return self if any(now - MINUTE < moment <= now for moment in self.times) else Losses()
+        return self if any(now - MINUTE < moment <= now for moment in self.times) else RevocationHistory()
 
-    def told(self, now: float) -> Losses:
+    def told(self, now: float) -> RevocationHistory:
         """After the log named the cause."""
         return replace(self, told_at=now)
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lucidworks_provider.client.auth import protocol
+from lucidworks_provider.client.auth.backoff import RefreshBackoff
 from lucidworks_provider.client.auth.clock import Clocks
 from lucidworks_provider.client.auth.commands import Conversation, Outcome
-from lucidworks_provider.client.auth.holdoff import HoldOff
-from lucidworks_provider.client.auth.protocol import Others
+from lucidworks_provider.client.auth.protocol import HeartbeatMonitor
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.errors import TokenError
 
@@ -18,7 +18,7 @@ _REMEMBERED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class CachedToken:
     """
     A token in use. Times by the monotonic clock, so that setting the wall clock disturbs no running process.
 
@@ -34,17 +34,17 @@ class Held:
 
 
 @dataclass
-class Holding:
+class TokenCache:
     """The pure half of :class:`~.source.TokenSource`; not for several threads at once."""
 
-    held: Held | None = None
+    held: CachedToken | None = None
     refused: tuple[str, ...] = field(default=(), repr=False)
     # Those of `refused` that were answered with 403.
     after_403: tuple[str, ...] = field(default=(), repr=False)
     # Endpoints that accepted the token in use.
     endpoints: set[str] = field(default_factory=set)
-    hold_off: HoldOff = field(default_factory=HoldOff)
-    others: Others = field(default_factory=Others)
+    hold_off: RefreshBackoff = field(default_factory=RefreshBackoff)
+    others: HeartbeatMonitor = field(default_factory=HeartbeatMonitor)
 
     def fresh(self, now: float) -> str | None:
         """The token to use without another thought."""
@@ -132,7 +132,7 @@ class Holding:
         same = self.held is not None and self.held.token.value == token.value
         if not same:
             self.endpoints = set()
-        self.held = Held(token, self.held.since if same and self.held else now, look_at, ends_at)
+        self.held = CachedToken(token, self.held.since if same and self.held else now, look_at, ends_at)
 
     def _forbidden(self, now: float) -> TokenError | None:
         """Why this process must ask for no new token at the moment, if so."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.corpus.keeper import Desk, JournalKeeper, until_accepted
-from lucidworks_provider.corpus.parts import Answered, RejectedError
+from lucidworks_provider.corpus.parts import ChunkedPiece, RejectedError
 from lucidworks_provider.corpus.plan import Piece
+from lucidworks_provider.corpus.run_context import JournalResultStore, RunContext, until_accepted
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -23,8 +23,8 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.collect import finish, follow
-from lucidworks_provider.jobs.watch import Ending, Watched, watch
+from lucidworks_provider.jobs.wait import finish, follow
+from lucidworks_provider.jobs.watch import Ending, PollOutcome, watch
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Rules:
 
 
 @dataclass
-class Asking:
+class JobRunner:
     """
     For all pieces of a run.
 
@@ -64,7 +64,7 @@ class Asking:
     """
 
     submit: Callable[[str], Awaitable[str]]
-    desk: Desk
+    desk: RunContext
     rules: Rules
     # Jobs that were not ready in time, or could not be asked for.
     late: int = 0
@@ -74,7 +74,7 @@ class Asking:
         # The text of each job that is waited for.
         self._held: dict[str, tuple[str, int, int]] = {}
 
-    async def piece(self, piece: Piece, *, alone: bool) -> Answered:
+    async def piece(self, piece: Piece, *, alone: bool) -> ChunkedPiece:
         """
         The result of a piece.
 
@@ -84,7 +84,7 @@ class Asking:
         """
         if piece.place is not None:
             self.desk.stats.reused()
-            return Answered(piece, piece.job, piece.place)
+            return ChunkedPiece(piece, piece.job, piece.place)
         job, again = piece.job, False
         if job:
             self.desk.stats.reused()
@@ -92,7 +92,7 @@ class Asking:
             fresh = not job
             job = job or await self._submit(piece)
             self._hold(job, piece)
-            kept = JournalKeeper(self.desk, piece, job, hold=alone, fresh=fresh)
+            kept = JournalResultStore(self.desk, piece, job, hold=alone, fresh=fresh)
             try:
                 with metrics.waiting() as waited:
                     if fresh:
@@ -140,7 +140,7 @@ class Asking:
                 f"The service answered the submission with job {job}, which another document has.",
             )
 
-    async def _wait(self, job: str, kept: JournalKeeper) -> Watched:
+    async def _wait(self, job: str, kept: JournalResultStore) -> PollOutcome:
         try:
             return await follow(
                 job,
@@ -160,7 +160,7 @@ class Asking:
             )
         except InputError as err:
             # No address can be made of the id.
-            return Watched(Ending.GONE, str(err))
+            return PollOutcome(Ending.GONE, str(err))
         except _REFUSED as err:
             # The job is there. A proxy may have said that, or a right may be missing for a while.
             raise self._late(Reason.REFUSED, f"Job {job}: {err}") from None

@@ -18,7 +18,7 @@ FIRST_BODY = 6_000_000
 FORGETS = 0.85
 
 
-class Window:
+class InFlightLimit:
     """
     Documents in flight; entered by one coroutine only.
 
@@ -49,7 +49,7 @@ class Window:
             self._room.set_result(None)
 
 
-class Slots:
+class BodyBudget:
     """
     Taken for a GET until its body is stored; fewer of them when bodies are large.
 

@@ -27,7 +27,7 @@ _REMEMBERED = 512
 AGE_SHARE = 0.25
 
 
-class JobTimes:
+class PollDelayEstimator:
     """
     For all jobs of a run.
 

@@ -47,7 +47,7 @@ _PROOF = "writable"
 _REFUSED = ".refused"
 
 
-class StateStore(Protocol):
+class TaskStateStore(Protocol):
     """What is used of ``context["task_state_store"]``."""
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -58,7 +58,7 @@ class StateStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Bodies:
+class ResultDirectory:
     """
     The folder beside a result file that holds a task's record and the bodies that arrived.
 
@@ -68,7 +68,7 @@ class Bodies:
     folder: str
 
     @classmethod
-    def beside(cls, result_uri: str, *task: object) -> Bodies:
+    def beside(cls, result_uri: str, *task: object) -> ResultDirectory:
         """The folder of one task instance of one run: a retry finds it again, another run does not."""
         parent, name = split_uri(result_uri)
         digest = hashlib.sha256("\0".join(map(str, task)).encode()).hexdigest()[:16]
@@ -178,15 +178,15 @@ class Bodies:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class JobStateStore:
     """
     Loads and saves a task's record.
 
     :param state: the task state store, or None below Airflow 3.3.
     """
 
-    bodies: Bodies
-    state: StateStore | None
+    bodies: ResultDirectory
+    state: TaskStateStore | None
 
     def load(self) -> JobRecord | None:
         """The newer of the two copies."""
@@ -246,7 +246,7 @@ class Ledger:
         discard(f"{self.bodies.folder}/{_INPUT}", f"{self.bodies.folder}/{_PROOF}", *kept)
 
 
-def note(state: StateStore | None, name: str, value: str) -> bool:
+def note(state: TaskStateStore | None, name: str, value: str) -> bool:
     """
     Write into the task state store, if there is one and Airflow's API server answers.
 

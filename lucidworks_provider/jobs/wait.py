@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.jobs import SMALL_BODY, JobKind, JobState, Sighting, sight
+from lucidworks_provider.client.api.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll
 from lucidworks_provider.errors import (
     AnswerError,
     ContentEncodingError,
@@ -25,8 +25,8 @@ from lucidworks_provider.errors import (
     StorageError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.ledger import Bodies
-from lucidworks_provider.jobs.watch import Command, Ending, Look, Poll, Sleep, Watched, watch
+from lucidworks_provider.jobs.state_store import ResultDirectory
+from lucidworks_provider.jobs.watch import Command, Ending, Look, Poll, PollOutcome, Sleep, watch
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ _LAST_WRITE = 30.0
 T = TypeVar("T")
 
 
-class Keeper(Protocol):
+class ResultStore(Protocol):
     """Where a job's body is put before anybody reads it."""
 
     async def there(self) -> bool:
@@ -71,14 +71,14 @@ _NOT_NOW = frozenset({304, 403, 404, 408, 409, 410, 425})
 
 
 @dataclass(frozen=True, slots=True)
-class InFolder:
+class FileResultStore:
     """
     A job's body beside its task's result.
 
     :param job_id: or any other name, where there is no job.
     """
 
-    bodies: Bodies
+    bodies: ResultDirectory
     position: int
     job_id: str
 
@@ -134,13 +134,13 @@ class _Asked:
 
     job_id: str
     kind: JobKind
-    keeper: Keeper
+    keeper: ResultStore
     fetch: Callable[[str], Awaitable[bytes]]
     forbidden: ForbiddenError | None = None
     others: int = 0
     aside: bytes = b""
 
-    async def poll(self) -> Sighting:
+    async def poll(self) -> PollResult:
         """Ask once, and store what may not come again."""
         self.forbidden = None
         try:
@@ -154,11 +154,11 @@ class _Asked:
             if not err.retryable:
                 raise
             await self._warn("no answer for now: %s", err)
-            return Sighting(JobState.UNREADABLE, message=str(err))
+            return PollResult(JobState.UNREADABLE, message=str(err))
         if len(body) <= SMALL_BODY:
-            seen = sight(body, self.kind, self.job_id)
+            seen = parse_poll(body, self.kind, self.job_id)
         else:
-            seen = await in_thread(sight, body, self.kind, self.job_id)
+            seen = await in_thread(parse_poll, body, self.kind, self.job_id)
         if seen.other_job:
             self.others += 1
             if self.others == 1:
@@ -166,25 +166,25 @@ class _Asked:
             # A service that names jobs in its own way, maybe. Whoever reads the result looks at what is in it.
             if seen.state is JobState.GONE and await self.keeper.use_other():
                 await self._warn("gone; what came before, under the id of another job, may be the result.")
-                return Sighting(JobState.RESULT)
+                return PollResult(JobState.RESULT)
         return await self._stored(seen, body)
 
-    async def _not_now(self, err: AnswerError) -> Sighting:
+    async def _not_now(self, err: AnswerError) -> PollResult:
         if 300 <= err.status < 400 and err.status not in _NOT_NOW:
             raise err
         self.forbidden = err if isinstance(err, ForbiddenError) else None
         await self._warn("refused for now: %s", err)
-        return Sighting(JobState.GONE if err.status in _NOT_NOW else JobState.REFUSED, message=str(err))
+        return PollResult(JobState.GONE if err.status in _NOT_NOW else JobState.REFUSED, message=str(err))
 
-    async def _of_another(self, seen: Sighting, body: bytes) -> Sighting:
+    async def _of_another(self, seen: PollResult, body: bytes) -> PollResult:
         """A cache or a mix-up, once."""
         said = f"The answer is about job {seen.other_job}."
         await self._warn("%s Asking again.", said)
         if seen.has_payload:
             await self.keeper.keep_other(body, seen.other_job)
-        return Sighting(JobState.PENDING, message=said)
+        return PollResult(JobState.PENDING, message=said)
 
-    async def _stored(self, seen: Sighting, body: bytes) -> Sighting:
+    async def _stored(self, seen: PollResult, body: bytes) -> PollResult:
         match seen.state:
             case JobState.RESULT:
                 await self.keeper.keep(body)
@@ -195,16 +195,16 @@ class _Asked:
                         "the same payload twice, with the status %r: it is the result.", seen.status
                     )
                     await self.keeper.keep(body)
-                    return Sighting(JobState.RESULT, seen.status)
+                    return PollResult(JobState.RESULT, seen.status)
                 await self.keeper.keep_aside(body)
                 await self._warn("a payload with the status %r is kept aside.", seen.status)
             case JobState.PENDING if self.aside and seen.status and not seen.going_on:
                 # Handed out once, with the word that it has now.
                 await self.keeper.use_aside()
-                return Sighting(JobState.RESULT, seen.status)
+                return PollResult(JobState.RESULT, seen.status)
             case JobState.GONE | JobState.EMPTY if await self.keeper.use_aside():
                 await self._warn("gone; the payload that came before is the result.")
-                return Sighting(JobState.RESULT)
+                return PollResult(JobState.RESULT)
             case JobState.UNREADABLE:
                 await self._warn("an answer that is no JSON object; it starts: %r", seen.message)
         return seen
@@ -215,13 +215,13 @@ class _Asked:
 
 async def follow(
     job_id: str,
-    conversation: Generator[Command, bool | Sighting | None, Watched],
+    conversation: Generator[Command, bool | PollResult | None, PollOutcome],
     *,
-    keeper: Keeper,
+    keeper: ResultStore,
     fetch: Callable[[str], Awaitable[bytes]],
     slots: AbstractAsyncContextManager[object],
     kind: JobKind,
-) -> Watched:
+) -> PollOutcome:
     """
     Wait for one job, and put its body on storage as it arrives.
 
@@ -231,18 +231,18 @@ async def follow(
     :raises LucidworksError: a failure that waiting cannot cure.
     """
     asked = _Asked(job_id, kind, keeper, fetch)
-    reply: bool | Sighting | None = None
+    reply: bool | PollResult | None = None
     while True:
         try:
             command = conversation.send(reply)
         except StopIteration as stop:
-            ended: Watched = stop.value
+            ended: PollOutcome = stop.value
             if ended.ending is Ending.GONE and asked.forbidden is not None:
                 raise asked.forbidden from None
             if ended.ending is Ending.TIMEOUT and asked.aside and await keeper.use_aside():
                 # Nothing better has come than what came with an unknown status.
                 await in_thread(_warn, "Job %s: out of time; the payload that came is the result.", job_id)
-                return Watched(Ending.COLLECTED)
+                return PollOutcome(Ending.COLLECTED)
             return ended
         match command:
             case Look():
@@ -258,13 +258,13 @@ async def follow(
 async def collect(
     jobs: Mapping[int, str],
     *,
-    bodies: Bodies,
+    bodies: ResultDirectory,
     fetch: Callable[[str], Awaitable[bytes]],
     slots: asyncio.Semaphore,
     kind: JobKind,
     poll_interval: float,
     deadline: float,
-) -> dict[int, Watched]:
+) -> dict[int, PollOutcome]:
     """
     :func:`follow` every job of a task until all have ended.
 
@@ -275,13 +275,13 @@ async def collect(
 
     durations: list[float] = []
 
-    async def one(position: int, job_id: str) -> Watched:
+    async def one(position: int, job_id: str) -> PollOutcome:
         started = time.monotonic()
         with metrics.waiting() as job:
             ended = await follow(
                 job_id,
                 watch(poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations),
-                keeper=InFolder(bodies, position, job_id),
+                keeper=FileResultStore(bodies, position, job_id),
                 fetch=fetch,
                 slots=slots,
                 kind=kind,
@@ -298,7 +298,7 @@ async def collect(
     for ending in endings:
         if isinstance(ending, BaseException):
             raise ending
-    return {p: e for p, e in zip(jobs, endings, strict=True) if isinstance(e, Watched)}
+    return {p: e for p, e in zip(jobs, endings, strict=True) if isinstance(e, PollOutcome)}
 
 
 def _warn(message: str, *values: object) -> None:

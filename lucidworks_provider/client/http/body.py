@@ -22,7 +22,7 @@ LEAST_SPEED = 10_000
 _GZIP = 0x1F
 
 
-class Intake:
+class BodyReader:
     """
     The body of one answer, piece by piece.
 
