@@ -69,9 +69,9 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of a corpus with shorter waits."""
-    from lucidworks_provider.corpus import job_runner as asking
     from lucidworks_provider.corpus import journal, lease
-    from lucidworks_provider.corpus import poll_delay as job_times
+    from lucidworks_provider.corpus import pipeline as asking
+    from lucidworks_provider.corpus import pipeline as job_times
 
     monkeypatch.setattr(lease, "LOOK", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)

@@ -15,10 +15,10 @@ from typing import Any
 
 from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import CHUNKS, DOCUMENTS, JOURNAL, RAW, RUNS, SHARDS, below
-from lucidworks_provider.corpus.engine import Engine
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import LEASE, Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter
+from lucidworks_provider.corpus.pipeline import Engine
 from lucidworks_provider.corpus.plan import HANDED_OVER, Plan, Planned
 from lucidworks_provider.corpus.publish import (
     COMMITS,

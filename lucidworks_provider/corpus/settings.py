@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lucidworks_provider.client.api.chunking import MAX_TEXT_BYTES, ChunkingOptions
-from lucidworks_provider.corpus.job_runner import Rules
+from lucidworks_provider.corpus.pipeline import Rules
 from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions
 

@@ -29,9 +29,9 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
-from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import JobStateStore
+from lucidworks_provider.jobs.watch import Outcome
 from lucidworks_provider.storage import discard_folder, is_folder
 
 log = logging.getLogger(__name__)

@@ -214,7 +214,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
 
     def _corpus(self) -> Corpus:
         """Validate the rendered values; nothing has been sent or written before this returns."""
-        from lucidworks_provider.corpus.job_runner import Rules
+        from lucidworks_provider.corpus.pipeline import Rules
         from lucidworks_provider.corpus.settings import Corpus
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.documents.readers import ReadOptions

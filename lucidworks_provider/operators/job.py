@@ -21,10 +21,10 @@ from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, WaitM
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.jobs.outcome import Outcome
     from lucidworks_provider.jobs.record import JobRecord
     from lucidworks_provider.jobs.state_store import ResultDirectory
     from lucidworks_provider.jobs.task import JobTask
+    from lucidworks_provider.jobs.watch import Outcome
 
 
 class DeferrableJobMixin(ResultMixin, WaitMixin):
@@ -56,7 +56,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
 
         :param deadline: of the attempt. ``dag.test()`` forgets it; then another wait has a new one.
         """
-        from lucidworks_provider.jobs.outcome import Outcome
+        from lucidworks_provider.jobs.watch import Outcome
 
         task = self._task(context)
         record = task.ledger.load()

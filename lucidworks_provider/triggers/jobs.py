@@ -18,9 +18,9 @@ from lucidworks_provider.client.api.jobs import KINDS, JobKind
 from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.jobs.wait import collect
+from lucidworks_provider.jobs.watch import Outcome
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lucidworks_provider.corpus import backpressure as flow
-from lucidworks_provider.corpus import poll_delay as job_times
-from lucidworks_provider.corpus.backpressure import BodyBudget, InFlightLimit
+from lucidworks_provider.corpus import pipeline as flow
+from lucidworks_provider.corpus import pipeline as job_times
 from lucidworks_provider.corpus.journal import Journal, PieceKey
-from lucidworks_provider.corpus.poll_delay import PollDelayEstimator
+from lucidworks_provider.corpus.pipeline import BodyBudget, InFlightLimit, PollDelayEstimator
 from lucidworks_provider.corpus.run_database import SAME, Row, RunDatabase
 from lucidworks_provider.errors import InputError, StorageError
 

@@ -17,13 +17,12 @@ from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider import storage
 from lucidworks_provider.client.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import engine, journal
-from lucidworks_provider.corpus.backpressure import FIRST_WINDOW
+from lucidworks_provider.corpus import journal
+from lucidworks_provider.corpus import pipeline as engine
 from lucidworks_provider.corpus.dataset import open_documents
-from lucidworks_provider.corpus.engine import Engine
-from lucidworks_provider.corpus.job_runner import SUBMISSIONS, Rules
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
+from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Engine, Rules
 from lucidworks_provider.corpus.run import _Run as Run
 from lucidworks_provider.corpus.run import look
 from lucidworks_provider.delta.log import read_table

@@ -26,8 +26,7 @@ import requests
 from conftest import EXPIRING_TTL, Run, Stage, until
 from cryptography.fernet import Fernet, InvalidToken
 
-from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.token import TokenIdentity
+from lucidworks_provider.client.auth.token import TokenCipher, TokenIdentity
 from lucidworks_provider.client.settings import DEFAULT_AUTH_SERVER_ID
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from conftest import HELD, until
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
-from lucidworks_provider.corpus.backpressure import FIRST_WINDOW
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.corpus.lease import TTL
+from lucidworks_provider.corpus.pipeline import FIRST_WINDOW
 from lucidworks_provider.documents.document import content_hash
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from prediction_service import (
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import ConfigurationError, InputError, JobFailedError, LucidworksError
 from lucidworks_provider.hooks import third_party
-from lucidworks_provider.jobs.outcome import Outcome
+from lucidworks_provider.jobs.watch import Outcome
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 KEY = "sk-canary-0123456789abcdef"

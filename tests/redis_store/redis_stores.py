@@ -8,8 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from redis_stores import LIVE, new_store, token
 
 from lucidworks_provider.client.auth.protocol import RELEASED, Snapshot
-from lucidworks_provider.client.auth.revocations import RevocationHistory
+from lucidworks_provider.client.auth.token import RevocationHistory
 
 if TYPE_CHECKING:
     from redis_server import RedisServer
@@ -108,8 +108,7 @@ def test_what_is_no_token_is_told_once_and_replaced(
 
 
 def test_scopes_share_nothing(server: RedisServer) -> None:
-    from lucidworks_provider.client.auth.cipher import TokenCipher
-    from lucidworks_provider.client.auth.token import TokenIdentity
+    from lucidworks_provider.client.auth.token import TokenCipher, TokenIdentity
     from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
 
     other = TokenIdentity("https://identity.test", "server", "client", "machinelearning.model")

@@ -20,8 +20,8 @@ import pytest
 from redis_server import PASSWORD, RedisServer
 from redis_stores import CLAIM, IDENTITY, LIVE, new_store, token
 
-from lucidworks_provider.client.auth.cipher import TokenCipher
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
+from lucidworks_provider.client.auth.token import TokenCipher
 from lucidworks_provider.errors import ConfigurationError, TokenStoreError
 from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
 
@@ -348,7 +348,7 @@ def test_making_a_store_costs_an_event_loop_nothing() -> None:
     script = """
 import sys
 from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
-from lucidworks_provider.client.auth.cipher import TokenCipher
+from lucidworks_provider.client.auth.token import TokenCipher
 from lucidworks_provider.client.auth.token import TokenIdentity
 identity = TokenIdentity("a", "b", "c", "d")
 RedisStore("search", "nowhere", identity, TokenCipher(identity, "secret"))

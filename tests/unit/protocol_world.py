@@ -20,10 +20,10 @@ from itertools import count
 from typing import Any
 
 from lucidworks_provider.client.api.tokens import TokenResponse
-from lucidworks_provider.client.auth import commands, protocol
+from lucidworks_provider.client.auth import protocol
+from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.clock import TOLERANCE, ServerClock
-from lucidworks_provider.client.auth.commands import RELEASED, Claim, Failed, Snapshot
-from lucidworks_provider.client.auth.protocol import Clocks
+from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Clocks, Failed, Snapshot
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.client.auth.token_cache import TokenCache
 from lucidworks_provider.client.http.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS

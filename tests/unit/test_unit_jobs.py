@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.client.api.jobs import JobState, PollResult
-from lucidworks_provider.jobs.outcome import Outcome
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of, newest, resume
 from lucidworks_provider.jobs.watch import (
     EMPTY_LOOKS,
@@ -21,6 +20,7 @@ from lucidworks_provider.jobs.watch import (
     REREADS,
     Ending,
     Look,
+    Outcome,
     Poll,
     PollOutcome,
     Sleep,

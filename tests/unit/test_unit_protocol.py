@@ -12,12 +12,22 @@ from hypothesis import strategies as st
 from protocol_world import Process, Weather, World
 
 from lucidworks_provider.client.api.tokens import TokenResponse
-from lucidworks_provider.client.auth import commands, protocol
+from lucidworks_provider.client.auth import protocol
+from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.clock import Clocks
-from lucidworks_provider.client.auth.commands import RELEASED, Claim, Failed, Outcome, Snapshot
-from lucidworks_provider.client.auth.protocol import BEAT, FAILED_LOOKS, GRACE, LEASE, HeartbeatMonitor
-from lucidworks_provider.client.auth.revocations import ALLOWED, RevocationHistory
-from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.protocol import (
+    BEAT,
+    FAILED_LOOKS,
+    GRACE,
+    LEASE,
+    RELEASED,
+    Claim,
+    Failed,
+    HeartbeatMonitor,
+    Outcome,
+    Snapshot,
+)
+from lucidworks_provider.client.auth.token import ALLOWED, AccessToken, RevocationHistory, TokenIdentity
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
 

@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 )
 from protocol_world import Call, Clock, Process, Weather, World
 
-from lucidworks_provider.client.auth import commands, protocol
+from lucidworks_provider.client.auth import protocol
+from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.token_cache import TokenCache
 from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
 

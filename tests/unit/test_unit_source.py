@@ -14,19 +14,18 @@ import pytest
 
 from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth.backoff import (
+from lucidworks_provider.client.auth.protocol import Claim
+from lucidworks_provider.client.auth.redaction import REMEMBERED
+from lucidworks_provider.client.auth.source import Service, TokenSource, forget_sources
+from lucidworks_provider.client.auth.stores import MemoryStore, TokenStore
+from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
+from lucidworks_provider.client.auth.token_cache import (
     ESTABLISHED,
     FIRST_PAUSE,
     LONGEST_PAUSE,
     REFUSED_IN_A_ROW,
     RefreshBackoff,
 )
-from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.protocol import Claim
-from lucidworks_provider.client.auth.redaction import REMEMBERED
-from lucidworks_provider.client.auth.source import Service, TokenSource, forget_sources
-from lucidworks_provider.client.auth.stores import MemoryStore, TokenStore
-from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 
 

@@ -33,9 +33,10 @@ from lucidworks_provider.client.api.tokens import (
     server_time,
     token_request,
 )
-from lucidworks_provider.client.auth import commands, protocol
+from lucidworks_provider.client.auth import protocol
+from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.clock import Clocks, ServerClock
-from lucidworks_provider.client.auth.commands import Claim, Command, Conversation, Failed, Outcome, Reply
+from lucidworks_provider.client.auth.protocol import Claim, Command, Conversation, Failed, Outcome, Reply
 from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.auth.stores import TokenStore, store_for
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity

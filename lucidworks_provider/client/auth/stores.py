@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from lucidworks_provider.client.auth.commands import RELEASED, Claim, Snapshot
+from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.sharing import shared_stores

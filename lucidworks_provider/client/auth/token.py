@@ -1,15 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An access token and the identity it belongs to."""
+"""An access token: its identity, its history of revocations, and its encryption in a shared store."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth.redaction import TokenText
-from lucidworks_provider.client.auth.revocations import RevocationHistory
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
+MINUTE = 60.0
+ALLOWED = 20
+LONGEST_WAIT = 0.5
+FIRST_PAUSE = 60.0
+LONGEST_PAUSE = 600.0
+
+_CURE = (
+    "Another system asks for access tokens with the same client id, which deletes the ones of this Airflow: give "
+    "each system an integration, and so a client id, of its own. Or an application is not entitled to what it asks."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationHistory:
+    """
+    :param times: of the losses within the last minute.
+    :param told_at: when the log last named the cause.
+    :param pauses: how often minting was stopped since a token last lived to its end.
+    :param until: when it may go on.
+    """
+
+    times: tuple[float, ...] = ()
+    told_at: float = 0.0
+    pauses: int = 0
+    until: float = 0.0
+
+    def with_one_more(self, now: float) -> RevocationHistory:
+        """After a token was found dead before its time."""
+        recent = tuple(moment for moment in self.times if now - MINUTE < moment <= now)
+        more = replace(self, times=(*recent, now))
+        if len(more.times) > ALLOWED:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**self.pauses)
+            return replace(more, pauses=self.pauses + 1, until=now + pause)
+        return more
+
+    def at_renewal(self, now: float) -> RevocationHistory:
+        """After a token lived to its end: a quiet minute ends the story."""
+        return self if any(now - MINUTE < moment <= now for moment in self.times) else RevocationHistory()
+
+    def told(self, now: float) -> RevocationHistory:
+        """After the log named the cause."""
+        return replace(self, told_at=now)
+
+    def worth_telling(self, now: float) -> bool:
+        """Once a minute is enough."""
+        return bool(self.times) and not 0 <= now - self.told_at < MINUTE
+
+    def pause(self, now: float) -> float:
+        """Seconds for which no new token may be asked for. Never longer than it was meant, whatever the clock."""
+        return min(max(0.0, self.until - now), LONGEST_PAUSE)
+
+    def wait(self, now: float) -> float:
+        """
+        Seconds to hold off before the next mint: longer each time within a minute.
+
+        Short enough to notice the twenty-first loss of a minute: a fleet that waits longer than the other
+        system's interval counts only some of its tokens.
+        """
+        recent = sum(now - MINUTE < moment <= now for moment in self.times)
+        return 0.0 if recent < 2 else min(LONGEST_WAIT, 0.1 * 2.0 ** (recent - 2))
+
+    def warning(self) -> str:
+        """What the log says once a minute."""
+        return (
+            f"{len(self.times)} refused before expiry within the last minute. {_CURE} Above {ALLOWED} a minute no "
+            "more are asked for."
+        )
+
+    def refusal(self, pause: float) -> str:
+        """What whoever needs a token is told during a pause."""
+        return (
+            f"{len(self.times)} access tokens were refused before expiry within a minute. {_CURE} No new token is "
+            f"asked for during {pause:.0f} s."
+        )
+
 
 # The vendor's advice is five minutes before expiry; a tenth of the lifetime where that is shorter.
 REFRESH_MARGIN = 300.0
@@ -86,3 +166,45 @@ class AccessToken:
                     raise ValueError("a stored time is no number") from err
                 return cls(TokenText(value), issued, refresh, end, losses, after_403 == [True])
         raise ValueError("not a stored token of this version")
+
+
+class TokenCipher:
+    """Turns a token into text for a store and back."""
+
+    def __init__(self, identity: TokenIdentity, client_secret: str) -> None:
+        self._salt = identity.digest.encode()
+        self._secret = client_secret.encode()
+        self._derived: Fernet | None = None
+
+    @property
+    def _fernet(self) -> Fernet:
+        # Loaded and derived at the first use, which is in a thread: making a cipher costs an event loop nothing.
+        # Without a lock, which a fork could leave locked: deriving twice does no harm.
+        if self._derived is None:
+            self._derived = self._derive()
+        return self._derived
+
+    def _derive(self) -> Fernet:
+        from cryptography.fernet import Fernet
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        # A client secret is random and long, so a fast derivation is enough; the identity as salt keeps one
+        # scope's ciphertext from being passed off as another's.
+        derive = HKDF(
+            algorithm=SHA256(), length=32, salt=self._salt, info=b"airflow-provider-lucidworks token v1"
+        )
+        return Fernet(base64.urlsafe_b64encode(derive.derive(self._secret)))
+
+    def seal(self, token: AccessToken) -> str:
+        """Encrypt and authenticate."""
+        return self._fernet.encrypt(token.to_json().encode()).decode()
+
+    def open(self, text: str) -> AccessToken | None:
+        """Decrypt; None for anything that this secret has not sealed."""
+        from cryptography.fernet import InvalidToken
+
+        try:
+            return AccessToken.from_json(self._fernet.decrypt(text.encode()).decode())
+        except (InvalidToken, ValueError):
+            return None

@@ -6,12 +6,45 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth.backoff import RefreshBackoff
 from lucidworks_provider.client.auth.clock import Clocks
-from lucidworks_provider.client.auth.commands import Conversation, Outcome
-from lucidworks_provider.client.auth.protocol import HeartbeatMonitor
+from lucidworks_provider.client.auth.protocol import Conversation, HeartbeatMonitor, Outcome
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.errors import TokenError
+
+REFUSED_IN_A_ROW = 5
+FIRST_PAUSE = 30.0
+LONGEST_PAUSE = 600.0
+# A token that has been in use for so long was good, whether or not anybody said so.
+ESTABLISHED = 60.0
+
+
+@dataclass
+class RefreshBackoff:
+    """Counts what one process sees of one identity's tokens. Times are of the monotonic clock."""
+
+    refusals: int = 0
+    until: float = 0.0
+
+    def accepted(self) -> None:
+        """A call was not refused: what comes next is a new story."""
+        self.refusals, self.until = 0, 0.0
+
+    def refused(self, now: float, in_use_for: float) -> None:
+        """The token that is in use was refused."""
+        if in_use_for >= ESTABLISHED:
+            self.refusals = 0
+        if now < self.until:
+            # Others may share a token during the pause; that it is refused too is no news.
+            return
+        self.refusals += 1
+        if self.refusals >= REFUSED_IN_A_ROW:
+            beyond = self.refusals - REFUSED_IN_A_ROW
+            self.until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**beyond)
+
+    def pause(self, now: float) -> float:
+        """Seconds until a new token may be asked for; 0 for now. One is free after each pause."""
+        return max(0.0, self.until - now)
+
 
 # Refused tokens that are remembered: more than a store can fall behind.
 _REMEMBERED = 8

@@ -25,7 +25,7 @@ def token_store(settings: LucidworksSettings, identity: TokenIdentity) -> TokenS
 
     :raises ConfigurationError: ``redis`` without a ``redis_conn_id``.
     """
-    from lucidworks_provider.client.auth.cipher import TokenCipher
+    from lucidworks_provider.client.auth.token import TokenCipher
 
     cipher = TokenCipher(identity, settings.client_secret)
     if settings.share_via == "redis":

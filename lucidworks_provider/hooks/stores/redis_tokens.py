@@ -23,10 +23,8 @@ import logging
 import re
 
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.commands import RELEASED, Claim, Snapshot
-from lucidworks_provider.client.auth.revocations import LONGEST_PAUSE
-from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
+from lucidworks_provider.client.auth.token import LONGEST_PAUSE, AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.hooks.stores.redis_client import RedisClient, Server, text_of
 
 log = logging.getLogger(__name__)

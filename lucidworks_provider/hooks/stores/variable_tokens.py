@@ -6,9 +6,8 @@ from __future__ import annotations
 import json
 import logging
 
-from lucidworks_provider.client.auth.cipher import TokenCipher
-from lucidworks_provider.client.auth.commands import RELEASED, Claim, Snapshot
-from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
+from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.hooks.stores.variables import get_variable, set_variable
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,824 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Sends the documents of a run and collects their chunks.
+
+::
+
+    plan ──> submit ──> poll ──> journal ──> part
+             (InFlightLimit)  (BodyBudget)
+
+An event loop submits and polls, a thread reads documents ahead, and a thread writes parts. The jobs of a run share a
+:class:`RunContext`. :class:`PollDelayEstimator` decides when a job is polled first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from itertools import count, islice
+from typing import Any, TypeVar
+
+from lucidworks_provider import metrics
+from lucidworks_provider.client.api.jobs import CHUNKING
+from lucidworks_provider.client.http.retry import wait_after
+from lucidworks_provider.corpus.journal import WRITE_PAUSE, WRITE_TRIES, Journal, Place
+from lucidworks_provider.corpus.parts import (
+    ChunkedPiece,
+    CompletedDocument,
+    Part,
+    PartWriter,
+    RejectedError,
+    WriteResult,
+    not_covered,
+)
+from lucidworks_provider.corpus.plan import Candidate, Piece
+from lucidworks_provider.corpus.run_database import Reject, RunDatabase
+from lucidworks_provider.corpus.stats import RunStats
+from lucidworks_provider.documents.document import Reason, RejectedDocument
+from lucidworks_provider.errors import (
+    ContentEncodingError,
+    ForbiddenError,
+    InputError,
+    LucidworksError,
+    NoJobIdError,
+    OutputBusyError,
+    RateLimitError,
+    RequestRefusedError,
+    StorageError,
+    SubmissionUnknownError,
+    TooManyRejectsError,
+    UnknownResourceError,
+)
+from lucidworks_provider.jobs.wait import finish, follow
+from lucidworks_provider.jobs.watch import Ending, PollOutcome, watch
+from lucidworks_provider.threads import in_thread
+
+log = logging.getLogger(__name__)
+
+# Jobs at once in the beginning; one more for each that ends, so that a cold service is not hit by hundreds.
+FIRST_WINDOW = 128
+# Texts of documents in flight, and bodies between their GET and the part that they go to.
+TEXT_BYTES = 48_000_000
+BODY_BYTES = 32_000_000
+# A slot is held for a group of the journal, a quarter of a second; the sockets are bounded elsewhere.
+LEAST_GETS, MOST_GETS = 2, 256
+# Bytes of a body, before any has come; the largest of late counts, and is forgotten within some twenty.
+FIRST_BODY = 6_000_000
+FORGETS = 0.85
+
+
+class InFlightLimit:
+    """
+    Documents in flight; entered by one coroutine only.
+
+    :param most: documents.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._limit = min(FIRST_WINDOW, most)
+        self._bytes = 0
+        self.inside = 0
+        self._room: asyncio.Future[None] | None = None
+
+    async def enter(self, size: int) -> None:
+        """Wait until there is room. One document is always let in, however large."""
+        while self.inside and (self.inside >= self._limit or self._bytes + size > TEXT_BYTES):
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        self.inside += 1
+        self._bytes += size
+
+    def leave(self, size: int) -> None:
+        """A document is in its part, or rejected."""
+        self.inside -= 1
+        self._bytes -= size
+        self._limit = min(self._most, self._limit + 1)
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+
+class BodyBudget:
+    """
+    Taken for a GET until its body is stored; fewer of them when bodies are large.
+
+    First come, first served. Bodies that wait for their part count as well: who takes a slot waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._expected = float(FIRST_BODY)
+        self._unwritten = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def limit(self) -> int:
+        """GETs at once."""
+        return max(LEAST_GETS, min(MOST_GETS, int(BODY_BYTES / max(1.0, self._expected))))
+
+    async def __aenter__(self) -> None:
+        if self._free() and not self._queue:
+            self._taken += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                await self.__aexit__()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._taken -= 1
+        self._next()
+
+    def came(self, size: int) -> None:
+        """So large is a body; said before it is stored, as those who wait for a slot wait for that, too."""
+        self._expected = max(size, self._expected * FORGETS)
+        self._next()
+
+    def held(self, size: int) -> None:
+        """A body stays in memory until it is :meth:`written`."""
+        self._unwritten += size
+
+    def written(self, size: int) -> None:
+        """It is out of memory."""
+        self._unwritten -= size
+        self._next()
+
+    def _free(self) -> bool:
+        return self._taken < self.limit and self._unwritten < BODY_BYTES
+
+    def _next(self) -> None:
+        while self._queue and self._free():
+            turn = self._queue.popleft()
+            if not turn.done():
+                self._taken += 1
+                turn.set_result(None)
+
+
+SHARE = 0.95
+_SHORTER = 0.99
+_LONGER = math.exp(-math.log(_SHORTER) * SHARE / (1 - SHARE))
+# Half of it up and down, so that jobs do not poll in step.
+_SPREAD = 0.1
+FIRST_GUESS = 0.5
+SHORTEST = 0.05
+_REMEMBERED = 512
+# Of a job that is late, the share of its age until the next poll.
+AGE_SHARE = 0.25
+
+
+class PollDelayEstimator:
+    """
+    For all jobs of a run.
+
+    :param longest: seconds, the longest wait between two polls.
+    """
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+        self._first = min(FIRST_GUESS, longest)
+        # Seconds from submission to result, of the last jobs.
+        self.durations: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def first_wait(self, spread: Callable[[], float] = random.random) -> float:
+        """Seconds from the submission to the first poll."""
+        return self._first * (1 - _SPREAD / 2 + _SPREAD * spread())
+
+    def next_wait(self, age: float, longest: float, spread: Callable[[], float] = random.random) -> float:
+        """Seconds to the poll after one that found nothing, of a job that is ``age`` seconds old."""
+        return min(longest, max(SHORTEST, age * AGE_SHARE)) * (0.8 + 0.2 * spread())
+
+    def ready(self, age: float) -> None:
+        """
+        The first poll of a job found it ready.
+
+        :param age: seconds since its submission. Only what was asked about as soon as is now usual says that
+            less would do: hundreds of jobs are on their way with the wait of before.
+        """
+        if self._first > age * (1 - _SPREAD):
+            self._first = max(SHORTEST, self._first * _SHORTER)
+
+    def late(self, age: float) -> None:
+        """
+        The first poll of a job found it unfinished, and a later one ready.
+
+        :param age: seconds since its submission at the last poll that found it unfinished. A wait that is longer
+            by now is not made longer still.
+        """
+        if self._first < age * (1 + _SPREAD):
+            self._first = min(self._longest, self._first * _LONGER)
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What all jobs of a run share."""
+
+    fetch: Callable[[str], Awaitable[bytes]]
+    journal: Journal
+    stats: RunStats
+    slots: BodyBudget
+    times: PollDelayEstimator
+
+
+class JournalResultStore:
+    """
+    The :class:`~lucidworks_provider.jobs.wait.ResultStore` of one job.
+
+    :param fresh: submitted a moment ago.
+    :param hold: keep the body in memory as well, for the part that it goes to at once.
+    """
+
+    def __init__(self, desk: RunContext, piece: Piece, job: str, *, hold: bool, fresh: bool) -> None:
+        self._desk = desk
+        self._hold = hold
+        self._fresh = fresh
+        self._piece = piece
+        self._job = job
+        self._started = time.monotonic()
+        self._unfinished: float | None = None
+        self._aside: Place | None = None
+        self._aside_size = -1
+        self._other: Place | None = None
+        self._result: Place | None = None
+        self._body: bytes | None = None
+
+    async def fetch(self, job: str) -> bytes:
+        """The GET; a 429 is no answer about the job."""
+        return await until_accepted(self._desk.fetch, job)
+
+    def next_wait(self, age: float, poll_interval: float) -> float:
+        """Of a job that is not ready."""
+        self._unfinished = time.monotonic() - self._started
+        return self._desk.times.next_wait(age, poll_interval)
+
+    async def there(self) -> bool:
+        """The plan has looked."""
+        return False
+
+    async def keep(self, body: bytes) -> None:
+        """To the journal."""
+        if self._fresh:  # nobody knows since when an earlier try's job is ready
+            seconds = time.monotonic() - self._started
+            self._desk.times.durations.append(seconds)
+            if self._unfinished is None:
+                self._desk.times.ready(seconds)
+            else:
+                self._desk.times.late(self._unfinished)
+        self._desk.slots.came(len(body))
+        self._result = await self._write(body)
+        if self._hold:
+            self._body = body
+            self._desk.slots.held(len(body))
+
+    async def keep_aside(self, body: bytes) -> None:
+        """To the journal as well; a body that comes later counts instead."""
+        if (size := len(body)) != self._aside_size:
+            self._aside, self._aside_size = await self._write(body, aside=True), size
+
+    async def use_aside(self) -> bool:
+        """What came with an unknown status."""
+        self._result = self._aside
+        return self._result is not None
+
+    async def keep_other(self, body: bytes, job_id: str) -> None:
+        """To the journal, where whoever finds it asks for the job again."""
+        self._other = await self._write(body, aside=True)
+
+    async def use_other(self) -> bool:
+        """What came under the id of another job."""
+        self._result = self._other
+        return self._result is not None
+
+    async def keep_undecoded(self, error: ContentEncodingError) -> None:
+        """To the journal as well."""
+        await self._write(error.body, aside=True)
+        error.kept("the journal")
+
+    def answered(self) -> ChunkedPiece:
+        """The result."""
+        assert self._result is not None  # noqa: S101
+        seconds = time.monotonic() - self._started
+        return ChunkedPiece(self._piece, self._job, self._result, self._body, seconds)
+
+    async def _write(self, body: bytes, *, aside: bool = False) -> Place:
+        return await self._desk.journal.keep_body(self._piece.key, self._job, body, aside=aside)
+
+
+async def until_accepted(call: Callable[[str], Awaitable[T]], value: str) -> T:
+    """Call, and again for as long as the answer is a 429, which says nothing about the text or job."""
+    for attempt in count(1):
+        try:
+            return await call(value)
+        except RateLimitError as err:
+            await asyncio.sleep(wait_after(err, attempt))
+    raise AssertionError
+
+
+# POSTs at once, waiting for the rate included: so a GET that is due does not queue behind hundreds of them.
+SUBMISSIONS = 32
+# How often a POST without an answer is sent again, and how long to wait before.
+UNKNOWN_TRIES = 3
+UNKNOWN_PAUSE = 5.0
+# What the service may say of one text or job, though it may be meant for all: then many in a row are rejected.
+_REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """
+    What a person decided about a run.
+
+    :param timeout: seconds for each job.
+    :param poll_interval: the longest time between two polls of a job, seconds.
+    :param refuse_truncated: reject documents whose chunks do not cover their text.
+    :param lenient: warn about results that may be good, and do not reject them.
+    """
+
+    max_in_flight: int = 512
+    timeout: float = 3600.0
+    poll_interval: float = 30.0
+    refuse_truncated: bool = False
+    lenient: bool = False
+
+
+@dataclass
+class JobRunner:
+    """
+    For all pieces of a run.
+
+    :param submit: performs the POST for a text and returns the job's id.
+    """
+
+    submit: Callable[[str], Awaitable[str]]
+    desk: RunContext
+    rules: Rules
+    # Jobs that were not ready in time, or could not be asked for.
+    late: int = 0
+
+    def __post_init__(self) -> None:
+        self._submitting = asyncio.Semaphore(SUBMISSIONS)
+        # The text of each job that is waited for.
+        self._held: dict[str, tuple[str, int, int]] = {}
+
+    async def piece(self, piece: Piece, *, alone: bool) -> ChunkedPiece:
+        """
+        The result of a piece.
+
+        :param alone: of its document.
+        :raises RejectedError: what is wrong with this text alone.
+        :raises LucidworksError: what fails for all.
+        """
+        if piece.place is not None:
+            self.desk.stats.reused()
+            return ChunkedPiece(piece, piece.job, piece.place)
+        job, again = piece.job, False
+        if job:
+            self.desk.stats.reused()
+        while True:
+            fresh = not job
+            job = job or await self._submit(piece)
+            self._hold(job, piece)
+            kept = JournalResultStore(self.desk, piece, job, hold=alone, fresh=fresh)
+            try:
+                with metrics.waiting() as waited:
+                    if fresh:
+                        await asyncio.sleep(self.desk.times.first_wait())
+                    ended = await self._wait(job, kept)
+                    waited.ending = ended.ending.value
+            finally:
+                self._held.pop(job, None)
+            match ended.ending:
+                case Ending.COLLECTED:
+                    return kept.answered()
+                case Ending.FAILED:
+                    raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
+                case Ending.EMPTY:
+                    raise RejectedError(Reason.EMPTY_RESULT, f"Job {job}: {ended.message}")
+                case Ending.TIMEOUT:
+                    raise self._late(
+                        Reason.TIMEOUT,
+                        f"Job {job} was not ready within {self.rules.timeout:g} s. {ended.message}",
+                    )
+            if again:
+                raise RejectedError(
+                    Reason.GONE, f"Job {job}: its result is gone, as that of the job before. {ended.message}"
+                )
+            log.warning(
+                "Job %s: its result is gone; %r is submitted again. %s",
+                job,
+                piece.key.document_id,
+                ended.message,
+            )
+            self.desk.journal.resubmitted()
+            self.desk.stats.resubmitted()
+            job, again = "", True
+
+    def _hold(self, job: str, piece: Piece) -> None:
+        """
+        Note whose job it is.
+
+        :raises RejectedError: another text has it, and one of the two would get the other's result.
+        """
+        text = piece.key.content_hash, piece.key.start, piece.key.length
+        if self._held.setdefault(job, text) != text:
+            raise RejectedError(
+                Reason.MALFORMED,
+                f"The service answered the submission with job {job}, which another document has.",
+            )
+
+    async def _wait(self, job: str, kept: JournalResultStore) -> PollOutcome:
+        try:
+            return await follow(
+                job,
+                watch(
+                    poll_interval=self.rules.poll_interval,
+                    deadline=time.time() + self.rules.timeout,
+                    now=time.time,
+                    wait=kept.next_wait,
+                    # The lease says that nobody else reads.
+                    gone_patience=0.0,
+                    durations=self.desk.times.durations,
+                ),
+                keeper=kept,
+                fetch=kept.fetch,
+                slots=self.desk.slots,
+                kind=CHUNKING,
+            )
+        except InputError as err:
+            # No address can be made of the id.
+            return PollOutcome(Ending.GONE, str(err))
+        except _REFUSED as err:
+            # The job is there. A proxy may have said that, or a right may be missing for a while.
+            raise self._late(Reason.REFUSED, f"Job {job}: {err}") from None
+
+    def _late(self, reason: Reason, detail: str) -> RejectedError:
+        self.late += 1
+        return RejectedError(reason, f"{detail.rstrip()} The next run asks for it again.", late=True)
+
+    async def _submit(self, piece: Piece) -> str:
+        for unknown in range(UNKNOWN_TRIES):
+            try:
+                async with self._submitting:
+                    await self.desk.journal.writable()
+                    # An id that was handed out is kept even when this is cancelled.
+                    return await finish(self._post(piece))
+            except InputError as err:
+                raise RejectedError(Reason.INVALID, str(err)) from None
+            except _REFUSED as err:
+                raise RejectedError(Reason.REFUSED, str(err)) from None
+            except NoJobIdError as err:
+                raise RejectedError(Reason.FAILED, str(err)) from None
+            except SubmissionUnknownError as err:
+                if unknown == UNKNOWN_TRIES - 1:
+                    raise RejectedError(Reason.FAILED, f"{UNKNOWN_TRIES} submissions: {err}") from None
+                log.warning("%s A job may exist that nobody knows; submitting again. %s", _named(piece), err)
+                self.desk.journal.resubmitted()
+                self.desk.stats.resubmitted()
+                await asyncio.sleep(max(UNKNOWN_PAUSE, err.retry_after or 0.0))
+        raise AssertionError
+
+    async def _post(self, piece: Piece) -> str:
+        # Refused is not accepted, so nothing is doubled.
+        job = await until_accepted(self.submit, piece.text)
+        self.desk.journal.submitted(piece.key, job)
+        self.desk.stats.submitted(time.monotonic())
+        return job
+
+
+def _named(piece: Piece) -> str:
+    return f"Document {piece.key.document_id!r}:"
+
+
+# Read ahead in one hop to a thread.
+READ_AHEAD = 32
+READ_AHEAD_CHARACTERS = 4_000_000
+# A part takes its place at least this often, so that the journal stays small.
+PART_SECONDS = 300.0
+PROGRESS_SECONDS = 5.0
+CHECK_SECONDS = 10.0
+# Documents appended in one hop to a thread.
+WRITE_AT_ONCE = 32
+# What is said of single documents; the file of rejects has them all.
+FIRST_FEW = 20
+# Reasons that may be everybody's.
+_OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
+# So many documents refused or failed one after the other, and none done: the fault is not theirs.
+IN_VAIN = 25
+
+
+class ConsecutiveFailuresError(TooManyRejectsError):
+    """Too many documents in a row were rejected, and none went through."""
+
+
+@dataclass
+class Engine:
+    """
+    One run's sending and gathering.
+
+    :param submit: performs the POST for a text and returns the job's id.
+    :param fetch: performs the GET of a job once and returns the body.
+    :param new_part: opens the next part.
+    :param check: raises when the output's lease is lost.
+    :param rate: requests a second that have been learned.
+    """
+
+    submit: Callable[[str], Awaitable[str]]
+    fetch: Callable[[str], Awaitable[bytes]]
+    journal: Journal
+    scratch: RunDatabase
+    stats: RunStats
+    new_part: Callable[[], PartWriter]
+    check: Callable[[], None]
+    rate: Callable[[], float | None] = lambda: None
+    rules: Rules = field(default_factory=Rules)
+    parts: list[Part] = field(default_factory=list)
+    # Documents in the dataset whose chunks do not cover their text.
+    truncated: int = 0
+    rejected: int = 0
+
+    def __post_init__(self) -> None:
+        self._window = InFlightLimit(self.rules.max_in_flight)
+        self._slots = BodyBudget()
+        times = PollDelayEstimator(self.rules.poll_interval)
+        desk = RunContext(self.fetch, self.journal, self.stats, self._slots, times)
+        self._asking = JobRunner(self.submit, desk, self.rules)
+        self._arrived: asyncio.Queue[CompletedDocument | None] = asyncio.Queue()
+        self._part: PartWriter | None = None
+        self._part_since = 0.0
+        self._vain = self._unusual = 0
+        self._told: Counter[str] = Counter()
+
+    @property
+    def late(self) -> int:
+        """Jobs that the next run asks for again."""
+        return self._asking.late
+
+    async def run(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
+        """
+        Send all, gather all.
+
+        :raises LucidworksError: what fails for every document; all that came is kept, and a retry goes on.
+        """
+        # Outside of the group: when the group is cancelled, what has just arrived still has to be written.
+        journal = asyncio.create_task(self.journal.write_groups())
+        try:
+            async with asyncio.TaskGroup() as group:
+                beside = [
+                    group.create_task(_watched(journal)),
+                    group.create_task(_every(PROGRESS_SECONDS, self._progress)),
+                    group.create_task(self._check_again_and_again()),
+                    # While the first jobs are waited for; else their documents would wait for it.
+                    group.create_task(in_thread(import_module, "pyarrow.parquet")),
+                ]
+                writer = group.create_task(self._write_arrived())
+                await self._send_all(candidates)
+                self._arrived.put_nowait(None)
+                await writer
+                for task in beside:
+                    task.cancel()
+        except BaseExceptionGroup as failures:
+            failure = _first(failures)
+            await self._end(
+                journal,
+                lost=isinstance(failure, OutputBusyError),
+                in_vain=isinstance(failure, ConsecutiveFailuresError),
+            )
+            raise failure from None
+        except BaseException:
+            await self._end(journal)
+            raise
+        await self._end(journal)
+
+    async def _end(self, journal: asyncio.Task[None], *, lost: bool = False, in_vain: bool = False) -> None:
+        """
+        Put what came where the next run finds it.
+
+        :param lost: another process writes here now, and nothing of this one belongs there any more.
+        :param in_vain: too many documents in a row were rejected.
+        """
+        self._tell_metrics()
+        journal.cancel()
+        await asyncio.wait([journal])
+        if lost:
+            if self._part is not None:
+                await in_thread(self._part.abandon)
+            return
+        if in_vain:
+            # None of them is to blame; the next attempt sends them again.
+            self.journal.note("end", None)
+        # Before the part, which may take its time or fail: it can be made of ids and answers, and not they of it.
+        await self.journal.flush()
+        await self._close_part()
+
+    async def _check_again_and_again(self) -> None:
+        """A storage that is away for a moment ends no run; the journal is as patient."""
+        failing_since: float | None = None
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                await in_thread(self.check)
+            except StorageError as err:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since >= WRITE_TRIES * WRITE_PAUSE:
+                    raise
+                log.warning("The lease on the output is tried again: %s", err)
+            else:
+                failing_since = None
+
+    async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
+        async with asyncio.TaskGroup() as documents:
+            while some := await in_thread(_take, candidates):
+                for candidate in some:
+                    if isinstance(candidate, RejectedDocument):
+                        self.stats.rejected(candidate.reason)
+                        continue
+                    await self._window.enter(candidate.size)
+                    self.stats.in_flight = self._window.inside
+                    documents.create_task(self._document(candidate))
+
+    # -- a document ----------------------------------------------------------------------------------
+
+    async def _document(self, candidate: Candidate) -> None:
+        # Bodies of a document in many pieces wait for each other in the journal, not in memory.
+        alone = len(candidate.pieces) == 1
+        try:
+            if alone:
+                answers = [await self._asking.piece(candidate.pieces[0], alone=True)]
+            else:
+                answers = await _all(self._asking.piece(piece, alone=False) for piece in candidate.pieces)
+        except RejectedError as err:
+            self._reject(candidate, err)
+            self._leave(candidate)
+        else:
+            self._arrived.put_nowait(CompletedDocument(candidate, answers))
+
+    # -- the parts -----------------------------------------------------------------------------------
+
+    async def _write_arrived(self) -> None:
+        ended = False
+        while not ended:
+            some: list[CompletedDocument] = []
+            ended = _collect(await self._arrived.get(), some)
+            while not ended and not self._arrived.empty() and len(some) < WRITE_AT_ONCE:
+                ended = _collect(self._arrived.get_nowait(), some)
+            if not some:
+                continue
+            self._part = self._part or self._open_part()
+            outcomes = await in_thread(self._append, self._part, some)
+            for arrived, outcome in zip(some, outcomes, strict=True):
+                if isinstance(outcome, RejectedError):
+                    self._reject(arrived.candidate, outcome)
+                else:
+                    self._count(arrived, outcome)
+                self._slots.written(sum(answer.held for answer in arrived.answers))
+                self._leave(arrived.candidate)
+            if self._part.full or time.monotonic() - self._part_since > PART_SECONDS:
+                await self._close_part()
+
+    def _open_part(self) -> PartWriter:
+        self._part_since = time.monotonic()
+        return self.new_part()
+
+    def _append(
+        self, part: PartWriter, some: Sequence[CompletedDocument]
+    ) -> list[WriteResult | RejectedError]:
+        """In a thread."""
+        outcomes: list[WriteResult | RejectedError] = []
+        for arrived in some:
+            try:
+                outcomes.append(
+                    part.add(
+                        arrived,
+                        read=self.journal.body,
+                        refuse_truncated=self.rules.refuse_truncated,
+                        lenient=self.rules.lenient,
+                    )
+                )
+            except RejectedError as err:
+                outcomes.append(err)
+        return outcomes
+
+    async def _close_part(self) -> None:
+        writer, self._part = self._part, None
+        if writer is None:
+            return
+        if not writer.rows:
+            await in_thread(writer.abandon)
+            return
+        part = await in_thread(writer.close)
+        await self.journal.keep("part", asdict(part))
+        await in_thread(self.scratch.add_new, writer.rows)
+        self.parts.append(part)
+        await in_thread(self.journal.drop, self.journal.release(row.id for row in writer.rows))
+
+    def _count(self, arrived: CompletedDocument, written: WriteResult) -> None:
+        self._vain = 0
+        seconds = max((answer.seconds for answer in arrived.answers if answer.seconds), default=None)
+        self.stats.chunked(time.monotonic(), seconds, written.sizes, written.tokens)
+        document_id = arrived.candidate.document.id
+        self._unusual += bool(written.warnings)
+        if self._unusual <= FIRST_FEW:
+            for warning in written.warnings:
+                log.warning("Document %r: %s", document_id, warning)
+        if written.gap is not None:
+            self.truncated += 1
+            if self.truncated <= FIRST_FEW:
+                log.warning("Document %r: %s", document_id, not_covered(written.gap))
+
+    def _reject(self, candidate: Candidate, err: RejectedError) -> None:
+        document_id = candidate.document.id
+        before = self.scratch.one("SELECT attempts FROM before WHERE id = ?", document_id)
+        attempts = (before[0] if before else 0) + 1
+        file, digest = candidate.file.path, candidate.content_hash
+        self.scratch.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
+        self.stats.rejected(err.reason)
+        self.rejected += 1
+        if self.rejected <= FIRST_FEW:
+            log.warning("Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
+        if not err.late:
+            value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
+            self.journal.note("failed", value)
+        if err.reason in _OF_ALL:
+            self._vain += 1
+            if self._vain >= IN_VAIN:
+                raise ConsecutiveFailuresError(
+                    f"{self._vain} documents one after the other were rejected and none went through, so the fault "
+                    f"is hardly theirs; stopped. The last one, {document_id!r}: {err.detail}"
+                )
+
+    def _leave(self, candidate: Candidate) -> None:
+        self._window.leave(candidate.size)
+        self.stats.in_flight = self._window.inside
+
+    def _progress(self) -> None:
+        self.stats.rate = self.rate()
+        log.info("%s", self.stats.progress(time.monotonic()))
+        self._tell_metrics()
+
+    def _tell_metrics(self) -> None:
+        """What was done since it was told last."""
+        stats = self.stats
+        done = Counter(
+            chunked=stats.documents, rejected=stats.rejects, skipped=stats.skips, chunks=stats.chunks
+        )
+        news = done - self._told
+        chunks = news.pop("chunks", 0)
+        metrics.documents(news, chunks)
+        self._told = done
+
+
+def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate | RejectedDocument]:
+    """Some of them; in a thread."""
+    taken: list[Candidate | RejectedDocument] = []
+    characters = 0
+    for candidate in islice(candidates, READ_AHEAD):
+        taken.append(candidate)
+        characters += 0 if isinstance(candidate, RejectedDocument) else candidate.size
+        if characters >= READ_AHEAD_CHARACTERS:
+            break
+    return taken
+
+
+def _collect(arrived: CompletedDocument | None, some: list[CompletedDocument]) -> bool:
+    """Whether that was the last."""
+    if arrived is not None:
+        some.append(arrived)
+    return arrived is None
+
+
+async def _all(asked: Iterable[Coroutine[Any, Any, ChunkedPiece]]) -> list[ChunkedPiece]:
+    """All of them, or what is wrong with one when the others have ended: their jobs are paid for."""
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    for failure in sorted(failures, key=lambda failure: isinstance(failure, RejectedError)):
+        raise failure
+    return [answer for answer in answers if isinstance(answer, ChunkedPiece)]
+
+
+async def _every(seconds: float, call: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await in_thread(call)
+
+
+async def _watched(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The failure that a group wraps; of several the one that our own code can explain."""
+    flat = [_first(one) if isinstance(one, BaseExceptionGroup) else one for one in failures.exceptions]
+    return next((failure for failure in flat if isinstance(failure, LucidworksError)), flat[0])
