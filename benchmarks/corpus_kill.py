@@ -37,7 +37,7 @@ from typing import Any
 import psutil
 
 from benchmarks.corpus_judge import Catalogue, JobStateStore, Verdict, judge
-from benchmarks.corpus_readers import ReadOptions
+from benchmarks.corpus_readers import Readers
 from dev.airflow_stack import AirflowStack, install_signal_handlers
 from dev.demo import Emulator
 from dev.s3_server import delta_rs_options, s3_server
@@ -297,7 +297,7 @@ class Story:
     span: float
     seed: int
     say: Callable[[str], object] = print
-    reading: ReadOptions | None = None
+    reading: Readers | None = None
     moments: list[float] = field(default_factory=list)
     published: dict[int, dict[str, str]] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
@@ -427,7 +427,7 @@ def main() -> int:
             if options.plain
             else stack.enter_context(scheduled(root, emulator, place))
         )
-        reading = ReadOptions(place.output, root / "states.jsonl", place.environment, place.delta_rs)
+        reading = Readers(place.output, root / "states.jsonl", place.environment, place.delta_rs)
         story = Story(
             root,
             emulator,

@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.corpus_judge import Catalogue, JobStateStore, judge
 from benchmarks.corpus_kill import CHUNKING, PRELOADED, SERVICE, Store, attempt, store
-from benchmarks.corpus_readers import ReadOptions
+from benchmarks.corpus_readers import Readers
 from dev.airflow_stack import install_signal_handlers
 from dev.demo import Emulator
 from lucidworks_provider.corpus.tables import read_tables
@@ -71,7 +71,7 @@ class Races:
     documents: int
     seed: int
     say: Callable[[str], object] = print
-    reading: ReadOptions | None = None
+    reading: Readers | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
@@ -151,7 +151,7 @@ def main() -> int:
         # The runs share no token here, as they do in Airflow.
         emulator = stack.enter_context(Emulator(root / "emulator.log", *SERVICE, "--both-tokens-live"))
         place = stack.enter_context(store(root, s3=options.s3))
-        reading = ReadOptions(place.output, root / "states.jsonl", place.environment, place.delta_rs)
+        reading = Readers(place.output, root / "states.jsonl", place.environment, place.delta_rs)
         races = Races(
             root,
             emulator,

@@ -2,7 +2,7 @@
 """
 Readers of the tables while runs over them are killed and race: each read has to be a catalogue that was published.
 
-:class:`ReadOptions` reads both tables again and again in a process of its own, through this package and through delta-rs,
+:class:`Readers` reads both tables again and again in a process of its own, through this package and through delta-rs,
 the documents before the chunks. Each read must find all documents of one night, with the chunks that they have in
 every other read, and no night may be followed by an earlier one; what a table of documents has must be in the table
 of chunks that is read after it.
@@ -127,7 +127,7 @@ def read_on(reader: Reader, environment: Mapping[str, str], stop: Any, told: Any
     told.put((reader.reads, reader.wrong))
 
 
-class ReadOptions:
+class Readers:
     """
     The process.
 

@@ -20,7 +20,7 @@ import pytest
 from benchmarks.corpus_judge import Catalogue, JobStateStore, judge
 from benchmarks.corpus_kill import SERVICE, Plain, Story, store
 from benchmarks.corpus_races import RUNNERS, WON, Races
-from benchmarks.corpus_readers import ReadOptions
+from benchmarks.corpus_readers import Readers
 from dev.demo import Emulator
 from lucidworks_provider.corpus import open_dataset, open_documents
 
@@ -34,7 +34,7 @@ def test_every_document_is_there_once_whenever_the_process_dies(tmp_path: Path) 
     (tmp_path / "source").mkdir()
     with Emulator(tmp_path / "emulator.log", *SERVICE) as emulator:
         runner = Plain(tmp_path, emulator)
-        reading = ReadOptions(runner.store.output, tmp_path / "states.jsonl", {}, {})
+        reading = Readers(runner.store.output, tmp_path / "states.jsonl", {}, {})
         story = Story(
             tmp_path, emulator, runner, kills=KILLS, documents=60, span=3, seed=seed, reading=reading
         )
