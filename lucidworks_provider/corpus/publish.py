@@ -835,11 +835,17 @@ def load_facts(scratch: RunDatabase, shards: Sequence[Staged]) -> None:
 
 
 def _add_facts(scratch: RunDatabase, shard: str) -> None:
-    if twice := scratch.one("SELECT id FROM facts JOIN seen USING (id) LIMIT 1"):
+    # Of a file with an unreadable record every document that it had may still be there. Another shard may have it.
+    maybe, surely = f"f.fate = {REJECTED} AND f.reason IS NULL", "SELECT id FROM rejects"
+    maybe_before = f"seen.fate = {REJECTED} AND seen.id NOT IN ({surely})"
+    both = "FROM facts f JOIN seen ON seen.id = f.id"
+    if twice := scratch.one(f"SELECT f.id {both} WHERE NOT ({maybe}) AND NOT ({maybe_before}) LIMIT 1"):
         raise InputError(
             f"Shard {shard} has the document {twice[0]!r}, which another shard has as well. An id names one "
             "document: make the ids of the source distinct."
         )
+    scratch.run(f"DELETE FROM seen WHERE id IN (SELECT f.id {both} WHERE NOT ({maybe}))")  # noqa: S608
+    scratch.run(f"DELETE FROM facts AS f WHERE {maybe} AND id IN (SELECT id FROM seen)")  # noqa: S608
     for table, given in (("seen", "1"), ("new", "hash"), ("touched", "touched_file"), ("rejects", "reason")):
         columns = ["id", *(name.partition(" ")[0] for name in _FACTS[table] if name != "id TEXT")]
         scratch.run(

@@ -196,6 +196,7 @@ def publish_shards(
             check_empty(output, _OURS)
         _check_unpublished(tables, shards)
         _check_base(output, tables, shards)
+        last = read_note(output, tables.run) if tables.run else None
         manifest = _sums(output, shards, tables)
         settings = TableSettings(
             options,
@@ -220,6 +221,8 @@ def publish_shards(
                 load_facts(scratch, shards)
                 keep_old = tables.options == shards[0].options
                 counts = settle(scratch, keep_old=keep_old, prune=shards[0].prune)
+                if (returned := returned_before_clear(last, me, parts, counts)) is not None:
+                    return returned
                 documents, chunks = count_after(scratch)
                 manifest |= {**asdict(counts), "documents": documents, "chunks": chunks}
                 versions = publish(
@@ -403,6 +406,20 @@ def returned_before(
     return None
 
 
+def returned_before_clear(
+    last: Note | None, me: Mapping[str, Any], parts: Sequence[Part], counts: Counts
+) -> dict[str, Any] | None:
+    """
+    What a task's run has returned, if a try of before a clear has committed it and nothing is new since.
+
+    Later tasks may not have run on that value, and would take an empty delta for the whole.
+    """
+    if last is None or last.me.get("instance") != me["instance"] or parts or counts != Counts(0, 0, 0, 0):
+        return None
+    log.info("Nothing is new since an earlier try of this task, so what it returned counts.")
+    return dict(last.returned)
+
+
 @dataclass
 class _Run:
     corpus: Corpus
@@ -510,8 +527,10 @@ class _Run:
 
         for _ in range(COMMITS):
             counts = settle(self.scratch, keep_old=self._keep_old, prune=self.corpus.prune)
-            if (returned := self._returned_before_clear(counts, last)) is not None:
-                log.info("Nothing is new since an earlier try of this task, so what it returned counts.")
+            if (
+                self.shard is None
+                and (returned := returned_before_clear(last, self.me, self.parts, counts)) is not None
+            ):
                 self._tidy(engine, committed=False)
                 return returned
             manifest = self._manifest(counts, rejected)
@@ -654,21 +673,6 @@ class _Run:
             f"{stats.throttles:,}",
             f"{stats.unanswered:,}",
         )
-
-    def _returned_before_clear(self, counts: Counts, last: Note | None) -> dict[str, Any] | None:
-        """
-        What this task's run has returned, if a try of before a clear has committed it.
-
-        What comes after it in the DAG may never have heard of that, and would take an empty delta for the whole.
-        """
-        if (
-            last is None
-            or last.me.get("instance") != self.me["instance"]
-            or self.parts
-            or counts != Counts(0, 0, 0, 0)
-        ):
-            return None
-        return dict(last.returned)
 
     def _tidy(self, engine: Engine, *, committed: bool) -> None:
         """The commits stand, so nothing here may fail the run."""

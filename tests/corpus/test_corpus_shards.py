@@ -442,18 +442,60 @@ def test_rows_that_move_between_the_files_of_a_delta_table_are_not_sent_again(wo
     assert night(world, 3)["documents_version"] == again["documents_version"]
 
 
-def test_a_reject_in_another_file_keeps_no_chunks_of_an_old_configuration(world: World) -> None:
-    there = other_shard("a.jsonl", 2)
-    world.write("a.jsonl", lines(("moves", "A text. "), ("stays", "Another. ")))
-    night(world, 2)
-    world.write("a.jsonl", lines(("stays", "Another. ")))
-    world.write(there, lines(("moves", " ")))
-    world.set(full_refresh=True, max_reject_ratio=1.0, options=ChunkingOptions("sentence", "e5-small-v2"))
-    night(world, 2)
-    assert world.texts() == {"stays": "Another. "}
-
-
 def test_shards_with_other_arguments(world: World, texts: dict[str, str]) -> None:
     staged = stage(world, 2, only={0}, prune=True) + stage(world, 2, only={1}, prune=False)
     with pytest.raises(InputError, match="prune of shard 001-of-002 is False"):
         commit(world, staged)
+
+
+def in_two_shards() -> tuple[str, str]:
+    """Names of two files of records that fall into different shards of two."""
+    names: dict[int, str] = {}
+    for number in range(20):
+        names.setdefault(shard_of(f"{number}.jsonl", 2), f"{number}.jsonl")
+    return names[0], names[1]
+
+
+def records(**texts: str) -> str:
+    return "".join(json.dumps({"id": one, "text": text}) + "\n" for one, text in texts.items())
+
+
+def test_another_configuration_keeps_no_chunk_of_the_one_before(world: World) -> None:
+    """Also of a document that moves to the file of another shard and is rejected there."""
+    world.set(prune=True, max_reject_ratio=1.0)
+    first, second = in_two_shards()
+    world.write(first, records(a="Text of a.", x="Text of x."))
+    world.write(second, records(b="Text of b."))
+    night(world, 2)
+    world.service.answer = lambda text, body: (
+        {"chunkingId": body["chunkingId"], "status": "ERROR"} if text.startswith("Bad") else body
+    )
+    world.write(first, records(a="Text of a."))
+    world.write(second, records(b="Text of b.", x="Bad x."))
+    whole = night(world, 2, options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
+    assert world.texts() == {"a": "Text of a.", "b": "Text of b."}
+    assert world.statuses()["x"] == "rejected"
+    assert [whole[name] for name in ("documents", "changed", "removed")] == [2, 2, 1]
+
+
+def test_a_record_that_cannot_be_read_and_a_document_that_has_moved(world: World) -> None:
+    """The file that had it may have it still, and that of another shard has it for sure."""
+    world.set(prune=True, max_reject_ratio=1.0)
+    first, second = in_two_shards()
+    world.write(first, records(a="Text of a.", x="Text of x."))
+    world.write(second, records(b="Text of b."))
+    night(world, 2)
+    world.write(first, records(a="Text of a.") + "no JSON\n")
+    world.write(second, records(b="Text of b.", x="A new text of x."))
+    night(world, 2)
+    assert world.texts() == {"a": "Text of a.", "b": "Text of b.", "x": "A new text of x."}
+
+
+def test_all_tasks_of_a_night_are_cleared_and_nothing_is_new(world: World, texts: dict[str, str]) -> None:
+    """Later tasks may not have run, and need to know what the night has brought."""
+    first = commit(world, stage(world, 2))
+    uris = [one["staged"] for one in stage(world, 2)]
+    again = publish_shards(
+        uris, str(world.output), holder=holder(), life=1, wait_seconds=0.0, retention=7 * 86_400.0
+    )
+    assert again == first
