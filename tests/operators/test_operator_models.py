@@ -531,22 +531,25 @@ def test_a_refusal_is_not_waited_through(service: Service, deferrable: bool) -> 
             deploy(model_id).execute(CONTEXT)
 
 
-def test_a_model_that_is_not_known_everywhere_yet_is_waited_for(service: Service) -> None:
+def test_a_model_that_is_not_known_everywhere_yet_is_waited_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
-    class Late(LucidworksHook):
-        async def aget_model(self, model_id: str, **more: Any) -> Any:
-            asked.append(model_id)
-            if len(asked) < 3:
-                raise UnknownResourceError("not yet", status=404)
-            return await super().aget_model(model_id, **more)
+    def late(model_id: str) -> Any:
+        asked.append(model_id)
+        if len(asked) < 3:
+            return raising(UnknownResourceError("not yet", status=404))()
+        return get_model(model_id)
+
+    monkeypatch.setattr(triggers, "get_model", late)
 
     model_id = trained(service)
 
     async def wait(resource_id: str) -> dict[str, Any]:
         deadline = time.time() + 5
         return await triggers.wait_for_state(
-            Late(),
+            LucidworksHook(),
             kind="model",
             resource_id=resource_id,
             target="ready",
@@ -682,7 +685,7 @@ def test_an_error_of_both_paths_says_what_says_most(
     def refuse(*_: Any) -> Any:
         raise answers.pop(0)
 
-    monkeypatch.setattr("lucidworks_provider.client.http.sync.SyncTransport.send", refuse)
+    monkeypatch.setattr("lucidworks_provider.client.client.LucidworksClient._exchange", refuse)
     with pytest.raises(RequestRefusedError, match=r"still deploying.*HTTP 409.*HTTP 404"):
         hook.call(delete_deployment("d"))
 

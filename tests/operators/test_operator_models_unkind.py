@@ -224,7 +224,7 @@ def test_a_deployment_that_cannot_be_told_is_an_error(service: Service, hidden: 
 
 @pytest.mark.parametrize("make", [train, lambda **more: deploy("m", **more)], ids=["train", "deploy"])
 def test_a_wrong_policy_is_refused(service: Service, make: Callable[..., Any]) -> None:
-    with pytest.raises(InputError, match="if_ambiguous is 'maybe'; give one of fail, reuse, create"):
+    with pytest.raises(InputError, match="if_ambiguous is 'maybe'; use one of fail, reuse, create"):
         make(if_ambiguous="maybe").execute(attempt())
     assert list(service.state.log) == []
 

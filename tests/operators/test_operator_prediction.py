@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
+from made_up_calls import then
 from prediction_service import (
     LLAMA,
     MEMORY,
@@ -32,7 +33,9 @@ from prediction_service import (
 )
 
 from lucidworks_provider import storage
+from lucidworks_provider.client import predictions as client_predictions
 from lucidworks_provider.client.http import retry
+from lucidworks_provider.client.predictions import predict_items, submit_items
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -650,17 +653,19 @@ def test_so_many_requests_are_under_way_and_no_more(service: Service, concurrenc
     assert service.in_flight() == concurrency
 
 
-def test_a_token_that_is_superseded_in_the_middle_costs_one_more(service: Service) -> None:
+def test_a_token_that_is_superseded_in_the_middle_costs_one_more(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = direct(TEN, batch_size=1, concurrency=2)
-    ask, asked_for = type(one.hook).apredict_items, []
+    asked_for = []
 
-    async def superseding(options: Any, batch: Any) -> Any:
+    def superseding(options: Any, batch: Any) -> Any:
         asked_for.append(batch)
         if len(asked_for) == 5:
             service.supersede()
-        return await ask(one.hook, options, batch)
+        return predict_items(options, batch)
 
-    one.hook.apredict_items = superseding  # type: ignore[method-assign]
+    monkeypatch.setattr(client_predictions, "predict_items", superseding)
     assert texts_of(one.execute(new_context())) == TEN
     assert len(service.calls("token")) == 2
     refused = [record for record in service.calls("predict") if record.status == 401]
@@ -886,19 +891,23 @@ def test_a_retry_after_a_kill_submits_what_has_no_id(
     after: int,
 ) -> None:
     first = by_jobs(TEN, tmp_path / "p.jsonl")
-    submit, done = first.hook.submit_items, []
+    done = []
 
-    def dying(*args: Any) -> str:
+    def dying(*args: Any) -> Any:
         if len(done) == after and where == "before the POST":
             raise Death
-        done.append(submit(*args))
+        return then(submit_items, submitted)(*args)
+
+    def submitted(job_id: str) -> str:
+        done.append(job_id)
         if len(done) > after:
             raise Death
-        return done[-1]
+        return job_id
 
-    first.hook.submit_items = dying  # type: ignore[method-assign]
-    with pytest.raises(Death):
-        first.execute(context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client_predictions, "submit_items", dying)
+        with pytest.raises(Death):
+            first.execute(context)
     by_jobs(TEN, tmp_path / "p.jsonl").execute(context)
     assert texts_of(rows_of(tmp_path / "p.jsonl")) == TEN
     orphans = int(where == "between POST and record")
@@ -1010,17 +1019,18 @@ def test_a_token_that_is_superseded_fails_no_job(
 ) -> None:
     make = lambda: by_jobs(TEN, tmp_path / "p.jsonl", deferrable=True)  # noqa: E731
     one = make()
-    submit, done = one.hook.submit_items, []
+    done = []
 
-    def superseding(*args: Any) -> str:
+    def superseding(*args: Any) -> Any:
         done.append(args)
         if len(done) == 2:
             service.supersede()
-        return submit(*args)
+        return submit_items(*args)
 
-    one.hook.submit_items = superseding  # type: ignore[method-assign]
-    with pytest.raises(TaskDeferred) as deferred:
-        one.execute(context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client_predictions, "submit_items", superseding)
+        with pytest.raises(TaskDeferred) as deferred:
+            one.execute(context)
     service.supersede()
     make().execute_complete(context, wait(deferred.value), **deferred.value.kwargs)
     assert texts_of(rows_of(tmp_path / "p.jsonl")) == TEN

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import lucidworks_provider
+from lucidworks_provider.client import chunking, models, predictions
 from lucidworks_provider.get_provider_info import CONN_FIELDS, get_provider_info
-from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 ROOT = Path(lucidworks_provider.__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -152,21 +152,20 @@ def test_the_hooks_page_has_every_endpoint() -> None:
             assert any(method == one and re.fullmatch(known, path) for one, known in patterns), path
 
 
-def test_the_hooks_page_has_every_method() -> None:
+def test_the_hooks_page_has_every_call() -> None:
     page = (DOCS / "hook.md").read_text()
-    methods = {
+    calls = {
         name
-        for one in LucidworksHook.__mro__
-        if one.__module__.startswith("lucidworks_provider.hooks.")
-        and one.__module__ != "lucidworks_provider.hooks.auth"
-        for name, method in vars(one).items()
-        # What begins so is another form of a method that is named.
-        if inspect.isfunction(method)
+        for module in (chunking, models, predictions)
+        for name, function in vars(module).items()
+        if inspect.isfunction(function)
+        and function.__module__ == module.__name__
         and not name.startswith("_")
-        and not (method.__doc__ or "").startswith(":meth:")
+        # What begins so is another form of a call that is named.
+        and not (function.__doc__ or "").startswith(":func:")
     }
-    assert {"predict", "delete_deployment"} <= methods
-    assert {name for name in methods - {"close"} if f"`{name}" not in page} == set()
+    assert {"predict", "delete_deployment"} <= calls
+    assert {name for name in calls if f"`{name}`" not in page} == set()
 
 
 def test_every_field_of_the_connection_is_described() -> None:

@@ -37,7 +37,7 @@ PUBLIC = {
     "lucidworks_provider.client.client": ["LucidworksClient"],
     "lucidworks_provider.client.settings": ["LucidworksSettings", "parse_settings"],
     "lucidworks_provider.client.api.models": ["Model", "Deployment"],
-    "lucidworks_provider.client.api.model_calls": ["Training", "Placement"],
+    "lucidworks_provider.client.api.model_calls": ["TrainingSpec", "DeploymentSpec"],
     "lucidworks_provider.decorators.predict": ["lucidworks_predict_task"],
     "lucidworks_provider.decorators.chunk": ["lucidworks_chunk_task"],
     "lucidworks_provider.client.api.build": [
@@ -117,7 +117,7 @@ METHODS = {
     ("lucidworks_provider.operators.chunking", "LucidworksChunkOperator"): {
         "__init__": (
             "chunker model_id result_path text documents chunker_config model_config data_type on_mismatch "
-            "max_text_bytes kwargs"
+            "max_text_bytes lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission kwargs"
         ),
         "execute": "context",
         # Both are in the database of a deferred task: an upgrade meets what an older version wrote.
@@ -136,7 +136,10 @@ METHODS = {
         ),
     },
     ("lucidworks_provider.operators.prediction", "LucidworksPredictionOperator"): {
-        "__init__": "use_case model_id inputs result_path concurrency lucidworks_conn_id kwargs",
+        "__init__": (
+            "use_case model_id inputs use_case_config model_config api_key_conn_id result_path batch_size "
+            "max_reject_ratio on_mismatch concurrency lucidworks_conn_id kwargs"
+        ),
     },
     ("lucidworks_provider.operators.models", "_ModelOperator"): {
         "__init__": "lucidworks_conn_id wait_for_completion deferrable poll_interval timeout kwargs",
@@ -145,25 +148,30 @@ METHODS = {
     ("lucidworks_provider.operators.models", "LucidworksTrainModelOperator"): {
         "__init__": (
             "name model_type training_data region config credentials_conn_id training_data_credentials "
-            "if_ambiguous poll_interval timeout kwargs"
+            "if_ambiguous lucidworks_conn_id wait_for_completion deferrable poll_interval timeout kwargs"
         ),
     },
     ("lucidworks_provider.operators.models", "LucidworksDeployModelOperator"): {
-        "__init__": "model_id region config min_replicas max_replicas if_ambiguous kwargs",
+        "__init__": (
+            "model_id region config min_replicas max_replicas if_ambiguous lucidworks_conn_id "
+            "wait_for_completion deferrable poll_interval timeout kwargs"
+        ),
     },
     ("lucidworks_provider.operators.models", "LucidworksUndeployModelOperator"): {
-        "__init__": "deployment_id kwargs",
+        "__init__": (
+            "deployment_id lucidworks_conn_id wait_for_completion deferrable poll_interval timeout kwargs"
+        ),
         "execute_complete": "context event",
     },
     ("lucidworks_provider.sensors.models", "_StateSensor"): {
-        "__init__": "target_state lucidworks_conn_id deferrable poke_interval kwargs",
+        "__init__": ("target_state lucidworks_conn_id deferrable poke_interval timeout kwargs"),
         "execute_complete": "context event",
     },
     ("lucidworks_provider.triggers.models", "LucidworksStateTrigger"): {
         "__init__": "lucidworks_conn_id kind resource_id target poll_interval deadline model_id",
     },
     ("lucidworks_provider.sensors.jobs", "LucidworksJobSensor"): {
-        "__init__": "job_id kind result_path lucidworks_conn_id deferrable poke_interval kwargs",
+        "__init__": ("job_id kind result_path lucidworks_conn_id deferrable poke_interval timeout kwargs"),
         "execute_complete": "context event deadline",
     },
     ("lucidworks_provider.triggers.jobs", "LucidworksJobsTrigger"): {

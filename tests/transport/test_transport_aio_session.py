@@ -20,7 +20,8 @@ from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ConfigurationError, InputError
-from lucidworks_provider.hooks.auth import LucidworksAuthHook, load
+from lucidworks_provider.hooks.auth import LucidworksAuthHook
+from lucidworks_provider.threads import import_in_thread
 
 if TYPE_CHECKING:
     import socket
@@ -415,6 +416,6 @@ async def test_a_module_is_loaded_to_its_end(tmp_path: Path, monkeypatch: pytest
 
     async def one(number: int) -> int:
         await asyncio.sleep(number / 50)
-        return int((await load("takes_its_time")).VALUE)
+        return int((await import_in_thread("takes_its_time")).VALUE)
 
     assert await asyncio.gather(*map(one, range(10))) == [7] * 10

@@ -15,10 +15,10 @@ from lucidworks_provider.client.api.jobs import CHUNKING, SMALL_BODY, JobState, 
 from lucidworks_provider.client.api.messages import (
     Answer,
     check_status,
+    redact,
     retry_after,
     scrub,
     vendor_message,
-    without,
 )
 from lucidworks_provider.client.api.tokens import check_scope, read_grant, token_request
 from lucidworks_provider.errors import (
@@ -337,7 +337,7 @@ def test_the_server_clock_is_the_date_else_the_tokens_own_expiry() -> None:
 )
 def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: Any) -> None:
     written = write(secret).strip('"')
-    answer = without(Answer(401, {}, f"<p>{written} is wrong</p>".encode()), secret)
+    answer = redact(Answer(401, {}, f"<p>{written} is wrong</p>".encode()), secret)
     assert answer.body == b"<p>*** is wrong</p>"
 
 
@@ -354,6 +354,6 @@ def test_what_is_paid_for_is_read_where_json_is_nearly_right() -> None:
 
 def test_a_large_answer_is_cleaned_too() -> None:
     quoting = Answer(400, {}, b"x" * 200_000 + b"canary-of-a-token")
-    assert b"canary" not in without(quoting, "canary-of-a-token").body
+    assert b"canary" not in redact(quoting, "canary-of-a-token").body
     inner = json.dumps({"key": 'a"canary'})
-    assert b"canary" not in without(Answer(400, {}, json.dumps({"said": inner}).encode()), 'a"canary').body
+    assert b"canary" not in redact(Answer(400, {}, json.dumps({"said": inner}).encode()), 'a"canary').body

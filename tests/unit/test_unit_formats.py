@@ -50,7 +50,7 @@ NOTE = r"""{"number": 7, "me": {"instance": ["d", "r", "t", -1], "life": 2}, "jo
 STAGED = """{"shard": "002-of-004", "number": 5, "base": 4, "options": {"chunker": "sentence", "model_id": "gte-small",
     "data_type": "passage", "chunker_config": {}, "model_config": {}}, "dimension": 384, "deletion_vectors": true,
     "parts": [{"path": "20261129T122308-af4dd852.parquet", "index": "PLACE/index.parquet", "documents": 2, "chunks": 3,
-    "tokens": 14, "bytes": 2003, "dimension": 384}], "upserts": "PLACE/staged/00000005.parquet",
+    "tokens": 14, "bytes": 2003, "dimension": 384}], "facts": "PLACE/staged/00000005.parquet", "on_missing_chunks": "resend", "prune": true,
     "returned": {"documents": 2, "version": null}, "stats": {"total": 2, "seconds": 0.029, "rejected": {}}}"""
 LISTING = """{"number": 2, "of": 4}
 {"uri": "s3://b/a.txt", "path": "a.txt", "size": 9, "stamp": "etag:77", "format": "text"}
@@ -111,7 +111,11 @@ def test_the_note_of_a_run(catalogue: Path) -> None:
     note = read_note(str(catalogue), 7)
     assert note is not None
     assert (note.version, note.me["life"], note.returned["documents"]) == (0, 2, 2)
-    assert json.loads(json.dumps(asdict(note))) == json.loads(NOTE) | {"transactions": {}, "base": 0}
+    assert json.loads(json.dumps(asdict(note))) == json.loads(NOTE) | {
+        "transactions": {},
+        "base": 0,
+        "parts": [],
+    }
     assert run_numbers(str(catalogue)) == [7]
 
 

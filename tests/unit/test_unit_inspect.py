@@ -660,7 +660,7 @@ class TestCommand:
 
     def test_as_a_module(self, catalogue: Catalogue) -> None:
         catalogue.write()
-        arguments = ["-m", "lucidworks_provider.documents", "inspect", "catalogue", "--source", "source"]
+        arguments = ["-m", "lucidworks_provider.corpus", "inspect", "catalogue", "--source", "source"]
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=catalogue.folder,

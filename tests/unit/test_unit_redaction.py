@@ -304,7 +304,7 @@ class TestLogging:
 PROGRAM = """
 import json, logging, sys, warnings
 import structlog
-from lucidworks_provider.client.auth.redaction import hide
+from lucidworks_provider.client.auth.redaction import redact_in_logs
 
 {configure}
 early = structlog.get_logger("early")
@@ -312,7 +312,7 @@ early.info("cached by now")
 stdlib = logging.getLogger("urllib3.connectionpool")
 token = {token!r}
 if sys.argv[1] == "hidden":
-    token = hide(token)
+    token = redact_in_logs(token)
 for log in (early, structlog.get_logger("later"), stdlib, logging.getLogger("uvicorn.error")):
     log.warning("plain " + token)
     log.warning("args %s %s", token, [token])
