@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any
 
 from lucidworks_provider.client.api import chunking
-from lucidworks_provider.client.api.jobs import CHUNKING, poll_request, read_submission
-from lucidworks_provider.client.api.messages import Answer, parse_object
-from lucidworks_provider.client.endpoint import Call, endpoint
+from lucidworks_provider.client.api.jobs import CHUNKING, read_submission
+from lucidworks_provider.client.api.messages import parse_object
+from lucidworks_provider.client.endpoint import Call, Steps, endpoint
+from lucidworks_provider.client.jobs import poll_job
+from lucidworks_provider.client.settings import LucidworksSettings
 
 
 def submit_chunking(
@@ -68,7 +70,9 @@ def get_chunking(job_id: str) -> Call[chunking.ChunkingResult]:
     :raises MalformedAnswerError: no JSON object, or a result whose parts do not fit together.
     """
 
-    def parse(answer: Answer) -> chunking.ChunkingResult:
-        return chunking.read_result(parse_object(answer.body, f"Chunking job {job_id}"), job_id)
+    def steps(settings: LucidworksSettings) -> Steps[chunking.ChunkingResult]:
+        body = yield from poll_job(CHUNKING, job_id).steps(settings)
+        # Not by the exchange, which would ask again for what may be given once.
+        return chunking.read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
 
-    return endpoint(lambda settings: poll_request(settings.application_base, CHUNKING, job_id), parse)
+    return Call(steps)

@@ -16,12 +16,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from lucidworks_provider.client.api import prediction_calls as calls
-from lucidworks_provider.client.api.jobs import PREDICTION, poll_request, read_submission
+from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
 from lucidworks_provider.client.api.messages import Answer, Request, parse_object
 from lucidworks_provider.client.api.predictions import Prediction
 from lucidworks_provider.client.api.secrets import blank
 from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions, read_items
 from lucidworks_provider.client.endpoint import Call, Exchange, Steps, endpoint
+from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -102,12 +103,14 @@ def get_prediction(
     :raises UnknownResourceError: no such job, or its result is no longer kept.
     """
 
-    def parse(answer: Answer) -> calls.PredictionResult:
+    def steps(settings: LucidworksSettings) -> Steps[calls.PredictionResult]:
+        body = yield from poll_job(PREDICTION, job_id).steps(settings)
+        # Not by the exchange, which would ask again for what may be given once.
         kind = Prediction if options is None else options.known.answer
-        result = calls.read_result(parse_object(answer.body, f"Prediction job {job_id}"), job_id, kind)
+        result = calls.read_result(parse_object(body, f"Prediction job {job_id}"), job_id, kind)
         return result if options is None else replace(result, message=blank(result.message, options.secrets))
 
-    return endpoint(lambda settings: poll_request(settings.application_base, PREDICTION, job_id), parse)
+    return Call(steps)
 
 
 def tokenize(options: PredictionOptions[Any], inputs: Inputs) -> Call[calls.Tokens]:
