@@ -12,7 +12,7 @@ A catalogue of documents with five chunks each is written with the writers of a 
 the night: 1 % of the documents changed, 1 % new, 0.5 % removed. Its files of new chunks are there before the clock
 starts, as a run has written them by then; what is measured is what :mod:`lucidworks_provider.corpus.publish` does.
 
-``--changes`` reads all documents of a catalogue with :func:`~lucidworks_provider.documents.changes` in a process of
+``--changes`` reads all documents of a catalogue with :func:`~lucidworks_provider.corpus.changes` in a process of
 its own, with vectors of 8 float32: seconds of CPU, and the peak of its memory above that before the read.
 """
 

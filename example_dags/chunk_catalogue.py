@@ -6,8 +6,8 @@ Lists a folder once, cuts the list into shards, and lets a task for each shard c
 part. Then one task commits all shards as one version of two Delta tables, and its asset event, which has the counts,
 starts the DAG that indexes them.
 
-Read the chunks with `lucidworks_provider.documents.open_dataset(OUTPUT)` or any engine that reads Delta tables.
-Readers see the version of the night before until the last task has ended. `lucidworks_provider.documents.changes`
+Read the chunks with `lucidworks_provider.corpus.open_dataset(OUTPUT)` or any engine that reads Delta tables.
+Readers see the version of the night before until the last task has ended. `lucidworks_provider.corpus.changes`
 yields what has changed between two versions.
 
 Set `LUCIDWORKS_DOCUMENTS` and `LUCIDWORKS_OUTPUT` in the environment of the workers (folders, as URIs of any

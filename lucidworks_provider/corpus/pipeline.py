@@ -179,7 +179,12 @@ AGE_SHARE = 0.25
 
 class PollDelayEstimator:
     """
-    For all jobs of a run.
+    Decides when to poll a job first, from the jobs before it.
+
+    A poll of an unfinished job is a request without a result, so the first poll of a job waits for as long as most
+    jobs have taken. A first poll that finds its job ready shortens the next wait a little, one that comes too early
+    lengthens it a lot. The two balance where the share ``SHARE`` of first polls finds a result: stochastic
+    approximation of a quantile (Robbins and Monro, 1951).
 
     :param longest: seconds, the longest wait between two polls.
     """
@@ -526,7 +531,11 @@ class ConsecutiveFailuresError(TooManyRejectsError):
 @dataclass
 class Engine:
     """
-    One run's sending and gathering.
+    Sends the documents of a run and collects their chunks, on one event loop.
+
+    The id and the body of each job go to the journal; a thread reads the bodies and appends their chunks to the part.
+    When a part is full, the journal records it, and the bodies of its documents are removed. A failure that concerns
+    all documents ends the run with everything kept.
 
     :param submit: performs the POST for a text and returns the job's id.
     :param fetch: performs the GET of a job once and returns the body.

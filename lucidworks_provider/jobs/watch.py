@@ -224,6 +224,8 @@ _CHARACTERS = 300
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """
+    What a wait for jobs returns to the worker: an event of a few hundred bytes, never a result.
+
     :param failed: positions whose job ended in ERROR.
     :param gone: positions whose result is nowhere any more.
     :param empty: positions whose job is ready without a result.

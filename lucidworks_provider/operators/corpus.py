@@ -47,7 +47,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     Returns ``{"dataset", "version", "since", "documents_version", "documents", "chunks", "written", "dimension",
     "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted",
     "truncated", "rejects", "report"}``. ``version`` and ``since`` are versions of the table ``chunks``, after the run
-    and before it, for :func:`~lucidworks_provider.documents.changes`. With ``listing`` the versions are None, and
+    and before it, for :func:`~lucidworks_provider.corpus.changes`. With ``listing`` the versions are None, and
     ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
     :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,

@@ -75,7 +75,7 @@ def main() -> None:
             assert name.startswith(SERVER), (name, err)
             assert name == FOR_PYTEST or (err.name or "").partition(".")[0] in BROUGHT_BY_AIRFLOW, (name, err)
 
-    from lucidworks_provider import documents, emulator
+    from lucidworks_provider import corpus, emulator
     from lucidworks_provider.client.auth.stores import store_for
     from lucidworks_provider.client.auth.token import TokenIdentity
     from lucidworks_provider.client.settings import parse_settings
@@ -94,10 +94,10 @@ def main() -> None:
 
     work = Path(tempfile.mkdtemp())
     catalogue = dataset_in(work / "catalogue")
-    refused(lambda: documents.open_dataset(catalogue), "documents")
-    refused(lambda: documents.open_documents(catalogue), "documents")
-    refused(lambda: next(documents.changes(catalogue, None)), "documents")
-    refused(lambda: documents.version_of(catalogue), "documents")
+    refused(lambda: corpus.open_dataset(catalogue), "documents")
+    refused(lambda: corpus.open_documents(catalogue), "documents")
+    refused(lambda: next(corpus.changes(catalogue, None)), "documents")
+    refused(lambda: corpus.version_of(catalogue), "documents")
     refused(lambda: inspected(catalogue), "documents")
     publish = LucidworksPublishShardsOperator(task_id="t", staged=["/a"], output_uri=catalogue)
     refused(lambda: publish.execute({}), "documents")

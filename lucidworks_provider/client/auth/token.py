@@ -30,6 +30,15 @@ _CURE = (
 @dataclass(frozen=True, slots=True)
 class RevocationHistory:
     """
+    Tokens that were refused before they expired, as all processes remember them.
+
+    Such a token was deleted: another system has asked for one with the same client ID. The new token of this Airflow
+    deletes the one of that system in turn, and if neither stopped, none would work. So the losses are counted beside
+    the token in the shared store; each further request for a token waits a little longer, and above ``ALLOWED`` a
+    minute there is none for a minute, then for two, up to ten.
+
+    Times are seconds since the epoch by the identity server's clock, the only one that all hosts share.
+
     :param times: of the losses within the last minute.
     :param told_at: when the log last named the cause.
     :param pauses: how often minting was stopped since a token last lived to its end.
@@ -169,7 +178,12 @@ class AccessToken:
 
 
 class TokenCipher:
-    """Turns a token into text for a store and back."""
+    """
+    Encrypts a shared token under a key derived from the client secret.
+
+    A reader of the store without the secret cannot use the token, and a rotated secret makes the old value
+    unreadable. The primitives are those of the ``cryptography`` package, which Airflow installs.
+    """
 
     def __init__(self, identity: TokenIdentity, client_secret: str) -> None:
         self._salt = identity.digest.encode()

@@ -20,7 +20,17 @@ ESTABLISHED = 60.0
 
 @dataclass
 class RefreshBackoff:
-    """Counts what one process sees of one identity's tokens. Times are of the monotonic clock."""
+    """
+    Stops requests for new tokens when a 401 is not about the token.
+
+    A 401 usually means that another system has asked for a token, and the next one works. An application that is not
+    entitled to a model, or an Application ID of other credentials, answers 401 to every token, and each new token
+    deletes the one that other processes use. So tokens that are refused one after the other, without an accepted call
+    in between, are counted. From ``REFUSED_IN_A_ROW`` on this process asks for a new one only after a pause that
+    doubles each time. Tokens that other processes have shared are used meanwhile.
+
+    Times are of the monotonic clock.
+    """
 
     refusals: int = 0
     until: float = 0.0
