@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lucidworks_provider import documents
+from lucidworks_provider import corpus
 from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus import inspect as module
 from lucidworks_provider.corpus.__main__ import main
@@ -37,7 +37,7 @@ try:
 except ImportError:  # Airflow 2
     from airflow.io.store import attach
 
-ROOT = Path(documents.__file__).parents[2]
+ROOT = Path(corpus.__file__).parents[2]
 Row = dict[str, Any]
 CHUNKING = ChunkingOptions("sentence", "gte-small", chunker_config={"chunkSize": 2})
 DIMENSIONS = 3
@@ -674,10 +674,10 @@ class TestCommand:
 
 def test_the_package_imports_no_pyarrow_before_it_is_used() -> None:
     code = (
-        "import sys; import lucidworks_provider.documents; "
+        "import sys; import lucidworks_provider.corpus; "
         "from lucidworks_provider.corpus import open_dataset; assert callable(open_dataset); "
         "assert not {'pyarrow', 'airflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = documents.nothing
+        _ = corpus.nothing
