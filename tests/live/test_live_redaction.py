@@ -42,7 +42,7 @@ def show(where, log):
     """Write tokens to logs in all ways but print."""
 
     def of(way):
-        return hide(token(where + "-" + way))
+        return redact_in_logs(token(where + "-" + way))
 
     log.info("%s", of("own-arg"))
     log.info("%r", str(of("own-repr")))
@@ -69,21 +69,21 @@ class Show(BaseOperator):
     def execute(self, context):
         show("task", self.log)
         # Not logging, so not ours.
-        print(hide(token("task-print")))
-        print(hide(token("task-printjwt", "eyJ")))
-        print([hide(token("task-printrepr"))])
+        print(redact_in_logs(token("task-print")))
+        print(redact_in_logs(token("task-printjwt", "eyJ")))
+        print([redact_in_logs(token("task-printrepr"))])
         connection = http.client.HTTPConnection("127.0.0.1", 9)
         connection.set_debuglevel(1)
         connection.sock, other = socket.socketpair()
-        connection.request("GET", "/", headers={"Authorization": "Bearer " + hide(token("task-debug"))})
-        thread = threading.Thread(target=lambda: 1 / 0 if not hide(token("task-thread")) else fail("task-thread"))
+        connection.request("GET", "/", headers={"Authorization": "Bearer " + redact_in_logs(token("task-debug"))})
+        thread = threading.Thread(target=lambda: 1 / 0 if not redact_in_logs(token("task-thread")) else fail("task-thread"))
         thread.start()
         thread.join()
-        return hide(token("task-xcom"))
+        return redact_in_logs(token("task-xcom"))
 
 
 def fail(way):
-    raise RuntimeError("refused: " + hide(token(way)))
+    raise RuntimeError("refused: " + redact_in_logs(token(way)))
 
 
 class Fail(BaseOperator):
@@ -116,7 +116,7 @@ class ShowTrigger(BaseTrigger):
             fail("trigger-failure")
         show("trigger", self.log)
         await asyncio.to_thread(show, "triggerthread", self.log)
-        print(hide(token("trigger-print")))
+        print(redact_in_logs(token("trigger-print")))
         yield TriggerEvent({})
 
 
