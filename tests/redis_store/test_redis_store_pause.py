@@ -98,8 +98,9 @@ def test_a_storm_draws_one_request_a_pause_from_several_processes(
         begin = time.time()
         order = {"match": "usecases", "kind": "429", "retry_after": 1, "times": 10_000}
         requests.post(f"{service.url}/_emulator/faults", json=order, timeout=10).raise_for_status()
+        time.sleep(2)  # there is a pause by now
         processes.append(sender(2))
-        time.sleep(8)
+        time.sleep(6)
         requests.delete(f"{service.url}/_emulator/faults", timeout=10).raise_for_status()
         over = time.time()
         all_accepted(3, over + 1)  # all of them go on
