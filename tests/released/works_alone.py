@@ -76,7 +76,6 @@ def main() -> None:
             assert name == FOR_PYTEST or (err.name or "").partition(".")[0] in BROUGHT_BY_AIRFLOW, (name, err)
 
     from lucidworks_provider import corpus, emulator
-    from lucidworks_provider.client.auth.stores import store_for
     from lucidworks_provider.client.auth.token import TokenIdentity
     from lucidworks_provider.client.settings import parse_settings
     from lucidworks_provider.corpus.__main__ import main as inspect
@@ -86,6 +85,7 @@ def main() -> None:
     from lucidworks_provider.documents.readers import ReadOptions, check_file
     from lucidworks_provider.documents.source import Format, SourceFile
     from lucidworks_provider.emulator.__main__ import main as serve
+    from lucidworks_provider.hooks.stores import token_store
     from lucidworks_provider.jobs.chunk_file import check_suffix
     from lucidworks_provider.operators.corpus import (
         LucidworksChunkCorpusOperator,
@@ -115,7 +115,7 @@ def main() -> None:
     refused(lambda: emulator.create_app, "emulator")
     extra = {"share_via": "redis", "redis_conn_id": "r"}
     settings = parse_settings("l", login="c", password="s", host="a", extra=extra)
-    refused(store_for(settings, TokenIdentity("https://a", "s", "c", "scope")).read, "redis")
+    refused(token_store(settings, TokenIdentity("https://a", "s", "c", "scope")).read, "redis")
 
     stats = RunStats(1, 0.0)
     stats.request(200, 0.0)

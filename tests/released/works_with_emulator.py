@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 
 TEST = """
+from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 def test_it(lucidworks_emulator):
-    assert LucidworksHook("lucidworks_default").list_use_cases()
+    assert LucidworksHook("lucidworks_default").call(list_use_cases())
 """
 
 if __name__ == "__main__":
