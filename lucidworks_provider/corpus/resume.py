@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lucidworks_provider.corpus.dataset import CHUNKS, below
@@ -51,7 +51,7 @@ def take_over(
     scratch: RunDatabase,
     *,
     published: str,
-    taken: set[str] | None,
+    taken: Callable[[], set[str]] | None,
     has_tables: bool,
 ) -> tuple[list[Part], int] | None:
     """
@@ -59,15 +59,16 @@ def take_over(
 
     :param published: the journal of the last run whose documents are in the tables. Of it only jobs that were not
         ready are left.
-    :param taken: paths of its parts that the tables have; None for all of them.
+    :param taken: returns the paths of its parts that the tables have; None for all of them.
     :return: its parts, and the dimension of their vectors (0 when there is none); None when there was no such run.
     :raises InputError: it had another configuration.
     """
     head = journal.head()
     was_published = head is not None and head["run"] == published
-    added = taken is not None and any(
-        record.kind == "part" and record.value["path"] and record.value["path"] not in taken
-        for record in (journal.load() if was_published else ())
+    had = taken() if was_published and taken is not None else None
+    added = had is not None and any(
+        record.kind == "part" and record.value["path"] and record.value["path"] not in had
+        for record in journal.load()
     )
     if was_published and not added:
         log.info("The last run died when all was done but tidying up.")
@@ -97,10 +98,10 @@ def take_over(
     )
     # It may have died between a part and the removal of what the part has made superfluous.
     journal.drop(journal.release(row[0] for row in scratch.rows("SELECT id FROM new")))
-    if taken:
-        for path in taken:
+    if had:
+        for path in had:
             scratch.run("DELETE FROM new WHERE part = ?", path)
-        parts = [part for part in parts if part.path not in taken]
+        parts = [part for part in parts if part.path not in had]
     return parts, dimension
 
 

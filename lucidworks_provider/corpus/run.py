@@ -454,7 +454,7 @@ class _Run:
             corpus,
             scratch,
             published="" if last is None else last.journal,
-            taken=None if self.shard is None else self._taken(),
+            taken=None if self.shard is None or last is None else lambda: self._taken(last),
             has_tables=self.tables.chunks is not None,
         )
         if unfinished is not None:
@@ -476,12 +476,16 @@ class _Run:
         engine = asyncio.run(self._send(plan, stats))
         return self._finish(engine, stats, last)
 
-    def _taken(self) -> set[str]:
+    def _taken(self, last: Note) -> set[str]:
         """Parts of the journal of the last published run that the tables have: another try may have added some."""
-        notes = [
-            read_note(self.place, number) for number in run_numbers(self.place) if number <= self._published
-        ]
-        return {path for note in notes if note is not None for path in note.parts}
+        taken = set(last.parts)
+        for number in run_numbers(self.place):
+            if number < last.number:
+                note = read_note(self.place, number)
+                if note is None or note.journal != last.journal:
+                    break
+                taken |= set(note.parts)
+        return taken
 
     async def _send(self, plan: Plan, stats: RunStats) -> Engine:
         engine = Engine(

@@ -499,3 +499,15 @@ def test_all_tasks_of_a_night_are_cleared_and_nothing_is_new(world: World, texts
         uris, str(world.output), holder=holder(), life=1, wait_seconds=0.0, retention=7 * 86_400.0
     )
     assert again == first
+
+
+def test_what_is_added_after_a_staging_without_new_chunks(world: World, texts: dict[str, str]) -> None:
+    night(world, 1)
+    staged = stage(world, 1)
+    world.write("03.txt", "Changed after the staging.")
+    stage(world, 1)
+    commit(world, staged, run_id="late")
+    world.service.forget()
+    night(world, 1)
+    assert world.service.posted == []
+    assert world.texts() == texts | {"03.txt": "Changed after the staging."}
