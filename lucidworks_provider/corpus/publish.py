@@ -837,7 +837,7 @@ def load_facts(scratch: RunDatabase, shards: Sequence[Staged]) -> None:
 def _add_facts(scratch: RunDatabase, shard: str) -> None:
     # Of a file with an unreadable record every document that it had may still be there. Another shard may have it.
     maybe = f"f.fate = {REJECTED} AND f.reason IS NULL"
-    maybe_before = f"seen.fate = {REJECTED} AND seen.id NOT IN (SELECT id FROM rejects)"
+    maybe_before = f"seen.fate = {REJECTED} AND seen.id NOT IN (SELECT id FROM rejects)"  # noqa: S608
     both = "FROM facts f JOIN seen ON seen.id = f.id"
     if twice := scratch.one(f"SELECT f.id {both} WHERE NOT ({maybe}) AND NOT ({maybe_before}) LIMIT 1"):
         raise InputError(
