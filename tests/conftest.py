@@ -69,16 +69,14 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of a corpus with shorter waits."""
-    from lucidworks_provider.corpus import journal, lease
-    from lucidworks_provider.corpus import pipeline as asking
-    from lucidworks_provider.corpus import pipeline as job_times
+    from lucidworks_provider.corpus import journal, lease, pipeline
 
     monkeypatch.setattr(lease, "LOOK", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)
     monkeypatch.setattr(journal, "WRITE_PAUSE", 0.01)
-    monkeypatch.setattr(job_times, "FIRST_GUESS", 0.01)
-    monkeypatch.setattr(job_times, "SHORTEST", 0.01)
-    monkeypatch.setattr(asking, "UNKNOWN_PAUSE", 0.01)
+    monkeypatch.setattr(pipeline, "FIRST_GUESS", 0.01)
+    monkeypatch.setattr(pipeline, "SHORTEST", 0.01)
+    monkeypatch.setattr(pipeline, "UNKNOWN_PAUSE", 0.01)
 
 
 @pytest.fixture

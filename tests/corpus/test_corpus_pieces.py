@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lucidworks_provider.corpus import pipeline as flow
-from lucidworks_provider.corpus import pipeline as job_times
+from lucidworks_provider.corpus import pipeline
 from lucidworks_provider.corpus.journal import Journal, PieceKey
 from lucidworks_provider.corpus.pipeline import BodyBudget, InFlightLimit, PollDelayEstimator
 from lucidworks_provider.corpus.run_database import SAME, Row, RunDatabase
@@ -188,8 +187,8 @@ class TestJournal:
 
 class TestWindow:
     async def test_grows_with_what_ends_up_to_the_most(self) -> None:
-        window = InFlightLimit(flow.FIRST_WINDOW + 2)
-        for _ in range(flow.FIRST_WINDOW):
+        window = InFlightLimit(pipeline.FIRST_WINDOW + 2)
+        for _ in range(pipeline.FIRST_WINDOW):
             await window.enter(1)
         waiting = asyncio.create_task(window.enter(1))
         await asyncio.sleep(0)
@@ -197,11 +196,11 @@ class TestWindow:
         window.leave(1)
         await waiting
         await asyncio.wait_for(window.enter(1), 1)
-        assert window.inside == flow.FIRST_WINDOW + 1
+        assert window.inside == pipeline.FIRST_WINDOW + 1
 
     async def test_one_document_of_any_size_is_let_in(self) -> None:
         window = InFlightLimit(10)
-        await asyncio.wait_for(window.enter(flow.TEXT_BYTES * 2), 1)
+        await asyncio.wait_for(window.enter(pipeline.TEXT_BYTES * 2), 1)
         waiting = asyncio.create_task(window.enter(1))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -213,17 +212,17 @@ class TestSlots:
         slots = BodyBudget()
         for _ in range(200):
             slots.came(100)
-        assert slots.limit == flow.MOST_GETS
+        assert slots.limit == pipeline.MOST_GETS
         slots.came(12_000_000)
-        assert slots.limit == flow.LEAST_GETS
+        assert slots.limit == pipeline.LEAST_GETS
 
     async def test_bodies_that_wait_for_their_part_hold_up_the_next(self) -> None:
         slots = BodyBudget()
-        slots.held(flow.BODY_BYTES)
+        slots.held(pipeline.BODY_BYTES)
         waiting = asyncio.create_task(slots.__aenter__())
         await asyncio.sleep(0)
         assert not waiting.done()
-        slots.written(flow.BODY_BYTES)
+        slots.written(pipeline.BODY_BYTES)
         await asyncio.wait_for(waiting, 1)
 
     async def test_first_come_first_served_and_none_is_lost_by_a_cancellation(self) -> None:
@@ -249,8 +248,8 @@ class TestSlots:
 def test_the_first_poll_learns_how_long_jobs_take(
     monkeypatch: pytest.MonkeyPatch, seconds: float, seed: int
 ) -> None:
-    monkeypatch.setattr(job_times, "FIRST_GUESS", 0.5)
-    monkeypatch.setattr(job_times, "SHORTEST", 0.05)
+    monkeypatch.setattr(pipeline, "FIRST_GUESS", 0.5)
+    monkeypatch.setattr(pipeline, "SHORTEST", 0.05)
     draw = random.Random(seed)
     times = PollDelayEstimator(60.0)
     in_vain = waited = 0.0

@@ -16,7 +16,7 @@ from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.predictions import submit_prediction
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs import wait as collect
+from lucidworks_provider.jobs import wait as wait_for
 from lucidworks_provider.jobs import watch
 from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.sensors import jobs as sensor_module
@@ -185,7 +185,7 @@ def test_bad_input_is_refused_before_anything_is_asked(
 def test_a_result_that_is_handed_out_once_waits_for_its_storage(
     emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect, "KEEP_PAUSE", 0.01)
+    monkeypatch.setattr(wait_for, "KEEP_PAUSE", 0.01)
     failures = [StorageError("503")] * 10
     keep = ResultDirectory.keep
 

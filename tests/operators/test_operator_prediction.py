@@ -54,8 +54,8 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs import state_store as ledger
-from lucidworks_provider.jobs import wait as collect
+from lucidworks_provider.jobs import state_store
+from lucidworks_provider.jobs import wait as wait_for
 from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
@@ -502,7 +502,7 @@ def test_a_storage_that_fails_in_the_middle_ends_the_asking(
         kept.append(position)
 
     monkeypatch.setattr(ResultDirectory, "keep", keep)
-    monkeypatch.setattr(collect, "KEEP_PAUSE", 0.001)
+    monkeypatch.setattr(wait_for, "KEEP_PAUSE", 0.001)
     with pytest.raises(StorageError, match=r"1 of 10 batches failed. Input 1: The disk is full"):
         direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
     assert len(service.calls("predict")) == 2, "what cannot be kept is not paid for"
@@ -587,8 +587,8 @@ def test_whatever_ends_it_once_the_result_stands_a_retry_returns_that(
         if place == "link":
             dying.setattr(results, "push_result", die)
         else:
-            dying.setattr(ledger, "discard", die)
-            dying.setattr(ledger, "discard_folder", die)
+            dying.setattr(state_store, "discard", die)
+            dying.setattr(state_store, "discard_folder", die)
         with pytest.raises(Death):
             direct(TEN, result_path=str(path)).execute(context)
     written = path.stat().st_mtime_ns

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from transport_wire import MODES, Mode, answer, get, scripted, send, settings
 
-from lucidworks_provider.client.http import body as intake
+from lucidworks_provider.client.http import body as http_body
 from lucidworks_provider.client.http.body import BodyReader
 from lucidworks_provider.errors import NotSentError, TransportError
 
@@ -43,11 +43,11 @@ def test_an_answer_without_an_end(mode: Mode, head: bytes) -> None:
         assert not isinstance(caught.value, NotSentError)
         assert caught.value.retryable
         # What lies in the sockets' buffers has been sent, and not read.
-        assert sent < intake.MOST_BYTES + (16 << 20)
+        assert sent < http_body.MOST_BYTES + (16 << 20)
 
 
 def test_a_small_answer_that_unpacks_to_a_large_one(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(http_body, "MOST_BYTES", 100_000)
     with (
         scripted(answer(body=gzip.compress(b"x" * 10_000_000), Content_Encoding="gzip")) as server,
         pytest.raises(TransportError, match="more than 100000 bytes"),
@@ -104,11 +104,11 @@ def test_every_other_answer_is_read_as_it_is(mode: Mode, wire: bytes) -> None:
 
 def test_the_speed_counts_only_after_the_timeout(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(intake.time, "monotonic", lambda: now)
+    monkeypatch.setattr(http_body.time, "monotonic", lambda: now)
     one = BodyReader(f"{mode}: ", timeout=10)
     now = 9.9
     one.add(b"x")
-    now = 10.0 + 30_001 / intake.LEAST_SPEED - 0.1
+    now = 10.0 + 30_001 / http_body.LEAST_SPEED - 0.1
     one.add(b"x" * 30_000)
     now += 0.2
     with pytest.raises(TransportError, match=r"only 30002 bytes of the answer in 13\.1 s"):
