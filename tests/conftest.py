@@ -51,6 +51,14 @@ def masked_secrets() -> None:
             sys.modules[module].reset_secrets_masker()
 
 
+@pytest.fixture(autouse=True)
+def empty_memory_store() -> None:
+    """fsspec's ``memory://`` is one for the process, and keeps the folders of other tests beside their files."""
+    if module := sys.modules.get("fsspec.implementations.memory"):
+        module.MemoryFileSystem.store.clear()
+        module.MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
 @pytest.fixture
 def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxy, no bundle and no netrc of whoever runs the tests."""

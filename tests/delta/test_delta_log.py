@@ -52,7 +52,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
             return str(tmp_path / "t")
         case "file":
             return f"file://{tmp_path}/t"
-    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
     return "memory://bucket/t"
 
 

@@ -44,7 +44,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         case "file":
             yield f"file://{tmp_path}/corpus"
         case "memory":
-            attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+            attach(protocol="memory", fs=fsspec.filesystem("memory"))
             yield "memory://bucket/corpus"
         case "s3":
             # A store whose listing is flat, with its names for sizes and times.
@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(
 
 
 def test_a_folder_of_a_store_that_cannot_be_read_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
     fill("memory://bucket", "a.txt", "locked/b.txt")
     listed = MemoryFileSystem.ls
 
@@ -332,7 +332,7 @@ def test_what_tools_put_into_a_store_for_a_folder_is_no_file(monkeypatch: pytest
 
 
 def test_a_store_that_tells_no_change_never_looks_unchanged() -> None:
-    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
     fill("memory://bucket", "a.txt")
     stamps = {file.stamp for _ in range(2) for file in list_source("memory://bucket")}
     assert len(stamps) == 2

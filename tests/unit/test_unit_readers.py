@@ -38,7 +38,7 @@ SMALL = ReadOptions(max_document_bytes=100)
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "path":
         return str(tmp_path)
-    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
     return "memory://bucket"
 
 

@@ -57,7 +57,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         case "file":
             return f"file://{tmp_path}"
     # Stands for every remote file system; Airflow knows those that a provider registers or that are attached.
-    attach(protocol="memory", fs=fsspec.filesystem("memory")).fs.store.clear()
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
     return "memory://bucket"
 
 
