@@ -42,11 +42,11 @@ TRAINING_KEY = {"type": "service_account", "private_key": "canary-8f31c07be2-of-
 class Emulator:
     """The emulator as a process of its own, as any user would start it."""
 
-    def __init__(self, log: Path, *options: str) -> None:
+    def __init__(self, log: Path, *options: str, module: str = "lucidworks_provider.emulator") -> None:
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         self.group = ProcessGroup()
-        command = [sys.executable, "-m", "lucidworks_provider.emulator", "--port", str(port), *options]
+        command = [sys.executable, "-m", module, "--port", str(port), *options]
         self.process = ManagedProcess(
             command, clean_environment(), log, REPOSITORY, name="emulator", group=self.group
         )

@@ -142,7 +142,8 @@ class LucidworksClient:
     async def _aexchange(self, exchange: Exchange[T], attempts: int | None) -> T:
         request = exchange.request
         state = self._begin(exchange)
-        async with self.shared() as transport:
+        aio = await import_in_thread(_AIO)
+        async with aio.shared_transport(self.settings) as transport:
 
             async def once() -> T:
                 token = await state.source.aget(state.refused)

@@ -29,7 +29,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lucidworks_provider.corpus.dataset import HEAD, JOURNAL, RAW, below, new_name
@@ -408,5 +408,7 @@ def _number(count: int) -> str:
 
 
 def _plain(record: Record) -> dict[str, Any]:
-    key = list(astuple(record.key)) if record.key is not None else None
+    key = None
+    if (piece := record.key) is not None:
+        key = [piece.document_id, piece.content_hash, piece.start, piece.length]
     return {"kind": record.kind, "key": key, "job": record.job, "value": record.value}

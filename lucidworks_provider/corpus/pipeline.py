@@ -375,6 +375,8 @@ class JobRunner:
 
     def __post_init__(self) -> None:
         self._submitting = asyncio.Semaphore(SUBMISSIONS)
+        # A job was submitted.
+        self.begun = asyncio.Event()
         # The text of each job that is waited for.
         self._held: dict[str, tuple[str, int, int]] = {}
 
@@ -500,6 +502,7 @@ class JobRunner:
         job = await until_accepted(self.submit, piece.text)
         self.desk.journal.submitted(piece.key, job)
         self.desk.stats.submitted(time.monotonic())
+        self.begun.set()
         return job
 
 
@@ -589,8 +592,7 @@ class Engine:
                     group.create_task(_watched(journal)),
                     group.create_task(_every(PROGRESS_SECONDS, self._progress)),
                     group.create_task(self._check_again_and_again()),
-                    # While the first jobs are waited for; else their documents would wait for it.
-                    group.create_task(in_thread(import_module, "pyarrow.parquet")),
+                    group.create_task(self._import_early()),
                 ]
                 writer = group.create_task(self._write_arrived())
                 await self._send_all(candidates)
@@ -631,6 +633,12 @@ class Engine:
         # Before the part, which may take its time or fail: it can be made of ids and answers, and not they of it.
         await self.journal.flush()
         await self._close_part()
+
+    async def _import_early(self) -> None:
+        """While the first jobs are waited for: documents would wait for it later, and submissions before."""
+        await self._asking.begun.wait()
+        for name in ("pyarrow.parquet", "pyarrow.compute"):
+            await in_thread(import_module, name)
 
     async def _check_again_and_again(self) -> None:
         """A storage that is away for a moment ends no run; the journal is as patient."""

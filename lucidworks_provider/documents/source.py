@@ -231,10 +231,7 @@ class _Walk:
         folders = [""]
         while folders:
             some, folders = folders, []
-            # A local folder is read entry by entry, and needs no waiting for a store.
-            local = local_path(self.base) is not None
-            listed = map(self._list, some) if local else read_ahead(self._list, some)
-            for below, entries in listed:
+            for below, entries in read_ahead(self._list, some):
                 yield from self._files(below, entries, folders)
 
     def _list(self, below: str) -> tuple[str, Iterable[Entry]]:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lucidworks_provider.threads import AHEAD, read_ahead
+from lucidworks_provider.threads import AHEAD, PAUSES, read_ahead
 
 
 def test_results_come_in_order_and_are_read_ahead() -> None:
@@ -22,9 +22,24 @@ def test_results_come_in_order_and_are_read_ahead() -> None:
 
 
 def test_the_first_call_is_made_by_the_caller() -> None:
-    threads = list(read_ahead(lambda _: threading.current_thread(), range(3)))
+    def slow(_: int) -> threading.Thread:
+        time.sleep(2 * PAUSES)
+        return threading.current_thread()
+
+    threads = list(read_ahead(slow, range(8)))
     assert threads[0] is threading.current_thread()
-    assert threading.current_thread() not in threads[1:]
+    assert threading.current_thread() not in threads[2:]
+
+
+def test_short_calls_are_made_by_the_caller() -> None:
+    """As with a local disk; a pause now and then, as of a busy machine, changes nothing."""
+
+    def work(item: int) -> threading.Thread:
+        if item % 50 == 10:
+            time.sleep(PAUSES / 2)
+        return threading.current_thread()
+
+    assert set(read_ahead(work, range(200))) == {threading.current_thread()}
 
 
 @pytest.mark.parametrize(("size", "ahead"), [(0, AHEAD), (10, 3), (31, 1)])
@@ -34,6 +49,8 @@ def test_no_more_is_held_than_allowed(size: int, ahead: int) -> None:
 
     def count(_: int) -> None:
         nonlocal begun
+        if begun < 3:
+            time.sleep(PAUSES)
         with lock:
             begun += 1
 
@@ -47,6 +64,8 @@ def test_an_error_comes_at_its_item_and_ends_the_rest() -> None:
 
     def fail(item: int) -> int:
         called.append(item)
+        if item < 3:
+            time.sleep(PAUSES)
         if item == 5:
             raise OSError("no")
         return item

@@ -272,18 +272,19 @@ def check_status(answer: Answer, name: str) -> None:
     """Raise the error that the status stands for (section 11 of the reference); return on a 2xx that can be read."""
     status, encoding = answer.status, answer.headers.get("content-encoding")
     encoded = content_codings(encoding) is None
+    succeeded = 200 <= status < 300
+    if succeeded and not encoded:
+        return  # before anything is made of a body that is none of an error
     shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(answer.body)
     said = f"{name}: HTTP {status}: {shown}"
-    if 200 <= status < 300:
-        if encoded:
-            raise ContentEncodingError(
-                f"{said}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
-                "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
-                status=status,
-                body=answer.body,
-                encoding=encoding or "",
-            )
-        return
+    if succeeded:
+        raise ContentEncodingError(
+            f"{said}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
+            "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
+            status=status,
+            body=answer.body,
+            encoding=encoding or "",
+        )
     match status:
         case 401:
             raise TokenRefusedError(said, status=status)
