@@ -310,7 +310,7 @@ def write_tables(source: Path, output: Path) -> None:
         row._replace(
             hash=content_hash((source / row.id).read_text()),
             size=files[row.id].size,
-            stamp=files[row.id].stamp,
+            etag=files[row.id].etag,
         )
         for row in rows
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a folder of any storage: names, sizes, and a stamp that tells whether a file was changed."""
+"""What is in a folder of any storage: names, sizes, and an etag, which differs when a file was changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Entry:
 
     :param name: within the folder that was listed; of :func:`list_below` with "/" between.
     :param size: bytes; 0 for a folder, -1 for a link that cannot be followed.
-    :param stamp: another one when the file was changed: ``etag:…`` where the store has one, else ``mtime:``
+    :param etag: another one when the file was changed: ``etag:…`` where the store has one, else ``mtime:``
         and nanoseconds. A store that has neither gets ``seen:`` and the time of the listing, so that its
         files never count as unchanged.
     :param modified: seconds since the epoch; None for a folder, and where the store does not say.
@@ -39,7 +39,7 @@ class Entry:
 
     name: str
     size: int
-    stamp: str
+    etag: str
     folder: bool = False
     modified: float | None = field(default=None, compare=False)
 

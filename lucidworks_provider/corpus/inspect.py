@@ -403,7 +403,7 @@ class _Inspector:
         row = self.db.execute(
             "SELECT status, hash, present, size, etag FROM documents WHERE id = ?", (one.id,)
         ).fetchone()
-        status, known, present, *stamp = row or ("", None, False)
+        status, known, present, *etag = row or ("", None, False)
         self.db.execute("UPDATE documents SET seen = 1 WHERE id = ?", (one.id,))
         if status == "rejected":
             # The tables have an older text of it, or none.
@@ -415,7 +415,7 @@ class _Inspector:
             )
         elif known is None and not present:
             add("documents of the source that are neither in the tables nor rejects", repr(one.id))
-        elif known != content_hash(one.text) and stamp == [file.size, file.stamp]:
+        elif known != content_hash(one.text) and etag == [file.size, file.etag]:
             add("documents whose content_hash is not that of their text", repr(one.id))
         elif known != content_hash(one.text):
             add("documents that were changed after they were chunked", repr(one.id))

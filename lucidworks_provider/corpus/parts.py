@@ -263,7 +263,7 @@ class PartWriter:
             raise RejectedError(Reason.MALFORMED, str(err)) from None
         self._learned(self._columns.dimension)
         file = candidate.file
-        about = (candidate.document.id, candidate.content_hash, file.size, file.stamp, file.path)
+        about = (candidate.document.id, candidate.content_hash, file.size, file.etag, file.path)
         tokens = sum(chunk.input_tokens or 0 for chunk in chunks)
         place = (self._path, self.chunks) if chunks else (None, None)
         self.rows.append(Row._make((*about, len(chunks), *place, tokens)))

@@ -71,12 +71,12 @@ BODY_BYTES = 32_000_000
 LEAST_GETS, MOST_GETS = 2, 256
 # Bytes of a body, before any has come; the largest of late counts, and is forgotten within some twenty.
 FIRST_BODY = 6_000_000
-FORGETS = 0.85
+DECAY = 0.85
 
 
 class InFlightLimit:
     """
-    Documents in flight; entered by one coroutine only.
+    Limits the documents in flight, and the bytes of their texts; acquired by one coroutine only.
 
     :param most: documents.
     """
@@ -85,20 +85,20 @@ class InFlightLimit:
         self._most = most
         self._limit = min(FIRST_WINDOW, most)
         self._bytes = 0
-        self.inside = 0
+        self.in_flight = 0
         self._room: asyncio.Future[None] | None = None
 
-    async def enter(self, size: int) -> None:
-        """Wait until there is room. One document is always let in, however large."""
-        while self.inside and (self.inside >= self._limit or self._bytes + size > TEXT_BYTES):
+    async def acquire(self, size: int) -> None:
+        """Wait until there is room. One document is always allowed, however large."""
+        while self.in_flight and (self.in_flight >= self._limit or self._bytes + size > TEXT_BYTES):
             self._room = asyncio.get_running_loop().create_future()
             await self._room
-        self.inside += 1
+        self.in_flight += 1
         self._bytes += size
 
-    def leave(self, size: int) -> None:
-        """A document is in its part, or rejected."""
-        self.inside -= 1
+    def release(self, size: int) -> None:
+        """A document was written to its part, or rejected."""
+        self.in_flight -= 1
         self._bytes -= size
         self._limit = min(self._most, self._limit + 1)
         if self._room is not None and not self._room.done():
@@ -107,9 +107,9 @@ class InFlightLimit:
 
 class BodyBudget:
     """
-    Taken for a GET until its body is stored; fewer of them when bodies are large.
+    A semaphore for GETs, held until the body is stored. The larger the bodies, the fewer at once.
 
-    First come, first served. Bodies that wait for their part count as well: who takes a slot waits for them.
+    First come, first served. Bodies in memory that wait for their part count as well.
     """
 
     def __init__(self) -> None:
@@ -140,17 +140,17 @@ class BodyBudget:
         self._taken -= 1
         self._next()
 
-    def came(self, size: int) -> None:
-        """So large is a body; said before it is stored, as those who wait for a slot wait for that, too."""
-        self._expected = max(size, self._expected * FORGETS)
+    def observe(self, size: int) -> None:
+        """Adapt to the size of a body, before it is stored."""
+        self._expected = max(size, self._expected * DECAY)
         self._next()
 
-    def held(self, size: int) -> None:
-        """A body stays in memory until it is :meth:`written`."""
+    def hold(self, size: int) -> None:
+        """Count a body that stays in memory until :meth:`release`."""
         self._unwritten += size
 
-    def written(self, size: int) -> None:
-        """It is out of memory."""
+    def release(self, size: int) -> None:
+        """The body is out of memory."""
         self._unwritten -= size
         self._next()
 
@@ -229,7 +229,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What all jobs of a run share."""
+    """Shared by all jobs of a run."""
 
     fetch: Callable[[str], Awaitable[bytes]]
     journal: Journal
@@ -242,12 +242,12 @@ class JournalResultStore:
     """
     The :class:`~lucidworks_provider.jobs.wait.ResultStore` of one job.
 
-    :param fresh: submitted a moment ago.
-    :param hold: keep the body in memory as well, for the part that it goes to at once.
+    :param hold: keep the body in memory as well, because it is written to a part at once.
+    :param fresh: the job was submitted by this process, so its duration is known.
     """
 
-    def __init__(self, desk: RunContext, piece: Piece, job: str, *, hold: bool, fresh: bool) -> None:
-        self._desk = desk
+    def __init__(self, context: RunContext, piece: Piece, job: str, *, hold: bool, fresh: bool) -> None:
+        self._context = context
         self._hold = hold
         self._fresh = fresh
         self._piece = piece
@@ -261,54 +261,54 @@ class JournalResultStore:
         self._body: bytes | None = None
 
     async def fetch(self, job: str) -> bytes:
-        """The GET; a 429 is no answer about the job."""
-        return await until_accepted(self._desk.fetch, job)
+        """Perform the GET, again while the response is a 429."""
+        return await until_accepted(self._context.fetch, job)
 
     def next_wait(self, age: float, poll_interval: float) -> float:
-        """Of a job that is not ready."""
+        """Seconds to the next poll of a job that is not ready."""
         self._unfinished = time.monotonic() - self._started
-        return self._desk.times.next_wait(age, poll_interval)
+        return self._context.times.next_wait(age, poll_interval)
 
     async def there(self) -> bool:
-        """The plan has looked."""
+        """False: the plan has already looked in the journal."""
         return False
 
     async def keep(self, body: bytes) -> None:
-        """To the journal."""
-        if self._fresh:  # nobody knows since when an earlier try's job is ready
+        """Write the body to the journal."""
+        if self._fresh:  # else it may have been ready for a long time
             seconds = time.monotonic() - self._started
-            self._desk.times.durations.append(seconds)
+            self._context.times.durations.append(seconds)
             if self._unfinished is None:
-                self._desk.times.ready(seconds)
+                self._context.times.ready(seconds)
             else:
-                self._desk.times.late(self._unfinished)
-        self._desk.slots.came(len(body))
+                self._context.times.late(self._unfinished)
+        self._context.slots.observe(len(body))
         self._result = await self._write(body)
         if self._hold:
             self._body = body
-            self._desk.slots.held(len(body))
+            self._context.slots.hold(len(body))
 
     async def keep_aside(self, body: bytes) -> None:
-        """To the journal as well; a body that comes later counts instead."""
+        """Write it to the journal; a later body replaces it."""
         if (size := len(body)) != self._aside_size:
             self._aside, self._aside_size = await self._write(body, aside=True), size
 
     async def use_aside(self) -> bool:
-        """What came with an unknown status."""
+        """Use the body that came with an unknown status."""
         self._result = self._aside
         return self._result is not None
 
     async def keep_other(self, body: bytes, job_id: str) -> None:
-        """To the journal, where whoever finds it asks for the job again."""
+        """Write it to the journal; a resumed run polls the job again."""
         self._other = await self._write(body, aside=True)
 
     async def use_other(self) -> bool:
-        """What came under the id of another job."""
+        """Use the body that came under the id of another job."""
         self._result = self._other
         return self._result is not None
 
     async def keep_undecoded(self, error: ContentEncodingError) -> None:
-        """To the journal as well."""
+        """Write it to the journal."""
         await self._write(error.body, aside=True)
         error.kept("the journal")
 
@@ -319,11 +319,11 @@ class JournalResultStore:
         return ChunkedPiece(self._piece, self._job, self._result, self._body, seconds)
 
     async def _write(self, body: bytes, *, aside: bool = False) -> Place:
-        return await self._desk.journal.keep_body(self._piece.key, self._job, body, aside=aside)
+        return await self._context.journal.keep_body(self._piece.key, self._job, body, aside=aside)
 
 
 async def until_accepted(call: Callable[[str], Awaitable[T]], value: str) -> T:
-    """Call, and again for as long as the answer is a 429, which says nothing about the text or job."""
+    """Call, and repeat while the response is a 429, which says nothing about the text or job."""
     for attempt in count(1):
         try:
             return await call(value)
@@ -332,19 +332,19 @@ async def until_accepted(call: Callable[[str], Awaitable[T]], value: str) -> T:
     raise AssertionError
 
 
-# POSTs at once, waiting for the rate included: so a GET that is due does not queue behind hundreds of them.
+# POSTs at once, those that wait for the rate limiter included, so that a GET does not queue behind hundreds of them.
 SUBMISSIONS = 32
 # How often a POST without an answer is sent again, and how long to wait before.
 UNKNOWN_TRIES = 3
 UNKNOWN_PAUSE = 5.0
-# What the service may say of one text or job, though it may be meant for all: then many in a row are rejected.
+# Responses about one text or job that may have a cause common to all: then many in a row are rejected.
 _REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """
-    What a person decided about a run.
+    The settings of a run.
 
     :param timeout: seconds for each job.
     :param poll_interval: the longest time between two polls of a job, seconds.
@@ -362,51 +362,51 @@ class Rules:
 @dataclass
 class JobRunner:
     """
-    For all pieces of a run.
+    Submits the pieces of a run and waits for their jobs.
 
     :param submit: performs the POST for a text and returns the job's id.
     """
 
     submit: Callable[[str], Awaitable[str]]
-    desk: RunContext
+    context: RunContext
     rules: Rules
-    # Jobs that were not ready in time, or could not be asked for.
+    # Jobs that were not ready in time, or could not be polled.
     late: int = 0
 
     def __post_init__(self) -> None:
         self._submitting = asyncio.Semaphore(SUBMISSIONS)
         # A job was submitted.
         self.begun = asyncio.Event()
-        # The text of each job that is waited for.
-        self._held: dict[str, tuple[str, int, int]] = {}
+        # The piece of each job that is being polled.
+        self._texts_by_job: dict[str, tuple[str, int, int]] = {}
 
     async def piece(self, piece: Piece, *, alone: bool) -> ChunkedPiece:
         """
         The result of a piece.
 
-        :param alone: of its document.
+        :param alone: whether it is the whole document.
         :raises RejectedError: what is wrong with this text alone.
         :raises LucidworksError: what fails for all.
         """
         if piece.place is not None:
-            self.desk.stats.reused()
+            self.context.stats.reused()
             return ChunkedPiece(piece, piece.job, piece.place)
         job, again = piece.job, False
         if job:
-            self.desk.stats.reused()
+            self.context.stats.reused()
         while True:
             fresh = not job
             job = job or await self._submit(piece)
-            self._hold(job, piece)
-            kept = JournalResultStore(self.desk, piece, job, hold=alone, fresh=fresh)
+            self._claim_job(job, piece)
+            kept = JournalResultStore(self.context, piece, job, hold=alone, fresh=fresh)
             try:
                 with metrics.waiting() as waited:
                     if fresh:
-                        await asyncio.sleep(self.desk.times.first_wait())
+                        await asyncio.sleep(self.context.times.first_wait())
                     ended = await self._wait(job, kept)
                     waited.ending = ended.ending.value
             finally:
-                self._held.pop(job, None)
+                self._texts_by_job.pop(job, None)
             match ended.ending:
                 case Ending.COLLECTED:
                     return kept.answered()
@@ -429,18 +429,18 @@ class JobRunner:
                 piece.key.document_id,
                 ended.message,
             )
-            self.desk.journal.resubmitted()
-            self.desk.stats.resubmitted()
+            self.context.journal.resubmitted()
+            self.context.stats.resubmitted()
             job, again = "", True
 
-    def _hold(self, job: str, piece: Piece) -> None:
+    def _claim_job(self, job: str, piece: Piece) -> None:
         """
-        Note whose job it is.
+        Record the piece that a job belongs to.
 
-        :raises RejectedError: another text has it, and one of the two would get the other's result.
+        :raises RejectedError: the job belongs to another piece, and one of the two would get the other's result.
         """
         text = piece.key.content_hash, piece.key.start, piece.key.length
-        if self._held.setdefault(job, text) != text:
+        if self._texts_by_job.setdefault(job, text) != text:
             raise RejectedError(
                 Reason.MALFORMED,
                 f"The service answered the submission with job {job}, which another document has.",
@@ -455,32 +455,32 @@ class JobRunner:
                     deadline=time.time() + self.rules.timeout,
                     now=time.time,
                     wait=kept.next_wait,
-                    # The lease says that nobody else reads.
+                    # The lease excludes other readers.
                     gone_patience=0.0,
-                    durations=self.desk.times.durations,
+                    durations=self.context.times.durations,
                 ),
                 keeper=kept,
                 fetch=kept.fetch,
-                slots=self.desk.slots,
+                slots=self.context.slots,
                 kind=CHUNKING,
             )
         except InputError as err:
-            # No address can be made of the id.
+            # The id cannot be part of a URL.
             return PollOutcome(Ending.GONE, str(err))
         except _REFUSED as err:
-            # The job is there. A proxy may have said that, or a right may be missing for a while.
+            # The job exists. The response may be a proxy's, or a permission may be missing for a while.
             raise self._late(Reason.REFUSED, f"Job {job}: {err}") from None
 
     def _late(self, reason: Reason, detail: str) -> RejectedError:
         self.late += 1
-        return RejectedError(reason, f"{detail.rstrip()} The next run asks for it again.", late=True)
+        return RejectedError(reason, f"{detail.rstrip()} The next run polls it again.", late=True)
 
     async def _submit(self, piece: Piece) -> str:
         for unknown in range(UNKNOWN_TRIES):
             try:
                 async with self._submitting:
-                    await self.desk.journal.writable()
-                    # An id that was handed out is kept even when this is cancelled.
+                    await self.context.journal.writable()
+                    # The job's id is recorded even when this is cancelled.
                     return await finish(self._post(piece))
             except InputError as err:
                 raise RejectedError(Reason.INVALID, str(err)) from None
@@ -492,16 +492,16 @@ class JobRunner:
                 if unknown == UNKNOWN_TRIES - 1:
                     raise RejectedError(Reason.FAILED, f"{UNKNOWN_TRIES} submissions: {err}") from None
                 log.warning("%s A job may exist that nobody knows; submitting again. %s", _named(piece), err)
-                self.desk.journal.resubmitted()
-                self.desk.stats.resubmitted()
+                self.context.journal.resubmitted()
+                self.context.stats.resubmitted()
                 await asyncio.sleep(max(UNKNOWN_PAUSE, err.retry_after or 0.0))
         raise AssertionError
 
     async def _post(self, piece: Piece) -> str:
-        # Refused is not accepted, so nothing is doubled.
+        # A 429 was not accepted, so repeating it makes no second job.
         job = await until_accepted(self.submit, piece.text)
-        self.desk.journal.submitted(piece.key, job)
-        self.desk.stats.submitted(time.monotonic())
+        self.context.journal.submitted(piece.key, job)
+        self.context.stats.submitted(time.monotonic())
         self.begun.set()
         return job
 
@@ -510,21 +510,21 @@ def _named(piece: Piece) -> str:
     return f"Document {piece.key.document_id!r}:"
 
 
-# Read ahead in one hop to a thread.
+# Documents read in one hop to a thread.
 READ_AHEAD = 32
 READ_AHEAD_CHARACTERS = 4_000_000
-# A part takes its place at least this often, so that the journal stays small.
+# A part is completed at least this often, so that the journal stays small.
 PART_SECONDS = 300.0
 PROGRESS_SECONDS = 5.0
 CHECK_SECONDS = 10.0
 # Documents appended in one hop to a thread.
 WRITE_AT_ONCE = 32
-# What is said of single documents; the file of rejects has them all.
-FIRST_FEW = 20
-# Reasons that may be everybody's.
-_OF_ALL = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
-# So many documents refused or failed one after the other, and none done: the fault is not theirs.
-IN_VAIN = 25
+# Documents with a log line of their own; the file of rejects has them all.
+LOGGED_FIRST = 20
+# Reasons that may apply to all documents.
+_SYSTEMIC = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
+# So many such rejects in a row, and no document done, stop the run: the cause is probably common.
+MAX_REJECTED_IN_A_ROW = 25
 
 
 class ConsecutiveFailuresError(TooManyRejectsError):
@@ -565,24 +565,24 @@ class Engine:
         self._window = InFlightLimit(self.rules.max_in_flight)
         self._slots = BodyBudget()
         times = PollDelayEstimator(self.rules.poll_interval)
-        desk = RunContext(self.fetch, self.journal, self.stats, self._slots, times)
-        self._asking = JobRunner(self.submit, desk, self.rules)
-        self._arrived: asyncio.Queue[CompletedDocument | None] = asyncio.Queue()
+        context = RunContext(self.fetch, self.journal, self.stats, self._slots, times)
+        self._runner = JobRunner(self.submit, context, self.rules)
+        self._completed: asyncio.Queue[CompletedDocument | None] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
-        self._vain = self._unusual = 0
-        self._told: Counter[str] = Counter()
+        self._rejected_in_a_row = self._warned = 0
+        self._reported: Counter[str] = Counter()
 
     @property
     def late(self) -> int:
         """Jobs that the next run asks for again."""
-        return self._asking.late
+        return self._runner.late
 
     async def run(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         """
-        Send all, gather all.
+        Submit all documents and collect their chunks.
 
-        :raises LucidworksError: what fails for every document; all that came is kept, and a retry goes on.
+        :raises LucidworksError: a failure common to all documents. Everything that arrived is kept for a retry.
         """
         # Outside of the group: when the group is cancelled, what has just arrived still has to be written.
         journal = asyncio.create_task(self.journal.write_groups())
@@ -590,13 +590,13 @@ class Engine:
             async with asyncio.TaskGroup() as group:
                 beside = [
                     group.create_task(_watched(journal)),
-                    group.create_task(_every(PROGRESS_SECONDS, self._progress)),
-                    group.create_task(self._check_again_and_again()),
+                    group.create_task(_periodically(PROGRESS_SECONDS, self._progress)),
+                    group.create_task(self._check_periodically()),
                     group.create_task(self._import_early()),
                 ]
-                writer = group.create_task(self._write_arrived())
+                writer = group.create_task(self._write_completed())
                 await self._send_all(candidates)
-                self._arrived.put_nowait(None)
+                self._completed.put_nowait(None)
                 await writer
                 for task in beside:
                     task.cancel()
@@ -605,7 +605,7 @@ class Engine:
             await self._end(
                 journal,
                 lost=isinstance(failure, OutputBusyError),
-                in_vain=isinstance(failure, ConsecutiveFailuresError),
+                all_rejected=isinstance(failure, ConsecutiveFailuresError),
             )
             raise failure from None
         except BaseException:
@@ -613,35 +613,35 @@ class Engine:
             raise
         await self._end(journal)
 
-    async def _end(self, journal: asyncio.Task[None], *, lost: bool = False, in_vain: bool = False) -> None:
+    async def _end(self, journal: asyncio.Task[None], *, lost: bool = False, all_rejected: bool = False) -> None:
         """
-        Put what came where the next run finds it.
+        Store everything that arrived, for the next run.
 
-        :param lost: another process writes here now, and nothing of this one belongs there any more.
-        :param in_vain: too many documents in a row were rejected.
+        :param lost: another process holds the lease, so nothing may be written.
+        :param all_rejected: too many documents in a row were rejected.
         """
-        self._tell_metrics()
+        self._report_metrics()
         journal.cancel()
         await asyncio.wait([journal])
         if lost:
             if self._part is not None:
                 await in_thread(self._part.abandon)
             return
-        if in_vain:
-            # None of them is to blame; the next attempt sends them again.
+        if all_rejected:
+            # The next attempt submits them again.
             self.journal.note("end", None)
-        # Before the part, which may take its time or fail: it can be made of ids and answers, and not they of it.
+        # Before the part, which can be made from the journal if writing it fails.
         await self.journal.flush()
         await self._close_part()
 
     async def _import_early(self) -> None:
         """While the first jobs are waited for: documents would wait for it later, and submissions before."""
-        await self._asking.begun.wait()
+        await self._runner.begun.wait()
         for name in ("pyarrow.parquet", "pyarrow.compute"):
             await in_thread(import_module, name)
 
-    async def _check_again_and_again(self) -> None:
-        """A storage that is away for a moment ends no run; the journal is as patient."""
+    async def _check_periodically(self) -> None:
+        """Renew the lease; a storage that fails for a while does not end the run."""
         failing_since: float | None = None
         while True:
             await asyncio.sleep(CHECK_SECONDS)
@@ -657,13 +657,13 @@ class Engine:
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:
-            while some := await in_thread(_take, candidates):
-                for candidate in some:
+            while batch := await in_thread(_take, candidates):
+                for candidate in batch:
                     if isinstance(candidate, RejectedDocument):
                         self.stats.rejected(candidate.reason)
                         continue
-                    await self._window.enter(candidate.size)
-                    self.stats.in_flight = self._window.inside
+                    await self._window.acquire(candidate.size)
+                    self.stats.in_flight = self._window.in_flight
                     documents.create_task(self._document(candidate))
 
     # -- a document ----------------------------------------------------------------------------------
@@ -673,35 +673,35 @@ class Engine:
         alone = len(candidate.pieces) == 1
         try:
             if alone:
-                answers = [await self._asking.piece(candidate.pieces[0], alone=True)]
+                answers = [await self._runner.piece(candidate.pieces[0], alone=True)]
             else:
-                answers = await _all(self._asking.piece(piece, alone=False) for piece in candidate.pieces)
+                answers = await _all(self._runner.piece(piece, alone=False) for piece in candidate.pieces)
         except RejectedError as err:
             self._reject(candidate, err)
-            self._leave(candidate)
+            self._release(candidate)
         else:
-            self._arrived.put_nowait(CompletedDocument(candidate, answers))
+            self._completed.put_nowait(CompletedDocument(candidate, answers))
 
     # -- the parts -----------------------------------------------------------------------------------
 
-    async def _write_arrived(self) -> None:
+    async def _write_completed(self) -> None:
         ended = False
         while not ended:
-            some: list[CompletedDocument] = []
-            ended = _collect(await self._arrived.get(), some)
-            while not ended and not self._arrived.empty() and len(some) < WRITE_AT_ONCE:
-                ended = _collect(self._arrived.get_nowait(), some)
-            if not some:
+            batch: list[CompletedDocument] = []
+            ended = _collect(await self._completed.get(), batch)
+            while not ended and not self._completed.empty() and len(batch) < WRITE_AT_ONCE:
+                ended = _collect(self._completed.get_nowait(), batch)
+            if not batch:
                 continue
             self._part = self._part or self._open_part()
-            outcomes = await in_thread(self._append, self._part, some)
-            for arrived, outcome in zip(some, outcomes, strict=True):
+            outcomes = await in_thread(self._append, self._part, batch)
+            for completed, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, RejectedError):
-                    self._reject(arrived.candidate, outcome)
+                    self._reject(completed.candidate, outcome)
                 else:
-                    self._count(arrived, outcome)
-                self._slots.written(sum(answer.held for answer in arrived.answers))
-                self._leave(arrived.candidate)
+                    self._count(completed, outcome)
+                self._slots.release(sum(answer.held for answer in completed.answers))
+                self._release(completed.candidate)
             if self._part.full or time.monotonic() - self._part_since > PART_SECONDS:
                 await self._close_part()
 
@@ -710,15 +710,15 @@ class Engine:
         return self.new_part()
 
     def _append(
-        self, part: PartWriter, some: Sequence[CompletedDocument]
+        self, part: PartWriter, batch: Sequence[CompletedDocument]
     ) -> list[WriteResult | RejectedError]:
         """In a thread."""
         outcomes: list[WriteResult | RejectedError] = []
-        for arrived in some:
+        for completed in batch:
             try:
                 outcomes.append(
                     part.add(
-                        arrived,
+                        completed,
                         read=self.journal.body,
                         refuse_truncated=self.rules.refuse_truncated,
                         lenient=self.rules.lenient,
@@ -741,18 +741,18 @@ class Engine:
         self.parts.append(part)
         await in_thread(self.journal.drop, self.journal.release(row.id for row in writer.rows))
 
-    def _count(self, arrived: CompletedDocument, written: WriteResult) -> None:
-        self._vain = 0
-        seconds = max((answer.seconds for answer in arrived.answers if answer.seconds), default=None)
+    def _count(self, completed: CompletedDocument, written: WriteResult) -> None:
+        self._rejected_in_a_row = 0
+        seconds = max((answer.seconds for answer in completed.answers if answer.seconds), default=None)
         self.stats.chunked(time.monotonic(), seconds, written.sizes, written.tokens)
-        document_id = arrived.candidate.document.id
-        self._unusual += bool(written.warnings)
-        if self._unusual <= FIRST_FEW:
+        document_id = completed.candidate.document.id
+        self._warned += bool(written.warnings)
+        if self._warned <= LOGGED_FIRST:
             for warning in written.warnings:
                 log.warning("Document %r: %s", document_id, warning)
         if written.gap is not None:
             self.truncated += 1
-            if self.truncated <= FIRST_FEW:
+            if self.truncated <= LOGGED_FIRST:
                 log.warning("Document %r: %s", document_id, not_covered(written.gap))
 
     def _reject(self, candidate: Candidate, err: RejectedError) -> None:
@@ -763,38 +763,38 @@ class Engine:
         self.scratch.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
         self.stats.rejected(err.reason)
         self.rejected += 1
-        if self.rejected <= FIRST_FEW:
+        if self.rejected <= LOGGED_FIRST:
             log.warning("Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
         if not err.late:
             value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
             self.journal.note("failed", value)
-        if err.reason in _OF_ALL:
-            self._vain += 1
-            if self._vain >= IN_VAIN:
+        if err.reason in _SYSTEMIC:
+            self._rejected_in_a_row += 1
+            if self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
                 raise ConsecutiveFailuresError(
-                    f"{self._vain} documents one after the other were rejected and none went through, so the fault "
+                    f"{self._rejected_in_a_row} documents one after the other were rejected and none went through, so the fault "
                     f"is hardly theirs; stopped. The last one, {document_id!r}: {err.detail}"
                 )
 
-    def _leave(self, candidate: Candidate) -> None:
-        self._window.leave(candidate.size)
-        self.stats.in_flight = self._window.inside
+    def _release(self, candidate: Candidate) -> None:
+        self._window.release(candidate.size)
+        self.stats.in_flight = self._window.in_flight
 
     def _progress(self) -> None:
         self.stats.rate = self.rate()
         log.info("%s", self.stats.progress(time.monotonic()))
-        self._tell_metrics()
+        self._report_metrics()
 
-    def _tell_metrics(self) -> None:
+    def _report_metrics(self) -> None:
         """What was done since it was told last."""
         stats = self.stats
         done = Counter(
             chunked=stats.documents, rejected=stats.rejects, skipped=stats.skips, chunks=stats.chunks
         )
-        news = done - self._told
+        news = done - self._reported
         chunks = news.pop("chunks", 0)
         metrics.documents(news, chunks)
-        self._told = done
+        self._reported = done
 
 
 def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate | RejectedDocument]:
@@ -809,11 +809,11 @@ def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate 
     return taken
 
 
-def _collect(arrived: CompletedDocument | None, some: list[CompletedDocument]) -> bool:
+def _collect(completed: CompletedDocument | None, batch: list[CompletedDocument]) -> bool:
     """Whether that was the last."""
-    if arrived is not None:
-        some.append(arrived)
-    return arrived is None
+    if completed is not None:
+        batch.append(completed)
+    return completed is None
 
 
 async def _all(asked: Iterable[Coroutine[Any, Any, ChunkedPiece]]) -> list[ChunkedPiece]:
@@ -825,7 +825,7 @@ async def _all(asked: Iterable[Coroutine[Any, Any, ChunkedPiece]]) -> list[Chunk
     return [answer for answer in answers if isinstance(answer, ChunkedPiece)]
 
 
-async def _every(seconds: float, call: Callable[[], None]) -> None:
+async def _periodically(seconds: float, call: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(seconds)
         await in_thread(call)

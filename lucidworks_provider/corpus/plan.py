@@ -3,9 +3,9 @@
 What a run has to send: documents that are new, or not what they were.
 
 ==================================  =========================================================================
-a file of one document              skipped unopened when its path, size and stamp stand in the index; else it
+a file of one document              skipped unopened when its path, size and etag stand in the index; else it
                                     is read when its turn comes, and skipped when its text has the same hash
-a file of many records              skipped unopened when the index has documents of it with its size and stamp,
+a file of many records              skipped unopened when the index has documents of it with its size and etag,
                                     and none was rejected; else read twice: all ids before the first
                                     submission (two documents with one id are an error), then the texts
 documents handed over by a task     like such a file, every time
@@ -132,18 +132,18 @@ class Plan:
                 file.path,
                 file.uri,
                 file.size,
-                file.stamp,
+                file.etag,
                 file.format,
             )
         size -= self._see_elsewhere()
-        todo = scratch.count("SELECT count(*) FROM seen WHERE fate = ?", TODO)
+        todo = scratch.count("SELECT count(*) FROM seen WHERE action = ?", TODO)
         return Planned(scratch.count("SELECT count(*) FROM seen"), todo, size)
 
     def candidates(self) -> Iterator[Candidate | RejectedDocument]:
         """
         The documents to be sent, and those that cannot be read.
 
-        Documents that turn out to be what they were are noted with their new size and stamp.
+        Documents that turn out to be what they were are noted with their new size and etag.
         """
         # The storage is waited for ahead, the database is only used here.
         read = read_ahead(self._open, self._files(), size=lambda file: max(file.size, 0), most=_AHEAD_BYTES)
@@ -160,7 +160,7 @@ class Plan:
         # Row by row, not a cursor: this may go on for hours while the same database is written.
         last = ""
         while row := self._scratch.one(
-            "SELECT path, uri, size, stamp, format FROM files WHERE path >= ? ORDER BY path LIMIT 1", last
+            "SELECT path, uri, size, etag, format FROM files WHERE path >= ? ORDER BY path LIMIT 1", last
         ):
             yield SourceFile(row[1], row[0], row[2], row[3], Format(row[4]))
             # The least text that is greater.
@@ -183,15 +183,15 @@ class Plan:
             scratch.see(document.id, TODO)
         known = scratch.known(document.id, old=self._reuse)
         if known is not None and known.hash == digest:
-            if (known.size, known.stamp, known.file) != (file.size, file.stamp, file.path):
+            if (known.size, known.etag, known.file) != (file.size, file.etag, file.path):
                 scratch.run(
                     "INSERT OR REPLACE INTO touched VALUES (?, ?, ?, ?)",
                     document.id,
                     file.size,
-                    file.stamp,
+                    file.etag,
                     file.path,
                 )
-            scratch.set_fate(document.id, SAME)
+            scratch.set_action(document.id, SAME)
             return None
         failed = scratch.one("SELECT * FROM failed WHERE id = ? AND hash = ?", document.id, digest)
         if failed:
@@ -219,15 +219,15 @@ class Plan:
 
     @staticmethod
     def _same(file: SourceFile, row: Row | None) -> bool:
-        return row is not None and (row.size, row.stamp, row.file) == (file.size, file.stamp, file.path)
+        return row is not None and (row.size, row.etag, row.file) == (file.size, file.etag, file.path)
 
     def _records_same(self, file: SourceFile) -> bool:
         """Mark all documents of a file of records that is what it was."""
         scratch = self._scratch
-        # One row with the file's stamp says that a run has read it as it is now; a row with another one is of a
+        # One row with the file's etag says that a run has read it as it is now; a row with another one is of a
         # document that had vanished by then.
-        now = (file.path, file.size, file.stamp)
-        if not scratch.one("SELECT 1 FROM old WHERE file = ? AND size = ? AND stamp = ?", *now):
+        now = (file.path, file.size, file.etag)
+        if not scratch.one("SELECT 1 FROM old WHERE file = ? AND size = ? AND etag = ?", *now):
             return False
         if scratch.one("SELECT 1 FROM before WHERE file = ?", file.path):
             return False
@@ -236,18 +236,18 @@ class Plan:
             return False
         clash = scratch.one(
             "SELECT old.id FROM old JOIN seen ON seen.id = old.id WHERE old.file = ? AND old.size = ? "
-            "AND old.stamp = ? LIMIT 1",
+            "AND old.etag = ? LIMIT 1",
             *now,
         )
         if clash:
             raise _twice(clash[0], file)
         scratch.run(
-            "INSERT INTO seen SELECT id, ? FROM old WHERE file = ? AND size = ? AND stamp = ?", SAME, *now
+            "INSERT INTO seen SELECT id, ? FROM old WHERE file = ? AND size = ? AND etag = ?", SAME, *now
         )
         return True
 
     def _scan(self, file: SourceFile) -> int:
-        """All ids of a file of records, with a first idea of their fate; bytes of the texts that differ."""
+        """All ids of a file of records, with a first idea of their action; bytes of the texts that differ."""
         size, unreadable = 0, False
         for found in self._read(file):
             if isinstance(found, RejectedDocument):
@@ -276,7 +276,7 @@ class Plan:
             return 0
         self._find_elsewhere()
         same = "FROM unknown u JOIN old ON old.id = u.id AND old.hash = u.hash"
-        scratch.run(f"UPDATE seen SET fate = ? WHERE id IN (SELECT u.id {same})", SAME)  # noqa: S608
+        scratch.run(f"UPDATE seen SET action = ? WHERE id IN (SELECT u.id {same})", SAME)  # noqa: S608
         return scratch.count(f"SELECT sum(u.bytes) {same}")
 
     def _differs(self, file: SourceFile) -> bool:
@@ -291,8 +291,8 @@ class Plan:
                 return False
         return True
 
-    def _see(self, document_id: str, fate: int, file: SourceFile) -> None:
-        if not self._scratch.see(document_id, fate):
+    def _see(self, document_id: str, action: int, file: SourceFile) -> None:
+        if not self._scratch.see(document_id, action):
             raise _twice(document_id, file)
 
 

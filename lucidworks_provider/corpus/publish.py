@@ -93,19 +93,19 @@ _COPIED_AT_ONCE = 4 << 20
 _RETENTIONS = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration")
 
 _UPSERTS = """
-CREATE TABLE upserts (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, stamp TEXT, file TEXT, part TEXT,
+CREATE TABLE upserts (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, etag TEXT, file TEXT, part TEXT,
     first INTEGER, chunks INTEGER, tokens INTEGER, change TEXT, reason TEXT, detail TEXT, attempts INTEGER,
     rejected_hash TEXT) WITHOUT ROWID
 """
 # As it was, in everything.
-_UNCHANGED = f"status = 'ok' AND fate IS {SAME} AND t.id IS NULL AND NOT moved AND NOT dropped"
+_UNCHANGED = f"status = 'ok' AND action IS {SAME} AND t.id IS NULL AND NOT moved AND NOT dropped"
 # As a document stands, with what was learned of its file.
 _AS_IT_IS = """
-    d.id, {status}, {hash}, coalesce(t.size, d.size), coalesce(t.stamp, d.stamp), coalesce(t.file, d.file),
+    d.id, {status}, {hash}, coalesce(t.size, d.size), coalesce(t.etag, d.etag), coalesce(t.file, d.file),
     d.part, d.first, d.chunks, d.tokens, NULL, NULL, NULL, 0, NULL
 """
 _WITHOUT_CHUNKS = (
-    "d.id, {status}, {hash}, d.size, d.stamp, d.file, NULL, NULL, 0, 0, {change}, NULL, NULL, 0, NULL"
+    "d.id, {status}, {hash}, d.size, d.etag, d.file, NULL, NULL, 0, 0, {change}, NULL, NULL, 0, NULL"
 )
 
 
@@ -130,7 +130,7 @@ def settle(scratch: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     scratch.run(_UPSERTS)
     # New chunks. A document may have been chunked by an earlier try and have left the source since.
     scratch.run(
-        "INSERT INTO upserts SELECT n.id, 'ok', n.hash, coalesce(t.size, n.size), coalesce(t.stamp, n.stamp), "
+        "INSERT INTO upserts SELECT n.id, 'ok', n.hash, coalesce(t.size, n.size), coalesce(t.etag, n.etag), "
         "coalesce(t.file, n.file), n.part, n.first, n.chunks, n.tokens, "
         "CASE WHEN coalesce(d.present, 0) THEN 'changed' ELSE 'added' END, NULL, NULL, 0, NULL "
         "FROM new n JOIN seen ON seen.id = n.id LEFT JOIN documents d ON d.id = n.id "
@@ -138,12 +138,12 @@ def settle(scratch: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
     )
     # All others of which something may change: most are what they were, and are looked at once.
     scratch.run("DROP TABLE IF EXISTS others")
-    columns = "SELECT d.*, seen.fate AS fate, t.id IS NOT NULL AS touched"
+    columns = "SELECT d.*, seen.action AS action, t.id IS NOT NULL AS touched"
     joined = "documents d LEFT JOIN seen ON seen.id = d.id LEFT JOIN touched t ON t.id = d.id"
     may_change = f"NOT ({_UNCHANGED} AND {int(keep_old)}) AND d.id NOT IN (SELECT id FROM upserts)"  # noqa: S608
     scratch.run(f"CREATE TEMP TABLE others AS {columns} FROM {joined} WHERE {may_change}")
     vanished = scratch.count(
-        "SELECT count(*) FROM others WHERE present AND fate IS NULL AND status != 'vanished'"
+        "SELECT count(*) FROM others WHERE present AND action IS NULL AND status != 'vanished'"
     )
     insert = (
         "INSERT OR IGNORE INTO upserts SELECT {columns} FROM others d LEFT JOIN touched t ON t.id = d.id "
@@ -158,19 +158,19 @@ def settle(scratch: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
         scratch.run(insert.format(columns=_AS_IT_IS.format(status=status, hash="d.hash"), which=which))
 
     # Somebody has deleted chunks of these, and they are to stay away until their text changes.
-    without_chunks("dropped", hash="CASE WHEN fate IS NULL THEN NULL ELSE d.hash END")
+    without_chunks("dropped", hash="CASE WHEN action IS NULL THEN NULL ELSE d.hash END")
     if prune:
-        without_chunks("present AND fate IS NULL")
+        without_chunks("present AND action IS NULL")
     if not keep_old:
         without_chunks("present")
-    as_it_is("present AND fate IS NULL AND (status != 'vanished' OR moved)", "'vanished'")
+    as_it_is("present AND action IS NULL AND (status != 'vanished' OR moved)", "'vanished'")
     # What was rejected before and has left the source.
-    without_chunks("NOT present AND fate IS NULL AND status = 'rejected'", change="NULL")
-    # What is as it was, and has another stamp, another place, or was rejected or away in between; and rejects, which
+    without_chunks("NOT present AND action IS NULL AND status = 'rejected'", change="NULL")
+    # What is as it was, and has another etag, another place, or was rejected or away in between; and rejects, which
     # keep the chunks that they had.
     was = "CASE WHEN present THEN 'ok' ELSE d.status END"
-    as_it_is(f"fate = {SAME} AND (moved OR touched OR (present AND status != 'ok'))", was)
-    as_it_is(f"fate = {REJECTED}", was)
+    as_it_is(f"action = {SAME} AND (moved OR touched OR (present AND status != 'ok'))", was)
+    as_it_is(f"action = {REJECTED}", was)
     scratch.run(
         "INSERT OR IGNORE INTO upserts SELECT id, 'rejected', NULL, NULL, NULL, file, NULL, NULL, 0, 0, NULL, NULL, "
         "NULL, 0, NULL FROM rejects"
@@ -180,7 +180,7 @@ def settle(scratch: RunDatabase, *, keep_old: bool, prune: bool) -> Counts:
         "rejected_hash = r.hash FROM rejects r WHERE r.id = upserts.id"
     )
     # What is exactly as it was, such as a reject that was not tried again.
-    names = ("status", "size", "stamp", "file", "reason", "detail", "attempts", "rejected_hash")
+    names = ("status", "size", "etag", "file", "reason", "detail", "attempts", "rejected_hash")
     same = " AND ".join(f"d.{name} IS upserts.{name}" for name in names)
     as_before = f"SELECT 1 FROM documents d WHERE d.id = upserts.id AND NOT d.moved AND {same}"  # noqa: S608
     scratch.run(f"DELETE FROM upserts WHERE change IS NULL AND EXISTS ({as_before})")  # noqa: S608
@@ -590,7 +590,7 @@ def _write_upserts(uri: str, scratch: RunDatabase, version: int) -> DataFile | N
     import pyarrow as pa
 
     query = (
-        "SELECT u.id, u.status, u.hash, u.size, u.stamp, u.file, u.part, u.first, u.chunks, u.tokens, "
+        "SELECT u.id, u.status, u.hash, u.size, u.etag, u.file, u.part, u.first, u.chunks, u.tokens, "
         "coalesce(u.change, d.change), CASE WHEN u.change IS NULL THEN d.version ELSE ? END, "
         "coalesce(d.presence, ''), u.reason, u.detail, u.attempts, u.rejected_hash, u.change "
         "FROM upserts u LEFT JOIN documents d ON d.id = u.id ORDER BY u.id"
@@ -717,7 +717,7 @@ class Staged:
 
     :param number: of the shard's run.
     :param base: number of the run whose tables it was compared with.
-    :param facts: URI of a row for each document that was seen: its fate, and its new chunks, file or reject.
+    :param facts: URI of a row for each document that was seen: its action, and its new chunks, file or reject.
     :param on_missing_chunks: of the operator; the same for all shards.
     :param prune: of the operator; the same for all shards.
     :param stats: for the report.
@@ -739,17 +739,17 @@ class Staged:
 
 # The tables that `settle` reads, joined: the columns of each with their types.
 _FACTS = {
-    "seen": ("id TEXT", "fate INTEGER"),
+    "seen": ("id TEXT", "action INTEGER"),
     "new": (
-        *("hash TEXT", "size INTEGER", "stamp TEXT", "file TEXT", "chunks INTEGER", "part TEXT"),
+        *("hash TEXT", "size INTEGER", "etag TEXT", "file TEXT", "chunks INTEGER", "part TEXT"),
         *("first INTEGER", "tokens INTEGER"),
     ),
-    "touched": ("touched_size INTEGER", "touched_stamp TEXT", "touched_file TEXT"),
+    "touched": ("touched_size INTEGER", "touched_etag TEXT", "touched_file TEXT"),
     "rejects": ("reason TEXT", "detail TEXT", "attempts INTEGER", "reject_file TEXT", "reject_hash TEXT"),
 }
 _COLUMNS = [column for columns in _FACTS.values() for column in columns]
 _READ_FACTS = """
-SELECT seen.id, fate, n.hash, n.size, n.stamp, n.file, n.chunks, n.part, n.first, n.tokens, t.size, t.stamp, t.file,
+SELECT seen.id, action, n.hash, n.size, n.etag, n.file, n.chunks, n.part, n.first, n.tokens, t.size, t.etag, t.file,
     r.reason, r.detail, r.attempts, r.file, r.hash
 FROM seen LEFT JOIN new n ON n.id = seen.id LEFT JOIN touched t ON t.id = seen.id
     LEFT JOIN rejects r ON r.id = seen.id
@@ -836,8 +836,8 @@ def load_facts(scratch: RunDatabase, shards: Sequence[Staged]) -> None:
 
 def _add_facts(scratch: RunDatabase, shard: str) -> None:
     # Of a file with an unreadable record every document that it had may still be there. Another shard may have it.
-    maybe = f"f.fate = {REJECTED} AND f.reason IS NULL"
-    maybe_before = f"seen.fate = {REJECTED} AND seen.id NOT IN (SELECT id FROM rejects)"  # noqa: S608
+    maybe = f"f.action = {REJECTED} AND f.reason IS NULL"
+    maybe_before = f"seen.action = {REJECTED} AND seen.id NOT IN (SELECT id FROM rejects)"  # noqa: S608
     both = "FROM facts f JOIN seen ON seen.id = f.id"
     if twice := scratch.one(f"SELECT f.id {both} WHERE NOT ({maybe}) AND NOT ({maybe_before}) LIMIT 1"):
         raise InputError(

@@ -629,7 +629,7 @@ class _Run:
             "vanished": counts.vanished,
             "removed": counts.removed,
             "skipped": scratch.count(
-                "SELECT count(*) FROM seen LEFT JOIN new ON new.id = seen.id WHERE fate = ? AND new.id IS NULL",
+                "SELECT count(*) FROM seen LEFT JOIN new ON new.id = seen.id WHERE action = ? AND new.id IS NULL",
                 SAME,
             ),
             "rejected": rejected,

@@ -20,17 +20,17 @@ from typing import Any, NamedTuple
 from lucidworks_provider.documents.document import Reason
 
 _TABLES = """
-CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, stamp TEXT, file TEXT, part TEXT,
+CREATE TABLE documents (id TEXT PRIMARY KEY, status TEXT, hash TEXT, size INTEGER, etag TEXT, file TEXT, part TEXT,
     first INTEGER, chunks INTEGER, tokens INTEGER, change TEXT, version INTEGER, presence TEXT, reason TEXT,
     detail TEXT, attempts INTEGER, rejected_hash TEXT, doc_file TEXT, doc_row INTEGER, present INTEGER,
     moved INTEGER DEFAULT 0, dropped INTEGER DEFAULT 0) WITHOUT ROWID;
-CREATE VIEW old AS SELECT id, hash, size, stamp, file, chunks, part, first, tokens FROM documents
+CREATE VIEW old AS SELECT id, hash, size, etag, file, chunks, part, first, tokens FROM documents
     WHERE hash IS NOT NULL;
-CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, stamp TEXT, file TEXT, chunks INTEGER, part TEXT,
+CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, etag TEXT, file TEXT, chunks INTEGER, part TEXT,
     first INTEGER, tokens INTEGER) WITHOUT ROWID;
-CREATE TABLE seen (id TEXT PRIMARY KEY, fate INTEGER) WITHOUT ROWID;
-CREATE TABLE touched (id TEXT PRIMARY KEY, size INTEGER, stamp TEXT, file TEXT) WITHOUT ROWID;
-CREATE TABLE files (path TEXT PRIMARY KEY, uri TEXT, size INTEGER, stamp TEXT, format TEXT) WITHOUT ROWID;
+CREATE TABLE seen (id TEXT PRIMARY KEY, action INTEGER) WITHOUT ROWID;
+CREATE TABLE touched (id TEXT PRIMARY KEY, size INTEGER, etag TEXT, file TEXT) WITHOUT ROWID;
+CREATE TABLE files (path TEXT PRIMARY KEY, uri TEXT, size INTEGER, etag TEXT, format TEXT) WITHOUT ROWID;
 CREATE TABLE unknown (id TEXT PRIMARY KEY, hash TEXT, bytes INTEGER) WITHOUT ROWID;
 CREATE TABLE pieces (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TEXT, log TEXT, offset INTEGER,
     bytes INTEGER, PRIMARY KEY (id, hash, start, length)) WITHOUT ROWID;
@@ -50,7 +50,7 @@ class Row(NamedTuple):
     A document whose chunks stand in a file.
 
     :param size: bytes of its source file.
-    :param stamp: etag or time of change of its source file.
+    :param etag: etag or time of change of its source file.
     :param part: the file of its chunks, below the table; None where it has none.
     :param first: its first row there.
     """
@@ -58,7 +58,7 @@ class Row(NamedTuple):
     id: str
     hash: str
     size: int
-    stamp: str
+    etag: str
     file: str
     chunks: int
     part: str | None
@@ -182,17 +182,17 @@ class RunDatabase:
         """Documents of a part of this run; the later row of a document counts."""
         self.many("INSERT OR REPLACE INTO new VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def see(self, document_id: str, fate: int) -> bool:
+    def see(self, document_id: str, action: int) -> bool:
         """:return: False when the source has had a document of this id before."""
         with self._lock:
-            changed = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (document_id, fate))
+            changed = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (document_id, action))
             return changed.rowcount == 1
 
-    def set_fate(self, document_id: str, fate: int) -> None:
+    def set_action(self, document_id: str, action: int) -> None:
         """Know better what becomes of a document."""
-        self.run("INSERT OR REPLACE INTO seen VALUES (?, ?)", document_id, fate)
+        self.run("INSERT OR REPLACE INTO seen VALUES (?, ?)", document_id, action)
 
     def reject(self, reject: Reject) -> None:
         """A document that will not be in the dataset, or only in the version that it had."""
-        self.set_fate(reject.id, REJECTED)
+        self.set_action(reject.id, REJECTED)
         self.run("INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?, ?)", *reject)

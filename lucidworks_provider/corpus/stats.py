@@ -249,7 +249,7 @@ class RunStats:
         """Documents that are what they were."""
         self.skips += n
         if not (self.submissions or self.documents or self.reasons):
-            # Told by their stamps, all at once: no measure of how fast the rest will be.
+            # Told by their etags, all at once: no measure of how fast the rest will be.
             self._at_once += n
 
     @property

@@ -212,7 +212,7 @@ def add_documents_seen(scratch: RunDatabase, documents: Table | None) -> None:
     if documents is not None:
         scratch.many(
             f"INSERT OR IGNORE INTO documents SELECT {', '.join('?' * 20)}, 0, 0 "  # noqa: S608
-            f"WHERE EXISTS (SELECT 1 FROM seen WHERE id = ? AND fate = {TODO})",
+            f"WHERE EXISTS (SELECT 1 FROM seen WHERE id = ? AND action = {TODO})",
             ((*row, row[0]) for row in _document_rows(documents, None)),
         )
 
@@ -322,7 +322,7 @@ def reconcile(
         )
         scratch.run(f"CREATE TEMP TABLE missing AS SELECT documents.id {missing}")
         # Of what is sent again neither the file nor the text is known any more.
-        change = "hash = NULL, stamp = ''" if on_missing_chunks == "resend" else "dropped = 1"
+        change = "hash = NULL, etag = ''" if on_missing_chunks == "resend" else "dropped = 1"
         scratch.run(
             f"UPDATE documents SET {change}, first = NULL, "  # noqa: S608
             "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0), moved = 1 "

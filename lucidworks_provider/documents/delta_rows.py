@@ -3,7 +3,7 @@
 A Delta table as a source: the rows that one version of it has.
 
 A file of its data is a file of records. Its URI is ``TABLE@vVERSION``, its path the one in the table's log, and its
-stamp another one when rows of it were masked.
+etag another one when rows of it were masked.
 """
 
 from __future__ import annotations

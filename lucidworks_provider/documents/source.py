@@ -55,14 +55,14 @@ class SourceFile:
     :param path: below the source, "/" between; the id of its document, if it holds one. Of a glob, below the
         last folder before the first wildcard; of a source that is a file, its name.
     :param size: bytes.
-    :param stamp: another one when the file was changed: ``etag:…``, ``mtime:<ns>``, or ``seen:<ns>`` where
+    :param etag: another one when the file was changed: ``etag:…``, ``mtime:<ns>``, or ``seen:<ns>`` where
         the store tells neither, which is another one in each listing.
     """
 
     uri: str
     path: str
     size: int
-    stamp: str
+    etag: str
     format: Format
 
 
@@ -87,7 +87,7 @@ def list_source(source: str) -> Iterator[SourceFile]:
     if found is not None and not found.folder:
         if (one := _format(found.name)) is None:
             raise InputError(f"{base} is of a kind that cannot be read; give {_KINDS}, or a folder of them.")
-        yield SourceFile(base, found.name, found.size, found.stamp, one)
+        yield SourceFile(base, found.name, found.size, found.etag, one)
         return
     if found is not None and find_entry(f"{base}/{_LOG}") is not None:
         yield from _delta_files(base)
@@ -122,8 +122,8 @@ def _delta_files(uri: str) -> Iterator[SourceFile]:
     if table is None or not table.files:
         raise InputError(f"source: the Delta table {uri} has no rows.")
     for path, file in table.files.items():
-        stamp = f"delta:{file.modified}:{'' if file.vector is None else file.vector.unique_id}"
-        yield SourceFile(f"{table.uri}@v{table.version}", path, file.size, stamp, Format.DELTA)
+        etag = f"delta:{file.modified}:{'' if file.vector is None else file.vector.unique_id}"
+        yield SourceFile(f"{table.uri}@v{table.version}", path, file.size, etag, Format.DELTA)
 
 
 def _checked(source: object) -> str:
@@ -274,7 +274,7 @@ class _Walk:
             # Under this name it is not found when it should be read, which makes it a reject.
             self.misnamed += 1
             path = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return SourceFile(f"{self.base}/{path}", path, entry.size, entry.stamp, kind)
+        return SourceFile(f"{self.base}/{path}", path, entry.size, entry.etag, kind)
 
     def warn(self) -> None:
         """Say what was left out."""

@@ -189,19 +189,19 @@ class TestWindow:
     async def test_grows_with_what_ends_up_to_the_most(self) -> None:
         window = InFlightLimit(pipeline.FIRST_WINDOW + 2)
         for _ in range(pipeline.FIRST_WINDOW):
-            await window.enter(1)
-        waiting = asyncio.create_task(window.enter(1))
+            await window.acquire(1)
+        waiting = asyncio.create_task(window.acquire(1))
         await asyncio.sleep(0)
         assert not waiting.done()
-        window.leave(1)
+        window.release(1)
         await waiting
-        await asyncio.wait_for(window.enter(1), 1)
-        assert window.inside == pipeline.FIRST_WINDOW + 1
+        await asyncio.wait_for(window.acquire(1), 1)
+        assert window.in_flight == pipeline.FIRST_WINDOW + 1
 
     async def test_one_document_of_any_size_is_let_in(self) -> None:
         window = InFlightLimit(10)
-        await asyncio.wait_for(window.enter(pipeline.TEXT_BYTES * 2), 1)
-        waiting = asyncio.create_task(window.enter(1))
+        await asyncio.wait_for(window.acquire(pipeline.TEXT_BYTES * 2), 1)
+        waiting = asyncio.create_task(window.acquire(1))
         await asyncio.sleep(0)
         assert not waiting.done()
         waiting.cancel()
@@ -211,18 +211,18 @@ class TestSlots:
     async def test_fewer_for_large_bodies(self) -> None:
         slots = BodyBudget()
         for _ in range(200):
-            slots.came(100)
+            slots.observe(100)
         assert slots.limit == pipeline.MOST_GETS
-        slots.came(12_000_000)
+        slots.observe(12_000_000)
         assert slots.limit == pipeline.LEAST_GETS
 
     async def test_bodies_that_wait_for_their_part_hold_up_the_next(self) -> None:
         slots = BodyBudget()
-        slots.held(pipeline.BODY_BYTES)
+        slots.hold(pipeline.BODY_BYTES)
         waiting = asyncio.create_task(slots.__aenter__())
         await asyncio.sleep(0)
         assert not waiting.done()
-        slots.written(pipeline.BODY_BYTES)
+        slots.release(pipeline.BODY_BYTES)
         await asyncio.wait_for(waiting, 1)
 
     async def test_first_come_first_served_and_none_is_lost_by_a_cancellation(self) -> None:

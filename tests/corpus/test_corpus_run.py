@@ -207,10 +207,10 @@ class TestNextRun:
     def test_what_vanished_and_comes_back_is_not_sent(self, world: World) -> None:
         texts = fill(world)
         world.run()
-        stamp = (world.source / "002.txt").stat().st_mtime_ns
+        etag = (world.source / "002.txt").stat().st_mtime_ns
         (world.source / "002.txt").unlink()
         world.run()
-        os.utime(world.write("002.txt", texts["002.txt"]), ns=(stamp, stamp))
+        os.utime(world.write("002.txt", texts["002.txt"]), ns=(etag, etag))
         world.service.forget()
 
         delta = world.run()

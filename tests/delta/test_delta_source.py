@@ -76,8 +76,8 @@ def test_masked_rows_are_none_and_change_the_stamp(tmp_path: Path) -> None:
     (after,) = list_source(str(tmp_path))
     assert documents(tmp_path) == expected(1, 3)
     assert (before.path, before.format) == (after.path, Format.DELTA)
-    assert before.stamp != after.stamp
-    # The same version again has the same stamp.
+    assert before.etag != after.etag
+    # The same version again has the same etag.
     assert list(list_source(str(tmp_path))) == [after]
 
 

@@ -87,7 +87,7 @@ def test_a_folder(base: str, caplog: pytest.LogCaptureFixture) -> None:
         assert file.uri == f"{base}/{file.path}"
         assert read_file(file.uri) == b"12345", file
         assert file.size == 5
-        assert file.stamp.split(":")[0] in {"mtime", "etag", "seen"}
+        assert file.etag.split(":")[0] in {"mtime", "etag", "seen"}
     assert "2 files of kinds that are not read" in caplog.text
     assert paths(f"{base}/") == READABLE
     assert paths(f"{base}/sub") == {"c.txt", "deep/d.txt"}
@@ -205,8 +205,8 @@ def test_a_change_is_seen(base: str) -> None:
     time.sleep(0.02)
     write_file(f"{base}/sub/a.txt", b"54321")
     [after] = list_source(base)
-    assert after.stamp != before.stamp
-    assert after == replace(before, stamp=after.stamp)
+    assert after.etag != before.etag
+    assert after == replace(before, etag=after.etag)
 
 
 def test_links_and_what_is_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -300,7 +300,7 @@ def test_a_name_that_is_no_text_can_be_told(tmp_path: Path, caplog: pytest.LogCa
 
 
 @pytest.mark.parametrize(
-    ("info", "stamp"),
+    ("info", "etag"),
     [
         ({"ETag": '"abc"', "LastModified": 5}, "etag:abc"),
         ({"etag": "0x8D"}, "etag:0x8D"),
@@ -309,14 +309,14 @@ def test_a_name_that_is_no_text_can_be_told(tmp_path: Path, caplog: pytest.LogCa
         ({"updated": "2026-01-01T00:00:00Z"}, "mtime:2026-01-01T00:00:00Z"),
     ],
 )
-def test_what_stores_call_a_change(info: dict[str, Any], stamp: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_stores_call_a_change(info: dict[str, Any], etag: str, monkeypatch: pytest.MonkeyPatch) -> None:
     attach(protocol="memory", fs=fsspec.filesystem("memory"))
     entry = {"name": "/bucket/a.txt", "type": "file", "size": 7, **info}
     monkeypatch.setattr(MemoryFileSystem, "info", lambda *_, **__: entry)
     monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: [entry])
     found = find_entry("memory://bucket/a.txt")
     assert found is not None
-    assert (found.name, found.size, found.stamp) == ("a.txt", 7, stamp)
+    assert (found.name, found.size, found.etag) == ("a.txt", 7, etag)
     assert list(list_folder("memory://bucket")) == [found]
 
 
@@ -334,8 +334,8 @@ def test_what_tools_put_into_a_store_for_a_folder_is_no_file(monkeypatch: pytest
 def test_a_store_that_tells_no_change_never_looks_unchanged() -> None:
     attach(protocol="memory", fs=fsspec.filesystem("memory"))
     fill("memory://bucket", "a.txt")
-    stamps = {file.stamp for _ in range(2) for file in list_source("memory://bucket")}
-    assert len(stamps) == 2
+    etags = {file.etag for _ in range(2) for file in list_source("memory://bucket")}
+    assert len(etags) == 2
 
 
 def test_only_flat_stores_are_listed_at_once() -> None:

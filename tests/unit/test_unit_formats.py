@@ -53,7 +53,7 @@ STAGED = """{"shard": "002-of-004", "number": 5, "base": 4, "options": {"chunker
     "tokens": 14, "bytes": 2003, "dimension": 384}], "facts": "PLACE/staged/00000005.parquet", "on_missing_chunks": "resend", "prune": true,
     "returned": {"documents": 2, "version": null}, "stats": {"total": 2, "seconds": 0.029, "rejected": {}}}"""
 LISTING = """{"number": 2, "of": 4}
-{"uri": "s3://b/a.txt", "path": "a.txt", "size": 9, "stamp": "etag:77", "format": "text"}
+{"uri": "s3://b/a.txt", "path": "a.txt", "size": 9, "etag": "etag:77", "format": "text"}
 """
 LEASE = """{"holder": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 2,
     "host": "worker-1", "pid": 77, "process": "boot 12345"},

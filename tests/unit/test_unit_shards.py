@@ -51,7 +51,7 @@ def test_every_file_is_in_one_listing_with_all_that_is_known_of_it(source: Path,
     ]
     head, first, *_ = Path(uris[0].removeprefix("file://")).read_text().splitlines()
     assert json.loads(head) == {"number": 0, "of": 8}
-    assert set(json.loads(first)) == {"uri", "path", "size", "stamp", "format"}
+    assert set(json.loads(first)) == {"uri", "path", "size", "etag", "format"}
 
 
 def test_a_file_is_of_the_shard_whose_listing_has_it(source: Path, tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_a_number_of_shards_that_is_none(number: Any, tmp_path: Path) -> None:
         b"no json\n",
         b"{}\n",
         b"[]\n",
-        b'{"uri": "u", "path": "p", "size": 1, "stamp": "s", "format": "doc"}\n',
+        b'{"uri": "u", "path": "p", "size": 1, "etag": "s", "format": "doc"}\n',
         b"\xff",
     ],
 )
 def test_what_is_no_listing_is_refused_with_its_line(content: bytes, tmp_path: Path) -> None:
     good = SourceFile("u", "p", 1, "s", Format.TEXT)
-    line = json.dumps({"uri": "u", "path": "p", "size": 1, "stamp": "s", "format": "text"}).encode() + b"\n"
+    line = json.dumps({"uri": "u", "path": "p", "size": 1, "etag": "s", "format": "text"}).encode() + b"\n"
     (tmp_path / "list.jsonl").write_bytes(HEAD + line + content)
     found = read_listing(f"{tmp_path}/list.jsonl")
     assert next(found) == good
@@ -137,7 +137,7 @@ def test_what_is_no_listing_is_refused_with_its_line(content: bytes, tmp_path: P
         b'{"number": 1}\n',
         b'{"number": null, "of": null}\n',
         # As an earlier version has written them.
-        b'{"uri": "u", "path": "p", "size": 1, "stamp": "s", "format": "text"}\n',
+        b'{"uri": "u", "path": "p", "size": 1, "etag": "s", "format": "text"}\n',
     ],
 )
 def test_what_has_no_shard_is_no_listing(content: bytes, tmp_path: Path) -> None:
