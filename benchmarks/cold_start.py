@@ -93,8 +93,10 @@ def main() -> None:
         with running(EmulatorSettings()) as emulator:
             connect(emulator.url)
             failed = run(emulator.url)
-            mints = sum(requests.get(f"{emulator.url}/_emulator/stats", timeout=10).json()["mints"].values())
-            print(f"  {name:<32} mints {mints:3}   failed calls {failed:3}")
+            refreshes = sum(
+                requests.get(f"{emulator.url}/_emulator/stats", timeout=10).json()["issued"].values()
+            )
+            print(f"  {name:<32} refreshes {refreshes:3}   failed calls {failed:3}")
             if name.endswith("coroutines"):
                 print(f"  get_token on a warm process: {warm():.2f} µs")
 

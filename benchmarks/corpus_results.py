@@ -110,17 +110,17 @@ async def stalled(call: Callable[[], object]) -> float:
     """The longest that this loop had to wait while a call was made in a thread, seconds."""
     stalls: list[float] = []
 
-    async def beat() -> None:
+    async def heartbeat() -> None:
         while True:
             before = time.perf_counter()
             await asyncio.sleep(0.001)
             stalls.append(time.perf_counter() - before - 0.001)
 
-    beating = asyncio.create_task(beat())
+    beating = asyncio.create_task(heartbeat())
     await asyncio.sleep(0.02)
     stalls.clear()
     await in_thread(call)
-    # The beat that was held up has to come to its end.
+    # The heartbeat that was held up has to come to its end.
     await asyncio.sleep(0.01)
     beating.cancel()
     return max(stalls)

@@ -46,7 +46,7 @@ DAGS = (
     "fleet_warm",
 )
 RENEWING = 10
-STEPS = ("before WriteClaim", "after WriteClaim", "before Mint", "after Mint", "after Publish")
+STEPS = ("before WriteClaim", "after WriteClaim", "before Refresh", "after Refresh", "after Publish")
 SUPERSEDED = "refused before expiry"
 CONTESTED = "No new token is asked for during"
 
@@ -118,7 +118,7 @@ class Fleet:
             sum(line["endpoint"] != "token" for line in lines),
         )
 
-    def mint(self, client: str) -> None:
+    def refresh(self, client: str) -> None:
         """Ask for a token, as another system with the same client id would."""
         requests.post(
             f"{self.emulator.url}/oauth2/ausao8uveaPmyhv0v357/v1/token",
@@ -140,7 +140,7 @@ class Fleet:
 
         def work() -> None:
             while not stop.wait(every):
-                self.mint(client)
+                self.refresh(client)
                 asked.append(time.time())
 
         thread = threading.Thread(target=work, daemon=True)
@@ -208,18 +208,21 @@ class Run:
 class Seen:
     """Moments of token requests and of refused calls, and how many calls there were."""
 
-    mints: list[float]
+    refreshes: list[float]
     refused: list[float]
     calls: int
 
     def lifetimes(self, lifetime: float) -> float:
         """How many lifetimes passed between first and last token."""
-        return (self.mints[-1] - self.mints[0]) / lifetime + 1
+        return (self.refreshes[-1] - self.refreshes[0]) / lifetime + 1
 
     def slowest_news(self) -> float:
-        """The longest time after a mint, in seconds, that a call still came with the token before it."""
+        """The longest time after a refresh, in seconds, that a call still came with the token before it."""
         return max(
-            (moment - max(mint for mint in self.mints if mint <= moment) for moment in self.refused),
+            (
+                moment - max(refresh for refresh in self.refreshes if refresh <= moment)
+                for moment in self.refused
+            ),
             default=0.0,
         )
 
@@ -239,7 +242,7 @@ def celery(fleet: Fleet) -> None:
     what = f"Celery, {tasks} mapped and {tasks} deferred tasks"
     failed = calling.failed() + deferring.failed()
     fleet.tell(f"{what}: failed tasks", "0", f"{failed} {states}", good=not failed)
-    mints(fleet, what, seen)
+    refreshes(fleet, what, seen)
 
 
 def homes(fleet: Fleet) -> None:
@@ -254,23 +257,23 @@ def homes(fleet: Fleet) -> None:
     what = f"{together} task processes in {len(used)} homes, {seconds} s"
     fleet.tell(f"{what}: failed calls", "0", f"{run.failed()} of {seen.calls}", good=not run.failed())
     fleet.tell(f"{what}: homes", "2", len(used), good=len(used) == 2)
-    mints(fleet, what, seen)
+    refreshes(fleet, what, seen)
 
 
-def mints(fleet: Fleet, what: str, seen: Seen) -> None:
+def refreshes(fleet: Fleet, what: str, seen: Seen) -> None:
     """The figures that both have."""
     lifetimes = seen.lifetimes(fleet.size.lifetime)
     bound = 1.3 * lifetimes + 2
     fleet.tell(
-        f"{what}: mints in {lifetimes:.1f} lifetimes of {fleet.size.lifetime} s",
+        f"{what}: refreshes in {lifetimes:.1f} lifetimes of {fleet.size.lifetime} s",
         f"<= {bound:.1f}",
-        len(seen.mints),
-        good=len(seen.mints) <= bound,
+        len(seen.refreshes),
+        good=len(seen.refreshes) <= bound,
     )
     fleet.tell(
         f"{what}: calls answered with 401 (repeated)",
-        "in flight at a mint",
-        f"{len(seen.refused)} of {seen.calls}, the last {seen.slowest_news():.2f} s after its mint",
+        "in flight at a refresh",
+        f"{len(seen.refused)} of {seen.calls}, the last {seen.slowest_news():.2f} s after its refresh",
         good=seen.slowest_news() < 5,
         timing=True,
     )
@@ -286,14 +289,14 @@ def crowd(fleet: Fleet) -> None:
     failed = sum(run.failed() for run in (*triggers, tasks))
     seen = fleet.seen("crowd")
     what = f"{100 * len(triggers)} triggers and {fleet.size.together} tasks, cold"
-    fleet.tell(f"{what}: mints", "1", len(seen.mints), good=len(seen.mints) == 1)
+    fleet.tell(f"{what}: refreshes", "1", len(seen.refreshes), good=len(seen.refreshes) == 1)
     everybody = 100 * len(triggers) + fleet.size.together
     good = not failed and seen.calls >= everybody
     fleet.tell(f"{what}: failed", "0, and a call each", f"{failed} ({seen.calls} calls)", good=good)
 
 
 def deaths(fleet: Fleet) -> None:
-    """``kill -9`` at every step of a mint, and how the next task fares."""
+    """``kill -9`` at every step of a refresh, and how the next task fares."""
     fleet.live_for(HOUR)
     for number, step in enumerate(STEPS):
         client = f"death-{number}"
@@ -301,7 +304,7 @@ def deaths(fleet: Fleet) -> None:
         run.ends()
         seconds = run.xcom("recover").get("seconds", float("inf"))
         seen = fleet.seen(client)
-        extra = 1 if step == "after Mint" else 0
+        extra = 1 if step == "after Refresh" else 0
         fleet.tell(
             f"killed {step}: next call",
             "<= 5 s",
@@ -310,7 +313,10 @@ def deaths(fleet: Fleet) -> None:
             timing=seconds < HOUR,
         )
         fleet.tell(
-            f"killed {step}: mints", str(1 + extra), len(seen.mints), good=len(seen.mints) == 1 + extra
+            f"killed {step}: refreshes",
+            str(1 + extra),
+            len(seen.refreshes),
+            good=len(seen.refreshes) == 1 + extra,
         )
 
 
@@ -322,11 +328,11 @@ def foreign(fleet: Fleet) -> None:
     with fleet.another_system("foreign", 10) as asked:
         run = fleet.run("fleet_calls", **conf)
         run.ends()
-    ours = len(fleet.seen("foreign").mints) - len(asked)
+    ours = len(fleet.seen("foreign").refreshes) - len(asked)
     warnings = fleet.logged(run, SUPERSEDED)
     what = "another system, a token every 10 s"
     fleet.tell(f"{what}: failed tasks", "0", run.failed(), good=not run.failed())
-    fleet.tell(f"{what}: our mints", f"<= {2 * len(asked)}", ours, good=ours <= 2 * len(asked))
+    fleet.tell(f"{what}: our refreshes", f"<= {2 * len(asked)}", ours, good=ours <= 2 * len(asked))
     minutes = seconds / 60
     fleet.tell(
         f"{what}: warnings in {minutes:.1f} minutes",
@@ -338,11 +344,11 @@ def foreign(fleet: Fleet) -> None:
     with fleet.another_system("rival", 2) as asked:
         run = fleet.run("fleet_calls", **conf)
         run.ends()
-    ours = len(fleet.seen("rival").mints) - len(asked)
+    ours = len(fleet.seen("rival").refreshes) - len(asked)
     named = fleet.logged(run, CONTESTED)
     what = "another system, a token every 2 s"
     fleet.tell(f"{what}: named error in the logs", ">= 1", named, good=named >= 1)
-    fleet.tell(f"{what}: our mints", "<= 22 and 1 a foreign one", ours, good=ours <= 22)
+    fleet.tell(f"{what}: our refreshes", "<= 22 and 1 a foreign one", ours, good=ours <= 22)
 
 
 def outage(fleet: Fleet) -> None:
@@ -362,8 +368,8 @@ def outage(fleet: Fleet) -> None:
     run.ends()
     what = f"Variables answer 503 for {seconds} s"
     fleet.tell(f"{what}: failed tasks", "0", f"{run.failed()} ({during.calls} calls)", good=not run.failed())
-    extra = len(during.mints) - len(before.mints)
-    fleet.tell(f"{what}: mints", "0", extra, good=extra == 0)
+    extra = len(during.refreshes) - len(before.refreshes)
+    fleet.tell(f"{what}: refreshes", "0", extra, good=extra == 0)
 
 
 def renewals(fleet: Fleet) -> None:
@@ -376,7 +382,7 @@ def renewals(fleet: Fleet) -> None:
     run.ends()
     fleet.live_for(HOUR)
     nothing, seen = idle.xcom("watch"), run.xcom("watch")
-    total = sum(len(fleet.seen(f"renewing-{number}").mints) for number in range(RENEWING))
+    total = sum(len(fleet.seen(f"renewing-{number}").refreshes) for number in range(RENEWING))
     refused = sum(len(fleet.seen(f"renewing-{number}").refused) for number in range(RENEWING))
     what = f"{total} renewals in one triggerer"
     fleet.tell(f"{what}: enough", f">= {fleet.size.renewals}", total, good=total >= fleet.size.renewals)

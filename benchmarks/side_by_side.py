@@ -82,7 +82,7 @@ def token_lines(rounds: int) -> Iterator[Line]:
                 )
     calls = processes * tokens.CALLS
     for name in sorted(cells, key=lambda name: OURS not in name):
-        yield Line(f"tokens made for {processes} processes", name, [one.mints for one in cells[name]])
+        yield Line(f"tokens made for {processes} processes", name, [one.refreshes for one in cells[name]])
     for name in sorted(cells, key=lambda name: OURS not in name):
         yield Line(f"failed calls of {calls}", name, [one.failed for one in cells[name]])
 

@@ -174,9 +174,9 @@ def main() -> int:
             said = f"{level:.1f}{unit}, {per_cent:+.2f} % an hour (noise {noise:.2f}{unit})"
             rows.append((f"{subject.name}: {what}", f"< {GROWTH:g} % an hour, or noise", said, flat))
     lifetimes = seconds / (TOKEN_TTL * 0.9)
-    mints = stats["mints"]["machinelearning.predict"]
+    refreshes = stats["issued"]["machinelearning.predict"]
     # The fleet's client and the caller's.
-    rows.append(("tokens", f"<= {2 * lifetimes + 4:.0f}", str(mints), mints <= 2 * lifetimes + 4))
+    rows.append(("tokens", f"<= {2 * lifetimes + 4:.0f}", str(refreshes), refreshes <= 2 * lifetimes + 4))
     print(
         f"\n{seconds / 60:.0f} minutes, {warm_up / 60:.0f} of them warm-up; {sum(stats['calls'].values())} calls\n"
     )

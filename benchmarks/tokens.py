@@ -72,7 +72,7 @@ class Done:
 class Cell:
     """One measurement."""
 
-    mints: int
+    refreshes: int
     refused: int
     failed: int
     rate: float
@@ -141,8 +141,8 @@ class Fleet:
             stats = requests.get(f"{emulator.url}/_emulator/stats", timeout=10).json()
         seconds = max(one.end for one in done) - min(one.begin for one in done)
         failed = sum(one.failed for one in done)
-        mints = sum(stats["mints"].values())
-        return Cell(mints, stats["unauthorized"], failed, (processes * calls - failed) / seconds)
+        refreshes = sum(stats["issued"].values())
+        return Cell(refreshes, stats["unauthorized"], failed, (processes * calls - failed) / seconds)
 
     def stop(self) -> None:
         """Let them end."""
@@ -193,17 +193,17 @@ def shown(values: list[int]) -> str:
 
 def line(*columns: str) -> str:
     """A line of the table."""
-    client, processes, mints, refused, failed, rate = columns
-    return f"  {client:<27}{processes:>9}  {mints:<20}{refused:<21}{failed:<28}{rate:>7}"
+    client, processes, refreshes, refused, failed, rate = columns
+    return f"  {client:<27}{processes:>9}  {refreshes:<20}{refused:<21}{failed:<28}{rate:>7}"
 
 
 def row(name: str, processes: int, cells: list[Cell]) -> str:
     """The line of a client and a number of processes."""
-    mints = shown([cell.mints for cell in cells])
+    refreshes = shown([cell.refreshes for cell in cells])
     refused = shown([cell.refused for cell in cells])
     failed = f"{shown([cell.failed for cell in cells])} of {processes * CALLS}"
     rate = statistics.median(cell.rate for cell in cells)
-    return line(name, str(processes), mints, refused, failed, f"{rate:.1f}")
+    return line(name, str(processes), refreshes, refused, failed, f"{rate:.1f}")
 
 
 def options() -> argparse.Namespace:
@@ -236,7 +236,7 @@ def main() -> None:
         stack.callback(fleet.stop)
         for client in clients:
             fleet.measure(client, max(counts), redis_url, calls=1, pause=0, seed="")
-        print(line("client", "processes", "mints", "401s", "failed calls", "calls/s"))
+        print(line("client", "processes", "refreshes", "401s", "failed calls", "calls/s"))
         for count in counts:
             cells: dict[str, list[Cell]] = {client.name: [] for client in clients}
             # A process alone has nobody to be disturbed by: once is enough.

@@ -31,8 +31,8 @@ from typing import Any
 
 # Of clients that bring their own token, since they can ask for none.
 FIXED_TOKEN = "a-token-for-clients-without-one"  # noqa: S105
-_MINTED_TOKEN = "a-token-for-everybody-else"  # noqa: S105
-_KNOWN = {f"Bearer {FIXED_TOKEN}", f"Bearer {_MINTED_TOKEN}"}
+_ISSUED_TOKEN = "a-token-for-everybody-else"  # noqa: S105
+_KNOWN = {f"Bearer {FIXED_TOKEN}", f"Bearer {_ISSUED_TOKEN}"}
 _JOBS = "/ai/async-chunking/"
 # Of a large body at once, so that the copies of a sending server do not fill the memory of the machine.
 _PIECE = 256 * 1024
@@ -115,7 +115,7 @@ class Jobs:
                     status, answer = 200, _json(self.control(json.loads(body or b"{}")))
                 elif path.startswith("/oauth2/"):
                     self.counts["tokens"] += 1
-                    grant = {"access_token": _MINTED_TOKEN, "token_type": "Bearer", "expires_in": 3600}
+                    grant = {"access_token": _ISSUED_TOKEN, "token_type": "Bearer", "expires_in": 3600}
                     status, answer = 200, _json(grant)
                 elif method == "HEAD" or _JOBS not in path:
                     status, answer = 404, b""

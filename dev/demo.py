@@ -197,7 +197,7 @@ def show(airflow: AirflowStack, run_id: str, emulator: Emulator) -> None:
     stats = emulator.get("stats")
     print(
         f"\nThe emulator saw {stats['submissions']} submissions and {stats['polls']} polls with "
-        f"{sum(stats['mints'].values())} access token(s), and refused {stats['unauthorized']} calls (401).",
+        f"{sum(stats['issued'].values())} access token(s), and refused {stats['unauthorized']} calls (401).",
         flush=True,
     )
 

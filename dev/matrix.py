@@ -229,7 +229,7 @@ def _ended(database: Path, airflow: ManagedProcess) -> str:
 def _judge(state: str, database: Path, out: Path, log: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     tries = dict(_query(database, "SELECT task_id, try_number FROM task_instance WHERE dag_id = 'matrix'"))
     made = [line["text_sha256"] for line in log if line["endpoint"] == "submit" and line["status"] == 200]
-    mints = sum(line["endpoint"] == "token" and line["status"] == 200 for line in log)
+    issued = sum(line["endpoint"] == "token" and line["status"] == 200 for line in log)
     refused = sum(line["status"] == 401 for line in log)
     texts = ("Once deferred.", "Twice deferred.", "Only once submitted.")
     expected = sorted(hashlib.sha256(text.encode()).hexdigest() for text in texts)
@@ -243,8 +243,8 @@ def _judge(state: str, database: Path, out: Path, log: Sequence[Mapping[str, Any
     return {
         "run": "" if state == "success" else f"the run ended as {state}",
         "token": ""
-        if (mints, refused) == (1, 0)
-        else f"{mints} tokens were asked for, {refused} calls refused",
+        if (issued, refused) == (1, 0)
+        else f"{issued} tokens were asked for, {refused} calls refused",
         "token store": ""
         if len(stored) == 1 and not re.search(r"eyJ[\w-]+\.", stored[0])
         else f"{len(stored)} Variables",

@@ -39,10 +39,10 @@ def request(endpoint: str, outcome: int | str, seconds: float) -> None:
     stats.timing("lucidworks.request_duration", timedelta(seconds=seconds), tags={"endpoint": endpoint})
 
 
-def minted(scope: str) -> None:
+def refreshed(scope: str) -> None:
     """A new token was handed out."""
     if (stats := _stats()) is not None:
-        stats.incr("lucidworks.token_mints", tags={"scope": scope})
+        stats.incr("lucidworks.token_refreshes", tags={"scope": scope})
 
 
 @dataclass

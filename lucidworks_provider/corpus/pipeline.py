@@ -613,7 +613,9 @@ class Engine:
             raise
         await self._end(journal)
 
-    async def _end(self, journal: asyncio.Task[None], *, lost: bool = False, all_rejected: bool = False) -> None:
+    async def _end(
+        self, journal: asyncio.Task[None], *, lost: bool = False, all_rejected: bool = False
+    ) -> None:
         """
         Store everything that arrived, for the next run.
 
@@ -772,8 +774,8 @@ class Engine:
             self._rejected_in_a_row += 1
             if self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
                 raise ConsecutiveFailuresError(
-                    f"{self._rejected_in_a_row} documents one after the other were rejected and none went through, so the fault "
-                    f"is hardly theirs; stopped. The last one, {document_id!r}: {err.detail}"
+                    f"{self._rejected_in_a_row} documents in a row were rejected and none was chunked, so the cause "
+                    f"is probably not in them; stopped. The last one, {document_id!r}: {err.detail}"
                 )
 
     def _release(self, candidate: Candidate) -> None:

@@ -60,7 +60,7 @@ async def stats(request: Request) -> Response:
     counts = state.log
     return JSONResponse(
         {
-            "mints": {scope.value: counts.mints[scope.value] for scope in Scope},
+            "issued": {scope.value: counts.issued[scope.value] for scope in Scope},
             "submissions": counts.endpoints[EndpointName.SUBMIT.value],
             "polls": counts.endpoints[EndpointName.POLL.value],
             "unauthorized": counts.statuses[401],
@@ -75,7 +75,7 @@ async def stats(request: Request) -> Response:
 
 
 async def kill_tokens(request: Request) -> Response:
-    """Delete live tokens, all or those of one scope, as a foreign holder of the client id does by minting."""
+    """Delete live tokens, all or those of one scope, as a foreign holder of the client id does by issuing."""
     order = await _object(request)
     scopes = [Scope(order["scope"])] if "scope" in order else list(Scope)
     return JSONResponse({"killed": _state(request).tokens.kill(scopes)})

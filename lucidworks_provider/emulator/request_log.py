@@ -56,7 +56,7 @@ class RequestLog:
         self._sequence = 0
         self.statuses: Counter[int | None] = Counter()
         self.endpoints: Counter[str] = Counter()
-        self.mints: Counter[str] = Counter()
+        self.issued: Counter[str] = Counter()
 
     def add(self, record: LogRecord) -> None:
         """Number a finished request and keep it."""

@@ -28,7 +28,7 @@ _REQUIRED_HEADERS = {
 
 
 async def issue_token(call: Call) -> Response:
-    """Mint a token for a client; an older one of the same scope dies at once."""
+    """Issue a token for a client; an older one of the same scope dies at once."""
     settings = call.settings
     if call.request.path_params["auth"] != settings.auth_server_id:
         raise ApiError(404, "There is no such authorization server.")
@@ -42,7 +42,7 @@ async def issue_token(call: Call) -> Response:
     if grant_type != "client_credentials":
         raise OAuthError(400, "unsupported_grant_type", "The grant type must be client_credentials.")
     scopes = _scopes(parameters.get("scope"))
-    text, token = call.state.tokens.mint(
+    text, token = call.state.tokens.issue(
         client_id,
         scopes,
         ttl=settings.token_ttl,
@@ -51,7 +51,7 @@ async def issue_token(call: Call) -> Response:
     )
     call.record.jti_prefix = token.jti_prefix
     for scope in scopes:
-        call.state.log.mints[scope.value] += 1
+        call.state.log.issued[scope.value] += 1
     body = {
         "token_type": "Bearer",
         "expires_in": settings.token_ttl,

@@ -4,8 +4,8 @@ The access tokens: who holds a live one, and why another is dead.
 
 Vendor facts (section 2.3): a token lives 3600 s; asking for a new token of a scope deletes the existing one,
 so whoever still uses it is cut off; scopes are independent of each other. Assumptions [A]: "existing" is
-counted per client id, the old token dies at once, and a token minted for two scopes dies as a whole when one
-of them is minted anew.
+counted per client id, the old token dies at once, and a token issued for two scopes dies as a whole when one
+of them is issued anew.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TokenState(Enum):
 
 @dataclass
 class Token:
-    """One minted token, without its secret text."""
+    """One issued token, without its secret text."""
 
     jti: str
     client_id: str
@@ -68,9 +68,9 @@ class TokenRegistry:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._key = secrets.token_bytes(32)
-        self._tokens: dict[bytes, Token] = {}  # by SHA-256 of the text, in order of minting
+        self._tokens: dict[bytes, Token] = {}  # by SHA-256 of the text, in order of issuing
 
-    def mint(
+    def issue(
         self,
         client_id: str,
         scopes: tuple[Scope, ...],
@@ -100,7 +100,7 @@ class TokenRegistry:
         return token, self._state(token)
 
     def kill(self, scopes: Iterable[Scope]) -> int:
-        """Delete live tokens of the given scopes, as another holder of the client id would do by minting."""
+        """Delete live tokens of the given scopes, as another holder of the client id would do by issuing."""
         wanted = set(scopes)
         doomed = [token for token in self._live() if wanted & set(token.scopes)]
         for token in doomed:

@@ -445,7 +445,7 @@ class TestRejects:
             raise RequestRefusedError("HTTP 400: dimReductionSize is too large", status=400)
 
         world.service.on_post = refuse
-        with pytest.raises(LucidworksError, match=r"one after the other were rejected.*dimReductionSize"):
+        with pytest.raises(LucidworksError, match=r"in a row were rejected.*dimReductionSize"):
             world.run()
         assert len(world.service.posted) < 3 * FIRST_WINDOW
 

@@ -264,7 +264,7 @@ def test_stats(caller: Caller) -> None:
     caller.submit()
     caller.call("GET", "/ai/usecases", "abc")
     stats = caller.control("GET", "/stats")
-    assert stats["mints"] == {"machinelearning.predict": 1, "machinelearning.model": 0}
+    assert stats["issued"] == {"machinelearning.predict": 1, "machinelearning.model": 0}
     assert (stats["submissions"], stats["unauthorized"], stats["live_tokens"]) == (2, 1, 1)
     assert stats["jobs"]["RETRIEVED"] == 1
     assert sum(stats["jobs"].values()) == 2

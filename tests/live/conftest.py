@@ -63,7 +63,7 @@ class Stage:
         conf |= {"path": path, "documents": [{"id": k, "text": t} for k, t in documents.items()]}
         return Run(self, dag_id, self.airflow.trigger(dag_id, conf), documents, path)
 
-    def mints(self, client_id: str | None = None) -> int:
+    def issued(self, client_id: str | None = None) -> int:
         """Access tokens that were handed out, to one client or to all."""
         return sum(
             line["endpoint"] == "token" and line["status"] == 200 and client_id in {None, line["client_id"]}

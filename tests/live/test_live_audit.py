@@ -141,14 +141,14 @@ def audit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Audit]:
     with ExitStack() as stack:
         stack.callback(os.umask, os.umask(0o027))
         emulator = stack.enter_context(running(settings))
-        mint = emulator.state.tokens.mint
+        issue = emulator.state.tokens.issue
 
         def noting(*args: Any, **options: Any) -> Any:
-            text, token = mint(*args, **options)
+            text, token = issue(*args, **options)
             canaries[f"token {len(canaries)}"] = text
             return text, token
 
-        emulator.state.tokens.mint = noting  # type: ignore[method-assign]
+        emulator.state.tokens.issue = noting  # type: ignore[method-assign]
         airflow = AirflowStack(
             root / "home",
             root / "dags",

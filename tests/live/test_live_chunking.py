@@ -106,7 +106,7 @@ def test_a_deferred_task_waits_in_the_triggerer_and_writes_parquet(stage: Stage)
     assert len(event) < 4000, "ids and counts, no results"
     for job_id in run.jobs().values():
         assert run.polls(job_id)[job_id, "READY"] == 1
-    assert stage.mints("story") == 1, "worker, triggerer and worker used one token"
+    assert stage.issued("story") == 1, "worker, triggerer and worker used one token"
 
     # Whoever waits for the asset gets the counts.
     found = stage.airflow.api("GET", f"assets/events?source_run_id={quote(run.run_id)}")
@@ -293,7 +293,7 @@ def test_twenty_mapped_tasks_on_a_cold_fleet_ask_for_one_token(stage: Stage) -> 
     assert airflow.wait_for_run("chunking_mapped", run_id, 180, on_progress=lambda _: None) == "success"
 
     print(f"20 mapped tasks took {time.monotonic() - began:.1f} s")
-    assert stage.mints("herd") == 1
+    assert stage.issued("herd") == 1
     lines = [line for line in stage.emulator.get("log") if line["client_id"] == "herd"]
     assert len([line for line in lines if line["endpoint"] == "submit"]) == 40
     assert {line["status"] for line in lines} == {200}, "nobody's call was refused"
@@ -373,7 +373,7 @@ def test_a_text_without_a_triggerer_to_json_lines(stage: Stage) -> None:
 def test_a_wrong_secret_or_place_is_found_out_before_anything_is_submitted(stage: Stage) -> None:
     stage.out.mkdir(exist_ok=True)
     (stage.out / "a-file").write_text("not a folder")
-    submissions, mints = len(stage.emulator.submissions()), stage.mints()
+    submissions, issued = len(stage.emulator.submissions()), stage.issued()
     wrong = stage.run("chunking_wrong_secret", TWO)
     unwritable = stage.run("chunking_deferred", TWO, path=f"{stage.out}/a-file/chunks.parquet")
 
@@ -392,7 +392,7 @@ def test_a_wrong_secret_or_place_is_found_out_before_anything_is_submitted(stage
     # The fleet's token, which the wrong secret could not read, is still there.
     after = stage.run("chunking_waiting", TWO)
     assert after.ends() == "success"
-    assert stage.mints() == mints
+    assert stage.issued() == issued
 
 
 def test_airflow_retries_what_the_policy_says(stage: Stage) -> None:
@@ -419,14 +419,14 @@ def test_tokens_expire_under_running_tasks_and_nobody_notices(stage: Stage, expi
     assert Counter((task["state"], task["try_number"]) for task in tasks) == {("success", 1): 6}
     log = [line for line in stage.expiring.get("log") if line["client_id"] == "expiring"]
     seconds = log[-1]["time"] - log[0]["time"]
-    mints = sum(line["endpoint"] == "token" for line in log)
+    issued = sum(line["endpoint"] == "token" for line in log)
     lifetimes = seconds / EXPIRING_TTL
     refused = sum(line["status"] == 401 for line in log)
     print(
-        f"{seconds:.0f} s, {lifetimes:.1f} lifetimes: {mints} mints, {refused} of {len(log) - mints} calls 401"
+        f"{seconds:.0f} s, {lifetimes:.1f} lifetimes: {issued} issued, {refused} of {len(log) - issued} calls 401"
     )
     assert lifetimes > 2
-    assert mints <= 1.3 * lifetimes + 2
+    assert issued <= 1.3 * lifetimes + 2
     assert sum(line["endpoint"] == "submit" and line["status"] == 200 for line in log) == 12
     ready = Counter(line["job_id"] for line in log if line["job_status"] == "READY")
     assert (len(ready), set(ready.values())) == (12, {1})
@@ -436,7 +436,7 @@ def test_one_token_served_all_stories(stage: Stage) -> None:
     """Workers and triggerers were killed, a wrong secret was tried: still nobody asked for a second one."""
     stats = stage.emulator.get("stats")
     print(stats)
-    assert stage.mints("story") == 1
+    assert stage.issued("story") == 1
     assert [
         line for line in stage.emulator.get("log") if line["status"] == 401 and line["endpoint"] != "token"
     ] == []

@@ -150,8 +150,8 @@ def test_what_statsd_hears_of_a_deferred_task(watch: Watch) -> None:
     asked = [line for line in watch.emulator.get("log") if line["endpoint"] == "poll"]
     assert statsd.total("requests.poll_chunking.200") == len(asked) >= 2
     assert statsd.total("requests") >= 2 + len(asked)
-    minted = [line for line in watch.emulator.get("log") if line["endpoint"] == "token"]
-    assert statsd.total("token_mints") == statsd.total("requests.token.200") == len(minted)
+    issued = [line for line in watch.emulator.get("log") if line["endpoint"] == "token"]
+    assert statsd.total("token_refreshes") == statsd.total("requests.token.200") == len(issued)
     assert statsd.total("documents") == 2
     assert statsd.total("chunks") - before == 3
     assert statsd.total("jobs_ended") == 2

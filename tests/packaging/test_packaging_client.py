@@ -39,4 +39,4 @@ def test_the_script_runs_without_airflow(emulator: RunningEmulator) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["384", "384"]
-    assert len(emulator.state.log.mints) == 1
+    assert len(emulator.state.log.issued) == 1

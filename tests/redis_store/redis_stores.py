@@ -73,7 +73,7 @@ def take_lease(name: str, barrier: Barrier, results: Queue[str | None]) -> None:
 
 
 def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
-    """A process that needs a token at the same moment as the others; the number of mints is counted in Redis."""
+    """A process that needs a token at the same moment as the others; the number of refreshes is counted in Redis."""
     import redis
 
     from lucidworks_provider.client.api.tokens import TokenResponse
@@ -82,7 +82,7 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
     counter = redis.Redis(host="127.0.0.1", port=port)
 
     def grant(hurry: bool = False) -> TokenResponse:
-        number = counter.incr("minted")
+        number = counter.incr("refreshed")
         time.sleep(0.3)
         return TokenResponse(f"token-{number}", 3600.0, time.time())
 

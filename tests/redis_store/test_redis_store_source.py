@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole protocol over Redis: one mint, whoever asks."""
+"""The whole protocol over Redis: one refresh, whoever asks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from redis_server import RedisServer
 
 
-class Mints:
+class Refreshes:
     """An identity server that hands out numbered tokens."""
 
     def __init__(self, seconds: float = 0.0) -> None:
@@ -36,12 +36,12 @@ class Mints:
         return TokenResponse(f"token-{self.count}", 3600.0, time.time())
 
 
-def new_source(mints: Mints) -> TokenSource:
+def new_source(refreshes: Refreshes) -> TokenSource:
     """A process of its own, as far as the protocol can tell."""
-    return TokenSource(new_store(), Service(mints, time.time))
+    return TokenSource(new_store(), Service(refreshes, time.time))
 
 
-def test_eight_processes_start_cold_and_one_token_is_minted(idle_server: RedisServer) -> None:
+def test_eight_processes_start_cold_and_one_token_is_refreshed(idle_server: RedisServer) -> None:
     idle_server.start()
     barrier, results = PROCESSES.Barrier(8), PROCESSES.Queue()
     processes = [
@@ -51,13 +51,13 @@ def test_eight_processes_start_cold_and_one_token_is_minted(idle_server: RedisSe
     for process in processes:
         process.join(30)
     assert tokens == {"token-1"}
-    assert idle_server.client().get("minted") == b"1"
+    assert idle_server.client().get("refreshed") == b"1"
     assert idle_server.client().exists(CLAIM) == 0, "the lease was given up"
 
 
 def test_a_token_that_everybody_was_refused_is_replaced_once(server: RedisServer) -> None:
-    mints = Mints(seconds=0.1)
-    sources = [new_source(mints) for _ in range(12)]
+    refreshes = Refreshes(seconds=0.1)
+    sources = [new_source(refreshes) for _ in range(12)]
     assert {source.get() for source in sources} == {"token-1"}
     barrier = threading.Barrier(len(sources))
 
@@ -67,7 +67,7 @@ def test_a_token_that_everybody_was_refused_is_replaced_once(server: RedisServer
 
     with ThreadPoolExecutor(len(sources)) as pool:
         assert set(pool.map(refused, sources)) == {"token-2"}
-    assert mints.count == 2
+    assert refreshes.count == 2
 
 
 def test_who_dies_with_the_lease_delays_the_others_by_its_rest(
@@ -75,22 +75,22 @@ def test_who_dies_with_the_lease_delays_the_others_by_its_rest(
 ) -> None:
     monkeypatch.setattr(protocol, "LEASE", 1.0)
     new_store().write_claim(Claim("dead"))
-    mints, started = Mints(), time.monotonic()
-    assert new_source(mints).get() == "token-1"
+    refreshes, started = Refreshes(), time.monotonic()
+    assert new_source(refreshes).get() == "token-1"
     assert 0.7 < time.monotonic() - started < 3.0
 
 
-def test_a_mint_that_takes_longer_than_the_lease_keeps_it(
+def test_a_refresh_that_takes_longer_than_the_lease_keeps_it(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "LEASE", 0.6)
-    monkeypatch.setattr(protocol, "BEAT", 0.15)
-    mints = Mints(seconds=1.5)
+    monkeypatch.setattr(protocol, "HEARTBEAT", 0.15)
+    refreshes = Refreshes(seconds=1.5)
     with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(lambda source: source.get(), [new_source(mints) for _ in range(4)])) == {
+        assert set(pool.map(lambda source: source.get(), [new_source(refreshes) for _ in range(4)])) == {
             "token-1"
         }
-    assert mints.count == 1
+    assert refreshes.count == 1
 
 
 @pytest.fixture
@@ -100,20 +100,20 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_that_the_server_has_lost_is_shared_again(server: RedisServer, no_patience: None) -> None:
-    mints = Mints()
-    source = new_source(mints)
+    refreshes = Refreshes()
+    source = new_source(refreshes)
     held = source.get()
     server.client().flushall()
     assert source.get() == held
-    assert new_source(mints).get() == held
-    assert mints.count == 1
+    assert new_source(refreshes).get() == held
+    assert refreshes.count == 1
 
 
 def test_a_held_token_survives_the_server(
     server: RedisServer, no_patience: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mints = Mints()
-    source = new_source(mints)
+    refreshes = Refreshes()
+    source = new_source(refreshes)
     held = source.get()
     server.stop()
     assert source.get() == held
@@ -121,5 +121,5 @@ def test_a_held_token_survives_the_server(
     with pytest.raises(TokenStoreError):
         source.get(held)
     with pytest.raises(TokenStoreError):
-        new_source(mints).get()
-    assert mints.count == 1, "without the store nobody mints"
+        new_source(refreshes).get()
+    assert refreshes.count == 1, "without the store nobody refreshes"

@@ -65,7 +65,7 @@ async def test_it_carries_the_token_and_outlives_it(emulator: RunningEmulator) -
         kill(emulator)
         assert await status(session) == 200
         assert await status(session, f"{emulator.url}/ai/usecases") == 200
-    assert emulator.state.log.mints[PREDICT_SCOPE] == 2
+    assert emulator.state.log.issued[PREDICT_SCOPE] == 2
     assert emulator.state.log.endpoints["usecases"] == 4
 
 
@@ -76,7 +76,7 @@ async def test_it_uses_the_token_that_somebody_else_got(emulator: RunningEmulato
         other = LucidworksAuthHook()
         await other.aget_token(refused=await other.aget_token())
         assert await status(session) == 200
-    assert emulator.state.log.mints[PREDICT_SCOPE] == 2
+    assert emulator.state.log.issued[PREDICT_SCOPE] == 2
 
 
 async def test_a_token_that_dies_under_many_calls_is_replaced_once(emulator: RunningEmulator) -> None:
@@ -84,7 +84,7 @@ async def test_a_token_that_dies_under_many_calls_is_replaced_once(emulator: Run
         await status(session)
         kill(emulator)
         assert await asyncio.gather(*(status(session) for _ in range(20))) == [200] * 20
-    assert emulator.state.log.mints[PREDICT_SCOPE] == 2
+    assert emulator.state.log.issued[PREDICT_SCOPE] == 2
 
 
 @pytest.mark.parametrize("raising", [False, True])
@@ -265,7 +265,7 @@ async def test_it_is_not_sent_elsewhere(emulator: RunningEmulator) -> None:
             with pytest.raises(InputError):
                 await status(session, foreign.url.replace("http://", "//") + "/ai/usecases")
         assert foreign.heard == []
-    assert emulator.state.log.mints[PREDICT_SCOPE] == 0
+    assert emulator.state.log.issued[PREDICT_SCOPE] == 0
 
 
 @pytest.mark.parametrize("code", [302, 307])

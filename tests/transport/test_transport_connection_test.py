@@ -29,7 +29,7 @@ def press(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, **changes:
     return LucidworksHook("tested").test_connection()
 
 
-def mints(emulator: RunningEmulator) -> int:
+def issued(emulator: RunningEmulator) -> int:
     return sum(call.endpoint == "token" and call.status == 200 for call in emulator.state.log)
 
 
@@ -69,7 +69,7 @@ def test_the_live_token_is_borrowed_and_stays_alive(
     assert "works with the fleet's live access." in said
     assert hook.get_token() == token
     hook.call(list_use_cases())
-    assert mints(emulator) == 2  # the hook's, and one of the other scope
+    assert issued(emulator) == 2  # the hook's, and one of the other scope
     assert [call.status for call in emulator.state.log if call.status != 200] == []
 
 
@@ -112,9 +112,9 @@ def test_an_application_that_does_not_serve(
     found = press(emulator, monkeypatch)
     assert found[0] is good
     assert words in found[1]
-    # Once: the button answers in seconds, and mints no second token to find out.
+    # Once: the button answers in seconds, and issued no second token to find out.
     assert [call.endpoint for call in emulator.state.log].count("usecases") == 1
-    assert mints(emulator) == 2
+    assert issued(emulator) == 2
 
 
 def test_a_list_that_is_elsewhere_does_not_speak_against_the_connection(

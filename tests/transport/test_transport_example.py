@@ -40,4 +40,4 @@ def test_each_task_outlives_a_token_that_dies(example: Any, emulator: RunningEmu
     assert example.several_at_a_time.function(20) == 20
     kill()
     assert example.with_another_client.function() == 200
-    assert emulator.state.log.mints[Scope.PREDICT.value] == 4
+    assert emulator.state.log.issued[Scope.PREDICT.value] == 4

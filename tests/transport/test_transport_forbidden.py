@@ -147,7 +147,7 @@ def test_a_token_that_died_early_costs_one_more(mode: Mode, service: RunningEmul
     submit(mode, hook)
     service.state.tokens.kill(list(Scope))
     assert submit(mode, hook)
-    assert service.state.log.mints[PREDICT] == 2
+    assert service.state.log.issued[PREDICT] == 2
     assert [r.status for r in service.state.log if r.endpoint == "submit"] == [200, 403, 200]
 
 
@@ -161,7 +161,7 @@ def test_an_application_that_is_not_entitled_refreshes_nothing(mode: Mode, servi
         with pytest.raises(ForbiddenError, match="HTTP 403"):
             submit(mode, hook)
     assert time.monotonic() - began < 5
-    assert service.state.log.mints[PREDICT] == 1
+    assert service.state.log.issued[PREDICT] == 1
     assert [r.status for r in service.state.log if r.endpoint == "submit"] == [403] * 10
 
 
@@ -175,7 +175,7 @@ def test_an_entitlement_that_ends_costs_one_refresh(mode: Mode, service: Running
             submit(mode, hook)
         # The rest of the fleet works meanwhile.
         call(mode, hook, list_use_cases())
-    assert service.state.log.mints[PREDICT] == 2
+    assert service.state.log.issued[PREDICT] == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -195,7 +195,7 @@ def test_a_session_of_a_user(mode: Mode, service: RunningEmulator) -> None:
     assert status() == 200
     service.state.tokens.kill(list(Scope))
     assert status() == 200
-    assert service.state.log.mints[PREDICT] == 2
+    assert service.state.log.issued[PREDICT] == 2
     forbid(service)
     assert [status() for _ in range(5)] == [403] * 5
-    assert service.state.log.mints[PREDICT] == 2
+    assert service.state.log.issued[PREDICT] == 2

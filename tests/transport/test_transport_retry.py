@@ -95,7 +95,7 @@ def test_a_token_request_is_repeated(mode: Mode, emulator: RunningEmulator, kind
 def test_a_token_that_was_lost_on_the_way_is_asked_for_again(mode: Mode, emulator: RunningEmulator) -> None:
     fault(emulator, "disconnect-after", "token")
     submit(mode, LucidworksHook())
-    assert emulator.state.log.mints[PREDICT] == 2
+    assert emulator.state.log.issued[PREDICT] == 2
     assert emulator.state.tokens.live_count() == 1
 
 
@@ -218,10 +218,10 @@ def test_a_refused_token_is_replaced(
 ) -> None:
     hook = LucidworksHook()
     job_id = submit(mode, hook)
-    before = emulator.state.log.mints[PREDICT], count(emulator, endpoint)
+    before = emulator.state.log.issued[PREDICT], count(emulator, endpoint)
     fault(emulator, "unauthorized", endpoint, times=times)
     call(mode, hook, poll_job(CHUNKING, job_id)) if endpoint == "poll" else submit(mode, hook)
-    assert emulator.state.log.mints[PREDICT] - before[0] == times
+    assert emulator.state.log.issued[PREDICT] - before[0] == times
     assert count(emulator, endpoint) - before[1] == times + 1
 
 

@@ -59,12 +59,12 @@ def test_it_costs_one_token_and_whoever_has_the_old_one_fails_with_a_clear_error
         after.call(list_use_cases())
     assert caplog.text.count("was not written with this client secret") == 1
     assert variables[live] != sealed
-    assert sum(emulator.state.log.mints.values()) == 2
+    assert sum(emulator.state.log.issued.values()) == 2
 
     # The new token has deleted the old one, and the old secret gets no other.
     with pytest.raises(AuthenticationError, match="Check Client ID and Client Secret"):
         before.call(list_use_cases())
     after.call(list_use_cases())
-    assert sum(emulator.state.log.mints.values()) == 2
+    assert sum(emulator.state.log.issued.values()) == 2
     before.close()
     after.close()

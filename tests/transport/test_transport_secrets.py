@@ -33,17 +33,17 @@ BASIC = base64.b64encode(b"demo-client:demo-secret").decode()
 
 
 @pytest.fixture
-def minted(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def issued(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every token that the emulator hands out."""
     tokens: list[str] = []
-    mint = emulator.state.tokens.mint
+    issue = emulator.state.tokens.issue
 
     def noting(*args: Any, **options: Any) -> Any:
-        text, token = mint(*args, **options)
+        text, token = issue(*args, **options)
         tokens.append(text)
         return text, token
 
-    monkeypatch.setattr(emulator.state.tokens, "mint", noting)
+    monkeypatch.setattr(emulator.state.tokens, "issue", noting)
     return tokens
 
 
@@ -102,7 +102,7 @@ def test_wrong_credentials(
 def test_a_server_that_echoes_what_it_was_sent(
     mode: Mode,
     emulator: RunningEmulator,
-    minted: list[str],
+    issued: list[str],
     everything: Callable[[], str],
     status: int,
     endpoint: str,
@@ -127,7 +127,7 @@ def test_a_server_that_echoes_what_it_was_sent(
         hook.close()
         assert server.heard
     for text in (shown_by(caught.value), everything()):
-        for secret in (SECRET, BASIC, *minted):
+        for secret in (SECRET, BASIC, *issued):
             assert secret not in text
 
 
@@ -145,7 +145,7 @@ def test_a_server_that_quotes_the_secret(
 
 def test_nothing_leaks_on_the_whole_way(
     emulator: RunningEmulator,
-    minted: list[str],
+    issued: list[str],
     everything: Callable[[], str],
 ) -> None:
     def fault(kind: str, match: str, **more: Any) -> None:
@@ -174,11 +174,11 @@ def test_nothing_leaks_on_the_whole_way(
         emulator.state.tokens.kill(list(Scope))
     session = hook.get_conn()
     assert session.get("/ai/usecases").status_code == 200
-    last = minted[-1]
+    last = issued[-1]
     # Asks for one of the other scope, and lets this one live.
     assert hook.test_connection()[0]
     assert len(errors) >= 2 * 5
-    assert len(minted) >= 5
+    assert len(issued) >= 5
 
     settings = hook.get_settings()
     source = token_source(settings, Scope.PREDICT.value)
@@ -207,15 +207,15 @@ def test_nothing_leaks_on_the_whole_way(
     texts = [everything(), asyncio.run(client()), *map(repr, objects), *map(str, objects)]
     texts += [repr(vars(hook)), *map(shown_by, errors)]
     for text in texts:
-        for secret in (SECRET, BASIC, *minted):
+        for secret in (SECRET, BASIC, *issued):
             assert secret not in text
     assert "Attempt 1 failed" in texts[0]  # it was listened to
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_listening_test_hears_a_leak(
-    mode: Mode, emulator: RunningEmulator, minted: list[str], everything: Callable[[], str]
+    mode: Mode, emulator: RunningEmulator, issued: list[str], everything: Callable[[], str]
 ) -> None:
     token = get_token(mode, LucidworksHook())
     logging.getLogger("lucidworks_provider.anything").debug("%s", token)
-    assert minted[0] in everything()
+    assert issued[0] in everything()

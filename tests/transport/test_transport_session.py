@@ -45,7 +45,7 @@ def test_it_carries_the_token_and_outlives_it(session: requests.Session, emulato
     answered = session.get("/ai/usecases")
     assert answered.status_code == 200
     assert [one.status_code for one in answered.history] == [401]
-    assert emulator.state.log.mints[PREDICT] == 2
+    assert emulator.state.log.issued[PREDICT] == 2
     assert session.get(f"{emulator.url}/ai/usecases").history == []
 
 
@@ -57,7 +57,7 @@ def test_it_uses_the_token_that_somebody_else_got(
     other = LucidworksAuthHook()
     other.get_token(refused=other.get_token())
     assert session.get("/ai/usecases").status_code == 200
-    assert emulator.state.log.mints[PREDICT] == 2
+    assert emulator.state.log.issued[PREDICT] == 2
 
 
 def test_an_endless_401_is_handed_to_the_caller(session: requests.Session, emulator: RunningEmulator) -> None:

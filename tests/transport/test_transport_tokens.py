@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many threads and coroutines share one mint, and a token that dies under them costs one more."""
+"""Many threads and coroutines share one issue, and a token that dies under them costs one more."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CROWD = 50
 
 
 @pytest.fixture
-def slow_mint(emulator: RunningEmulator) -> RunningEmulator:
-    """A mint takes long enough for a crowd to gather."""
+def slow_token_service(emulator: RunningEmulator) -> RunningEmulator:
+    """A issue takes long enough for a crowd to gather."""
     emulator.state.settings = emulator.state.settings.patched({"token_latency": 0.3})
     return emulator
 
@@ -53,18 +53,18 @@ async def in_coroutines(number: int, own_hooks: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("own_hooks", [False, True], ids=["one-hook", "own-hooks"])
-def test_cold_threads_mint_once(slow_mint: RunningEmulator, own_hooks: bool) -> None:
+def test_cold_threads_refresh_once(slow_token_service: RunningEmulator, own_hooks: bool) -> None:
     assert len(set(in_threads(CROWD, own_hooks))) == 1
-    assert slow_mint.state.log.mints[PREDICT] == 1
+    assert slow_token_service.state.log.issued[PREDICT] == 1
 
 
 @pytest.mark.parametrize("own_hooks", [False, True], ids=["one-hook", "own-hooks"])
-def test_cold_coroutines_mint_once(slow_mint: RunningEmulator, own_hooks: bool) -> None:
+def test_cold_coroutines_refresh_once(slow_token_service: RunningEmulator, own_hooks: bool) -> None:
     assert len(set(asyncio.run(in_coroutines(CROWD, own_hooks)))) == 1
-    assert slow_mint.state.log.mints[PREDICT] == 1
+    assert slow_token_service.state.log.issued[PREDICT] == 1
 
 
-def test_threads_and_two_loops_mint_once(slow_mint: RunningEmulator) -> None:
+def test_threads_and_two_loops_refresh_once(slow_token_service: RunningEmulator) -> None:
     with ThreadPoolExecutor(3) as pool:
         crowds = [
             pool.submit(in_threads, CROWD, True),
@@ -74,22 +74,24 @@ def test_threads_and_two_loops_mint_once(slow_mint: RunningEmulator) -> None:
         tokens = [token for crowd in crowds for token in crowd.result(20)]
     assert len(tokens) == 3 * CROWD
     assert len(set(tokens)) == 1
-    assert slow_mint.state.log.mints[PREDICT] == 1
+    assert slow_token_service.state.log.issued[PREDICT] == 1
 
 
-def test_each_scope_has_its_own(slow_mint: RunningEmulator) -> None:
+def test_each_scope_has_its_own(slow_token_service: RunningEmulator) -> None:
     hook = LucidworksHook()
     with ThreadPoolExecutor(20) as pool:
         scopes = [scope.value for scope in Scope] * 10
         tokens = list(pool.map(hook.get_token, scopes))
     assert len(set(tokens)) == 2
-    assert {scope.value: slow_mint.state.log.mints[scope.value] for scope in Scope} == {
+    assert {scope.value: slow_token_service.state.log.issued[scope.value] for scope in Scope} == {
         scope.value: 1 for scope in Scope
     }
 
 
 @pytest.mark.parametrize("cancelled", [1, 5], ids=["the-first", "all"])
-async def test_a_cancelled_caller_does_not_lose_the_mint(slow_mint: RunningEmulator, cancelled: int) -> None:
+async def test_a_cancelled_caller_does_not_lose_the_token(
+    slow_token_service: RunningEmulator, cancelled: int
+) -> None:
     hook = LucidworksHook()
     callers = [asyncio.create_task(hook.aget_token()) for _ in range(5)]
     await asyncio.sleep(0.1)
@@ -100,13 +102,13 @@ async def test_a_cancelled_caller_does_not_lose_the_mint(slow_mint: RunningEmula
     token = await hook.aget_token()
     assert set(ended[cancelled:]) <= {token}
     assert hook.get_token() == token
-    assert slow_mint.state.log.mints[PREDICT] == 1
+    assert slow_token_service.state.log.issued[PREDICT] == 1
 
 
 def test_a_wrong_secret_is_tried_once_for_the_whole_crowd(
-    slow_mint: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+    slow_token_service: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = connection_json(slow_mint.url).replace("demo-secret", "wrong-secret")
+    wrong = connection_json(slow_token_service.url).replace("demo-secret", "wrong-secret")
     monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", wrong)
     gate = threading.Barrier(CROWD)
 
@@ -122,7 +124,7 @@ def test_a_wrong_secret_is_tried_once_for_the_whole_crowd(
     with ThreadPoolExecutor(CROWD) as pool:
         errors = list(pool.map(one, range(CROWD)))
     assert None not in errors
-    assert slow_mint.state.log.endpoints["token"] == 1
+    assert slow_token_service.state.log.endpoints["token"] == 1
 
 
 KILLS = 3
@@ -166,7 +168,7 @@ def test_a_token_that_dies_under_threads(emulator: RunningEmulator) -> None:
             worker.result(20)
     assert emulator.state.log.statuses[401] >= KILLS
     # One new token for each that died, however many found out at once.
-    assert emulator.state.log.mints[PREDICT] == 1 + KILLS
+    assert emulator.state.log.issued[PREDICT] == 1 + KILLS
 
 
 async def test_a_token_that_dies_under_coroutines(emulator: RunningEmulator) -> None:
@@ -190,7 +192,7 @@ async def test_a_token_that_dies_under_coroutines(emulator: RunningEmulator) -> 
     progress.stop = True
     await asyncio.gather(*workers)
     assert emulator.state.log.statuses[401] >= KILLS
-    assert emulator.state.log.mints[PREDICT] == 1 + KILLS
+    assert emulator.state.log.issued[PREDICT] == 1 + KILLS
 
 
 async def test_one_client_for_all_users_of_a_loop(emulator: RunningEmulator) -> None:

@@ -48,17 +48,17 @@ class Weather:
     :param store: one operation on the store.
     :param store_down: how likely one fails.
     :param silent: how likely a read shows nothing though something is there.
-    :param mint: one request for a token.
-    :param mint_down: whether such requests are answered with 503.
-    :param answers_lost: so many tokens are minted and never arrive.
+    :param refresh: one request for a token.
+    :param service_down: whether such requests are answered with 503.
+    :param answers_lost: so many tokens are refreshed and never arrive.
     :param api: one call of the API.
     """
 
     store: tuple[float, float] = (0.002, 0.03)
     store_down: float = 0.0
     silent: float = 0.0
-    mint: tuple[float, float] = (0.05, 0.4)
-    mint_down: bool = False
+    refresh: tuple[float, float] = (0.05, 0.4)
+    service_down: bool = False
     answers_lost: int = 0
     api: tuple[float, float] = (0.01, 0.1)
 
@@ -68,7 +68,7 @@ class Turn:
     """
     One conversation, as a witness tells it.
 
-    :param minting: since when, until its token is stored, it failed, or its process is dead.
+    :param refreshing: since when, until its token is stored, it failed, or its process is dead.
     :param seen: what its last look at the store showed; ``before``: what it did when the claim was written.
     :param looked_at: when its last look at the store began.
     :param slowest: the longest store operation.
@@ -76,7 +76,7 @@ class Turn:
     """
 
     process: Process
-    minting: float | None = None
+    refreshing: float | None = None
     looked_at: float = -math.inf
     claimed_at: float = -math.inf
     seen: AccessToken | None = None
@@ -111,7 +111,7 @@ class World:
     """
 
     # What mutants leave out.
-    beats = True
+    heartbeats = True
 
     def __init__(self, seed: int = 0, *, atomic: bool = False, lifetime: float = 3600.0) -> None:
         self.now = 1_000_000.0
@@ -124,7 +124,7 @@ class World:
         self.claimed_until = math.inf
         self.processes: list[Process] = []
         self.asked: dict[str, float] = {}
-        self.minted: list[tuple[str, float, str]] = []
+        self.refreshed: list[tuple[str, float, str]] = []
         self.deaths: list[float] = []
         self.dead_arrivals: list[float] = []
         self.calls: list[Call] = []
@@ -196,34 +196,34 @@ class World:
 
     def live(self) -> str | None:
         """The one token that is accepted."""
-        if not self.minted:
+        if not self.refreshed:
             return None
-        value, since, _ = self.minted[-1]
+        value, since, _ = self.refreshed[-1]
         return value if self.now < since + self.lifetime else None
 
-    def mint(self, by: str) -> str:
+    def refresh(self, by: str) -> str:
         """A new token, which deletes the one that lives."""
         if self.live() is not None:
             self.deaths.append(self.now)
-        value = f"token-{len(self.minted) + 1}"
-        self.minted.append((value, self.now, by))
+        value = f"token-{len(self.refreshed) + 1}"
+        self.refreshed.append((value, self.now, by))
         self.note(f"{value} for {by}", counts=False)
         self.at(self.now + self.lifetime, lambda: self._expired(value))
         return value
 
     def _expired(self, value: str) -> None:
-        if self.minted[-1][0] == value:
+        if self.refreshed[-1][0] == value:
             self.deaths.append(self.now)
 
-    def mints(self, *, foreign: bool = False, since: float = -math.inf) -> int:
+    def refreshes(self, *, foreign: bool = False, since: float = -math.inf) -> int:
         """How many tokens were asked for."""
-        return sum(at >= since and (by == "foreign") == foreign for _, at, by in self.minted)
+        return sum(at >= since and (by == "foreign") == foreign for _, at, by in self.refreshed)
 
     def foreign(self, period: float, until: float) -> Steps:
         """Another system with the same client id."""
         while self.now < until and not self.well:
-            self.note("foreign mint")
-            self.mint("foreign")
+            self.note("foreign refresh")
+            self.refresh("foreign")
             yield period
 
     # Store
@@ -266,12 +266,12 @@ class World:
         if seen is not None and self.asked[seen.value] > self.asked[token.value] + UNCERTAIN:
             self.fault(f"{token.value!s} was written over the newer {seen.value!s}")
 
-    def begins_to_mint(self, turn: Turn) -> None:
+    def begins_to_refresh(self, turn: Turn) -> None:
         """Promise: never two at once, but for an excuse."""
         others = [
             p.turn for p in self.processes if not p.killed and p.turn is not None and p.turn is not turn
         ]
-        turn.minting = self.now
+        turn.refreshing = self.now
         stored = self.token
         if (
             stored is not None
@@ -284,9 +284,9 @@ class World:
         ):
             self.fault(f"{turn.process.name} asks for a token though {stored.value!s} is good")
         for other in others:
-            if other.minting is None:
+            if other.refreshing is None:
                 continue
-            self.note("two minters at once")
+            self.note("two refreshers at once")
             excuses = self.excuses(other, turn)
             if excuses:
                 # Two that are at it also withdraw each other's claim, so a third may come.
@@ -294,7 +294,7 @@ class World:
                 other.troubled.add("not alone")
             else:
                 self.fault(
-                    f"{turn.process.name} and {other.process.name} (since {self.now - other.minting:.2f} s) "
+                    f"{turn.process.name} and {other.process.name} (since {self.now - other.refreshing:.2f} s) "
                     "ask for a token at once"
                 )
 
@@ -304,7 +304,7 @@ class World:
         if first.slowest > PROMPT:
             why.add("the first one's store was slow")
         if self.atomic and self.now - second.claimed_at >= protocol.LEASE:
-            why.add("the second one's lease ran out on the way to its mint")
+            why.add("the second one's lease ran out on the way to its refresh")
         return why
 
 
@@ -341,7 +341,7 @@ class Process:
         self.dies_after: int | None = None
         # The store as this host sees it, if other than the rest does.
         self.far: tuple[float, float] | None = None
-        self.minted_last = ""
+        self.refreshed_last = ""
         self.refused_values: set[str] = set()
         world.processes.append(self)
 
@@ -350,8 +350,8 @@ class Process:
     def kill(self, *, lands: bool) -> None:
         """:param lands: whether what is under way to store or service still arrives."""
         self.world.note(f"{self.name}: killed")
-        if self.turn is not None and self.turn.minting is not None:
-            self.world.note("killed while minting")
+        if self.turn is not None and self.turn.refreshing is not None:
+            self.world.note("killed while refreshing")
         self.killed, self.cut_off = True, not lands
 
     def stop(self, seconds: float) -> None:
@@ -443,7 +443,7 @@ class Process:
             if outcome.warning:
                 world.warnings.append((world.now, outcome.warning))
             holding.take(outcome, self.clocks)
-            if self.minted_last == outcome.token.value != world.live():
+            if self.refreshed_last == outcome.token.value != world.live():
                 world.dead_arrivals.append(world.now)
             if outcome.token.value not in holding.refused:
                 return outcome.token.value
@@ -475,28 +475,28 @@ class Process:
                 turn.seen = seen.token
                 return seen
             case commands.WriteClaim(claim):
-                if claim.beat == 0:
+                if claim.heartbeat == 0:
                     turn.before = turn.seen
                 turn.claimed_at = world.now
                 yield from self._operation(turn, lambda: world.set_claim(claim))
             case commands.Withdraw(claim):
-                turn.minting = None
+                turn.refreshing = None
                 yield from self._operation(turn, lambda: world.withdraw(claim))
             case commands.Pause(seconds):
                 yield seconds
             case commands.AskTime():
                 before = self.clock.wall()
                 yield world.random.uniform(*world.weather.api)
-                if world.weather.mint_down:
+                if world.weather.service_down:
                     turn.troubled.add("asking for the time failed")
                     raise ServiceError("503", status=503)
                 world.note("asked for the time")
                 self.clock.hear(math.floor(world.now), before, self.clock.wall())
-            case commands.Mint(claim):
-                return (yield from self._mint(claim, turn))
+            case commands.Refresh(claim):
+                return (yield from self._refresh(claim, turn))
             case commands.Publish(token):
                 yield from self._publish(token, turn)
-                turn.minting = None
+                turn.refreshing = None
         return None
 
     def _operation(self, turn: Turn, effect: Callable[[], Any]) -> Steps:
@@ -540,7 +540,7 @@ class Process:
             stored = (yield from self._read(turn)).token
             if stored is not None and stored.issued_at > token.issued_at:
                 world.note("publication of an older token refused")
-                if turn.minting is not None and world.stored_at < turn.minting:
+                if turn.refreshing is not None and world.stored_at < turn.refreshing:
                     world.fault(f"{token.value} was taken for older than {stored.value}, by their times")
                 return
 
@@ -553,32 +553,32 @@ class Process:
             if (yield from self._operation(turn, write)):
                 return
 
-    def _mint(self, claim: Claim, turn: Turn) -> Steps:
-        """``TokenSource._mint``: the service is asked while the claim is moved."""
+    def _refresh(self, claim: Claim, turn: Turn) -> Steps:
+        """``TokenSource._refresh``: the service is asked while the claim is moved."""
         world, answer = self.world, []
-        world.begins_to_mint(turn)
+        world.begins_to_refresh(turn)
         world.spawn(self._ask(answer), self)
         while not answer:
-            due = world.now + protocol.BEAT
+            due = world.now + protocol.HEARTBEAT
             while not answer and world.now < due:
                 yield min(_POLL, due - world.now)
-            if not answer and world.beats:
+            if not answer and world.heartbeats:
                 claim = claim.moved()
                 try:
                     yield from self._operation(turn, lambda claim=claim: world.set_claim(claim))
                 except TokenStoreError:
-                    world.note("a beat failed")
+                    world.note("a heartbeat failed")
         if isinstance(answer[0], LucidworksError):
             raise answer[0]
-        self.minted_last = answer[0].value
+        self.refreshed_last = answer[0].value
         return answer[0]
 
     def _ask(self, answer: list[AccessToken | LucidworksError]) -> Steps:
         """``ask_service``: again and again, when no answer comes."""
         world = self.world
         for attempt in range(ATTEMPTS):
-            seconds, there = world.random.uniform(*world.weather.mint), world.random.random()
-            down, granted, asked, before = world.weather.mint_down, [], world.now, self.clock.wall()
+            seconds, there = world.random.uniform(*world.weather.refresh), world.random.random()
+            down, granted, asked, before = world.weather.service_down, [], world.now, self.clock.wall()
             if not down:
                 arrives = world.now + seconds * there
                 arrive = partial(self._granted, granted, asked)
@@ -586,7 +586,7 @@ class Process:
             yield seconds
             if granted and world.weather.answers_lost:
                 world.weather.answers_lost -= 1
-                world.note("answer of a mint lost")
+                world.note("answer of a refresh lost")
             elif granted:
                 after = self.clock.wall()
                 self.clock.hear(granted[0].server_time, before, after)
@@ -594,12 +594,12 @@ class Process:
                 return
             if attempt < ATTEMPTS - 1:
                 yield min(LONGEST_WAIT, 2.0**attempt) * world.random.uniform(0.5, 1.0)
-        world.note("mint failed")
+        world.note("refresh failed")
         answer.append(ServiceError("503", status=503))
 
     def _granted(self, granted: list[TokenResponse], asked: float) -> None:
         world = self.world
         if not self.cut_off:
-            value = world.mint(self.name)
+            value = world.refresh(self.name)
             world.asked[value] = asked
             granted.append(TokenResponse(value, world.lifetime, math.floor(world.now)))

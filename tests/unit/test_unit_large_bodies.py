@@ -247,7 +247,7 @@ def longest_wait(decode: Callable[[], object]) -> float:
     """How long another thread has to stand still."""
     worst, over = 0.0, threading.Event()
 
-    def beat() -> None:
+    def heartbeat() -> None:
         nonlocal worst
         last = time.perf_counter()
         while not over.is_set():
@@ -255,7 +255,7 @@ def longest_wait(decode: Callable[[], object]) -> float:
             now = time.perf_counter()
             worst, last = max(worst, now - last), now
 
-    watcher = threading.Thread(target=beat)
+    watcher = threading.Thread(target=heartbeat)
     watcher.start()
     decode()
     over.set()

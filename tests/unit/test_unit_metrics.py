@@ -66,7 +66,7 @@ def test_what_is_not_there_is_not_told(stats: Stats) -> None:
 
 def test_where_no_airflow_is_loaded_none_is() -> None:
     code = (
-        "import sys; from lucidworks_provider import metrics; metrics.minted('s'); metrics.written({'chunks': 1});"
+        "import sys; from lucidworks_provider import metrics; metrics.refreshed('s'); metrics.written({'chunks': 1});"
         "print([name for name in sys.modules if name.startswith('airflow')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

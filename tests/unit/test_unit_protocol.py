@@ -16,9 +16,9 @@ from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.clock import Clocks
 from lucidworks_provider.client.auth.protocol import (
-    BEAT,
     FAILED_LOOKS,
     GRACE,
+    HEARTBEAT,
     LEASE,
     RELEASED,
     Claim,
@@ -59,11 +59,11 @@ def settled(world: World, size: int) -> list[Process]:
     """A fleet that shares its first token."""
     processes = fleet(world, size)
     traffic(world, processes, 1)
-    assert world.mints() == 1
+    assert world.refreshes() == 1
     return processes
 
 
-def appointment(world: World) -> None:
+def reach_refresh_time(world: World) -> None:
     """Go to the moment at which the token is due."""
     assert world.token is not None
     world.run(world.token.refresh_at - world.now)
@@ -75,32 +75,34 @@ seeds = st.integers(0, 2**16)
 
 @STORES
 @settings(max_examples=150, deadline=None)
-@given(starts=starts, seed=seeds, mint=st.floats(0.01, 20.0))
-def test_a_cold_crowd_mints_once(atomic: bool, starts: list[float], seed: int, mint: float) -> None:
+@given(starts=starts, seed=seeds, refresh=st.floats(0.01, 20.0))
+def test_a_cold_crowd_refreshes_once(atomic: bool, starts: list[float], seed: int, refresh: float) -> None:
     world = World(seed, atomic=atomic)
-    world.weather = Weather(store=(0.001, 0.09), mint=(mint, mint))
+    world.weather = Weather(store=(0.001, 0.09), refresh=(refresh, refresh))
     for start in starts:
         process = Process(world)
         world.at(world.now + start, lambda process=process: process.call())
-    world.run(mint + 10)
+    world.run(refresh + 10)
     assert not failed(world)
-    assert world.mints() == 1
+    assert world.refreshes() == 1
     assert {call.value for call in world.calls} == {world.live()}
 
 
 @STORES
 @settings(max_examples=150, deadline=None)
 @given(size=st.integers(1, 12), apart=st.floats(0, 0.5), seed=seeds)
-def test_a_crowd_whose_token_was_refused_mints_once(atomic: bool, size: int, apart: float, seed: int) -> None:
+def test_a_crowd_whose_token_was_refused_refreshes_once(
+    atomic: bool, size: int, apart: float, seed: int
+) -> None:
     world = World(seed, atomic=atomic)
     processes = settled(world, size)
-    world.mint("foreign")
+    world.refresh("foreign")
     for process in processes:
         process.call()
         world.run(apart)
     world.run(10)
     assert not failed(world)
-    assert world.mints() == 2
+    assert world.refreshes() == 2
 
 
 @STORES
@@ -117,26 +119,26 @@ def test_a_dead_claimant_is_survived(
     processes = fleet(world, size)
     traffic(world, processes, 1)
     assert not world.faults
-    assert world.mints() <= 2, "at most one more than the victim's own"
+    assert world.refreshes() <= 2, "at most one more than the victim's own"
     assert {call.value for call in world.calls if call.process is not victim} == {world.live()}
 
 
 @STORES
-def test_killed_between_mint_and_publication_costs_one_mint_and_five_seconds(atomic: bool) -> None:
+def test_killed_between_refresh_and_publication_costs_one_refresh_and_five_seconds(atomic: bool) -> None:
     for seed in range(20):
         world = World(seed, atomic=atomic)
         world.weather = Weather(store=(0.005, 0.03))
         holder, other = settled(world, 2)
-        world.mint("foreign")
+        world.refresh("foreign")
         holder.call()
-        assert world.run_until(lambda world=world: world.mints() == 2, 5)
+        assert world.run_until(lambda world=world: world.refreshes() == 2, 5)
         holder.kill(lands=False)
         call = other.call()
         begun = world.now
         assert world.run_until(lambda call=call: call.ended is not None, 30)
         assert call.error is None
         assert world.now - begun < 5
-        assert world.mints() == 3, "exactly one more"
+        assert world.refreshes() == 3, "exactly one more"
         assert not world.faults
 
 
@@ -146,22 +148,22 @@ def test_a_store_that_is_down_costs_nothing_while_the_token_is_good() -> None:
     for down, silent in [(1.0, 0.0), (0.0, 1.0)]:
         world.weather = Weather(store_down=down, silent=silent)
         traffic(world, processes, 30)
-    appointment(world)
+    reach_refresh_time(world)
     traffic(world, processes, 20)
     assert not failed(world)
-    assert world.mints() == 1
+    assert world.refreshes() == 1
 
 
 @STORES
 @pytest.mark.parametrize("size", [1, 5, 20])
-def test_a_foreign_minter_every_ten_seconds_fails_no_call(atomic: bool, size: int) -> None:
+def test_a_foreign_refresher_every_ten_seconds_fails_no_call(atomic: bool, size: int) -> None:
     world = World(size, atomic=atomic)
     processes = settled(world, size)
     begun = world.now
     world.spawn(world.foreign(10.0, begun + 180))
     traffic(world, processes, 180)
     assert not failed(world)
-    assert world.mints(since=begun) <= 2 * world.mints(foreign=True)
+    assert world.refreshes(since=begun) <= 2 * world.refreshes(foreign=True)
     told = [at for at, text in world.warnings if "same client id" in text]
     assert 2 <= len(told) <= 4
     assert all(later - earlier > 58 for earlier, later in pairwise(told)), "once a minute for the whole fleet"
@@ -180,25 +182,25 @@ def test_thirty_foreign_tokens_a_minute_end_in_an_error_that_names_the_cause(ato
     assert contested[0].started - begun < 90
     for minute in range(0, 300, 10):
         start = begun + minute
-        assert world.mints(since=start) - world.mints(since=start + 60) <= ALLOWED + 2
+        assert world.refreshes(since=start) - world.refreshes(since=start + 60) <= ALLOWED + 2
     # A minute of work, a pause of one minute, a minute of work, a pause of two.
-    assert world.mints(since=begun) <= 3 * (ALLOWED + 2)
+    assert world.refreshes(since=begun) <= 3 * (ALLOWED + 2)
 
 
 @STORES
 @pytest.mark.parametrize("skew", [3600.0, -3600.0, 2.5, -2.5])
-def test_a_clock_that_is_off_costs_no_mint(atomic: bool, skew: float) -> None:
+def test_a_clock_that_is_off_costs_no_refresh(atomic: bool, skew: float) -> None:
     world = World(atomic=atomic)
     settled(world, 2)
     world.run(1800)
     strange = fleet(world, 4, skew)
     traffic(world, world.processes, 20)
     assert not failed(world)
-    assert world.mints() == 1
-    appointment(world)
+    assert world.refreshes() == 1
+    reach_refresh_time(world)
     traffic(world, world.processes, 20)
     assert not failed(world)
-    assert world.mints() == 2
+    assert world.refreshes() == 2
     assert {process.holding.fresh(world.now) for process in strange} == {world.live()}
 
 
@@ -207,7 +209,7 @@ def test_sixty_four_processes_and_a_token_of_thirty_seconds(atomic: bool) -> Non
     world = World(atomic=atomic, lifetime=30.0)
     traffic(world, fleet(world, 64), 180)
     assert not failed(world)
-    assert world.mints() <= 1.3 * 180 / 30 + 2
+    assert world.refreshes() <= 1.3 * 180 / 30 + 2
 
 
 def test_recovery_from_a_dead_claimant_takes_a_lease() -> None:
@@ -216,7 +218,7 @@ def test_recovery_from_a_dead_claimant_takes_a_lease() -> None:
     call = Process(world).call()
     begun = world.now
     world.run(20)
-    assert world.mints() == 1
+    assert world.refreshes() == 1
     assert call.ended is not None
     assert LEASE <= call.ended - begun <= 5
 
@@ -227,20 +229,20 @@ def test_recovery_from_a_dead_claimant_takes_a_lease() -> None:
 def test_at_the_appointment_one_renews_and_nobody_fails(atomic: bool, starts: list[float], seed: int) -> None:
     world = World(seed, atomic=atomic)
     processes = settled(world, len(starts))
-    appointment(world)
+    reach_refresh_time(world)
     for process, start in zip(processes, starts, strict=True):
         world.at(world.now + start, lambda process=process: process.call())
     world.run(20)
     assert not failed(world)
-    assert world.mints() == 2
+    assert world.refreshes() == 2
 
 
 def test_a_slow_renewal_is_waited_for_no_longer_than_the_grace() -> None:
     world = World()
     slow, other = settled(world, 2)
     old = world.live()
-    appointment(world)
-    world.weather.mint = (60.0, 60.0)
+    reach_refresh_time(world)
+    world.weather.refresh = (60.0, 60.0)
     slow.call()
     world.run(1.5)
     call = other.call()
@@ -252,12 +254,12 @@ def test_a_slow_renewal_is_waited_for_no_longer_than_the_grace() -> None:
 
 
 @pytest.mark.parametrize("with_a_good_token", [True, False])
-def test_a_failed_mint(with_a_good_token: bool) -> None:
+def test_a_failed_refresh(with_a_good_token: bool) -> None:
     world = World()
     process = settled(world, 1)[0] if with_a_good_token else Process(world)
     if with_a_good_token:
-        appointment(world)
-    world.weather.mint_down = True
+        reach_refresh_time(world)
+    world.weather.service_down = True
     call = process.call()
     world.run(120)
     assert call.ended is not None
@@ -275,7 +277,7 @@ def test_a_failed_mint(with_a_good_token: bool) -> None:
 
 def token_of(world: World) -> AccessToken:
     """A new live token."""
-    return AccessToken.from_grant(TokenResponse(world.mint("test"), LIFETIME, world.now), world.now)
+    return AccessToken.from_grant(TokenResponse(world.refresh("test"), LIFETIME, world.now), world.now)
 
 
 def conversation_of(
@@ -345,7 +347,7 @@ def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
     with pytest.raises(StopIteration) as stop:
         conversation.send(Snapshot(fresh, RELEASED))
     assert stop.value.value.token == fresh
-    assert world.mints() == 1
+    assert world.refreshes() == 1
 
 
 def test_a_store_that_shows_nothing_of_what_was_written_counts_as_down() -> None:
@@ -396,7 +398,7 @@ def test_a_claim_that_may_stand_over_a_living_one_settles_for_longer(before: Cla
         pause = conversation.send(None)
         assert isinstance(pause, commands.Pause)
         pauses.append(pause.seconds)
-    assert pauses[1] >= pauses[0] + 2 * BEAT
+    assert pauses[1] >= pauses[0] + 2 * HEARTBEAT
 
 
 def test_a_failed_publication_is_tried_again() -> None:
@@ -406,7 +408,7 @@ def test_a_failed_publication_is_tried_again() -> None:
     conversation.send(None)
     conversation.send(None)
     assert conversation.send(Snapshot(None, claim.claim)) == commands.WriteClaim(claim.claim.moved())
-    assert isinstance(conversation.send(None), commands.Mint)
+    assert isinstance(conversation.send(None), commands.Refresh)
     publish = conversation.send(token_of(world))
     assert isinstance(publish, commands.Publish)
     assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Pause)
@@ -425,7 +427,7 @@ def test_a_store_that_is_down_leaves_the_held_token_in_use() -> None:
     assert "down" in stop.value.value.warning
 
 
-def test_a_store_that_is_down_never_leads_to_a_mint() -> None:
+def test_a_store_that_is_down_never_leads_to_a_refresh() -> None:
     world = World()
     held = token_of(world)
     conversation = conversation_of(world, held=held, refused=held.value)
@@ -435,7 +437,7 @@ def test_a_store_that_is_down_never_leads_to_a_mint() -> None:
         assert conversation.send(None) == commands.Read()
     with pytest.raises(TokenStoreError):
         conversation.send(Failed(TokenStoreError("down")))
-    assert world.mints() == 1
+    assert world.refreshes() == 1
 
 
 def test_identities_differ_by_everything_but_the_connection() -> None:

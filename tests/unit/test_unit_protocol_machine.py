@@ -38,13 +38,13 @@ def recover(world: World) -> None:
     living = [process for process in world.processes if not process.killed]
     if not world.run_until(lambda: all(c.ended or c.process.killed for c in world.calls), 600):
         world.fault("calls that never end, though all is well again")
-    world.run(protocol.LOOK_AGAIN)
+    world.run(protocol.CHECK_AFTER)
     for process in living:
         _next_call(world, process)
     if world.faults:
         return
     for _ in range(2):
-        # The second time if the appointment was in between.
+        # The second time if the refresh time was in between.
         last = [_answered(world, process) for process in living]
         if {call.value for call in last} <= {world.live()}:
             return
@@ -144,13 +144,13 @@ class Fleet(RuleBasedStateMachine):
             process.dies_after = commands
 
     @rule(lands=st.booleans(), wait=st.floats(0, 1))
-    def kill_a_minter(self, lands: bool, wait: float) -> None:
-        def minters() -> list[Process]:
-            return [p for p in self.living() if p.turn is not None and p.turn.minting is not None]
+    def kill_a_refresher(self, lands: bool, wait: float) -> None:
+        def refreshers() -> list[Process]:
+            return [p for p in self.living() if p.turn is not None and p.turn.refreshing is not None]
 
-        if self.world.run_until(lambda: bool(minters()), 3.0):
+        if self.world.run_until(lambda: bool(refreshers()), 3.0):
             self.world.run(wait)
-            for process in minters():
+            for process in refreshers():
                 process.kill(lands=lands)
 
     @rule(number=st.integers(0, 7), length=st.floats(0.1, 20))
@@ -179,7 +179,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(slowest=st.sampled_from([0.4, 3.0, 15.0]), down=st.booleans(), lost=st.integers(0, 2))
     def service(self, slowest: float, down: bool, lost: int) -> None:
         weather = self.world.weather
-        weather.mint, weather.mint_down, weather.answers_lost = (0.01, slowest), down, lost
+        weather.refresh, weather.service_down, weather.answers_lost = (0.01, slowest), down, lost
 
     @rule(slowest=st.sampled_from([0.1, 3.0]))
     def network(self, slowest: float) -> None:
@@ -210,7 +210,9 @@ class Fleet(RuleBasedStateMachine):
             recover(self.world)
             for what in self.world.counted:
                 event(what)
-            self.seen.update([*self.world.counted, *(["minted again"] if self.world.mints() > 1 else [])])
+            self.seen.update(
+                [*self.world.counted, *(["refreshed again"] if self.world.refreshes() > 1 else [])]
+            )
             assert not self.world.faults, self.world.faults[0]
 
 
@@ -244,7 +246,7 @@ def search(
 
 
 # Each in dozens of two hundred worlds.
-REACHED = {"minted again", "401", "foreign mint", "killed while minting", "asked for the time"}
+REACHED = {"refreshed again", "401", "foreign refresh", "killed while refreshing", "asked for the time"}
 
 
 @pytest.fixture(autouse=True)
@@ -279,13 +281,13 @@ def no_reading_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_impatient_lease(patch: pytest.MonkeyPatch) -> None:
-    """Who mints slowly counts as dead."""
+    """Who refreshes slowly counts as dead."""
     patch.setattr(protocol, "LEASE", 0.1)
 
 
 def no_beats(patch: pytest.MonkeyPatch) -> None:
-    """Who mints slowly does not show that it lives."""
-    patch.setattr(World, "beats", False)
+    """Who refreshes slowly does not show that it lives."""
+    patch.setattr(World, "heartbeats", False)
 
 
 def no_memory_of_refusals(patch: pytest.MonkeyPatch) -> None:

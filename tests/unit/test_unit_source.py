@@ -156,31 +156,31 @@ def test_a_short_lived_token_is_renewed_at_its_appointment() -> None:
     assert len(seen) == service.asked
 
 
-def test_a_slow_mint_keeps_its_claim_moving(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "BEAT", 0.05)
+def test_a_slow_refresh_keeps_its_claim_moving(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEARTBEAT", 0.05)
 
     class PollOutcome(MemoryStore):
-        beats: list[int] = []  # noqa: RUF012
+        heartbeats: list[int] = []  # noqa: RUF012
 
         def write_claim(self, claim: Claim) -> None:
-            self.beats.append(claim.beat)
+            self.heartbeats.append(claim.heartbeat)
             super().write_claim(claim)
 
     store = PollOutcome()
     source_of(store, Script(seconds=0.4)).get()
-    assert store.beats[:6] == [0, 1, 2, 3, 4, 5]
+    assert store.heartbeats[:6] == [0, 1, 2, 3, 4, 5]
     assert store.read().claim == protocol.RELEASED
 
 
-def test_a_mint_whose_caller_is_stopped_is_published_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "BEAT", 0.05)
+def test_a_refresh_whose_caller_is_stopped_is_published_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEARTBEAT", 0.05)
 
     class Stopped(BaseException):
         """As Airflow's own time-out of a task."""
 
     class Store(MemoryStore):
         def write_claim(self, claim: Claim) -> None:
-            if claim.beat == 2:  # the first one comes before the mint
+            if claim.heartbeat == 2:  # the first one comes before the refresh
                 raise Stopped
             super().write_claim(claim)
 
@@ -212,7 +212,7 @@ def test_a_caller_that_is_stopped_while_it_shares_the_token_shares_it() -> None:
     assert service.asked == 1
 
 
-async def test_a_cancelled_coroutine_does_not_cancel_the_mint() -> None:
+async def test_a_cancelled_coroutine_does_not_cancel_the_refresh() -> None:
     store, service = MemoryStore(), Script(seconds=0.2)
     source = source_of(store, service)
     impatient = asyncio.create_task(source.aget())
@@ -254,10 +254,10 @@ def test_a_store_that_goes_down_leaves_the_token_in_use(caplog: pytest.LogCaptur
     assert "unreachable" in caplog.text
     with pytest.raises(TokenStoreError):
         source.get(token)
-    assert service.asked == 1, "never by a mint of one's own"
+    assert service.asked == 1, "never by a refresh of one's own"
 
 
-def test_peeking_never_mints() -> None:
+def test_peeking_never_refreshes() -> None:
     store, service = MemoryStore(), Script()
     source = source_of(store, service)
     assert source.peek() is None

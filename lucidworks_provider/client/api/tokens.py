@@ -65,7 +65,7 @@ def token_request(
         name=_NAME,
         method="POST",
         url=f"{auth_url}/oauth2/{auth_server_id}/v1/token",
-        # A repeated mint leaves the newest token alive, which is the one we then hold.
+        # A repeated request leaves the newest token valid, which is the one we then hold.
         replayable=True,
         endpoint="token",
         params=(("scope", scope), ("grant_type", "client_credentials")),
@@ -99,7 +99,7 @@ def read_grant(answer: Answer) -> TokenResponse:
         )
     lifetime = _lifetime(body, access_token)
     return TokenResponse(
-        access_token.strip(), lifetime, server_time(answer) or _minted_at(access_token, lifetime)
+        access_token.strip(), lifetime, server_time(answer) or _issued_at(access_token, lifetime)
     )
 
 
@@ -116,7 +116,7 @@ def _lifetime(body: dict[str, Any], access_token: str) -> float:
     return min(seconds, _LONGEST_LIFETIME) if seconds > 0 else DEFAULT_LIFETIME
 
 
-def _minted_at(access_token: str, lifetime: float) -> float | None:
+def _issued_at(access_token: str, lifetime: float) -> float | None:
     """The server's clock by the token's own ``exp``, for answers without a ``Date``."""
     try:
         moment = float(_claims(access_token)["exp"]) - lifetime

@@ -1,52 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Compare and mint: what a process does that needs a token, as a conversation without I/O.
+Compare and refresh: the decisions of a process that needs a token, as a generator without I/O.
 
-A new token deletes the old one under everybody's hands, so minting is the last resort and happens once for
-the fleet. The process holds the token that it last used and comes here only when that one is refused
-(401), is due for renewal, or does not exist:
+A new token invalidates the old one for every client, so it is requested as rarely as possible, once for the fleet.
+A process uses the token that it has, and runs this protocol only when that token was refused (401), is due for a
+refresh, or does not exist:
 
-=====================================  ================================================================
-what the store shows                   what the process does
-=====================================  ================================================================
-cannot be read, or shows nothing;      use the held token, look again later
-  held token still good
-cannot be read; nothing usable         fail, retryably: minting blindly would cut the fleet off
-less than the held token, which is     publish the held one: it was minted when the store was down
-newer and good
-a good token before its appointment    use it (a 401 was somebody else's mint)
-a good token past its appointment,     wait up to ``GRACE`` for the new one, then use the good one
-  claimed by another
-nothing usable, claimed by another     wait; a claim that has not moved for ``LEASE`` is dead
-no claim, or a dead one, but minting   use the good token, or fail with the reason
-  is forbidden (``holdoff``, ``losses``)
-no claim, or a dead one                write the own claim, wait ``settle``, read it back:
-  the write failed                     - from the top if another's claim stands there, else as above
-  another's claim stands there         - lost: from the top
-  it stands, but the token changed     - withdraw, from the top: somebody minted meanwhile
-  it stands; only a clock that was     - withdraw, ask the service for the time, from the top
-  never compared says "over"
-  it stands; too many losses           - publish the pause that is due, withdraw, fail with the reason
-  it stands, token as before           - move it, **mint**, publish, withdraw
-mint failed; a good token is there     withdraw, use the good one, look again later
-mint failed; nothing usable            withdraw, fail with the cause
-=====================================  ================================================================
+======================================  ===============================================================
+what the store shows                    what the process does
+======================================  ===============================================================
+unreadable, or empty;                   use the cached token, read the store again later
+  the cached token is still good
+unreadable; no usable token             fail, retryably: a blind refresh would invalidate the fleet's token
+an older token than the cached one,     publish the cached one: it was issued while the store was down
+  which is good
+a good token before its refresh time    use it (the 401 was caused by another process's refresh)
+a good token past its refresh time,     wait up to ``GRACE`` for the new one, then use the good one
+  claimed by another process
+no usable token, claimed                wait; a claim without a heartbeat for ``LEASE`` is dead
+no claim, or a dead one; a refresh is   use the good token, or fail with the reason
+  not allowed (backoff, losses)
+no claim, or a dead one                 write a claim, wait ``settle``, read it back:
+  the write failed                      - start again if another claim is there, else as above
+  another claim is there                - lost: start again
+  ours; the token has changed           - release it, start again: another process has refreshed
+  ours; only a clock that was never     - release it, ask the service for the time, start again
+  compared says that it expired
+  ours; too many losses                 - publish the pause, release the claim, fail with the reason
+  ours; the token is the same           - renew the claim, **refresh**, publish, release
+the refresh failed; a good token is     release the claim, use the good one, read the store again later
+  there
+the refresh failed; no usable token     release the claim, fail with the cause
+======================================  ===============================================================
 
-*Usable* is a token that was not refused and has not expired.
+A token is *usable* if it was not refused and has not expired.
 
-A Variable has no compare-and-set, so there the claim is a timed mutex: of several writers the last one
-stands, and everybody else finds that out after ``settle``. Whoever needs longer than ``settle`` from its look
-at the store to the end of its write also waits longer (three times as long on top), and so does who saw a
-claim that it takes for dead, or none at all, until a living claimant has moved its claim back over it.
-The page about token sharing says which delays that is safe under. Where it is not, two mint, and the ordinary answer
-to a 401 heals it. Claims are compared by whether they move, never by clocks of two hosts.
+An Airflow Variable has no compare-and-set, so its claim is a timed mutex: of several writers the last one wins, and
+the others see that after ``settle``. A process waits longer (by three times as long) if it took longer than
+``settle`` from reading the store to writing the claim; so does a process that replaces a dead claim, or saw none, to
+let a living claimant write its claim again. The page about token sharing says under which delays this is safe. Beyond them
+two processes may refresh, and the usual handling of a 401 repairs that. Claims are compared by whether their
+heartbeat advances, never by the clocks of two hosts.
 
-**Absence is no proof**: reading a Variable swallows an unreachable API server and says "not there". So the
-own claim is read back before a mint; only a store that shows our own writing is believed when it shows no
-token, and one that showed a token before must go on showing it.
+**A missing value proves nothing**: reading a Variable swallows an unreachable API server and returns "missing". So a
+process reads its own claim back before it refreshes; it believes that there is no token only if the store shows that
+claim, and a store that has shown a token must keep showing it.
 
-:func:`acquire` is a generator: it yields :mod:`~lucidworks_provider.client.auth.protocol`, a shell performs them and
-sends the replies.
+:func:`acquire` yields the commands below; :class:`~lucidworks_provider.client.auth.source.TokenSource` performs them
+and sends the replies.
 """
 
 from __future__ import annotations
@@ -65,28 +66,27 @@ from lucidworks_provider.errors import LucidworksError, TokenContestedError, Tok
 @dataclass(frozen=True, slots=True)
 class Claim:
     """
-    "I am about to mint."
+    Announces a refresh.
 
     :param owner: a random name of one attempt.
-    :param beat: grows while the owner lives.
+    :param heartbeat: incremented while the owner is alive.
     """
 
     owner: str
-    beat: int = 0
+    heartbeat: int = 0
 
     def moved(self) -> Claim:
-        """The same claim, one beat later."""
-        return replace(self, beat=self.beat + 1)
+        """The same claim, one heartbeat later."""
+        return replace(self, heartbeat=self.heartbeat + 1)
 
 
-# What a withdrawn claim leaves behind. Not the same as no claim at all, which is what a store that cannot be
-# read looks like.
+# The value of a released claim. Unlike a missing claim, it proves that the store was read.
 RELEASED = Claim("")
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a store shows at one moment; None is "nothing there", or nothing that could be read."""
+    """The contents of a store; None means missing, or unreadable."""
 
     token: AccessToken | None = None
     claim: Claim | None = None
@@ -106,14 +106,14 @@ class WriteClaim:
 
 @dataclass(frozen=True, slots=True)
 class Withdraw:
-    """Command: give an own claim up, leaving :data:`NOBODY`. Reply: None, or a :class:`Failed`."""
+    """Command: release an own claim, leaving :data:`RELEASED`. Reply: None, or a :class:`Failed`."""
 
     claim: Claim
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Command: let time pass. Reply: None."""
+    """Command: sleep. Reply: None."""
 
     seconds: float
 
@@ -124,11 +124,11 @@ class AskTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Mint:
+class Refresh:
     """
-    Command: ask the service for a token, moving the claim meanwhile. Reply: a token, or a :class:`Failed`.
+    Command: request a token from the service, renewing the claim meanwhile. Reply: a token, or a :class:`Failed`.
 
-    :param hurry: the old token still works, so do not keep its user waiting: one short attempt.
+    :param hurry: the old token still works: make one short attempt.
     """
 
     claim: Claim
@@ -154,60 +154,60 @@ class Outcome:
     """
     The token to use.
 
-    :param look_again: seconds until the store is worth another look; None for "at the appointment".
-    :param warning: what the platform's operator should know.
+    :param check_after: seconds until the store is read again; None for the token's refresh time.
+    :param warning: to be logged.
     """
 
     token: AccessToken
-    look_again: float | None = None
+    check_after: float | None = None
     warning: str | None = None
 
 
-Command = Read | WriteClaim | Withdraw | Pause | AskTime | Mint | Publish
+Command = Read | WriteClaim | Withdraw | Pause | AskTime | Refresh | Publish
 Reply = Snapshot | AccessToken | Failed | None
 Conversation = Generator[Command, Reply, Outcome]
 
 
-# How long a token past its appointment is held back for the claimant's new one.
+# Seconds to wait for a claimant's new token while the old one still works.
 GRACE = 2.0
-# A claimant moves its claim every BEAT while it mints, so one that stands still for LEASE is dead. With a slow store
-# others are more patient: for longer than a claimant pauses in `_take`, or a crowd deposes each of its own.
-BEAT = 0.5
+# A claimant renews its claim every HEARTBEAT while it refreshes; without one for LEASE it is dead. With a slow store
+# the lease is longer than the pauses of a claimant in `_take`, or many processes would depose each other.
+HEARTBEAT = 0.5
 LEASE = 2.0
-# Between two looks at the store while waiting for somebody; growing, since a crowd that looks slows the store.
+# Seconds between two reads of the store while waiting; growing, since many readers slow the store.
 LOOK = 0.25
 LONGEST_LOOK = 0.5
-# How often looking may fail, one time after the other, before somebody without a token is told.
+# Failed reads in a row before a process without a token gives up.
 FAILED_LOOKS = 2
 # When to try again after a refresh that did not work while the old token still does.
-LOOK_AGAIN = 5.0
-# A look that takes longer than QUICK_LOOK meets a crowd; how long to stand back then; how often to look again where
-# looking took longer than `settle`; how long a slow store holds a claim up.
+CHECK_AFTER = 5.0
+# A read that takes longer than QUICK_LOOK means contention: back off for at most LONGEST_STAND_BACK. Read again up to
+# SLOW_LOOKS times if a read took longer than `settle`. A slow store delays a claim by at most LONGEST_SETTLE.
 QUICK_LOOK = 0.08
 LONGEST_STAND_BACK = 2.0
 SLOW_LOOKS = 3
 LONGEST_SETTLE = 10.0
-# Longer than most mints with their retries; the caller may try again.
+# Seconds, longer than most refreshes with their retries; the caller may try again.
 PATIENCE = 120.0
-# How often to try to share a new token: one that only we know is one that nobody has.
+# Attempts to publish a new token.
 PUBLISH_TRIES = 5
 
 
 @dataclass
 class HeartbeatMonitor:
-    """Watches another's claim, over several conversations: is it alive?"""
+    """Tells whether another process's claim is alive, over several runs of the protocol."""
 
     claim: Claim | None = None
     since: float = 0.0
 
     def alive(self, claim: Claim | None, now: float, lease: float) -> bool:
         """
-        :param claim: what the store shows.
+        :param claim: the claim in the store.
         :param now: by the monotonic clock.
-        :param lease: seconds without a movement after which it is dead.
+        :param lease: seconds without a heartbeat after which it is dead.
         """
         if claim is None:
-            # Only a withdrawal says that nobody is there; this may be a read that failed in silence.
+            # Only RELEASED proves that there is no claimant; this may be a read that failed silently.
             claim = self.claim
         if claim is None or claim == RELEASED:
             self.claim = None
@@ -227,7 +227,7 @@ class _Needs:
     others: HeartbeatMonitor
     after_403: Collection[str] = field(default=(), repr=False)
     asked_time: bool = False
-    # How long the last look at the store took, and how often that was a reason to wait.
+    # Seconds of the last read of the store, and how often it was a reason to wait.
     look_seconds: float = 0.0
     stood_back: int = 0
     saw_none: bool = False
@@ -260,12 +260,12 @@ class _Needs:
         return last.losses.with_one_more(now) if self.lost(last) else last.losses.at_renewal(now)
 
     def doubtful(self, token: AccessToken | None) -> bool:
-        """Whether nothing but a clock that was never compared speaks against a token."""
+        """Whether only a clock that was never compared says that a token is expired."""
         unsure = not (self.asked_time or self.clocks.sure())
         return unsure and token is not None and token.value not in self.refused
 
     def stop(self, token: AccessToken | None) -> TokenError | None:
-        """Why no new token may be asked for, if so."""
+        """Why no new token may be requested, if so."""
         losses = token.losses if token is not None else RevocationHistory()
         pause = losses.pause(self.clocks.server())
         if pause > 0:
@@ -279,7 +279,7 @@ class _Needs:
         return seen
 
     def look(self) -> Generator[Command, Reply, Reply]:
-        """Read; who has no token does not give up at the first failure."""
+        """Read the store, again after a failure if there is no usable token."""
         for _ in range(FAILED_LOOKS):
             seen = yield from self.read()
             if not isinstance(seen, Failed) or not seen.error.retryable or self.usable(self.held):
@@ -289,16 +289,15 @@ class _Needs:
 
     def stand_back(self, claim: Claim | None) -> float:
         """
-        Seconds to wait, and look again, before writing a claim; 0 for none.
+        Seconds to wait before reading the store again instead of writing a claim; 0 to write it.
 
-        A store that is slow is crowded, and if all of the crowd write their claims at once it gets slower: so each
-        waits for a random while, in which the first of them has made its own visible. And what was seen too long ago
-        is no ground for a claim; the first look of a process may take seconds.
+        A slow store has many clients, and becomes slower if all of them write claims: a random delay lets the first
+        claim become visible. A read that took too long is outdated; the first one of a process may take seconds.
         """
         crowded = self.look_seconds > QUICK_LOOK and not self.stood_back
         late = self.settle <= self.look_seconds and self.stood_back < SLOW_LOOKS
         if self.settle and claim is None and not self.saw_none:
-            # Once may be a read that failed in silence, and a claim of ours would disturb a living claimant.
+            # This may be a read that failed silently, and a claim would disturb a living claimant.
             self.saw_none = True
             return LOOK
         if not self.settle or not (crowded or late):
@@ -319,15 +318,15 @@ def acquire(
     new_owner: Callable[[], str] = lambda: uuid.uuid4().hex,
 ) -> Conversation:
     """
-    Get a token that is neither refused nor expired, minting only as the table above allows.
+    Get a token that is neither refused nor expired, refreshing only as the table above allows.
 
-    :param held: what this process used last.
-    :param refused: the tokens that the service has answered with 401, or with 403 where that counts as one.
-    :param settle: seconds between writing a claim and believing it; 0 where taking a claim is atomic.
-    :param forbidden: why this process must not mint at the moment, if so; raised where it would have to.
-    :param others: what earlier conversations saw of others' claims.
-    :param after_403: those of ``refused`` that were answered with 403; the token that replaces one is marked.
-    :raises TokenError: no token can be had now.
+    :param held: the token that this process used last.
+    :param refused: the tokens that the service has refused with 401, or with 403 where that counts as one.
+    :param settle: seconds between writing a claim and trusting it; 0 where taking a claim is atomic.
+    :param forbidden: why this process must not refresh at the moment, if so; raised instead of a refresh.
+    :param others: the claims of other processes, as earlier runs saw them.
+    :param after_403: those of ``refused`` that were refused with 403; the token that replaces one is marked.
+    :raises TokenError: no usable token now.
     """
     needs = _Needs(held, refused, settle, clocks, forbidden, others or HeartbeatMonitor(), after_403)
     started, look = clocks.monotonic(), LOOK
@@ -350,27 +349,27 @@ def acquire(
             )
         if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 6 * needs.look_seconds):
             if good is not None and waited >= GRACE:
-                return Outcome(good, LOOK_AGAIN)
+                return Outcome(good, CHECK_AFTER)
             yield Pause(max(look, 2 * needs.look_seconds))
             look = min(LONGEST_LOOK, look * 1.5)
             continue
         if (reason := needs.stop(seen.token or held)) is not None:
             if good is None:
                 raise reason
-            return Outcome(good, LOOK_AGAIN)
+            return Outcome(good, CHECK_AFTER)
         if wait := needs.stand_back(seen.claim):
             yield Pause(wait)
             continue
-        done = yield from _claim_and_mint(needs, seen, Claim(new_owner()))
+        done = yield from _claim_and_refresh(needs, seen, Claim(new_owner()))
         if done is not None:
             return done
 
 
-def _claim_and_mint(
+def _claim_and_refresh(
     needs: _Needs, before: Snapshot, claim: Claim
 ) -> Generator[Command, Reply, Outcome | None]:
-    """The lower half of the table; None means: from the top."""
-    # What cannot be read any more may be another system's too: then what this process lost counts.
+    """The lower half of the table; None to start again."""
+    # If the store has lost its token, the losses of this process's token count.
     last = before.token or needs.held
     hold_off = last.losses.wait(needs.clocks.server()) if last is not None and needs.lost(last) else 0.0
     seen = yield from _take(needs, before, claim, hold_off)
@@ -381,7 +380,7 @@ def _claim_and_mint(
         return None
     if needs.doubtful(seen.token):
         needs.asked_time = True
-        # Without the claim, which nobody would move meanwhile.
+        # Without the claim, which would not be renewed meanwhile.
         yield Withdraw(claim)
         yield AskTime()
         return None
@@ -390,13 +389,13 @@ def _claim_and_mint(
         told = yield Publish(replace(last, losses=losses))
         yield Withdraw(claim)
         return _without_store(needs, told) if isinstance(told, Failed) else None
-    return (yield from _mint(needs, seen, claim, last))
+    return (yield from _refresh(needs, seen, claim, last))
 
 
 def _take(
     needs: _Needs, before: Snapshot, claim: Claim, hold_off: float
 ) -> Generator[Command, Reply, Snapshot | Outcome | None]:
-    """Take the claim: what the store shows when it is ours, or what to do instead."""
+    """Take the claim: the snapshot in which it is ours, or the outcome if it is not."""
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
         # On Airflow 2 a Variable is deleted and inserted, and of two that do it at once one fails.
@@ -406,9 +405,8 @@ def _take(
     if needs.settle:
         hold_off += needs.settle + min(LONGEST_SETTLE, 3 * (needs.clocks.monotonic() - needs.read_at))
         if before.claim != RELEASED:
-            # A claim that was taken for dead, the first claim ever, or a read that failed silently: time for whoever
-            # lives to move a claim over ours.
-            hold_off += 2 * BEAT
+            # The last claim was dead or missing, or a read failed silently: a living claimant gets time to renew it.
+            hold_off += 2 * HEARTBEAT
     if hold_off:
         yield Pause(hold_off)
     seen = yield from needs.read()
@@ -425,54 +423,54 @@ def _take(
 
 
 def _hides(seen: Reply, before: Snapshot) -> bool:
-    """Whether something is missing that must be there: "nothing" is how an unreachable API server looks."""
+    """Whether a value is missing that must be there: an unreachable API server looks like that."""
     if not isinstance(seen, Snapshot):
         return False
     return seen.claim is None or (seen.token is None and before.token is not None)
 
 
-def _mint(
+def _refresh(
     needs: _Needs, seen: Snapshot, claim: Claim, last: AccessToken | None
 ) -> Generator[Command, Reply, Outcome]:
-    # It has stood still while it settled, and others may be about to take it for dead. And what cannot be written
-    # now could not be shared either.
+    # It was not renewed during the settle delay and may look dead soon. And if the store cannot be written now, the
+    # new token could not be published either.
     claim = claim.moved()
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
         return _without_store(needs, reply)
     good = needs.usable(seen.token)
-    minted = yield Mint(claim, hurry=good is not None)
-    if isinstance(minted, AccessToken):
-        # By a clock that the answer has set right, if it was wrong.
+    refreshed = yield Refresh(claim, hurry=good is not None)
+    if isinstance(refreshed, AccessToken):
+        # By a clock that the response has corrected.
         losses, now, warning = needs.losses_after(last), needs.clocks.server(), None
         if losses.worth_telling(now):
             losses, warning = losses.told(now), losses.warning()
-        # Newer than what it replaces, whatever the clocks of two hosts say.
-        after = seen.token.issued_at + 0.001 if seen.token is not None else minted.issued_at
+        # Later than the token that it replaces, even if the clocks of two hosts differ.
+        after = seen.token.issued_at + 0.001 if seen.token is not None else refreshed.issued_at
         token = replace(
-            minted,
+            refreshed,
             losses=losses,
-            issued_at=max(minted.issued_at, after),
+            issued_at=max(refreshed.issued_at, after),
             after_403=last is not None and last.value in needs.after_403,
         )
-        # Sharing it comes before anything else.
+        # Published before anything else.
         published = yield Publish(token)
         for _ in range(PUBLISH_TRIES - 1):
             if not isinstance(published, Failed):
                 break
-            yield Pause(BEAT)
+            yield Pause(HEARTBEAT)
             claim = claim.moved()
             yield WriteClaim(claim)
             published = yield Publish(token)
         yield Withdraw(claim)
         return Outcome(token, **({"warning": warning} | _unshared(published)))
     yield Withdraw(claim)
-    error = minted.error if isinstance(minted, Failed) else TokenError("no token was minted")
+    error = refreshed.error if isinstance(refreshed, Failed) else TokenError("no token was issued")
     if good := needs.usable(seen.token):
-        return Outcome(good, LOOK_AGAIN, f"renewal failed, the old token still works: {error}")
+        return Outcome(good, CHECK_AFTER, f"renewal failed, the old token still works: {error}")
     if not error.retryable or isinstance(error, TokenError):
         raise error
-    # Whatever the token endpoint answered, the caller's own request has not been sent.
+    # The caller's own request has not been sent.
     raise TokenError(f"No access token: {error}")
 
 
@@ -482,12 +480,12 @@ def _without_store(needs: _Needs, reply: Reply) -> Outcome:
     held = needs.usable(needs.held)
     if held is None:
         raise error
-    return Outcome(held, LOOK_AGAIN, f"the token store is down, the held token still works: {error}")
+    return Outcome(held, CHECK_AFTER, f"the token store is down, the held token still works: {error}")
 
 
 def _unshared(published: Reply) -> dict[str, Any]:
-    """What an outcome says when its token could not be shared."""
+    """The fields of an outcome whose token could not be published."""
     if not isinstance(published, Failed):
         return {}
     warning = f"the new token could not be shared, trying again: {published.error}"
-    return {"look_again": LOOK_AGAIN, "warning": warning}
+    return {"check_after": CHECK_AFTER, "warning": warning}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The shell of the token protocol: one source per identity and process, many callers, one mint.
+The shell of the token protocol: one source per identity and process, many callers, one refresh.
 
 There is one shell, a synchronous one. Coroutines hop into a thread for the rare slow path (once an hour)
-and read a held token without it; so there is no second copy of the shell to keep alike, and a mint whose
+and read a held token without it; so there is no second copy of the shell to keep alike, and a refresh whose
 caller is cancelled still gets published.
 """
 
@@ -142,7 +142,7 @@ class TokenSource:
                 self._flights[loop] = flight
                 flight.add_done_callback(partial(self._landed, loop))
             good = self._holding.usable(time.monotonic())
-            # Waited for and not awaited: the mint of a cancelled caller is everybody's, and must be published.
+            # Waited for and not awaited: the refresh of a cancelled caller is everybody's, and must be published.
             await asyncio.wait({flight}, timeout=None if good is None else protocol.GRACE)
             value = flight.result() if flight.done() else self._holding.usable(time.monotonic())
             if value is not None and value not in self._holding.refused:
@@ -203,7 +203,7 @@ class TokenSource:
         return await in_thread(self.token_after_403, value, endpoint)
 
     def peek(self) -> AccessToken | None:
-        """The live token that this process holds or the store shows, without ever minting."""
+        """The live token that this process holds or the store shows, without ever refreshing."""
         held = self._holding.held
         if held is not None and self._holding.usable(time.monotonic()) is not None:
             return held.token
@@ -274,16 +274,16 @@ class TokenSource:
                 case commands.AskTime():
                     before = time.time()
                     self._clock.hear(self._service.time(), before, time.time())
-                case commands.Mint(claim, hurry):
-                    return self._mint(claim, hurry=hurry)
+                case commands.Refresh(claim, hurry):
+                    return self._refresh(claim, hurry=hurry)
                 case commands.Publish(token):
                     self._store.publish(token)
         except LucidworksError as err:
             return Failed(err)
         return None
 
-    def _mint(self, claim: Claim, *, hurry: bool) -> AccessToken:
-        """Ask for a token, moving the claim all the while, so that nobody takes a slow mint for a dead one."""
+    def _refresh(self, claim: Claim, *, hurry: bool) -> AccessToken:
+        """Ask for a token, moving the claim all the while, so that nobody takes a slow refresh for a dead one."""
 
         def ask() -> AccessToken:
             grant = self._service.grant(hurry)
@@ -292,10 +292,10 @@ class TokenSource:
             self._clock.hear(grant.server_time, now - grant.seconds, now)
             return AccessToken.from_grant(grant, self._clock.now() - grant.seconds)
 
-        with ThreadPoolExecutor(1, "lucidworks-mint") as pool:
+        with ThreadPoolExecutor(1, "lucidworks-refresh") as pool:
             asking = pool.submit(ask)
             try:
-                while not wait_for([asking], timeout=protocol.BEAT).done:
+                while not wait_for([asking], timeout=protocol.HEARTBEAT).done:
                     claim = claim.moved()
                     if isinstance(reply := self._perform(commands.WriteClaim(claim)), Failed):
                         log.debug("The claim could not be renewed: %s", reply.error)
@@ -373,7 +373,7 @@ def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -
         def once() -> TokenResponse:
             begin = time.monotonic()
             grant = read_blanked(read_grant, transport.send(request), settings.client_secret, pair)
-            metrics.minted(scope)
+            metrics.refreshed(scope)
             # Of this attempt, without those before it.
             return replace(grant, seconds=time.monotonic() - begin)
 
@@ -392,7 +392,7 @@ def ask_time(settings: LucidworksSettings) -> float | None:
     The identity server's clock, from the ``Date`` of any answer of its host.
 
     Nothing documented is called and no credentials are sent: every answer of an HTTP server that has a clock
-    says the time (RFC 9110, 6.6.1). Asked before a mint for which nothing but this host's clock speaks.
+    says the time (RFC 9110, 6.6.1). Asked before a refresh for which nothing but this host's clock speaks.
     """
     from lucidworks_provider.client.http.sync import SyncTransport
 

@@ -2,7 +2,7 @@
 """
 Where processes share their token.
 
-A store keeps two things apart: the token, and the claim of whoever is about to mint. Apart, so that writing
+A store keeps two things apart: the token, and the claim of whoever is about to refresh. Apart, so that writing
 a claim can never put an old token over a new one.
 """
 

@@ -41,7 +41,7 @@ class RevocationHistory:
 
     :param times: of the losses within the last minute.
     :param told_at: when the log last named the cause.
-    :param pauses: how often minting was stopped since a token last lived to its end.
+    :param pauses: how often refreshing was stopped since a token last lived to its end.
     :param until: when it may go on.
     """
 
@@ -77,7 +77,7 @@ class RevocationHistory:
 
     def wait(self, now: float) -> float:
         """
-        Seconds to hold off before the next mint: longer each time within a minute.
+        Seconds to hold off before the next refresh: longer each time within a minute.
 
         Short enough to notice the twenty-first loss of a minute: a fleet that waits longer than the other
         system's interval counts only some of its tokens.
@@ -131,8 +131,8 @@ class AccessToken:
     A token with the times that everybody shares, all in seconds since the epoch by the identity server's clock.
 
     :param value: the token itself; never shown by ``repr``.
-    :param issued_at: when it was minted.
-    :param refresh_at: the one appointment at which the fleet gets the next one.
+    :param issued_at: when it was issued.
+    :param refresh_at: when the fleet requests the next one.
     :param expires_at: when it stops being accepted.
     :param losses: what happened to the tokens before it.
     :param after_403: it replaced a token that was answered with 403 before its time.

@@ -170,8 +170,8 @@ class TokenCache:
         if there < token.issued_at < token.refresh_at:
             there = token.issued_at
         ends_at, look_at = now + (token.expires_at - there), now + (token.refresh_at - there)
-        if outcome.look_again is not None:
-            look_at = min(now + outcome.look_again, ends_at)
+        if outcome.check_after is not None:
+            look_at = min(now + outcome.check_after, ends_at)
         same = self.held is not None and self.held.token.value == token.value
         if not same:
             self.endpoints = set()

@@ -7,14 +7,14 @@ Two keys for each identity of a token:
 ``lucidworks:live:<digest>``
     The token's ciphertext. Expires some time after the token.
 ``lucidworks:claim:<digest>``
-    ``<owner> <beat>`` of whoever is about to mint: a lease that Redis itself ends after ``protocol.LEASE``.
+    ``<owner> <heartbeat>`` of whoever is about to refresh: a lease that Redis itself ends after ``protocol.LEASE``.
 
 Unlike a Variable, Redis compares and sets in one step, so a claim that was written is a claim that stands; and it
 answers "not there" only when that is so. Of what it stores only the ciphertext is trusted: a script swaps the value
 that was looked at for a new one, and which token is newer is decided by what the ciphertext holds.
 
 A fail-over may lose the last writes, the lease among them, and ``maxmemory`` may evict a token. Two processes may
-mint then, which the ordinary answer to a 401 heals.
+refresh then, which the ordinary answer to a 401 heals.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _KEPT = LONGEST_PAUSE
 # What a key holds that is no string (somebody else's) counts as nothing and is written over.
 _SEEN = "local seen = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or ''\n"
 
-# Owner, beat, milliseconds. A lease that never ends, or later than any lease, is none: it was written by hand, or
-# the server's clock was set back, and waiting for its end would keep the whole fleet waiting.
+# Owner, heartbeat, milliseconds. A claim without an expiry, or with a longer one than any lease, is ignored: it was
+# written by hand, or the server's clock was set back.
 _TAKE = (
     _SEEN
     + """
@@ -107,7 +107,7 @@ class RedisStore:
         """Take the lease, or renew the own one; another's is left alone, as reading it back shows."""
         lease = round(protocol.LEASE * 1000)
         self._redis.use(
-            lambda server: server.scripts["take"]([self._claim], [claim.owner, claim.beat, lease])
+            lambda server: server.scripts["take"]([self._claim], [claim.owner, claim.heartbeat, lease])
         )
 
     def withdraw(self, claim: Claim) -> None:

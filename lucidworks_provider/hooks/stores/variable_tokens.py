@@ -49,7 +49,7 @@ class VariableStore:
 
     def write_claim(self, claim: Claim) -> None:
         """Write a claim, or move the own one."""
-        set_variable(self._claim, json.dumps([claim.owner, claim.beat]), self._DESCRIPTION)
+        set_variable(self._claim, json.dumps([claim.owner, claim.heartbeat]), self._DESCRIPTION)
 
     def withdraw(self, claim: Claim) -> None:
         """
@@ -76,8 +76,8 @@ class VariableStore:
     def _parse_claim(text: str | None) -> Claim | None:
         try:
             match json.loads(text or "null"):
-                case [str(owner), int(beat)]:
-                    return Claim(owner, beat)
+                case [str(owner), int(heartbeat)]:
+                    return Claim(owner, heartbeat)
         except (ValueError, RecursionError):
             pass
         return None
