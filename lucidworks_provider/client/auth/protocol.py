@@ -38,9 +38,9 @@ A token is *usable* if it was not refused and has not expired.
 An Airflow Variable has no compare-and-set, so its claim is a timed mutex: of several writers the last one wins, and
 the others see that after ``settle``. A process waits longer (by three times as long) if it took longer than
 ``settle`` from reading the store to writing the claim; so does a process that replaces a dead claim, or saw none, to
-let a living claimant write its claim again. The page about token sharing says under which delays this is safe. Beyond them
-two processes may refresh, and the usual handling of a 401 repairs that. Claims are compared by whether their
-heartbeat advances, never by the clocks of two hosts.
+let a living claimant write its claim again. The page about token sharing says under which delays this is safe.
+Beyond them two processes may refresh, and the usual handling of a 401 repairs that. Claims are compared by whether
+their heartbeat advances, never by the clocks of two hosts.
 
 **A missing value proves nothing**: reading a Variable swallows an unreachable API server and returns "missing". So a
 process reads its own claim back before it refreshes; it believes that there is no token only if the store shows that
