@@ -8,7 +8,7 @@ READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak \
-	soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial walks \
+	soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial walks promises \
 	screenshots
 
 help: ## list the targets
@@ -82,6 +82,9 @@ types: $(READY) ## mypy --strict
 
 walks: $(READY) ## through how many modules a token, a document and a failing job go
 	@$(BIN)/python -m dev.walks
+
+promises: $(READY) ## break each promise of docs/promises.md, and expect its test to fail, ten minutes
+	@$(BIN)/python -m dev.promises
 
 tutorial: $(READY) ## follow docs/tutorial.md word by word in an empty folder, two minutes
 	@$(BIN)/python -m dev.tutorial

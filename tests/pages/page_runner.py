@@ -26,7 +26,7 @@ from page_blocks import Block, Fate, of
 
 FOLDER = Path(sys.argv[1])
 PLACES = FOLDER / "places"
-SOURCES = ("bucket/catalogue", "catalogue/texts")
+SOURCES = ("bucket/catalogue", "catalogue/texts", "documents")
 # Tasks that wait for what nothing on the page has made: the id of a model.
 NEEDS_A_MODEL = "model_id"
 

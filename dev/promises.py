@@ -1,0 +1,500 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The promises of this package, and for each a test that fails without it.
+
+A promise is proven by a mutant: one change of the source that breaks it. ``python -m dev.promises`` applies each
+mutant to a copy of the repository, and expects its test to fail; ``--write`` writes docs/promises.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE = REPOSITORY / "docs" / "promises.md"
+PACKAGE = "lucidworks_provider"
+COPIES = 2
+_COPIED = ("benchmarks", "dev", "docs", "example_dags", PACKAGE, "tests", "pyproject.toml", "README.md")
+TIMEOUT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """
+    What a user can rely on.
+
+    :param text: a sentence.
+    :param test: ``<folder>/<file>::<test>`` below tests, without the prefixes that repeat its folder.
+    :param module: path below the package.
+    :param find: text that is in the module once.
+    :param mutant: what replaces it.
+    """
+
+    text: str
+    test: str
+    module: str
+    find: str
+    mutant: str
+
+
+PROMISES: dict[str, tuple[Promise, ...]] = {
+    "Access tokens": (
+        Promise(
+            "Processes that need a token at the same time request one.",
+            "unit/test_unit_protocol.py::test_a_cold_crowd_refreshes_once",
+            "client/auth/protocol.py",
+            "if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 6 * needs.look_seconds):",
+            "if False:",
+        ),
+        Promise(
+            "After a 401 the token in the shared store is used, if it is another one.",
+            "unit/test_unit_protocol.py::test_a_good_token_in_the_store_is_used_without_writing_anything",
+            "client/auth/protocol.py",
+            "if good is not None and not needs.due(good):",
+            "if False:",
+        ),
+        Promise(
+            "A store that is down never leads to a request for a token.",
+            "unit/test_unit_protocol.py::test_a_store_that_is_down_never_leads_to_a_refresh",
+            "client/auth/protocol.py",
+            "            return _without_store(needs, seen)\n        if (ours",
+            "            seen = Snapshot()\n        if (ours",
+        ),
+        Promise(
+            "A store that does not show what was written to it counts as down.",
+            "unit/test_unit_protocol.py::test_a_store_that_shows_nothing_of_what_was_written_counts_as_down",
+            "client/auth/protocol.py",
+            "return seen.claim is None or (seen.token is None and before.token is not None)",
+            "return False",
+        ),
+        Promise(
+            "A process that was killed during a refresh delays the others by a few seconds.",
+            "unit/test_unit_protocol.py::test_a_dead_claimant_is_survived",
+            "client/auth/protocol.py",
+            "return now - self.since < lease",
+            "return True",
+        ),
+        Promise(
+            "A token that was issued to a caller that is stopped is published.",
+            "unit/test_unit_source.py::test_a_refresh_whose_caller_is_stopped_is_published_all_the_same",
+            "client/auth/source.py",
+            "if asking.exception() is None:",
+            "if False:",
+        ),
+        Promise(
+            "Another system with the same client id is named as the cause, and does not start a race for tokens.",
+            "unit/test_unit_protocol.py::test_thirty_foreign_tokens_a_minute_end_in_an_error_that_names_the_cause",
+            "client/auth/token.py",
+            "ALLOWED = 20",
+            "ALLOWED = 2000",
+        ),
+        Promise(
+            "A host whose clock is wrong requests no token because of it.",
+            "unit/test_unit_protocol.py::test_a_clock_that_is_off_costs_no_refresh",
+            "client/auth/protocol.py",
+            "if needs.doubtful(seen.token):",
+            "if False:",
+        ),
+        Promise(
+            "A 403 costs at most one new token in a token's lifetime.",
+            "transport/test_transport_forbidden.py::test_when_a_403_counts_as_a_401",
+            "client/auth/token_cache.py",
+            "            or held.token.after_403\n",
+            "",
+        ),
+        Promise(
+            "A stored token can be read only with the client secret.",
+            "unit/test_unit_source.py::test_only_the_same_secret_and_identity_open_a_sealed_token",
+            "client/auth/token.py",
+            "self._secret = client_secret.encode()",
+            'self._secret = b"the same"',
+        ),
+    ),
+    "Requests": (
+        Promise(
+            "A submission without a response is not repeated by the client.",
+            "transport/test_transport_retry.py::test_a_submission_without_an_answer_is_not_repeated",
+            "client/http/retry.py",
+            "return self.replayable or isinstance(error, NOTHING_DONE)",
+            "return True",
+        ),
+        Promise(
+            "A poll is repeated.",
+            "transport/test_transport_retry.py::test_a_poll_is_repeated",
+            "client/http/retry.py",
+            "return self.replayable or isinstance(error, NOTHING_DONE)",
+            "return isinstance(error, NOTHING_DONE)",
+        ),
+        Promise(
+            "`Retry-After` is a lower bound.",
+            "transport/test_transport_retry.py::test_retry_after_is_waited_for",
+            "client/http/retry.py",
+            "return asked + random.uniform(ceiling / 2, ceiling)",
+            "return random.uniform(ceiling / 2, ceiling)",
+        ),
+        Promise(
+            "A compressed response cannot fill the memory.",
+            "transport/test_transport_body.py::test_a_small_answer_that_unpacks_to_a_large_one",
+            "client/http/body.py",
+            "if self._size > MOST_BYTES:",
+            "if False:",
+        ),
+        Promise(
+            "A response in an encoding that was not accepted is an error that keeps the body.",
+            "transport/test_transport_encoding.py::test_another_encoding_is_named_and_nothing_is_repeated",
+            "client/api/messages.py",
+            "encoded = content_codings(encoding) is None",
+            "encoded = False",
+        ),
+        Promise(
+            "An error that quotes a secret is shown without it.",
+            "transport/test_transport_secrets.py::test_a_server_that_quotes_the_secret",
+            "client/api/messages.py",
+            "return read(redact(answer, *secrets))",
+            "return read(answer)",
+        ),
+        Promise(
+            "A token does not show itself in values, tracebacks and collections.",
+            "unit/test_unit_protocol.py::test_a_token_does_not_show_itself",
+            "client/auth/redaction.py",
+            'return "<access token>"',
+            "return str.__repr__(self)",
+        ),
+        Promise(
+            "The key of a third party is in no serialized DAG.",
+            "operators/test_operator_prediction_secrets.py::test_no_key_is_in_the_serialized_dag",
+            "operators/prediction.py",
+            'return {**arguments, "model_config": withheld(arguments["model_config"])}',
+            "return arguments",
+        ),
+    ),
+    "Jobs": (
+        Promise(
+            "A retry submits only what has no job yet.",
+            "operators/test_operator_chunking.py::test_a_retry_submits_only_what_has_no_id",
+            "jobs/record.py",
+            "return [p for p in range(documents) if p not in self.jobs or p in self.failed]",
+            "return list(range(documents))",
+        ),
+        Promise(
+            "Clearing a task that succeeded does everything again.",
+            "operators/test_operator_chunking.py::test_after_a_success_a_retry_returns_and_a_clear_repeats",
+            "jobs/record.py",
+            "if found.result is not None and found.life != life:",
+            "if False:",
+        ),
+        Promise(
+            "Results of other input are not used.",
+            "operators/test_operator_chunking.py::test_changed_input_does_not_meet_the_old_bodies",
+            "jobs/record.py",
+            "if found.fingerprint != fingerprint:",
+            "if False:",
+        ),
+        Promise(
+            "`on_unknown_submission` decides about a submission whose outcome is unknown.",
+            "operators/test_operator_chunking.py::test_the_policy_for_a_submission_without_an_answer",
+            "jobs/task.py",
+            "stop=stop_after_attempt(1 + RESUBMISSIONS if self.resubmit_unknown else 1),",
+            "stop=stop_after_attempt(1),",
+        ),
+        Promise(
+            "One response with ERROR does not fail a job.",
+            "operators/test_operator_chunking.py::test_one_error_answer_does_not_fail_a_job",
+            "jobs/watch.py",
+            "REREADS = 2",
+            "REREADS = 0",
+        ),
+        Promise(
+            "A result that is on storage is not requested again.",
+            "operators/test_operator_chunking.py::test_bodies_that_arrived_are_not_asked_for_again",
+            "jobs/watch.py",
+            "    if (yield Look()) is True:\n        return PollOutcome(Ending.COLLECTED)\n    while True:",
+            "    while True:",
+        ),
+        Promise(
+            "A result that is gone for the second time is an error.",
+            "operators/test_operator_chunking.py::test_a_result_that_is_gone_twice_is_an_error",
+            "jobs/task.py",
+            "if position in record.resubmitted:",
+            "if False:",
+        ),
+        Promise(
+            "A triggerer that does not see the task's storage reads no result.",
+            "operators/test_operator_chunking.py::"
+            "test_a_trigger_that_sees_another_storage_gives_the_jobs_back_unread",
+            "triggers/jobs.py",
+            "if record is None or record.nonce != nonce:",
+            "if record is None:",
+        ),
+        Promise(
+            "A result waits in memory while the disk is full.",
+            "unit/test_unit_storage.py::test_a_result_waits_in_memory_for_a_full_disk",
+            "jobs/wait.py",
+            "stop=stop_after_attempt(KEEP_TRIES),",
+            "stop=stop_after_attempt(1),",
+        ),
+        Promise(
+            "A payload that came with an unknown status is not lost.",
+            "operators/test_operator_chunking.py::test_a_payload_that_came_with_an_unknown_status_is_not_lost",
+            "jobs/wait.py",
+            "case JobState.PENDING if seen.has_payload:",
+            "case JobState.PENDING if False:",
+        ),
+    ),
+    "What the service answers": (
+        Promise(
+            "Chunks of another text are refused.",
+            "unit/test_unit_validation.py::test_chunks_of_another_text_are_refused",
+            "client/api/validation.py",
+            "LEAST_SHARE = 0.5",
+            "LEAST_SHARE = 0.0",
+        ),
+        Promise(
+            "Chunks that do not cover their text are found.",
+            "unit/test_unit_validation.py::test_what_no_chunk_has_is_named",
+            "client/api/validation.py",
+            "reached = max(reached, end)",
+            "reached = len(text)",
+        ),
+        Promise(
+            "Vectors of different lengths are refused.",
+            "unit/test_unit_validation.py::test_vectors_are_compared_with_what_was_asked",
+            "client/api/validation.py",
+            "if len(lengths) > 1:",
+            "if False:",
+        ),
+        Promise(
+            "Another number of predictions than inputs is an error, and is paid for once.",
+            "operators/test_operator_prediction.py::test_another_number_of_predictions_is_paid_for_once",
+            "client/api/validation.py",
+            "error.retryable = False",
+            "error.retryable = True",
+        ),
+    ),
+    "Catalogues": (
+        Promise(
+            "A run with nothing changed opens no file and sends nothing.",
+            "corpus/test_corpus_run.py::test_nothing_changed_nothing_sent_nothing_opened",
+            "corpus/plan.py",
+            "elif self._same(file, self._scratch.known(file.path, old=self._reuse)):",
+            "elif False:",
+        ),
+        Promise(
+            "Nothing is submitted while the journal cannot be written.",
+            "corpus/test_corpus_run.py::test_nothing_is_submitted_while_the_journal_cannot_be_written",
+            "corpus/pipeline.py",
+            "await self.context.journal.writable()",
+            "pass",
+        ),
+        Promise(
+            "What was stored before a kill is found by the next process.",
+            "corpus/test_corpus_pieces.py::test_what_was_flushed_is_found_by_the_next_process",
+            "corpus/journal.py",
+            "await in_thread(write_file, self._uri(name), group.lines)",
+            "pass",
+        ),
+        Promise(
+            "A changed document that is rejected keeps its old chunks.",
+            "corpus/test_corpus_run.py::test_a_changed_document_that_is_rejected_keeps_its_old_chunks",
+            "corpus/publish.py",
+            'as_it_is(f"action = {REJECTED}", was)',
+            'without_chunks(f"action = {REJECTED}")',
+        ),
+        Promise(
+            "Documents that the source no longer has are removed only with `prune`.",
+            "corpus/test_corpus_run.py::test_changed_new_and_vanished",
+            "corpus/publish.py",
+            "    if prune:\n",
+            "    if True:\n",
+        ),
+        Promise(
+            "Another configuration without `full_refresh` is an error.",
+            "corpus/test_corpus_run.py::test_another_configuration_is_an_error_that_names_it",
+            "corpus/run.py",
+            "check_options(tables.options, corpus, corpus.output)",
+            "pass",
+        ),
+        Promise(
+            "`on_truncated='reject'` rejects a document that its chunks do not cover.",
+            "corpus/test_corpus_run.py::test_truncated_is_a_warning_or_a_reject",
+            "corpus/parts.py",
+            "if gap is not None and refuse_truncated:",
+            "if False:",
+        ),
+        Promise(
+            "A run in which all documents are rejected stops.",
+            "corpus/test_corpus_run.py::test_when_all_are_refused_the_run_stops",
+            "corpus/pipeline.py",
+            "MAX_REJECTED_IN_A_ROW = 25",
+            "MAX_REJECTED_IN_A_ROW = 10**9",
+        ),
+        Promise(
+            "A run that has lost its lease writes nothing.",
+            "unit/test_unit_lease.py::test_a_holder_that_was_suspended_while_others_came_and_went_has_lost",
+            "corpus/lease.py",
+            "if newest > number:",
+            "if False:",
+        ),
+    ),
+    "Tables and files": (
+        Promise(
+            "A file takes its place whole, or not at all.",
+            "unit/test_unit_storage.py::test_nothing_partial_is_ever_visible",
+            "storage.py",
+            '    temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.part")\n',
+            "    temporary = target\n",
+        ),
+        Promise(
+            "A version of a table has one owner.",
+            "delta/test_delta_log.py::test_a_version_has_one_owner",
+            "storage.py",
+            "                    return temporary.stat().st_nlink > 1\n",
+            "                    return True\n",
+        ),
+        Promise(
+            "A removal of a file with another deletion vector leaves the file in the table.",
+            "delta/test_delta_log.py::test_a_removal_of_another_vector_leaves_the_file",
+            "delta/log.py",
+            "if file.path in self._files and self._files[file.path].key == file.key:",
+            "if file.path in self._files:",
+        ),
+        Promise(
+            "A table with unknown features is refused.",
+            "delta/test_delta_log.py::test_tables_that_cannot_be_read",
+            "delta/log.py",
+            '    if unknown:\n        raise InputError(\n            f"{table.uri} needs Delta features',
+            '    if False:\n        raise InputError(\n            f"{table.uri} needs Delta features',
+        ),
+        Promise(
+            "Cleanup keeps what a version within the retention needs.",
+            "delta/test_delta_log.py::test_vacuum_keeps_what_a_version_within_the_retention_needs",
+            "delta/cleanup.py",
+            "(kept if young else expired).update",
+            "expired.update",
+        ),
+    ),
+}
+
+
+def every() -> list[Promise]:
+    """All of them."""
+    return [promise for promises in PROMISES.values() for promise in promises]
+
+
+def page() -> str:
+    """docs/promises.md."""
+    lines = [
+        "# Promises",
+        "",
+        "What you can rely on, and for each promise a test that fails without it. A mutant proves that: `make",
+        "promises` breaks each promise by one change of the source in a copy of the repository, and expects its test",
+        "to fail. The list is in `dev/promises.py`, which writes this page.",
+    ]
+    for title, promises in PROMISES.items():
+        lines += ["", f"## {title}", "", "| promise | test | broken in |", "| --- | --- | --- |"]
+        for one in promises:
+            file, _, name = one.test.partition("::")
+            lines.append(f"| {one.text} | `{file}` `{name}` | `{one.module}` |")
+    return "\n".join([*lines, ""])
+
+
+def mutate(promise: Promise, root: Path) -> str:
+    """
+    Break a promise in a copy of the repository.
+
+    :return: the source as it was.
+    """
+    path = root / PACKAGE / promise.module
+    source = path.read_text()
+    if source.count(promise.find) != 1:
+        raise ValueError(
+            f"{promise.module} has {promise.find!r} {source.count(promise.find)} times, not once"
+        )
+    path.write_text(source.replace(promise.find, promise.mutant))
+    return source
+
+
+def killed(promise: Promise, root: Path) -> tuple[bool, float]:
+    """Whether the test fails with the mutant, and seconds."""
+    before, began = mutate(promise, root), time.monotonic()
+    file, _, name = promise.test.partition("::")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        f"tests/{file}",
+        "-k",
+        name,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+        # 1: tests failed. 2 to 5: none was run.
+        return done.returncode == 1, time.monotonic() - began
+    except subprocess.TimeoutExpired:
+        return True, time.monotonic() - began
+    finally:
+        (root / PACKAGE / promise.module).write_text(before)
+
+
+def prove(promises: list[Promise]) -> bool:
+    """Run every mutant, and print which survive."""
+    with tempfile.TemporaryDirectory(prefix="promises-") as folder:
+        copies: SimpleQueue[Path] = SimpleQueue()
+        for number in range(COPIES):
+            root = Path(folder) / str(number)
+            for name in _COPIED:
+                source = REPOSITORY / name
+                if source.is_dir():
+                    shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    shutil.copy(source, root / name)
+            copies.put(root)
+
+        def one(promise: Promise) -> bool:
+            root = copies.get()
+            try:
+                found, seconds = killed(promise, root)
+            finally:
+                copies.put(root)
+            print(f"{'killed  ' if found else 'SURVIVED'} {seconds:5.1f} s  {promise.text}", flush=True)
+            return found
+
+        with ThreadPoolExecutor(COPIES) as pool:
+            found = list(pool.map(one, promises))
+    print(f"{sum(found)} of {len(found)} mutants were killed.")
+    return all(found)
+
+
+def main() -> int:
+    """1 when a mutant survives."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--write", action="store_true", help="write docs/promises.md")
+    parser.add_argument("words", nargs="*", help="only promises with these words")
+    options = parser.parse_args()
+    if options.write:
+        PAGE.write_text(page())
+        return 0
+    return 0 if prove([one for one in every() if all(word in one.text for word in options.words)]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
