@@ -165,7 +165,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "A token does not show itself in values, tracebacks and collections.",
-            "unit/test_unit_protocol.py::test_a_token_does_not_show_itself",
+            "unit/test_unit_redaction.py::test_it_does_not_show_itself",
             "client/auth/redaction.py",
             'return "<access token>"',
             "return str.__repr__(self)",
