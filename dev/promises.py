@@ -244,8 +244,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "stop=stop_after_attempt(1),",
         ),
         Promise(
-            "A payload that came with an unknown status is not lost.",
-            "operators/test_operator_chunking.py::test_a_payload_that_came_with_an_unknown_status_is_not_lost",
+            "A payload that came with an unknown status is kept, and is the result if it comes twice.",
+            "operators/test_operator_unkind.py::test_a_chunking_task",
             "jobs/wait.py",
             "case JobState.PENDING if seen.has_payload:",
             "case JobState.PENDING if False:",
