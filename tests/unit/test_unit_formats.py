@@ -57,7 +57,7 @@ LISTING = """{"number": 2, "of": 4}
 """
 LEASE = """{"holder": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 2,
     "host": "worker-1", "pid": 77, "process": "boot 12345"},
-    "nonce": "9d3b", "heartbeat": 4, "since": "2026-11-23T02:04:12+00:00", "released": false}"""
+    "nonce": "9d3b", "beat": 4, "since": "2026-11-23T02:04:12+00:00", "released": false}"""
 TOKEN = """[2, "a-token-that-is-no-token", [1000.0, 4300.0, 4600.0], [[990.0], 980.0, 1, 0.0]]"""
 
 
