@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# Rows that are read at once. Few, since a text that many rows have may stand in the file once: a writer puts
-# up to a megabyte of different texts in front of the rows of a group, and refers to them.
+# Rows of a batch, at most.
 _ROWS = 64
-# Bytes of texts that are read at once, by the average of a row group.
+# Bytes of a batch's texts: by the average of the row group; and if each row had all of the dictionary.
 _BATCH_BYTES = 8_000_000
-# Up to here the different texts of a row group are held, and no text twice.
-_HELD_BYTES = 16_000_000
+_LONGEST_BATCH_BYTES = 64_000_000
 _BUFFER = 1 << 20
 
 
@@ -54,11 +52,11 @@ def read_parquet(file: SourceFile, reading: ReadOptions) -> Iterator[Document | 
         try:
             parquet = _open(opened)
             check_columns(file, parquet.schema_arrow, reading)
-            for document_id, text in _rows(opened, parquet.metadata, reading):
+            for document_id, text in _rows(parquet, reading):
                 row += 1
                 yield read_record(f"{file.path}:{row}", document_id, text, reading)
         except _broken() as err:
-            detail = f"It is no Parquet, or broken behind row {row:,}: {type(err).__name__}: {err!s:.200}"
+            detail = f"It cannot be read as Parquet behind row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
@@ -83,10 +81,10 @@ def _broken() -> tuple[type[Exception], ...]:
     return (pa.ArrowException, OSError, EOFError)
 
 
-def _open(opened: Any, **options: Any) -> pq.ParquetFile:
+def _open(opened: Any) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False, **options)
+    return pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
 
 
 def check_columns(file: SourceFile, schema: pa.Schema, reading: ReadOptions) -> None:
@@ -120,15 +118,11 @@ def _is_textual(kind: pa.DataType) -> bool:
     }
 
 
-def _rows(opened: Any, metadata: pq.FileMetaData, reading: ReadOptions) -> Iterator[tuple[object, object]]:
+def _rows(parquet: pq.ParquetFile, reading: ReadOptions) -> Iterator[tuple[object, object]]:
     columns = [reading.id_column, reading.text_column]
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    sizes = [_size(group, reading.text_column) for group in groups]
-    few = max(sizes, default=0) <= _HELD_BYTES
-    parquet = _open(opened, metadata=metadata, read_dictionary=columns[1:] if few else None)
-    for number, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+    for number in range(parquet.metadata.num_row_groups):
         batches = parquet.iter_batches(
-            batch_size=max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(size, 1))),
+            batch_size=_batch_rows(parquet.metadata.row_group(number), reading.text_column),
             row_groups=[number],
             columns=columns,
             use_threads=False,
@@ -137,25 +131,28 @@ def _rows(opened: Any, metadata: pq.FileMetaData, reading: ReadOptions) -> Itera
             yield from zip(*(_values(batch.column(name)) for name in columns), strict=True)
 
 
-def _size(group: pq.RowGroupMetaData, name: str) -> int:
-    """Bytes of a column's different texts, at most."""
+def _batch_rows(group: pq.RowGroupMetaData, name: str) -> int:
+    """Rows that are read at once. A dictionary has a text once that many rows may have."""
     columns = map(group.column, range(group.num_columns))
-    return max((one.total_uncompressed_size for one in columns if one.path_in_schema == name), default=0)
+    column = next(one for one in columns if one.path_in_schema == name)
+    size = column.total_uncompressed_size
+    dictionary = 0
+    if any("DICTIONARY" in encoding for encoding in column.encodings):
+        offset = column.dictionary_page_offset
+        compressed = 0 if offset is None else column.data_page_offset - offset
+        # Without its offset, the dictionary may be the whole column.
+        dictionary = size * compressed // column.total_compressed_size if compressed > 0 else size
+    by_average = _BATCH_BYTES * group.num_rows // max(size, 1)
+    return int(max(1, min(_ROWS, by_average, _LONGEST_BATCH_BYTES // max(dictionary, 1))))
 
 
 def _values(column: pa.Array) -> Iterator[object]:
     """Texts as bytes, since a column of texts may hold some that are none."""
+    import pyarrow as pa
     import pyarrow.types as kinds
 
     if kinds.is_dictionary(column.type):
-        values = _as_bytes(column.dictionary)
-        for index in column.indices.to_pylist():
-            yield None if index is None else values[index].as_py()
-    else:
-        yield from (value.as_py() for value in _as_bytes(column))
-
-
-def _as_bytes(column: pa.Array) -> pa.Array:
-    import pyarrow as pa
-
-    return column.cast(pa.large_binary()) if _is_textual(column.type) else column
+        column = column.dictionary_decode()
+    if _is_textual(column.type):
+        column = column.cast(pa.large_binary())
+    return (value.as_py() for value in column)
