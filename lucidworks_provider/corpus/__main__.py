@@ -33,7 +33,15 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.source:
         from lucidworks_provider.documents.readers import ReadOptions
 
-        read = ReadOptions(options.id_column, options.text_column, options.encoding)
+        read = ReadOptions(
+            options.id_column,
+            options.text_column,
+            options.encoding,
+            csv_delimiter=options.csv_delimiter,
+            csv_quotechar=options.csv_quotechar,
+            csv_escapechar=options.csv_escapechar,
+            csv_columns=options.csv_columns,
+        )
     started = time.monotonic()
     found = inspect(
         _uri(options.output),
@@ -78,13 +86,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--sample", metavar="N", type=_count, help="compare so many documents, chosen at random")
     one.add_argument(
-        "--id-column", default="id", metavar="NAME", help="of .jsonl and .parquet files (%(default)s)"
+        "--id-column", default="id", metavar="NAME", help="of .jsonl, .csv and .parquet files (%(default)s)"
     )
     one.add_argument(
-        "--text-column", default="text", metavar="NAME", help="of .jsonl and .parquet files (%(default)s)"
+        "--text-column",
+        default="text",
+        metavar="NAME",
+        help="of .jsonl, .csv and .parquet files (%(default)s)",
     )
     one.add_argument(
         "--encoding", metavar="NAME", help="of text files without a byte order mark that are not UTF-8"
+    )
+    one.add_argument("--csv-delimiter", metavar="C", help="between fields; a comma, of .tsv files a tab")
+    one.add_argument("--csv-quotechar", metavar="C", default='"', help="around fields (%(default)s)")
+    one.add_argument("--csv-escapechar", metavar="C", help="makes the next character part of the field")
+    one.add_argument(
+        "--csv-columns", metavar="NAME", nargs="+", help="the columns of .csv files without a header"
     )
     return parser
 

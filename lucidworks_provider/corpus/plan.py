@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 # Of files that are read ahead.
 _AHEAD_BYTES = 32_000_000
-_RECORDS = {Format.JSON_LINES, Format.PARQUET, Format.DELTA}
+_RECORDS = {Format.JSON_LINES, Format.CSV, Format.PARQUET, Format.DELTA}
 # The file name of documents that a task handed over.
 HANDED_OVER = SourceFile("", "", 0, "", Format.JSON_LINES)
 

@@ -58,6 +58,7 @@ _LABELS = {
     **dict.fromkeys(("big5", "big5-hkscs", "x-x-big5"), "big5hkscs"),
     "macintosh": "mac_roman",
 }
+_ASCII = bytes(range(128)).decode()
 _ESCAPED = b"\x1b$"
 # Below so many bytes that are not ASCII, text of East Asia may look like UTF-8 by chance.
 _CHANCE = 8
@@ -97,6 +98,23 @@ def wide(data: bytes, declared: str | None) -> str | None:
     mark = _mark(data)
     codec = mark[1] if mark else check_encoding(declared) if declared else ""
     return codec if codec.startswith(("utf-16", "utf-32")) else None
+
+
+def without_ascii(data: bytes, declared: str | None) -> str | None:
+    """
+    The codec of a file in which a byte below 128 may be another character than in ASCII, or a part of one; judged
+    as by :func:`wide`. None for others.
+    """
+    codec = wide(data, declared) or (check_encoding(declared) if declared else "utf-8")
+    if codec == "utf-8":
+        return None
+    try:
+        every = bytes(range(256)).decode(codec, "replace")
+        # Those that switch by escape sequences know no byte above 127.
+        one_byte_each = len(every) == 256 and every.count("\ufffd") < 128
+        return None if one_byte_each and every.startswith(_ASCII) else codec
+    except UnicodeError:
+        return codec
 
 
 def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> str | Fault:

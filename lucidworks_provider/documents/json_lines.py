@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, BinaryIO
 
+from lucidworks_provider.documents.chunks import BROKEN_GZIP, CHUNK, open_decompressed, read_chunks
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.encoding import Fault, decode, too_large, wide
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
-from lucidworks_provider.storage import reading as open_to_read
 
-_CHUNK = 1 << 20
 _WHITE = b" \t\r\n"
-_MARK = codecs.BOM_UTF8
 
 
 def read_json_lines(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
@@ -27,7 +24,7 @@ def read_json_lines(file: SourceFile, reading: ReadOptions) -> Iterator[Document
     :raises StorageError: the file cannot be read.
     """
     number = 0
-    with open_to_read(file.uri) as opened:
+    with open_decompressed(file) as opened:
         try:
             for number, line in _lines(opened, reading):
                 place = f"{file.path}:{number}"
@@ -40,6 +37,9 @@ def read_json_lines(file: SourceFile, reading: ReadOptions) -> Iterator[Document
             # Where the next line begins cannot be told any more.
             detail = f"Behind line {number:,} it cannot be decoded as {err.encoding}: {err.reason}."
             yield RejectedDocument(file.path, Reason.ENCODING, detail)
+        except BROKEN_GZIP as err:
+            detail = f"Behind line {number:,} it cannot be decompressed: {err!s:.100}."
+            yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
 def check_json_lines(file: SourceFile, reading: ReadOptions) -> None:
@@ -49,10 +49,10 @@ def check_json_lines(file: SourceFile, reading: ReadOptions) -> None:
     :raises InputError: names the fields that are there.
     :raises StorageError: the file cannot be read.
     """
-    with open_to_read(file.uri) as opened:
+    with open_decompressed(file) as opened:
         try:
             _, first = next(_lines(opened, reading), (0, 0))
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, *BROKEN_GZIP):
             return
     record = _parse(first, reading.encoding) if isinstance(first, bytes) else None
     if isinstance(record, dict):
@@ -105,7 +105,8 @@ def _lines(opened: BinaryIO, reading: ReadOptions) -> Iterator[tuple[int, bytes 
     :raises UnicodeDecodeError: a file in a wide encoding is broken.
     """
     number, parts, length = 1, list[bytes](), 0
-    for chunk in _chunks(opened, reading.encoding):
+    first = opened.read(CHUNK)
+    for chunk in read_chunks(opened, first, wide(first, reading.encoding)):
         *ended, rest = chunk.split(b"\n")
         for end in ended:
             length += len(end)
@@ -123,23 +124,3 @@ def _lines(opened: BinaryIO, reading: ReadOptions) -> Iterator[tuple[int, bytes 
         yield number, length
     elif line := b"".join(parts).strip(_WHITE):
         yield number, line
-
-
-def _chunks(opened: BinaryIO, encoding: str | None) -> Iterator[bytes]:
-    """The file without its byte order mark, and as UTF-8 where a line break is more than one byte."""
-    chunk = opened.read(_CHUNK)
-    codec = wide(chunk, encoding)
-    if codec is None:
-        chunk = chunk.removeprefix(_MARK)
-        while chunk:
-            yield chunk
-            chunk = opened.read(_CHUNK)
-        return
-    decoder = codecs.getincrementaldecoder(codec)()
-    first = True
-    while chunk:
-        text = decoder.decode(chunk)
-        yield (text.removeprefix("\ufeff") if first else text).encode(errors="surrogatepass")
-        first = False
-        chunk = opened.read(_CHUNK)
-    decoder.decode(b"", final=True)

@@ -6,9 +6,12 @@ The documents of a file.
 ``.txt .md``        one document, as it is; its id is the file's path below the source
 ``.html .htm``      one document, the text of the page
 ``.jsonl .ndjson``  one document a line
+``.csv .tsv``       one document a record
 ``.parquet``        one document a row
 a Delta table       one document a row of its newest version
 ==================  =================================================================================
+
+Files of lines and of CSV may be compressed (``.jsonl.gz``).
 
 What cannot be read is told as :class:`~lucidworks_provider.documents.document.RejectedDocument` with its reason, and
 the rest is read. One that carries the file's own path stands for all of the file that was not read.
@@ -19,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lucidworks_provider.documents import delta_rows, html_text, parquet_rows
+from lucidworks_provider.documents.csv_rows import check_csv, read_csv
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.documents.encoding import Fault, check_empty, check_text, decode, too_large
 from lucidworks_provider.documents.json_lines import check_json_lines, read_json_lines
@@ -46,6 +50,8 @@ def read_file_documents(file: SourceFile, reading: ReadOptions) -> Iterator[Docu
     if file.format is Format.PARQUET:
         parquet_rows.check_installed()
         read = parquet_rows.read_parquet
+    elif file.format is Format.CSV:
+        read = read_csv
     elif file.format is Format.DELTA:
         read = delta_rows.read_delta
     try:
@@ -68,6 +74,8 @@ def check_file(file: SourceFile, reading: ReadOptions) -> None:
                 html_text.check_installed()
             case Format.JSON_LINES:
                 check_json_lines(file, reading)
+            case Format.CSV:
+                check_csv(file, reading)
             case Format.PARQUET:
                 parquet_rows.check_installed()
                 parquet_rows.check_parquet(file, reading)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a line of JSON and a row of Parquet have in common: an id, a text, and what may be wrong with both."""
+"""What lines of JSON, records of CSV and rows of Parquet have in common: an id, a text, and what may be wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
@@ -15,17 +16,25 @@ class ReadOptions:
     """
     How files are read.
 
-    :param id_column: field or column of the ids, in JSON Lines and Parquet.
+    :param id_column: field or column of the ids, in JSON Lines, CSV and Parquet.
     :param text_column: that of the texts.
     :param encoding: of the files, by a name that Python knows; None for a byte order mark, UTF-8, or what a page
         declares.
-    :param max_document_bytes: a document, or the line that it stands in, may have; more is rejected.
+    :param max_document_bytes: a document, or the line or record that it stands in, may have; more is rejected.
+    :param csv_delimiter: between fields; None for a comma, in ``.tsv`` files a tab.
+    :param csv_quotechar: around fields; empty for none. Doubled, it stands for itself.
+    :param csv_escapechar: makes the next character one of the field.
+    :param csv_columns: names of the columns, of files without a header.
     """
 
     id_column: str = "id"
     text_column: str = "text"
     encoding: str | None = None
     max_document_bytes: int = 20_000_000
+    csv_delimiter: str | None = None
+    csv_quotechar: str | None = '"'
+    csv_escapechar: str | None = None
+    csv_columns: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("id_column", "text_column"):
@@ -39,6 +48,27 @@ class ReadOptions:
         most = self.max_document_bytes
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             raise InputError(f"max_document_bytes is {most!r}; give a whole number above 0.")
+        self._check_csv()
+
+    def _check_csv(self) -> None:
+        special = [self.csv_delimiter, self.csv_quotechar, self.csv_escapechar]
+        for name, value in zip(("csv_delimiter", "csv_quotechar", "csv_escapechar"), special, strict=True):
+            if value in {None, ""}:
+                continue
+            if not isinstance(value, str) or len(value) != 1 or not value.isascii() or value in "\r\n\0 ":
+                raise InputError(
+                    f"{name} is {value!r}; give one character of ASCII, no line break and no space."
+                )
+            if special.count(value) > 1:
+                raise InputError(f"{name} is {value!r}, and so is another one of them; they must differ.")
+        columns = self.csv_columns
+        if columns is None:
+            return
+        if isinstance(columns, str) or not all(isinstance(one, str) for one in columns):
+            raise InputError(f"csv_columns is {columns!r:.200}; give a list of the columns' names.")
+        for name in (self.id_column, self.text_column):
+            if list(columns).count(name) != 1:
+                raise missing_column("csv_columns", name, list(columns))
 
 
 def read_record(
@@ -73,11 +103,15 @@ def read_record(
     return RejectedDocument(name, fault.reason, fault.detail)
 
 
-def missing_column(uri: str, name: str, there: list[str]) -> InputError:
-    """The error for a file that has no such column."""
+def missing_column(uri: str, name: str, there: list[str], hint: str = "") -> InputError:
+    """
+    The error for a file that has no such column.
+
+    :param hint: what else may be wrong.
+    """
     return InputError(
         f"{uri} has no column {name!r}, but {', '.join(map(repr, there[:20])) or 'none at all'}. Say in "
-        "id_column and text_column which to use."
+        f"id_column and text_column which to use. {hint}".rstrip()
     )
 
 

@@ -24,6 +24,7 @@ class Format(StrEnum):
     TEXT = "text"
     HTML = "html"
     JSON_LINES = "jsonl"
+    CSV = "csv"
     PARQUET = "parquet"
     DELTA = "delta"
 
@@ -35,12 +36,15 @@ _FORMATS = {
     "htm": Format.HTML,
     "jsonl": Format.JSON_LINES,
     "ndjson": Format.JSON_LINES,
+    "csv": Format.CSV,
+    "tsv": Format.CSV,
     "parquet": Format.PARQUET,
 }
+_COMPRESSED = {f"{suffix}.gz": _FORMATS[suffix] for suffix in ("jsonl", "ndjson", "csv", "tsv")}
 # What table formats and their writers keep beside their data.
 _LOG = "_delta_log"
 _OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metadata"}
-_KINDS = ", ".join(f".{suffix}" for suffix in _FORMATS)
+_KINDS = ", ".join(f".{suffix}" for suffix in (*_FORMATS, *_COMPRESSED))
 _MAGIC = re.compile(r"[*?[]")
 # What a pattern is made of: a class of characters, a run of stars, or anything else.
 _TOKENS = re.compile(r"\[(!?)(\][^\]]*|[^\]]+)\]|(\*+)|(.)", re.DOTALL)
@@ -203,7 +207,8 @@ def _reaches(parts: list[str], folders: list[str]) -> bool:
 
 
 def _format(name: str) -> Format | None:
-    return _FORMATS.get(name.rpartition(".")[2].lower()) if "." in name else None
+    _, *suffixes = name.lower().split(".")
+    return _FORMATS.get("".join(suffixes[-1:])) or _COMPRESSED.get(".".join(suffixes[-2:]))
 
 
 @dataclass(slots=True)

@@ -51,8 +51,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
     :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
-        ``.html``, ``.jsonl`` and ``.parquet``; a Delta table; or a list of ``{"id": …, "text": …}``. The id of a file
-        that is one document is its path below ``source``. (templated)
+        ``.html``, ``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``; a Delta table; or a list of
+        ``{"id": …, "text": …}``. The id of a file that is one document is its path below ``source``. (templated)
     :param output_uri: URI of the folder of the tables, for one operator alone. (templated)
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
         (templated)
@@ -63,11 +63,15 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param listing: URI of a listing that
         :func:`~lucidworks_provider.corpus.shards.write_listings` has written, to be read instead of listing
         ``source``: a shard. (templated)
-    :param id_column: of ``.jsonl`` and ``.parquet`` files and of Delta tables, the column of the document ids.
-        (templated)
+    :param id_column: of ``.jsonl``, ``.csv`` and ``.parquet`` files and of Delta tables, the column of the document
+        ids. (templated)
     :param text_column: of those files, the column of the texts. (templated)
     :param encoding: of text files, e.g. ``windows-1252``; without it they have a byte order mark, are UTF-8, or are
         pages that declare it. (templated)
+    :param csv_delimiter: between the fields of ``.csv`` and ``.tsv`` files; without it a comma and a tab. (templated)
+    :param csv_quotechar: around fields, and doubled within them; empty for none. (templated)
+    :param csv_escapechar: makes the next character part of the field, e.g. a backslash. (templated)
+    :param csv_columns: names of the columns, for files without a header line. (templated)
     :param full_refresh: send every document again; needed after a change of the chunker, the model or their
         configuration. (templated)
     :param prune: remove documents that the source does not have any more. (templated)
@@ -112,6 +116,10 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         "id_column",
         "text_column",
         "encoding",
+        "csv_delimiter",
+        "csv_quotechar",
+        "csv_escapechar",
+        "csv_columns",
         "full_refresh",
         "prune",
         "plan_only",
@@ -140,6 +148,10 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         id_column: str = "id",
         text_column: str = "text",
         encoding: str | None = None,
+        csv_delimiter: str | None = None,
+        csv_quotechar: str | None = '"',
+        csv_escapechar: str | None = None,
+        csv_columns: Sequence[str] | None = None,
         full_refresh: bool | str = False,
         prune: bool | str = False,
         plan_only: bool | str = False,
@@ -174,6 +186,10 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         self.id_column = id_column
         self.text_column = text_column
         self.encoding = encoding
+        self.csv_delimiter = csv_delimiter
+        self.csv_quotechar = csv_quotechar
+        self.csv_escapechar = csv_escapechar
+        self.csv_columns = csv_columns
         self.full_refresh = full_refresh
         self.prune = prune
         self.plan_only = plan_only
@@ -231,6 +247,10 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
                 self.text_column,
                 self.encoding,
                 whole(self.max_document_bytes, "max_document_bytes", 1),
+                self.csv_delimiter,
+                self.csv_quotechar,
+                self.csv_escapechar,
+                self.csv_columns,
             ),
             rules=Rules(
                 max_in_flight=whole(self.max_in_flight, "max_in_flight", 1),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -159,6 +160,33 @@ def test_documents_of_an_upstream_task(corpus: Run) -> None:
     delta = corpus.execute(source=json.dumps(documents), max_reject_ratio=0.5)
     assert corpus.ids() == {"1"}
     assert delta["rejected"] == 1
+
+
+def test_tables_as_csv(corpus: Run) -> None:
+    folder = corpus.root / "tables"
+    folder.mkdir()
+    (folder / "a.csv").write_bytes('sku;body\n1;"One;\nGröße."\n2;Two.\n3;\n4\n'.encode("cp1252"))
+    (folder / "b.csv.gz").write_bytes(gzip.compress(b"sku;body\r\n5;Five.\r\n"))
+    how = {
+        "source": str(folder),
+        "csv_delimiter": ";",
+        "encoding": "cp1252",
+        "text_column": "body",
+        "max_reject_ratio": 0.5,
+    }
+    with pytest.raises(InputError, match=r"has no column 'id', but 'sku', 'body'"):
+        corpus.execute(**how)
+    assert corpus.posts() == 0
+    returned = corpus.execute(id_column="sku", **how)
+    assert (returned["documents"], returned["rejected"]) == (3, 2)
+    rows = open_dataset(str(corpus.root / "dataset")).to_table().to_pylist()
+    texts = {row["document_id"]: row["text"] for row in rows}
+    assert texts == {"1": "One;\nGröße.", "2": "Two.", "5": "Five."}
+    rejects = map(json.loads, Path(returned["rejects"].removeprefix("file://")).read_text().splitlines())
+    assert {one["document_id"]: one["detail"] for one in rejects} == {
+        "3": "It has no text.",
+        "a.csv:6": "Its number of fields is 1 instead of 2.",
+    }
 
 
 @pytest.mark.parametrize("switch", [True, "True", "true"])

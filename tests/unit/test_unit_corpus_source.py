@@ -174,14 +174,14 @@ def test_a_name_that_looks_like_a_glob(base: str) -> None:
     [
         ("nowhere", "there is no file and no folder"),
         ("nowhere/*.txt", "matches no file that can be read"),
-        ("*.csv", "1 of other kinds"),
-        ("x.csv", r"of a kind that cannot be read; give \.txt"),
+        ("*.pdf", "1 of other kinds"),
+        ("x.pdf", r"of a kind that cannot be read; give \.txt"),
         ("others", "holds no file that can be read .* 1 of other kinds"),
         ("[z-a].txt", "no glob that can be understood"),
     ],
 )
 def test_what_holds_nothing_is_an_error(base: str, source: str, message: str) -> None:
-    fill(base, "x.csv", "others/y.csv", "others/.z.txt")
+    fill(base, "x.pdf", "others/y.pdf", "others/.z.txt")
     with pytest.raises(InputError, match=message):
         list(list_source(f"{base}/{source}"))
 
