@@ -14,9 +14,10 @@ from typing import Any
 from lucidworks_provider.client.api import chunking
 from lucidworks_provider.client.api.jobs import CHUNKING, read_submission
 from lucidworks_provider.client.api.messages import parse_object
-from lucidworks_provider.client.endpoint import Call, Steps, endpoint
+from lucidworks_provider.client.endpoint import Call, Steps, naming_models
 from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.errors import UnknownResourceError
 
 
 def submit_chunking(
@@ -41,6 +42,7 @@ def submit_chunking(
     :param model_config: ``vectorQuantizationMethod``, ``dimReductionSize``.
     :return: the job's id. **Store it at once**: the service has no list of jobs.
     :raises InputError: refused before anything is sent.
+    :raises UnknownResourceError: no such model; names near ones where the service lists them.
     :raises SubmissionUnknownError: sent, and no response came: a job may exist.
     """
     options = chunking.ChunkingOptions(chunker, model_id, data_type, chunker_config, model_config)
@@ -51,11 +53,15 @@ def submit_text(
     options: chunking.ChunkingOptions, text: str, *, max_bytes: int = chunking.MAX_TEXT_BYTES
 ) -> Call[str]:
     """:func:`submit_chunking` with options that are validated already."""
-    return endpoint(
+    return naming_models(
+        "embedding",
+        options.model_id,
         lambda settings: chunking.submit_request(
             settings.application_base, options, text, max_bytes=max_bytes
         ),
         partial(read_submission, kind=CHUNKING),
+        # Others are about the text.
+        refusals=(UnknownResourceError,),
     )
 
 

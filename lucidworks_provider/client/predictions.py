@@ -21,15 +21,9 @@ from lucidworks_provider.client.api.messages import Answer, Request, parse_objec
 from lucidworks_provider.client.api.predictions import Prediction
 from lucidworks_provider.client.api.secrets import blank
 from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions, read_items
-from lucidworks_provider.client.endpoint import Call, Exchange, Steps, endpoint
+from lucidworks_provider.client.endpoint import Call, Steps, endpoint, naming_models
 from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import (
-    ForbiddenError,
-    LucidworksError,
-    RequestRefusedError,
-    UnknownResourceError,
-)
 
 Inputs = Sequence[str | Mapping[str, Any]]
 T = TypeVar("T")
@@ -55,7 +49,8 @@ def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]
     items = read_items(inputs, options)
     return _naming_models(
         options,
-        _build(calls.predict_request, options, items),
+        calls.predict_request,
+        items,
         lambda answer: calls.read_answer(answer, options, len(items)),
     )
 
@@ -66,7 +61,7 @@ def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[
     def parse(answer: Answer) -> tuple[bytes, tuple[P, ...]]:
         return answer.body, calls.read_answer(answer, options, len(items))
 
-    return _naming_models(options, _build(calls.predict_request, options, items), parse)
+    return _naming_models(options, calls.predict_request, items, parse)
 
 
 def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[str]:
@@ -85,9 +80,7 @@ def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[s
 
 def submit_items(options: PredictionOptions[Any], items: Sequence[Item]) -> Call[str]:
     """:func:`submit_prediction` for items that are validated already."""
-    return _naming_models(
-        options, _build(calls.submit_request, options, items), partial(read_submission, kind=PREDICTION)
-    )
+    return _naming_models(options, calls.submit_request, items, partial(read_submission, kind=PREDICTION))
 
 
 def get_prediction(
@@ -138,40 +131,13 @@ def preview_prompt(options: PredictionOptions[Any], inputs: Inputs) -> Call[call
     )
 
 
-def _build(
-    request: Callable[[str, str, PredictionOptions[Any], Sequence[Item]], Request],
-    options: PredictionOptions[Any],
-    items: Sequence[Item],
-) -> Callable[[LucidworksSettings], Request]:
-    return lambda settings: request(
-        settings.application_base, settings.segment_of(options.name), options, items
-    )
-
-
 def _naming_models(
     options: PredictionOptions[Any],
-    build: Callable[[LucidworksSettings], Request],
+    request: Callable[[str, str, PredictionOptions[Any], Sequence[Item]], Request],
+    items: Sequence[Item],
     parse: Callable[[Answer], T],
 ) -> Call[T]:
-    """A call whose error for an unknown use case or model names those that the service lists."""
+    def build(settings: LucidworksSettings) -> Request:
+        return request(settings.application_base, settings.segment_of(options.name), options, items)
 
-    def steps(settings: LucidworksSettings) -> Steps[T]:
-        try:
-            parsed: T = yield Exchange(build(settings), parse)
-        except (UnknownResourceError, RequestRefusedError, ForbiddenError) as err:
-            # Which of these an unknown use case or model gets is not documented.
-            refused: LucidworksError = err
-        else:
-            return parsed
-        try:
-            listed = yield Exchange(
-                calls.use_cases_request(settings.use_cases_url), calls.read_use_cases, attempts=1
-            )
-            hint = calls.nearest(listed, options)
-        except LucidworksError:
-            hint = ""
-        if hint:
-            refused.args = (f"{str(refused).rstrip('.')}. {hint}", *refused.args[1:])
-        raise refused from None
-
-    return Call(steps)
+    return naming_models(options.use_case, options.model_id, build, parse)

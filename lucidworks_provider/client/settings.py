@@ -207,10 +207,15 @@ def _application_url(conn_id: str, application_id: str) -> str:
         raise _wrong(
             conn_id,
             "host (Application ID)",
-            f"is {application_id!r}, which is no host name label",
-            "give the Application ID alone; a whole address goes into `application_url`",
+            f"is {application_id!r}, which is not one",
+            f"give {_first_label(application_id)} alone; a whole address goes into `application_url`",
         )
     return f"https://{application_id}.applications.lucidworks.com"
+
+
+def _first_label(host: str) -> str:
+    label = re.sub(r"^\w+://", "", host).partition(".")[0]
+    return repr(label) if _LABEL.fullmatch(label) else "its letters, digits, - and _"
 
 
 @dataclass(frozen=True, slots=True)

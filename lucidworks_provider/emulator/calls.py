@@ -101,7 +101,7 @@ class Call:
         live = self.state.live_deployments(self.settings)
         model = find_model(model_id, live, strict=self.settings.strict_segments)
         if model is None:
-            raise ApiError(404, "There is no such embedding model or deployment.")
+            raise ApiError(404, f"There is no embedding model or deployment {model_id!r:.80}.")
         return model
 
     async def json_body(self) -> bytes:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.auth.source import TokenSource
     from lucidworks_provider.client.http.aio_session import BearerMiddleware
 
+# Those that were made without a type, too.
+_TYPES = {CONNECTION_TYPE, "generic", "", None}
 _AIO_SESSION = "lucidworks_provider.client.http.aio_session"
 
 
@@ -192,9 +194,11 @@ class LucidworksAuthHook(BaseHook):
         from lucidworks_provider.hooks.connection_test import check_endpoints
 
         try:
-            return check_endpoints(self.get_settings(), self._source)
+            good, words = check_endpoints(self.get_settings(), self._source)
         except LucidworksError as err:
-            return False, str(err)
+            good, words = False, str(err)
+        # The UI tests a copy of the connection, under an id of its own.
+        return good, words.replace(f"Connection {self.lucidworks_conn_id!r}", "The connection")
 
     @staticmethod
     def _source(settings: LucidworksSettings, scope: str) -> TokenSource:
@@ -247,6 +251,11 @@ class LucidworksAuthHook(BaseHook):
 
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
+    if conn.conn_type not in _TYPES:
+        # Its password is for another service, and is not sent to this one.
+        raise ConfigurationError(
+            f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
+        )
     extra = {} if extra is None else extra
     # Airflow decodes what is no JSON to nothing at all.
     if not isinstance(extra, dict) or (not extra and not _says_nothing(conn.extra)):

@@ -91,8 +91,9 @@ def switch(value: object, what: str) -> bool:
 
 def one_of(value: str, what: str, *values: str) -> str:
     """:raises InputError: it is none of the values."""
-    if value not in values:
-        raise InputError(f"{what} is {value!r}; use one of {', '.join(values)}.")
+    from lucidworks_provider.client.api.options import check_choice
+
+    check_choice(value, what, values)
     return value
 
 

@@ -186,9 +186,9 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseSensorOperator):
     def _checked(self) -> JobKind:
         from lucidworks_provider.client.api.jobs import KINDS
         from lucidworks_provider.client.api.messages import path_segment
+        from lucidworks_provider.client.api.options import check_choice
 
-        if self.kind not in KINDS:
-            raise InputError(f"kind is {self.kind!r}; use one of {', '.join(KINDS)}.")
+        check_choice(self.kind, "kind", KINDS)
         path_segment(self.job_id, "job_id")
         if self._in_triggerer and not self.result_path:
             raise InputError(

@@ -216,7 +216,10 @@ def test_results_that_are_gone_are_submitted_again(corpus: Run) -> None:
 
 
 def test_an_unknown_model_stops_the_run(corpus: Run) -> None:
-    with pytest.raises(LucidworksError, match=r"10 of 10 .*'lucidworks_default'.*no such embedding model"):
+    with pytest.raises(
+        LucidworksError,
+        match=r"10 of 10 .*'lucidworks_default'.*deployment 'no-such-model'",
+    ):
         corpus.execute(model_id="no-such-model")
 
 

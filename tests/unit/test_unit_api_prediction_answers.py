@@ -517,23 +517,26 @@ def test_a_list_of_use_cases_that_is_none(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("use_case", "model", "words"),
     [
-        ("embeding", "gte-small", "The service lists the use cases embedding."),
-        ("xyz", "gte-small", "The service lists the use cases embedding, rag."),
+        (
+            "embeding",
+            "gte-small",
+            "The service lists no use case 'embeding', but embedding, rag. Did you mean 'embedding'?",
+        ),
+        ("xyz", "gte-small", "The service lists no use case 'xyz', but embedding, rag."),
         ("embedding", "gte-smal", "For 'embedding' the service lists gte-small"),
         ("embedding", "qqq", "For 'embedding' the service lists gte-small, bge-large."),
         ("embedding", "gte-small", ""),
     ],
 )
 def test_the_nearest_names(use_case: str, model: str, words: str) -> None:
-    options: PredictionOptions[Any] = PredictionOptions(use_case, model)
-    assert nearest(LISTED, options).startswith(words)
-    assert bool(nearest(LISTED, options)) is bool(words)
-    assert nearest({}, options) == ""
+    assert nearest(LISTED, use_case, model).startswith(words)
+    assert bool(nearest(LISTED, use_case, model)) is bool(words)
+    assert nearest({}, use_case, model) == ""
 
 
 def test_nearest_names_where_the_service_writes_underscores() -> None:
     options = build.keyword_extraction("mistral")
-    assert "mistral-7b" in nearest({"keyword_extraction": ["mistral-7b"]}, options)
+    assert "mistral-7b" in nearest({"keyword_extraction": ["mistral-7b"]}, options.use_case, options.model_id)
 
 
 # Whatever comes
@@ -557,7 +560,7 @@ READERS: dict[str, Callable[[Answer], Any]] = {
     },
     "tokens": lambda told: read_tokens(told, 1),
     "prompt": read_prompt,
-    "use cases": lambda told: nearest(read_use_cases(told), PASS),
+    "use cases": lambda told: nearest(read_use_cases(told), "passthrough", "llama-3-8b"),
     "submission": lambda told: read_submission(told, PREDICTION),
     "sight": lambda told: parse_poll(told.body, PREDICTION),
 }

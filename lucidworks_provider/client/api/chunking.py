@@ -22,6 +22,7 @@ from lucidworks_provider.client.api.messages import Request, path_segment, post
 from lucidworks_provider.client.api.options import (
     SWITCH,
     Options,
+    check_choice,
     check_options,
     number,
     one_of,
@@ -94,11 +95,10 @@ class ChunkingOptions:
     model_config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.chunker, str) or self.chunker not in CHUNKERS:
-            raise InputError(f"chunker is {self.chunker!r}; use one of {', '.join(CHUNKERS)}.")
+        check_choice(self.chunker, "chunker", CHUNKERS)
         path_segment(self.model_id, "model_id")
-        if self.data_type is not None and self.data_type not in DATA_TYPES:
-            raise InputError(f"data_type is {self.data_type!r}; use one of {', '.join(DATA_TYPES)}.")
+        if self.data_type is not None:
+            check_choice(self.data_type, "data_type", DATA_TYPES)
         allowed = CHUNKERS[self.chunker]
         chunker_config = check_options(self.chunker_config, allowed, f"chunker_config of {self.chunker!r}")
         object.__setattr__(self, "chunker_config", chunker_config)

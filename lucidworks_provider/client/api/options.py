@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from lucidworks_provider.errors import InputError
@@ -18,6 +18,30 @@ Options = Mapping[str, Option]
 # As JSON writes numbers: no NaN, no infinity, no hexadecimal digits, no underscores.
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _SWITCHES = {"true": True, "false": False, "1": True, "0": False}
+
+
+def check_choice(value: object, what: str, choices: Collection[str]) -> None:
+    """
+    Refuse a word that is none of those that there are.
+
+    :param what: names the argument in the message.
+    :raises InputError: names the choices, and the nearest one.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(
+            f"{what} is {value!r}; use one of {', '.join(choices)}.{did_you_mean(value, choices)}"
+        )
+
+
+def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """
+    A sentence with the nearest name, to be appended to a message; empty if none is near.
+
+    :param cutoff: how near, from 0 to 1.
+    """
+    by_plain = {plain(one): one for one in known}
+    found = difflib.get_close_matches(plain(str(given)), by_plain, n=1, cutoff=cutoff)
+    return f" Did you mean {by_plain[found[0]]!r}?" if found else ""
 
 
 def valid(is_valid: Callable[[object], bool]) -> Callable[[object], object]:
@@ -148,8 +172,11 @@ def check_options(
                 options[name] = convert(value)
             except ValueError:
                 raise InputError(f"{what}: {name} is {value!r}; it must be {meaning}.") from None
-        elif not isinstance(name, str) or closed or (meant := _misspelt(name, known)):
-            hint = "" if closed or not isinstance(name, str) else f" Did you mean {meant!r}?"
+        elif (
+            (hint := did_you_mean(name, known, 0.6 if closed else 0.85))
+            or closed
+            or not isinstance(name, str)
+        ):
             raise InputError(f"{what} has no option {name!r}; {names}.{hint}")
     return options
 
@@ -165,12 +192,6 @@ def as_json(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
         return [as_json(one) for one in value]
     return value
-
-
-def _misspelt(name: str, known: Options) -> str | None:
-    by_plain = {plain(one): one for one in known}
-    found = difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.85)
-    return by_plain[found[0]] if found else None
 
 
 def plain(name: str) -> str:

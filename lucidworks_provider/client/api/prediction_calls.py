@@ -25,7 +25,7 @@ from lucidworks_provider.client.api.messages import (
     read_object,
     vendor_message,
 )
-from lucidworks_provider.client.api.options import plain
+from lucidworks_provider.client.api.options import did_you_mean, plain
 from lucidworks_provider.client.api.predictions import Prediction, TokensUsed, read_predictions
 from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions
 from lucidworks_provider.client.api.validation import refused
@@ -308,17 +308,18 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(name for name in named if isinstance(name, str))
 
 
-def nearest(use_cases: Mapping[str, Sequence[str]], options: PredictionOptions[Any]) -> str:
+def nearest(use_cases: Mapping[str, Sequence[str]], use_case: str, model_id: str) -> str:
     """What a caller may have meant, as a sentence; empty when the list does not tell."""
+    name = use_case.replace("_", "-")
     by_name = {name.replace("_", "-"): models for name, models in use_cases.items()}
-    models = by_name.get(options.name.replace("_", "-"))
+    models = by_name.get(name)
     if models is None:
-        close = difflib.get_close_matches(options.name, by_name, n=3, cutoff=0.4) or sorted(by_name)
-        return f"The service lists the use cases {', '.join(close)}." if close else ""
-    if options.model_id in models or not models:
+        listed = f"The service lists no use case {use_case!r}, but {', '.join(sorted(by_name))}."
+        return f"{listed}{did_you_mean(name, by_name)}" if by_name else ""
+    if model_id in models or not models:
         return ""
-    close = difflib.get_close_matches(options.model_id, models, n=3, cutoff=0.4) or list(models)[:5]
-    return f"For {options.use_case!r} the service lists {', '.join(close)}."
+    close = difflib.get_close_matches(model_id, models, n=3, cutoff=0.4) or list(models)[:5]
+    return f"For {use_case!r} the service lists {', '.join(close)}."
 
 
 def _check_use_case(options: PredictionOptions[Any], wanted: str, method: str) -> None:
