@@ -208,14 +208,14 @@ def _application_url(conn_id: str, application_id: str) -> str:
             conn_id,
             "host (Application ID)",
             f"is {application_id!r}, which is not one",
-            f"give {_first_label(application_id)} alone; a whole address goes into `application_url`",
+            f"give {_first_label(application_id)}; a whole address goes into `application_url`",
         )
     return f"https://{application_id}.applications.lucidworks.com"
 
 
 def _first_label(host: str) -> str:
     label = re.sub(r"^\w+://", "", host).partition(".")[0]
-    return repr(label) if _LABEL.fullmatch(label) else "its letters, digits, - and _"
+    return f"{label!r} alone" if _LABEL.fullmatch(label) else "its letters and digits, - and _ between them"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lucidworks_provider.client.api.options import did_you_mean
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.documents.encoding import Fault, check_encoding, check_text, decode
 from lucidworks_provider.errors import InputError
@@ -109,9 +110,10 @@ def missing_column(uri: str, name: str, there: list[str], hint: str = "") -> Inp
 
     :param hint: what else may be wrong.
     """
+    meant = did_you_mean(name, there)
     return InputError(
-        f"{uri} has no column {name!r}, but {', '.join(map(repr, there[:20])) or 'none at all'}. Say in "
-        f"id_column and text_column which to use. {hint}".rstrip()
+        f"{uri} has no column {name!r}, but {', '.join(map(repr, there[:20])) or 'none at all'}.{meant} Say in "
+        f"id_column and text_column which to use.{'' if meant or not hint else f' {hint}'}"
     )
 
 

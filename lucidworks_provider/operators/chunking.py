@@ -122,7 +122,9 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
 
         options = self._options()
         if (self.text is None) == (self.documents is None):
-            raise InputError("Give either `text` or `documents`.")
+            raise InputError(
+                f"Give either `text` or `documents`, not {'neither' if self.text is None else 'both'}."
+            )
         most = whole(self.max_text_bytes, "max_text_bytes", 1)
         given = [{"id": "text", "text": self.text}] if self.documents is None else self.documents
         return ChunkTask(

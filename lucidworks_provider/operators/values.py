@@ -111,7 +111,7 @@ def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str,
     except ValueError:
         decoded = value
     if decoded is not None and not isinstance(decoded, dict):
-        raise InputError(f"{what} is {value[:80]!r}, which is no JSON object.")
+        raise InputError(f"{what} is {value[:80]!r}, which is no JSON object; give a dictionary.")
     return _without_none(decoded) if decoded is not None else None
 
 

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What typical mistakes get: each message names what was given, what is expected, and the nearest name.
+
+``mistakes.txt`` is the table, to be read by people. A message that changes is changed there, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.hooks.lucidworks import LucidworksHook
+from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
+from lucidworks_provider.operators.models import LucidworksDeployModelOperator, LucidworksTrainModelOperator
+from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+from lucidworks_provider.sensors.jobs import LucidworksJobSensor
+from lucidworks_provider.sensors.models import LucidworksModelSensor
+
+if TYPE_CHECKING:
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+TABLE = Path(__file__).with_name("mistakes.txt")
+CHUNKING = {"chunker": "sentence", "model_id": "gte-small"}
+# An operator, and arguments with which it works.
+WORKING: dict[str, tuple[Any, dict[str, Any]]] = {
+    "Chunk": (
+        LucidworksChunkOperator,
+        CHUNKING | {"text": "One.", "result_path": "file://TMP/chunks.jsonl", "deferrable": False},
+    ),
+    "Corpus": (
+        LucidworksChunkCorpusOperator,
+        CHUNKING | {"source": "file://TMP/source", "output_uri": "file://TMP/tables"},
+    ),
+    "Predict": (
+        LucidworksPredictionOperator,
+        {"use_case": "embedding", "model_id": "gte-small", "inputs": ["One."]},
+    ),
+    "Train": (
+        LucidworksTrainModelOperator,
+        {
+            "name": "ranking",
+            "model_type": "ecommerce-rnn",
+            "training_data": {"catalog": "gs://b/c", "signals": "gs://b/s"},
+            "credentials_conn_id": "key",
+            "deferrable": False,
+        },
+    ),
+    "Deploy": (LucidworksDeployModelOperator, {"model_id": "ranking-1", "deferrable": False}),
+    "JobSensor": (
+        LucidworksJobSensor,
+        {"job_id": "a", "kind": "chunking", "result_path": "file://TMP/job.json"},
+    ),
+    "ModelSensor": (LucidworksModelSensor, {"model_id": "ranking-1"}),
+}
+MISTAKES: list[tuple[str, dict[str, Any]]] = [
+    ("Chunk", {"chunker": "sentance"}),
+    ("Chunk", {"chunker": "dynamic_newline"}),
+    ("Chunk", {"chunker": "paragraph"}),
+    ("Chunk", {"model_id": "gte-smal"}),
+    ("Chunk", {"model_id": ""}),
+    ("Chunk", {"data_type": "passages"}),
+    ("Chunk", {"chunker_config": {"chunk_size": 3}}),
+    ("Chunk", {"chunker_config": {"chunkSize": "five"}}),
+    ("Chunk", {"chunker_config": "chunkSize=5"}),
+    ("Chunk", {"model_config": {"vectorQuantisationMethod": "min-max"}}),
+    ("Chunk", {"model_config": {"vectorQuantizationMethod": "minmax"}}),
+    ("Chunk", {"text": None}),
+    ("Chunk", {"text": " "}),
+    ("Chunk", {"text": b"One."}),
+    ("Chunk", {"result_path": "chunks.jsonl"}),
+    ("Chunk", {"result_path": "file://TMP/chunks.csv"}),
+    ("Chunk", {"timeout": "an hour"}),
+    ("Chunk", {"on_mismatch": "warning"}),
+    ("Corpus", {"source": "file://TMP/sorce"}),
+    ("Corpus", {"source": "source/*.csv"}),
+    ("Corpus", {"source": "file://TMP/source/a.csv"}),
+    ("Corpus", {"source": "file://TMP/source/a.csv", "id_column": "ticket", "text_column": "descriptions"}),
+    ("Corpus", {"source": "file://TMP/source/semicolons.csv"}),
+    ("Corpus", {"csv_delimiter": "tab"}),
+    ("Corpus", {"csv_columns": "id,text"}),
+    ("Corpus", {"encoding": "latin-42"}),
+    ("Corpus", {"output_uri": "file://TMP/source/tables"}),
+    ("Corpus", {"on_busy": "waits"}),
+    ("Corpus", {"max_reject_ratio": 5}),
+    ("Corpus", {"prune": "maybe"}),
+    ("Predict", {"use_case": "embeddings"}),
+    ("Predict", {"model_id": "gte-smal"}),
+    ("Predict", {"batch_size": 100}),
+    ("Predict", {"model_config": {"vectorQuantizationMethods": "min-max"}}),
+    ("Deploy", {"model_id": "nope"}),
+    ("Deploy", {"min_replicas": 3}),
+    ("Deploy", {"if_ambiguous": "re-use"}),
+    ("Train", {"training_data": "gs://b"}),
+    ("JobSensor", {"kind": "chunk"}),
+    ("ModelSensor", {"target_state": ""}),
+]
+# Fields of a connection that are given instead, in the task "Chunk".
+CONNECTIONS: list[dict[str, Any]] = [
+    {"conn_type": "postgres"},
+    {"login": None},
+    {"password": None},
+    {"host": "app.applications.lucidworks.com", "application_url": None},
+    {"host": "my app", "application_url": None},
+    {"host": None, "application_url": None},
+    {"auth_url": "http://identity.example"},
+    {"share_via": "reddis"},
+    {"timeout": "2 minutes"},
+    {"verify": "perhaps"},
+]
+
+
+def shown(given: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())
+
+
+NAMES = [f"{name}({shown(given)})" for name, given in MISTAKES]
+NAMES += [f"Connection({shown(given)})" for given in CONNECTIONS]
+
+
+def expected() -> dict[str, str]:
+    """Messages by mistakes: a line of each, indented below it."""
+    blocks = TABLE.read_text().partition("\n\n")[2].strip().split("\n\n")
+    return dict(block.split("\n    ", 1) for block in blocks)
+
+
+@pytest.fixture
+def world(emulator: RunningEmulator, tmp_path: Path) -> Iterator[RunningEmulator]:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.csv").write_text("ticket,description\n1,One.\n")
+    (source / "semicolons.csv").write_text("id;text\n1;One.\n")
+    return emulator
+
+
+def message(name: str, given: dict[str, Any], tmp_path: Path) -> str:
+    operator, working = WORKING[name]
+    arguments = {
+        key: value.replace("TMP", str(tmp_path)) if isinstance(value, str) else value
+        for key, value in (working | given).items()
+    }
+    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2, try_number=1)
+    with pytest.raises(LucidworksError) as caught:
+        operator(task_id="t", **arguments).execute({"ti": ti})
+    return f"{type(caught.value).__name__}: {caught.value}".replace(str(tmp_path), "TMP")
+
+
+@pytest.mark.parametrize(
+    ("name", "mistake"), zip(NAMES, MISTAKES, strict=False), ids=lambda one: str(one)[:60]
+)
+def test_what_a_mistake_gets(
+    name: str, mistake: tuple[str, dict[str, Any]], world: RunningEmulator, tmp_path: Path
+) -> None:
+    assert message(*mistake, tmp_path) == expected()[name]
+
+
+@pytest.mark.parametrize("given", CONNECTIONS, ids=shown)
+def test_what_a_wrong_connection_gets(
+    given: dict[str, Any], world: RunningEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = json.loads(world.conn_json())
+    for name, value in given.items():
+        (connection if name in connection else connection["extra"])[name] = value
+    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+    assert message("Chunk", {}, tmp_path) == expected()[f"Connection({shown(given)})"]
+    # The UI tests a copy under another id.
+    monkeypatch.setenv("AIRFLOW_CONN_X7Q2", json.dumps(connection))
+    assert "x7q2" not in LucidworksHook("x7q2").test_connection()[1]
+
+
+def test_the_table_has_nothing_else() -> None:
+    assert list(expected()) == NAMES
