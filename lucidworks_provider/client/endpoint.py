@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from lucidworks_provider.client.api.messages import Answer, Request
-from lucidworks_provider.client.api.prediction_calls import nearest, read_use_cases, use_cases_request
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -90,6 +89,9 @@ def naming_models(
             refused: LucidworksError = err
         else:
             return parsed
+        # Triggers import this module, and poll jobs only.
+        from lucidworks_provider.client.api.prediction_calls import nearest, read_use_cases, use_cases_request
+
         try:
             listed = yield Exchange(use_cases_request(settings.use_cases_url), read_use_cases, attempts=1)
             hint = nearest(listed, use_case, model_id)
