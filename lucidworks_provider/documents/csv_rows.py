@@ -85,7 +85,7 @@ class _Table:
             )
         for name in (self._reading.id_column, self._reading.text_column):
             if self.columns.count(name) != 1:
-                shown = [f"{one:.80}" for one in self.columns]
+                shown = [f"{one:.40}" for one in self.columns]
                 raise missing_column(self._file.uri, name, shown, "" if named else _DIALECT)
         return not named
 

@@ -475,11 +475,15 @@ def test_documents_whose_chunks_were_dropped_stay_away(catalogue: Catalogue) -> 
     assert list(catalogue.inspect().problems()) == []
 
 
-def test_records(catalogue: Catalogue) -> None:
-    path = catalogue.source / "records.jsonl"
-    path.write_text(
-        "".join(json.dumps({"key": number, "body": text_of(str(number))}) + "\n" for number in range(3))
-    )
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_records(catalogue: Catalogue, kind: str) -> None:
+    path = catalogue.source / f"records.{kind}"
+    texts = [(number, text_of(str(number))) for number in range(3)]
+    if kind == "jsonl":
+        lines = [json.dumps({"key": number, "body": text}) for number, text in texts]
+    else:
+        lines = [f"{number};'{text}'" for number, text in texts]
+    path.write_text("\n".join(lines))
     state = path.stat()
     for number in range(3):
         catalogue.add("b.parquet", str(number))
@@ -490,10 +494,12 @@ def test_records(catalogue: Catalogue) -> None:
             "etag": f"mtime:{state.st_mtime_ns}",
         }
     catalogue.write()
-    assert list(catalogue.inspect(read=ReadOptions("key", "body")).problems()) == []
-    with pytest.raises(InputError, match="body"):
-        catalogue.inspect(read=ReadOptions("key", "bodies"))
-    columns = ["--id-column=key", "--text-column=body"]
+    dialect: dict[str, Any] = {"csv_delimiter": ";", "csv_quotechar": "'", "csv_columns": ["key", "body"]}
+    assert list(catalogue.inspect(read=ReadOptions("key", "body", **dialect)).problems()) == []
+    with pytest.raises(InputError, match="no column '(bodies|key)'"):
+        catalogue.inspect(read=ReadOptions("key", "bodies", **dialect | {"csv_columns": None}))
+    columns = ["--id-column=key", "--text-column=body", "--csv-delimiter=;", "--csv-quotechar='"]
+    columns += ["--csv-columns", "key", "body"]
     assert main(["inspect", str(catalogue.output), "--source", str(path), *columns]) == 0
 
 
