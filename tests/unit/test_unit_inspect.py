@@ -496,7 +496,7 @@ def test_records(catalogue: Catalogue, kind: str) -> None:
     catalogue.write()
     dialect: dict[str, Any] = {"csv_delimiter": ";", "csv_quotechar": "'", "csv_columns": ["key", "body"]}
     assert list(catalogue.inspect(read=ReadOptions("key", "body", **dialect)).problems()) == []
-    with pytest.raises(InputError, match="no column '(bodies|key)'"):
+    with pytest.raises(InputError, match=r"no column '(bodies|key)'"):
         catalogue.inspect(read=ReadOptions("key", "bodies", **dialect | {"csv_columns": None}))
     columns = ["--id-column=key", "--text-column=body", "--csv-delimiter=;", "--csv-quotechar='"]
     columns += ["--csv-columns", "key", "body"]
