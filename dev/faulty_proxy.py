@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A proxy before a part of Airflow's API that can be told to fail for a while.
+"""A proxy before an HTTP server that counts requests and can be told to delay or fail them.
 
-It stands between the workers of a fleet and the API server, in a thread of the harness::
+It stands between the workers of a fleet and the API server, or before the server of an object store, in a thread of
+the harness::
 
     with proxy.failing("/execution/variables"):
         ...  # workers cannot read or write Variables, but their tasks go on
@@ -28,7 +29,7 @@ HOST = "127.0.0.1"
 _HOP_BY_HOP = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-        *("content-length", "content-encoding", "host"),
+        *("content-length", "content-encoding", "host", "expect"),
     }
 )
 
@@ -63,6 +64,8 @@ class FaultyProxy:
         self.port = 0
         self.passed: Counter[tuple[str, str]] = Counter()
         self.refused: Counter[tuple[str, str]] = Counter()
+        # Seconds before each request is passed on.
+        self.latency = 0.0
         self._faults: tuple[Fault, ...] = ()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="faulty-proxy", daemon=True)
@@ -153,6 +156,7 @@ class FaultyProxy:
                 await asyncio.sleep(fault.delay)
                 return web.json_response({"detail": "made to fail"}, status=fault.status)
         body = await request.read()
+        await asyncio.sleep(self.latency)
         headers = [(name, value) for name, value in request.headers.items() if not _dropped(name)]
         try:
             async with session.request(
@@ -161,6 +165,8 @@ class FaultyProxy:
                 headers=headers,
                 data=body or None,
                 allow_redirects=False,
+                # Azure's clients sign what they send.
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             ) as answer:
                 content = await answer.read()
                 self.passed[seen] += 1
@@ -168,6 +174,8 @@ class FaultyProxy:
                 for name, value in answer.headers.items():
                     if not _dropped(name):
                         response.headers.add(name, value)
+                if request.method == "HEAD" and "Content-Length" in answer.headers:
+                    response.headers["Content-Length"] = answer.headers["Content-Length"]
                 return response
         except (ClientError, TimeoutError) as error:
             return web.json_response({"detail": f"no answer: {type(error).__name__}"}, status=502)

@@ -40,6 +40,7 @@ _AZURE = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
 _AZURE_REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 # Concurrent deletions on an object store, which takes one key per request.
 _REMOVALS = 16
+_GLOB = "*?["
 _READ_AHEAD = 4 << 20
 # S3 answers 409 to one of two concurrent creations, and then neither may exist: tries, and seconds between them.
 _CREATIONS, _CREATION_PAUSE = 3, 0.2
@@ -115,7 +116,10 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
             if (local := local_path(uri)) is not None:
                 return local.read_bytes() if most is None else _read_start(local, most)
             path = store_path(uri)
-            part = {} if most is None else {"start": 0, "end": most}
+            part: dict[str, int] = {} if most is None else {"start": 0, "end": most}
+            if uri.partition("://")[0] in _PINNED:
+                # s3fs would ask for the size first, to read parts at once.
+                part["max_concurrency"] = 1
             try:
                 return bytes(path.fs.cat_file(path.path, **part))
             except FileNotFoundError:
@@ -374,22 +378,76 @@ def remove_folder(uri: str) -> None:
             return
         path = store_path(uri)
         path.fs.invalidate_cache(path.path)
-        pool = ThreadPoolExecutor(max_workers=_REMOVALS)
+        _remove_keys(path.fs, path.fs.find(path.path))
+
+
+def _remove_keys(fs: Any, keys: Sequence[str]) -> None:
+    """Remove exact keys of one bucket, with one request for many of them where the file system has that."""
+    if (bulk := next((_BULK[one] for one in _protocols(fs) if one in _BULK), None)) and len(keys) > 1:
+        most, remove = bulk
         try:
-            for removed in [pool.submit(path.fs.rm_file, key) for key in path.fs.find(path.path)]:
-                with suppress(FileNotFoundError):
-                    removed.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+            for start in range(0, len(keys), most):
+                remove(fs, keys[start : start + most])
+            for folder in {key.rpartition("/")[0] for key in keys}:
+                fs.invalidate_cache(folder)
+            return
+        except Exception as err:  # noqa: BLE001  # some servers lack this request, or need another permission for it
+            log.debug("%d files are removed one by one: %s", len(keys), err)
+    pool = ThreadPoolExecutor(max_workers=_REMOVALS)
+    try:
+        for removed in [pool.submit(fs.rm_file, key) for key in keys]:
+            with suppress(FileNotFoundError):
+                removed.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+def _remove_s3(fs: Any, keys: Sequence[str]) -> None:
+    objects = [{"Key": fs.split_path(key)[1]} for key in keys]
+    bucket = fs.split_path(keys[0])[0]
+    answer = fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+    # s3fs' own removal of many ignores them.
+    for error in answer.get("Errors", ()):
+        raise OSError(f"{error.get('Key')}: {error.get('Code')}")
+
+
+def _remove_google(fs: Any, keys: Sequence[str]) -> None:
+    if any(character in key for key in keys for character in _GLOB):
+        raise ValueError("gcsfs would expand them")
+    with suppress(FileNotFoundError):  # of all of them
+        fs.rm(list(keys))
+
+
+# By protocol of the file system: how many keys one request removes, and the function for it. Azure's batches are not
+# offered by adlfs.
+_BULK: dict[str, tuple[int, Callable[[Any, Sequence[str]], None]]] = {
+    "s3": (1000, _remove_s3),
+    "gs": (100, _remove_google),
+}
 
 
 def discard(*uris: str) -> bool:
     """
     Remove files that are no longer needed, if the storage allows it: a refusal is a warning.
 
-    :return: False after the first refusal; the others were not tried.
+    :param uris: of one bucket.
+    :return: False after a refusal; of the others some may be left.
     """
-    return _discarded(remove_file, *uris)
+    return _discarded(_remove_files, uris)
+
+
+def _remove_files(uris: Sequence[str]) -> None:
+    if len(uris) < 2 or local_path(uris[0]) is not None:
+        for uri in uris:
+            remove_file(uri)
+        return
+    with naming("removed", uris[0]):
+        paths = [store_path(uri) for uri in uris]
+        _remove_keys(paths[0].fs, [path.path for path in paths])
 
 
 def discard_folder(uri: str) -> bool:
@@ -397,10 +455,9 @@ def discard_folder(uri: str) -> bool:
     return _discarded(remove_folder, uri)
 
 
-def _discarded(remove: Callable[[str], None], *uris: str) -> bool:
+def _discarded(remove: Callable[[Any], None], what: object) -> bool:
     try:
-        for uri in uris:
-            remove(uri)
+        remove(what)
     except StorageError as err:
         log.warning("Files that are no longer needed remain: %s", err)
         return False

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -45,6 +45,8 @@ _RECORD = "record.json"
 _INPUT = "input.json"
 _PROOF = "writable"
 _REFUSED = ".refused"
+# Bytes of bodies that a worker remembers until it reads them.
+_REMEMBERED = 32_000_000
 
 
 class TaskStateStore(Protocol):
@@ -66,6 +68,8 @@ class ResultDirectory:
     """
 
     folder: str
+    # By URI; None in a triggerer, which keeps bodies for others to read.
+    _remembered: dict[str, bytes] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def beside(cls, result_uri: str, *task: object) -> ResultDirectory:
@@ -73,7 +77,7 @@ class ResultDirectory:
         parent, name = split_uri(result_uri)
         digest = hashlib.sha256("\0".join(map(str, task)).encode()).hexdigest()[:16]
         # Readers of Parquet folders pass over names that start with an underscore.
-        return cls(f"{parent}/_{name}.{digest}")
+        return cls(f"{parent}/_{name}.{digest}", {})
 
     def uri(self, position: int, job_id: str) -> str:
         """Where the body of a document's job goes. Another job of the same document has another name."""
@@ -83,10 +87,21 @@ class ResultDirectory:
         """Whether that body has arrived."""
         return exists(self.uri(position, job_id))
 
+    def arrived(self, jobs: Mapping[int, str]) -> frozenset[int]:
+        """Positions of the jobs whose bodies have arrived, by one listing."""
+        names = set(names_in(self.folder))
+        return frozenset(p for p, job in jobs.items() if split_uri(self.uri(p, job))[1] in names)
+
     @_patiently
     def keep(self, position: int, job_id: str, body: bytes) -> None:
         """Put a body where it belongs; whole or not at all."""
-        write_file(self.uri(position, job_id), body)
+        uri = self.uri(position, job_id)
+        write_file(uri, body)
+        if (kept := self._remembered) is not None:
+            if len(body) + sum(map(len, list(kept.values()))) <= _REMEMBERED:
+                kept[uri] = body
+            else:
+                kept.pop(uri, None)
 
     def keep_aside(self, position: int, job_id: str, body: bytes) -> None:
         """Keep a body that may or may not be the result."""
@@ -129,8 +144,11 @@ class ResultDirectory:
         return f"{self.folder}.{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}"
 
     def take(self, position: int, job_id: str) -> bytes | None:
-        """Read a body, if it has arrived."""
-        return read_file(self.uri(position, job_id))
+        """Read a body, if it has arrived; from memory, once, if this process has just kept it."""
+        uri = self.uri(position, job_id)
+        if self._remembered and (body := self._remembered.pop(uri, None)) is not None:
+            return body
+        return read_file(uri)
 
     def drop(self, position: int, job_id: str) -> None:
         """Remove a body, if the storage allows it: no other job has its name."""

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
@@ -76,13 +76,17 @@ class FileResultStore:
     A job's body beside its task's result.
 
     :param job_id: or any other name, where there is no job.
+    :param arrived: what a listing has shown of it, which answers the first question.
     """
 
     bodies: ResultDirectory
     position: int
     job_id: str
+    arrived: list[bool] = field(default_factory=list)
 
     async def there(self) -> bool:
+        if self.arrived:
+            return self.arrived.pop()
         return await in_thread(self.bodies.there, self.position, self.job_id)
 
     async def keep(self, body: bytes) -> None:
@@ -274,6 +278,7 @@ async def collect(
     """
 
     durations: list[float] = []
+    arrived = await in_thread(bodies.arrived, jobs)
 
     async def one(position: int, job_id: str) -> PollOutcome:
         started = time.monotonic()
@@ -281,7 +286,7 @@ async def collect(
             ended = await follow(
                 job_id,
                 watch(poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations),
-                keeper=FileResultStore(bodies, position, job_id),
+                keeper=FileResultStore(bodies, position, job_id, [position in arrived]),
                 fetch=fetch,
                 slots=slots,
                 kind=kind,

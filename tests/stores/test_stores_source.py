@@ -31,7 +31,7 @@ def test_a_file_beside_a_folder_of_its_name(folder: str) -> None:
         assert list(read_file_documents(file, ReadOptions())) == [Document(path, path)]
 
 
-@pytest.mark.parametrize("bucket", ["abfs"], indirect=True)
+@pytest.mark.parametrize("store", ["abfs"], indirect=True)
 def test_markers_of_folders_are_no_files(folder: str) -> None:
     from azure.storage.blob import BlobServiceClient
 
@@ -44,7 +44,7 @@ def test_markers_of_folders_are_no_files(folder: str) -> None:
     assert [file.path for file in list_source(folder)] == ["sub/deep/a.txt"]
 
 
-@pytest.mark.parametrize("bucket", ["abfs"], indirect=True)
+@pytest.mark.parametrize("store", ["abfs"], indirect=True)
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO])
 def test_requests_are_logged_only_where_that_was_asked_for(
     folder: str, level: int, caplog: pytest.LogCaptureFixture
@@ -59,7 +59,7 @@ def test_requests_are_logged_only_where_that_was_asked_for(
         logging.getLogger("azure").setLevel(logging.NOTSET)
 
 
-@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
 @pytest.mark.parametrize("name", ["a\tb.txt", "a\rb.txt", "a\x7fb.txt"])
 def test_a_name_with_control_characters_is_one_reject(folder: str, name: str) -> None:
     write_file(f"{folder}/sub/{name}", b"text")
@@ -74,7 +74,7 @@ def test_a_name_with_control_characters_is_one_reject(folder: str, name: str) ->
     assert "ids have no control characters" in reject.detail
 
 
-@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
 def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
 

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many requests to the store a task makes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.jobs import watch
+from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.storage import discard, names_in, remove_file, write_file
+
+if TYPE_CHECKING:
+    from store_servers import Store
+
+DOCUMENTS = 25
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are polled at once."""
+    monkeypatch.setattr(watch, "FIRST_WAIT", 0.01)
+
+
+def context() -> Any:
+    ti = SimpleNamespace(
+        dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=0, try_number=1, start_date=None
+    )
+    return {"ti": ti, "task_instance": ti, "outlet_events": {}}
+
+
+def test_a_chunk_task_that_waits_in_its_worker(folder: str, store: Store, emulator: RunningEmulator) -> None:
+    operator = LucidworksChunkOperator(
+        task_id="t",
+        chunker="dynamic-sentence",
+        model_id="gte-small",
+        documents=[{"id": f"{number}", "text": f"Sentence {number}."} for number in range(DOCUMENTS)],
+        result_path=f"{folder}/chunks.jsonl",
+        deferrable=False,
+        poll_interval=0.1,
+    )
+    store.requests()
+    assert operator.execute(context())["documents"] == DOCUMENTS
+    counts = store.requests()
+    # The record after each submission, the body of each job, the result and the record at both ends.
+    assert counts["PUT"] + counts["POST"] <= 2 * DOCUMENTS + 4, counts
+    # gcsfs removes a hundred with one request, but not from an emulator; adlfs one by one.
+    removals = 0 if store.uri.startswith("s3") else DOCUMENTS + 2
+    assert counts["DELETE"] == removals, counts
+    # The record, and the listings of its folder.
+    assert counts["GET"] + counts["HEAD"] <= 8, counts
+
+
+def test_a_removal_is_one_request(folder: str, store: Store) -> None:
+    write_file(f"{folder}/a.txt", b"a")
+    store.requests()
+    remove_file(f"{folder}/a.txt")
+    assert store.requests() == {"DELETE": 1}
+
+
+def test_a_refusal_within_a_removal_of_many_is_reported(
+    store: Store, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"{number}.json" for number in range(5)]
+    for name in names:
+        write_file(f"{folder}/{name}", b"a")
+    with store.proxy.failing(status=403, methods=["DELETE", "POST"]):
+        assert not discard(*(f"{folder}/{name}" for name in names))
+    assert "Files that are no longer needed remain" in caplog.text
+    assert sorted(names_in(folder)) == names
+    assert discard(f"{folder}/none.json", *(f"{folder}/{name}" for name in names))
+    assert names_in(folder) == []
