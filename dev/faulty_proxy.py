@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, web
 
@@ -41,12 +41,16 @@ class Fault:
     :param status: that they are answered with
     :param methods: that fail, by default all
     :param delay: seconds until the answer
+    :param text: of the answer, for servers that speak no JSON
+    :param times: after which it ends by itself
     """
 
     prefix: str = "/"
     status: int = 503
     methods: frozenset[str] = frozenset()
     delay: float = 0.0
+    text: str = ""
+    times: int = 1 << 62
 
     def hits(self, method: str, path: str) -> bool:
         """Whether a request fails."""
@@ -67,6 +71,7 @@ class FaultyProxy:
         # Seconds before each request is passed on.
         self.latency = 0.0
         self._faults: tuple[Fault, ...] = ()
+        self._hits: Counter[Fault] = Counter()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="faulty-proxy", daemon=True)
         self._started: threading.Event = threading.Event()
@@ -92,20 +97,34 @@ class FaultyProxy:
 
     @contextmanager
     def failing(
-        self, prefix: str = "/", status: int = 503, methods: Iterable[str] = (), delay: float = 0.0
+        self,
+        prefix: str = "/",
+        status: int = 503,
+        methods: Iterable[str] = (),
+        delay: float = 0.0,
+        **more: Any,
     ) -> Iterator[None]:
         """Fail on all paths, or on those that begin so, for as long as the block runs."""
-        fault = self.fail(prefix, status, methods, delay)
+        fault = self.fail(prefix, status, methods, delay, **more)
         try:
             yield
         finally:
             self.heal(fault)
 
     def fail(
-        self, prefix: str = "/", status: int = 503, methods: Iterable[str] = (), delay: float = 0.0
+        self,
+        prefix: str = "/",
+        status: int = 503,
+        methods: Iterable[str] = (),
+        delay: float = 0.0,
+        **more: Any,
     ) -> Fault:
-        """Fail from now on, until :meth:`heal`."""
-        fault = Fault(prefix, status, frozenset(methods), delay)
+        """
+        Fail from now on, until :meth:`heal`.
+
+        :param more: of :class:`Fault`.
+        """
+        fault = Fault(prefix, status, frozenset(methods), delay, **more)
         self._faults = (*self._faults, fault)
         return fault
 
@@ -153,7 +172,12 @@ class FaultyProxy:
         for fault in self._faults:
             if fault.hits(*seen):
                 self.refused[seen] += 1
+                self._hits[fault] += 1
+                if self._hits[fault] >= fault.times:
+                    self.heal(fault)
                 await asyncio.sleep(fault.delay)
+                if fault.text:
+                    return web.Response(text=fault.text, status=fault.status, content_type="application/xml")
                 return web.json_response({"detail": "made to fail"}, status=fault.status)
         body = await request.read()
         await asyncio.sleep(self.latency)

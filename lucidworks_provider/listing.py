@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from lucidworks_provider.storage import local_path, naming, split_uri, store_path
+from lucidworks_provider.storage import is_absent, local_path, naming, split_uri, store_path
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,9 @@ def find_entry(uri: str) -> Entry | None:
                     return Entry(name, 0, "", folder=True)
                 return _local_file(name, found) if stat.S_ISREG(found.st_mode) else None
             return _stored(name, store_path(uri).info())
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as err:
+            if not is_absent(err):
+                raise
             return None
 
 
@@ -77,7 +79,9 @@ def list_folder(uri: str) -> Iterator[Entry]:
         path.fs.invalidate_cache(path.path)
         try:
             found = path.fs.ls(path.path, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as err:
+            if not is_absent(err):
+                raise
             return
         path.fs.invalidate_cache(path.path)
         yield from _named_below(path.path, ((info["name"], info) for info in found))

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from lucidworks_provider.client.api.messages import scrub
-from lucidworks_provider.errors import InputError, LucidworksError, StorageError
+from lucidworks_provider.errors import ConfigurationError, InputError, LucidworksError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,19 @@ _VERSION = (
     "mtime",
     "created",
 )
+# S3's file system takes an unknown connection for none, and uses the worker's own credentials.
+_SILENT = {"s3", "s3a", "s3n"}
+# Connections that were there.
+_connections: set[str] = set()
+# What stores say of a bucket or container that does not exist, and of credentials that are wrong or not enough.
+_NO_BUCKET = ("bucket does not exist", "NoSuchBucket", "ContainerNotFound")
+_DENIED = (
+    *("AccessDenied", "AuthenticationFailed", "Authorization", "Forbidden", "InvalidAccessKeyId"),
+    *("PermissionError", "SignatureDoesNotMatch", "Unauthorized", "failed to authenticate", ", 401"),
+)
+# Seconds before a retry of azure-storage: a constant plus a base to the power of the retry's number, plus or minus a
+# random part. Its own first retry comes after 18 s, so that seven faults of the store cost two minutes.
+_AZURE_RETRIES = {"initial_backoff": 0, "increment_base": 1.5, "random_jitter_range": 0.5}
 _QUERY = re.compile(r"\?[^\s'\"]+")
 
 
@@ -127,7 +140,9 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
                 if not path.forget_listing():
                     raise
                 return bytes(path.fs.cat_file(path.path, **part))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as err:
+            if not is_absent(err):
+                raise
             return None
 
 
@@ -521,23 +536,36 @@ def store_path(uri: str) -> StorePath:
     """
     The file system and the key of a URI.
 
+    :raises ConfigurationError: there is no connection of the id that it names.
     :raises InputError: nothing that is installed knows the scheme; names the extra that does.
     :raises StorageError: the file system would take it for another key.
     """
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException, ObjectStoragePath
 
     scheme, _, rest = uri.partition("://")
     bucket, slash, key = rest.partition("/")
+    conn_id = bucket.rpartition("@")[0]
     if scheme in _AZURE:
         _quieten(_AZURE_REQUESTS)
     try:
         # Not of the whole URI: ObjectStoragePath takes a "?" at its end for an empty query.
         root = ObjectStoragePath(f"{scheme}://{bucket}")
+        if scheme in _SILENT:
+            _check_connection(conn_id)
         _ = root.fs
+    except AirflowNotFoundException as err:
+        missing = ConfigurationError(
+            f"{uri} cannot be opened: there is no connection {conn_id!r}, or Airflow cannot be asked for it now."
+        )
+        # On Airflow 3 an API server that gives no answer looks the same.
+        missing.retryable = True
+        raise missing from err
     except (ImportError, ValueError) as err:
         if isinstance(err, ValueError) and not str(err).startswith(_UNKNOWN_SCHEME):
             raise
         raise InputError(f"{uri} cannot be opened: {err}. {_advice(scheme)}") from err
+    if scheme in _AZURE:
+        _retry_soon(root.fs)
     path = f"{root.path.rstrip('/')}{slash}{key}"
     if (taken := str(root.fs._strip_protocol(path))).strip("/") != path.strip("/"):
         raise StorageError(
@@ -545,6 +573,23 @@ def store_path(uri: str) -> StorePath:
             "'?' and '#'."
         )
     return StorePath(root.fs, path)
+
+
+def _check_connection(conn_id: str) -> None:
+    """Read a connection once in a process; raises AirflowNotFoundException."""
+    from airflow.providers.common.compat.sdk import BaseHook
+
+    if conn_id and conn_id not in _connections:
+        BaseHook.get_connection(conn_id)
+        _connections.add(conn_id)
+
+
+def _retry_soon(fs: Any) -> None:
+    # Neither the connection nor adlfs has a setting for it.
+    pipeline = getattr(getattr(fs, "service_client", None), "_pipeline", None)
+    for policy in getattr(pipeline, "_impl_policies", ()):
+        if hasattr(policy, "initial_backoff"):
+            vars(policy).update(_AZURE_RETRIES)
 
 
 def _quieten(name: str) -> None:
@@ -574,9 +619,46 @@ def naming(verb: str, uri: str) -> Iterator[None]:
     except LucidworksError:
         raise
     except Exception as err:  # every storage has errors of its own, not all of them OSError
-        # Texts of storage libraries may quote a signed URL.
-        text = _QUERY.sub("?***", scrub(str(getattr(err, "strerror", None) or err)))[:300]
-        raise StorageError(f"{uri} cannot be {verb}: {type(err).__name__}: {text}") from err
+        raise StorageError(f"{uri} cannot be {verb}: {_described(err)}.{_hint(uri, verb, err)}") from err
+
+
+def _described(err: BaseException) -> str:
+    text = str(getattr(err, "strerror", None) or err).strip()
+    # Azure's go on with the answer's headers and body. Texts of storage libraries may quote a signed URL.
+    text = _QUERY.sub("?***", scrub(text.partition("\n")[0]))[:300].rstrip(".")
+    code = getattr(err, "error_code", None)
+    return f"{type(err).__name__}: {text}" + (f" ({getattr(code, 'value', code)})" if code else "")
+
+
+def _hint(uri: str, verb: str, err: BaseException) -> str:
+    """What a store's error means for its bucket and its connection."""
+    if local_path(uri) is not None:
+        return ""
+    conn_id, named, bucket = uri.partition("://")[2].partition("/")[0].rpartition("@")
+    login = (
+        f"connection {conn_id!r}" if named else "the worker's own credentials, as the URI names no connection"
+    )
+    # A key need not be there to be written.
+    if _says(err, _NO_BUCKET) or (verb == "written" and isinstance(err, FileNotFoundError)):
+        return f" There is no bucket or container {bucket!r} for {login}."
+    if _says(err, _DENIED):
+        return f" Access is denied to {login}: look at the credentials, and at what they permit."
+    return ""
+
+
+def _says(err: BaseException | None, words: Sequence[str]) -> bool:
+    """Whether an error or one of its causes has some of these words."""
+    while err is not None:
+        text = f"{type(err).__name__} {err} {getattr(err, 'error_code', '')}"
+        if any(word in text for word in words):
+            return True
+        err = err.__cause__ or err.__context__
+    return False
+
+
+def is_absent(err: OSError) -> bool:
+    """Whether an error says that there is no such file or folder, in a bucket that exists."""
+    return isinstance(err, FileNotFoundError | NotADirectoryError) and not _says(err, _NO_BUCKET)
 
 
 def names_in(uri: str) -> list[str]:
@@ -590,7 +672,9 @@ def names_in(uri: str) -> list[str]:
             path.fs.invalidate_cache(path.path)
             found = path.fs.ls(path.path, detail=False)
             return [name for one in found if (name := str(one).rstrip("/").rpartition("/")[2])]
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as err:
+            if not is_absent(err):
+                raise
             return []
 
 

@@ -158,6 +158,7 @@ def test_a_scheme_without_its_file_system_names_the_extra(
             raise ImportError("No module named 's3fs'")
 
     monkeypatch.setattr(compat, "ObjectStoragePath", Unknown)
+    monkeypatch.setenv("AIRFLOW_CONN_C", "aws://")
     with pytest.raises(InputError, match=f"{uri} cannot be opened: No ") as caught:
         read_file(uri)
     assert f"'airflow-provider-lucidworks[{extra}]'" in str(caught.value) or not extra
