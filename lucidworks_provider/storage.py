@@ -605,6 +605,8 @@ def _quieten(name: str) -> None:
 def _advice(scheme: str) -> str:
     if extra := _EXTRAS.get(scheme):
         return f"On workers and triggerers: pip install 'airflow-provider-lucidworks[{extra}]'."
+    if scheme in _AZURE:
+        return "Airflow knows Azure Blob Storage as abfs://."
     known = ", ".join(f"{one}://" for one in _EXTRAS)
     return (
         f"Extras of this package bring {known}; other schemes need an Airflow provider that registers them."
@@ -641,6 +643,8 @@ def _hint(uri: str, verb: str, err: BaseException) -> str:
     # A key need not be there to be written.
     if _says(err, _NO_BUCKET) or (verb == "written" and isinstance(err, FileNotFoundError)):
         return f" There is no bucket or container {bucket!r} for {login}."
+    if "connection_string or account_name" in str(err):
+        return f" Give {login} the field account_name in its extra; its login is not taken for it."
     if _says(err, _DENIED):
         return f" Access is denied to {login}: look at the credentials, and at what they permit."
     return ""

@@ -100,3 +100,15 @@ def test_faults_of_the_store_cost_seconds(store: Store, folder: str) -> None:
         assert read_file(f"{folder}/{number}.txt") == b"a"
     # Azure's client would wait for 18 s each time.
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("store", ["abfs"], indirect=True)
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_account_whose_name_is_only_the_login(
+    folder: str, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_ONLY_LOGIN", '{"conn_type": "wasb", "login": "account", "password": "a2V5"}'
+    )
+    message = str(error_of(ACTIONS[action], folder.replace("test_abfs@", "only_login@")))
+    assert "Give connection 'only_login' the field account_name in its extra" in message

@@ -161,7 +161,8 @@ def test_a_scheme_without_its_file_system_names_the_extra(
     monkeypatch.setenv("AIRFLOW_CONN_C", "aws://")
     with pytest.raises(InputError, match=f"{uri} cannot be opened: No ") as caught:
         read_file(uri)
-    assert f"'airflow-provider-lucidworks[{extra}]'" in str(caught.value) or not extra
+    advice = f"'airflow-provider-lucidworks[{extra}]'" if extra else "Azure Blob Storage as abfs://."
+    assert advice in str(caught.value)
     assert not caught.value.retryable
 
 
