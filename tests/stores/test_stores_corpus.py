@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import store_servers
 from corpus_world import FakeService
+from store_servers import Store
 
 from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
@@ -17,6 +18,8 @@ from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.storage import names_in, remove_file, write_file
+
+MOST_REQUESTS = {"s3": 40, "gs": 42, "ab": 52}
 
 
 @dataclass
@@ -111,6 +114,18 @@ def test_three_nights(catalogue: Catalogue) -> None:
     rows = open_documents(catalogue.corpus.output).to_table().to_pylist()
     statuses = dict.fromkeys(before, "ok") | {"04.txt": "deleted"}
     assert {row["document_id"]: row["status"] for row in rows} == statuses
+
+
+def test_requests_of_an_unchanged_night(catalogue: Catalogue, store: Store) -> None:
+    """They follow one another, so their number times the latency is what such a night takes."""
+    for _ in range(2):
+        catalogue.night()
+    store.requests()
+    service = Service(catalogue.service.submit, catalogue.service.fetch)
+    holder = Holder.here(dag_id="d", run_id="last", task_id="t", map_index=-1, try_number=1)
+    assert run(catalogue.corpus, service, holder=holder, life=0, wait_seconds=0)["skipped"] == 10
+    counts = store.requests()
+    assert sum(counts.values()) <= MOST_REQUESTS[store.uri[:2]], counts
 
 
 def test_three_nights_with_the_answers_kept(catalogue: Catalogue) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from lucidworks_provider.corpus import lease
 from lucidworks_provider.corpus.lease import Claim, Holder, Lease
 from lucidworks_provider.errors import InputError, OutputBusyError
 from lucidworks_provider.storage import create_file, exists, names_in, read_file, store_path, write_file
+
+if TYPE_CHECKING:
+    from store_servers import Store
 
 ROUNDS, TASKS = 20, 4
 
@@ -102,6 +105,25 @@ def test_what_another_process_wrote_is_seen(folder: str) -> None:
         held.renew()
     held.release()
     assert newest(folder) == claim
+
+
+def test_a_slow_store_loses_no_lease(store: Store, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the true times, and a second a request: what others watch moves in time."""
+    for name, seconds in {"RENEW": 1.5, "TTL": 6.0, "LOOK": 0.2}.items():
+        monkeypatch.setattr(lease, name, seconds)
+    write_file(f"{folder}/a.txt", b"")
+    store.proxy.latency = 0.1
+    held, other = Lease(folder), Lease(folder)
+    store.requests()
+    held.acquire(holder("one"), 0)
+    assert sum(store.requests().values()) <= 9
+    for _ in range(2):
+        with pytest.raises(OutputBusyError, match="is being written by task one"):
+            other.acquire(holder("other"), 0)
+    held.renew()
+    held.release()
+    other.acquire(holder("other"), 0)
+    other.release()
 
 
 def test_a_store_that_ignores_the_condition_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
