@@ -19,7 +19,8 @@ from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.storage import names_in, remove_file, write_file
 
-MOST_REQUESTS = {"s3": 40, "gs": 42, "ab": 52}
+# With a renewal of the lease while it runs.
+MOST_REQUESTS = {"s3": 43, "gs": 48, "ab": 55}
 
 
 @dataclass
