@@ -94,7 +94,11 @@ def documents(counts: Mapping[str, int], chunks: int = 0) -> None:
 def written(manifest: Mapping[str, Any]) -> None:
     """A task has written its file; its manifest has the counts."""
     documents(
-        {"chunked": manifest.get("documents", 0), "predicted": manifest.get("predictions", 0)},
+        {
+            "chunked": manifest.get("documents", 0),
+            "predicted": manifest.get("predictions", 0) - manifest.get("rejected", 0),
+            "rejected": manifest.get("rejected", 0),
+        },
         manifest.get("chunks", 0),
     )
 

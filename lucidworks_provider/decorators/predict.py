@@ -64,12 +64,17 @@ class PredictTaskArguments(DecoratorArguments, total=False):
 
     use_case: Required[str]
     model_id: Required[str]
+    id_column: str | None
+    text_column: str
+    columns: Sequence[str] | str
     use_case_config: Mapping[str, Any] | str | None
     model_config: Mapping[str, Any] | str | None
     api_key_conn_id: str | None
     result_path: str | None
     batch_size: int
     max_reject_ratio: float
+    on_invalid: Literal["reject", "fail"]
+    on_empty: Literal["succeed", "skip", "fail"]
     on_mismatch: Literal["fail", "warn"]
     concurrency: int
     lucidworks_conn_id: str
@@ -88,7 +93,8 @@ def lucidworks_predict_task(
         )
         def triage(tickets): return [ticket["text"] for ticket in tickets]
 
-    :param python_callable: the function; returns a list of texts or of ``{"text": …, "id": …}``.
+    :param python_callable: the function; returns what the operator takes as ``inputs``: a list of texts or of
+        ``{"text": …, "id": …}``, a URI, a DataFrame, or a generator of rows.
 
     :param kwargs: arguments of :class:`~lucidworks_provider.operators.prediction.LucidworksPredictionOperator`.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -44,7 +44,6 @@ _COMPRESSED = {f"{suffix}.gz": _FORMATS[suffix] for suffix in ("jsonl", "ndjson"
 # What table formats and their writers keep beside their data.
 _LOG = "_delta_log"
 _OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metadata"}
-_KINDS = ", ".join(f".{suffix}" for suffix in (*_FORMATS, *_COMPRESSED))
 _MAGIC = re.compile(r"[*?[]")
 # What a pattern is made of: a class of characters, a run of stars, or anything else.
 _TOKENS = re.compile(r"\[(!?)(\][^\]]*|[^\]]+)\]|(\*+)|(.)", re.DOTALL)
@@ -70,7 +69,28 @@ class SourceFile:
     format: Format
 
 
-def list_source(source: str) -> Iterator[SourceFile]:
+@dataclass(frozen=True, slots=True)
+class Formats:
+    """
+    Which files are read.
+
+    :param of: the format of a file by its name, None for one that is passed over.
+    :param suffixes: the same for people.
+    """
+
+    of: Callable[[str], Format | None]
+    suffixes: str
+
+
+def _format(name: str) -> Format | None:
+    _, *suffixes = name.lower().split(".")
+    return _FORMATS.get("".join(suffixes[-1:])) or _COMPRESSED.get(".".join(suffixes[-2:]))
+
+
+DOCUMENTS = Formats(_format, ", ".join(f".{suffix}" for suffix in (*_FORMATS, *_COMPRESSED)))
+
+
+def list_source(source: str, formats: Formats = DOCUMENTS) -> Iterator[SourceFile]:
     """
     The files of a corpus, in no order, found while they are asked for.
 
@@ -82,6 +102,7 @@ def list_source(source: str) -> Iterator[SourceFile]:
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
+    :param formats: those of documents, or others.
     :raises InputError: there is nothing, or nothing of a kind that can be read. With the first file at the
         earliest, as this is a generator.
     :raises StorageError: a folder cannot be read. What is in it would otherwise count as gone.
@@ -89,8 +110,10 @@ def list_source(source: str) -> Iterator[SourceFile]:
     base = _checked(source)
     found = _found(base)
     if found is not None and not found.folder:
-        if (one := _format(found.name)) is None:
-            raise InputError(f"{base} is of a kind that cannot be read; give {_KINDS}, or a folder of them.")
+        if (one := formats.of(found.name)) is None:
+            raise InputError(
+                f"{base} is of a kind that cannot be read; give {formats.suffixes}, or a folder of them."
+            )
         yield SourceFile(base, found.name, found.size, found.etag, one)
         return
     if found is not None and find_entry(f"{base}/{_LOG}") is not None:
@@ -99,6 +122,7 @@ def list_source(source: str) -> Iterator[SourceFile]:
     walk = _Walk(base)
     if found is None:
         walk = _globbing(base)
+    walk.formats = formats
     some = False
     for file in walk.files():
         some = True
@@ -106,8 +130,8 @@ def list_source(source: str) -> Iterator[SourceFile]:
     walk.warn()
     if not some:
         raise InputError(
-            f"source: {base} {'matches' if walk.matches else 'holds'} no file that can be read ({_KINDS}), and "
-            f"{walk.others:,} of other kinds."
+            f"source: {base} {'matches' if walk.matches else 'holds'} no file that can be read "
+            f"({formats.suffixes}), and {walk.others:,} of other kinds."
         )
 
 
@@ -206,11 +230,6 @@ def _reaches(parts: list[str], folders: list[str]) -> bool:
     return len(parts) > len(folders)
 
 
-def _format(name: str) -> Format | None:
-    _, *suffixes = name.lower().split(".")
-    return _FORMATS.get("".join(suffixes[-1:])) or _COMPRESSED.get(".".join(suffixes[-2:]))
-
-
 @dataclass(slots=True)
 class _Walk:
     """
@@ -229,6 +248,7 @@ class _Walk:
     others: int = 0
     misnamed: int = 0
     first_other: str = ""
+    formats: Formats = DOCUMENTS
 
     def files(self) -> Iterator[SourceFile]:
         """Those that match and can be read."""
@@ -270,7 +290,7 @@ class _Walk:
     def _file(self, path: str, entry: Entry) -> SourceFile | None:
         if self.matches is not None and not self.matches.fullmatch(path):
             return None
-        kind = _format(entry.name)
+        kind = self.formats.of(entry.name)
         if kind is None:
             self.others += 1
             self.first_other = self.first_other or path
@@ -286,7 +306,7 @@ class _Walk:
         if self.others:
             log.warning(
                 "%s has %s files of kinds that are not read (first: %r); %s are.",
-                *(self.base, f"{self.others:,}", self.first_other, _KINDS),
+                *(self.base, f"{self.others:,}", self.first_other, self.formats.suffixes),
             )
         if self.misnamed:
             log.warning("%s has %s files whose names are no UTF-8; rename them.", self.base, self.misnamed)

@@ -3,14 +3,18 @@
 The file of predictions that the next task reads: Parquet or JSON Lines, by the path's suffix.
 
 A row of JSON Lines is what the service sent about one input, under the vendor's names and with one shape
-where its pages show two, beside ``index`` (the input's position, from 0) and, where the caller gave one, its ``id``.
+where its pages show two, beside ``index`` (the input's position, from 0), the key, the columns that are passed
+through, and ``status``. What the service sent under one of these names is in ``more``.
 
 In Parquet these have columns of their own, by use case; everything else is text of JSON in ``more``:
 
 ===========================  ========================================================================
 column                       meaning
 ===========================  ========================================================================
-``index``, ``id``            of the input
+``index``                    position of the input
+key, other columns           under their own names and in their own types
+``status``                   ``predicted``; ``failed``: the service gave an error or nothing; ``rejected``: it was not
+                             sent
 ``response``                 the model's text
 ``tokens_used``              all tokens of this input, if the service said
 ``error``                    why there is no prediction for this input; null where there is one
@@ -36,8 +40,9 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.client.api import validation
 from lucidworks_provider.client.api.predictions import Embedding, Prediction
 from lucidworks_provider.client.api.use_cases import Item, PredictionOptions
-from lucidworks_provider.errors import TooManyRejectsError
+from lucidworks_provider.errors import InputError, TooManyRejectsError
 from lucidworks_provider.jobs.chunk_columns import BYTES
+from lucidworks_provider.jobs.prediction_rows import Batch, Rejected
 from lucidworks_provider.storage import writing
 
 if TYPE_CHECKING:
@@ -58,6 +63,7 @@ class Manifest:
     :param memory_uuid: of the conversation, where there is just one.
     :param dimension: length of every vector, where there are vectors.
     :param errors: rows without a prediction, where there are any.
+    :param rejected: those of them that were not sent.
     """
 
     uri: str
@@ -66,17 +72,49 @@ class Manifest:
     memory_uuid: str | None = None
     dimension: int | None = None
     errors: int | None = None
+    rejected: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For XCom."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-def row_of(index: int, item: Item, prediction: Prediction) -> dict[str, Any]:
-    """One prediction as plain JSON, beside what tells which input it is about."""
-    named = {"index": index} if item.id is None else {"index": index, "id": item.id}
+def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """
+    A row of plain JSON for each input, beside what tells which input it is about.
+
+    :param predictions: of the inputs that were sent, in their order.
+    """
+    kept = batch.kept_values()
+    rows = []
+    for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
+        row, others = _row(batch.start + n, kept[n] if kept else {}, given, prediction)
+        rows.append({**row, "more": others} if others else row)
+    return rows
+
+
+def _pairs(
+    batch: Batch, predictions: Sequence[Prediction]
+) -> Iterator[tuple[Item | Rejected, Prediction | None]]:
+    answers = iter(predictions)
+    for one in batch.inputs:
+        yield one, None if isinstance(one, Rejected) else next(answers)
+
+
+def _row(
+    index: int, kept: Mapping[str, Any], given: Item | Rejected, prediction: Prediction | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The row, and what the service sent under a name that the row has already."""
+    named = {"index": index, **kept}
+    if prediction is None:
+        assert isinstance(given, Rejected)  # noqa: S101  # for the type checker
+        return {**named, "status": "rejected", "error": given.reason}, {}
+    named["status"] = "predicted" if prediction.error is None else "failed"
     plain = prediction.row() if prediction.error is None else {**prediction.sent, "error": prediction.error}
-    return named | {name: value for name, value in plain.items() if name not in named}
+    others = {name: value for name, value in plain.items() if name in named and name != "index"}
+    if others and "more" in plain:
+        others["more"] = plain["more"]
+    return named | {name: value for name, value in plain.items() if name not in named}, others
 
 
 def check_errors(errors: int, predictions: int, most: float) -> None:
@@ -158,24 +196,27 @@ class PredictionFile:
         self._conversations: set[str] = set()
         self.manifest = Manifest(uri)
 
-    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
+    def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """
         Append a batch.
 
-        :param start: position of its first input.
+        :param predictions: of the inputs that were sent.
         :raises MalformedAnswerError: values that the file cannot hold.
         """
         known = self.manifest.dimension
         dimension = check_vectors(predictions, self._options, known, lenient=self._lenient)
         try:
-            self._writer.add(start, items, predictions)
+            self._writer.add(batch, predictions)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
             raise validation.refused(f"a value that the file cannot hold: {err}") from err
         manifest = self.manifest
         manifest.dimension = dimension
-        manifest.predictions += len(predictions)
-        if errors := sum(one.error is not None for one in predictions):
+        manifest.predictions += len(batch.inputs)
+        rejected = len(batch.inputs) - len(predictions)
+        if errors := rejected + sum(one.error is not None for one in predictions):
             manifest.errors = (manifest.errors or 0) + errors
+        if rejected:
+            manifest.rejected = (manifest.rejected or 0) + rejected
         manifest.tokens += sum(one.tokens_used.sum for one in predictions)
         self._conversations |= {one.sent["memoryUuid"] for one in predictions if _is_conversation(one)}
         manifest.memory_uuid = next(iter(self._conversations)) if len(self._conversations) == 1 else None
@@ -187,15 +228,19 @@ def _is_conversation(prediction: Prediction) -> bool:
 
 @contextmanager
 def prediction_file(
-    uri: str, options: PredictionOptions[Any], accepted: Accepted = ACCEPTED
+    uri: str,
+    options: PredictionOptions[Any],
+    accepted: Accepted = ACCEPTED,
+    kept: Mapping[str, pa.DataType] | None = None,
 ) -> Iterator[PredictionFile]:
     """
     A file to fill; it takes its place when the block ends well, and leaves nothing when it does not.
 
+    :param kept: types of the key and the other columns that are passed through, for Parquet.
     :raises TooManyRejectsError: more have none.
     """
     with writing(uri) as path:
-        writer = _Parquet(path, options) if uri.endswith(".parquet") else _JsonLines(path)
+        writer = _Parquet(path, options, kept or {}) if uri.endswith(".parquet") else _JsonLines(path)
         try:
             file = PredictionFile(writer, uri, options, lenient=accepted.lenient)
             yield file
@@ -204,9 +249,18 @@ def prediction_file(
             writer.close()
 
 
+# Names that a row has in either format.
+_RESULT = frozenset({"index", "status", "response", "tokens_used", "tokensUsed", "error", "more"})
+_OWN: Mapping[str, frozenset[str]] = {
+    "embedding": frozenset({"vector"}),
+    "classification": frozenset({"label", "labels"}),
+    "rag": frozenset({"answer", "answerFound", "sources", "memoryUuid"}),
+    "keyword-extraction": frozenset({"keywords"}),
+    "ner": frozenset({"entities"}),
+    "faq-enrichment": frozenset({"pairs"}),
+}
 # Columns whose values come as they are; the others are read, and have their shape.
 _TYPES: Mapping[str, type] = {
-    "id": str,
     "response": str,
     "answer": str,
     "answerFound": bool,
@@ -219,8 +273,8 @@ class _JsonLines:
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8")
 
-    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
-        rows = [row_of(start + n, *pair) for n, pair in enumerate(zip(items, predictions, strict=True))]
+    def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
+        rows = rows_of(batch, predictions)
         self._file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def close(self) -> None:
@@ -232,31 +286,44 @@ class _Parquet:
 
     _ROWS = 4096
 
-    def __init__(self, path: Path, options: PredictionOptions[Any]) -> None:
+    def __init__(self, path: Path, options: PredictionOptions[Any], kept: Mapping[str, pa.DataType]) -> None:
         self._path = path
         self._options = options
+        self._kept = kept
         self._schema: pa.Schema | None = None
         self._writer: pq.ParquetWriter | None = None
         self._tables: list[pa.Table] = []
+        # Batches without a vector, before the first one: the schema holds its length.
+        self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
 
-    def add(self, start: int, items: Sequence[Item], predictions: Sequence[Prediction]) -> None:
-        import pyarrow as pa
-
+    def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.vector]
+        if self._schema is None and self._options.name == "embedding" and not vectors:
+            self._waiting.append((batch, predictions))
+            return
         schema = self._open(len(vectors[0]) if vectors else 0)
-        columns = set(schema.names) - {"tokens_used", "more"}
-        rows = []
-        for n, (item, prediction) in enumerate(zip(items, predictions, strict=True)):
-            row = row_of(start + n, item, prediction)
-            row.pop("tokensUsed", None)
-            more = {name: row.pop(name) for name in list(row) if name not in columns or _misfit(name, row)}
-            row["tokens_used"] = prediction.tokens_used.sum
-            row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
-            rows.append(_shaped(row))
         # At once: what does not fit is an error of this batch, and not of the file when it is closed.
-        self._tables.append(pa.Table.from_pylist(rows, schema=schema))
+        self._tables.append(self._table(schema, batch, predictions))
         if sum(map(len, self._tables)) >= self._ROWS:
             self._flush()
+
+    def _table(self, schema: pa.Schema, batch: Batch, predictions: Sequence[Prediction]) -> pa.Table:
+        import pyarrow as pa
+
+        columns = set(schema.names) - {"tokens_used", "more", *self._kept}
+        own = pa.schema([one for one in schema if one.name not in self._kept])
+        rows = []
+        for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
+            row, more = _row(batch.start + n, {}, given, prediction)
+            row.pop("tokensUsed", None)
+            more |= {name: row.pop(name) for name in list(row) if name not in columns or _misfit(name, row)}
+            row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
+            row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
+            rows.append(_shaped(row))
+        table = pa.Table.from_pylist(rows, schema=own)
+        for place, (name, array) in enumerate(zip(self._kept, batch.kept_arrays(self._kept), strict=True), 1):
+            table = table.add_column(place, schema.field(name), array)
+        return table.cast(schema) if table.schema != schema else table
 
     def close(self) -> None:
         self._open(0)
@@ -271,9 +338,11 @@ class _Parquet:
 
         if self._schema is None:
             described = json.dumps(self._options.as_json(), sort_keys=True)
-            fields = prediction_fields(self._options, dimension)
+            fields = prediction_fields(self._options, dimension, self._kept)
             self._schema = pa.schema(fields, metadata={"lucidworks": described})
             self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
+            waiting, self._waiting = self._waiting, []
+            self._tables += [self._table(self._schema, *one) for one in waiting]
         return self._schema
 
     def _flush(self) -> None:
@@ -284,11 +353,14 @@ class _Parquet:
             self._tables = []
 
 
-def prediction_fields(options: PredictionOptions[Any], dimension: int) -> list[pa.Field]:
+def prediction_fields(
+    options: PredictionOptions[Any], dimension: int, kept: Mapping[str, pa.DataType] | None = None
+) -> list[pa.Field]:
     """
     The columns of the Parquet file.
 
     :param dimension: length of every vector; 0 where there is none, and then the list is of any size.
+    :param kept: the key and the other columns that are passed through, with their types.
     """
     import pyarrow as pa
 
@@ -306,10 +378,39 @@ def prediction_fields(options: PredictionOptions[Any], dimension: int) -> list[p
         "ner": {"entities": pa.list_(pa.struct([("type", text), ("names", texts)]))},
         "faq-enrichment": {"pairs": pa.list_(pa.struct([("question", text), ("answer", text)]))},
     }
-    common = {"index": pa.int64(), "id": text, "response": text, "tokens_used": pa.int64(), "error": text}
-    return [
-        pa.field(name, kind) for name, kind in {**common, **own.get(options.name, {}), "more": text}.items()
-    ]
+    common = {"status": text, "response": text, "tokens_used": pa.int64(), "error": text}
+    columns = {"index": pa.int64(), **(kept or {}), **common, **own.get(options.name, {}), "more": text}
+    return [pa.field(name, kind) for name, kind in columns.items()]
+
+
+def check_kept(
+    options: PredictionOptions[Any], names: Sequence[str], types: Mapping[str, pa.DataType]
+) -> None:
+    """
+    Refuse columns that the result cannot have.
+
+    :param names: of the key and the columns that are passed through.
+    :param types: theirs, where the result is Parquet.
+    :raises InputError: a name is that of a column of the result, or Parquet has no such type.
+    """
+    if taken := [name for name in names if name in _RESULT | _OWN.get(options.name, frozenset())]:
+        raise InputError(
+            f"{', '.join(map(repr, taken))} cannot be passed through: the result has a column of that name. "
+            "Rename it, or leave it out of columns."
+        )
+    if not types:
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, kind in types.items():
+        try:
+            with pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([(name, kind)])) as writer:
+                writer.write_table(pa.table({name: pa.array([], kind)}))
+        except (pa.ArrowException, NotImplementedError):
+            raise InputError(
+                f"{name!r} cannot be passed through: it is of type {kind}, which Parquet does not have."
+            ) from None
 
 
 def _misfit(name: str, row: Mapping[str, Any]) -> bool:

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lucidworks_provider.client.api.jobs import PREDICTION, JobKind
-from lucidworks_provider.client.api.messages import Answer, json_body, parse_object, read_blanked
+from lucidworks_provider.client.api.messages import Answer, parse_object, read_blanked
 from lucidworks_provider.client.api.prediction_calls import PredictionResult, read_result
 from lucidworks_provider.client.api.predictions import Prediction, read_predictions
 from lucidworks_provider.client.api.secrets import blank
@@ -31,11 +32,14 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.jobs.prediction_file import ACCEPTED, Accepted, PredictionFile, prediction_file
-from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
+from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, cut
+from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.jobs.task import JobTask, Read
 from lucidworks_provider.jobs.wait import FileResultStore
 from lucidworks_provider.threads import in_thread
+
+log = logging.getLogger(__name__)
 
 # One task submits one after the other and keeps all ids in one record.
 MAX_JOBS = 1000
@@ -47,49 +51,11 @@ _IN_VAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Batches:
-    """
-    Inputs, cut into requests.
-
-    :param size: inputs of a request, 32 at most.
-    """
-
-    items: tuple[Item, ...]
-    size: int
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.items) / self.size)
-
-    def __getitem__(self, position: int) -> tuple[Item, ...]:
-        return self.items[position * self.size : (position + 1) * self.size]
-
-    def start(self, position: int) -> int:
-        """The first input of a batch."""
-        return position * self.size
-
-    def name(self, position: int) -> str:
-        """For messages."""
-        start, last = self.start(position), self.start(position) + len(self[position]) - 1
-        return f"Input {start}" if start == last else f"Inputs {start} to {last}"
-
-    def fingerprint(self, position: int, options: PredictionOptions[Any]) -> str:
-        """Of a batch and what is asked of it."""
-        return fingerprint_of(options.as_json(), _plain(self[position], self.start(position)))
-
-    def fingerprint_of_all(self, options: PredictionOptions[Any]) -> str:
-        """Of the options, the inputs, and how they are cut."""
-        return fingerprint_of(options.as_json() | {"batch": self.size}, _plain(self.items))
-
-
-def _plain(items: Sequence[Item], start: int = 0) -> list[tuple[str, str]]:
-    return [(item.id or str(start + n), json_body(item.wire).decode()) for n, item in enumerate(items)]
-
-
-@dataclass(frozen=True, slots=True)
 class PredictionTask(JobTask[PredictionFile]):
     """
     Batches to jobs, and their results to a file of rows.
 
+    :param batches: the rows; all of them are held, as one task takes few.
     :param post: performs the POST for one batch and returns the job's id.
     :param accepted: what is taken, though something is wrong with it.
     """
@@ -102,6 +68,13 @@ class PredictionTask(JobTask[PredictionFile]):
     post: Callable[[Sequence[Item]], str]
     accepted: Accepted = ACCEPTED
 
+    held: Sequence[Batch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Without a limit of rows each batch has something to send, unless there is nothing to send at all.
+        most = self.batches.survey.rows + 1
+        object.__setattr__(self, "held", tuple(cut(self.batches.read(), self.batches.size, most)))
+
     @property
     def count(self) -> int:
         """One job for each batch."""
@@ -110,22 +83,22 @@ class PredictionTask(JobTask[PredictionFile]):
     @property
     def fingerprint(self) -> str:
         """Of the options, the inputs, and how they are cut."""
-        return self.batches.fingerprint_of_all(self.options)
+        return self.batches.fingerprint(self.options)
 
     def name(self, position: int) -> str:
         """By the inputs' positions."""
-        return self.batches.name(position)
+        return self.held[position].name
 
     def submit(self, position: int) -> str:
         """Send the batch."""
-        return self.post(self.batches[position])
+        return self.post(self.held[position].sent)
 
     def parse(self, body: bytes, position: int, job_id: str) -> Read:
         """The predictions, one for each input, as the service sent them."""
 
         def read(answer: Answer) -> PredictionResult:
             sent = parse_object(answer.body, f"Prediction job {job_id}")
-            return read_result(sent, job_id, self.options.known.answer, len(self.batches[position]))
+            return read_result(sent, job_id, self.options.known.answer, len(self.held[position].sent))
 
         result = read_blanked(read, Answer(200, {}, body), *self.options.secrets)
         return Read(result.state, result.status, self.clean(result.message), result.predictions)
@@ -141,13 +114,17 @@ class PredictionTask(JobTask[PredictionFile]):
         """Without the keys."""
         return blank(text, self.options.secrets)
 
-    def open(self) -> AbstractContextManager[PredictionFile]:
+    @contextmanager
+    def open(self) -> Iterator[PredictionFile]:
         """The file of rows."""
-        return prediction_file(self.result_uri, self.options, self.accepted)
+        with prediction_file(self.result_uri, self.options, self.accepted, self.batches.survey.types) as file:
+            for batch in self.held[self.count :]:
+                file.add(batch, ())  # there was nothing to send
+            yield file
 
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         """Append a batch's rows."""
-        file.add(self.batches.start(position), self.batches[position], value)
+        file.add(self.held[position], value)
 
     def manifest(self, file: PredictionFile) -> dict[str, Any]:
         """Counts and the address."""
@@ -169,6 +146,7 @@ class SyncBatchRunner:
     :param revision: of the task's record, which changes with each result. What an earlier result could not remove is
         no answer for the next one.
     :param accepted: what is taken, though something is wrong with it.
+    :param progress: says how far it is.
     """
 
     options: PredictionOptions[Any]
@@ -178,27 +156,27 @@ class SyncBatchRunner:
     bodies: ResultDirectory | None = None
     revision: int = 0
     accepted: Accepted = ACCEPTED
-    # Bytes of the answers.
-    received: list[int] = field(default_factory=list, init=False)
+    progress: Progress | None = None
 
     @property
     def fingerprint(self) -> str:
         """Of everything that is asked."""
-        return self.batches.fingerprint_of_all(self.options)
+        return self.batches.fingerprint(self.options)
 
     @property
     def names(self) -> dict[int, str]:
         """What the body of each batch is called."""
-        return {p: self._name(p) for p in range(len(self.batches))}
+        return {batch.position: self._name(batch) for batch in self.batches if batch.sent}
 
-    def _name(self, position: int) -> str:
-        return f"{self.batches.fingerprint(position, self.options)}{self.revision or ''}"
+    def _name(self, batch: Batch) -> str:
+        return f"{batch.fingerprint(self.options)}{self.revision or ''}"
 
-    async def run(self) -> list[tuple[Prediction, ...] | None]:
+    async def run(self) -> list[tuple[Prediction, ...]]:
         """
         Predict every batch.
 
-        :return: the predictions of each batch; where bodies are kept None, as :meth:`write` takes them.
+        :return: the predictions of each batch that was sent; where bodies are kept nothing, as :meth:`write` takes
+            them.
         :raises LucidworksError: a batch failed for good; names its inputs. The others have been finished (or,
             where that failure concerns all of them, or is the same again and again, not begun).
         """
@@ -207,44 +185,47 @@ class SyncBatchRunner:
                 await in_thread(self.bodies.prove)
             except StorageError as refused:
                 raise StorageError(f"result_path cannot be written: {refused}") from refused
-        turns = asyncio.Semaphore(self.concurrency)
-        stopped, in_vain = False, 0
         known = await in_thread(self.bodies.refused) if self.bodies is not None else frozenset()
+        queue = _Queue(iter(self.batches), lambda batch: bool(known) and self._name(batch) in known)
+        failed = _Failures()
+        done: dict[int, tuple[Prediction, ...]] = {}
+        in_vain = 0
 
-        async def one(position: int) -> tuple[Prediction, ...] | None:
-            nonlocal stopped, in_vain
-            async with turns:
-                if stopped:
-                    return None
+        async def work() -> None:
+            nonlocal in_vain
+            while (batch := await queue.next()) is not None:
                 try:
-                    predictions = await self._one(position)
+                    predictions = await self._one(batch)
                 except LucidworksError as err:
+                    failed.add(batch, err)
                     in_vain += err.retryable or isinstance(err, MalformedAnswerError)
-                    stopped = stopped or not self.bodies or _concerns_all(err) or in_vain >= _IN_VAIN
+                    if not self.bodies or _concerns_all(err) or in_vain >= _IN_VAIN:
+                        queue.stop()
+                    continue
+                except BaseException:
+                    queue.stop()
                     raise
                 in_vain = 0
-                return predictions
+                if predictions is not None:
+                    done[batch.position] = predictions
 
-        # A batch whose answer was of no use comes last, so that it keeps no other from being asked.
-        positions = sorted(range(len(self.batches)), key=lambda p: self._name(p) in known)
-        ended = await asyncio.gather(*map(one, positions), return_exceptions=True)
-        done = [result for _, result in sorted(zip(positions, ended, strict=True), key=lambda pair: pair[0])]
-        failed = {p: err for p, err in enumerate(done) if isinstance(err, BaseException)}
-        for err in failed.values():
-            if not isinstance(err, LucidworksError):
+        ended = await asyncio.gather(*(work() for _ in range(self.concurrency)), return_exceptions=True)
+        for err in ended:
+            if isinstance(err, BaseException):
                 raise err
-        if failed:
-            raise self._told(failed)
-        return [one if isinstance(one, tuple) else None for one in done]
+        if failed.count:
+            raise failed.error(len(self.batches), kept=self.bodies is not None)
+        return [done[position] for position in sorted(done)]
 
-    async def _one(self, position: int) -> tuple[Prediction, ...] | None:
-        items = self.batches[position]
+    async def _one(self, batch: Batch) -> tuple[Prediction, ...] | None:
+        items = batch.sent
         if self.bodies is None:
-            body, predictions = await self.predict(items)
-            self.received.append(len(body))
+            _, predictions = await self.predict(items)
+            self._count(batch)
             return predictions
-        name = self._name(position)
-        if await in_thread(self.bodies.there, position, name):
+        name = self._name(batch)
+        if await in_thread(self.bodies.there, batch.position, name):
+            self._count(batch, kept=True)
             return None
         try:
             body, _ = await self.predict(items)
@@ -252,59 +233,148 @@ class SyncBatchRunner:
             await in_thread(self.bodies.refuse, name)
             raise
         except ContentEncodingError as err:
-            await FileResultStore(self.bodies, position, name).keep_undecoded(err)
+            await FileResultStore(self.bodies, batch.position, name).keep_undecoded(err)
             raise
-        await FileResultStore(self.bodies, position, name).keep(body)
+        await FileResultStore(self.bodies, batch.position, name).keep(body)
+        self._count(batch)
         return None
 
-    def write(self, file: PredictionFile, position: int) -> None:
+    def _count(self, batch: Batch, *, kept: bool = False) -> None:
+        if self.progress is not None:
+            self.progress.add(len(batch.sent), kept=kept)
+
+    def write(self, file: PredictionFile, batch: Batch) -> None:
         """
         Append the rows of a batch.
 
         :raises StorageError: what was kept of it has vanished.
         :raises MalformedAnswerError: it is of no use. It is set aside, so that another attempt asks again.
         """
+        if not batch.sent:
+            file.add(batch, ())
+            return
         try:
-            file.add(self.batches.start(position), self.batches[position], self._read(position))
+            file.add(batch, self._read(batch))
         except MalformedAnswerError as err:
             assert self.bodies is not None  # noqa: S101  # for the type checker
-            self.bodies.refuse(self._name(position))
-            kept = self.bodies.set_aside(position, self._name(position))
+            self.bodies.refuse(self._name(batch))
+            kept = self.bodies.set_aside(batch.position, self._name(batch))
             said = str(err).rstrip(".")
             raise refused(
-                f"{self.batches.name(position)}: {said}. The answer is kept in {kept}; clearing the task asks again"
+                f"{batch.name}: {said}. The answer is kept in {kept}; clearing the task asks again"
             ) from None
 
-    def _read(self, position: int) -> tuple[Prediction, ...]:
+    def _read(self, batch: Batch) -> tuple[Prediction, ...]:
         """What is kept of a batch."""
         assert self.bodies is not None  # noqa: S101  # for the type checker
-        name = self._name(position)
-        body = self.bodies.take(position, name)
+        name = self._name(batch)
+        body = self.bodies.take(batch.position, name)
         if body is None:
             raise StorageError(
-                f"{self.bodies.uri(position, name)} has vanished since it was written; try again."
+                f"{self.bodies.uri(batch.position, name)} has vanished since it was written; try again."
             )
-        said = self.batches.name(position)
 
         def read(answer: Answer) -> tuple[Prediction, ...]:
-            sent = parse_object(answer.body, said)
-            return read_predictions(sent, self.options.known.answer, said, inputs=len(self.batches[position]))
+            sent = parse_object(answer.body, batch.name)
+            return read_predictions(sent, self.options.known.answer, batch.name, inputs=len(batch.sent))
 
         return read_blanked(read, Answer(200, {}, body), *self.options.secrets)
 
-    def _told(self, failed: dict[int, BaseException]) -> LucidworksError:
+
+class _Queue:
+    """
+    Batches that have something to send, read as there is room for them.
+
+    :param last: whether a batch comes last: its answer was of no use, and must keep no other from being asked.
+    """
+
+    def __init__(self, batches: Iterator[Batch], last: Callable[[Batch], bool]) -> None:
+        self._batches = batches
+        self._last = last
+        self._later: list[Batch] = []
+        self._stopped = False
+        self._turn = asyncio.Lock()
+
+    def stop(self) -> None:
+        """Give out no more."""
+        self._stopped = True
+
+    async def next(self) -> Batch | None:
+        """The next one; None at the end."""
+        async with self._turn:
+            return None if self._stopped else await in_thread(self._read)
+
+    def _read(self) -> Batch | None:
+        for batch in self._batches:
+            if not batch.sent:
+                continue
+            if not self._last(batch):
+                return batch
+            self._later.append(batch)
+        return self._later.pop(0) if self._later else None
+
+
+class _Failures:
+    """The first failures by their place, and how many there are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[tuple[int, str, LucidworksError]] = []
+
+    def add(self, batch: Batch, err: LucidworksError) -> None:
+        """Count a failure."""
+        self.count += 1
+        self._first = sorted([*self._first, (batch.position, batch.name, err)], key=lambda one: one[0])[
+            :_TOLD
+        ]
+
+    def error(self, batches: int, *, kept: bool) -> LucidworksError:
         """One error for all, of the kind of the first."""
-        first = next(iter(failed.values()))
-        told = [f"{self.batches.name(p)}: {err}" for p, err in list(failed.items())[:_TOLD]]
-        if len(failed) > _TOLD:
-            told.append(f"and {len(failed) - _TOLD} more")
-        kept = " The other answers are kept for a retry." if self.bodies is not None else ""
-        first.args = (
-            f"{len(failed)} of {len(self.batches)} batches failed. {'; '.join(told)}{kept}",
-            *first.args[1:],
-        )
-        assert isinstance(first, LucidworksError)  # noqa: S101  # for the type checker
+        told = [f"{name}: {err}" for _, name, err in self._first]
+        if self.count > _TOLD:
+            told.append(f"and {self.count - _TOLD} more")
+        first = self._first[0][2]
+        others = " The other answers are kept for a retry." if kept else ""
+        first.args = (f"{self.count} of {batches} batches failed. {'; '.join(told)}{others}", *first.args[1:])
         return first
+
+
+class Progress:
+    """
+    A line in the log every few seconds.
+
+    :param total: inputs that are to be sent.
+    """
+
+    EVERY = 10.0
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = self._kept = 0
+        self._began = self._said = time.monotonic()
+
+    def add(self, inputs: int, *, kept: bool = False) -> None:
+        """
+        Count inputs whose answers are there.
+
+        :param kept: an earlier try has asked for them.
+        """
+        self._done += inputs
+        self._kept += inputs * kept
+        now = time.monotonic()
+        if now - self._said < self.EVERY or self._done >= self._total:
+            return
+        self._said = now
+        rate = (self._done - self._kept) / (now - self._began)
+        left = f", {duration((self._total - self._done) / rate)} left" if rate else ""
+        log.info("Predicted %s of %s inputs, %.1f/s%s.", f"{self._done:,}", f"{self._total:,}", rate, left)
+
+
+def duration(seconds: float) -> str:
+    """For people."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _concerns_all(err: LucidworksError) -> bool:
@@ -322,20 +392,49 @@ def _concerns_all(err: LucidworksError) -> bool:
     )
 
 
-def check_batches(items: tuple[Item, ...], size: object, *, most: int | None = None) -> Batches:
+def check_size(size: object) -> int:
     """
-    Cut inputs into batches.
-
     :param size: inputs of a request.
-    :param most: batches that one task takes.
-    :raises InputError: a size that the service does not take, or too many batches.
+    :raises InputError: a size that the service does not take.
     """
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_BATCH:
         raise InputError(f"batch_size is {size!r}; the service takes 1 to {MAX_BATCH} inputs a request.")
-    batches = Batches(items, size)
-    if most is not None and len(batches) > most:
+    return size
+
+
+def check_jobs(batches: Batches) -> Batches:
+    """:raises InputError: more batches than one task takes as jobs."""
+    if len(batches) > MAX_JOBS:
         raise InputError(
-            f"{len(items):,} inputs are {len(batches):,} jobs, more than one task takes ({most:,}). Map the "
-            "operator over parts of them (`.expand`)."
+            f"{batches.survey.sent:,} inputs are {len(batches):,} jobs, more than one task takes ({MAX_JOBS:,}). Map "
+            "the operator over parts of them (`.expand`)."
         )
     return batches
+
+
+@dataclass(frozen=True, slots=True)
+class RowPolicy:
+    """
+    What is done with rows that cannot be sent, and where there are none.
+
+    :param reject: whether they go to the result with the reason; else they are an error.
+    :param max_reject_ratio: the share of the rows, 0 to 1, that may be rejected.
+    """
+
+    reject: bool
+    max_reject_ratio: float
+
+    def check(self, survey: Survey) -> None:
+        """
+        Warn about rows that cannot be sent.
+
+        :raises InputError: by policy, or where they are too many. Nothing was sent.
+        """
+        if not survey.rejected:
+            return
+        said = f"{survey.rejected:,} of {survey.rows:,} rows cannot be sent. {survey.summary()}"
+        if not self.reject:
+            raise InputError(f"{said} on_invalid='reject' sends the others.")
+        if survey.rejected > self.max_reject_ratio * survey.rows:
+            raise InputError(f"{said} That is more than max_reject_ratio={self.max_reject_ratio:g} allows.")
+        log.warning("%s They stand in the result with the status 'rejected'.", said)

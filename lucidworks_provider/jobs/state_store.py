@@ -79,6 +79,11 @@ class ResultDirectory:
         # Readers of Parquet folders pass over names that start with an underscore.
         return cls(f"{parent}/_{name}.{digest}", {})
 
+    @property
+    def table(self) -> str:
+        """The folder of rows that can be read from their source only once."""
+        return f"{self.folder}/table"
+
     def uri(self, position: int, job_id: str) -> str:
         """Where the body of a document's job goes. Another job of the same document has another name."""
         return f"{self.folder}/{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}.json"
@@ -262,6 +267,7 @@ class JobStateStore:
         names = (record.jobs if bodies is None else bodies).items()
         kept = [self.bodies.uri(position, name) for position, name in names]
         discard(f"{self.bodies.folder}/{_INPUT}", f"{self.bodies.folder}/{_PROOF}", *kept)
+        discard_folder(self.bodies.table)
 
 
 def note(state: TaskStateStore | None, name: str, value: str) -> bool:

@@ -46,6 +46,8 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         if record.result is not None:
             task.ledger.close(record)
             return dict(record.result)
+        if not task.count:
+            return task.write(record)
         return self._wait(context, task, record, None)
 
     def execute_complete(

@@ -157,11 +157,18 @@ def of_chunks(
     )
 
 
-def of_predictions(options: PredictionOptions[Any], manifest: Mapping[str, Any]) -> Lineage:
+def of_predictions(
+    options: PredictionOptions[Any],
+    manifest: Mapping[str, Any],
+    inputs: Sequence[str] = (),
+    kept: Mapping[str, Any] | None = None,
+) -> Lineage:
     """
     Of a task that makes predictions. Their configuration may hold texts, and is told by its fingerprint alone.
 
     :param manifest: what it returned, if it wrote a file.
+    :param inputs: URIs of the files that it reads.
+    :param kept: types of the key and the other columns that are passed through.
     """
     output = manifest.get("uri")
     columns: dict[str, str] = {}
@@ -169,9 +176,10 @@ def of_predictions(options: PredictionOptions[Any], manifest: Mapping[str, Any])
     if output is not None and output.endswith(".parquet"):
         from lucidworks_provider.jobs.prediction_file import prediction_fields
 
-        columns = _columns(prediction_fields(options, manifest.get("dimension") or 0))
+        columns = _columns(prediction_fields(options, manifest.get("dimension") or 0, kept))
     told = {name: value for name, value in options.as_json().items() if isinstance(value, str)}
     return Lineage(
+        inputs=inputs,
         output=output,
         columns=columns,
         rows=manifest.get("predictions"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
-from lucidworks_provider.errors import StorageError
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.job import JobOperator, bodies_of
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from lucidworks_provider.client.api.predictions import Prediction
-    from lucidworks_provider.client.api.use_cases import Item, PredictionOptions
+    from lucidworks_provider.client.api.use_cases import PredictionOptions
+    from lucidworks_provider.documents.tables import TableColumns
     from lucidworks_provider.jobs.prediction_file import Accepted
+    from lucidworks_provider.jobs.prediction_rows import Batches, Spool
     from lucidworks_provider.jobs.prediction_task import PredictionTask, SyncBatchRunner
 
 # A result larger than this is better in a file: XCom is a row of the metadata database.
@@ -46,6 +49,9 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         "use_case",
         "model_id",
         "inputs",
+        "id_column",
+        "text_column",
+        "columns",
         "use_case_config",
         "model_config",
         "api_key_conn_id",
@@ -54,10 +60,16 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
     )
     template_fields_renderers = {  # noqa: RUF012
         "inputs": "json",
+        "columns": "json",
         "use_case_config": "json",
         "model_config": "json",
     }
     ui_color = "#e8f1fb"
+
+    # Types of the columns that are passed through, once the table was read.
+    _kept_types: Mapping[str, Any] = {}
+    if TYPE_CHECKING:
+        result_path: Any
 
     def __init__(
         self,
@@ -65,11 +77,16 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         use_case: str,
         model_id: str,
         inputs: Any,
+        id_column: str | None = "id",
+        text_column: str = "text",
+        columns: Sequence[str] | str = (),
         use_case_config: Mapping[str, Any] | str | None = None,
         model_config: Mapping[str, Any] | str | None = None,
         api_key_conn_id: str | None = None,
         batch_size: int = BATCH_SIZE,
         max_reject_ratio: float = MAX_REJECT_RATIO,
+        on_invalid: Literal["reject", "fail"] = "reject",
+        on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         on_mismatch: Literal["fail", "warn"] = "fail",
         **kwargs: Any,
     ) -> None:
@@ -77,6 +94,9 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         self.use_case = use_case
         self.model_id = model_id
         self.inputs = inputs
+        self.id_column = id_column
+        self.text_column = text_column
+        self.columns = columns
         self.use_case_config = use_case_config
         self._keys = SecretMap({})
         self.model_config = model_config
@@ -88,6 +108,8 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         self.api_key_conn_id = api_key_conn_id
         self.batch_size = batch_size
         self.max_reject_ratio = max_reject_ratio
+        self.on_invalid = on_invalid
+        self.on_empty = on_empty
         self.on_mismatch = on_mismatch
 
     @property
@@ -118,17 +140,82 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
             one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
         )
 
-    def _request(self) -> tuple[PredictionOptions[Any], tuple[Item, ...]]:
-        """Validate the rendered values; nothing has been sent before this returns."""
-        from lucidworks_provider.client.api.use_cases import read_items
-
+    def _asked(self) -> PredictionOptions[Any]:
+        """Validate what is asked for."""
         model_config = restore(dictionary(self.model_config, "model_config"), self._keys)
         if self.api_key_conn_id:
             from lucidworks_provider.hooks.third_party import api_key
 
             model_config = {**(model_config or {}), "apiKey": api_key(self.api_key_conn_id)}
-        options = self._options(model_config)
-        return options, read_items(self.inputs, options)
+        return self._options(model_config)
+
+    def _table_columns(self) -> TableColumns:
+        from lucidworks_provider.documents.tables import TableColumns
+
+        columns: Any = self.columns
+        if isinstance(columns, str):
+            columns = (
+                json.loads(columns) if columns.lstrip().startswith("[") else [columns] if columns else []
+            )
+        if not isinstance(columns, Sequence):
+            raise InputError(f"columns is {columns!r}; give a list of names.")
+        return TableColumns(self.id_column, self.text_column, tuple(columns))
+
+    def _read(self, options: PredictionOptions[Any], spool: Spool | None = None) -> Batches:
+        """
+        Read all rows once. Nothing has been sent before this returns.
+
+        :raises InputError: by the policies of the task, too.
+        :raises AirflowSkipException: there are none, by the policy for that.
+        """
+        from lucidworks_provider.jobs.prediction_file import check_kept
+        from lucidworks_provider.jobs.prediction_rows import read_batches
+        from lucidworks_provider.jobs.prediction_task import RowPolicy, check_size
+
+        columns = self._table_columns()
+        size = check_size(whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
+        ratio = share(self.max_reject_ratio, "max_reject_ratio")
+        policy = RowPolicy(one_of(self.on_invalid, "on_invalid", "reject", "fail") == "reject", ratio)
+        on_empty = one_of(self.on_empty, "on_empty", "succeed", "skip", "fail")
+        typed = bool(self.result_path) and str(self.result_path).strip().endswith(".parquet")
+        check_kept(options, columns.kept, {})
+        batches = read_batches(self.inputs, columns, options, size, typed=typed, spool=spool)
+        survey = batches.survey
+        self._kept_types = survey.types if typed else {}
+        if not survey.rows:
+            self._empty(on_empty)
+        policy.check(survey)
+        check_kept(options, columns.kept, self._kept_types)
+        self.log.info(
+            "Read %s rows%s: %s to send in %s requests.",
+            f"{survey.rows:,}",
+            f" of {batches.uri}" if batches.uri else "",
+            f"{survey.sent:,}",
+            f"{len(batches):,}",
+        )
+        return batches
+
+    def _empty(self, policy: str) -> None:
+        if policy == "fail":
+            raise InputError("inputs has no rows. on_empty='succeed' takes that, and 'skip' skips the task.")
+        if policy == "skip":
+            from airflow.providers.common.compat.sdk import AirflowSkipException
+
+            raise AirflowSkipException("inputs has no rows.")
+
+    def _say_result(self, manifest: Mapping[str, Any], began: float | None = None) -> None:
+        from lucidworks_provider.jobs.prediction_task import duration
+
+        failed = (manifest.get("errors") or 0) - (manifest.get("rejected") or 0)
+        self.log.info(
+            "%s: %s rows, %s of them rejected and %s failed, %s tokens%s.",
+            manifest["uri"],
+            f"{manifest['predictions']:,}",
+            f"{manifest.get('rejected', 0):,}",
+            f"{failed:,}",
+            f"{manifest['tokens']:,}",
+            "" if began is None else f", in {duration(time.monotonic() - began)}",
+        )
 
     def _options(self, model_config: Mapping[str, Any] | None) -> PredictionOptions[Any]:
         from lucidworks_provider.client.api.use_cases import PredictionOptions
@@ -139,8 +226,11 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
 
     def _lineage(self) -> Lineage:
         # Without the keys.
+        from lucidworks_provider.documents.tables import table_uri
+
         options = self._options(dictionary(self.model_config, "model_config"))
-        return of_predictions(options, self._manifest or {})
+        uri = table_uri(self.inputs)
+        return of_predictions(options, self._manifest or {}, [uri] if uri else [], self._kept_types)
 
 
 def _without_keys(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +257,13 @@ class LucidworksPredictionOperator(_Predicting):
         of the Prediction API. (templated)
     :param model_id: a model that serves it; for a custom embedding model the deployment id. (templated)
     :param inputs: a list of texts, or of ``{"text": …}``, for RAG with ``documents``, and optionally with an
-        ``id``, which is not sent and comes back in the row. (templated)
+        ``id``, which is not sent and comes back in the row; the URI of ``.parquet``, ``.csv`` or ``.jsonl`` files, a
+        folder or a glob of them; a DataFrame or another Arrow table; or an iterable of rows. A text that begins with
+        ``[`` is JSON, any other one a URI. (templated)
+    :param id_column: the column, or key, of the rows' ids; None for none. (templated)
+    :param text_column: that of the texts. (templated)
+    :param columns: others that the result has too. A row that is a tuple has the id, the text and these, in this
+        order. (templated)
     :param use_case_config: the use case's options under the vendor's names, e.g. ``{"labels": […]}``. (templated)
     :param model_config: the model's options under the vendor's names, e.g. ``{"temperature": 0.2}``. (templated)
     :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model: its
@@ -175,8 +271,12 @@ class LucidworksPredictionOperator(_Predicting):
     :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
         Without it they are the return value, which is for small results. (templated)
     :param batch_size: inputs of a request, 32 at most.
-    :param max_reject_ratio: share of the inputs, 0 to 1, for which the service may answer with an error or nothing;
-        their rows say why in ``error``. When it is more the task fails, and nothing is written.
+    :param max_reject_ratio: share of the inputs, 0 to 1, that may not be sent, or for which the service may answer
+        with an error or nothing; their rows say why in ``error``. When it is more the task fails, and nothing is
+        written.
+    :param on_invalid: what is done with a text that is NULL, blank, longer than 1 MB or no text: ``reject`` does not
+        send it, and its row has the ``status`` ``rejected``; ``fail`` fails the task before anything is sent.
+    :param on_empty: what is done where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
         :doc:`/checks`.
     :param concurrency: requests at a time, 8 at most.
@@ -191,12 +291,17 @@ class LucidworksPredictionOperator(_Predicting):
         use_case: str,
         model_id: str,
         inputs: Any,
+        id_column: str | None = "id",
+        text_column: str = "text",
+        columns: Sequence[str] | str = (),
         use_case_config: Mapping[str, Any] | str | None = None,
         model_config: Mapping[str, Any] | str | None = None,
         api_key_conn_id: str | None = None,
         result_path: str | None = None,
         batch_size: int = BATCH_SIZE,
         max_reject_ratio: float = MAX_REJECT_RATIO,
+        on_invalid: Literal["reject", "fail"] = "reject",
+        on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         on_mismatch: Literal["fail", "warn"] = "fail",
         concurrency: int = 4,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
@@ -206,11 +311,16 @@ class LucidworksPredictionOperator(_Predicting):
             use_case=use_case,
             model_id=model_id,
             inputs=inputs,
+            id_column=id_column,
+            text_column=text_column,
+            columns=columns,
             use_case_config=use_case_config,
             model_config=model_config,
             api_key_conn_id=api_key_conn_id,
             batch_size=batch_size,
             max_reject_ratio=max_reject_ratio,
+            on_invalid=on_invalid,
+            on_empty=on_empty,
             on_mismatch=on_mismatch,
             **kwargs,
         )
@@ -220,10 +330,15 @@ class LucidworksPredictionOperator(_Predicting):
 
     def execute(self, context: Context) -> Any:
         """Predict every batch, then hand the rows over."""
+        began = time.monotonic()
         direct = self._direct(context)
         if self.result_path:
-            return self._ended(context, self._to_file(direct, context))
-        return self._rows(direct, [one or () for one in asyncio.run(self._run(direct))])
+            manifest = self._to_file(direct, context)
+            self._say_result(manifest, began)
+            return self._ended(context, manifest)
+        rows = self._rows(direct, asyncio.run(self._run(direct)))
+        self.log.info("%s rows returned.", f"{len(rows):,}")
+        return rows
 
     def _to_file(self, direct: SyncBatchRunner, context: Context) -> dict[str, Any]:
         """The manifest; that of an earlier try which had written the file and died before it could say so."""
@@ -244,20 +359,22 @@ class LucidworksPredictionOperator(_Predicting):
     def _direct(self, context: Context) -> SyncBatchRunner:
         from lucidworks_provider.client.predictions import predict_items
         from lucidworks_provider.jobs.chunk_file import check_suffix
-        from lucidworks_provider.jobs.prediction_task import SyncBatchRunner, check_batches
+        from lucidworks_provider.jobs.prediction_rows import Spool
+        from lucidworks_provider.jobs.prediction_task import Progress, SyncBatchRunner
         from lucidworks_provider.storage import check_uri, is_folder
 
-        options, items = self._request()
-        batches = check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
+        options = self._asked()
         concurrency = whole(self.concurrency, "concurrency", 1, MAX_CONCURRENCY)
         accepted = self._accepted()
-        bodies = None
+        bodies = spool = None
         if self.result_path:
             bodies = bodies_of(self.result_path, context)
             check_suffix(uri := check_uri(self.result_path, "result_path"))
             if is_folder(uri):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
+            spool = Spool(bodies.table, context["ti"].max_tries)
         _ = self.hook.get_settings().application_base
+        batches = self._read(options, spool)
         return SyncBatchRunner(
             options,
             batches,
@@ -265,9 +382,10 @@ class LucidworksPredictionOperator(_Predicting):
             concurrency,
             bodies,
             accepted=accepted,
+            progress=Progress(batches.survey.sent),
         )
 
-    async def _run(self, direct: SyncBatchRunner) -> list[tuple[Prediction, ...] | None]:
+    async def _run(self, direct: SyncBatchRunner) -> list[tuple[Prediction, ...]]:
         async with self.hook.shared_client():
             return await direct.run()
 
@@ -275,9 +393,10 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider import metrics
         from lucidworks_provider.jobs.prediction_file import prediction_file
 
-        with prediction_file(uri, direct.options, direct.accepted) as file:
-            for position in range(len(direct.batches)):
-                direct.write(file, position)
+        types = direct.batches.survey.types
+        with prediction_file(uri, direct.options, direct.accepted, types) as file:
+            for batch in direct.batches.checked():
+                direct.write(file, batch)
         manifest = file.manifest.as_json()
         metrics.written(manifest)
         return manifest
@@ -285,15 +404,16 @@ class LucidworksPredictionOperator(_Predicting):
     def _rows(
         self, direct: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]]
     ) -> list[dict[str, Any]]:
-        from lucidworks_provider.jobs.prediction_file import check_errors, check_vectors, row_of
+        from lucidworks_provider.jobs.prediction_file import check_errors, check_vectors, rows_of
 
         rows: list[dict[str, Any]] = []
         dimension: int | None = None
-        for position, predictions in enumerate(predicted):
+        answers = iter(predicted)
+        for batch in direct.batches:
+            predictions = next(answers) if batch.sent else ()
             dimension = check_vectors(predictions, direct.options, dimension, lenient=direct.accepted.lenient)
-            for item, prediction in zip(direct.batches[position], predictions, strict=True):
-                rows.append(row_of(len(rows), item, prediction))  # the next row's index
-        errors = sum(one.error is not None for predictions in predicted for one in predictions)
+            rows += rows_of(batch, predictions)
+        errors = sum(row["status"] != "predicted" for row in rows)
         check_errors(errors, len(rows), direct.accepted.max_reject_ratio)
         size = len(json.dumps(rows))
         if size > INLINE_BYTES:
@@ -318,7 +438,13 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         which the service does not offer asynchronously. (templated)
     :param model_id: a model that serves it. (templated)
     :param inputs: a list of texts, or of ``{"text": …}``, for RAG with ``documents``, and optionally with an
-        ``id``, which is not sent and comes back in the row. (templated)
+        ``id``, which is not sent and comes back in the row; the URI of ``.parquet``, ``.csv`` or ``.jsonl`` files, a
+        folder or a glob of them; a DataFrame or another Arrow table; or an iterable of rows. A text that begins with
+        ``[`` is JSON, any other one a URI. (templated)
+    :param id_column: the column, or key, of the rows' ids; None for none. (templated)
+    :param text_column: that of the texts. (templated)
+    :param columns: others that the result has too. A row that is a tuple has the id, the text and these, in this
+        order. (templated)
     :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
         Worker and triggerer must see the same storage. (templated)
     :param use_case_config: the use case's options under the vendor's names. (templated)
@@ -326,8 +452,12 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model.
         (templated)
     :param batch_size: inputs of a job, 32 at most.
-    :param max_reject_ratio: share of the inputs, 0 to 1, for which the service may answer with an error or nothing;
-        their rows say why in ``error``. When it is more the task fails, and nothing is written.
+    :param max_reject_ratio: share of the inputs, 0 to 1, that may not be sent, or for which the service may answer
+        with an error or nothing; their rows say why in ``error``. When it is more the task fails, and nothing is
+        written.
+    :param on_invalid: what is done with a text that is NULL, blank, longer than 1 MB or no text: ``reject`` does not
+        send it, and its row has the ``status`` ``rejected``; ``fail`` fails the task before anything is sent.
+    :param on_empty: what is done where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
         :doc:`/checks`.
     :param lucidworks_conn_id: the connection. (templated)
@@ -348,11 +478,16 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         model_id: str,
         inputs: Any,
         result_path: str,
+        id_column: str | None = "id",
+        text_column: str = "text",
+        columns: Sequence[str] | str = (),
         use_case_config: Mapping[str, Any] | str | None = None,
         model_config: Mapping[str, Any] | str | None = None,
         api_key_conn_id: str | None = None,
         batch_size: int = BATCH_SIZE,
         max_reject_ratio: float = MAX_REJECT_RATIO,
+        on_invalid: Literal["reject", "fail"] = "reject",
+        on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         on_mismatch: Literal["fail", "warn"] = "fail",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = DEFERRABLE,
@@ -365,12 +500,17 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
             use_case=use_case,
             model_id=model_id,
             inputs=inputs,
+            id_column=id_column,
+            text_column=text_column,
+            columns=columns,
             result_path=result_path,
             use_case_config=use_case_config,
             model_config=model_config,
             api_key_conn_id=api_key_conn_id,
             batch_size=batch_size,
             max_reject_ratio=max_reject_ratio,
+            on_invalid=on_invalid,
+            on_empty=on_empty,
             on_mismatch=on_mismatch,
             lucidworks_conn_id=lucidworks_conn_id,
             deferrable=deferrable,
@@ -384,14 +524,20 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         """Validate the rendered values; nothing has been sent or written before this returns."""
         from lucidworks_provider.client.api.prediction_calls import check_asynchronous
         from lucidworks_provider.client.predictions import submit_items
-        from lucidworks_provider.jobs.prediction_task import MAX_JOBS, PredictionTask, check_batches
+        from lucidworks_provider.jobs.prediction_task import PredictionTask, check_jobs
 
-        options, items = self._request()
+        options = self._asked()
         check_asynchronous(options)
+        job_options = self._job_options(context)
+        accepted = self._accepted()
         return PredictionTask(
-            **self._job_options(context),
+            **job_options,
             options=options,
-            batches=check_batches(items, whole(self.batch_size, "batch_size", 1, BATCH_SIZE), most=MAX_JOBS),
+            batches=check_jobs(self._read(options)),
             post=lambda batch: self.hook.call(submit_items(options, batch)),
-            accepted=self._accepted(),
+            accepted=accepted,
         )
+
+    def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
+        self._say_result(manifest)
+        return super()._ended(context, manifest)

@@ -243,7 +243,7 @@ def test_each_row_of_jobs_is_about_its_input_whichever_job_ends_first(
 
 def test_without_ids_rows_have_their_position_only(service: Service) -> None:
     rows = direct(["a", {"text": "b", "id": 0}, "c"]).execute(new_context())
-    assert [(row["index"], row.get("id", "none")) for row in rows] == [(0, "none"), (1, "0"), (2, "none")]
+    assert [(row["index"], row.get("id", "none")) for row in rows] == [(0, "none"), (1, 0), (2, "none")]
 
 
 def test_inputs_may_be_rendered_json(service: Service, tmp_path: Path) -> None:
@@ -257,10 +257,24 @@ def test_inputs_may_be_rendered_json(service: Service, tmp_path: Path) -> None:
 # Refused before anything is sent or written
 
 BAD_ARGUMENTS = [
-    ({"inputs": None}, ["inputs must be a list"]),
-    ({"inputs": []}, ["at least one"]),
+    ({"inputs": None}, ["inputs is NoneType"]),
+    ({"inputs": [], "on_empty": "fail"}, ["inputs has no rows"]),
     ({"inputs": "Hello"}, ["tojson"]),
-    ({"inputs": '"Hello"'}, ["inputs must be a list"]),
+    ({"inputs": "[Hello"}, ["tojson"]),
+    ({"inputs": '"Hello"'}, ["tojson"]),
+    ({"inputs": {"texts": ["a"]}}, ["inputs is dict", "'texts'"]),
+    ({"inputs": 7}, ["inputs is int"]),
+    ({"inputs": [{"txt": "a"}]}, ["inputs[0] has no 'text'", "'txt'"]),
+    ({"inputs": [("a", "b", "c")]}, ["inputs[0] is a row of 3 values", "2: id, text"]),
+    ({"inputs": [{"text": "a", "id": 1}, {"text": "b", "id": 1}]}, ["the id 1 is there more than once"]),
+    ({"inputs": ["a", "b\0"]}, ["inputs[1]", "NUL"]),
+    ({"inputs": ["a"] * 99 + ["b\0"], "on_invalid": "fail"}, ["1 of 100 rows", "inputs[99]", "NUL"]),
+    ({"inputs": [{"text": "a", "error": 7}], "columns": ["error"]}, ["'error'", "passed through"]),
+    ({"inputs": [{"text": "a"}], "columns": ["id"]}, ["columns names 'id' twice"]),
+    ({"inputs": [{"text": "a"}], "columns": ["x"]}, ["inputs[0] has no 'x'"]),
+    ({"id_column": "text"}, ["id_column and text_column are both"]),
+    ({"on_invalid": "skip"}, ["on_invalid", "reject, fail"]),
+    ({"on_empty": "none"}, ["on_empty", "succeed, skip, fail"]),
     ({"inputs": ["a", " "]}, ["inputs[1]", "no text"]),
     ({"inputs": [{"text": "a", "id": "\ud800"}]}, ["inputs[0]", "surrogate"]),
     ({"use_case": ""}, ["use_case"]),
@@ -516,7 +530,7 @@ def test_a_storage_that_fails_in_the_middle_ends_the_asking(
     [
         ({"inputs": [*TEN[:9], "Another."]}, 1),
         ({"inputs": TEN[:8]}, 0),
-        ({"inputs": [*TEN[:8], {"text": TEN[8], "id": "x"}, TEN[9]]}, 1),
+        ({"inputs": [*TEN[:8], {"text": TEN[8], "id": "x"}, TEN[9]]}, 0),
         ({"inputs": TEN[::-1]}, 3),
         ({"use_case_config": {"useSystemPrompt": True}}, 3),
         ({"model_config": {"temperature": 0}}, 3),
@@ -828,7 +842,11 @@ def test_fields_of_another_type_than_documented_cost_no_answer(service: Service,
     assert (odd["sources"], odd["tokens_used"]) == (["http://example.com/1"], 0)
     kept = {name: value for name, value in ODD.items() if name not in {"sources", "tokensUsed"}}
     assert json.loads(odd["more"]) == kept
-    assert rows_of(tmp_path / "p.jsonl")[1] == ODD | {"index": 1, "sources": ["http://example.com/1"]}
+    assert rows_of(tmp_path / "p.jsonl")[1] == ODD | {
+        "index": 1,
+        "status": "predicted",
+        "sources": ["http://example.com/1"],
+    }
 
 
 def test_whole_numbers_as_floats_fit_into_bytes(service: Service, tmp_path: Path) -> None:
@@ -845,7 +863,13 @@ def test_a_use_case_that_nobody_documented(service: Service, tmp_path: Path) -> 
         service.connect(extra={"application_url": server.url})
         arguments: dict[str, Any] = {"use_case": "sentiment", "use_case_config": {"languages": ["de"]}}
         inline = direct(TEN, **arguments).execute(new_context())
-        assert inline[9] == {"index": 9, "response": TEN[9], "mood": "sunny", "score": 1}
+        assert inline[9] == {
+            "index": 9,
+            "status": "predicted",
+            "response": TEN[9],
+            "mood": "sunny",
+            "score": 1,
+        }
         direct(TEN, **arguments, result_path=str(tmp_path / "p.parquet")).execute(new_context())
         assert json.loads(rows_of(tmp_path / "p.parquet")[9]["more"]) == {"mood": "sunny", "score": 1}
     assert server.heard[0]["useCaseConfig"] == {"languages": ["de"]}

@@ -310,6 +310,17 @@ def _item(given: object, what: str, options: PredictionOptions[Any]) -> Item:
         isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip()
     ):
         raise InputError(f"{what} has the id {name!r}; give it a text or a number.")
+    _check_json(name, what)
+    return Item(check_wire(wire, what, options), None if name is None else str(name))
+
+
+def check_wire(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> Mapping[str, Any]:
+    """
+    Refuse an input that the use case does not take.
+
+    :param what: names it at the begin of a message.
+    :raises InputError: says what is wrong with it.
+    """
     _check_text(wire.get("text"), what)
     if options.known is not OTHER:
         taken = {"text", "documents"} if options.name == "rag" else {"text"}
@@ -322,8 +333,8 @@ def _item(given: object, what: str, options: PredictionOptions[Any]) -> Item:
         _check_documents(wire, what, options)
     if (options.use_case_config or {}).get("dataType") == "json_prompt":
         _check_messages(str(wire["text"]), what)
-    _check_json([name, wire], what)
-    return Item(wire, None if name is None else str(name))
+    _check_json(wire, what)
+    return wire
 
 
 def _check_text(text: object, what: str) -> None:
@@ -337,6 +348,8 @@ def _check_text(text: object, what: str) -> None:
         raise InputError(
             f"{what} holds half a surrogate pair at character {err.start}, which is no text."
         ) from None
+    if (at := text.find("\0")) >= 0:
+        raise InputError(f"{what} holds a NUL at character {at}, which no text has.")
 
 
 def _check_documents(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> None:

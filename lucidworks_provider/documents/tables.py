@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A table as a stream of Arrow record batches: files of any storage, or what has Arrow's PyCapsule interface.
+
+==========================  ==========================================================================================
+``.parquet``                columns in their types
+``.csv``                    every value is text, also ``007``; a header; the separator (``,``, ``;``, tab, ``|``) is
+                            the one by which the header has the columns
+``.jsonl .ndjson``          an object a line; the type of a column is that of its values
+``.gz .zst`` behind these   the same compressed, but for Parquet, which compresses by itself
+``__arrow_c_stream__``,     pandas, Polars, pyarrow and DuckDB; columns in their types
+``__arrow_c_array__``
+==========================  ==========================================================================================
+
+What is broken ends the reading with an error that names file and line; no row is passed over.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from lucidworks_provider.documents.source import Format, Formats, SourceFile, list_source
+from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.storage import reading
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Rows of a record batch, and its bytes by the average of a row group.
+_ROWS, _BATCH_BYTES = 1024, 8_000_000
+# A line of JSON, or a value of CSV, of more bytes is none.
+LONGEST_LINE = 64_000_000
+_SEPARATORS = ",;\t|"
+_COMPRESSED = {"gz": "gzip", "zst": "zstd"}
+# What has all rows in memory, and gives them as often as it is asked to.
+_IN_MEMORY = {"pandas", "polars", "pyarrow"}
+
+
+@dataclass(frozen=True, slots=True)
+class TableColumns:
+    """
+    Which columns of a table are read.
+
+    :param key: of the rows' key, None for no key.
+    :param text: of the texts.
+    :param others: that are passed through.
+    :param optional: columns that are read where a table has them.
+    :raises InputError: a name that is none, or is there twice.
+    """
+
+    key: str | None = "id"
+    text: str = "text"
+    others: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for argument, name in (("id_column", self.key), ("text_column", self.text)):
+            if (name is not None or argument == "text_column") and (not isinstance(name, str) or not name):
+                raise InputError(f"{argument} is {name!r}; give the name of a column.")
+        if self.key == self.text:
+            raise InputError(f"id_column and text_column are both {self.text!r}; they must differ.")
+        for name in self.others:
+            if not isinstance(name, str) or not name:
+                raise InputError(f"columns has {name!r}; give the names of columns.")
+            if name == self.key or self.others.count(name) > 1:
+                raise InputError(f"columns names {name!r} twice; id_column is passed through by itself.")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The columns that the result has, too."""
+        return (*(() if self.key is None else (self.key,)), *self.others)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """All that a table must have, each once."""
+        return tuple(dict.fromkeys((*self.kept, self.text)))
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """
+    A table that can be read again and again.
+
+    :param name: for messages and logs.
+    :param read: gives its record batches from the beginning; not all of them need have the same schema.
+    :param uri: of its files; None for a table in memory.
+    :param again: whether :attr:`read` can be called more than once.
+    """
+
+    name: str
+    read: Callable[[], Iterator[pa.RecordBatch]]
+    uri: str | None = None
+    again: bool = True
+
+
+def check_installed() -> None:
+    """
+    Refuse tables where pyarrow is not installed.
+
+    :raises InputError: names the extra.
+    """
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "Tables need pyarrow: pip install 'airflow-provider-lucidworks[documents]', on the workers too."
+        ) from None
+
+
+def table_uri(inputs: object) -> str | None:
+    """The URI that an argument is: a text that does not begin with ``[``, a ``Path`` or an ``ObjectStoragePath``."""
+    if isinstance(inputs, str):
+        return None if inputs.lstrip().startswith("[") else inputs.strip()
+    if isinstance(inputs, PurePath) or type(inputs).__name__ == "ObjectStoragePath":
+        return str(inputs)
+    return None
+
+
+def open_table(inputs: object, columns: TableColumns) -> Table | None:
+    """
+    A table by its URI, or one with Arrow's PyCapsule interface; None for anything else.
+
+    :raises InputError: there are no such files, pyarrow is not installed, or something else than files.
+    :raises StorageError: a folder cannot be read.
+    """
+    uri = table_uri(inputs)
+    stream, array = (hasattr(inputs, f"__arrow_c_{kind}__") for kind in ("stream", "array"))
+    if uri is None and not stream and not array:
+        return None
+    check_installed()
+    if uri is not None:
+        files = _list(uri)
+        return Table(uri, lambda: _read_files(files, columns), uri)
+    name = type(inputs).__name__
+    again = array or (type(inputs).__module__.partition(".")[0] in _IN_MEMORY and hasattr(inputs, "shape"))
+    return Table(name, lambda: _read_arrow(inputs, name, columns, array=array and not stream), again=again)
+
+
+def _list(uri: str) -> list[SourceFile]:
+    try:
+        files = sorted(list_source(uri, _TABLES), key=lambda file: file.path)
+    except InputError as err:
+        hint = (
+            "" if "://" in uri or uri.startswith("/") else " Texts are a list, in a template by `| tojson`."
+        )
+        raise InputError(re.sub("^source", "inputs", str(err)) + hint) from None
+    for file in files:
+        if file.format is Format.DELTA:
+            raise InputError(f"inputs: {uri} is a Delta table; give Parquet, CSV or JSON Lines.")
+    return files
+
+
+def _table_format(name: str) -> Format | None:
+    plain, _, last = name.lower().rpartition(".")
+    compressed = last in _COMPRESSED
+    suffix = plain.rpartition(".")[2] if compressed else last
+    match suffix:
+        case "csv":
+            return Format.CSV
+        case "jsonl" | "ndjson":
+            return Format.JSON_LINES
+        case "parquet" if not compressed:
+            return Format.PARQUET
+    return None
+
+
+_TABLES = Formats(_table_format, ".parquet, .csv, .jsonl, .ndjson, and with .gz or .zst behind them")
+
+
+def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[pa.RecordBatch]:
+    readers = {Format.PARQUET: _read_parquet, Format.CSV: _read_csv, Format.JSON_LINES: _read_json_lines}
+    for file in files:
+        yield from readers[file.format](file, columns)
+
+
+def _read_arrow(inputs: Any, name: str, columns: TableColumns, *, array: bool) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    if array:
+        batches: Any = [pa.record_batch(inputs)]
+        schema = batches[0].schema
+    else:
+        batches = pa.RecordBatchReader.from_stream(inputs)
+        schema = batches.schema
+    chosen = _chosen(name, schema.names, columns)
+    for batch in batches:
+        for start in range(0, batch.num_rows, _ROWS):
+            yield _selected(batch.slice(start, _ROWS), chosen)
+
+
+def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = 0
+    with reading(file.uri) as opened:
+        try:
+            parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
+            chosen = _chosen(file.uri, parquet.schema_arrow.names, columns)
+            for number in range(parquet.metadata.num_row_groups):
+                group = parquet.metadata.row_group(number)
+                rows = max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
+                for batch in parquet.iter_batches(rows, [number], chosen, use_threads=False):
+                    yield _selected(batch, chosen)
+                    row += batch.num_rows
+        except StorageError:
+            raise
+        except (pa.ArrowException, OSError, EOFError) as err:
+            raise InputError(
+                f"{file.uri} is no Parquet, or broken behind row {row:,}: {type(err).__name__}: {err!s:.200}"
+            ) from err
+
+
+def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    csv.field_size_limit(LONGEST_LINE)  # of the process; the default is 128 KiB
+    with _text(file) as opened:
+        line = 0
+        try:
+            header = opened.readline(LONGEST_LINE)
+            names, separator = _header(file.uri, header, columns)
+            chosen = _chosen(file.uri, names, columns)
+            places = [names.index(name) for name in chosen]
+            rows: list[list[str]] = []
+            reader = csv.reader(opened, delimiter=separator, strict=True)
+            schema = pa.schema([(name, pa.string()) for name in chosen])
+            size = 0
+            for row in reader:
+                line = 1 + reader.line_num
+                if not row:
+                    continue  # a blank line
+                if len(row) != len(names):
+                    raise InputError(
+                        f"{file.uri}: the row that ends in line {line:,} has {len(row)} values, and the header "
+                        f"{len(names)} names."
+                    )
+                rows.append([row[place] for place in places])
+                size += sum(map(len, rows[-1]))
+                if len(rows) == _ROWS or size > _BATCH_BYTES:
+                    yield _texts(rows, schema)
+                    rows, size = [], 0
+            yield _texts(rows, schema)
+        except StorageError:
+            raise
+        except (csv.Error, UnicodeError, OSError, EOFError) as err:
+            raise InputError(f"{file.uri}: it cannot be read behind line {line:,}: {err!s:.200}") from err
+
+
+def _header(uri: str, line: str, columns: TableColumns) -> tuple[list[str], str]:
+    """The names in a header, and the separator by which it has the columns."""
+    for separator in _SEPARATORS:
+        names = next(csv.reader([line], delimiter=separator), [])
+        if set(columns.required) <= set(names):
+            return names, separator
+    names = next(csv.reader([line]), [])
+    _chosen(uri, names, columns)
+    return names, ","
+
+
+def _texts(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    values = zip(*rows, strict=True) if rows else ([] for _ in schema.names)
+    return pa.record_batch([pa.array(one, pa.string()) for one in values], schema=schema)
+
+
+def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
+    with _text(file) as opened:
+        number, size = 0, 0
+        rows: list[dict[str, Any]] = []
+        try:
+            while line := opened.readline(LONGEST_LINE):
+                number += 1
+                if len(line) == LONGEST_LINE:
+                    raise InputError(
+                        f"{file.uri}: line {number:,} is longer than {LONGEST_LINE:,} characters."
+                    )
+                if line.isspace():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise InputError(f"{file.uri}: line {number:,} is no JSON object.")
+                for name in columns.required:
+                    if name not in row:
+                        raise _missing(f"{file.uri}: line {number:,}", name, list(row))
+                rows.append(row)
+                size += len(line)
+                if len(rows) == _ROWS or size > _BATCH_BYTES:
+                    yield python_batch(rows, columns, f"{file.uri}: in the rows up to line {number:,}")
+                    rows, size = [], 0
+        except StorageError:
+            raise
+        except (UnicodeError, OSError, EOFError) as err:
+            raise InputError(f"{file.uri}: it cannot be read behind line {number:,}: {err!s:.200}") from err
+        except (ValueError, RecursionError) as err:
+            if isinstance(err, InputError):
+                raise
+            raise InputError(f"{file.uri}: line {number:,} is no JSON: {err!s:.200}") from err
+        if rows:
+            yield python_batch(rows, columns, f"{file.uri}: in the rows up to line {number:,}")
+
+
+def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: str) -> pa.RecordBatch:
+    """
+    Values of Python as a record batch.
+
+    :param where: for the message.
+    :raises InputError: values of several types in a column.
+    """
+    import pyarrow as pa
+
+    optional = [name for name in columns.optional if any(name in row for row in rows)]
+    names = [*columns.required, *optional]
+    return pa.record_batch(
+        [python_array([row.get(name) for row in rows], name, where) for name in names], names
+    )
+
+
+def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType | None = None) -> pa.Array:
+    """
+    Values of Python as a column of one type.
+
+    :param kind: None for the type that the values have.
+    :raises InputError: they have several, or one that Arrow does not know.
+    """
+    import pyarrow as pa
+
+    kinds = {type(value) for value in values} - {type(None)}
+    try:
+        if bool in kinds and len(kinds) > 1:
+            raise pa.ArrowInvalid(f"bool and {', '.join(sorted(k.__name__ for k in kinds - {bool}))}")
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
+        raise InputError(
+            f"{where}: the values of {name!r} have no single type that Arrow knows: {err!s:.200}"
+        ) from err
+
+
+def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """
+    A type that holds the values of both.
+
+    :raises InputError: there is none without a loss.
+    """
+    import pyarrow as pa
+
+    try:
+        schemas = [pa.schema([(name, kind)]) for kind in (one, other)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        raise InputError(
+            f"inputs: column {name!r} is of type {one} in some rows, and of {other} in others."
+        ) from None
+
+
+@contextmanager
+def _text(file: SourceFile) -> Iterator[io.TextIOWrapper]:
+    """The text of a file, decompressed, without a byte order mark."""
+    with reading(file.uri) as opened:
+        source: Any = opened
+        codec = _COMPRESSED.get(file.path.lower().rpartition(".")[2])
+        if codec == "gzip":
+            source = gzip.GzipFile(fileobj=opened)
+        elif codec is not None:
+            import pyarrow as pa
+
+            source = pa.CompressedInputStream(pa.PythonFile(opened, "r"), codec)
+        yield io.TextIOWrapper(io.BufferedReader(source, 1 << 18), encoding="utf-8-sig", newline="")
+
+
+def _chosen(where: str, names: Sequence[str], columns: TableColumns) -> list[str]:
+    for name in columns.required:
+        if (count := list(names).count(name)) != 1:
+            raise (
+                _missing(where, name, names)
+                if not count
+                else InputError(f"{where} has the column {name!r} {count} times.")
+            )
+    return [*columns.required, *(name for name in columns.optional if name in names)]
+
+
+def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
+    return InputError(
+        f"{where} has no column {name!r}, but {', '.join(map(repr, list(there)[:20])) or 'none at all'}. Say in "
+        "id_column (None for no key), text_column and columns which to use."
+    )
+
+
+def _selected(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """The columns in that order; views as plain text and bytes, which every reader of files knows."""
+    import pyarrow as pa
+
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    arrays = [batch.column(name) for name in names]
+    return pa.record_batch(
+        [one.cast(views[one.type]) if one.type in views else one for one in arrays], list(names)
+    )

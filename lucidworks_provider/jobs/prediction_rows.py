@@ -1,0 +1,671 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The rows that a prediction task reads: which of them can be sent, and how they are cut into requests.
+
+Rows are values of Python (texts, dictionaries, tuples of SQL) or those of a table; see
+:mod:`lucidworks_provider.documents.tables`. One rule says for all of them which texts can be sent:
+:func:`~lucidworks_provider.documents.encoding.check_text`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from lucidworks_provider.client.api.chunking import MAX_TEXT_BYTES
+from lucidworks_provider.client.api.messages import json_body
+from lucidworks_provider.client.api.options import as_json
+from lucidworks_provider.client.api.use_cases import Item, PredictionOptions, check_wire
+from lucidworks_provider.documents.encoding import check_text
+from lucidworks_provider.documents.tables import (
+    Table,
+    TableColumns,
+    open_table,
+    python_array,
+    python_batch,
+    unified_type,
+)
+from lucidworks_provider.errors import InputError
+from lucidworks_provider.jobs.record import fingerprint_of
+from lucidworks_provider.storage import discard_folder, read_file, write_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+# Reasons that a message has in full.
+_TOLD = 3
+# Rows of a batch, most of them rejected; and rows of an iterable that are held at once.
+_MOST_ROWS = 1024
+# Bytes of a file of a spooled table.
+_SPOOL_BYTES = 4_000_000
+# Columns beside those that are passed through: what the vendor calls the sources of a RAG answer.
+_DOCUMENTS = "documents"
+_NO_TEXT = "It has no text."
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """
+    A row that cannot be sent.
+
+    :param reason: for people.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """
+    Rows that follow each other.
+
+    :param inputs: what is sent of each.
+    :param kept: the key and the other columns that the result has too, of each row.
+    """
+
+    inputs: Sequence[Item | Rejected]
+    kept: Any
+
+    def part(self, start: int, end: int) -> Any:
+        """The kept columns of some rows."""
+        return self.kept[start:end] if isinstance(self.kept, list) else self.kept.slice(start, end - start)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    Rows of one request, with those between them that cannot be sent.
+
+    :param position: of the batch.
+    :param start: its first row.
+    """
+
+    position: int
+    start: int
+    inputs: tuple[Item | Rejected, ...]
+    kept: tuple[Any, ...] = ()
+
+    @property
+    def sent(self) -> tuple[Item, ...]:
+        """What the request has."""
+        return tuple(one for one in self.inputs if isinstance(one, Item))
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        last = self.start + len(self.inputs) - 1
+        return f"Input {self.start}" if self.start == last else f"Inputs {self.start} to {last}"
+
+    def fingerprint(self, options: PredictionOptions[Any]) -> str:
+        """Of what is sent, and what is asked of it."""
+        numbered = enumerate(self.inputs, self.start)
+        return fingerprint_of(
+            options.as_json(), (_plain(n, one) for n, one in numbered if isinstance(one, Item))
+        )
+
+    def kept_values(self) -> list[dict[str, Any]]:
+        """The kept columns as JSON has them."""
+        return [row for part in self.kept for row in _json_rows(part)]
+
+    def kept_arrays(self, fields: Mapping[str, pa.DataType]) -> list[pa.Array]:
+        """The kept columns in the types of the result."""
+        import pyarrow as pa
+
+        def column(name: str, kind: pa.DataType, part: Any) -> pa.Array:
+            if isinstance(part, list):
+                return python_array([row.get(name) for row in part], name, self.name, kind)
+            found = part.column(name)
+            return found if found.type == kind else found.cast(kind)
+
+        return [
+            pa.chunked_array([column(name, kind, part) for part in self.kept], kind)
+            for name, kind in fields.items()
+        ]
+
+
+def _plain(number: int, item: Item) -> tuple[str, str]:
+    return str(number), json_body(item.wire).decode()
+
+
+@dataclass(slots=True)
+class Survey:
+    """
+    What a pass over all rows has shown.
+
+    :param rows: of the table.
+    :param rejected: rows that cannot be sent.
+    :param reasons: of the first of them.
+    :param types: of the kept columns, where they are Arrow's.
+    """
+
+    rows: int = 0
+    rejected: int = 0
+    reasons: list[str] = field(default_factory=list)
+    types: dict[str, Any] = field(default_factory=dict)
+    _digest: Any = field(default_factory=hashlib.sha256, repr=False)
+
+    @property
+    def sent(self) -> int:
+        """Rows that can be sent."""
+        return self.rows - self.rejected
+
+    @property
+    def digest(self) -> str:
+        """Of all rows, in their order."""
+        return str(self._digest.hexdigest())
+
+    def add(self, rows: Rows) -> None:
+        """Count rows."""
+        for number, one in enumerate(rows.inputs, self.rows):
+            if isinstance(one, Item):
+                for part in _plain(number, one):
+                    data = part.encode()
+                    self._digest.update(len(data).to_bytes(8, "big") + data)
+                continue
+            self._digest.update(b"\xff" + one.reason.encode())
+            self.rejected += 1
+            if len(self.reasons) < _TOLD:
+                self.reasons.append(f"inputs[{number}]{_key(rows, number - self.rows)}: {one.reason}")
+        self.rows += len(rows.inputs)
+        self._add_kept(rows.kept)
+
+    def _add_kept(self, kept: Any) -> None:
+        if isinstance(kept, list):
+            self._digest.update(repr(kept).encode(errors="surrogatepass"))
+            return
+        import pyarrow as pa
+
+        for column in kept.schema:
+            known = self.types.get(column.name, column.type)
+            self.types[column.name] = (
+                known if known == column.type else unified_type(column.name, known, column.type)
+            )
+        # Taken, since what a file has in the place of a NULL is undefined.
+        whole = kept.take(pa.array(range(kept.num_rows), pa.int64()))
+        self._digest.update(whole.serialize())
+
+    def summary(self) -> str:
+        """The first reasons."""
+        more = self.rejected - len(self.reasons)
+        return " ".join(self.reasons) + (f" And {more:,} more." if more else "")
+
+
+def _key(rows: Rows, place: int) -> str:
+    values = _json_rows(rows.part(place, place + 1))[0]
+    return "".join(f" ({name} {value!r:.40})" for name, value in list(values.items())[:1])
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """
+    Rows, cut into requests.
+
+    :param read: gives the rows from the beginning.
+    :param size: inputs of a request.
+    :param survey: of all rows.
+    :param uri: of the table that they are from, if it has one.
+    """
+
+    read: Callable[[], Iterable[Rows]]
+    size: int
+    survey: Survey
+    uri: str | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return cut(self.read(), self.size)
+
+    def __len__(self) -> int:
+        return math.ceil(self.survey.sent / self.size)
+
+    def checked(self) -> Iterator[Batch]:
+        """
+        The batches.
+
+        :raises InputError: retryable; the rows are not those of the first pass.
+        """
+        seen = Survey()
+
+        def noted() -> Iterator[Rows]:
+            for rows in self.read():
+                seen.add(rows)
+                yield rows
+
+        yield from cut(noted(), self.size)
+        if seen.digest != self.survey.digest:
+            raise InputError(
+                "inputs: the table was changed while the task was reading it. Nothing was written; a retry reads it "
+                "again and pays only for what is new."
+            ).as_retryable()
+
+    def fingerprint(self, options: PredictionOptions[Any]) -> str:
+        """Of the options, the rows, and how they are cut."""
+        return fingerprint_of(options.as_json() | {"batch": self.size, "rows": self.survey.digest}, [])
+
+
+def cut(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> Iterator[Batch]:
+    """
+    Rows to batches of so many that can be sent.
+
+    :param most: rows of a batch, with those that cannot.
+    """
+    position = start = sendable = 0
+    inputs: list[Item | Rejected] = []
+    kept: list[Any] = []
+    for run in rows:
+        begin = 0
+        for number, one in enumerate(run.inputs):
+            can_be_sent = isinstance(one, Item)
+            if (can_be_sent and sendable == size) or len(inputs) == most:
+                if number > begin:
+                    kept.append(run.part(begin, number))
+                yield Batch(position, start, tuple(inputs), tuple(kept))
+                begin, position, start = number, position + 1, start + len(inputs)
+                inputs, kept, sendable = [], [], 0
+            inputs.append(one)
+            sendable += can_be_sent
+        if begin < len(run.inputs):
+            kept.append(run.part(begin, len(run.inputs)))
+    if inputs:
+        yield Batch(position, start, tuple(inputs), tuple(kept))
+
+
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """
+    What was read of a source that can be read once, as files, for a retry of the task.
+
+    :param folder: their place.
+    :param life: of the task instance; a cleared task reads its source again.
+    """
+
+    folder: str
+    life: int
+
+    def read(self, what: str) -> Callable[[], Iterator[Rows]] | None:
+        """
+        What an earlier try has read to the end.
+
+        :param what: fingerprint of the columns and options.
+        """
+        noted = read_file(f"{self.folder}/table.json")
+        found = json.loads(noted) if noted else {}
+        if (found.get("life"), found.get("what")) != (self.life, what):
+            return None
+        return lambda: self._rows(found["files"])
+
+    def write(self, rows: Iterable[Rows], what: str) -> Callable[[], Iterator[Rows]]:
+        """Read the source to its end."""
+        files, size = 0, 0
+        held: list[pa.RecordBatch] = []
+        for one in rows:
+            batch = _spooled(one)
+            if held and (batch.schema != held[0].schema or size > _SPOOL_BYTES):
+                files, size, held = self._file(files, held), 0, []
+            held.append(batch)
+            size += batch.nbytes
+        if held:
+            files = self._file(files, held)
+        done = json.dumps({"life": self.life, "what": what, "files": files})
+        write_file(f"{self.folder}/table.json", done.encode())
+        return lambda: self._rows(files)
+
+    def discard(self) -> None:
+        """Remove the files, if the storage allows it."""
+        discard_folder(self.folder)
+
+    def _file(self, number: int, batches: Sequence[pa.RecordBatch]) -> int:
+        import pyarrow as pa
+
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        write_file(f"{self.folder}/{number:05d}.arrow", sink.getvalue().to_pybytes())
+        return number + 1
+
+    def _rows(self, files: int) -> Iterator[Rows]:
+        import pyarrow as pa
+
+        for number in range(files):
+            uri = f"{self.folder}/{number:05d}.arrow"
+            data = read_file(uri)
+            if data is None:
+                raise InputError(
+                    f"{uri} has vanished; clear the task to read its source again."
+                ).as_retryable()
+            for batch in pa.ipc.open_stream(data):
+                wires, reasons = (batch.column(place).to_pylist() for place in (0, 1))
+                inputs = [
+                    Rejected(reason) if wire is None else Item(json.loads(wire))
+                    for wire, reason in zip(wires, reasons, strict=True)
+                ]
+                yield Rows(inputs, batch.select(list(range(2, batch.num_columns))))
+
+
+def _spooled(rows: Rows) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    items = [one if isinstance(one, Item) else None for one in rows.inputs]
+    wires = pa.array(
+        [None if one is None else json_body(one.wire).decode() for one in items], pa.large_string()
+    )
+    reasons = pa.array(
+        [one.reason if isinstance(one, Rejected) else None for one in rows.inputs], pa.string()
+    )
+    names = ["wire", "rejected", *rows.kept.schema.names]
+    return pa.record_batch([wires, reasons, *rows.kept.columns], names)
+
+
+def read_batches(
+    inputs: object,
+    columns: TableColumns,
+    options: PredictionOptions[Any],
+    size: int,
+    *,
+    typed: bool = False,
+    spool: Spool | None = None,
+) -> Batches:
+    """
+    Read all rows once, to find out what can be sent.
+
+    :param inputs: as the operators take them.
+    :param size: inputs of a request.
+    :param typed: whether the kept columns need a type, as a result in Parquet does.
+    :param spool: where rows go that can be read only once; None to hold them.
+    :raises InputError: nothing of this kind is taken, or a row is no input; names its position.
+    """
+    if options.name == "rag":
+        columns = TableColumns(columns.key, columns.text, columns.others, (_DOCUMENTS,))
+    if isinstance(inputs, str) and inputs.lstrip().startswith("["):
+        inputs = _parsed(inputs)
+    table = open_table(inputs, columns)
+    uri = None
+    if table is not None and table.again:
+        read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, options)  # noqa: E731
+        uri = table.uri
+    elif table is None and isinstance(inputs, Sequence) and not isinstance(inputs, bytes | bytearray | str):
+        held = [_in_memory(inputs, columns, options)]
+        read = lambda: held  # noqa: E731
+    else:
+        once = (
+            _python_chunks(inputs, columns, options)
+            if table is None
+            else _table_rows(table, columns, options)
+        )
+        read = _read_once(once, spool, columns, options)
+    survey = Survey()
+    try:
+        for rows in read():
+            survey.add(rows)
+            if typed and isinstance(rows.kept, list):
+                survey.types = _types(rows.kept, columns)
+    except InputError:
+        if spool is not None:
+            spool.discard()
+        raise
+    return Batches(read, size, survey, uri)
+
+
+def _read_once(
+    rows: Iterator[Rows], spool: Spool | None, columns: TableColumns, options: PredictionOptions[Any]
+) -> Callable[[], Iterable[Rows]]:
+    if spool is None:
+        held = list(rows)
+        return lambda: held
+    what = fingerprint_of(options.as_json(), [(str(columns), "")])
+    read = spool.read(what)
+    if read is not None:
+        log.info("Going on with the rows that an earlier try has read.")
+        return read
+    return spool.write(rows, what)
+
+
+def _parsed(inputs: str) -> Any:
+    try:
+        return json.loads(inputs)
+    except (ValueError, RecursionError):
+        raise InputError(
+            "inputs is a text that begins with [ and is no JSON; in a template use `| tojson`."
+        ) from None
+
+
+def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
+    """Of the columns of a list; ids that are not there are texts, as no other type is known."""
+    import pyarrow as pa
+
+    arrays = {name: python_array([row.get(name) for row in kept], name, "inputs") for name in columns.kept}
+    return {name: pa.string() if pa.types.is_null(one.type) else one.type for name, one in arrays.items()}
+
+
+def _table_rows(table: Table, columns: TableColumns, options: PredictionOptions[Any]) -> Iterator[Rows]:
+    for batch in table.read():
+        texts = _as_bytes(batch.column(columns.text), columns.text, table.name)
+        has_sources = _DOCUMENTS in columns.optional and _DOCUMENTS in batch.schema.names
+        sources = batch.column(_DOCUMENTS).to_pylist() if has_sources else None
+        inputs = [
+            _table_input(text, None if sources is None else sources[number], options)
+            for number, text in enumerate(texts)
+        ]
+        yield Rows(inputs, batch.select(list(columns.kept)))
+
+
+def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
+    """Texts as bytes, since a column of texts may hold some that are none."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    textual = (
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary_view(),
+    )
+    if kind not in textual and not pa.types.is_null(kind):
+        raise InputError(f"{where}: column {name!r} is of type {kind}; texts must be texts.")
+    values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
+    return values
+
+
+def _table_input(text: bytes | None, documents: Any, options: PredictionOptions[Any]) -> Item | Rejected:
+    if text is None:
+        return Rejected(_NO_TEXT)
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError as err:
+        return Rejected(f"It cannot be decoded as UTF-8: byte {err.start:,}, {err.reason}.")
+    if fault := check_text(decoded, MAX_TEXT_BYTES):
+        return Rejected(_said(fault.detail))
+    wire = {"text": decoded} if documents is None else {"text": decoded, _DOCUMENTS: as_json(documents)}
+    if options.name == "rag" or options.use_case_config:
+        try:
+            check_wire(wire, "It", options)
+        except InputError as err:
+            return Rejected(str(err))
+    return Item(wire)
+
+
+def _said(detail: str) -> str:
+    return detail.replace("max_document_bytes=", "the limit of ")
+
+
+def _in_memory(inputs: Sequence[Any], columns: TableColumns, options: PredictionOptions[Any]) -> Rows:
+    rows = list(_python_rows(inputs, columns, options))
+    kept = [row for _, row in rows]
+    if columns.key is not None:
+        keys = [key for row in kept if (key := row.get(columns.key)) is not None]
+        if len(set(keys)) < len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise InputError(f"inputs: the {columns.key} {twice!r} is there more than once.")
+    return Rows([one for one, _ in rows], kept)
+
+
+def _python_chunks(inputs: object, columns: TableColumns, options: PredictionOptions[Any]) -> Iterator[Rows]:
+    from lucidworks_provider.documents.tables import check_installed
+
+    if isinstance(inputs, Mapping | bytes | bytearray | str) or not isinstance(inputs, Iterable):
+        raise InputError(_not_taken(inputs))
+    check_installed()
+    rows = _python_rows(inputs, columns, options)
+    position = 0
+    while chunk := list(islice(rows, _MOST_ROWS)):
+        where = f"inputs[{position}] to inputs[{position + len(chunk) - 1}]"
+        kept = TableColumns(None, columns.text, columns.kept)
+        values = [{columns.text: None, **row} for _, row in chunk]
+        yield Rows([one for one, _ in chunk], python_batch(values, kept, where).select(list(columns.kept)))
+        position += len(chunk)
+
+
+def _not_taken(inputs: object) -> str:
+    what = f"inputs is {type(inputs).__name__}"
+    if isinstance(inputs, Mapping):
+        what += f" with the keys {', '.join(map(repr, list(inputs)[:10])) or 'none'}"
+    return (
+        f"{what}; give a list of texts or of {{'text': …}}, the URI of .parquet, .csv or .jsonl files, a DataFrame "
+        "or another Arrow table, or an iterable of rows."
+    )
+
+
+def _python_rows(
+    inputs: Iterable[Any], columns: TableColumns, options: PredictionOptions[Any]
+) -> Iterator[tuple[Item | Rejected, dict[str, Any]]]:
+    described = getattr(inputs, "description", None)  # of a DB-API cursor
+    names = tuple(str(one[0]) for one in described) if described else None
+    for number, given in enumerate(_flat(inputs)):
+        yield _python_row(given, f"inputs[{number}]", columns, names, options)
+
+
+def _flat(inputs: Iterable[Any]) -> Iterator[Any]:
+    """Rows; what a mapped task returned as a list of dictionaries is a part of them."""
+    for given in inputs:
+        if isinstance(given, list) and all(isinstance(one, Mapping) for one in given):
+            yield from given
+        else:
+            yield given
+
+
+def _python_row(
+    given: Any,
+    what: str,
+    columns: TableColumns,
+    names: Sequence[str] | None,
+    options: PredictionOptions[Any],
+) -> tuple[Item | Rejected, dict[str, Any]]:
+    if isinstance(given, str):
+        return _input({"text": given}, what, options), {}
+    named = _by_name(given, what, columns, names)
+    missing = [name for name in columns.required if name not in named and name != "id"]
+    if missing:
+        keys = ", ".join(map(repr, list(named)[:10])) or "none"
+        raise InputError(f"{what} has no {missing[0]!r}; its keys are {keys}.")
+    kept = {name: _value(named.get(name), name, what, columns) for name in columns.kept if name in named}
+    kept = {name: value for name, value in kept.items() if value is not None or name != columns.key}
+    fields = {
+        name: value for name, value in named.items() if name not in columns.kept or name == columns.text
+    }
+    text = fields.pop(columns.text)
+    if not isinstance(given, Mapping):
+        fields = {name: value for name, value in fields.items() if name in columns.optional}
+    elif "text" in fields:
+        raise InputError(f"{what} has 'text' beside {columns.text!r}, which is the text_column.")
+    return _input({"text": text, **fields}, what, options), kept
+
+
+def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] | None) -> Mapping[str, Any]:
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(found := getattr(given, "_mapping", None), Mapping):
+        return found  # SQLAlchemy
+    if callable(convert := getattr(given, "_asdict", None)):
+        return dict(convert())  # a named tuple
+    if not isinstance(given, tuple | list):
+        raise InputError(f"{what} has {type(given).__name__} instead of text.")
+    expected = names or (*([] if columns.key is None else [columns.key]), columns.text, *columns.others)
+    if len(given) != len(expected):
+        raise InputError(
+            f"{what} is a row of {len(given)} values; by id_column, text_column and columns it has "
+            f"{len(expected)}: {', '.join(expected)}."
+        )
+    return dict(zip(expected, given, strict=True))
+
+
+def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
+    """A value that is passed through."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, memoryview | bytearray):
+        return bytes(value)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{what}: {name!r} holds half a surrogate pair, which is no text.") from None
+    if name == columns.key:
+        blank = isinstance(value, str | bytes) and not value.strip()
+        many = isinstance(value, bool | Collection) and not isinstance(value, str | bytes)
+        if blank or many:
+            raise InputError(f"{what} has the {name} {value!r}; give it a text or a number.")
+    return value
+
+
+def _input(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> Item | Rejected:
+    text = wire["text"]
+    if text is None:
+        return Rejected(_NO_TEXT)
+    if not isinstance(text, str):
+        raise InputError(f"{what} has {type(text).__name__} instead of text.")
+    if fault := check_text(text, MAX_TEXT_BYTES):
+        return Rejected(_said(fault.detail))
+    return Item(check_wire(as_json(wire), what, options))
+
+
+def _json_rows(part: Any) -> list[dict[str, Any]]:
+    if isinstance(part, list):
+        return [{name: json_value(value) for name, value in row.items()} for row in part]
+    columns = {name: _json_column(part.column(place)) for place, name in enumerate(part.schema.names)}
+    return [{name: values[number] for name, values in columns.items()} for number in range(part.num_rows)]
+
+
+def _json_column(column: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    try:
+        return [json_value(value) for value in column.to_pylist()]
+    except ValueError:
+        # Nanoseconds, which Python's own types do not have.
+        return list(column.cast(pa.string()).to_pylist())
+
+
+def json_value(value: Any) -> Any:
+    """
+    A value of a table as JSON has it.
+
+    What JSON has no type for is text: a decimal as it is written, times by ISO 8601, bytes in base64. NaN and
+    infinities are null.
+    """
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case bytes():
+            import base64
+
+            return base64.b64encode(value).decode()
+        case Mapping():
+            return {str(name): json_value(one) for name, one in value.items()}
+        case list() | tuple():
+            return [json_value(one) for one in value]
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

@@ -1,0 +1,552 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predictions beside the key of a table: what is read, what types come back, and what is said of rows that are not sent."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSkipException
+from prediction_service import Service, by_jobs, direct, new_context, rows_of, service_of, through_triggers
+
+from lucidworks_provider.client.http import retry
+from lucidworks_provider.documents import tables
+from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.errors import InputError, ServiceError
+from lucidworks_provider.jobs import prediction_task
+
+ROWS = [{"sku": n, "text": f"Text {n}.", "brand": f"b{n % 2}", "price": n / 2} for n in range(10)]
+TABLE = pa.Table.from_pylist(ROWS)
+COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
+SKUS = list(range(10))
+
+
+@pytest.fixture
+def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
+    return service_of(emulator, monkeypatch)
+
+
+def write(path: Path, rows: list[dict[str, Any]] = ROWS, *, separator: str = ",") -> Path:
+    """A table as its suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = path.with_suffix("") if path.suffix in {".gz", ".zst"} else path
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=4)
+        return path
+    if plain.suffix == ".csv":
+        with plain.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        plain.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+    elif path.suffix == ".zst":
+        with pa.output_stream(path, compression="zstd") as out:
+            out.write(plain.read_bytes())
+    if plain != path:
+        plain.unlink()
+    return path
+
+
+class Named(NamedTuple):
+    sku: int
+    text: str
+    brand: str
+
+
+class FromStream:
+    """Something with Arrow's interface that can be read once."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._reader = table.to_reader(max_chunksize=3)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self._reader.__arrow_c_stream__(requested_schema)
+
+
+def cursor() -> Any:
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE TABLE t (brand TEXT, text TEXT, sku INTEGER, price REAL)")
+    database.executemany("INSERT INTO t VALUES (:brand, :text, :sku, :price)", ROWS)
+    return database.execute("SELECT * FROM t ORDER BY sku")
+
+
+def dictionaries() -> list[dict[str, Any]]:
+    return [{name: row[name] for name in ("sku", "text", "brand")} for row in ROWS]
+
+
+SOURCES: dict[str, Any] = {
+    "Polars": lambda: pl.DataFrame(ROWS),
+    "pyarrow": lambda: TABLE,
+    "a record batch": lambda: TABLE.to_batches()[0],
+    "a stream": lambda: FromStream(TABLE),
+    "DuckDB": lambda: duckdb.sql("SELECT * FROM TABLE"),
+    "dictionaries": dictionaries,
+    "JSON": lambda: json.dumps(dictionaries()),
+    "tuples": lambda: [(row["sku"], row["text"], row["brand"]) for row in ROWS],
+    "lists": lambda: [[row["sku"], row["text"], row["brand"]] for row in ROWS],
+    "a tuple": lambda: tuple(dictionaries()),
+    "a generator": lambda: (row for row in dictionaries()),
+    "a generator of tuples": lambda: ((row["sku"], row["text"], row["brand"]) for row in ROWS),
+    "named tuples": lambda: (Named(row["sku"], row["text"], row["brand"]) for row in ROWS),
+    "a cursor": cursor,
+    "mapped tasks": lambda: [dictionaries()[:4], [], dictionaries()[4:]],
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("form", ["p.parquet", "p.jsonl", "returned", "by jobs"])
+def test_whatever_holds_the_rows(service: Service, tmp_path: Path, name: str, form: str) -> None:
+    globals()["TABLE"]  # DuckDB finds it by its name
+    path = tmp_path / ("p.parquet" if form == "by jobs" else form)
+    source = SOURCES[name]()
+    if form == "by jobs":
+        by_jobs(source, path, **COLUMNS).execute(new_context())
+    elif form == "returned":
+        rows = direct(source, **COLUMNS).execute(new_context())
+    else:
+        direct(source, **COLUMNS, result_path=str(path)).execute(new_context())
+    rows = rows if form == "returned" else rows_of(path)
+    assert [row["sku"] for row in rows] == SKUS
+    assert [row["brand"] for row in rows] == [row["brand"] for row in ROWS]
+    assert [row["response"] for row in rows] == [row["text"] for row in ROWS]
+    assert {row["status"] for row in rows} == {"predicted"}
+    assert "price" not in rows[0]
+    if form != "returned":
+        assert list(tmp_path.iterdir()) == [path], "nothing of the rows remains"
+
+
+FILES = ["t.parquet", "t.csv", "t.jsonl", "t.ndjson", "t.csv.gz", "t.jsonl.gz", "t.jsonl.zst", "t.csv.zst"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
+def test_files(service: Service, tmp_path: Path, name: str, make: Any) -> None:
+    source, path = write(tmp_path / "in" / name), tmp_path / "out" / "p.parquet"
+    if make is direct:
+        direct(source.as_uri(), **COLUMNS, result_path=str(path)).execute(new_context())
+    else:
+        by_jobs(source, path, **COLUMNS).execute(new_context())
+    rows = rows_of(path)
+    assert [row["sku"] for row in rows] == [str(sku) if ".csv" in name else sku for sku in SKUS]
+    assert [row["response"] for row in rows] == [row["text"] for row in ROWS]
+
+
+@pytest.mark.parametrize("name", ["{}/in", "{}/in/*.parquet", "{}/in/**"])
+def test_a_folder_and_a_glob_in_the_order_of_their_paths(service: Service, tmp_path: Path, name: str) -> None:
+    for number, rows in enumerate((ROWS[7:], ROWS[:3], ROWS[3:7])):
+        write(tmp_path / "in" / f"{(3, 1, 2)[number]}.parquet", rows)
+    direct(name.format(tmp_path), **COLUMNS, result_path=str(tmp_path / "p.parquet")).execute(new_context())
+    assert [row["sku"] for row in rows_of(tmp_path / "p.parquet")] == SKUS
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_every_value_of_csv_stays_text(service: Service, tmp_path: Path, separator: str) -> None:
+    rows = [
+        {"sku": "007", "text": 'He said "no",\nand; left|.', "brand": ""},
+        {"sku": "1e5", "text": "b", "brand": "NA"},
+    ]
+    source = write(tmp_path / "t.csv", rows, separator=separator)
+    direct(str(source), **COLUMNS, result_path=str(tmp_path / "p.parquet")).execute(new_context())
+    assert [(row["sku"], row["brand"], row["response"]) for row in rows_of(tmp_path / "p.parquet")] == [
+        ("007", "", rows[0]["text"]),
+        ("1e5", "NA", "b"),
+    ]
+
+
+# Refused with what is wrong, before anything is sent
+
+BROKEN: dict[str, tuple[bytes, list[str]]] = {
+    "no column.csv": (b"sku,body\n1,a\n", ["no column 'text'", "'body'"]),
+    "ragged.csv": (b"sku,text\n1,a\n2,b,c\n", ["line 3", "3 values"]),
+    "quote.csv": (b'sku,text\n1,a\n2,"b"c\n', ["line 2"]),
+    "latin.csv": "sku,text\n1,a\n2,Größe\n".encode("cp1252"),
+    "empty.csv": (b"", ["no column"]),
+    "twice.csv": (b"sku,text,text\n1,a,b\n", ["'text' 2 times"]),
+    "cut.jsonl": (b'{"sku": 1, "text": "a"}\n{"sku": 2, "te', ["line 2 is no JSON"]),
+    "list.jsonl": (b'{"sku": 1, "text": "a"}\n[1]\n', ["line 2 is no JSON object"]),
+    "field.jsonl": (b'{"sku": 1, "text": "a"}\n{"sku": 2}\n', ["line 2", "no column 'text'"]),
+    "mixed.jsonl": (b'{"sku": 1, "text": "a"}\n{"sku": "x", "text": "a"}\n', ["'sku'", "no single type"]),
+    "huge.jsonl": (b'{"sku": 36893488147419103232, "text": "a"}\n', ["'sku'", "no single type"]),
+    "broken.parquet": (b"PAR1 and no more", ["no Parquet"]),
+    "cut.csv.gz": (gzip.compress(b"sku,text\n1,a\n" * 99)[:-9], ["cannot be read"]),
+    "other.txt": (b"a", [".parquet, .csv, .jsonl"]),
+}
+BROKEN["latin.csv"] = (BROKEN["latin.csv"], ["line", "utf-8"])  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
+def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name: str, make: Any) -> None:
+    data, words = BROKEN[name]
+    (tmp_path / name).write_bytes(data)
+    path = tmp_path / "out" / "p.jsonl"
+    with pytest.raises(InputError) as caught:
+        if make is direct:
+            direct(str(tmp_path / name), id_column="sku", result_path=str(path)).execute(new_context())
+        else:
+            by_jobs(str(tmp_path / name), path, id_column="sku").execute(new_context())
+    for word in (*words, name):
+        assert word in str(caught.value)
+    assert service.nothing_sent()
+    assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "words"),
+    [
+        (TABLE, {}, ["no column 'id'", "'sku'"]),
+        (TABLE, {"id_column": "sku", "text_column": "price"}, ["'price' is of type double"]),
+        (TABLE, {"id_column": "sku", "columns": ["colour"]}, ["no column 'colour'"]),
+        (
+            TABLE.rename_columns(["index", "text", "b", "p"]),
+            {"id_column": "index"},
+            ["'index'", "result has"],
+        ),
+        (
+            TABLE.rename_columns(["error", "text", "b", "p"]),
+            {"id_column": "error"},
+            ["'error'", "result has"],
+        ),
+        ((n for n in range(3)), {}, ["inputs[0] has int"]),
+        (iter([{"sku": 1, "text": "a"}, {"sku": 2}]), {"id_column": "sku"}, ["inputs[1] has no 'text'"]),
+        ({1: "a"}, {}, ["inputs is dict with the keys 1"]),
+        (b"[]", {}, ["inputs is bytes"]),
+        ("/no/such/table.parquet", {}, ["inputs: there is no file"]),
+    ],
+)
+def test_what_is_no_table_is_named(
+    service: Service, tmp_path: Path, source: Any, arguments: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        direct(source, **arguments, result_path=str(tmp_path / "p.parquet")).execute(new_context())
+    for word in words:
+        assert word in str(caught.value)
+    assert service.nothing_sent()
+    assert not (tmp_path / "p.parquet").exists()
+
+
+# The type of a key survives
+
+KEYS: dict[str, tuple[pa.DataType, list[Any]]] = {
+    "int64": (pa.int64(), [1, -(2**62)]),
+    "int8": (pa.int8(), [1, -2]),
+    "uint64": (pa.uint64(), [1, 2**64 - 1]),
+    "float": (pa.float64(), [0.5, 1e300]),
+    "bool": (pa.bool_(), [True, False]),
+    "text": (pa.string(), ["007", "ü"]),
+    "large text": (pa.large_string(), ["007", "ü"]),
+    "decimal": (pa.decimal128(20, 2), [Decimal("1.10"), Decimal("-123456789012345678.90")]),
+    "bytes": (pa.binary(), [b"\x00\xff", b"b"]),
+    "date": (pa.date32(), [date(2026, 1, 31), date(1969, 1, 1)]),
+    "time": (pa.time64("us"), [time(1, 2, 3, 4), time(23)]),
+    "timestamp": (pa.timestamp("us"), [datetime(2026, 1, 1, 1), datetime(1969, 1, 1)]),  # noqa: DTZ001
+    "timestamp with a zone": (pa.timestamp("us", "UTC"), [datetime(2026, 1, 1, tzinfo=UTC)] * 2),
+    "duration": (pa.duration("us"), [timedelta(days=1), timedelta(microseconds=1)]),
+    "category": (pa.dictionary(pa.int32(), pa.string()), ["a", "b"]),
+    "list": (pa.list_(pa.int64()), [[1, 2], []]),
+    "struct": (pa.struct([("a", pa.int64())]), [{"a": 1}, {"a": 2}]),
+}
+if hasattr(pa, "uuid"):
+    KEYS["uuid"] = (pa.uuid(), [UUID(int=1).bytes, UUID(int=2).bytes])
+
+
+def keyed(kind: pa.DataType, values: list[Any]) -> pa.Table:
+    if isinstance(kind, pa.ExtensionType):
+        keys = pa.ExtensionArray.from_storage(kind, pa.array([*values, None], kind.storage_type))
+    else:
+        keys = pa.array([*values, None], kind)
+    return pa.table({"key": keys, "text": ["a", "b", "c"]})
+
+
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("source", ["memory", "file"])
+def test_the_type_of_a_key_survives(service: Service, tmp_path: Path, name: str, source: str) -> None:
+    kind, values = KEYS[name]
+    table, path = keyed(kind, values), tmp_path / "p.parquet"
+    pq.write_table(table, tmp_path / "t.parquet")
+    given = table if source == "memory" else str(tmp_path / "t.parquet")
+    direct(given, id_column="key", result_path=str(path)).execute(new_context())
+    result = pq.read_table(path)
+    assert result.schema.field("key").type == kind
+    assert result["key"].to_pylist() == table["key"].to_pylist()
+    assert result["response"].to_pylist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_key_joins_in_polars_duckdb_and_pandas(service: Service, tmp_path: Path, name: str) -> None:
+    kind, values = KEYS[name]
+    source, path = tmp_path / "t.parquet", tmp_path / "p.parquet"
+    pq.write_table(keyed(kind, values).slice(0, 2), source)
+    direct(str(source), id_column="key", result_path=str(path)).execute(new_context())
+    query = (
+        f"SELECT count(*), max(typeof(t.key) = typeof(p.key)) FROM '{source}' t JOIN '{path}' p USING (key)"
+    )
+    wanted = 2 if len({str(one) for one in values}) == 2 else 4
+    assert duckdb.sql(query).fetchone() == (wanted, True)
+    before, after = pl.read_parquet(source), pl.read_parquet(path)
+    assert after.schema["key"] == before.schema["key"]
+    if name not in {"list", "struct"}:
+        assert len(before.join(after, on="key")) == wanted
+    pandas = pytest.importorskip("pandas") if name not in {"list", "struct"} else None
+    if pandas is not None:
+        frames = [pandas.read_parquet(one) for one in (source, path)]
+        assert frames[0]["key"].dtype == frames[1]["key"].dtype
+        assert len(frames[0].merge(frames[1], on="key")) == wanted
+
+
+VALUES = {
+    "int": ([1, 2], [1, 2]),
+    "text": (["007", "8"], ["007", "8"]),
+    "Decimal": ([Decimal("1.10"), Decimal("2")], [Decimal("1.10"), Decimal("2.00")]),
+    "UUID": ([UUID(int=1), UUID(int=2)], [str(UUID(int=1)), str(UUID(int=2))]),
+    "date": ([date(2026, 1, 1), date(2026, 1, 2)],) * 2,
+    "bytes": ([b"a", memoryview(b"b")], [b"a", b"b"]),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+@pytest.mark.parametrize("as_generator", [False, True], ids=["list", "generator"])
+def test_ids_of_values_in_memory_keep_their_type(
+    service: Service, tmp_path: Path, name: str, as_generator: bool
+) -> None:
+    ids, wanted = VALUES[name]
+    rows = [{"id": one, "text": "a"} for one in ids]
+    given: Any = iter(rows) if as_generator else rows
+    direct(given, result_path=str(tmp_path / "p.parquet")).execute(new_context())
+    assert [row["id"] for row in rows_of(tmp_path / "p.parquet")] == wanted
+    rows = direct(rows).execute(new_context())
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_ids_of_several_types_are_refused_where_a_column_has_one(service: Service, tmp_path: Path) -> None:
+    inputs = [{"id": 1, "text": "a"}, {"id": "x", "text": "b"}]
+    with pytest.raises(InputError, match=r"'id' have no single type"):
+        direct(inputs, result_path=str(tmp_path / "p.parquet")).execute(new_context())
+    assert service.nothing_sent()
+    direct(inputs, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
+    assert [row["id"] for row in rows_of(tmp_path / "p.jsonl")] == [1, "x"]
+
+
+def test_values_that_json_has_no_type_for_are_text(service: Service, tmp_path: Path) -> None:
+    kinds = [name for name in KEYS if name not in {"uuid"}]
+    columns = {name: pa.array(KEYS[name][1], KEYS[name][0]) for name in kinds}
+    columns["ns"] = pa.array([1, 2], pa.timestamp("ns"))
+    table = pa.table({"text_": ["a", "b"], **columns, "nan": [float("nan"), 1.0]})
+    direct(
+        table,
+        id_column=None,
+        text_column="text_",
+        columns=[*columns, "nan"],
+        result_path=str(tmp_path / "p.jsonl"),
+    ).execute(new_context())
+    row = rows_of(tmp_path / "p.jsonl")[0]
+    wanted = {
+        "decimal": "1.10",
+        "bytes": "AP8=",
+        "date": "2026-01-31",
+        "uint64": 1,
+        "bool": True,
+        "nan": None,
+    }
+    assert wanted.items() <= row.items()
+    assert row["ns"].endswith(".000000001")
+
+
+# Rows that cannot be sent
+
+UNSENDABLE: dict[str, Any] = {
+    "NULL": None,
+    "blank": " \n",
+    "empty": "",
+    "NUL": "a\0b",
+    "too long": "a" * 1_000_001,
+    "controls": "\x01\x02\x03",
+}
+
+
+@pytest.mark.parametrize("name", UNSENDABLE)
+@pytest.mark.parametrize("how", ["list", "generator", "Arrow", "Parquet", "JSON Lines"])
+def test_rows_that_cannot_be_sent_stand_in_the_result(
+    service: Service, tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"sku": n, "text": UNSENDABLE[name] if n in {0, 5} else f"Text {n}."} for n in SKUS]
+    table = pa.Table.from_pylist(rows)
+    given: Any = {"list": rows, "generator": iter(rows), "Arrow": table}.get(how)
+    if given is None:
+        given = str(write(tmp_path / ("t.parquet" if how == "Parquet" else "t.jsonl"), rows))
+    with caplog.at_level(logging.INFO):
+        manifest = direct(
+            given, id_column="sku", max_reject_ratio=0.2, result_path=str(tmp_path / "p.parquet")
+        ).execute(new_context())
+    assert (manifest["predictions"], manifest["errors"], manifest["rejected"]) == (10, 2, 2)
+    result = rows_of(tmp_path / "p.parquet")
+    assert [row["sku"] for row in result] == SKUS
+    assert [row["sku"] for row in result if row["status"] == "rejected"] == [0, 5]
+    assert all(row["error"] and row["response"] is None for row in result if row["status"] == "rejected")
+    assert [row["response"] for row in result if row["status"] == "predicted"] == [
+        f"Text {n}." for n in SKUS if n not in {0, 5}
+    ]
+    assert len(service.calls("predict")) == 2, "batches are full"
+    assert "2 of 10 rows cannot be sent. inputs[0] (sku 0): It" in caplog.text
+
+
+@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
+@pytest.mark.parametrize("arguments", [{}, {"on_invalid": "fail", "max_reject_ratio": 1}])
+def test_too_many_of_them_or_by_policy_one_end_it_before_anything_is_sent(
+    service: Service, tmp_path: Path, make: Any, arguments: dict[str, Any]
+) -> None:
+    table = pa.table({"id": SKUS, "text": [None, *["a"] * 9]})
+    path = tmp_path / "p.parquet"
+    with pytest.raises(
+        InputError, match=r"1 of 10 rows cannot be sent. inputs\[0\] \(id 0\): It has no text"
+    ):
+        if make is direct:
+            direct(table, result_path=str(path), **arguments).execute(new_context())
+        else:
+            by_jobs(table, path, **arguments).execute(new_context())
+    assert service.nothing_sent()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["p.parquet", "p.jsonl"])
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_jobs_have_only_what_can_be_sent(
+    service: Service, tmp_path: Path, form: str, deferrable: bool
+) -> None:
+    for texts, jobs in ([None, *"abcd", None, "e", None], 2), ([None, " "], 0):
+        service.emulator.state.log.clear()
+        table = pa.table({"id": range(len(texts)), "text": pa.array(texts, pa.string())})
+        path = tmp_path / str(jobs) / form
+        make = lambda table=table, path=path: by_jobs(table, path, max_reject_ratio=1, deferrable=deferrable)  # noqa: E731
+        manifest = through_triggers(make, new_context())
+        rows = rows_of(path)
+        assert [row.get("response") for row in rows] == [
+            text if (text or "").strip() else None for text in texts
+        ]
+        assert [row["id"] for row in rows] == list(range(len(texts)))
+        assert (manifest["rejected"], len(service.submitted())) == (
+            texts.count(None) + texts.count(" "),
+            jobs,
+        )
+
+
+@pytest.mark.parametrize(
+    "inputs", [[], iter(()), "[]", TABLE.slice(0, 0)], ids=["list", "iterator", "JSON", "table"]
+)
+@pytest.mark.parametrize("form", ["p.parquet", "p.jsonl", "returned", "by jobs"])
+def test_no_rows(service: Service, tmp_path: Path, inputs: Any, form: str) -> None:
+    path = tmp_path / ("p.parquet" if form == "by jobs" else form)
+
+    def execute(**policy: str) -> Any:
+        arguments = {"id_column": "sku"} | policy
+        if form == "by jobs":
+            return by_jobs(inputs, path, **arguments).execute(new_context())
+        where = {} if form == "returned" else {"result_path": str(path)}
+        return direct(inputs, **arguments, **where).execute(new_context())
+
+    with pytest.raises(AirflowSkipException):
+        execute(on_empty="skip")
+    with pytest.raises(InputError, match="no rows"):
+        execute(on_empty="fail")
+    assert not path.exists()
+    found = execute()
+    assert found == [] if form == "returned" else (found["predictions"] == 0 and rows_of(path) == [])
+    assert not service.calls("predict")
+    assert not service.calls("submit-prediction")
+
+
+# Retries
+
+
+def test_a_generator_is_read_once_for_all_tries(service: Service, tmp_path: Path) -> None:
+    context, reads, path = new_context(), [], tmp_path / "p.parquet"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        reads.append(1)
+        yield from dictionaries()[:: -1 if len(reads) > 1 else 1]
+
+    service.fault("predict", "500", times=retry.ATTEMPTS)
+    with pytest.raises(ServiceError, match="1 of 3 batches failed"):
+        direct(rows(), **COLUMNS, result_path=str(path), concurrency=1).execute(context)
+    direct(rows(), **COLUMNS, result_path=str(path)).execute(context)
+    assert set(service.sent().values()) == {1}
+    assert [row["sku"] for row in rows_of(path)] == SKUS
+    assert len(reads) == 1
+    assert list(tmp_path.iterdir()) == [path]
+    context["ti"].max_tries += 3
+    direct(rows(), **COLUMNS, result_path=str(path)).execute(context)
+    assert [row["sku"] for row in rows_of(path)] == SKUS[::-1], "a cleared task reads it again"
+
+
+def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path) -> None:
+    context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
+    first = direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
+    assert direct(str(source), **COLUMNS, result_path=str(path)).execute(context) == first
+    assert len(service.calls("predict")) == 3
+    write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}])
+    direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
+    assert rows_of(path)[9]["brand"] == "another"
+
+
+def test_a_table_that_changes_while_it_is_read(service: Service, tmp_path: Path) -> None:
+    context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
+    one = direct(str(source), **COLUMNS, result_path=str(path))
+    run = one._run
+
+    async def change(runner: Any) -> Any:
+        found = await run(runner)
+        write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}])
+        return found
+
+    one._run = change  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="was changed while") as caught:
+        one.execute(context)
+    assert caught.value.retryable
+    assert not path.exists()
+    direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
+    assert rows_of(path)[9]["brand"] == "another"
+    assert len(service.calls("predict")) == 3, "no text was changed, so nothing is paid for again"
+
+
+# What is said
+
+
+def test_the_log_says_what_was_read_sent_and_written(
+    service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_task.Progress, "EVERY", 0.0)
+    source, path = write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
+    with caplog.at_level(logging.INFO):
+        direct(str(source), **COLUMNS, result_path=str(path), concurrency=1).execute(new_context())
+    said = [record.getMessage() for record in caplog.records]
+    assert f"Read 10 rows of {source}: 10 to send in 3 requests." in said
+    assert any(one.startswith("Predicted 8 of 10 inputs, ") and one.endswith(" left.") for one in said)
+    assert any(one.startswith(f"{path}: 10 rows, 0 of them rejected and 0 failed, ") for one in said)
+
+
+def test_batches_are_small_where_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BATCH_BYTES", 100_000)
+    rows = [{"id": n, "text": f"{n}" + "a" * 10_000} for n in range(100)]
+    for name in ("t.parquet", "t.csv", "t.jsonl"):
+        table = tables.open_table(str(write(tmp_path / name, rows)), tables.TableColumns())
+        assert table is not None
+        sizes = [batch.num_rows for batch in table.read()]
+        assert sum(sizes) == 100
+        assert name == "t.parquet" or max(sizes) <= 10
