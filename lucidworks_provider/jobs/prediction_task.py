@@ -370,6 +370,37 @@ class Progress:
         log.info("Predicted %s of %s inputs, %.1f/s%s.", f"{self._done:,}", f"{self._total:,}", rate, left)
 
 
+def say_read(batches: Batches) -> None:
+    """Log what is about to be sent."""
+    survey = batches.survey
+    log.info(
+        "Read %s rows%s: %s to send in %s requests.",
+        f"{survey.rows:,}",
+        f" of {batches.uri}" if batches.uri else "",
+        f"{survey.sent:,}",
+        f"{len(batches):,}",
+    )
+
+
+def say_result(manifest: Mapping[str, Any], began: float | None = None) -> None:
+    """
+    Log what was written.
+
+    :param manifest: of the result.
+    :param began: ``time.monotonic()`` of the task, where it has waited in this process.
+    """
+    rejected = manifest.get("rejected", 0)
+    log.info(
+        "%s: %s rows, %s of them rejected and %s failed, %s tokens%s.",
+        manifest["uri"],
+        f"{manifest['predictions']:,}",
+        f"{rejected:,}",
+        f"{manifest.get('errors', 0) - rejected:,}",
+        f"{manifest['tokens']:,}",
+        "" if began is None else f", in {duration(time.monotonic() - began)}",
+    )
+
+
 def duration(seconds: float) -> str:
     """For people."""
     if seconds < 90:

@@ -170,7 +170,7 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         """
         from lucidworks_provider.jobs.prediction_file import check_kept
         from lucidworks_provider.jobs.prediction_rows import read_batches
-        from lucidworks_provider.jobs.prediction_task import RowPolicy, check_size
+        from lucidworks_provider.jobs.prediction_task import RowPolicy, check_size, say_read
 
         columns = self._table_columns()
         size = check_size(whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
@@ -186,13 +186,7 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
             self._empty(on_empty)
         policy.check(survey)
         check_kept(options, columns.kept, self._kept_types)
-        self.log.info(
-            "Read %s rows%s: %s to send in %s requests.",
-            f"{survey.rows:,}",
-            f" of {batches.uri}" if batches.uri else "",
-            f"{survey.sent:,}",
-            f"{len(batches):,}",
-        )
+        say_read(batches)
         return batches
 
     def _empty(self, policy: str) -> None:
@@ -202,20 +196,6 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
             from airflow.providers.common.compat.sdk import AirflowSkipException
 
             raise AirflowSkipException("inputs has no rows.")
-
-    def _say_result(self, manifest: Mapping[str, Any], began: float | None = None) -> None:
-        from lucidworks_provider.jobs.prediction_task import duration
-
-        failed = (manifest.get("errors") or 0) - (manifest.get("rejected") or 0)
-        self.log.info(
-            "%s: %s rows, %s of them rejected and %s failed, %s tokens%s.",
-            manifest["uri"],
-            f"{manifest['predictions']:,}",
-            f"{manifest.get('rejected', 0):,}",
-            f"{failed:,}",
-            f"{manifest['tokens']:,}",
-            "" if began is None else f", in {duration(time.monotonic() - began)}",
-        )
 
     def _options(self, model_config: Mapping[str, Any] | None) -> PredictionOptions[Any]:
         from lucidworks_provider.client.api.use_cases import PredictionOptions
@@ -330,15 +310,15 @@ class LucidworksPredictionOperator(_Predicting):
 
     def execute(self, context: Context) -> Any:
         """Predict every batch, then hand the rows over."""
+        from lucidworks_provider.jobs.prediction_task import say_result
+
         began = time.monotonic()
         direct = self._direct(context)
         if self.result_path:
             manifest = self._to_file(direct, context)
-            self._say_result(manifest, began)
+            say_result(manifest, began)
             return self._ended(context, manifest)
-        rows = self._rows(direct, asyncio.run(self._run(direct)))
-        self.log.info("%s rows returned.", f"{len(rows):,}")
-        return rows
+        return self._rows(direct, asyncio.run(self._run(direct)))
 
     def _to_file(self, direct: SyncBatchRunner, context: Context) -> dict[str, Any]:
         """The manifest; that of an earlier try which had written the file and died before it could say so."""
@@ -539,5 +519,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         )
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        self._say_result(manifest)
+        from lucidworks_provider.jobs.prediction_task import say_result
+
+        say_result(manifest)
         return super()._ended(context, manifest)

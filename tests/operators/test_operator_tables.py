@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions beside the key of a table: what is read, what types come back, and what is said of rows that are not sent."""
+"""Predictions beside the key of a table: what is read, which types come back, which rows are not sent."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from lucidworks_provider.documents import tables
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError, ServiceError
 from lucidworks_provider.jobs import prediction_task
+from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 ROWS = [{"sku": n, "text": f"Text {n}.", "brand": f"b{n % 2}", "price": n / 2} for n in range(10)]
 TABLE = pa.Table.from_pylist(ROWS)
@@ -64,6 +65,11 @@ def write(path: Path, rows: list[dict[str, Any]] = ROWS, *, separator: str = ","
     return path
 
 
+def to_file(inputs: Any, path: Path, **arguments: Any) -> LucidworksPredictionOperator:
+    """A synchronous operator with the arguments of an asynchronous one."""
+    return direct(inputs, result_path=str(path), **arguments)
+
+
 class Named(NamedTuple):
     sku: int
     text: str
@@ -96,7 +102,7 @@ SOURCES: dict[str, Any] = {
     "pyarrow": lambda: TABLE,
     "a record batch": lambda: TABLE.to_batches()[0],
     "a stream": lambda: FromStream(TABLE),
-    "DuckDB": lambda: duckdb.sql("SELECT * FROM TABLE"),
+    "DuckDB": lambda: duckdb.from_arrow(TABLE).order("sku"),
     "dictionaries": dictionaries,
     "JSON": lambda: json.dumps(dictionaries()),
     "tuples": lambda: [(row["sku"], row["text"], row["brand"]) for row in ROWS],
@@ -113,7 +119,6 @@ SOURCES: dict[str, Any] = {
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("form", ["p.parquet", "p.jsonl", "returned", "by jobs"])
 def test_whatever_holds_the_rows(service: Service, tmp_path: Path, name: str, form: str) -> None:
-    globals()["TABLE"]  # DuckDB finds it by its name
     path = tmp_path / ("p.parquet" if form == "by jobs" else form)
     source = SOURCES[name]()
     if form == "by jobs":
@@ -136,13 +141,10 @@ FILES = ["t.parquet", "t.csv", "t.jsonl", "t.ndjson", "t.csv.gz", "t.jsonl.gz", 
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
+@pytest.mark.parametrize("make", [to_file, by_jobs], ids=["direct", "jobs"])
 def test_files(service: Service, tmp_path: Path, name: str, make: Any) -> None:
     source, path = write(tmp_path / "in" / name), tmp_path / "out" / "p.parquet"
-    if make is direct:
-        direct(source.as_uri(), **COLUMNS, result_path=str(path)).execute(new_context())
-    else:
-        by_jobs(source, path, **COLUMNS).execute(new_context())
+    make(source, path, **COLUMNS).execute(new_context())
     rows = rows_of(path)
     assert [row["sku"] for row in rows] == [str(sku) if ".csv" in name else sku for sku in SKUS]
     assert [row["response"] for row in rows] == [row["text"] for row in ROWS]
@@ -163,7 +165,7 @@ def test_every_value_of_csv_stays_text(service: Service, tmp_path: Path, separat
         {"sku": "1e5", "text": "b", "brand": "NA"},
     ]
     source = write(tmp_path / "t.csv", rows, separator=separator)
-    direct(str(source), **COLUMNS, result_path=str(tmp_path / "p.parquet")).execute(new_context())
+    direct(source.as_uri(), **COLUMNS, result_path=str(tmp_path / "p.parquet")).execute(new_context())
     assert [(row["sku"], row["brand"], row["response"]) for row in rows_of(tmp_path / "p.parquet")] == [
         ("007", "", rows[0]["text"]),
         ("1e5", "NA", "b"),
@@ -176,7 +178,7 @@ BROKEN: dict[str, tuple[bytes, list[str]]] = {
     "no column.csv": (b"sku,body\n1,a\n", ["no column 'text'", "'body'"]),
     "ragged.csv": (b"sku,text\n1,a\n2,b,c\n", ["line 3", "3 values"]),
     "quote.csv": (b'sku,text\n1,a\n2,"b"c\n', ["line 2"]),
-    "latin.csv": "sku,text\n1,a\n2,Größe\n".encode("cp1252"),
+    "latin.csv": ("sku,text\n1,a\n2,Größe\n".encode("cp1252"), ["line", "utf-8"]),
     "empty.csv": (b"", ["no column"]),
     "twice.csv": (b"sku,text,text\n1,a,b\n", ["'text' 2 times"]),
     "cut.jsonl": (b'{"sku": 1, "text": "a"}\n{"sku": 2, "te', ["line 2 is no JSON"]),
@@ -188,20 +190,16 @@ BROKEN: dict[str, tuple[bytes, list[str]]] = {
     "cut.csv.gz": (gzip.compress(b"sku,text\n1,a\n" * 99)[:-9], ["cannot be read"]),
     "other.txt": (b"a", [".parquet, .csv, .jsonl"]),
 }
-BROKEN["latin.csv"] = (BROKEN["latin.csv"], ["line", "utf-8"])  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
+@pytest.mark.parametrize("make", [to_file, by_jobs], ids=["direct", "jobs"])
 def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name: str, make: Any) -> None:
     data, words = BROKEN[name]
     (tmp_path / name).write_bytes(data)
     path = tmp_path / "out" / "p.jsonl"
     with pytest.raises(InputError) as caught:
-        if make is direct:
-            direct(str(tmp_path / name), id_column="sku", result_path=str(path)).execute(new_context())
-        else:
-            by_jobs(str(tmp_path / name), path, id_column="sku").execute(new_context())
+        make(str(tmp_path / name), path, id_column="sku").execute(new_context())
     for word in (*words, name):
         assert word in str(caught.value)
     assert service.nothing_sent()
@@ -256,7 +254,7 @@ KEYS: dict[str, tuple[pa.DataType, list[Any]]] = {
     "bytes": (pa.binary(), [b"\x00\xff", b"b"]),
     "date": (pa.date32(), [date(2026, 1, 31), date(1969, 1, 1)]),
     "time": (pa.time64("us"), [time(1, 2, 3, 4), time(23)]),
-    "timestamp": (pa.timestamp("us"), [datetime(2026, 1, 1, 1), datetime(1969, 1, 1)]),  # noqa: DTZ001
+    "timestamp": (pa.timestamp("us"), [datetime(2026, 1, 1, 1), datetime(1969, 1, 1)]),
     "timestamp with a zone": (pa.timestamp("us", "UTC"), [datetime(2026, 1, 1, tzinfo=UTC)] * 2),
     "duration": (pa.duration("us"), [timedelta(days=1), timedelta(microseconds=1)]),
     "category": (pa.dictionary(pa.int32(), pa.string()), ["a", "b"]),
@@ -296,7 +294,7 @@ def test_the_key_joins_in_polars_duckdb_and_pandas(service: Service, tmp_path: P
     pq.write_table(keyed(kind, values).slice(0, 2), source)
     direct(str(source), id_column="key", result_path=str(path)).execute(new_context())
     query = (
-        f"SELECT count(*), max(typeof(t.key) = typeof(p.key)) FROM '{source}' t JOIN '{path}' p USING (key)"
+        f"SELECT count(*), max(typeof(t.key) = typeof(p.key)) FROM '{source}' t JOIN '{path}' p USING (key)"  # noqa: S608
     )
     wanted = 2 if len({str(one) for one in values}) == 2 else 4
     assert duckdb.sql(query).fetchone() == (wanted, True)
@@ -407,7 +405,7 @@ def test_rows_that_cannot_be_sent_stand_in_the_result(
     assert "2 of 10 rows cannot be sent. inputs[0] (sku 0): It" in caplog.text
 
 
-@pytest.mark.parametrize("make", [direct, by_jobs], ids=["direct", "jobs"])
+@pytest.mark.parametrize("make", [to_file, by_jobs], ids=["direct", "jobs"])
 @pytest.mark.parametrize("arguments", [{}, {"on_invalid": "fail", "max_reject_ratio": 1}])
 def test_too_many_of_them_or_by_policy_one_end_it_before_anything_is_sent(
     service: Service, tmp_path: Path, make: Any, arguments: dict[str, Any]
@@ -417,10 +415,7 @@ def test_too_many_of_them_or_by_policy_one_end_it_before_anything_is_sent(
     with pytest.raises(
         InputError, match=r"1 of 10 rows cannot be sent. inputs\[0\] \(id 0\): It has no text"
     ):
-        if make is direct:
-            direct(table, result_path=str(path), **arguments).execute(new_context())
-        else:
-            by_jobs(table, path, **arguments).execute(new_context())
+        make(table, path, **arguments).execute(new_context())
     assert service.nothing_sent()
     assert list(tmp_path.iterdir()) == []
 
