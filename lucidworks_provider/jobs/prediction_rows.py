@@ -563,7 +563,7 @@ def _python_row(
     names: Sequence[str] | None,
     options: PredictionOptions[Any],
 ) -> tuple[Item | Rejected, dict[str, Any]]:
-    if isinstance(given, str):
+    if given is None or isinstance(given, str):
         return _input({"text": given}, what, options), {}
     named = _by_name(given, what, columns, names)
     missing = [name for name in columns.required if name not in named and name != "id"]

@@ -135,7 +135,7 @@ def test_inputs_of_a_prediction_are_any_sequence_of_mappings(
         return RETURNED[kind]
 
     [row] = made(inputs).execute(context)
-    assert row["id"] == {"sql rows": "7"}.get(kind, "a")
+    assert row["id"] == {"sql rows": 7}.get(kind, "a")
 
 
 def test_the_documents_of_a_question_are_any_sequence_of_mappings(

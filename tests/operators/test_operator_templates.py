@@ -42,6 +42,7 @@ PREDICTION: dict[str, Any] = {"use_case": "embedding", "model_id": "gte-small"}
 TRAINING: dict[str, Any] = {"name": "n", "model_type": "t", "training_data": {"catalog": "gs://a/b"}}
 
 # Each class, its required arguments, and by attribute what an argument that rendered None becomes.
+TABLE = {"id_column": "id", "text_column": "text", "columns": ()}
 CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
     LucidworksChunkOperator: (
         {**CHUNKING, "result_path": "/a.jsonl", "text": "x"},
@@ -72,6 +73,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["use_case", "model_id", "inputs"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
+            **TABLE,
         },
     ),
     LucidworksAsyncPredictionOperator: (
@@ -79,6 +81,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["use_case", "model_id", "inputs", "result_path"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id"]),
+            **TABLE,
         },
     ),
     LucidworksTrainModelOperator: (
@@ -115,6 +118,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["use_case", "model_id"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
+            **TABLE,
         },
     ),
 }
@@ -240,11 +244,12 @@ def test_a_predictions_options() -> None:
         model_config={"temperature": NONE, "maxTokens": "{{ params.size }}", "apiKey": NONE},
         inputs=[{"id": NONE, "text": "2024", "documents": [{"body": "b", "source": "s", "title": NONE}]}],
     )
-    options, items = task._request()
+    options = task._asked()
+    [rows] = task._read(options).read()
     assert options.use_case_config == {"extractRelevantContent": False}
     assert options.model_config == {"maxTokens": 512}
-    assert [item.id for item in items] == [None]
-    assert items[0].wire == {"text": "2024", "documents": [{"body": "b", "source": "s"}]}
+    assert rows.kept == [{}]
+    assert rows.inputs[0].wire == {"text": "2024", "documents": [{"body": "b", "source": "s"}]}
 
 
 def test_the_credentials_of_a_training() -> None:
@@ -258,8 +263,8 @@ def test_the_credentials_of_a_training() -> None:
 
 def test_an_input_that_is_none_keeps_its_position() -> None:
     task = rendered(LucidworksPredictionOperator, inputs=["a", NONE])
-    with pytest.raises(InputError, match=r"inputs\[1\] has NoneType instead of text"):
-        task._request()
+    with pytest.raises(InputError, match=r"inputs\[1\]: It has no text"):
+        task._read(task._asked())
 
 
 # Texts for numbers and booleans

@@ -132,14 +132,14 @@ METHODS = {
     },
     ("lucidworks_provider.operators.prediction", "_Predicting"): {
         "__init__": (
-            "use_case model_id inputs use_case_config model_config api_key_conn_id batch_size"
-            " max_reject_ratio on_mismatch kwargs"
+            "use_case model_id inputs id_column text_column columns use_case_config model_config "
+            "api_key_conn_id batch_size max_reject_ratio on_invalid on_empty on_mismatch kwargs"
         ),
     },
     ("lucidworks_provider.operators.prediction", "LucidworksPredictionOperator"): {
         "__init__": (
-            "use_case model_id inputs use_case_config model_config api_key_conn_id result_path batch_size "
-            "max_reject_ratio on_mismatch concurrency lucidworks_conn_id kwargs"
+            "use_case model_id inputs id_column text_column columns use_case_config model_config "
+            "api_key_conn_id result_path batch_size max_reject_ratio on_invalid on_empty on_mismatch concurrency lucidworks_conn_id kwargs"
         ),
     },
     ("lucidworks_provider.operators.models", "_ModelOperator"): {
