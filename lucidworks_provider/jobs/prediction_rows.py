@@ -167,9 +167,8 @@ class Survey:
         """Count rows."""
         for number, one in enumerate(rows.inputs, self.rows):
             if isinstance(one, Item):
-                for part in _plain(number, one):
-                    data = part.encode()
-                    self._digest.update(len(data).to_bytes(8, "big") + data)
+                data = json_body(one.wire) if len(one.wire) > 1 else one.wire["text"].encode()
+                self._digest.update(len(data).to_bytes(8, "big") + data)
                 continue
             self._digest.update(b"\xff" + one.reason.encode())
             self.rejected += 1

@@ -139,7 +139,8 @@ METHODS = {
     ("lucidworks_provider.operators.prediction", "LucidworksPredictionOperator"): {
         "__init__": (
             "use_case model_id inputs id_column text_column columns use_case_config model_config "
-            "api_key_conn_id result_path batch_size max_reject_ratio on_invalid on_empty on_mismatch concurrency lucidworks_conn_id kwargs"
+            "api_key_conn_id result_path batch_size max_reject_ratio on_invalid on_empty on_mismatch "
+            "concurrency lucidworks_conn_id kwargs"
         ),
     },
     ("lucidworks_provider.operators.models", "_ModelOperator"): {
