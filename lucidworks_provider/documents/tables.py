@@ -337,8 +337,9 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
 
     kinds = {type(value) for value in values} - {type(None)}
     try:
-        if bool in kinds and len(kinds) > 1:
-            raise pa.ArrowInvalid(f"bool and {', '.join(sorted(k.__name__ for k in kinds - {bool}))}")
+        if kinds & {bool, int} and len(kinds) > 1:
+            # Arrow would make floats of whole numbers, and numbers of truth values.
+            raise pa.ArrowInvalid(f"they are {', '.join(sorted(one.__name__ for one in kinds))}")
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
         raise InputError(
@@ -356,11 +357,14 @@ def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType
 
     try:
         schemas = [pa.schema([(name, kind)]) for kind in (one, other)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+        both = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException:
-        raise InputError(
-            f"inputs: column {name!r} is of type {one} in some rows, and of {other} in others."
-        ) from None
+        both = None
+    # Whole numbers as floats or decimals would be other values, or none at all.
+    whole = [pa.types.is_integer(kind) for kind in (one, other, both) if kind and not pa.types.is_null(kind)]
+    if both is None or len(set(whole)) > 1:
+        raise InputError(f"inputs: column {name!r} is of type {one} in some rows, and of {other} in others.")
+    return both
 
 
 @contextmanager

@@ -411,6 +411,8 @@ def read_batches(
         if spool is not None:
             spool.discard()
         raise
+    if typed:
+        survey.types = {name: _known(kind) for name, kind in survey.types.items()}
     return Batches(read, size, survey, uri)
 
 
@@ -438,11 +440,16 @@ def _parsed(inputs: str) -> Any:
 
 
 def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
-    """Of the columns of a list; ids that are not there are texts, as no other type is known."""
+    """Of the columns of a list."""
+    arrays = {name: python_array([row.get(name) for row in kept], name, "inputs") for name in columns.kept}
+    return {name: one.type for name, one in arrays.items()}
+
+
+def _known(kind: pa.DataType) -> pa.DataType:
+    """Text for a column that has no value, as no other type is known."""
     import pyarrow as pa
 
-    arrays = {name: python_array([row.get(name) for row in kept], name, "inputs") for name in columns.kept}
-    return {name: pa.string() if pa.types.is_null(one.type) else one.type for name, one in arrays.items()}
+    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _table_rows(table: Table, columns: TableColumns, options: PredictionOptions[Any]) -> Iterator[Rows]:
@@ -488,7 +495,7 @@ def _table_input(text: bytes | None, documents: Any, options: PredictionOptions[
     if fault := check_text(decoded, MAX_TEXT_BYTES):
         return Rejected(_said(fault.detail))
     wire = {"text": decoded} if documents is None else {"text": decoded, _DOCUMENTS: as_json(documents)}
-    if options.name == "rag" or options.use_case_config:
+    if options.name == "rag" or (options.use_case_config or {}).get("dataType") == "json_prompt":
         try:
             check_wire(wire, "It", options)
         except InputError as err:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -82,7 +82,7 @@ class ResultDirectory:
     @property
     def table(self) -> str:
         """The folder of rows that can be read from their source only once."""
-        return f"{self.folder}/table"
+        return f"{self.folder}.table"
 
     def uri(self, position: int, job_id: str) -> str:
         """Where the body of a document's job goes. Another job of the same document has another name."""
@@ -252,22 +252,21 @@ class JobStateStore:
     def _write(self, record: JobRecord) -> None:
         self.bodies.write_record(record)
 
-    def close(self, record: JobRecord, bodies: Mapping[int, str] | None = None) -> None:
+    def close(self, record: JobRecord, bodies: Callable[[], Mapping[int, str]] | None = None) -> None:
         """
         The result stands: write that down, and remove the bodies.
 
         Where no state store has taken the record, the one beside the result must stay, or a retry would do everything
         again: by an older copy if Airflow's API server was away just now. What cannot be removed is no failure.
 
-        :param bodies: their names by position, where they are not of the record's jobs.
+        :param bodies: gives their names by position, where they are not of the record's jobs.
         """
         if self._save(record):
             discard_folder(self.bodies.folder)
             return
-        names = (record.jobs if bodies is None else bodies).items()
+        names = (record.jobs if bodies is None else bodies()).items()
         kept = [self.bodies.uri(position, name) for position, name in names]
         discard(f"{self.bodies.folder}/{_INPUT}", f"{self.bodies.folder}/{_PROOF}", *kept)
-        discard_folder(self.bodies.table)
 
 
 def note(state: TaskStateStore | None, name: str, value: str) -> bool:

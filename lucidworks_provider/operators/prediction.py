@@ -184,8 +184,13 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         self._kept_types = survey.types if typed else {}
         if not survey.rows:
             self._empty(on_empty)
-        policy.check(survey)
-        check_kept(options, columns.kept, self._kept_types)
+        try:
+            policy.check(survey)
+            check_kept(options, columns.kept, self._kept_types)
+        except InputError:
+            if spool is not None:
+                spool.discard()
+            raise
         say_read(batches)
         return batches
 
@@ -323,7 +328,7 @@ class LucidworksPredictionOperator(_Predicting):
     def _to_file(self, direct: SyncBatchRunner, context: Context) -> dict[str, Any]:
         """The manifest; that of an earlier try which had written the file and died before it could say so."""
         from lucidworks_provider.jobs.state_store import JobStateStore
-        from lucidworks_provider.storage import check_uri
+        from lucidworks_provider.storage import check_uri, discard_folder
 
         uri = check_uri(self.result_path, "result_path")
         ledger = JobStateStore(bodies_of(uri, context), context.get("task_state_store"))
@@ -333,7 +338,8 @@ class LucidworksPredictionOperator(_Predicting):
         if record.result is None:
             asyncio.run(self._run(direct))
             record = record.collected(self._write(direct, uri))
-        ledger.close(record, direct.names)
+        ledger.close(record, lambda: direct.names)
+        discard_folder(ledger.bodies.table)
         return dict(record.result or {})
 
     def _direct(self, context: Context) -> SyncBatchRunner:
