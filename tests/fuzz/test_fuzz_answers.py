@@ -55,6 +55,7 @@ from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_file import chunk_file
 from lucidworks_provider.jobs.prediction_file import prediction_file
+from lucidworks_provider.jobs.prediction_rows import Batch
 from lucidworks_provider.jobs.state_store import ResultDirectory
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
@@ -138,7 +139,7 @@ def write_predictions(use_case: str) -> Callable[[Answer], object]:
         found = read_answer(answer, options, 1)
         with tempfile.TemporaryDirectory() as folder:
             with prediction_file(f"{folder}/x.jsonl", options) as file:
-                file.add(0, items, found)
+                file.add(Batch(0, 0, items), found)
             return file.manifest.as_json()
 
     return read
