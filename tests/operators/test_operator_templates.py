@@ -57,6 +57,8 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["chunker", "model_id", "source", "output_uri"], REQUIRED),
             **dict.fromkeys(["chunker_config", "model_config", "listing", "encoding", "report_url"]),
+            **dict.fromkeys(["csv_delimiter", "csv_escapechar", "csv_columns"]),
+            "csv_quotechar": '"',
             **dict.fromkeys(["full_refresh", "prune", "plan_only"], False),
             "max_submissions": None,
             "data_type": "passage",

@@ -37,7 +37,7 @@ READABLE = {path for path in TREE if not path.startswith(".") and "/." not in pa
 
 
 @pytest.fixture(params=["path", "file", "memory", "s3"])
-def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def base(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     match request.param:
         case "path":
             yield str(tmp_path / "corpus")
@@ -50,6 +50,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             # A store whose listing is flat, with its names for sizes and times.
             store = attach(protocol="s3", conn_id="bucket_of_tests", fs=Flat())
             store.fs.store.clear()
+            monkeypatch.setenv("AIRFLOW_CONN_BUCKET_OF_TESTS", "aws://")
             yield "s3://bucket_of_tests@bucket/corpus"
 
 
