@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 BUCKET = "bucket"
 _REGION = "us-east-1"
@@ -22,7 +24,15 @@ def s3_server(conn_id: str) -> Iterator[str]:
     :param conn_id: of the connection, which is put into the environment.
     :return: URI of the bucket.
     """
+    from moto.s3.responses import S3Response
     from moto.server import ThreadedMotoServer
+
+    # moto looks for an object and stores it in two steps, so that of two conditional requests both could succeed.
+    one_at_a_time, put = threading.Lock(), S3Response.put_object
+
+    def put_object(response: S3Response) -> Any:
+        with one_at_a_time:
+            return put(response)
 
     # A line for each request.
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -35,7 +45,8 @@ def s3_server(conn_id: str) -> Iterator[str]:
     )
     s3_client(conn_id).create_bucket(Bucket=BUCKET)
     try:
-        yield f"s3://{conn_id}@{BUCKET}"
+        with patch.object(S3Response, "put_object", put_object):
+            yield f"s3://{conn_id}@{BUCKET}"
     finally:
         server.stop()
 

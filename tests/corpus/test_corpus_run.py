@@ -979,7 +979,7 @@ class TestCrashes:
             raise ForbiddenError("HTTP 403: a page of a proxy", status=403)
 
         world.service.fetch = forbidden  # type: ignore[method-assign]
-        with pytest.raises(LucidworksError, match="one after the other"):
+        with pytest.raises(LucidworksError, match="in a row"):
             world.run(run_id="night")
         world.service.fetch = fetch  # type: ignore[method-assign]
         world.run(run_id="night", try_number=2)
