@@ -97,14 +97,15 @@ def check_columns(file: SourceFile, schema: pa.Schema, reading: ReadOptions) -> 
         kind = schema.field(name).type
         if kinds.is_dictionary(kind):
             kind = kind.value_type
-        readable = _is_textual(kind) or (name == reading.id_column and kinds.is_integer(kind))
+        readable = is_textual(kind) or (name == reading.id_column and kinds.is_integer(kind))
         if not readable and not kinds.is_null(kind):
             raise InputError(
                 f"{file.uri}: column {name!r} is of type {kind}; ids must be texts or whole numbers, and texts texts."
             )
 
 
-def _is_textual(kind: pa.DataType) -> bool:
+def is_textual(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts, or bytes that may be."""
     import pyarrow as pa
 
     # Older writers know no text, only bytes. That a text is one, none of them promises.
@@ -153,6 +154,6 @@ def _values(column: pa.Array) -> Iterator[object]:
 
     if kinds.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if _is_textual(column.type):
+    if is_textual(column.type):
         column = column.cast(pa.large_binary())
     return (value.as_py() for value in column)

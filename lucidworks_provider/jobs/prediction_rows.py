@@ -24,6 +24,7 @@ from lucidworks_provider.client.api.messages import json_body
 from lucidworks_provider.client.api.options import as_json
 from lucidworks_provider.client.api.use_cases import Item, PredictionOptions, check_wire
 from lucidworks_provider.documents.encoding import check_text
+from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
     Table,
     TableColumns,
@@ -471,15 +472,7 @@ def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
-    textual = (
-        pa.string(),
-        pa.large_string(),
-        pa.string_view(),
-        pa.binary(),
-        pa.large_binary(),
-        pa.binary_view(),
-    )
-    if kind not in textual and not pa.types.is_null(kind):
+    if not is_textual(kind) and not pa.types.is_null(kind):
         raise InputError(f"{where}: column {name!r} is of type {kind}; texts must be texts.")
     values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     return values
