@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo airflow test test-fast fuzz fleet fleet-short chaos chaos-short soak \
+.PHONY: help setup demo airflow test system fuzz fleet fleet-short chaos chaos-short soak \
 	soak-short matrix matrix-short audit lint format types bench docs dist clean dist-check tutorial walks promises \
 	screenshots
 
@@ -30,17 +30,17 @@ demo: $(READY) ## run the example DAG in a real Airflow against the emulator
 airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
-test: $(READY) ## every test, real Airflow processes included
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 20
+test: $(READY) ## unit and integration tests
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 20 tests/unit tests/integration
 
-test-fast: $(READY) ## the tests that start no Airflow
-	@$(BIN)/python -m pytest -m 'not live and not fleet and not dist'
+system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server
+	@$(BIN)/python -m pytest --durations 20 tests/system
 
 fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a million to the checks, half an hour
-	@FUZZ_EXAMPLES=9200 FUZZ_CHECKS=50000 $(BIN)/python -m pytest -n 2 --dist worksteal tests/fuzz
+	@FUZZ_EXAMPLES=9200 FUZZ_CHECKS=50000 $(BIN)/python -m pytest -n 2 --dist worksteal tests/integration/fuzz
 
 fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token, and a catalogue, half an hour
-	@$(BIN)/python -m pytest -m fleet tests/live/test_live_fleet_stack.py
+	@$(BIN)/python -m pytest -m fleet tests/system/live/test_live_fleet_stack.py
 	@$(BIN)/python -m benchmarks.fleet
 
 fleet-short: $(VENV)/.fleet ## the same with fewer tasks, ten minutes
@@ -120,7 +120,7 @@ $(VENV)/.fleet $(VENV)/.bench $(VENV)/.docs: $(VENV)/.%: $(READY)
 	@touch $@
 
 screenshots: $(READY) ## the pictures of docs/connection.md again, a minute; needs Chromium
-	@SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/live/test_live_connection_form.py
+	@SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/system/live/test_live_connection_form.py
 
 dist: $(READY) ## sdist and wheel, checked
 	@rm -rf dist
@@ -128,7 +128,7 @@ dist: $(READY) ## sdist and wheel, checked
 	@$(BIN)/python -m twine check --strict dist/*
 
 dist-check: $(READY) ## install both, with each extra alone, away from the checkout, 90 s
-	@$(BIN)/python -m pytest -m dist tests/released
+	@$(BIN)/python -m pytest -m dist tests/system/released
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .venv-databricks .azurite .demo dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

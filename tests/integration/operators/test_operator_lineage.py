@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators say to OpenLineage, by values; ``tests/live/test_live_lineage.py`` reads real events."""
+"""What operators say to OpenLineage, by values; ``tests/system/live/test_live_lineage.py`` reads real events."""
 
 from __future__ import annotations
 

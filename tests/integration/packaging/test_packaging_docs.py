@@ -22,7 +22,7 @@ PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts
 LINKING = [*PAGES, ROOT / "CHANGELOG.md"]
 INFO = get_provider_info()
 HOW_TO = [DOCS / "chunking.md", DOCS / "corpora.md", *sorted((DOCS / "operators").glob("*.md"))]
-OPENAPI = ROOT / "tests" / "contract" / "lucidworks-ai-openapi.yaml"
+OPENAPI = ROOT / "tests" / "integration" / "contract" / "lucidworks-ai-openapi.yaml"
 
 
 def named(path: Path) -> str:

@@ -30,7 +30,7 @@ from lucidworks_provider.emulator.settings import (
     UndeployPath,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 

@@ -14,7 +14,7 @@ none                as ``text``, but as ``sh`` where a line begins with a comman
                     accident
 ==================  ====================================================================================
 
-``python tests/pages/page_blocks.py`` counts them.
+``python tests/integration/pages/page_blocks.py`` counts them.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PAGES = [
 
 # Pages with a test of their own that runs all of their blocks.
 ELSEWHERE = {
-    "docs/client.md": "tests/packaging/test_packaging_client.py, in a process without Airflow",
+    "docs/client.md": "tests/integration/packaging/test_packaging_client.py, in a process without Airflow",
     "docs/tutorial.md": "dev/tutorial.py, by `make tutorial`",
-    "docs/testing.md": "tests/packaging/test_packaging_testing.py",
+    "docs/testing.md": "tests/integration/packaging/test_packaging_testing.py",
 }
 
 _BLOCK = re.compile(r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<code>.*?)^(?P=fence)$", re.M | re.S)

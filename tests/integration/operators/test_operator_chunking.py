@@ -3,7 +3,7 @@
 The chunk operator against the emulator over real sockets: what it writes, and what each kind of death costs.
 
 Attempts are played by making the operator anew with the same task instance, as Airflow does. The real
-processes are in ``tests/live``.
+processes are in ``tests/system/live``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """
 What is released: the wheel is the package with its types and its licence, the sdist has pages and examples as well.
 
-Whether it works where it is installed is for ``tests/released``, which takes minutes.
+Whether it works where it is installed is for ``tests/system/released``, which takes minutes.
 """
 
 from __future__ import annotations
