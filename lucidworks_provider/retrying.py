@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retries of everything but requests to the service, which have :mod:`~lucidworks_provider.client.http.retry`."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
+
+if TYPE_CHECKING:
+    from tenacity.wait import wait_base
+
+log = logging.getLogger(__name__)
+
+
+def retry_on(*errors: type[Exception], attempts: int, wait: wait_base, what: str) -> dict[str, Any]:
+    """
+    Keyword arguments for ``tenacity.retry``, ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike.
+
+    Each retry is logged as a warning; the last error is raised.
+
+    :param errors: the errors after which to try again.
+    :param attempts: tries in all.
+    :param wait: a wait of tenacity, in seconds.
+    :param what: what is tried, for the log.
+    """
+
+    def before_sleep(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        seconds = state.next_action.sleep if state.next_action is not None else 0.0
+        log.warning("%s failed, next attempt in %.1f s: %s", what, seconds, error)
+
+    return {
+        "retry": retry_if_exception_type(errors),
+        "stop": stop_after_attempt(attempts),
+        "wait": wait,
+        "before_sleep": before_sleep,
+        "reraise": True,
+    }
