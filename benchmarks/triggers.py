@@ -210,7 +210,7 @@ def ours(place: Place, index: int, jobs: list[str]) -> tuple[str, dict[str, Any]
 
     result = f"file://{place.home}/results/{index}.parquet"
     bodies = ResultDirectory.beside(result, DAG_ID, place.run_id, TASK_ID, index)
-    record = JobRecord("benchmark", life=0).awaited()
+    record = JobRecord("benchmark", generation=0).awaited()
     for position, job_id in enumerate(jobs):
         record = record.submitted(position, job_id)
     JobStateStore(bodies, None).save(record)

@@ -34,7 +34,7 @@ from typing import Any, Literal
 
 from lucidworks_provider.corpus.dataset import HEAD, JOURNAL, RAW, below, new_name
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.jobs.wait import finish
+from lucidworks_provider.jobs.polling import shielded
 from lucidworks_provider.storage import (
     discard,
     discard_folder,
@@ -305,7 +305,7 @@ class Journal:
             if self._work.size < GROUP_BYTES:
                 await asyncio.sleep(GROUP_SECONDS)
             # Not to be interrupted: what waits was handed out once.
-            await finish(self.flush())
+            await shielded(self.flush())
 
     async def flush(self) -> None:
         """

@@ -43,7 +43,6 @@ from lucidworks_provider.corpus.run_database import Reject, RunDatabase
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.errors import (
-    ContentEncodingError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -56,8 +55,9 @@ from lucidworks_provider.errors import (
     TooManyRejectsError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.wait import finish, follow
-from lucidworks_provider.jobs.watch import Ending, PollOutcome, watch
+from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
+from lucidworks_provider.jobs.polling import shielded, wait_for_job
+from lucidworks_provider.jobs.state_store import Reason as Quarantine
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class RunContext:
 
 class JournalResultStore:
     """
-    The :class:`~lucidworks_provider.jobs.wait.ResultStore` of one job.
+    The :class:`~lucidworks_provider.jobs.state_store.ResultStore` of one job.
 
     :param hold: keep the body in memory as well, because it is written to a part at once.
     :param fresh: the job was submitted by this process, so its duration is known.
@@ -254,9 +254,8 @@ class JournalResultStore:
         self._job = job
         self._started = time.monotonic()
         self._unfinished: float | None = None
-        self._aside: Place | None = None
-        self._aside_size = -1
-        self._other: Place | None = None
+        self._quarantined: dict[Quarantine, Place] = {}
+        self._quarantined_size = -1
         self._result: Place | None = None
         self._body: bytes | None = None
 
@@ -269,11 +268,11 @@ class JournalResultStore:
         self._unfinished = time.monotonic() - self._started
         return self._context.times.next_wait(age, poll_interval)
 
-    async def there(self) -> bool:
+    async def exists(self) -> bool:
         """False: the plan has already looked in the journal."""
         return False
 
-    async def keep(self, body: bytes) -> None:
+    async def save(self, body: bytes) -> None:
         """Write the body to the journal."""
         if self._fresh:  # else it may have been ready for a long time
             seconds = time.monotonic() - self._started
@@ -288,29 +287,18 @@ class JournalResultStore:
             self._body = body
             self._context.slots.hold(len(body))
 
-    async def keep_aside(self, body: bytes) -> None:
-        """Write it to the journal; a later body replaces it."""
-        if (size := len(body)) != self._aside_size:
-            self._aside, self._aside_size = await self._write(body, aside=True), size
+    async def quarantine(self, body: bytes, reason: Quarantine, encoding: str = "") -> str:
+        """Write it to the journal, once if it has the size of the one before; a resumed run polls the job again."""
+        if reason is not Quarantine.UNKNOWN_STATUS or len(body) != self._quarantined_size:
+            self._quarantined[reason] = await self._write(body, aside=True)
+        if reason is Quarantine.UNKNOWN_STATUS:
+            self._quarantined_size = len(body)
+        return "the journal"
 
-    async def use_aside(self) -> bool:
-        """Use the body that came with an unknown status."""
-        self._result = self._aside
+    async def restore(self, reason: Quarantine) -> bool:
+        """Use a quarantined body."""
+        self._result = self._quarantined.get(reason)
         return self._result is not None
-
-    async def keep_other(self, body: bytes, job_id: str) -> None:
-        """Write it to the journal; a resumed run polls the job again."""
-        self._other = await self._write(body, aside=True)
-
-    async def use_other(self) -> bool:
-        """Use the body that came under the id of another job."""
-        self._result = self._other
-        return self._result is not None
-
-    async def keep_undecoded(self, error: ContentEncodingError) -> None:
-        """Write it to the journal."""
-        await self._write(error.body, aside=True)
-        error.kept("the journal")
 
     def answered(self) -> ChunkedPiece:
         """The result."""
@@ -404,17 +392,17 @@ class JobRunner:
                     if fresh:
                         await asyncio.sleep(self.context.times.first_wait())
                     ended = await self._wait(job, kept)
-                    waited.ending = ended.ending.value
+                    waited.ending = ended.end.value
             finally:
                 self._texts_by_job.pop(job, None)
-            match ended.ending:
-                case Ending.COLLECTED:
+            match ended.end:
+                case JobEnd.COLLECTED:
                     return kept.answered()
-                case Ending.FAILED:
+                case JobEnd.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
-                case Ending.EMPTY:
+                case JobEnd.EMPTY:
                     raise RejectedError(Reason.EMPTY_RESULT, f"Job {job}: {ended.message}")
-                case Ending.TIMEOUT:
+                case JobEnd.TIMEOUT:
                     raise self._late(
                         Reason.TIMEOUT,
                         f"Job {job} was not ready within {self.rules.timeout:g} s. {ended.message}",
@@ -448,9 +436,9 @@ class JobRunner:
 
     async def _wait(self, job: str, kept: JournalResultStore) -> PollOutcome:
         try:
-            return await follow(
+            return await wait_for_job(
                 job,
-                watch(
+                job_decision(
                     poll_interval=self.rules.poll_interval,
                     deadline=time.time() + self.rules.timeout,
                     now=time.time,
@@ -459,14 +447,14 @@ class JobRunner:
                     gone_patience=0.0,
                     durations=self.context.times.durations,
                 ),
-                keeper=kept,
+                store=kept,
                 fetch=kept.fetch,
                 slots=self.context.slots,
                 kind=CHUNKING,
             )
         except InputError as err:
             # The id cannot be part of a URL.
-            return PollOutcome(Ending.GONE, str(err))
+            return PollOutcome(JobEnd.GONE, str(err))
         except _REFUSED as err:
             # The job exists. The response may be a proxy's, or a permission may be missing for a while.
             raise self._late(Reason.REFUSED, f"Job {job}: {err}") from None
@@ -481,7 +469,7 @@ class JobRunner:
                 async with self._submitting:
                     await self.context.journal.writable()
                     # The job's id is recorded even when this is cancelled.
-                    return await finish(self._post(piece))
+                    return await shielded(self._post(piece))
             except InputError as err:
                 raise RejectedError(Reason.INVALID, str(err)) from None
             except _REFUSED as err:

@@ -67,16 +67,16 @@ class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
         self, context: Context, event: dict[str, Any], deadline: float | None = None
     ) -> dict[str, Any]:
         """Go on with what the function returned before the wait."""
-        kept = self._bodies(context).read_input()
+        kept = self._results(context).read_input()
         if kept is None:
             raise self._unshared("the worker that the task resumed on")
         self._fill(json.loads(kept))
         return super().execute_complete(context, event, deadline)
 
-    def _before_wait(self, task: JobTask[Any]) -> None:
+    def _before_defer(self, task: JobTask[Any]) -> None:
         # As they were checked: what the function returned need not be serializable.
         documents = [asdict(document) for document in cast("ChunkTask", task).documents]
-        task.ledger.bodies.keep_input(json.dumps(documents).encode())
+        task.store.results.write_input(json.dumps(documents).encode())
 
     def _fill(self, returned: Any) -> None:
         self.text, self.documents = (returned, None) if isinstance(returned, str) else (None, returned)

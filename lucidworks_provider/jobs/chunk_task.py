@@ -18,7 +18,7 @@ from lucidworks_provider.documents.document import Document
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.chunk_file import ChunkFile, chunk_file
 from lucidworks_provider.jobs.record import fingerprint_of
-from lucidworks_provider.jobs.task import JobTask, Read
+from lucidworks_provider.jobs.task import JobTask, ParsedBody
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +66,13 @@ class ChunkTask(JobTask[ChunkFile]):
         """Send the document's text."""
         return self.post(self.documents[position].text)
 
-    def parse(self, body: bytes, position: int, job_id: str) -> Read:
+    def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The result."""
         result = read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
         carries = result.chunks or result.state is JobState.RESULT
-        return Read(result.state, result.status, result.message, result if carries else None)
+        return ParsedBody(result.state, result.status, result.message, result if carries else None)
 
-    def same(self, position: int, other: int) -> bool:
+    def same_input(self, position: int, other: int) -> bool:
         """By the text."""
         return self.documents[position].text == self.documents[other].text
 

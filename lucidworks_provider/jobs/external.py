@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job that somebody else has submitted: waited for, and its body handed over as it came."""
+"""A job that another program has submitted: wait for it, and return its body unchanged."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.client.api.validation import refused
 from lucidworks_provider.errors import ResultGoneError
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
-from lucidworks_provider.jobs.task import JobTask, Read
+from lucidworks_provider.jobs.task import JobTask, ParsedBody
 from lucidworks_provider.storage import writing
 
 
 @dataclass(frozen=True, slots=True)
 class ExternalJob(JobTask[Path]):
     """
-    One job, known by its id. It is never submitted again: nobody here knows what it was made from.
+    One job, known by its id. It cannot be submitted again, as its input is unknown.
 
     :param job_kind: chunking or prediction.
     :param job_id: what the submission returned.
@@ -33,12 +33,12 @@ class ExternalJob(JobTask[Path]):
 
     @property
     def kind(self) -> JobKind:  # type: ignore[override]  # of this job, not of the class
-        """What it is polled as."""
+        """Of this job."""
         return self.job_kind
 
     @property
     def count(self) -> int:
-        """Itself."""
+        """One."""
         return 1
 
     @property
@@ -47,37 +47,46 @@ class ExternalJob(JobTask[Path]):
         return fingerprint_of({"kind": self.job_kind.name, "job": self.job_id}, [])
 
     def name(self, position: int) -> str:
-        """By its kind; the id stands beside it."""
+        """By its kind; messages add the id."""
         return f"The {self.job_kind.name} job"
 
     def submit(self, position: int) -> str:
         """Nothing is sent."""
         return self.job_id
 
-    def parse(self, body: bytes, position: int, job_id: str) -> Read:
-        """Whether it is a result; the body itself is what is wanted."""
-        name = f"{self.job_kind.name.capitalize()} job {job_id}"
-        seen = state_of(parse_object(body, name), self.job_kind, job_id)
-        if seen.other_job:
-            raise refused(f"{name}: the answer is about job {seen.other_job}")
-        carries = seen.has_payload and seen.state is not JobState.FAILED
-        return Read(seen.state, seen.status, seen.message, body if carries else None)
+    def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
+        """The value is the body itself."""
+        return read_body(body, self.job_kind, job_id)
 
     def open(self) -> AbstractContextManager[Path]:
         """The result file."""
         return writing(self.result_uri)
 
     def add(self, file: Path, position: int, value: Any) -> None:
-        """The body as it came."""
+        """Write the body unchanged."""
         file.write_bytes(value)
 
     def manifest(self, file: Path) -> dict[str, Any]:
-        """The address, and whose result it is."""
+        """URI and job id."""
         return {"uri": self.result_uri, "job_id": self.job_id}
 
-    def again(self, record: JobRecord, position: int, message: str) -> JobRecord:
-        """Raise: only who submitted it can do so again."""
+    def resubmit(self, record: JobRecord, position: int, message: str) -> JobRecord:
+        """:raises ResultGoneError: its input is unknown."""
         raise ResultGoneError(
             f"The result of {self.job_kind.name} job {self.job_id} has been handed out before, or is no longer "
             f"kept, and it is not on storage. {message} Submit it again."
         )
+
+
+def read_body(body: bytes, kind: JobKind, job_id: str) -> ParsedBody:
+    """
+    Check that a body is the result of a job; the value is the body itself.
+
+    :raises MalformedAnswerError: it is not, or not of this job.
+    """
+    name = f"{kind.name.capitalize()} job {job_id}"
+    result = state_of(parse_object(body, name), kind, job_id)
+    if result.other_job:
+        raise refused(f"{name}: the answer is about job {result.other_job}")
+    has_result = result.has_payload and result.state is not JobState.FAILED
+    return ParsedBody(result.state, result.status, result.message, body if has_result else None)

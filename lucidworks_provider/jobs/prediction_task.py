@@ -34,9 +34,8 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs.prediction_file import ACCEPTED, Accepted, PredictionFile, prediction_file
 from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, cut
 from lucidworks_provider.jobs.record import JobRecord
-from lucidworks_provider.jobs.state_store import ResultDirectory
-from lucidworks_provider.jobs.task import JobTask, Read
-from lucidworks_provider.jobs.wait import FileResultStore
+from lucidworks_provider.jobs.state_store import FileResultStore, Reason, ResultDirectory
+from lucidworks_provider.jobs.task import JobTask, ParsedBody
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class PredictionTask(JobTask[PredictionFile]):
         """Send the batch."""
         return self.post(self.held[position].sent)
 
-    def parse(self, body: bytes, position: int, job_id: str) -> Read:
+    def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The predictions, one for each input, as the service sent them."""
 
         def read(answer: Answer) -> PredictionResult:
@@ -101,16 +100,16 @@ class PredictionTask(JobTask[PredictionFile]):
             return read_result(sent, job_id, self.options.known.answer, len(self.held[position].sent))
 
         result = read_blanked(read, Answer(200, {}, body), *self.options.secrets)
-        return Read(result.state, result.status, self.clean(result.message), result.predictions)
+        return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
 
     def describe(
         self, record: JobRecord, positions: Sequence[int], messages: Mapping[str, str], what: str
     ) -> str:
         """As for any job; the waiting side, where the messages come from, does not know the keys."""
-        blanked = {job: self.clean(message) for job, message in messages.items()}
-        return self.clean(JobTask.describe(self, record, positions, blanked, what))
+        blanked = {job: self.redact(message) for job, message in messages.items()}
+        return self.redact(JobTask.describe(self, record, positions, blanked, what))
 
-    def clean(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Without the keys."""
         return blank(text, self.options.secrets)
 
@@ -141,7 +140,7 @@ class SyncBatchRunner:
 
     :param predict: sends one batch, repeats it alone where that may help, and gives body and predictions.
     :param concurrency: how many at a time.
-    :param bodies: where an answer is kept as it arrives, so that a retry does not pay for it again; None
+    :param results: where an answer is kept as it arrives, so that a retry does not pay for it again; None
         where the task has no place for results.
     :param revision: of the task's record, which changes with each result. What an earlier result could not remove is
         no answer for the next one.
@@ -153,7 +152,7 @@ class SyncBatchRunner:
     batches: Batches
     predict: Predict
     concurrency: int
-    bodies: ResultDirectory | None = None
+    results: ResultDirectory | None = None
     revision: int = 0
     accepted: Accepted = ACCEPTED
     progress: Progress | None = None
@@ -175,17 +174,17 @@ class SyncBatchRunner:
         """
         Predict every batch.
 
-        :return: the predictions of each batch that was sent; where bodies are kept nothing, as :meth:`write` takes
+        :return: the predictions of each batch that was sent; where results are kept nothing, as :meth:`write` takes
             them.
         :raises LucidworksError: a batch failed for good; names its inputs. The others have been finished (or,
             where that failure concerns all of them, or is the same again and again, not begun).
         """
-        if self.bodies is not None:
+        if self.results is not None:
             try:
-                await in_thread(self.bodies.prove)
+                await in_thread(self.results.check_writable)
             except StorageError as refused:
                 raise StorageError(f"result_path cannot be written: {refused}") from refused
-        known = await in_thread(self.bodies.refused) if self.bodies is not None else frozenset()
+        known = await in_thread(self.results.rejected) if self.results is not None else frozenset()
         queue = _Queue(iter(self.batches), lambda batch: bool(known) and self._name(batch) in known)
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
@@ -199,7 +198,7 @@ class SyncBatchRunner:
                 except LucidworksError as err:
                     failed.add(batch, err)
                     in_vain += err.retryable or isinstance(err, MalformedAnswerError)
-                    if not self.bodies or _concerns_all(err) or in_vain >= _IN_VAIN:
+                    if not self.results or _concerns_all(err) or in_vain >= _IN_VAIN:
                         queue.stop()
                     continue
                 except BaseException:
@@ -214,28 +213,29 @@ class SyncBatchRunner:
             if isinstance(err, BaseException):
                 raise err
         if failed.count:
-            raise failed.error(len(self.batches), kept=self.bodies is not None)
+            raise failed.error(len(self.batches), kept=self.results is not None)
         return [done[position] for position in sorted(done)]
 
     async def _one(self, batch: Batch) -> tuple[Prediction, ...] | None:
         items = batch.sent
-        if self.bodies is None:
+        if self.results is None:
             _, predictions = await self.predict(items)
             self._count(batch)
             return predictions
         name = self._name(batch)
-        if await in_thread(self.bodies.there, batch.position, name):
+        store = FileResultStore(self.results, batch.position, name)
+        if await store.exists():
             self._count(batch, kept=True)
             return None
         try:
             body, _ = await self.predict(items)
         except MalformedAnswerError:
-            await in_thread(self.bodies.refuse, name)
+            await in_thread(self.results.mark_rejected, name)
             raise
         except ContentEncodingError as err:
-            await FileResultStore(self.bodies, batch.position, name).keep_undecoded(err)
+            err.kept(await store.quarantine(err.body, Reason.UNDECODED, err.encoding))
             raise
-        await FileResultStore(self.bodies, batch.position, name).keep(body)
+        await store.save(body)
         self._count(batch)
         return None
 
@@ -256,9 +256,9 @@ class SyncBatchRunner:
         try:
             file.add(batch, self._read(batch))
         except MalformedAnswerError as err:
-            assert self.bodies is not None  # noqa: S101  # for the type checker
-            self.bodies.refuse(self._name(batch))
-            kept = self.bodies.set_aside(batch.position, self._name(batch))
+            assert self.results is not None  # noqa: S101  # for the type checker
+            self.results.mark_rejected(self._name(batch))
+            kept = self.results.quarantine_result(batch.position, self._name(batch))
             said = str(err).rstrip(".")
             raise refused(
                 f"{batch.name}: {said}. The answer is kept in {kept}; clearing the task asks again"
@@ -266,12 +266,12 @@ class SyncBatchRunner:
 
     def _read(self, batch: Batch) -> tuple[Prediction, ...]:
         """What is kept of a batch."""
-        assert self.bodies is not None  # noqa: S101  # for the type checker
+        assert self.results is not None  # noqa: S101  # for the type checker
         name = self._name(batch)
-        body = self.bodies.take(batch.position, name)
+        body = self.results.read(batch.position, name)
         if body is None:
             raise StorageError(
-                f"{self.bodies.uri(batch.position, name)} has vanished since it was written; try again."
+                f"{self.results.uri(batch.position, name)} has vanished since it was written; try again."
             )
 
         def read(answer: Answer) -> tuple[Prediction, ...]:

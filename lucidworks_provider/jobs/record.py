@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What one task knows about its jobs, kept outside of the process that may die.
+The state of a task's jobs, stored outside of the process that may be killed.
 
-The service has no idempotency key, no list of jobs and no cancel, so an id that is lost is work that is
-paid for and lost. Before each POST the record says INTENT, right after it SUBMITTED(id), and when the
-result file stands COLLECTED(manifest):
+The service has no idempotency key, no list of jobs and no cancel, so a lost id is paid work lost. The record has the
+intent before each POST, the job id right after it, and the manifest when the result file is written:
 
-==========================  ====================================================================
-what a new attempt finds    what it does
-==========================  ====================================================================
-no record, or other input   start; ids of another input are orphans, and logged
-COLLECTED, same life        return the manifest: the last attempt died before it could say so
-COLLECTED, another life     start: somebody cleared a task that had succeeded, which means "again"
-SUBMITTED ids               wait for those very jobs
-INTENT without an id        the POST's outcome is unknown: ``on_unknown_submission`` decides
-==========================  ====================================================================
+================================  ==============================================================
+a new attempt finds               it
+================================  ==============================================================
+no record, or other input         starts; the ids of another input are orphans, and logged
+a result of the same generation   returns the manifest: the last attempt was killed before it returned it
+a result of another generation    starts: clearing a task that succeeded means to do it again
+job ids                           waits for those jobs
+an intent without an id           applies ``on_unknown_submission``: the POST's outcome is unknown
+================================  ==============================================================
 
-A *life* of a task instance is its ``max_tries``: automatic retries leave it alone, clearing raises it.
+The *generation* of a task instance is its ``max_tries``: clearing raises it, automatic retries do not.
 """
 
 from __future__ import annotations
@@ -34,19 +33,19 @@ VERSION = 1
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """
-    :param nonce: random; a reader that finds it on storage sees the writer's storage and no namesake.
+    :param nonce: random; a process that reads it sees the writer's storage, and not another disk with the same path.
     :param fingerprint: of everything that was submitted.
-    :param life: of the task instance that started it.
-    :param revision: grows with every change, so that the newer of two copies is known.
+    :param generation: of the task instance that submitted.
+    :param revision: increases with every change, to find the newer of two copies.
     :param jobs: job id by the document's position.
-    :param intent: the position whose POST is under way.
-    :param resubmitted: positions whose result was gone and that this attempt submitted once more.
-    :param failed: positions whose job ended in ERROR; a retry submits those again.
-    :param result: the manifest, once the result file stands.
+    :param intent: the position that is being submitted.
+    :param resubmitted: positions whose result was gone and that this attempt submitted again.
+    :param failed: positions whose job ended in ERROR; a retry submits them again.
+    :param result: the manifest, once the result file is written.
     """
 
     fingerprint: str
-    life: int
+    generation: int
     nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
     revision: int = 0
     jobs: Mapping[int, str] = field(default_factory=dict)
@@ -63,13 +62,12 @@ class JobRecord:
         """
         A wait is about to begin.
 
-        With a new nonce: an earlier attempt may have left its record on another host's disk, and a reader that
-        finds that one does not see the storage of this attempt.
+        With a new nonce: the record of an earlier attempt, on another host's disk, must not be accepted for this one.
         """
         return self._next(nonce=uuid.uuid4().hex, intent=None)
 
     def submitted(self, position: int, job_id: str, *, then: int | None = None) -> JobRecord:
-        """A document has a job; ``then`` is the next one to be sent, to save a write."""
+        """A document has a job; ``then`` is the next intent, to save a write."""
         jobs = {**self.jobs, position: job_id}
         return self._next(jobs=jobs, intent=then, failed=self.failed - {position})
 
@@ -78,12 +76,12 @@ class JobRecord:
         return self._next(failed=self.failed | set(positions))
 
     def with_gone(self, position: int) -> JobRecord:
-        """A result is gone: the document needs another job, once."""
+        """A result is gone: the document is submitted again, once."""
         jobs = {p: job for p, job in self.jobs.items() if p != position}
         return self._next(jobs=jobs, resubmitted=self.resubmitted | {position})
 
     def collected(self, manifest: Mapping[str, Any]) -> JobRecord:
-        """The result file stands."""
+        """The result file is written."""
         return self._next(result=dict(manifest), intent=None)
 
     def missing(self, documents: int) -> list[int]:
@@ -119,34 +117,34 @@ class JobRecord:
 
 
 def newest(records: Iterable[JobRecord | None]) -> JobRecord | None:
-    """The copy with the highest revision: a crash may have come between writing one and the other."""
+    """The copy with the highest revision: a process may be killed between writing one and the other."""
     return max((r for r in records if r is not None), key=lambda r: r.revision, default=None)
 
 
-def resume(found: JobRecord | None, *, fingerprint: str, life: int) -> tuple[JobRecord, str]:
+def resume(found: JobRecord | None, *, fingerprint: str, generation: int) -> tuple[JobRecord, str]:
     """
     Decide what a new attempt starts from (see the table above).
 
-    :return: the record to go on with, and a sentence for the log.
+    :return: the record to continue with, and a message for the log.
     """
     if found is None:
-        return JobRecord(fingerprint, life), "No earlier attempt."
-    # Its revisions go on from the old one's: of two copies, the store that missed a write has the older.
-    anew = JobRecord(fingerprint, life, revision=found.revision)
+        return JobRecord(fingerprint, generation), "No earlier attempt."
+    # Revisions continue: a store that misses a write then has the older copy.
+    new = JobRecord(fingerprint, generation, revision=found.revision)
     if found.fingerprint != fingerprint:
         ids = ", ".join(found.jobs.values()) or "none"
-        return anew, f"The input changed since the last attempt; its jobs are orphans: {ids}"
-    if found.result is not None and found.life != life:
-        return anew, "Cleared after a success: submitting again."
+        return new, f"The input changed since the last attempt; its jobs are orphans: {ids}"
+    if found.result is not None and found.generation != generation:
+        return new, "Cleared after a success: submitting again."
     if found.result is not None:
         return found, "The last attempt had collected everything."
-    # Whoever clears a task that failed over an unknown submission has decided about it.
-    intent = found.intent if found.life == life else None
-    # What was gone once more than an attempt bears is for the next attempt to submit.
+    # Clearing a task that failed over an unknown submission is the decision to submit again.
+    intent = found.intent if found.generation == generation else None
+    # Each attempt may submit each position again once.
     found = replace(found, resubmitted=frozenset())
-    going_on = f"Going on with {len(found.jobs) - len(found.failed)} jobs of an earlier attempt"
-    again = f"; {len(found.failed)} that ended in ERROR are submitted again" if found.failed else ""
-    return replace(found, life=life, intent=intent), f"{going_on}{again}."
+    resumed = f"Resuming {len(found.jobs) - len(found.failed)} jobs of an earlier attempt"
+    failed = f"; {len(found.failed)} that ended in ERROR are submitted again" if found.failed else ""
+    return replace(found, generation=generation, intent=intent), f"{resumed}{failed}."
 
 
 def fingerprint_of(options: Mapping[str, Any], documents: Iterable[tuple[str, str]]) -> str:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where a task keeps its :class:`~lucidworks_provider.jobs.record.JobRecord`: beside its result, and in
-Airflow's task state store where there is one (3.3 and later).
+What a task stores about its jobs: the :class:`~lucidworks_provider.jobs.record.JobRecord` and the result bodies.
 
-Beside the result, since whoever collects the results must prove that it sees the same storage. In the
-state store too, since a retry may run on another host.
+Both are in a folder beside the result file, so that a triggerer can check that it sees the worker's storage. The
+record is also in Airflow's task state store (3.3 and later), so that a retry on another host finds it.
 """
 
 from __future__ import annotations
@@ -14,12 +13,15 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from enum import Enum
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, retry, wait_fixed, wait_random_exponential
 
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs.record import JobRecord, newest, resume
+from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import (
     discard,
     discard_folder,
@@ -29,28 +31,36 @@ from lucidworks_provider.storage import (
     split_uri,
     write_file,
 )
+from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-# What is written here cannot be had again, so a storage that fails for a moment is tried again.
-_patiently = retry(
-    retry=retry_if_exception_type(StorageError),
-    stop=stop_after_attempt(4),
-    wait=wait_random_exponential(multiplier=0.2, max=5),
-    reraise=True,
+F = TypeVar("F", bound=Callable[..., Any])
+
+_retry_write: Callable[[F], F] = retry(
+    **retry_on(
+        StorageError,
+        attempts=4,
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        what="Writing a job's state",
+    )
 )
+# A full disk is emptied and a storage recovers: attempts and seconds to store a result that may have been handed out
+# only once. Together less than the slack of Airflow's own timeout.
+SAVE_ATTEMPTS = 24
+SAVE_WAIT = 5.0
 
 _STATE_NAME = "lucidworks_jobs"
 _RECORD = "record.json"
 _INPUT = "input.json"
-_PROOF = "writable"
-_REFUSED = ".refused"
-# Bytes of bodies that a worker remembers until it reads them.
-_REMEMBERED = 32_000_000
+_WRITE_CHECK = "writable"
+_REJECTED = ".refused"
+# Bytes of bodies that a worker keeps in memory until it reads them.
+_CACHE_BYTES = 32_000_000
 
 
 class TaskStateStore(Protocol):
-    """What is used of ``context["task_state_store"]``."""
+    """The part of ``context["task_state_store"]`` that is used."""
 
     def get(self, key: str, default: Any = None) -> Any:
         """Read."""
@@ -59,136 +69,140 @@ class TaskStateStore(Protocol):
         """Write."""
 
 
+class Reason(Enum):
+    """Why a body is quarantined. Each may be the only copy of a result."""
+
+    UNKNOWN_STATUS = "aside"
+    """A payload with a status that is not documented."""
+    OTHER_JOB = "other.json"
+    """It names another job than the one that was polled."""
+    UNDECODED = "undecoded"
+    """Its content encoding is unknown."""
+    UNUSABLE = "unusable"
+    """It is not a valid result."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResultDirectory:
     """
-    The folder beside a result file that holds a task's record and the bodies that arrived.
+    The folder beside a result file with a task's record and the bodies of its jobs.
 
     :param folder: its URI.
     """
 
     folder: str
-    # By URI; None in a triggerer, which keeps bodies for others to read.
-    _remembered: dict[str, bytes] | None = field(default=None, compare=False, repr=False)
+    # By URI; None in a triggerer, whose bodies are read by another process.
+    _cache: dict[str, bytes] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def beside(cls, result_uri: str, *task: object) -> ResultDirectory:
-        """The folder of one task instance of one run: a retry finds it again, another run does not."""
+        """The folder of one task instance of one run: the same for each retry, another for each run."""
         parent, name = split_uri(result_uri)
         digest = hashlib.sha256("\0".join(map(str, task)).encode()).hexdigest()[:16]
-        # Readers of Parquet folders pass over names that start with an underscore.
+        # Readers of Parquet folders ignore names that start with an underscore.
         return cls(f"{parent}/_{name}.{digest}", {})
 
     @property
     def table(self) -> str:
-        """The folder of rows that can be read from their source only once."""
+        """The folder of rows whose source can be read only once."""
         return f"{self.folder}.table"
 
     def uri(self, position: int, job_id: str) -> str:
-        """Where the body of a document's job goes. Another job of the same document has another name."""
-        return f"{self.folder}/{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}.json"
+        """The body of a document's job. Another job of the same document has another name."""
+        return f"{self.folder}/{_body_name(position, job_id)}.json"
 
-    def there(self, position: int, job_id: str) -> bool:
-        """Whether that body has arrived."""
+    def exists(self, position: int, job_id: str) -> bool:
         return exists(self.uri(position, job_id))
 
-    def arrived(self, jobs: Mapping[int, str]) -> frozenset[int]:
-        """Positions of the jobs whose bodies have arrived, by one listing."""
+    def stored(self, jobs: Mapping[int, str]) -> frozenset[int]:
+        """Positions of the jobs whose bodies are stored, by one listing."""
         names = set(names_in(self.folder))
         return frozenset(p for p, job in jobs.items() if split_uri(self.uri(p, job))[1] in names)
 
-    @_patiently
-    def keep(self, position: int, job_id: str, body: bytes) -> None:
-        """Put a body where it belongs; whole or not at all."""
+    @_retry_write
+    def save(self, position: int, job_id: str, body: bytes) -> None:
+        """Write a body atomically."""
         uri = self.uri(position, job_id)
         write_file(uri, body)
-        if (kept := self._remembered) is not None:
-            if len(body) + sum(map(len, list(kept.values()))) <= _REMEMBERED:
-                kept[uri] = body
+        if (cache := self._cache) is not None:
+            if len(body) + sum(map(len, list(cache.values()))) <= _CACHE_BYTES:
+                cache[uri] = body
             else:
-                kept.pop(uri, None)
+                cache.pop(uri, None)
 
-    def keep_aside(self, position: int, job_id: str, body: bytes) -> None:
-        """Keep a body that may or may not be the result."""
-        write_file(self.uri(position, job_id) + ".aside", body)
-
-    def use_aside(self, position: int, job_id: str) -> bool:
-        """Make that body the result, if there is one: nothing better will come."""
-        body = read_file(self.uri(position, job_id) + ".aside")
-        if body is None:
-            return False
-        self.keep(position, job_id, body)
-        return True
-
-    def keep_other(self, position: int, job_id: str, body: bytes) -> str:
-        """Keep what names another job than the one that was asked for; the URI. It outlives the task."""
-        uri = self._other(position, job_id)
-        write_file(uri, body)
-        return uri
-
-    def use_other(self, position: int, job_id: str) -> bool:
-        """Make that the job's result, if there is something."""
-        body = read_file(self._other(position, job_id))
-        if body is None:
-            return False
-        self.keep(position, job_id, body)
-        return True
-
-    @_patiently
-    def keep_undecoded(self, position: int, job_id: str, body: bytes, encoding: str) -> str:
-        """Keep a body in an unknown encoding; the URI. It outlives the task, and a later one does not replace it."""
-        coding = re.sub(r"\W+", "-", encoding)[:32]
-        uri = f"{self._beside(position, job_id)}.{hashlib.sha256(body).hexdigest()[:8]}.{coding}"
-        write_file(uri, body)
-        return uri
-
-    def _other(self, position: int, job_id: str) -> str:
-        return f"{self._beside(position, job_id)}.other.json"
-
-    def _beside(self, position: int, job_id: str) -> str:
-        return f"{self.folder}.{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}"
-
-    def take(self, position: int, job_id: str) -> bytes | None:
-        """Read a body, if it has arrived; from memory, once, if this process has just kept it."""
+    def read(self, position: int, job_id: str) -> bytes | None:
+        """Read a body, if it is stored; from memory, once, if this process wrote it."""
         uri = self.uri(position, job_id)
-        if self._remembered and (body := self._remembered.pop(uri, None)) is not None:
+        if self._cache and (body := self._cache.pop(uri, None)) is not None:
             return body
         return read_file(uri)
 
-    def drop(self, position: int, job_id: str) -> None:
-        """Remove a body, if the storage allows it: no other job has its name."""
+    def delete(self, position: int, job_id: str) -> None:
+        """Delete a body, if the storage allows it: no other job has its name."""
         discard(self.uri(position, job_id))
 
-    def set_aside(self, position: int, job_id: str) -> str:
-        """Keep a body that cannot be used, for somebody to look at."""
-        uri = self.uri(position, job_id) + ".unusable"
-        write_file(uri, self.take(position, job_id) or b"")
-        self.drop(position, job_id)
+    @_retry_write
+    def quarantine(self, position: int, job_id: str, body: bytes, reason: Reason, encoding: str = "") -> str:
+        """
+        Store a body that is not the job's result, or not yet.
+
+        What names another job or is undecoded outlives the task.
+
+        :param encoding: of an undecoded body.
+        :return: its URI.
+        """
+        uri = self._quarantine_uri(position, job_id, reason)
+        if reason is Reason.UNDECODED:
+            # Named by its content: a later one does not replace it.
+            coding = re.sub(r"\W+", "-", encoding)[:32]
+            uri = f"{uri}.{hashlib.sha256(body).hexdigest()[:8]}.{coding}"
+        write_file(uri, body)
         return uri
 
-    def refuse(self, name: str) -> None:
-        """Note that the answer of that name was of no use."""
-        write_file(f"{self.folder}/{name}{_REFUSED}", b"")
+    def restore(self, position: int, job_id: str, reason: Reason) -> bool:
+        """Make a quarantined body the job's result; whether there is one."""
+        body = read_file(self._quarantine_uri(position, job_id, reason))
+        if body is None:
+            return False
+        self.save(position, job_id, body)
+        return True
 
-    def refused(self) -> frozenset[str]:
-        """The names that :meth:`refuse` has noted."""
-        return frozenset(n.removesuffix(_REFUSED) for n in names_in(self.folder) if n.endswith(_REFUSED))
+    def quarantine_result(self, position: int, job_id: str) -> str:
+        """Move a body that is not a valid result to the quarantine; its URI there."""
+        uri = self.quarantine(position, job_id, self.read(position, job_id) or b"", Reason.UNUSABLE)
+        self.delete(position, job_id)
+        return uri
 
-    def prove(self) -> None:
+    def _quarantine_uri(self, position: int, job_id: str, reason: Reason) -> str:
+        match reason:
+            case Reason.UNKNOWN_STATUS | Reason.UNUSABLE:
+                return f"{self.uri(position, job_id)}.{reason.value}"
+            case Reason.OTHER_JOB:
+                return f"{self.folder}.{_body_name(position, job_id)}.{reason.value}"
+        return f"{self.folder}.{_body_name(position, job_id)}"
+
+    def mark_rejected(self, name: str) -> None:
+        """Record that the response of that name was not valid."""
+        write_file(f"{self.folder}/{name}{_REJECTED}", b"")
+
+    def rejected(self) -> frozenset[str]:
+        """The names that :meth:`mark_rejected` has recorded."""
+        return frozenset(n.removesuffix(_REJECTED) for n in names_in(self.folder) if n.endswith(_REJECTED))
+
+    def check_writable(self) -> None:
         """
-        Find out whether bodies can be kept here, before any of them is handed out.
+        Check that bodies can be stored here, before the service hands one out.
 
         :raises StorageError: they cannot.
         """
-        # A full disk takes a file without a byte in it.
-        write_file(f"{self.folder}/{_PROOF}", b" " * 4096)
+        # A full disk accepts an empty file.
+        write_file(f"{self.folder}/{_WRITE_CHECK}", b" " * 4096)
 
-    def keep_input(self, data: bytes) -> None:
-        """Keep what a function returned, for the part of its task that runs after a wait."""
+    def write_input(self, data: bytes) -> None:
+        """Store what a function returned, for the part of its task that runs after a wait."""
         write_file(f"{self.folder}/{_INPUT}", data)
 
     def read_input(self) -> bytes | None:
-        """What :meth:`keep_input` kept."""
         return read_file(f"{self.folder}/{_INPUT}")
 
     def read_record(self) -> JobRecord | None:
@@ -196,8 +210,93 @@ class ResultDirectory:
         return _parse(read_file(f"{self.folder}/{_RECORD}"), self.folder)
 
     def write_record(self, record: JobRecord) -> None:
-        """Write the record; raises StorageError when the place cannot be written."""
+        """:raises StorageError: the folder cannot be written."""
         write_file(f"{self.folder}/{_RECORD}", record.to_json())
+
+    def clear(self, names: Mapping[int, str]) -> None:
+        """Delete all but the record, if the storage allows it."""
+        bodies = [self.uri(position, name) for position, name in names.items()]
+        discard(f"{self.folder}/{_INPUT}", f"{self.folder}/{_WRITE_CHECK}", *bodies)
+
+
+def _body_name(position: int, job_id: str) -> str:
+    return f"{position:05d}-{hashlib.sha256(job_id.encode()).hexdigest()[:12]}"
+
+
+class ResultStore(Protocol):
+    """Where a job's body is stored before it is read."""
+
+    async def exists(self) -> bool:
+        """Whether the result is stored already."""
+
+    async def save(self, body: bytes) -> None:
+        """Return when the result is stored."""
+
+    async def quarantine(self, body: bytes, reason: Reason, encoding: str = "") -> str:
+        """Store a body that is not the result, or not yet; where, for messages."""
+
+    async def restore(self, reason: Reason) -> bool:
+        """Make a quarantined body the result; whether there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileResultStore:
+    """
+    The body of one job in a :class:`ResultDirectory`.
+
+    :param job_id: or any other name, where there is no job.
+    :param listed: whether a listing had it, which answers the first :meth:`exists`.
+    """
+
+    results: ResultDirectory
+    position: int
+    job_id: str
+    listed: list[bool] = field(default_factory=list)
+
+    async def exists(self) -> bool:
+        if self.listed:
+            return self.listed.pop()
+        return await in_thread(self.results.exists, self.position, self.job_id)
+
+    async def save(self, body: bytes) -> None:
+        """:raises StorageError: after minutes."""
+        policy = retry_on(
+            StorageError,
+            attempts=SAVE_ATTEMPTS,
+            wait=wait_fixed(SAVE_WAIT),
+            what=f"Storing the result of {self.job_id}",
+        )
+        # The loop waits, and not one of the few threads. The log line is written in a thread.
+        policy["before_sleep"] = partial(in_thread, policy["before_sleep"])
+        await AsyncRetrying(**policy)(in_thread, self.results.save, self.position, self.job_id, body)
+
+    async def quarantine(self, body: bytes, reason: Reason, encoding: str = "") -> str:
+        return await in_thread(self.results.quarantine, self.position, self.job_id, body, reason, encoding)
+
+    async def restore(self, reason: Reason) -> bool:
+        return await in_thread(self.results.restore, self.position, self.job_id, reason)
+
+
+@dataclass(slots=True)
+class MemoryResultStore:
+    """The body of one job, for a caller that has no storage for it."""
+
+    body: bytes | None = None
+    quarantined: dict[Reason, bytes] = field(default_factory=dict)
+
+    async def exists(self) -> bool:
+        return self.body is not None
+
+    async def save(self, body: bytes) -> None:
+        self.body = body
+
+    async def quarantine(self, body: bytes, reason: Reason, encoding: str = "") -> str:
+        self.quarantined[reason] = body
+        return "memory"
+
+    async def restore(self, reason: Reason) -> bool:
+        self.body = self.quarantined.get(reason)
+        return self.body is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,26 +307,26 @@ class JobStateStore:
     :param state: the task state store, or None below Airflow 3.3.
     """
 
-    bodies: ResultDirectory
+    results: ResultDirectory
     state: TaskStateStore | None
 
     def load(self) -> JobRecord | None:
         """The newer of the two copies."""
         stored = self.state.get(_STATE_NAME) if self.state is not None else None
         in_state = _parse(stored if isinstance(stored, str) else None, "the task state store")
-        return newest([self.bodies.read_record(), in_state])
+        return newest([self.results.read_record(), in_state])
 
-    def begin(self, fingerprint: str, life: int, result_uri: str) -> JobRecord:
+    def begin(self, fingerprint: str, generation: int, result_uri: str) -> JobRecord:
         """
         What an attempt starts from; see :func:`~lucidworks_provider.jobs.record.resume`.
 
-        :param result_uri: of the file, which must still be there if the record says so.
+        :param result_uri: the file that must still exist if the record has a result.
         """
-        record, said = resume(self.load(), fingerprint=fingerprint, life=life)
+        record, message = resume(self.load(), fingerprint=fingerprint, generation=generation)
         if record.result is not None and not exists(result_uri):
-            said = f"{result_uri} has vanished: submitting again."
-            record = JobRecord(fingerprint, life, revision=record.revision)
-        log.info("%s", said)
+            message = f"{result_uri} no longer exists: submitting again."
+            record = JobRecord(fingerprint, generation, revision=record.revision)
+        log.info("%s", message)
         return record
 
     def save(self, record: JobRecord) -> JobRecord:
@@ -244,36 +343,34 @@ class JobStateStore:
         try:
             self._write(record)
         finally:
-            # An id that the service has handed out must be in one place at least.
-            noted = note(self.state, _STATE_NAME, record.to_json().decode())
-        return noted
+            # A submitted id must be in one place at least.
+            saved = set_state(self.state, _STATE_NAME, record.to_json().decode())
+        return saved
 
-    @_patiently
+    @_retry_write
     def _write(self, record: JobRecord) -> None:
-        self.bodies.write_record(record)
+        self.results.write_record(record)
 
-    def close(self, record: JobRecord, bodies: Callable[[], Mapping[int, str]] | None = None) -> None:
+    def close(self, record: JobRecord, names: Callable[[], Mapping[int, str]] | None = None) -> None:
         """
-        The result stands: write that down, and remove the bodies.
+        Save the record of a task whose result is written, and delete the bodies.
 
-        Where no state store has taken the record, the one beside the result must stay, or a retry would do everything
-        again: by an older copy if Airflow's API server was away just now. What cannot be removed is no failure.
+        The record beside the result stays where no state store has it: without it, or with an older copy because
+        Airflow's API server was away, a retry would repeat everything. A failed deletion is no error.
 
-        :param bodies: gives their names by position, where they are not of the record's jobs.
+        :param names: the bodies' names by position, where they are not the record's jobs.
         """
         if self._save(record):
-            discard_folder(self.bodies.folder)
-            return
-        names = (record.jobs if bodies is None else bodies()).items()
-        kept = [self.bodies.uri(position, name) for position, name in names]
-        discard(f"{self.bodies.folder}/{_INPUT}", f"{self.bodies.folder}/{_PROOF}", *kept)
+            discard_folder(self.results.folder)
+        else:
+            self.results.clear(record.jobs if names is None else names())
 
 
-def note(state: TaskStateStore | None, name: str, value: str) -> bool:
+def set_state(state: TaskStateStore | None, name: str, value: str) -> bool:
     """
     Write into the task state store, if there is one and Airflow's API server answers.
 
-    :return: whether it is there.
+    :return: whether it was written.
     """
     if state is None:
         return False

@@ -48,7 +48,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
         more often.
-    :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
+    :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
     :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
         nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see

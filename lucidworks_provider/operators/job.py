@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every operator does that submits jobs and waits for them."""
+"""Base classes of operators and sensors that wait for jobs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, WaitM
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from lucidworks_provider.jobs.decisions import JobsOutcome
     from lucidworks_provider.jobs.record import JobRecord
     from lucidworks_provider.jobs.state_store import ResultDirectory
     from lucidworks_provider.jobs.task import JobTask
-    from lucidworks_provider.jobs.watch import Outcome
 
 
 class DeferrableJobMixin(ResultMixin, WaitMixin):
     """
-    Submits in the worker, waits in the triggerer or here: everything about waiting, retries and lost processes.
+    Submits in the worker, waits in the triggerer or in the worker, and resumes in a retry.
 
-    For operators and sensors alike; :meth:`_task` says what is submitted and written.
+    :meth:`_task` has what is submitted and written.
     """
 
     if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
     def _run(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
         task = self._task(context)
-        # The connection is wrong, or it is not: before anything is written or sent.
+        # Validate the connection before anything is written or sent.
         _ = self.hook.get_settings().application_base
-        record = task.ledger.begin(task.fingerprint, context["ti"].max_tries, task.result_uri)
+        record = task.store.begin(task.fingerprint, context["ti"].max_tries, task.result_uri)
         if record.result is not None:
-            task.ledger.close(record)
+            task.store.close(record)
             return dict(record.result)
         if not task.count:
             return task.write(record)
@@ -54,45 +54,45 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         self, context: Context, event: dict[str, Any], deadline: float | None = None
     ) -> dict[str, Any]:
         """
-        Go on after the triggerer's wait.
+        Resume after the triggerer's wait.
 
-        :param deadline: of the attempt. ``dag.test()`` forgets it; then another wait has a new one.
+        :param deadline: of the attempt. ``dag.test()`` does not pass it; another wait then has a new one.
         """
-        from lucidworks_provider.jobs.watch import Outcome
+        from lucidworks_provider.jobs.decisions import JobsOutcome
 
         task = self._task(context)
-        record = task.ledger.load()
+        record = task.store.load()
         if record is not None and record.fingerprint != task.fingerprint:
-            # The record's positions are those of another input.
+            # The positions in the record are of another input.
             raise InputError(
                 "The input or the options changed while the task was waiting (was an upstream task cleared?). "
                 "Nothing was written; a retry submits the new ones."
             ).as_retryable()
-        if record is not None and record.result is not None and record.life == context["ti"].max_tries:
+        if record is not None and record.result is not None and record.generation == context["ti"].max_tries:
             return dict(record.result)
-        seen = task.ledger.bodies.read_record()
-        if record is None or seen is None or seen.nonce != record.nonce:
+        on_storage = task.store.results.read_record()
+        if record is None or on_storage is None or on_storage.nonce != record.nonce:
             raise self._unshared("the worker that the task resumed on")
-        record, manifest = self._settle(context, task, record, Outcome.from_json(event))
+        record, manifest = self._settle(context, task, record, JobsOutcome.from_json(event))
         return manifest or self._wait(context, task, record, deadline)
 
     def _wait(
         self, context: Context, task: JobTask[Any], record: JobRecord, deadline: float | None
     ) -> dict[str, Any]:
-        """Wait, in the triggerer or here; the first wait of an attempt sets the deadline."""
-        from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger, wait_for_jobs
-
+        """Wait in the triggerer or in this process; the first wait of an attempt sets the deadline."""
         manifest: dict[str, Any] | None = None
         while manifest is None:
             record = task.submit_missing(record)
             deadline = deadline or self._deadline(context)
             if self._in_triggerer:
-                self._before_wait(task)
+                from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+
+                self._before_defer(task)
                 self.defer(
                     trigger=LucidworksJobsTrigger(
                         kind=task.kind.name,
                         lucidworks_conn_id=self.lucidworks_conn_id,
-                        folder=task.ledger.bodies.folder,
+                        folder=task.store.results.folder,
                         nonce=record.nonce,
                         poll_interval=self._poll_seconds,
                         deadline=deadline,
@@ -101,11 +101,13 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
                     kwargs={"deadline": deadline},
                     timeout=timedelta(seconds=max(0.0, deadline - time.time())) + DEFER_SLACK,
                 )
+            from lucidworks_provider.jobs.polling import wait_for_jobs
+
             outcome = asyncio.run(
                 wait_for_jobs(
                     self.hook,
                     task.kind,
-                    task.ledger.bodies,
+                    task.store.results,
                     nonce=record.nonce,
                     poll_interval=self._poll_seconds,
                     deadline=deadline,
@@ -115,38 +117,38 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         return manifest
 
     def _settle(
-        self, context: Context, task: JobTask[Any], record: JobRecord, outcome: Outcome
+        self, context: Context, task: JobTask[Any], record: JobRecord, outcome: JobsOutcome
     ) -> tuple[JobRecord, dict[str, Any] | None]:
-        """The manifest, or None when some parts need another job."""
+        """The manifest, or None where parts need another job."""
         if outcome.unshared is not None:
             raise self._unshared(f"the triggerer on {outcome.unshared}")
         if outcome.error is not None:
-            failed = LucidworksError(task.clean(f"Waiting for the jobs failed: {outcome.error}"))
+            failed = LucidworksError(task.redact(f"Waiting for the jobs failed: {outcome.error}"))
             failed.retryable = outcome.retryable
             raise failed
         record = task.settle(record, outcome)
-        if outcome.late:
+        if outcome.timed_out:
             raise JobTimeoutError(
-                f"{task.describe(record, outcome.late, outcome.messages, 'were not ready')} within "
-                f"{self._waited(context)}. A retry goes on waiting for the same jobs."
+                f"{task.describe(record, outcome.timed_out, outcome.messages, 'were not ready')} within "
+                f"{self._waited(context)}. A retry resumes the wait for the same jobs."
             )
         if outcome.gone:
             return record, None
         return record, task.write(record)
 
-    def _before_wait(self, task: JobTask[Any]) -> None:
-        """What a subclass keeps for the process that the task resumes in."""
+    def _before_defer(self, task: JobTask[Any]) -> None:
+        """Store what the process that the task resumes in needs."""
 
     @abstractmethod
     def _task(self, context: Context) -> JobTask[Any]:
-        """Validate the rendered values; nothing has been sent or written before this returns."""
+        """Validate the rendered values, before anything is sent or written."""
 
-    def _bodies(self, context: Context) -> ResultDirectory:
-        return bodies_of(self.result_path, context)
+    def _results(self, context: Context) -> ResultDirectory:
+        return result_directory(self.result_path, context)
 
-    def _unshared(self, who: str) -> StorageNotSharedError:
+    def _unshared(self, reader: str) -> StorageNotSharedError:
         return StorageNotSharedError(
-            f"result_path {self.result_path!r}: {who} does not see what the worker wrote there, so no result was "
+            f"result_path {self.result_path!r}: {reader} does not see what the worker wrote there, so no result was "
             "read and no job is lost. Use a storage that workers and triggerer share (object storage, or a "
             "volume mounted on all of them), or deferrable=False."
         )
@@ -154,16 +156,16 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
 
 class JobOperator(DeferrableJobMixin, BaseOperator):
     """
-    Submits in the worker, waits in the triggerer or here, and returns a small manifest.
+    Submits jobs, waits for them, and returns a manifest.
 
     :param result_path: URI of the file to write. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
         more often.
-    :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
-    :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
-        nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
+    :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
+    :param on_unknown_submission: what to do when a submission got no response, so that a job with an
+        unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
     """
 
     def __init__(
@@ -193,14 +195,14 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         self, context: Context, event: dict[str, Any], deadline: float | None = None
     ) -> dict[str, Any]:
         """
-        Go on after the triggerer's wait.
+        Resume after the triggerer's wait.
 
-        :param deadline: of the attempt. ``dag.test()`` forgets it; then another wait has a new one.
+        :param deadline: of the attempt. ``dag.test()`` does not pass it; another wait then has a new one.
         """
         return self._ended(context, super().execute_complete(context, event, deadline))
 
     def _job_options(self, context: Context) -> dict[str, Any]:
-        """What every task needs; refuses what every operator refuses."""
+        """Validated arguments of every task."""
         from lucidworks_provider.jobs.chunk_file import check_suffix
         from lucidworks_provider.jobs.state_store import JobStateStore
         from lucidworks_provider.storage import check_uri
@@ -211,16 +213,16 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         check_suffix(uri)
         return {
             "result_uri": uri,
-            "ledger": JobStateStore(self._bodies(context), context.get("task_state_store")),
+            "store": JobStateStore(self._results(context), context.get("task_state_store")),
             "resubmit_unknown": policy == "resubmit",
         }
 
 
-def bodies_of(result_path: str, context: Context) -> ResultDirectory:
+def result_directory(result_path: str, context: Context) -> ResultDirectory:
     """
-    Where a task instance keeps what arrives, beside its result.
+    The folder of a task instance, beside its result.
 
-    :raises InputError: a result path that names no file.
+    :raises InputError: the result path does not name a file.
     """
     from lucidworks_provider.jobs.state_store import ResultDirectory
     from lucidworks_provider.storage import check_uri

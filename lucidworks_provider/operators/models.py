@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.api.model_calls import DeploymentSpec, TrainingSpec, UnansweredPost
     from lucidworks_provider.client.api.models import Deployment, Model
 
-# How often to look for what a POST without an answer may have made, and seconds between two looks.
-_SEARCHES = 3
-_BETWEEN_SEARCHES = 5.0
+# Searches for what a POST without a response may have made, and seconds between two.
+_SEARCHES = 4
+_SEARCH_WAIT = 5.0
 
 # How long a list may lag behind what was made.
 _LAG = 60.0
@@ -58,8 +58,8 @@ class _ModelOperator(StateWaitMixin, BaseOperator):
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until it is done; else return as soon as it is begun.
     :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two looks, seconds or a timedelta.
-    :param timeout: seconds, or a timedelta, to wait. A retry goes on waiting for the same.
+    :param poll_interval: the longest time between two polls, seconds or a timedelta.
+    :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
     """
 
     ui_color = "#e8f1fb"
@@ -130,7 +130,7 @@ class _CreatingOperator(_ModelOperator):
         """
         from lucidworks_provider.client.api.model_calls import UnansweredPost, choose
         from lucidworks_provider.jobs.record import fingerprint_of
-        from lucidworks_provider.jobs.state_store import note
+        from lucidworks_provider.jobs.state_store import set_state
 
         earlier = self._earlier_attempt(context)
         store, fingerprint = context.get("task_state_store"), fingerprint_of(asked.as_json(), [])
@@ -165,35 +165,44 @@ class _CreatingOperator(_ModelOperator):
         post = earlier if earlier is not None and earlier.before is not None else None
         post = post or UnansweredPost(time.time(), frozenset(one.id for one in existing), creator)
         sent = {"fingerprint": fingerprint, "at": post.at, "before": sorted(post.before or ())}
-        note(store, _STATE_NAME, json.dumps(sent))
+        set_state(store, _STATE_NAME, json.dumps(sent))
         try:
             made = create()
         except SubmissionUnknownError as err:
             self.log.warning("%s: %s Looking for it.", asked.what, err)
-            made = self._search(lambda: chosen(look(), post), err)
+            made = self._search(asked.what, lambda: chosen(look(), post), err)
         except LucidworksError:
-            note(store, _STATE_NAME, json.dumps(noted))  # this POST has made nothing
+            set_state(store, _STATE_NAME, json.dumps(noted))  # this POST has made nothing
             raise
         # No reason to fail if that cannot be done: this try waits for it, and the next one finds it in the list.
-        note(store, _STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": made.id, "at": time.time()}))
+        set_state(
+            store, _STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": made.id, "at": time.time()})
+        )
         return made
 
     def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
         """What is known of a POST of an earlier attempt, beside what the task state store says."""
         return None
 
-    def _search(self, find: Callable[[], T | None], lost: SubmissionUnknownError) -> T:
-        failure: LucidworksError = lost
-        for _ in range(_SEARCHES):
-            time.sleep(_BETWEEN_SEARCHES)
-            try:
-                if (found := find()) is not None:
-                    return found
-            except AmbiguousResourceError as err:
-                failure = err  # the list may lag, so look again
-            else:
-                failure = lost
-        raise failure
+    def _search(self, what: str, find: Callable[[], T | None], lost: SubmissionUnknownError) -> T:
+        """Find what a POST without a response made; the lists may lag."""
+        from tenacity import Retrying, wait_fixed
+
+        from lucidworks_provider.retrying import retry_on
+
+        def search() -> T:
+            if (found := find()) is None:
+                raise lost
+            return found
+
+        policy = retry_on(
+            SubmissionUnknownError,
+            AmbiguousResourceError,
+            attempts=_SEARCHES,
+            wait=wait_fixed(_SEARCH_WAIT),
+            what=f"{what}: the search for it",
+        )
+        return Retrying(**policy)(search)
 
 
 class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _CreatingOperator):
@@ -221,8 +230,8 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training began.
     :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two looks, seconds or a timedelta.
-    :param timeout: seconds, or a timedelta, to wait. A retry goes on waiting for the same model.
+    :param poll_interval: the longest time between two polls, seconds or a timedelta.
+    :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
     :raises InputError: before anything is sent.
     :raises AmbiguousResourceError: see ``if_ambiguous``; no other one was made.
     :raises JobFailedError: training ended in a failure state; names the model's id and the state.
@@ -351,8 +360,8 @@ class LucidworksDeployModelOperator(_CreatingOperator):
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until it is ``DEPLOYED``; else return as soon as deploying began.
     :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two looks, seconds or a timedelta.
-    :param timeout: seconds, or a timedelta, to wait. A retry goes on waiting for the same deployment.
+    :param poll_interval: the longest time between two polls, seconds or a timedelta.
+    :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
     :raises InputError: before anything is sent.
     :raises AmbiguousResourceError: see ``if_ambiguous``; no other one was made.
     :raises JobFailedError: deploying failed; names the deployment's id and the state.
@@ -466,7 +475,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until it has vanished; else return as soon as deletion began.
     :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two looks, seconds or a timedelta.
+    :param poll_interval: the longest time between two polls, seconds or a timedelta.
     :param timeout: seconds, or a timedelta, to wait.
     :raises InputError: before anything is sent.
     :raises JobFailedError: the deletion failed; names the deployment's id and the state.

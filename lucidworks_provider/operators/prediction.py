@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.job import JobOperator, bodies_of
+from lucidworks_provider.operators.job import JobOperator, result_directory
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.results import ResultMixin
 from lucidworks_provider.operators.secrets import SecretMap, restore, warn, withheld, withhold
@@ -331,15 +331,15 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider.storage import check_uri, discard_folder
 
         uri = check_uri(self.result_path, "result_path")
-        ledger = JobStateStore(bodies_of(uri, context), context.get("task_state_store"))
-        record = ledger.begin(direct.fingerprint, context["ti"].max_tries, uri)
+        store = JobStateStore(result_directory(uri, context), context.get("task_state_store"))
+        record = store.begin(direct.fingerprint, context["ti"].max_tries, uri)
         # The answers have the number from before their result.
         direct = replace(direct, revision=record.revision - (record.result is not None))
         if record.result is None:
             asyncio.run(self._run(direct))
             record = record.collected(self._write(direct, uri))
-        ledger.close(record, lambda: direct.names)
-        discard_folder(ledger.bodies.table)
+        store.close(record, lambda: direct.names)
+        discard_folder(store.results.table)
         return dict(record.result or {})
 
     def _direct(self, context: Context) -> SyncBatchRunner:
@@ -352,13 +352,13 @@ class LucidworksPredictionOperator(_Predicting):
         options = self._asked()
         concurrency = whole(self.concurrency, "concurrency", 1, MAX_CONCURRENCY)
         accepted = self._accepted()
-        bodies = spool = None
+        results = spool = None
         if self.result_path:
-            bodies = bodies_of(self.result_path, context)
+            results = result_directory(self.result_path, context)
             check_suffix(uri := check_uri(self.result_path, "result_path"))
             if is_folder(uri):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
-            spool = Spool(bodies.table, context["ti"].max_tries)
+            spool = Spool(results.table, context["ti"].max_tries)
         _ = self.hook.get_settings().application_base
         batches = self._read(options, spool)
         return SyncBatchRunner(
@@ -366,7 +366,7 @@ class LucidworksPredictionOperator(_Predicting):
             batches,
             lambda batch: self.hook.acall(predict_items(options, batch)),
             concurrency,
-            bodies,
+            results,
             accepted=accepted,
             progress=Progress(batches.survey.sent),
         )
@@ -450,7 +450,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
         more often.
-    :param timeout: seconds, or a timedelta, to wait for all jobs. The ids are kept: a retry goes on waiting.
+    :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
     :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
         nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
     :raises InputError: before anything is sent.

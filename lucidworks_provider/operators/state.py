@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators and sensors do that wait for the state of a model or a deployment."""
+"""Waiting for a state of a model or a deployment, in operators and sensors."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 
 class StateWaitMixin(WaitMixin):
-    """Waits until a model or a deployment is in a state, or never will be."""
+    """Waits until a model or a deployment is in a state, or cannot get there."""
 
     def _what(self, kind: str, resource_id: str) -> str:
-        """Names the resource in messages."""
+        """The name of the resource in messages."""
         return f"{kind.capitalize()} {resource_id}"
 
     def _wait(
         self, context: Context, kind: str, resource_id: str, target: str, model_id: str | None = None
     ) -> None:
         """
-        Wait, in the triggerer or here.
+        Wait in the triggerer or in this process.
 
         :param kind: ``model`` or ``deployment``.
-        :param target: see :mod:`lucidworks_provider.jobs.states`.
+        :param target: see :mod:`lucidworks_provider.jobs.decisions`.
         :param model_id: of a deployment whose model is known.
         """
-        from lucidworks_provider.triggers.models import LucidworksStateTrigger, wait_for_state
-
         deadline = self._deadline(context)
         if self._in_triggerer:
+            from lucidworks_provider.triggers.models import LucidworksStateTrigger
+
             self.defer(
                 trigger=LucidworksStateTrigger(
                     lucidworks_conn_id=self.lucidworks_conn_id,
@@ -49,6 +49,8 @@ class StateWaitMixin(WaitMixin):
                 method_name="execute_complete",
                 timeout=timedelta(seconds=max(0.0, deadline - time.time())) + DEFER_SLACK,
             )
+        from lucidworks_provider.jobs.polling import wait_for_state
+
         event = asyncio.run(
             wait_for_state(
                 self.hook,
@@ -63,23 +65,22 @@ class StateWaitMixin(WaitMixin):
         self._end(context, event)
 
     def _end(self, context: Context, event: dict[str, Any]) -> None:
-        """Return where the wait ended well; else raise what it means."""
+        """Raise unless the state was reached."""
         what, target = self._what(event["kind"], event["resource_id"]), event["target"]
         state, message = event.get("state"), event.get("message") or ""
-        if event["ending"] != "done":
-            _raise(event, f"{what} is {state or 'not there'}", target, message, self._waited(context))
-        self.log.info("%s: %s", what, state or "gone")
+        if event["end"] != "reached":
+            _raise(event, f"{what} is {state or 'missing'}", target, message, self._waited(context))
+        self.log.info("%s: %s", what, state or "deleted")
 
 
-def _raise(event: dict[str, Any], stands: str, target: str, message: str, limit: str) -> NoReturn:
-    match event["ending"]:
+def _raise(event: dict[str, Any], status: str, target: str, message: str, limit: str) -> NoReturn:
+    match event["end"]:
         case "failed":
-            raise JobFailedError(f"{stands}, and will not get to {target!r}. {message}".strip())
-        case "late":
+            raise JobFailedError(f"{status}, and will not get to {target!r}. {message}".strip())
+        case "timeout":
             raise JobTimeoutError(
-                f"{stands}, and was not {target!r} within {limit}. {message} A retry goes on waiting for the "
-                "same one."
+                f"{status}, and was not {target!r} within {limit}. {message} A retry resumes the wait."
             )
-    failed = LucidworksError(f"{stands}; waiting for {target!r} failed: {message}")
+    failed = LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
     failed.retryable = bool(event.get("retryable"))
     raise failed

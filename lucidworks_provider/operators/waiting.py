@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every operator and sensor has: a hook; and those that wait, a pace and an end."""
+"""Mixins of operators and sensors: the hook, the poll interval and the deadline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
-# The trigger's own event at its deadline is to arrive before Airflow's time-out of the deferral.
+# The trigger's event at its deadline must arrive before Airflow's timeout of the deferral.
 DEFER_SLACK = timedelta(minutes=5)
 # Of execution_timeout, for the resumption: a tenth, and no more than queueing a task and starting a worker takes.
 _MARGIN, _LONGEST_MARGIN = 0.1, 30.0
@@ -28,21 +28,20 @@ DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 
 class HookMixin(NoneTemplatesMixin, NonRetryableErrorsMixin):
-    """Asks the service."""
+    """Has a hook."""
 
     if TYPE_CHECKING:
         lucidworks_conn_id: str
 
     @cached_property
     def hook(self) -> LucidworksHook:
-        """The hook that asks."""
         from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
         return LucidworksHook(self.lucidworks_conn_id)
 
 
 class WaitMixin(HookMixin):
-    """Waits in the triggerer or here."""
+    """Waits in the triggerer or in the worker."""
 
     if TYPE_CHECKING:
         deferrable: bool
@@ -65,12 +64,12 @@ class WaitMixin(HookMixin):
         return seconds(self.timeout, "timeout")
 
     def _deadline(self, context: Context) -> float:
-        """Until when this attempt waits, in seconds since the epoch."""
+        """Of this attempt, in seconds since the epoch."""
         limit = execution_limit(context["ti"], self.execution_timeout)
         return min(time.time() + self._timeout_seconds, limit or math.inf)
 
     def _waited(self, context: Context) -> str:
-        """The smaller limit, which has ended a wait, for messages."""
+        """The smaller limit, for messages about a timeout."""
         if self._ends_by_execution_timeout(context):
             return f"execution_timeout={self.execution_timeout.total_seconds():g} s of the attempt's start"  # type: ignore[union-attr]
         return f"timeout={self._timeout_seconds:g} s"

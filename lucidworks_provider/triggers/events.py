@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Asset events when a model or a deployment has become what it is waited for, so that DAGs are scheduled by it.
+Asset events when a model or a deployment reaches a state, to schedule DAGs by them.
 
-For an ``AssetWatcher`` (Airflow 3.0 and newer). A DAG file imports this, so what it needs to look is imported later.
+For an ``AssetWatcher`` (Airflow 3.0 and newer). DAG files import this module; it imports what polls when it runs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
@@ -16,26 +15,25 @@ from airflow.providers.common.compat.triggers import BaseEventTrigger
 from airflow.triggers.base import TriggerEvent
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
-from lucidworks_provider.errors import InputError, LucidworksError
+from lucidworks_provider.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# A list of the Models API is asked for no more often than this, in seconds.
+# Seconds between two requests of a list of the Models API, at least.
 _SHORTEST_POLL = 1.0
 
 
 class _StateEventTrigger(BaseEventTrigger):
     """
-    Looks for ever, and fires each time that the state is reached.
+    Polls without end, and emits an event each time that the state is reached.
 
-    Airflow keeps such a trigger running and starts it again with each triggerer, so that it was already seen is kept
-    in the asset's state store. That is written one look after the event, when Airflow has stored the event
-    for long: whatever is killed when, an event is never lost, and at worst told twice.
+    Airflow starts such a trigger again with each triggerer, so the asset's state store has whether the current state
+    was notified. See :func:`~lucidworks_provider.jobs.decisions.event_decision`.
     """
 
     kind: ClassVar[str]
 
-    def _watch(
+    def _configure(
         self, resource_id: str, target_state: str, lucidworks_conn_id: str, poll_interval: float
     ) -> None:
         for name, value in (
@@ -67,38 +65,20 @@ class _StateEventTrigger(BaseEventTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield an event each time that the state is reached; never end, as Airflow would only begin anew."""
+        """Yield an event each time that the state is reached."""
         from lucidworks_provider.hooks.lucidworks import LucidworksHook
-        from lucidworks_provider.jobs.states import next_look, reached
-        from lucidworks_provider.threads import in_thread
-        from lucidworks_provider.triggers.models import look
+        from lucidworks_provider.jobs.decisions import event_decision
+        from lucidworks_provider.jobs.polling import ResourcePoller, perform
 
-        hook = LucidworksHook(self.lucidworks_conn_id)
-        told = stored = await self._stored()
-        state, complaint = None, ""
+        poller = ResourcePoller(
+            LucidworksHook(self.lucidworks_conn_id), self.kind, self.resource_id, save=self._save_notified
+        )
+        decision = event_decision(
+            self.target_state, notified=await self._load_notified(), poll_interval=self.poll_interval
+        )
         while True:
-            try:
-                seen = await look(hook, self.kind, self.resource_id)
-            except LucidworksError as err:
-                # Also what waiting alone does not cure: somebody may mend the connection.
-                if str(err) != complaint:
-                    complaint = str(err)
-                    await in_thread(log.warning, "%s: no answer, looking again: %s", self, err)
-            else:
-                complaint = ""
-                if seen.state is not None:  # one list without it may be a gateway's
-                    there = reached(self.target_state, seen)
-                    if there and not told:
-                        await in_thread(log.info, "%s: %s, before that %s", self, seen.state, state)
-                        yield TriggerEvent(self._payload(seen.state, state))
-                    told, state = there, seen.state
-            # That it was left is stored at once: whoever goes on from here must tell of the next time.
-            if stored and not told:
-                stored = not await self._store(False)
-            await asyncio.sleep(next_look(self.poll_interval, self.poll_interval))
-            # That it was told only now: Airflow has had the time to store the event.
-            if told and not stored:
-                stored = await self._store(True)
+            event = await perform(decision, poller)
+            yield TriggerEvent(self._payload(event.state, event.before))
 
     def _payload(self, state: str, before: str | None) -> dict[str, Any]:
         return {
@@ -112,21 +92,20 @@ class _StateEventTrigger(BaseEventTrigger):
     def _key(self) -> str:
         return f"lucidworks {self.kind} {self.resource_id} {self.target_state}"
 
-    async def _stored(self) -> bool:
-        """Whether the state was told of already."""
+    async def _load_notified(self) -> bool:
         try:
             store = self._asset_state_store()
             return store is not None and bool(await store.aget(self._key, default=False))
-        except Exception as err:  # noqa: BLE001 - whatever the store says, watching goes on
+        except Exception as err:  # noqa: BLE001 - an error of the store must not end the trigger
             log.warning("%s: the asset's state store cannot be read (%s).", self, type(err).__name__)
             return False
 
-    async def _store(self, told: bool) -> bool:
-        """Whether it is stored, or nothing can be."""
+    async def _save_notified(self, notified: bool) -> bool:
+        """Return whether it is saved, or there is no store."""
         try:
             store = self._asset_state_store()
             if store is not None:
-                await store.aset(self._key, told)
+                await store.aset(self._key, notified)
         except Exception as err:  # noqa: BLE001 - as above
             log.warning("%s: the asset's state store cannot be written (%s).", self, type(err).__name__)
             return False
@@ -144,7 +123,7 @@ class LucidworksModelEventTrigger(_StateEventTrigger):
     :param model_id: of the model.
     :param target_state: the state, as the service writes it.
     :param lucidworks_conn_id: the connection, with its Customer ID.
-    :param poll_interval: longest time between two looks, in seconds.
+    :param poll_interval: longest wait between two polls, in seconds.
     :raises InputError: names the parameter.
     """
 
@@ -159,7 +138,7 @@ class LucidworksModelEventTrigger(_StateEventTrigger):
         poll_interval: float = 60.0,
     ) -> None:
         super().__init__()
-        self._watch(model_id, target_state, lucidworks_conn_id, poll_interval)
+        self._configure(model_id, target_state, lucidworks_conn_id, poll_interval)
 
 
 class LucidworksDeploymentEventTrigger(_StateEventTrigger):
@@ -169,7 +148,7 @@ class LucidworksDeploymentEventTrigger(_StateEventTrigger):
     :param deployment_id: of the deployment.
     :param target_state: the state, as the service writes it.
     :param lucidworks_conn_id: the connection, with its Customer ID.
-    :param poll_interval: longest time between two looks, in seconds.
+    :param poll_interval: longest wait between two polls, in seconds.
     :raises InputError: names the parameter.
     """
 
@@ -184,4 +163,4 @@ class LucidworksDeploymentEventTrigger(_StateEventTrigger):
         poll_interval: float = 60.0,
     ) -> None:
         super().__init__()
-        self._watch(deployment_id, target_state, lucidworks_conn_id, poll_interval)
+        self._configure(deployment_id, target_state, lucidworks_conn_id, poll_interval)

@@ -43,7 +43,7 @@ from lucidworks_provider.errors import (
     ServiceError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.states import YOUNG, Ending, Seen, judge, next_look
+from lucidworks_provider.jobs.decisions import YOUNG, ResourceState, StateEnd, judge_state, state_wait
 
 CANARY = "canary-5d1f-of-a-private-key"
 DATA = {"catalog": "gs://bucket/Catalog", "signals": "gs://bucket/signals"}
@@ -430,56 +430,58 @@ def test_unknown_states(state: str, unknown: bool) -> None:
 
 
 OLD = YOUNG + 1
-MISSING = Seen(Progress.GONE, None)
+MISSING = ResourceState(Progress.GONE, None)
 
 
-def seen(state: str, kind: str = "deployment") -> Seen:
-    return Seen((deployment_progress if kind == "deployment" else model_progress)(state), state)
+def seen(state: str, kind: str = "deployment") -> ResourceState:
+    return ResourceState((deployment_progress if kind == "deployment" else model_progress)(state), state)
 
 
 @pytest.mark.parametrize(
-    ("target", "look", "age", "left", "ending"),
+    ("target", "resource", "age", "left", "end"),
     [
-        ("ready", seen("AVAILABLE", "model"), 0, 9, Ending.DONE),
-        ("ready", seen("AVAILABLE", "model"), 0, 0, Ending.DONE),
-        ("ready", seen("TRAINING", "model"), 0, 9, Ending.WAIT),
-        ("ready", seen("TRAINING", "model"), 0, 0, Ending.LATE),
-        ("ready", seen("", "model"), OLD, 9, Ending.WAIT),
-        ("ready", seen("TRAIN_FAILED", "model"), 0, 9, Ending.FAILED),
-        ("ready", MISSING, 0, 9, Ending.WAIT),
-        ("ready", MISSING, 0, 0, Ending.LATE),
-        ("ready", MISSING, OLD, 9, Ending.FAILED),
-        ("ready", seen("DEPLOYED"), 0, 9, Ending.DONE),
-        ("ready", seen("DELETING"), 0, 9, Ending.FAILED),
-        ("ready", seen("DEPLOY_FAILED"), 0, 9, Ending.FAILED),
-        ("gone", MISSING, 0, 9, Ending.DONE),
-        ("gone", seen("DELETED"), 0, 9, Ending.DONE),
-        ("gone", seen("DELETING"), 0, 9, Ending.WAIT),
-        ("gone", seen("DELETING"), 0, 0, Ending.LATE),
-        ("gone", seen("DELETE_FAILED"), OLD, 9, Ending.FAILED),
-        ("DEPLOYED", seen("DEPLOYED"), 0, 9, Ending.DONE),
-        ("deployed", seen("DEPLOYED"), 0, 9, Ending.DONE),
-        ("DELETED", MISSING, 0, 9, Ending.DONE),
-        ("CUSTOM", seen("custom"), 0, 9, Ending.DONE),
-        ("CUSTOM", seen("DEPLOYED"), 0, 9, Ending.WAIT),
+        ("ready", seen("AVAILABLE", "model"), 0, 9, StateEnd.REACHED),
+        ("ready", seen("AVAILABLE", "model"), 0, 0, StateEnd.REACHED),
+        ("ready", seen("TRAINING", "model"), 0, 9, None),
+        ("ready", seen("TRAINING", "model"), 0, 0, StateEnd.TIMEOUT),
+        ("ready", seen("", "model"), OLD, 9, None),
+        ("ready", seen("TRAIN_FAILED", "model"), 0, 9, StateEnd.FAILED),
+        ("ready", MISSING, 0, 9, None),
+        ("ready", MISSING, 0, 0, StateEnd.TIMEOUT),
+        ("ready", MISSING, OLD, 9, StateEnd.FAILED),
+        ("ready", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
+        ("ready", seen("DELETING"), 0, 9, StateEnd.FAILED),
+        ("ready", seen("DEPLOY_FAILED"), 0, 9, StateEnd.FAILED),
+        ("gone", MISSING, 0, 9, StateEnd.REACHED),
+        ("gone", seen("DELETED"), 0, 9, StateEnd.REACHED),
+        ("gone", seen("DELETING"), 0, 9, None),
+        ("gone", seen("DELETING"), 0, 0, StateEnd.TIMEOUT),
+        ("gone", seen("DELETE_FAILED"), OLD, 9, StateEnd.FAILED),
+        ("DEPLOYED", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
+        ("deployed", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
+        ("DELETED", MISSING, 0, 9, StateEnd.REACHED),
+        ("CUSTOM", seen("custom"), 0, 9, StateEnd.REACHED),
+        ("CUSTOM", seen("DEPLOYED"), 0, 9, None),
     ],
 )
-def test_when_waiting_ends(target: str, look: Seen, age: float, left: float, ending: Ending) -> None:
-    assert judge(target, look, age=age, left=left) is ending
+def test_when_waiting_ends(
+    target: str, resource: ResourceState, age: float, left: float, end: StateEnd | None
+) -> None:
+    assert judge_state(target, resource, age=age, left=left) is end
 
 
 @pytest.mark.parametrize(
     ("state", "age"), [("DEPLOY_FAILED", 0), ("DEPLOY_FAILED", OLD), ("DELETE_FAILED", 0)]
 )
 def test_a_deletion_outlives_failures_from_before_it(state: str, age: float) -> None:
-    assert judge("gone", seen(state), age=age, left=9) is Ending.WAIT
+    assert judge_state("gone", seen(state), age=age, left=9) is None
 
 
-def test_the_next_look() -> None:
-    assert next_look(60, 100, lambda: 1.0) == 60
-    assert next_look(60, 100, lambda: 0.0) == 48
-    assert next_look(60, 5, lambda: 1.0) == 5
-    assert next_look(60, -1, lambda: 1.0) == 0
+def test_the_wait_until_the_next_poll() -> None:
+    assert state_wait(60, 100, lambda: 1.0) == 60
+    assert state_wait(60, 100, lambda: 0.0) == 48
+    assert state_wait(60, 5, lambda: 1.0) == 5
+    assert state_wait(60, -1, lambda: 1.0) == 0
 
 
 # What exists against what is asked for

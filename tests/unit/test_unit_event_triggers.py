@@ -10,16 +10,16 @@ import pytest
 
 from lucidworks_provider.client.api.models import Progress
 from lucidworks_provider.errors import ConfigurationError, InputError, ServiceError
-from lucidworks_provider.jobs.states import Seen
-from lucidworks_provider.triggers import events, models
+from lucidworks_provider.jobs import polling
+from lucidworks_provider.jobs.decisions import ResourceState
 from lucidworks_provider.triggers.events import LucidworksDeploymentEventTrigger, LucidworksModelEventTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TRAINING = Seen(Progress.RUNNING, "TRAINING")
-AVAILABLE = Seen(Progress.READY, "AVAILABLE")
-NOTHING = Seen(Progress.GONE, None)
+TRAINING = ResourceState(Progress.RUNNING, "TRAINING")
+AVAILABLE = ResourceState(Progress.READY, "AVAILABLE")
+NOTHING = ResourceState(Progress.GONE, None)
 DOWN = ServiceError("HTTP 503", status=503)
 WRONG = ConfigurationError("no customer_id")
 
@@ -47,13 +47,13 @@ class BrokenStore:
 
 
 def fired(
-    monkeypatch: pytest.MonkeyPatch, seen: Sequence[Seen | Exception], store: object = None
+    monkeypatch: pytest.MonkeyPatch, seen: Sequence[ResourceState | Exception], store: object = None
 ) -> list[dict[str, Any]]:
     """The events of a watcher that sees this, one look after the other, and is stopped then."""
     looks = iter(seen)
     told: list[dict[str, Any]] = []
 
-    async def look(*_: object) -> Seen:
+    async def look(*_: object) -> ResourceState:
         try:
             one = next(looks)
         except StopIteration:
@@ -65,8 +65,8 @@ def fired(
     async def no_time(_: float) -> None:
         return None
 
-    monkeypatch.setattr(models, "look", look)
-    monkeypatch.setattr(events.asyncio, "sleep", no_time)
+    monkeypatch.setattr(polling, "get_state", look)
+    monkeypatch.setattr(polling.asyncio, "sleep", no_time)
 
     async def watch() -> None:
         trigger = LucidworksModelEventTrigger(model_id="m")
@@ -93,7 +93,7 @@ def fired(
     ],
 )
 def test_it_fires_once_each_time_that_the_state_is_reached(
-    monkeypatch: pytest.MonkeyPatch, seen: list[Seen | Exception], times: int, store: object
+    monkeypatch: pytest.MonkeyPatch, seen: list[ResourceState | Exception], times: int, store: object
 ) -> None:
     told = fired(monkeypatch, seen, Store() if isinstance(store, Store) else store)
     assert len(told) == times
@@ -117,7 +117,7 @@ def test_killed_right_after_the_state_was_left_it_tells_of_the_next_time(
     # It sees that the state was left, and is stopped before it looks again.
     looks = iter([TRAINING])
 
-    async def look(*_: object) -> Seen:
+    async def look(*_: object) -> ResourceState:
         return next(looks)
 
     async def killed(_: float) -> None:
@@ -129,8 +129,8 @@ def test_killed_right_after_the_state_was_left_it_tells_of_the_next_time(
         async for _ in trigger.run():
             pass
 
-    monkeypatch.setattr(models, "look", look)
-    monkeypatch.setattr(events.asyncio, "sleep", killed)
+    monkeypatch.setattr(polling, "get_state", look)
+    monkeypatch.setattr(polling.asyncio, "sleep", killed)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(watch())
     assert len(fired(monkeypatch, [AVAILABLE], store)) == 1
@@ -162,10 +162,10 @@ def test_killed_right_after_the_event_it_tells_again(monkeypatch: pytest.MonkeyP
         async for _ in trigger.run():
             return
 
-    async def look(*_: object) -> Seen:
+    async def look(*_: object) -> ResourceState:
         return AVAILABLE
 
-    monkeypatch.setattr(models, "look", look)
+    monkeypatch.setattr(polling, "get_state", look)
     asyncio.run(watch())
     assert store.written == []
     assert len(fired(monkeypatch, [AVAILABLE, AVAILABLE], store)) == 1

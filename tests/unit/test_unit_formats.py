@@ -28,7 +28,7 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 from lucidworks_provider.jobs.record import JobRecord
 
-RECORD = """{"fingerprint": "5f0c", "life": 2, "nonce": "9d3b", "revision": 7, "jobs": {"0": "job-a", "2": "job-c"},
+RECORD = """{"fingerprint": "5f0c", "generation": 2, "nonce": "9d3b", "revision": 7, "jobs": {"0": "job-a", "2": "job-c"},
     "intent": 1, "resubmitted": [2], "failed": [0], "result": null, "version": 1}"""
 # First versions of both tables, without the schema of the chunks, which is that of their options.
 CHUNKS_LOG = r"""{"commitInfo":{"timestamp":1795954992846,"operation":"WRITE","engineInfo":"airflow-provider-lucidworks/0.1.0"}}
@@ -43,7 +43,7 @@ DOCUMENTS_LOG = r"""{"txn":{"appId":"lucidworks-run","version":6,"lastUpdated":1
 {"protocol":{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["deletionVectors"],"writerFeatures":["deletionVectors"]}}
 {"metaData":{"id":"a2cb9fe9-4529-4f5a-90ec-77b7bbad6136","name":"documents","format":{"provider":"parquet","options":{}},"schemaString":"{\"type\":\"struct\",\"fields\":[{\"name\":\"document_id\",\"type\":\"string\",\"nullable\":false,\"metadata\":{}},{\"name\":\"status\",\"type\":\"string\",\"nullable\":false,\"metadata\":{}},{\"name\":\"content_hash\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"size\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}},{\"name\":\"etag\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"source_file\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"chunk_file\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"first_row\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}},{\"name\":\"chunks\",\"type\":\"integer\",\"nullable\":false,\"metadata\":{}},{\"name\":\"tokens\",\"type\":\"long\",\"nullable\":false,\"metadata\":{}},{\"name\":\"change\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"version\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}},{\"name\":\"presence\",\"type\":{\"type\":\"array\",\"elementType\":\"long\",\"containsNull\":true},\"nullable\":false,\"metadata\":{}},{\"name\":\"reason\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"detail\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"attempts\",\"type\":\"integer\",\"nullable\":false,\"metadata\":{}},{\"name\":\"rejected_hash\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}}]}","partitionColumns":[],"configuration":{"delta.enableDeletionVectors":"true"},"createdTime":1795954992855}}
 """
-NOTE = r"""{"number": 7, "me": {"instance": ["d", "r", "t", -1], "life": 2}, "journal": "journal/20261129T122307-dae74adf",
+NOTE = r"""{"number": 7, "me": {"instance": ["d", "r", "t", -1], "generation": 2}, "journal": "journal/20261129T122307-dae74adf",
     "returned": {"documents": 2, "version": 0}, "version": 0, "upserts": {"path": "20261129T122309-f5ed6497.parquet",
     "partitionValues": {}, "size": 3717, "dataChange": true, "modificationTime": 1795954989498,
     "stats": "{\"numRecords\":2}"}}"""
@@ -110,7 +110,7 @@ def test_the_columns_of_chunks() -> None:
 def test_the_note_of_a_run(catalogue: Path) -> None:
     note = read_note(str(catalogue), 7)
     assert note is not None
-    assert (note.version, note.me["life"], note.returned["documents"]) == (0, 2, 2)
+    assert (note.version, note.me["generation"], note.returned["documents"]) == (0, 2, 2)
     assert json.loads(json.dumps(asdict(note))) == json.loads(NOTE) | {
         "transactions": {},
         "base": 0,

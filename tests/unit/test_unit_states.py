@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of ``jobs/states.py``, and what counts as made already."""
+"""The table of ``state_decision``, and what counts as made already."""
 
 from __future__ import annotations
 
@@ -29,10 +29,28 @@ from lucidworks_provider.client.api.models import (
     read_models,
     read_undeployment,
 )
-from lucidworks_provider.errors import InputError, LucidworksError, MalformedAnswerError
-from lucidworks_provider.jobs.states import GONE, READY, YOUNG, Ending, Seen, judge, next_look
+from lucidworks_provider.errors import (
+    ConfigurationError,
+    InputError,
+    LucidworksError,
+    MalformedAnswerError,
+    ServiceError,
+)
+from lucidworks_provider.jobs.decisions import (
+    GONE,
+    READY,
+    YOUNG,
+    ResourceState,
+    Sleep,
+    StateEnd,
+    StateOutcome,
+    judge_state,
+    state_decision,
+    state_wait,
+)
 
-WAIT, DONE, FAILED, LATE = Ending.WAIT, Ending.DONE, Ending.FAILED, Ending.LATE
+WAIT = None
+DONE, FAILED, LATE = StateEnd.REACHED, StateEnd.FAILED, StateEnd.TIMEOUT
 OLD = YOUNG + 1
 
 
@@ -71,24 +89,54 @@ def ok(value: object) -> Answer:
         ("deployment", "DEPLOYED", "DELETED", WAIT),
     ],
 )
-def test_what_a_state_means(kind: str, state: str | None, target: str, ending: Ending) -> None:
+def test_what_a_state_means(kind: str, state: str | None, target: str, ending: StateEnd | None) -> None:
     progress = model_progress if kind == "model" else deployment_progress
-    seen = Seen(Progress.GONE if state is None else progress(state), state)
-    assert judge(target, seen, age=OLD, left=100) is ending
+    seen = ResourceState(Progress.GONE if state is None else progress(state), state)
+    assert judge_state(target, seen, age=OLD, left=100) is ending
     # The deadline ends what would be waited for, and nothing else.
-    assert judge(target, seen, age=OLD, left=0) is (LATE if ending is WAIT else ending)
+    assert judge_state(target, seen, age=OLD, left=0) is (LATE if ending is WAIT else ending)
 
 
 def test_what_was_created_a_moment_ago_may_not_be_listed_yet() -> None:
-    nothing = Seen(Progress.GONE, None)
-    assert judge(READY, nothing, age=1, left=100) is WAIT
-    assert judge(READY, nothing, age=1, left=0) is LATE
-    assert judge(GONE, nothing, age=1, left=100) is DONE
+    nothing = ResourceState(Progress.GONE, None)
+    assert judge_state(READY, nothing, age=1, left=100) is WAIT
+    assert judge_state(READY, nothing, age=1, left=0) is LATE
+    assert judge_state(GONE, nothing, age=1, left=100) is DONE
 
 
 @given(interval=st.floats(0.01, 1000), left=st.floats(-10, 1000), spread=st.floats(0, 1))
-def test_looks_come_within_the_interval_and_the_deadline(interval: float, left: float, spread: float) -> None:
-    assert 0 <= next_look(interval, left, lambda: spread) <= min(interval, max(left, 0))
+def test_polls_come_within_the_interval_and_the_deadline(interval: float, left: float, spread: float) -> None:
+    assert 0 <= state_wait(interval, left, lambda: spread) <= min(interval, max(left, 0))
+
+
+def outcome_of(*script: ResourceState | LucidworksError, deadline: float = 1000.0) -> StateOutcome:
+    """Of a wait for READY that polls the script's entries in turn, the last one for ever."""
+    now, polls = 0.0, 0
+    decision = state_decision(READY, poll_interval=10.0, deadline=deadline, now=lambda: now)
+    command = decision.send(None)
+    while True:
+        try:
+            if isinstance(command, Sleep):
+                now += command.seconds
+                command = decision.send(None)
+            else:
+                command = decision.send(script[min(polls, len(script) - 1)])
+                polls += 1
+        except StopIteration as stop:
+            return stop.value
+
+
+def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
+    running = ResourceState(Progress.RUNNING, "TRAINING")
+    ready = ResourceState(Progress.READY, "AVAILABLE")
+    away, denied = ServiceError("away", status=503), ConfigurationError("no customer_id")
+    assert outcome_of(running, away, ready) == StateOutcome(StateEnd.REACHED, "AVAILABLE")
+    assert outcome_of(running, away) == StateOutcome(StateEnd.TIMEOUT, "TRAINING", "away")
+    ended = outcome_of(running, denied, ready)
+    assert (ended.end, ended.state, ended.retryable) == (StateEnd.ERROR, "TRAINING", False)
+    assert "ConfigurationError: no customer_id" in ended.message
+    odd = ResourceState(Progress.RUNNING, "RESTING")
+    assert outcome_of(odd).message == "RESTING is not a known state."
 
 
 DATA = {"catalog": "gs://b/c", "signals": "gs://b/s"}

@@ -8,8 +8,10 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pyarrow.parquet as pq
@@ -23,8 +25,9 @@ from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.client.api.spans import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
-from lucidworks_provider.jobs import wait as collecting
+from lucidworks_provider.jobs import state_store
 from lucidworks_provider.jobs.chunk_file import check_suffix, chunk_file
+from lucidworks_provider.jobs.polling import wait_for_jobs
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
 from lucidworks_provider.storage import (
@@ -196,44 +199,44 @@ class State(dict[str, str]):
         self[key] = value
 
 
-def test_the_ledger_keeps_the_newer_copy_and_forgets_the_bodies(base: str) -> None:
+def test_the_job_state_store_keeps_the_newer_copy_and_deletes_the_bodies(base: str) -> None:
     state = State()
     bodies = ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
     assert bodies.folder.startswith(f"{base}/out/_r.parquet.")
     assert bodies == ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
     assert bodies != ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", 0)
-    ledger = JobStateStore(bodies, state)
-    assert ledger.load() is None
-    record = ledger.save(JobRecord("f", 0).intending(0))
+    store = JobStateStore(bodies, state)
+    assert store.load() is None
+    record = store.save(JobRecord("f", 0).intending(0))
     newer = record.submitted(0, "job")
     bodies.write_record(newer)
-    assert ledger.load() == newer
-    bodies.keep(0, "job", b"{}")
-    assert bodies.there(0, "job")
-    assert not bodies.there(0, "another job")
-    aside = bodies.set_aside(0, "job")
-    assert (bodies.there(0, "job"), read_file(aside)) == (False, b"{}")
-    ledger.close(newer.collected({"uri": "u"}))
+    assert store.load() == newer
+    bodies.save(0, "job", b"{}")
+    assert bodies.exists(0, "job")
+    assert not bodies.exists(0, "another job")
+    aside = bodies.quarantine_result(0, "job")
+    assert (bodies.exists(0, "job"), read_file(aside)) == (False, b"{}")
+    store.close(newer.collected({"uri": "u"}))
     assert not exists(bodies.folder)
-    assert (ledger.load() or newer).result == {"uri": "u"}
+    assert (store.load() or newer).result == {"uri": "u"}
 
 
 def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -> None:
     state = State()
-    ledger = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
-    record = ledger.save(JobRecord("f", 0).submitted(0, "job"))
-    ledger.bodies.keep(0, "job", b"{}")
+    store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
+    record = store.save(JobRecord("f", 0).submitted(0, "job"))
+    store.results.save(0, "job", b"{}")
     state.down = True
-    ledger.close(record.collected({"uri": "u"}))
-    assert not ledger.bodies.there(0, "job")
-    found = ledger.load()
+    store.close(record.collected({"uri": "u"}))
+    assert not store.results.exists(0, "job")
+    found = store.load()
     assert found is not None
     assert found.result == {"uri": "u"}
     # The next attempt brings it where another host finds it.
     state.down = False
-    ledger.close(found)
-    assert not exists(ledger.bodies.folder)
-    assert ledger.load() == found
+    store.close(found)
+    assert not exists(store.results.folder)
+    assert store.load() == found
 
 
 @pytest.mark.parametrize("state", [None, {}], ids=["without state store", "with state store"])
@@ -246,22 +249,22 @@ def test_a_storage_that_removes_nothing_fails_no_result(
     def refuses(uri: str) -> None:
         raise StorageError(f"{uri} cannot be removed: AccessDenied")
 
-    ledger = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), None if state is None else State())
-    record = ledger.save(JobRecord("f", 0).submitted(0, "job"))
-    ledger.bodies.keep(0, "job", b"{}")
+    store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), None if state is None else State())
+    record = store.save(JobRecord("f", 0).submitted(0, "job"))
+    store.results.save(0, "job", b"{}")
     monkeypatch.setattr(storage, "remove_file", refuses)
     monkeypatch.setattr(storage, "remove_folder", refuses)
-    ledger.close(record.collected({"uri": "u"}))
-    assert (ledger.load() or record).result == {"uri": "u"}
+    store.close(record.collected({"uri": "u"}))
+    assert (store.load() or record).result == {"uri": "u"}
     assert "AccessDenied" in caplog.text
 
 
 def test_an_id_is_in_one_place_at_least(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    ledger = JobStateStore(ResultDirectory(f"{tmp_path}/file/x"), State())
+    store = JobStateStore(ResultDirectory(f"{tmp_path}/file/x"), State())
     with pytest.raises(StorageError):
-        ledger.save(JobRecord("f", 0).submitted(0, "precious"))
-    assert (ledger.load() or JobRecord("", 0)).jobs == {0: "precious"}
+        store.save(JobRecord("f", 0).submitted(0, "precious"))
+    assert (store.load() or JobRecord("", 0)).jobs == {0: "precious"}
 
 
 def test_a_body_outlives_a_storage_that_fails_for_a_moment(
@@ -276,8 +279,8 @@ def test_a_body_outlives_a_storage_that_fails_for_a_moment(
 
     monkeypatch.setattr("lucidworks_provider.jobs.state_store.write_file", write)
     bodies = ResultDirectory(str(tmp_path))
-    bodies.keep(0, "job", b"the only copy")
-    assert bodies.take(0, "job") == b"the only copy"
+    bodies.save(0, "job", b"the only copy")
+    assert bodies.read(0, "job") == b"the only copy"
 
 
 @pytest.mark.parametrize("full_for", [3, 1000])
@@ -293,33 +296,39 @@ def test_a_result_waits_in_memory_for_a_full_disk(
             raise StorageError("no space left")
         write_file(uri, data)
 
-    asked = []
+    polls = []
 
-    async def fetch(job_id: str) -> bytes:
-        asked.append(job_id)
-        return b'{"status": "READY", "chunkedData": [{}]}'
+    class Hook:
+        async def acall(self, call: object, *, attempts: int | None = None) -> bytes:
+            polls.append(call)
+            return b'{"status": "READY", "chunkedData": [{}]}'
+
+        @asynccontextmanager
+        async def shared_client(self) -> AsyncIterator[SimpleNamespace]:
+            yield SimpleNamespace(slots=asyncio.Semaphore(1))
 
     # Without the retries within the thread, which are another test's.
-    monkeypatch.setattr(ResultDirectory, "keep", lambda self, at, job, body: write(self.uri(at, job), body))
-    monkeypatch.setattr(collecting, "KEEP_PAUSE", 0.001)
+    monkeypatch.setattr(ResultDirectory, "save", lambda self, at, job, body: write(self.uri(at, job), body))
+    monkeypatch.setattr(state_store, "SAVE_WAIT", 0.001)
     bodies = ResultDirectory(str(tmp_path))
-    collected = collecting.collect(
-        {0: "job"},
-        bodies=bodies,
-        fetch=fetch,
-        slots=asyncio.Semaphore(1),
-        kind=CHUNKING,
+    record = JobRecord("f", 0).submitted(0, "job")
+    bodies.write_record(record)
+    wait = wait_for_jobs(
+        Hook(),
+        CHUNKING,
+        bodies,
+        nonce=record.nonce,
         poll_interval=0.01,
         deadline=time.time() + 60,
     )
-    if full_for > collecting.KEEP_TRIES:
+    if full_for > state_store.SAVE_ATTEMPTS:
         with pytest.raises(StorageError, match="no space left"):
-            asyncio.run(collected)
-        assert written == collecting.KEEP_TRIES
+            asyncio.run(wait)
+        assert written == state_store.SAVE_ATTEMPTS
     else:
-        assert asyncio.run(collected)[0].ending.value == "collected"
-        assert bodies.there(0, "job")
-    assert asked == ["job"], "what is handed out once is asked for once"
+        assert asyncio.run(wait).collected == 1
+        assert bodies.exists(0, "job")
+    assert len(polls) == 1, "what is handed out once is polled once"
 
 
 def test_a_record_of_another_version_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

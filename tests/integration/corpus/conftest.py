@@ -10,14 +10,14 @@ from corpus_world import FakeService, World
 
 from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.settings import Corpus
-from lucidworks_provider.jobs import watch
+from lucidworks_provider.jobs import decisions
 
 
 @pytest.fixture(autouse=True)
 def quickly(short_corpus_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same steps, with shorter waits."""
-    monkeypatch.setattr(watch, "NEVER_SEEN", 0.3)
-    monkeypatch.setattr(watch, "GONE_PATIENCE", 0.3)
+    monkeypatch.setattr(decisions, "NEVER_SEEN", 0.3)
+    monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.3)
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def job_id_of(kind: Any) -> Callable[[Answer], object]:
         assert rest not in {".", ".."}
         with tempfile.TemporaryDirectory() as folder:
             bodies = ResultDirectory(f"{folder}/below")
-            bodies.keep(0, job_id, b"{}")
+            bodies.save(0, job_id, b"{}")
             (kept,) = (path for path in Path(folder).rglob("*") if path.is_file())
             assert kept.parent == Path(folder) / "below"
         return job_id

@@ -24,7 +24,7 @@ from lucidworks_provider.emulator.jobs import JobState
 from lucidworks_provider.emulator.request_log import LogRecord
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.emulator.tokens import Scope
-from lucidworks_provider.jobs import watch
+from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.prediction import (
     LucidworksAsyncPredictionOperator,
@@ -104,8 +104,8 @@ class Service:
 
 def service_of(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     """The emulator as the default connection, and waits of milliseconds."""
-    monkeypatch.setattr(watch, "GONE_PATIENCE", 0.2)
-    monkeypatch.setattr(watch, "NEVER_SEEN", 0.1)
+    monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.2)
+    monkeypatch.setattr(decisions, "NEVER_SEEN", 0.1)
     monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
     service = Service(emulator, monkeypatch)
     service.connect()

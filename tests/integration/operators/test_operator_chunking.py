@@ -43,7 +43,7 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     TokenError,
 )
-from lucidworks_provider.jobs import watch
+from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators import chunking as chunk_operator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.triggers import jobs
@@ -129,9 +129,9 @@ class TaskStateStore:
 
 @pytest.fixture
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    monkeypatch.setattr(watch, "GONE_PATIENCE", 0.3)
+    monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.3)
     monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
-    monkeypatch.setattr(watch, "NEVER_SEEN", 0.1)
+    monkeypatch.setattr(decisions, "NEVER_SEEN", 0.1)
     service = Service(emulator.url, monkeypatch)
     service.connect()
     return service
@@ -652,7 +652,7 @@ def test_a_payload_that_came_with_an_unknown_status_is_not_lost(
 ) -> None:
     first = operator(tmp_path / "c.jsonl", text="One. Two.")
     completed = then(poll_job, lambda body: body.replace(b'"READY"', b'"COMPLETED"'))
-    monkeypatch.setattr("lucidworks_provider.triggers.jobs.poll_job", completed)
+    monkeypatch.setattr("lucidworks_provider.jobs.polling.poll_job", completed)
     assert first.execute(context)["chunks"] == 2
     assert sum(service.submissions().values()) == 1
 
@@ -808,7 +808,7 @@ def test_unquantised_values_where_bytes_were_asked_for_are_an_error(
         tmp_path / "c.parquet", text="One.", model_config={"vectorQuantizationMethod": "max-scale"}
     )
     floats = then(poll_job, lambda body: body.replace(b'"vector":[', b'"vector":[0.5,'))
-    monkeypatch.setattr("lucidworks_provider.triggers.jobs.poll_job", floats)
+    monkeypatch.setattr("lucidworks_provider.jobs.polling.poll_job", floats)
     with pytest.raises(LucidworksError, match=r"max-scale.*kept in .*unusable"):
         first.execute(context)
     assert not (tmp_path / "c.parquet").exists()

@@ -12,14 +12,14 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 
 from lucidworks_provider.client.api import build
+from lucidworks_provider.client.api.jobs import poll_request
 from lucidworks_provider.client.chunking import submit_chunking
+from lucidworks_provider.client.endpoint import Call, endpoint
 from lucidworks_provider.client.predictions import submit_prediction
-from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs import wait as wait_for
-from lucidworks_provider.jobs import watch
+from lucidworks_provider.jobs import decisions, state_store
 from lucidworks_provider.jobs.state_store import ResultDirectory
-from lucidworks_provider.sensors import jobs as sensor_module
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.triggers import jobs
 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
@@ -27,6 +27,7 @@ from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lucidworks_provider.client.api.jobs import JobKind
     from lucidworks_provider.emulator.server import RunningEmulator
 
 KINDS = ("chunking", "prediction")
@@ -35,9 +36,8 @@ KINDS = ("chunking", "prediction")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
-    monkeypatch.setattr(sensor_module, "_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(watch, "GONE_PATIENCE", 0.2)
-    monkeypatch.setattr(watch, "NEVER_SEEN", 0.1)
+    monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.2)
+    monkeypatch.setattr(decisions, "NEVER_SEEN", 0.1)
 
 
 @pytest.fixture
@@ -185,16 +185,16 @@ def test_bad_input_is_refused_before_anything_is_asked(
 def test_a_result_that_is_handed_out_once_waits_for_its_storage(
     emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait_for, "KEEP_PAUSE", 0.01)
+    monkeypatch.setattr(state_store, "SAVE_WAIT", 0.01)
     failures = [StorageError("503")] * 10
-    keep = ResultDirectory.keep
+    keep = ResultDirectory.save
 
     def fails(self: ResultDirectory, *arguments: Any) -> None:
         if failures:
             raise failures.pop()
         keep(self, *arguments)
 
-    monkeypatch.setattr(ResultDirectory, "keep", fails)
+    monkeypatch.setattr(ResultDirectory, "save", fails)
     path = tmp_path / "body.json"
     sensor("chunking", submit("chunking"), result_path=str(path)).execute(context)
     assert failures == []
@@ -210,3 +210,65 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_result_is_read(
     with pytest.raises(StorageError):
         sensor("chunking", job_id, result_path=str(tmp_path / "file" / "body.json")).execute(context)
     assert len(list(emulator.state.log)) == before
+
+
+@pytest.mark.parametrize("with_path", [False, True])
+def test_a_payload_with_an_unknown_status_is_returned_and_not_lost(
+    emulator: RunningEmulator,
+    context: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_path: bool,
+) -> None:
+    def odd(kind: JobKind, job_id: str) -> Call[bytes]:
+        return endpoint(
+            lambda settings: poll_request(settings.application_base, kind, job_id),
+            lambda answer: answer.body.replace(b'"READY"', b'"ARCHIVED"').replace(
+                b'"RETRIEVED"', b'"ARCHIVED"'
+            ),
+        )
+
+    monkeypatch.setattr("lucidworks_provider.client.jobs.poll_job", odd)
+    path = tmp_path / "body.json"
+    arguments = {"result_path": str(path)} if with_path else {}
+    returned = sensor("chunking", submit("chunking"), **arguments).execute(context)
+    body = json.loads(path.read_bytes()) if with_path else returned
+    assert (body["status"], bool(body["chunkedData"])) == ("ARCHIVED", True)
+
+
+@pytest.mark.parametrize("with_path", [False, True])
+def test_the_result_of_another_job_is_an_error(
+    emulator: RunningEmulator,
+    context: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    with_path: bool,
+) -> None:
+    other, job_id = submit("chunking"), submit("chunking")
+
+    def mixed_up(kind: JobKind, job_id: str) -> Call[bytes]:
+        return endpoint(
+            lambda settings: poll_request(settings.application_base, kind, job_id),
+            lambda answer: answer.body.replace(job_id.encode(), other.encode()),
+        )
+
+    monkeypatch.setattr("lucidworks_provider.client.jobs.poll_job", mixed_up)
+    path = tmp_path / "body.json"
+    arguments = {"result_path": str(path)} if with_path else {}
+    with pytest.raises(MalformedAnswerError, match=f"about job {other}"):
+        sensor("chunking", job_id, **arguments).execute(context)
+    assert not path.exists()
+    if with_path:
+        (kept,) = tmp_path.rglob("*.unusable")
+        assert json.loads(kept.read_bytes())["chunkedData"]
+
+
+def test_a_service_that_is_down_does_not_fail_a_sensor(
+    emulator: RunningEmulator, context: dict[str, Any]
+) -> None:
+    import requests
+
+    job_id = submit("chunking")
+    fault = {"match": "poll", "kind": "500", "times": 2}
+    requests.post(f"{emulator.url}/_emulator/faults", json=fault, timeout=5).raise_for_status()
+    assert sensor("chunking", job_id).execute(context)["status"] == "READY"

@@ -49,7 +49,7 @@ DATA = {"catalog": "gs://b/catalog", "signals": "gs://b/signals"}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triggers, "shortest_deferral", lambda: 0.0)
-    monkeypatch.setattr(operators, "_BETWEEN_SEARCHES", 0.01)
+    monkeypatch.setattr(operators, "_SEARCH_WAIT", 0.01)
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_a_training_that_fails_says_so_and_a_retry_trains_again(
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_no_endless_wait(emulator: RunningEmulator, context: dict[str, Any], deferrable: bool) -> None:
     settings(emulator, training_seconds=3600)
-    with pytest.raises(JobTimeoutError, match=r"TRAINING.*0\.3 s.*retry goes on"):
+    with pytest.raises(JobTimeoutError, match=r"TRAINING.*0\.3 s.*retry resumes the wait"):
         run(train(timeout=0.3, deferrable=deferrable), context)
     assert calls(emulator, "create-model") == 1
 

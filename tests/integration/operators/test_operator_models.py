@@ -52,7 +52,7 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs import states
+from lucidworks_provider.jobs import decisions, polling
 from lucidworks_provider.operators import models as model_operators
 from lucidworks_provider.operators.models import (
     LucidworksDeployModelOperator,
@@ -134,8 +134,8 @@ def logs(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) ->
 @pytest.fixture
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setattr(triggers, "shortest_deferral", lambda: 0.0)
-    monkeypatch.setattr(model_operators, "_BETWEEN_SEARCHES", 0.01)
-    monkeypatch.setattr(states, "YOUNG", 0.3)
+    monkeypatch.setattr(model_operators, "_SEARCH_WAIT", 0.01)
+    monkeypatch.setattr(decisions, "YOUNG", 0.3)
     return Service(emulator)
 
 
@@ -396,7 +396,7 @@ def test_an_order_that_did_not_arrive_is_not_repeated_but_reported(service: Serv
 
 def test_after_a_timeout_a_retry_waits_for_the_same_model(service: Service) -> None:
     service.settings(training_seconds=FOREVER)
-    with pytest.raises(JobTimeoutError, match=r"shop.*retry goes on"):
+    with pytest.raises(JobTimeoutError, match=r"shop.*retry resumes the wait"):
         train(timeout=0.1).execute(CONTEXT)
     [model] = service.trained()
     service.control("POST", "/clock", advance=FOREVER)
@@ -510,7 +510,7 @@ def test_failures_that_pass_are_waited_through(service: Service, deferrable: boo
     for kind in ("503", "html", "disconnect", "429"):
         service.fault("get-model", kind)
     assert run(train, deferrable=deferrable) == service.trained()[0].model_id
-    assert "no answer for now" in logs.text
+    assert "no response, polling again" in logs.text
 
 
 @both
@@ -523,7 +523,7 @@ def test_a_refusal_is_not_waited_through(service: Service, deferrable: bool) -> 
         task.execute(CONTEXT)
     service.settings(customer_id="somebody-else")
     event = event_of(deferred.value)
-    assert (event["ending"], event["retryable"]) == ("error", False)
+    assert (event["end"], event["retryable"]) == ("error", False)
     with pytest.raises(LucidworksError, match="403"):
         task.execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
     if not deferrable:
@@ -542,13 +542,13 @@ def test_a_model_that_is_not_known_everywhere_yet_is_waited_for(
             return raising(UnknownResourceError("not yet", status=404))()
         return get_model(model_id)
 
-    monkeypatch.setattr(triggers, "get_model", late)
+    monkeypatch.setattr(polling, "get_model", late)
 
     model_id = trained(service)
 
     async def wait(resource_id: str) -> dict[str, Any]:
         deadline = time.time() + 5
-        return await triggers.wait_for_state(
+        return await polling.wait_for_state(
             LucidworksHook(),
             kind="model",
             resource_id=resource_id,
@@ -557,9 +557,9 @@ def test_a_model_that_is_not_known_everywhere_yet_is_waited_for(
             deadline=deadline,
         )
 
-    assert asyncio.run(wait(model_id))["ending"] == "done"
+    assert asyncio.run(wait(model_id))["end"] == "reached"
     assert len(asked) == 3
-    assert asyncio.run(wait("never-heard-of"))["ending"] == "failed"
+    assert asyncio.run(wait("never-heard-of"))["end"] == "failed"
 
 
 def test_a_trigger_is_small_and_only_looks(service: Service) -> None:
@@ -570,8 +570,8 @@ def test_a_trigger_is_small_and_only_looks(service: Service) -> None:
     assert path == "lucidworks_provider.triggers.models.LucidworksStateTrigger"
     assert set(kwargs) == {"lucidworks_conn_id", "kind", "resource_id", "target", "poll_interval", "deadline"}
     before = service.calls("create-model")
-    assert event_of(deferred.value)["ending"] == "late"
-    assert event_of(deferred.value)["ending"] == "late", "a restarted triggerer runs it again"
+    assert event_of(deferred.value)["end"] == "timeout"
+    assert event_of(deferred.value)["end"] == "timeout", "a restarted triggerer runs it again"
     assert service.calls("create-model") == before
 
 
@@ -592,12 +592,12 @@ def test_many_triggers_share_their_sockets(service: Service) -> None:
                 deadline=time.time() + 10,
             )
             event = await anext(trigger.run())
-            shared.append((event.payload["ending"], len(aio._shared[asyncio.get_running_loop()])))
+            shared.append((event.payload["end"], len(aio._shared[asyncio.get_running_loop()])))
 
         await asyncio.gather(*(one() for _ in range(50)))
 
     asyncio.run(all_of_them())
-    assert {ending for ending, _ in shared} == {"done"}
+    assert {ending for ending, _ in shared} == {"reached"}
     assert max(clients for _, clients in shared) <= 1
     assert service.calls("token") <= 2
 
@@ -912,7 +912,7 @@ def test_a_sensor_waits_failures_through(service: Service) -> None:
 def test_a_deployment_that_is_nowhere_fails_a_sensor_after_a_while(
     service: Service, deferrable: bool
 ) -> None:
-    with pytest.raises(AirflowFailException, match="not there"):
+    with pytest.raises(AirflowFailException, match="is missing"):
         run(lambda: deployment_sensor("6a092bd4-5098-466c-94aa-40bf6829430d"), deferrable=deferrable)
 
 

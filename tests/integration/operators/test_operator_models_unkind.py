@@ -77,7 +77,7 @@ class Service:
 @pytest.fixture
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setattr(triggers, "shortest_deferral", lambda: 0.0)
-    monkeypatch.setattr(operators, "_BETWEEN_SEARCHES", 0.01)
+    monkeypatch.setattr(operators, "_SEARCH_WAIT", 0.01)
     monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
     return Service(emulator)
 
@@ -390,9 +390,9 @@ def test_an_unknown_word_is_waited_for_and_shown_once(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.settings(rewritten_texts={"AVAILABLE": "TRAINED"})
-    with pytest.raises(JobTimeoutError, match="TRAINED is no state that this version knows"):
+    with pytest.raises(JobTimeoutError, match="TRAINED is not a known state"):
         train(timeout=0.4).execute(attempt())
-    assert caplog.text.count("TRAINED is no state that this version knows") == 1
+    assert caplog.text.count("TRAINED is not a known state") == 1
 
 
 # Lists of deployments that are not there

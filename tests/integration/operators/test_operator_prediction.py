@@ -55,7 +55,6 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.jobs import state_store
-from lucidworks_provider.jobs import wait as wait_for
 from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
@@ -518,8 +517,8 @@ def test_a_storage_that_fails_in_the_middle_ends_the_asking(
             raise StorageError("The disk is full.")
         kept.append(position)
 
-    monkeypatch.setattr(ResultDirectory, "keep", keep)
-    monkeypatch.setattr(wait_for, "KEEP_PAUSE", 0.001)
+    monkeypatch.setattr(ResultDirectory, "save", keep)
+    monkeypatch.setattr(state_store, "SAVE_WAIT", 0.001)
     with pytest.raises(StorageError, match=r"1 of 10 batches failed. Input 1: The disk is full"):
         direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
     assert len(service.calls("predict")) == 2, "what cannot be kept is not paid for"

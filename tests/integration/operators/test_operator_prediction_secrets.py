@@ -36,7 +36,7 @@ from prediction_service import (
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import ConfigurationError, InputError, JobFailedError, LucidworksError
 from lucidworks_provider.hooks import third_party
-from lucidworks_provider.jobs.watch import Outcome
+from lucidworks_provider.jobs.decisions import JobsOutcome
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 KEY = "sk-canary-0123456789abcdef"
@@ -356,8 +356,8 @@ def test_a_jobs_reason_does_not_pass_on_what_the_service_quotes(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[dict[str, Any]] = []
-    as_json = Outcome.as_json
-    monkeypatch.setattr(Outcome, "as_json", lambda self: events.append(as_json(self)) or events[-1])
+    as_json = JobsOutcome.as_json
+    monkeypatch.setattr(JobsOutcome, "as_json", lambda self: events.append(as_json(self)) or events[-1])
 
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if body:

@@ -113,7 +113,7 @@ CHUNKING: dict[str, Case] = {
     },
     "an error in a 200": Case(("poll", "error-body"), {"value": "no room"}, chunk="no room", corpus="failed"),
     "SUCCEEDED": Case(("poll", "status"), {"value": "SUCCEEDED"}),
-    "an unknown word": Case(("poll", "status"), {"value": "ARCHIVED"}, warns="kept aside"),
+    "an unknown word": Case(("poll", "status"), {"value": "ARCHIVED"}, warns="quarantined"),
 }
 
 
@@ -127,7 +127,7 @@ def service(
     caplog.set_level(logging.WARNING)
     made = service_of(emulator, monkeypatch)
     made.settings(pending_polls=0)
-    monkeypatch.setattr("lucidworks_provider.jobs.watch.NEVER_SEEN", 3.0)
+    monkeypatch.setattr("lucidworks_provider.jobs.decisions.NEVER_SEEN", 3.0)
     return made
 
 
@@ -362,7 +362,7 @@ JOBS: dict[str, Case] = {
     "FAILED": Case(("poll-prediction", "status"), {"value": "FAILED"}, chunk="So the emulator was told"),
     "an error in a 200": Case(("poll-prediction", "error-body"), {"value": "no room"}, chunk="no room"),
     "SUCCEEDED": Case(("poll-prediction", "status"), {"value": "SUCCEEDED"}),
-    "an unknown word": Case(("poll-prediction", "status"), {"value": "ARCHIVED"}, warns="kept aside"),
+    "an unknown word": Case(("poll-prediction", "status"), {"value": "ARCHIVED"}, warns="quarantined"),
     "400 for ever": Case(("poll-prediction", "400"), posts=2, chunk="second time"),
     "404 of young jobs": Case(("poll-prediction", "404"), {"times": 9}),
     "409 on some polls": Case(("poll-prediction", "409"), {"times": 6}),

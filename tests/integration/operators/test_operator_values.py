@@ -138,7 +138,7 @@ def test_a_sensor_at_execution_timeout_is_retried(execution_timeout: timedelta |
         "resource_id": "d",
         "target": "DEPLOYED",
         "state": "DEPLOYING",
-        "ending": "late",
+        "end": "timeout",
     }
     with pytest.raises(error, match="DEPLOYING, and was not 'DEPLOYED' within"):
         sensor.execute_complete(context, event)

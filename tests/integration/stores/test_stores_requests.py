@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.jobs import watch
+from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.storage import discard, names_in, remove_file, write_file
 
@@ -22,7 +22,7 @@ DOCUMENTS = 25
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are polled at once."""
-    monkeypatch.setattr(watch, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(decisions, "FIRST_WAIT", 0.01)
 
 
 def context() -> Any:

@@ -178,7 +178,7 @@ def test_a_worker_killed_after_submitting_costs_no_second_submission(
     ready = {job: run.polls()[job, "READY"] for job in jobs.values()}
     assert set(ready.values()) == {1}, "each result was handed out once"
     check_result(run, run.xcom())
-    expected = "had collected everything" if collected else "Going on with 2 jobs"
+    expected = "had collected everything" if collected else "Resuming 2 jobs"
     assert expected in run.log(2)
 
 

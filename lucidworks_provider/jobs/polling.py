@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The polling loop of operators, sensors and triggers.
+
+:func:`perform` runs a decision of :mod:`~lucidworks_provider.jobs.decisions` with a :class:`Poller`: of a job, or
+of a model or deployment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
+
+from lucidworks_provider import metrics
+from lucidworks_provider.client.api.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll
+from lucidworks_provider.client.api.models import Deployment, Progress
+from lucidworks_provider.client.endpoint import Call
+from lucidworks_provider.client.jobs import poll_job
+from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
+from lucidworks_provider.errors import (
+    AnswerError,
+    ContentEncodingError,
+    ForbiddenError,
+    LucidworksError,
+    RequestRefusedError,
+    UnknownResourceError,
+)
+from lucidworks_provider.jobs.decisions import (
+    CheckStorage,
+    Command,
+    JobEnd,
+    JobsOutcome,
+    Notify,
+    Poll,
+    PollOutcome,
+    ResourceState,
+    SaveNotified,
+    Sleep,
+    StateEnd,
+    StateOutcome,
+    job_decision,
+    state_decision,
+    unknown_state,
+)
+from lucidworks_provider.jobs.state_store import FileResultStore, Reason, ResultDirectory, ResultStore
+from lucidworks_provider.threads import in_thread
+
+log = logging.getLogger(__name__)
+
+# How long a cancellation waits for a body that the service has handed out and that is not stored yet.
+_LAST_WRITE = 30.0
+# Responses that are no information about a job: a gateway's, a cache's, or of a service that is not ready for it.
+_NOT_NOW = frozenset({304, 403, 404, 408, 409, 410, 425})
+
+T = TypeVar("T")
+
+
+class AsyncHook(Protocol):
+    """The part of :class:`~lucidworks_provider.hooks.lucidworks.LucidworksHook` that polling needs."""
+
+    async def acall(self, call: Call[T], *, attempts: int | None = None) -> T:
+        """Perform a call."""
+
+    def shared_client(self) -> AbstractAsyncContextManager[Any]:
+        """Keep the client of this event loop open."""
+
+
+class Poller:
+    """Performs the commands of a decision, except :class:`~lucidworks_provider.jobs.decisions.Sleep`."""
+
+    async def poll(self) -> Any:
+        raise NotImplementedError
+
+    async def is_stored(self) -> bool:
+        return False
+
+    async def save_notified(self, notified: bool) -> bool:
+        """Return whether it is saved, or there is no store."""
+        return True
+
+
+async def perform(decision: Generator[Command, Any, T], poller: Poller) -> T:
+    """
+    Run a decision to its outcome, or to its next :class:`~lucidworks_provider.jobs.decisions.Notify`.
+
+    After a ``Notify``, another call with the same decision continues.
+    """
+    reply: Any = None
+    while True:
+        try:
+            command = decision.send(reply)
+        except StopIteration as stop:
+            outcome: T = stop.value
+            return outcome
+        match command:
+            case CheckStorage():
+                reply = await poller.is_stored()
+            case Poll():
+                reply = await poller.poll()
+            case Sleep(seconds):
+                await asyncio.sleep(seconds)
+                reply = None
+            case SaveNotified(notified):
+                reply = await poller.save_notified(notified)
+            case Notify():
+                return command  # type: ignore[return-value]  # T of the one decision that yields it
+
+
+@dataclass(slots=True)
+class JobPoller(Poller):
+    """
+    Polls a job and stores its body as it arrives.
+
+    :param fetch: performs one GET of a job id and returns the body.
+    :param slots: held for each GET until its body is stored; bounds the bodies in memory.
+    :param forbidden: the last response, if it was a 403.
+    :param other_jobs: responses that were about another job.
+    :param quarantined: digest of a body with an unknown status that may be the result.
+    """
+
+    job_id: str
+    kind: JobKind
+    store: ResultStore
+    fetch: Callable[[str], Awaitable[bytes]]
+    slots: AbstractAsyncContextManager[object]
+    forbidden: ForbiddenError | None = None
+    other_jobs: int = 0
+    quarantined: bytes = b""
+
+    async def is_stored(self) -> bool:
+        return await self.store.exists()
+
+    async def poll(self) -> PollResult:
+        async with self.slots:
+            return await shielded(self._poll())
+
+    async def _poll(self) -> PollResult:
+        self.forbidden = None
+        try:
+            body = await self.fetch(self.job_id)
+        except (ForbiddenError, RequestRefusedError, UnknownResourceError) as err:
+            return await self._refused(err)
+        except ContentEncodingError as err:
+            err.kept(await self.store.quarantine(err.body, Reason.UNDECODED, err.encoding))
+            raise
+        except LucidworksError as err:
+            if not err.retryable:
+                raise
+            await self._warn("no response: %s", err)
+            return PollResult(JobState.UNREADABLE, message=str(err))
+        if len(body) <= SMALL_BODY:
+            result = parse_poll(body, self.kind, self.job_id)
+        else:
+            result = await in_thread(parse_poll, body, self.kind, self.job_id)
+        if result.other_job:
+            self.other_jobs += 1
+            if self.other_jobs == 1:
+                return await self._other_job(result, body)
+            # The service may name jobs in its own way. The content is validated when the result is read.
+            if result.state is JobState.GONE and await self.store.restore(Reason.OTHER_JOB):
+                await self._warn("gone; the earlier body with another job's id may be the result.")
+                return PollResult(JobState.RESULT)
+        return await self._stored(result, body)
+
+    async def _refused(self, err: AnswerError) -> PollResult:
+        if 300 <= err.status < 400 and err.status not in _NOT_NOW:
+            raise err
+        self.forbidden = err if isinstance(err, ForbiddenError) else None
+        await self._warn("refused for now: %s", err)
+        return PollResult(JobState.GONE if err.status in _NOT_NOW else JobState.REFUSED, message=str(err))
+
+    async def _other_job(self, result: PollResult, body: bytes) -> PollResult:
+        """The first response about another job: a cache or a mix-up."""
+        message = f"The answer is about job {result.other_job}."
+        await self._warn("%s Polling again.", message)
+        if result.has_payload:
+            kept = await self.store.quarantine(body, Reason.OTHER_JOB)
+            await in_thread(log.warning, "The result of job %s is kept in %s", result.other_job, kept)
+        return PollResult(JobState.PENDING, message=message, other_job=result.other_job)
+
+    async def _stored(self, result: PollResult, body: bytes) -> PollResult:
+        match result.state:
+            case JobState.RESULT:
+                await self.store.save(body)
+            case JobState.PENDING if result.has_payload:
+                digest = b"" if result.going_on else hashlib.sha256(body).digest()
+                same, self.quarantined = bool(digest) and digest == self.quarantined, digest
+                if same:
+                    await self._warn(
+                        "the same payload twice with status %r: it is the result.", result.status
+                    )
+                    await self.store.save(body)
+                    return PollResult(JobState.RESULT, result.status)
+                await self.store.quarantine(body, Reason.UNKNOWN_STATUS)
+                await self._warn("a payload with status %r is quarantined.", result.status)
+            case JobState.PENDING if self.quarantined and result.status and not result.going_on:
+                # The payload was handed out once; later responses have the status alone.
+                await self.store.restore(Reason.UNKNOWN_STATUS)
+                return PollResult(JobState.RESULT, result.status)
+            case JobState.GONE | JobState.EMPTY if await self.store.restore(Reason.UNKNOWN_STATUS):
+                await self._warn("gone; the quarantined payload is the result.")
+                return PollResult(JobState.RESULT)
+            case JobState.UNREADABLE:
+                await self._warn("the response is not a JSON object; it starts: %r", result.message)
+        return result
+
+    async def _warn(self, message: str, *values: object) -> None:
+        # In a thread: in a triggerer the log is a pipe whose reader may be busy for a second.
+        await in_thread(log.warning, f"Job %s: {message}", self.job_id, *values)
+
+
+async def wait_for_job(
+    job_id: str,
+    decision: Generator[Command, bool | PollResult | None, PollOutcome],
+    *,
+    store: ResultStore,
+    fetch: Callable[[str], Awaitable[bytes]],
+    slots: AbstractAsyncContextManager[object],
+    kind: JobKind,
+    restore_at_timeout: bool = True,
+) -> PollOutcome:
+    """
+    Poll a job until it ends, and store its body as it arrives.
+
+    :param decision: a new :func:`~lucidworks_provider.jobs.decisions.job_decision`.
+    :param fetch: performs one GET of a job id and returns the body.
+    :param slots: held for each GET until its body is stored; bounds the bodies in memory.
+    :param restore_at_timeout: use a payload with an unknown status where nothing better came before the deadline.
+    :raises LucidworksError: a failure that another poll cannot cure.
+    """
+    poller = JobPoller(job_id, kind, store, fetch, slots)
+    outcome = await perform(decision, poller)
+    if outcome.end is JobEnd.GONE and poller.forbidden is not None:
+        raise poller.forbidden from None
+    if (
+        outcome.end is JobEnd.TIMEOUT
+        and restore_at_timeout
+        and poller.quarantined
+        and await store.restore(Reason.UNKNOWN_STATUS)
+    ):
+        await in_thread(log.warning, "Job %s: timed out; the quarantined payload is the result.", job_id)
+        return PollOutcome(JobEnd.COLLECTED)
+    return outcome
+
+
+async def wait_for_jobs(
+    hook: AsyncHook,
+    kind: JobKind,
+    results: ResultDirectory,
+    *,
+    nonce: str,
+    poll_interval: float,
+    deadline: float,
+) -> JobsOutcome:
+    """
+    Check that this process sees the task's storage, then wait for all of the task's jobs.
+
+    :param nonce: of the task's record.
+    :param deadline: seconds since the epoch.
+    :raises LucidworksError: a failure that another poll cannot cure, after the other jobs have ended.
+    """
+    jobs = await in_thread(_read_jobs, results, nonce, deadline)
+    if jobs is None:
+        return JobsOutcome(unshared=socket.gethostname())
+    durations: list[float] = []
+    stored = await in_thread(results.stored, jobs)
+    async with hook.shared_client() as client:
+
+        async def wait(position: int, job_id: str) -> PollOutcome:
+            started = time.monotonic()
+            with metrics.waiting() as job:
+                outcome = await wait_for_job(
+                    job_id,
+                    job_decision(
+                        poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations
+                    ),
+                    store=FileResultStore(results, position, job_id, [position in stored]),
+                    # One attempt: a retry inside of the client would hold a slot, and outlast the deadline.
+                    fetch=lambda job_id: hook.acall(poll_job(kind, job_id), attempts=1),
+                    slots=client.slots,
+                    kind=kind,
+                )
+                job.ending = outcome.end.value
+            if outcome.end is JobEnd.COLLECTED:
+                durations.append(time.monotonic() - started)
+            return outcome
+
+        if len(jobs) == 1:
+            # As in most tasks. A thousand of them in a triggerer need no asyncio.Task each, beside Airflow's own.
+            outcomes: list[PollOutcome | BaseException] = [await wait(*one) for one in jobs.items()]
+        else:
+            waits = (wait(*one) for one in jobs.items())
+            outcomes = await asyncio.gather(*waits, return_exceptions=True)
+    ended: dict[int, PollOutcome] = {}
+    for position, outcome in zip(jobs, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        ended[position] = outcome
+    summary = JobsOutcome.of(ended)
+    await in_thread(log.info, "%s of %s results are on storage.", summary.collected, len(jobs))
+    return summary
+
+
+def _read_jobs(results: ResultDirectory, nonce: str, deadline: float) -> Mapping[int, str] | None:
+    """The record's jobs, which is all that a wait keeps of it; None if it is not the task's record."""
+    record = results.read_record()
+    if record is None or record.nonce != nonce:
+        return None
+    log.info("Waiting for %s jobs, for at most %.0f s.", len(record.jobs), deadline - time.time())
+    return record.jobs
+
+
+async def wait_for_state(
+    hook: AsyncHook,
+    *,
+    kind: str,
+    resource_id: str,
+    target: str,
+    poll_interval: float,
+    deadline: float,
+    started: float | None = None,
+    model_id: str | None = None,
+) -> dict[str, Any]:
+    """
+    Wait until a model or a deployment is in a state, or cannot get there.
+
+    :param kind: ``model`` or ``deployment``.
+    :param target: see :mod:`~lucidworks_provider.jobs.decisions`.
+    :param deadline: seconds since the epoch.
+    :param started: when waiting began, seconds since the epoch, if before this call.
+    :param model_id: of a deployment whose model is known.
+    :return: the arguments that name the resource and the fields of a
+        :class:`~lucidworks_provider.jobs.decisions.StateOutcome`: ``dag.test()`` gives a task the event and nothing
+        else.
+    """
+    decision = state_decision(
+        target, poll_interval=poll_interval, deadline=deadline, now=time.time, started=started
+    )
+    try:
+        async with hook.shared_client():
+            outcome = await perform(decision, ResourcePoller(hook, kind, resource_id, model_id))
+    except LucidworksError as err:
+        outcome = StateOutcome(StateEnd.ERROR, None, f"{type(err).__name__}: {err}", err.retryable)
+    return {"kind": kind, "resource_id": resource_id, "target": target, **outcome.as_json()}
+
+
+@dataclass(slots=True)
+class ResourcePoller(Poller):
+    """
+    Polls a model or a deployment.
+
+    :param kind: ``model`` or ``deployment``.
+    :param model_id: of a deployment whose model is known: its own list is requested before that of the customer.
+    :param save: stores whether the current state was notified.
+    """
+
+    hook: AsyncHook
+    kind: str
+    resource_id: str
+    model_id: str | None = None
+    save: Callable[[bool], Awaitable[bool]] | None = None
+    _logged: tuple[str, ...] = field(default=(), init=False)
+
+    async def save_notified(self, notified: bool) -> bool:
+        return self.save is None or await self.save(notified)
+
+    async def poll(self) -> ResourceState | LucidworksError:
+        """Errors are replies: the decision is what to do about them."""
+        try:
+            result = await get_state(self.hook, self.kind, self.resource_id, self.model_id)
+        except LucidworksError as err:
+            await self._log(log.warning, "no response, polling again: %s", str(err))
+            return err
+        await self._log(log.info, "%s", result.state or "no such resource")
+        if message := unknown_state(result):
+            await in_thread(_warn_once, self.kind, self.resource_id, message)
+        return result
+
+    async def _log(self, write: Callable[..., None], message: str, value: str) -> None:
+        """Log what differs from the poll before."""
+        if self._logged != (message, value):
+            self._logged = message, value
+            await in_thread(write, f"%s %s: {message}", self.kind.capitalize(), self.resource_id, value)
+
+
+@lru_cache(maxsize=1024)
+def _warn_once(kind: str, resource_id: str, message: str) -> None:
+    log.warning("%s %s: %s Waiting continues.", kind.capitalize(), resource_id, message)
+
+
+async def get_state(
+    hook: AsyncHook, kind: str, resource_id: str, model_id: str | None = None
+) -> ResourceState:
+    """
+    Request the state of a model or a deployment once.
+
+    :raises LucidworksError: no response. A resource that does not exist is a response.
+    """
+    if kind == "model":
+        try:
+            model = await hook.acall(get_model(resource_id), attempts=1)
+        except UnknownResourceError:
+            return ResourceState(Progress.GONE, None)
+        return ResourceState(model.progress, model.state or "")
+    # A GET of one deployment is not documented.
+    own = None
+    if model_id is not None:
+        with contextlib.suppress(AnswerError):
+            own = _find(await hook.acall(list_model_deployments(model_id), attempts=1), resource_id)
+    if own is not None and own.state:
+        return own
+    listed = _find(await hook.acall(list_deployments(), attempts=1), resource_id)
+    return listed or own or ResourceState(Progress.GONE, None)
+
+
+def _find(deployments: Iterable[Deployment], deployment_id: str) -> ResourceState | None:
+    for deployment in deployments:
+        if deployment.id.lower() == deployment_id.lower():
+            return ResourceState(deployment.progress, deployment.state or "")
+    return None
+
+
+async def shielded(step: Awaitable[T]) -> T:
+    """Finish a step before a cancellation takes effect: the service may hand out a result only once."""
+    running = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        done, _ = await asyncio.wait([running], timeout=_LAST_WRITE)
+        for ended in done:
+            _ = ended.cancelled() or ended.exception()  # retrieved, so that asyncio does not log it
+        raise

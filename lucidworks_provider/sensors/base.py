@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Base class of the sensors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
+
+from lucidworks_provider.client.settings import DEFAULT_CONN_ID
+from lucidworks_provider.errors import EmptyResultError, JobFailedError, JobTimeoutError, ResultGoneError
+from lucidworks_provider.operators.failures import non_retryable
+from lucidworks_provider.operators.values import text_as_seconds
+from lucidworks_provider.operators.waiting import DEFERRABLE, WaitMixin
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
+    """
+    :param lucidworks_conn_id: the connection. (templated)
+    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param poke_interval: seconds (or a timedelta) between two polls.
+    :param timeout: seconds, or a timedelta, after which the sensor fails.
+    """
+
+    ui_color = "#e8f1fb"
+
+    def __init__(
+        self,
+        *,
+        lucidworks_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = DEFERRABLE,
+        poke_interval: float | timedelta,
+        timeout: float | timedelta | None = None,
+        **kwargs: Any,
+    ) -> None:
+        poke_interval = text_as_seconds(poke_interval, "poke_interval")
+        if timeout is not None:
+            kwargs["timeout"] = text_as_seconds(timeout, "timeout")
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        self.lucidworks_conn_id = lucidworks_conn_id
+        self.deferrable = deferrable
+        self.poll_interval = poke_interval
+        self._first_poke: float | None = None
+
+    def _started(self, context: Context) -> float:
+        """Time of the first poke, also where each poke is a process of its own."""
+        if self.reschedule and hasattr(context["ti"], "get_first_reschedule_date"):
+            first = context["ti"].get_first_reschedule_date(context)
+            return first.timestamp() if first else time.time()
+        self._first_poke = self._first_poke or time.time()
+        return self._first_poke
+
+    @contextmanager
+    def _sensor_errors(self, context: Context) -> Iterator[None]:
+        """A timeout is Airflow's own, unless it is the execution_timeout; the end of a job fails without a retry."""
+        try:
+            yield
+        except JobTimeoutError as err:
+            if self._ends_by_execution_timeout(context):
+                raise
+            raise AirflowSensorTimeout(str(err)) from None
+        except (EmptyResultError, JobFailedError, ResultGoneError) as err:
+            raise non_retryable(err) from err
