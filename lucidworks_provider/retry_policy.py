@@ -4,7 +4,7 @@ Which failures Airflow should try again, for ``retry_policy=`` of any task (Airf
 
 What is an error of this package says itself whether the same call may succeed later; here it becomes Airflow's
 decision. Operators and sensors without a policy fail at once for what no retry can cure
-(:mod:`lucidworks_provider.operators.failures`). A policy adds the delay that the service asks for, and does the same
+(:mod:`lucidworks_provider.operators.base`). A policy adds the delay that the service asks for, and does the same
 for ``@task`` functions.
 
 Before Airflow 3.3 the class can be imported and is not used: Airflow ignores ``retry_policy`` in ``default_args``

@@ -25,7 +25,6 @@ from lucidworks_provider.client.api.jobs import SMALL_BODY, JobKind, JobState, P
 from lucidworks_provider.client.api.models import Deployment, Progress
 from lucidworks_provider.client.endpoint import Call
 from lucidworks_provider.client.jobs import poll_job
-from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
 from lucidworks_provider.errors import (
     AnswerError,
     ContentEncodingError,
@@ -405,6 +404,9 @@ async def get_state(
 
     :raises LucidworksError: no response. A resource that does not exist is a response.
     """
+    # Waits for jobs do not need the Models API.
+    from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
+
     if kind == "model":
         try:
             model = await hook.acall(get_model(resource_id), attempts=1)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The file of predictions that the next task reads: Parquet or JSON Lines, by the path's suffix.
+The result file of a prediction task: Parquet or JSON Lines, by the path's suffix.
 
-A row of JSON Lines is what the service sent about one input, under the vendor's names and with one shape
-where its pages show two, beside ``index`` (the input's position, from 0), the key, the columns that are passed
-through, and ``status``. What the service sent under one of these names is in ``more``.
+A row of JSON Lines is the service's response for one input, under the vendor's names and with one shape where the
+documentation shows two, beside ``index`` (the input's position, from 0), the key, the columns that are passed
+through, and ``status``. A field of the response with one of these names is in ``more``.
 
-In Parquet these have columns of their own, by use case; everything else is text of JSON in ``more``:
+In Parquet there are columns by use case; all other fields are JSON in ``more``:
 
 ===========================  ========================================================================
 column                       meaning
@@ -16,7 +16,7 @@ key, other columns           under their own names and in their own types
 ``status``                   ``predicted``; ``failed``: the service gave an error or nothing; ``rejected``: it was not
                              sent
 ``response``                 the model's text
-``tokens_used``              all tokens of this input, if the service said
+``tokens_used``              all tokens of this input, if the service reports them
 ``error``                    why there is no prediction for this input; null where there is one
 ``vector``                   embedding: float32, int8 or uint8; a fixed-size list
 ``label``, ``labels``        classification: the best one; all with their scores, the best first
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Manifest:
     """
-    What a task returns instead of its result.
+    What a task returns.
 
     :param uri: the file.
     :param predictions: rows in it, one for each input.
@@ -81,7 +81,7 @@ class Manifest:
 
 def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
     """
-    A row of plain JSON for each input, beside what tells which input it is about.
+    A row of JSON for each input.
 
     :param predictions: of the inputs that were sent, in their order.
     """
@@ -104,7 +104,7 @@ def _pairs(
 def _row(
     index: int, kept: Mapping[str, Any], given: Item | Rejected, prediction: Prediction | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The row, and what the service sent under a name that the row has already."""
+    """The row, and the fields of the response whose names the row has already."""
     named = {"index": index, **kept}
     if prediction is None:
         assert isinstance(given, Rejected)  # noqa: S101  # for the type checker
@@ -122,32 +122,32 @@ def check_errors(errors: int, predictions: int, most: float) -> None:
     Warn about inputs without a prediction.
 
     :param most: the share of the inputs that may have none, 0 to 1.
-    :raises TooManyRejectsError: more have none. Not retryable: the answers are there, and would be the same.
+    :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
     """
     if not errors:
         return
-    said = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
+    message = f"{errors:,} of {predictions:,} inputs have no prediction; the column error says why"
     if errors > most * predictions:
-        failure = TooManyRejectsError(f"{said}. That is more than max_reject_ratio={most:g} allows.")
+        failure = TooManyRejectsError(f"{message}. That is more than max_reject_ratio={most:g} allows.")
         failure.retryable = False
         raise failure
-    log.warning("%s.", said)
+    log.warning("%s.", message)
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class ResultPolicy:
     """
-    What of the service's answers is taken, though something is wrong with it.
+    Which incomplete or doubtful responses are accepted.
 
     :param max_reject_ratio: the share of the inputs that may have no prediction.
-    :param lenient: warn where vectors may be good.
+    :param lenient: warn about vectors that may be valid.
     """
 
     max_reject_ratio: float = 1.0
     lenient: bool = False
 
 
-ACCEPTED = Accepted()
+DEFAULT_POLICY = ResultPolicy()
 
 
 def check_vectors(
@@ -158,11 +158,11 @@ def check_vectors(
     lenient: bool = False,
 ) -> int | None:
     """
-    Refuse vectors that do not belong together.
+    Check that all vectors have one length and the requested quantisation.
 
     :param dimension: length of the vectors before these, if there were any.
     :return: length of these.
-    :raises MalformedAnswerError: different lengths, or not of the quantisation that was asked for.
+    :raises MalformedAnswerError: they do not.
     """
     vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.error is None]
     asked = (options.model_config or {}).get("dimReductionSize")
@@ -185,7 +185,7 @@ def check_vectors(
 
 
 class PredictionFile:
-    """Takes batches one after the other and counts what it takes."""
+    """Writes batches and counts their rows."""
 
     def __init__(
         self, writer: _JsonLines | _Parquet, uri: str, options: PredictionOptions[Any], *, lenient: bool
@@ -230,11 +230,11 @@ def _is_conversation(prediction: Prediction) -> bool:
 def prediction_file(
     uri: str,
     options: PredictionOptions[Any],
-    accepted: Accepted = ACCEPTED,
+    policy: ResultPolicy = DEFAULT_POLICY,
     kept: Mapping[str, pa.DataType] | None = None,
 ) -> Iterator[PredictionFile]:
     """
-    A file to fill; it takes its place when the block ends well, and leaves nothing when it does not.
+    Open a file that is published when the block ends without an error.
 
     :param kept: types of the key and the other columns that are passed through, for Parquet.
     :raises TooManyRejectsError: more have none.
@@ -242,9 +242,9 @@ def prediction_file(
     with writing(uri) as path:
         writer = _Parquet(path, options, kept or {}) if uri.endswith(".parquet") else _JsonLines(path)
         try:
-            file = PredictionFile(writer, uri, options, lenient=accepted.lenient)
+            file = PredictionFile(writer, uri, options, lenient=policy.lenient)
             yield file
-            check_errors(file.manifest.errors or 0, file.manifest.predictions, accepted.max_reject_ratio)
+            check_errors(file.manifest.errors or 0, file.manifest.predictions, policy.max_reject_ratio)
         finally:
             writer.close()
 
@@ -259,7 +259,7 @@ _OWN: Mapping[str, frozenset[str]] = {
     "ner": frozenset({"entities"}),
     "faq-enrichment": frozenset({"pairs"}),
 }
-# Columns whose values come as they are; the others are read, and have their shape.
+# Columns whose values are not parsed.
 _TYPES: Mapping[str, type] = {
     "response": str,
     "answer": str,
@@ -293,7 +293,7 @@ class _Parquet:
         self._schema: pa.Schema | None = None
         self._writer: pq.ParquetWriter | None = None
         self._tables: list[pa.Table] = []
-        # Batches without a vector, before the first one: the schema holds its length.
+        # Batches before the first vector, whose length the schema has.
         self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
 
     def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
@@ -302,7 +302,7 @@ class _Parquet:
             self._waiting.append((batch, predictions))
             return
         schema = self._open(len(vectors[0]) if vectors else 0)
-        # At once: what does not fit is an error of this batch, and not of the file when it is closed.
+        # Now, so that an invalid value is an error of this batch and not of the whole file.
         self._tables.append(self._table(schema, batch, predictions))
         if sum(map(len, self._tables)) >= self._ROWS:
             self._flush()
@@ -332,7 +332,7 @@ class _Parquet:
             self._writer.close()
 
     def _open(self, dimension: int) -> pa.Schema:
-        """The schema waits for the first vector, whose length it holds."""
+        """Create the schema, once the length of the vectors is known."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -387,7 +387,7 @@ def check_kept(
     options: PredictionOptions[Any], names: Sequence[str], types: Mapping[str, pa.DataType]
 ) -> None:
     """
-    Refuse columns that the result cannot have.
+    Check the columns that are passed through.
 
     :param names: of the key and the columns that are passed through.
     :param types: theirs, where the result is Parquet.
@@ -414,13 +414,13 @@ def check_kept(
 
 
 def _misfit(name: str, row: Mapping[str, Any]) -> bool:
-    """Whether the service has sent another type of value than its pages show."""
+    """Whether the type of a value is not the documented one."""
     kind = _TYPES.get(name)
     return kind is not None and row[name] is not None and not isinstance(row[name], kind)
 
 
 def _shaped(row: dict[str, Any]) -> dict[str, Any]:
-    """Mappings as lists of pairs: their keys are data, and would each become a column of the file."""
+    """Convert mappings, whose keys are data, to lists of pairs."""
     if isinstance(row.get("labels"), Mapping):
         row["labels"] = [
             {"label": name, "score": None if score is None else float(score)}

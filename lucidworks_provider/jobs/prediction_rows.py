@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The rows that a prediction task reads: which of them can be sent, and how they are cut into requests.
+The rows of a prediction task: validation, and batches.
 
-Rows are values of Python (texts, dictionaries, tuples of SQL) or those of a table; see
-:mod:`lucidworks_provider.documents.tables`. One rule says for all of them which texts can be sent:
-:func:`~lucidworks_provider.documents.encoding.check_text`.
+Rows are Python values (texts, dictionaries, tuples of SQL) or those of a table; see
+:mod:`lucidworks_provider.documents.tables`. :func:`~lucidworks_provider.documents.encoding.check_text` validates the
+texts of all of them.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Reasons that a message has in full.
-_TOLD = 3
-# Rows of a batch, most of them rejected; and rows of an iterable that are held at once.
+# Reasons that a message includes.
+_DESCRIBED = 3
+# Rows of a batch, including the rejected ones; and rows of an iterable in memory.
 _MOST_ROWS = 1024
 # Bytes of a file of a spooled table.
 _SPOOL_BYTES = 4_000_000
@@ -58,7 +58,7 @@ class Rejected:
     """
     A row that cannot be sent.
 
-    :param reason: for people.
+    :param reason: for the result and the log.
     """
 
     reason: str
@@ -67,16 +67,16 @@ class Rejected:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """
-    Rows that follow each other.
+    Consecutive rows.
 
     :param inputs: what is sent of each.
-    :param kept: the key and the other columns that the result has too, of each row.
+    :param kept: the key and the other columns that are passed through, of each row.
     """
 
     inputs: Sequence[Item | Rejected]
     kept: Any
 
-    def part(self, start: int, end: int) -> Any:
+    def slice(self, start: int, end: int) -> Any:
         """The kept columns of some rows."""
         return self.kept[start:end] if isinstance(self.kept, list) else self.kept.slice(start, end - start)
 
@@ -97,17 +97,16 @@ class Batch:
 
     @property
     def sent(self) -> tuple[Item, ...]:
-        """What the request has."""
+        """The items of the request."""
         return tuple(one for one in self.inputs if isinstance(one, Item))
 
     @property
     def name(self) -> str:
-        """For messages."""
         last = self.start + len(self.inputs) - 1
         return f"Input {self.start}" if self.start == last else f"Inputs {self.start} to {last}"
 
     def fingerprint(self, options: PredictionOptions[Any]) -> str:
-        """Of what is sent, and what is asked of it."""
+        """Of the items and the options."""
         numbered = enumerate(self.inputs, self.start)
         return fingerprint_of(
             options.as_json(), (_plain(n, one) for n, one in numbered if isinstance(one, Item))
@@ -140,7 +139,7 @@ def _plain(number: int, item: Item) -> tuple[str, str]:
 @dataclass(slots=True)
 class Survey:
     """
-    What a pass over all rows has shown.
+    Counts, types and a digest of all rows.
 
     :param rows: of the table.
     :param rejected: rows that cannot be sent.
@@ -173,7 +172,7 @@ class Survey:
                 continue
             self._digest.update(b"\xff" + one.reason.encode())
             self.rejected += 1
-            if len(self.reasons) < _TOLD:
+            if len(self.reasons) < _DESCRIBED:
                 self.reasons.append(f"inputs[{number}]{_key(rows, number - self.rows)}: {one.reason}")
         self.rows += len(rows.inputs)
         self._add_kept(rows.kept)
@@ -189,27 +188,27 @@ class Survey:
             self.types[column.name] = (
                 known if known == column.type else unified_type(column.name, known, column.type)
             )
-        # Taken, since what a file has in the place of a NULL is undefined.
+        # Copied by take(), since the bytes of a NULL are undefined.
         whole = kept.take(pa.array(range(kept.num_rows), pa.int64()))
         self._digest.update(whole.serialize())
 
     def summary(self) -> str:
-        """The first reasons."""
+        """The first reasons, for a message."""
         more = self.rejected - len(self.reasons)
         return " ".join(self.reasons) + (f" And {more:,} more." if more else "")
 
 
 def _key(rows: Rows, place: int) -> str:
-    values = _json_rows(rows.part(place, place + 1))[0]
+    values = _json_rows(rows.slice(place, place + 1))[0]
     return "".join(f" ({name} {value!r:.40})" for name, value in list(values.items())[:1])
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
     """
-    Rows, cut into requests.
+    Rows in batches.
 
-    :param read: gives the rows from the beginning.
+    :param read: returns the rows from the beginning.
     :param size: inputs of a request.
     :param survey: of all rows.
     :param uri: of the table that they are from, if it has one.
@@ -221,7 +220,7 @@ class Batches:
     uri: str | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        return cut(self.read(), self.size)
+        return split_batches(self.read(), self.size)
 
     def __len__(self) -> int:
         return math.ceil(self.survey.sent / self.size)
@@ -230,7 +229,7 @@ class Batches:
         """
         The batches.
 
-        :raises InputError: retryable; the rows are not those of the first pass.
+        :raises InputError: the rows differ from those of the survey; retryable.
         """
         seen = Survey()
 
@@ -239,7 +238,7 @@ class Batches:
                 seen.add(rows)
                 yield rows
 
-        yield from cut(noted(), self.size)
+        yield from split_batches(noted(), self.size)
         if seen.digest != self.survey.digest:
             raise InputError(
                 "inputs: the table was changed while the task was reading it. Nothing was written; a retry reads it "
@@ -247,15 +246,16 @@ class Batches:
             ).as_retryable()
 
     def fingerprint(self, options: PredictionOptions[Any]) -> str:
-        """Of the options, the rows, and how they are cut."""
+        """Of the options, the rows, and the batch size."""
         return fingerprint_of(options.as_json() | {"batch": self.size, "rows": self.survey.digest}, [])
 
 
-def cut(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> Iterator[Batch]:
+def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> Iterator[Batch]:
     """
-    Rows to batches of so many that can be sent.
+    Split rows into batches.
 
-    :param most: rows of a batch, with those that cannot.
+    :param size: valid rows of a batch.
+    :param most: all rows of a batch.
     """
     position = start = sendable = 0
     inputs: list[Item | Rejected] = []
@@ -266,14 +266,14 @@ def cut(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> Iterator[Bat
             can_be_sent = isinstance(one, Item)
             if (can_be_sent and sendable == size) or len(inputs) == most:
                 if number > begin:
-                    kept.append(run.part(begin, number))
+                    kept.append(run.slice(begin, number))
                 yield Batch(position, start, tuple(inputs), tuple(kept))
                 begin, position, start = number, position + 1, start + len(inputs)
                 inputs, kept, sendable = [], [], 0
             inputs.append(one)
             sendable += can_be_sent
         if begin < len(run.inputs):
-            kept.append(run.part(begin, len(run.inputs)))
+            kept.append(run.slice(begin, len(run.inputs)))
     if inputs:
         yield Batch(position, start, tuple(inputs), tuple(kept))
 
@@ -281,24 +281,24 @@ def cut(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> Iterator[Bat
 @dataclass(frozen=True, slots=True)
 class Spool:
     """
-    What was read of a source that can be read once, as files, for a retry of the task.
+    The rows of a source that can be read only once, stored in files for a retry.
 
-    :param folder: their place.
-    :param life: of the task instance; a cleared task reads its source again.
+    :param folder: of the files.
+    :param generation: of the task instance; a cleared task reads its source again.
     """
 
     folder: str
-    life: int
+    generation: int
 
     def read(self, what: str) -> Callable[[], Iterator[Rows]] | None:
         """
-        What an earlier try has read to the end.
+        The rows that an earlier attempt has stored completely.
 
         :param what: fingerprint of the columns and options.
         """
         noted = read_file(f"{self.folder}/table.json")
         found = json.loads(noted) if noted else {}
-        if (found.get("life"), found.get("what")) != (self.life, what):
+        if (found.get("generation"), found.get("what")) != (self.generation, what):
             return None
         return lambda: self._rows(found["files"])
 
@@ -314,7 +314,7 @@ class Spool:
             size += batch.nbytes
         if held:
             files = self._file(files, held)
-        done = json.dumps({"life": self.life, "what": what, "files": files})
+        done = json.dumps({"generation": self.generation, "what": what, "files": files})
         write_file(f"{self.folder}/table.json", done.encode())
         return lambda: self._rows(files)
 
@@ -340,7 +340,7 @@ class Spool:
             data = read_file(uri)
             if data is None:
                 raise InputError(
-                    f"{uri} has vanished; clear the task to read its source again."
+                    f"{uri} no longer exists; clear the task to read its source again."
                 ).as_retryable()
             for batch in pa.ipc.open_stream(data):
                 wires, reasons = (batch.column(place).to_pylist() for place in (0, 1))
@@ -375,13 +375,13 @@ def read_batches(
     spool: Spool | None = None,
 ) -> Batches:
     """
-    Read all rows once, to find out what can be sent.
+    Read all rows once and validate them.
 
-    :param inputs: as the operators take them.
+    :param inputs: the operators' argument.
     :param size: inputs of a request.
     :param typed: whether the kept columns need a type, as a result in Parquet does.
-    :param spool: where rows go that can be read only once; None to hold them.
-    :raises InputError: nothing of this kind is taken, or a row is no input; names its position.
+    :param spool: stores rows that can be read only once; None to keep them in memory.
+    :raises InputError: the type is not supported, or a row is not valid; names its position.
     """
     if options.name == "rag":
         columns = TableColumns(columns.key, columns.text, columns.others, (_DOCUMENTS,))
@@ -426,7 +426,7 @@ def _read_once(
     what = fingerprint_of(options.as_json(), [(str(columns), "")])
     read = spool.read(what)
     if read is not None:
-        log.info("Going on with the rows that an earlier try has read.")
+        log.info("Using the rows that an earlier attempt has read.")
         return read
     return spool.write(rows, what)
 
@@ -436,7 +436,7 @@ def _parsed(inputs: str) -> Any:
         return json.loads(inputs)
     except (ValueError, RecursionError):
         raise InputError(
-            "inputs is a text that begins with [ and is no JSON; in a template use `| tojson`."
+            "inputs is a text that begins with [ and is not JSON; in a template use `| tojson`."
         ) from None
 
 
@@ -447,7 +447,7 @@ def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
 
 
 def _known(kind: pa.DataType) -> pa.DataType:
-    """Text for a column that has no value, as no other type is known."""
+    """String, for a column without a value."""
     import pyarrow as pa
 
     return pa.string() if pa.types.is_null(kind) else kind
@@ -466,7 +466,7 @@ def _table_rows(table: Table, columns: TableColumns, options: PredictionOptions[
 
 
 def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
-    """Texts as bytes, since a column of texts may hold some that are none."""
+    """Texts as bytes, since some may not be valid UTF-8."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
@@ -486,7 +486,7 @@ def _table_input(text: bytes | None, documents: Any, options: PredictionOptions[
     except UnicodeDecodeError as err:
         return Rejected(f"It cannot be decoded as UTF-8: byte {err.start:,}, {err.reason}.")
     if fault := check_text(decoded, MAX_TEXT_BYTES):
-        return Rejected(_said(fault.detail))
+        return Rejected(_without_option(fault.detail))
     wire = {"text": decoded} if documents is None else {"text": decoded, _DOCUMENTS: as_json(documents)}
     if options.name == "rag" or (options.use_case_config or {}).get("dataType") == "json_prompt":
         try:
@@ -496,7 +496,7 @@ def _table_input(text: bytes | None, documents: Any, options: PredictionOptions[
     return Item(wire)
 
 
-def _said(detail: str) -> str:
+def _without_option(detail: str) -> str:
     return detail.replace("max_document_bytes=", "the limit of ")
 
 
@@ -547,7 +547,7 @@ def _python_rows(
 
 
 def _flat(inputs: Iterable[Any]) -> Iterator[Any]:
-    """Rows; what a mapped task returned as a list of dictionaries is a part of them."""
+    """Rows; a mapped task returns a list of dictionaries for each."""
     for given in inputs:
         if isinstance(given, list) and all(isinstance(one, Mapping) for one in given):
             yield from given
@@ -601,7 +601,7 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
 
 
 def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
-    """A value that is passed through."""
+    """Validate a value that is passed through."""
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, memoryview | bytearray):
@@ -626,7 +626,7 @@ def _input(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) 
     if not isinstance(text, str):
         raise InputError(f"{what} has {type(text).__name__} instead of text.")
     if fault := check_text(text, MAX_TEXT_BYTES):
-        return Rejected(_said(fault.detail))
+        return Rejected(_without_option(fault.detail))
     return Item(check_wire(as_json(wire), what, options))
 
 
@@ -643,16 +643,15 @@ def _json_column(column: pa.Array) -> list[Any]:
     try:
         return [json_value(value) for value in column.to_pylist()]
     except ValueError:
-        # Nanoseconds, which Python's own types do not have.
+        # Nanoseconds, which Python's types do not support.
         return list(column.cast(pa.string()).to_pylist())
 
 
 def json_value(value: Any) -> Any:
     """
-    A value of a table as JSON has it.
+    Convert a value of a table to JSON.
 
-    What JSON has no type for is text: a decimal as it is written, times by ISO 8601, bytes in base64. NaN and
-    infinities are null.
+    Decimals and other types are strings, times in ISO 8601, bytes in base64. NaN and infinities are null.
     """
     match value:
         case None | bool() | int() | str():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any number of inputs to one row each: in batches, synchronously or by jobs."""
+"""Predictions of any number of inputs in batches: by jobs, or synchronously and several at a time."""
 
 from __future__ import annotations
 
@@ -31,8 +31,13 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.prediction_file import ACCEPTED, Accepted, PredictionFile, prediction_file
-from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, cut
+from lucidworks_provider.jobs.prediction_file import (
+    DEFAULT_POLICY,
+    PredictionFile,
+    ResultPolicy,
+    prediction_file,
+)
+from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, split_batches
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import FileResultStore, Reason, ResultDirectory
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
@@ -42,21 +47,20 @@ log = logging.getLogger(__name__)
 
 # One task submits one after the other and keeps all ids in one record.
 MAX_JOBS = 1000
-# Failures that an error message tells in full.
-_TOLD = 3
-# So many batches one after the other and no answer of use in between: the service is down or busy, or answers in
-# a way that nobody can read. The other batches, maybe thousands, would cost hours or money to show it again.
-_IN_VAIN = 3
+# Failures that an error message describes.
+_DESCRIBED = 3
+# Consecutive failed batches that stop the task: the service is down or overloaded, or its responses are not valid.
+# The other batches, maybe thousands, would cost hours or money and fail too.
+_MAX_FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionTask(JobTask[PredictionFile]):
     """
-    Batches to jobs, and their results to a file of rows.
+    One job for each batch, and a file of rows.
 
-    :param batches: the rows; all of them are held, as one task takes few.
+    :param batches: the rows; all of them are in memory, as one task takes few.
     :param post: performs the POST for one batch and returns the job's id.
-    :param accepted: what is taken, though something is wrong with it.
     """
 
     kind: ClassVar[JobKind] = PREDICTION
@@ -65,14 +69,14 @@ class PredictionTask(JobTask[PredictionFile]):
     options: PredictionOptions[Any]
     batches: Batches
     post: Callable[[Sequence[Item]], str]
-    accepted: Accepted = ACCEPTED
+    policy: ResultPolicy = DEFAULT_POLICY
 
     held: Sequence[Batch] = field(init=False)
 
     def __post_init__(self) -> None:
-        # Without a limit of rows each batch has something to send, unless there is nothing to send at all.
+        # Without a limit of rows only a batch of a table without valid rows has nothing to send.
         most = self.batches.survey.rows + 1
-        object.__setattr__(self, "held", tuple(cut(self.batches.read(), self.batches.size, most)))
+        object.__setattr__(self, "held", tuple(split_batches(self.batches.read(), self.batches.size, most)))
 
     @property
     def count(self) -> int:
@@ -81,7 +85,7 @@ class PredictionTask(JobTask[PredictionFile]):
 
     @property
     def fingerprint(self) -> str:
-        """Of the options, the inputs, and how they are cut."""
+        """Of the options, the inputs, and the batch size."""
         return self.batches.fingerprint(self.options)
 
     def name(self, position: int) -> str:
@@ -93,7 +97,7 @@ class PredictionTask(JobTask[PredictionFile]):
         return self.post(self.held[position].sent)
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
-        """The predictions, one for each input, as the service sent them."""
+        """The value is a prediction for each input."""
 
         def read(answer: Answer) -> PredictionResult:
             sent = parse_object(answer.body, f"Prediction job {job_id}")
@@ -105,18 +109,18 @@ class PredictionTask(JobTask[PredictionFile]):
     def describe(
         self, record: JobRecord, positions: Sequence[int], messages: Mapping[str, str], what: str
     ) -> str:
-        """As for any job; the waiting side, where the messages come from, does not know the keys."""
+        """Messages of the wait may contain keys, which the trigger does not know."""
         blanked = {job: self.redact(message) for job, message in messages.items()}
         return self.redact(JobTask.describe(self, record, positions, blanked, what))
 
     def redact(self, text: str) -> str:
-        """Without the keys."""
+        """Remove the keys."""
         return blank(text, self.options.secrets)
 
     @contextmanager
     def open(self) -> Iterator[PredictionFile]:
         """The file of rows."""
-        with prediction_file(self.result_uri, self.options, self.accepted, self.batches.survey.types) as file:
+        with prediction_file(self.result_uri, self.options, self.policy, self.batches.survey.types) as file:
             for batch in self.held[self.count :]:
                 file.add(batch, ())  # there was nothing to send
             yield file
@@ -136,16 +140,15 @@ Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ..
 @dataclass(frozen=True, slots=True)
 class SyncBatchRunner:
     """
-    Batches sent to the synchronous Prediction API, several at a time.
+    Sends batches to the synchronous Prediction API, several at a time.
 
-    :param predict: sends one batch, repeats it alone where that may help, and gives body and predictions.
-    :param concurrency: how many at a time.
-    :param results: where an answer is kept as it arrives, so that a retry does not pay for it again; None
-        where the task has no place for results.
-    :param revision: of the task's record, which changes with each result. What an earlier result could not remove is
-        no answer for the next one.
-    :param accepted: what is taken, though something is wrong with it.
-    :param progress: says how far it is.
+    :param predict: sends one batch with retries, and returns body and predictions.
+    :param concurrency: batches at a time.
+    :param results: where each response is stored as it arrives, so that a retry does not pay for it again; None
+        where the task has no result file.
+    :param revision: of the task's record, which changes with each result, so that responses of an earlier result that
+        could not be deleted are not used.
+    :param progress: logs the progress.
     """
 
     options: PredictionOptions[Any]
@@ -154,17 +157,17 @@ class SyncBatchRunner:
     concurrency: int
     results: ResultDirectory | None = None
     revision: int = 0
-    accepted: Accepted = ACCEPTED
+    policy: ResultPolicy = DEFAULT_POLICY
     progress: Progress | None = None
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that is asked."""
+        """Of everything that is sent."""
         return self.batches.fingerprint(self.options)
 
     @property
     def names(self) -> dict[int, str]:
-        """What the body of each batch is called."""
+        """The name of each batch's body."""
         return {batch.position: self._name(batch) for batch in self.batches if batch.sent}
 
     def _name(self, batch: Batch) -> str:
@@ -174,10 +177,10 @@ class SyncBatchRunner:
         """
         Predict every batch.
 
-        :return: the predictions of each batch that was sent; where results are kept nothing, as :meth:`write` takes
-            them.
-        :raises LucidworksError: a batch failed for good; names its inputs. The others have been finished (or,
-            where that failure concerns all of them, or is the same again and again, not begun).
+        :return: the predictions of each batch that was sent; nothing where responses are stored, as :meth:`write`
+            reads them.
+        :raises LucidworksError: batches failed; names their inputs. The others have been finished, unless the error
+            is common to all batches or ``_MAX_FAILURES`` batches in a row failed.
         """
         if self.results is not None:
             try:
@@ -188,23 +191,23 @@ class SyncBatchRunner:
         queue = _Queue(iter(self.batches), lambda batch: bool(known) and self._name(batch) in known)
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
-        in_vain = 0
+        failures = 0
 
         async def work() -> None:
-            nonlocal in_vain
+            nonlocal failures
             while (batch := await queue.next()) is not None:
                 try:
                     predictions = await self._one(batch)
                 except LucidworksError as err:
                     failed.add(batch, err)
-                    in_vain += err.retryable or isinstance(err, MalformedAnswerError)
-                    if not self.results or _concerns_all(err) or in_vain >= _IN_VAIN:
+                    failures += err.retryable or isinstance(err, MalformedAnswerError)
+                    if not self.results or _is_common(err) or failures >= _MAX_FAILURES:
                         queue.stop()
                     continue
                 except BaseException:
                     queue.stop()
                     raise
-                in_vain = 0
+                failures = 0
                 if predictions is not None:
                     done[batch.position] = predictions
 
@@ -247,8 +250,9 @@ class SyncBatchRunner:
         """
         Append the rows of a batch.
 
-        :raises StorageError: what was kept of it has vanished.
-        :raises MalformedAnswerError: it is of no use. It is set aside, so that another attempt asks again.
+        :raises StorageError: its stored response does not exist.
+        :raises MalformedAnswerError: its response is not valid. It is quarantined, so that another attempt sends the
+            batch again.
         """
         if not batch.sent:
             file.add(batch, ())
@@ -259,19 +263,19 @@ class SyncBatchRunner:
             assert self.results is not None  # noqa: S101  # for the type checker
             self.results.mark_rejected(self._name(batch))
             kept = self.results.quarantine_result(batch.position, self._name(batch))
-            said = str(err).rstrip(".")
+            message = str(err).rstrip(".")
             raise refused(
-                f"{batch.name}: {said}. The answer is kept in {kept}; clearing the task asks again"
+                f"{batch.name}: {message}. The answer is kept in {kept}; clearing the task sends the batch again"
             ) from None
 
     def _read(self, batch: Batch) -> tuple[Prediction, ...]:
-        """What is kept of a batch."""
+        """The stored response of a batch."""
         assert self.results is not None  # noqa: S101  # for the type checker
         name = self._name(batch)
         body = self.results.read(batch.position, name)
         if body is None:
             raise StorageError(
-                f"{self.results.uri(batch.position, name)} has vanished since it was written; try again."
+                f"{self.results.uri(batch.position, name)} no longer exists; a retry sends the batch again."
             )
 
         def read(answer: Answer) -> tuple[Prediction, ...]:
@@ -283,9 +287,9 @@ class SyncBatchRunner:
 
 class _Queue:
     """
-    Batches that have something to send, read as there is room for them.
+    Batches with something to send, read on demand.
 
-    :param last: whether a batch comes last: its answer was of no use, and must keep no other from being asked.
+    :param last: whether a batch comes last: its response was rejected before, and must not stop the others.
     """
 
     def __init__(self, batches: Iterator[Batch], last: Callable[[Batch], bool]) -> None:
@@ -296,7 +300,7 @@ class _Queue:
         self._turn = asyncio.Lock()
 
     def stop(self) -> None:
-        """Give out no more."""
+        """Return no more batches."""
         self._stopped = True
 
     async def next(self) -> Batch | None:
@@ -315,35 +319,37 @@ class _Queue:
 
 
 class _Failures:
-    """The first failures by their place, and how many there are."""
+    """The first failures by position, and their number."""
 
     def __init__(self) -> None:
         self.count = 0
         self._first: list[tuple[int, str, LucidworksError]] = []
 
     def add(self, batch: Batch, err: LucidworksError) -> None:
-        """Count a failure."""
         self.count += 1
         self._first = sorted([*self._first, (batch.position, batch.name, err)], key=lambda one: one[0])[
-            :_TOLD
+            :_DESCRIBED
         ]
 
     def error(self, batches: int, *, kept: bool) -> LucidworksError:
-        """One error for all, of the kind of the first."""
-        told = [f"{name}: {err}" for _, name, err in self._first]
-        if self.count > _TOLD:
-            told.append(f"and {self.count - _TOLD} more")
+        """An error of the first one's class that describes all."""
+        described = [f"{name}: {err}" for _, name, err in self._first]
+        if self.count > _DESCRIBED:
+            described.append(f"and {self.count - _DESCRIBED} more")
         first = self._first[0][2]
         others = " The other answers are kept for a retry." if kept else ""
-        first.args = (f"{self.count} of {batches} batches failed. {'; '.join(told)}{others}", *first.args[1:])
+        first.args = (
+            f"{self.count} of {batches} batches failed. {'; '.join(described)}{others}",
+            *first.args[1:],
+        )
         return first
 
 
 class Progress:
     """
-    A line in the log every few seconds.
+    Logs the progress every few seconds.
 
-    :param total: inputs that are to be sent.
+    :param total: inputs to send.
     """
 
     EVERY = 10.0
@@ -351,27 +357,26 @@ class Progress:
     def __init__(self, total: int) -> None:
         self._total = total
         self._done = self._kept = 0
-        self._began = self._said = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def add(self, inputs: int, *, kept: bool = False) -> None:
         """
-        Count inputs whose answers are there.
+        Count inputs with a response.
 
-        :param kept: an earlier try has asked for them.
+        :param kept: an earlier attempt has stored it.
         """
         self._done += inputs
         self._kept += inputs * kept
         now = time.monotonic()
-        if now - self._said < self.EVERY or self._done >= self._total:
+        if now - self._logged < self.EVERY or self._done >= self._total:
             return
-        self._said = now
+        self._logged = now
         rate = (self._done - self._kept) / (now - self._began)
         left = f", {duration((self._total - self._done) / rate)} left" if rate else ""
         log.info("Predicted %s of %s inputs, %.1f/s%s.", f"{self._done:,}", f"{self._total:,}", rate, left)
 
 
-def say_read(batches: Batches) -> None:
-    """Log what is about to be sent."""
+def log_input(batches: Batches) -> None:
     survey = batches.survey
     log.info(
         "Read %s rows%s: %s to send in %s requests.",
@@ -382,12 +387,10 @@ def say_read(batches: Batches) -> None:
     )
 
 
-def say_result(manifest: Mapping[str, Any], began: float | None = None) -> None:
+def log_result(manifest: Mapping[str, Any], began: float | None = None) -> None:
     """
-    Log what was written.
-
     :param manifest: of the result.
-    :param began: ``time.monotonic()`` of the task, where it has waited in this process.
+    :param began: ``time.monotonic()`` of the task's start, if it has waited in this process.
     """
     rejected = manifest.get("rejected", 0)
     log.info(
@@ -402,14 +405,14 @@ def say_result(manifest: Mapping[str, Any], began: float | None = None) -> None:
 
 
 def duration(seconds: float) -> str:
-    """For people."""
+    """A human-readable duration."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _concerns_all(err: LucidworksError) -> bool:
-    """Whether the next batch would fail in the same way."""
+def _is_common(err: LucidworksError) -> bool:
+    """Whether the next batch would fail too."""
     return isinstance(
         err,
         AuthenticationError
@@ -426,7 +429,7 @@ def _concerns_all(err: LucidworksError) -> bool:
 def check_size(size: object) -> int:
     """
     :param size: inputs of a request.
-    :raises InputError: a size that the service does not take.
+    :raises InputError: the service does not accept the size.
     """
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_BATCH:
         raise InputError(f"batch_size is {size!r}; the service takes 1 to {MAX_BATCH} inputs a request.")
@@ -434,7 +437,7 @@ def check_size(size: object) -> int:
 
 
 def check_jobs(batches: Batches) -> Batches:
-    """:raises InputError: more batches than one task takes as jobs."""
+    """:raises InputError: more batches than a task takes as jobs."""
     if len(batches) > MAX_JOBS:
         raise InputError(
             f"{batches.survey.sent:,} inputs are {len(batches):,} jobs, more than one task takes ({MAX_JOBS:,}). Map "
@@ -444,11 +447,11 @@ def check_jobs(batches: Batches) -> Batches:
 
 
 @dataclass(frozen=True, slots=True)
-class RowPolicy:
+class InputPolicy:
     """
-    What is done with rows that cannot be sent, and where there are none.
+    What is done with invalid rows.
 
-    :param reject: whether they go to the result with the reason; else they are an error.
+    :param reject: write them to the result with the reason; else they are an error.
     :param max_reject_ratio: the share of the rows, 0 to 1, that may be rejected.
     """
 
@@ -457,15 +460,17 @@ class RowPolicy:
 
     def check(self, survey: Survey) -> None:
         """
-        Warn about rows that cannot be sent.
+        Warn about invalid rows.
 
-        :raises InputError: by policy, or where they are too many. Nothing was sent.
+        :raises InputError: by policy, or because they are too many. Nothing was sent.
         """
         if not survey.rejected:
             return
-        said = f"{survey.rejected:,} of {survey.rows:,} rows cannot be sent. {survey.summary()}"
+        message = f"{survey.rejected:,} of {survey.rows:,} rows cannot be sent. {survey.summary()}"
         if not self.reject:
-            raise InputError(f"{said} on_invalid='reject' sends the others.")
+            raise InputError(f"{message} on_invalid='reject' sends the others.")
         if survey.rejected > self.max_reject_ratio * survey.rows:
-            raise InputError(f"{said} That is more than max_reject_ratio={self.max_reject_ratio:g} allows.")
-        log.warning("%s They stand in the result with the status 'rejected'.", said)
+            raise InputError(
+                f"{message} That is more than max_reject_ratio={self.max_reject_ratio:g} allows."
+            )
+        log.warning("%s They are in the result with the status 'rejected'.", message)

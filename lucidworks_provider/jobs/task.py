@@ -21,6 +21,7 @@ from lucidworks_provider.client.api.validation import refused
 from lucidworks_provider.errors import (
     ContentEncodingError,
     EmptyResultError,
+    InputError,
     JobFailedError,
     LucidworksError,
     MalformedAnswerError,
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 RESUBMISSIONS = 3
 # Failures that an error message describes.
 _DESCRIBED = 5
+
+SUFFIXES = (".parquet", ".jsonl")
 
 File = TypeVar("File")
 
@@ -321,3 +324,21 @@ class JobTask(ABC, Generic[File]):
 
     def _job(self, record: JobRecord, position: int) -> str:
         return f"{self.name(position)} (job {record.jobs[position]})"
+
+
+def check_suffix(uri: str) -> None:
+    """
+    Refuse what cannot be written, before anything is submitted.
+
+    :raises InputError: another suffix, or Parquet without the ``documents`` extra.
+    """
+    if not uri.endswith(SUFFIXES):
+        raise InputError(f"result_path is {uri!r}; it must end in {' or '.join(SUFFIXES)}.")
+    if uri.endswith(".parquet"):
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise InputError(
+                "A .parquet result_path needs pyarrow: pip install 'airflow-provider-lucidworks[documents]', "
+                "on the workers too; or let the path end in .jsonl."
+            ) from None

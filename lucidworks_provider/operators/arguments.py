@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments that operators and sensors pass on to Airflow, so that a type checker refuses any other."""
+"""Arguments that operators and sensors pass to Airflow's base classes, for type checkers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class BaseOperatorArguments(TypedDict, total=False):
 
 
 class BaseSensorArguments(BaseOperatorArguments, total=False):
-    """Of ``BaseSensorOperator``, without what sensors of this package name themselves."""
+    """Of ``BaseSensorOperator``, without those that the sensors of this package have themselves."""
 
     soft_fail: bool
     mode: str

@@ -10,19 +10,42 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.chunking_options import ChunkingOptionsMixin
+from lucidworks_provider.operators.base import DEFERRABLE
 from lucidworks_provider.operators.job import JobOperator
-from lucidworks_provider.operators.lineage import Lineage, of_chunks
-from lucidworks_provider.operators.values import one_of, whole
-from lucidworks_provider.operators.waiting import DEFERRABLE
+from lucidworks_provider.operators.results import Lineage, of_chunks
+from lucidworks_provider.operators.values import dictionary, one_of, whole
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from lucidworks_provider.client.api.chunking import ChunkingOptions
     from lucidworks_provider.jobs.chunk_task import ChunkTask
 
 # That of `api.chunking`, said again: importing it would cost each parse of a DAG file 5 ms. A test holds them equal.
 MAX_TEXT_BYTES = 1_000_000
+
+
+class ChunkingOptionsMixin:
+    """Arguments that determine how documents are chunked and vectorised."""
+
+    if TYPE_CHECKING:
+        chunker: str
+        model_id: str
+        data_type: str | None
+        chunker_config: Any
+        model_config: Any
+
+    def _options(self) -> ChunkingOptions:
+        """Validate the rendered values; raises InputError."""
+        from lucidworks_provider.client.api.chunking import ChunkingOptions
+
+        return ChunkingOptions(
+            self.chunker,
+            self.model_id,
+            self.data_type,
+            dictionary(self.chunker_config, "chunker_config"),
+            dictionary(self.model_config, "model_config"),
+        )
 
 
 class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
@@ -49,8 +72,8 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
         more often.
     :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
-    :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
-        nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
+    :param on_unknown_submission: what to do when a submission got no response, so that a job with an
+        unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
         :doc:`/checks`.
     :param max_text_bytes: refuse a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
@@ -116,7 +139,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
         self.max_text_bytes = max_text_bytes
 
     def _task(self, context: Context) -> ChunkTask:
-        """Validate the rendered values; nothing has been sent or written before this returns."""
+        """Validate the rendered values, before anything is sent or written."""
         from lucidworks_provider.client.chunking import submit_text
         from lucidworks_provider.jobs.chunk_task import ChunkTask, read_documents
 

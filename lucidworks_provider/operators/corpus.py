@@ -14,14 +14,10 @@ from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
-from lucidworks_provider.operators.chunking_options import ChunkingOptionsMixin
-from lucidworks_provider.operators.failures import NonRetryableErrorsMixin
-from lucidworks_provider.operators.lineage import Lineage, of_chunks
-from lucidworks_provider.operators.results import ResultMixin
-from lucidworks_provider.operators.templates import NoneTemplatesMixin
+from lucidworks_provider.operators.base import HookMixin, NoneTemplatesMixin, NonRetryableErrorsMixin
+from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES, ChunkingOptionsMixin
+from lucidworks_provider.operators.results import Lineage, ResultMixin, of_chunks
 from lucidworks_provider.operators.values import one_of, seconds, share, switch, whole
-from lucidworks_provider.operators.waiting import HookMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context

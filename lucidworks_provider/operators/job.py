@@ -14,9 +14,9 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
+from lucidworks_provider.operators.base import DEFER_SLACK, DEFERRABLE, WaitMixin
 from lucidworks_provider.operators.results import ResultMixin
 from lucidworks_provider.operators.values import one_of
-from lucidworks_provider.operators.waiting import DEFER_SLACK, DEFERRABLE, WaitMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -203,8 +203,8 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
 
     def _job_options(self, context: Context) -> dict[str, Any]:
         """Validated arguments of every task."""
-        from lucidworks_provider.jobs.chunk_file import check_suffix
         from lucidworks_provider.jobs.state_store import JobStateStore
+        from lucidworks_provider.jobs.task import check_suffix
         from lucidworks_provider.storage import check_uri
 
         policy = one_of(self.on_unknown_submission, "on_unknown_submission", "resubmit", "fail")

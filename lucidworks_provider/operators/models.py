@@ -24,11 +24,10 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.lineage import TrainingLineageMixin
-from lucidworks_provider.operators.model_credentials import CredentialsMixin
-from lucidworks_provider.operators.state import StateWaitMixin
+from lucidworks_provider.operators.base import DEFERRABLE, StateWaitMixin
+from lucidworks_provider.operators.results import TrainingLineageMixin
+from lucidworks_provider.operators.secrets import CredentialsMixin
 from lucidworks_provider.operators.values import dictionary, one_of, switch
-from lucidworks_provider.operators.waiting import DEFERRABLE
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -40,11 +39,11 @@ if TYPE_CHECKING:
 _SEARCHES = 4
 _SEARCH_WAIT = 5.0
 
-# How long a list may lag behind what was made.
+# Seconds that a list may lag behind a creation.
 _LAG = 60.0
 _STATE_NAME = "lucidworks_made"
 
-# What says that one of several ways to look is not there.
+# One of several endpoints does not exist.
 _REFUSALS = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
 IfAmbiguous = Literal["fail", "reuse", "create"]
@@ -56,7 +55,7 @@ R = TypeVar("R")
 class _ModelOperator(StateWaitMixin, BaseOperator):
     """
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param wait_for_completion: wait until it is done; else return as soon as it is begun.
+    :param wait_for_completion: wait until it is done; else return as soon as it has begun.
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls, seconds or a timedelta.
     :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
@@ -82,7 +81,7 @@ class _ModelOperator(StateWaitMixin, BaseOperator):
         self.timeout = timeout
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> str | None:
-        """Go on after the triggerer's wait."""
+        """Resume after the triggerer's wait."""
         self._end(context, event)
         return str(event["resource_id"])
 
@@ -90,98 +89,97 @@ class _ModelOperator(StateWaitMixin, BaseOperator):
     def _waits(self) -> bool:
         return switch(self.wait_for_completion, "wait_for_completion")
 
-    def _checked(self) -> None:
-        """The connection, the times and the switches are right, before anything is sent."""
+    def _validate(self) -> None:
+        """Validate the connection and the arguments, before anything is sent."""
         _ = self._poll_seconds, self._timeout_seconds, self._in_triggerer, self._waits
         _ = self.hook.get_settings().models_base
 
 
 class _CreatingOperator(_ModelOperator):
     """
-    Makes a model or a deployment, unless it exists.
+    Creates a model or a deployment, unless it exists.
 
-    The service knows no idempotency key, so its lists are read before each POST, and a POST without an answer is
-    followed by a look at them, not by another POST. Before a POST, the ids that exist are written to the task state
-    store, where there is one; after it, the id that was made: a list may lag.
+    The service has no idempotency key, so its lists are read before each POST, and a POST without a response is
+    followed by a search, not by another POST. Before a POST, the existing ids are saved in the task state store, if
+    there is one; after it, the id of the new resource: a list may lag.
 
-    :param if_ambiguous: what to do where one exists that may or may not be what is asked for: ``fail``, ``reuse``
+    :param if_ambiguous: what to do where one exists that may or may not meet the arguments: ``fail``, ``reuse``
         it, or ``create`` another one.
     """
 
     if_ambiguous: IfAmbiguous
 
-    def _checked(self) -> None:
-        super()._checked()
+    def _validate(self) -> None:
+        super()._validate()
         one_of(self.if_ambiguous, "if_ambiguous", *get_args(IfAmbiguous))
 
     def _get_or_create(
         self,
         context: Context,
-        asked: TrainingSpec | DeploymentSpec,
-        known: Callable[[str, bool], T | None],
-        look: Callable[[], Sequence[T]],
+        spec: TrainingSpec | DeploymentSpec,
+        get_saved: Callable[[str, bool], T | None],
+        list_candidates: Callable[[], Sequence[T]],
         create: Callable[[], T],
     ) -> T:
         """
-        Find what an earlier attempt has made, or make another one.
+        Find what an earlier attempt has created, or create it.
 
-        :param known: finds it by an id that was noted; is told whether that was a moment ago.
-        :param look: lists everything that may be what is asked for, as completely as the service shows it.
+        :param get_saved: gets a resource by its saved id and whether it was created within ``_LAG`` seconds.
+        :param list_candidates: lists everything that may meet the spec, as completely as the service shows it.
         """
         from lucidworks_provider.client.api.model_calls import UnansweredPost, choose
         from lucidworks_provider.jobs.record import fingerprint_of
         from lucidworks_provider.jobs.state_store import set_state
 
         earlier = self._earlier_attempt(context)
-        store, fingerprint = context.get("task_state_store"), fingerprint_of(asked.as_json(), [])
+        store, fingerprint = context.get("task_state_store"), fingerprint_of(spec.as_json(), [])
         creator = self.hook.get_settings().client_id
-        noted = json.loads(str(store.get(_STATE_NAME) or "{}")) if store is not None else {}
-        if noted.get("fingerprint") != fingerprint:
-            noted = {}
-        if noted.get("id") is not None:
-            if (found := known(noted["id"], time.time() - noted.get("at", 0.0) < _LAG)) is not None:
-                self.log.info("%s: %s exists.", asked.what, found.id)
+        saved = json.loads(str(store.get(_STATE_NAME) or "{}")) if store is not None else {}
+        if saved.get("fingerprint") != fingerprint:
+            saved = {}
+        if saved.get("id") is not None:
+            if (found := get_saved(saved["id"], time.time() - saved.get("at", 0.0) < _LAG)) is not None:
+                self.log.info("%s: %s exists.", spec.what, found.id)
                 return found
-        elif "before" in noted:
-            earlier = UnansweredPost(noted["at"], frozenset(noted["before"]), creator)
+        elif "before" in saved:
+            earlier = UnansweredPost(saved["at"], frozenset(saved["before"]), creator)
 
-        def chosen(existing: Sequence[T], unanswered: UnansweredPost | None) -> T | None:
-            found = choose(asked, existing, unanswered, if_ambiguous=self.if_ambiguous)
+        def choose_from(existing: Sequence[T], unanswered: UnansweredPost | None) -> T | None:
+            found = choose(spec, existing, unanswered, if_ambiguous=self.if_ambiguous)
             if found is not None:
-                # What is not equal is taken for a reason that a reader of the log should see.
-                how = asked.compare(found)
-                log = self.log.info if not how.doubts else self.log.warning
-                log("%s: %s exists (%s).", asked.what, found.id, how)
+                comparison = spec.compare(found)
+                log = self.log.info if not comparison.doubts else self.log.warning
+                log("%s: %s exists (%s).", spec.what, found.id, comparison)
             return found
 
-        existing = look()
-        if (found := chosen(existing, earlier)) is not None:
+        existing = list_candidates()
+        if (found := choose_from(existing, earlier)) is not None:
             return found
         if existing:
             ids = ", ".join(one.id for one in existing)
             self.log.warning(
-                "%s: what exists failed, or was made otherwise: %s. Making another one.", asked.what, ids
+                "%s: the existing ones failed or differ: %s. Creating another one.", spec.what, ids
             )
         post = earlier if earlier is not None and earlier.before is not None else None
         post = post or UnansweredPost(time.time(), frozenset(one.id for one in existing), creator)
-        sent = {"fingerprint": fingerprint, "at": post.at, "before": sorted(post.before or ())}
-        set_state(store, _STATE_NAME, json.dumps(sent))
+        intent = {"fingerprint": fingerprint, "at": post.at, "before": sorted(post.before or ())}
+        set_state(store, _STATE_NAME, json.dumps(intent))
         try:
-            made = create()
+            created = create()
         except SubmissionUnknownError as err:
-            self.log.warning("%s: %s Looking for it.", asked.what, err)
-            made = self._search(asked.what, lambda: chosen(look(), post), err)
+            self.log.warning("%s: %s Searching for it.", spec.what, err)
+            created = self._search(spec.what, lambda: choose_from(list_candidates(), post), err)
         except LucidworksError:
-            set_state(store, _STATE_NAME, json.dumps(noted))  # this POST has made nothing
+            set_state(store, _STATE_NAME, json.dumps(saved))  # this POST has created nothing
             raise
-        # No reason to fail if that cannot be done: this try waits for it, and the next one finds it in the list.
+        # Not required: this attempt waits for it, and the next one finds it in the list.
         set_state(
-            store, _STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": made.id, "at": time.time()})
+            store, _STATE_NAME, json.dumps({"fingerprint": fingerprint, "id": created.id, "at": time.time()})
         )
-        return made
+        return created
 
     def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
-        """What is known of a POST of an earlier attempt, beside what the task state store says."""
+        """A POST of an earlier attempt that is not in the task state store."""
         return None
 
     def _search(self, what: str, find: Callable[[], T | None], lost: SubmissionUnknownError) -> T:
@@ -209,31 +207,31 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
     """
     Train an embedding model, and return its id.
 
-    Idempotent by name and configuration: a model that has the same name and was asked for in the same words is
-    taken, so a retry waits for the training that an earlier try began. To train anew, give another name, e.g.
-    with ``{{ ds }}`` in it. A model that failed is not taken.
+    Idempotent by name and configuration: an existing model with the same name and configuration is reused, so a retry
+    waits for the training that an earlier attempt began. To train again, use another name, e.g. with ``{{ ds }}`` in
+    it. A failed model is not reused.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
 
     :param name: of the model. (templated)
-    :param model_type: what is trained, in the vendor's words. (templated)
+    :param model_type: what is trained, by the vendor's name. (templated)
     :param training_data: ``{"catalog": …, "signals": …}``: addresses that Lucidworks can read. (templated)
     :param region: where it is trained. (templated)
     :param config: the trainer's options: a flat dictionary with dots in its names. (templated)
     :param credentials_conn_id: a connection, of any type, with the key that opens the training data: a Google
-        service account (``keyfile_dict``), or its password. Sent as ``serviceAccountKey``, and kept nowhere.
+        service account (``keyfile_dict``), or its password. Sent as ``serviceAccountKey``, and stored nowhere.
         (templated)
     :param training_data_credentials: instead, ``{"serviceAccountKey": …}``, which draws a warning unless it is a
-        template. Rendered when it is sent, and shown nowhere. Not to be mapped over: Airflow would store it.
+        template. Rendered when it is sent, and shown nowhere. Do not map over it: Airflow would store it.
     :param if_ambiguous: what to do where a model exists that may or may not be this one, by what the service shows:
-        ``fail`` instead, ``reuse`` it, or ``create`` another one.
+        ``fail``, ``reuse`` it, or ``create`` another one.
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training began.
+    :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training has begun.
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls, seconds or a timedelta.
     :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
     :raises InputError: before anything is sent.
-    :raises AmbiguousResourceError: see ``if_ambiguous``; no other one was made.
+    :raises AmbiguousResourceError: see ``if_ambiguous``; nothing was created.
     :raises JobFailedError: training ended in a failure state; names the model's id and the state.
     """
 
@@ -276,10 +274,10 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
         self.region = region
         self.config = config
         self.credentials_conn_id = credentials_conn_id
-        self.training_data_credentials = self._concealed(training_data_credentials)
+        self.training_data_credentials = self._redacted(training_data_credentials)
 
     def execute(self, context: Context) -> str | None:
-        """Find or begin the training, then wait."""
+        """Find or begin the training, then wait for it."""
         from lucidworks_provider.client.api.model_calls import TrainingSpec
         from lucidworks_provider.client.api.models import Progress
         from lucidworks_provider.client.models import create_model
@@ -291,13 +289,13 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
             self.region,
             dictionary(self.config, "config"),
         )
-        self._checked()
+        self._validate()
         credentials = self._credentials(context)
         model: Model = self._get_or_create(
             context,
             training,
-            self._known,
-            lambda: self._look(training),
+            self._get_saved,
+            lambda: self._list_candidates(training),
             lambda: self.hook.call(create_model(training, credentials)),
         )
         self.log.info("Model %r: %s, %s", self.name, model.id, model.state)
@@ -309,7 +307,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
         return f"Model {self.name!r} ({resource_id})"
 
     def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
-        """Without a task state store an earlier attempt may have sent a POST. A name is a reason to suspect it."""
+        """Without a task state store, each earlier attempt may have sent a POST."""
         from lucidworks_provider.client.api.model_calls import UnansweredPost
 
         began = getattr(context.get("dag_run"), "start_date", None)
@@ -317,8 +315,8 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
             return None
         return UnansweredPost(began.timestamp()) if isinstance(began, datetime) else None
 
-    def _known(self, model_id: str, _: bool) -> Model | None:
-        """The model that an earlier try noted, unless it failed or was deleted."""
+    def _get_saved(self, model_id: str, _: bool) -> Model | None:
+        """The model that an earlier attempt created, unless it failed or was deleted."""
         from lucidworks_provider.client.api.models import Progress
         from lucidworks_provider.client.models import get_model
 
@@ -328,8 +326,8 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
             return None
         return model if model.progress in {Progress.READY, Progress.RUNNING} else None
 
-    def _look(self, training: TrainingSpec) -> list[Model]:
-        """The models that may have this name. What the list leaves out, the model itself may show."""
+    def _list_candidates(self, training: TrainingSpec) -> list[Model]:
+        """The models that may have this name, with the fields that the list omits."""
         from lucidworks_provider.client.api.models import merge_models
         from lucidworks_provider.client.models import get_model, list_models
 
@@ -345,25 +343,25 @@ class LucidworksDeployModelOperator(_CreatingOperator):
     """
     Deploy a model, and return the deployment's id, which is the ``model_id`` of predictions and chunking.
 
-    Idempotent by model and configuration: a deployment of the same model that was asked for in the same words, and
-    that runs or is about to, is taken.
+    Idempotent by model and configuration: an existing deployment of the same model with the same configuration is
+    reused, unless it failed.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
 
     :param model_id: of a model that is ``AVAILABLE``, e.g. ``train.output``. (templated)
-    :param region: where it is to run. (templated)
+    :param region: where it runs. (templated)
     :param config: free options of the deployment. (templated)
-    :param min_replicas: at least so many copies.
-    :param max_replicas: at most so many.
+    :param min_replicas: fewest copies.
+    :param max_replicas: most copies.
     :param if_ambiguous: what to do where a deployment exists that may or may not be this one, by what the service
-        shows: ``fail`` instead, ``reuse`` it, or ``create`` another one.
+        shows: ``fail``, ``reuse`` it, or ``create`` another one.
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param wait_for_completion: wait until it is ``DEPLOYED``; else return as soon as deploying began.
+    :param wait_for_completion: wait until it is ``DEPLOYED``; else return as soon as deploying has begun.
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls, seconds or a timedelta.
     :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
     :raises InputError: before anything is sent.
-    :raises AmbiguousResourceError: see ``if_ambiguous``; no other one was made.
+    :raises AmbiguousResourceError: see ``if_ambiguous``; nothing was created.
     :raises JobFailedError: deploying failed; names the deployment's id and the state.
     """
 
@@ -402,7 +400,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         self.max_replicas = max_replicas
 
     def execute(self, context: Context) -> str | None:
-        """Find or begin the deployment, then wait."""
+        """Find or begin the deployment, then wait for it."""
         from lucidworks_provider.client.api.model_calls import DeploymentSpec
         from lucidworks_provider.client.api.models import Progress
         from lucidworks_provider.client.models import create_deployment
@@ -414,12 +412,12 @@ class LucidworksDeployModelOperator(_CreatingOperator):
             self.min_replicas,
             self.max_replicas,
         )
-        self._checked()
+        self._validate()
         deployment: Deployment = self._get_or_create(
             context,
             placement,
-            lambda known, lately: self._known(placement, known, lately),
-            lambda: self._look(placement),
+            lambda saved_id, recent: self._get_saved(placement, saved_id, recent),
+            lambda: self._list_candidates(placement),
             lambda: self.hook.call(create_deployment(placement)),
         )
         self.log.info("%s: %s, %s", placement.what, deployment.id, deployment.state)
@@ -430,36 +428,36 @@ class LucidworksDeployModelOperator(_CreatingOperator):
     def _what(self, kind: str, resource_id: str) -> str:
         return f"Deployment of model {self.model_id} ({resource_id})"
 
-    def _known(self, placement: DeploymentSpec, deployment_id: str, lately: bool) -> Deployment | None:
-        """The deployment that an earlier try noted, unless it failed or is gone."""
+    def _get_saved(self, placement: DeploymentSpec, deployment_id: str, recent: bool) -> Deployment | None:
+        """The deployment that an earlier attempt created, unless it failed or was deleted."""
         from lucidworks_provider.client.api.models import Progress, unseen_deployment
 
-        found = next((one for one in self._look(placement) if one.id == deployment_id), None)
+        found = next((one for one in self._list_candidates(placement) if one.id == deployment_id), None)
         if found is None:
-            return unseen_deployment(deployment_id) if lately else None
+            return unseen_deployment(deployment_id) if recent else None
         return found if found.progress in {Progress.READY, Progress.RUNNING} else None
 
-    def _look(self, placement: DeploymentSpec) -> Sequence[Deployment]:
-        """The deployments of this model, as its own list, the model itself and the customer's list show them."""
+    def _list_candidates(self, placement: DeploymentSpec) -> Sequence[Deployment]:
+        """The deployments of this model in its own list, in the model itself and in the customer's list."""
         from lucidworks_provider.client.api.model_calls import join_deployments
         from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
 
         model_id, refused = placement.model_id.strip(), []
 
-        def answered(ask: Callable[[], R]) -> R | None:
+        def unless_refused(ask: Callable[[], R]) -> R | None:
             try:
                 return ask()
             except _REFUSALS as err:
                 refused.append(err)
                 return None
 
-        own = answered(lambda: self.hook.call(list_model_deployments(model_id)))
+        own = unless_refused(lambda: self.hook.call(list_model_deployments(model_id)))
         found = join_deployments(model_id, own)
         if any(placement.is_met_by(one) for one in found):
             return found
-        model = answered(lambda: self.hook.call(get_model(model_id)))
+        model = unless_refused(lambda: self.hook.call(get_model(model_id)))
         shown = None if model is None or "deployments" not in model.sent else model.deployments
-        every = answered(lambda: self.hook.call(list_deployments()))
+        every = unless_refused(lambda: self.hook.call(list_deployments()))
         if own is None and shown is None and every is None:
             raise refused[-1]
         return join_deployments(model_id, own, shown, every)
@@ -467,13 +465,13 @@ class LucidworksDeployModelOperator(_CreatingOperator):
 
 class LucidworksUndeployModelOperator(_ModelOperator):
     """
-    Take a deployment down. One that is gone already is a success.
+    Delete a deployment. One that does not exist is a success.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
 
     :param deployment_id: e.g. ``deploy.output``. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param wait_for_completion: wait until it has vanished; else return as soon as deletion began.
+    :param wait_for_completion: wait until it is deleted; else return as soon as deletion has begun.
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls, seconds or a timedelta.
     :param timeout: seconds, or a timedelta, to wait.
@@ -511,28 +509,28 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
         path_segment(self.deployment_id, "deployment_id")
         self.deployment_id = self.deployment_id.strip()
-        self._checked()
+        self._validate()
         found = self._find()
-        # Also where the list does not show it: a list may lag, and what runs on costs money.
+        # Also where the list does not have it: a list may lag, and a running deployment costs money.
         if (found is None or found.progress is not Progress.GONE) and not self._delete():
-            self.log.info("Deployment %s is gone already.", self.deployment_id)
+            self.log.info("Deployment %s does not exist.", self.deployment_id)
             return
         if self._waits:
             self._wait(context, "deployment", self.deployment_id, "gone")
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> None:
-        """Go on after the triggerer's wait."""
+        """Resume after the triggerer's wait."""
         self._end(context, event)
 
     def _delete(self) -> bool:
-        """Whether there was anything to delete."""
+        """Whether there was a deployment to delete."""
         from lucidworks_provider.client.api.models import Progress, deployment_progress
         from lucidworks_provider.client.models import delete_deployment
 
         try:
             state = self.hook.call(delete_deployment(self.deployment_id))
         except AnswerError as err:
-            # Gone meanwhile, or there is no such path: the list tells.
+            # Deleted meanwhile, or the endpoint does not exist: check the list.
             found = None if err.retryable else self._find()
             if err.retryable or (found is not None and found.progress is not Progress.GONE):
                 raise

@@ -16,12 +16,17 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
+from lucidworks_provider.operators.base import DEFERRABLE, HookMixin
 from lucidworks_provider.operators.job import JobOperator, result_directory
-from lucidworks_provider.operators.lineage import Lineage, of_predictions
-from lucidworks_provider.operators.results import ResultMixin
-from lucidworks_provider.operators.secrets import SecretMap, restore, warn, withheld, withhold
+from lucidworks_provider.operators.results import Lineage, ResultMixin, of_predictions
+from lucidworks_provider.operators.secrets import (
+    SecretMap,
+    redact_argument,
+    restore_secrets,
+    split_secrets,
+    warn_about_secrets,
+)
 from lucidworks_provider.operators.values import dictionary, one_of, share, whole
-from lucidworks_provider.operators.waiting import DEFERRABLE, HookMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -30,20 +35,20 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.api.predictions import Prediction
     from lucidworks_provider.client.api.use_cases import PredictionOptions
     from lucidworks_provider.documents.tables import TableColumns
-    from lucidworks_provider.jobs.prediction_file import Accepted
+    from lucidworks_provider.jobs.prediction_file import ResultPolicy
     from lucidworks_provider.jobs.prediction_rows import Batches, Spool
     from lucidworks_provider.jobs.prediction_task import PredictionTask, SyncBatchRunner
 
-# A result larger than this is better in a file: XCom is a row of the metadata database.
+# A larger result should be in a file: XCom is a row of the metadata database.
 INLINE_BYTES = 48 * 1024
-# That of the API and of the client's connections, said again: importing them would cost each parse of a DAG file.
+# That of the API and of the client's connections, repeated: importing them would cost each parse of a DAG file.
 BATCH_SIZE = 32
 MAX_REJECT_RATIO = 0.05
 MAX_CONCURRENCY = 8
 
 
 class _Predicting(ResultMixin, HookMixin, BaseOperator):
-    """The arguments that say what is predicted, and with which keys."""
+    """Arguments of both prediction operators."""
 
     template_fields: Sequence[str] = (
         "use_case",
@@ -66,7 +71,7 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
     }
     ui_color = "#e8f1fb"
 
-    # Types of the columns that are passed through, once the table was read.
+    # Types of the columns that are passed through, once the table is read.
     _kept_types: Mapping[str, Any] = {}
     if TYPE_CHECKING:
         result_path: Any
@@ -100,7 +105,7 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         self.use_case_config = use_case_config
         self._keys = SecretMap({})
         self.model_config = model_config
-        warn(
+        warn_about_secrets(
             self._keys,
             "model_config",
             "put it into the password of a connection and name that in api_key_conn_id",
@@ -114,35 +119,35 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
 
     @property
     def model_config(self) -> Any:
-        """Without keys, for Airflow stores and shows it, whoever has set or rendered it."""
+        """Without keys, as Airflow stores and shows it."""
         return self._model_config
 
     @model_config.setter
     def model_config(self, value: Any) -> None:
-        self._model_config, keys = withhold(value)
+        self._model_config, keys = split_secrets(value)
         self._keys = SecretMap({**self._keys, **keys})
 
     def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Airflow calls this with the arguments that it keeps."""
+        """Called by Airflow with the arguments that it stores."""
         return args, _without_keys(kwargs)
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """As any operator's; what Airflow stores of a mapped operator has no keys either."""
+        """Airflow stores the arguments of a mapped operator."""
         partial: OperatorPartial = super().partial(**_without_keys(kwargs))
         return partial
 
-    def _accepted(self) -> Accepted:
-        from lucidworks_provider.jobs.prediction_file import Accepted
+    def _result_policy(self) -> ResultPolicy:
+        from lucidworks_provider.jobs.prediction_file import ResultPolicy
 
-        return Accepted(
+        return ResultPolicy(
             share(self.max_reject_ratio, "max_reject_ratio"),
             one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
         )
 
-    def _asked(self) -> PredictionOptions[Any]:
-        """Validate what is asked for."""
-        model_config = restore(dictionary(self.model_config, "model_config"), self._keys)
+    def _prediction_options(self) -> PredictionOptions[Any]:
+        """Validated options, with the key."""
+        model_config = restore_secrets(dictionary(self.model_config, "model_config"), self._keys)
         if self.api_key_conn_id:
             from lucidworks_provider.hooks.third_party import api_key
 
@@ -163,19 +168,19 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
 
     def _read(self, options: PredictionOptions[Any], spool: Spool | None = None) -> Batches:
         """
-        Read all rows once. Nothing has been sent before this returns.
+        Read and validate all rows, before anything is sent.
 
-        :raises InputError: by the policies of the task, too.
-        :raises AirflowSkipException: there are none, by the policy for that.
+        :raises InputError: a row is not valid, or by policy.
+        :raises AirflowSkipException: there are no rows, by policy.
         """
         from lucidworks_provider.jobs.prediction_file import check_kept
         from lucidworks_provider.jobs.prediction_rows import read_batches
-        from lucidworks_provider.jobs.prediction_task import RowPolicy, check_size, say_read
+        from lucidworks_provider.jobs.prediction_task import InputPolicy, check_size, log_input
 
         columns = self._table_columns()
         size = check_size(whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
         ratio = share(self.max_reject_ratio, "max_reject_ratio")
-        policy = RowPolicy(one_of(self.on_invalid, "on_invalid", "reject", "fail") == "reject", ratio)
+        policy = InputPolicy(one_of(self.on_invalid, "on_invalid", "reject", "fail") == "reject", ratio)
         on_empty = one_of(self.on_empty, "on_empty", "succeed", "skip", "fail")
         typed = bool(self.result_path) and str(self.result_path).strip().endswith(".parquet")
         check_kept(options, columns.kept, {})
@@ -183,7 +188,7 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         survey = batches.survey
         self._kept_types = survey.types if typed else {}
         if not survey.rows:
-            self._empty(on_empty)
+            self._handle_empty(on_empty)
         try:
             policy.check(survey)
             check_kept(options, columns.kept, self._kept_types)
@@ -191,10 +196,10 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
             if spool is not None:
                 spool.discard()
             raise
-        say_read(batches)
+        log_input(batches)
         return batches
 
-    def _empty(self, policy: str) -> None:
+    def _handle_empty(self, policy: str) -> None:
         if policy == "fail":
             raise InputError("inputs has no rows. on_empty='succeed' takes that, and 'skip' skips the task.")
         if policy == "skip":
@@ -221,18 +226,18 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
 def _without_keys(arguments: dict[str, Any]) -> dict[str, Any]:
     if "model_config" not in arguments:
         return arguments
-    return {**arguments, "model_config": withheld(arguments["model_config"])}
+    return {**arguments, "model_config": redact_argument(arguments["model_config"])}
 
 
 class LucidworksPredictionOperator(_Predicting):
     """
-    Ask a model about any number of inputs, and wait for the answers.
+    Get predictions for any number of inputs.
 
-    Inputs go in batches of 32, several at a time. A batch that fails is repeated alone. With ``result_path``
-    every answer is kept beside the result as it arrives, so that a retry of the task pays for none of them again.
+    Inputs are sent in batches of 32, several at a time. A failed batch is retried alone. With ``result_path``
+    each response is stored beside the result as it arrives, so that a retry of the task does not pay for it again.
 
-    Returns one row for each input, in their order: what the service sent, with ``index`` and, where the input had
-    one, its ``id``. With ``result_path`` the rows go to that file, and a small manifest is returned:
+    Returns one row for each input, in their order: the response, with ``index`` and, where the input had
+    one, its ``id``. With ``result_path`` the rows are written to that file, and a manifest is returned:
     ``{"uri", "predictions", "tokens", "memory_uuid", "dimension"}``.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview
@@ -247,27 +252,26 @@ class LucidworksPredictionOperator(_Predicting):
         ``[`` is JSON, any other one a URI. (templated)
     :param id_column: the column, or key, of the rows' ids; None for none. (templated)
     :param text_column: that of the texts. (templated)
-    :param columns: others that the result has too. A row that is a tuple has the id, the text and these, in this
-        order. (templated)
+    :param columns: other columns that are passed through to the result. A row that is a tuple has the id, the text
+        and these, in this order. (templated)
     :param use_case_config: the use case's options under the vendor's names, e.g. ``{"labels": […]}``. (templated)
     :param model_config: the model's options under the vendor's names, e.g. ``{"temperature": 0.2}``. (templated)
     :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model: its
-        password, or a Google service account. Sent as ``modelConfig.apiKey``, and kept nowhere. (templated)
+        password, or a Google service account. Sent as ``modelConfig.apiKey``, and stored nowhere. (templated)
     :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
         Without it they are the return value, which is for small results. (templated)
     :param batch_size: inputs of a request, 32 at most.
-    :param max_reject_ratio: share of the inputs, 0 to 1, that may not be sent, or for which the service may answer
-        with an error or nothing; their rows say why in ``error``. When it is more the task fails, and nothing is
-        written.
-    :param on_invalid: what is done with a text that is NULL, blank, longer than 1 MB or no text: ``reject`` does not
-        send it, and its row has the ``status`` ``rejected``; ``fail`` fails the task before anything is sent.
-    :param on_empty: what is done where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
-    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
+    :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
+        the reason in ``error``. If more are, the task fails and nothing is written.
+    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not a text: ``reject`` it, so
+        that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
+    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
+    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`.
     :param concurrency: requests at a time, 8 at most.
     :param lucidworks_conn_id: the connection. (templated)
     :raises InputError: before anything is sent.
-    :raises UnknownResourceError: no such use case or model; names near ones where the service lists them.
+    :raises UnknownResourceError: no such use case or model; names similar ones that the service lists.
     """
 
     def __init__(
@@ -314,44 +318,44 @@ class LucidworksPredictionOperator(_Predicting):
         self.lucidworks_conn_id = lucidworks_conn_id
 
     def execute(self, context: Context) -> Any:
-        """Predict every batch, then hand the rows over."""
-        from lucidworks_provider.jobs.prediction_task import say_result
+        """Predict every batch, then return or write the rows."""
+        from lucidworks_provider.jobs.prediction_task import log_result
 
         began = time.monotonic()
-        direct = self._direct(context)
+        runner = self._batch_runner(context)
         if self.result_path:
-            manifest = self._to_file(direct, context)
-            say_result(manifest, began)
+            manifest = self._predict_to_file(runner, context)
+            log_result(manifest, began)
             return self._ended(context, manifest)
-        return self._rows(direct, asyncio.run(self._run(direct)))
+        return self._rows(runner, asyncio.run(self._run(runner)))
 
-    def _to_file(self, direct: SyncBatchRunner, context: Context) -> dict[str, Any]:
-        """The manifest; that of an earlier try which had written the file and died before it could say so."""
+    def _predict_to_file(self, runner: SyncBatchRunner, context: Context) -> dict[str, Any]:
+        """The manifest; an earlier attempt may have written the file before it was killed."""
         from lucidworks_provider.jobs.state_store import JobStateStore
         from lucidworks_provider.storage import check_uri, discard_folder
 
         uri = check_uri(self.result_path, "result_path")
         store = JobStateStore(result_directory(uri, context), context.get("task_state_store"))
-        record = store.begin(direct.fingerprint, context["ti"].max_tries, uri)
-        # The answers have the number from before their result.
-        direct = replace(direct, revision=record.revision - (record.result is not None))
+        record = store.begin(runner.fingerprint, context["ti"].max_tries, uri)
+        # The responses have the revision from before their result.
+        runner = replace(runner, revision=record.revision - (record.result is not None))
         if record.result is None:
-            asyncio.run(self._run(direct))
-            record = record.collected(self._write(direct, uri))
-        store.close(record, lambda: direct.names)
+            asyncio.run(self._run(runner))
+            record = record.collected(self._write(runner, uri))
+        store.close(record, lambda: runner.names)
         discard_folder(store.results.table)
         return dict(record.result or {})
 
-    def _direct(self, context: Context) -> SyncBatchRunner:
+    def _batch_runner(self, context: Context) -> SyncBatchRunner:
         from lucidworks_provider.client.predictions import predict_items
-        from lucidworks_provider.jobs.chunk_file import check_suffix
         from lucidworks_provider.jobs.prediction_rows import Spool
         from lucidworks_provider.jobs.prediction_task import Progress, SyncBatchRunner
+        from lucidworks_provider.jobs.task import check_suffix
         from lucidworks_provider.storage import check_uri, is_folder
 
-        options = self._asked()
+        options = self._prediction_options()
         concurrency = whole(self.concurrency, "concurrency", 1, MAX_CONCURRENCY)
-        accepted = self._accepted()
+        policy = self._result_policy()
         results = spool = None
         if self.result_path:
             results = result_directory(self.result_path, context)
@@ -367,40 +371,40 @@ class LucidworksPredictionOperator(_Predicting):
             lambda batch: self.hook.acall(predict_items(options, batch)),
             concurrency,
             results,
-            accepted=accepted,
+            policy=policy,
             progress=Progress(batches.survey.sent),
         )
 
-    async def _run(self, direct: SyncBatchRunner) -> list[tuple[Prediction, ...]]:
+    async def _run(self, runner: SyncBatchRunner) -> list[tuple[Prediction, ...]]:
         async with self.hook.shared_client():
-            return await direct.run()
+            return await runner.run()
 
-    def _write(self, direct: SyncBatchRunner, uri: str) -> dict[str, Any]:
+    def _write(self, runner: SyncBatchRunner, uri: str) -> dict[str, Any]:
         from lucidworks_provider import metrics
         from lucidworks_provider.jobs.prediction_file import prediction_file
 
-        types = direct.batches.survey.types
-        with prediction_file(uri, direct.options, direct.accepted, types) as file:
-            for batch in direct.batches.checked():
-                direct.write(file, batch)
+        types = runner.batches.survey.types
+        with prediction_file(uri, runner.options, runner.policy, types) as file:
+            for batch in runner.batches.checked():
+                runner.write(file, batch)
         manifest = file.manifest.as_json()
         metrics.written(manifest)
         return manifest
 
     def _rows(
-        self, direct: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]]
+        self, runner: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]]
     ) -> list[dict[str, Any]]:
         from lucidworks_provider.jobs.prediction_file import check_errors, check_vectors, rows_of
 
         rows: list[dict[str, Any]] = []
         dimension: int | None = None
         answers = iter(predicted)
-        for batch in direct.batches:
+        for batch in runner.batches:
             predictions = next(answers) if batch.sent else ()
-            dimension = check_vectors(predictions, direct.options, dimension, lenient=direct.accepted.lenient)
+            dimension = check_vectors(predictions, runner.options, dimension, lenient=runner.policy.lenient)
             rows += rows_of(batch, predictions)
         errors = sum(row["status"] != "predicted" for row in rows)
-        check_errors(errors, len(rows), direct.accepted.max_reject_ratio)
+        check_errors(errors, len(rows), runner.policy.max_reject_ratio)
         size = len(json.dumps(rows))
         if size > INLINE_BYTES:
             self.log.warning(
@@ -412,11 +416,11 @@ class LucidworksPredictionOperator(_Predicting):
 
 class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     """
-    Ask a model about any number of inputs by asynchronous jobs, and write one row for each input to a file.
+    Get predictions for any number of inputs by asynchronous jobs, and write one row for each input to a file.
 
-    Each batch of 32 inputs is a job; all jobs of the task are waited for by one trigger. Returns a small
-    manifest: ``{"uri", "predictions", "tokens", "memory_uuid"}``. A retry waits for the jobs that an earlier try
-    submitted, and reads the results that it stored; clearing a task that succeeded does everything again.
+    Each batch of 32 inputs is a job; one trigger waits for all jobs of the task. Returns a manifest:
+    ``{"uri", "predictions", "tokens", "memory_uuid"}``. A retry resumes the jobs that an earlier attempt submitted
+    and uses the results that it stored; clearing a task that succeeded does everything again.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-async-prediction-api
 
@@ -429,8 +433,8 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         ``[`` is JSON, any other one a URI. (templated)
     :param id_column: the column, or key, of the rows' ids; None for none. (templated)
     :param text_column: that of the texts. (templated)
-    :param columns: others that the result has too. A row that is a tuple has the id, the text and these, in this
-        order. (templated)
+    :param columns: other columns that are passed through to the result. A row that is a tuple has the id, the text
+        and these, in this order. (templated)
     :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
         Worker and triggerer must see the same storage. (templated)
     :param use_case_config: the use case's options under the vendor's names. (templated)
@@ -438,21 +442,20 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model.
         (templated)
     :param batch_size: inputs of a job, 32 at most.
-    :param max_reject_ratio: share of the inputs, 0 to 1, that may not be sent, or for which the service may answer
-        with an error or nothing; their rows say why in ``error``. When it is more the task fails, and nothing is
-        written.
-    :param on_invalid: what is done with a text that is NULL, blank, longer than 1 MB or no text: ``reject`` does not
-        send it, and its row has the ``status`` ``rejected``; ``fail`` fails the task before anything is sent.
-    :param on_empty: what is done where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
-    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
+    :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
+        the reason in ``error``. If more are, the task fails and nothing is written.
+    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not a text: ``reject`` it, so
+        that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
+    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
+    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`.
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
         more often.
     :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
-    :param on_unknown_submission: what to do when a submission got no answer, so that a job may exist whose id
-        nobody knows: ``resubmit`` (and log the possible orphan), or ``fail``.
+    :param on_unknown_submission: what to do when a submission got no response, so that a job with an
+        unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the inputs, the jobs and the reasons.
     """
@@ -507,25 +510,25 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         )
 
     def _task(self, context: Context) -> PredictionTask:
-        """Validate the rendered values; nothing has been sent or written before this returns."""
+        """Validate the rendered values, before anything is sent or written."""
         from lucidworks_provider.client.api.prediction_calls import check_asynchronous
         from lucidworks_provider.client.predictions import submit_items
         from lucidworks_provider.jobs.prediction_task import PredictionTask, check_jobs
 
-        options = self._asked()
+        options = self._prediction_options()
         check_asynchronous(options)
         job_options = self._job_options(context)
-        accepted = self._accepted()
+        policy = self._result_policy()
         return PredictionTask(
             **job_options,
             options=options,
             batches=check_jobs(self._read(options)),
             post=lambda batch: self.hook.call(submit_items(options, batch)),
-            accepted=accepted,
+            policy=policy,
         )
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        from lucidworks_provider.jobs.prediction_task import say_result
+        from lucidworks_provider.jobs.prediction_task import log_result
 
-        say_result(manifest)
+        log_result(manifest)
         return super()._ended(context, manifest)

@@ -1,53 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every operator tells others about its result: those that wait for it, people in the UI, OpenLineage."""
+"""
+What an operator publishes about its result: asset events, a link in the UI, and OpenLineage datasets.
+
+Lineage has URIs, columns, counts and options, never keys or texts. An operator describes it in plain values
+(:class:`Lineage`); :func:`facets_of` converts them to OpenLineage facets, and alone imports its packages.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lucidworks_provider.errors import InputError, LucidworksError
 from lucidworks_provider.links.result import LucidworksResultLink, push_result
-from lucidworks_provider.operators.lineage import Lineage, LineageMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+
+    from lucidworks_provider.client.api.chunking import ChunkingOptions
+    from lucidworks_provider.client.api.use_cases import PredictionOptions
+
+_MAGIC = re.compile(r"[*?\[]")
+# Several schemes for one store; OpenLineage knows it by one.
+_SAME = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "abfss", "az": "abfss", "wasb": "wasbs"}
+_AZURE = frozenset({"abfss", "wasbs"})
 
 
-def add_asset_extra(context: Context, outlets: Sequence[Any], manifest: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class Lineage:
     """
-    Put a manifest's numbers and words beside the event of each asset of ``outlets``.
+    What a task reads and writes.
 
-    What a task has put there itself stays. Aliases get nothing: what they stand
-    for, only the task's author knows.
-
-    :param outlets: of the operator.
-    :param manifest: what the task returns; lists and dictionaries are left out, as an event is small.
+    :param inputs: URIs of files, folders or globs.
+    :param output: URI of what was written; None where nothing was, or not yet.
+    :param columns: of the output, with their types.
+    :param rows: that were written.
+    :param version: of the output, where it has one.
+    :param parameters: how the output was made.
     """
-    events = context.get("outlet_events")
-    if events is None or not outlets:
-        return
-    from airflow.providers.common.compat.sdk import Asset
 
-    said = {name: value for name, value in manifest.items() if isinstance(value, str | int | float)}
-    for outlet in outlets:
-        if isinstance(outlet, Asset):
-            extra = events[outlet].extra
-            for name, value in said.items():
-                extra.setdefault(name, value)
+    inputs: Sequence[str] = ()
+    output: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    rows: int | None = None
+    version: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
+    """
+    Namespace and name of a dataset, by OpenLineage's naming specification.
+
+    The user part of a URI may be a connection id or a password, and the query of a web address a signature: neither
+    is part of the name.
+
+    :param uri: of a file or a folder; or an absolute path.
+    :param glob: whether it may be a glob, which is named by the last folder before its first wildcard, unless
+        there is a local file or folder of that name.
+    """
+    uri = uri.strip()
+    if glob and _MAGIC.search(uri):
+        from lucidworks_provider.documents.source import source_folder
+        from lucidworks_provider.storage import local_path
+
+        # Only local: an unavailable store would block the listener. The task itself reports unreadable disks.
+        if local_path(uri) is not None:
+            with suppress(LucidworksError):
+                uri, glob = source_folder(uri), False
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        scheme, rest = "file", scheme
+    scheme = _SAME.get(scheme, scheme)
+    if scheme in {"http", "https"}:
+        rest = re.split("[?#]", rest)[0]
+    if glob and (magic := _MAGIC.search(rest)):
+        rest = rest[: magic.start()].rpartition("/")[0]
+    if scheme in {"file", "local"}:
+        return "file", rest.rstrip("/") or "/"
+    authority, _, path = rest.partition("/")
+    before, _, host = authority.rpartition("@")
+    # In Azure's own addresses the user part is the container.
+    if not (scheme in _AZURE and host.endswith(".core.windows.net") and ":" not in before):
+        authority = host
+    return f"{scheme}://{authority}", path.strip("/") or "/"
+
+
+class LineageMixin:
+    """OpenLineage's methods of an operator."""
+
+    if TYPE_CHECKING:
+        inlets: Any
+
+    def _lineage(self) -> Lineage:
+        """:raises InputError: a rendered argument is not valid."""
+        raise NotImplementedError
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any] | None:
+        """Called by OpenLineage's listener."""
+        try:
+            lineage = self._lineage()
+        except InputError:
+            lineage = Lineage()  # the task itself reports it
+        return facets_of(lineage, self.inlets)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
+        """Called by OpenLineage's listener, after a failure too."""
+        return self.get_openlineage_facets_on_start()
 
 
 class ResultMixin(LineageMixin):
-    """Of operators and sensors that may write a result."""
+    """Publishes the result of an operator or sensor."""
 
     if TYPE_CHECKING:
         outlets: Any
 
     operator_extra_links: Collection[BaseOperatorLink] = (LucidworksResultLink(),)
-    # What this process has returned. After a deferral it is another process, and another operator, that ends.
+    # Set in the process that ends the task, which after a deferral is not the one that began it.
     _manifest: Mapping[str, Any] | None = None
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        """To be called once the result stands."""
+        """Publish the result once it is written, and return it."""
         self._manifest = manifest
         push_result(context, manifest.get("dataset") or manifest.get("uri"), is_folder="dataset" in manifest)
         add_asset_extra(context, self.outlets, manifest)
@@ -55,3 +131,170 @@ class ResultMixin(LineageMixin):
 
     def _lineage(self) -> Lineage:
         return Lineage(output=(self._manifest or {}).get("uri"))
+
+
+class TrainingLineageMixin(LineageMixin):
+    """Of an operator that trains: a model is not a dataset."""
+
+    if TYPE_CHECKING:
+        model_type: str
+        training_data: Any
+
+    def _lineage(self) -> Lineage:
+        from lucidworks_provider.operators.values import dictionary
+
+        data = dictionary(self.training_data, "training_data") or {}
+        inputs = [one for one in data.values() if isinstance(one, str) and "://" in one]
+        return Lineage(inputs=inputs, parameters={"model_type": str(self.model_type)})
+
+
+def of_chunks(
+    options: ChunkingOptions,
+    manifest: Mapping[str, Any],
+    *,
+    inputs: Sequence[str] = (),
+    with_hash: bool = False,
+) -> Lineage:
+    """
+    Of a task that chunks documents.
+
+    :param manifest: what it returned; empty before that.
+    :param with_hash: whether the output has a column for the hash of the document.
+    """
+    output = manifest.get("dataset") or manifest.get("uri")
+    columns: dict[str, str] = {}
+    if output is not None:
+        from lucidworks_provider.jobs.chunk_columns import chunk_schema
+
+        try:
+            columns = _columns(chunk_schema(options, manifest.get("dimension") or 0, with_hash=with_hash))
+        except ImportError:
+            columns = {}  # JSON Lines are written without Arrow
+    return Lineage(
+        inputs=inputs,
+        output=output,
+        columns=columns,
+        rows=manifest.get("written", manifest.get("chunks")),
+        version=None if manifest.get("version") is None else str(manifest["version"]),
+        parameters=_parameters(options.as_json()),
+    )
+
+
+def of_predictions(
+    options: PredictionOptions[Any],
+    manifest: Mapping[str, Any],
+    inputs: Sequence[str] = (),
+    kept: Mapping[str, Any] | None = None,
+) -> Lineage:
+    """
+    Of a task of predictions. Only the fingerprint of their configuration is published: it may have texts.
+
+    :param manifest: what it returned, if it wrote a file.
+    :param inputs: URIs of the files that it reads.
+    :param kept: types of the key and the other columns that are passed through.
+    """
+    output = manifest.get("uri")
+    columns: dict[str, str] = {}
+    # JSON Lines have no schema.
+    if output is not None and output.endswith(".parquet"):
+        from lucidworks_provider.jobs.prediction_file import prediction_fields
+
+        columns = _columns(prediction_fields(options, manifest.get("dimension") or 0, kept))
+    public = {name: value for name, value in options.as_json().items() if isinstance(value, str)}
+    return Lineage(
+        inputs=inputs,
+        output=output,
+        columns=columns,
+        rows=manifest.get("predictions"),
+        parameters=_parameters(options.as_json(), public),
+    )
+
+
+def _columns(fields: Any) -> dict[str, str]:
+    """Types as Arrow writes them, without the name of a list's items, which differs in a file."""
+    return {one.name: str(one.type).replace("<item: ", "<") for one in fields}
+
+
+def _parameters(options: Mapping[str, Any], public: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Options by dotted names, and a fingerprint of all of them."""
+    from lucidworks_provider.jobs.record import fingerprint_of
+
+    flat: dict[str, str] = {}
+    for name, value in (options if public is None else public).items():
+        within = value if isinstance(value, Mapping) else None
+        flat |= (
+            {name: str(value)}
+            if within is None
+            else {f"{name}.{key}": str(each) for key, each in within.items()}
+        )
+    return flat | {"fingerprint": fingerprint_of(options, [])}
+
+
+def facets_of(lineage: Lineage, inlets: Sequence[Any] = ()) -> OperatorLineage[Any, Any] | None:
+    """
+    Convert lineage to OpenLineage facets.
+
+    :param inlets: of the operator, used where no input is known.
+    :return: None where the OpenLineage provider is not installed, or too old.
+    """
+    try:
+        from airflow.providers.common.compat.openlineage.facet import (
+            InputDataset,
+            OutputDataset,
+            OutputStatisticsOutputDatasetFacet,
+            SchemaDatasetFacet,
+            SchemaDatasetFacetFields,
+        )
+        from airflow.providers.openlineage.extractors import OperatorLineage
+        from airflow.providers.openlineage.extractors.manager import ExtractorManager
+        from openlineage.client.facet_v2 import dataset_version_dataset, execution_parameters_run
+    except ImportError:
+        return None
+    names = dict.fromkeys(dataset_name(uri, glob=True) for uri in lineage.inputs)
+    inputs = [InputDataset(*name) for name in names]
+    declared = [] if inputs else [ExtractorManager.convert_to_ol_dataset(each) for each in inlets]
+    outputs = []
+    if lineage.output is not None:
+        namespace, name = dataset_name(lineage.output)
+        facets: dict[str, Any] = {}
+        if lineage.columns:
+            fields = [SchemaDatasetFacetFields(name=key, type=kind) for key, kind in lineage.columns.items()]
+            facets["schema"] = SchemaDatasetFacet(fields=fields)
+        if lineage.version:
+            facets["version"] = dataset_version_dataset.DatasetVersionDatasetFacet(lineage.version)
+        counts: dict[str, Any] = {}
+        if lineage.rows is not None:
+            counts["outputStatistics"] = OutputStatisticsOutputDatasetFacet(rowCount=lineage.rows)
+        outputs.append(OutputDataset(namespace, name, facets=facets, outputFacets=counts))
+    parameters = [
+        execution_parameters_run.ExecutionParameter(key=f"lucidworks.{key}", value=value)
+        for key, value in lineage.parameters.items()
+    ]
+    facet = execution_parameters_run.ExecutionParametersRunFacet(parameters=parameters)
+    return OperatorLineage(
+        inputs=[*inputs, *(each for each in declared if each is not None)],
+        outputs=outputs,
+        run_facets={"executionParameters": facet} if parameters else {},
+    )
+
+
+def add_asset_extra(context: Context, outlets: Sequence[Any], manifest: Mapping[str, Any]) -> None:
+    """
+    Add a manifest's numbers and strings to the event of each asset of ``outlets``.
+
+    Keys that the task has set itself are not changed. Aliases get nothing: their assets are not known.
+
+    :param outlets: of the operator.
+    :param manifest: what the task returns; lists and dictionaries are omitted.
+    """
+    events = context.get("outlet_events")
+    if events is None or not outlets:
+        return
+    from airflow.providers.common.compat.sdk import Asset
+
+    extra_values = {name: value for name, value in manifest.items() if isinstance(value, str | int | float)}
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            extra = events[outlet].extra
+            for name, value in extra_values.items():
+                extra.setdefault(name, value)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Third parties' keys that somebody wrote into an operator's argument.
+Keys of third parties in an operator's argument.
 
-They belong into a connection. Where they stand in an argument all the same, they are taken out of it before
-Airflow stores the argument (the serialized DAG, the rendered fields) and shows it; Airflow's own masker does not
-know all of their names.
+They should be in a connection. A key in an argument is removed before Airflow stores the argument (the serialized
+DAG, the rendered fields) or shows it; Airflow's own masker does not know all names, e.g. ``serviceAccountKey``.
 """
 
 from __future__ import annotations
@@ -13,12 +12,18 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.api.secrets import MASK, is_secret_name
 from lucidworks_provider.client.auth.redaction import TokenText
+from lucidworks_provider.errors import InputError
 
-# `"apiKey": "…"` in a text that cannot be decoded: a template, or a dictionary as Python writes it.
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+
+ARGUMENT = "training_data_credentials"
+# `"apiKey": "…"` in a string that is not JSON: a template, or the repr of a dictionary.
 _WRITTEN = re.compile(
     r"""(?P<head>(?P<quote>["'])(?P<name>[\w-]+)(?P=quote)\s*:\s*)(?P<mark>["'])(?P<value>(?:(?!(?P=mark)).)*)(?P=mark)"""
 )
@@ -26,26 +31,26 @@ _WRITTEN = re.compile(
 
 class RedactedDict(dict[str, Any]):
     """
-    An argument without its keys, which stand beside it.
+    An argument with ``***`` in place of its keys, which are in :attr:`secrets`.
 
-    A mapped operator's arguments are stored as they were given; the operator itself is made of them later.
+    Airflow stores the arguments of a mapped operator, and creates the operator from them later.
     """
 
-    keys_apart: Mapping[str, str]
+    secrets: Mapping[str, str]
 
 
 class RedactedText(str):
-    """The same for a template that has keys in it."""
+    """The same for a template with keys in it."""
 
-    keys_apart: Mapping[str, str]
+    secrets: Mapping[str, str]
 
 
 class SecretMap(Mapping[str, str]):
     """
     Keys by name, as an attribute of an operator.
 
-    Others write down all that an operator has: OpenLineage does, with ``include_full_task_info``. This is no
-    dictionary that JSON could be made of, and its text shows nothing.
+    It cannot be serialized to JSON and its repr is masked: OpenLineage serializes all attributes of an operator, with
+    ``include_full_task_info``.
     """
 
     __slots__ = ("_by_name",)
@@ -66,32 +71,32 @@ class SecretMap(Mapping[str, str]):
         return MASK
 
 
-def withhold(argument: Any) -> tuple[Any, dict[str, str]]:
+def split_secrets(argument: Any) -> tuple[Any, dict[str, str]]:
     """
-    Take keys out of an argument.
+    Split an argument into its public part and its keys.
 
-    :param argument: a dictionary, or JSON; anything else passes as it is.
-    :return: the argument with ``***`` in their place, and the keys by name; a deeper one by its path, with slashes.
+    :param argument: a dictionary, or JSON; anything else is returned unchanged.
+    :return: the argument with ``***`` in place of its keys, and the keys by name or, where nested, by path.
     """
     if isinstance(argument, RedactedDict | RedactedText):
         plain = dict(argument) if isinstance(argument, RedactedDict) else str(argument)
-        return plain, dict(argument.keys_apart)
+        return plain, dict(argument.secrets)
     config = _decoded(argument)
     if not isinstance(config, Mapping):
-        return _withhold_in_text(argument) if isinstance(argument, str) else (argument, {})
+        return _split_text(argument) if isinstance(argument, str) else (argument, {})
     keys: dict[str, str] = {}
-    rest = _withhold_within(config, "", keys)
+    rest = _split(config, "", keys)
     return (rest, keys) if keys else (argument, {})
 
 
-def _withhold_within(value: Any, path: str, keys: dict[str, str], *, secret: bool = False) -> Any:
+def _split(value: Any, path: str, keys: dict[str, str], *, secret: bool = False) -> Any:
     if isinstance(value, Mapping):
         return {
-            name: _withhold_within(one, _below(path, name), keys, secret=secret or is_secret_name(name))
+            name: _split(one, _below(path, name), keys, secret=secret or is_secret_name(name))
             for name, one in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_withhold_within(one, _below(path, n), keys, secret=secret) for n, one in enumerate(value)]
+        return [_split(one, _below(path, n), keys, secret=secret) for n, one in enumerate(value)]
     if not secret or not _is_key(value):
         return value
     keys[path] = TokenText(value)
@@ -102,20 +107,18 @@ def _below(path: str, name: object) -> str:
     return f"{path}/{name}" if path else str(name)
 
 
-def withheld(argument: Any) -> Any:
-    """The argument in a shape that can be stored, for :func:`withhold` to take apart later."""
-    rest, keys = withhold(argument)
+def redact_argument(argument: Any) -> Any:
+    """The argument as Airflow may store it; :func:`split_secrets` recovers the keys."""
+    rest, keys = split_secrets(argument)
     if not keys:
         return rest
     stored = RedactedDict(rest) if isinstance(rest, Mapping) else RedactedText(rest)
-    stored.keys_apart = SecretMap(keys)
+    stored.secrets = SecretMap(keys)
     return stored
 
 
-def warn(keys: Mapping[str, str], what: str, cure: str) -> None:
+def warn_about_secrets(keys: Mapping[str, str], what: str, cure: str) -> None:
     """
-    Advise against keys in arguments.
-
     :param what: the argument's name.
     :param cure: what to do instead.
     """
@@ -123,7 +126,7 @@ def warn(keys: Mapping[str, str], what: str, cure: str) -> None:
         warnings.warn(f"{what} was given a key ({', '.join(keys)}); {cure}.", UserWarning, stacklevel=3)
 
 
-def _withhold_in_text(text: str) -> tuple[str, dict[str, str]]:
+def _split_text(text: str) -> tuple[str, dict[str, str]]:
     keys: dict[str, str] = {}
 
     def cover(found: re.Match[str]) -> str:
@@ -136,12 +139,12 @@ def _withhold_in_text(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _is_key(value: object) -> bool:
-    # A template is no secret; what it becomes is taken out when it has been rendered.
+    # A template is not a secret; its value is removed after rendering.
     return isinstance(value, str) and value != MASK and not is_template(value)
 
 
-def restore(config: Mapping[str, Any] | None, keys: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """Put the keys back in, at sending."""
+def restore_secrets(config: Mapping[str, Any] | None, keys: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """Insert the keys, when the request is built."""
     if not keys:
         return config
     left = dict(keys)
@@ -151,7 +154,7 @@ def restore(config: Mapping[str, Any] | None, keys: Mapping[str, str]) -> Mappin
             return {key: restored(one, _below(path, key), str(key)) for key, one in value.items()}
         if isinstance(value, list):
             return [restored(one, _below(path, n)) for n, one in enumerate(value)]
-        # Keys of a text that could not be decoded are known by their names alone.
+        # Keys of a string that is not JSON have no path.
         known = next((one for one in (path, name) if one in left), None)
         return left.pop(known) if value == MASK and known is not None else value
 
@@ -160,7 +163,7 @@ def restore(config: Mapping[str, Any] | None, keys: Mapping[str, str]) -> Mappin
 
 
 def is_template(value: str) -> bool:
-    """Whether Jinja would make something else of it."""
+    """Whether Jinja renders it."""
     return "{{" in value or "{%" in value
 
 
@@ -171,3 +174,103 @@ def _decoded(argument: Any) -> Any:
         return json.loads(argument)
     except (ValueError, RecursionError):
         return argument
+
+
+class CredentialsMixin:
+    """``credentials_conn_id`` and ``training_data_credentials``, which is not in ``template_fields``."""
+
+    if TYPE_CHECKING:
+        credentials_conn_id: str | None
+        training_data_credentials: Any
+        render_template: Any
+
+    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Called by Airflow with the arguments that it stores."""
+        return args, _redact_kwargs(kwargs)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Airflow stores the arguments of a mapped operator."""
+        partial: OperatorPartial = super().partial(**_redact_kwargs(kwargs))  # type: ignore[misc]
+        return partial
+
+    @staticmethod
+    def _redacted(credentials: Any) -> Any:
+        """What the constructor keeps; warns where it is not a template."""
+        redacted = redact_credentials(credentials)
+        keys = redacted.secrets if isinstance(redacted, RedactedDict) else {}
+        warn_about_secrets(keys, ARGUMENT, "put it into a connection and name that in credentials_conn_id")
+        return redacted
+
+    def _credentials(self, context: Context) -> dict[str, str] | None:
+        """Read and render the credentials, when the request is built."""
+        rest, keys = split_secrets(self.training_data_credentials)
+        given = resolve_credentials(self.render_template(rest, context), keys)
+        if not self.credentials_conn_id:
+            return given
+        if given:
+            raise InputError(f"Give either credentials_conn_id or {ARGUMENT}.")
+        from lucidworks_provider.hooks.third_party import service_account_key
+
+        return {"serviceAccountKey": service_account_key(self.credentials_conn_id)}
+
+
+def redact_credentials(argument: Any) -> Any:
+    """
+    The argument with ``***`` in place of every string, whatever its name; survives copies and pickles.
+
+    :param argument: a dictionary, or JSON. A template is not a secret; its value is one.
+    """
+    if argument is None or isinstance(argument, RedactedDict) or hasattr(argument, "resolve"):
+        return argument  # an XComArg
+    if isinstance(argument, str):
+        if is_template(argument):
+            return argument
+        try:
+            argument = json.loads(argument)
+        except ValueError:
+            return MASK
+    if not isinstance(argument, Mapping):
+        return MASK
+    written = {
+        # The service expects the text of a key file.
+        name: json.dumps(value) if isinstance(value, Mapping) else value
+        for name, value in argument.items()
+    }
+    keys = {
+        name: TokenText(value)
+        for name, value in written.items()
+        if isinstance(value, str) and value != MASK and not is_template(value)
+    }
+    redacted = RedactedDict({name: MASK if name in keys else value for name, value in written.items()})
+    redacted.secrets = SecretMap(keys)
+    return redacted
+
+
+def resolve_credentials(rendered: Any, keys: Mapping[str, str]) -> dict[str, str] | None:
+    """
+    The credentials to send.
+
+    :param rendered: the argument after its templates were rendered.
+    :param keys: its secrets.
+    :raises InputError: names the field without its value.
+    """
+    if rendered is None:
+        return None
+    rest, found = split_secrets(redact_credentials(rendered))
+    if not isinstance(rest, Mapping):
+        raise InputError(
+            f'{ARGUMENT} is not a dictionary; write it as {{"serviceAccountKey": "…"}}, or put the key into a '
+            "connection and name that in credentials_conn_id."
+        )
+    given = {name: value for name, value in {**rest, **found, **keys}.items() if value is not None}
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not value.strip() or value == MASK:
+            raise InputError(f"{ARGUMENT}: {name} must be a text that is not empty.")
+    return given or None
+
+
+def _redact_kwargs(arguments: dict[str, Any]) -> dict[str, Any]:
+    if ARGUMENT not in arguments:
+        return arguments
+    return {**arguments, ARGUMENT: redact_credentials(arguments[ARGUMENT])}

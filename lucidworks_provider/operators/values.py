@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rendered arguments in their types.
+Parse rendered arguments.
 
-A template renders to text, so each number and truth value is accepted as text as well. What a template that renders
-to ``None`` means is in :mod:`lucidworks_provider.operators.templates`.
+A template renders to a string, so each number and boolean is accepted as a string too.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 from lucidworks_provider.errors import InputError
 
-# How long the service keeps a result is not documented; it is not a year.
+# How long the service keeps a result is not documented.
 _LONGEST = 365 * 86_400.0
 
 
@@ -24,7 +23,7 @@ def seconds(value: object, what: str) -> float:
     A duration in seconds.
 
     :param value: seconds, or a timedelta.
-    :raises InputError: it is neither, not above 0, or longer than a year.
+    :raises InputError: the value is not a duration, not above 0, or longer than a year.
     """
     from lucidworks_provider.client.api.options import as_number
 
@@ -41,15 +40,15 @@ def seconds(value: object, what: str) -> float:
 
 def text_as_seconds(value: float | timedelta | str, what: str) -> float | timedelta:
     """
-    What Airflow takes for a duration, in place of a text.
+    Convert a duration that is a string; Airflow accepts the others.
 
-    :raises InputError: a text that is no duration.
+    :raises InputError: the string is not a duration.
     """
     return seconds(value, what) if isinstance(value, str) else value
 
 
 def whole(value: object, what: str, least: int, most: int | None = None) -> int:
-    """:raises InputError: it is no whole number of the range."""
+    """:raises InputError: the value is not an integer of the range."""
     from lucidworks_provider.client.api.options import as_int
 
     try:
@@ -63,7 +62,7 @@ def whole(value: object, what: str, least: int, most: int | None = None) -> int:
 
 
 def share(value: object, what: str) -> float:
-    """:raises InputError: it is no number from 0 to 1."""
+    """:raises InputError: the value is not a number from 0 to 1."""
     from lucidworks_provider.client.api.options import number
 
     meaning, convert = number(0, 1)
@@ -75,9 +74,9 @@ def share(value: object, what: str) -> float:
 
 def switch(value: object, what: str) -> bool:
     """
-    A truth value; None is False.
+    A boolean; None is False.
 
-    :raises InputError: it is none.
+    :raises InputError: the value is not a boolean.
     """
     from lucidworks_provider.client.api.options import as_bool
 
@@ -90,7 +89,7 @@ def switch(value: object, what: str) -> bool:
 
 
 def one_of(value: str, what: str, *values: str) -> str:
-    """:raises InputError: it is none of the values."""
+    """:raises InputError: the value is not one of ``values``."""
     from lucidworks_provider.client.api.options import check_choice
 
     check_choice(value, what, values)
@@ -99,12 +98,12 @@ def one_of(value: str, what: str, *values: str) -> str:
 
 def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str, Any] | None:
     """
-    A dictionary, or a text with a JSON object, without the options that are None.
+    A dictionary, or a string with a JSON object, without the options that are None.
 
-    :raises InputError: a text with anything else. Other values pass, to be validated with their options.
+    :raises InputError: any other string. Other values are returned, to be validated with their options.
     """
     if not isinstance(value, str):
-        # Not of a class that hides keys: its items are not all there are.
+        # A RedactedDict has more than its items.
         return _without_none(value) if type(value) is dict else value
     try:
         decoded = json.loads(value)

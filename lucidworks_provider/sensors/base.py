@@ -13,9 +13,8 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensor
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import EmptyResultError, JobFailedError, JobTimeoutError, ResultGoneError
-from lucidworks_provider.operators.failures import non_retryable
+from lucidworks_provider.operators.base import DEFERRABLE, WaitMixin, non_retryable
 from lucidworks_provider.operators.values import text_as_seconds
-from lucidworks_provider.operators.waiting import DEFERRABLE, WaitMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

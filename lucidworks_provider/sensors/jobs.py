@@ -21,8 +21,8 @@ from lucidworks_provider.errors import (
     ResultGoneError,
 )
 from lucidworks_provider.operators.arguments import BaseSensorArguments
+from lucidworks_provider.operators.base import DEFERRABLE
 from lucidworks_provider.operators.job import DeferrableJobMixin
-from lucidworks_provider.operators.waiting import DEFERRABLE
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
 if TYPE_CHECKING:

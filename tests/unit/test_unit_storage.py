@@ -26,10 +26,11 @@ from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.client.api.spans import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.jobs import state_store
-from lucidworks_provider.jobs.chunk_file import check_suffix, chunk_file
+from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.polling import wait_for_jobs
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
+from lucidworks_provider.jobs.task import check_suffix
 from lucidworks_provider.storage import (
     check_uri,
     create_file,

@@ -53,7 +53,7 @@ from lucidworks_provider.client.api.tokens import read_grant, server_time
 from lucidworks_provider.client.api.use_cases import read_items
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
-from lucidworks_provider.jobs.chunk_file import chunk_file
+from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.prediction_file import prediction_file
 from lucidworks_provider.jobs.prediction_rows import Batch
 from lucidworks_provider.jobs.state_store import ResultDirectory

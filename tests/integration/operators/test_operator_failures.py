@@ -21,7 +21,7 @@ from lucidworks_provider.errors import (
     RateLimitError,
     RequestRefusedError,
 )
-from lucidworks_provider.operators.failures import NonRetryableErrorsMixin, non_retryable
+from lucidworks_provider.operators.base import NonRetryableErrorsMixin, non_retryable
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 from lucidworks_provider.sensors.models import LucidworksModelSensor

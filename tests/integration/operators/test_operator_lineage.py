@@ -21,9 +21,9 @@ from lucidworks_provider.operators.corpus import (
     LucidworksChunkCorpusOperator,
     LucidworksPublishShardsOperator,
 )
-from lucidworks_provider.operators.lineage import Lineage, dataset_name, facets_of
 from lucidworks_provider.operators.models import LucidworksTrainModelOperator
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+from lucidworks_provider.operators.results import Lineage, dataset_name, facets_of
 from lucidworks_provider.operators.secrets import SecretMap
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 
@@ -116,7 +116,7 @@ def test_nothing_is_said_where_the_provider_is_not_installed(monkeypatch: pytest
 
 def test_a_file_has_the_columns_that_were_written(tmp_path: Path) -> None:
     from lucidworks_provider.client.api.chunking import Chunk
-    from lucidworks_provider.jobs.chunk_file import chunk_file
+    from lucidworks_provider.jobs.chunk_task import chunk_file
 
     path = f"{tmp_path}/chunks.parquet"
     operator = LucidworksChunkOperator(result_path=path, text="A text.", **CHUNKING)

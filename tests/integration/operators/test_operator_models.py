@@ -382,7 +382,7 @@ def test_an_answer_that_is_lost_is_looked_for(service: Service, kind: str, logs:
     service.fault("deploy", kind)
     deployment_id = deploy(str(model_id)).execute(CONTEXT)
     assert [one.deployment_id for one in service.deployments()] == [deployment_id]
-    assert logs.text.count("Looking for it") == 2
+    assert logs.text.count("Searching for it") == 2
 
 
 def test_an_order_that_did_not_arrive_is_not_repeated_but_reported(service: Service) -> None:
@@ -542,7 +542,7 @@ def test_a_model_that_is_not_known_everywhere_yet_is_waited_for(
             return raising(UnknownResourceError("not yet", status=404))()
         return get_model(model_id)
 
-    monkeypatch.setattr(polling, "get_model", late)
+    monkeypatch.setattr("lucidworks_provider.client.models.get_model", late)
 
     model_id = trained(service)
 
@@ -618,7 +618,7 @@ def test_one_that_is_gone_already(service: Service, logs: Logs) -> None:
     undeploy("6a092bd4-5098-466c-94aa-40bf6829430d").execute(CONTEXT)
     # A list may lag, and what runs on costs money: both readings of the path are asked.
     assert service.calls("undeploy") == 2
-    assert "gone already" in logs.text
+    assert "does not exist" in logs.text
 
 
 def test_one_that_is_being_deleted_is_only_waited_for(service: Service) -> None:

@@ -11,9 +11,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout
 
 from lucidworks_provider.errors import InputError, JobTimeoutError
+from lucidworks_provider.operators.base import execution_limit
 from lucidworks_provider.operators.models import LucidworksDeployModelOperator
 from lucidworks_provider.operators.values import seconds, share, switch, whole
-from lucidworks_provider.operators.waiting import execution_limit
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor
 

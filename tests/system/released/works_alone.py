@@ -86,7 +86,7 @@ def main() -> None:
     from lucidworks_provider.documents.source import Format, SourceFile
     from lucidworks_provider.emulator.__main__ import main as serve
     from lucidworks_provider.hooks.stores import token_store
-    from lucidworks_provider.jobs.chunk_file import check_suffix
+    from lucidworks_provider.jobs.task import check_suffix
     from lucidworks_provider.operators.corpus import (
         LucidworksChunkCorpusOperator,
         LucidworksPublishShardsOperator,

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Mixins of operators and sensors: errors that are not retried, templates that render None, the hook, and waiting.
+
+Errors of an operator or sensor and Airflow's retries:
+
+=========================  ==========================================================================
+error                      task
+=========================  ==========================================================================
+``retryable``              is retried as Airflow does
+not, no retry policy       fails at once: the error is an ``AirflowFailException`` as well
+not, with a retry policy   fails as the policy decides: Airflow does not evaluate one for an
+                           ``AirflowFailException``
+=========================  ==========================================================================
+
+Airflow has retry policies from 3.3 on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from functools import cache, cached_property, wraps
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from airflow.providers.common.compat.sdk import AirflowFailException, conf
+
+from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, LucidworksError
+from lucidworks_provider.operators.values import seconds, switch
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+E = TypeVar("E", bound=LucidworksError)
+
+# The trigger's event at its deadline must arrive before Airflow's timeout of the deferral.
+DEFER_SLACK = timedelta(minutes=5)
+# Of execution_timeout, for the resumption: a tenth, and no more than queueing a task and starting a worker takes.
+_MARGIN, _LONGEST_MARGIN = 0.1, 30.0
+DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+
+
+class NonRetryableErrorsMixin:
+    """Wraps ``execute`` and ``execute_complete``, also of subclasses that users write."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("execute", "execute_complete"):
+            if method := cls.__dict__.get(name):
+                setattr(cls, name, failing_at_once(method))
+
+
+def non_retryable(err: E) -> E:
+    """Return the error as an instance of its class and of ``AirflowFailException``."""
+    if isinstance(err, AirflowFailException):
+        return err
+    kind: type[E] = _failing(type(err))  # type: ignore[arg-type]  # mypy: a class is not hashable
+    failing: E = kind.__new__(kind, *err.args)
+    failing.__dict__.update(err.__dict__, retryable=False)
+    return failing
+
+
+def failing_at_once(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except LucidworksError as err:
+            decided = err.retryable or isinstance(err, AirflowFailException)
+            if decided or getattr(self, "retry_policy", None) is not None:
+                raise
+            raise non_retryable(err) from err
+
+    return run
+
+
+@cache
+def _failing(kind: type[Any]) -> type[Any]:
+    named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+    return type(kind.__name__, (kind, AirflowFailException), named)
+
+
+class NoneTemplatesMixin:
+    """
+    An argument whose template renders ``None`` gets its default.
+
+    Jinja renders ``None`` as the text ``None``, and Airflow decodes that text only with
+    ``render_template_as_native_obj``. Within a dictionary or a list such a value is None. A literal ``"None"`` is
+    a string.
+    """
+
+    def render_template(
+        self, content: Any, context: Context, jinja_env: Any = None, seen_oids: set[int] | None = None
+    ) -> Any:
+        """Called by Airflow for nested values too."""
+        rendered = super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
+        is_none = isinstance(content, str) and isinstance(rendered, str) and rendered.strip() == "None"
+        return None if is_none and content.strip() != "None" else rendered
+
+    @failing_at_once
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], *args: Any, **kwargs: Any
+    ) -> None:
+        """Called by Airflow for a task, mapped or not, and for objects within its arguments."""
+        fields = list(template_fields)
+        given = {field for field in fields if getattr(parent, field, None) is not None}
+        super()._do_render_template_fields(parent, fields, *args, **kwargs)  # type: ignore[misc]
+        if parent is not self:
+            return
+        for field in given:
+            if getattr(self, field) is None:
+                setattr(self, field, _default_of(type(self), field))
+
+
+def _default_of(operator: type, argument: str) -> Any:
+    for each in operator.__mro__:
+        if "__init__" in vars(each):
+            parameter = inspect.signature(vars(each)["__init__"]).parameters.get(argument)
+            if parameter is not None and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                if parameter.default is inspect.Parameter.empty:
+                    break
+                return parameter.default
+    raise InputError(
+        f"{argument} rendered to None, and it is required. Check the template: a task that it reads from may have "
+        "returned nothing, or been skipped, and a param may be None."
+    )
+
+
+class HookMixin(NoneTemplatesMixin, NonRetryableErrorsMixin):
+    """Has a hook."""
+
+    if TYPE_CHECKING:
+        lucidworks_conn_id: str
+
+    @cached_property
+    def hook(self) -> LucidworksHook:
+        from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+        return LucidworksHook(self.lucidworks_conn_id)
+
+
+class WaitMixin(HookMixin):
+    """Waits in the triggerer or in the worker."""
+
+    if TYPE_CHECKING:
+        deferrable: bool
+        poll_interval: float | timedelta
+        timeout: Any
+        execution_timeout: timedelta | None
+        log: Any
+        defer: Any
+
+    @property
+    def _poll_seconds(self) -> float:
+        return seconds(self.poll_interval, "poll_interval")
+
+    @property
+    def _in_triggerer(self) -> bool:
+        return switch(self.deferrable, "deferrable")
+
+    @property
+    def _timeout_seconds(self) -> float:
+        return seconds(self.timeout, "timeout")
+
+    def _deadline(self, context: Context) -> float:
+        """Of this attempt, in seconds since the epoch."""
+        limit = execution_limit(context["ti"], self.execution_timeout)
+        return min(time.time() + self._timeout_seconds, limit or math.inf)
+
+    def _waited(self, context: Context) -> str:
+        """The smaller limit, for messages about a timeout."""
+        if self._ends_by_execution_timeout(context):
+            return f"execution_timeout={self.execution_timeout.total_seconds():g} s of the attempt's start"  # type: ignore[union-attr]
+        return f"timeout={self._timeout_seconds:g} s"
+
+    def _ends_by_execution_timeout(self, context: Context) -> bool:
+        """Whether ``execution_timeout`` is the smaller limit. A retry has a new one, also of a sensor."""
+        ti = context["ti"]
+        limit = execution_limit(ti, self.execution_timeout)
+        return limit is not None and limit - ti.start_date.timestamp() < self._timeout_seconds
+
+
+def execution_limit(ti: Any, execution_timeout: timedelta | None) -> float | None:
+    """
+    When a wait must end so that its task ends within ``execution_timeout``, in seconds since the epoch.
+
+    Airflow 3 ignores ``execution_timeout`` while a task is deferred and measures it anew from each resumption, so
+    it is measured here, from the attempt's start, which a deferral does not change.
+
+    :param ti: the running task instance; one without a start date has no limit.
+    """
+    started = getattr(ti, "start_date", None)
+    if execution_timeout is None or not isinstance(started, datetime):
+        return None
+    limit = execution_timeout.total_seconds()
+    # The task resumes within the margin, and fails with its own error before Airflow ends it.
+    return started.timestamp() + limit - min(_LONGEST_MARGIN, limit * _MARGIN)
+
+
+class StateWaitMixin(WaitMixin):
+    """Waits until a model or a deployment is in a state, or cannot get there."""
+
+    def _what(self, kind: str, resource_id: str) -> str:
+        """The name of the resource in messages."""
+        return f"{kind.capitalize()} {resource_id}"
+
+    def _wait(
+        self, context: Context, kind: str, resource_id: str, target: str, model_id: str | None = None
+    ) -> None:
+        """
+        Wait in the triggerer or in this process.
+
+        :param kind: ``model`` or ``deployment``.
+        :param target: see :mod:`lucidworks_provider.jobs.decisions`.
+        :param model_id: of a deployment whose model is known.
+        """
+        deadline = self._deadline(context)
+        if self._in_triggerer:
+            from lucidworks_provider.triggers.models import LucidworksStateTrigger
+
+            self.defer(
+                trigger=LucidworksStateTrigger(
+                    lucidworks_conn_id=self.lucidworks_conn_id,
+                    kind=kind,
+                    resource_id=resource_id,
+                    target=target,
+                    poll_interval=self._poll_seconds,
+                    deadline=deadline,
+                    model_id=model_id,
+                ),
+                method_name="execute_complete",
+                timeout=timedelta(seconds=max(0.0, deadline - time.time())) + DEFER_SLACK,
+            )
+        from lucidworks_provider.jobs.polling import wait_for_state
+
+        event = asyncio.run(
+            wait_for_state(
+                self.hook,
+                kind=kind,
+                resource_id=resource_id,
+                target=target,
+                poll_interval=self._poll_seconds,
+                deadline=deadline,
+                model_id=model_id,
+            )
+        )
+        self._end(context, event)
+
+    def _end(self, context: Context, event: dict[str, Any]) -> None:
+        """Raise unless the state was reached."""
+        what, target = self._what(event["kind"], event["resource_id"]), event["target"]
+        state, message = event.get("state"), event.get("message") or ""
+        if event["end"] != "reached":
+            _raise(event, f"{what} is {state or 'missing'}", target, message, self._waited(context))
+        self.log.info("%s: %s", what, state or "deleted")
+
+
+def _raise(event: dict[str, Any], status: str, target: str, message: str, limit: str) -> NoReturn:
+    match event["end"]:
+        case "failed":
+            raise JobFailedError(f"{status}, and will not get to {target!r}. {message}".strip())
+        case "timeout":
+            raise JobTimeoutError(
+                f"{status}, and was not {target!r} within {limit}. {message} A retry resumes the wait."
+            )
+    failed = LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
+    failed.retryable = bool(event.get("retryable"))
+    raise failed
