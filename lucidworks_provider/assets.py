@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The asset scheme ``lucidworks://``: one way to write a model or a deployment, so that two DAGs mean the same.
+The asset scheme ``lucidworks://``: one normal form for a model or a deployment.
 
 ::
 
     lucidworks://CUSTOMER_ID/models/MODEL_ID
     lucidworks://CUSTOMER_ID/deployments/DEPLOYMENT_ID
 
-Files and datasets of chunks have the URI of their storage (``s3://…``), as everywhere in Airflow.
+Files and datasets of chunks have the URI of their storage (``s3://…``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _KINDS = ("models", "deployments")
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
     """
-    The normal form of an asset's URI; called by Airflow when a DAG names one.
+    Normalize an asset's URI; called by Airflow when a DAG has one.
 
-    :param uri: split, without a password, a fragment, and a slash at its end.
-    :raises ValueError: says what the URI lacks.
+    :param uri: split, without a password, a fragment and a trailing slash.
+    :raises ValueError: it has another form.
     """
     parts = [part for part in uri.path.split("/") if part]
     if not uri.netloc or "@" in uri.netloc or len(parts) != 2 or parts[0].lower() not in _KINDS or uri.query:

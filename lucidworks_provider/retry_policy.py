@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Which failures Airflow should try again, for ``retry_policy=`` of any task (Airflow 3.3 and later).
+Which failures Airflow retries, for ``retry_policy=`` of any task (Airflow 3.3 and later).
 
-What is an error of this package says itself whether the same call may succeed later; here it becomes Airflow's
-decision. Operators and sensors without a policy fail at once for what no retry can cure
-(:mod:`lucidworks_provider.operators.base`). A policy adds the delay that the service asks for, and does the same
-for ``@task`` functions.
+The errors of this package have an attribute ``retryable``. Operators and sensors without a policy fail at once for
+errors that are not (:mod:`lucidworks_provider.operators.base`). A policy adds the delay that the service requests,
+and works for ``@task`` functions too.
 
-Before Airflow 3.3 the class can be imported and is not used: Airflow ignores ``retry_policy`` in ``default_args``
-there, and refuses it as an argument of a task.
+Before Airflow 3.3 the class can be imported and has no effect: Airflow ignores ``retry_policy`` in ``default_args``,
+and rejects it as an argument of a task.
 """
 
 from __future__ import annotations
@@ -28,24 +27,23 @@ except ImportError:  # before Airflow 3.3
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# Mapped tasks that were refused together do not come back together.
-_SPREAD = 0.25
-# The service may ask for anything; a task that waits for longer than this looks lost.
+# Mapped tasks that were refused at the same time are not retried at the same time.
+_JITTER = 0.25
+# The longest delay, whatever the service requests.
 LONGEST_DELAY = timedelta(hours=1)
 
 
 class LucidworksRetryPolicy(RetryPolicy):
     """
-    Fails at once what no retry can cure, and retries the rest when the service asked for it.
+    Fails at once for errors that no retry can cure, and retries the others when the service requests it.
 
-    * Arguments and connections that are refused, 4xx, jobs that the service ended with ERROR: the task fails, and
-      keeps its retries.
+    * Rejected arguments and connections, 4xx, jobs that ended in ERROR: the task fails without further retries.
     * Rate limits, 5xx, broken connections, results that are gone, jobs that were not ready in time: a retry,
-      after the ``Retry-After`` of the service where it sent one (up to a quarter longer, so that mapped tasks do
-      not come back together; an hour at most), else after the task's own ``retry_delay``.
-    * Exceptions of other packages: as if there were no policy.
+      after the ``Retry-After`` of the service if it sent one (up to a quarter longer, so that mapped tasks are not
+      retried at the same time; an hour at most), else after the task's own ``retry_delay``.
+    * Exceptions of other packages: as without a policy.
 
-    The task's ``retries`` are the limit: a policy can end them early and not add to them.
+    The task's ``retries`` are the limit: a policy can end them early, but not add to them.
 
     ::
 
@@ -72,37 +70,35 @@ class LucidworksRetryPolicy(RetryPolicy):
         return decide(exception)
 
     def __repr__(self) -> str:
-        """The same for each parse of a DAG file: before 3.3 Airflow keeps it in the serialized ``default_args``."""
+        """Stable: before 3.3 Airflow stores it in the serialized ``default_args``."""
         return f"{type(self).__name__}()"
 
     def serialize(self) -> dict[str, Any]:
-        """Nothing to keep: it has no options."""
+        """It has no options."""
         return {"__type": type(self).__name__}
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> LucidworksRetryPolicy:
         """
-        The policy again.
-
         :param data: what :meth:`serialize` returned.
         """
         return cls()
 
 
-def decide(exception: BaseException, spread: Callable[[], float] = random.random) -> RetryDecision:
+def decide(exception: BaseException, jitter: Callable[[], float] = random.random) -> RetryDecision:
     """
     The decision for one exception.
 
-    :param spread: a number from 0 to 1, which lengthens the delay.
+    :param jitter: a number from 0 to 1, which lengthens the delay.
     """
     if not isinstance(exception, LucidworksError):
         return RetryDecision.default()
     name = type(exception).__name__
     if not exception.retryable:
         return RetryDecision.fail(f"{name}: the same attempt again would fail the same way")
-    asked: float | None = getattr(exception, "retry_after", None)
-    if asked is None:
+    retry_after: float | None = getattr(exception, "retry_after", None)
+    if retry_after is None:
         return RetryDecision.retry(reason=f"{name}: may succeed later")
     longest = LONGEST_DELAY.total_seconds()
-    delay = timedelta(seconds=min(asked * (1 + _SPREAD * spread()), longest))
-    return RetryDecision.retry(delay, f"{name}: the service asked to wait for {asked:g} s")
+    delay = timedelta(seconds=min(retry_after * (1 + _JITTER * jitter()), longest))
+    return RetryDecision.retry(delay, f"{name}: the service asked to wait for {retry_after:g} s")

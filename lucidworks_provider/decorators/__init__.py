@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TaskFlow: a function returns the inputs, its task returns the results."""
+"""TaskFlow decorators: the function returns the inputs, the task returns the results."""

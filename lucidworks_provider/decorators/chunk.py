@@ -30,10 +30,10 @@ _FILLED = ("text", "documents")
 
 class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
     """
-    Calls the function for the documents, then does what :class:`LucidworksChunkOperator` does.
+    A :class:`LucidworksChunkOperator` whose function returns the documents.
 
-    The function is called once an attempt. What it returned is kept beside the result while the task waits in
-    the triggerer, since calling it again might give something else. It is not rendered.
+    The function is called once per attempt. While the task waits in the triggerer, its return value is stored beside
+    the result, since another call might return something else. It is not rendered.
     """
 
     template_fields: Sequence[str] = (
@@ -66,7 +66,7 @@ class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None
     ) -> dict[str, Any]:
-        """Go on with what the function returned before the wait."""
+        """Resume with what the function returned before the wait."""
         kept = self._results(context).read_input()
         if kept is None:
             raise self._unshared("the worker that the task resumed on")
@@ -74,7 +74,7 @@ class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
         return super().execute_complete(context, event, deadline)
 
     def _before_defer(self, task: JobTask[Any]) -> None:
-        # As they were checked: what the function returned need not be serializable.
+        # The validated documents: what the function returned need not be serializable.
         documents = [asdict(document) for document in cast("ChunkTask", task).documents]
         task.store.results.write_input(json.dumps(documents).encode())
 
@@ -104,7 +104,7 @@ def lucidworks_chunk_task(
     python_callable: Callable[..., Any] | None = None, **kwargs: Unpack[ChunkTaskArguments]
 ) -> TaskDecorator:
     """
-    Make a function that returns documents a task that chunks them.
+    Turn a function that returns documents into a task that chunks them.
 
     ::
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 class _PredictDecoratedOperator(DecoratedOperator, LucidworksPredictionOperator):
     """
-    Calls the function for the inputs, then does what :class:`LucidworksPredictionOperator` does.
+    A :class:`LucidworksPredictionOperator` whose function returns the inputs.
 
-    What the function returns is not rendered: a text with ``{{`` in it is a text.
+    The return value is not rendered.
     """
 
     template_fields: Sequence[str] = (
@@ -84,7 +84,7 @@ def lucidworks_predict_task(
     python_callable: Callable[..., Any] | None = None, **kwargs: Unpack[PredictTaskArguments]
 ) -> TaskDecorator:
     """
-    Make a function that returns inputs a task that returns predictions.
+    Turn a function that returns inputs into a task that returns predictions.
 
     ::
 
@@ -93,7 +93,7 @@ def lucidworks_predict_task(
         )
         def triage(tickets): return [ticket["text"] for ticket in tickets]
 
-    :param python_callable: the function; returns what the operator takes as ``inputs``: a list of texts or of
+    :param python_callable: the function; returns the operator's ``inputs``: a list of texts or of
         ``{"text": …, "id": …}``, a URI, a DataFrame, or a generator of rows.
 
     :param kwargs: arguments of :class:`~lucidworks_provider.operators.prediction.LucidworksPredictionOperator`.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doors for DAG authors: ``LucidworksAuthHook`` for tokens, ``LucidworksHook`` for the API."""
+"""Hooks: ``LucidworksAuthHook`` for tokens, ``LucidworksHook`` for the API."""

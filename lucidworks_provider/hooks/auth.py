@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access tokens for DAG authors: the connection, the fleet's one token, and a session that carries it."""
+"""The hook of access tokens: the connection, the shared token, and sessions that send it."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.auth.source import TokenSource
     from lucidworks_provider.client.http.aio_session import BearerMiddleware
 
-# Those that were made without a type, too.
+# Connections without a type too.
 _TYPES = {CONNECTION_TYPE, "generic", "", None}
 _AIO_SESSION = "lucidworks_provider.client.http.aio_session"
 
 
 class LucidworksAuthHook(BaseHook):
     """
-    Hands out the access token that the whole fleet shares.
+    Returns the access token that all processes share.
 
-    Lucidworks AI keeps one live token per client and scope: a new one deletes the old one. This hook never
-    asks for a new token while the fleet has a good one, so any number of tasks and triggers can use it.
+    Lucidworks AI has one live token per client and scope: a new one invalidates the old one. This hook does not
+    request a new token while the shared one is valid, so any number of tasks and triggers can use it.
 
     :param lucidworks_conn_id: the connection with Client ID and Client Secret.
 
@@ -61,7 +61,7 @@ class LucidworksAuthHook(BaseHook):
         """
         The validated connection, read once per hook.
 
-        :raises ConfigurationError: names the field that is missing or wrong.
+        :raises ConfigurationError: names the field that is missing or invalid.
         """
         if self._settings is None:
             with reading_connection(self.lucidworks_conn_id):
@@ -85,16 +85,15 @@ class LucidworksAuthHook(BaseHook):
 
     def get_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:
         """
-        An access token of a scope: from memory while it is fresh, else the one that the fleet shares.
+        An access token of a scope: from memory while it is fresh, else the shared one.
 
         :param scope: ``machinelearning.predict`` (every ``/ai/*`` call) or ``machinelearning.model``.
-        :param refused: the token that a call was just refused with (401), as for :meth:`invalidate`.
-        :raises AuthenticationError: the service refuses the credentials; says why, without the secret.
-        :raises TokenError: no token can be had without cutting off the rest of the fleet; retryable.
-        :raises TokenContestedError: another system keeps asking for tokens with the same client id.
-        :raises TokenStoreError: the place where the fleet shares its token cannot be reached, or this process
-            is out of Airflow's reach.
-        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        :param refused: a token that was answered with 401, as for :meth:`invalidate`.
+        :raises AuthenticationError: the service refuses the credentials.
+        :raises TokenError: there is no token without invalidating that of other processes; retryable.
+        :raises TokenContestedError: another system keeps requesting tokens with the same client id.
+        :raises TokenStoreError: the token store is unavailable, or this process has no access to Airflow.
+        :raises ConfigurationError: names the field of the connection that is missing or invalid.
         """
         return self._source(self.get_settings(), scope).get(refused)
 
@@ -104,10 +103,10 @@ class LucidworksAuthHook(BaseHook):
 
     def invalidate(self, token: str, scope: str = PREDICT_SCOPE) -> None:
         """
-        Say that a call with this token was answered with 401.
+        Report that a call with this token was answered with 401.
 
-        By comparison: only if it is still the one in use, it is not handed out again. The next
-        :meth:`get_token` looks whether the fleet has another one already, before it asks for a new one.
+        The token is invalidated only if it is still the current one. The next :meth:`get_token` reads the token store
+        before it requests a new one.
 
         :param token: what :meth:`get_token` returned for the call.
         :param scope: as in :meth:`get_token`.
@@ -116,12 +115,12 @@ class LucidworksAuthHook(BaseHook):
 
     def get_auth(self, scope: str = PREDICT_SCOPE) -> requests.auth.AuthBase:
         """
-        The token as an ``auth=`` of ``requests``, for calls with a session or with options of one's own.
+        An ``auth=`` of ``requests`` that sends the token, for your own sessions and options.
 
-        It gets the fleet's next token on a 401, and goes to the hosts of the connection and to no others.
+        It gets the next token on a 401, and sends it only to the hosts of the connection.
 
         :param scope: as in :meth:`get_token`.
-        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        :raises ConfigurationError: names the field of the connection that is missing or invalid.
         :raises InputError: from the call, for a URL of a host that is not the connection's.
         """
         from lucidworks_provider.client.http.bearer import AllowedHosts
@@ -132,13 +131,13 @@ class LucidworksAuthHook(BaseHook):
 
     def get_conn(self, scope: str = PREDICT_SCOPE) -> requests.Session:
         """
-        A ``requests`` session whose calls carry the token, and survive a 401 by getting the fleet's next one.
+        A ``requests`` session that sends the token, and gets the next one on a 401.
 
         Paths that start with ``/`` go to the application's host (or the Models API's, by the scope). The
-        token is sent to the hosts of the connection and to no others.
+        token is sent only to the hosts of the connection.
 
         :param scope: as in :meth:`get_token`.
-        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        :raises ConfigurationError: names the field of the connection that is missing or invalid.
         :raises InputError: from the session, for a URL of a host that is not the connection's.
         """
         from lucidworks_provider.client.http.session import LucidworksSession
@@ -151,11 +150,11 @@ class LucidworksAuthHook(BaseHook):
         """
         :meth:`get_conn` for an event loop: ``async with hook.aget_conn() as session``.
 
-        The ``aiohttp`` session completes paths, checks certificates and takes proxies as all calls of this
-        package do. Where the connection's URL has a path of its own, write paths without a leading slash.
+        The ``aiohttp`` session resolves paths, verifies certificates and uses proxies like all calls of this
+        package. Where the connection's URL has a path of its own, write paths without a leading slash.
 
         :param scope: as in :meth:`get_token`.
-        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        :raises ConfigurationError: names the field of the connection that is missing or invalid.
         :raises InputError: from the session, for a URL of a host that is not the connection's.
         """
         settings = await self.aget_settings()
@@ -167,10 +166,10 @@ class LucidworksAuthHook(BaseHook):
 
     async def aget_auth(self, scope: str = PREDICT_SCOPE) -> BearerMiddleware:
         """
-        :meth:`get_auth` for aiohttp: one of the ``middlewares=`` of a session or a request of one's own.
+        :meth:`get_auth` for aiohttp: one of the ``middlewares=`` of your own session or request.
 
         :param scope: as in :meth:`get_token`.
-        :raises ConfigurationError: names the field of the connection that is missing or wrong.
+        :raises ConfigurationError: names the field of the connection that is missing or invalid.
         """
         from lucidworks_provider.client.http.bearer import AllowedHosts
 
@@ -183,13 +182,13 @@ class LucidworksAuthHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Say which hosts answer and accept the credentials, without cutting anybody off where that can be avoided.
+        Check the identity server and the application, and the Models API where there is a Customer ID.
 
-        Identity server and application, and the Models API where there is a Customer ID, each with a token of its
-        scope. The fleet's live token is used where there is one: only the secret decrypts it, and a new one would
-        delete it. Where the store cannot be read, no new one is asked for. Each request is sent once.
+        Each gets a token of its scope. The shared token is used where there is one: only the secret decrypts it,
+        and a
+        new one would invalidate it. If the store is unavailable, no new one is requested. Each request is sent once.
 
-        :return: whether all of it works, and a sentence for each place.
+        :return: whether all checks succeeded, and a sentence for each host.
         """
         from lucidworks_provider.hooks.connection_test import check_endpoints
 
@@ -208,7 +207,7 @@ class LucidworksAuthHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """The standard fields of the form, for Airflow 2.11 to 3.1; later versions read the provider info."""
+        """Standard fields of the form, for Airflow 2.11 to 3.1; later versions read the provider info."""
         return {
             "hidden_fields": list(UI_FIELD_BEHAVIOUR["hidden-fields"]),
             "relabeling": dict(UI_FIELD_BEHAVIOUR["relabeling"]),
@@ -218,10 +217,10 @@ class LucidworksAuthHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """
-        The fields of our own, for Airflow 2.11 to 3.1, made from the same dictionary.
+        Custom fields of the form, for Airflow 2.11 to 3.1.
 
-        Airflow 3.0 and 3.1 know such fields only where their FAB provider is installed, as it is in the official
-        image. An ImportError would cost the names of the standard fields, too.
+        Airflow 3.0 and 3.1 support them only with their FAB provider, as in the official image. An ImportError would
+        remove the labels of the standard fields too.
         """
         try:
             from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
@@ -252,18 +251,18 @@ class LucidworksAuthHook(BaseHook):
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
     if conn.conn_type not in _TYPES:
-        # Its password is for another service, and is not sent to this one.
+        # Its password is for another service, and must not be sent to this one.
         raise ConfigurationError(
             f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
         )
     extra = {} if extra is None else extra
-    # Airflow decodes what is no JSON to nothing at all.
-    if not isinstance(extra, dict) or (not extra and not _says_nothing(conn.extra)):
+    # Airflow decodes invalid JSON to an empty dictionary.
+    if not isinstance(extra, dict) or (not extra and not _is_empty(conn.extra)):
         raise ConfigurationError(f"Connection {conn_id!r}: extra is no JSON object; write it as {{...}}.")
     return parse_settings(conn_id, login=conn.login, password=conn.password, host=conn.host, extra=extra)
 
 
-def _says_nothing(extra: str | None) -> bool:
+def _is_empty(extra: str | None) -> bool:
     try:
         return not json.loads(extra or "null")
     except ValueError:

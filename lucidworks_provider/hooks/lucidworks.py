@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Lucidworks AI API for DAG authors, with and without an event loop."""
+"""The hook of the Lucidworks AI API, synchronous and asynchronous."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 class LucidworksHook(LucidworksAuthHook):
     """
-    Calls Lucidworks AI with the shared access token, and retries what may be retried.
+    Calls Lucidworks AI with the shared access token and retries.
 
     .. code-block:: python
 
@@ -45,7 +45,7 @@ class LucidworksHook(LucidworksAuthHook):
         """
         Perform a call.
 
-        :param attempts: requests at most where a failure may pass; None for the number of the retry policy.
+        :param attempts: requests at most where an error is retryable; None for the number of the retry policy.
         :raises LucidworksError: names the connection.
         """
         self.get_settings()
@@ -68,7 +68,7 @@ class LucidworksHook(LucidworksAuthHook):
             yield transport
 
     def rate_limit(self) -> RateLimitStats:
-        """What this process has learned about the application's rate limit."""
+        """The rate limit as this process has estimated it."""
         self.get_settings()
         return self._open().rate_limit
 

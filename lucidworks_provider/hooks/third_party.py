@@ -20,15 +20,15 @@ _SERVICE_ACCOUNTS = ("keyfile_dict", "serviceAccountKey", "service_account_key",
 
 def api_key(conn_id: str) -> str:
     """
-    The ``modelConfig.apiKey`` of a model that a third party runs.
+    The ``modelConfig.apiKey`` of a model of a third party.
 
     :param conn_id: a connection whose password is the key (OpenAI, Azure), or that holds a Google service
-        account (``keyfile_dict``), which the service wants base64-encoded.
+        account (``keyfile_dict``), which the service expects in base64.
     :raises ConfigurationError: there is no key in it.
     """
     found, extra = _read(conn_id)
     if found is None:
-        # Forms store their empty fields as well.
+        # Forms store empty fields too.
         given = (str(extra[name]).strip() for name in _KEYS if isinstance(extra.get(name), str))
         found = next(filter(None, given), None)
     if found is None and (account := _service_account(extra)) is not None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Chunks as the columns of a table, whatever file they go to.
+Chunks as columns, for result files and the tables of a corpus.
 
 ================  ==========================================================================
 column            meaning
@@ -8,9 +8,9 @@ column            meaning
 ``document_id``   the document it comes from
 ``chunk_index``   position among the document's chunks, from 0
 ``text``          the chunk
-``start, end``    characters of the document, end exclusive; null where they cannot be proven
+``start, end``    characters of the document, end exclusive; null where they cannot be determined
 ``vector``        float32, or int8 / uint8 when quantised; a fixed-size list
-``input_tokens``  tokens that the model saw, if the service said
+``input_tokens``  tokens of the model's input, if the service reports them
 ``content_hash``  SHA-256 of the document's text in UTF-8 (datasets only)
 ================  ==========================================================================
 """
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 # Quantised values by the vendor's method: unsigned and signed bytes.
 BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
-# In the codes of the struct module, which packs a list of numbers three times as fast as pyarrow reads it.
+# Codes of the struct module, which packs a list of numbers three times as fast as pyarrow converts it.
 _CODES = {"float32": "f", "uint8": "B", "int8": "b"}
 _KINDS = {code: kind for kind, code in _CODES.items()}
-# Vectors that are converted in one go: enough for speed, few for memory.
+# Vectors that are converted at once: enough for speed, few for memory.
 _AT_ONCE = 512
 _TOKENS = range(-(2**31), 2**31)
 # Of a row beside its text, its vector and its document's id.
@@ -51,7 +51,7 @@ def chunk_schema(
 
     :param options: how they were made, or :meth:`ChunkingOptions.as_json` of it; kept in the schema's metadata.
     :param dimension: length of every vector; 0 where there is none, and then the list is of any size.
-    :param with_hash: whether the hash of the document stands beside each chunk.
+    :param with_hash: whether there is a column for the hash of the document.
     """
     import pyarrow as pa
 
@@ -76,7 +76,7 @@ def stored_chunk_schema(options: ChunkingOptions, dimension: int) -> pa.Schema:
     """
     The columns of the table ``chunks``: Delta tables have neither lists of a fixed size nor unsigned numbers.
 
-    :param dimension: of the vectors, told in the column's metadata.
+    :param dimension: of the vectors, in the column's metadata.
     """
     import pyarrow as pa
 
@@ -110,10 +110,10 @@ def check_dimension(document_id: str, chunks: Sequence[Chunk], before: int) -> i
 
 def check_quantised(document_id: str, chunks: Sequence[Chunk], method: str | None) -> None:
     """
-    Refuse what a quantised vector cannot have.
+    Check the numbers of quantised vectors.
 
-    :param method: the ``vectorQuantizationMethod`` that was asked for.
-    :raises MalformedAnswerError: a number that is not whole, or out of range.
+    :param method: the requested ``vectorQuantizationMethod``.
+    :raises MalformedAnswerError: a number is not whole, or out of range.
     """
     if method is None:
         return
@@ -130,9 +130,9 @@ def check_quantised(document_id: str, chunks: Sequence[Chunk], method: str | Non
 
 class ChunkColumns:
     """
-    Takes the chunks of documents until they are enough for a row group.
+    Collects the chunks of documents for a row group.
 
-    Vectors are packed as they come, so that they take as many bytes here as in the file.
+    Vectors are packed when they are added, so that they take as many bytes as in the file.
 
     :param with_hash: whether there is a column for the hash of the document.
     :param dimension: of the vectors, where it is known already.
@@ -151,7 +151,7 @@ class ChunkColumns:
         self._indices: list[int] = []
         self._texts: list[str] = []
         self._spans: list[Span] = []
-        # One piece of memory: thousands of small ones leave holes that nothing else fits into.
+        # One buffer: thousands of small ones fragment the heap.
         self._vectors = bytearray()
         self._tokens: list[int | None] = []
         self._hashes: list[str] = []
@@ -159,7 +159,7 @@ class ChunkColumns:
 
     @property
     def rows(self) -> int:
-        """Chunks since the last :meth:`take`; ``nbytes`` is about what they take in memory."""
+        """Chunks since the last :meth:`take`; ``nbytes`` is about their size in memory."""
         return len(self._texts)
 
     def add(
@@ -169,8 +169,8 @@ class ChunkColumns:
         Append a document's chunks.
 
         :param spans: one for each chunk.
-        :raises MalformedAnswerError: vectors of another length than before, not of the asked quantisation or beyond
-            float32, or a text that is none; then nothing was added.
+        :raises MalformedAnswerError: vectors of another length than before, not of the requested quantisation or
+            beyond float32, or a text that is not valid; then nothing was added.
         """
         if not chunks:
             return
@@ -198,7 +198,7 @@ class ChunkColumns:
         self.nbytes += size + sum(map(len, vectors)) + count * (_ROW_BYTES + len(content_hash))
 
     def take(self) -> pa.RecordBatch | None:
-        """All that was added since the last time, or None."""
+        """Return and clear the chunks, or None if there are none."""
         import pyarrow as pa
 
         if not self._texts:
@@ -233,7 +233,7 @@ class ChunkColumns:
                 check_quantised(document_id, chunks, self._options.quantization)
                 raise
         if self._pack is None or dimension != self.dimension:
-            # "=" refuses what does not fit; the native mode would make infinity of it.
+            # "=" rejects numbers out of range; the native mode would store infinity.
             self._pack = struct.Struct(f"={dimension}{self._code}").pack
         pack = self._pack
         if self._code == "f":
@@ -249,7 +249,7 @@ class ChunkColumns:
             return [pack(*map(int, vector)) for vector in vectors]
 
     def _converted(self, numbers: bytes, code: str) -> bytes:
-        """What :func:`_packed` makes of lists, for arrays; a large body's, so without holding the interpreter."""
+        """Like :meth:`_packed`, for the arrays of a large body; releases the GIL."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -269,12 +269,12 @@ class ChunkColumns:
 
 
 def _finite(vector: Sequence[float]) -> bool:
-    """Where finite numbers have a sum that is not."""
+    """For vectors whose sum overflows."""
     return all(map(math.isfinite, vector))
 
 
 def unfit(document_id: str, what: str) -> MalformedAnswerError:
-    """The error for a document that came whole and cannot be written."""
+    """The error for a document that cannot be written."""
     return MalformedAnswerError(
         f"Document {document_id!r} has a value that the file cannot hold: {what}", status=200
     )

@@ -44,8 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# One task submits one after the other and keeps all ids in one record. A corpus has a journal, a window of
-# jobs in flight and an operator of its own.
+# A task submits one document after the other and has all ids in one record.
 MAX_DOCUMENTS = 500
 MAX_TOTAL_BYTES = 50_000_000
 CORPUS_OPERATOR = "whole corpora are for LucidworksChunkCorpusOperator."
@@ -54,7 +53,7 @@ CORPUS_OPERATOR = "whole corpora are for LucidworksChunkCorpusOperator."
 @dataclass(slots=True)
 class Manifest:
     """
-    What a task returns instead of its result.
+    What a task returns.
 
     :param uri: the file.
     :param dimension: length of every vector, 0 when there is none.
@@ -79,7 +78,7 @@ class _Writer(Protocol):
 
 
 class ChunkFile:
-    """Takes documents one after the other and counts what it takes."""
+    """Writes documents and counts them."""
 
     def __init__(self, writer: _Writer, manifest: Manifest) -> None:
         self._writer = writer
@@ -89,8 +88,8 @@ class ChunkFile:
         """
         Append a document's chunks.
 
-        :raises MalformedAnswerError: vectors of another length than before, not of the asked quantisation, or
-            with values that the file cannot hold.
+        :raises MalformedAnswerError: vectors of another length than before, not of the requested quantisation, or
+            with values that the file cannot store.
         """
         self._writer.add(document_id, chunks, spans)
         manifest = self.manifest
@@ -102,7 +101,7 @@ class ChunkFile:
 
 @contextmanager
 def chunk_file(uri: str, options: ChunkingOptions) -> Iterator[ChunkFile]:
-    """A file to fill; it takes its place when the block ends well, and leaves nothing when it does not."""
+    """Open a file that is published when the block ends without an error."""
     with writing(uri) as path:
         writer: _Writer = (
             _ParquetWriter(path, options) if uri.endswith(".parquet") else _JsonLinesWriter(path, options)
@@ -148,7 +147,7 @@ class _JsonLinesWriter:
 class _ParquetWriter:
     """Row groups of whole documents, so that memory is bounded by the largest one."""
 
-    # Small documents share a row group: many tiny groups cost readers more than they save us.
+    # Small documents share a row group: many tiny groups are slow to read.
     _ROWS = 2048
 
     def __init__(self, path: Path, options: ChunkingOptions) -> None:
@@ -167,12 +166,12 @@ class _ParquetWriter:
         self._open().close()
 
     def _open(self) -> pq.ParquetWriter:
-        """The schema waits for the first vector, whose length it holds."""
+        """Create the schema, once the length of the vectors is known."""
         import pyarrow.parquet as pq
 
         if self._writer is None:
             schema = chunk_schema(self._options, self._columns.dimension, with_hash=False)
-            # Texts and vectors do not repeat: with dictionaries of them a file took three times as long.
+            # Texts and vectors do not repeat: dictionaries of them take three times as long to write.
             self._writer = pq.ParquetWriter(
                 self._path, schema, compression="zstd", use_dictionary=["document_id"]
             )
@@ -187,10 +186,10 @@ class _ParquetWriter:
 @dataclass(frozen=True, slots=True)
 class ChunkTask(JobTask[ChunkFile]):
     """
-    Documents to a file of chunks and vectors.
+    One job for each document, and a file of chunks and vectors.
 
     :param post: performs the POST for one text and returns the job's id.
-    :param lenient: warn where a result may be good.
+    :param lenient: warn about results that may be valid.
     """
 
     kind: ClassVar[JobKind] = CHUNKING
@@ -224,8 +223,8 @@ class ChunkTask(JobTask[ChunkFile]):
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The result."""
         result = read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
-        carries = result.chunks or result.state is JobState.RESULT
-        return ParsedBody(result.state, result.status, result.message, result if carries else None)
+        has_result = result.chunks or result.state is JobState.RESULT
+        return ParsedBody(result.state, result.status, result.message, result if has_result else None)
 
     def same_input(self, position: int, other: int) -> bool:
         """By the text."""
@@ -269,7 +268,7 @@ def _encodes(text: str) -> bool:
 
 def read_documents(documents: object, *, max_bytes: int) -> tuple[Document, ...]:
     """
-    Check what an operator was given, before anything is sent.
+    Validate an operator's argument, before anything is sent.
 
     :param documents: a list of ``{"id": …, "text": …}``, or the same as JSON (a rendered template).
     :raises InputError: names the document.
@@ -278,7 +277,7 @@ def read_documents(documents: object, *, max_bytes: int) -> tuple[Document, ...]
         try:
             documents = json.loads(documents)
         except ValueError:
-            raise InputError("documents is a text that is no JSON; use `| tojson` in a template.") from None
+            raise InputError("documents is a text that is not JSON; use `| tojson` in a template.") from None
     if not isinstance(documents, Sequence) or not documents:
         raise InputError("documents must be a list of {'id': …, 'text': …} with at least one element.")
     if len(documents) > MAX_DOCUMENTS:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buttons of a task in Airflow's UI."""
+"""Extra links of a task in Airflow's UI."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What all buttons have in common: a task notes the whole address, and that is what the button opens.
+Base class of the extra links: the task pushes the whole URL.
 
-Airflow 3 asks :meth:`PushedLink.get_link` in the process of the task when it ends, stores the answer as an XCom, and
-never imports these modules in its API server. The webserver of Airflow 2.11 asks it in its own process, for which
-the task pushes the XCom itself. There, templates are not rendered, so only the task knows the address.
+Airflow 3 calls :meth:`PushedLink.get_link` in the task's process when it ends, stores the URL as an XCom, and does
+not
+import these modules in its API server. The webserver of Airflow 2.11 calls it in its own process, where templates are
+not rendered; for that the task pushes the XCom itself.
 """
 
 from __future__ import annotations
@@ -21,44 +22,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Attribute of an operator: addresses by the keys of their links.
-_NOTED = "_lucidworks_links"
+# Attribute of an operator: URLs by the keys of their links.
+_PUSHED = "_lucidworks_links"
 
 
 class PushedLink(BaseOperatorLink):
-    """A button that opens what the task has pushed; there is none before, nor where no browser could open it."""
+    """A link to the URL that the task has pushed."""
 
     xcom_key: str
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """
-        The address that the task noted, or an empty string.
+        The URL that the task has pushed, or an empty string.
 
         :param operator: that has run in this process, in Airflow 3.
         """
         if AIRFLOW_V_3_0_PLUS:
             # Not by XCom: one that does not exist is an error in the log of the task's supervisor.
-            return str(getattr(operator, _NOTED, {}).get(self.xcom_key, ""))
+            return str(getattr(operator, _PUSHED, {}).get(self.xcom_key, ""))
         from airflow.providers.common.compat.sdk import XCom
 
         pushed = XCom.get_value(key=self.xcom_key, ti_key=ti_key)
-        # Users that may write an XCom must not be able to make a button that runs a script.
+        # A user who may write XComs must not be able to create a link that runs a script.
         return pushed if split_web_address(pushed) is not None else ""
 
     @classmethod
     def push(cls, context: Context, address: str) -> None:
         """
-        Let the button open an address.
-
         :param context: of the running task.
-        :param address: empty where there is nothing to open; then nothing is noted.
+        :param address: the URL; nothing is pushed if it is empty.
         """
         if not address:
             return
         if AIRFLOW_V_3_0_PLUS:
-            # Airflow asks the link of this operator.
+            # Airflow calls get_link() of this operator.
             task: Any = context["ti"].task
-            setattr(task, _NOTED, {**getattr(task, _NOTED, {}), cls.xcom_key: address})
+            setattr(task, _PUSHED, {**getattr(task, _PUSHED, {}), cls.xcom_key: address})
             return
         try:
             context["ti"].xcom_push(key=cls.xcom_key, value=address)
@@ -68,7 +67,7 @@ class PushedLink(BaseOperatorLink):
 
 
 def split_web_address(url: Any) -> SplitResult | None:
-    """The parts of an address that browsers open, and no script or file."""
+    """Split a URL of http or https; None for any other."""
     if not isinstance(url, str):
         return None
     try:

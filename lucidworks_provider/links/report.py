@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The button that opens the report of a run over a corpus.
+The link to the report of a run over a corpus.
 
-A browser cannot open the place where most datasets lie (a disk, a bucket), so where people find it is a parameter
-of the operator. The task pushes the whole address when the report is written.
+A browser cannot open most storages (a disk, a bucket), so ``report_url`` is a parameter of the operator.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class LucidworksReportLink(PushedLink):
     """
     Opens the report in a browser; attached by ``operator_extra_links = (LucidworksReportLink(),)``.
 
-    There is no button while the report is not written, nor where no browser could open it.
+    There is no link before the report is written, nor where a browser cannot open it.
     """
 
     name = "Report"
@@ -34,10 +33,10 @@ class LucidworksReportLink(PushedLink):
 
 def push_report(context: Context, output: str, report_url: str | None) -> str:
     """
-    Note where the report is; to be called once it is written.
+    Push the URL of a report that has been written.
 
     :param context: of the running task.
-    :return: the address, or an empty string where no browser can open it; then nothing is pushed.
+    :return: the URL, or an empty string where a browser cannot open it; then nothing is pushed.
     :raises InputError: as :func:`report_address`.
     """
     address = report_address(output, report_url)
@@ -47,16 +46,16 @@ def push_report(context: Context, output: str, report_url: str | None) -> str:
 
 def report_address(output: str, report_url: str | None) -> str:
     """
-    Where a browser finds the report.
+    The URL of the report.
 
     :param output: the folder that it is written to, as a URI.
-    :param report_url: where people see that folder in a browser, e.g. ``https://reports.example.com/catalogue``.
-    :return: an empty string where neither of the two is an address for browsers.
-    :raises InputError: ``report_url`` is none.
+    :param report_url: of that folder in a browser, e.g. ``https://reports.example.com/catalogue``.
+    :return: an empty string where neither is a URL of http or https.
+    :raises InputError: ``report_url`` is not.
     """
     if report_url is None or (isinstance(report_url, str) and not report_url.strip()):
         split = split_web_address(output)
-        # What stands before the host is a connection's id or a password, and not for a page that many see.
+        # Without the user part: a connection id or a password.
         return "" if split is None else _below(split._replace(netloc=split.netloc.rpartition("@")[2]))
     split = split_web_address(report_url)
     if split is None:

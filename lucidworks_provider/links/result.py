@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The button that opens the folder of a result in the console of its cloud.
+The link to the folder of a result in the console of Amazon S3 or Google Cloud Storage.
 
-Only where that folder has a page: in a bucket of Amazon S3 or Google Cloud Storage. A bucket of another store that
-speaks the same language (MinIO, an emulator) has none there, and the Azure portal finds a container by its
-subscription, which nobody here knows.
+Other stores with the same protocol (MinIO, an emulator) have no page there. The page of an Azure container needs its
+subscription, which is not known.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _S3, _GCS = frozenset({"s3", "s3a", "s3n"}), frozenset({"gs", "gcs"})
 
 
 class LucidworksResultLink(PushedLink):
-    """Opens the folder that the result lies in; there is no button where no console shows it."""
+    """Opens the folder of the result; there is no link where no console shows it."""
 
     name = "Result"
     xcom_key = "lucidworks_result"
@@ -33,7 +32,7 @@ class LucidworksResultLink(PushedLink):
 
 def push_result(context: Context, uri: str | None, *, is_folder: bool = False) -> None:
     """
-    Note where the result is; to be called once it is written.
+    Push the URL of the console's page of a result that has been written.
 
     :param context: of the running task.
     :param uri: of the file, or of the folder.
@@ -46,7 +45,7 @@ def push_result(context: Context, uri: str | None, *, is_folder: bool = False) -
         with naming("looked up", uri):
             endpoint = endpoint_of(store_path(uri).fs)
     except StorageError as err:
-        # The result stands, and a task does not fail for a button.
+        # Link errors are non-fatal.
         log.warning("There is no link to the result: %s", err)
         return
     LucidworksResultLink.push(context, console_address(uri, endpoint, is_folder=is_folder))
@@ -54,19 +53,19 @@ def push_result(context: Context, uri: str | None, *, is_folder: bool = False) -
 
 def console_address(uri: str, endpoint: str, *, is_folder: bool = False) -> str:
     """
-    The page of a folder.
+    The console's page of a folder.
 
     :param uri: of a file in it, or of the folder.
-    :param endpoint: the address that the store is asked at.
+    :param endpoint: URL of the store.
     :return: an empty string where there is none.
     """
     scheme, _, rest = uri.partition("://")
     authority, _, path = rest.partition("/")
-    # Before the bucket may stand a connection's id.
+    # The user part may be a connection id.
     bucket = authority.rpartition("@")[2]
     folder = path.rstrip("/") if is_folder else path.rpartition("/")[0]
     host = urlsplit(endpoint).hostname or ""
-    # China and GovCloud have hosts, and consoles, of their own.
+    # China and GovCloud have other hosts and consoles.
     if scheme in _S3 and host.endswith(".amazonaws.com") and "us-gov" not in host:
         within = f"?prefix={quote(folder)}/" if folder else ""
         return f"https://console.aws.amazon.com/s3/buckets/{quote(bucket)}{within}"
@@ -76,6 +75,6 @@ def console_address(uri: str, endpoint: str, *, is_folder: bool = False) -> str:
 
 
 def endpoint_of(file_system: Any) -> str:
-    """The address that a file system of ``s3fs`` or ``gcsfs`` asks; an empty string if it does not say."""
+    """The endpoint of a file system of ``s3fs`` or ``gcsfs``; an empty string if it is not known."""
     meta = getattr(getattr(file_system, "s3", None), "meta", None)
     return str(getattr(meta, "endpoint_url", None) or getattr(file_system, "base", None) or "")

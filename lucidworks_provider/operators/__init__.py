@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators: parameters, templates, defer; the work is done in the rooms below."""
+"""Operators: parameters, templates, deferral. The work is done in ``jobs`` and ``corpus``."""

@@ -52,9 +52,9 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     """
     Send documents to Lucidworks AI's async chunking, and write their chunks and vectors to a file.
 
-    Submits in the worker, waits in the triggerer, and returns a small manifest:
-    ``{"uri", "documents", "chunks", "dimension", "tokens"}``. A retry waits for the jobs that an earlier try
-    submitted, and reads the results that it stored; clearing a task that succeeded does everything again.
+    Submits in the worker, waits in the triggerer, and returns a manifest:
+    ``{"uri", "documents", "chunks", "dimension", "tokens"}``. A retry resumes the jobs that an earlier attempt
+    submitted and uses the results that it stored; clearing a task that succeeded does everything again.
 
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
         (templated)
@@ -66,7 +66,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     :param documents: instead of ``text``, a list of ``{"id": …, "text": …}``; one request each. (templated)
     :param chunker_config: the chunker's own options, e.g. ``{"maxChunkSize": 256}`` (tokens). (templated)
     :param model_config: ``vectorQuantizationMethod``, ``dimReductionSize``. (templated)
-    :param data_type: ``passage`` for what is searched, ``query`` for what one searches with. (templated)
+    :param data_type: ``passage``: documents; ``query``: search queries. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
@@ -74,9 +74,9 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
         unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
-    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and take it; see
+    :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`.
-    :param max_text_bytes: refuse a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
+    :param max_text_bytes: reject a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the documents, the jobs and the reasons.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chunk and vectorise a whole catalogue with Lucidworks AI, again and again."""
+"""Incrementally chunk and vectorise a whole catalogue with Lucidworks AI."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from lucidworks_provider.corpus.settings import Corpus, Service
     from lucidworks_provider.documents.document import Document, RejectedDocument
 
-# Of a document before it is split: what its text and its vectors take of the worker's memory.
+# Of a document before it is split: its text and its vectors are in the worker's memory.
 MAX_DOCUMENT_BYTES = 20_000_000
-# More than triggers share: here is one task, and its answers come as fast as the contract allows.
+# More than triggers share: one task uses the whole rate of the contract.
 CONNECTIONS = 64
 
 
 class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin, BaseOperator):
     """
-    Bring a Delta table of chunks and vectors up to a corpus: what is new or changed is sent, nothing else.
+    Incrementally sync a Delta table of chunks and vectors with a corpus: only new and changed documents are sent.
 
-    Works in the worker, with hundreds of jobs in flight at the speed that the service allows. Everything that the
-    service hands out is kept beside the tables at once, so a retry, or the next run, goes on where this one
-    stopped. Readers see the tables as the last run left them until this one has ended well.
+    It runs in the worker, with hundreds of jobs in flight at the rate that the service allows. Each result is stored
+    beside the tables at once, so a retry, or the next run, resumes where this one stopped. Readers see the previous
+    version of the tables until the run has succeeded.
 
     Returns ``{"dataset", "version", "since", "documents_version", "documents", "chunks", "written", "dimension",
     "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted",
@@ -55,9 +55,9 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param model_id: an embedding model such as ``gte-small``, or the deployment id of a custom model. (templated)
     :param chunker_config: the chunker's own options, e.g. ``{"maxChunkSize": 256}`` (tokens). (templated)
     :param model_config: ``vectorQuantizationMethod``, ``dimReductionSize``. (templated)
-    :param data_type: ``passage`` for what is searched, ``query`` for what one searches with. (templated)
+    :param data_type: ``passage``: documents; ``query``: search queries. (templated)
     :param listing: URI of a listing that
-        :func:`~lucidworks_provider.corpus.shards.write_listings` has written, to be read instead of listing
+        :func:`~lucidworks_provider.corpus.shards.write_listings` has written, which is read instead of listing
         ``source``: a shard. (templated)
     :param id_column: of ``.jsonl``, ``.csv`` and ``.parquet`` files and of Delta tables, the column of the document
         ids. (templated)
@@ -74,23 +74,23 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param plan_only: send and write nothing; return ``{"documents", "would_submit", "bytes", "skipped"}``.
         (templated)
     :param max_submissions: fail before the first submission if more documents than that would be sent. (templated)
-    :param max_reject_ratio: share of the source's documents, 0 to 1; when more are rejected the task fails. What was
-        done is kept.
+    :param max_reject_ratio: share of the source's documents, 0 to 1; when more are rejected the task fails. The
+        results are kept.
     :param on_truncated: ``warn`` about documents whose chunks end before their text does, or ``reject`` them.
-    :param on_mismatch: ``reject`` documents whose result seems to be of another text or request, or ``warn`` and take
-        it; see :doc:`/checks`.
-    :param on_missing_chunks: documents of which somebody else has deleted chunks from the table: ``resend`` them, or
-        ``drop`` what is left of them until their text changes.
+    :param on_mismatch: ``reject`` documents whose result seems to be of another text or request, or ``warn`` and
+        accept it; see :doc:`/checks`.
+    :param on_missing_chunks: documents whose chunks another program has deleted from the table: ``resend`` them, or
+        ``drop`` their other chunks until their text changes.
     :param on_busy: when another task writes into ``output_uri``: ``wait`` for it, or ``fail``.
     :param busy_timeout: seconds, or a timedelta, to wait for it.
-    :param keep_raw: keep the service's answers as they came, below ``raw/``.
+    :param keep_raw: keep the service's responses unchanged, below ``raw/``.
     :param deletion_vectors: mask replaced chunks by deletion vectors; False copies files without them, for readers
-        that do not know deletion vectors.
+        that do not support deletion vectors.
     :param retention: seconds, or a timedelta, for which older versions can be read.
     :param report_url: where a browser finds the folder ``output_uri``, for the link to the report in the UI.
         (templated)
     :param max_in_flight: documents.
-    :param timeout: seconds, or a timedelta, to wait for each job. A later one is asked for again by the next run.
+    :param timeout: seconds, or a timedelta, to wait for each job. The next run polls a job that was not ready.
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta.
     :param max_text_bytes: UTF-8 bytes of one request; longer documents are split. The vendor says "approximately
         1 MB".
@@ -208,12 +208,12 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         self.lucidworks_conn_id = lucidworks_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Compare, send, gather, publish."""
+        """Compare, submit, collect, publish."""
         from lucidworks_provider.corpus.run import look, run
 
         corpus = self._corpus()
         wait = _busy_wait(self.on_busy, self.busy_timeout)
-        # The connection is wrong, or it is not: before anything is written or sent.
+        # Validate the connection before anything is written or sent.
         _ = self.hook.get_settings().application_base
         if switch(self.plan_only, "plan_only"):
             found = look(corpus)
@@ -225,7 +225,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         return self._ended(context, delta)
 
     def _corpus(self) -> Corpus:
-        """Validate the rendered values; nothing has been sent or written before this returns."""
+        """Validate the rendered values, before anything is sent or written."""
         from lucidworks_provider.corpus.pipeline import Rules
         from lucidworks_provider.corpus.settings import Corpus
         from lucidworks_provider.delta import check_installed
@@ -318,21 +318,21 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
 
 class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixin, ResultMixin, BaseOperator):
     """
-    Commit what the tasks of all shards of a corpus have staged, as one version of its tables.
+    Commit the staged results of all shards of a corpus as one version of its tables.
 
     Returns what :class:`LucidworksChunkCorpusOperator` returns, with the sums of the shards' counts, and
     ``shards``.
 
-    :param staged: what the tasks of the shards have returned, or the URIs that stand there under ``staged``; all of
-        one run. (templated)
+    :param staged: what the tasks of the shards have returned, or the URIs in it under ``staged``; all of one run.
+        (templated)
     :param output_uri: URI of the folder of the tables. (templated)
     :param on_busy: when another task writes into ``output_uri``: ``wait`` for it, or ``fail``.
     :param busy_timeout: seconds, or a timedelta, to wait for it.
     :param retention: seconds, or a timedelta, for which older versions can be read.
     :param report_url: where a browser finds the folder ``output_uri``, for the link to the report in the UI.
         (templated)
-    :raises InputError: the shards do not belong together: another configuration, one that is missing, a document
-        twice. Or the ``documents`` extra is not installed.
+    :raises InputError: the shards are not of one run: another configuration, a missing shard, a document in two
+        shards. Or the ``documents`` extra is not installed.
     :raises OutputBusyError: another task writes into ``output_uri``.
     """
 
@@ -363,7 +363,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
         self.report_url = report_url
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Collect, commit."""
+        """Collect and commit."""
         from lucidworks_provider.corpus.run import publish_shards
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.storage import check_folder
@@ -383,7 +383,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
         return self._ended(context, manifest)
 
     def _uris(self) -> list[str]:
-        # What mapped tasks return comes as a lazy sequence.
+        # Mapped tasks return a lazy sequence.
         single = isinstance(self.staged, str | Mapping) or not isinstance(self.staged, Iterable)
         given = [self.staged] if single else list(self.staged)
         uris: list[Any] = [one.get("staged") if isinstance(one, Mapping) else one for one in given]

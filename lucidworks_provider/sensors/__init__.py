@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sensors: wait for what somebody else has started."""
+"""Sensors: wait for jobs, models and deployments."""

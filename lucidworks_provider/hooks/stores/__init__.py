@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the processes of a deployment share, in Airflow Variables or in Redis, by the connection's ``share_via``.
+Stores that the processes of a deployment share: Airflow Variables or Redis, by the connection's ``share_via``.
 
 Importing this package makes the stores available to the client.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def token_store(settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
     """
-    Return the place where the processes share their token.
+    Return the shared token store.
 
     :raises ConfigurationError: ``redis`` without a ``redis_conn_id``.
     """
@@ -39,7 +39,7 @@ def token_store(settings: LucidworksSettings, identity: TokenIdentity) -> TokenS
 
 def pause_store(settings: LucidworksSettings, name: str) -> PauseStore | None:
     """
-    Return the place where the processes share a pause.
+    Return the shared store of pauses after a 429.
 
     :param name: of the application.
     :return: None for ``redis`` without a ``redis_conn_id``: the token store raises the error.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow Variables and Redis as places where processes share a pause after a 429."""
+"""Pauses after a 429 that processes share, in an Airflow Variable or in Redis."""
 
 from __future__ import annotations
 

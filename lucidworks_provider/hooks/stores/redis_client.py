@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Redis server by its Airflow connection, with errors that say what is wrong with which connection."""
+"""A Redis server by its Airflow connection, with errors that name the connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lucidworks_provider.hooks.stores.supervisor import reading_connection
 
 T = TypeVar("T")
 
-# Seconds, for connecting and for each answer; with the one retry, a server that hangs is given up after about four.
+# Seconds, for connecting and for each response; with one retry, a server that hangs fails after about four.
 _TIMEOUT = 2.0
 _RETRIES = 1
 _PORT = 6379
@@ -36,7 +36,7 @@ class Server:
 
 class RedisClient:
     """
-    Makes no connection, and asks Airflow for none, before its first use.
+    Connects, and reads the Airflow connection, at its first use.
 
     :param conn_id: the Lucidworks connection, for messages.
     :param redis_conn_id: the Airflow connection with the server's address.
@@ -57,21 +57,21 @@ class RedisClient:
         self._connecting = threading.Lock()
 
     def after_fork(self) -> None:
-        """A lock that no thread of the parent holds, and connections of the child's own."""
+        """Replace the lock, which a thread of the parent may hold, and the connections."""
         self._connecting = threading.Lock()
         self._server = None
 
     def use(self, work: Callable[[Server], T]) -> T:
         """
-        Do something with the server.
+        Perform work with the server.
 
-        :raises ConfigurationError: the Airflow connection, or what is installed, does not do.
-        :raises TokenStoreError: the server cannot be used now.
+        :raises ConfigurationError: the Airflow connection or the installation is not valid.
+        :raises TokenStoreError: the server is unavailable.
         """
         server = self._connected()
         try:
             return work(server)
-        except Exception as err:  # noqa: BLE001  whatever it is, the store is down; its own words may hold a URL
+        except Exception as err:  # noqa: BLE001  any error means that the store is down; its message may contain a URL
             # The next use reads the Airflow connection anew: it may have been corrected, or the name may point to
             # another server since a fail-over.
             with self._connecting:
@@ -96,18 +96,18 @@ class RedisClient:
                 f"({err}). Run `pip install 'airflow-provider-lucidworks[redis]'` wherever tasks, triggers and the "
                 "API server run."
             ) from None
-        # The hook, so that database, TLS and login mean here what they mean to every other task.
+        # The hook interprets database, TLS and login as for every other task.
         hook: Any = RedisHook(redis_conn_id=self._redis_conn_id)
         try:
             with reading_connection(self._redis_conn_id):
                 client = hook.get_conn()
-            # The hook has no parameters for these. No socket is open yet, and every one is opened with them.
+            # The hook has no parameters for these. No socket is open yet.
             options = client.connection_pool.connection_kwargs
             options.update(
                 port=options.get("port") or _PORT,
                 socket_timeout=_TIMEOUT,
                 socket_connect_timeout=_TIMEOUT,
-                # The last use was an hour ago; firewalls forget connections that say nothing for so long.
+                # Firewalls drop idle connections, and there is one use an hour.
                 socket_keepalive=True,
                 retry=Retry(NoBackoff(), _RETRIES),
             )
@@ -116,7 +116,7 @@ class RedisClient:
         except Exception as err:  # noqa: BLE001  Airflow, its secrets backends, and what a connection can hold
             raise self._unusable(err, cluster=bool(getattr(hook, "cluster", False))) from None
         return Server(
-            # Whoever wrote a whole URL into the host wrote the password there too.
+            # The host may be a whole URL, with a password.
             place=f"{str(hook.host or 'localhost').rpartition('@')[2]}:{options['port']}/{options.get('db') or 0}",
             client=client,
             scripts={name: client.register_script(lua) for name, lua in self._scripts.items()},
@@ -129,7 +129,7 @@ class RedisClient:
         )
         if type(err).__name__ == "AirflowNotFoundException":
             missing = ConfigurationError(f"{where} does not exist, or Airflow cannot be asked for it now.")
-            # On Airflow 3 an API server that gives no answer looks the same.
+            # Airflow 3 raises the same error where its API server does not respond.
             missing.retryable = True
             return missing
         if cluster:
@@ -138,7 +138,7 @@ class RedisClient:
 
 
 def text_of(reply: Any) -> bytes | None:
-    """A reply of a pipeline: None for nothing, empty for what is no string."""
+    """A reply of a pipeline: None for no value, empty for one that is not a string."""
     if isinstance(reply, Exception):
         if "WRONGTYPE" in str(reply):
             return b""
@@ -148,9 +148,9 @@ def text_of(reply: Any) -> bytes | None:
 
 _NEEDED = "EVALSHA, SCRIPT LOAD, GET, SET, DEL, TYPE and PTTL for keys lucidworks:*"
 
-# How Redis says it: the class that redis-py has for the answer, or, from inside a script of a server before 7.0, the
-# answer itself in the middle of a sentence.
-_ANSWERS: tuple[tuple[str, type[ConfigurationError | TokenStoreError], str], ...] = (
+# Patterns of redis-py's exception class, or of the error reply in a message: a script of a server before 7.0 has no
+# class.
+_CAUSES: tuple[tuple[str, type[ConfigurationError | TokenStoreError], str], ...] = (
     (
         r"Authentication\w*Error|AuthorizationError|NOAUTH|WRONGPASS",
         ConfigurationError,
@@ -161,7 +161,7 @@ _ANSWERS: tuple[tuple[str, type[ConfigurationError | TokenStoreError], str], ...
         ConfigurationError,
         f"lets its user do too little; needed: {_NEEDED}",
     ),
-    # A hook that knows of clusters would not have connected.
+    # An older hook without support for clusters.
     (r"MovedError|MOVED", ConfigurationError, "is of a Redis Cluster; give a single server"),
     (r"DB index|Invalid Database|not an integer", ConfigurationError, "has no such database"),
     (
@@ -175,15 +175,15 @@ _ANSWERS: tuple[tuple[str, type[ConfigurationError | TokenStoreError], str], ...
 
 
 def _explained(err: Exception, where: str) -> ConfigurationError | TokenStoreError:
-    said = f"{type(err).__name__} {err}"
-    for pattern, kind, meaning in _ANSWERS:
-        if re.search(pattern, said):
+    message = f"{type(err).__name__} {err}"
+    for pattern, kind, meaning in _CAUSES:
+        if re.search(pattern, message):
             return kind(f"{where} {meaning}.")
     return TokenStoreError(f"{where} cannot be used: {_cause(err)}.")
 
 
 def _cause(err: BaseException | None) -> str:
-    """The operating system's words, which hold no address and no password, else the kind of error."""
+    """The operating system's message, which has no address and no password, else the class of the error."""
     kind, seen = type(err).__name__, err
     while seen is not None:
         if isinstance(seen, OSError) and seen.strerror:

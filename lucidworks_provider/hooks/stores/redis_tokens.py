@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A Redis server as the place where processes share their token.
+Redis as token store.
 
 Two keys for each identity of a token:
 
 ``lucidworks:live:<digest>``
     The token's ciphertext. Expires some time after the token.
 ``lucidworks:claim:<digest>``
-    ``<owner> <heartbeat>`` of whoever is about to refresh: a lease that Redis itself ends after ``protocol.LEASE``.
+    ``<owner> <heartbeat>`` of the process that refreshes: a lease that Redis expires after ``protocol.LEASE``.
 
-Unlike a Variable, Redis compares and sets in one step, so a claim that was written is a claim that stands; and it
-answers "not there" only when that is so. Of what it stores only the ciphertext is trusted: a script swaps the value
-that was looked at for a new one, and which token is newer is decided by what the ciphertext holds.
+Unlike a Variable, Redis has compare-and-set, so a written claim is valid, and a missing key is reliably missing. Only
+the ciphertext is trusted: a script replaces the value that was read, and the times in the ciphertext decide which
+token is newer.
 
-A fail-over may lose the last writes, the lease among them, and ``maxmemory`` may evict a token. Two processes may
-refresh then, which the ordinary answer to a 401 heals.
+A fail-over may lose the last writes, including the lease, and ``maxmemory`` may evict a token. Then two processes may
+refresh, which the usual handling of a 401 resolves.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from lucidworks_provider.hooks.stores.redis_client import RedisClient, Server, t
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a stored token outlives its expiry: with it goes what the fleet remembers of its losses.
+# Seconds that a stored token is kept after its expiry: it has the history of revocations.
 _KEPT = LONGEST_PAUSE
 
-# What a key holds that is no string (somebody else's) counts as nothing and is written over.
+# A value that is not a string counts as missing and is overwritten.
 _SEEN = "local seen = redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('GET', KEYS[1]) or ''\n"
 
 # Owner, heartbeat, milliseconds. A claim without an expiry, or with a longer one than any lease, is ignored: it was
 # written by hand, or the server's clock was set back.
-_TAKE = (
+_ACQUIRE = (
     _SEEN
     + """
 local owner, left, lease = seen:match('^(.+) %d+$'), redis.call('PTTL', KEYS[1]), tonumber(ARGV[3])
@@ -47,14 +47,14 @@ return 1
 """
 )
 # Owner.
-_GIVE_UP = (
+_RELEASE = (
     _SEEN
     + """
 if seen:match('^(.+) %d+$') ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])
 """
 )
-# What must be there, what to put in its place, milliseconds.
+# Expected value, new value, milliseconds.
 _SWAP = (
     _SEEN
     + """
@@ -68,12 +68,12 @@ _CLAIM = re.compile(rb"(.+) ([0-9]{1,9})")
 
 class RedisStore:
     """
-    Makes no connection, and asks Airflow for none, before its first use.
+    Connects, and reads the Airflow connection, at its first use.
 
     :param conn_id: the Lucidworks connection, for messages.
     :param redis_conn_id: the Airflow connection with the server's address.
     :param identity: whose token it is.
-    :param cipher: seals what is stored.
+    :param cipher: encrypts what is stored.
     :raises ConfigurationError: there is no ``redis_conn_id``.
     """
 
@@ -83,7 +83,7 @@ class RedisStore:
     def __init__(
         self, conn_id: str | None, redis_conn_id: str | None, identity: TokenIdentity, cipher: TokenCipher
     ) -> None:
-        scripts = {"take": _TAKE, "give_up": _GIVE_UP, "swap": _SWAP}
+        scripts = {"acquire": _ACQUIRE, "release": _RELEASE, "swap": _SWAP}
         self._redis = RedisClient(conn_id, redis_conn_id, scripts)
         self._live = f"lucidworks:live:{identity.digest}"
         self._claim = f"lucidworks:claim:{identity.digest}"
@@ -92,7 +92,7 @@ class RedisStore:
 
     def read(self) -> Snapshot:
         """Read token and claim, in one round trip."""
-        claim, live = self._look()
+        claim, live = self._get()
         token = self._open(live)
         if live is not None and token is None and live != self._unreadable:
             self._unreadable = live
@@ -104,33 +104,33 @@ class RedisStore:
         return Snapshot(token, _parse_claim(claim))
 
     def write_claim(self, claim: Claim) -> None:
-        """Take the lease, or renew the own one; another's is left alone, as reading it back shows."""
+        """Acquire or renew the lease, unless another process holds it."""
         lease = round(protocol.LEASE * 1000)
         self._redis.use(
-            lambda server: server.scripts["take"]([self._claim], [claim.owner, claim.heartbeat, lease])
+            lambda server: server.scripts["acquire"]([self._claim], [claim.owner, claim.heartbeat, lease])
         )
 
     def withdraw(self, claim: Claim) -> None:
-        """Give the lease up, if it is still the own one."""
-        self._redis.use(lambda server: server.scripts["give_up"]([self._claim], [claim.owner]))
+        """Release the lease, if this process holds it."""
+        self._redis.use(lambda server: server.scripts["release"]([self._claim], [claim.owner]))
 
     def publish(self, token: AccessToken) -> None:
-        """Store a token, unless a newer one is there."""
+        """Store a token, unless a newer one is stored."""
         sealed = self._cipher.seal(token)
-        # By the token's own times: this host's clock may be off.
+        # By the token's own times: this host's clock may be wrong.
         kept = round((max(0.0, token.expires_at - token.issued_at) + _KEPT) * 1000)
         while True:
-            _, live = self._look()
+            _, live = self._get()
             stored = self._open(live)
             if stored is not None and stored.issued_at > token.issued_at:
                 log.info("A newer token has been shared meanwhile; keeping that one.")
                 return
-            # A failed swap is another's success, and everybody publishes once, so this comes to an end.
+            # Terminates: a failed swap is another process's success, and each process publishes once.
             if self._swap(live or b"", sealed, kept):
                 return
 
     def after_fork(self) -> None:
-        """Connections of the child's own."""
+        """Open new connections in the child."""
         self._redis.after_fork()
 
     def _swap(self, seen: bytes, sealed: str, kept: int) -> bool:
@@ -138,16 +138,16 @@ class RedisStore:
             self._redis.use(lambda server: server.scripts["swap"]([self._live], [seen, sealed, kept]))
         )
 
-    def _look(self) -> tuple[bytes | None, bytes | None]:
-        """Claim and ciphertext as stored; None for nothing, empty for what is no string."""
+    def _get(self) -> tuple[bytes | None, bytes | None]:
+        """Claim and ciphertext; None for no value, empty for one that is not a string."""
 
-        def look(server: Server) -> list[bytes | None]:
+        def get(server: Server) -> list[bytes | None]:
             with server.client.pipeline(transaction=False) as pipe:
                 pipe.get(self._claim)
                 pipe.get(self._live)
                 return [text_of(reply) for reply in pipe.execute(raise_on_error=False)]
 
-        claim, live = self._redis.use(look)
+        claim, live = self._redis.use(get)
         return claim, live
 
     def _open(self, live: bytes | None) -> AccessToken | None:

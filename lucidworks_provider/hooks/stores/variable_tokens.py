@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow Variables as the place where processes share their token."""
+"""Airflow Variables as token store."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 class VariableStore:
     """
-    Two Airflow Variables: every worker and every triggerer sees them, with no new infrastructure.
+    Two Airflow Variables, which every worker and every triggerer sees, without new infrastructure.
 
-    Their names hold none of the words by which Airflow recognises secrets. It would make every value a log
-    mask, and each mask recompiles one growing expression: a triggerer that sees a new ciphertext an hour
-    would stall within a week. They need no mask, being ciphertext.
+    Their names have none of the words by which Airflow recognises secrets. Airflow would make every value a log mask,
+    and each mask recompiles one growing expression: a triggerer that reads a new ciphertext an hour would stall
+    within a week. Ciphertext needs no mask.
     """
 
-    # Longer than a write takes (17 ms measured) by an order of magnitude.
+    # An order of magnitude longer than a write (17 ms measured).
     settle = 0.3
 
     _DESCRIPTION = "Shared by airflow-provider-lucidworks; encrypted; made anew when deleted."
@@ -34,7 +34,7 @@ class VariableStore:
         self._unreadable: str | None = None
 
     def read(self) -> Snapshot:
-        """Read the claim first: a token published after that is then seen with certainty."""
+        """Read the claim first: a token that is published after that is then certainly seen."""
         claim = self._parse_claim(get_variable(self._claim))
         text = get_variable(self._live)
         token = None if text is None else self._cipher.open(text)
@@ -48,21 +48,21 @@ class VariableStore:
         return Snapshot(token, claim)
 
     def write_claim(self, claim: Claim) -> None:
-        """Write a claim, or move the own one."""
+        """Write a claim, or renew it."""
         set_variable(self._claim, json.dumps([claim.owner, claim.heartbeat]), self._DESCRIPTION)
 
     def withdraw(self, claim: Claim) -> None:
         """
-        Give an own claim up; another's is left alone.
+        Release the claim, if this process holds it.
 
-        By writing and not by deleting: what is not there looks like what cannot be read.
+        It is overwritten, not deleted: a missing value and an unreadable one look alike.
         """
-        standing = self._parse_claim(get_variable(self._claim))
-        if standing is None or standing.owner == claim.owner:
+        current = self._parse_claim(get_variable(self._claim))
+        if current is None or current.owner == claim.owner:
             self.write_claim(RELEASED)
 
     def publish(self, token: AccessToken) -> None:
-        """Store a token, unless a newer one is there."""
+        """Store a token, unless a newer one is stored."""
         stored = self.read().token
         if stored is not None and stored.issued_at > token.issued_at:
             log.info("A newer token has been shared meanwhile; keeping that one.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow Variables, which every worker and every triggerer sees, with the errors of this package."""
+"""Airflow Variables, with the errors of this package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def get_variable(key: str) -> str | None:
     """
     Read a Variable; None if there is none.
 
-    :raises TokenStoreError: Airflow could not be asked.
+    :raises TokenStoreError: Airflow is unavailable.
     """
     _check_process()
     from airflow.providers.common.compat.sdk import Variable
@@ -20,7 +20,7 @@ def get_variable(key: str) -> str | None:
         value = Variable.get(key)
     except KeyError:  # Airflow 2
         return None
-    except Exception as err:  # noqa: BLE001  the SDK has one error for "not there" and for everything else
+    except Exception as err:  # noqa: BLE001  the SDK has one error for a missing Variable and for everything else
         if "VARIABLE_NOT_FOUND" in str(getattr(err, "error", "")):
             return None
         raise _down("read", err) from None
@@ -31,14 +31,14 @@ def set_variable(key: str, value: str, description: str) -> None:
     """
     Write a Variable.
 
-    :raises TokenStoreError: Airflow could not be asked.
+    :raises TokenStoreError: Airflow is unavailable.
     """
     _check_process()
     from airflow.providers.common.compat.sdk import Variable
 
     try:
         Variable.set(key, value, description=description)
-    except Exception as err:  # noqa: BLE001  whatever it is, the store is down
+    except Exception as err:  # noqa: BLE001  any error means that the store is down
         raise _down("written", err) from None
 
 
@@ -49,7 +49,7 @@ def _check_process() -> None:
 
 def _down(verb: str, err: Exception) -> TokenStoreError:
     if isinstance(err, ImportError):
-        # How the SDK says that this process has no supervisor to talk to.
+        # The SDK raises it in a process without a supervisor.
         return _outside()
     return TokenStoreError(
         f"The Variable that this fleet shares its access through could not be {verb} ({type(err).__name__}); "

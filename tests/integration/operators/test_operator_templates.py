@@ -246,7 +246,7 @@ def test_a_predictions_options() -> None:
         model_config={"temperature": NONE, "maxTokens": "{{ params.size }}", "apiKey": NONE},
         inputs=[{"id": NONE, "text": "2024", "documents": [{"body": "b", "source": "s", "title": NONE}]}],
     )
-    options = task._asked()
+    options = task._prediction_options()
     [rows] = task._read(options).read()
     assert options.use_case_config == {"extractRelevantContent": False}
     assert options.model_config == {"maxTokens": 512}
@@ -266,7 +266,7 @@ def test_the_credentials_of_a_training() -> None:
 def test_an_input_that_is_none_keeps_its_position() -> None:
     task = rendered(LucidworksPredictionOperator, inputs=["a", NONE])
     with pytest.raises(InputError, match=r"inputs\[1\]: It has no text"):
-        task._read(task._asked())
+        task._read(task._prediction_options())
 
 
 # Texts for numbers and booleans
