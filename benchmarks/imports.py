@@ -22,8 +22,8 @@ MODULES = (
     *("operators.chunking", "operators.corpus", "operators.models", "operators.prediction"),
     *("sensors.jobs", "sensors.models", "triggers.events", "triggers.jobs", "triggers.models"),
     *("hooks.auth", "hooks.lucidworks", "decorators.chunk", "decorators.predict"),
-    *("links.report", "assets", "retry_policy", "errors", "documents", "corpus.shards", "connection"),
-    *("api.build", "api.models", "api.use_cases", "emulator", "get_provider_info"),
+    *("links.report", "assets", "retry_policy", "errors", "documents", "corpus.shards", "client.settings"),
+    *("client.api.build", "client.api.models", "client.api.use_cases", "emulator", "get_provider_info"),
 )
 OFFICIAL = ("http.operators.http", "openai.operators.openai", "cohere.operators.embedding")
 DATABRICKS = "databricks.operators.databricks"

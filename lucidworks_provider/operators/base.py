@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
 
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, LucidworksError
-from lucidworks_provider.operators.values import seconds, switch
+from lucidworks_provider.operators.values import dictionary, seconds, switch
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from lucidworks_provider.client.api.chunking import ChunkingOptions
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 E = TypeVar("E", bound=LucidworksError)
@@ -143,6 +144,29 @@ class HookMixin(NoneTemplatesMixin, NonRetryableErrorsMixin):
         from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
         return LucidworksHook(self.lucidworks_conn_id)
+
+
+class ChunkingOptionsMixin:
+    """Arguments that determine how documents are chunked and vectorised."""
+
+    if TYPE_CHECKING:
+        chunker: str
+        model_id: str
+        data_type: str | None
+        chunker_config: Any
+        model_config: Any
+
+    def _options(self) -> ChunkingOptions:
+        """Validate the rendered values; raises InputError."""
+        from lucidworks_provider.client.api.chunking import ChunkingOptions
+
+        return ChunkingOptions(
+            self.chunker,
+            self.model_id,
+            self.data_type,
+            dictionary(self.chunker_config, "chunker_config"),
+            dictionary(self.model_config, "model_config"),
+        )
 
 
 class WaitMixin(HookMixin):

@@ -10,42 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFERRABLE
+from lucidworks_provider.operators.base import DEFERRABLE, ChunkingOptionsMixin
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.results import Lineage, of_chunks
-from lucidworks_provider.operators.values import dictionary, one_of, whole
+from lucidworks_provider.operators.values import one_of, whole
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.client.api.chunking import ChunkingOptions
     from lucidworks_provider.jobs.chunk_task import ChunkTask
 
 # That of `api.chunking`, said again: importing it would cost each parse of a DAG file 5 ms. A test holds them equal.
 MAX_TEXT_BYTES = 1_000_000
-
-
-class ChunkingOptionsMixin:
-    """Arguments that determine how documents are chunked and vectorised."""
-
-    if TYPE_CHECKING:
-        chunker: str
-        model_id: str
-        data_type: str | None
-        chunker_config: Any
-        model_config: Any
-
-    def _options(self) -> ChunkingOptions:
-        """Validate the rendered values; raises InputError."""
-        from lucidworks_provider.client.api.chunking import ChunkingOptions
-
-        return ChunkingOptions(
-            self.chunker,
-            self.model_id,
-            self.data_type,
-            dictionary(self.chunker_config, "chunker_config"),
-            dictionary(self.model_config, "model_config"),
-        )
 
 
 class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):

@@ -14,8 +14,13 @@ from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import HookMixin, NoneTemplatesMixin, NonRetryableErrorsMixin
-from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES, ChunkingOptionsMixin
+from lucidworks_provider.operators.base import (
+    ChunkingOptionsMixin,
+    HookMixin,
+    NoneTemplatesMixin,
+    NonRetryableErrorsMixin,
+)
+from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.operators.results import Lineage, ResultMixin, of_chunks
 from lucidworks_provider.operators.values import one_of, seconds, share, switch, whole
 

@@ -166,7 +166,7 @@ METHODS = {
         "execute_complete": "context event",
     },
     ("lucidworks_provider.sensors.models", "_StateSensor"): {
-        "__init__": ("target_state lucidworks_conn_id deferrable poke_interval timeout kwargs"),
+        "__init__": "target_state kwargs",
         "execute_complete": "context event",
     },
     ("lucidworks_provider.triggers.models", "LucidworksStateTrigger"): {
