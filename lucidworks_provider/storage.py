@@ -15,15 +15,17 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from tenacity import Retrying, wait_fixed
+
 from lucidworks_provider.client.api.messages import scrub
 from lucidworks_provider.errors import ConfigurationError, InputError, LucidworksError, StorageError
+from lucidworks_provider.retrying import retry_on
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,8 @@ _AZURE_REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 _REMOVALS = 16
 _GLOB = "*?["
 _READ_AHEAD = 4 << 20
-# S3 answers 409 to one of two concurrent creations, and then neither may exist: tries, and seconds between them.
-_CREATIONS, _CREATION_PAUSE = 3, 0.2
+# S3 answers 409 to one of two concurrent creations, and then neither may exist.
+_CREATE_ATTEMPTS, _CREATE_WAIT = 3, 0.2
 # Of a link, on file systems that have none.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 # s3fs sends If-Match with every range.
@@ -301,19 +303,24 @@ def create_file(uri: str, data: bytes) -> bool:
                         raise
                     return _create_in_place(local, data)
             return True
+    policy = retry_on(
+        StorageError, attempts=_CREATE_ATTEMPTS, wait=wait_fixed(_CREATE_WAIT), what=f"Creating {uri}"
+    )
+    created: bool = Retrying(**policy)(_create_object, uri, data)
+    return created
+
+
+def _create_object(uri: str, data: bytes) -> bool:
+    with naming("written", uri):
         path = store_path(uri)
-        for last in (*(False,) * (_CREATIONS - 1), True):
-            try:
-                path.fs.pipe_file(path.path, data, mode="create")
-                return True
-            except Exception:  # each storage has errors of its own for "it exists" and for a conflict
-                # Also: it was created, and the answer was lost.
-                if (found := read_file(uri)) is not None:
-                    return found == data
-                if last:
-                    raise
-            time.sleep(_CREATION_PAUSE)
-        raise AssertionError
+        try:
+            path.fs.pipe_file(path.path, data, mode="create")
+        except Exception:  # each storage has errors of its own for "it exists" and for a conflict
+            # Also: it was created, and the answer was lost.
+            if (found := read_file(uri)) is None:
+                raise
+            return found == data
+        return True
 
 
 def _create_in_place(path: Path, data: bytes) -> bool:

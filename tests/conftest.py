@@ -81,10 +81,10 @@ def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(lease, "LOOK", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)
-    monkeypatch.setattr(journal, "WRITE_PAUSE", 0.01)
+    monkeypatch.setattr(journal, "WRITE_WAIT", 0.01)
     monkeypatch.setattr(pipeline, "FIRST_GUESS", 0.01)
     monkeypatch.setattr(pipeline, "SHORTEST", 0.01)
-    monkeypatch.setattr(pipeline, "UNKNOWN_PAUSE", 0.01)
+    monkeypatch.setattr(pipeline, "SUBMIT_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -32,9 +32,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tenacity import wait_fixed
+
 from lucidworks_provider.corpus.dataset import HEAD, JOURNAL, RAW, below, new_name
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.wait import finish
+from lucidworks_provider.retrying import retry_async, retry_on
 from lucidworks_provider.storage import (
     discard,
     discard_folder,
@@ -51,9 +54,9 @@ _WORK, _KEPT = "-work.log", "-kept.log"
 # Seconds and bytes of a group: what a kill may lose, against files a second.
 GROUP_SECONDS = 0.25
 GROUP_BYTES = 8_000_000
-# A full disk is asked again before what it should have taken is given up: for as long as a lease on it lasts.
-WRITE_TRIES = 30
-WRITE_PAUSE = 2.0
+# Attempts to write to a storage that fails, and seconds between them: one minute.
+WRITE_ATTEMPTS = 30
+WRITE_WAIT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +327,13 @@ class Journal:
                 while self._unwritten:
                     group, name, done = self._unwritten[0]
                     if group.lines:
-                        await self._write(group, name)
+                        policy = retry_on(
+                            StorageError,
+                            attempts=WRITE_ATTEMPTS,
+                            wait=wait_fixed(WRITE_WAIT),
+                            what="Writing the journal",
+                        )
+                        await retry_async(self._write, group, name, **policy)
                     del self._unwritten[0]
                     if done is not None and not done.done():
                         done.set_result(name)
@@ -378,16 +387,11 @@ class Journal:
         return name
 
     async def _write(self, group: _Group, name: str) -> None:
-        for last in (False,) * (WRITE_TRIES - 1) + (True,):
-            try:
-                await in_thread(write_file, self._uri(name), group.lines)
-                break
-            except StorageError as err:
-                self._writable.clear()
-                if last:
-                    raise
-                log.warning("The journal is tried again: %s", err)
-                await asyncio.sleep(WRITE_PAUSE)
+        try:
+            await in_thread(write_file, self._uri(name), group.lines)
+        except StorageError:
+            self._writable.clear()
+            raise
         self._writable.set()
         for document_id in group.documents:
             self._need(name, document_id)

@@ -38,7 +38,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
+from tenacity import Retrying, wait_fixed
+
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
+from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import create_file, discard, names_in, read_file, write_file
 
 log = logging.getLogger(__name__)
@@ -50,8 +53,8 @@ LEASE = "lease"
 RENEW, TTL = 15.0, 60.0
 # Between two looks at a lease that another task holds, and between two log messages about that.
 LOOK, SAY = 2.0, 60.0
-# Attempts of a read: one failure must not end a wait of an hour.
-READS = 3
+# One failed read must not end a wait of an hour.
+READ_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +352,14 @@ class Lease:
     def _reply(self, command: Command) -> Seen:
         match command:
             case Look(read):
-                return self._look(read)
+                policy = retry_on(
+                    StorageError,
+                    attempts=READ_ATTEMPTS,
+                    wait=wait_fixed(LOOK),
+                    what=f"Reading the lease of {self.output}",
+                )
+                seen: Seen = Retrying(**policy)(self._look, read)
+                return seen
             case Create(number, claim):
                 self._create(number, claim)
             case Write(number, claim):
@@ -358,16 +368,10 @@ class Lease:
                 time.sleep(seconds)
         return Seen()
 
-    def _look(self, read: bool, tries: int = READS) -> Seen:
-        try:
-            number = max(self._numbers(), default=0)
-            if not number or not read or (data := read_file(self._uri(number))) is None:
-                return Seen(number)
-        except StorageError:
-            if tries == 1:
-                raise
-            time.sleep(LOOK)
-            return self._look(read, tries - 1)
+    def _look(self, read: bool) -> Seen:
+        number = max(self._numbers(), default=0)
+        if not number or not read or (data := read_file(self._uri(number))) is None:
+            return Seen(number)
         claim = Claim.from_json(data)
         return Seen(number, claim, claim.holder is not None and claim.holder.ended())
 

@@ -22,13 +22,15 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from itertools import count, islice
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, Final
+
+from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.client.http.retry import wait_after
-from lucidworks_provider.corpus.journal import WRITE_PAUSE, WRITE_TRIES, Journal, Place
+from lucidworks_provider.client.http.retry import Wait
+from lucidworks_provider.corpus.journal import Journal, Place
 from lucidworks_provider.corpus.parts import (
     ChunkedPiece,
     CompletedDocument,
@@ -58,6 +60,7 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs.wait import finish, follow
 from lucidworks_provider.jobs.watch import Ending, PollOutcome, watch
+from lucidworks_provider.retrying import retry_async, retry_on
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -224,9 +227,6 @@ class PollDelayEstimator:
             self._first = min(self._longest, self._first * _LONGER)
 
 
-T = TypeVar("T")
-
-
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """Shared by all jobs of a run."""
@@ -262,7 +262,7 @@ class JournalResultStore:
 
     async def fetch(self, job: str) -> bytes:
         """Perform the GET, again while the response is a 429."""
-        return await until_accepted(self._context.fetch, job)
+        return await retry_async(self._context.fetch, job, **WHILE_RATE_LIMITED)
 
     def next_wait(self, age: float, poll_interval: float) -> float:
         """Seconds to the next poll of a job that is not ready."""
@@ -322,21 +322,13 @@ class JournalResultStore:
         return await self._context.journal.keep_body(self._piece.key, self._job, body, aside=aside)
 
 
-async def until_accepted(call: Callable[[str], Awaitable[T]], value: str) -> T:
-    """Call, and repeat while the response is a 429, which says nothing about the text or job."""
-    for attempt in count(1):
-        try:
-            return await call(value)
-        except RateLimitError as err:
-            await asyncio.sleep(wait_after(err, attempt))
-    raise AssertionError
-
-
+# A 429 says nothing about the text or job, and repeating what was not accepted makes no second job.
+WHILE_RATE_LIMITED: Final = {"retry": retry_if_exception_type(RateLimitError), "wait": Wait()}
 # POSTs at once, those that wait for the rate limiter included, so that a GET does not queue behind hundreds of them.
 SUBMISSIONS = 32
-# How often a POST without an answer is sent again, and how long to wait before.
-UNKNOWN_TRIES = 3
-UNKNOWN_PAUSE = 5.0
+# Submissions of a text whose POSTs get no response, and the least wait between them.
+SUBMIT_ATTEMPTS = 3
+SUBMIT_WAIT = 5.0
 # Responses about one text or job that may have a cause common to all: then many in a row are rejected.
 _REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
@@ -476,38 +468,50 @@ class JobRunner:
         return RejectedError(reason, f"{detail.rstrip()} The next run polls it again.", late=True)
 
     async def _submit(self, piece: Piece) -> str:
-        for unknown in range(UNKNOWN_TRIES):
-            try:
-                async with self._submitting:
-                    await self.context.journal.writable()
-                    # The job's id is recorded even when this is cancelled.
-                    return await finish(self._post(piece))
-            except InputError as err:
-                raise RejectedError(Reason.INVALID, str(err)) from None
-            except _REFUSED as err:
-                raise RejectedError(Reason.REFUSED, str(err)) from None
-            except NoJobIdError as err:
-                raise RejectedError(Reason.FAILED, str(err)) from None
-            except SubmissionUnknownError as err:
-                if unknown == UNKNOWN_TRIES - 1:
-                    raise RejectedError(Reason.FAILED, f"{UNKNOWN_TRIES} submissions: {err}") from None
-                log.warning("%s A job may exist that nobody knows; submitting again. %s", _named(piece), err)
-                self.context.journal.resubmitted()
-                self.context.stats.resubmitted()
-                await asyncio.sleep(max(UNKNOWN_PAUSE, err.retry_after or 0.0))
-        raise AssertionError
+        def before_sleep(state: RetryCallState) -> None:
+            log.warning(
+                "Document %r: a job may exist whose id is lost; submitting again. %s",
+                piece.key.document_id,
+                _error(state),
+            )
+            self.context.journal.resubmitted()
+            self.context.stats.resubmitted()
+
+        try:
+            return await retry_async(
+                self._submit_once,
+                piece,
+                retry=retry_if_exception_type(SubmissionUnknownError),
+                stop=stop_after_attempt(SUBMIT_ATTEMPTS),
+                wait=lambda state: max(SUBMIT_WAIT, getattr(_error(state), "retry_after", None) or 0.0),
+                before_sleep=before_sleep,
+                reraise=True,
+            )
+        except InputError as err:
+            raise RejectedError(Reason.INVALID, str(err)) from None
+        except _REFUSED as err:
+            raise RejectedError(Reason.REFUSED, str(err)) from None
+        except NoJobIdError as err:
+            raise RejectedError(Reason.FAILED, str(err)) from None
+        except SubmissionUnknownError as err:
+            raise RejectedError(Reason.FAILED, f"{SUBMIT_ATTEMPTS} submissions: {err}") from None
+
+    async def _submit_once(self, piece: Piece) -> str:
+        async with self._submitting:
+            await self.context.journal.writable()
+            # The job's id is recorded even when this is cancelled.
+            return await finish(self._post(piece))
 
     async def _post(self, piece: Piece) -> str:
-        # A 429 was not accepted, so repeating it makes no second job.
-        job = await until_accepted(self.submit, piece.text)
+        job = await retry_async(self.submit, piece.text, **WHILE_RATE_LIMITED)
         self.context.journal.submitted(piece.key, job)
         self.context.stats.submitted(time.monotonic())
         self.begun.set()
         return job
 
 
-def _named(piece: Piece) -> str:
-    return f"Document {piece.key.document_id!r}:"
+def _error(state: RetryCallState) -> BaseException | None:
+    return None if state.outcome is None else state.outcome.exception()
 
 
 # Documents read in one hop to a thread.
@@ -517,6 +521,7 @@ READ_AHEAD_CHARACTERS = 4_000_000
 PART_SECONDS = 300.0
 PROGRESS_SECONDS = 5.0
 CHECK_SECONDS = 10.0
+CHECK_ATTEMPTS = 7
 # Documents appended in one hop to a thread.
 WRITE_AT_ONCE = 32
 # Documents with a log line of their own; the file of rejects has them all.
@@ -643,19 +648,16 @@ class Engine:
             await in_thread(import_module, name)
 
     async def _check_periodically(self) -> None:
-        """Renew the lease; a storage that fails for a while does not end the run."""
-        failing_since: float | None = None
+        """Renew the lease; a storage that fails for a minute does not end the run."""
+        policy = retry_on(
+            StorageError,
+            attempts=CHECK_ATTEMPTS,
+            wait=wait_fixed(CHECK_SECONDS),
+            what="Renewing the lease",
+        )
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            try:
-                await in_thread(self.check)
-            except StorageError as err:
-                failing_since = failing_since or time.monotonic()
-                if time.monotonic() - failing_since >= WRITE_TRIES * WRITE_PAUSE:
-                    raise
-                log.warning("The lease on the output is tried again: %s", err)
-            else:
-                failing_since = None
+            await retry_async(in_thread, self.check, **policy)
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:

@@ -609,7 +609,6 @@ class TestCrashes:
 
         monkeypatch.setattr(Lease, "renew", fails)
         monkeypatch.setattr(engine, "CHECK_SECONDS", 0.02)
-        monkeypatch.setattr(engine, "WRITE_PAUSE", 0.01)
         if times == 3:
             world.run()
             assert world.texts() == texts
@@ -721,7 +720,7 @@ class TestCrashes:
 
         monkeypatch.setattr(world.service, "submit", slowly)
         monkeypatch.setattr(journal, "write_file", full)
-        monkeypatch.setattr(journal, "WRITE_PAUSE", 0.2)
+        monkeypatch.setattr(journal, "WRITE_WAIT", 0.2)
         world.run()
 
         assert world.texts() == texts
