@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lucidworks_provider.corpus.dataset import SHARDS, below
+from lucidworks_provider.corpus.dataset import LEASE, SHARDS, below
 from lucidworks_provider.corpus.journal import GROUP_SECONDS
-from lucidworks_provider.corpus.lease import LEASE, Claim
+from lucidworks_provider.corpus.lease import LeaseRecord
 from lucidworks_provider.storage import names_in, read_file
 
 WORDS = ("tent", "boot", "rope", "stove", "lamp", "sack", "pole", "peg", "map", "axe", "ski", "sled", "scarf")
@@ -181,7 +181,7 @@ def judge(catalogue: Catalogue, output: str, ledger: JobStateStore, kills: Seque
     shards = sorted(names_in(below(output, SHARDS)))
     for lease in (LEASE, *(f"{SHARDS}/{shard}/{LEASE}" for shard in shards)):
         newest_claim = f"{lease}/{max(names_in(below(output, lease)))}"
-        if not Claim.from_json(read_file(below(output, newest_claim)) or b"").released:
+        if not LeaseRecord.from_json(read_file(below(output, newest_claim)) or b"").released:
             wrong.append(f"{newest_claim} is not released")
     stakes = [ledger.at_stake(kill) for kill in kills]
     return Verdict(

@@ -360,7 +360,7 @@ class Story:
     def _committed(self, run: int) -> str:
         """What there is of the commits of the run after this one."""
         tables = read_tables(self.runner.store.output)
-        if tables.half_done is not None:
+        if tables.incomplete_run is not None:
             return "between the two commits"
         return "before the commits" if tables.run == run else "after the commits"
 

@@ -286,7 +286,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "A run with nothing changed opens no file and sends nothing.",
             "integration/corpus/test_corpus_run.py::test_nothing_changed_nothing_sent_nothing_opened",
             "corpus/plan.py",
-            "elif self._same(file, self._scratch.known(file.path, old=self._reuse)):",
+            "elif self._same(file, self._db.known(file.path, old=self._reuse)):",
             "elif False:",
         ),
         Promise(
@@ -306,14 +306,14 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "A changed document that is rejected keeps its old chunks.",
             "integration/corpus/test_corpus_run.py::test_a_changed_document_that_is_rejected_keeps_its_old_chunks",
-            "corpus/publish.py",
+            "corpus/upserts.py",
             'as_it_is(f"action = {REJECTED}", was)',
             'without_chunks(f"action = {REJECTED}")',
         ),
         Promise(
             "Documents that the source no longer has are removed only with `prune`.",
             "integration/corpus/test_corpus_run.py::test_changed_new_and_vanished",
-            "corpus/publish.py",
+            "corpus/upserts.py",
             "    if prune:\n",
             "    if True:\n",
         ),

@@ -79,11 +79,11 @@ def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of a corpus with shorter waits."""
     from lucidworks_provider.corpus import journal, lease, pipeline
 
-    monkeypatch.setattr(lease, "LOOK", 0.05)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)
     monkeypatch.setattr(journal, "WRITE_WAIT", 0.01)
-    monkeypatch.setattr(pipeline, "FIRST_GUESS", 0.01)
-    monkeypatch.setattr(pipeline, "SHORTEST", 0.01)
+    monkeypatch.setattr(pipeline, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(pipeline, "SHORTEST_DELAY", 0.01)
     monkeypatch.setattr(pipeline, "SUBMIT_WAIT", 0.01)
 
 

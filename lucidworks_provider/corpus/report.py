@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,7 +20,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from lucidworks_provider.corpus import charts
+from lucidworks_provider.corpus.dataset import REPORT, below
 from lucidworks_provider.corpus.stats import duration
+from lucidworks_provider.storage import write_file
 
 # What the page says comes from outside, so it is bounded: characters of a value and the bytes that they become,
 # rows of a table.
@@ -27,6 +30,35 @@ LONGEST, MOST_BYTES, MOST_ROWS = 400, 600, 60
 _TABLE_ROWS = 24
 # Not allowed in HTML, whatever they are written as; halves of surrogate pairs have no UTF-8 at all.
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def write_report(
+    output: str,
+    place: str,
+    stats: Mapping[str, Any],
+    *,
+    task: Sequence[object],
+    returned: Mapping[str, Any],
+    options: Mapping[str, Any],
+    **more: Any,
+) -> None:
+    """
+    Render a report and write it.
+
+    :param place: URI of its folder.
+    :param task: identifies the task instance.
+    :param returned: what the task returns.
+    :param more: other values of :func:`render`'s ``about``.
+    """
+    about = {
+        "title": output.rpartition("/")[2],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": " / ".join(map(str, task)),
+        "manifest": dict(returned),
+        "options": options,
+        **more,
+    }
+    write_file(below(place, REPORT), render(stats, about).encode())
 
 
 def render(stats: Mapping[str, Any], about: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ def check_installed() -> None:
         ) from None
 
 
-def read_parquet(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
+def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
     A document a row. What is wrong with a row is told with ``<path>:<row>`` where its id cannot be used; from
     where the file is broken on, it is told with its path.
@@ -51,16 +51,16 @@ def read_parquet(file: SourceFile, reading: ReadOptions) -> Iterator[Document | 
     with open_to_read(file.uri) as opened:
         try:
             parquet = _open(opened)
-            check_columns(file, parquet.schema_arrow, reading)
-            for document_id, text in _rows(parquet, reading):
+            check_columns(file, parquet.schema_arrow, options)
+            for document_id, text in _rows(parquet, options):
                 row += 1
-                yield read_record(f"{file.path}:{row}", document_id, text, reading)
+                yield read_record(f"{file.path}:{row}", document_id, text, options)
         except _broken() as err:
             detail = f"It cannot be read as Parquet behind row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
-def check_parquet(file: SourceFile, reading: ReadOptions) -> None:
+def check_parquet(file: SourceFile, options: ReadOptions) -> None:
     """
     Refuse a file without the columns that were named.
 
@@ -69,7 +69,7 @@ def check_parquet(file: SourceFile, reading: ReadOptions) -> None:
     """
     with open_to_read(file.uri) as opened:
         try:
-            check_columns(file, _open(opened).schema_arrow, reading)
+            check_columns(file, _open(opened).schema_arrow, options)
         except _broken():
             return  # which is for whoever reads it to tell
 
@@ -87,17 +87,17 @@ def _open(opened: Any) -> pq.ParquetFile:
     return pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
 
 
-def check_columns(file: SourceFile, schema: pa.Schema, reading: ReadOptions) -> None:
+def check_columns(file: SourceFile, schema: pa.Schema, options: ReadOptions) -> None:
     """:raises InputError: the columns that were named are missing, or neither text nor whole numbers."""
     import pyarrow.types as kinds
 
-    for name in (reading.id_column, reading.text_column):
+    for name in (options.id_column, options.text_column):
         if schema.names.count(name) != 1:
             raise missing_column(file.uri, name, schema.names)
         kind = schema.field(name).type
         if kinds.is_dictionary(kind):
             kind = kind.value_type
-        readable = is_textual(kind) or (name == reading.id_column and kinds.is_integer(kind))
+        readable = is_textual(kind) or (name == options.id_column and kinds.is_integer(kind))
         if not readable and not kinds.is_null(kind):
             raise InputError(
                 f"{file.uri}: column {name!r} is of type {kind}; ids must be texts or whole numbers, and texts texts."
@@ -119,11 +119,11 @@ def is_textual(kind: pa.DataType) -> bool:
     }
 
 
-def _rows(parquet: pq.ParquetFile, reading: ReadOptions) -> Iterator[tuple[object, object]]:
-    columns = [reading.id_column, reading.text_column]
+def _rows(parquet: pq.ParquetFile, options: ReadOptions) -> Iterator[tuple[object, object]]:
+    columns = [options.id_column, options.text_column]
     for number in range(parquet.metadata.num_row_groups):
         batches = parquet.iter_batches(
-            batch_size=_batch_rows(parquet.metadata.row_group(number), reading.text_column),
+            batch_size=_batch_rows(parquet.metadata.row_group(number), options.text_column),
             row_groups=[number],
             columns=columns,
             use_threads=False,

@@ -34,7 +34,7 @@ from lucidworks_provider.storage import read_file
 __all__ = ["ReadOptions", "check_file", "read_file_documents"]
 
 
-def read_file_documents(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
+def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
     The documents of a file, one after the other, in constant memory.
 
@@ -44,7 +44,7 @@ def read_file_documents(file: SourceFile, reading: ReadOptions) -> Iterator[Docu
     """
     if file.format in {Format.TEXT, Format.HTML}:
         wrong = check_id(file.path)
-        yield _rejected(file, Fault(Reason.INVALID, wrong)) if wrong else _read_whole(file, reading)
+        yield _rejected(file, Fault(Reason.INVALID, wrong)) if wrong else _read_whole(file, options)
         return
     read = read_json_lines
     if file.format is Format.PARQUET:
@@ -55,16 +55,16 @@ def read_file_documents(file: SourceFile, reading: ReadOptions) -> Iterator[Docu
     elif file.format is Format.DELTA:
         read = delta_rows.read_delta
     try:
-        yield from read(file, reading)
+        yield from read(file, options)
     except StorageError as err:
         yield _not_there(file) if isinstance(err.__cause__, FileNotFoundError) else _failed(file, err)
 
 
-def check_file(file: SourceFile, reading: ReadOptions) -> None:
+def check_file(file: SourceFile, options: ReadOptions) -> None:
     """
     Refuse what would make a reject of every document: a look at the first line, or the schema, of a file.
 
-    A file that is missing or broken is none of this; reading it tells.
+    A file that is missing or broken is none of this; options it tells.
 
     :raises InputError: a column that was named is missing, or what reads such files is not installed.
     """
@@ -73,20 +73,20 @@ def check_file(file: SourceFile, reading: ReadOptions) -> None:
             case Format.HTML:
                 html_text.check_installed()
             case Format.JSON_LINES:
-                check_json_lines(file, reading)
+                check_json_lines(file, options)
             case Format.CSV:
-                check_csv(file, reading)
+                check_csv(file, options)
             case Format.PARQUET:
                 parquet_rows.check_installed()
-                parquet_rows.check_parquet(file, reading)
+                parquet_rows.check_parquet(file, options)
             case Format.DELTA:
-                delta_rows.check_delta(file, reading)
+                delta_rows.check_delta(file, options)
     except StorageError:
         return
 
 
-def _read_whole(file: SourceFile, reading: ReadOptions) -> Document | RejectedDocument:
-    most = reading.max_document_bytes
+def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDocument:
+    most = options.max_document_bytes
     if file.size > most:
         return _rejected(file, too_large(file.size, most))
     if not file.size:
@@ -99,18 +99,18 @@ def _read_whole(file: SourceFile, reading: ReadOptions) -> Document | RejectedDo
         return _not_there(file)
     if len(data) > most:
         return _rejected(file, too_large(len(data), most))
-    text = _text_of(data, file.format, reading)
+    text = _text_of(data, file.format, options)
     return _rejected(file, text) if isinstance(text, Fault) else Document(file.path, text)
 
 
-def _text_of(data: bytes, form: Format, reading: ReadOptions) -> str | Fault:
+def _text_of(data: bytes, form: Format, options: ReadOptions) -> str | Fault:
     if form is Format.TEXT:
-        text = decode(data, reading.encoding)
+        text = decode(data, options.encoding)
         return text if isinstance(text, Fault) else check_empty(text) or text
     html_text.check_installed()
-    page = decode(data, reading.encoding, html=True)
+    page = decode(data, options.encoding, html=True)
     text = page if isinstance(page, Fault) else html_text.html_text(page)
-    return text if isinstance(text, Fault) else check_text(text, reading.max_document_bytes) or text
+    return text if isinstance(text, Fault) else check_text(text, options.max_document_bytes) or text
 
 
 def _rejected(file: SourceFile, fault: Fault) -> RejectedDocument:

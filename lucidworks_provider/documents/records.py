@@ -73,7 +73,7 @@ class ReadOptions:
 
 
 def read_record(
-    place: str, document_id: object, text: object, reading: ReadOptions
+    place: str, document_id: object, text: object, options: ReadOptions
 ) -> Document | RejectedDocument:
     """
     A document, or why it is none.
@@ -92,9 +92,9 @@ def read_record(
     if text is None:
         return RejectedDocument(name, Reason.EMPTY, "It has no text.")
     if isinstance(text, bytes):
-        text = decode(text, reading.encoding or "utf-8")
+        text = decode(text, options.encoding or "utf-8")
     if isinstance(text, str):
-        fault = check_text(text, reading.max_document_bytes)
+        fault = check_text(text, options.max_document_bytes)
         if fault is None:
             return Document(name, text)
     elif isinstance(text, Fault):

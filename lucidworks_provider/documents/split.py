@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Documents over the service's limit, in pieces that each fit.
+Documents over the service's limit, in segments that each fit.
 
-A piece ends behind a paragraph, else behind a line or sentence, else behind a word, else anywhere but within a
-character and what belongs to it. The best border is taken that lies in the second half of what fits: a piece
-is a request, so small ones cost. Each piece is found in time that its own length bounds, whatever the text.
+A segment ends behind a paragraph, else behind a line or sentence, else behind a word, else anywhere but within a
+character and what belongs to it. The best border is taken that lies in the second half of what fits: a segment
+is a request, so small ones cost. Each segment is found in time that its own length bounds, whatever the text.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MOST_MARKS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     """
     A part of a text.
 
@@ -43,26 +43,26 @@ class Piece:
     text: str
 
 
-def split(text: str, *, max_bytes: int) -> list[Piece]:
+def split(text: str, *, max_bytes: int) -> list[Segment]:
     """
-    Cut a text into pieces that together are the text, with nothing between them; into one where it fits.
+    Cut a text into segments that together are the text, with nothing between them; into one where it fits.
 
-    A piece may be nothing but white space, where the text has so much of it.
+    A segment may be nothing but white space, where the text has so much of it.
 
-    :param max_bytes: of UTF-8 that a piece may have, 4 at least.
+    :param max_bytes: of UTF-8 that a segment may have, 4 at least.
     :raises InputError: fewer.
     """
     if max_bytes < _SMALLEST:
         raise InputError(f"max_bytes is {max_bytes}; a character may take {_SMALLEST}.")
-    pieces: list[Piece] = []
+    segments: list[Segment] = []
     start = 0
-    while not pieces or start < len(text):
+    while not segments or start < len(text):
         end = _fitting(text, start, max_bytes)
         if end < len(text):
             end = _border(text, start, end)
-        pieces.append(Piece(start, text[start:end]))
+        segments.append(Segment(start, text[start:end]))
         start = end
-    return pieces
+    return segments
 
 
 def _fitting(text: str, start: int, max_bytes: int) -> int:

@@ -4,8 +4,8 @@ A table as a stream of Arrow record batches: files of any storage, or what has A
 
 ==========================  ==========================================================================================
 ``.parquet``                columns in their types
-``.csv``                    every value is text, also ``007``; a header; the separator (``,``, ``;``, tab, ``|``) is
-                            the one by which the header has the columns
+``.csv .tsv``               every value is text, also ``007``; a header; the separator (``,``, ``;``, tab, ``|``) is
+                            the one with which the header has the columns
 ``.jsonl .ndjson``          an object a line; the type of a column is that of its values
 ``.gz .zst`` behind these   the same compressed, but for Parquet, which compresses by itself
 ``__arrow_c_stream__``,     pandas, Polars, pyarrow and DuckDB; columns in their types
@@ -18,16 +18,18 @@ What is broken ends the reading with an error that names file and line; no row i
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from lucidworks_provider.documents.blocks import BROKEN, open_decompressed
+from lucidworks_provider.documents.csv_rows import CsvRecords
+from lucidworks_provider.documents.encoding import Fault
+from lucidworks_provider.documents.json_lines import read_lines
+from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import Format, Formats, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import reading
@@ -40,7 +42,8 @@ _ROWS, _BATCH_BYTES = 1024, 8_000_000
 # A line of JSON, or a value of CSV, of more bytes is none.
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
-_COMPRESSED = {"gz": "gzip", "zst": "zstd"}
+_TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
+_COMPRESSED = {"gz", "zst"}
 # What has all rows in memory, and gives them as often as it is asked to.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 
@@ -164,7 +167,7 @@ def _table_format(name: str) -> Format | None:
     compressed = last in _COMPRESSED
     suffix = plain.rpartition(".")[2] if compressed else last
     match suffix:
-        case "csv":
+        case "csv" | "tsv":
             return Format.CSV
         case "jsonl" | "ndjson":
             return Format.JSON_LINES
@@ -173,7 +176,7 @@ def _table_format(name: str) -> Format | None:
     return None
 
 
-_TABLES = Formats(_table_format, ".parquet, .csv, .jsonl, .ndjson, and with .gz or .zst behind them")
+_TABLES = Formats(_table_format, ".parquet, .csv, .jsonl, .ndjson, .tsv, and with .gz or .zst behind them")
 
 
 def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[pa.RecordBatch]:
@@ -221,72 +224,77 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
 
 
 def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
 
-    csv.field_size_limit(LONGEST_LINE)  # of the process; the default is 128 KiB
-    with _text(file) as opened:
-        line = 0
+    with open_decompressed(file) as opened:
+        records = CsvRecords(file, opened, ReadOptions(max_document_bytes=LONGEST_LINE))
         try:
-            header = opened.readline(LONGEST_LINE)
-            names, separator = _header(file.uri, header, columns)
-            chosen = _chosen(file.uri, names, columns)
-            places = [names.index(name) for name in chosen]
-            rows: list[list[str]] = []
-            reader = csv.reader(opened, delimiter=separator, strict=True)
-            schema = pa.schema([(name, pa.string()) for name in chosen])
-            size = 0
-            for row in reader:
-                line = 1 + reader.line_num
-                if not row:
-                    continue  # a blank line
-                if len(row) != len(names):
-                    raise InputError(
-                        f"{file.uri}: the row that ends in line {line:,} has {len(row)} values, and the header "
-                        f"{len(names)} names."
-                    )
-                rows.append([row[place] for place in places])
-                size += sum(map(len, rows[-1]))
-                if len(rows) == _ROWS or size > _BATCH_BYTES:
-                    yield _texts(rows, schema)
-                    rows, size = [], 0
-            yield _texts(rows, schema)
-        except StorageError:
-            raise
-        except (csv.Error, UnicodeError, OSError, EOFError) as err:
-            raise InputError(f"{file.uri}: it cannot be read behind line {line:,}: {err!s:.200}") from err
+            header = records.peek()
+        except (UnicodeDecodeError, *BROKEN) as err:
+            raise InputError(f"{file.uri} cannot be read: {err!s:.200}") from err
+        for separator in "" if file.path.lower().endswith(_TAB_SEPARATED) else _SEPARATORS:
+            names = [records.decode(name) for name in next(csv.reader([header], delimiter=separator), [])]
+            if set(columns.required) <= set(names):
+                records.delimiter = separator
+                break
+        chosen, places, width = list[str](), list[int](), -1
+        rows: dict[int, list[str]] = {}
+        size = 0
+        for line, record in records:
+            if isinstance(record, Fault):
+                raise InputError(f"{file.uri} cannot be read from line {line:,} on: {record.detail}")
+            if width < 0:
+                found = [str(records.decode(name)) for name in record]
+                chosen, width = _chosen(file.uri, found, columns), len(found)
+                places = [found.index(name) for name in chosen]
+                continue
+            if len(record) != width:
+                raise InputError(
+                    f"{file.uri}: the record in line {line:,} has {len(record)} values, and the header {width} names."
+                )
+            row = rows[line] = [record[place] for place in places]
+            size += sum(map(len, row))
+            if len(rows) == _ROWS or size > _BATCH_BYTES:
+                yield _texts(file.uri, records, rows, chosen)
+                rows, size = {}, 0
+        if width < 0:
+            _chosen(file.uri, [], columns)
+        yield _texts(file.uri, records, rows, chosen)
 
 
-def _header(uri: str, line: str, columns: TableColumns) -> tuple[list[str], str]:
-    """The names in a header, and the separator by which it has the columns."""
-    for separator in _SEPARATORS:
-        names = next(csv.reader([line], delimiter=separator), [])
-        if set(columns.required) <= set(names):
-            return names, separator
-    names = next(csv.reader([line]), [])
-    _chosen(uri, names, columns)
-    return names, ","
+def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Sequence[str]) -> pa.RecordBatch:
+    """
+    Rows of CSV as columns of texts.
 
-
-def _texts(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
+    :param rows: by the line that each begins in.
+    :raises InputError: a value cannot be decoded.
+    """
     import pyarrow as pa
 
-    values = zip(*rows, strict=True) if rows else ([] for _ in schema.names)
-    return pa.record_batch([pa.array(one, pa.string()) for one in values], schema=schema)
+    def decoded(values: Sequence[str]) -> Sequence[str]:
+        together = "".join(values)
+        if together.isascii() and together.isprintable():
+            return values
+        texts = list[str]()
+        for line, value in zip(rows, values, strict=True):
+            text = value if value.isascii() and value.isprintable() else records.decode(value)
+            if isinstance(text, Fault):
+                raise InputError(f"{uri}: the record in line {line:,} cannot be read: {text.detail}")
+            texts.append(text)
+        return texts
+
+    columns = zip(*rows.values(), strict=True) if rows else ([] for _ in names)
+    return pa.record_batch([pa.array(decoded(column), pa.string()) for column in columns], list(names))
 
 
 def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
-    with _text(file) as opened:
-        number, size = 0, 0
-        rows: list[dict[str, Any]] = []
+    number, size = 0, 0
+    rows: list[dict[str, Any]] = []
+    with open_decompressed(file) as opened:
         try:
-            while line := opened.readline(LONGEST_LINE):
-                number += 1
-                if len(line) == LONGEST_LINE:
-                    raise InputError(
-                        f"{file.uri}: line {number:,} is longer than {LONGEST_LINE:,} characters."
-                    )
-                if line.isspace():
-                    continue
+            for number, line in read_lines(opened, None, LONGEST_LINE):
+                if isinstance(line, int):
+                    raise InputError(f"{file.uri}: line {number:,} is longer than {LONGEST_LINE:,} bytes.")
+                # Not orjson, which makes floats of large whole numbers.
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise InputError(f"{file.uri}: line {number:,} is no JSON object.")
@@ -300,8 +308,8 @@ def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.Rec
                     rows, size = [], 0
         except StorageError:
             raise
-        except (UnicodeError, OSError, EOFError) as err:
-            raise InputError(f"{file.uri}: it cannot be read behind line {number:,}: {err!s:.200}") from err
+        except BROKEN as err:
+            raise InputError(f"{file.uri} cannot be read after line {number:,}: {err!s:.200}") from err
         except (ValueError, RecursionError) as err:
             if isinstance(err, InputError):
                 raise
@@ -365,21 +373,6 @@ def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType
     if both is None or len(set(whole)) > 1:
         raise InputError(f"inputs: column {name!r} is of type {one} in some rows, and of {other} in others.")
     return both
-
-
-@contextmanager
-def _text(file: SourceFile) -> Iterator[io.TextIOWrapper]:
-    """The text of a file, decompressed, without a byte order mark."""
-    with reading(file.uri) as opened:
-        source: Any = opened
-        codec = _COMPRESSED.get(file.path.lower().rpartition(".")[2])
-        if codec == "gzip":
-            source = gzip.GzipFile(fileobj=opened)
-        elif codec is not None:
-            import pyarrow as pa
-
-            source = pa.CompressedInputStream(pa.PythonFile(opened, "r"), codec)
-        yield io.TextIOWrapper(io.BufferedReader(source, 1 << 18), encoding="utf-8-sig", newline="")
 
 
 def _chosen(where: str, names: Sequence[str], columns: TableColumns) -> list[str]:

@@ -213,14 +213,14 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, send, gather, publish."""
-        from lucidworks_provider.corpus.run import look, run
+        from lucidworks_provider.corpus.run import plan_run, run
 
         corpus = self._corpus()
         wait = _busy_wait(self.on_busy, self.busy_timeout)
         # The connection is wrong, or it is not: before anything is written or sent.
         _ = self.hook.get_settings().application_base
         if switch(self.plan_only, "plan_only"):
-            found = look(corpus)
+            found = plan_run(corpus)
             self.log.info("Nothing was sent: %s", found)
             return found
         service, life = self._service(corpus), context["ti"].max_tries
@@ -230,7 +230,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
 
     def _corpus(self) -> Corpus:
         """Validate the rendered values; nothing has been sent or written before this returns."""
-        from lucidworks_provider.corpus.pipeline import Rules
+        from lucidworks_provider.corpus.pipeline import PipelineSettings
         from lucidworks_provider.corpus.settings import Corpus
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.documents.readers import ReadOptions
@@ -252,7 +252,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
                 self.csv_escapechar,
                 self.csv_columns,
             ),
-            rules=Rules(
+            pipeline=PipelineSettings(
                 max_in_flight=whole(self.max_in_flight, "max_in_flight", 1),
                 timeout=seconds(self.timeout, "timeout"),
                 poll_interval=seconds(self.poll_interval, "poll_interval"),
@@ -368,7 +368,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect, commit."""
-        from lucidworks_provider.corpus.run import publish_shards
+        from lucidworks_provider.corpus.staged_shards import publish_shards
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.storage import check_folder
 

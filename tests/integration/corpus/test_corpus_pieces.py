@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from lucidworks_provider.corpus import pipeline
-from lucidworks_provider.corpus.journal import Journal, PieceKey
+from lucidworks_provider.corpus.journal import Journal, SegmentKey
 from lucidworks_provider.corpus.pipeline import BodyBudget, InFlightLimit, PollDelayEstimator
 from lucidworks_provider.corpus.run_database import SAME, Row, RunDatabase
 from lucidworks_provider.errors import InputError, StorageError
 
 
-def key(document: str) -> PieceKey:
-    return PieceKey(document, "hash", 0, 10)
+def key(document: str) -> SegmentKey:
+    return SegmentKey(document, "hash", 0, 10)
 
 
 def begun(output: Path) -> Journal:
@@ -39,9 +39,9 @@ class TestJournal:
     async def test_what_was_flushed_is_found_by_the_next_process(self, tmp_path: Path) -> None:
         journal = begun(tmp_path)
         journal.submitted(key("a"), "job a")
-        journal.note("failed", ["b", "hash", "refused", "no", 1])
+        journal.append("failed", ["b", "hash", "refused", "no", 1])
         writing = asyncio.create_task(journal.write_groups())
-        place = await journal.keep_body(key("a"), "job a", b'{"x":\n1}')
+        place = await journal.write_body(key("a"), "job a", b'{"x":\n1}')
         writing.cancel()
         await asyncio.wait([writing])
 
@@ -50,12 +50,12 @@ class TestJournal:
         assert (found.head() or {})["options"] == {"chunker": "x"}
         assert [record.kind for record in records] == ["submitted", "body", "failed"]
         assert records[0].key == records[1].key == key("a")
-        assert records[1].place == place
+        assert records[1].location == place
         assert found.body(place) == b'{"x":\n1}'
 
     async def test_nothing_counts_as_kept_before_it_lies_there(self, tmp_path: Path) -> None:
         journal = begun(tmp_path)
-        waiting = asyncio.create_task(journal.keep_body(key("a"), "job a", b"{}"))
+        waiting = asyncio.create_task(journal.write_body(key("a"), "job a", b"{}"))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         await journal.flush()
@@ -78,11 +78,11 @@ class TestJournal:
             for document in documents:
                 journal.submitted(key(document), document)
             await journal.flush()
-        journal.drop(journal.release(["a"]))
+        journal.delete(journal.unreferenced(["a"]))
         assert len(list(tmp_path.glob("journal/*/*-work.log"))) == 2
-        journal.drop(journal.release(["b"]))
+        journal.delete(journal.unreferenced(["b"]))
         assert len(list(tmp_path.glob("journal/*/*-work.log"))) == 1
-        journal.drop(journal.release(["c"]))
+        journal.delete(journal.unreferenced(["c"]))
         assert not list(tmp_path.glob("journal/*/*-work.log"))
 
     async def test_a_follower_does_not_overwrite(self, tmp_path: Path) -> None:
@@ -127,20 +127,20 @@ class TestJournal:
             for document in "ab":
                 journal.submitted(key(document), f"job {document}")
                 waiting = asyncio.create_task(
-                    journal.keep_body(key(document), f"job {document}", document.encode())
+                    journal.write_body(key(document), f"job {document}", document.encode())
                 )
                 await asyncio.sleep(0)
                 with pytest.raises(StorageError):
-                    await journal.keep("failed", [document])
+                    await journal.write("failed", [document])
                 with pytest.raises(StorageError):
                     await waiting
         assert module.write_file is real
-        journal.note("end", None)
+        journal.append("end", None)
         await journal.flush()
         found = reopened(tmp_path)
         records = list(found.load())
         assert [record.kind for record in records] == [*["submitted", "body", "failed"] * 2, "end"]
-        bodies = [record.place for record in records if record.place is not None]
+        bodies = [record.location for record in records if record.location is not None]
         assert [found.body(place) for place in bodies] == [b"a", b"b"]
 
     async def test_a_write_that_was_interrupted_and_lands_all_the_same_counts_once(
@@ -158,7 +158,7 @@ class TestJournal:
         journal = begun(tmp_path)
         with monkeypatch.context() as patch:
             patch.setattr(module, "write_file", slow)
-            writing = asyncio.create_task(journal.keep("part", {"data": "a"}))
+            writing = asyncio.create_task(journal.write("part", {"data": "a"}))
             await asyncio.to_thread(began.wait, 10)
             writing.cancel()
             asyncio.get_running_loop().call_later(0.05, go_on.set)
@@ -177,7 +177,7 @@ class TestJournal:
 
         journal = begun(tmp_path)
         monkeypatch.setattr("lucidworks_provider.corpus.journal.write_file", full)
-        waiting = asyncio.create_task(journal.keep_body(key("a"), "job a", b"{}"))
+        waiting = asyncio.create_task(journal.write_body(key("a"), "job a", b"{}"))
         await asyncio.sleep(0)
         with pytest.raises(StorageError):
             await journal.flush()
@@ -248,8 +248,8 @@ class TestSlots:
 def test_the_first_poll_learns_how_long_jobs_take(
     monkeypatch: pytest.MonkeyPatch, seconds: float, seed: int
 ) -> None:
-    monkeypatch.setattr(pipeline, "FIRST_GUESS", 0.5)
-    monkeypatch.setattr(pipeline, "SHORTEST", 0.05)
+    monkeypatch.setattr(pipeline, "FIRST_DELAY", 0.5)
+    monkeypatch.setattr(pipeline, "SHORTEST_DELAY", 0.05)
     draw = random.Random(seed)
     times = PollDelayEstimator(60.0)
     in_vain = waited = 0.0
@@ -275,20 +275,20 @@ def test_the_first_poll_learns_how_long_jobs_take(
 
 
 def test_a_transaction_keeps_what_was_written_before_a_failure() -> None:
-    with RunDatabase() as scratch:
-        with suppress(InputError), scratch.transaction():
-            scratch.see("a", SAME)
+    with RunDatabase() as db:
+        with suppress(InputError), db.transaction():
+            db.add_to_source("a", SAME)
             raise InputError("two documents have one id")
-        scratch.add_new([Row("a", "h", 1, "s", "f", 1, "p", 1, 7)])
-        assert scratch.count("SELECT count(*) FROM seen JOIN new ON new.id = seen.id") == 1
+        db.add_new([Row("a", "h", 1, "s", "f", 1, "p", 1, 7)])
+        assert db.count("SELECT count(*) FROM source JOIN new ON new.id = source.id") == 1
 
 
 def test_rows_of_a_query_are_read_while_others_write() -> None:
-    with RunDatabase() as scratch:
-        scratch.add_new(Row(str(n), "h", 1, "s", "f", 1, "p", n, 7) for n in range(5000))
+    with RunDatabase() as db:
+        db.add_new(Row(str(n), "h", 1, "s", "f", 1, "p", n, 7) for n in range(5000))
         seen = 0
-        for row in scratch.rows("SELECT id FROM new", at_once=10):
-            scratch.see(row[0], SAME)
+        for row in db.rows("SELECT id FROM new", at_once=10):
+            db.add_to_source(row[0], SAME)
             seen += 1
-        assert seen == scratch.count("SELECT count(*) FROM seen") == 5000
-        assert scratch.see("1", SAME) is False
+        assert seen == db.count("SELECT count(*) FROM source") == 5000
+        assert db.add_to_source("1", SAME) is False

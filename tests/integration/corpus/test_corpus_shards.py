@@ -14,11 +14,11 @@ import pytest
 from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider.client.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import publish, run
+from lucidworks_provider.corpus import publish, staged_shards
 from lucidworks_provider.corpus.dataset import open_dataset
 from lucidworks_provider.corpus.lease import Holder
-from lucidworks_provider.corpus.run import publish_shards
 from lucidworks_provider.corpus.shards import shard_of, write_listings
+from lucidworks_provider.corpus.staged_shards import publish_shards
 from lucidworks_provider.errors import InputError, StorageError
 
 
@@ -153,7 +153,7 @@ def test_whoever_dies_while_publishing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish if function == "_commit_documents" else run, function, dies)
+        patch.setattr(publish if function == "_commit_documents" else staged_shards, function, dies)
         with pytest.raises(KeyboardInterrupt):
             commit(world, staged)
     whole = commit(world, staged, try_number=2)
