@@ -150,7 +150,9 @@ class Plan:
         Unchanged documents are recorded with their new size and etag.
         """
         # Files are read ahead; the database is used by this thread only.
-        read = read_ahead(self._open, self._files(), size=lambda file: max(file.size, 0), most=_AHEAD_BYTES)
+        read = read_ahead(
+            self._open, self._files(), size=lambda file: max(file.size, 0), max_bytes=_AHEAD_BYTES
+        )
         with closing(read):
             for file, documents in read:
                 for found in documents:

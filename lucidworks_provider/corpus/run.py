@@ -56,7 +56,7 @@ from lucidworks_provider.corpus.tables import (
 from lucidworks_provider.corpus.upserts import Counts, build_upserts, count_after
 from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import check_file, read_file_documents
-from lucidworks_provider.documents.source import SourceFile, list_source, may_hold
+from lucidworks_provider.documents.source import SourceFile, list_source, may_contain
 from lucidworks_provider.errors import InputError, LucidworksError, OutputBusyError, TooManyRejectsError
 from lucidworks_provider.storage import free_bytes, is_file, writing
 
@@ -497,7 +497,7 @@ def _check_output(corpus: Corpus) -> None:
     """:raises InputError: the output is within the source, or is a file."""
     if is_file(corpus.output):
         raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
-    if isinstance(corpus.source, str) and may_hold(corpus.source, corpus.output):
+    if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output):
         raise InputError(
             f"output_uri {corpus.output} lies within source {corpus.source}: the next run would take the tables "
             "for documents. Give them a folder outside."

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from lucidworks_provider.documents.blocks import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
-from lucidworks_provider.documents.encoding import Fault, decode, without_ascii
+from lucidworks_provider.documents.encoding import Rejection, codec_without_ascii, decode
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
 from lucidworks_provider.errors import InputError
@@ -33,7 +33,7 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
         columns: list[str] = []
         for line, record in records:
             place = f"{file.path}:{line}"
-            if isinstance(record, Fault):
+            if isinstance(record, Rejection):
                 detail = f"{place}: {record.detail} The rest of the file was not read."
                 yield RejectedDocument(file.path, record.reason, detail)
             elif columns:
@@ -68,7 +68,7 @@ def _columns(
     """
     named = list(options.csv_columns or ())
     decoded = [(raw, records.decode(raw)) for raw in first]
-    found = [repr(raw.encode("latin-1")) if isinstance(name, Fault) else name for raw, name in decoded]
+    found = [repr(raw.encode("latin-1")) if isinstance(name, Rejection) else name for raw, name in decoded]
     columns = named or found
     if named and found == named:
         raise InputError(f"{file.uri} begins with a line that names its columns; leave csv_columns out.")
@@ -91,7 +91,7 @@ def _document(
         detail = f"Its number of fields is {len(record):,} instead of {len(columns):,}."
         return RejectedDocument(place, Reason.INVALID, detail)
     document_id = records.decode(record[columns.index(options.id_column)])
-    if isinstance(document_id, Fault):
+    if isinstance(document_id, Rejection):
         return RejectedDocument(place, document_id.reason, f"Its id: {document_id.detail}")
     text = records.decode(record[columns.index(options.text_column)])
     return read_record(place, document_id, text, options)
@@ -99,7 +99,7 @@ def _document(
 
 class CsvRecords:
     """
-    The records of a file, each with the number of the line that it begins in; a :class:`Fault` is the last of all.
+    The records of a file, each with the line that it begins in; after damage, a :class:`Rejection` is the last.
 
     A field is Latin-1 text of its bytes, for :meth:`decode`: a wrong one does not affect the others.
 
@@ -115,7 +115,7 @@ class CsvRecords:
         self._lines = self._read_lines()
         self.delimiter = options.csv_delimiter or _delimiter(file.path)
 
-    def __iter__(self) -> Iterator[tuple[int, list[str] | Fault]]:
+    def __iter__(self) -> Iterator[tuple[int, list[str] | Rejection]]:
         options, most = self._options, self._options.max_document_bytes
         begin, size = 1, 0
 
@@ -145,16 +145,18 @@ class CsvRecords:
             return
         except OverflowError:
             allowed = f"over max_document_bytes={most:,}, or a quote is not closed"
-            fault = Fault(Reason.TOO_LARGE, f"The record has at least {size:,} bytes, {allowed}.")
+            rejection = Rejection(Reason.TOO_LARGE, f"The record has at least {size:,} bytes, {allowed}.")
         except csv.Error as err:
-            fault = Fault(Reason.INVALID, f"Line {reader.line_num:,}: {err}.{self._advice}")
+            rejection = Rejection(Reason.INVALID, f"Line {reader.line_num:,}: {err}.{self._advice}")
         except UnicodeDecodeError as err:
-            fault = Fault(Reason.ENCODING, f"From here it cannot be decoded as {err.encoding}: {err.reason}.")
+            rejection = Rejection(
+                Reason.ENCODING, f"From here it cannot be decoded as {err.encoding}: {err.reason}."
+            )
         except BROKEN as err:
-            fault = Fault(Reason.INVALID, f"From here it cannot be decompressed: {err!s:.100}.")
-        yield begin, fault
+            rejection = Rejection(Reason.INVALID, f"From here it cannot be decompressed: {err!s:.100}.")
+        yield begin, rejection
 
-    def decode(self, field: str) -> str | Fault:
+    def decode(self, field: str) -> str | Rejection:
         """The text of a field."""
         if field.isascii() and field.isprintable():
             return field
@@ -169,7 +171,7 @@ class CsvRecords:
     def _read_lines(self) -> Iterator[str]:
         """Lines with their ends, in an encoding with the line breaks of ASCII; of one that is too long, a part."""
         first, rest = self._opened.read(BLOCK_BYTES), ""
-        codec = without_ascii(first, self._options.encoding)
+        codec = codec_without_ascii(first, self._options.encoding)
         if codec is not None:
             self._encoding = "utf-8"
         for block in read_blocks(self._opened, first, codec):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A Delta table as a source: the rows that one version of it has.
+Documents of a Delta table: the rows of one version.
 
-A file of its data is a file of records. Its URI is ``TABLE@vVERSION``, its path the one in the table's log, and its
-etag another one when rows of it were masked.
+Each data file is a file of records. Its URI is ``TABLE@vVERSION``, its path that of the log; its etag changes
+with its deletion vector.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def read_delta(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
-    A document a row, without those that are masked.
+    A document for each row that is not deleted.
 
     :raises InputError: as :func:`check_delta`.
     :raises StorageError: the file cannot be read.
@@ -49,9 +49,9 @@ def read_delta(file: SourceFile, options: ReadOptions) -> Iterator[Document | Re
 
 def check_delta(file: SourceFile, options: ReadOptions) -> None:
     """
-    Refuse a table without the columns that were named.
+    Refuse a table without the columns of the options.
 
-    :raises InputError: names the columns that are there.
+    :raises InputError: names the columns of the table.
     """
     _check(file, options)
 
@@ -67,7 +67,7 @@ def _check(file: SourceFile, options: ReadOptions) -> Table:
 
 @lru_cache(maxsize=4)
 def _table(uri: str) -> Table:
-    """A version does not change, so it is read once for all its files."""
+    """The snapshot of a version, cached for all its files."""
     from lucidworks_provider.delta.log import read_table
 
     place, _, version = uri.rpartition("@v")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents that an upstream task handed over, instead of files."""
+"""Inline documents: the values of an upstream task."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from lucidworks_provider.documents.document import Document, Reason, RejectedDoc
 from lucidworks_provider.errors import InputError
 
 
-def read_handed_over(
+def read_inline_documents(
     source: object, *, id_column: str, text_column: str, max_document_bytes: int
 ) -> list[Document | RejectedDocument]:
     """
-    Check what an operator was given, before anything is sent.
+    Parse the inline documents of an operator.
 
-    :param source: dictionaries, or the same as JSON (a rendered template).
+    :param source: dictionaries, or JSON of them (a rendered template).
     :param id_column: the key of the id.
     :param text_column: the key of the text.
-    :raises InputError: something that has no id, or is no list at all; names its position.
+    :raises InputError: an element without a valid id, which it names by position, or not a list.
     """
     if isinstance(source, str):
         try:

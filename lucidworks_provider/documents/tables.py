@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A table as a stream of Arrow record batches: files of any storage, or what has Arrow's PyCapsule interface.
+Tables as Arrow record batches, from files on any storage or from objects with the Arrow PyCapsule interface.
 
 ==========================  ==========================================================================================
 ``.parquet``                columns in their types
@@ -12,7 +12,7 @@ A table as a stream of Arrow record batches: files of any storage, or what has A
 ``__arrow_c_array__``
 ==========================  ==========================================================================================
 
-What is broken ends the reading with an error that names file and line; no row is passed over.
+A damaged file is an error that names file and line; no row is skipped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.documents.blocks import BROKEN, open_decompressed
 from lucidworks_provider.documents.csv_rows import CsvRecords
-from lucidworks_provider.documents.encoding import Fault
+from lucidworks_provider.documents.encoding import Rejection
 from lucidworks_provider.documents.json_lines import read_lines
 from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import Format, Formats, SourceFile, list_source
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 # Rows of a record batch, and its bytes by the average of a row group.
 _ROWS, _BATCH_BYTES = 1024, 8_000_000
-# A line of JSON, or a value of CSV, of more bytes is none.
+# Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
 _TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
 _COMPRESSED = {"gz", "zst"}
-# What has all rows in memory, and gives them as often as it is asked to.
+# Packages whose tables are in memory, so that they can be read several times.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 
 
@@ -53,11 +53,11 @@ class TableColumns:
     """
     Which columns of a table are read.
 
-    :param key: of the rows' key, None for no key.
-    :param text: of the texts.
-    :param others: that are passed through.
-    :param optional: columns that are read where a table has them.
-    :raises InputError: a name that is none, or is there twice.
+    :param key: column of the key; None for no key.
+    :param text: column of the texts.
+    :param others: columns that are passed through.
+    :param optional: columns that are read if the table has them.
+    :raises InputError: a name is invalid or duplicate.
     """
 
     key: str | None = "id"
@@ -79,24 +79,24 @@ class TableColumns:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The columns that the result has, too."""
+        """Columns that the result has as well."""
         return (*(() if self.key is None else (self.key,)), *self.others)
 
     @property
     def required(self) -> tuple[str, ...]:
-        """All that a table must have, each once."""
+        """Columns that a table must have."""
         return tuple(dict.fromkeys((*self.kept, self.text)))
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """
-    A table that can be read again and again.
+    A table.
 
     :param name: for messages and logs.
-    :param read: gives its record batches from the beginning; not all of them need have the same schema.
-    :param uri: of its files; None for a table in memory.
-    :param again: whether :attr:`read` can be called more than once.
+    :param read: iterates over its record batches, whose schemas may differ.
+    :param uri: of its files; None for an object.
+    :param again: :attr:`read` can be called more than once.
     """
 
     name: str
@@ -120,7 +120,7 @@ def check_installed() -> None:
 
 
 def table_uri(inputs: object) -> str | None:
-    """The URI that an argument is: a text that does not begin with ``[``, a ``Path`` or an ``ObjectStoragePath``."""
+    """The URI of an argument: a text that does not begin with ``[``, a ``Path`` or an ``ObjectStoragePath``."""
     if isinstance(inputs, str):
         return None if inputs.lstrip().startswith("[") else inputs.strip()
     if isinstance(inputs, PurePath) or type(inputs).__name__ == "ObjectStoragePath":
@@ -130,9 +130,9 @@ def table_uri(inputs: object) -> str | None:
 
 def open_table(inputs: object, columns: TableColumns) -> Table | None:
     """
-    A table by its URI, or one with Arrow's PyCapsule interface; None for anything else.
+    Open a table by its URI, or an object with the Arrow PyCapsule interface; None for anything else.
 
-    :raises InputError: there are no such files, pyarrow is not installed, or something else than files.
+    :raises InputError: there are no such files, or pyarrow is not installed.
     :raises StorageError: a folder cannot be read.
     """
     uri = table_uri(inputs)
@@ -240,7 +240,7 @@ def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatc
         rows: dict[int, list[str]] = {}
         size = 0
         for line, record in records:
-            if isinstance(record, Fault):
+            if isinstance(record, Rejection):
                 raise InputError(f"{file.uri} cannot be read from line {line:,} on: {record.detail}")
             if width < 0:
                 found = [str(records.decode(name)) for name in record]
@@ -277,7 +277,7 @@ def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Seq
         texts = list[str]()
         for line, value in zip(rows, values, strict=True):
             text = value if value.isascii() and value.isprintable() else records.decode(value)
-            if isinstance(text, Fault):
+            if isinstance(text, Rejection):
                 raise InputError(f"{uri}: the record in line {line:,} cannot be read: {text.detail}")
             texts.append(text)
         return texts
@@ -320,10 +320,10 @@ def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.Rec
 
 def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: str) -> pa.RecordBatch:
     """
-    Values of Python as a record batch.
+    Convert rows to a record batch.
 
     :param where: for the message.
-    :raises InputError: values of several types in a column.
+    :raises InputError: a column has values of several types.
     """
     import pyarrow as pa
 
@@ -336,17 +336,17 @@ def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: s
 
 def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType | None = None) -> pa.Array:
     """
-    Values of Python as a column of one type.
+    Convert values to a column.
 
-    :param kind: None for the type that the values have.
-    :raises InputError: they have several, or one that Arrow does not know.
+    :param kind: the type; None for that of the values.
+    :raises InputError: the values have several types, or one that Arrow does not support.
     """
     import pyarrow as pa
 
     kinds = {type(value) for value in values} - {type(None)}
     try:
         if kinds & {bool, int} and len(kinds) > 1:
-            # Arrow would make floats of whole numbers, and numbers of truth values.
+            # Arrow would convert whole numbers to floats, and booleans to numbers.
             raise pa.ArrowInvalid(f"they are {', '.join(sorted(one.__name__ for one in kinds))}")
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
@@ -357,7 +357,7 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
 
 def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
     """
-    A type that holds the values of both.
+    The common type of two columns.
 
     :raises InputError: there is none without a loss.
     """
@@ -368,7 +368,7 @@ def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType
         both = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException:
         both = None
-    # Whole numbers as floats or decimals would be other values, or none at all.
+    # Whole numbers must not become floats or decimals.
     whole = [pa.types.is_integer(kind) for kind in (one, other, both) if kind and not pa.types.is_null(kind)]
     if both is None or len(set(whole)) > 1:
         raise InputError(f"inputs: column {name!r} is of type {one} in some rows, and of {other} in others.")
@@ -394,7 +394,7 @@ def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
 
 
 def _selected(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
-    """The columns in that order; views as plain text and bytes, which every reader of files knows."""
+    """Select columns; string and binary views become plain types, which all readers support."""
     import pyarrow as pa
 
     views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}

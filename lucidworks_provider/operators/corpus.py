@@ -282,14 +282,14 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
 
     def _source(self) -> str | Sequence[Document | RejectedDocument]:
-        from lucidworks_provider.documents.inline import read_handed_over
+        from lucidworks_provider.documents.inline import read_inline_documents
         from lucidworks_provider.storage import check_folder
 
         if self._is_of_files():
             return check_folder(self.source, "source")
         if self.listing:
             raise InputError("listing is for a source of files; leave it out, or give the files' folder.")
-        return read_handed_over(
+        return read_inline_documents(
             self.source,
             id_column=self.id_column,
             text_column=self.text_column,
