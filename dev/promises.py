@@ -298,7 +298,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         ),
         Promise(
             "What was stored before a kill is found by the next process.",
-            "integration/corpus/test_corpus_pieces.py::test_what_was_flushed_is_found_by_the_next_process",
+            "integration/corpus/test_corpus_segments.py::test_what_was_flushed_is_found_by_the_next_process",
             "corpus/journal.py",
             "await in_thread(write_file, self._uri(name), group.lines)",
             "pass",

@@ -148,7 +148,7 @@ def open_dataset(output: str, version: int | None = None) -> Dataset:
     """
     from lucidworks_provider.jobs.chunk_columns import chunk_schema
 
-    table = _table(output, CHUNKS, version)
+    table = open_delta_table(output, CHUNKS, version)
     if OPTIONS not in table.configuration:
         raise InputError(f"{table.uri} was made by another program: it has no property {OPTIONS}.")
     options = json.loads(table.configuration[OPTIONS])
@@ -165,11 +165,12 @@ def open_documents(output: str, version: int | None = None) -> Dataset:
     """
     from lucidworks_provider.delta.schema import arrow_schema
 
-    table = _table(output, DOCUMENTS, version)
+    table = open_delta_table(output, DOCUMENTS, version)
     return Dataset(table, arrow_schema(table.schema))
 
 
-def _table(output: str, name: str, version: int | None) -> Table:
+def open_delta_table(output: str, name: str, version: int | None) -> Table:
+    """:raises InputError: there is no such table or version, or the extra is not installed."""
     check_installed()
     from lucidworks_provider.delta.log import read_table
 
@@ -230,7 +231,7 @@ def _documents_until(output: str, until: int | None) -> Table:
     """The newest version of the documents that describes chunks of at most this version."""
     from lucidworks_provider.delta.log import read_table
 
-    newest = _table(output, DOCUMENTS, None)
+    newest = open_delta_table(output, DOCUMENTS, None)
     if DESCRIBES not in newest.transactions:
         raise InputError(f"{newest.uri} was made by another program: no run of a corpus has committed to it.")
     if until is None or newest.transactions[DESCRIBES] <= until:

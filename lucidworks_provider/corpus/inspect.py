@@ -28,7 +28,7 @@ from lucidworks_provider.corpus.dataset import (
     DOCUMENTS,
     OPTIONS,
     RUN,
-    below,
+    open_delta_table,
 )
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, RejectedDocument, content_hash
@@ -173,14 +173,7 @@ class _Inspector:
         self.dimension = int(self.chunks.configuration.get(DIMENSION, 0))
 
     def _table(self, name: str, version: int | None = None) -> Table:
-        from lucidworks_provider.delta.log import read_table
-
-        output = self.found.output
-        if (table := read_table(below(output, name), version)) is None:
-            raise InputError(
-                f"{output} holds no catalogue: there is no Delta table {name}. Has a run succeeded?"
-            )
-        return table
+        return open_delta_table(self.found.output, name, version)
 
     def run(self, source: str | None, read: ReadOptions | None, sample: int | None) -> Inspection:
         self._check_columns()

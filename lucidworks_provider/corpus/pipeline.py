@@ -651,6 +651,11 @@ class Pipeline:
             await in_thread(import_module, name)
 
     async def _check_periodically(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            await self._check()
+
+    async def _check(self) -> None:
         """Renew the lease; a storage that fails for a minute does not end the run."""
         policy = retry_on(
             StorageError,
@@ -658,9 +663,7 @@ class Pipeline:
             wait=wait_fixed(CHECK_SECONDS),
             what="Renewing the lease",
         )
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            await retry_async(in_thread, self.check, **policy)
+        await retry_async(in_thread, self.check, **policy)
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:
@@ -748,6 +751,8 @@ class Pipeline:
         await self.journal.write("part", asdict(part))
         await in_thread(self.db.add_new, writer.rows)
         self.parts.append(part)
+        # After a suspension, a successor may be reading the files.
+        await self._check()
         await in_thread(self.journal.delete, self.journal.unreferenced(row.id for row in writer.rows))
 
     def _count(self, completed: CompletedDocument, written: WriteResult) -> None:

@@ -105,7 +105,7 @@ class RunDatabase:
         self._folder = tempfile.TemporaryDirectory(prefix="lucidworks-corpus-")
         self._lock = threading.Lock()
         self._db = sqlite3.connect(
-            Path(self._folder.name) / "scratch.db", check_same_thread=False, isolation_level=None
+            Path(self._folder.name) / "run.db", check_same_thread=False, isolation_level=None
         )
         # No durability, and no locks between statements, as no other process opens the file.
         self._db.executescript(

@@ -17,8 +17,7 @@ from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider import storage
 from lucidworks_provider.client.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import journal
-from lucidworks_provider.corpus import pipeline as engine
+from lucidworks_provider.corpus import journal, pipeline
 from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
@@ -608,7 +607,7 @@ class TestCrashes:
             renew(lease)
 
         monkeypatch.setattr(Lease, "renew", fails)
-        monkeypatch.setattr(engine, "CHECK_SECONDS", 0.02)
+        monkeypatch.setattr(pipeline, "CHECK_SECONDS", 0.02)
         if times == 3:
             world.run()
             assert world.texts() == texts

@@ -132,7 +132,7 @@ def test_a_store_that_ignores_the_condition_is_refused(folder: str, monkeypatch:
     pipe = files.pipe_file
     with monkeypatch.context() as ignoring:
         ignoring.setattr(files, "pipe_file", lambda path, data, mode="": pipe(path, data))
-        with pytest.raises(InputError, match="this storage replaces a file"):
+        with pytest.raises(InputError, match="this storage ignores conditional creation"):
             Lease(folder).acquire(holder("new"), 0)
         assert names_in(f"{folder}/lease") == ["00000006.json"]
     held = Lease(folder)
