@@ -106,7 +106,7 @@ def read_shard(uri: str) -> Shard:
             return Shard(int(plain["number"]), int(plain["of"]))
         except (TypeError, KeyError, ValueError):
             break
-    raise InputError(f"listing: {uri} is no listing. Give one that write_listings has written.")
+    raise InputError(f"listing: {uri} is no listing. Give one that write_listings made.")
 
 
 def read_listing(uri: str) -> Iterator[SourceFile]:
