@@ -86,7 +86,7 @@ def main() -> None:
         from lucidworks_provider.hooks.auth import LucidworksAuthHook
         from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
-        for name in ("hooks.stores.variable_tokens", "hooks.stores.pauses", "auth.stores", "sharing.pause"):
+        for name in ("hooks.stores.variable_tokens", "hooks.stores.pauses"):
             with suppress(ModuleNotFoundError):
                 import_module(f"{PACKAGE}.{name}")
         context: Any = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from lucidworks_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from lucidworks_provider.client.auth.stores import TokenStore
+    from lucidworks_provider.client.auth.protocol import TokenStore
     from lucidworks_provider.client.auth.token import TokenIdentity
     from lucidworks_provider.client.http.shared_pause import PauseStore
     from lucidworks_provider.client.settings import LucidworksSettings
@@ -23,10 +23,10 @@ class SharedStores(Protocol):
     """Stores in the place that ``share_via`` of the settings names."""
 
     def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
-        """:raises ConfigurationError: the settings lack what the place needs."""
+        """:raises ConfigurationError: the settings lack what it needs."""
 
     def pause_store(self, settings: LucidworksSettings, name: str) -> PauseStore | None:
-        """Return None if the settings lack what the place needs."""
+        """Return None if the settings lack what it needs."""
 
 
 _registered: SharedStores | None = None

@@ -16,7 +16,7 @@ from lucidworks_provider.client.api.messages import Request, check_status, redac
 from lucidworks_provider.client.api.model_calls import list_models_request
 from lucidworks_provider.client.api.prediction_calls import use_cases_request
 from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
-from lucidworks_provider.client.auth.source import TokenSource, ask_service
+from lucidworks_provider.client.auth.source import TokenSource, request_token
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,
@@ -80,7 +80,7 @@ def _try(settings: LucidworksSettings, place: EndpointCheck, source: TokenSource
     try:
         live = source.peek()
         # Not through the store: the API server cannot write Variables.
-        token = live.value if live else ask_service(settings, place.scope, hurry=True).access_token
+        token = live.value if live else request_token(settings, place.scope, single_attempt=True).access_token
     except LucidworksError as err:
         return False, f"no access. {err}"
     access = "the fleet's live access" if live else f"a new access of {settings.auth_url}"

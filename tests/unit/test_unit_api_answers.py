@@ -20,7 +20,7 @@ from lucidworks_provider.client.api.messages import (
     scrub,
     vendor_message,
 )
-from lucidworks_provider.client.api.tokens import check_scope, read_grant, token_request
+from lucidworks_provider.client.api.tokens import check_scope, parse_token_response, token_request
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
@@ -290,7 +290,9 @@ def _jwt(claims: dict[str, Any]) -> str:
 )
 def test_the_lifetime_of_a_token(fields: dict[str, Any], lifetime: float) -> None:
     body = {"access_token": "opaque", "token_type": "Bearer"} | fields
-    grant = read_grant(Answer(200, {"date": "Wed, 21 Oct 2026 07:28:00 GMT"}, json.dumps(body).encode()))
+    grant = parse_token_response(
+        Answer(200, {"date": "Wed, 21 Oct 2026 07:28:00 GMT"}, json.dumps(body).encode())
+    )
     assert grant.lifetime == lifetime
     assert grant.server_time == 1792567680
     assert grant.access_token not in repr(grant)
@@ -299,14 +301,14 @@ def test_the_lifetime_of_a_token(fields: dict[str, Any], lifetime: float) -> Non
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_refused_credentials_are_not_retryable(status: int) -> None:
     with pytest.raises(AuthenticationError, match="invalid_client: no") as caught:
-        read_grant(Answer(status, {}, b'{"error": "invalid_client", "error_description": "no"}'))
+        parse_token_response(Answer(status, {}, b'{"error": "invalid_client", "error_description": "no"}'))
     assert caught.value.retryable is False
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"access_token": ""}', b'{"access_token": 5}', b"[]"])
 def test_a_success_without_a_token_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedAnswerError):
-        read_grant(Answer(200, {}, body))
+        parse_token_response(Answer(200, {}, body))
 
 
 def test_an_unknown_scope_is_refused() -> None:
@@ -321,7 +323,7 @@ def test_the_server_clock_is_the_date_else_the_tokens_own_expiry() -> None:
     def heard(claims: object, headers: dict[str, str]) -> float | None:
         token = f"{segment({})}.{segment(claims)}.signature"
         body = json.dumps({"access_token": token, "expires_in": 600}).encode()
-        return read_grant(Answer(200, headers, body)).server_time
+        return parse_token_response(Answer(200, headers, body)).server_time
 
     date = {"date": "Sun, 22 Nov 2026 10:00:00 GMT"}
     assert heard({"exp": 5000}, date) == 1795341600.0

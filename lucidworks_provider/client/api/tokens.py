@@ -78,7 +78,7 @@ def token_request(
     )
 
 
-def read_grant(answer: Answer) -> TokenResponse:
+def parse_token_response(answer: Answer) -> TokenResponse:
     """
     Read the token endpoint's answer.
 

@@ -11,7 +11,7 @@ broken or no answer, 5xx    again                      no: a job may exist; the 
 200 without a token         again (token request)      --
 200 without a job id        --                         no, for the same reason
 401, or no token store      twice more; nothing has been done yet
-403                         once more, if the token may be dead (``TokenCache.forbid``)
+403                         once more, if the token may be dead (``TokenCache.refuse_after_403``)
 other 4xx                   no                         no
 ==========================  =========================  ===================================
 

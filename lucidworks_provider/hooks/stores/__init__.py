@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lucidworks_provider.client.sharing import register_shared_stores
 
 if TYPE_CHECKING:
-    from lucidworks_provider.client.auth.stores import TokenStore
+    from lucidworks_provider.client.auth.protocol import TokenStore
     from lucidworks_provider.client.auth.token import TokenIdentity
     from lucidworks_provider.client.http.shared_pause import PauseStore
     from lucidworks_provider.client.settings import LucidworksSettings

@@ -29,7 +29,7 @@ from lucidworks_provider.hooks.stores.redis_client import RedisClient, Server, t
 
 log = logging.getLogger(__name__)
 
-# Seconds for which a stored token outlives its expiry: with it goes what the fleet remembers of its losses.
+# Seconds for which a stored token outlives its expiry: with it goes what the fleet remembers of its revocations.
 _KEPT = LONGEST_PAUSE
 
 # What a key holds that is no string (somebody else's) counts as nothing and is written over.
@@ -110,7 +110,7 @@ class RedisStore:
             lambda server: server.scripts["take"]([self._claim], [claim.owner, claim.heartbeat, lease])
         )
 
-    def withdraw(self, claim: Claim) -> None:
+    def release_claim(self, claim: Claim) -> None:
         """Give the lease up, if it is still the own one."""
         self._redis.use(lambda server: server.scripts["give_up"]([self._claim], [claim.owner]))
 

@@ -51,7 +51,7 @@ class VariableStore:
         """Write a claim, or move the own one."""
         set_variable(self._claim, json.dumps([claim.owner, claim.heartbeat]), self._DESCRIPTION)
 
-    def withdraw(self, claim: Claim) -> None:
+    def release_claim(self, claim: Claim) -> None:
         """
         Give an own claim up; another's is left alone.
 

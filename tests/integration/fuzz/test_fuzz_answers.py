@@ -49,7 +49,7 @@ from lucidworks_provider.client.api.prediction_calls import (
     read_use_cases,
 )
 from lucidworks_provider.client.api.prediction_calls import read_result as read_prediction_result
-from lucidworks_provider.client.api.tokens import read_grant, server_time
+from lucidworks_provider.client.api.tokens import parse_token_response, server_time
 from lucidworks_provider.client.api.use_cases import read_items
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
@@ -166,7 +166,7 @@ def job_id_of(kind: Any) -> Callable[[Answer], object]:
 
 Read = Callable[[Answer], object]
 READERS: dict[str, tuple[Any, Read]] = {
-    "token": ({"access_token": "eyJ.x.y", "expires_in": 3600, "token_type": "Bearer"}, read_grant),
+    "token": ({"access_token": "eyJ.x.y", "expires_in": 3600, "token_type": "Bearer"}, parse_token_response),
     "submit chunking": ({"chunkingId": JOB, "status": "SUBMITTED"}, job_id_of(CHUNKING)),
     "submit prediction": ({"predictionId": JOB, "status": "SUBMITTED"}, job_id_of(PREDICTION)),
     "poll": (CHUNKS, lambda answer: parse_poll(answer.body, CHUNKING)),

@@ -81,7 +81,7 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
 
     counter = redis.Redis(host="127.0.0.1", port=port)
 
-    def grant(hurry: bool = False) -> TokenResponse:
+    def grant(single_attempt: bool = False) -> TokenResponse:
         number = counter.incr("refreshed")
         time.sleep(0.3)
         return TokenResponse(f"token-{number}", 3600.0, time.time())

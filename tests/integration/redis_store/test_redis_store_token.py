@@ -40,7 +40,7 @@ def test_an_older_token_never_replaces_a_newer_one(server: RedisServer) -> None:
 def test_the_same_token_can_be_stored_again_with_what_the_fleet_has_lost(server: RedisServer) -> None:
     store = new_store()
     store.publish(token(1))
-    again = replace(token(1), losses=RevocationHistory((1.0, 2.0), told_at=2.0))
+    again = replace(token(1), revocations=RevocationHistory((1.0, 2.0), warned_at=2.0))
     store.publish(again)
     assert store.read().token == again
 

@@ -28,7 +28,7 @@ from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
 USES: list[Callable[[RedisStore], object]] = [
     lambda store: store.read(),
     lambda store: store.write_claim(Claim("a")),
-    lambda store: store.withdraw(Claim("a")),
+    lambda store: store.release_claim(Claim("a")),
     lambda store: store.publish(token(1)),
 ]
 each_use = pytest.mark.parametrize("use", USES, ids=["read", "write_claim", "withdraw", "publish"])
