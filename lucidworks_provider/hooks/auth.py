@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
     from lucidworks_provider.client.auth.source import TokenSource
-    from lucidworks_provider.client.http.aio_session import BearerMiddleware
+    from lucidworks_provider.client.http.aio import BearerMiddleware
 
 # Those that were made without a type, too.
 _TYPES = {CONNECTION_TYPE, "generic", "", None}
-_AIO_SESSION = "lucidworks_provider.client.http.aio_session"
+_AIO = "lucidworks_provider.client.http.aio"
 
 
 class LucidworksAuthHook(BaseHook):
@@ -124,8 +124,8 @@ class LucidworksAuthHook(BaseHook):
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the call, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.client.http.bearer import AllowedHosts
-        from lucidworks_provider.client.http.session import BearerAuth
+        from lucidworks_provider.client.http.common import AllowedHosts
+        from lucidworks_provider.client.http.sync import BearerAuth
 
         settings = self.get_settings()
         return BearerAuth(self._source(settings, scope), AllowedHosts.of(settings))
@@ -141,7 +141,7 @@ class LucidworksAuthHook(BaseHook):
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the session, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.client.http.session import LucidworksSession
+        from lucidworks_provider.client.http.sync import LucidworksSession
 
         settings = self.get_settings()
         return LucidworksSession(settings, scope, self._source(settings, scope))
@@ -160,9 +160,7 @@ class LucidworksAuthHook(BaseHook):
         """
         settings = await self.aget_settings()
         middleware = await self.aget_auth(scope)
-        async with (await import_in_thread(_AIO_SESSION)).open_session(
-            settings, scope, middleware
-        ) as session:
+        async with (await import_in_thread(_AIO)).open_session(settings, scope, middleware) as session:
             yield session
 
     async def aget_auth(self, scope: str = PREDICT_SCOPE) -> BearerMiddleware:
@@ -172,11 +170,11 @@ class LucidworksAuthHook(BaseHook):
         :param scope: as in :meth:`get_token`.
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         """
-        from lucidworks_provider.client.http.bearer import AllowedHosts
+        from lucidworks_provider.client.http.common import AllowedHosts
 
         settings = await self.aget_settings()
-        aio_session = await import_in_thread(_AIO_SESSION)
-        middleware: BearerMiddleware = aio_session.BearerMiddleware(
+        aio = await import_in_thread(_AIO)
+        middleware: BearerMiddleware = aio.BearerMiddleware(
             self._source(settings, scope), AllowedHosts.of(settings)
         )
         return middleware
