@@ -486,3 +486,71 @@ def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
     assert conversation.send(None) == commands.Read()
     with pytest.raises(TokenContestedError):
         conversation.send(Snapshot(publish.token, RELEASED))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds)
+def test_a_slow_store_fails_no_call_of_a_cold_crowd(seed: int) -> None:
+    """A claimant of a slow store pauses for longer than ``LEASE`` between two heartbeats."""
+    world = World(seed)
+    world.weather = Weather(store=(0.1, 0.6))
+    for process in fleet(world, 20):
+        process.call()
+    world.run(100)
+    assert not failed(world)
+    assert world.refreshes() == 1
+
+
+def test_a_token_that_could_not_be_shared_is_published_later() -> None:
+    world = World()
+    earlier, held = token_of(world), replace(token_of(world), issued_at=world.now + 1)
+    for stored in (None, earlier):
+        conversation = conversation_of(world, held=held)
+        next(conversation)
+        assert conversation.send(Snapshot(stored, RELEASED)) == commands.Publish(held)
+        with pytest.raises(StopIteration) as stop:
+            conversation.send(None)
+        assert stop.value.value == Outcome(held)
+
+
+def test_a_token_is_later_than_the_one_that_it_replaces() -> None:
+    """Even if the clocks of two hosts differ: the order decides which of them a store keeps."""
+    world = World()
+    due = replace(token_of(world), refresh_at=0.0, issued_at=world.now + 2)
+    conversation = conversation_of(world)
+    next(conversation)
+    conversation.send(Snapshot(due, RELEASED))
+    conversation.send(None)
+    conversation.send(None)
+    conversation.send(Snapshot(due, Claim("client")))
+    conversation.send(None)
+    publish = conversation.send(token_of(world))
+    assert isinstance(publish, commands.Publish)
+    assert publish.token.issued_at > due.issued_at
+
+
+def test_each_revocation_within_a_minute_delays_the_next_refresh() -> None:
+    world = World()
+    delays = []
+    for count in (1, 2, 3, 10):
+        history = RevocationHistory((world.now,) * count)
+        held = replace(token_of(world), revocations=history)
+        conversation = conversation_of(world, held=held, refused=held.value)
+        next(conversation)
+        conversation.send(Snapshot(held, RELEASED))
+        sleep = conversation.send(None)
+        assert isinstance(sleep, commands.Sleep)
+        delays.append(round(sleep.seconds - VariableStore.settle, 3))
+    assert delays == [0.0, 0.1, 0.2, 0.5]
+
+
+def test_a_process_without_a_token_does_not_wait_forever() -> None:
+    world = World()
+    conversation = conversation_of(world)
+    next(conversation)
+    with pytest.raises(TokenError, match="Other processes have been getting a token"):
+        for heartbeat in range(10_000):
+            command = conversation.send(Snapshot(None, Claim("other", heartbeat)))
+            assert isinstance(command, commands.Sleep)
+            world.run(command.seconds)
+            assert conversation.send(None) == commands.Read()

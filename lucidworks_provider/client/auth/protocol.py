@@ -38,7 +38,7 @@ A token is *usable* if it was not refused and has not expired.
 An Airflow Variable has no compare-and-set, so its claim is a timed mutex: of several writers the last one wins, and
 the others see that after ``settle``. A process waits longer (by three times as long) if it took longer than
 ``settle`` from reading the store to writing the claim; so does a process that replaces a dead claim, or saw none, to
-let a living claimant write its claim again. The page about token sharing says under which delays this is safe.
+let a living claimant renew its claim. The page about token sharing says under which delays this is safe.
 Beyond them two processes may refresh, and the usual handling of a 401 repairs that. Claims are compared by whether
 their heartbeat advances, never by the clocks of two hosts.
 
@@ -52,7 +52,6 @@ and sends the replies.
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field, replace
@@ -213,17 +212,14 @@ GRACE = 2.0
 # store the lease is longer than the delays in `_claim`, or processes would replace the claims of living ones.
 HEARTBEAT = 0.5
 LEASE = 2.0
-# Seconds between two reads of the store while waiting; growing, since many readers slow the store.
-POLL_INTERVAL = 0.25
-MAX_POLL_INTERVAL = 0.5
+# Seconds between two reads of the store while waiting.
+POLL_INTERVAL = 0.5
 # Failed reads in a row before a process without a token gives up.
 READ_RETRIES = 2
 # Seconds until the next try after a failed refresh while the old token still works.
 CHECK_AFTER = 5.0
-# A read that takes longer than FAST_READ means contention: wait for at most MAX_CONTENTION_DELAY. Read again up to
-# SLOW_READS times if a read took longer than `settle`. A slow store delays a claim by at most MAX_SETTLE.
-FAST_READ = 0.08
-MAX_CONTENTION_DELAY = 2.0
+# Read again up to SLOW_READS times if a read took longer than `settle`. A slow store delays a claim by at most
+# MAX_SETTLE.
 SLOW_READS = 3
 MAX_SETTLE = 10.0
 # Seconds to wait for other processes without a usable token; longer than most refreshes with their retries.
@@ -266,9 +262,9 @@ class _Context:
     monitor: HeartbeatMonitor
     after_403: Collection[str] = field(default=(), repr=False)
     time_fetched: bool = False
-    # The duration of the last read of the store, and how often it was a reason to wait.
+    # The duration of the last read of the store, and how many were slow.
     read_seconds: float = 0.0
-    contention_delays: int = 0
+    slow_reads: int = 0
     read_nothing: bool = False
     read_at: float = field(init=False)
 
@@ -324,26 +320,20 @@ class _Context:
             seen = yield from self.read()
             if not isinstance(seen, Failed) or not seen.error.retryable or self.usable(self.held):
                 return seen
-            yield Sleep(MAX_POLL_INTERVAL)
+            yield Sleep(HEARTBEAT)
         return (yield from self.read())
 
-    def contention_delay(self, claim: Claim | None) -> float:
-        """
-        Seconds to wait before reading the store again instead of writing a claim; 0 to write it.
-
-        A slow store has many clients, and becomes slower if all of them write claims: a random delay lets the first
-        claim become visible. A read that took too long is outdated; the first one of a process may take seconds.
-        """
-        crowded = self.read_seconds > FAST_READ and not self.contention_delays
-        late = self.settle <= self.read_seconds and self.contention_delays < SLOW_READS
-        if self.settle and claim is None and not self.read_nothing:
+    def must_reread(self, claim: Claim | None) -> bool:
+        """Whether the last read is too doubtful, or too old, to write a claim after it."""
+        if not self.settle:
+            return False
+        if claim is None and not self.read_nothing:
             # This may be a read that failed silently, and a claim would disturb a living claimant.
             self.read_nothing = True
-            return POLL_INTERVAL
-        if not self.settle or not (crowded or late):
-            return 0.0
-        self.contention_delays += 1
-        return random.uniform(0.01, min(MAX_CONTENTION_DELAY, 4 * self.read_seconds))
+            return True
+        # The first read of a process may take seconds.
+        self.slow_reads += self.read_seconds >= self.settle
+        return self.read_seconds >= self.settle and self.slow_reads <= SLOW_READS
 
 
 def acquire(
@@ -369,7 +359,7 @@ def acquire(
     :raises TokenError: no usable token now.
     """
     context = _Context(held, refused, settle, clocks, forbidden, monitor or HeartbeatMonitor(), after_403)
-    started, interval = clocks.monotonic(), POLL_INTERVAL
+    started = clocks.monotonic()
     while True:
         seen = yield from context.read_with_retries()
         if seen == Snapshot() and context.unpublished(None) is None and context.usable(held):
@@ -390,15 +380,14 @@ def acquire(
         if context.monitor.alive(seen.claim, clocks.monotonic(), LEASE + 6 * context.read_seconds):
             if good is not None and waited >= GRACE:
                 return Outcome(good, CHECK_AFTER)
-            yield Sleep(max(interval, 2 * context.read_seconds))
-            interval = min(MAX_POLL_INTERVAL, interval * 1.5)
+            yield Sleep(POLL_INTERVAL)
             continue
         if (reason := context.refresh_error(seen.token or held)) is not None:
             if good is None:
                 raise reason
             return Outcome(good, CHECK_AFTER)
-        if wait := context.contention_delay(seen.claim):
-            yield Sleep(wait)
+        if context.must_reread(seen.claim):
+            yield Sleep(POLL_INTERVAL)
             continue
         done = yield from _claim_and_refresh(context, seen, Claim(new_owner()))
         if done is not None:
