@@ -152,14 +152,14 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "A response in an encoding that was not accepted is an error that keeps the body.",
             "integration/transport/test_transport_encoding.py::test_another_encoding_is_named_and_nothing_is_repeated",
-            "client/api/messages.py",
+            "client/api/http.py",
             "encoded = content_codings(encoding) is None",
             "encoded = False",
         ),
         Promise(
             "An error that quotes a secret is shown without it.",
             "integration/transport/test_transport_secrets.py::test_a_server_that_quotes_the_secret",
-            "client/api/messages.py",
+            "client/api/http.py",
             "return read(redact(answer, *secrets))",
             "return read(answer)",
         ),

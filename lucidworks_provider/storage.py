@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from lucidworks_provider.client.api.messages import scrub
+from lucidworks_provider.client.api.http import scrub
 from lucidworks_provider.errors import ConfigurationError, InputError, LucidworksError, StorageError
 
 log = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from lucidworks_provider.client.api import chunking
+from lucidworks_provider.client.api.http import parse_object
 from lucidworks_provider.client.api.jobs import CHUNKING, read_submission
-from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.client.endpoint import Call, Steps, naming_models
 from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.client.settings import LucidworksSettings

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.api.http import Request, Response
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -34,7 +34,7 @@ class Exchange(Generic[T]):
     """
 
     request: Request
-    parse: Callable[[Answer], T]
+    parse: Callable[[Response], T]
     attempts: int | None = None
 
 
@@ -53,7 +53,9 @@ class Call(Generic[T_co]):
 
 
 def endpoint(
-    build: Callable[[LucidworksSettings], Request], parse: Callable[[Answer], T], attempts: int | None = None
+    build: Callable[[LucidworksSettings], Request],
+    parse: Callable[[Response], T],
+    attempts: int | None = None,
 ) -> Call[T]:
     """Return a call of one request."""
 
@@ -68,7 +70,7 @@ def naming_models(
     use_case: str,
     model_id: str,
     build: Callable[[LucidworksSettings], Request],
-    parse: Callable[[Answer], T],
+    parse: Callable[[Response], T],
     *,
     refusals: tuple[type[LucidworksError], ...] = (
         UnknownResourceError,

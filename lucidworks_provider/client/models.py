@@ -13,7 +13,7 @@ from itertools import chain
 
 from lucidworks_provider.client.api import model_calls as calls
 from lucidworks_provider.client.api import models as api
-from lucidworks_provider.client.api.messages import path_segment
+from lucidworks_provider.client.api.http import path_segment
 from lucidworks_provider.client.endpoint import Call, Exchange, Steps, endpoint
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import AnswerError, InputError

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from lucidworks_provider.client.api import prediction_calls as calls
+from lucidworks_provider.client.api.http import Request, Response, parse_object
 from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
-from lucidworks_provider.client.api.messages import Answer, Request, parse_object
 from lucidworks_provider.client.api.predictions import Prediction
 from lucidworks_provider.client.api.secrets import blank
 from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions, read_items
@@ -58,7 +58,7 @@ def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]
 def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[tuple[bytes, tuple[P, ...]]]:
     """:func:`predict` for items that are validated already; the result has the body as it came, too."""
 
-    def parse(answer: Answer) -> tuple[bytes, tuple[P, ...]]:
+    def parse(answer: Response) -> tuple[bytes, tuple[P, ...]]:
         return answer.body, calls.read_answer(answer, options, len(items))
 
     return _naming_models(options, calls.predict_request, items, parse)
@@ -135,7 +135,7 @@ def _naming_models(
     options: PredictionOptions[Any],
     request: Callable[[str, str, PredictionOptions[Any], Sequence[Item]], Request],
     items: Sequence[Item],
-    parse: Callable[[Answer], T],
+    parse: Callable[[Response], T],
 ) -> Call[T]:
     def build(settings: LucidworksSettings) -> Request:
         return request(settings.application_base, settings.segment_of(options.name), options, items)

@@ -497,7 +497,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
     def execute(self, context: Context) -> None:
         """Delete it, then wait."""
-        from lucidworks_provider.client.api.messages import path_segment
+        from lucidworks_provider.client.api.http import path_segment
         from lucidworks_provider.client.api.models import Progress
 
         path_segment(self.deployment_id, "deployment_id")

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lucidworks_provider.client.api.http import Request, path_segment, post
 from lucidworks_provider.client.api.jobs import CHUNKING, JobState, state_of, top_level
-from lucidworks_provider.client.api.messages import Request, path_segment, post
 from lucidworks_provider.client.api.options import (
     SWITCH,
     Options,

@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from lucidworks_provider.client.api.messages import (
-    Answer,
+from lucidworks_provider.client.api.http import (
     Request,
+    Response,
     check_status,
     excerpt,
     get,
@@ -154,7 +154,7 @@ def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
     )
 
 
-def read_submission(answer: Answer, kind: JobKind) -> str:
+def read_submission(answer: Response, kind: JobKind) -> str:
     """
     The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``.
 

@@ -24,7 +24,7 @@ from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.messages import Answer, Request, read_blanked
+from lucidworks_provider.client.api.http import Request, Response, read_blanked
 from lucidworks_provider.client.api.tokens import (
     TokenResponse,
     check_scope,
@@ -674,7 +674,7 @@ def request_time(settings: LucidworksSettings) -> float | None:
     with closing(
         SyncTransport(replace(settings, timeout=min(settings.timeout, _CLOCK_TIMEOUT)))
     ) as transport:
-        answer: Answer = transport.send(request)
+        answer: Response = transport.send(request)
     return server_time(answer)
 
 

@@ -25,7 +25,7 @@ from aiohttp.payload import BytesPayload, IOBasePayload, Payload
 from yarl import URL
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.messages import ACCEPT_ENCODING, Answer, Request
+from lucidworks_provider.client.api.http import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.common import (
     CONNECT_TIMEOUT,
     AllowedHosts,
@@ -79,7 +79,7 @@ class AsyncTransport:
         # Event loops keep only weak references to tasks.
         self._pause_updates: set[asyncio.Future[object]] = set()
 
-    async def send(self, request: Request, access_token: str | None = None) -> Answer:
+    async def send(self, request: Request, access_token: str | None = None) -> Response:
         """
         Send once, when the rate limiter of the application permits it.
 
@@ -110,7 +110,7 @@ class AsyncTransport:
                 sent_back = {k.lower(): v for k, v in response.headers.items()}
                 if encoding := _encoding(response):
                     sent_back["content-encoding"] = encoding
-                answer = Answer(response.status, sent_back, body)
+                answer = Response(response.status, sent_back, body)
             except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
                 error = err if isinstance(err, TransportError) else translate(err, request, self.settings)
                 self._ended(request, failure_outcome(error), sent)

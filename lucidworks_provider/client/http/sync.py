@@ -16,7 +16,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.messages import ACCEPT_ENCODING, Answer, Request
+from lucidworks_provider.client.api.http import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.common import (
     CONNECT_TIMEOUT,
     AllowedHosts,
@@ -54,7 +54,7 @@ class SyncTransport:
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         mount_interim_adapter(self._session)
 
-    def send(self, request: Request, access_token: str | None = None) -> Answer:
+    def send(self, request: Request, access_token: str | None = None) -> Response:
         """
         Send once, when the rate limiter of the application permits it.
 
@@ -75,7 +75,7 @@ class SyncTransport:
             update_pause()
         return answer
 
-    def _send(self, request: Request, access_token: str | None) -> Answer:
+    def _send(self, request: Request, access_token: str | None) -> Response:
         proxy = proxy_for(request.url)
         verify = trusted(self._settings)
         sent = time.monotonic()
@@ -100,7 +100,7 @@ class SyncTransport:
             metrics.request(request.endpoint, failure_outcome(error), time.monotonic() - sent)
             raise error from None
         metrics.request(request.endpoint, response.status_code, time.monotonic() - sent)
-        return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+        return Response(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
 
     def close(self) -> None:
         """Close the kept connections."""

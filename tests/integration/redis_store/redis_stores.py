@@ -112,7 +112,7 @@ def send_on(url: str, mode: str, number: int, accepted: SynchronizedArray[float]
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
-    from lucidworks_provider.client.api.messages import get
+    from lucidworks_provider.client.api.http import get
     from lucidworks_provider.client.http.aio import shared_transport
     from lucidworks_provider.client.http.request_queue import queue_of
     from lucidworks_provider.client.http.sync import SyncTransport

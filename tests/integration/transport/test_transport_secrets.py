@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, get_token, scripted, submit
 
-from lucidworks_provider.client.api.messages import Answer
+from lucidworks_provider.client.api.http import Response
 from lucidworks_provider.client.api.tokens import parse_token_response, token_request
 from lucidworks_provider.client.auth.source import token_source
 from lucidworks_provider.client.auth.token import AccessToken
@@ -190,7 +190,7 @@ def test_nothing_leaks_on_the_whole_way(
         scope=Scope.PREDICT.value,
     )
     body = json.dumps({"access_token": last, "expires_in": 60}).encode()
-    reply = Answer(200, {"x-token": last}, body)
+    reply = Response(200, {"x-token": last}, body)
     grant = parse_token_response(reply)
     held = source.peek()
     assert held is not None

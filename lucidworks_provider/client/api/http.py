@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests and answers as values, and what an HTTP status means."""
+"""Requests and responses as values, and what an HTTP status means."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Request:
         idempotency key, so a second POST is a second job.
     :param scope: of the access token that it needs.
     :param basic: user name and password of Basic authentication (token request only).
-    :param secrets: of third parties, in the body; blanked wherever an answer quotes them.
+    :param secrets: of third parties, in the body; blanked wherever a response quotes them.
     """
 
     name: str
@@ -93,9 +93,9 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """
-    One HTTP answer.
+    One HTTP response.
 
     :param headers: with lower-case names.
     """
@@ -105,27 +105,27 @@ class Answer:
     body: bytes = field(repr=False)
 
 
-def redact(answer: Answer, *secrets: str) -> Answer:
+def redact(response: Response, *secrets: str) -> Response:
     """
-    The answer with secrets that were just sent blanked, in case that the service quotes them.
+    The response with secrets that were just sent blanked, in case that the service quotes them.
 
     For errors: a result is never changed. See :func:`read_blanked`.
     """
-    body = blank(answer.body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
-    return replace(answer, body=body)
+    body = blank(response.body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+    return replace(response, body=body)
 
 
-def read_blanked(read: Callable[[Answer], T], answer: Answer, *secrets: str) -> T:
+def read_blanked(read: Callable[[Response], T], response: Response, *secrets: str) -> T:
     """
-    Read an answer: a result as the service sent it, an error without secrets that were just sent.
+    Read a response: a result as the service sent it, an error without secrets that were just sent.
 
     :param read: without side effects, as it is called twice where it fails.
     """
     try:
-        return read(answer)
+        return read(response)
     except LucidworksError:
         pass  # its text may quote them, cut anywhere
-    return read(redact(answer, *secrets))
+    return read(redact(response, *secrets))
 
 
 def path_segment(value: str, what: str) -> str:
@@ -184,15 +184,15 @@ def post(
     )
 
 
-def read_object(answer: Answer, name: str) -> dict[str, Any]:
+def read_object(response: Response, name: str) -> dict[str, Any]:
     """
-    The JSON object of a successful answer.
+    The JSON object of a successful response.
 
     :param name: the request's name, for the message.
     :raises AnswerError: one of its subclasses, by the status or the body.
     """
-    check_status(answer, name)
-    return parse_object(answer.body, name, status=answer.status)
+    check_status(response, name)
+    return parse_object(response.body, name, status=response.status)
 
 
 def parse_json(body: bytes, *, packed: bool = False) -> Any:
@@ -229,7 +229,7 @@ def _mended(body: bytes) -> Any:
     """
     Decode what is JSON but for numbers that are none (null then), and halves of surrogate pairs.
 
-    A model's answer that was cut within an emoji is paid for all the same.
+    A model's response that was cut within an emoji is paid for all the same.
     """
     try:
         decoded = json.loads(body, parse_constant=lambda _: None)
@@ -268,21 +268,21 @@ def content_codings(header: str | None) -> list[str] | None:
     return codings if _DECODED.issuperset(codings) else None
 
 
-def check_status(answer: Answer, name: str) -> None:
+def check_status(response: Response, name: str) -> None:
     """Raise the error that the status stands for (section 11 of the reference); return on a 2xx that can be read."""
-    status, encoding = answer.status, answer.headers.get("content-encoding")
+    status, encoding = response.status, response.headers.get("content-encoding")
     encoded = content_codings(encoding) is None
     succeeded = 200 <= status < 300
     if succeeded and not encoded:
         return  # before anything is made of a body that is none of an error
-    shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(answer.body)
+    shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(response.body)
     said = f"{name}: HTTP {status}: {shown}"
     if succeeded:
         raise ContentEncodingError(
             f"{said}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
             "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
             status=status,
-            body=answer.body,
+            body=response.body,
             encoding=encoding or "",
         )
     match status:
@@ -293,25 +293,25 @@ def check_status(answer: Answer, name: str) -> None:
         case 404 | 410:
             raise UnknownResourceError(said, status=status)
         case 429:
-            raise RateLimitError(said, status=status, retry_after=retry_after(answer))
+            raise RateLimitError(said, status=status, retry_after=retry_after(response))
         case _ if 400 <= status < 500:
             raise RequestRefusedError(said, status=status)
         case _ if status >= 500:
-            raise ServiceError(said, status=status, retry_after=retry_after(answer))
+            raise ServiceError(said, status=status, retry_after=retry_after(response))
     # Redirects are not followed: a POST would silently become a GET, and a token go to another host.
     raise RequestRefusedError(f"{said} (redirects are not followed)", status=status)
 
 
-def check_token_status(answer: Answer, name: str) -> None:
+def check_token_status(response: Response, name: str) -> None:
     """Like :func:`check_status`, where what repeating cannot cure speaks about the credentials or their address."""
     try:
-        check_status(answer, name)
+        check_status(response, name)
     except ContentEncodingError:
         raise
     except AnswerError as err:
-        if err.retryable and answer.status != 401:
+        if err.retryable and response.status != 401:
             raise
-        raise AuthenticationError(str(err), status=answer.status) from None
+        raise AuthenticationError(str(err), status=response.status) from None
 
 
 def vendor_message(body: bytes) -> str:
@@ -356,9 +356,9 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text))
 
 
-def retry_after(answer: Answer) -> float | None:
+def retry_after(response: Response) -> float | None:
     """Seconds of a ``Retry-After`` header (undocumented for this service, honoured if present)."""
-    value = answer.headers.get("retry-after", "").strip()
+    value = response.headers.get("retry-after", "").strip()
     if not value:
         return None
     try:
@@ -370,7 +370,7 @@ def retry_after(answer: Answer) -> float | None:
     try:
         # The server's own Date is the clock that its Retry-After speaks of.
         moment = parsedate_to_datetime(value)
-        now = parsedate_to_datetime(answer.headers["date"])
+        now = parsedate_to_datetime(response.headers["date"])
         return min(max(0.0, (moment - now).total_seconds()), _LONGEST_RETRY_AFTER)
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
