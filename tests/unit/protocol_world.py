@@ -27,12 +27,12 @@ from lucidworks_provider.client.auth.source import TOLERANCE, ServerClock, Token
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.client.http.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
-from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
+from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
 Steps = Generator[float, None, Any]
 
 # Three operations lie between a look at the store and the end of the write: these stay below `settle`.
-PROMPT = VariableStore.settle / 3
+PROMPT = VariableTokenStore.settle / 3
 # Hosts whose clocks differ by less are taken to agree; the Date of an answer has no fractions.
 UNCERTAIN = TOLERANCE + 1
 # How often a caller looks whether another one of its process has finished its turn.
@@ -117,7 +117,7 @@ class World:
         self.random = random.Random(seed)
         self.weather = Weather()
         self.atomic, self.lifetime = atomic, lifetime
-        self.settle = 0.0 if atomic else VariableStore.settle
+        self.settle = 0.0 if atomic else VariableTokenStore.settle
         self.token: AccessToken | None = None
         self.claim: Claim | None = None
         self.claimed_until = math.inf

@@ -30,7 +30,7 @@ from lucidworks_provider.client.auth.protocol import (
 )
 from lucidworks_provider.client.auth.token import ALLOWED, AccessToken, RevocationHistory, TokenIdentity
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
-from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
+from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
 LIFETIME = 3600.0
 STORES = pytest.mark.parametrize("atomic", [False, True], ids=["variable", "redis"])
@@ -291,7 +291,7 @@ def conversation_of(
     return protocol.acquire(
         held=held,
         refused=() if refused is None else (refused,),
-        settle=VariableStore.settle,
+        settle=VariableTokenStore.settle,
         clocks=Clocks(lambda: world.now, lambda: world.now, lambda: True),
         monitor=monitor,
         new_owner=lambda: "client",
@@ -541,7 +541,7 @@ def test_each_revocation_within_a_minute_delays_the_next_refresh() -> None:
         conversation.send(Snapshot(held, RELEASED))
         sleep = conversation.send(None)
         assert isinstance(sleep, commands.Sleep)
-        delays.append(round(sleep.seconds - VariableStore.settle, 3))
+        delays.append(round(sleep.seconds - VariableTokenStore.settle, 3))
     assert delays == [0.0, 0.1, 0.2, 0.5]
 
 

@@ -109,9 +109,9 @@ def test_what_is_no_token_is_told_once_and_replaced(
 
 def test_scopes_share_nothing(server: RedisServer) -> None:
     from lucidworks_provider.client.auth.token import TokenCipher, TokenIdentity
-    from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
+    from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 
     other = TokenIdentity("https://identity.test", "server", "client", "machinelearning.model")
     new_store().publish(token(1))
-    store = RedisStore("lucidworks_default", "shared_redis", other, TokenCipher(other, "secret"))
+    store = RedisTokenStore("lucidworks_default", "shared_redis", other, TokenCipher(other, "secret"))
     assert store.read() == Snapshot(None, RELEASED)
