@@ -160,7 +160,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "An error that quotes a secret is shown without it.",
             "integration/transport/test_transport_secrets.py::test_a_server_that_quotes_the_secret",
             "client/api/http.py",
-            "return read(redact(answer, *secrets))",
+            "return read(redact(response, *secrets))",
             "return read(answer)",
         ),
         Promise(

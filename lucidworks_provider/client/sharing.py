@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where the processes of a deployment share tokens and pauses.
+The registry of stores in which the processes of a deployment share tokens and pauses.
 
-The client knows what such a place has to do, and has none of its own. The hooks register theirs (Airflow Variables
-and Redis) when they are imported.
+The hooks register theirs (Airflow Variables and Redis) when they are imported.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class SharedStores(Protocol):
-    """Stores in the place that ``share_via`` of the settings names."""
+    """Creates the stores that ``share_via`` of the settings names."""
 
     def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
-        """:raises ConfigurationError: the settings lack what it needs."""
+        """Return the store of a token. :raises ConfigurationError: a field of the settings is missing."""
 
     def pause_store(self, settings: LucidworksSettings, name: str) -> PauseStore | None:
-        """Return None if the settings lack what it needs."""
+        """Return the store of a pause; None if a field of the settings is missing."""
 
 
 _registered: SharedStores | None = None

@@ -28,6 +28,7 @@ from lucidworks_provider.client.auth.protocol import (
     Outcome,
     Snapshot,
 )
+from lucidworks_provider.client.auth.source import TokenCache
 from lucidworks_provider.client.auth.token import ALLOWED, AccessToken, RevocationHistory, TokenIdentity
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 from lucidworks_provider.hooks.stores.variables import VariableTokenStore
@@ -557,3 +558,23 @@ def test_a_process_without_a_token_does_not_wait_forever() -> None:
         assert conversation.send(None) == commands.Read()
     with pytest.raises(TokenError, match="Other processes have been getting a token"):
         conversation.send(Snapshot(None, Claim("other", heartbeat)))
+
+
+def test_a_dead_claim_at_the_refresh_time_is_replaced_before_the_token_expires() -> None:
+    """Each run of the protocol ends after ``GRACE`` with the good token: the next one knows how old the claim is."""
+    world = World()
+    processes = settled(world, 2)
+    reach_refresh_time(world)
+    world.weather = Weather(store=(0.05, 0.09))
+    world.claim = Claim("dead", 3)
+    traffic(world, processes, 30)
+    assert not failed(world)
+    assert world.refreshes() == 2
+
+
+def test_a_slow_clock_does_not_prolong_the_lifetime_of_a_token() -> None:
+    world = World()
+    cache = TokenCache()
+    cache.use(Outcome(token_of(world)), Clocks(lambda: 0.0, lambda: world.now - 3600, lambda: False))
+    assert cache.held is not None
+    assert cache.held.expires_at <= LIFETIME

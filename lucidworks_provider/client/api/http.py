@@ -36,23 +36,23 @@ EXCERPT_CHARACTERS = 300
 # The encodings that requests accept and both clients decode.
 ACCEPT_ENCODING = "gzip, deflate"
 _DECODED = frozenset({"gzip", "x-gzip", "deflate"})
-# A year: what is longer is as good as never, and cannot be slept.
+# A year; longer times cannot be slept.
 _LONGEST_RETRY_AFTER = 31_536_000.0
 
-# No error body is documented for any endpoint, so look where servers usually put their words.
+# No error body is documented; servers use these fields.
 _MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "error", "title")
-# What must not reach a log even when a server echoes it: JWTs, bearer and basic credentials, keys.
+# Credentials that a server may quote: JWTs, bearer and basic credentials, keys.
 _CREDENTIALS = re.compile(
     r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"
     r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
-    # Without a word before it: whoever waits for a job does not know the keys of third parties.
+    # Without a word before it: a trigger does not know the keys of third parties.
     r"|\bsk-(?:[\w-]{12,}|(?=[\w-]*[0-9])[\w-]{5,})"
     # As third parties abbreviate them.
     r"|\bsk-[\w-]*(?:[*\u2026]|\.{3})[\w*.\u2026-]*|(?<![\w-])[\w-]{0,16}\*{3,}[\w-]*"
     r"|-----BEGIN\b.*"
     r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,}"
 )
-# A name and what stands under it; a key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
+# A name and its value; a key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
 _NAME = re.compile(r"\"?(?<![\w-])([\w-]+)\\*\"?\s*[:=]\s*")
 _VALUE = re.compile(r"\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+")
 
@@ -61,7 +61,7 @@ _BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
-# Some servers send it, some decoders refuse it.
+# Some servers send it; some decoders reject it.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -70,11 +70,11 @@ class Request:
     """
     One HTTP request, without its access token.
 
-    :param name: what it does, in words, for messages and logs.
-    :param endpoint: which one it asks, as a word without ids, for metrics.
-    :param replayable: whether sending it twice does no harm. A submission is not: the service knows no
-        idempotency key, so a second POST is a second job.
-    :param scope: of the access token that it needs.
+    :param name: for messages and logs.
+    :param endpoint: a word without ids, for metrics.
+    :param replayable: whether it may be sent twice. A submission is not: the service has no idempotency key, so a
+        second POST creates a second job.
+    :param scope: of its access token.
     :param basic: user name and password of Basic authentication (token request only).
     :param secrets: of third parties, in the body; blanked wherever a response quotes them.
     """
@@ -107,9 +107,9 @@ class Response:
 
 def redact(response: Response, *secrets: str) -> Response:
     """
-    The response with secrets that were just sent blanked, in case that the service quotes them.
+    The response without secrets that were sent, which the service may quote.
 
-    For errors: a result is never changed. See :func:`read_blanked`.
+    For errors: results are not changed. See :func:`read_blanked`.
     """
     body = blank(response.body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
     return replace(response, body=body)
@@ -117,19 +117,19 @@ def redact(response: Response, *secrets: str) -> Response:
 
 def read_blanked(read: Callable[[Response], T], response: Response, *secrets: str) -> T:
     """
-    Read a response: a result as the service sent it, an error without secrets that were just sent.
+    Parse a response: a result as the service sent it, an error without secrets that were sent.
 
-    :param read: without side effects, as it is called twice where it fails.
+    :param read: the parser. Called again after an error, so it must have no side effects.
     """
     try:
         return read(response)
     except LucidworksError:
-        pass  # its text may quote them, cut anywhere
+        pass  # its message may quote them
     return read(redact(response, *secrets))
 
 
 def path_segment(value: str, what: str) -> str:
-    """Quote a caller's value for a URL path; refuse what would change the path."""
+    """Quote a value for a URL path; refuse one that would change the path."""
     if not isinstance(value, str) or not value.strip() or value in {".", ".."}:
         raise InputError(f"{what} is {value!r}; give a non-empty name.")
     try:
@@ -199,7 +199,7 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
     """
     Decode JSON; orjson where the ``documents`` extra brought it, for results of many megabytes.
 
-    Large bodies are decoded in pieces, so that an event loop in the same process goes on.
+    Large bodies are decoded in pieces, so that the event loop of the process is not blocked.
 
     :param packed: let the vectors of a large body be arrays instead of lists where they can; see
         :class:`~lucidworks_provider.client.api.large_json.WithoutVectors`.
@@ -210,7 +210,7 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
     try:
         from orjson import loads
     except ImportError:
-        # It makes infinity of 1e999, which is for whoever reads the list to find.
+        # It decodes 1e999 as infinity, which the readers of vectors reject.
         loads, packed = json.loads, False
     if len(body) <= LARGE_BODY:
         return _decoded(body, loads)
@@ -227,9 +227,9 @@ def _decoded(body: bytes, loads: Callable[[bytes], Any]) -> Any:
 
 def _mended(body: bytes) -> Any:
     """
-    Decode what is JSON but for numbers that are none (null then), and halves of surrogate pairs.
+    Decode JSON with NaN and infinities (as null) and halves of surrogate pairs.
 
-    A model's response that was cut within an emoji is paid for all the same.
+    A model may cut its text within an emoji.
     """
     try:
         decoded = json.loads(body, parse_constant=lambda _: None)
@@ -269,17 +269,17 @@ def content_codings(header: str | None) -> list[str] | None:
 
 
 def check_status(response: Response, name: str) -> None:
-    """Raise the error that the status stands for (section 11 of the reference); return on a 2xx that can be read."""
+    """Raise the error of the status (section 11 of the reference); return for a 2xx that can be decoded."""
     status, encoding = response.status, response.headers.get("content-encoding")
     encoded = content_codings(encoding) is None
     succeeded = 200 <= status < 300
     if succeeded and not encoded:
         return  # before anything is made of a body that is none of an error
     shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(response.body)
-    said = f"{name}: HTTP {status}: {shown}"
+    text = f"{name}: HTTP {status}: {shown}"
     if succeeded:
         raise ContentEncodingError(
-            f"{said}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
+            f"{text}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
             "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
             status=status,
             body=response.body,
@@ -287,23 +287,23 @@ def check_status(response: Response, name: str) -> None:
         )
     match status:
         case 401:
-            raise TokenRefusedError(said, status=status)
+            raise TokenRefusedError(text, status=status)
         case 403:
-            raise ForbiddenError(said, status=status)
+            raise ForbiddenError(text, status=status)
         case 404 | 410:
-            raise UnknownResourceError(said, status=status)
+            raise UnknownResourceError(text, status=status)
         case 429:
-            raise RateLimitError(said, status=status, retry_after=retry_after(response))
+            raise RateLimitError(text, status=status, retry_after=retry_after(response))
         case _ if 400 <= status < 500:
-            raise RequestRefusedError(said, status=status)
+            raise RequestRefusedError(text, status=status)
         case _ if status >= 500:
-            raise ServiceError(said, status=status, retry_after=retry_after(response))
+            raise ServiceError(text, status=status, retry_after=retry_after(response))
     # Redirects are not followed: a POST would silently become a GET, and a token go to another host.
-    raise RequestRefusedError(f"{said} (redirects are not followed)", status=status)
+    raise RequestRefusedError(f"{text} (redirects are not followed)", status=status)
 
 
 def check_token_status(response: Response, name: str) -> None:
-    """Like :func:`check_status`, where what repeating cannot cure speaks about the credentials or their address."""
+    """Like :func:`check_status`; errors that are not retryable become errors of the credentials."""
     try:
         check_status(response, name)
     except ContentEncodingError:
@@ -315,7 +315,7 @@ def check_token_status(response: Response, name: str) -> None:
 
 
 def vendor_message(body: bytes) -> str:
-    """The service's own words in an error body, cut short and without anything that looks secret."""
+    """The message of an error body, shortened and without what looks like a credential."""
     try:
         decoded = json.loads(body)
     except (ValueError, RecursionError):
@@ -334,12 +334,12 @@ def vendor_message(body: bytes) -> str:
 
 def excerpt(body: bytes) -> str:
     """The first characters of a body, safe to show."""
-    # A few more bytes than are shown, so that a credential at the cut is still recognised.
+    # More than is shown, so that a credential at the end is recognised.
     return scrub(body[: 8 * EXCERPT_CHARACTERS].decode("utf-8", "replace"))[:EXCERPT_CHARACTERS].strip()
 
 
 def scrub(text: str) -> str:
-    """Replace what looks like a credential, and what logs and databases do not take."""
+    """Replace what looks like a credential, and characters that logs and databases reject."""
     text = _CREDENTIALS.sub(MASK, printable(text))
     parts, at, search = [], 0, 0
     while (name := _NAME.search(text, search)) is not None:
@@ -368,7 +368,7 @@ def retry_after(response: Response) -> float | None:
     else:
         return min(max(0.0, seconds), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
     try:
-        # The server's own Date is the clock that its Retry-After speaks of.
+        # Relative to the server's own clock.
         moment = parsedate_to_datetime(value)
         now = parsedate_to_datetime(response.headers["date"])
         return min(max(0.0, (moment - now).total_seconds()), _LONGEST_RETRY_AFTER)

@@ -43,7 +43,7 @@ class WithoutVectors:
     """
 
     def __init__(self, body: bytes, loads: Callable[[bytes], Any], *, packed: bool = False) -> None:
-        # Nobody can have put into a body what is drawn after it came.
+        # A fresh random marker cannot be in the body.
         self._mark = token_hex(16)
         self._vectors: list[Any] = []
         parts: list[bytes] = []

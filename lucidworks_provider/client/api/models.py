@@ -48,14 +48,14 @@ from lucidworks_provider.client.api.options import is_int
 from lucidworks_provider.client.api.secrets import without_secrets
 from lucidworks_provider.errors import MalformedAnswerError
 
-# What a service may echo and nobody should keep.
+# A service may return them; they are not kept.
 CREDENTIALS = "trainingDataCredentials"
 
 T = TypeVar("T")
 
 
 class Progress(Enum):
-    """What a state means for whoever waits."""
+    """What a state means."""
 
     RUNNING = "running"
     READY = "ready"
@@ -231,7 +231,7 @@ def read_deployment(answer: Response) -> Deployment:
 
 def read_undeployment(answer: Response) -> str | None:
     """
-    The state that a deletion answers with, if it says one: an answer without a body will do.
+    The state in the response to a deletion; the body may be empty.
 
     :raises MalformedAnswerError: a page, which is a gateway's.
     """

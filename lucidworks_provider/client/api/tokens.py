@@ -25,9 +25,9 @@ from lucidworks_provider.client.api.http import (
 from lucidworks_provider.client.api.scopes import SCOPES
 from lucidworks_provider.errors import AuthenticationError, InputError, MalformedAnswerError
 
-# Documented life of a token, for a response that leaves `expires_in` out.
+# The documented lifetime, for a response without `expires_in`.
 DEFAULT_LIFETIME = 3600.0
-# No token of an hour lives for longer than this; a number that is no time must not get into stores.
+# Longer lifetimes are errors of the service.
 _LONGEST_LIFETIME = 30 * 24 * 3600.0
 _NAME = "Token request"
 # What a header can carry.
@@ -37,11 +37,11 @@ _TOKEN = re.compile(r"[!-~]+")
 @dataclass(frozen=True, slots=True)
 class TokenResponse:
     """
-    What the token endpoint handed out.
+    The response of the token endpoint.
 
     :param lifetime: seconds.
     :param server_time: the response's ``Date`` as seconds since the epoch, or None.
-    :param seconds: how long the response took, as far as the sender knows.
+    :param seconds: how long the request took.
     """
 
     access_token: str = field(repr=False)
@@ -60,12 +60,12 @@ def check_scope(scope: str) -> str:
 def token_request(
     *, auth_url: str, auth_server_id: str, client_id: str, client_secret: str, scope: str
 ) -> Request:
-    """Build the documented request, exactly: Basic authentication, everything else in query and headers."""
+    """Build the documented request: Basic authentication, everything else in query and headers."""
     return Request(
         name=_NAME,
         method="POST",
         url=f"{auth_url}/oauth2/{auth_server_id}/v1/token",
-        # A repeated request leaves the newest token valid, which is the one we then hold.
+        # The last response has the token that is valid.
         replayable=True,
         endpoint="token",
         params=(("scope", scope), ("grant_type", "client_credentials")),
@@ -80,7 +80,7 @@ def token_request(
 
 def parse_token_response(response: Response) -> TokenResponse:
     """
-    Read the token endpoint's response.
+    Parse the response of the token endpoint.
 
     :raises AuthenticationError: the credentials or the scope were refused.
     :raises MalformedAnswerError: a success without an access token.
@@ -89,10 +89,10 @@ def parse_token_response(response: Response) -> TokenResponse:
     body = parse_object(response.body, _NAME, status=response.status)
     access_token = body.get("access_token")
     if "error" in body and not access_token:
-        said = vendor_message(response.body)
-        raise AuthenticationError(f"{_NAME}: HTTP {response.status}: {said}", status=response.status)
+        message = vendor_message(response.body)
+        raise AuthenticationError(f"{_NAME}: HTTP {response.status}: {message}", status=response.status)
     if not isinstance(access_token, str) or not _TOKEN.fullmatch(access_token.strip()):
-        # The body is not shown: whatever it is, it may hold a token under another name.
+        # The body is not shown, as it may contain a token with another name.
         raise MalformedAnswerError(
             f"{_NAME}: HTTP {response.status} without an `access_token`; fields: {sorted(body)!r}",
             status=response.status,

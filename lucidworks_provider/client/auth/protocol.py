@@ -2,7 +2,7 @@
 """
 Compare and refresh: the decisions of a process that needs a token, as a generator without I/O.
 
-A new token invalidates the old one for every client, so it is requested as rarely as possible, once for the fleet.
+A new token invalidates the old one for every client, so all processes share one and request it as rarely as possible.
 A process uses the token that it has, and runs this protocol only when that token was refused (401), is due for a
 refresh, or does not exist:
 
@@ -11,7 +11,7 @@ what the store shows                    what the process does
 ======================================  ===============================================================
 unreadable, or empty;                   use the cached token, read the store again later
   the cached token is still good
-unreadable; no usable token             fail, retryably: a blind refresh would invalidate the fleet's token
+unreadable; no usable token             fail, retryably: a blind refresh would invalidate the shared token
 an older token than the cached one,     publish the cached one: it was issued while the store was down
   which is good
 a good token before its refresh time    use it (the 401 was caused by another process's refresh)

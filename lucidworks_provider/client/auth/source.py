@@ -368,7 +368,7 @@ class TokenSource:
         """
         An access token; from memory while it is fresh.
 
-        :param refused: the token that was answered with 401, so that it is not handed out again.
+        :param refused: the token that was answered with 401, so that it is not returned again.
         """
         if refused is not None:
             self.invalidate(refused)
@@ -405,7 +405,7 @@ class TokenSource:
                 self._flights[loop] = flight
                 flight.add_done_callback(partial(self._flight_done, loop))
             good = self._cache.usable(time.monotonic())
-            # Waited for and not awaited: the refresh of a cancelled caller is everybody's, and must be published.
+            # Not awaited directly: a cancelled caller must not cancel the refresh.
             await asyncio.wait({flight}, timeout=None if good is None else protocol.GRACE)
             value = flight.result() if flight.done() else self._cache.usable(time.monotonic())
             if value is not None and value not in self._cache.refused:
