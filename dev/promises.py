@@ -161,7 +161,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "integration/transport/test_transport_secrets.py::test_a_server_that_quotes_the_secret",
             "client/api/http.py",
             "return read(redact(response, *secrets))",
-            "return read(answer)",
+            "return read(response)",
         ),
         Promise(
             "A token does not show itself in values, tracebacks and collections.",

@@ -78,7 +78,7 @@ def get_chunking(job_id: str) -> Call[chunking.ChunkingResult]:
 
     def steps(settings: LucidworksSettings) -> Steps[chunking.ChunkingResult]:
         body = yield from poll_job(CHUNKING, job_id).steps(settings)
-        # Not by the exchange, which would ask again for what may be given once.
+        # Not parsed by the exchange, whose retries would request a result that may be returned only once.
         return chunking.read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
 
     return Call(steps)

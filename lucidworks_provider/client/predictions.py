@@ -98,7 +98,7 @@ def get_prediction(
 
     def steps(settings: LucidworksSettings) -> Steps[calls.PredictionResult]:
         body = yield from poll_job(PREDICTION, job_id).steps(settings)
-        # Not by the exchange, which would ask again for what may be given once.
+        # Not parsed by the exchange, whose retries would request a result that may be returned only once.
         kind = Prediction if options is None else options.known.answer
         result = calls.read_result(parse_object(body, f"Prediction job {job_id}"), job_id, kind)
         return result if options is None else replace(result, message=blank(result.message, options.secrets))
