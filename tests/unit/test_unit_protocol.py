@@ -578,3 +578,19 @@ def test_a_slow_clock_does_not_prolong_the_lifetime_of_a_token() -> None:
     cache.use(Outcome(token_of(world)), Clocks(lambda: 0.0, lambda: world.now - 3600, lambda: False))
     assert cache.held is not None
     assert cache.held.expires_at <= LIFETIME
+
+
+@pytest.mark.parametrize("shown", [Claim("other", 5), None, Claim("client", 1)])
+def test_a_claim_that_took_too_long_to_renew_is_read_again(shown: Claim | None) -> None:
+    """With a store that is slow for this host alone, others may have taken the claim for dead."""
+    world = World()
+    conversation = conversation_of(world)
+    claim = claimed(conversation).claim
+    conversation.send(None)
+    conversation.send(None)
+    renewed = claim.next_heartbeat()
+    assert conversation.send(Snapshot(None, claim)) == commands.WriteClaim(renewed)
+    world.run(LEASE)
+    assert conversation.send(None) == commands.Read()
+    command = conversation.send(Snapshot(None, shown))
+    assert command == (commands.Refresh(renewed) if shown == renewed else commands.Read())

@@ -27,7 +27,8 @@ no claim, or a dead one                 write a claim, wait ``settle``, read it 
   ours; only a clock that was never     - release it, ask the service for the time, start again
   compared says that it expired
   ours; too many revocations                 - publish the pause, release the claim, fail with the reason
-  ours; the token is the same           - renew the claim, **refresh**, publish, release
+  ours; the token is the same           - renew the claim (read it again if that took ``LEASE``), **refresh**,
+                                          publish, release
 the refresh failed; a good token is     release the claim, use the good one, read the store again later
   there
 the refresh failed; no usable token     release the claim, fail with the cause
@@ -461,13 +462,20 @@ def _hides_values(seen: Reply, before: Snapshot) -> bool:
 
 def _refresh(
     context: _Context, seen: Snapshot, claim: Claim, last: AccessToken | None
-) -> Generator[Command, Reply, Outcome]:
+) -> Generator[Command, Reply, Outcome | None]:
     # The claim was not renewed during the settle delay. And if the store cannot be written, the new token could not
     # be published either.
     claim = claim.next_heartbeat()
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
         return _without_store(context, reply)
+    if context.settle and context.clocks.monotonic() - context.read_at >= LEASE:
+        # The store is slow for this host: another process may have taken the claim for dead since it was read back.
+        again = yield from context.read()
+        if again != Snapshot(seen.token, claim):
+            if isinstance(again, Snapshot) and again.claim == claim:
+                yield ReleaseClaim(claim)
+            return None
     good = context.usable(seen.token)
     refreshed = yield Refresh(claim, single_attempt=good is not None)
     if isinstance(refreshed, AccessToken):
