@@ -41,22 +41,22 @@ fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a mi
 
 fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token, and a catalogue, half an hour
 	@$(BIN)/python -m pytest -m fleet tests/system/live/test_live_fleet_stack.py
-	@$(BIN)/python -m benchmarks.fleet
+	@$(BIN)/python -m tests.system.fleet
 
 fleet-short: $(VENV)/.fleet ## the same with fewer tasks, ten minutes
-	@$(BIN)/python -m benchmarks.fleet --short
+	@$(BIN)/python -m tests.system.fleet --short
 
 chaos: $(VENV)/.fleet ## faults of the service, the network, disks and clocks, kills: what is lost, half an hour
-	@$(BIN)/python -m benchmarks.chaos
+	@$(BIN)/python -m tests.system.chaos
 
 chaos-short: $(VENV)/.fleet ## the most telling ones, five minutes
-	@$(BIN)/python -m benchmarks.chaos --short
+	@$(BIN)/python -m tests.system.chaos --short
 
 soak: $(VENV)/.fleet ## an hour of steady work: what grows
-	@$(BIN)/python -m benchmarks.soak
+	@$(BIN)/python -m tests.system.chaos.soak
 
 soak-short: $(VENV)/.fleet ## ten minutes of it
-	@$(BIN)/python -m benchmarks.soak --minutes 10
+	@$(BIN)/python -m tests.system.chaos.soak --minutes 10
 
 audit: $(READY) ## known vulnerabilities of what is installed; needs the internet
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
@@ -100,8 +100,8 @@ bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/bench
 	@$(BIN)/python -m benchmarks.rate_emulator
 	@$(BIN)/python -m benchmarks.rate_noise
 	@$(BIN)/python -m benchmarks.side_by_side
-	@$(BIN)/python -m benchmarks.storm
 	@$(BIN)/python -m benchmarks.tokens
+	@$(BIN)/python -m tests.system.storm
 	@$(BIN)/python -m benchmarks.triggers
 
 # Its connector refuses versions that the others are measured with.
