@@ -565,6 +565,8 @@ class _Check:
             except _Stopped as err:
                 return str(err)
             except LucidworksError as err:
+                # The text may name what is of the account, so it is not in the report.
+                sys.stderr.write(f"{err}\n")
                 return f"It ended with {type(err).__name__}."
             except OSError as err:  # every exception of requests is one
                 unanswered += 1
