@@ -28,7 +28,7 @@ from lucidworks_provider.get_provider_info import get_provider_info
 ROOT = Path(lucidworks_provider.__file__).parents[1]
 NAME = f"airflow_provider_lucidworks-{lucidworks_provider.__version__}"
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
-FOLDERS = ("lucidworks_provider", "docs", "example_dags")
+FOLDERS = ("lucidworks_provider", "deploy", "docs", "example_dags")
 BESIDE = (
     *(".gitignore", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "README.md"),
     *("SECURITY.md", "pyproject.toml"),
