@@ -170,6 +170,17 @@ def test_keep_token_issues_one_token_for_each_scope(ask, emulator: RunningEmulat
     assert emulator.state.log.issued == {"machinelearning.predict": 1, "machinelearning.model": 1}
 
 
+def test_keep_token_needs_a_process_that_reaches_it(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_connection(monkeypatch, extra={"share_via": "airflow"})
+    assert check.main(["--yes", "--keep-token", "--only", "use-cases"]) == 1
+    out, err = capsys.readouterr()
+    assert "Ended early: It ended with TokenStoreError." in out
+    assert "out of Airflow's reach" in err
+    assert len(emulator.state.log) == 0
+
+
 def test_the_budget_ends_it_with_what_was_found(ask, emulator: RunningEmulator) -> None:
     report = ask("--budget", "9", code=1)
     assert "Ended early: The budget of 9 requests is spent." in report
