@@ -12,8 +12,9 @@ import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
 
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import InputError, LucidworksError
+from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
+from lucidworks_provider.operators.models import LucidworksDeployModelOperator
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 TEXTS = ["A tent \N{CAMPING} for two", "2024", "true", "Zelt für zwei", "[1]"]
@@ -61,16 +62,15 @@ def hashed(texts: list[str]) -> str:
 
 
 @pytest.mark.parametrize("native", [True, False])
-@pytest.mark.parametrize("inputs", [Output(TEXTS), PULLED, AS_JSON], ids=["output", "pulled", "tojson"])
+@pytest.mark.parametrize("inputs", [Output(TEXTS), AS_JSON], ids=["output", "tojson"])
 def test_a_list_of_texts(emulator: RunningEmulator, inputs: Any, native: bool) -> None:
-    right = {(PULLED, True), (AS_JSON, False)}
-    if isinstance(inputs, Output) or (inputs, native) in right:
-        assert predicted(emulator, TEXTS, inputs, native=native) == hashed(TEXTS)
-        return
-    with pytest.raises(LucidworksError) as failed:
-        predicted(emulator, TEXTS, inputs, native=native)
-    said = "half a surrogate pair" if native else "use `| tojson`"
-    assert said in str(failed.value)
+    assert predicted(emulator, TEXTS, inputs, native=native) == hashed(TEXTS)
+
+
+def test_a_list_without_tojson(emulator: RunningEmulator) -> None:
+    assert predicted(emulator, TEXTS, PULLED, native=True) == hashed(TEXTS)
+    with pytest.raises(InputError, match=r"use `\| tojson`"):
+        predicted(emulator, TEXTS, PULLED, native=False)
 
 
 @pytest.mark.parametrize("inputs", [Output(TEXTS), [Output(one) for one in TEXTS]], ids=["list", "elements"])
@@ -83,6 +83,7 @@ def test_outputs_are_right_in_every_dag(emulator: RunningEmulator, inputs: Any) 
     [
         *[(text, "output", native, None) for text in TEXTS for native in (True, False)],
         *[(text, PULLED, False, None) for text in TEXTS],
+        *[(text, AS_JSON, True, None) for text in TEXTS],
         ("A tent \N{CAMPING} for two", PULLED, True, None),
         # Native rendering reads Python literals.
         ("2024", PULLED, True, "int"),
@@ -107,3 +108,13 @@ def test_one_text(
     run(LucidworksChunkOperator, text, native=native, **arguments)
     [record] = [one for one in emulator.state.log if one.endpoint == "submit"]
     assert record.text_sha256 == hashed([text])
+
+
+def test_pairs_are_joined_and_halves_are_left() -> None:
+    context: Any = {"texts": {"\N{CAMPING}": ["\N{CAMPING}", "\ud83c", 1, None]}}
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1), render_template_as_native_obj=True):
+        task: Any = LucidworksDeployModelOperator(
+            task_id="t", model_id="m", config="{{ texts | tojson | replace('null', 'None') }}"
+        )
+    task.render_template_fields(context)
+    assert task.config == {"\N{CAMPING}": ["\N{CAMPING}", "\ud83c", 1, None]}
