@@ -69,10 +69,11 @@ matrix: $(READY) ## every supported Airflow and Python, as far as there are inte
 matrix-short: $(READY) ## the lowest, one between and the highest, five minutes
 	@$(BIN)/python -m dev.matrix --short
 
-lint: $(READY) ## ruff, and the architecture: what may import what
+lint: $(READY) ## ruff, the import contracts, and the prose of pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/python -m dev.prose
 
 format: $(READY) ## let ruff rewrite
 	@$(BIN)/ruff format .
