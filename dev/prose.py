@@ -36,7 +36,6 @@ BANNED = {
     r"the other way round": "say what happens",
     r"cuts? (?:\w+ )?off|cut off": "invalidate, truncate",
     r"(?:a|an|each|one|two|every|first|last|next) looks?|looks into": "poll, read",
-    r"of (?:its|their|one's|your|our|his) own": "separate, another",
     r"as (?:it|they) (?:stands?|came|comes?)": "unchanged",
     r"what follows": "effect",
     r"under ?way": "in flight, active",
