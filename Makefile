@@ -30,10 +30,11 @@ demo: $(READY) ## run the example DAG in a real Airflow against the emulator
 airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
-test: $(READY) ## unit and integration tests
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 20 tests/unit tests/integration
+# Most tests wait for sockets and disks: four processes keep two cores busy.
+test: $(READY) ## unit and integration tests, five minutes
+	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder --durations 20 tests/unit tests/integration
 
-system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server
+system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; a quarter of an hour
 	@$(BIN)/python -m pytest --durations 20 tests/system
 
 fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a million to the checks, half an hour
@@ -68,10 +69,11 @@ matrix: $(READY) ## every supported Airflow and Python, as far as there are inte
 matrix-short: $(READY) ## the lowest, one between and the highest, five minutes
 	@$(BIN)/python -m dev.matrix --short
 
-lint: $(READY) ## ruff, and the architecture: what may import what
+lint: $(READY) ## ruff, the import contracts, and the prose of pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/python -m dev.prose
 
 format: $(READY) ## let ruff rewrite
 	@$(BIN)/ruff format .
