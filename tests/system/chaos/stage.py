@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that ``benchmarks.chaos`` runs on, and the handles by which it is broken."""
+"""Everything that ``tests.system.chaos`` runs on, and the handles by which it is broken."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from typing import Any
 
 import requests
 
-from benchmarks.chaos_judge import SUBMISSIONS, Toll, Work
-from benchmarks.corpus_judge import WORDS, Catalogue
 from dev import private_mounts
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
@@ -25,6 +23,8 @@ from dev.packages import install_services
 from dev.services import PostgresServer
 from dev.tls_door import TlsDoor
 from dev.wrong_clock import WrongClock
+from tests.system.chaos.judge import SUBMISSIONS, Toll, Work
+from tests.system.corpus.judge import WORDS, Catalogue
 
 DAG = "chaos"
 ONCE = "chaos_once"  # the same without retries, and with little patience
@@ -166,7 +166,7 @@ def staged(
     """
     install_services()
     (root / "dags").mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("chaos_dags.py"), root / "dags")
+    shutil.copy(Path(__file__).with_name("dags.py"), root / "dags" / "chaos_dags.py")
     with ExitStack() as stack:
         names = None
         if private:

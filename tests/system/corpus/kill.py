@@ -7,7 +7,7 @@ thirty random moments, and Airflow tries it again. Each third kill waits for the
 after the run has written the note from which its commits are made. When a run comes to its end before, the catalogue
 changes (two of five documents, one of twenty gone, one of twenty new) and the next night begins. After each night a
 judge compares the tables with the catalogue and with the emulator's log, document by document, and what the task
-returned with both. Meanwhile :mod:`benchmarks.corpus_readers` reads the tables in a process of its own.
+returned with both. Meanwhile :mod:`tests.system.corpus.readers` reads the tables in a process of its own.
 
 ``--plain`` plays the same in plain child processes without a scheduler: a kill every few seconds. ``--s3`` has the
 tables in a bucket of moto's server.
@@ -36,14 +36,14 @@ from typing import Any
 
 import psutil
 
-from benchmarks.corpus_judge import Catalogue, JobStateStore, Verdict, judge
-from benchmarks.corpus_readers import Readers
 from dev.airflow_stack import AirflowStack, install_signal_handlers
 from dev.demo import Emulator
 from dev.s3_server import delta_rs_options, s3_server
 from lucidworks_provider.corpus.dataset import RUNS, below, open_documents
 from lucidworks_provider.corpus.tables import read_tables
 from lucidworks_provider.storage import names_in
+from tests.system.corpus.judge import Catalogue, JobStateStore, Verdict, judge
+from tests.system.corpus.readers import Readers
 
 DAG, TASK = "corpus_kill", "chunk"
 # Every request takes a while and every job longer, so that there is something in flight at any moment.
@@ -386,7 +386,7 @@ class Story:
 def scheduled(root: Path, emulator: Emulator, store: Store) -> Iterator[Scheduled]:
     """An Airflow with the one DAG."""
     (root / "dags").mkdir()
-    shutil.copy(Path(__file__).with_name("corpus_dags.py"), root / "dags")
+    shutil.copy(Path(__file__).with_name("dags.py"), root / "dags" / "corpus_dags.py")
     environment = {
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(),

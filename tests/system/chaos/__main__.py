@@ -25,11 +25,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.chaos_judge import Storm, Verdict, judge, storm
-from benchmarks.chaos_scenarios import SCENARIOS, Scenario
-from benchmarks.chaos_stage import BATCH, Stage, staged, work_for
 from dev import private_mounts
 from dev.airflow_stack import install_signal_handlers
+from tests.system.chaos.judge import Storm, Verdict, judge, storm
+from tests.system.chaos.scenarios import SCENARIOS, Scenario
+from tests.system.chaos.stage import BATCH, Stage, staged, work_for
 
 # What a fault may cost after its end, in seconds: the longest step of the back-off, and of a poll.
 STEP = 30.0

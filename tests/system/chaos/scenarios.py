@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``benchmarks.chaos`` breaks, and how."""
+"""What ``tests.system.chaos`` breaks, and how."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 
 import requests
 
-from benchmarks.chaos_judge import Work
-from benchmarks.chaos_stage import DAG, ONCE, PENDING, SECOND, Stage
 from dev import private_mounts
 from dev.tls_door import Papers
 from dev.wrong_clock import WrongClock
+from tests.system.chaos.judge import Work
+from tests.system.chaos.stage import DAG, ONCE, PENDING, SECOND, Stage
 
 HOUR = 3600
 
@@ -103,7 +103,7 @@ def _service_hangs(stage: Stage, _: str) -> None:
 
 def _name_fails(stage: Stage, _: str) -> None:
     """SERVFAIL to everybody. Twice, as aiohttp keeps an address for ten seconds."""
-    assert stage.names is not None  # noqa: S101
+    assert stage.names is not None
     stage.names.failing = True
     stage.cut()
     time.sleep(11)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.chaos_judge import Storm, Toll, _at_stake, storm
 from dev.name_server import ADDRESS, NameServer
 from dev.processes import free_ports
 from dev.tls_door import Papers, TlsDoor
 from dev.wrong_clock import WrongClock
+from tests.system.chaos.judge import Storm, Toll, _at_stake, storm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

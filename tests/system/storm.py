@@ -4,7 +4,7 @@ How many requests a fleet sends into a 429 that asks to wait.
 
 ::
 
-    python -m benchmarks.storm
+    python -m tests.system.storm
 
 Sixteen processes wait until all of them have loaded what they need. Eight send steadily; then everything is answered
 with 429 and ``Retry-After: 2`` for 20 seconds, in which the others begin one by one, as an Airflow fleet's tasks do.
@@ -107,7 +107,7 @@ def measure(folder: Path, **shared: str) -> Figures:
         environment = {**os.environ, "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(**shared)}
         children = [
             subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.storm", "--child"],
+                [sys.executable, "-m", "tests.system.storm", "--child"],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

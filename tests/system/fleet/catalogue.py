@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from benchmarks.corpus_judge import Catalogue, JobStateStore, Verdict, judge
 from dev.processes import REPOSITORY
+from tests.system.corpus.judge import Catalogue, JobStateStore, Verdict, judge
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.fleet import Fleet, Run
+    from tests.system.fleet.stories import Fleet, Run
 
 DAG, CLIENT, VICTIM = "chunk_catalogue", "catalogue", "worker-1"
 SHARDS = 4
@@ -39,7 +39,7 @@ def environment(root: Path) -> dict[str, str]:
 
 def catalogue(fleet: Fleet) -> None:
     """The example chunk_catalogue on both workers, two nights; one worker is killed in the second."""
-    from benchmarks.fleet import HOUR
+    from tests.system.fleet.stories import HOUR
 
     fleet.live_for(HOUR)
     _set(fleet, pending_seconds=JOB, pending_polls=0, latency=0.05)
@@ -70,7 +70,7 @@ def catalogue(fleet: Fleet) -> None:
 
 def _scheduled(fleet: Fleet) -> Run:
     """The run that the scheduler makes of the last interval."""
-    from benchmarks.fleet import Run, wait
+    from tests.system.fleet.stories import Run, wait
 
     runs: list[dict[str, Any]] = []
 
@@ -95,7 +95,7 @@ def _log(fleet: Fleet) -> list[dict[str, Any]]:
 
 def _kill_a_worker(fleet: Fleet, run: Run) -> float:
     """``kill -9`` with all its tasks while one of the mapped tasks sends from there; when that was."""
-    from benchmarks.fleet import wait
+    from tests.system.fleet.stories import wait
 
     before = len(_log(fleet))
 

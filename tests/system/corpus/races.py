@@ -5,9 +5,9 @@ Four runs over a catalogue at once, in four processes, again and again on one ou
 Each process is a run of its own, whose operator is called as soon as all four are there. Two wait for an output that
 is busy, two fail. Before each race the catalogue changes. One of the four has to publish the change; the others find
 nothing to do, or fail with ``OutputBusyError``. After each race a judge compares the tables with the catalogue and
-with the emulator's log, and :mod:`benchmarks.corpus_readers` reads the tables meanwhile.
+with the emulator's log, and :mod:`tests.system.corpus.readers` reads the tables meanwhile.
 
-``python -m benchmarks.corpus_races [--s3] [--races 20] [--documents 100]``
+``python -m tests.system.corpus.races [--s3] [--races 20] [--documents 100]``
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus_judge import Catalogue, JobStateStore, judge
-from benchmarks.corpus_kill import CHUNKING, PRELOADED, SERVICE, Store, attempt, store
-from benchmarks.corpus_readers import Readers
 from dev.airflow_stack import install_signal_handlers
 from dev.demo import Emulator
 from lucidworks_provider.corpus.tables import read_tables
 from lucidworks_provider.errors import OutputBusyError
+from tests.system.corpus.judge import Catalogue, JobStateStore, judge
+from tests.system.corpus.kill import CHUNKING, PRELOADED, SERVICE, Store, attempt, store
+from tests.system.corpus.readers import Readers
 
 RUNNERS = 4
 WON, NOTHING, BUSY = "published the change", "found nothing to do", "failed with OutputBusyError"

@@ -161,8 +161,8 @@ def judge(catalogue: Catalogue, output: str, ledger: JobStateStore, kills: Seque
             wrong.append(f"{path}: the emulator never answered this text")
     wrong += _wrong_documents(catalogue, output, chunks)
     chunk_table, document_table = tables[CHUNKS], tables[DOCUMENTS]
-    assert chunk_table is not None  # noqa: S101
-    assert document_table is not None  # noqa: S101
+    assert chunk_table is not None
+    assert document_table is not None
     if (described := document_table.transactions.get(DESCRIBES)) != chunk_table.version:
         wrong.append(
             f"{DOCUMENTS} describes version {described} of {CHUNKS}, which is at {chunk_table.version}"
@@ -212,7 +212,7 @@ def _wrong_documents(
             f"the documents have {twice.total()} rows of {len(twice)} documents, {len(listed)} with chunks"
         )
     table = read_table(below(output, CHUNKS))
-    assert table is not None  # noqa: S101
+    assert table is not None
     places: dict[str, list[tuple[str, int]]] = {}
     for batch in read_rows(table, columns=["document_id"], with_position=True):
         columns = (batch.column(name).to_pylist() for name in ("document_id", "_file", "_row"))

@@ -69,7 +69,7 @@ class FromTrigger(BaseOperator):
     def __init__(self, *, trigger: str, options: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.start_trigger_args = StartTriggerArgs(
-            trigger_cls=f"benchmarks.fleet_triggers.{trigger}",
+            trigger_cls=f"tests.system.fleet.triggers.{trigger}",
             trigger_kwargs=options,
             next_method="execute_complete",
             timeout=None,

@@ -2,7 +2,7 @@
 """
 An hour of steady, mixed work: what lives long must not grow.
 
-The stage of ``benchmarks.chaos`` without a fault: a corpus, a chunking task and asynchronous predictions, run after
+The stage of ``tests.system.chaos`` without a fault: a corpus, a chunking task and asynchronous predictions, run after
 run, a few at a time. Tasks are processes that end; what stays is the triggerer, whose memory, sockets and threads are
 looked at every few seconds. Beside it a process of its own calls the hook all the time, as a long task would. After
 the warm-up a line is laid through what was seen.
@@ -25,9 +25,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.chaos_judge import Toll, Work, judge
-from benchmarks.chaos_stage import BATCH, DAG, Stage, staged, work_for
 from dev.airflow_stack import install_signal_handlers
+from tests.system.chaos.judge import Toll, Work, judge
+from tests.system.chaos.stage import BATCH, DAG, Stage, staged, work_for
 
 TOGETHER = 2
 LOOK_SECONDS = 2.0

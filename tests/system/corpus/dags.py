@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DAG of ``benchmarks.corpus_kill``; a copy lies in the DAG folder of its Airflow."""
+"""The DAG of ``tests.system.corpus.kill``; a copy lies in the DAG folder of its Airflow."""
 
 from __future__ import annotations
 

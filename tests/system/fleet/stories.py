@@ -6,7 +6,7 @@ CeleryExecutor, PostgreSQL and Redis, two workers that share no disk, a triggere
 of its own; what happened is read from the emulator's log, which knows every token request and every 401.
 The last story is about a catalogue that both workers chunk into one dataset.
 
-``python -m benchmarks.fleet`` runs all stories in about half an hour; ``--short`` fewer tasks for less time.
+``python -m tests.system.fleet`` runs all stories in about half an hour; ``--short`` fewer tasks for less time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import json
 import secrets
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -28,12 +27,12 @@ from urllib.parse import quote
 
 import requests
 
-from benchmarks import fleet_catalogue
-from benchmarks.fleet_catalogue import catalogue
 from dev.airflow_api import AirflowApiError
 from dev.airflow_fleet import AirflowFleet, install_services, install_signal_handlers
 from dev.demo import Emulator
 from dev.processes import REPOSITORY
+from tests.system.fleet import catalogue as fleet_catalogue
+from tests.system.fleet.catalogue import catalogue
 
 HOUR = 3600
 DAGS = (
@@ -361,7 +360,7 @@ def outage(fleet: Fleet) -> None:
     time.sleep(20)
     before = fleet.seen("outage")
     proxy = fleet.airflow.proxy
-    assert proxy is not None  # noqa: S101
+    assert proxy is not None
     with proxy.failing("/execution/variables"):
         time.sleep(seconds)
     during = fleet.seen("outage")
@@ -434,7 +433,7 @@ def fleet_of(root: Path, size: Size) -> Iterator[Fleet]:
     clients = {name: secrets.token_hex(16) for name in names}
     dags = root / "dags"
     dags.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("fleet_dags.py"), dags)
+    shutil.copy(Path(__file__).with_name("dags.py"), dags / "fleet_dags.py")
     with ExitStack() as stack:
         options = [f"--client={name}:{secret}" for name, secret in clients.items()]
         emulator = stack.enter_context(Emulator(root / "emulator.log", *options))
@@ -506,7 +505,3 @@ def main() -> int:
     reached = sum(verdict == "ok" for *_, verdict in rows)
     print(f"\n{reached} of {len(rows)} figures reached in {(time.monotonic() - begin) / 60:.0f} minutes")
     return 1 if missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus_judge import LATE, ON_THE_WAY, Catalogue
 from lucidworks_provider.corpus.journal import GROUP_SECONDS
+from tests.system.corpus.judge import LATE, ON_THE_WAY, Catalogue
 
 SUBMISSIONS = {"submit", "submit-prediction"}
 POLLS = {"poll", "poll-prediction"}

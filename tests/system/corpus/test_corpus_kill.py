@@ -2,7 +2,7 @@
 """
 ``kill -9`` at three random moments of runs in child processes, and races of four runs, judged document by document.
 
-More of them are ``python -m benchmarks.corpus_kill`` and ``python -m benchmarks.corpus_races``.
+More of them are ``python -m tests.system.corpus.kill`` and ``python -m tests.system.corpus.races``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.corpus_judge import Catalogue, JobStateStore, judge
-from benchmarks.corpus_kill import SERVICE, Plain, Story, store
-from benchmarks.corpus_races import RUNNERS, WON, Races
-from benchmarks.corpus_readers import Readers
 from dev.demo import Emulator
 from lucidworks_provider.corpus import open_dataset, open_documents
+from tests.system.corpus.judge import Catalogue, JobStateStore, judge
+from tests.system.corpus.kill import SERVICE, Plain, Story, store
+from tests.system.corpus.races import RUNNERS, WON, Races
+from tests.system.corpus.readers import Readers
 
 KILLS = 3
 
