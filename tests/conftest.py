@@ -39,12 +39,12 @@ _NETWORK = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def masked_secrets() -> None:
     """
     Airflow compiles all secrets that it has seen into one pattern, again for each new one.
 
-    It starts empty in each file: after thousands of tests a connection takes half a second to read.
+    It starts empty in each test: after hundreds of tests a connection takes half a second to read.
     """
     for module in ("airflow.sdk._shared.secrets_masker", "airflow._shared.secrets_masker"):
         if module in sys.modules:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions, read_result
+from lucidworks_provider.client.api.http import parse_object
 from lucidworks_provider.client.api.jobs import JobState
-from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.client.api.spans import Span
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.corpus.dataset import CHUNKS, below, new_name

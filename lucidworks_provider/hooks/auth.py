@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access tokens for DAG authors: the connection, the fleet's one token, and a session that carries it."""
+"""Access tokens for DAG authors: the connection, the shared token, and sessions that send it."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
     from lucidworks_provider.client.auth.source import TokenSource
-    from lucidworks_provider.client.http.aio_session import BearerMiddleware
+    from lucidworks_provider.client.http.aio import BearerMiddleware
 
-# Those that were made without a type, too.
+# Of connections that may be used; some are created without a type.
 _TYPES = {CONNECTION_TYPE, "generic", "", None}
-_AIO_SESSION = "lucidworks_provider.client.http.aio_session"
+_AIO = "lucidworks_provider.client.http.aio"
 
 
 class LucidworksAuthHook(BaseHook):
     """
-    Hands out the access token that the whole fleet shares.
+    Provides the access token that all processes of a deployment share.
 
-    Lucidworks AI keeps one live token per client and scope: a new one deletes the old one. This hook never
-    asks for a new token while the fleet has a good one, so any number of tasks and triggers can use it.
+    Lucidworks AI keeps one live token per client ID and scope: a new one invalidates the old one. This hook requests
+    no new token while there is a good one, so any number of tasks and triggers can use it.
 
     :param lucidworks_conn_id: the connection with Client ID and Client Secret.
 
@@ -85,15 +85,14 @@ class LucidworksAuthHook(BaseHook):
 
     def get_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:
         """
-        An access token of a scope: from memory while it is fresh, else the one that the fleet shares.
+        An access token of a scope: the cached one while it is fresh, else the shared one.
 
         :param scope: ``machinelearning.predict`` (every ``/ai/*`` call) or ``machinelearning.model``.
-        :param refused: the token that a call was just refused with (401), as for :meth:`invalidate`.
-        :raises AuthenticationError: the service refuses the credentials; says why, without the secret.
-        :raises TokenError: no token can be had without cutting off the rest of the fleet; retryable.
-        :raises TokenContestedError: another system keeps asking for tokens with the same client id.
-        :raises TokenStoreError: the place where the fleet shares its token cannot be reached, or this process
-            is out of Airflow's reach.
+        :param refused: a token that was just answered with 401, as for :meth:`invalidate`.
+        :raises AuthenticationError: the service refuses the credentials.
+        :raises TokenError: there is no token, and a new one would invalidate that of other processes; retryable.
+        :raises TokenContestedError: another system keeps requesting tokens with the same client ID.
+        :raises TokenStoreError: the store of the shared token cannot be reached.
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         """
         return self._source(self.get_settings(), scope).get(refused)
@@ -104,10 +103,10 @@ class LucidworksAuthHook(BaseHook):
 
     def invalidate(self, token: str, scope: str = PREDICT_SCOPE) -> None:
         """
-        Say that a call with this token was answered with 401.
+        Report that a call with this token was answered with 401.
 
-        By comparison: only if it is still the one in use, it is not handed out again. The next
-        :meth:`get_token` looks whether the fleet has another one already, before it asks for a new one.
+        A token that is not in use any more is ignored. The next :meth:`get_token` reads the shared store before it
+        requests a new token.
 
         :param token: what :meth:`get_token` returned for the call.
         :param scope: as in :meth:`get_token`.
@@ -116,32 +115,32 @@ class LucidworksAuthHook(BaseHook):
 
     def get_auth(self, scope: str = PREDICT_SCOPE) -> requests.auth.AuthBase:
         """
-        The token as an ``auth=`` of ``requests``, for calls with a session or with options of one's own.
+        The token as an ``auth=`` of ``requests``, for your own sessions and options.
 
-        It gets the fleet's next token on a 401, and goes to the hosts of the connection and to no others.
+        After a 401 the call is repeated with the next token. Only the hosts of the connection get the token.
 
         :param scope: as in :meth:`get_token`.
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the call, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.client.http.bearer import AllowedHosts
-        from lucidworks_provider.client.http.session import BearerAuth
+        from lucidworks_provider.client.http.common import AllowedHosts
+        from lucidworks_provider.client.http.sync import BearerAuth
 
         settings = self.get_settings()
         return BearerAuth(self._source(settings, scope), AllowedHosts.of(settings))
 
     def get_conn(self, scope: str = PREDICT_SCOPE) -> requests.Session:
         """
-        A ``requests`` session whose calls carry the token, and survive a 401 by getting the fleet's next one.
+        A ``requests`` session that sends the token, and repeats a call with the next one after a 401.
 
-        Paths that start with ``/`` go to the application's host (or the Models API's, by the scope). The
-        token is sent to the hosts of the connection and to no others.
+        Paths that start with ``/`` go to the application's host, or by the scope to the Models API's. Only the hosts
+        of the connection get the token.
 
         :param scope: as in :meth:`get_token`.
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the session, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.client.http.session import LucidworksSession
+        from lucidworks_provider.client.http.sync import LucidworksSession
 
         settings = self.get_settings()
         return LucidworksSession(settings, scope, self._source(settings, scope))
@@ -151,8 +150,8 @@ class LucidworksAuthHook(BaseHook):
         """
         :meth:`get_conn` for an event loop: ``async with hook.aget_conn() as session``.
 
-        The ``aiohttp`` session completes paths, checks certificates and takes proxies as all calls of this
-        package do. Where the connection's URL has a path of its own, write paths without a leading slash.
+        The ``aiohttp`` session completes paths, and uses the certificates and proxies of all calls of this package.
+        If the connection's URL has a path, write paths without a leading slash.
 
         :param scope: as in :meth:`get_token`.
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
@@ -160,45 +159,43 @@ class LucidworksAuthHook(BaseHook):
         """
         settings = await self.aget_settings()
         middleware = await self.aget_auth(scope)
-        async with (await import_in_thread(_AIO_SESSION)).open_session(
-            settings, scope, middleware
-        ) as session:
+        async with (await import_in_thread(_AIO)).open_session(settings, scope, middleware) as session:
             yield session
 
     async def aget_auth(self, scope: str = PREDICT_SCOPE) -> BearerMiddleware:
         """
-        :meth:`get_auth` for aiohttp: one of the ``middlewares=`` of a session or a request of one's own.
+        :meth:`get_auth` for aiohttp: one of the ``middlewares=`` of your own session or request.
 
         :param scope: as in :meth:`get_token`.
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         """
-        from lucidworks_provider.client.http.bearer import AllowedHosts
+        from lucidworks_provider.client.http.common import AllowedHosts
 
         settings = await self.aget_settings()
-        aio_session = await import_in_thread(_AIO_SESSION)
-        middleware: BearerMiddleware = aio_session.BearerMiddleware(
+        aio = await import_in_thread(_AIO)
+        middleware: BearerMiddleware = aio.BearerMiddleware(
             self._source(settings, scope), AllowedHosts.of(settings)
         )
         return middleware
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Say which hosts answer and accept the credentials, without cutting anybody off where that can be avoided.
+        Test the identity server, the application, and the Models API if there is a Customer ID.
 
-        Identity server and application, and the Models API where there is a Customer ID, each with a token of its
-        scope. The fleet's live token is used where there is one: only the secret decrypts it, and a new one would
-        delete it. Where the store cannot be read, no new one is asked for. Each request is sent once.
+        Each is tested with a token of its scope: the shared one if there is one, since only the secret decrypts it
+        and a new one would invalidate it. If the store cannot be read, no token is requested. Each request is sent
+        once.
 
-        :return: whether all of it works, and a sentence for each place.
+        :return: whether all of them work, and a sentence for each.
         """
         from lucidworks_provider.hooks.connection_test import check_endpoints
 
         try:
-            good, words = check_endpoints(self.get_settings(), self._source)
+            passed, message = check_endpoints(self.get_settings(), self._source)
         except LucidworksError as err:
-            good, words = False, str(err)
-        # The UI tests a copy of the connection, under an id of its own.
-        return good, words.replace(f"Connection {self.lucidworks_conn_id!r}", "The connection")
+            passed, message = False, str(err)
+        # The UI tests a copy of the connection with another id.
+        return passed, message.replace(f"Connection {self.lucidworks_conn_id!r}", "The connection")
 
     @staticmethod
     def _source(settings: LucidworksSettings, scope: str) -> TokenSource:
@@ -218,10 +215,10 @@ class LucidworksAuthHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """
-        The fields of our own, for Airflow 2.11 to 3.1, made from the same dictionary.
+        The custom fields of the form, for Airflow 2.11 to 3.1.
 
-        Airflow 3.0 and 3.1 know such fields only where their FAB provider is installed, as it is in the official
-        image. An ImportError would cost the names of the standard fields, too.
+        Airflow 3.0 and 3.1 support them only with the FAB provider, which the official image has. An ImportError
+        would hide the names of the standard fields as well.
         """
         try:
             from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
@@ -252,18 +249,18 @@ class LucidworksAuthHook(BaseHook):
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
     if conn.conn_type not in _TYPES:
-        # Its password is for another service, and is not sent to this one.
+        # Its password is for another service.
         raise ConfigurationError(
             f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
         )
     extra = {} if extra is None else extra
-    # Airflow decodes what is no JSON to nothing at all.
-    if not isinstance(extra, dict) or (not extra and not _says_nothing(conn.extra)):
+    # Airflow decodes invalid JSON to an empty dictionary.
+    if not isinstance(extra, dict) or (not extra and not _is_empty(conn.extra)):
         raise ConfigurationError(f"Connection {conn_id!r}: extra is no JSON object; write it as {{...}}.")
     return parse_settings(conn_id, login=conn.login, password=conn.password, host=conn.host, extra=extra)
 
 
-def _says_nothing(extra: str | None) -> bool:
+def _is_empty(extra: str | None) -> bool:
     try:
         return not json.loads(extra or "null")
     except ValueError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the test button of a connection asks: whether each host answers, and accepts a token of its scope.
+The test of a connection: whether each host answers, and accepts a token of its scope.
 
-It runs in the API server, where nobody should wait for long, and must not harm the tasks that run: a new token
-deletes the one that they use. So the fleet's live token is borrowed where there is one, and nothing is repeated.
+It runs in the API server and must be quick and harmless: a new token would invalidate that of running tasks. So the
+shared token is used if there is one, and no request is repeated.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from lucidworks_provider.client.api.messages import Request, check_status, redact
+from lucidworks_provider.client.api.http import Request, check_status, redact
 from lucidworks_provider.client.api.model_calls import list_models_request
 from lucidworks_provider.client.api.prediction_calls import use_cases_request
 from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
-from lucidworks_provider.client.auth.source import TokenSource, ask_service
+from lucidworks_provider.client.auth.source import TokenSource, request_token
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,
@@ -34,8 +34,8 @@ class EndpointCheck:
     """
     A host that takes tokens of one scope.
 
-    :param request: reads a list, and changes nothing.
-    :param assumed: the path of that list stands on no page of the vendor.
+    :param request: reads a list.
+    :param assumed: whether the path of that list is undocumented.
     """
 
     name: str
@@ -46,7 +46,7 @@ class EndpointCheck:
 
 
 def endpoints_of(settings: LucidworksSettings) -> Iterator[EndpointCheck]:
-    """The hosts that a connection leads to, besides the identity server."""
+    """The hosts of a connection, besides the identity server."""
     base = settings.application_base
     yield EndpointCheck("Application", base, PREDICT_SCOPE, use_cases_request(settings.use_cases_url), True)
     if settings.customer_id:
@@ -58,49 +58,48 @@ def check_endpoints(
     settings: LucidworksSettings, source_of: Callable[[LucidworksSettings, str], TokenSource]
 ) -> tuple[bool, str]:
     """
-    Ask all of them.
+    Check all endpoints of a connection.
 
-    :param source_of: where the fleet's live token of a scope is seen.
-    :return: whether all of it works, and a sentence for each place.
+    :param source_of: returns the token source of a scope.
+    :return: whether all of them work, and a sentence for each.
     """
     short = replace(settings, timeout=min(settings.timeout, TIMEOUT))
-    good, said = True, []
-    for place in endpoints_of(short):
-        works, words = _try(short, place, source_of(settings, place.scope))
-        good = good and works
-        said.append(f"{place.name} ({place.url}), scope {place.scope}: {words}")
+    passed, sentences = True, []
+    for check in endpoints_of(short):
+        works, message = _run(short, check, source_of(settings, check.scope))
+        passed = passed and works
+        sentences.append(f"{check.name} ({check.url}), scope {check.scope}: {message}")
     if not settings.customer_id:
-        said.append("Models API: not tried, since the connection has no Customer ID.")
-    return good, " ".join(said)
+        sentences.append("Models API: not tried, since the connection has no Customer ID.")
+    return passed, " ".join(sentences)
 
 
-def _try(settings: LucidworksSettings, place: EndpointCheck, source: TokenSource) -> tuple[bool, str]:
+def _run(settings: LucidworksSettings, check: EndpointCheck, source: TokenSource) -> tuple[bool, str]:
     from lucidworks_provider.client.http.sync import SyncTransport
 
     try:
         live = source.peek()
-        # Not through the store: the API server cannot write Variables.
-        token = live.value if live else ask_service(settings, place.scope, hurry=True).access_token
+        # Not stored: the API server cannot write Variables.
+        token = live.value if live else request_token(settings, check.scope, single_attempt=True).access_token
     except LucidworksError as err:
         return False, f"no access. {err}"
     access = "the fleet's live access" if live else f"a new access of {settings.auth_url}"
     try:
         with closing(SyncTransport(settings)) as transport:
-            answer = redact(transport.send(place.request, token), token, settings.client_secret)
-        check_status(answer, place.request.name)
+            answer = redact(transport.send(check.request, token), token, settings.client_secret)
+        check_status(answer, check.request.name)
     except LucidworksError as err:
-        return judge(err, access, assumed=place.assumed)
+        return explain(err, access, assumed=check.assumed)
     return True, f"works with {access}."
 
 
-def judge(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, str]:
+def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, str]:
     """
-    What a failed look says about the connection.
+    What a failed request says about the connection.
 
-    :param err: what came back.
-    :param access: whose token was shown.
+    :param access: which token was sent.
     :param assumed: of :class:`EndpointCheck`.
-    :return: whether host and credentials are right all the same, and words.
+    :return: whether host and credentials are right all the same, and a message.
     """
     match err:
         case RateLimitError():

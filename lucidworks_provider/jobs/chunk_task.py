@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lucidworks_provider.client.api.chunking import ChunkingOptions, ChunkingResult, check_text, read_result
+from lucidworks_provider.client.api.http import parse_object
 from lucidworks_provider.client.api.jobs import CHUNKING, JobKind, JobState
-from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.documents.document import Document
 from lucidworks_provider.errors import InputError

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from lucidworks_provider.client.api.http import Response, parse_object, read_blanked
 from lucidworks_provider.client.api.jobs import PREDICTION, JobKind
-from lucidworks_provider.client.api.messages import Answer, parse_object, read_blanked
 from lucidworks_provider.client.api.prediction_calls import PredictionResult, read_result
 from lucidworks_provider.client.api.predictions import Prediction, read_predictions
 from lucidworks_provider.client.api.secrets import blank
@@ -96,11 +96,11 @@ class PredictionTask(JobTask[PredictionFile]):
     def parse(self, body: bytes, position: int, job_id: str) -> Read:
         """The predictions, one for each input, as the service sent them."""
 
-        def read(answer: Answer) -> PredictionResult:
+        def read(answer: Response) -> PredictionResult:
             sent = parse_object(answer.body, f"Prediction job {job_id}")
             return read_result(sent, job_id, self.options.known.answer, len(self.held[position].sent))
 
-        result = read_blanked(read, Answer(200, {}, body), *self.options.secrets)
+        result = read_blanked(read, Response(200, {}, body), *self.options.secrets)
         return Read(result.state, result.status, self.clean(result.message), result.predictions)
 
     def describe(
@@ -274,11 +274,11 @@ class SyncBatchRunner:
                 f"{self.bodies.uri(batch.position, name)} has vanished since it was written; try again."
             )
 
-        def read(answer: Answer) -> tuple[Prediction, ...]:
+        def read(answer: Response) -> tuple[Prediction, ...]:
             sent = parse_object(answer.body, batch.name)
             return read_predictions(sent, self.options.known.answer, batch.name, inputs=len(batch.sent))
 
-        return read_blanked(read, Answer(200, {}, body), *self.options.secrets)
+        return read_blanked(read, Response(200, {}, body), *self.options.secrets)
 
 
 class _Queue:

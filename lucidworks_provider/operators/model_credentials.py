@@ -19,19 +19,27 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.secrets import RedactedDict, SecretMap, is_template, warn, withhold
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 ARGUMENT = "training_data_credentials"
 
 
 class CredentialsMixin:
-    """Of an operator with ``credentials_conn_id`` and ``training_data_credentials``, which is no templated field."""
+    """Of an operator with ``credentials_conn_id`` and ``training_data_credentials``."""
+
+    _credential_keys: Mapping[str, str] = SecretMap({})
 
     if TYPE_CHECKING:
         credentials_conn_id: str | None
         training_data_credentials: Any
-        render_template: Any
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Mask the keys before Airflow keeps an argument, given or rendered."""
+        if name == ARGUMENT:
+            value, keys = withhold(conceal(value))
+            # What is rendered is a copy in which those that were given are masked already.
+            self._credential_keys = SecretMap({**self._credential_keys, **keys})
+        super().__setattr__(name, value)
 
     def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Airflow calls this with the arguments that it keeps."""
@@ -43,18 +51,12 @@ class CredentialsMixin:
         partial: OperatorPartial = super().partial(**_concealed_in(kwargs))  # type: ignore[misc]
         return partial
 
-    @staticmethod
-    def _concealed(credentials: Any) -> Any:
-        """What the constructor keeps; warns where it is no template."""
-        concealed = conceal(credentials)
-        keys = concealed.keys_apart if isinstance(concealed, RedactedDict) else {}
-        warn(keys, ARGUMENT, "put it into a connection and name that in credentials_conn_id")
-        return concealed
+    def _warn_of_keys(self) -> None:
+        warn(self._credential_keys, ARGUMENT, "put it into a connection and name that in credentials_conn_id")
 
-    def _credentials(self, context: Context) -> dict[str, str] | None:
-        """What to send, read and rendered only now."""
-        rest, keys = withhold(self.training_data_credentials)
-        given = reveal(self.render_template(rest, context), keys)
+    def _credentials(self) -> dict[str, str] | None:
+        """Return what to send; a connection is read only now."""
+        given = reveal(self.training_data_credentials, self._credential_keys)
         if not self.credentials_conn_id:
             return given
         if given:

@@ -26,8 +26,10 @@ class NoneTemplatesMixin:
     def render_template(
         self, content: Any, context: Context, jinja_env: Any = None, seen_oids: set[int] | None = None
     ) -> Any:
-        """Render as Airflow does, for nested values too, but None as None."""
+        """Render as Airflow does, for nested values too, but None as None and characters as a whole."""
         rendered = super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
+        if isinstance(content, str):
+            rendered = _join_surrogates(rendered)
         is_none = isinstance(content, str) and isinstance(rendered, str) and rendered.strip() == "None"
         return None if is_none and content.strip() != "None" else rendered
 
@@ -44,6 +46,19 @@ class NoneTemplatesMixin:
         for field in given:
             if getattr(self, field) is None:
                 setattr(self, field, _default_of(type(self), field))
+
+
+def _join_surrogates(value: Any) -> Any:
+    """Join surrogate pairs: ``tojson`` escapes an emoji as two halves, which native rendering leaves apart."""
+    if isinstance(value, str):
+        if value.isascii():
+            return value
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    if type(value) is list:
+        return [_join_surrogates(one) for one in value]
+    if type(value) is dict:
+        return {_join_surrogates(name): _join_surrogates(one) for name, one in value.items()}
+    return value
 
 
 def _default_of(operator: type, argument: str) -> Any:
