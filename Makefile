@@ -30,10 +30,11 @@ demo: $(READY) ## run the example DAG in a real Airflow against the emulator
 airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
-test: $(READY) ## unit and integration tests
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations 20 tests/unit tests/integration
+# Most tests wait for sockets and disks: four processes keep two cores busy.
+test: $(READY) ## unit and integration tests, five minutes
+	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder --durations 20 tests/unit tests/integration
 
-system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server
+system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; a quarter of an hour
 	@$(BIN)/python -m pytest --durations 20 tests/system
 
 fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a million to the checks, half an hour
@@ -41,22 +42,22 @@ fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a mi
 
 fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token, and a catalogue, half an hour
 	@$(BIN)/python -m pytest -m fleet tests/system/live/test_live_fleet_stack.py
-	@$(BIN)/python -m benchmarks.fleet
+	@$(BIN)/python -m tests.system.fleet
 
 fleet-short: $(VENV)/.fleet ## the same with fewer tasks, ten minutes
-	@$(BIN)/python -m benchmarks.fleet --short
+	@$(BIN)/python -m tests.system.fleet --short
 
 chaos: $(VENV)/.fleet ## faults of the service, the network, disks and clocks, kills: what is lost, half an hour
-	@$(BIN)/python -m benchmarks.chaos
+	@$(BIN)/python -m tests.system.chaos
 
 chaos-short: $(VENV)/.fleet ## the most telling ones, five minutes
-	@$(BIN)/python -m benchmarks.chaos --short
+	@$(BIN)/python -m tests.system.chaos --short
 
 soak: $(VENV)/.fleet ## an hour of steady work: what grows
-	@$(BIN)/python -m benchmarks.soak
+	@$(BIN)/python -m tests.system.chaos.soak
 
 soak-short: $(VENV)/.fleet ## ten minutes of it
-	@$(BIN)/python -m benchmarks.soak --minutes 10
+	@$(BIN)/python -m tests.system.chaos.soak --minutes 10
 
 audit: $(READY) ## known vulnerabilities of what is installed; needs the internet
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
@@ -68,10 +69,11 @@ matrix: $(READY) ## every supported Airflow and Python, as far as there are inte
 matrix-short: $(READY) ## the lowest, one between and the highest, five minutes
 	@$(BIN)/python -m dev.matrix --short
 
-lint: $(READY) ## ruff, and the architecture: what may import what
+lint: $(READY) ## ruff, the import contracts, and the prose of pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/python -m dev.prose
 
 format: $(READY) ## let ruff rewrite
 	@$(BIN)/ruff format .
@@ -100,8 +102,8 @@ bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/bench
 	@$(BIN)/python -m benchmarks.rate_emulator
 	@$(BIN)/python -m benchmarks.rate_noise
 	@$(BIN)/python -m benchmarks.side_by_side
-	@$(BIN)/python -m benchmarks.storm
 	@$(BIN)/python -m benchmarks.tokens
+	@$(BIN)/python -m tests.system.storm
 	@$(BIN)/python -m benchmarks.triggers
 
 # Its connector refuses versions that the others are measured with.

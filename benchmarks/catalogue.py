@@ -37,9 +37,10 @@ import pyarrow.compute as pc
 from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import CHUNKS, changes, new_name, open_dataset
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile, Part
-from lucidworks_provider.corpus.publish import TableSettings, maintain, publish, settle
+from lucidworks_provider.corpus.publish import TableSettings, maintain, publish
 from lucidworks_provider.corpus.run_database import SAME, TODO, Row, RunDatabase
 from lucidworks_provider.corpus.tables import load_documents, read_tables, reconcile
+from lucidworks_provider.corpus.upserts import build_upserts
 from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 
 OPTIONS = ChunkingOptions("dynamic-sentence", "gte-small")
@@ -120,24 +121,24 @@ def commit(
     """One run's end."""
     began = time.perf_counter()
     times: dict[str, float] = {}
-    with RunDatabase() as scratch:
+    with RunDatabase() as db:
         tables = read_tables(str(output))
-        load_documents(scratch, tables.documents)
-        reconcile(scratch, tables, "resend")
+        load_documents(db, tables.documents)
+        reconcile(db, tables, "resend")
         times["load"] = time.perf_counter() - began
-        scratch.add_new(rows)
-        scratch.many("INSERT INTO seen VALUES (?, ?)", ((row.id, TODO) for row in rows))
-        scratch.many("INSERT INTO seen VALUES (?, ?)", ((one, SAME) for one in same))
+        db.add_new(rows)
+        db.many("INSERT INTO source VALUES (?, ?)", ((row.id, TODO) for row in rows))
+        db.many("INSERT INTO source VALUES (?, ?)", ((one, SAME) for one in same))
         began = time.perf_counter()
-        settle(scratch, keep_old=True, prune=True)
+        build_upserts(db, keep_old=True, prune=True)
         done = publish(
             str(output),
-            scratch,
+            db,
             tables,
             parts,
             settings,
             number=number,
-            note=lambda *_: None,
+            record=lambda *_: None,
             check=lambda: None,
         )
         if done is None:

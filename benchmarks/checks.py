@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.client.api.messages import parse_object
+from lucidworks_provider.client.api.http import parse_object
 from lucidworks_provider.client.api.spans import locate
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.jobs.chunk_columns import ChunkColumns

@@ -54,16 +54,16 @@ class Late:
 
 def measure(source: str) -> tuple[float, float]:
     """Seconds to list a source, and to read its documents."""
-    with RunDatabase() as scratch:
+    with RunDatabase() as db:
         plan = Plan(
-            scratch,
+            db,
             read=lambda file: read_file_documents(file, ReadOptions()),
             check=lambda _: None,
             reuse=False,
             max_text_bytes=1_000_000,
         )
         began = time.perf_counter()
-        plan.look(list_source(source), exact=False)
+        plan.scan(list_source(source), exact=False)
         listed = time.perf_counter()
         for _ in plan.candidates():
             pass

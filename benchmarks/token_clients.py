@@ -347,7 +347,7 @@ CLIENTS = (
     Client(
         "LucidworksAuthHook",
         ("apache-airflow", "apache-airflow-providers-redis", "redis"),
-        ("lucidworks_provider.hooks.auth", "lucidworks_provider.client.http.session", "redis"),
+        ("lucidworks_provider.hooks.auth", "lucidworks_provider.client.http.sync", "redis"),
         ours,
     ),
 )

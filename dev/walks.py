@@ -86,9 +86,7 @@ def main() -> None:
         from lucidworks_provider.hooks.auth import LucidworksAuthHook
         from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
-        for name in ("hooks.stores.variable_tokens", "hooks.stores.pauses", "auth.stores", "sharing.pause"):
-            with suppress(ModuleNotFoundError):
-                import_module(f"{PACKAGE}.{name}")
+        import_module(f"{PACKAGE}.hooks.stores.variables")
         context: Any = {
             "ti": SimpleNamespace(
                 dag_id="d", run_id="r", task_id="t", map_index=-1, try_number=1, max_tries=0, xcom_push=print

@@ -1,41 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Everything this package raises, as one tree.
+The errors of this package, as one tree.
 
 ::
 
     LucidworksError
     ├── ConfigurationError        the connection: which field, what it may be
     ├── InputError                an argument, refused before anything was sent or written
-    ├── TransportError            no usable answer arrived
-    │   └── NotSentError          ... and the service has certainly not seen the request
-    ├── AnswerError               the service answered, and the answer is no result
-    │   ├── RequestRefusedError   400, 413, 422 and other 4xx: repeating it is of no use
+    ├── TransportError            no usable response arrived
+    │   └── NotSentError          ... and the service has not received the request
+    ├── AnswerError               the response is no result
+    │   ├── RequestRefusedError   400, 413, 422 and other 4xx: a retry does not help
     │   ├── TokenRefusedError     401: the access token is expired or superseded
     │   ├── ForbiddenError        403: wrong scope, or not entitled
     │   ├── UnknownResourceError  404: no such chunker, model or job
     │   ├── RateLimitError        429, with the service's Retry-After where it sent one
     │   ├── ServiceError          5xx
     │   ├── MalformedAnswerError  a success status with a body that is not the documented one
-    │   │   └── NoJobIdError      ... to a submission, so that a job may exist that nobody knows
-    │   ├── ContentEncodingError  a success status with a body in an encoding that was not asked for
+    │   │   └── NoJobIdError      ... to a submission: a job with an unknown id may exist
+    │   ├── ContentEncodingError  a success status with a body in an encoding that was not accepted
     │   └── AuthenticationError   the token endpoint refused the credentials
-    ├── TokenError                no token can be had without cutting off the rest of the fleet
-    │   ├── TokenStoreError       the place where the fleet shares its token cannot be reached
-    │   └── TokenContestedError   another system keeps asking for tokens with the same client id
+    ├── TokenError                no token, and a new one would invalidate that of other processes
+    │   ├── TokenStoreError       the store of the shared token cannot be reached
+    │   └── TokenContestedError   another system keeps requesting tokens with the same client id
     ├── AmbiguousResourceError    a model or deployment may be the one that is asked for
-    ├── StorageError              a place cannot be written or read; names the place
+    ├── StorageError              a storage location cannot be written or read
     ├── OutputBusyError           another task writes into the same output; names the task
     ├── TooManyRejectsError       more documents of a corpus were rejected than its owner allows
     └── JobError                  an asynchronous job
         ├── JobFailedError        the service reports ERROR
-        ├── EmptyResultError      the service says that a result is there, and nothing is in it
-        ├── JobTimeoutError       not ready before the deadline; the job itself may go on
-        ├── ResultGoneError       the result was handed out before and is not on storage
-        ├── SubmissionUnknownError  a POST without an answer: a job may exist that nobody knows
+        ├── EmptyResultError      the service reports a result, which is empty
+        ├── JobTimeoutError       not ready before the deadline; the job may continue
+        ├── ResultGoneError       the result was returned before and is not on storage
+        ├── SubmissionUnknownError  a POST without a response: a job with an unknown id may exist
         └── StorageNotSharedError   worker and triggerer do not see the same storage
 
-``retryable`` says whether the same call may succeed later with nothing changed.
+``retryable``: whether the same call may succeed later.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ class InputError(LucidworksError, ValueError):
 
 
 class TransportError(LucidworksError):
-    """No usable answer arrived; the service may or may not have acted on the request."""
+    """No usable response arrived; the service may or may not have processed the request."""
 
     retryable = True
 
 
 class NotSentError(TransportError):
-    """No connection could be made, so the service has not seen the request."""
+    """No connection could be made, so the service has not received the request."""
 
 
 class AnswerError(LucidworksError):
     """
-    The service answered with something that is no result.
+    The response of the service is no result.
 
-    :param message: what was asked, the status, and the service's own words.
+    :param message: the request, the status, and the message of the service.
     :param status: the HTTP status.
     """
 
@@ -89,7 +89,7 @@ class AnswerError(LucidworksError):
 
 
 class RequestRefusedError(AnswerError):
-    """A 4xx that repeating the request cannot cure."""
+    """A 4xx for which a retry does not help."""
 
 
 class TokenRefusedError(AnswerError):
@@ -110,7 +110,7 @@ class RateLimitError(AnswerError):
     """
     429: over the contract's rate limit.
 
-    :param retry_after: seconds that the service asked to wait, if it said so.
+    :param retry_after: seconds of its ``Retry-After``, if there is one.
     """
 
     retryable = True
@@ -176,7 +176,7 @@ class TokenStoreError(TokenError):
 
 
 class TokenContestedError(TokenError):
-    """Another system with the same client id deletes the fleet's token faster than it is of use to anybody."""
+    """Another system with the same client ID keeps invalidating the shared token."""
 
 
 class AmbiguousResourceError(LucidworksError):
@@ -220,16 +220,16 @@ class JobTimeoutError(JobError):
 
 
 class ResultGoneError(JobError):
-    """The service has handed a result out before, or cut it off on its way, and no copy lies on storage."""
+    """The service has returned the result before, or in part, and there is no copy on storage."""
 
     retryable = True
 
 
 class SubmissionUnknownError(JobError):
     """
-    A submission was sent and no answer came back: a job may exist whose id nobody knows.
+    A submission was sent and no response arrived: a job with an unknown id may exist.
 
-    :param retry_after: seconds that the service asked to wait, if it said so.
+    :param retry_after: seconds of its ``Retry-After``, if there is one.
     """
 
     retryable = True

@@ -140,7 +140,7 @@ def ui_field_behaviour(airflow: str) -> dict[str, Any]:
 def get_provider_info() -> dict[str, Any]:
     """Entry point ``apache_airflow_provider``."""
     name = "Lucidworks AI"
-    # Airflow asks, so it is loaded, and whoever else asks need not load it.
+    # Airflow has imported itself when it calls this; other callers need not import it.
     version = getattr(sys.modules.get("airflow"), "__version__", "")
     return {
         "package-name": "airflow-provider-lucidworks",

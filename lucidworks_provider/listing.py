@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in a folder of any storage: names, sizes, and an etag, which differs when a file was changed."""
+"""Lists folders of any storage: names, sizes and etags."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from lucidworks_provider.storage import is_absent, local_path, naming, split_uri
 
 log = logging.getLogger(__name__)
 
-# Stores without folders: one listing shows everything below a prefix, a thousand objects a request. Other
-# file systems of fsspec walk, and its walk passes over folders that it may not read.
+# Object stores, which list all keys below a prefix, a thousand a request. For other file systems fsspec walks, and
+# silently skips folders that it cannot read.
 _FLAT = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
-# When a file was changed last, in the words of the file systems.
+# Names of the modification time in the file systems.
 _CHANGED = ("LastModified", "last_modified", "updated", "mtime", "modified")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """
-    A file or folder as a listing shows it.
+    A file or folder in a listing.
 
-    :param name: within the folder that was listed; of :func:`list_below` with "/" between.
+    :param name: relative to the listed folder.
     :param size: bytes; 0 for a folder, -1 for a link that cannot be followed.
-    :param etag: another one when the file was changed: ``etag:…`` where the store has one, else ``mtime:``
-        and nanoseconds. A store that has neither gets ``seen:`` and the time of the listing, so that its
-        files never count as unchanged.
-    :param modified: seconds since the epoch; None for a folder, and where the store does not say.
+    :param etag: changes when the file does: ``etag:…`` if the store has one, else ``mtime:`` and nanoseconds. For a
+        store without both, ``seen:`` and the time of the listing, so that its files never count as unchanged.
+    :param modified: seconds since the epoch; None for a folder, and if the store does not have it.
     """
 
     name: str
@@ -45,7 +44,7 @@ class Entry:
 
 
 def find_entry(uri: str) -> Entry | None:
-    """The file or folder at a place, None where there is nothing."""
+    """The entry of a file or folder; None if there is none."""
     name = split_uri(uri.rstrip("/"))[1]
     with naming("read", uri):
         try:
@@ -63,13 +62,12 @@ def find_entry(uri: str) -> Entry | None:
 
 def list_folder(uri: str) -> Iterator[Entry]:
     """
-    What is in a folder, in no order; nothing where there is no such folder.
+    Iterate over a folder, in no order; a missing folder is empty.
 
-    A local folder is read as it goes, one of a store at once. Links are followed, except to a folder that
-    they lie in, which is a warning; what is neither file nor folder is left out.
+    A local folder is read during the iteration, one of a store at once. Links are followed, except to a parent
+    folder, which is a warning; anything but files and folders is skipped.
 
-    :raises StorageError: the folder cannot be read. It is not passed over, since its files would then count
-        as gone.
+    :raises StorageError: the folder cannot be read.
     """
     with naming("read", uri):
         if (local := local_path(uri)) is not None:
@@ -89,7 +87,7 @@ def list_folder(uri: str) -> Iterator[Entry]:
 
 def list_below(uri: str) -> Iterator[Entry] | None:
     """
-    All files below a folder in few requests, or None where a storage has no better way than folder by folder.
+    All files below a folder in few requests; None for a storage that can only list single folders.
 
     :raises StorageError: the storage cannot be read.
     """
@@ -104,7 +102,7 @@ def _list_below(uri: str) -> Iterator[Entry]:
         path.fs.invalidate_cache(path.path)
         found = path.fs.find(path.path, detail=True)
         if isinstance(found, list):
-            # adlfs, where a blob has the folder's name; what lies below a name in the folder above, it lists.
+            # adlfs cannot list a folder if a blob has its name, but it can list a prefix.
             above, _, name = path.path.rstrip("/").rpartition("/")
             found = path.fs.find(above, prefix=name, detail=True)
             found = {key: info for key, info in found.items() if key.startswith(f"{above}/{name}/")}
@@ -113,18 +111,18 @@ def _list_below(uri: str) -> Iterator[Entry]:
 
 
 def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Entry]:
-    # Some file systems put a slash in front of all names.
+    # Some file systems return keys with a leading slash.
     root = root.strip("/")
     start = len(root) + 1 if root else 0
     folders = set()
     for full, info in found:
         name = full.lstrip("/")[start:]
         if name.endswith("/") and info.get("type") != "directory":
-            continue  # what some tools put into a store for a folder
-        # A store may also hold an object with the folder's own name.
+            continue  # a marker object that some tools create for a folder
+        # A store may also have an object with the folder's own name.
         if name := name.rstrip("/"):
             entry = _stored(name, info)
-            # Azure shows a folder that has a marker blob twice.
+            # Azure lists a folder with a marker blob twice.
             if not entry.folder or name not in folders:
                 yield entry
             if entry.folder:
@@ -141,17 +139,17 @@ def _scan(folder: Path) -> Iterator[Entry]:
             try:
                 if entry.is_dir():
                     if entry.is_symlink() and _is_within(folder, entry.stat()):
-                        log.warning("%s links to a folder that it lies in; not followed.", entry.path)
+                        log.warning("%s links to one of its parent folders; not followed.", entry.path)
                     else:
                         yield Entry(entry.name, 0, "", folder=True)
                 elif entry.is_file():
                     yield _local_file(entry.name, entry.stat())
             except FileNotFoundError:
-                continue  # it went meanwhile
+                continue  # deleted since the listing
             except OSError:
                 if not entry.is_symlink():
                     raise
-                # To itself, or into a folder that may not be read: reading it says so.
+                # A link to itself or into an unreadable folder; reading it raises an error.
                 yield Entry(entry.name, -1, f"seen:{time.time_ns()}")
 
 
@@ -164,7 +162,7 @@ def _local_file(name: str, found: os.stat_result) -> Entry:
 
 
 def _stored(name: str, info: Mapping[str, Any]) -> Entry:
-    """Every file system of fsspec has names of its own for the same facts."""
+    """The entry of an object; file systems have different names for the same values."""
     if info.get("type") == "directory":
         return Entry(name, 0, "", folder=True)
     size = int(info.get("size") or 0)
@@ -174,7 +172,7 @@ def _stored(name: str, info: Mapping[str, Any]) -> Entry:
         return Entry(name, size, f"etag:{str(etag).strip(chr(34))}", modified=modified)
     if changed and modified is not None and not isinstance(changed, str):
         return Entry(name, size, f"mtime:{modified * 1e9:.0f}", modified=modified)
-    # Some give the time as text, which does as well.
+    # Some file systems have the time as text.
     return Entry(name, size, f"mtime:{changed}" if changed else f"seen:{time.time_ns()}", modified=modified)
 
 

@@ -2,8 +2,8 @@
 """
 What is counted and timed, for StatsD, OpenTelemetry or Datadog: through Airflow's own ``Stats``, as configured there.
 
-The page about metrics has the table of all names. Tags are words from short lists, never an id, a name that somebody
-gave, or a text. Where no Airflow runs nothing is counted, as nobody has configured where to.
+The page about metrics has the table of all names. Tags are words from short lists, never an id, a
+name given by a user, or a text. Without Airflow nothing is counted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def request(endpoint: str, outcome: int | str, seconds: float) -> None:
     """
     A request has ended.
 
-    :param endpoint: a :attr:`~lucidworks_provider.client.api.messages.Request.endpoint`.
+    :param endpoint: a :attr:`~lucidworks_provider.client.api.http.Request.endpoint`.
     :param outcome: the HTTP status; ``not_sent`` or ``broken`` where no answer came.
     :param seconds: from sending it to the end of its answer; waiting for a turn does not count.
     """
@@ -40,7 +40,7 @@ def request(endpoint: str, outcome: int | str, seconds: float) -> None:
 
 
 def refreshed(scope: str) -> None:
-    """A new token was handed out."""
+    """Count a new token."""
     if (stats := _stats()) is not None:
         stats.incr("lucidworks.token_refreshes", tags={"scope": scope})
 

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 
 if TYPE_CHECKING:
     from tenacity.wait import wait_base
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def retry_on(*errors: type[Exception], attempts: int, wait: wait_base, what: str) -> dict[str, Any]:
@@ -38,3 +40,23 @@ def retry_on(*errors: type[Exception], attempts: int, wait: wait_base, what: str
         "before_sleep": before_sleep,
         "reraise": True,
     }
+
+
+async def retry_async(call: Callable[..., Awaitable[T]], *args: Any, **policy: Any) -> T:
+    """
+    ``AsyncRetrying(**policy)(call, *args)`` for a call that mostly succeeds: only failures cost the time of tenacity.
+
+    :param policy: as :func:`retry_on` returns it.
+    """
+    try:
+        return await call(*args)
+    except Exception as err:  # noqa: BLE001  # the policy raises what it does not retry
+        first = [err]
+
+    async def again() -> T:
+        if first:
+            raise first.pop()
+        return await call(*args)
+
+    result: T = await AsyncRetrying(**policy)(again)
+    return result

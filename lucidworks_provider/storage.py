@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Places on any storage that Airflow's ``ObjectStoragePath`` reaches: local disks, S3, GCS, Azure.
+Reads and writes files on any storage of Airflow's ``ObjectStoragePath``: local disks, S3, GCS, Azure.
 
-Everything here blocks, and ``ObjectStoragePath`` may fetch its connection when it is made, so on an event
-loop all of it runs in a thread (:func:`~lucidworks_provider.threads.in_thread`).
+All functions block, and an ``ObjectStoragePath`` reads its connection when it is created, so an event loop calls them
+in a thread (:func:`~lucidworks_provider.threads.in_thread`).
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from lucidworks_provider.client.api.messages import scrub
+from tenacity import Retrying, wait_fixed
+
+from lucidworks_provider.client.api.http import scrub
 from lucidworks_provider.errors import ConfigurationError, InputError, LucidworksError, StorageError
+from lucidworks_provider.retrying import retry_on
 
 log = logging.getLogger(__name__)
 
 _LOCAL = {"file", "local"}
-# What ObjectStoragePath says of a scheme that it does not know.
+# Messages of ObjectStoragePath about an unknown scheme.
 _UNKNOWN_SCHEME = ("No filesystem registered", "Unsupported filesystem")
-# The extra that brings the file system of a scheme; these are the schemes of the official providers.
+# The extra for the file system of a scheme; these are the schemes of the official providers.
 _EXTRAS = {
     **dict.fromkeys(("s3", "s3a", "s3n"), "s3"),
     **dict.fromkeys(("gs", "gcs"), "gcs"),
@@ -38,17 +40,17 @@ _EXTRAS = {
 }
 _AZURE = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
 _AZURE_REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
-# Concurrent deletions on an object store, which takes one key per request.
+# Concurrent deletions of single keys.
 _REMOVALS = 16
 _GLOB = "*?["
 _READ_AHEAD = 4 << 20
-# S3 answers 409 to one of two concurrent creations, and then neither may exist: tries, and seconds between them.
-_CREATIONS, _CREATION_PAUSE = 3, 0.2
-# Of a link, on file systems that have none.
+# S3 answers 409 to one of two concurrent creations, and then neither may exist.
+_CREATE_ATTEMPTS, _CREATE_WAIT = 3, 0.2
+# Errors of hard links on file systems that do not support them.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 # s3fs sends If-Match with every range.
 _PINNED = {"s3", "s3a"}
-# What file systems call the facts that differ between two versions of an object.
+# Names of the metadata that differ between two versions of an object.
 _VERSION = (
     "size",
     "etag",
@@ -60,11 +62,11 @@ _VERSION = (
     "mtime",
     "created",
 )
-# S3's file system takes an unknown connection for none, and uses the worker's own credentials.
+# S3's file system ignores an unknown connection, and uses the worker's own credentials.
 _SILENT = {"s3", "s3a", "s3n"}
-# Connections that were there.
+# Connections that exist.
 _connections: set[str] = set()
-# What stores say of a bucket or container that does not exist, and of credentials that are wrong or not enough.
+# Messages of stores about a missing bucket or container, and about missing permissions.
 _NO_BUCKET = ("bucket does not exist", "NoSuchBucket", "ContainerNotFound")
 _DENIED = (
     *("AccessDenied", "AuthenticationFailed", "Authorization", "Forbidden", "InvalidAccessKeyId"),
@@ -78,7 +80,7 @@ _QUERY = re.compile(r"\?[^\s'\"]+")
 
 def check_uri(uri: object, what: str) -> str:
     """
-    Refuse what names no file.
+    Check the URI of a file.
 
     :param what: the argument's name, for the message.
     """
@@ -86,7 +88,7 @@ def check_uri(uri: object, what: str) -> str:
         raise InputError(f"{what} is {uri!r}; give the URI of a file, e.g. file:///data/chunks.parquet.")
     uri = uri.strip()
     if (local := local_path(uri)) is not None and not local.is_absolute():
-        # Worker and triggerer have working directories of their own.
+        # Workers and triggerers have different working directories.
         raise InputError(f"{what} is {uri!r}; give an absolute path (file:///…) or another storage's URI.")
     if uri.endswith("/"):
         raise InputError(f"{what} is {uri!r}, a folder; give the URI of a file.")
@@ -95,7 +97,7 @@ def check_uri(uri: object, what: str) -> str:
 
 def check_folder(uri: object, what: str) -> str:
     """
-    Refuse what names no place that all workers know.
+    Check the URI of a folder.
 
     :param what: the argument's name, for the message.
     :return: the URI without a slash at its end.
@@ -111,17 +113,16 @@ def check_folder(uri: object, what: str) -> str:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Parent and name. As text, since what ``/`` and ``parent`` keep of a path's connection varies by version."""
+    """Parent and name, as text: whether ``parent`` keeps the connection depends on the version of Airflow."""
     parent, _, name = uri.rpartition("/")
     return parent, name
 
 
 def read_file(uri: str, most: int | None = None) -> bytes | None:
     """
-    A file's content, or None where there is none.
+    Read a file; None if there is none.
 
-    :param most: so many bytes of it at most, for files that may have grown; on object stores a file that
-        is empty cannot be asked for with it.
+    :param most: limit of the bytes, for files that may have grown; object stores refuse it for an empty file.
     :raises StorageError: the storage cannot be read.
     """
     with naming("read", uri):
@@ -131,12 +132,12 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
             path = store_path(uri)
             part: dict[str, int] = {} if most is None else {"start": 0, "end": most}
             if uri.partition("://")[0] in _PINNED:
-                # s3fs would ask for the size first, to read parts at once.
+                # Otherwise s3fs requests the size first, to read parts concurrently.
                 part["max_concurrency"] = 1
             try:
                 return bytes(path.fs.cat_file(path.path, **part))
             except FileNotFoundError:
-                # s3fs asks the listing that it remembers, and another process may have written the file since.
+                # s3fs uses its cached listing, and another process may have written the file since.
                 if not path.forget_listing():
                     raise
                 return bytes(path.fs.cat_file(path.path, **part))
@@ -149,11 +150,10 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
 @contextmanager
 def reading(uri: str) -> Iterator[BinaryIO]:
     """
-    Open a file to read it piece by piece, anywhere in it.
+    Open a file for random access.
 
-    :raises StorageError: there is no such file (its cause is a ``FileNotFoundError``), or it cannot be read,
-        then or later: a file that fails in the middle says so in the same words. Also if an object is replaced
-        meanwhile: its parts would be of two versions, or end where the first one did.
+    :raises StorageError: there is no such file (its cause is a ``FileNotFoundError``), or it cannot be read, also
+        later. Also if an object is replaced in between, as its parts would be of two versions.
     """
     pinned: _Version | None = None
     with ExitStack() as stack:
@@ -164,13 +164,13 @@ def reading(uri: str) -> Iterator[BinaryIO]:
                 path = store_path(uri)
                 if uri.partition("://")[0] not in _PINNED:
                     pinned = _Version(path)
-                # Some would read 50 MB ahead.
+                # The default of some is 50 MB.
                 file = stack.enter_context(path.fs.open(path.path, "rb", block_size=_READ_AHEAD))
         yield cast("BinaryIO", _NamedFile(file, uri, pinned))
 
 
 class _Version:
-    """The version of an object that is being read, on a store whose file system does not pin it by itself."""
+    """The version of an object, for file systems that do not pin it during a read."""
 
     def __init__(self, path: StorePath) -> None:
         self._path = path
@@ -187,7 +187,7 @@ class _Version:
 
 
 class _NamedFile(io.RawIOBase):
-    """A file whose errors name its URI, and which stays one version of an object."""
+    """A file whose errors name its URI, and which detects a replaced object."""
 
     def __init__(self, file: Any, uri: str, pinned: _Version | None) -> None:
         self._file = file
@@ -227,7 +227,7 @@ def _read_start(path: Path, most: int) -> bytes:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is such a file or folder."""
+    """Whether a file or folder exists."""
     with naming("read", uri):
         if (local := local_path(uri)) is not None:
             return local.exists()
@@ -237,28 +237,28 @@ def exists(uri: str) -> bool:
 
 
 def is_file(uri: str) -> bool:
-    """Whether there is a file of that name on a local disk; stores can have both."""
+    """Whether there is a local file; False on object stores, where a folder may have the same name."""
     local = local_path(uri)
     return local is not None and local.is_file()
 
 
 def without_scheme(uri: str) -> str:
-    """A local path in one spelling, other URIs as they are: to compare two of them."""
+    """Normalize a local path for comparisons; other URIs stay."""
     local = local_path(uri)
     return str(local.resolve()) if local is not None else uri
 
 
 def is_folder(uri: str) -> bool:
-    """Whether there is a folder of that name (never on stores that have none)."""
+    """Whether there is a local folder; False on object stores."""
     local = local_path(uri)
     return local is not None and local.is_dir()
 
 
 def write_file(uri: str, data: bytes | Sequence[bytes]) -> None:
     """
-    Write a file that is there wholly or not at all, also when the process is killed meanwhile.
+    Write a file atomically, even if the process is killed.
 
-    :param data: of many megabytes better in pieces, which are not copied into one where that can be helped.
+    :param data: large data as a sequence, which is not joined for a local file.
     :raises StorageError: the storage cannot be written.
     """
     with naming("written", uri):
@@ -276,10 +276,10 @@ def write_file(uri: str, data: bytes | Sequence[bytes]) -> None:
 
 def create_file(uri: str, data: bytes) -> bool:
     """
-    Write a file only if there is none of that name, in one step.
+    Create a file atomically, only if it does not exist.
 
-    :param data: not what another process would write, so that the answer to a lost request can be found out.
-    :return: whether the file is this one.
+    :param data: unique, so that the outcome of a request without a response can be determined.
+    :return: whether the file has this data.
     :raises StorageError: the storage cannot be written.
     """
     with naming("written", uri):
@@ -291,33 +291,38 @@ def create_file(uri: str, data: bytes) -> bool:
                     file.flush()
                     os.fsync(file.fileno())
                 try:
-                    # Unlike a renaming, a link never replaces.
+                    # Unlike a rename, a link never replaces a file.
                     local.hardlink_to(temporary)
                 except FileExistsError:
-                    # A network file system may have lost the reply to a link that was made.
+                    # On a network file system the response to a successful link may have been lost.
                     return temporary.stat().st_nlink > 1
                 except OSError as err:
                     if err.errno not in _NO_LINKS:
                         raise
                     return _create_in_place(local, data)
             return True
+    policy = retry_on(
+        StorageError, attempts=_CREATE_ATTEMPTS, wait=wait_fixed(_CREATE_WAIT), what=f"Creating {uri}"
+    )
+    created: bool = Retrying(**policy)(_create_object, uri, data)
+    return created
+
+
+def _create_object(uri: str, data: bytes) -> bool:
+    with naming("written", uri):
         path = store_path(uri)
-        for last in (*(False,) * (_CREATIONS - 1), True):
-            try:
-                path.fs.pipe_file(path.path, data, mode="create")
-                return True
-            except Exception:  # each storage has errors of its own for "it exists" and for a conflict
-                # Also: it was created, and the answer was lost.
-                if (found := read_file(uri)) is not None:
-                    return found == data
-                if last:
-                    raise
-            time.sleep(_CREATION_PAUSE)
-        raise AssertionError
+        try:
+            path.fs.pipe_file(path.path, data, mode="create")
+        except Exception:  # storages have different errors for an existing file and for a conflict
+            # Also if the file was created and the response was lost.
+            if (found := read_file(uri)) is None:
+                raise
+            return found == data
+        return True
 
 
 def _create_in_place(path: Path, data: bytes) -> bool:
-    """For file systems without links. A process that is killed meanwhile leaves a file in part."""
+    """Not atomic: a process that is killed leaves a part of the file. For file systems without hard links."""
     try:
         file = path.open("xb")
     except FileExistsError:
@@ -336,11 +341,11 @@ def _create_in_place(path: Path, data: bytes) -> bool:
 @contextmanager
 def writing(uri: str) -> Iterator[Path]:
     """
-    A local file to fill, which takes the place of ``uri`` when the block ends well.
+    A local file, which replaces ``uri`` when the block succeeds.
 
-    Built locally, since a half-written upload of some stores is committed by its error handling.
+    Uploads are not streamed, as some file systems commit a partial upload after an error.
 
-    :raises StorageError: the storage cannot be written. What the block raises passes as it is.
+    :raises StorageError: the storage cannot be written.
     """
     local = local_path(uri)
     with ExitStack() as stack:
@@ -362,9 +367,9 @@ def writing(uri: str) -> Iterator[Path]:
 
 def remove_file(uri: str) -> None:
     """
-    Remove one file, if it exists: exactly this key, whatever characters it has.
+    Remove a file, if it exists: exactly this key, without expanding globs.
 
-    :raises StorageError: the storage refuses. Not every caller may delete, so nothing may depend on this.
+    :raises StorageError: the storage refuses. Callers may lack this permission, so nothing may depend on it.
     """
     with naming("removed", uri):
         if (local := local_path(uri)) is not None:
@@ -382,7 +387,7 @@ def remove_folder(uri: str) -> None:
 
     A symbolic link is removed, not its target.
 
-    :raises StorageError: the storage refuses to remove a file; some files may be gone by then.
+    :raises StorageError: the storage refuses to remove a file; some files may have been removed.
     """
     with naming("removed", uri):
         if (local := local_path(uri)) is not None:
@@ -397,7 +402,7 @@ def remove_folder(uri: str) -> None:
 
 
 def _remove_keys(fs: Any, keys: Sequence[str]) -> None:
-    """Remove exact keys of one bucket, with one request for many of them where the file system has that."""
+    """Remove keys of one bucket, in bulk if the file system supports that."""
     if (bulk := next((_BULK[one] for one in _protocols(fs) if one in _BULK), None)) and len(keys) > 1:
         most, remove = bulk
         try:
@@ -406,7 +411,7 @@ def _remove_keys(fs: Any, keys: Sequence[str]) -> None:
             for folder in {key.rpartition("/")[0] for key in keys}:
                 fs.invalidate_cache(folder)
             return
-        except Exception as err:  # noqa: BLE001  # some servers lack this request, or need another permission for it
+        except Exception as err:  # noqa: BLE001  # some servers lack bulk deletion, or need another permission for it
             log.debug("%d files are removed one by one: %s", len(keys), err)
     pool = ThreadPoolExecutor(max_workers=_REMOVALS)
     try:
@@ -425,7 +430,7 @@ def _remove_s3(fs: Any, keys: Sequence[str]) -> None:
     objects = [{"Key": fs.split_path(key)[1]} for key in keys]
     bucket = fs.split_path(keys[0])[0]
     answer = fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-    # s3fs' own removal of many ignores them.
+    # s3fs ignores these.
     for error in answer.get("Errors", ()):
         raise OSError(f"{error.get('Key')}: {error.get('Code')}")
 
@@ -437,8 +442,7 @@ def _remove_google(fs: Any, keys: Sequence[str]) -> None:
         fs.rm(list(keys))
 
 
-# By protocol of the file system: how many keys one request removes, and the function for it. Azure's batches are not
-# offered by adlfs.
+# Bulk deletion by protocol: keys per request, and the function. adlfs does not support Azure's batches.
 _BULK: dict[str, tuple[int, Callable[[Any, Sequence[str]], None]]] = {
     "s3": (1000, _remove_s3),
     "gs": (100, _remove_google),
@@ -447,10 +451,10 @@ _BULK: dict[str, tuple[int, Callable[[Any, Sequence[str]], None]]] = {
 
 def discard(*uris: str) -> bool:
     """
-    Remove files that are no longer needed, if the storage allows it: a refusal is a warning.
+    Remove files that are no longer needed; an error of the storage is a warning.
 
     :param uris: of one bucket.
-    :return: False after a refusal; of the others some may be left.
+    :return: False after an error, when some files may remain.
     """
     return _discarded(_remove_files, uris)
 
@@ -515,17 +519,17 @@ class StorePath(NamedTuple):
 
     def info(self) -> dict[str, Any]:
         """
-        Its metadata as they are now.
+        Current metadata.
 
         :raises FileNotFoundError: there is neither a file nor a folder.
         """
-        # File systems answer from cached listings, with the sizes of that moment.
+        # File systems use cached listings.
         self.fs.invalidate_cache(self.path)
         self.forget_listing()
         return dict(self.fs.info(self.path))
 
     def forget_listing(self) -> bool:
-        """Forget the remembered listing of its folder; whether there was one."""
+        """Remove the cached listing of its folder; returns whether there was one."""
         folder = self.path.rpartition("/")[0]
         remembered = folder in self.fs.dircache
         self.fs.invalidate_cache(folder)
@@ -536,9 +540,9 @@ def store_path(uri: str) -> StorePath:
     """
     The file system and the key of a URI.
 
-    :raises ConfigurationError: there is no connection of the id that it names.
-    :raises InputError: nothing that is installed knows the scheme; names the extra that does.
-    :raises StorageError: the file system would take it for another key.
+    :raises ConfigurationError: the connection of the URI does not exist.
+    :raises InputError: no installed package supports the scheme; names the extra.
+    :raises StorageError: the file system would use another key.
     """
     from airflow.providers.common.compat.sdk import AirflowNotFoundException, ObjectStoragePath
 
@@ -548,7 +552,7 @@ def store_path(uri: str) -> StorePath:
     if scheme in _AZURE:
         _quieten(_AZURE_REQUESTS)
     try:
-        # Not of the whole URI: ObjectStoragePath takes a "?" at its end for an empty query.
+        # Not of the whole URI: ObjectStoragePath removes a "?" at its end.
         root = ObjectStoragePath(f"{scheme}://{bucket}")
         if scheme in _SILENT:
             _check_connection(conn_id)
@@ -557,7 +561,7 @@ def store_path(uri: str) -> StorePath:
         missing = ConfigurationError(
             f"{uri} cannot be opened: there is no connection {conn_id!r}, or Airflow cannot be asked for it now."
         )
-        # On Airflow 3 an API server that gives no answer looks the same.
+        # On Airflow 3, an unreachable API server raises the same error.
         missing.retryable = True
         raise missing from err
     except (ImportError, ValueError) as err:
@@ -593,7 +597,7 @@ def _retry_soon(fs: Any) -> None:
 
 
 def _quieten(name: str) -> None:
-    """Keep a logger of one line a request from the task's log, unless a level was chosen for it."""
+    """Disable a logger with a line per request, unless a level is configured for it."""
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None and logger.name != "root":
         if logger.level:
@@ -615,32 +619,32 @@ def _advice(scheme: str) -> str:
 
 @contextmanager
 def naming(verb: str, uri: str) -> Iterator[None]:
-    """Turn what a storage raises into an error that names the place."""
+    """Convert the errors of storages to errors that name the URI."""
     try:
         yield
     except LucidworksError:
         raise
-    except Exception as err:  # every storage has errors of its own, not all of them OSError
+    except Exception as err:  # not all errors of storages are OSError
         raise StorageError(f"{uri} cannot be {verb}: {_described(err)}.{_hint(uri, verb, err)}") from err
 
 
 def _described(err: BaseException) -> str:
     text = str(getattr(err, "strerror", None) or err).strip()
-    # Azure's go on with the answer's headers and body. Texts of storage libraries may quote a signed URL.
+    # Azure's messages continue with headers and body, and messages may contain signed URLs.
     text = _QUERY.sub("?***", scrub(text.partition("\n")[0]))[:300].rstrip(".")
     code = getattr(err, "error_code", None)
     return f"{type(err).__name__}: {text}" + (f" ({getattr(code, 'value', code)})" if code else "")
 
 
 def _hint(uri: str, verb: str, err: BaseException) -> str:
-    """What a store's error means for its bucket and its connection."""
+    """Advice about the bucket and the connection."""
     if local_path(uri) is not None:
         return ""
     conn_id, named, bucket = uri.partition("://")[2].partition("/")[0].rpartition("@")
     login = (
         f"connection {conn_id!r}" if named else "the worker's own credentials, as the URI names no connection"
     )
-    # A key need not be there to be written.
+    # For a write, the missing file can only be the bucket.
     if _says(err, _NO_BUCKET) or (verb == "written" and isinstance(err, FileNotFoundError)):
         return f" There is no bucket or container {bucket!r} for {login}."
     if "connection_string or account_name" in str(err):
@@ -651,7 +655,7 @@ def _hint(uri: str, verb: str, err: BaseException) -> str:
 
 
 def _says(err: BaseException | None, words: Sequence[str]) -> bool:
-    """Whether an error or one of its causes has some of these words."""
+    """Whether an error or one of its causes has one of these words."""
     while err is not None:
         text = f"{type(err).__name__} {err} {getattr(err, 'error_code', '')}"
         if any(word in text for word in words):
@@ -661,18 +665,18 @@ def _says(err: BaseException | None, words: Sequence[str]) -> bool:
 
 
 def is_absent(err: OSError) -> bool:
-    """Whether an error says that there is no such file or folder, in a bucket that exists."""
+    """Whether an error means that a file or folder does not exist, and not its bucket."""
     return isinstance(err, FileNotFoundError | NotADirectoryError) and not _says(err, _NO_BUCKET)
 
 
 def names_in(uri: str) -> list[str]:
-    """Names of the files and folders in a folder; none where there is no such folder."""
+    """Names of the files and folders in a folder; empty for a missing folder."""
     with naming("read", uri):
         try:
             if (local := local_path(uri)) is not None:
                 return [child.name for child in local.iterdir()]
             path = store_path(uri)
-            # A listing may come from a cache of the file system's own.
+            # The file system may have a cached listing.
             path.fs.invalidate_cache(path.path)
             found = path.fs.ls(path.path, detail=False)
             return [name for one in found if (name := str(one).rstrip("/").rpartition("/")[2])]
@@ -684,7 +688,7 @@ def names_in(uri: str) -> list[str]:
 
 def read_range(uri: str, start: int, length: int) -> bytes:
     """
-    A part of a file.
+    Read a range of bytes.
 
     :raises StorageError: there is no such file, or the storage cannot be read.
     """
@@ -698,7 +702,7 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 
 def arrow_place(uri: str) -> tuple[Any, str]:
-    """A file system as pyarrow takes it, and the path on it."""
+    """A file system for pyarrow, and the path in it."""
     if (local := local_path(uri)) is not None:
         from pyarrow.fs import LocalFileSystem
 
@@ -708,7 +712,7 @@ def arrow_place(uri: str) -> tuple[Any, str]:
 
 
 def free_bytes(uri: str) -> int | None:
-    """Space left where a folder is or would be; None where storage does not say."""
+    """Free space of a local folder, which need not exist; None for other storages."""
     local = local_path(uri)
     while local is not None and not local.exists() and local != local.parent:
         local = local.parent

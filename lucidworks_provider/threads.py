@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may wait for Airflow, Redis or a storage must not hold up an event loop."""
+"""Runs blocking calls beside an event loop, and several of them ahead of their consumer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Calls of :func:`read_ahead` at a time. At 40 ms each they are 400 a second.
+# Concurrent calls of :func:`read_ahead`. At 40 ms each they are 400 a second.
 AHEAD = 16
-# Seconds of a call that need no reading ahead, and how much longer some may take altogether before it begins.
-QUICK, PAUSES = 0.004, 0.03
+# Seconds of a call that is quick, and the total excess of slower ones after which threads are started.
+QUICK, MAX_EXCESS = 0.004, 0.03
 
 
 async def in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run a blocking call off the loop, in the way that is safe from Airflow 2.11 to 3.3."""
-    # asgiref, as Airflow's own SDK does: what calls the supervisor from a plain thread is unsafe on 3.0/3.1.
+    # As Airflow's SDK does: calls of the supervisor from a plain thread are unsafe on Airflow 3.0 and 3.1.
     from asgiref.sync import sync_to_async
 
     return await sync_to_async(call, thread_sensitive=False)(*args, **kwargs)
@@ -35,15 +35,15 @@ def read_ahead(
     items: Iterable[T],
     *,
     size: Callable[[T], int] = lambda _: 0,
-    most: int = 0,
+    max_bytes: int = 0,
 ) -> Generator[R, None, None]:
     """
-    The results of blocking calls in the order of their items, with some calls under way ahead of a caller that waits.
+    The results of blocking calls in the order of their items, with some calls ahead of the consumer.
 
-    :param work: reads one item; safe to call from several threads.
-    :param items: taken as there is room for them, on the caller's thread.
-    :param size: the bytes that the result of an item takes.
-    :param most: bytes of the results that are held; a larger one is held alone.
+    :param work: the call for an item; thread-safe.
+    :param items: iterated on the caller's thread.
+    :param size: bytes of the result of an item.
+    :param max_bytes: limit of the results in memory; a larger result is in memory alone.
     """
     items = iter(items)
     yield from _read_while_quick(work, items)
@@ -52,13 +52,13 @@ def read_ahead(
     pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="read-ahead")
     try:
         for item in items:
-            needed = size(item)
-            while waiting and (len(waiting) >= AHEAD or held + needed > most):
+            item_bytes = size(item)
+            while waiting and (len(waiting) >= AHEAD or held + item_bytes > max_bytes):
                 released, result = waiting.popleft()
                 yield result.result()
                 held -= released
-            held += needed
-            waiting.append((needed, pool.submit(work, item)))
+            held += item_bytes
+            waiting.append((item_bytes, pool.submit(work, item)))
         while waiting:
             yield waiting.popleft()[1].result()
     finally:
@@ -66,22 +66,21 @@ def read_ahead(
 
 
 def _read_while_quick(work: Callable[[T], R], items: Iterator[T]) -> Generator[R, None, None]:
-    """On the caller's thread, for as long as calls are short, as those of a local disk are."""
-    # The first call is not counted: a storage fetches its connection then, and what calls the supervisor from a
-    # plain thread is unsafe on Airflow 3.0/3.1.
+    """Call on the caller's thread while calls are quick, as for a local disk."""
+    # The first call is not timed. It may read a connection, which is unsafe in a plain thread on Airflow 3.0 and 3.1.
     for item in islice(items, 1):
         yield work(item)
-    left = PAUSES
+    left = MAX_EXCESS
     for item in items:
         began = time.monotonic()
         result = work(item)
-        left = min(PAUSES, left + QUICK - (time.monotonic() - began))
+        left = min(MAX_EXCESS, left + QUICK - (time.monotonic() - began))
         yield result
         if left <= 0:
             return
 
 
-# Modules that are imported to the end; in sys.modules they are from the beginning.
+# Completely imported modules; sys.modules also has those whose import is in progress.
 _imported: dict[str, ModuleType] = {}
 
 

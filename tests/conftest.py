@@ -39,12 +39,12 @@ _NETWORK = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def masked_secrets() -> None:
     """
     Airflow compiles all secrets that it has seen into one pattern, again for each new one.
 
-    It starts empty in each file: after thousands of tests a connection takes half a second to read.
+    It starts empty in each test: after hundreds of tests a connection takes half a second to read.
     """
     for module in ("airflow.sdk._shared.secrets_masker", "airflow._shared.secrets_masker"):
         if module in sys.modules:
@@ -79,12 +79,12 @@ def short_corpus_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of a corpus with shorter waits."""
     from lucidworks_provider.corpus import journal, lease, pipeline
 
-    monkeypatch.setattr(lease, "LOOK", 0.05)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(journal, "GROUP_SECONDS", 0.01)
-    monkeypatch.setattr(journal, "WRITE_PAUSE", 0.01)
-    monkeypatch.setattr(pipeline, "FIRST_GUESS", 0.01)
-    monkeypatch.setattr(pipeline, "SHORTEST", 0.01)
-    monkeypatch.setattr(pipeline, "UNKNOWN_PAUSE", 0.01)
+    monkeypatch.setattr(journal, "WRITE_WAIT", 0.01)
+    monkeypatch.setattr(pipeline, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(pipeline, "SHORTEST_DELAY", 0.01)
+    monkeypatch.setattr(pipeline, "SUBMIT_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from lucidworks_provider.client.api import chunking
+from lucidworks_provider.client.api.http import parse_object
 from lucidworks_provider.client.api.jobs import CHUNKING, read_submission
-from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.client.endpoint import Call, Steps, naming_models
 from lucidworks_provider.client.jobs import poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
@@ -78,7 +78,7 @@ def get_chunking(job_id: str) -> Call[chunking.ChunkingResult]:
 
     def steps(settings: LucidworksSettings) -> Steps[chunking.ChunkingResult]:
         body = yield from poll_job(CHUNKING, job_id).steps(settings)
-        # Not by the exchange, which would ask again for what may be given once.
+        # Not parsed by the exchange, whose retries would request a result that may be returned only once.
         return chunking.read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
 
     return Call(steps)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from lucidworks_provider.client.api.messages import Answer, Request, check_status, read_blanked
+from lucidworks_provider.client.api.http import Request, Response, check_status, read_blanked
 from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.auth.source import TokenSource, token_source
 from lucidworks_provider.client.endpoint import Call, Exchange
@@ -40,7 +40,7 @@ class LucidworksClient:
     :mod:`~lucidworks_provider.client.chunking`, :mod:`~lucidworks_provider.client.models` and
     :mod:`~lucidworks_provider.client.jobs`, for threads and for event loops.
 
-    A client keeps one connection for its synchronous calls, so each thread needs its own.
+    Not thread-safe for synchronous calls: each thread needs its own.
 
     :param settings: outside of Airflow with ``share_via="memory"``.
     """
@@ -91,7 +91,7 @@ class LucidworksClient:
         """
         Keep the connections of the running loop open while this is held, instead of opening one per call.
 
-        :param connections: requests at once; the first user of the loop decides. 8 unless given.
+        :param connections: requests at attempt; the first user of the loop decides. 8 unless given.
         """
         aio = await import_in_thread(_AIO)
         async with aio.shared_transport(self.settings, connections) as transport:
@@ -123,19 +123,20 @@ class LucidworksClient:
         request = exchange.request
         state = self._begin(exchange)
 
-        def once() -> T:
+        def attempt() -> T:
             token = state.source.get(state.refused)
-            answer = state.note(transport.send(request, token), token)
-            if answer.status == 403 and (other := state.source.token_after_403(token, request.endpoint)):
-                answer, token = state.note(transport.send(request, other), other), other
-            return state.judge(answer, token)
+            response = state.record(transport.send(request, token), token)
+            if response.status == 403 and (other := state.source.token_after_403(token, request.endpoint)):
+                response, token = state.record(transport.send(request, other), other), other
+            return state.parse(response, token)
 
         try:
             try:
-                return once()
+                return attempt()
             except LucidworksError as err:
-                again: T = _retrying("Retrying", request, exchange.attempts or attempts)(_after(err, once))
-                return again
+                retrying = _retrying("Retrying", request, exchange.attempts or attempts)
+                result: T = retrying(_after(err, attempt))
+                return result
         except LucidworksError as err:
             raise _explain(err, request, self.settings.conn_id) from None
 
@@ -145,34 +146,33 @@ class LucidworksClient:
         aio = await import_in_thread(_AIO)
         async with aio.shared_transport(self.settings) as transport:
 
-            async def once() -> T:
+            async def attempt() -> T:
                 token = await state.source.aget(state.refused)
-                answer = state.note(await transport.send(request, token), token)
-                if answer.status == 403 and (
+                response = state.record(await transport.send(request, token), token)
+                if response.status == 403 and (
                     other := await state.source.atoken_after_403(token, request.endpoint)
                 ):
-                    answer, token = state.note(await transport.send(request, other), other), other
-                return state.judge(answer, token)
+                    response, token = state.record(await transport.send(request, other), other), other
+                return state.parse(response, token)
 
             try:
                 try:
-                    return await once()
+                    return await attempt()
                 except LucidworksError as err:
                     retrying = _retrying("AsyncRetrying", request, exchange.attempts or attempts)
-                    again: T = await retrying(_aafter(err, once))
-                    return again
+                    result: T = await retrying(_aafter(err, attempt))
+                    return result
             except LucidworksError as err:
                 raise _explain(err, request, self.settings.conn_id) from None
 
-    def _begin(self, exchange: Exchange[T]) -> _Exchanging[T]:
+    def _begin(self, exchange: Exchange[T]) -> _Attempts[T]:
         for secret in exchange.request.secrets:
-            # Out of this process's logs from now on.
             redact_in_logs(secret)
-        return _Exchanging(exchange, token_source(self.settings, exchange.request.scope))
+        return _Attempts(exchange, token_source(self.settings, exchange.request.scope))
 
 
 def _retrying(kind: str, request: Request, attempts: int | None) -> Any:
-    """Made when the first try has failed: most do not, and it takes as long as half a request."""
+    """Created after the first failure: importing and creating it takes half as long as a request."""
     import tenacity
 
     from lucidworks_provider.client.http.retry import policy
@@ -180,75 +180,75 @@ def _retrying(kind: str, request: Request, attempts: int | None) -> Any:
     return getattr(tenacity, kind)(**policy(replayable=request.replayable, attempts=attempts))
 
 
-def _after(failure: LucidworksError, once: Callable[[], T]) -> Callable[[], T]:
-    """What fails the first time as it did, for a policy that counts from there."""
-    failed: list[LucidworksError] = [failure]
+def _after(failure: LucidworksError, attempt: Callable[[], T]) -> Callable[[], T]:
+    """Raise the failure of the first attempt, which the policy counts; then attempt."""
+    failures = [failure]
 
-    def again() -> T:
-        if failed:
-            raise failed.pop()
-        return once()
+    def next_attempt() -> T:
+        if failures:
+            raise failures.pop()
+        return attempt()
 
-    return again
+    return next_attempt
 
 
-def _aafter(failure: LucidworksError, once: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+def _aafter(failure: LucidworksError, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
     """:func:`_after` for an event loop."""
-    failed: list[LucidworksError] = [failure]
+    failures = [failure]
 
-    async def again() -> T:
-        if failed:
-            raise failed.pop()
-        return await once()
+    async def next_attempt() -> T:
+        if failures:
+            raise failures.pop()
+        return await attempt()
 
-    return again
+    return next_attempt
 
 
 @dataclass
-class _Exchanging(Generic[T]):
-    """An exchange, and what its responses say about the token."""
+class _Attempts(Generic[T]):
+    """The attempts of an exchange: which token was refused, and what a response means."""
 
     exchange: Exchange[T]
     source: TokenSource
     refused: str | None = None
 
-    def note(self, answer: Answer, token: str) -> Answer:
+    def record(self, response: Response, token: str) -> Response:
         """Record whether the token was accepted."""
-        self.refused = token if answer.status == 401 else None
-        if answer.status not in {401, 403}:
+        self.refused = token if response.status == 401 else None
+        if response.status not in {401, 403}:
             self.source.accepted(token, self.exchange.request.endpoint)
-        return answer
+        return response
 
-    def judge(self, answer: Answer, token: str) -> T:
-        """Parse the response, or raise what its status means."""
+    def parse(self, response: Response, token: str) -> T:
+        """Parse the response, or raise the error of its status."""
         request = self.exchange.request
 
-        def result(answer: Answer) -> T:
-            check_status(answer, request.name)
-            return self.exchange.parse(answer)
+        def result(response: Response) -> T:
+            check_status(response, request.name)
+            return self.exchange.parse(response)
 
-        return read_blanked(result, answer, token, *request.secrets)
+        return read_blanked(result, response, token, *request.secrets)
 
 
 def _explain(err: LucidworksError, request: Request, conn_id: str) -> LucidworksError:
-    """What an error that survived its retries means for the caller, with the connection that it is about."""
+    """The error to raise after all retries: with the connection, and what it means for the caller."""
     from lucidworks_provider.client.http.retry import NOTHING_DONE
 
     if not str(err).startswith("Connection "):
         err.args = (f"Connection {conn_id!r}: {err}", *err.args[1:])
-    said = str(err).rstrip(".")
+    reason = str(err).rstrip(".")
     if isinstance(err, TokenRefusedError):
         return TokenRefusedError(
-            f"{said}. Several access tokens were refused. Another system that asks for tokens with the same client "
+            f"{reason}. Several access tokens were refused. Another system that asks for tokens with the same client "
             "id causes that (give it an integration of its own), or an application that is not entitled to this.",
             status=err.status,
         )
     unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)
-    # An answer without an id is one: who sends the request again makes another job.
+    # NoJobIdError is a response: sending the request again would create another job.
     known = isinstance(err, (*NOTHING_DONE, NoJobIdError))
     if request.replayable or not unknown or known:
         return err
     return SubmissionUnknownError(
-        f"{said}. The service may have done it all the same, under an id that nobody knows.",
+        f"{reason}. The service may have done it all the same, under an id that nobody knows.",
         retry_after=err.retry_after if isinstance(err, ServiceError) else None,
     )

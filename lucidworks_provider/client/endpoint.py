@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.api.http import Request, Response
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     ForbiddenError,
@@ -30,11 +30,11 @@ class Exchange(Generic[T]):
     """
     A request, and the parser of its response.
 
-    :param attempts: requests at most; None for the client's own number.
+    :param attempts: requests at most; None for the number of the retry policy.
     """
 
     request: Request
-    parse: Callable[[Answer], T]
+    parse: Callable[[Response], T]
     attempts: int | None = None
 
 
@@ -46,14 +46,16 @@ class Call(Generic[T_co]):
     """
     What a client can perform.
 
-    :param steps: of the settings, yields exchanges and returns the result.
+    :param steps: takes the settings, yields exchanges and returns the result.
     """
 
     steps: Callable[[LucidworksSettings], Steps[T_co]]
 
 
 def endpoint(
-    build: Callable[[LucidworksSettings], Request], parse: Callable[[Answer], T], attempts: int | None = None
+    build: Callable[[LucidworksSettings], Request],
+    parse: Callable[[Response], T],
+    attempts: int | None = None,
 ) -> Call[T]:
     """Return a call of one request."""
 
@@ -68,7 +70,7 @@ def naming_models(
     use_case: str,
     model_id: str,
     build: Callable[[LucidworksSettings], Request],
-    parse: Callable[[Answer], T],
+    parse: Callable[[Response], T],
     *,
     refusals: tuple[type[LucidworksError], ...] = (
         UnknownResourceError,
@@ -77,9 +79,9 @@ def naming_models(
     ),
 ) -> Call[T]:
     """
-    Return a call of one request, whose error for an unknown use case or model names those that the service lists.
+    Return a call of one request, whose error for an unknown use case or model suggests those that the service lists.
 
-    :param refusals: errors that an unknown one may get. Which of these it gets is not documented.
+    :param refusals: possible errors for an unknown one; which of them is undocumented.
     """
 
     def steps(settings: LucidworksSettings) -> Steps[T]:
@@ -89,7 +91,7 @@ def naming_models(
             refused: LucidworksError = err
         else:
             return parsed
-        # Triggers import this module, and poll jobs only.
+        # Imported here since triggers import this module, and only poll jobs.
         from lucidworks_provider.client.api.prediction_calls import nearest, read_use_cases, use_cases_request
 
         try:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from lucidworks_provider.client.api.http import Response
 from lucidworks_provider.client.api.jobs import JobKind, poll_request
-from lucidworks_provider.client.api.messages import Answer
 from lucidworks_provider.client.endpoint import Call, endpoint
 
 
@@ -21,5 +21,5 @@ def poll_job(kind: JobKind, job_id: str) -> Call[bytes]:
     return endpoint(lambda settings: poll_request(settings.application_base, kind, job_id), _body)
 
 
-def _body(answer: Answer) -> bytes:
-    return answer.body
+def _body(response: Response) -> bytes:
+    return response.body

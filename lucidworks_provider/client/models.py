@@ -13,12 +13,12 @@ from itertools import chain
 
 from lucidworks_provider.client.api import model_calls as calls
 from lucidworks_provider.client.api import models as api
-from lucidworks_provider.client.api.messages import path_segment
+from lucidworks_provider.client.api.http import path_segment
 from lucidworks_provider.client.endpoint import Call, Exchange, Steps, endpoint
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import AnswerError, InputError
 
-# Statuses of a path that does not exist, or of a deployment that does not.
+# Statuses of a path or a deployment that does not exist.
 _NOT_THERE = frozenset({404, 405, 410})
 
 
@@ -74,9 +74,9 @@ def list_deployments() -> Call[tuple[api.Deployment, ...]]:
     """
     Every deployment of the customer. No other way to see a single one is documented.
 
-    Where the service refuses this list, the lists of the models are put together.
+    If the service refuses this list, the lists of all models are combined.
 
-    :raises AnswerError: neither is there; the connection's ``deployments_path`` sets another path.
+    :raises AnswerError: both were refused; the connection's ``deployments_path`` sets another path.
     """
     return Call(_every_deployment)
 
@@ -96,11 +96,11 @@ def delete_deployment(deployment_id: str) -> Call[str | None]:
     """
     Start to delete a deployment.
 
-    The vendor's pages disagree about the path. The connection's ``undeploy_path`` is used; without it two
-    readings are tried, of which none can name more than this one deployment.
+    The vendor's pages disagree about the path. Without the connection's ``undeploy_path``, two paths are tried,
+    neither of which can name more than this deployment.
 
     :return: the state in the response, if there is one.
-    :raises InputError: an id that names no single deployment; nothing is sent.
+    :raises InputError: the id names no single deployment; nothing is sent.
     :raises UnknownResourceError: no such deployment, or none of the paths is the service's.
     :raises AnswerError: every path was refused; names them.
     """
@@ -134,7 +134,7 @@ def _every_deployment(settings: LucidworksSettings) -> Steps[tuple[api.Deploymen
 def _deployments_of(
     settings: LucidworksSettings, model: api.Model
 ) -> Steps[tuple[api.Deployment, ...] | None]:
-    """A model's own list; where it is refused, what the model shows, or None if that is nothing."""
+    """The list of a model; if it is refused, the deployments within the model, or None."""
     request = calls.list_model_deployments_request(settings.models_base, model.id)
     try:
         listed = yield Exchange(request, api.read_deployments)
@@ -165,12 +165,12 @@ def _deployments(settings: LucidworksSettings) -> str:
 def _undeployments(settings: LucidworksSettings, deployment_id: str) -> Iterator[str]:
     segment = path_segment(deployment_id, "deployment_id")
     if not any(letter.isalnum() for letter in deployment_id):
-        # What a gateway may strip would leave a path without a deployment.
+        # A gateway may strip such characters, which would leave a path without a deployment.
         raise InputError(
             f"deployment_id is {deployment_id!r}, which names no deployment; nothing was deleted."
         )
     if deployment_id.strip().casefold() == (settings.customer_id or "").casefold():
-        # In the literal reading of the vendor's path it would stand for all deployments of the customer.
+        # In the documented path it would mean all deployments of the customer.
         raise InputError(f"deployment_id is {deployment_id!r}, the Customer ID; nothing was deleted.")
     for template in settings.undeploy_paths:
         yield settings.models_path(template, deployment_id=segment)
@@ -178,9 +178,9 @@ def _undeployments(settings: LucidworksSettings, deployment_id: str) -> Iterator
 
 def _wrong_path(err: AnswerError) -> AnswerError:
     """
-    The error, where another path may do; else it is raised.
+    Return the error if another path may work; raise it otherwise.
 
-    A 401 is about the token and a 429 about the rate. Any other 4xx may be a gateway's for a path it does not have.
+    A 401 is about the token and a 429 about the rate limit. Any other 4xx may be a gateway's for an unknown path.
     """
     if 400 <= err.status < 500 and err.status not in {401, 429}:
         return err
@@ -190,16 +190,16 @@ def _wrong_path(err: AnswerError) -> AnswerError:
 def _undeploy_refused(
     deployment_id: str, refused: list[AnswerError], settings: LucidworksSettings
 ) -> AnswerError:
-    """Every path with what it was answered, as an error of the kind that says most."""
-    telling = next((err for err in refused if err.status not in _NOT_THERE), refused[0])
+    """An error with each path and its status, of the most specific class."""
+    specific = next((err for err in refused if err.status not in _NOT_THERE), refused[0])
     tried = "; ".join(
         f"DELETE {path}: HTTP {err.status}"
         for path, err in zip(settings.undeploy_paths, refused, strict=True)
     )
-    return type(telling)(
-        f"{str(telling).rstrip('.')}. Tried {tried}. Either there is no deployment {deployment_id}, or the "
+    return type(specific)(
+        f"{str(specific).rstrip('.')}. Tried {tried}. Either there is no deployment {deployment_id}, or the "
         "connection's `undeploy_path` must name the service's path.",
-        status=telling.status,
+        status=specific.status,
     )
 
 

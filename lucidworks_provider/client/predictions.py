@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from lucidworks_provider.client.api import prediction_calls as calls
+from lucidworks_provider.client.api.http import Request, Response, parse_object
 from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
-from lucidworks_provider.client.api.messages import Answer, Request, parse_object
 from lucidworks_provider.client.api.predictions import Prediction
 from lucidworks_provider.client.api.secrets import blank
 from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions, read_items
@@ -58,7 +58,7 @@ def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]
 def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[tuple[bytes, tuple[P, ...]]]:
     """:func:`predict` for items that are validated already; the result has the body as it came, too."""
 
-    def parse(answer: Answer) -> tuple[bytes, tuple[P, ...]]:
+    def parse(answer: Response) -> tuple[bytes, tuple[P, ...]]:
         return answer.body, calls.read_answer(answer, options, len(items))
 
     return _naming_models(options, calls.predict_request, items, parse)
@@ -98,7 +98,7 @@ def get_prediction(
 
     def steps(settings: LucidworksSettings) -> Steps[calls.PredictionResult]:
         body = yield from poll_job(PREDICTION, job_id).steps(settings)
-        # Not by the exchange, which would ask again for what may be given once.
+        # Not parsed by the exchange, whose retries would request a result that may be returned only once.
         kind = Prediction if options is None else options.known.answer
         result = calls.read_result(parse_object(body, f"Prediction job {job_id}"), job_id, kind)
         return result if options is None else replace(result, message=blank(result.message, options.secrets))
@@ -135,7 +135,7 @@ def _naming_models(
     options: PredictionOptions[Any],
     request: Callable[[str, str, PredictionOptions[Any], Sequence[Item]], Request],
     items: Sequence[Item],
-    parse: Callable[[Answer], T],
+    parse: Callable[[Response], T],
 ) -> Call[T]:
     def build(settings: LucidworksSettings) -> Request:
         return request(settings.application_base, settings.segment_of(options.name), options, items)

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The connection, parsed once into one frozen value.
+The connection as a value.
 
-Everything that reads a setting reads it from :class:`LucidworksSettings`; nothing else looks into an
-Airflow connection. The form stores declared defaults and nulls, a URI stores strings, a hand-written JSON
-leaves fields out: ``null``, empty and absent therefore mean the same, and ``"false"`` is false.
-
-The names and defaults below are also what the form in the Airflow UI is made of
-(:mod:`lucidworks_provider.get_provider_info`).
+Only this module reads the fields of an Airflow connection. The form stores defaults and nulls, a URI stores strings,
+and JSON may omit fields: so ``null``, empty and absent mean the same, and ``"false"`` is false. The form in the
+Airflow UI is defined in :mod:`lucidworks_provider.get_provider_info`.
 """
 
 from __future__ import annotations
@@ -53,7 +50,7 @@ class LucidworksSettings:
     """
     A validated connection.
 
-    :param conn_id: the connection it came from, for messages only; never a key of anything shared.
+    :param conn_id: of the connection, for messages; not a part of shared keys.
     :param client_id: user name of the token request.
     :param client_secret: password of the token request; never shown by ``repr``.
     :param application_url: base URL of ``/ai/*``, or None when the connection has no Application ID.
@@ -63,7 +60,7 @@ class LucidworksSettings:
     :param timeout: seconds without a byte after which a request is given up.
     :param share_via: where processes share their access token: ``airflow``, ``redis`` or ``memory``.
     :param use_cases_path: of the list of use cases, below the application's URL.
-    :param use_case_segments: pairs of a use case and the path segment that stands for it.
+    :param use_case_segments: pairs of a use case and its path segment.
     :param deployments_path: of the list of deployments, below the Models API's URL.
     :param undeploy_paths: of the deletion of a deployment; tried in order.
     :param redis_conn_id: the Airflow connection of the Redis server for ``share_via = redis``.
@@ -113,7 +110,7 @@ class LucidworksSettings:
         return self.models_url + template.format(customer_id=self.customer_id, **segments)
 
     def segment_of(self, use_case: str) -> str:
-        """The path segment of a use case: its name, or what the connection says."""
+        """The path segment of a use case: its name, unless the connection has another."""
         return dict(self.use_case_segments).get(use_case, use_case)
 
     @property

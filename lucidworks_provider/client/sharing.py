@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where the processes of a deployment share tokens and pauses.
+The registry of stores in which the processes of a deployment share tokens and pauses.
 
-The client knows what such a place has to do, and has none of its own. The hooks register theirs (Airflow Variables
-and Redis) when they are imported.
+The hooks register theirs (Airflow Variables and Redis) when they are imported.
 """
 
 from __future__ import annotations
@@ -13,20 +12,20 @@ from typing import TYPE_CHECKING, Protocol
 from lucidworks_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from lucidworks_provider.client.auth.stores import TokenStore
+    from lucidworks_provider.client.auth.protocol import TokenStore
     from lucidworks_provider.client.auth.token import TokenIdentity
     from lucidworks_provider.client.http.shared_pause import PauseStore
     from lucidworks_provider.client.settings import LucidworksSettings
 
 
 class SharedStores(Protocol):
-    """Stores in the place that ``share_via`` of the settings names."""
+    """Creates the stores that ``share_via`` of the settings names."""
 
     def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
-        """:raises ConfigurationError: the settings lack what the place needs."""
+        """Return the store of a token. :raises ConfigurationError: a field of the settings is missing."""
 
     def pause_store(self, settings: LucidworksSettings, name: str) -> PauseStore | None:
-        """Return None if the settings lack what the place needs."""
+        """Return the store of a pause; None if a field of the settings is missing."""
 
 
 _registered: SharedStores | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents in, chunks and vectors out: storage, and the files that the next task reads."""
+"""Chunks the documents of a source into Delta tables, and reads these tables."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     Inspect the tables of a catalogue.
 
-    :return: the exit code: 1 when something is wrong or cannot be read, else 0.
+    :return: the exit code: 1 if there are problems, otherwise 0.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -49,20 +49,20 @@ def _inspect(options: argparse.Namespace) -> int:
         read=read,
         sample=options.sample,
     )
-    _say(found.output)
+    _print(found.output)
     for name, value in found.about.items():
-        _say(f"  {name:<15} {value}")
+        _print(f"  {name:<15} {value}")
     for note in found.notes:
-        _say(note)
+        _print(note)
     for line in found.problems():
-        _say(f"WRONG: {line}")
+        _print(f"WRONG: {line}")
     seconds = time.monotonic() - started
-    _say(f"{'Problems were found.' if found.counts else 'Nothing is wrong.'} ({seconds:.1f} s)")
+    _print(f"{'Problems were found.' if found.counts else 'Nothing is wrong.'} ({seconds:.1f} s)")
     return 1 if found.counts else 0
 
 
 def _uri(given: str) -> str:
-    """A path as somebody types it, as an absolute one; a URI as it is."""
+    """Make a path absolute; a URI stays."""
     return given if "://" in given else str(Path(given).absolute())
 
 
@@ -106,8 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say(text: str) -> None:
-    # Ids of documents are of any language, the terminal is not.
+def _print(text: str) -> None:
+    # Ids may have characters that the terminal cannot encode.
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The charts of the report as numbers: places in a picture, ticks and their names. The template draws them."""
+"""Coordinates of the report's charts, which the template draws as SVG."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-# Units of a picture, which the page shows as about 1.25 pixels each. The plots' edges; above a histogram are its
-# marks, above a panel is its title.
+# Edges of the plots, in SVG units of about 1.25 pixels.
 BARS_LEFT, BARS_RIGHT, BARS_TOP, BARS_BOTTOM = 38.9, 419.0, 24.7, 165.3
 LINES_LEFT, LINES_RIGHT, LINES_TOP = 45.0, 886.5, 24.0
 _ROW, _GAP = 32.0, 28.0
@@ -22,10 +21,10 @@ class Histogram:
     """
     Bars over a logarithmic axis.
 
-    :param bars: of each its left edge, width and top.
-    :param ticks: of the horizontal axis: places and names.
+    :param bars: left edge, width and top of each.
+    :param ticks: of the horizontal axis: positions and labels.
     :param grid: of the vertical axis.
-    :param marks: values that are pointed at.
+    :param marks: positions and labels of quantiles.
     """
 
     bars: Sequence[tuple[float, float, float]]
@@ -37,11 +36,11 @@ class Histogram:
 @dataclass(frozen=True, slots=True)
 class Panel:
     """
-    One of several lines over the same time.
+    A line over time.
 
     :param colour: ``accent``, ``muted`` or ``warn``.
-    :param grid: of the vertical axis: places and names.
-    :param line: of each step its height and where it ends.
+    :param grid: of the vertical axis: positions and labels.
+    :param line: height and end of each step.
     """
 
     title: str
@@ -54,7 +53,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Panels one below the other, over an axis of time."""
+    """Panels below each other, over one time axis."""
 
     panels: Sequence[Panel]
     ticks: Sequence[tuple[float, str]]
@@ -68,11 +67,11 @@ class Timeline:
 @dataclass(frozen=True, slots=True)
 class Step:
     """
-    What happened in a step of time.
+    Counts of a step of time.
 
-    :param start: seconds after the beginning.
+    :param start: seconds since the beginning.
     :param seconds: its length.
-    :param in_flight: jobs, at most.
+    :param in_flight: maximum of jobs.
     """
 
     start: float
@@ -93,8 +92,8 @@ def histogram(
     Lay out a histogram.
 
     :param edges: ascending, one more than ``counts``.
-    :param marks: values to point at, with their words.
-    :param name: formats a value for the axis.
+    :param marks: values to mark, with their labels.
+    :param name: formats a label of the axis.
     """
     edges, counts = merged(*trimmed(edges, counts), _MOST_BARS)
     # The first bucket may begin at 0, which has no logarithm.
@@ -119,9 +118,9 @@ def histogram(
 
 def timeline(steps: Sequence[Step], rows: Sequence[tuple[str, str, Sequence[float], int]]) -> Timeline:
     """
-    Lay out what happened over time.
+    Lay out a timeline.
 
-    :param rows: of each panel its title, colour, value for each step, and height beside the others.
+    :param rows: title, colour, value of each step and relative height of each panel.
     """
     seconds = steps[-1].start + steps[-1].seconds
     across = _scale(0, seconds, LINES_LEFT, LINES_RIGHT)
@@ -138,7 +137,7 @@ def timeline(steps: Sequence[Step], rows: Sequence[tuple[str, str, Sequence[floa
 
 
 def merged(edges: Sequence[float], counts: Sequence[int], most: int) -> tuple[list[float], list[int]]:
-    """Neighbours together, until there are not more than ``most`` buckets."""
+    """Merge neighbours until there are at most ``most`` buckets."""
     size = -(-len(counts) // most)
     sums = [sum(counts[start : start + size]) for start in range(0, len(counts), size)]
     return [*edges[: len(counts) : size], edges[-1]], sums
@@ -147,7 +146,7 @@ def merged(edges: Sequence[float], counts: Sequence[int], most: int) -> tuple[li
 def trimmed(
     edges: Sequence[float], counts: Sequence[int], share: float = 0.003
 ) -> tuple[Sequence[float], Sequence[int]]:
-    """Without the buckets at both ends that together hold no more than ``share`` of all: a few strays."""
+    """Drop the outer buckets that have at most ``share`` of all values together."""
     first, last, spare = 0, len(counts), share * sum(counts)
     while last - first > 1:
         least = min(counts[first], counts[last - 1])
@@ -162,7 +161,7 @@ def trimmed(
 
 
 def value_ticks(most: float, *, lines: int = 4, least: float = 0) -> list[float]:
-    """From 0, at round numbers that are ``least`` apart or more, in about ``lines`` steps to ``most`` or above it."""
+    """Round numbers from 0 to ``most`` or above, in about ``lines`` steps of at least ``least``."""
     step = 10.0 ** math.floor(math.log10(most / lines)) if most > 0 else 1.0
     factors = (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if lines == 1 else (1, 2, 2.5, 5, 10)
     step = max(least, next((step * by for by in factors if step * by * lines >= most), 10 * step))
@@ -170,7 +169,7 @@ def value_ticks(most: float, *, lines: int = 4, least: float = 0) -> list[float]
 
 
 def round_values(least: float, most: float) -> list[float]:
-    """Up to nine of 1, 2, 5, 10, 20, … between two values, or of 1, 10, 100, … where those would be too many."""
+    """Up to nine round numbers between two values, for a logarithmic axis."""
     first, last = math.floor(math.log10(least)), math.ceil(math.log10(most))
     powers = [10.0**power for power in range(first, last + 1)]
     for factors in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1, 3), (1,)):
@@ -181,7 +180,7 @@ def round_values(least: float, most: float) -> list[float]:
 
 
 def time_ticks(seconds: float) -> list[tuple[float, str]]:
-    """Up to ten times from 0 to ``seconds`` with their names."""
+    """Up to ten times from 0 to ``seconds``, with labels."""
     for size, unit, factors in (
         (1, "s", (1, 2, 5, 10, 15, 30)),
         (60, "min", (1, 2, 5, 10, 15, 30)),
@@ -197,17 +196,17 @@ def time_ticks(seconds: float) -> list[tuple[float, str]]:
 
 def steps(series: Mapping[str, Any], seconds: float, most: int = _MOST_STEPS) -> list[Step]:
     """
-    A series with fewer steps.
+    Merge the steps of a series.
 
     :param series: :meth:`lucidworks_provider.corpus.stats.Series.as_json`.
-    :param seconds: when it ended, after its beginning.
-    :param most: how many steps there may be, and one more.
+    :param seconds: its length.
+    :param most: limit of the number of steps, plus one.
     """
     size = max(1, -(-len(series["documents"]) // most))
     width = series["width"] * size
     starts = [*range(0, len(series["documents"]), size)]
     if len(starts) > 1 and seconds - (len(starts) - 1) * width < width / 4:
-        # A rate of a moment says nothing.
+        # Too short for a rate.
         starts.pop()
     found = []
     for number, first in enumerate(starts):
@@ -221,7 +220,7 @@ def steps(series: Mapping[str, Any], seconds: float, most: int = _MOST_STEPS) ->
 
 
 def short(value: float) -> str:
-    """A number for an axis: ``850``, ``2.5k``, ``12M``."""
+    """Format a label: ``850``, ``2.5k``, ``12M``."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
@@ -229,6 +228,6 @@ def short(value: float) -> str:
 
 
 def _scale(least: float, most: float, start: float, end: float) -> Callable[[float], float]:
-    """The function from a value to its place on an axis."""
+    """The function from a value to its position on an axis."""
     unit = (end - start) / ((most - least) or 1.0)
     return lambda value: start + (value - least) * unit

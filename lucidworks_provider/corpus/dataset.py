@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the tables of a catalogue hold, for the task that comes after.
+Reads the tables of a catalogue: chunks, documents, and changes between two versions.
 
 ::
 
     OUTPUT/chunks/       Delta table: a row for each chunk
     OUTPUT/documents/    Delta table: a row for each document, with the version of ``chunks`` that changed it last
 
-Every engine that knows Delta tables reads them as well. What is here gives vectors as lists of a fixed size again,
-and the documents that have changed between two versions.
+Any Delta reader can read them as well. This module returns vectors as lists of a fixed size, and the documents that
+have changed between two versions.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.delta.log import Table
 
+# Names below the output.
 CHUNKS, DOCUMENTS = "chunks", "documents"
-# Of the run that writes or that died: its journal, and journals that are kept; notes of the runs.
-JOURNAL, RAW, RUNS, SHARDS = "journal", "raw", "runs", "shards"
-HEAD = f"{JOURNAL}/head.json"
+JOURNAL, RAW, RUNS, SHARDS, LEASE = "journal", "raw", "runs", "shards", "lease"
+REPORT, REJECTS = "report.html", "rejects.jsonl"
+NAMES = {CHUNKS, DOCUMENTS, JOURNAL, LEASE, RAW, REJECTS, REPORT, RUNS, SHARDS, "listings"}
 # Properties of the table of chunks.
 OPTIONS, DIMENSION = "lucidworks.options", "lucidworks.dimension"
-# Application transaction of both tables: the number of the last run.
+# Transaction identifier in both tables: the number of the last run.
 RUN = "lucidworks-run"
-# Application transaction of the documents: the version of the chunks that they describe.
+# Transaction identifier in the documents: the version of the chunks that they describe.
 DESCRIBES = "lucidworks-chunks"
 
 
-# Documents between two versions. It may be larger than the memory.
+# Documents that have changed; may be larger than the memory.
 _CHANGED = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;
 CREATE TABLE changed (id TEXT PRIMARY KEY, change TEXT, file TEXT, chunks INTEGER) WITHOUT ROWID;
@@ -58,13 +59,13 @@ def below(output: str, path: str) -> str:
 
 
 def new_name() -> str:
-    """For a file or folder; sorts by time, and no two processes choose the same."""
+    """A unique name for a file or folder, which sorts by time."""
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:8]}"
 
 
 class Dataset:
     """
-    One version of a table, lazily. Polars, DuckDB and pandas take it as it is, by the Arrow PyCapsule interface.
+    One version of a table, read lazily. Polars, DuckDB and pandas accept it by the Arrow PyCapsule interface.
 
     :param version: of the table.
     :param schema: of its columns.
@@ -76,7 +77,7 @@ class Dataset:
         self.schema = schema
 
     def __len__(self) -> int:
-        """Rows, from the log alone."""
+        """Number of rows, from the log if it has it."""
         counts = [file.live for file in self._table.files.values()]
         if None in counts:
             return sum(batch.num_rows for batch in self.to_batches(columns=self.schema.names[:1]))
@@ -86,9 +87,9 @@ class Dataset:
         self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
         """
-        The rows, some thousands at a time.
+        Iterate over the rows.
 
-        :param columns: all of them if not given.
+        :param columns: all if not given.
         :param filter: an expression of ``pyarrow.compute``.
         :raises InputError: there is no such column.
         :raises StorageError: a file is missing or cannot be read.
@@ -125,7 +126,7 @@ class Dataset:
         from lucidworks_provider.delta.rows import read_rows
 
         wanted = self._selected(columns)
-        # A filter may be over columns that are not wanted.
+        # The filter may need columns that are not selected.
         names = wanted.names if filter is None else self.schema.names
         for batch in read_rows(table, columns=names):
             found = pa.Table.from_batches([batch])
@@ -138,18 +139,18 @@ class Dataset:
 
 def open_dataset(output: str, version: int | None = None) -> Dataset:
     """
-    The chunks of a catalogue.
+    Open the chunks of a catalogue.
 
-    :param output: URI of the folder of its tables, on any storage that ``ObjectStoragePath`` reaches.
-    :param version: of the table ``chunks``; the newest one if not given.
-    :raises InputError: there is no table or no such version, or the ``documents`` extra is not installed.
+    :param output: URI of the folder of its tables, on any storage that ``ObjectStoragePath`` supports.
+    :param version: of the table ``chunks``; the newest if not given.
+    :raises InputError: there is no such table or version, or the ``documents`` extra is not installed.
     :raises StorageError: the log cannot be read.
     """
     from lucidworks_provider.jobs.chunk_columns import chunk_schema
 
-    table = _table(output, CHUNKS, version)
+    table = open_delta_table(output, CHUNKS, version)
     if OPTIONS not in table.configuration:
-        raise InputError(f"{table.uri} is a table of somebody else: it has no property {OPTIONS}.")
+        raise InputError(f"{table.uri} was made by another program: it has no property {OPTIONS}.")
     options = json.loads(table.configuration[OPTIONS])
     dimension = int(table.configuration.get(DIMENSION, 0))
     return Dataset(table, chunk_schema(options, dimension, with_hash=True))
@@ -157,45 +158,44 @@ def open_dataset(output: str, version: int | None = None) -> Dataset:
 
 def open_documents(output: str, version: int | None = None) -> Dataset:
     """
-    The documents of a catalogue: where each came from, what became of it, and in which version it changed last.
+    Open the documents of a catalogue: the source, the status and the last version of each.
 
-    :param version: of the table ``documents``; the newest one if not given.
+    :param version: of the table ``documents``; the newest if not given.
     :raises InputError: as :func:`open_dataset`.
     """
     from lucidworks_provider.delta.schema import arrow_schema
 
-    table = _table(output, DOCUMENTS, version)
+    table = open_delta_table(output, DOCUMENTS, version)
     return Dataset(table, arrow_schema(table.schema))
 
 
-def _table(output: str, name: str, version: int | None) -> Table:
+def open_delta_table(output: str, name: str, version: int | None) -> Table:
+    """:raises InputError: there is no such table or version, or the extra is not installed."""
     check_installed()
     from lucidworks_provider.delta.log import read_table
 
     table = read_table(below(output, name), version)
     if table is None:
-        raise InputError(
-            f"{output} holds no catalogue: there is no Delta table {name}. Has a run ended well?"
-        )
+        raise InputError(f"{output} holds no catalogue: there is no Delta table {name}. Has a run succeeded?")
     return table
 
 
 def changes(output: str, since: int | None, until: int | None = None) -> Iterator[pa.RecordBatch]:
     """
-    What has changed in a catalogue, folded over any number of runs.
+    The documents of a catalogue that differ between two versions, and their chunks.
 
     Each batch has the columns of :func:`open_dataset` and ``change`` before them: ``added``, ``changed`` or
-    ``deleted``. All rows of a document are in one batch, by ``chunk_index``. A document without chunks, as all that
-    were deleted, has one row, in which all other columns but ``document_id`` are null. A document that came and went
-    in between is not there, one that changed twice is there once.
+    ``deleted``. All rows of a document are in one batch, by ``chunk_index``. A document without chunks, such as a
+    deleted one, has one row, in which all other columns but ``document_id`` are null. The two versions are compared:
+    a document that was added and deleted in between is not in the result, and one that changed twice is in it once.
 
-    What has changed is in a temporary file of SQLite's, so memory does not grow with the number of documents; where
-    another program has spread the rows of documents over several places, these wait in memory for each other.
+    The ids are in a temporary SQLite database, so memory does not grow with the number of documents. Where another
+    program has spread the rows of a document, its rows are collected in memory.
 
-    :param since: version of ``chunks`` that the consumer has; None for nothing.
-    :param until: version of ``chunks`` to get to; the newest one that a run has published if not given.
-    :return: batches; none where nothing has changed.
-    :raises InputError: there is no such catalogue, or no such version.
+    :param since: version of ``chunks`` that the consumer has; None for none.
+    :param until: version of ``chunks`` to read; the newest published one if not given.
+    :return: batches; none if nothing has changed.
+    :raises InputError: there is no such catalogue or version.
     :raises StorageError: a file is missing or cannot be read.
     """
     check_installed()
@@ -209,7 +209,7 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
     schema = pa.schema([pa.field("change", pa.string(), nullable=False)])
     for field in chunks.schema:
         schema = schema.append(field.with_nullable(field.name != "document_id"))
-    # An empty name: a database in a temporary file, which goes with the connection.
+    # An empty name is a temporary database.
     with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
         db.executescript(_CHANGED)
         for some in _changed(documents, since):
@@ -220,9 +220,9 @@ def changes(output: str, since: int | None, until: int | None = None) -> Iterato
 
 def version_of(output: str, until: int | None = None) -> int:
     """
-    The version of ``chunks`` that :func:`changes` gets to: what a consumer notes once it has loaded them.
+    The version of ``chunks`` that :func:`changes` reads, for a consumer to store as its next ``since``.
 
-    :param until: as of :func:`changes`.
+    :param until: as for :func:`changes`.
     """
     return _documents_until(output, until).transactions[DESCRIBES]
 
@@ -231,19 +231,19 @@ def _documents_until(output: str, until: int | None) -> Table:
     """The newest version of the documents that describes chunks of at most this version."""
     from lucidworks_provider.delta.log import read_table
 
-    newest = _table(output, DOCUMENTS, None)
+    newest = open_delta_table(output, DOCUMENTS, None)
     if DESCRIBES not in newest.transactions:
-        raise InputError(f"{newest.uri} is a table of somebody else: no run of a corpus has committed to it.")
+        raise InputError(f"{newest.uri} was made by another program: no run of a corpus has committed to it.")
     if until is None or newest.transactions[DESCRIBES] <= until:
         return newest
-    # Later versions describe later ones, so the last one that is early enough is found by halving.
+    # Binary search, as later versions describe later ones.
     low, high, best = 0, newest.version - 1, None
     while low <= high:
         middle = (low + high) // 2
         try:
             table = read_table(newest.uri, middle)
         except InputError:
-            # Its log is gone, as older ones are.
+            # The log before it was cleaned up.
             low = middle + 1
             continue
         assert table is not None  # noqa: S101
@@ -253,13 +253,13 @@ def _documents_until(output: str, until: int | None) -> Table:
             high = middle - 1
     if best is None or DESCRIBES not in best.transactions:
         raise InputError(
-            f"{output} has no published state of version {until} any more: its log was cleaned up."
+            f"{output} no longer has a published state of version {until}: its log was cleaned up."
         )
     return best
 
 
 def _changed(documents: Table, since: int | None) -> Iterator[Iterator[tuple[str, str, str | None, int]]]:
-    """Changed documents: how, the file of their chunks, and how many these are."""
+    """Changed documents: id, change, file of the chunks, number of chunks."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -273,13 +273,13 @@ def _changed(documents: Table, since: int | None) -> Iterator[Iterator[tuple[str
         is_now = pc.bit_wise_and(pc.list_value_length(presence), 1)
         was = [0] * batch.num_rows
         if since is not None:
-            # Each of these versions brought the document or removed it.
+            # Each version in `presence` has added or deleted the document.
             early = pc.filter(
                 pc.list_parent_indices(presence), pc.less_equal(pc.list_flatten(presence), since)
             )
             for row in early.to_pylist():
                 was[row] ^= 1
-        # Without a first row they are at several places, maybe in several files.
+        # Without a first row, the chunks may be in several files.
         file = pc.if_else(pc.is_valid(batch.column("first_row")), batch.column("chunk_file"), pa.scalar(None))
         found = (batch.column("document_id"), file, batch.column("chunks"), is_now)
         yield (
@@ -300,8 +300,7 @@ def _without_chunks(db: sqlite3.Connection, schema: pa.Schema) -> Iterator[pa.Re
 
 def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """
-    A document's rows are together, but where another program has rewritten files: some wait for others, and are
-    sorted.
+    Rows of changed documents. Those that another program has separated are collected and sorted.
     """
     import pyarrow as pa
 
@@ -315,7 +314,6 @@ def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> 
         for row, document_id in enumerate(batch.column("document_id").to_pylist()):
             rows.setdefault(document_id, []).append(row)
         index = batch.column("chunk_index").to_pylist()
-        # Rows of this batch, how they have changed, and batches of documents that have waited.
         taken: list[int] = []
         how: list[str] = []
         ready: list[pa.RecordBatch] = []
@@ -327,7 +325,7 @@ def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> 
                 taken += sorted(its, key=index.__getitem__)
                 how += [change] * len(its)
                 continue
-            # A copy: a slice would keep the whole batch.
+            # take() copies; a slice would keep the whole batch.
             together = [*waiting.pop(document_id, ()), batch.take(pa.array(its))]
             if sum(one.num_rows for one in together) < count:
                 waiting[document_id] = together
@@ -340,7 +338,7 @@ def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> 
     if waiting:
         raise InputError(
             f"{table.uri}: chunks of {len(waiting):,} documents are missing, e.g. of {next(iter(waiting))!r}. "
-            "Somebody has deleted them; the next run finds that, and sends the documents again or drops them."
+            "Another program has deleted them; the next run sends the documents again or drops them."
         )
 
 

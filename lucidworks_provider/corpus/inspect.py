@@ -2,8 +2,7 @@
 """
 Describes the tables of a catalogue, and checks them against each other and against the source.
 
-Everything is read once. Memory does not grow with the catalogue: what is known of each document and of each range of
-its chunks is in a database on the local disk.
+Each file is read once. Documents and ranges of chunks are in a temporary SQLite database, so memory is constant.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from lucidworks_provider.corpus.dataset import (
     DOCUMENTS,
     OPTIONS,
     RUN,
-    below,
+    open_delta_table,
 )
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, RejectedDocument, content_hash
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 # Examples of each problem.
 NAMED = 3
-# Numbers of vectors that are decoded at once.
+# Numbers of vectors in a batch.
 _AT_ONCE = 1_000_000
 # Start, end and digest of a chunk's text.
 _SPAN = struct.Struct("<qq8s")
@@ -73,7 +72,7 @@ CREATE TABLE ranges (id TEXT, file TEXT, first INTEGER, count INTEGER, chunk_ind
     spans BLOB);
 BEGIN;
 """
-# The chunks of each document, which are in any order where another program has sorted the rows.
+# The chunks of each document; another program may have reordered the rows.
 _FOUND = """
 CREATE INDEX ranges_id ON ranges (id);
 CREATE TABLE found AS
@@ -108,12 +107,12 @@ _PROBLEMS = {
 @dataclass
 class Inspection:
     """
-    What was found.
+    The result of :func:`inspect`.
 
-    :param about: what is in the tables, as names and values.
-    :param counts: problems by kind.
+    :param about: names and values that describe the tables.
+    :param counts: number of problems by kind.
     :param examples: the first documents or files of each kind.
-    :param notes: what is worth knowing and no problem.
+    :param notes: messages that are no problems.
     """
 
     output: str
@@ -123,7 +122,7 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, example: str) -> None:
-        """:param kind: what is wrong, in the plural."""
+        """Count a problem."""
         self.counts[kind] += 1
         if self.counts[kind] <= NAMED:
             self.examples.setdefault(kind, []).append(example)
@@ -142,11 +141,11 @@ def inspect(
     Describe and check a catalogue.
 
     :param output: URI of the folder of its tables.
-    :param source: compare with these documents; as of the operator.
-    :param read: names of columns and encoding, as of the operator.
-    :param sample: compare so many documents, chosen at random; all of them if not given.
-    :raises InputError: there is no catalogue, or no source, or the ``documents`` extra is not installed.
-    :raises StorageError: a log or the source cannot be read. A data file that cannot be read is a problem.
+    :param source: compare with these documents; as for the operator.
+    :param read: how to read them.
+    :param sample: number of documents to compare, chosen at random; all if not given.
+    :raises InputError: there is no catalogue or source, or the ``documents`` extra is not installed.
+    :raises StorageError: a log or the source cannot be read. An unreadable data file is a problem of the result.
     """
     check_installed()
     with (
@@ -174,14 +173,7 @@ class _Inspector:
         self.dimension = int(self.chunks.configuration.get(DIMENSION, 0))
 
     def _table(self, name: str, version: int | None = None) -> Table:
-        from lucidworks_provider.delta.log import read_table
-
-        output = self.found.output
-        if (table := read_table(below(output, name), version)) is None:
-            raise InputError(
-                f"{output} holds no catalogue: there is no Delta table {name}. Has a run succeeded?"
-            )
-        return table
+        return open_delta_table(self.found.output, name, version)
 
     def run(self, source: str | None, read: ReadOptions | None, sample: int | None) -> Inspection:
         self._check_columns()
@@ -200,7 +192,7 @@ class _Inspector:
     def _check_versions(self, last_run: int) -> None:
         described = self.described
         if described > self.chunks.version:
-            # A run may have committed both since the first was read.
+            # A run may have committed both tables since the first was read.
             self.chunks = self._table(CHUNKS)
         newest, number = self.chunks.version, self.chunks.transactions.get(RUN, 0)
         if number > last_run:
@@ -232,7 +224,7 @@ class _Inspector:
                 self.found.add(f"columns of {CHUNKS} that differ from its configuration", example)
 
     def _batches(self, table: Table, path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of a file, as far as they can be read."""
+        """The readable rows of a file."""
         from lucidworks_provider.delta.log import file_uri
         from lucidworks_provider.delta.rows import read_rows
 
@@ -270,7 +262,7 @@ class _Inspector:
                     self.found.add(f"documents that are in {DOCUMENTS} twice", f"{row[0]!r} in {path}")
 
     def _ranges(self, path: str) -> Iterator[tuple[Any, ...]]:
-        """The ranges of a file, and checks of its rows."""
+        """Check the rows of a file; yields its ranges."""
         first, count, tokens, spans, last_start = 0, 0, 0, bytearray(), 0
         key: tuple[str, int, str] = "", 0, ""
         for batch in self._batches(self.chunks, path, _CHUNK):
@@ -297,7 +289,7 @@ class _Inspector:
 
         start, end = batch.column("start"), batch.column("end")
         self.unlocated += start.null_count
-        # A span is as long as its text: this needs no source.
+        # A check that needs no source.
         wrong = pc.not_equal(pc.subtract(end, start), pc.utf8_length(batch.column("text")))
         wrong = pc.or_(
             pc.fill_null(pc.or_(wrong, pc.less(start, 0)), False), pc.xor(start.is_null(), end.is_null())
@@ -319,7 +311,7 @@ class _Inspector:
         self._add(
             "vectors with a number that is not finite", batch.take(pa.array(sorted(bad), pa.int64())), path
         )
-        # Few vectors begin with a zero, and only those can be all zeros.
+        # Only vectors that begin with zero are decoded.
         begins = pc.fill_null(pc.equal(flat.take(pa.array(range(0, len(flat), size))), 0), False)
         zero = [
             row
@@ -345,7 +337,7 @@ class _Inspector:
 
     def _describe(self) -> Iterator[tuple[str, str]]:
         for table, name in ((self.chunks, CHUNKS), (self.documents, DOCUMENTS)):
-            # A checkpoint has no time.
+            # A checkpoint has no timestamp.
             written = table.timestamp_ms or table.txns.get(RUN, {}).get("lastUpdated") or 0
             moment = datetime.fromtimestamp(written / 1000, UTC).isoformat(timespec="seconds")
             yield f"{name} table", f"version {table.version} of {moment}"
@@ -406,7 +398,7 @@ class _Inspector:
         status, known, present, *etag = row or ("", None, False)
         self.db.execute("UPDATE documents SET seen = 1 WHERE id = ?", (one.id,))
         if status == "rejected":
-            # The tables have an older text of it, or none.
+            # The tables have an older text or none.
             return
         if isinstance(one, RejectedDocument):
             add(

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a run over a corpus has got from the service and not yet put into the dataset.
+The write-ahead log of a run: job ids and results that are not yet in a part.
 
-The service hands a job's id and a job's result out once, and a process may die at any moment. So both go to
-files beside the dataset, in group commits: what arrives within a quarter of a second is one new file, since
-object stores cannot append. A group is the most that a killed process loses beside what was on its way.
+The service returns a job's id and its result only once, so a process that dies must not lose them. Both go to
+files below the output, in group commits: one file has the records of a quarter of a second, as object stores cannot
+append. A killed process loses at most the last group and the requests in flight.
 
 ::
 
     journal/head.json                 the folder of the current run, its configuration, and whether it has ended
-    journal/RUN/00000007-…-work.log   SUBMITTED(document, piece, job), BODY and ASIDE(the same, bytes)
-    journal/RUN/00000009-…-kept.log   PART(written), FAILED(document), END(of an attempt)
+    journal/RUN/00000007-…-work.log   SUBMITTED(segment, job), BODY(segment, job, bytes), UNCONFIRMED(the same)
+    journal/RUN/00000009-…-kept.log   PART(files), FAILED(document), END(of an attempt)
 
-A file of *work* goes when the chunks of all its documents stand in a part; what is *kept* stays until the
-snapshot names the parts. Each record is a line of JSON; a body's bytes follow its line. A line also has the number
-of submissions and of resubmissions of the run up to then, so that they are those of all its tries: a file of work
-goes only after a file of what is kept has been written, with numbers at least as large.
+A work file is deleted when all its documents are in parts; kept files stay until the parts are committed. A record is
+a line of JSON; the bytes of a body follow its line. Each line also has the number of submissions and resubmissions so
+far: a work file is deleted only after a kept file with numbers at least as large was written, so that the counts
+include all attempts.
 
-Only the folder that ``head.json`` names counts, and only until ``head.json`` says that the run has ended. Files of
-earlier runs have no effect, so the journal is correct where the storage refuses deletions. With ``keep_raw`` the
-run's folder is ``raw/RUN``, which is not removed.
+Only the folder that ``head.json`` names is valid, and only until ``head.json`` says that the run has ended. Files of
+earlier runs have no effect, so the journal is correct on a storage that refuses deletions. With ``keep_raw`` the
+folder is ``raw/RUN``, which is not removed.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lucidworks_provider.corpus.dataset import HEAD, JOURNAL, RAW, below, new_name
+from tenacity import wait_fixed
+
+from lucidworks_provider.corpus.dataset import JOURNAL, RAW, below, new_name
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.polling import shielded
+from lucidworks_provider.retrying import retry_async, retry_on
 from lucidworks_provider.storage import (
     discard,
     discard_folder,
@@ -47,22 +50,23 @@ from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
+HEAD = f"{JOURNAL}/head.json"
 _WORK, _KEPT = "-work.log", "-kept.log"
-# Seconds and bytes of a group: what a kill may lose, against files a second.
+# Limits of a group; more per group are fewer files a second, and more to lose.
 GROUP_SECONDS = 0.25
 GROUP_BYTES = 8_000_000
-# A full disk is asked again before what it should have taken is given up: for as long as a lease on it lasts.
-WRITE_TRIES = 30
-WRITE_PAUSE = 2.0
+# Attempts to write to a storage that fails, and seconds between them: one minute.
+WRITE_ATTEMPTS = 30
+WRITE_WAIT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class PieceKey:
+class SegmentKey:
     """
-    A document's piece, in one version of the document.
+    Identifies a segment of one version of a document.
 
-    :param start: characters of the document before it.
-    :param length: its characters.
+    :param start: position of its first character.
+    :param length: in characters.
     """
 
     document_id: str
@@ -72,8 +76,8 @@ class PieceKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a body lies: the file's name, and bytes from its start."""
+class BodyLocation:
+    """Position of a body in a file of the journal, in bytes."""
 
     file: str
     offset: int
@@ -83,24 +87,24 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Record:
     """
-    One line of the journal.
+    A record of the journal.
 
-    :param job: its id, of SUBMITTED and BODY.
-    :param place: where the bytes of a BODY are.
+    :param job: id, of SUBMITTED, BODY and UNCONFIRMED.
+    :param location: of the bytes of a BODY.
     :param value: of PART, FAILED and END.
     """
 
-    kind: Literal["submitted", "body", "aside", "part", "failed", "end"]
-    key: PieceKey | None = None
+    kind: Literal["submitted", "body", "unconfirmed", "part", "failed", "end"]
+    key: SegmentKey | None = None
     job: str = ""
-    place: Place | None = None
+    location: BodyLocation | None = None
     value: Any = None
     file: str = ""
 
 
 @dataclass
 class _Group:
-    """Lines that wait to be written together."""
+    """Records of one file."""
 
     lines: list[bytes] = field(default_factory=list)
     size: int = 0
@@ -117,18 +121,18 @@ class _Group:
 
 class Journal:
     """
-    Written by one process at a time, which holds the output's lease.
+    The journal of an output; its writer holds the lease.
 
-    :param output: the dataset's folder.
-    :param keep: keep the files of the runs that begin from here on.
-    :ivar submissions: of the run, earlier tries included, once :meth:`load` has been read to its end.
-    :ivar resubmissions: those for a text that had been submitted before.
+    :param output: URI of the folder.
+    :param keep: do not remove the files of new runs.
+    :ivar submissions: of the run with all its attempts, after :meth:`load` was iterated to its end.
+    :ivar resubmissions: submissions of texts that had been submitted before.
     """
 
     def __init__(self, output: str, *, keep: bool = False) -> None:
         self.output = output
         self._keep = keep
-        # Folder of the current run below the output, once head or begin has set it.
+        # Folder of the current run below the output; set by head() and begin().
         self.run = ""
         self.submissions = self.resubmissions = 0
         self._removable = True
@@ -140,21 +144,21 @@ class Journal:
         self._writing = asyncio.Lock()
         self._writable = asyncio.Event()
         self._writable.set()
-        # Groups with their files, in order; more than those of one flush where a flush has failed. A file keeps its
-        # name, since a write that failed or was interrupted may come to its end all the same.
+        # Groups with their file names, in order; those of a failed flush stay. A file keeps its name, as a write that
+        # failed or was interrupted may still succeed.
         self._unwritten: list[tuple[_Group, str, asyncio.Future[str] | None]] = []
-        # Files of work with the documents that still need them, and the other way round.
-        self._needed: dict[str, set[str]] = {}
-        self._files: dict[str, tuple[str, ...]] = {}
+        # Work files with the documents that are not yet in a part, and the reverse.
+        self._documents_by_file: dict[str, set[str]] = {}
+        self._files_by_document: dict[str, tuple[str, ...]] = {}
 
-    # -- reading: in a thread ------------------------------------------------------------------------
+    # -- reading; blocks ------------------------------------------------------------------------------
 
     def head(self) -> dict[str, Any] | None:
         """
-        What :meth:`begin` wrote, or None where there is no unfinished run.
+        Read what :meth:`begin` has written; None if there is no unfinished run.
 
         :return: ``{"run", "options"}``.
-        :raises InputError: it cannot be read as that.
+        :raises InputError: the file is of another version or damaged.
         """
         uri = below(self.output, HEAD)
         if (data := read_file(uri)) is None:
@@ -170,51 +174,51 @@ class Journal:
         return None if head.get("ended") else head
 
     def begin(self, options: Mapping[str, Any]) -> None:
-        """Start anew: the first write of a run, and so the proof that the folder takes one."""
+        """Start the journal of a new run; fails if the folder cannot be written."""
         self.run = self._new_run()
         self.submissions = self.resubmissions = 0
         self._write_head(options)
 
     def load(self) -> Iterator[Record]:
-        """All records in the order of writing. A file that is torn counts up to where it is."""
+        """All records in the order of writing; of a torn file those before the damage."""
         for name in self._names():
             self._next = max(self._next, int(name.partition("-")[0]) + 1)
             data = read_file(self._uri(name))
             if data is not None:
                 yield from self._records(name, data)
 
-    def body(self, place: Place) -> bytes:
-        """A body that :meth:`load` told of."""
-        return read_range(self._uri(place.file), place.offset, place.length)
+    def body(self, location: BodyLocation) -> bytes:
+        """Read a body."""
+        return read_range(self._uri(location.file), location.offset, location.length)
 
     def end(self) -> None:
         """
-        The dataset has everything.
+        Mark the run as ended, and remove its journal.
 
-        :raises StorageError: that cannot be written.
+        :raises StorageError: the head cannot be written.
         """
         self._write_head({}, ended=True)
         discard_folder(below(self.output, JOURNAL))
 
     def carry_over(self, records: Iterable[Record]) -> None:
         """
-        The dataset has everything but these, with which the next run begins.
+        End the journal, and start the one of the next run with some of its records.
 
-        One write of the head makes them the ones that count, so no moment of a kill loses them.
+        Writing the head switches from one to the other, so a kill loses nothing.
 
-        :param records: work that :meth:`load` returned.
-        :raises StorageError: they cannot be written.
+        :param records: SUBMITTED and BODY records of :meth:`load`.
+        :raises StorageError: the journal cannot be written.
         """
         options = (self.head() or {}).get("options", {})
         old, run, number, group = self.run, self._new_run(), 1, _Group()
         for record in (*records, None):
             if record is not None:
-                group.add(_plain(record), self.body(record.place) if record.place is not None else b"")
+                group.add(_plain(record), self.body(record.location) if record.location is not None else b"")
             if group.size >= GROUP_BYTES or (record is None and group.lines):
                 write_file(below(self.output, f"{run}/{_number(number)}-{self._nonce}{_WORK}"), group.lines)
                 number, group = number + 1, _Group()
         self.run, self._next = run, number
-        self._needed, self._files = {}, {}
+        self._documents_by_file, self._files_by_document = {}, {}
         self._write_head(options)
         if old.startswith(f"{JOURNAL}/"):
             discard_folder(below(self.output, old))
@@ -239,82 +243,84 @@ class Journal:
                 plain = json.loads(data[at:stop])
                 length = plain["bytes"]
                 submissions, resubmissions = plain.get("sent", (0, 0))
-                key = PieceKey(*plain["key"]) if plain["key"] else None
+                key = SegmentKey(*plain["key"]) if plain["key"] else None
                 if stop < 0 or stop + 1 + length >= len(data):
                     raise ValueError
             except (ValueError, TypeError, KeyError):
-                log.warning("%s is torn at byte %s; what follows is not known.", self._uri(name), at)
+                log.warning("%s is torn at byte %s; the rest is ignored.", self._uri(name), at)
                 return
             self.submissions = max(self.submissions, submissions)
             self.resubmissions = max(self.resubmissions, resubmissions)
             if key is not None:
-                self._need(name, key.document_id)
-            place = Place(name, stop + 1, length) if plain["kind"] == "body" else None
-            yield Record(plain["kind"], key, plain["job"], place, plain["value"], name)
+                self._add_reference(name, key.document_id)
+            location = BodyLocation(name, stop + 1, length) if plain["kind"] == "body" else None
+            yield Record(plain["kind"], key, plain["job"], location, plain["value"], name)
             at = stop + 1 + length + 1
 
-    # -- writing: on the loop ------------------------------------------------------------------------
+    # -- writing; on the event loop --------------------------------------------------------------------
 
     async def writable(self) -> None:
-        """Return when the last write went well: what is submitted meanwhile could not be kept."""
+        """Wait while writes fail, as job ids could not be stored."""
         await self._writable.wait()
 
-    def submitted(self, key: PieceKey, job: str) -> None:
-        """A job exists. Nothing waits for this: polling may begin."""
+    def submitted(self, key: SegmentKey, job: str) -> None:
+        """Add a record of a job; polling need not wait for its write."""
         self.submissions += 1
         self._add_work(Record("submitted", key, job))
 
     def resubmitted(self) -> None:
-        """A text is submitted again: its job or its result is lost, or may be. Written with the next record."""
+        """Count a text that is submitted again; written with the next record."""
         self.resubmissions += 1
 
-    async def keep_body(self, key: PieceKey, job: str, body: bytes, *, aside: bool = False) -> Place:
+    async def write_body(
+        self, key: SegmentKey, job: str, body: bytes, *, unconfirmed: bool = False
+    ) -> BodyLocation:
         """
-        Return when the body lies on storage, and where.
+        Write a body; returns its location once it is stored.
 
-        :param aside: it came with a status that nobody has documented. Who finds it asks for the job again.
+        :param unconfirmed: it may not be the result, so a resumed run polls the job again.
         """
-        offset = self._add_work(Record("aside" if aside else "body", key, job), body)
-        return Place(await self.flushed(), offset, len(body))
+        offset = self._add_work(Record("unconfirmed" if unconfirmed else "body", key, job), body)
+        return BodyLocation(await self.flushed(), offset, len(body))
 
-    async def keep(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
-        """Return when it lies on storage; it stays until :meth:`end`."""
-        self.note(kind, value)
+    async def write(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
+        """Write a record that stays until :meth:`end`; returns once it is stored."""
+        self.append(kind, value)
         await self.flush()
 
-    def note(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
-        """:meth:`keep`, with the next group."""
+    def append(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
+        """Add a record to the next group; see :meth:`write`."""
         self._kept.add(self._counted(Record(kind, value=value)))
         self._wake()
 
     def flushed(self) -> asyncio.Future[str]:
         """
-        Done when everything that was added up to now lies on storage; fails when it cannot.
+        A future that is done when all records so far are stored, and fails if they cannot be.
 
-        :return: the name of the file of work.
+        :return: the name of the work file.
         """
         if self._flushed is None:
             self._flushed = asyncio.get_running_loop().create_future()
         return asyncio.shield(self._flushed)
 
     async def write_groups(self) -> None:
-        """Runs beside the engine: a group every quarter of a second, or when one is large."""
+        """Flush every quarter of a second, or when a group is large; runs as a task of its own."""
         while True:
             await self._full.wait()
             self._full.clear()
             if self._work.size < GROUP_BYTES:
                 await asyncio.sleep(GROUP_SECONDS)
-            # Not to be interrupted: what waits was handed out once.
+            # Not to be cancelled: the service does not return these results again.
             await shielded(self.flush())
 
     async def flush(self) -> None:
         """
-        Write what waits.
+        Write all records that are not stored yet.
 
-        :raises StorageError: it could not be written, several times; so those who wait for it hear as well.
+        :raises StorageError: all attempts failed; also raised by the futures of :meth:`flushed`.
         """
         async with self._writing:
-            # In this order: a document has failed after it was submitted.
+            # In this order, as a document fails after its submission.
             self._unwritten += [
                 (self._work, self._new_name(_WORK), self._flushed),
                 (self._kept, self._new_name(_KEPT), None),
@@ -324,37 +330,43 @@ class Journal:
                 while self._unwritten:
                     group, name, done = self._unwritten[0]
                     if group.lines:
-                        await self._write(group, name)
+                        policy = retry_on(
+                            StorageError,
+                            attempts=WRITE_ATTEMPTS,
+                            wait=wait_fixed(WRITE_WAIT),
+                            what="Writing the journal",
+                        )
+                        await retry_async(self._write, group, name, **policy)
                     del self._unwritten[0]
                     if done is not None and not done.done():
                         done.set_result(name)
             except BaseException as err:
-                # They stay for the next flush, as the service does not hand them out again.
+                # The groups stay for the next flush.
                 for *_, done in self._unwritten:
                     if done is not None and not done.done():
                         done.set_exception(err if isinstance(err, Exception) else StorageError("interrupted"))
-                        done.exception()  # nobody may be waiting
+                        done.exception()  # marks it as retrieved
                 raise
 
-    def release(self, document_ids: Iterable[str]) -> list[str]:
+    def unreferenced(self, document_ids: Iterable[str]) -> list[str]:
         """
-        The chunks of these documents stand in a part that is kept.
+        Drop the references of documents whose chunks are in a part.
 
-        :return: files that nobody needs any more; :meth:`drop` removes them.
+        :return: work files without references, for :meth:`delete`.
         """
         free: list[str] = []
         for document_id in document_ids:
-            for name in self._files.pop(document_id, ()):
-                needed = self._needed.get(name)
-                if needed is not None:
-                    needed.discard(document_id)
-                    if not needed:
-                        del self._needed[name]
+            for name in self._files_by_document.pop(document_id, ()):
+                documents = self._documents_by_file.get(name)
+                if documents is not None:
+                    documents.discard(document_id)
+                    if not documents:
+                        del self._documents_by_file[name]
                         free.append(name)
         return free
 
-    def drop(self, files: list[str]) -> None:
-        """Remove files of work, if the storage allows it; in a thread."""
+    def delete(self, files: list[str]) -> None:
+        """Delete work files, if the storage allows it; blocks."""
         if self._removable and self.run.startswith(f"{JOURNAL}/"):
             self._removable = discard(*map(self._uri, files))
 
@@ -372,43 +384,37 @@ class Journal:
         self._full.set()
 
     def _new_name(self, suffix: str) -> str:
-        # A process that has lost the lease does not overwrite its follower's.
+        # The nonce keeps a process that has lost the lease from overwriting files of its successor.
         name = f"{_number(self._next)}-{self._nonce}{suffix}"
         self._next += 1
         return name
 
     async def _write(self, group: _Group, name: str) -> None:
-        for last in (False,) * (WRITE_TRIES - 1) + (True,):
-            try:
-                await in_thread(write_file, self._uri(name), group.lines)
-                break
-            except StorageError as err:
-                self._writable.clear()
-                if last:
-                    raise
-                log.warning("The journal is tried again: %s", err)
-                await asyncio.sleep(WRITE_PAUSE)
+        try:
+            await in_thread(write_file, self._uri(name), group.lines)
+        except StorageError:
+            self._writable.clear()
+            raise
         self._writable.set()
         for document_id in group.documents:
-            self._need(name, document_id)
+            self._add_reference(name, document_id)
 
-    def _need(self, name: str, document_id: str) -> None:
-        self._needed.setdefault(name, set()).add(document_id)
-        files = self._files.get(document_id, ())
+    def _add_reference(self, name: str, document_id: str) -> None:
+        self._documents_by_file.setdefault(name, set()).add(document_id)
+        files = self._files_by_document.get(document_id, ())
         if name not in files:
-            self._files[document_id] = (*files, name)
+            self._files_by_document[document_id] = (*files, name)
 
     def _uri(self, name: str) -> str:
         return below(self.output, f"{self.run}/{name}")
 
 
 def _number(count: int) -> str:
-    """Of a file; sorts as the numbers do."""
     return f"{count:08d}"
 
 
 def _plain(record: Record) -> dict[str, Any]:
     key = None
-    if (piece := record.key) is not None:
-        key = [piece.document_id, piece.content_hash, piece.start, piece.length]
+    if (segment := record.key) is not None:
+        key = [segment.document_id, segment.content_hash, segment.start, segment.length]
     return {"kind": record.kind, "key": key, "job": record.job, "value": record.value}

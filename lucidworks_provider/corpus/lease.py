@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-One writer for an output: a late nightly run and a backfill must not write into each other.
+The lease on an output, which allows one writer: a late nightly run and a backfill must not mix their writes.
 
-``lease/NNNNNNNN.json`` holds ``{holder, nonce, beat, since, released}``; the file with the largest number counts. A
-task acquires the lease by creating the next number, which the storage allows to one task only.
+``lease/NNNNNNNN.json`` holds ``{holder, nonce, beat, since, released}``; only the file with the largest number is
+valid. A task acquires the lease by creating the next number, which the storage allows to one task only.
 
 ===========================================  ============================================================
 newest file                                  a task that wants to write
@@ -11,15 +11,15 @@ newest file                                  a task that wants to write
 none, or released                            creates the next number
 an earlier try of the same task instance     creates the next number: Airflow has given that try up
 a process of this machine that has ended     creates the next number
-a beat that moves                            waits, or fails and names the holder
-a beat that has not moved for ``TTL``        creates the next number, whatever ``wait_seconds`` is
+a heartbeat that changes                     waits, or fails and names the holder
+no heartbeat for ``TTL_SECONDS``             creates the next number, whatever ``wait_seconds`` is
 ===========================================  ============================================================
 
-Clocks of hosts differ: ``TTL`` is measured by the monotonic clock of the process that watches the beat. Only its
-holder rewrites a file. A renewal that finds a larger number, or its file removed, ends the holder's work.
+Clocks of hosts differ, so the waiting process measures ``TTL_SECONDS`` with its own monotonic clock. Only the holder
+rewrites its file. A renewal that finds a larger number, or no file, ends the holder's work.
 
 The newest file is never removed, so numbers only grow. A process that was suspended between its listing and its
-creation may create a number that was used and removed; the listing that follows each creation shows a larger one.
+creation may create a number that was used and removed; the listing after each creation shows a larger one.
 """
 
 from __future__ import annotations
@@ -38,44 +38,46 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar, cast
 
+from tenacity import Retrying, wait_fixed
+
+from lucidworks_provider.corpus.dataset import LEASE
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
+from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import create_file, discard, names_in, read_file, write_file
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# The folder below the output.
-LEASE = "lease"
 # Seconds. Three renewals may be late or fail before the holder counts as dead.
-RENEW, TTL = 15.0, 60.0
-# Between two looks at a lease that another task holds, and between two log messages about that.
-LOOK, SAY = 2.0, 60.0
-# Attempts of a read: one failure must not end a wait of an hour.
-READS = 3
+RENEW_SECONDS, TTL_SECONDS = 15.0, 60.0
+# Between two reads of a lease that another task holds, and between two log messages about it.
+POLL_SECONDS, LOG_SECONDS = 2.0, 60.0
+# One failed read must not end a wait of an hour.
+READ_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A try of a task instance, and the process that it runs in."""
+    """A try of a task instance, and its process."""
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int
     try_number: int
-    host: str  # for people
+    host: str  # for messages
     pid: int
-    process: str = ""  # boot, container and start time: what distinguishes it from others with its number
+    process: str = ""  # boot, container and start time, as process ids are reused
 
     @classmethod
     def here(cls, *, dag_id: str, run_id: str, task_id: str, map_index: int, try_number: int) -> Holder:
-        """A try in this process."""
+        """The holder for this process."""
         process = f"{_machine()} {_started(pid := os.getpid())}"
         return cls(dag_id, run_id, task_id, map_index, try_number, socket.gethostname(), pid, process)
 
     @property
     def instance(self) -> tuple[str, str, str, int]:
-        """What all tries have in common."""
+        """Identifies the task instance."""
         return (self.dag_id, self.run_id, self.task_id, self.map_index)
 
     def follows(self, other: Holder | None) -> bool:
@@ -96,7 +98,7 @@ class Holder:
 
 
 def _machine() -> str:
-    """This boot of this machine and this container: where a process number is unique."""
+    """Identifies the boot and the container, within which a process id is unique."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -121,26 +123,29 @@ def _started(pid: int) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """The content of a file."""
+class LeaseRecord:
+    """The content of a lease file."""
 
-    holder: Holder | None  # None: it cannot be read, e.g. was written in part; it counts as held
-    nonce: str  # random, of one acquisition
-    beat: int = 0
-    since: str = ""  # by the holder's clock, for people
+    holder: Holder | None  # None: unreadable, e.g. written in part; it counts as held
+    nonce: str  # random, new for each acquisition
+    heartbeat: int = 0
+    since: str = ""  # by the holder's clock, for messages
     released: bool = False
 
     def to_json(self) -> bytes:
-        """For storage."""
-        return json.dumps(asdict(self), indent=1).encode()
+        plain = asdict(self)
+        # The name in files of version 0.1.
+        plain["beat"] = plain.pop("heartbeat")
+        return json.dumps(plain, indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Claim:
-        """Any content is a claim."""
+    def from_json(cls, data: bytes) -> LeaseRecord:
+        """Parse a file; any content counts as a record."""
         try:
             plain = json.loads(data)
-            return cls(**plain | {"holder": Holder(**plain["holder"])})
-        except (ValueError, TypeError, KeyError):
+            heartbeat = plain.pop("beat")
+            return cls(**plain | {"holder": Holder(**plain["holder"]), "heartbeat": heartbeat})
+        except (ValueError, TypeError, KeyError, AttributeError):
             return cls(None, f"unreadable: {data!r}")
 
     def __str__(self) -> str:
@@ -149,118 +154,120 @@ class Claim:
         )
 
 
-# -- the decisions: values only ------------------------------------------------------------------------
+# -- decisions, without I/O ----------------------------------------------------------------------------
 
 
-class Look(NamedTuple):
+class ReadNewest(NamedTuple):
     """Command: find the largest number, and read its file if ``read``."""
 
     read: bool = True
 
 
 class Create(NamedTuple):
-    """Command: create a file if it is absent. The next look shows whether it was."""
+    """Command: create a file if it is absent. The next :class:`ReadNewest` shows whether it was."""
 
     number: int
-    claim: Claim
+    claim: LeaseRecord
 
 
 class Write(NamedTuple):
-    """Command: replace the own file."""
+    """Command: replace this task's file."""
 
     number: int
-    claim: Claim
+    claim: LeaseRecord
 
 
-class Pause(NamedTuple):
+class Sleep(NamedTuple):
     """Command: wait."""
 
     seconds: float
 
 
-class Seen(NamedTuple):
-    """Reply to a command, of which only :class:`Look` fills it."""
+class Newest(NamedTuple):
+    """Reply to :class:`ReadNewest`; empty for the other commands."""
 
-    number: int = 0  # 0: there is no file
-    claim: Claim | None = None
-    ended: bool = False  # its process is known to have ended
+    number: int = 0  # 0: no file
+    record: LeaseRecord | None = None
+    ended: bool = False  # the holder's process is known to have ended
 
 
-Command = Look | Create | Write | Pause
+Command = ReadNewest | Create | Write | Sleep
 
 
 def acquire(
-    mine: Claim, *, wait_seconds: float, output: str, now: Callable[[], float]
-) -> Generator[Command, Seen, int]:
-    """Acquire the lease as the table above says; returns its number."""
+    mine: LeaseRecord, *, wait_seconds: float, output: str, now: Callable[[], float]
+) -> Generator[Command, Newest, int]:
+    """Acquire the lease by the table above; returns its number."""
     started = now()
-    watched, still_since, moved, logged = Seen(), started, False, float("-inf")
+    last, unchanged_since, alive, logged_at = Newest(), started, False, float("-inf")
     while True:
-        seen = yield Look()
-        other, waited = seen.claim, now() - started
+        newest = yield ReadNewest()
+        other, waited = newest.record, now() - started
         if other is not None and other.nonce == mine.nonce:
-            return seen.number
+            return newest.number
         if other is None or other.released:
             pass
-        elif seen.ended or (mine.holder is not None and mine.holder.follows(other.holder)):
-            log.info("%s: taking its lease over from %s.", output, other)
+        elif newest.ended or (mine.holder is not None and mine.holder.follows(other.holder)):
+            log.info("%s: taking the lease over from %s.", output, other)
         else:
-            if seen != watched:
-                moved, watched, still_since = watched.claim is not None, seen, now()
-            if now() - still_since < TTL:
-                if moved and waited >= wait_seconds:
+            if newest != last:
+                alive, last, unchanged_since = last.record is not None, newest, now()
+            if now() - unchanged_since < TTL_SECONDS:
+                if alive and waited >= wait_seconds:
                     raise OutputBusyError(
-                        f"{output} is being written by {other} (waited {waited:.0f} s). Two runs must not write into "
-                        "each other: let it end, e.g. with max_active_runs=1, or set on_busy='wait' and a longer "
-                        "busy_timeout."
+                        f"{output} is being written by {other} (waited {waited:.0f} s). Only one run can write to an "
+                        "output: wait until the other run ends, e.g. with max_active_runs=1, or set on_busy='wait' "
+                        "and a longer busy_timeout."
                     )
-                if waited >= min(LOOK, wait_seconds) and now() - logged >= SAY:
-                    logged, most = now(), wait_seconds
+                if waited >= min(POLL_SECONDS, wait_seconds) and now() - logged_at >= LOG_SECONDS:
+                    logged_at = now()
                     log.info(
-                        "%s is being written by %s; waited %.0f s for it, at most %.0f s.",
-                        *(output, other, waited, most),
+                        "%s is being written by %s; waited %.0f s of at most %.0f s.",
+                        *(output, other, waited, wait_seconds),
                     )
-                yield Pause(LOOK)
+                yield Sleep(POLL_SECONDS)
                 continue
-            log.info("%s: its lease has not moved for %.0f s; taking it over from %s.", output, TTL, other)
-        yield Create(seen.number + 1, mine)
+            log.info(
+                "%s: no heartbeat for %.0f s; taking the lease over from %s.", output, TTL_SECONDS, other
+            )
+        yield Create(newest.number + 1, mine)
 
 
-def renew(mine: Claim, number: int, *, output: str) -> Generator[Command, Seen, Claim]:
-    """Move the beat of a lease; returns the new content of its file."""
-    newest = (yield Look(read=False)).number
+def renew(mine: LeaseRecord, number: int, *, output: str) -> Generator[Command, Newest, LeaseRecord]:
+    """Write the next heartbeat; returns the new content of the file."""
+    newest = (yield ReadNewest(read=False)).number
     if newest < number:
         raise OutputBusyError(
-            f"{output}: this task's lease is gone. Its file in {LEASE}/ was removed. Nothing more is written; "
-            "a retry continues with what has been kept."
+            f"{output}: the file of this task's lease in {LEASE}/ was removed. Nothing more is written; a retry "
+            "resumes from the journal."
         )
     if newest > number:
-        other = (yield Look()).claim
+        other = (yield ReadNewest()).record
         raise OutputBusyError(
             f"{output} is now written by {other or 'another task'}. This task did not renew its lease within "
-            f"{TTL:.0f} s, or Airflow started another try of it. Nothing more is written."
+            f"{TTL_SECONDS:.0f} s, or Airflow started another try of it. Nothing more is written."
         )
-    mine = replace(mine, beat=mine.beat + 1)
+    mine = replace(mine, heartbeat=mine.heartbeat + 1)
     yield Write(number, mine)
     return mine
 
 
-# -- the shell: blocks, so on an event loop it runs in a thread ----------------------------------------
+# -- I/O, which blocks ---------------------------------------------------------------------------------
 
 
 class Lease:
     """
-    A task's right to write into an output. A thread moves the beat, also during a long listing or copy.
+    The lease of one task. A thread renews it, also during a long listing or copy.
 
-    :param output: the dataset's folder.
-    :ivar number: of the lease, larger than that of every earlier one: what fences a commit.
+    :param output: URI of the folder to write to.
+    :ivar number: larger than that of every earlier lease; the fencing token of the run's commits.
     """
 
     def __init__(self, output: str) -> None:
         self.output = output
         self.number = 0
         self._folder = f"{output.rstrip('/')}/{LEASE}"
-        self._mine: Claim | None = None
+        self._mine: LeaseRecord | None = None
         self._lost: OutputBusyError | None = None
         # One renewal at a time.
         self._lock = threading.Lock()
@@ -269,34 +276,34 @@ class Lease:
 
     def acquire(self, holder: Holder, wait_seconds: float) -> None:
         """
-        Acquire the lease.
+        Acquire the lease, and renew it until :meth:`release`.
 
-        :param wait_seconds: how long to wait for a holder that lives; 0 for not at all. A beat that does not move is
-            watched for ``TTL`` in any case.
-        :raises InputError: the storage cannot create a file only if it is absent.
-        :raises OutputBusyError: another task holds it.
-        :raises StorageError: it cannot be read or written.
+        :param wait_seconds: for a holder that renews its lease; 0 to fail at once. A holder without a heartbeat is
+            always waited for, ``TTL_SECONDS``.
+        :raises InputError: the storage cannot create a file conditionally.
+        :raises OutputBusyError: another task holds the lease.
+        :raises StorageError: the lease cannot be read or written.
         """
-        mine = Claim(holder, uuid.uuid4().hex, since=datetime.now(UTC).isoformat(timespec="seconds"))
+        mine = LeaseRecord(holder, uuid.uuid4().hex, since=datetime.now(UTC).isoformat(timespec="seconds"))
         self._mine, self._lost, self.number = mine, None, 0
         try:
             steps = acquire(mine, wait_seconds=wait_seconds, output=self.output, now=time.monotonic)
             self.number = self._perform(steps)
         except BaseException:
-            # The task is being stopped, and may have created a file already.
+            # The file may have been created.
             self.release()
             raise
         self._renewed_at, self._released = time.monotonic(), threading.Event()
         threading.Thread(
-            target=self._keep, args=(self._released,), name="lucidworks-lease", daemon=True
+            target=self._renew_periodically, args=(self._released,), name="lucidworks-lease", daemon=True
         ).start()
 
     def renew(self) -> None:
         """
-        Move the beat, and so find out whether the lease is still held: from time to time, and before a commit.
+        Write a heartbeat, and check that the lease is still held; also called before each commit.
 
-        :raises OutputBusyError: it is lost; stop.
-        :raises StorageError: it cannot be read or written.
+        :raises OutputBusyError: the lease is lost.
+        :raises StorageError: the lease cannot be read or written.
         """
         with self._lock:
             if self._lost is not None:
@@ -312,7 +319,7 @@ class Lease:
             self._renewed_at = began
 
     def release(self) -> None:
-        """Release the lease. Never raises: a lease that is not released expires."""
+        """Release the lease; never raises, as an unreleased lease expires."""
         self._released.set()
         with self._lock:
             mine, self._mine = self._mine, None
@@ -320,25 +327,25 @@ class Lease:
                 return
             uri = self._uri(self.number)
             try:
-                if (data := read_file(uri)) is not None and Claim.from_json(data).nonce == mine.nonce:
+                if (data := read_file(uri)) is not None and LeaseRecord.from_json(data).nonce == mine.nonce:
                     write_file(uri, replace(mine, released=True).to_json())
                     discard(*(self._uri(number) for number in self._numbers() if number < self.number))
             except StorageError as err:
-                log.warning("The lease could not be released, and expires after %.0f s: %s", TTL, err)
+                log.warning("The lease could not be released and expires in %.0f s: %s", TTL_SECONDS, err)
 
-    def _keep(self, released: threading.Event) -> None:
-        # The storage's connection was read when the lease was acquired; a plain thread must not ask Airflow for it.
-        while not released.wait(max(RENEW / 15, self._renewed_at + RENEW - time.monotonic())):
-            if time.monotonic() - self._renewed_at < RENEW:
+    def _renew_periodically(self, released: threading.Event) -> None:
+        # The storage's connection was read by acquire(); a plain thread must not request it from Airflow.
+        while not released.wait(max(RENEW_SECONDS / 15, self._renewed_at + RENEW_SECONDS - time.monotonic())):
+            if time.monotonic() - self._renewed_at < RENEW_SECONDS:
                 continue
             try:
                 self.renew()
             except OutputBusyError:  # the task's next renewal raises it
                 return
             except StorageError as err:
-                log.warning("The lease could not be renewed, trying again: %s", err)
+                log.warning("Renewing the lease failed, next attempt in %.0f s: %s", RENEW_SECONDS / 15, err)
 
-    def _perform(self, steps: Generator[Command, Seen, T]) -> T:
+    def _perform(self, steps: Generator[Command, Newest, T]) -> T:
         try:
             command = next(steps)
             while True:
@@ -346,40 +353,41 @@ class Lease:
         except StopIteration as stop:
             return cast("T", stop.value)
 
-    def _reply(self, command: Command) -> Seen:
+    def _reply(self, command: Command) -> Newest:
         match command:
-            case Look(read):
-                return self._look(read)
-            case Create(number, claim):
-                self._create(number, claim)
-            case Write(number, claim):
-                write_file(self._uri(number), claim.to_json())
-            case Pause(seconds):
+            case ReadNewest(read):
+                policy = retry_on(
+                    StorageError,
+                    attempts=READ_ATTEMPTS,
+                    wait=wait_fixed(POLL_SECONDS),
+                    what=f"Reading the lease of {self.output}",
+                )
+                newest: Newest = Retrying(**policy)(self._read_newest, read)
+                return newest
+            case Create(number, record):
+                self._create(number, record)
+            case Write(number, record):
+                write_file(self._uri(number), record.to_json())
+            case Sleep(seconds):
                 time.sleep(seconds)
-        return Seen()
+        return Newest()
 
-    def _look(self, read: bool, tries: int = READS) -> Seen:
-        try:
-            number = max(self._numbers(), default=0)
-            if not number or not read or (data := read_file(self._uri(number))) is None:
-                return Seen(number)
-        except StorageError:
-            if tries == 1:
-                raise
-            time.sleep(LOOK)
-            return self._look(read, tries - 1)
-        claim = Claim.from_json(data)
-        return Seen(number, claim, claim.holder is not None and claim.holder.ended())
+    def _read_newest(self, read: bool) -> Newest:
+        number = max(self._numbers(), default=0)
+        if not number or not read or (data := read_file(self._uri(number))) is None:
+            return Newest(number)
+        record = LeaseRecord.from_json(data)
+        return Newest(number, record, record.holder is not None and record.holder.ended())
 
-    def _create(self, number: int, claim: Claim) -> None:
+    def _create(self, number: int, record: LeaseRecord) -> None:
         uri, self.number = self._uri(number), number
-        # A storage that ignores the condition replaces the file, and is found out by a second creation.
-        if create_file(uri, claim.to_json()) and create_file(uri, replace(claim, beat=1).to_json()):
+        # A second creation succeeds only on a storage that ignores the condition.
+        if create_file(uri, record.to_json()) and create_file(uri, replace(record, heartbeat=1).to_json()):
             discard(uri)
             raise InputError(
-                f"{self.output}: this storage replaces a file that may only be created where there is none, so two "
-                "runs could write at once. Nothing was sent. What works: a local disk, gcsfs, adlfs, and s3fs 2025.2 "
-                "or newer with a server that supports If-None-Match."
+                f"{self.output}: this storage ignores conditional creation (If-None-Match), so two runs could write "
+                "at once. Nothing was sent. Supported: a local disk, gcsfs, adlfs, and s3fs 2025.2 or newer with a "
+                "server that supports If-None-Match."
             )
 
     def _numbers(self) -> list[int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes files of chunks as they arrive, each with an index of its documents."""
+"""Writes parts: files of chunks, each with an index of its documents."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions, read_result
+from lucidworks_provider.client.api.http import parse_object
 from lucidworks_provider.client.api.jobs import JobState
-from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.client.api.spans import Span
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.corpus.dataset import CHUNKS, below, new_name
-from lucidworks_provider.corpus.journal import Place
-from lucidworks_provider.corpus.plan import Candidate, Piece
+from lucidworks_provider.corpus.journal import BodyLocation
+from lucidworks_provider.corpus.plan import Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import Row
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import EmptyResultError, InputError, MalformedAnswerError
@@ -27,10 +27,10 @@ from lucidworks_provider.storage import read_file, writing
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A row group is what a reader decodes at once, and a writer holds more than once: 2,048 vectors of 384 floats: 3 MB.
+# Readers decode a row group at once, and the writer has it in memory several times.
 GROUP_ROWS = 2_048
 GROUP_BYTES = 4_000_000
-# What is known of the documents of a part is in memory until it is closed.
+# The index of a part is in memory until the part is closed.
 PART_ROWS = 32 * GROUP_ROWS
 PART_BYTES = 128_000_000
 
@@ -38,12 +38,12 @@ PART_BYTES = 128_000_000
 @dataclass(frozen=True, slots=True)
 class Part:
     """
-    A file of chunks that no version of the table has yet, and the index of its documents.
+    A file of chunks that is not committed yet, and the index of its documents.
 
-    :param path: below the table; empty where the documents have no chunk.
-    :param index: its URI.
+    :param path: below the table; empty if the documents have no chunks.
+    :param index: URI of the index.
     :param bytes: of the file of chunks.
-    :param dimension: of its vectors, 0 where there is none.
+    :param dimension: of its vectors; 0 if there are none.
     :param truncated: documents whose chunks do not cover their text.
     """
 
@@ -59,56 +59,54 @@ class Part:
 
 class RejectedError(Exception):
     """
-    A document that the run goes on without.
-
-    :param late: its job may still be good, so the next run asks for it.
+    A document is rejected; the run continues.
+    :param job_unfinished: its job may still be good, so the next run asks for it.
     """
 
-    def __init__(self, reason: Reason, detail: str, *, late: bool = False) -> None:
+    def __init__(self, reason: Reason, detail: str, *, job_unfinished: bool = False) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
-        self.late = late
+        self.job_unfinished = job_unfinished
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkedPiece:
+class SegmentResult:
     """
-    A piece with its result.
-
-    :param place: where the body lies in the journal.
-    :param body: the same in memory, if it is.
-    :param seconds: from the submission to the result; 0 for what an earlier try had got.
+    The result of a segment.
+    :param location: where the body is in the journal.
+    :param body: a copy in memory, if there is one.
+    :param seconds: from the submission to the result; 0 for a result of an earlier try.
     """
 
-    piece: Piece
+    segment: SegmentRequest
     job: str
-    place: Place
+    location: BodyLocation
     body: bytes | None = None
     seconds: float = 0.0
 
     @property
-    def held(self) -> int:
+    def size_in_memory(self) -> int:
         """Bytes in memory."""
         return len(self.body or b"")
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedDocument:
-    """A document whose pieces have all been answered."""
+    """A document with the results of all its segments."""
 
     candidate: Candidate
-    answers: Sequence[ChunkedPiece]
+    results: Sequence[SegmentResult]
 
 
 @dataclass(frozen=True, slots=True)
 class WriteResult:
     """
-    What became of a document.
+    A document that was appended to a part.
 
     :param sizes: characters of each chunk.
-    :param gap: what of the text no chunk has, in words; None where they cover it.
-    :param warnings: what is unusual about the result.
+    :param gap: describes the text that is in no chunk; None if they cover the text.
+    :param warnings: about the result.
     """
 
     sizes: Sequence[int]
@@ -118,7 +116,7 @@ class WriteResult:
 
 
 class ParquetFile:
-    """A file that gets its schema with its first rows, and its rows in groups of a size that readers like."""
+    """A Parquet file with row groups of :data:`GROUP_ROWS`; the first rows give the schema."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -128,7 +126,7 @@ class ParquetFile:
         self._waiting: list[pa.RecordBatch] = []
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows."""
+        """Append rows."""
         self._waiting.append(batch)
         if sum(one.num_rows for one in self._waiting) >= GROUP_ROWS or batch.nbytes >= GROUP_BYTES:
             self._flush()
@@ -149,16 +147,16 @@ class ParquetFile:
                 schema,
                 compression="zstd",
                 use_dictionary=repeated,
-                # The table's log has the schema; readers other than Arrow's do not know this one.
+                # The schema is in the table's log.
                 store_schema=False,
-                # Without it a vector that rotted on the disk is read as if nothing were.
+                # Detects vectors that were damaged on the disk.
                 write_page_checksum=True,
             )
         self._writer.write_table(pa.Table.from_batches(self._waiting), row_group_size=PART_ROWS)
         self._waiting = []
 
     def close(self) -> int:
-        """Let it take its place; its size in bytes."""
+        """Move the file into place; returns its size in bytes."""
         self._flush()
         if self._writer is None or self._path is None:
             return 0
@@ -168,24 +166,24 @@ class ParquetFile:
         return size
 
     def abandon(self) -> None:
-        """Leave nothing."""
+        """Discard the file."""
         if self._writer is not None:
             self._writer.close()
             self._stack.__exit__(_Abandoned, _Abandoned(), None)
 
 
 class _Abandoned(Exception):
-    """Tells the storage that a file shall not take its place."""
+    """Makes :func:`~lucidworks_provider.storage.writing` discard a file."""
 
 
 class PartWriter:
     """
-    One part: a file of chunks, and the index of its documents. Everything here blocks.
+    Writes a part; blocks.
 
-    :param output: the folder of the tables.
+    :param output: URI of the folder of the tables.
     :param index_folder: URI of the folder of the index.
-    :param dimension: of the vectors, where it is known already.
-    :param learned: is told the dimension.
+    :param dimension: of the vectors; 0 if unknown.
+    :param on_dimension: called with the dimension.
     """
 
     def __init__(
@@ -195,10 +193,10 @@ class PartWriter:
         *,
         index_folder: str,
         dimension: int = 0,
-        learned: Callable[[int], None] = lambda dimension: None,
+        on_dimension: Callable[[int], None] = lambda dimension: None,
     ) -> None:
         self._name = new_name()
-        self._learned = learned
+        self._on_dimension = on_dimension
         self._output = output
         self._options = options
         self._index = below(index_folder, f"{self._name}.parquet")
@@ -210,48 +208,48 @@ class PartWriter:
 
     @property
     def dimension(self) -> int:
-        """Length of the vectors, 0 before the first."""
+        """Of the vectors; 0 before the first."""
         return self._columns.dimension
 
     @property
     def full(self) -> bool:
-        """Whether it is large enough."""
+        """Whether to close the part."""
         return self.chunks >= PART_ROWS or self.bytes >= PART_BYTES
 
     def add(
         self,
-        arrived: CompletedDocument,
+        completed: CompletedDocument,
         *,
-        read: Callable[[Place], bytes],
+        read: Callable[[BodyLocation], bytes],
         refuse_truncated: bool,
         lenient: bool = False,
     ) -> WriteResult:
         """
         Append a document.
 
-        :param read: a body from the journal.
-        :param refuse_truncated: do not take one whose chunks do not cover its text.
-        :param lenient: warn where a result may be good.
-        :raises RejectedError: what came is not what was asked for; then nothing of it was added.
+        :param read: reads a body from the journal.
+        :param refuse_truncated: reject the document if its chunks do not cover its text.
+        :param lenient: warn about a result that may be good.
+        :raises RejectedError: the result is no valid result of the text; nothing was appended.
         """
-        candidate = arrived.candidate
+        candidate = completed.candidate
         chunks: list[Chunk] = []
         spans: list[Span] = []
         gap: str | None = None
         warnings: list[str] = []
         try:
-            for answer in arrived.answers:
-                piece, job = answer.piece, answer.job
-                body = read(answer.place) if answer.body is None else answer.body
+            for found in completed.results:
+                segment, job = found.segment, found.job
+                body = read(found.location) if found.body is None else found.body
                 result = read_result(parse_object(body, f"Chunking job {job}", packed=True), job)
                 if result.state is JobState.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {result.message}")
-                checked = check_chunks(piece.text, self._options, result, lenient=lenient)
+                checked = check_chunks(segment.text, self._options, result, lenient=lenient)
                 gap = gap or checked.gap
                 warnings += checked.warnings
-                first = piece.key.start
-                # Of many pieces all chunks are in memory at once, so not as Python's numbers of 32 bytes each.
-                many = len(arrived.answers) > 1
+                first = segment.key.start
+                # The chunks of many segments are in memory together; as Python's numbers they take 32 bytes a number.
+                many = len(completed.results) > 1
                 chunks.extend(_packed(chunk) if many else chunk for chunk in result.chunks)
                 spans.extend((s + first, e + first) if s is not None else (s, e) for s, e in checked.spans)  # type: ignore[misc, operator]
             if gap is not None and refuse_truncated:
@@ -261,7 +259,7 @@ class PartWriter:
             raise RejectedError(Reason.EMPTY_RESULT, str(err)) from None
         except MalformedAnswerError as err:
             raise RejectedError(Reason.MALFORMED, str(err)) from None
-        self._learned(self._columns.dimension)
+        self._on_dimension(self._columns.dimension)
         file = candidate.file
         about = (candidate.document.id, candidate.content_hash, file.size, file.etag, file.path)
         tokens = sum(chunk.input_tokens or 0 for chunk in chunks)
@@ -275,7 +273,7 @@ class PartWriter:
         return WriteResult([len(chunk.text) for chunk in chunks], tokens, gap, warnings)
 
     def close(self) -> Part:
-        """The files take their places."""
+        """Move the files into place."""
         self._flush()
         path, size = (self._path, self._data.close()) if self.chunks else ("", 0)
         write_index(self._index, self.rows)
@@ -283,7 +281,7 @@ class PartWriter:
         return Part(path, self._index, *counts, size, self.dimension, self.truncated)
 
     def abandon(self) -> None:
-        """Leave nothing."""
+        """Discard the files."""
         self._data.abandon()
 
     def _flush(self) -> None:
@@ -294,7 +292,7 @@ class PartWriter:
 
 
 def not_covered(gap: str) -> str:
-    """Why a text is in the chunks only in part, and what to do."""
+    """The message about a gap."""
     return (
         f"The chunks do not cover the text: {gap}. The service limits the chunks of a request by dimension and cuts "
         "silently: lower max_text_bytes, or quantise."
@@ -315,7 +313,7 @@ def index_schema() -> pa.Schema:
 
 
 def write_index(uri: str, rows: Sequence[Row]) -> None:
-    """The index of a part."""
+    """Write the index of a part."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -328,17 +326,17 @@ def write_index(uri: str, rows: Sequence[Row]) -> None:
 
 def read_index(uri: str) -> Iterator[Row]:
     """
-    The documents of a part.
+    Read the index of a part.
 
     :raises InputError: there is no such file, or it is not an index.
-    :raises StorageError: it cannot be read.
+    :raises StorageError: the storage cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     advice = "Restore it, or remove the folder of the journal to submit again what the unfinished run had submitted."
     if (data := read_file(uri)) is None:
-        raise InputError(f"{uri} is named by the journal and not there. {advice}")
+        raise InputError(f"{uri} is named by the journal and is missing. {advice}")
     try:
         for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches():
             if batch.schema.names != list(Row._fields):

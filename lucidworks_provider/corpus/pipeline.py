@@ -22,23 +22,25 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
-from itertools import count, islice
-from typing import Any, TypeVar
+from itertools import islice
+from typing import Any, Final
+
+from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.client.http.retry import wait_after
-from lucidworks_provider.corpus.journal import WRITE_PAUSE, WRITE_TRIES, Journal, Place
+from lucidworks_provider.client.http.retry import Wait
+from lucidworks_provider.corpus.journal import BodyLocation, Journal
 from lucidworks_provider.corpus.parts import (
-    ChunkedPiece,
     CompletedDocument,
     Part,
     PartWriter,
     RejectedError,
+    SegmentResult,
     WriteResult,
     not_covered,
 )
-from lucidworks_provider.corpus.plan import Candidate, Piece
+from lucidworks_provider.corpus.plan import Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import Reject, RunDatabase
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.document import Reason, RejectedDocument
@@ -57,19 +59,20 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
-from lucidworks_provider.jobs.state_store import Reason as Quarantine
+from lucidworks_provider.jobs.state_store import QuarantineReason
+from lucidworks_provider.retrying import retry_async, retry_on
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-# Jobs at once in the beginning; one more for each that ends, so that a cold service is not hit by hundreds.
+# Jobs at once at first; one more for each that ends, so that a cold service does not get hundreds.
 FIRST_WINDOW = 128
-# Texts of documents in flight, and bodies between their GET and the part that they go to.
+# Texts of the documents in flight, and bodies that are not yet in a part.
 TEXT_BYTES = 48_000_000
 BODY_BYTES = 32_000_000
-# A slot is held for a group of the journal, a quarter of a second; the sockets are bounded elsewhere.
+# GETs at once. Each waits for a group of the journal, so there are more of them than sockets.
 LEAST_GETS, MOST_GETS = 2, 256
-# Bytes of a body, before any has come; the largest of late counts, and is forgotten within some twenty.
+# Assumed size of the first body. The expected size is the largest one, which decays over some twenty bodies.
 FIRST_BODY = 6_000_000
 DECAY = 0.85
 
@@ -89,7 +92,7 @@ class InFlightLimit:
         self._room: asyncio.Future[None] | None = None
 
     async def acquire(self, size: int) -> None:
-        """Wait until there is room. One document is always allowed, however large."""
+        """Wait for room; a single document may have any size."""
         while self.in_flight and (self.in_flight >= self._limit or self._bytes + size > TEXT_BYTES):
             self._room = asyncio.get_running_loop().create_future()
             await self._room
@@ -97,7 +100,7 @@ class InFlightLimit:
         self._bytes += size
 
     def release(self, size: int) -> None:
-        """A document was written to its part, or rejected."""
+        """Return the room of a document that was written to a part, or rejected."""
         self.in_flight -= 1
         self._bytes -= size
         self._limit = min(self._most, self._limit + 1)
@@ -107,9 +110,9 @@ class InFlightLimit:
 
 class BodyBudget:
     """
-    A semaphore for GETs, held until the body is stored. The larger the bodies, the fewer at once.
+    A fair semaphore for GETs, held until the body is stored; the larger the bodies, the fewer at once.
 
-    First come, first served. Bodies in memory that wait for their part count as well.
+    Bodies in memory that are not yet in a part count as well.
     """
 
     def __init__(self) -> None:
@@ -141,7 +144,7 @@ class BodyBudget:
         self._next()
 
     def observe(self, size: int) -> None:
-        """Adapt to the size of a body, before it is stored."""
+        """Adapt the limit to the size of a body."""
         self._expected = max(size, self._expected * DECAY)
         self._next()
 
@@ -150,7 +153,7 @@ class BodyBudget:
         self._unwritten += size
 
     def release(self, size: int) -> None:
-        """The body is out of memory."""
+        """End what :meth:`hold` began."""
         self._unwritten -= size
         self._next()
 
@@ -168,12 +171,12 @@ class BodyBudget:
 SHARE = 0.95
 _SHORTER = 0.99
 _LONGER = math.exp(-math.log(_SHORTER) * SHARE / (1 - SHARE))
-# Half of it up and down, so that jobs do not poll in step.
+# Jitter, half of it up and half down.
 _SPREAD = 0.1
-FIRST_GUESS = 0.5
-SHORTEST = 0.05
+FIRST_DELAY = 0.5
+SHORTEST_DELAY = 0.05
 _REMEMBERED = 512
-# Of a job that is late, the share of its age until the next poll.
+# The next poll of a late job comes after this share of its age.
 AGE_SHARE = 0.25
 
 
@@ -191,7 +194,7 @@ class PollDelayEstimator:
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
-        self._first = min(FIRST_GUESS, longest)
+        self._first = min(FIRST_DELAY, longest)
         # Seconds from submission to result, of the last jobs.
         self.durations: deque[float] = deque(maxlen=_REMEMBERED)
 
@@ -201,30 +204,27 @@ class PollDelayEstimator:
 
     def next_wait(self, age: float, longest: float, spread: Callable[[], float] = random.random) -> float:
         """Seconds to the poll after one that found nothing, of a job that is ``age`` seconds old."""
-        return min(longest, max(SHORTEST, age * AGE_SHARE)) * (0.8 + 0.2 * spread())
+        return min(longest, max(SHORTEST_DELAY, age * AGE_SHARE)) * (0.8 + 0.2 * spread())
 
     def ready(self, age: float) -> None:
         """
         The first poll of a job found it ready.
 
-        :param age: seconds since its submission. Only what was asked about as soon as is now usual says that
-            less would do: hundreds of jobs are on their way with the wait of before.
+        :param age: seconds since its submission. A job that was polled later than is now usual does not count:
+            hundreds of jobs are in flight with earlier waits.
         """
         if self._first > age * (1 - _SPREAD):
-            self._first = max(SHORTEST, self._first * _SHORTER)
+            self._first = max(SHORTEST_DELAY, self._first * _SHORTER)
 
     def late(self, age: float) -> None:
         """
         The first poll of a job found it unfinished, and a later one ready.
 
-        :param age: seconds since its submission at the last poll that found it unfinished. A wait that is longer
-            by now is not made longer still.
+        :param age: seconds since its submission at the last poll that found it unfinished. A wait that is already
+            longer stays.
         """
         if self._first < age * (1 + _SPREAD):
             self._first = min(self._longest, self._first * _LONGER)
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +234,8 @@ class RunContext:
     fetch: Callable[[str], Awaitable[bytes]]
     journal: Journal
     stats: RunStats
-    slots: BodyBudget
-    times: PollDelayEstimator
+    body_budget: BodyBudget
+    delays: PollDelayEstimator
 
 
 class JournalResultStore:
@@ -246,94 +246,89 @@ class JournalResultStore:
     :param fresh: the job was submitted by this process, so its duration is known.
     """
 
-    def __init__(self, context: RunContext, piece: Piece, job: str, *, hold: bool, fresh: bool) -> None:
+    def __init__(
+        self, context: RunContext, segment: SegmentRequest, job: str, *, keep_in_memory: bool, fresh: bool
+    ) -> None:
         self._context = context
-        self._hold = hold
+        self._keep_in_memory = keep_in_memory
         self._fresh = fresh
-        self._piece = piece
+        self._piece = segment
         self._job = job
         self._started = time.monotonic()
         self._unfinished: float | None = None
-        self._quarantined: dict[Quarantine, Place] = {}
+        self._quarantined: dict[QuarantineReason, BodyLocation] = {}
         self._quarantined_size = -1
-        self._result: Place | None = None
+        self._result: BodyLocation | None = None
         self._body: bytes | None = None
 
     async def fetch(self, job: str) -> bytes:
-        """Perform the GET, again while the response is a 429."""
-        return await until_accepted(self._context.fetch, job)
+        """Perform the GET, and repeat it while the response is a 429."""
+        return await retry_async(self._context.fetch, job, **WHILE_RATE_LIMITED)
 
     def next_wait(self, age: float, poll_interval: float) -> float:
         """Seconds to the next poll of a job that is not ready."""
         self._unfinished = time.monotonic() - self._started
-        return self._context.times.next_wait(age, poll_interval)
+        return self._context.delays.next_wait(age, poll_interval)
 
     async def exists(self) -> bool:
-        """False: the plan has already looked in the journal."""
+        """False: the plan has already searched the journal."""
         return False
 
     async def save(self, body: bytes) -> None:
         """Write the body to the journal."""
-        if self._fresh:  # else it may have been ready for a long time
+        if self._fresh:  # otherwise it may have been ready for long
             seconds = time.monotonic() - self._started
-            self._context.times.durations.append(seconds)
+            self._context.delays.durations.append(seconds)
             if self._unfinished is None:
-                self._context.times.ready(seconds)
+                self._context.delays.ready(seconds)
             else:
-                self._context.times.late(self._unfinished)
-        self._context.slots.observe(len(body))
+                self._context.delays.late(self._unfinished)
+        self._context.body_budget.observe(len(body))
         self._result = await self._write(body)
-        if self._hold:
+        if self._keep_in_memory:
             self._body = body
-            self._context.slots.hold(len(body))
+            self._context.body_budget.hold(len(body))
 
-    async def quarantine(self, body: bytes, reason: Quarantine, encoding: str = "") -> str:
+    async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
         """Write it to the journal, once if it has the size of the one before; a resumed run polls the job again."""
-        if reason is not Quarantine.UNKNOWN_STATUS or len(body) != self._quarantined_size:
-            self._quarantined[reason] = await self._write(body, aside=True)
-        if reason is Quarantine.UNKNOWN_STATUS:
+        if reason is not QuarantineReason.UNKNOWN_STATUS or len(body) != self._quarantined_size:
+            self._quarantined[reason] = await self._write(body, unconfirmed=True)
+        if reason is QuarantineReason.UNKNOWN_STATUS:
             self._quarantined_size = len(body)
         return "the journal"
 
-    async def restore(self, reason: Quarantine) -> bool:
-        """Use a quarantined body."""
+    async def restore(self, reason: QuarantineReason) -> bool:
+        """Use a quarantined body as the result."""
         self._result = self._quarantined.get(reason)
         return self._result is not None
 
-    def answered(self) -> ChunkedPiece:
+    def result(self) -> SegmentResult:
         """The result."""
         assert self._result is not None  # noqa: S101
         seconds = time.monotonic() - self._started
-        return ChunkedPiece(self._piece, self._job, self._result, self._body, seconds)
+        return SegmentResult(self._piece, self._job, self._result, self._body, seconds)
 
-    async def _write(self, body: bytes, *, aside: bool = False) -> Place:
-        return await self._context.journal.keep_body(self._piece.key, self._job, body, aside=aside)
-
-
-async def until_accepted(call: Callable[[str], Awaitable[T]], value: str) -> T:
-    """Call, and repeat while the response is a 429, which says nothing about the text or job."""
-    for attempt in count(1):
-        try:
-            return await call(value)
-        except RateLimitError as err:
-            await asyncio.sleep(wait_after(err, attempt))
-    raise AssertionError
+    async def _write(self, body: bytes, *, unconfirmed: bool = False) -> BodyLocation:
+        return await self._context.journal.write_body(
+            self._piece.key, self._job, body, unconfirmed=unconfirmed
+        )
 
 
-# POSTs at once, those that wait for the rate limiter included, so that a GET does not queue behind hundreds of them.
+# A 429 is no error of the text or job, and a submission that gets one makes no job.
+WHILE_RATE_LIMITED: Final = {"retry": retry_if_exception_type(RateLimitError), "wait": Wait()}
+# POSTs at once, including those in the queue of the rate limiter, so that a GET does not wait behind hundreds.
 SUBMISSIONS = 32
-# How often a POST without an answer is sent again, and how long to wait before.
-UNKNOWN_TRIES = 3
-UNKNOWN_PAUSE = 5.0
-# Responses about one text or job that may have a cause common to all: then many in a row are rejected.
+# Submissions of a text whose POSTs get no response, and the shortest wait between them.
+SUBMIT_ATTEMPTS = 3
+SUBMIT_WAIT = 5.0
+# Responses that may have a cause common to all documents: many rejects in a row stop the run.
 _REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class PipelineSettings:
     """
-    The settings of a run.
-
+    Limits and checks of a pipeline.
     :param timeout: seconds for each job.
     :param poll_interval: the longest time between two polls of a job, seconds.
     :param refuse_truncated: reject documents whose chunks do not cover their text.
@@ -350,106 +345,107 @@ class Rules:
 @dataclass
 class JobRunner:
     """
-    Submits the pieces of a run and waits for their jobs.
+    Submits the segments of a run and waits for their jobs.
 
     :param submit: performs the POST for a text and returns the job's id.
     """
 
     submit: Callable[[str], Awaitable[str]]
     context: RunContext
-    rules: Rules
-    # Jobs that were not ready in time, or could not be polled.
-    late: int = 0
+    settings: PipelineSettings
+    # Jobs that were not ready in time or could not be polled; the next run polls them.
+    unfinished_jobs: int = 0
 
     def __post_init__(self) -> None:
         self._submitting = asyncio.Semaphore(SUBMISSIONS)
-        # A job was submitted.
-        self.begun = asyncio.Event()
-        # The piece of each job that is being polled.
+        # Set after the first submission.
+        self.submitted = asyncio.Event()
+        # The text of each job that is being polled.
         self._texts_by_job: dict[str, tuple[str, int, int]] = {}
 
-    async def piece(self, piece: Piece, *, alone: bool) -> ChunkedPiece:
+    async def segment(self, segment: SegmentRequest, *, alone: bool) -> SegmentResult:
         """
-        The result of a piece.
+        Submit a segment and wait for its result.
 
-        :param alone: whether it is the whole document.
-        :raises RejectedError: what is wrong with this text alone.
-        :raises LucidworksError: what fails for all.
+        :param alone: it is the whole document.
+        :raises RejectedError: a failure of this segment.
+        :raises LucidworksError: a failure common to all documents.
         """
-        if piece.place is not None:
+        if segment.body is not None:
             self.context.stats.reused()
-            return ChunkedPiece(piece, piece.job, piece.place)
-        job, again = piece.job, False
+            return SegmentResult(segment, segment.job, segment.body)
+        job, again = segment.job, False
         if job:
             self.context.stats.reused()
         while True:
             fresh = not job
-            job = job or await self._submit(piece)
-            self._claim_job(job, piece)
-            kept = JournalResultStore(self.context, piece, job, hold=alone, fresh=fresh)
+            job = job or await self._submit(segment)
+            self._register_job(job, segment)
+            store = JournalResultStore(self.context, segment, job, keep_in_memory=alone, fresh=fresh)
             try:
                 with metrics.waiting() as waited:
                     if fresh:
-                        await asyncio.sleep(self.context.times.first_wait())
-                    ended = await self._wait(job, kept)
+                        await asyncio.sleep(self.context.delays.first_wait())
+                    ended = await self._wait(job, store)
                     waited.ending = ended.end.value
             finally:
                 self._texts_by_job.pop(job, None)
             match ended.end:
                 case JobEnd.COLLECTED:
-                    return kept.answered()
+                    return store.result()
                 case JobEnd.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {ended.message}")
                 case JobEnd.EMPTY:
                     raise RejectedError(Reason.EMPTY_RESULT, f"Job {job}: {ended.message}")
                 case JobEnd.TIMEOUT:
-                    raise self._late(
+                    raise self._unfinished(
                         Reason.TIMEOUT,
-                        f"Job {job} was not ready within {self.rules.timeout:g} s. {ended.message}",
+                        f"Job {job} was not ready within {self.settings.timeout:g} s. {ended.message}",
                     )
             if again:
                 raise RejectedError(
-                    Reason.GONE, f"Job {job}: its result is gone, as that of the job before. {ended.message}"
+                    Reason.GONE,
+                    f"Job {job}: its result is gone, as was that of an earlier job. {ended.message}",
                 )
             log.warning(
                 "Job %s: its result is gone; %r is submitted again. %s",
                 job,
-                piece.key.document_id,
+                segment.key.document_id,
                 ended.message,
             )
             self.context.journal.resubmitted()
             self.context.stats.resubmitted()
             job, again = "", True
 
-    def _claim_job(self, job: str, piece: Piece) -> None:
+    def _register_job(self, job: str, segment: SegmentRequest) -> None:
         """
-        Record the piece that a job belongs to.
+        Record the text of a job.
 
-        :raises RejectedError: the job belongs to another piece, and one of the two would get the other's result.
+        :raises RejectedError: another text has this job id, so one of the two would get the other's result.
         """
-        text = piece.key.content_hash, piece.key.start, piece.key.length
+        text = segment.key.content_hash, segment.key.start, segment.key.length
         if self._texts_by_job.setdefault(job, text) != text:
             raise RejectedError(
                 Reason.MALFORMED,
-                f"The service answered the submission with job {job}, which another document has.",
+                f"The service answered the submission with job {job}, which is another document's.",
             )
 
-    async def _wait(self, job: str, kept: JournalResultStore) -> PollOutcome:
+    async def _wait(self, job: str, store: JournalResultStore) -> PollOutcome:
         try:
             return await wait_for_job(
                 job,
                 job_decision(
-                    poll_interval=self.rules.poll_interval,
-                    deadline=time.time() + self.rules.timeout,
+                    poll_interval=self.settings.poll_interval,
+                    deadline=time.time() + self.settings.timeout,
                     now=time.time,
-                    wait=kept.next_wait,
+                    wait=store.next_wait,
                     # The lease excludes other readers.
                     gone_patience=0.0,
-                    durations=self.context.times.durations,
+                    durations=self.context.delays.durations,
                 ),
-                store=kept,
-                fetch=kept.fetch,
-                slots=self.context.slots,
+                store=store,
+                fetch=store.fetch,
+                slots=self.context.body_budget,
                 kind=CHUNKING,
             )
         except InputError as err:
@@ -457,104 +453,117 @@ class JobRunner:
             return PollOutcome(JobEnd.GONE, str(err))
         except _REFUSED as err:
             # The job exists. The response may be a proxy's, or a permission may be missing for a while.
-            raise self._late(Reason.REFUSED, f"Job {job}: {err}") from None
+            raise self._unfinished(Reason.REFUSED, f"Job {job}: {err}") from None
 
-    def _late(self, reason: Reason, detail: str) -> RejectedError:
-        self.late += 1
-        return RejectedError(reason, f"{detail.rstrip()} The next run polls it again.", late=True)
+    def _unfinished(self, reason: Reason, detail: str) -> RejectedError:
+        self.unfinished_jobs += 1
+        return RejectedError(reason, f"{detail.rstrip()} The next run polls it again.", job_unfinished=True)
 
-    async def _submit(self, piece: Piece) -> str:
-        for unknown in range(UNKNOWN_TRIES):
-            try:
-                async with self._submitting:
-                    await self.context.journal.writable()
-                    # The job's id is recorded even when this is cancelled.
-                    return await shielded(self._post(piece))
-            except InputError as err:
-                raise RejectedError(Reason.INVALID, str(err)) from None
-            except _REFUSED as err:
-                raise RejectedError(Reason.REFUSED, str(err)) from None
-            except NoJobIdError as err:
-                raise RejectedError(Reason.FAILED, str(err)) from None
-            except SubmissionUnknownError as err:
-                if unknown == UNKNOWN_TRIES - 1:
-                    raise RejectedError(Reason.FAILED, f"{UNKNOWN_TRIES} submissions: {err}") from None
-                log.warning("%s A job may exist that nobody knows; submitting again. %s", _named(piece), err)
-                self.context.journal.resubmitted()
-                self.context.stats.resubmitted()
-                await asyncio.sleep(max(UNKNOWN_PAUSE, err.retry_after or 0.0))
-        raise AssertionError
+    async def _submit(self, segment: SegmentRequest) -> str:
+        def before_sleep(state: RetryCallState) -> None:
+            log.warning(
+                "Document %r: a job may exist whose id is lost; submitting again. %s",
+                segment.key.document_id,
+                _error(state),
+            )
+            self.context.journal.resubmitted()
+            self.context.stats.resubmitted()
 
-    async def _post(self, piece: Piece) -> str:
-        # A 429 was not accepted, so repeating it makes no second job.
-        job = await until_accepted(self.submit, piece.text)
-        self.context.journal.submitted(piece.key, job)
+        try:
+            return await retry_async(
+                self._submit_once,
+                segment,
+                retry=retry_if_exception_type(SubmissionUnknownError),
+                stop=stop_after_attempt(SUBMIT_ATTEMPTS),
+                wait=lambda state: max(SUBMIT_WAIT, getattr(_error(state), "retry_after", None) or 0.0),
+                before_sleep=before_sleep,
+                reraise=True,
+            )
+        except InputError as err:
+            raise RejectedError(Reason.INVALID, str(err)) from None
+        except _REFUSED as err:
+            raise RejectedError(Reason.REFUSED, str(err)) from None
+        except NoJobIdError as err:
+            raise RejectedError(Reason.FAILED, str(err)) from None
+        except SubmissionUnknownError as err:
+            raise RejectedError(Reason.FAILED, f"{SUBMIT_ATTEMPTS} submissions: {err}") from None
+
+    async def _submit_once(self, segment: SegmentRequest) -> str:
+        async with self._submitting:
+            await self.context.journal.writable()
+            # The job's id is recorded even when this is cancelled.
+            return await shielded(self._post(segment))
+
+    async def _post(self, segment: SegmentRequest) -> str:
+        job = await retry_async(self.submit, segment.text, **WHILE_RATE_LIMITED)
+        self.context.journal.submitted(segment.key, job)
         self.context.stats.submitted(time.monotonic())
-        self.begun.set()
+        self.submitted.set()
         return job
 
 
-def _named(piece: Piece) -> str:
-    return f"Document {piece.key.document_id!r}:"
+def _error(state: RetryCallState) -> BaseException | None:
+    return None if state.outcome is None else state.outcome.exception()
 
 
-# Documents read in one hop to a thread.
+# Documents read per call of a thread.
 READ_AHEAD = 32
 READ_AHEAD_CHARACTERS = 4_000_000
 # A part is completed at least this often, so that the journal stays small.
 PART_SECONDS = 300.0
 PROGRESS_SECONDS = 5.0
 CHECK_SECONDS = 10.0
-# Documents appended in one hop to a thread.
+CHECK_ATTEMPTS = 7
+# Documents appended per call of a thread.
 WRITE_AT_ONCE = 32
-# Documents with a log line of their own; the file of rejects has them all.
+# Warnings and rejects in the log; the file of rejects has them all.
 LOGGED_FIRST = 20
-# Reasons that may apply to all documents.
+# Reasons that may be common to all documents.
 _SYSTEMIC = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
-# So many such rejects in a row, and no document done, stop the run: the cause is probably common.
+# Such rejects in a row that stop the run.
 MAX_REJECTED_IN_A_ROW = 25
 
 
 class ConsecutiveFailuresError(TooManyRejectsError):
-    """Too many documents in a row were rejected, and none went through."""
+    """:data:`MAX_REJECTED_IN_A_ROW` documents were rejected, and none was chunked in between."""
 
 
 @dataclass
-class Engine:
+class Pipeline:
     """
     Sends the documents of a run and collects their chunks, on one event loop.
 
-    The id and the body of each job go to the journal; a thread reads the bodies and appends their chunks to the part.
-    When a part is full, the journal records it, and the bodies of its documents are removed. A failure that concerns
-    all documents ends the run with everything kept.
+    The id and the body of each job go to the journal; a thread reads the bodies and appends their chunks to a part.
+    When the part is full, the journal records it and deletes the bodies of its documents. After a failure common to
+    all documents the journal has everything for a retry.
 
     :param submit: performs the POST for a text and returns the job's id.
     :param fetch: performs the GET of a job once and returns the body.
     :param new_part: opens the next part.
     :param check: raises when the output's lease is lost.
-    :param rate: requests a second that have been learned.
+    :param rate: requests a second that the rate limiter allows.
     """
 
     submit: Callable[[str], Awaitable[str]]
     fetch: Callable[[str], Awaitable[bytes]]
     journal: Journal
-    scratch: RunDatabase
+    db: RunDatabase
     stats: RunStats
     new_part: Callable[[], PartWriter]
     check: Callable[[], None]
     rate: Callable[[], float | None] = lambda: None
-    rules: Rules = field(default_factory=Rules)
+    settings: PipelineSettings = field(default_factory=PipelineSettings)
     parts: list[Part] = field(default_factory=list)
-    # Documents in the dataset whose chunks do not cover their text.
+    # Documents whose chunks do not cover their text.
     truncated: int = 0
     rejected: int = 0
 
     def __post_init__(self) -> None:
-        self._window = InFlightLimit(self.rules.max_in_flight)
-        self._slots = BodyBudget()
-        times = PollDelayEstimator(self.rules.poll_interval)
-        context = RunContext(self.fetch, self.journal, self.stats, self._slots, times)
-        self._runner = JobRunner(self.submit, context, self.rules)
+        self._in_flight_limit = InFlightLimit(self.settings.max_in_flight)
+        self._body_budget = BodyBudget()
+        delays = PollDelayEstimator(self.settings.poll_interval)
+        context = RunContext(self.fetch, self.journal, self.stats, self._body_budget, delays)
+        self._runner = JobRunner(self.submit, context, self.settings)
         self._completed: asyncio.Queue[CompletedDocument | None] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
@@ -562,17 +571,17 @@ class Engine:
         self._reported: Counter[str] = Counter()
 
     @property
-    def late(self) -> int:
-        """Jobs that the next run asks for again."""
-        return self._runner.late
+    def unfinished_jobs(self) -> int:
+        """Jobs that the next run polls again."""
+        return self._runner.unfinished_jobs
 
     async def run(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         """
         Submit all documents and collect their chunks.
 
-        :raises LucidworksError: a failure common to all documents. Everything that arrived is kept for a retry.
+        :raises LucidworksError: a failure common to all documents; a retry resumes the run.
         """
-        # Outside of the group: when the group is cancelled, what has just arrived still has to be written.
+        # Outside of the task group, so that results are still written when it is cancelled.
         journal = asyncio.create_task(self.journal.write_groups())
         try:
             async with asyncio.TaskGroup() as group:
@@ -605,10 +614,10 @@ class Engine:
         self, journal: asyncio.Task[None], *, lost: bool = False, all_rejected: bool = False
     ) -> None:
         """
-        Store everything that arrived, for the next run.
+        Flush the journal and close the part.
 
-        :param lost: another process holds the lease, so nothing may be written.
-        :param all_rejected: too many documents in a row were rejected.
+        :param lost: the lease is lost, so nothing may be written.
+        :param all_rejected: the next attempt submits the rejected documents again.
         """
         self._report_metrics()
         journal.cancel()
@@ -618,32 +627,31 @@ class Engine:
                 await in_thread(self._part.abandon)
             return
         if all_rejected:
-            # The next attempt submits them again.
-            self.journal.note("end", None)
-        # Before the part, which can be made from the journal if writing it fails.
+            self.journal.append("end", None)
+        # Before the part, whose contents are in the journal.
         await self.journal.flush()
         await self._close_part()
 
     async def _import_early(self) -> None:
-        """While the first jobs are waited for: documents would wait for it later, and submissions before."""
-        await self._runner.begun.wait()
+        """Import pyarrow while the first jobs are in progress."""
+        await self._runner.submitted.wait()
         for name in ("pyarrow.parquet", "pyarrow.compute"):
             await in_thread(import_module, name)
 
     async def _check_periodically(self) -> None:
-        """Renew the lease; a storage that fails for a while does not end the run."""
-        failing_since: float | None = None
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            try:
-                await in_thread(self.check)
-            except StorageError as err:
-                failing_since = failing_since or time.monotonic()
-                if time.monotonic() - failing_since >= WRITE_TRIES * WRITE_PAUSE:
-                    raise
-                log.warning("The lease on the output is tried again: %s", err)
-            else:
-                failing_since = None
+            await self._check()
+
+    async def _check(self) -> None:
+        """Renew the lease; a storage that fails for a minute does not end the run."""
+        policy = retry_on(
+            StorageError,
+            attempts=CHECK_ATTEMPTS,
+            wait=wait_fixed(CHECK_SECONDS),
+            what="Renewing the lease",
+        )
+        await retry_async(in_thread, self.check, **policy)
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:
@@ -652,25 +660,27 @@ class Engine:
                     if isinstance(candidate, RejectedDocument):
                         self.stats.rejected(candidate.reason)
                         continue
-                    await self._window.acquire(candidate.size)
-                    self.stats.in_flight = self._window.in_flight
+                    await self._in_flight_limit.acquire(candidate.size)
+                    self.stats.in_flight = self._in_flight_limit.in_flight
                     documents.create_task(self._document(candidate))
 
     # -- a document ----------------------------------------------------------------------------------
 
     async def _document(self, candidate: Candidate) -> None:
-        # Bodies of a document in many pieces wait for each other in the journal, not in memory.
-        alone = len(candidate.pieces) == 1
+        # The bodies of many segments are kept in the journal only.
+        alone = len(candidate.segments) == 1
         try:
             if alone:
-                answers = [await self._runner.piece(candidate.pieces[0], alone=True)]
+                results = [await self._runner.segment(candidate.segments[0], alone=True)]
             else:
-                answers = await _all(self._runner.piece(piece, alone=False) for piece in candidate.pieces)
+                results = await _gather(
+                    self._runner.segment(segment, alone=False) for segment in candidate.segments
+                )
         except RejectedError as err:
             self._reject(candidate, err)
             self._release(candidate)
         else:
-            self._completed.put_nowait(CompletedDocument(candidate, answers))
+            self._completed.put_nowait(CompletedDocument(candidate, results))
 
     # -- the parts -----------------------------------------------------------------------------------
 
@@ -690,7 +700,7 @@ class Engine:
                     self._reject(completed.candidate, outcome)
                 else:
                     self._count(completed, outcome)
-                self._slots.release(sum(answer.held for answer in completed.answers))
+                self._body_budget.release(sum(result.size_in_memory for result in completed.results))
                 self._release(completed.candidate)
             if self._part.full or time.monotonic() - self._part_since > PART_SECONDS:
                 await self._close_part()
@@ -710,8 +720,8 @@ class Engine:
                     part.add(
                         completed,
                         read=self.journal.body,
-                        refuse_truncated=self.rules.refuse_truncated,
-                        lenient=self.rules.lenient,
+                        refuse_truncated=self.settings.refuse_truncated,
+                        lenient=self.settings.lenient,
                     )
                 )
             except RejectedError as err:
@@ -726,14 +736,16 @@ class Engine:
             await in_thread(writer.abandon)
             return
         part = await in_thread(writer.close)
-        await self.journal.keep("part", asdict(part))
-        await in_thread(self.scratch.add_new, writer.rows)
+        await self.journal.write("part", asdict(part))
+        await in_thread(self.db.add_new, writer.rows)
         self.parts.append(part)
-        await in_thread(self.journal.drop, self.journal.release(row.id for row in writer.rows))
+        # After a suspension, a successor may be reading the files.
+        await self._check()
+        await in_thread(self.journal.delete, self.journal.unreferenced(row.id for row in writer.rows))
 
     def _count(self, completed: CompletedDocument, written: WriteResult) -> None:
         self._rejected_in_a_row = 0
-        seconds = max((answer.seconds for answer in completed.answers if answer.seconds), default=None)
+        seconds = max((result.seconds for result in completed.results if result.seconds), default=None)
         self.stats.chunked(time.monotonic(), seconds, written.sizes, written.tokens)
         document_id = completed.candidate.document.id
         self._warned += bool(written.warnings)
@@ -747,17 +759,17 @@ class Engine:
 
     def _reject(self, candidate: Candidate, err: RejectedError) -> None:
         document_id = candidate.document.id
-        before = self.scratch.one("SELECT attempts FROM before WHERE id = ?", document_id)
+        before = self.db.one("SELECT attempts FROM before WHERE id = ?", document_id)
         attempts = (before[0] if before else 0) + 1
         file, digest = candidate.file.path, candidate.content_hash
-        self.scratch.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
+        self.db.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
         self.stats.rejected(err.reason)
         self.rejected += 1
         if self.rejected <= LOGGED_FIRST:
             log.warning("Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
-        if not err.late:
+        if not err.job_unfinished:
             value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
-            self.journal.note("failed", value)
+            self.journal.append("failed", value)
         if err.reason in _SYSTEMIC:
             self._rejected_in_a_row += 1
             if self._rejected_in_a_row >= MAX_REJECTED_IN_A_ROW:
@@ -767,8 +779,8 @@ class Engine:
                 )
 
     def _release(self, candidate: Candidate) -> None:
-        self._window.release(candidate.size)
-        self.stats.in_flight = self._window.in_flight
+        self._in_flight_limit.release(candidate.size)
+        self.stats.in_flight = self._in_flight_limit.in_flight
 
     def _progress(self) -> None:
         self.stats.rate = self.rate()
@@ -776,7 +788,7 @@ class Engine:
         self._report_metrics()
 
     def _report_metrics(self) -> None:
-        """What was done since it was told last."""
+        """Report what was done since the last call."""
         stats = self.stats
         done = Counter(
             chunked=stats.documents, rejected=stats.rejects, skipped=stats.skips, chunks=stats.chunks
@@ -788,7 +800,7 @@ class Engine:
 
 
 def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate | RejectedDocument]:
-    """Some of them; in a thread."""
+    """The next candidates; blocks."""
     taken: list[Candidate | RejectedDocument] = []
     characters = 0
     for candidate in islice(candidates, READ_AHEAD):
@@ -800,19 +812,19 @@ def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate 
 
 
 def _collect(completed: CompletedDocument | None, batch: list[CompletedDocument]) -> bool:
-    """Whether that was the last."""
+    """Add a document to a batch; True at the end of the queue."""
     if completed is not None:
         batch.append(completed)
     return completed is None
 
 
-async def _all(asked: Iterable[Coroutine[Any, Any, ChunkedPiece]]) -> list[ChunkedPiece]:
-    """All of them, or what is wrong with one when the others have ended: their jobs are paid for."""
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+async def _gather(calls: Iterable[Coroutine[Any, Any, SegmentResult]]) -> list[SegmentResult]:
+    """Wait for all, as their jobs cost money, then raise the first failure; other failures go before rejects."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    failures = [result for result in results if isinstance(result, BaseException)]
     for failure in sorted(failures, key=lambda failure: isinstance(failure, RejectedError)):
         raise failure
-    return [answer for answer in answers if isinstance(answer, ChunkedPiece)]
+    return [result for result in results if isinstance(result, SegmentResult)]
 
 
 async def _periodically(seconds: float, call: Callable[[], None]) -> None:
@@ -826,6 +838,6 @@ async def _watched(task: asyncio.Task[None]) -> None:
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The failure that a group wraps; of several the one that our own code can explain."""
+    """The first failure of a group, preferably one of this package's errors."""
     flat = [_first(one) if isinstance(one, BaseExceptionGroup) else one for one in failures.exceptions]
     return next((failure for failure in flat if isinstance(failure, LucidworksError)), flat[0])

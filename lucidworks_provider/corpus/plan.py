@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a run has to send: documents that are new, or not what they were.
+Decides what a run sends: documents that are new or have changed.
 
 ==================================  =========================================================================
-a file of one document              skipped unopened when its path, size and etag stand in the index; else it
-                                    is read when its turn comes, and skipped when its text has the same hash
-a file of many records              skipped unopened when the index has documents of it with its size and etag,
-                                    and none was rejected; else read twice: all ids before the first
-                                    submission (two documents with one id are an error), then the texts
-documents handed over by a task     like such a file, every time
+a file of one document              skipped unopened if the tables have its path, size and etag; otherwise it is
+                                    read, and skipped if its text has the same hash
+a file of many records              skipped unopened if the tables have documents of it with its size and etag,
+                                    and none was rejected; otherwise read twice: all ids before the first
+                                    submission (duplicate ids are an error), then the texts
+inline documents                    read as a file of many records
 ==================================  =========================================================================
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-from lucidworks_provider.corpus.journal import PieceKey, Place
+from lucidworks_provider.corpus.journal import BodyLocation, SegmentKey
 from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, Reject, Row, RunDatabase
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, content_hash
 from lucidworks_provider.documents.source import Format, SourceFile
@@ -29,26 +29,26 @@ from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)
 
-# Of files that are read ahead.
+# Sizes of the files that are read ahead.
 _AHEAD_BYTES = 32_000_000
 _RECORDS = {Format.JSON_LINES, Format.CSV, Format.PARQUET, Format.DELTA}
-# The file name of documents that a task handed over.
-HANDED_OVER = SourceFile("", "", 0, "", Format.JSON_LINES)
+# The file of inline documents.
+INLINE = SourceFile("", "", 0, "", Format.JSON_LINES)
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SegmentRequest:
     """
-    What one request carries, and what an earlier try has got for it.
+    A segment to be chunked, with what the journal has of it.
 
-    :param job: an id that was submitted and not answered yet, or empty.
-    :param place: a body that lies in the journal.
+    :param job: id of a job that was submitted; empty for none.
+    :param body: where the job's result is in the journal.
     """
 
-    key: PieceKey
+    key: SegmentKey
     text: str
     job: str = ""
-    place: Place | None = None
+    body: BodyLocation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +58,22 @@ class Candidate:
     document: Document
     content_hash: str
     file: SourceFile
-    pieces: tuple[Piece, ...]
+    segments: tuple[SegmentRequest, ...]
 
     @property
     def size(self) -> int:
-        """Roughly its bytes in memory."""
+        """Approximate bytes in memory."""
         return len(self.document.text)
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlanSummary:
     """
-    :param documents: of the source, as far as they are known without opening files of one document.
-    :param candidates: of them, those that may have to be sent.
-    :param bytes: of the candidates, as they lie in the source.
+    What a scan of the source has found.
+
+    :param documents: in the source.
+    :param candidates: documents that may have to be sent.
+    :param bytes: of the candidates in the source.
     """
 
     documents: int
@@ -81,53 +83,55 @@ class Planned:
 
 class Plan:
     """
-    :param read: the documents of a file.
-    :param check: raises InputError for a file that has not the columns that were named.
-    :param reuse: whether what the last snapshot has may be skipped.
+    Compares a source with the tables.
+
+    :param read: returns the documents of a file.
+    :param check: raises InputError for a file without the columns.
+    :param reuse: skip unchanged documents.
     :param max_text_bytes: of one request.
-    :param find_elsewhere: of a shard, adds documents that it has seen and that were in files of other shards.
+    :param add_from_other_shards: for a shard, loads the rows of its documents that were in files of other shards.
     """
 
     def __init__(
         self,
-        scratch: RunDatabase,
+        db: RunDatabase,
         *,
         read: Callable[[SourceFile], Iterator[Document | RejectedDocument]],
         check: Callable[[SourceFile], None],
         reuse: bool,
         max_text_bytes: int,
-        find_elsewhere: Callable[[], None] | None = None,
+        add_from_other_shards: Callable[[], None] | None = None,
     ) -> None:
-        self._scratch = scratch
+        self._db = db
         self._read = read
         self._check = check
         self._reuse = reuse
         self._max_text_bytes = max_text_bytes
-        self._find_elsewhere = find_elsewhere
+        self._find_elsewhere = add_from_other_shards
 
-    def look(self, files: Iterator[SourceFile], *, exact: bool) -> Planned:
+    def scan(self, files: Iterator[SourceFile], *, exact: bool) -> PlanSummary:
         """
-        Go through the source's files without sending anything.
+        Compare the files of the source with the tables.
 
-        :param exact: also read files of one document, to know whether their text has changed.
-        :raises InputError: an id that two documents have, or a column that is missing.
+        :param exact: also read files of one document, to find out whether their text has changed.
+        :raises InputError: two documents have the same id, or a column is missing.
         """
-        scratch, size = self._scratch, 0
+        db, size = self._db, 0
         for file in files:
             if file.format in _RECORDS:
-                if self._reuse and file is not HANDED_OVER and self._records_same(file):
+                if self._reuse and file is not INLINE and self._records_same(file):
                     continue
                 self._check(file)
                 size += self._scan(file)
-            elif self._same(file, self._scratch.known(file.path, old=self._reuse)):
-                self._see(file.path, SAME, file)
+            elif self._same(file, self._db.known(file.path, old=self._reuse)):
+                self._add(file.path, SAME, file)
                 continue
             else:
-                self._see(file.path, TODO, file)
+                self._add(file.path, TODO, file)
                 if exact and not self._differs(file):
                     continue
                 size += file.size
-            scratch.run(
+            db.run(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
                 file.path,
                 file.uri,
@@ -135,18 +139,20 @@ class Plan:
                 file.etag,
                 file.format,
             )
-        size -= self._see_elsewhere()
-        todo = scratch.count("SELECT count(*) FROM seen WHERE action = ?", TODO)
-        return Planned(scratch.count("SELECT count(*) FROM seen"), todo, size)
+        size -= self._skip_from_other_shards()
+        todo = db.count("SELECT count(*) FROM source WHERE action = ?", TODO)
+        return PlanSummary(db.count("SELECT count(*) FROM source"), todo, size)
 
     def candidates(self) -> Iterator[Candidate | RejectedDocument]:
         """
-        The documents to be sent, and those that cannot be read.
+        The documents to send, and those that cannot be read.
 
-        Documents that turn out to be what they were are noted with their new size and etag.
+        Unchanged documents are recorded with their new size and etag.
         """
-        # The storage is waited for ahead, the database is only used here.
-        read = read_ahead(self._open, self._files(), size=lambda file: max(file.size, 0), most=_AHEAD_BYTES)
+        # Files are read ahead; the database is used by this thread only.
+        read = read_ahead(
+            self._open, self._files(), size=lambda file: max(file.size, 0), max_bytes=_AHEAD_BYTES
+        )
         with closing(read):
             for file, documents in read:
                 for found in documents:
@@ -157,148 +163,148 @@ class Plan:
                         yield candidate
 
     def _files(self) -> Iterator[SourceFile]:
-        # Row by row, not a cursor: this may go on for hours while the same database is written.
+        # Not by a cursor: the database is written during the iteration, which may take hours.
         last = ""
-        while row := self._scratch.one(
+        while row := self._db.one(
             "SELECT path, uri, size, etag, format FROM files WHERE path >= ? ORDER BY path LIMIT 1", last
         ):
             yield SourceFile(row[1], row[0], row[2], row[3], Format(row[4]))
-            # The least text that is greater.
+            # The next greater text.
             last = row[0] + "\0"
 
     def _open(self, file: SourceFile) -> tuple[SourceFile, Iterable[Document | RejectedDocument]]:
-        """A file of one document is read at once, one of many records as it is iterated over."""
+        """Read a file of one document; a file of records is read as it is iterated over."""
         documents = self._read(file)
         return file, documents if file.format in _RECORDS else list(documents)
 
     def _reject(self, found: RejectedDocument, file: SourceFile) -> None:
-        before = self._scratch.one("SELECT attempts FROM before WHERE id = ?", found.id)
+        before = self._db.one("SELECT attempts FROM before WHERE id = ?", found.id)
         attempts = (before[0] if before else 0) + 1
-        self._scratch.reject(Reject(found.id, found.reason, found.detail, attempts, file.path))
+        self._db.reject(Reject(found.id, found.reason, found.detail, attempts, file.path))
 
     def _candidate(self, document: Document, file: SourceFile) -> Candidate | RejectedDocument | None:
-        scratch, digest = self._scratch, content_hash(document.text)
-        if file.format in _RECORDS and not scratch.one("SELECT 1 FROM seen WHERE id = ?", document.id):
-            # It was not there when the ids were compared.
-            scratch.see(document.id, TODO)
-        known = scratch.known(document.id, old=self._reuse)
+        db, digest = self._db, content_hash(document.text)
+        if file.format in _RECORDS and not db.one("SELECT 1 FROM source WHERE id = ?", document.id):
+            # The file has changed since the scan.
+            db.add_to_source(document.id, TODO)
+        known = db.known(document.id, old=self._reuse)
         if known is not None and known.hash == digest:
             if (known.size, known.etag, known.file) != (file.size, file.etag, file.path):
-                scratch.run(
+                db.run(
                     "INSERT OR REPLACE INTO touched VALUES (?, ?, ?, ?)",
                     document.id,
                     file.size,
                     file.etag,
                     file.path,
                 )
-            scratch.set_action(document.id, SAME)
+            db.set_action(document.id, SAME)
             return None
-        failed = scratch.one("SELECT * FROM failed WHERE id = ? AND hash = ?", document.id, digest)
+        failed = db.one("SELECT * FROM failed WHERE id = ? AND hash = ?", document.id, digest)
         if failed:
-            scratch.reject(Reject(document.id, failed[2], failed[3], failed[4], file.path, digest))
+            db.reject(Reject(document.id, failed[2], failed[3], failed[4], file.path, digest))
             return RejectedDocument(document.id, Reason(failed[2]), failed[3])
-        return Candidate(document, digest, file, tuple(self._pieces(document, digest)))
+        return Candidate(document, digest, file, tuple(self._segments(document, digest)))
 
-    def _pieces(self, document: Document, digest: str) -> Iterator[Piece]:
-        for piece in split(document.text, max_bytes=self._max_text_bytes):
-            if not piece.text.strip():
-                # The service takes no text without a word, and nothing is missing without it.
+    def _segments(self, document: Document, digest: str) -> Iterator[SegmentRequest]:
+        for segment in split(document.text, max_bytes=self._max_text_bytes):
+            if not segment.text.strip():
+                # The service refuses texts without a word.
                 continue
-            key = PieceKey(document.id, digest, piece.start, len(piece.text))
-            row = self._scratch.one(
-                "SELECT job, log, offset, bytes FROM pieces WHERE id = ? AND hash = ? AND start = ? AND length = ?",
+            key = SegmentKey(document.id, digest, segment.start, len(segment.text))
+            row = self._db.one(
+                "SELECT job, log, offset, bytes FROM segments WHERE id = ? AND hash = ? AND start = ? AND length = ?",
                 key.document_id,
                 key.content_hash,
                 key.start,
                 key.length,
             )
-            job, place = "", None
+            job, body = "", None
             if row:
-                job, place = row[0], Place(row[1], row[2], row[3]) if row[1] else None
-            yield Piece(key, piece.text, job, place)
+                job, body = row[0], BodyLocation(row[1], row[2], row[3]) if row[1] else None
+            yield SegmentRequest(key, segment.text, job, body)
 
     @staticmethod
     def _same(file: SourceFile, row: Row | None) -> bool:
         return row is not None and (row.size, row.etag, row.file) == (file.size, file.etag, file.path)
 
     def _records_same(self, file: SourceFile) -> bool:
-        """Mark all documents of a file of records that is what it was."""
-        scratch = self._scratch
-        # One row with the file's etag says that a run has read it as it is now; a row with another one is of a
-        # document that had vanished by then.
+        """Mark all documents of an unchanged file of records; False if the file has changed."""
+        db = self._db
+        # One row with the etag proves that a run has read this version of the file; rows with another etag are of
+        # documents that the file no longer had.
         now = (file.path, file.size, file.etag)
-        if not scratch.one("SELECT 1 FROM old WHERE file = ? AND size = ? AND etag = ?", *now):
+        if not db.one("SELECT 1 FROM old WHERE file = ? AND size = ? AND etag = ?", *now):
             return False
-        if scratch.one("SELECT 1 FROM before WHERE file = ?", file.path):
+        if db.one("SELECT 1 FROM before WHERE file = ?", file.path):
             return False
-        if scratch.one("SELECT 1 FROM new WHERE file = ?", file.path):
-            # An unfinished run has found it changed.
+        if db.one("SELECT 1 FROM new WHERE file = ?", file.path):
+            # Changed, according to the journal.
             return False
-        clash = scratch.one(
-            "SELECT old.id FROM old JOIN seen ON seen.id = old.id WHERE old.file = ? AND old.size = ? "
+        clash = db.one(
+            "SELECT old.id FROM old JOIN source ON source.id = old.id WHERE old.file = ? AND old.size = ? "
             "AND old.etag = ? LIMIT 1",
             *now,
         )
         if clash:
-            raise _twice(clash[0], file)
-        scratch.run(
-            "INSERT INTO seen SELECT id, ? FROM old WHERE file = ? AND size = ? AND etag = ?", SAME, *now
+            raise _duplicate_id(clash[0], file)
+        db.run(
+            "INSERT INTO source SELECT id, ? FROM old WHERE file = ? AND size = ? AND etag = ?", SAME, *now
         )
         return True
 
     def _scan(self, file: SourceFile) -> int:
-        """All ids of a file of records, with a first idea of their action; bytes of the texts that differ."""
+        """Add all ids of a file of records; returns the bytes of the texts that have changed."""
         size, unreadable = 0, False
         for found in self._read(file):
             if isinstance(found, RejectedDocument):
                 unreadable = True
-                self._see(found.id, REJECTED, file)
+                self._add(found.id, REJECTED, file)
                 continue
-            known = self._scratch.known(found.id, old=self._reuse)
+            known = self._db.known(found.id, old=self._reuse)
             same = known is not None and known.hash == content_hash(found.text)
-            self._see(found.id, SAME if same else TODO, file)
+            self._add(found.id, SAME if same else TODO, file)
             bytes_ = 0 if same else len(found.text.encode())
             size += bytes_
             if known is None and self._find_elsewhere is not None:
                 values = (found.id, content_hash(found.text), bytes_)
-                self._scratch.run("INSERT OR IGNORE INTO unknown VALUES (?, ?, ?)", *values)
+                self._db.run("INSERT OR IGNORE INTO unknown VALUES (?, ?, ?)", *values)
         if unreadable:
-            # Whose record that was cannot be told, so nothing that the file held before counts as vanished.
-            self._scratch.run(
-                "INSERT OR IGNORE INTO seen SELECT id, ? FROM old WHERE file = ?", REJECTED, file.path
+            # The unreadable record may be any document that the file had before.
+            self._db.run(
+                "INSERT OR IGNORE INTO source SELECT id, ? FROM old WHERE file = ?", REJECTED, file.path
             )
         return size
 
-    def _see_elsewhere(self) -> int:
-        """Records whose text is known from a file of another shard; their bytes."""
-        scratch = self._scratch
-        if self._find_elsewhere is None or not self._reuse or not scratch.one("SELECT 1 FROM unknown"):
+    def _skip_from_other_shards(self) -> int:
+        """Skip records whose text was in a file of another shard; returns their bytes."""
+        db = self._db
+        if self._find_elsewhere is None or not self._reuse or not db.one("SELECT 1 FROM unknown"):
             return 0
         self._find_elsewhere()
         same = "FROM unknown u JOIN old ON old.id = u.id AND old.hash = u.hash"
-        scratch.run(f"UPDATE seen SET action = ? WHERE id IN (SELECT u.id {same})", SAME)  # noqa: S608
-        return scratch.count(f"SELECT sum(u.bytes) {same}")
+        db.run(f"UPDATE source SET action = ? WHERE id IN (SELECT u.id {same})", SAME)  # noqa: S608
+        return db.count(f"SELECT sum(u.bytes) {same}")
 
     def _differs(self, file: SourceFile) -> bool:
-        """Whether a file of one document has to be sent; if it does not, it is noted so."""
+        """Whether the text of a file of one document has changed; records an unchanged one."""
         for found in self._read(file):
             if isinstance(found, RejectedDocument):
                 self._reject(found, file)
                 return True
-            known = self._scratch.known(found.id, old=self._reuse)
+            known = self._db.known(found.id, old=self._reuse)
             if known is not None and known.hash == content_hash(found.text):
                 self._candidate(found, file)
                 return False
         return True
 
-    def _see(self, document_id: str, action: int, file: SourceFile) -> None:
-        if not self._scratch.see(document_id, action):
-            raise _twice(document_id, file)
+    def _add(self, document_id: str, action: int, file: SourceFile) -> None:
+        if not self._db.add_to_source(document_id, action):
+            raise _duplicate_id(document_id, file)
 
 
-def _twice(document_id: str, file: SourceFile) -> InputError:
+def _duplicate_id(document_id: str, file: SourceFile) -> InputError:
     where = f"{file.uri} has" if file.uri else "The documents have"
     return InputError(
-        f"{where} the document id {document_id!r}, which another document has as well. An id names one document: its "
-        "chunks replace those of the run before. Make the ids of the source distinct."
+        f"{where} the document id {document_id!r}, which another document has as well. Chunks of one id "
+        "replace those of the run before. Make the ids of the source unique."
     )

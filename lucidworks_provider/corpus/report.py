@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The report of a run: one HTML page beside the dataset that needs nothing else.
+The report of a run: one self-contained HTML page.
 
-It holds no script and no address that a browser would follow, and a Content-Security-Policy that forbids both.
+It has no scripts and loads nothing, which its Content-Security-Policy enforces.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,14 +20,44 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from lucidworks_provider.corpus import charts
+from lucidworks_provider.corpus.dataset import REPORT, below
 from lucidworks_provider.corpus.stats import duration
+from lucidworks_provider.storage import write_file
 
-# What the page says comes from outside, so it is bounded: characters of a value and the bytes that they become,
-# rows of a table.
+# Bounds of untrusted values: characters, bytes after escaping, rows of a table.
 LONGEST, MOST_BYTES, MOST_ROWS = 400, 600, 60
 _TABLE_ROWS = 24
-# Not allowed in HTML, whatever they are written as; halves of surrogate pairs have no UTF-8 at all.
+# Characters that HTML does not allow in any form, and surrogates, which UTF-8 cannot encode.
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+
+
+def write_report(
+    output: str,
+    place: str,
+    stats: Mapping[str, Any],
+    *,
+    task: Sequence[object],
+    returned: Mapping[str, Any],
+    options: Mapping[str, Any],
+    **more: Any,
+) -> None:
+    """
+    Render a report and write it.
+
+    :param place: URI of its folder.
+    :param task: identifies the task instance.
+    :param returned: what the task returns.
+    :param more: other values of :func:`render`'s ``about``.
+    """
+    about = {
+        "title": output.rpartition("/")[2],
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "task": " / ".join(map(str, task)),
+        "manifest": dict(returned),
+        "options": options,
+        **more,
+    }
+    write_file(below(place, REPORT), render(stats, about).encode())
 
 
 def render(stats: Mapping[str, Any], about: Mapping[str, Any]) -> str:
@@ -80,7 +111,7 @@ def _template() -> Template:
 
 
 def _html(value: Any) -> Markup:
-    """Anything as text of the page; ids and details are other people's, and may be HTML or no text at all."""
+    """Escape and bound a value; ids and details are untrusted."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, float):
@@ -103,7 +134,7 @@ def _summary(stats: Mapping[str, Any]) -> str:
 
 
 def _figures(stats: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
-    """Names, values, what is said below them, and whether they are bad news."""
+    """Names, values, notes, and whether to highlight them."""
     documents, chunks, tokens = stats["documents"], stats["chunks"], stats["tokens"]
     requests, rejects = stats["requests"], sum(stats["rejected"].values())
     total, twice = stats.get("total"), stats["resubmitted"]
@@ -131,7 +162,7 @@ def _histogram(
         f"{counts['count']:,} {things}: {name(counts['min'])} to {name(counts['max'])}, half of them up to "
         f"{name(counts['median'])}, 95 % up to {name(counts['p95'])}."
     )
-    # Long numbers would overlap.
+    # Short labels, so that they do not overlap.
     axis = charts.short if name is _count and edges[-1] > 20_000 else name
     fewer, sums = charts.merged(edges, counts["counts"], _TABLE_ROWS)
     return {
@@ -180,14 +211,14 @@ def _timeline(stats: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """Names, values in words, and whether those are code."""
+    """Names, formatted values, and whether these are code."""
     return [(name, *_words(value)) for name, value in islice(_flat(values, ""), MOST_ROWS)]
 
 
 def _flat(values: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            # What a run returned says by itself what it is.
+            # The names of what the task returned need no prefix.
             yield from _flat(value, before if name == "manifest" else f"{before}{name}.")
         else:
             yield f"{before}{name}", value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an unfinished run has left."""
+"""Resumes an unfinished run from its journal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lucidworks_provider.corpus.dataset import CHUNKS, below
-from lucidworks_provider.corpus.journal import Journal, PieceKey, Place, Record
+from lucidworks_provider.corpus.journal import BodyLocation, Journal, Record, SegmentKey
 from lucidworks_provider.corpus.parts import Part, read_index
 from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.corpus.settings import Corpus
@@ -17,10 +17,10 @@ from lucidworks_provider.storage import names_in
 
 log = logging.getLogger(__name__)
 
-# Jobs and answers of documents that no part of their run has.
-_UNSETTLED = """
-SELECT id, hash, start, length, job, log, offset, bytes FROM pieces
-WHERE NOT EXISTS (SELECT 1 FROM new WHERE new.id = pieces.id AND new.hash = pieces.hash)
+# Jobs and bodies of documents that are in no part.
+_UNFINISHED = """
+SELECT id, hash, start, length, job, log, offset, bytes FROM segments
+WHERE NOT EXISTS (SELECT 1 FROM new WHERE new.id = segments.id AND new.hash = segments.hash)
 """
 
 
@@ -28,8 +28,8 @@ def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
     """
     Refuse to mix the chunks of two configurations.
 
-    :param found: the options that something was made with.
-    :raises InputError: says which differ.
+    :param found: options of the existing chunks.
+    :raises InputError: names the options that differ.
     """
     wanted = corpus.options.as_json()
     if found == wanted or corpus.full_refresh:
@@ -40,94 +40,97 @@ def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
         if found.get(name) != wanted[name]
     )
     raise InputError(
-        f"{where} was made with another configuration: {differences}. Chunks of two configurations do not belong "
-        "into one table. Choose another output, or full_refresh=True, which submits every document again."
+        f"{where} was made with another configuration: {differences}. Chunks of two configurations cannot be in one "
+        "table. Choose another output, or full_refresh=True, which submits every document again."
     )
 
 
-def take_over(
+def resume_run(
     journal: Journal,
     corpus: Corpus,
-    scratch: RunDatabase,
+    db: RunDatabase,
     *,
-    published: str,
-    taken: Callable[[], set[str]] | None,
+    published_journal: str,
+    published_parts: Callable[[], set[str]] | None,
     has_tables: bool,
 ) -> tuple[list[Part], int] | None:
     """
-    What an unfinished run has left.
-
-    :param published: the journal of the last run whose documents are in the tables. Of it only jobs that were not
-        ready are left.
-    :param taken: returns the paths of its parts that the tables have; None for all of them.
-    :return: its parts, and the dimension of their vectors (0 when there is none); None when there was no such run.
-    :raises InputError: it had another configuration.
+    Load the journal of an unfinished run.
+    :param published_journal: the journal of the last published run; only its unfinished jobs are resumed.
+    :param published_parts: returns the paths of its parts that the tables have; None for all of them.
+    :return: its parts, and the dimension of their vectors (0 if unknown); None if there is no unfinished run.
+    :raises InputError: the run had another configuration.
     """
     head = journal.head()
-    was_published = head is not None and head["run"] == published
-    had = taken() if was_published and taken is not None else None
+    was_published = head is not None and head["run"] == published_journal
+    had = published_parts() if was_published and published_parts is not None else None
     added = had is not None and any(
         record.kind == "part" and record.value["path"] and record.value["path"] not in had
         for record in journal.load()
     )
     if was_published and not added:
-        log.info("The last run died when all was done but tidying up.")
-        carry_over(journal, scratch)
-        scratch.forget_run()
+        log.info("The last run died after its commits; its journal is ended.")
+        carry_over(journal, db)
+        db.clear_run()
         head = journal.head()
     if head is None:
         return None
     options = head.get("options") or {}
     if options != corpus.options.as_json():
         if not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
-            # Where there are tables of what is asked for, the unfinished run was the mistake.
+            # If there are tables with this configuration, that of the unfinished run was the mistake.
             check_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
         orphans = [record.job for record in journal.load() if record.kind == "submitted"]
         log.warning(
-            "An unfinished run with another configuration is given up; its %s jobs are orphans, the first: %s",
+            "An unfinished run with another configuration is discarded; its %s jobs are orphans, the first: %s",
             len(orphans),
             orphans[:10],
         )
         journal.end()
         return None
-    parts, dimension = _replay(journal, scratch, set(names_in(below(corpus.output, CHUNKS))))
+    parts, dimension = _replay(journal, db, set(names_in(below(corpus.output, CHUNKS))))
     log.info(
-        "Going on with an unfinished run: %s parts, %s jobs or answers.",
+        "Resuming an unfinished run: %s parts, %s jobs or results.",
         len(parts),
-        scratch.count("SELECT count(*) FROM pieces"),
+        db.count("SELECT count(*) FROM segments"),
     )
-    # It may have died between a part and the removal of what the part has made superfluous.
-    journal.drop(journal.release(row[0] for row in scratch.rows("SELECT id FROM new")))
+    # The run may have died between the record of a part and the deletion of the bodies that it contains.
+    journal.delete(journal.unreferenced(row[0] for row in db.rows("SELECT id FROM new")))
     if had:
         for path in had:
-            scratch.run("DELETE FROM new WHERE part = ?", path)
+            db.run("DELETE FROM new WHERE part = ?", path)
         parts = [part for part in parts if part.path not in had]
     return parts, dimension
 
 
-def carry_over(journal: Journal, scratch: RunDatabase) -> None:
+def carry_over(journal: Journal, db: RunDatabase) -> None:
     """
-    End a journal of which the tables have everything but the jobs that were not ready: those are the next run's.
+    End a published journal; its unfinished jobs are carried over to the next run.
 
-    :raises StorageError: that cannot be written.
+    :raises StorageError: the journal cannot be written.
     """
-    _replay(journal, scratch, None)
-    unsettled = [
+    _replay(journal, db, None)
+    unfinished = [
         Record(
-            "body" if row[5] else "submitted", PieceKey(*row[:4]), row[4], Place(*row[5:]) if row[5] else None
+            "body" if row[5] else "submitted",
+            SegmentKey(*row[:4]),
+            row[4],
+            BodyLocation(*row[5:]) if row[5] else None,
         )
-        for row in scratch.rows(_UNSETTLED)
+        for row in db.rows(_UNFINISHED)
     ]
-    if unsettled:
-        journal.carry_over(unsettled)
+    if unfinished:
+        journal.carry_over(unfinished)
     else:
         journal.end()
 
 
-def _replay(journal: Journal, scratch: RunDatabase, files: set[str] | None) -> tuple[list[Part], int]:
+def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> tuple[list[Part], int]:
     """
-    :param files: that the table's folder has; a part without its file is left out. None to take all.
-    :return: the parts, and the dimension of their vectors (0 when there is none).
+    Load the records of a journal into the run database.
+
+    :param files: names in the folder of ``chunks``; a part without its file is skipped. None to skip none.
+    :return: the parts, and the dimension of their vectors (0 if unknown).
     """
     parts: list[Part] = []
     dimension = 0
@@ -140,18 +143,18 @@ def _replay(journal: Journal, scratch: RunDatabase, files: set[str] | None) -> t
                     log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
                     continue
                 parts.append(part)
-                scratch.add_new(read_index(part.index))
+                db.add_new(read_index(part.index))
             case "failed":
-                scratch.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
-                # Another attempt sends it anew.
-                scratch.run("DELETE FROM pieces WHERE id = ?", record.value[0])
+                db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
+                # The next attempt submits it again.
+                db.run("DELETE FROM segments WHERE id = ?", record.value[0])
             case "end":
-                scratch.forget_failures()
+                db.clear_failures()
             case _ if record.key is not None:
-                key, place = record.key, record.place
-                where = (place.file, place.offset, place.length) if place else (None, None, None)
+                key, body = record.key, record.location
+                where = (body.file, body.offset, body.length) if body else (None, None, None)
                 values = (key.document_id, key.content_hash, key.start, key.length, record.job, *where)
-                scratch.run("INSERT OR REPLACE INTO pieces VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
+                db.run("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
     return parts, dimension
 
 

@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a run knows about each document, in a database on the worker's own disk.
+A temporary SQLite database with what a run knows of each document.
 
-A hundred thousand documents in dictionaries are a hundred megabytes; ten million do not fit at all. This takes
-a few megabytes of memory whatever the corpus, and about 500 bytes of disk a document. Nothing in it has to
-outlive the process: it is made from the table of documents, the journal and the source.
+It needs a few megabytes of memory for any corpus, and about 500 bytes of disk a document. It is built from the table
+of documents, the journal and the source.
+
+==============  ==================================================================
+``documents``   rows of the table of documents; ``old``: those with chunks
+``source``      documents of the source, with their action
+``new``         documents that the run has chunked
+``touched``     documents with the same text and another size, etag or file
+``files``       files of the source that have to be read
+``segments``    jobs and results in the journal
+``rejects``     documents that this run rejects; ``before``: earlier rejects
+``failed``      texts that are not sent again
+``unknown``     documents of a shard that it did not have before
+==============  ==================================================================
 """
 
 from __future__ import annotations
@@ -14,6 +25,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +40,11 @@ CREATE VIEW old AS SELECT id, hash, size, etag, file, chunks, part, first, token
     WHERE hash IS NOT NULL;
 CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, etag TEXT, file TEXT, chunks INTEGER, part TEXT,
     first INTEGER, tokens INTEGER) WITHOUT ROWID;
-CREATE TABLE seen (id TEXT PRIMARY KEY, action INTEGER) WITHOUT ROWID;
+CREATE TABLE source (id TEXT PRIMARY KEY, action INTEGER) WITHOUT ROWID;
 CREATE TABLE touched (id TEXT PRIMARY KEY, size INTEGER, etag TEXT, file TEXT) WITHOUT ROWID;
 CREATE TABLE files (path TEXT PRIMARY KEY, uri TEXT, size INTEGER, etag TEXT, format TEXT) WITHOUT ROWID;
 CREATE TABLE unknown (id TEXT PRIMARY KEY, hash TEXT, bytes INTEGER) WITHOUT ROWID;
-CREATE TABLE pieces (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TEXT, log TEXT, offset INTEGER,
+CREATE TABLE segments (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TEXT, log TEXT, offset INTEGER,
     bytes INTEGER, PRIMARY KEY (id, hash, start, length)) WITHOUT ROWID;
 CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT, hash TEXT)
     WITHOUT ROWID;
@@ -41,18 +53,18 @@ CREATE INDEX new_file ON new (file);
 CREATE TABLE before (id TEXT PRIMARY KEY, attempts INTEGER, file TEXT) WITHOUT ROWID;
 """
 
-# What becomes of a document that the source has.
+# Actions of documents of the source.
 SAME, TODO, REJECTED = 0, 1, 2
 
 
 class Row(NamedTuple):
     """
-    A document whose chunks stand in a file.
+    A document with chunks.
 
-    :param size: bytes of its source file.
-    :param etag: etag or time of change of its source file.
-    :param part: the file of its chunks, below the table; None where it has none.
-    :param first: its first row there.
+    :param size: of its source file, bytes.
+    :param etag: of its source file.
+    :param part: path of the file of its chunks; None if it has no chunks.
+    :param first: its first row in that file.
     """
 
     id: str
@@ -68,10 +80,10 @@ class Row(NamedTuple):
 
 class Reject(NamedTuple):
     """
-    A document that is left out.
+    A rejected document.
 
-    :param attempts: runs that have tried it.
-    :param hash: of its text, where that was sent.
+    :param attempts: runs that have rejected it.
+    :param hash: of its text, if that was sent.
     """
 
     id: str
@@ -84,26 +96,25 @@ class Reject(NamedTuple):
 
 class RunDatabase:
     """
-    A database that goes with the process. Every method may be called from any thread.
+    The database; thread-safe.
 
-    :raises OSError: no space for it.
+    :raises OSError: there is no space for it.
     """
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="lucidworks-corpus-")
         self._lock = threading.Lock()
         self._db = sqlite3.connect(
-            Path(self._folder.name) / "scratch.db", check_same_thread=False, isolation_level=None
+            Path(self._folder.name) / "run.db", check_same_thread=False, isolation_level=None
         )
-        # Nothing in it outlives the process, so nothing needs to be safe on the disk; and nothing else opens it, so
-        # no statement needs to lock the file and to look whether another process has changed it.
+        # No durability, and no locks between statements, as no other process opens the file.
         self._db.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-32000; "
             f"PRAGMA locking_mode=EXCLUSIVE; {_TABLES}"
         )
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the database."""
         self._db.close()
         self._folder.cleanup()
 
@@ -114,12 +125,12 @@ class RunDatabase:
         self.close()
 
     def run(self, statement: str, *values: Any) -> None:
-        """One statement."""
+        """Execute a statement."""
         with self._lock:
             self._db.execute(statement, values)
 
     def many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        """One statement for many rows, as one transaction or within the one that is open."""
+        """Execute a statement for many rows, in one transaction."""
         with self._lock:
             open_here = not self._db.in_transaction
             if open_here:
@@ -132,7 +143,7 @@ class RunDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Write once what many statements change; whatever is raised, since there is no way back."""
+        """Group statements into one transaction, which is committed even after an exception."""
         self._db.execute("BEGIN")
         try:
             yield
@@ -145,11 +156,11 @@ class RunDatabase:
             return self._db.execute(query, values).fetchone()
 
     def count(self, query: str, *values: Any) -> int:
-        """The number that a query returns."""
+        """The number in the first row; 0 for NULL."""
         return int(self.one(query, *values)[0] or 0)
 
     def rows(self, query: str, *values: Any, at_once: int = 1000) -> Iterator[Any]:
-        """All rows, some at a time. What the query reads must not change meanwhile."""
+        """All rows; the tables of the query must not be written during the iteration."""
         with self._lock:
             cursor = self._db.execute(query, values)
         while True:
@@ -159,40 +170,46 @@ class RunDatabase:
                 return
             yield from some
 
-    def forget_run(self) -> None:
-        """What is known of the run itself, and not of the dataset."""
-        for table in ("new", "pieces"):
-            self.run(f"DELETE FROM {table}")  # noqa: S608
-        self.forget_failures()
+    def batches(self, query: str, *values: Any, size: int) -> Iterator[list[Any]]:
+        """:meth:`rows` in lists of ``size``."""
+        rows = self.rows(query, *values)
+        while batch := list(islice(rows, size)):
+            yield batch
 
-    def forget_failures(self) -> None:
-        """Let documents be sent again, but for those that would bring the same, and be paid for, again."""
+    def clear_run(self) -> None:
+        """Remove everything that was loaded from the journal."""
+        for table in ("new", "segments"):
+            self.run(f"DELETE FROM {table}")  # noqa: S608
+        self.clear_failures()
+
+    def clear_failures(self) -> None:
+        """Allow failed texts to be sent again, except those with an empty result."""
         self.run("DELETE FROM failed WHERE reason != ?", Reason.EMPTY_RESULT)
 
-    # -- what is asked often --------------------------------------------------------------------------
+    # -- frequent queries and changes -----------------------------------------------------------------
 
     def known(self, document_id: str, *, old: bool) -> Row | None:
-        """The document as this run has written it, else (if ``old``) as the table has it."""
+        """The row that this run has written for a document, or (if ``old``) that of the table."""
         row = self.one("SELECT * FROM new WHERE id = ?", document_id)
         if row is None and old:
             row = self.one("SELECT * FROM old WHERE id = ?", document_id)
         return Row(*row) if row else None
 
     def add_new(self, rows: Iterable[Row]) -> None:
-        """Documents of a part of this run; the later row of a document counts."""
+        """Add the documents of a part; a later row of a document replaces an earlier one."""
         self.many("INSERT OR REPLACE INTO new VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def see(self, document_id: str, action: int) -> bool:
-        """:return: False when the source has had a document of this id before."""
+    def add_to_source(self, document_id: str, action: int) -> bool:
+        """Add a document of the source; False if the id is there already."""
         with self._lock:
-            changed = self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (document_id, action))
+            changed = self._db.execute("INSERT OR IGNORE INTO source VALUES (?, ?)", (document_id, action))
             return changed.rowcount == 1
 
     def set_action(self, document_id: str, action: int) -> None:
-        """Know better what becomes of a document."""
-        self.run("INSERT OR REPLACE INTO seen VALUES (?, ?)", document_id, action)
+        """Update the action of a document."""
+        self.run("INSERT OR REPLACE INTO source VALUES (?, ?)", document_id, action)
 
     def reject(self, reject: Reject) -> None:
-        """A document that will not be in the dataset, or only in the version that it had."""
+        """Reject a document; chunks of an earlier version stay."""
         self.set_action(reject.id, REJECTED)
         self.run("INSERT OR REPLACE INTO rejects VALUES (?, ?, ?, ?, ?, ?)", *reject)

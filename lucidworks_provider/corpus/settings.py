@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run over a corpus is told."""
+"""The settings of a run, and its calls of the service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lucidworks_provider.client.api.chunking import MAX_TEXT_BYTES, ChunkingOptions
-from lucidworks_provider.corpus.pipeline import Rules
+from lucidworks_provider.corpus.pipeline import PipelineSettings
 from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions
 
@@ -17,19 +17,19 @@ from lucidworks_provider.documents.readers import ReadOptions
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """
-    What to chunk, where to, and what to do when.
+    The settings of a run.
 
-    :param source: URI of a file, folder or glob; or the documents themselves.
-    :param listing: URI of the listing of a shard, to be read instead of listing ``source``; then what was done is
-        staged, and :func:`~lucidworks_provider.corpus.run.publish_shards` commits it.
+    :param source: URI of a file, folder or glob; or inline documents.
+    :param listing: URI of the listing of a shard, which replaces listing ``source``. The result is staged for
+        :func:`~lucidworks_provider.corpus.staged_shards.publish_shards`.
     :param output: URI of the folder of the tables.
-    :param full_refresh: send everything again; needed when the configuration changed.
-    :param prune: remove what the source does not have any more.
-    :param max_submissions: documents; refuse to send more.
-    :param max_reject_ratio: of the source's documents; above it the run fails, and what was done is kept.
-    :param keep_raw: keep the bodies, below ``raw``.
-    :param on_missing_chunks: of documents of which somebody else has deleted chunks: ``resend`` or ``drop`` them.
-    :param deletion_vectors: mask replaced chunks; else copy files without them.
+    :param full_refresh: send all documents again; required after a change of the configuration.
+    :param prune: remove documents that the source no longer has.
+    :param max_submissions: fail before sending more documents.
+    :param max_reject_ratio: fail if a larger share of the documents is rejected; results are kept.
+    :param keep_raw: keep the results of the service below ``raw``.
+    :param on_missing_chunks: ``resend`` or ``drop`` documents of which another program has deleted chunks.
+    :param deletion_vectors: mask replaced chunks; otherwise copy files without them.
     :param retention: seconds for which older versions can be read.
     """
 
@@ -37,7 +37,7 @@ class Corpus:
     output: str
     options: ChunkingOptions
     reading: ReadOptions = field(default_factory=ReadOptions)
-    rules: Rules = field(default_factory=Rules)
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
     listing: str | None = None
     full_refresh: bool = False
     prune: bool = False
@@ -53,10 +53,12 @@ class Corpus:
 @dataclass(frozen=True, slots=True)
 class Service:
     """
-    Asks the service, on an event loop.
+    Calls of the service, on an event loop.
 
-    :param client: held open during the run; takes what is told the outcome of each request.
-    :param rate: requests a second that have been learned, None before the first 429.
+    :param submit: performs the POST for a text and returns the job's id.
+    :param fetch: performs the GET of a job and returns the body.
+    :param client: open during the run; its argument is called with the outcome of each request.
+    :param rate: requests a second that the rate limiter allows; None before the first 429.
     """
 
     submit: Callable[[str], Awaitable[str]]

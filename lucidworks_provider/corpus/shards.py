@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-One corpus over many tasks: a listing for each shard of its files.
+Shards of a corpus, one for each mapped task: listings of its files.
 
 ::
 
     LISTINGS/shard-007-of-050.jsonl     the files whose paths fall into shard 7
-    OUTPUT/shards/007-of-050/           lease, journal and notes of the task that works on it
+    OUTPUT/shards/007-of-050/           lease, journal, records and result of its task
     OUTPUT/chunks/, OUTPUT/documents/   files of all shards; one commit makes all of them visible
 
-Which shard a file falls into depends on its path and on the number of shards alone. The tables do not know of
-shards, so their number may change without anything being sent again.
+The shard of a file depends only on its path and on the number of shards. The tables are independent of shards, so a
+change of their number sends nothing again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lucidworks_provider.storage import check_folder, check_uri, reading, writin
 
 log = logging.getLogger(__name__)
 
-# Each is an open file while the source is listed, and a task instance afterwards.
+# Each shard is an open file during the listing, and a task instance.
 MOST_SHARDS = 500
 _BUFFER = 1 << 20
 
@@ -48,29 +48,29 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """For files and folders."""
+        """Part of the names of its files and folders."""
         return f"{self.number:03}-of-{self.of:03}"
 
     def has(self, path: str) -> bool:
-        """Whether a file falls into it, by its path below the source."""
+        """Whether it has a file, by the path below the source."""
         return shard_of(path, self.of) == self.number
 
 
 def shard_of(path: str, shards: int) -> int:
-    """The number of the shard that a file falls into, by its path below the source."""
+    """The number of a file's shard, by the path below the source."""
     return int.from_bytes(blake2b(path.encode(), digest_size=8).digest()) % shards
 
 
 def write_listings(source: str, into: str, *, shards: int) -> list[str]:
     """
-    List a source once, for tasks that work on parts of it.
+    List a source once, and write a listing for each shard.
 
     :param source: as of :func:`~lucidworks_provider.documents.source.list_source`.
     :param into: URI of a folder for the listings; those of an earlier run are replaced.
     :param shards: how many.
-    :return: the URIs of the listings, for ``.expand(listing=…)``. One without a file is among them, since the
-        documents that its shard had have vanished.
-    :raises InputError: the source holds nothing that can be read.
+    :return: the URIs of the listings, for ``.expand(listing=…)``. Empty ones are included, as their shards may have
+        had documents before.
+    :raises InputError: the source has no file that can be read.
     :raises StorageError: a folder cannot be read or written.
     """
     if isinstance(shards, bool) or not isinstance(shards, int) or not 1 <= shards <= MOST_SHARDS:
@@ -96,10 +96,10 @@ def write_listings(source: str, into: str, *, shards: int) -> list[str]:
 
 def read_shard(uri: str) -> Shard:
     """
-    Which shard a listing is of.
+    Read the shard of a listing.
 
-    :raises InputError: there is no such file, or it is not what :func:`write_listings` writes.
-    :raises StorageError: it cannot be read.
+    :raises InputError: there is no such file, or it is not a listing.
+    :raises StorageError: the storage cannot be read.
     """
     for plain in _lines(uri):
         try:
@@ -111,10 +111,10 @@ def read_shard(uri: str) -> Shard:
 
 def read_listing(uri: str) -> Iterator[SourceFile]:
     """
-    The files of a listing, as they are asked for.
+    Iterate over the files of a listing.
 
     :raises InputError: as :func:`read_shard`.
-    :raises StorageError: it cannot be read.
+    :raises StorageError: the storage cannot be read.
     """
     lines = _lines(uri)
     next(lines, None)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a run counts while it works: for the progress line, and for the report at its end.
+Counts of a run, for the progress line and the report.
 
-Constant memory, however long the run: histograms have logarithmic buckets, and the series over time doubles the
-width of its steps each time it is full. It has no clock of its own: ``now`` is ``time.monotonic()`` of the caller.
-For one thread, or the tasks of one event loop.
+Memory is constant: histograms have logarithmic buckets, and the time series doubles the width of its steps each time
+it is full. ``now`` is ``time.monotonic()`` of the caller. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-# Steps of the series over time, an even number; half of them at least are in use after the first minutes.
+# Steps of the time series; an even number.
 STEPS = 240
-# The time left is told by the rate of about so many seconds.
-MEMORY = 60.0
-# No rate is told by less than this, seconds.
-SHORTEST = 0.2
-# Documents and seconds from which on the time left is told: a rate by so many is right to some 15 %.
-ENOUGH, LONG_ENOUGH = 50, 10.0
+# The remaining time is estimated from the rate of about this many seconds.
+RATE_SECONDS = 60.0
+# Seconds; rates over a shorter time are not computed.
+MIN_RATE_SECONDS = 0.2
+# Documents and seconds before the first estimate, whose error is then some 15 %.
+MIN_DOCUMENTS, MIN_SECONDS = 50, 10.0
 
 
 def _logarithmic(first: float, last: float, per_octave: int) -> list[float]:
@@ -37,15 +36,15 @@ def _logarithmic(first: float, last: float, per_octave: int) -> list[float]:
 # Characters: steps of 9 %, whole numbers. Seconds: steps of 19 %, from 10 ms to more than a day.
 SIZE_EDGES = tuple(sorted({round(edge) for edge in _logarithmic(1, 1 << 21, 8)}))
 SECONDS_EDGES = tuple(_logarithmic(0.01, 100_000, 4))
-# Most chunks are below this; one look into a table is a quarter of a search.
+# Buckets of most sizes; a table is four times as fast as a search.
 _TABLE = tuple(bisect_right(SIZE_EDGES, size) for size in range(1 << 13))
 
 
 class Histogram:
     """
-    Counts in buckets; the first and the last have no end.
+    Counts in buckets; the first and the last are unbounded.
 
-    :param edges: ascending; bucket ``i`` holds what is at least ``edges[i - 1]`` and below ``edges[i]``.
+    :param edges: ascending; bucket ``i`` has values from ``edges[i - 1]`` to below ``edges[i]``.
     """
 
     __slots__ = ("counts", "edges", "least", "most", "sum")
@@ -58,9 +57,9 @@ class Histogram:
         self.most = float("-inf")
 
     def add(self, value: float) -> None:
-        """Count one value."""
+        """Count a value."""
         self.counts[bisect_right(self.edges, value)] += 1
-        self._note(value, value, value)
+        self._observe(value, value, value)
 
     def add_sizes(self, sizes: Sequence[int]) -> None:
         """Count many whole numbers, with the edges :data:`SIZE_EDGES`."""
@@ -73,11 +72,11 @@ class Histogram:
         else:
             for size in sizes:
                 counts[bisect_right(self.edges, size)] += 1
-        self._note(sum(sizes), min(sizes), most)
+        self._observe(sum(sizes), min(sizes), most)
 
     def quantile(self, share: float) -> float | None:
         """
-        A value that about ``share`` of all are below, as exact as a bucket is wide; None when there are none.
+        The value that the ``share`` of all values is below, interpolated within its bucket; None without values.
 
         :param share: 0 to 1.
         """
@@ -92,7 +91,7 @@ class Histogram:
         return None
 
     def as_json(self) -> dict[str, Any]:
-        """``edges`` has one more than ``counts``; buckets without a value at both ends are left out."""
+        """``edges`` has one more element than ``counts``; empty buckets at both ends are omitted."""
         used = [number for number, count in enumerate(self.counts) if count]
         if not used:
             return {"count": 0, "edges": [], "counts": []}
@@ -109,7 +108,7 @@ class Histogram:
             "counts": self.counts[first : last + 1],
         }
 
-    def _note(self, total: float, least: float, most: float) -> None:
+    def _observe(self, total: float, least: float, most: float) -> None:
         self.sum += total
         self.least = min(self.least, least)
         self.most = max(self.most, most)
@@ -117,9 +116,9 @@ class Histogram:
 
 class Series:
     """
-    What happened in each step of time, in :data:`STEPS` steps at most.
+    Counts over time, in :data:`STEPS` steps at most.
 
-    :param started: where the first step begins.
+    :param started: beginning of the first step.
     """
 
     __slots__ = ("documents", "in_flight", "last", "requests", "started", "throttled", "width")
@@ -132,10 +131,10 @@ class Series:
         self.requests = [0] * STEPS
         self.throttled = [0] * STEPS
         self.in_flight = [0] * STEPS
-        """The most in each step."""
+        """Maximum of each step."""
 
     def step(self, now: float) -> int:
-        """The step that ``now`` belongs to; pairs of steps become one until there is one."""
+        """The step of ``now``; merges pairs of steps if there is none yet."""
         step = int((now - self.started) / self.width)
         if step > self.last:
             while step >= STEPS:
@@ -145,7 +144,7 @@ class Series:
         return max(step, 0)
 
     def _fold(self) -> None:
-        # In place: a caller may have the list in its hands already (`series.requests[series.step(now)] += 1`).
+        # In place, as callers hold the lists: `series.requests[series.step(now)] += 1`.
         empty = [0] * (STEPS // 2)
         for counts in (self.documents, self.requests, self.throttled):
             counts[:] = [*map(sum, zip(counts[::2], counts[1::2], strict=True)), *empty]
@@ -169,16 +168,16 @@ class RunStats:
     """
     The counts of one run.
 
-    :param total: documents of the source, where that is known.
-    :param started: ``now`` of its beginning, seconds.
+    :param total: documents of the source; None if unknown.
+    :param started: ``now`` of its beginning.
     """
 
     def __init__(self, total: int | None, started: float) -> None:
         self.total = total
         self.in_flight = 0
-        """Jobs that the service has now; assigned by the engine."""
+        """Unfinished jobs; set by the pipeline."""
         self.rate: float | None = None
-        """Requests a second that the limiter allows now; assigned by the engine."""
+        """Requests a second that the rate limiter allows; set by the pipeline."""
         self.documents = self.chunks = self.tokens = 0
         self.requests = self.throttles = self.unanswered = self.submissions = self.resubmissions = (
             self.reuses
@@ -190,17 +189,17 @@ class RunStats:
         self._started = self._latest = started
         self._at_once = 0
         self._rate = 0.0
-        # When the rate was measured last, with the documents of then; and documents and seconds of about MEMORY.
+        # Time and documents of the last measurement; documents and seconds of about RATE_SECONDS.
         self._line: tuple[float, int, int] = (started, 0, 0)
         self._recent = (0.0, 0.0)
-        # When the first documents had been done, and how many were since.
+        # Time of the first documents, and their number since.
         self._first, self._counted = started, 0
 
     def request(self, outcome: int | str, now: float) -> None:
         """
-        A request to the application has ended, of whatever kind and for the first time or again.
+        A request to the application has ended.
 
-        :param outcome: its status; a word where no answer came.
+        :param outcome: its status; a text if there was no response.
         """
         self.requests += 1
         series, step = self.series, self._step(now)
@@ -213,12 +212,12 @@ class RunStats:
             self.unanswered += 1
 
     def submitted(self, now: float) -> None:
-        """The service has taken a job."""
+        """The service has accepted a job."""
         self.submissions += 1
         self._step(now)
 
     def resubmitted(self) -> None:
-        """A text is sent a second time: its job or its result is lost, or may be."""
+        """A text is sent again, as its job or result is or may be lost."""
         self.resubmissions += 1
 
     def reused(self) -> None:
@@ -227,9 +226,9 @@ class RunStats:
 
     def chunked(self, now: float, latency_s: float | None, chunk_sizes: Sequence[int], tokens: int) -> None:
         """
-        A document is done.
+        A document was chunked.
 
-        :param latency_s: from its submission to its result; None where it was submitted by an earlier try.
+        :param latency_s: from its submission to its result; None if an earlier try has submitted it.
         :param chunk_sizes: in characters.
         :param tokens: input tokens that the service counted.
         """
@@ -242,19 +241,19 @@ class RunStats:
             self.latency.add(latency_s)
 
     def rejected(self, reason: str) -> None:
-        """A document gets no chunks."""
+        """A document was rejected."""
         self.reasons[str(reason)] += 1
 
     def skipped(self, n: int = 1) -> None:
-        """Documents that are what they were."""
+        """Documents are unchanged."""
         self.skips += n
         if not (self.submissions or self.documents or self.reasons):
-            # Told by their etags, all at once: no measure of how fast the rest will be.
+            # Skipped by their etags at once, so they do not count for the rate.
             self._at_once += n
 
     @property
     def rejects(self) -> int:
-        """Documents without chunks."""
+        """Rejected documents."""
         return self.reasons.total()
 
     @property
@@ -264,16 +263,15 @@ class RunStats:
 
     @property
     def seconds(self) -> float:
-        """From the beginning to the last thing that was told."""
+        """From the beginning to the last event."""
         return self._latest - self._started
 
     def progress(self, now: float) -> str:
         """
-        One line about where the run is; its documents a second are those since the last line.
+        The progress line; its documents a second are those since the last line.
 
-        The time left is that at the rate of the last minute. It is told when :data:`ENOUGH` documents were done since
-        the first, and :data:`LONG_ENOUGH` seconds have passed: the first jobs take their time, and a few documents
-        give no rate.
+        The remaining time is estimated from the rate of the last minute, once :data:`MIN_DOCUMENTS` documents and
+        :data:`MIN_SECONDS` seconds have passed since the first document.
         """
         self._step(now)
         self._measure(now)
@@ -288,16 +286,16 @@ class RunStats:
         if self.unanswered:
             words.append(f"without an answer: {self.unanswered:,}")
         done, during = self._recent
-        known = self._counted >= ENOUGH and now - self._first >= LONG_ENOUGH
+        known = self._counted >= MIN_DOCUMENTS and now - self._first >= MIN_SECONDS
         if self.total is not None and self.total > self.done and known and done > 0:
             words.append(f"about {duration((self.total - self.done) * during / done)} left")
         return ", ".join(words)
 
     def as_json(self, now: float | None = None) -> dict[str, Any]:
         """
-        Everything as plain values, a few kilobytes.
+        All counts as plain values, a few kilobytes.
 
-        :param now: the end of the run; the last thing that was told where it is not given.
+        :param now: the end of the run; the last event if not given.
         """
         if now is not None:
             self._step(now)
@@ -326,23 +324,23 @@ class RunStats:
 
     def _measure(self, now: float) -> None:
         then, worked, counted = self._line
-        if (seconds := now - then) < SHORTEST:
+        if (seconds := now - then) < MIN_RATE_SECONDS:
             return
         self._rate = (self.documents - worked) / seconds
         counts = self.done - self._at_once
         if counted:
-            forgets = math.exp(-seconds / MEMORY)
+            decay = math.exp(-seconds / RATE_SECONDS)
             done, during = self._recent
-            self._recent = (done * forgets + counts - counted, during * forgets + seconds)
+            self._recent = (done * decay + counts - counted, during * decay + seconds)
             self._counted += counts - counted
         else:
-            # Until the first are done nothing is known; nor when the first of this line were.
+            # The measurement begins with the first documents.
             self._first = now
         self._line = (now, self.documents, counts)
 
 
 def duration(seconds: float) -> str:
-    """A time for people: ``12 s``, ``3 min 20 s``, ``2 h 05 min``, ``1 d 03 h``."""
+    """Format a duration: ``12 s``, ``3 min 20 s``, ``2 h 05 min``, ``1 d 03 h``."""
     whole = round(seconds)
     for size, unit, below, smaller in (
         (86_400, "d", 3_600, "h"),
@@ -361,5 +359,5 @@ def _of(done: int, total: int | None) -> str:
 
 
 def _percent(part: int, whole: int) -> str:
-    # Never "100 %" while something is left.
+    # Rounded down, so that 100 % is the end.
     return f"{part * 100 // whole} %"

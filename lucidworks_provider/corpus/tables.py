@@ -4,14 +4,14 @@ The two Delta tables of a catalogue, and what a run reads of them before it star
 
 ::
 
-    OUTPUT/chunks/       a row for each chunk; its versions are what readers and consumers name
-    OUTPUT/documents/    a row for each document that was ever there: where its chunks are, and what became of it
+    OUTPUT/chunks/       a row for each chunk; readers and consumers refer to its versions
+    OUTPUT/documents/    a row for each document that the source has ever had: its status, and where its chunks are
 
-A run commits ``chunks`` first. The application transaction :data:`RUN` has the run's number in both tables, so a run
-between its two commits is found by the next one, which makes the second. In ``documents`` the transaction
-:data:`DESCRIBES` has the version of ``chunks`` that its rows describe, and :data:`OWN` the version that the run made.
-If one of the tables is at another version, somebody else has changed it: :func:`reconcile` reads the positions
-again, and finds documents without all their chunks.
+A run commits ``chunks`` first. The transaction identifier :data:`RUN` has the number of the run in both tables, which
+shows the next run that one died between its two commits. In ``documents`` the identifier :data:`DESCRIBES` has the
+version of ``chunks`` that its rows describe, and :data:`OWN` the version that the run has committed. If one of the
+tables is at another version, another program has changed it: :func:`reconcile` reads the positions again, and finds
+documents with missing chunks.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Application transaction of ``documents``: the version that a run has committed itself.
+# Transaction identifier in ``documents``: its version after the commit of a run.
 OWN = "lucidworks-documents"
-# Of somebody else's changes so many are named.
+# Examples in messages.
 _NAMED = 3
 
 
 def shard_transaction(name: str) -> str:
-    """Application transaction: the number of a shard's last run that was published."""
+    """Transaction identifier: the number of a shard's last published run."""
     return f"lucidworks-shard-{name}"
 
 
@@ -50,9 +50,9 @@ def documents_schema() -> pa.Schema:
     """
     The columns of ``documents``.
 
-    ``content_hash``, ``size``, ``etag`` and ``source_file`` describe the text whose chunks are in the table,
-    ``chunk_file`` and ``first_row`` where they are. ``version`` is that of ``chunks`` in which they changed last.
-    ``presence`` has the versions in which the document came, went, came back, and so on.
+    ``content_hash``, ``size``, ``etag`` and ``source_file`` describe the text of the chunks, ``chunk_file`` and
+    ``first_row`` their position. ``version`` is that of ``chunks`` in which they changed last. ``presence`` has the
+    versions in which the document was added and deleted, in turn.
     """
     import pyarrow as pa
 
@@ -83,9 +83,7 @@ def documents_schema() -> pa.Schema:
 @dataclass(frozen=True, slots=True)
 class Tables:
     """
-    Both tables as a run finds them; None where there is none yet.
-
-    :param chunks: the newest version.
+    Snapshots of both tables; None before the first run.
     """
 
     chunks: Table | None = None
@@ -93,34 +91,39 @@ class Tables:
 
     @property
     def versions(self) -> tuple[int | None, int | None]:
-        """Of both tables."""
+        """Versions of both tables."""
         return (
             None if self.chunks is None else self.chunks.version,
             None if self.documents is None else self.documents.version,
         )
 
     @property
+    def returned(self) -> dict[str, Any]:
+        """What a task returns of the tables, before it has committed."""
+        return {"version": None, "since": self.versions[0], "documents_version": None}
+
+    @property
     def options(self) -> Mapping[str, Any] | None:
-        """How the chunks were made."""
+        """Options of the chunks."""
         return None if self.chunks is None else json.loads(self.chunks.configuration[OPTIONS])
 
     @property
     def dimension(self) -> int:
-        """Of the vectors; 0 where there is none."""
+        """Of the vectors; 0 if unknown."""
         return 0 if self.chunks is None else int(self.chunks.configuration.get(DIMENSION, 0))
 
     @property
     def transactions(self) -> Mapping[str, int]:
-        """Of ``documents``, by application."""
+        """Transaction identifiers of ``documents``."""
         return {} if self.documents is None else self.documents.transactions
 
     @property
     def run(self) -> int:
-        """Number of the last run that committed both."""
+        """Number of the last complete run."""
         return self.transactions.get(RUN, 0)
 
     def staged(self, shard: Shard) -> int:
-        """Number of the last run of a shard that was published."""
+        """Number of the last published run of a shard."""
         return self.transactions.get(shard_transaction(shard.name), 0)
 
     @property
@@ -129,32 +132,32 @@ class Tables:
         return 0 if self.chunks is None else self.chunks.transactions.get(RUN, 0)
 
     @property
-    def half_done(self) -> int | None:
+    def incomplete_run(self) -> int | None:
         """Number of a run that committed ``chunks`` and not ``documents``."""
         return self.chunks_run if self.chunks_run > self.run else None
 
     @property
     def documents_changed(self) -> bool:
-        """Whether somebody else has committed to ``documents`` since the last run, such as OPTIMIZE or RESTORE."""
+        """Whether another program has committed to ``documents`` since the last run, e.g. OPTIMIZE or RESTORE."""
         return self.documents is not None and self.documents.version != self.transactions.get(OWN)
 
     def number(self, lease: int) -> int:
-        """Of a run: that of its lease, but larger than those before, also if somebody has removed the leases."""
+        """The number of a new run: that of its lease, but larger than the last one even if leases were removed."""
         return max(lease, self.run + 1, self.chunks_run + 1)
 
 
 def read_tables(output: str) -> Tables:
     """
-    The tables of an output.
+    Read the tables of an output.
 
-    :raises InputError: they are somebody else's, or use what this version does not know, or one is missing.
+    :raises InputError: another program made them, they use unsupported features, or one is missing.
     :raises StorageError: the folder cannot be read.
     """
     chunks, documents = (read_table(below(output, name)) for name in (CHUNKS, DOCUMENTS))
     if chunks is None:
         if documents is not None:
             raise InputError(
-                f"{output} has a table {DOCUMENTS} and no table {CHUNKS}: somebody removed it. Restore it, or choose "
+                f"{output} has a table {DOCUMENTS} and no table {CHUNKS}, which was removed. Restore it, or choose "
                 "another output."
             )
         return Tables()
@@ -173,10 +176,10 @@ def read_tables(output: str) -> Tables:
 
 def check_empty(output: str, ours: set[str]) -> None:
     """
-    Refuse a folder without tables that holds something else.
+    Refuse a folder without tables that has other contents.
 
     :param ours: names that runs use.
-    :raises InputError: names what is there.
+    :raises InputError: names the contents.
     """
     names = names_in(output)
     if "snapshot.json" in names:
@@ -192,27 +195,27 @@ def check_empty(output: str, ours: set[str]) -> None:
         )
 
 
-def load_documents(scratch: RunDatabase, documents: Table | None, shard: Shard | None = None) -> None:
+def load_documents(db: RunDatabase, documents: Table | None, shard: Shard | None = None) -> None:
     """
-    Fill the scratch database with what is known of each document.
+    Load the rows of ``documents`` into the run database.
 
-    :param shard: only the documents whose files belong to it.
+    :param shard: only the documents of its files.
     """
     if documents is None:
         return
-    scratch.many(
+    db.many(
         f"INSERT OR REPLACE INTO documents VALUES ({', '.join('?' * 20)}, 0, 0)",  # noqa: S608
         _document_rows(documents, shard),
     )
-    scratch.run("CREATE INDEX documents_file ON documents (file)")
+    db.run("CREATE INDEX documents_file ON documents (file)")
 
 
-def add_documents_seen(scratch: RunDatabase, documents: Table | None) -> None:
-    """Add what is known of documents that a shard has seen, and that were in files of other shards before."""
+def add_documents_of_other_shards(db: RunDatabase, documents: Table | None) -> None:
+    """Load the rows of a shard's documents that were in files of other shards."""
     if documents is not None:
-        scratch.many(
+        db.many(
             f"INSERT OR IGNORE INTO documents SELECT {', '.join('?' * 20)}, 0, 0 "  # noqa: S608
-            f"WHERE EXISTS (SELECT 1 FROM seen WHERE id = ? AND action = {TODO})",
+            f"WHERE EXISTS (SELECT 1 FROM source WHERE id = ? AND action = {TODO})",
             ((*row, row[0]) for row in _document_rows(documents, None)),
         )
 
@@ -226,7 +229,7 @@ def _document_rows(documents: Table, shard: Shard | None) -> Iterator[tuple[Any,
     for batch in read_rows(documents, columns=names, with_position=True):
         presence = batch.column("presence")
         present = pc.bit_wise_and(pc.list_value_length(presence), 1)
-        # A list for each document would take longer than all the rest.
+        # Faster than a list per document.
         text = pc.binary_join(presence.cast(pa.list_(pa.string())), ",")
         columns = [batch.column(name) for name in (*names, "_file", "_row")]
         columns[names.index("presence")] = text
@@ -234,107 +237,107 @@ def _document_rows(documents: Table, shard: Shard | None) -> Iterator[tuple[Any,
         yield from rows if shard is None else (row for row in rows if shard.has(row[file] or ""))
 
 
-def load_rejects(scratch: RunDatabase, *, remember: bool) -> None:
+def load_rejects(db: RunDatabase, *, remember: bool) -> None:
     """
-    The rejects of earlier runs.
+    Load the rejects of earlier runs.
 
-    :param remember: do not send texts again of which the service gave no chunk.
+    :param remember: do not send texts again that had an empty result.
     """
-    scratch.run("INSERT INTO before SELECT id, attempts, file FROM documents WHERE status = 'rejected'")
+    db.run("INSERT INTO before SELECT id, attempts, file FROM documents WHERE status = 'rejected'")
     if remember:
-        scratch.run(
+        db.run(
             "INSERT INTO failed SELECT id, rejected_hash, reason, detail, attempts FROM documents "
             "WHERE status = 'rejected' AND reason = 'empty_result' AND rejected_hash IS NOT NULL"
         )
 
 
 def reconcile(
-    scratch: RunDatabase,
+    db: RunDatabase,
     tables: Tables,
     on_missing_chunks: Literal["resend", "drop"] | None,
     *,
     whole: bool = True,
 ) -> None:
     """
-    Find out what somebody else has done to the tables since the last run, such as OPTIMIZE, DELETE or RESTORE.
+    Detect changes of the tables by other programs since the last run, e.g. OPTIMIZE, DELETE or RESTORE.
 
-    Reads the ids of all chunks when one of the tables is at another version than the last run has left it, and
-    nothing otherwise.
+    Reads the ids of all chunks if one of the tables is at another version than after the last run, and nothing
+    otherwise.
 
-    :param on_missing_chunks: of documents without all their chunks: ``resend`` them, or ``drop`` what is left of them
-        until their text changes; None where others have looked for such documents.
-    :param whole: whether the scratch database has all documents, and not only those of a shard.
+    :param on_missing_chunks: ``resend`` documents with missing chunks, or ``drop`` their other chunks until their
+        text changes; None where the tasks of the shards have decided.
+    :param whole: the run database has all documents, not only those of a shard.
     """
     chunks, documents = tables.chunks, tables.documents
     if chunks is None or documents is None:
         return
     if documents.transactions.get(DESCRIBES) == chunks.version and not tables.documents_changed:
         return
-    scratch.run("CREATE TEMP TABLE found (id TEXT, hash TEXT, part TEXT, first INTEGER, count INTEGER)")
-    scratch.many("INSERT INTO found VALUES (?, ?, ?, ?, ?)", _stretches(chunks))
-    scratch.run("CREATE INDEX temp.found_id ON found (id)")
-    # Chunks of another text than `documents` says, as after a RESTORE of one table, are none of the document.
-    scratch.run(
+    db.run("CREATE TEMP TABLE found (id TEXT, hash TEXT, part TEXT, first INTEGER, count INTEGER)")
+    db.many("INSERT INTO found VALUES (?, ?, ?, ?, ?)", _ranges(chunks))
+    db.run("CREATE INDEX temp.found_id ON found (id)")
+    # Chunks with another hash than in `documents`, as after a RESTORE of one table, do not count.
+    db.run(
         "CREATE TEMP TABLE sums AS SELECT found.id, sum(count) FILTER (WHERE found.hash IS documents.hash) AS count, "
-        "sum(count) AS total, count(*) AS stretches, min(found.part) AS part, min(found.first) AS first "
+        "sum(count) AS total, count(*) AS ranges, min(found.part) AS part, min(found.first) AS first "
         "FROM found LEFT JOIN documents ON documents.id = found.id GROUP BY found.id"
     )
-    scratch.run("CREATE UNIQUE INDEX temp.sums_id ON sums (id)")
-    # Chunks of documents that are not there, as after a RESTORE of `chunks`, or whose rows of `documents` are gone:
-    # were these documents not known, their chunks would stay.
+    db.run("CREATE UNIQUE INDEX temp.sums_id ON sums (id)")
+    # Chunks of deleted documents, as after a RESTORE of `chunks`, or of documents whose rows are gone. They are added
+    # so that their chunks are removed.
     known = "id IN (SELECT id FROM documents WHERE NOT present)"
     if whole and tables.documents_changed:
         known = "id NOT IN (SELECT id FROM documents WHERE present)"
-    scratch.run(
+    db.run(
         "INSERT INTO documents (id, status, chunks, tokens, presence, attempts, present, moved) "  # noqa: S608
         f"SELECT id, 'ok', total, 0, '0', 0, 1, 1 FROM sums WHERE {known} "
         "ON CONFLICT (id) DO UPDATE SET hash = NULL, chunks = excluded.chunks, first = NULL, present = 1, moved = 1, "
         "presence = ltrim(presence || ',0', ',')"
     )
-    # What stands at several places has none; it is looked for when it has to be removed.
-    scratch.run(
-        "UPDATE documents SET part = sums.part, first = CASE WHEN sums.stretches = 1 THEN sums.first END, moved = 1 "
+    # A document with chunks in several places has no first row; they are searched for when they have to be removed.
+    db.run(
+        "UPDATE documents SET part = sums.part, first = CASE WHEN sums.ranges = 1 THEN sums.first END, moved = 1 "
         "FROM sums WHERE sums.id = documents.id AND present AND sums.count = documents.chunks "
         "AND sums.total = sums.count AND "
-        "(sums.stretches > 1 OR documents.part IS NOT sums.part OR documents.first IS NOT sums.first)"
+        "(sums.ranges > 1 OR documents.part IS NOT sums.part OR documents.first IS NOT sums.first)"
     )
     missing = (
         "FROM documents LEFT JOIN sums ON sums.id = documents.id "
         "WHERE present AND (coalesce(sums.count, 0) != documents.chunks OR sums.total != sums.count)"
     )
-    count = scratch.count(f"SELECT count(*) {missing}")
+    count = db.count(f"SELECT count(*) {missing}")
     if count and on_missing_chunks is None:
-        # Their rows are looked for where they have to be removed.
-        scratch.run(
+        # The rows are searched for when they have to be removed.
+        db.run(
             "UPDATE documents SET first = NULL, moved = 1, "  # noqa: S608
             "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0) "
             f"WHERE id IN (SELECT documents.id {missing})"
         )
     elif count:
-        some = [row[0] for row in scratch.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]
+        some = [row[0] for row in db.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]
         log.warning(
-            "%s: since the last run somebody has removed or replaced chunks of %s documents (%s, …); "
+            "%s: since the last run another program has removed or replaced chunks of %s documents (%s, …); "
             "on_missing_chunks is %r.",
             chunks.uri,
             f"{count:,}",
             ", ".join(map(repr, some)),
             on_missing_chunks,
         )
-        scratch.run(f"CREATE TEMP TABLE missing AS SELECT documents.id {missing}")
-        # Of what is sent again neither the file nor the text is known any more.
+        db.run(f"CREATE TEMP TABLE missing AS SELECT documents.id {missing}")
+        # Documents without hash and etag are sent again.
         change = "hash = NULL, etag = ''" if on_missing_chunks == "resend" else "dropped = 1"
-        scratch.run(
+        db.run(
             f"UPDATE documents SET {change}, first = NULL, "  # noqa: S608
             "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0), moved = 1 "
             "WHERE id IN (SELECT id FROM missing)"
         )
-        scratch.run("DROP TABLE temp.missing")
-    scratch.run("DROP TABLE temp.sums")
-    scratch.run("DROP TABLE temp.found")
+        db.run("DROP TABLE temp.missing")
+    db.run("DROP TABLE temp.sums")
+    db.run("DROP TABLE temp.found")
 
 
-def _stretches(chunks: Table) -> Iterator[tuple[str, str, str, int, int]]:
-    """Rows of one text that stand together: document, hash, file, first row, and how many."""
+def _ranges(chunks: Table) -> Iterator[tuple[str, str, str, int, int]]:
+    """Ranges of consecutive rows of one text: document, hash, file, first row, number of rows."""
     last, first, count = ("", "", ""), 0, 0
     for path, row, *about in _places(chunks, "document_id", "content_hash"):
         here = (about[0], about[1], path)
@@ -349,7 +352,7 @@ def _stretches(chunks: Table) -> Iterator[tuple[str, str, str, int, int]]:
 
 
 def row_places(table: Table) -> Iterator[tuple[str, int, str]]:
-    """File, position and document of each row."""
+    """File, position in it and document of each row."""
     yield from _places(table, "document_id")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes what no version within the retention needs: data files, deletion vectors, log files."""
+"""Vacuum of data files and deletion vectors, and cleanup of the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 _VECTORS = re.compile(r"deletion_vector_[0-9a-f-]{36}\.bin")
 _LOG_FILE = re.compile(r"(\d{20})\.(?:json|crc|checkpoint\..+|\d{20}\.compacted\.json)")
-# What a process that was killed leaves of a local file.
+# Local temporary files of killed processes.
 _TEMPORARY = re.compile(r"\..+\.part")
 
 
@@ -32,13 +32,12 @@ def vacuum(table: Table, retention_s: float, now: float, ours: re.Pattern[str]) 
     """
     Remove data files and deletion vectors that no version within the retention refers to.
 
-    Removed files of the log expire by their tombstones. Files that are not in the log, e.g. of a process that was
-    killed, expire by their modification time if their names are those of this package's writers. A file without
-    either stays. Files in subfolders stay.
+    Files with a tombstone expire by its timestamp. Files that are not in the log, e.g. of a killed process, expire by
+    their modification time if this package's writers make such names. All others stay, as do files in subfolders.
 
-    :param table: the newest version; a file that was committed after it looks as if it were not in the log.
-    :param ours: names of data files that this package's writers make.
-    :return: the number of files removed. A storage that refuses is a warning.
+    :param table: the newest version; files of later versions would count as not in the log.
+    :param ours: pattern of the names of this package's data files.
+    :return: the number of files removed. An error of the storage is a warning.
     :raises InputError: the table uses features that this package does not implement.
     """
     check_writable(table)
@@ -49,7 +48,7 @@ def vacuum(table: Table, retention_s: float, now: float, ours: re.Pattern[str]) 
     for found in table.tombstones.values():
         young = (found.get("deletionTimestamp") or 0) > (now - retention_s) * 1000
         (kept if young else expired).update(_paths(DataFile.from_action(found)))
-    # By name alone: an absolute path may spell this folder differently.
+    # By name only, as absolute paths may spell the folder differently.
     kept = {path.rpartition("/")[2] for path in kept}
 
     def unneeded(entry: Entry) -> bool:
@@ -63,11 +62,10 @@ def vacuum(table: Table, retention_s: float, now: float, ours: re.Pattern[str]) 
 
 def clean_log(table: Table, retention_s: float, now: float) -> int:
     """
-    Remove log files that no version within the retention is read from.
+    Remove log files that no version within the retention needs: those before the newest checkpoint that is older than
+    the retention.
 
-    Everything before the newest checkpoint that is older than the retention; nothing where there is none.
-
-    :return: the number of files removed. A storage that refuses is a warning.
+    :return: the number of files removed. An error of the storage is a warning.
     :raises InputError: the table uses features that this package does not implement.
     """
     check_writable(table)
@@ -106,7 +104,7 @@ def _listed(place: str) -> list[Entry]:
 def _remove(folder: str, names: Iterable[str]) -> int:
     removed = 0
     for name in names:
-        # In order and only until the first refusal: the log stays without gaps.
+        # In order, and only until the first error, so that the log has no gaps.
         if not discard(f"{folder}/{name}"):
             break
         removed += 1

@@ -66,8 +66,8 @@ def z85_decode(text: str) -> bytes:
     return base64.b85decode(text.encode().translate(bytes.maketrans(_Z85, _PYTHON)))
 
 
-def _given(**fields: Any) -> dict[str, Any]:
-    """An action's fields; those that are None are left out."""
+def _without_none(**fields: Any) -> dict[str, Any]:
+    """Fields of an action that are not None."""
     return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -103,13 +103,13 @@ class DeletionVector:
 
     @property
     def unique_id(self) -> str:
-        """Identifies the vector among all of the same data file."""
+        """Identifies the vector among those of its data file."""
         at = "" if self.offset is None else f"@{self.offset}"
         return f"{self.storage}{self.path_or_inline}{at}"
 
     def to_json(self) -> dict[str, Any]:
         """The descriptor as the log stores it."""
-        return _given(
+        return _without_none(
             storageType=self.storage,
             pathOrInlineDv=self.path_or_inline,
             offset=self.offset,
@@ -170,8 +170,8 @@ class DataFile:
             # Minima and maxima may be those of deleted rows.
             stats["tightBounds"] = False
         return {
-            "add": _given(
-                **self._both(data_change),
+            "add": _without_none(
+                **self._shared_fields(data_change),
                 modificationTime=self.modified,
                 stats=json.dumps(stats, separators=(",", ":")) if stats else None,
                 tags=dict(self.tags) if self.tags is not None else None,
@@ -180,10 +180,12 @@ class DataFile:
 
     def remove(self, now_ms: int, *, data_change: bool = True) -> dict[str, Any]:
         """The action that removes the file from a version and leaves a tombstone."""
-        found = _given(**self._both(data_change), deletionTimestamp=now_ms, extendedFileMetadata=True)
+        found = _without_none(
+            **self._shared_fields(data_change), deletionTimestamp=now_ms, extendedFileMetadata=True
+        )
         return {"remove": found}
 
-    def _both(self, data_change: bool) -> dict[str, Any]:
+    def _shared_fields(self, data_change: bool) -> dict[str, Any]:
         return {
             "path": self.logged_path or quote(self.path),
             "partitionValues": dict(self.partition_values),
@@ -395,7 +397,7 @@ class _Replay:
         self._tombstones: dict[tuple[str, str | None], Mapping[str, Any]] = {}
 
     def apply(self, actions: Iterable[Mapping[str, Any]]) -> None:
-        """One version's actions, which are in no order."""
+        """Apply the actions of a version, which are in no order."""
         self._single.pop("commitInfo", None)
         added: list[DataFile] = []
         for action in actions:
@@ -529,7 +531,7 @@ def commit(
     """
     Create a version, in one step and only if it does not exist.
 
-    :return: whether the version is this commit; also if the answer to the request was lost.
+    :return: whether the version is this commit, also after a request without a response.
     :raises StorageError: the storage cannot be written.
     """
     info = {
@@ -538,7 +540,7 @@ def commit(
         "operationParameters": {},
         "isBlindAppend": False,
         "engineInfo": f"airflow-provider-lucidworks/{__version__}",
-        # No other process writes these bytes, so that a lost answer can be found out.
+        # Makes the bytes unique, so that the outcome of a request without a response can be determined.
         "txnId": str(uuid.uuid4()),
     }
     lines = [json.dumps(one, separators=(",", ":")) for one in ({"commitInfo": info}, *actions)]
@@ -569,7 +571,7 @@ def metadata_action(
     :raises InputError: a column has a type that Delta tables do not have.
     """
     return {
-        "metaData": _given(
+        "metaData": _without_none(
             id=id,
             name=name,
             description=description,
@@ -583,7 +585,7 @@ def metadata_action(
 
 
 def txn_action(app_id: str, version: int, last_updated_ms: int) -> dict[str, Any]:
-    """Notes how far an application has come, in the same commit as its data."""
+    """The transaction identifier of an application, committed with its data."""
     return {"txn": {"appId": app_id, "version": version, "lastUpdated": last_updated_ms}}
 
 

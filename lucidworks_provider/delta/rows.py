@@ -89,7 +89,7 @@ def read_file_rows(
             path,
             filesystem=filesystem,
             coerce_int96_timestamp_unit="us",
-            # Without it a vector that rotted on the disk is read as if nothing were.
+            # Detects vectors that were damaged on the disk.
             page_checksum_verification=True,
         )
     with parquet:
@@ -101,7 +101,7 @@ def read_file_rows(
             if deleted is not None and deleted.range_cardinality(position, position + rows) == rows:
                 position += rows
                 continue
-            # Of all row groups at once, pyarrow would read ahead what a file has.
+            # One row group at a time, as pyarrow would read all of them ahead.
             batches = parquet.iter_batches(
                 batch_size=batch_rows, row_groups=[group], columns=wanted, use_threads=False
             )

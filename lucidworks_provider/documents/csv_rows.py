@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CSV and TSV, with a bound on memory whatever the records are."""
+"""CSV and TSV, for documents and for tables; memory is bounded by the longest record."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import replace
+from itertools import chain
 from typing import BinaryIO
 
-from lucidworks_provider.documents.chunks import BROKEN_GZIP, CHUNK, open_decompressed, read_chunks
+from lucidworks_provider.documents.blocks import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
-from lucidworks_provider.documents.encoding import Fault, decode, without_ascii
+from lucidworks_provider.documents.encoding import Rejection, codec_without_ascii, decode
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
 from lucidworks_provider.errors import InputError
@@ -18,148 +18,170 @@ from lucidworks_provider.errors import InputError
 _DIALECT = "See csv_delimiter, csv_quotechar, csv_escapechar, and csv_columns for files without a header."
 
 
-def read_csv(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
+def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
-    A document a record. What is wrong with a record is told with ``<path>:<line>``, the line that it begins in.
+    A document for each record. A record that is rejected is named by ``<path>:<line>``, the line that it begins in.
 
-    Where quotes do not match, or a record is too long, the next one cannot be found: the rest of the file is one
-    reject.
+    After a quote that is not closed, or a record that is too long, the next record cannot be found: the rest of the
+    file is one reject.
 
     :raises InputError: as :func:`check_csv`.
     :raises StorageError: the file cannot be read.
     """
     with open_decompressed(file) as opened:
-        table = _Table(file, opened, reading)
-        for line, record in table.records():
-            if isinstance(record, Fault):
-                yield RejectedDocument(file.path, record.reason, f"{file.path}:{line}: {record.detail}")
-            elif table.columns or not table.begins_with_header(record):
-                yield table.document(f"{file.path}:{line}", record)
+        records = CsvRecords(file, opened, options, advice=" See csv_quotechar and csv_escapechar.")
+        columns: list[str] = []
+        for line, record in records:
+            place = f"{file.path}:{line}"
+            if isinstance(record, Rejection):
+                detail = f"{place}: {record.detail} The rest of the file was not read."
+                yield RejectedDocument(file.path, record.reason, detail)
+            elif columns:
+                yield _document(place, columns, record, records, options)
+            else:
+                columns, is_header = _columns(file, record, records, options)
+                if not is_header:
+                    yield _document(place, columns, record, records, options)
 
 
-def check_csv(file: SourceFile, reading: ReadOptions) -> None:
+def check_csv(file: SourceFile, options: ReadOptions) -> None:
     """
-    Refuse a file without the columns that were named.
+    Refuse a file without the columns of the options.
 
-    :raises InputError: names the columns that are there.
+    :raises InputError: names the columns of the file.
     :raises StorageError: the file cannot be read.
     """
     with open_decompressed(file) as opened:
-        table = _Table(file, opened, reading)
-        _, first = next(table.records(), (0, None))
+        records = CsvRecords(file, opened, options)
+        _, first = next(iter(records), (0, None))
         if isinstance(first, list):
-            table.begins_with_header(first)
+            _columns(file, first, records, options)
 
 
-class _Table:
+def _columns(
+    file: SourceFile, first: list[str], records: CsvRecords, options: ReadOptions
+) -> tuple[list[str], bool]:
     """
-    One file.
+    The names of the columns, and whether the first record has them.
 
-    :param columns: their names, once its first record was read.
+    :raises InputError: columns of the options are missing, or the first record contradicts ``csv_columns``.
+    """
+    named = list(options.csv_columns or ())
+    decoded = [(raw, records.decode(raw)) for raw in first]
+    found = [repr(raw.encode("latin-1")) if isinstance(name, Rejection) else name for raw, name in decoded]
+    columns = named or found
+    if named and found == named:
+        raise InputError(f"{file.uri} begins with a line that names its columns; leave csv_columns out.")
+    if len(found) != len(columns):
+        raise InputError(
+            f"{file.uri} begins with a record of {len(found):,} fields, but csv_columns names {len(named):,}. "
+            f"{_DIALECT}"
+        )
+    for name in (options.id_column, options.text_column):
+        if columns.count(name) != 1:
+            shown = [f"{one:.40}" for one in columns]
+            raise missing_column(file.uri, name, shown, "" if named else _DIALECT)
+    return columns, not named
+
+
+def _document(
+    place: str, columns: list[str], record: list[str], records: CsvRecords, options: ReadOptions
+) -> Document | RejectedDocument:
+    if len(record) != len(columns):
+        detail = f"Its number of fields is {len(record):,} instead of {len(columns):,}."
+        return RejectedDocument(place, Reason.INVALID, detail)
+    document_id = records.decode(record[columns.index(options.id_column)])
+    if isinstance(document_id, Rejection):
+        return RejectedDocument(place, document_id.reason, f"Its id: {document_id.detail}")
+    text = records.decode(record[columns.index(options.text_column)])
+    return read_record(place, document_id, text, options)
+
+
+class CsvRecords:
+    """
+    The records of a file, each with the line that it begins in; after damage, a :class:`Rejection` is the last.
+
+    A field is Latin-1 text of its bytes, for :meth:`decode`: a wrong one does not affect the others.
+
+    :param options: the dialect, the encoding, and ``max_document_bytes`` as the limit of a record.
+    :param advice: for the message about a record that does not fit the dialect.
     """
 
-    def __init__(self, file: SourceFile, opened: BinaryIO, reading: ReadOptions) -> None:
-        self._file = file
+    def __init__(self, file: SourceFile, opened: BinaryIO, options: ReadOptions, *, advice: str = "") -> None:
         self._opened = opened
-        self._reading = reading
-        self.columns: list[str] = []
+        self._advice = advice
+        self._options = options
+        self._encoding = options.encoding or "utf-8"
+        self._lines = self._read_lines()
+        self.delimiter = options.csv_delimiter or _delimiter(file.path)
 
-    def begins_with_header(self, first: list[bytes]) -> bool:
-        """
-        Whether the first record names the columns.
-
-        :raises InputError: the columns that were named are missing, or not those of the first record.
-        """
-        named = list(self._reading.csv_columns or ())
-        decoded = [(raw, self._decoded(raw)) for raw in first]
-        there = [repr(raw) if isinstance(name, Fault) else name for raw, name in decoded]
-        self.columns = named or there
-        if named and there == named:
-            raise InputError(
-                f"{self._file.uri} begins with a line that names its columns; leave csv_columns out."
-            )
-        if len(there) != len(self.columns):
-            raise InputError(
-                f"{self._file.uri} begins with a record of {len(there):,} fields, but csv_columns names "
-                f"{len(named):,}. {_DIALECT}"
-            )
-        for name in (self._reading.id_column, self._reading.text_column):
-            if self.columns.count(name) != 1:
-                shown = [f"{one:.40}" for one in self.columns]
-                raise missing_column(self._file.uri, name, shown, "" if named else _DIALECT)
-        return not named
-
-    def document(self, place: str, record: list[bytes]) -> Document | RejectedDocument:
-        """:param place: stands for an id that cannot be used."""
-        if len(record) != len(self.columns):
-            detail = f"Its number of fields is {len(record):,} instead of {len(self.columns):,}."
-            return RejectedDocument(place, Reason.INVALID, detail)
-        fields = dict(zip(self.columns, record, strict=True))
-        document_id = self._decoded(fields[self._reading.id_column])
-        if isinstance(document_id, Fault):
-            return RejectedDocument(place, document_id.reason, f"Its id: {document_id.detail}")
-        return read_record(place, document_id, fields[self._reading.text_column], self._reading)
-
-    def _decoded(self, field: bytes) -> str | Fault:
-        return decode(field, self._reading.encoding or "utf-8")
-
-    def records(self) -> Iterator[tuple[int, list[bytes] | Fault]]:
-        """The line that each record begins in, and its fields. A fault is the last of all."""
-        reading = self._reading
-        begin, size, most = 1, 0, reading.max_document_bytes
+    def __iter__(self) -> Iterator[tuple[int, list[str] | Rejection]]:
+        options, most = self._options, self._options.max_document_bytes
+        begin, size = 1, 0
 
         def lines() -> Iterator[str]:
             nonlocal size
-            for line in self._lines():
+            for line in self._lines:
                 size += len(line)
                 if size > most:
                     raise OverflowError
-                # Each byte is a character, so that each field can be decoded, or be wrong, by itself.
-                yield line.decode("latin-1")
+                yield line
 
-        # This limit is the process's, so it is only raised.
+        # The limit is global, so it is only raised.
         csv.field_size_limit(max(csv.field_size_limit(), most))
         reader = csv.reader(
             lines(),
             strict=True,
-            delimiter=reading.csv_delimiter or _delimiter(self._file.path),
-            quotechar=reading.csv_quotechar or None,
-            quoting=csv.QUOTE_MINIMAL if reading.csv_quotechar else csv.QUOTE_NONE,
-            escapechar=reading.csv_escapechar,
+            delimiter=self.delimiter,
+            quotechar=options.csv_quotechar or None,
+            quoting=csv.QUOTE_MINIMAL if options.csv_quotechar else csv.QUOTE_NONE,
+            escapechar=options.csv_escapechar,
         )
         try:
             for record in reader:
                 if record:
-                    yield begin, [field.encode("latin-1") for field in record]
+                    yield begin, record
                 begin, size = reader.line_num + 1, 0
             return
         except OverflowError:
             allowed = f"over max_document_bytes={most:,}, or a quote is not closed"
-            fault = Fault(Reason.TOO_LARGE, f"The record has at least {size:,} bytes, {allowed}.")
+            rejection = Rejection(Reason.TOO_LARGE, f"The record has at least {size:,} bytes, {allowed}.")
         except csv.Error as err:
-            fault = Fault(
-                Reason.INVALID, f"Line {reader.line_num:,}: {err}. See csv_quotechar and csv_escapechar."
-            )
+            rejection = Rejection(Reason.INVALID, f"Line {reader.line_num:,}: {err}.{self._advice}")
         except UnicodeDecodeError as err:
-            fault = Fault(Reason.ENCODING, f"From here it cannot be decoded as {err.encoding}: {err.reason}.")
-        except BROKEN_GZIP as err:
-            fault = Fault(Reason.INVALID, f"From here it cannot be decompressed: {err!s:.100}.")
-        yield begin, fault._replace(detail=f"{fault.detail} The rest of the file was not read.")
+            rejection = Rejection(
+                Reason.ENCODING, f"From here it cannot be decoded as {err.encoding}: {err.reason}."
+            )
+        except BROKEN as err:
+            rejection = Rejection(Reason.INVALID, f"From here it cannot be decompressed: {err!s:.100}.")
+        yield begin, rejection
 
-    def _lines(self) -> Iterator[bytes]:
-        """Lines with their ends; of one that is too long, only as much as shows it."""
-        first, rest = self._opened.read(CHUNK), b""
-        codec = without_ascii(first, self._reading.encoding)
+    def decode(self, field: str) -> str | Rejection:
+        """The text of a field."""
+        if field.isascii() and field.isprintable():
+            return field
+        return decode(field.encode("latin-1"), self._encoding)
+
+    def peek(self) -> str:
+        """The first line, as Latin-1 text."""
+        first = next(self._lines, "")
+        self._lines = chain([first] if first else [], self._lines)
+        return first
+
+    def _read_lines(self) -> Iterator[str]:
+        """Lines with their ends, in an encoding with the line breaks of ASCII; of one that is too long, a part."""
+        first, rest = self._opened.read(BLOCK_BYTES), ""
+        codec = codec_without_ascii(first, self._options.encoding)
         if codec is not None:
-            self._reading = replace(self._reading, encoding="utf-8")
-        for chunk in read_chunks(self._opened, first, codec):
-            *ended, rest = (rest + chunk).split(b"\n")
-            yield from (line + b"\n" for line in ended)
-            if len(rest) > self._reading.max_document_bytes:
+            self._encoding = "utf-8"
+        for block in read_blocks(self._opened, first, codec):
+            *ended, rest = (rest + block.decode("latin-1")).split("\n")
+            yield from (line + "\n" for line in ended)
+            if len(rest) > self._options.max_document_bytes:
                 break
         if rest:
             yield rest
 
 
 def _delimiter(path: str) -> str:
-    return "\t" if path.lower().removesuffix(".gz").endswith(".tsv") else ","
+    return "\t" if path.lower().removesuffix(".gz").removesuffix(".zst").endswith(".tsv") else ","

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A Delta table as a source: the rows that one version of it has.
+Documents of a Delta table: the rows of one version.
 
-A file of its data is a file of records. Its URI is ``TABLE@vVERSION``, its path the one in the table's log, and its
-etag another one when rows of it were masked.
+Each data file is a file of records. Its URI is ``TABLE@vVERSION``, its path that of the log; its etag changes
+with its deletion vector.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from lucidworks_provider.delta.log import Table
 
 
-def read_delta(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
+def read_delta(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
-    A document a row, without those that are masked.
+    A document for each row that is not deleted.
 
     :raises InputError: as :func:`check_delta`.
     :raises StorageError: the file cannot be read.
@@ -34,40 +34,40 @@ def read_delta(file: SourceFile, reading: ReadOptions) -> Iterator[Document | Re
 
     from lucidworks_provider.delta.rows import ROW, read_rows
 
-    table = _check(file, reading)
-    columns = [reading.id_column, reading.text_column]
+    table = _check(file, options)
+    columns = [options.id_column, options.text_column]
     row = -1
     try:
         for batch in read_rows(table, columns=columns, files=[file.path], with_position=True, batch_rows=64):
             values = (batch.column(name).to_pylist() for name in (ROW, *columns))
             for row, document_id, text in zip(*values, strict=True):
-                yield read_record(f"{file.path}:{row + 1}", document_id, text, reading)
+                yield read_record(f"{file.path}:{row + 1}", document_id, text, options)
     except (pa.ArrowException, UnicodeDecodeError) as err:
         detail = f"It is broken behind row {row + 1:,}: {type(err).__name__}: {err!s:.200}"
         yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
-def check_delta(file: SourceFile, reading: ReadOptions) -> None:
+def check_delta(file: SourceFile, options: ReadOptions) -> None:
     """
-    Refuse a table without the columns that were named.
+    Refuse a table without the columns of the options.
 
-    :raises InputError: names the columns that are there.
+    :raises InputError: names the columns of the table.
     """
-    _check(file, reading)
+    _check(file, options)
 
 
-def _check(file: SourceFile, reading: ReadOptions) -> Table:
+def _check(file: SourceFile, options: ReadOptions) -> Table:
     from lucidworks_provider.delta.schema import arrow_schema
 
     check_installed()
     table = _table(file.uri)
-    check_columns(file, arrow_schema(table.schema), reading)
+    check_columns(file, arrow_schema(table.schema), options)
     return table
 
 
 @lru_cache(maxsize=4)
 def _table(uri: str) -> Table:
-    """A version does not change, so it is read once for all its files."""
+    """The snapshot of a version, cached for all its files."""
     from lucidworks_provider.delta.log import read_table
 
     place, _, version = uri.rpartition("@v")

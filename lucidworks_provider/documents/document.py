@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One document, and one that could not be read: what goes from room to room."""
+"""Documents and rejected documents as values."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 
-# URLs among them are shorter; each chunk carries its own.
+# Longer than URLs; each chunk has a copy of its document's id.
 LONGEST_ID = 4096
-# Control characters, and halves of surrogate pairs. Stores change some of them in a listing, and files of lines end.
+# Control characters and surrogates: stores change some of them in listings, and they break files of lines.
 _NOT_IN_IDS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text with the id that its chunks will carry."""
+    """A text with the id of its chunks."""
 
     id: str
     text: str
 
 
 class Reason(StrEnum):
-    """Why a document has no chunks; the values stand in files that others read."""
+    """Why a document is rejected; the values are part of the tables."""
 
     # Found by reading.
     EMPTY = "empty"
@@ -33,22 +33,22 @@ class Reason(StrEnum):
     INVALID = "invalid"
     """A line or row that is no record, or an id that is none."""
     MISSING = "missing"
-    """It was listed, and gone when it should be read."""
+    """It was listed, and was deleted before it was read."""
     UNREADABLE = "unreadable"
     """The storage failed."""
 
     # Found by chunking.
     REFUSED = "refused"
-    """The service does not take it."""
+    """The service refuses it."""
     FAILED = "failed"
     """Its job ended with an error."""
     GONE = "gone"
-    """Its result is not there any more."""
+    """Its result expired."""
     TIMEOUT = "timeout"
     EMPTY_RESULT = "empty_result"
-    """The service gives no chunk of its text; it is not sent again as long as the text is the same."""
+    """The result has no chunks; it is not sent again until its text changes."""
     MALFORMED = "malformed"
-    """The result is not what was asked for."""
+    """The result is not valid for the text."""
     TRUNCATED = "truncated"
     """The chunks end before the text does."""
 
@@ -56,10 +56,10 @@ class Reason(StrEnum):
 @dataclass(frozen=True, slots=True)
 class RejectedDocument:
     """
-    A document that could not be read; the run goes on without it.
+    A document that cannot be read; the run continues.
 
-    :param id: the document's id, or ``<path>:<line>`` where a line has none that can be used.
-    :param detail: what was wrong, for people.
+    :param id: the document's id, or ``<path>:<line>`` for a line without a valid id.
+    :param detail: for messages.
     """
 
     id: str
@@ -69,10 +69,9 @@ class RejectedDocument:
 
 def check_id(document_id: str) -> str | None:
     """
-    The one rule for ids, whatever they come from: a field, a column, a path, or a list of a task.
+    Check the id of a document.
 
-    :param document_id: as it would stand beside each chunk.
-    :return: what is wrong with it, for people; None if nothing is.
+    :return: what is wrong with it; None for a valid id.
     """
     if not document_id.strip():
         return "Its id has no text."
@@ -85,8 +84,8 @@ def check_id(document_id: str) -> str | None:
 
 def content_hash(text: str) -> str:
     """
-    What tells whether a text has changed: SHA-256 of its UTF-8, in hexadecimal.
+    SHA-256 of a text in UTF-8, hexadecimal; changes when the text does.
 
-    :raises UnicodeEncodeError: the text has halves of surrogate pairs, which no reader lets through.
+    :raises UnicodeEncodeError: the text has surrogates, which the readers reject.
     """
     return sha256(text.encode()).hexdigest()

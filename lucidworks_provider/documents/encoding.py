@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Bytes to text, by what says the encoding; nothing is guessed.
+Decodes bytes by their declared encoding; nothing is guessed, as most single-byte encodings decode any bytes.
 
 =================================  ============================================================================
 a byte order mark                  its encoding
-the argument ``encoding``          that one; a contradiction of the mark, or of bytes that are UTF-8, is a fault
+the option ``encoding``            that one; rejected if it contradicts the mark, or if the bytes are UTF-8
 neither, and the bytes are UTF-8   UTF-8
-a page's ``<meta charset>`` or     that one, by the names that browsers use
+a page's ``<meta charset>`` or     that one, by the labels of the WHATWG
 XML declaration
-else                               a fault, which says what to give
+otherwise                          rejected
 =================================  ============================================================================
-
-Most encodings of one byte a character decode anything, so wrong characters would go unnoticed.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from typing import NamedTuple
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import InputError
 
-# The longer ones first: that of UTF-32 begins with that of UTF-16.
+# Longer ones first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -32,21 +30,21 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Without the white space and without escape, which colours the output of terminals and switches ISO-2022-JP.
+# Control characters except white space and escape, which terminals and ISO-2022-JP use.
 _CONTROLS = bytes(code for code in (*range(32), 127) if code not in b"\t\n\v\f\r\x1b")
-# One stray control character happens to texts; more than one in a hundred does not.
+# More than one control character in a hundred characters is no text.
 _CONTROLS_IN = 100
-# Control characters that no text has: where they come out, a byte was decoded that the encoding only seems
-# to know (that of Windows is often called ISO-8859-1). U+0085 is a line break.
+# Control characters that no text has, except the line break U+0085: the result of decoding with a wrong encoding,
+# e.g. Windows-1252 as ISO-8859-1.
 _C1 = re.compile("[\x80-\x84\x86-\x9f]")
-# How a page says what it is written in; looked for where browsers look.
+# The declaration of a page, searched for where browsers do.
 _META = re.compile(
     rb"<meta[^>]{0,200}?charset\s{0,9}=\s{0,9}[\"']?\s{0,9}([\w.:-]{1,40})"
     rb"|<\?xml[^>]{0,200}?encoding\s{0,9}=\s{0,9}[\"']([\w.:-]{1,40})",
     re.IGNORECASE,
 )
 _META_WITHIN = 2048
-# What browsers take these names for, https://encoding.spec.whatwg.org/#names-and-labels
+# https://encoding.spec.whatwg.org/#names-and-labels
 _LABELS = {
     **dict.fromkeys(("ascii", "us-ascii", "iso-8859-1", "iso8859-1", "latin1", "l1"), "cp1252"),
     **dict.fromkeys(("x-cp1252", "x-ansi"), "cp1252"),
@@ -60,15 +58,15 @@ _LABELS = {
 }
 _ASCII = bytes(range(128)).decode()
 _ESCAPED = b"\x1b$"
-# Below so many bytes that are not ASCII, text of East Asia may look like UTF-8 by chance.
+# Fewer non-ASCII bytes of East Asian text may be valid UTF-8 by chance.
 _CHANCE = 8
 
 
-class Fault(NamedTuple):
+class Rejection(NamedTuple):
     """
-    What is wrong with a text.
+    Why a text is rejected.
 
-    :param detail: for people.
+    :param detail: for messages.
     """
 
     reason: Reason
@@ -78,9 +76,9 @@ class Fault(NamedTuple):
 @cache
 def check_encoding(name: str) -> str:
     """
-    The codec of that name, in Python's words.
+    Python's name of a codec.
 
-    :raises InputError: there is none, or it makes no text.
+    :raises InputError: there is none, or it is not a text encoding.
     """
     try:
         "x".encode(name)
@@ -91,39 +89,42 @@ def check_encoding(name: str) -> str:
         ) from None
 
 
-def wide(data: bytes, declared: str | None) -> str | None:
+def wide_codec(data: bytes, declared: str | None) -> str | None:
     """
-    The codec of a file whose line breaks are more than one byte, judged by how it begins; None for others.
+    The codec of a file whose line breaks have several bytes; None for others.
+
+    :param data: the beginning of the file.
     """
     mark = _mark(data)
     codec = mark[1] if mark else check_encoding(declared) if declared else ""
     return codec if codec.startswith(("utf-16", "utf-32")) else None
 
 
-def without_ascii(data: bytes, declared: str | None) -> str | None:
+def codec_without_ascii(data: bytes, declared: str | None) -> str | None:
     """
-    The codec of a file in which a byte below 128 may be another character than in ASCII, or a part of one; judged
-    as by :func:`wide`. None for others.
+    The codec of a file in which bytes below 128 may not be ASCII; None for others.
+
+    :param data: the beginning of the file.
     """
-    codec = wide(data, declared) or (check_encoding(declared) if declared else "utf-8")
+    codec = wide_codec(data, declared) or (check_encoding(declared) if declared else "utf-8")
     if codec == "utf-8":
         return None
     try:
         every = bytes(range(256)).decode(codec, "replace")
-        # Those that switch by escape sequences know no byte above 127.
+        # Encodings with escape sequences have no bytes above 127.
         one_byte_each = len(every) == 256 and every.count("\ufffd") < 128
         return None if one_byte_each and every.startswith(_ASCII) else codec
     except UnicodeError:
         return codec
 
 
-def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> str | Fault:
+def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> str | Rejection:
     """
-    The text, as it is: line breaks and white space are kept, a byte order mark is not.
+    Decode a text, and remove its byte order mark.
 
-    :param declared: the encoding, where it is known.
-    :param html: whether it may have a declaration of its own.
-    :return: a fault for what is binary, cannot be decoded or would be decoded wrongly.
+    :param declared: the encoding; None if unknown.
+    :param html: the text is a page, which may declare its encoding.
+    :return: a rejection for bytes that are binary or do not have the declared encoding.
     """
     mark = _mark(data)
     if mark is not None:
@@ -141,29 +142,29 @@ def decode(data: bytes, declared: str | None = None, *, html: bool = False) -> s
     return _binary(text.encode(errors="surrogatepass")) or _contradicted(data, text, codec) or text
 
 
-def check_text(text: str, most: int) -> Fault | None:
+def check_text(text: str, most: int) -> Rejection | None:
     """
-    What is wrong with a text that comes as such.
+    Check a decoded text.
 
-    :param most: bytes of UTF-8 that it may have.
+    :param most: limit of its bytes in UTF-8.
     """
     try:
         data = text.encode()
     except UnicodeEncodeError as err:
-        return Fault(Reason.INVALID, f"It has half a surrogate pair at character {err.start:,}.")
+        return Rejection(Reason.INVALID, f"It has half a surrogate pair at character {err.start:,}.")
     if len(data) > most:
         return too_large(len(data), most)
     return _binary(data) or check_empty(text)
 
 
-def check_empty(text: str) -> Fault | None:
-    """A text of nothing but white space is none."""
-    return Fault(Reason.EMPTY, "It has no text.") if not text or text.isspace() else None
+def check_empty(text: str) -> Rejection | None:
+    """Reject white space."""
+    return Rejection(Reason.EMPTY, "It has no text.") if not text or text.isspace() else None
 
 
-def too_large(size: int, most: int) -> Fault:
-    """:param most: what was allowed, in bytes."""
-    return Fault(Reason.TOO_LARGE, f"It has {size:,} bytes, over max_document_bytes={most:,}.")
+def too_large(size: int, most: int) -> Rejection:
+    """The rejection of a text over the limit ``most``."""
+    return Rejection(Reason.TOO_LARGE, f"It has {size:,} bytes, over max_document_bytes={most:,}.")
 
 
 def _mark(data: bytes) -> tuple[bytes, str] | None:
@@ -172,23 +173,23 @@ def _mark(data: bytes) -> tuple[bytes, str] | None:
     return next((mark for mark in _MARKS if data.startswith(mark[0])), None)
 
 
-def _binary(data: bytes) -> Fault | None:
-    """:param data: in an encoding that has ASCII as it is."""
+def _binary(data: bytes) -> Rejection | None:
+    """:param data: in an encoding that extends ASCII."""
     if (at := data.find(0)) >= 0:
-        return Fault(
+        return Rejection(
             Reason.BINARY, f"It is no text: a NUL at byte {at:,}. UTF-16 without a mark must be declared."
         )
     controls = len(data) - len(data.translate(None, _CONTROLS))
     if controls > 1 and controls * _CONTROLS_IN > len(data):
-        return Fault(
+        return Rejection(
             Reason.BINARY, f"It is no text: {controls:,} of {len(data):,} bytes are control characters."
         )
     return None
 
 
-def _utf8(data: bytes, *, known: bool, html: bool) -> str | Fault:
+def _utf8(data: bytes, *, known: bool, html: bool) -> str | Rejection:
     if not known and _ESCAPED in data:
-        # Valid as ASCII, and none.
+        # ISO-2022-JP is valid ASCII.
         return _as_page_says(data, "It has the escape sequences of ISO-2022-JP", html=html)
     try:
         return data.decode()
@@ -207,9 +208,9 @@ def _beyond_ascii(text: str) -> int:
     return len(text) - len(text.encode("ascii", "ignore"))
 
 
-def _as_page_says(data: bytes, found: str, *, html: bool) -> str | Fault:
+def _as_page_says(data: bytes, found: str, *, html: bool) -> str | Rejection:
     """
-    Decode a page as its own declaration asks for.
+    Decode a page by its declaration.
 
     :param found: why it is not decoded as UTF-8.
     """
@@ -221,7 +222,7 @@ def _as_page_says(data: bytes, found: str, *, html: bool) -> str | Fault:
     label = (said[1] or said[2]).decode().lower()
     try:
         codec = check_encoding(_LABELS.get(label, label))
-        # Nothing could be read of a page in UTF-16 without knowing it before.
+        # A readable declaration proves that the page is not UTF-16.
         text = data.decode("utf-8" if codec.startswith("utf") else codec)
     except InputError:
         return _undecodable(f"It says that it is written in {label}, which is unknown.")
@@ -234,8 +235,8 @@ def _as_page_says(data: bytes, found: str, *, html: bool) -> str | Fault:
     return text
 
 
-def _contradicted(data: bytes, text: str, codec: str) -> Fault | None:
-    """Whether the bytes speak against an encoding that decodes them all the same."""
+def _contradicted(data: bytes, text: str, codec: str) -> Rejection | None:
+    """Reject a declared encoding that decodes the bytes, but not to text."""
     if data.isascii() or codec.startswith("utf"):
         return None
     one_byte_each = len(text) == len(data)
@@ -250,9 +251,9 @@ def _contradicted(data: bytes, text: str, codec: str) -> Fault | None:
     return None
 
 
-def _wrong(err: UnicodeDecodeError) -> Fault:
+def _wrong(err: UnicodeDecodeError) -> Rejection:
     return _undecodable(f"It cannot be decoded as {err.encoding}: byte {err.start:,}, {err.reason}.")
 
 
-def _undecodable(detail: str) -> Fault:
-    return Fault(Reason.ENCODING, detail)
+def _undecodable(detail: str) -> Rejection:
+    return Rejection(Reason.ENCODING, detail)

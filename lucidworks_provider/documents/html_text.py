@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The text of an HTML page: lxml parses it, and its events become lines.
-
-Events need no tree, so neither deep nesting nor a second ``<html>`` matters, and memory is that of the text.
+Extracts the text of HTML pages from the events of lxml's parser, without a tree: deep nesting takes no memory.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.documents.encoding import Fault
+from lucidworks_provider.documents.encoding import Rejection
 from lucidworks_provider.errors import InputError
 
 # Each takes up to ten microseconds.
@@ -20,9 +18,9 @@ _SPACE = re.compile("[ \t\n\f]+")
 _DISPLAY_NONE = re.compile(r"display\s{0,9}:\s{0,9}none", re.IGNORECASE)
 _UNSEEN = {"iframe", "noframes", "script", "style", "template", "title"}
 _VERBATIM = {"pre", "textarea"}
-# A blank line before and after.
+# Elements with a blank line before and after.
 _PARAGRAPHS = {"blockquote", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "p", "pre"}
-# Lines of their own.
+# Elements that begin a line.
 _LINES = {
     *(
         "address",
@@ -71,7 +69,7 @@ _LINES = {
 
 def check_installed() -> None:
     """
-    Refuse HTML where what reads it is not installed.
+    Check that lxml is installed.
 
     :raises InputError: names the extra.
     """
@@ -84,19 +82,19 @@ def check_installed() -> None:
         ) from None
 
 
-def html_text(html: str) -> str | Fault:
+def html_text(html: str) -> str | Rejection:
     """
-    What a page says, without scripts, styles and what is hidden; lists and tables line by line.
+    The text of a page without scripts, styles and hidden elements; list items and table rows are lines.
 
-    White space is kept within ``<pre>`` and ``<textarea>``, and is one blank elsewhere.
+    White space is kept in ``<pre>`` and ``<textarea>``, and collapsed elsewhere.
 
     :param html: the page.
-    :return: a fault for what is no page that can be read.
+    :return: a rejection for what is no page that can be read.
     """
     from lxml.etree import HTMLParser
 
     if (tags := html.count("<") - html.count("</")) > _MOST_TAGS:
-        return Fault(Reason.INVALID, f"It has {tags:,} tags; {_MOST_TAGS:,} are read.")
+        return Rejection(Reason.INVALID, f"It has {tags:,} tags; {_MOST_TAGS:,} are read.")
     if not html:
         return ""
     html = html.replace("\r\n", "\n").replace("\r", "\n")
@@ -106,7 +104,7 @@ def html_text(html: str) -> str | Fault:
     parser.feed(html.encode(errors="replace"))
     parser.close()
     if fatal := parser.error_log.filter_from_fatals():
-        return Fault(Reason.INVALID, f"It cannot be read to its end: {fatal[0].message}.")
+        return Rejection(Reason.INVALID, f"It cannot be read to its end: {fatal[0].message}.")
     return "".join(text.parts)
 
 

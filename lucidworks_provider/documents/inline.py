@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents that an upstream task handed over, instead of files."""
+"""Inline documents: the values of an upstream task."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 
-from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
+from lucidworks_provider.documents.document import Document, RejectedDocument, check_id
+from lucidworks_provider.documents.records import ReadOptions, read_record
 from lucidworks_provider.errors import InputError
 
 
-def read_handed_over(
+def read_inline_documents(
     source: object, *, id_column: str, text_column: str, max_document_bytes: int
 ) -> list[Document | RejectedDocument]:
     """
-    Check what an operator was given, before anything is sent.
+    Parse the inline documents of an operator.
 
-    :param source: dictionaries, or the same as JSON (a rendered template).
+    :param source: dictionaries, or JSON of them (a rendered template).
     :param id_column: the key of the id.
     :param text_column: the key of the text.
-    :raises InputError: something that has no id, or is no list at all; names its position.
+    :raises InputError: an element without a valid id, which it names by position, or not a list.
     """
     if isinstance(source, str):
         try:
@@ -30,41 +31,19 @@ def read_handed_over(
         raise InputError(
             f"source is {type(source).__name__}; give a URI, or a list of {{{id_column!r}: …, {text_column!r}: …}}."
         )
-    return [
-        _read(position, given, id_column, text_column, max_document_bytes)
-        for position, given in enumerate(source)
-    ]
+    options = ReadOptions(id_column, text_column, max_document_bytes=max_document_bytes)
+    return [_read(position, given, options) for position, given in enumerate(source)]
 
 
-def _read(
-    position: int, given: object, id_column: str, text_column: str, max_document_bytes: int
-) -> Document | RejectedDocument:
+def _read(position: int, given: object, options: ReadOptions) -> Document | RejectedDocument:
+    id_column, text_column = options.id_column, options.text_column
     if not isinstance(given, Mapping) or not {id_column, text_column} <= set(given):
         raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
     document_id, text = given[id_column], given[text_column]
     is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
-    found = str(document_id)
-    if not is_id or check_id(found):
-        wrong = check_id(found) if is_id else None
+    wrong = check_id(str(document_id)) if is_id else None
+    if wrong or not is_id:
         raise InputError(
             f"source[{position}] has the id {document_id!r:.80}; give it a text or a number. {wrong or ''}".rstrip()
         )
-    if text is None or (isinstance(text, str) and not text.strip()):
-        return RejectedDocument(found, Reason.EMPTY, "there is no text")
-    if not isinstance(text, str):
-        return RejectedDocument(found, Reason.INVALID, f"the text is {type(text).__name__}")
-    if not _encodes(text):
-        return RejectedDocument(found, Reason.INVALID, "the text holds half a surrogate pair")
-    if (size := len(text.encode())) > max_document_bytes:
-        return RejectedDocument(
-            found, Reason.TOO_LARGE, f"{size:,} bytes, over the limit of {max_document_bytes:,}"
-        )
-    return Document(found, text)
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return read_record("", document_id, text, options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Lines, with a bound on memory whatever the lines are."""
+"""JSON Lines; memory is bounded by the longest line."""
 
 from __future__ import annotations
 
@@ -8,83 +8,83 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, BinaryIO
 
-from lucidworks_provider.documents.chunks import BROKEN_GZIP, CHUNK, open_decompressed, read_chunks
+from lucidworks_provider.documents.blocks import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
-from lucidworks_provider.documents.encoding import Fault, decode, too_large, wide
+from lucidworks_provider.documents.encoding import Rejection, decode, too_large, wide_codec
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
 
 _WHITE = b" \t\r\n"
 
 
-def read_json_lines(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
+def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
-    A document a line. What is wrong with a line is told with ``<path>:<line>``, and the next one is read.
+    A document for each line. A line without a valid id is named by ``<path>:<line>``.
 
     :raises StorageError: the file cannot be read.
     """
     number = 0
     with open_decompressed(file) as opened:
         try:
-            for number, line in _lines(opened, reading):
+            for number, line in read_lines(opened, options.encoding, options.max_document_bytes):
                 place = f"{file.path}:{number}"
                 if isinstance(line, int):
-                    fault = too_large(line, reading.max_document_bytes)
-                    yield RejectedDocument(place, fault.reason, fault.detail)
+                    rejection = too_large(line, options.max_document_bytes)
+                    yield RejectedDocument(place, rejection.reason, rejection.detail)
                 else:
-                    yield _document(place, line, reading)
+                    yield _document(place, line, options)
         except UnicodeDecodeError as err:
-            # Where the next line begins cannot be told any more.
+            # The beginning of the next line cannot be found.
             detail = f"Behind line {number:,} it cannot be decoded as {err.encoding}: {err.reason}."
             yield RejectedDocument(file.path, Reason.ENCODING, detail)
-        except BROKEN_GZIP as err:
+        except BROKEN as err:
             detail = f"Behind line {number:,} it cannot be decompressed: {err!s:.100}."
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
-def check_json_lines(file: SourceFile, reading: ReadOptions) -> None:
+def check_json_lines(file: SourceFile, options: ReadOptions) -> None:
     """
-    Refuse a file whose first line has other fields.
+    Refuse a file whose first line lacks the fields of the options.
 
-    :raises InputError: names the fields that are there.
+    :raises InputError: names the fields of the line.
     :raises StorageError: the file cannot be read.
     """
     with open_decompressed(file) as opened:
         try:
-            _, first = next(_lines(opened, reading), (0, 0))
-        except (UnicodeDecodeError, *BROKEN_GZIP):
+            _, first = next(read_lines(opened, options.encoding, options.max_document_bytes), (0, 0))
+        except (UnicodeDecodeError, *BROKEN):
             return
-    record = _parse(first, reading.encoding) if isinstance(first, bytes) else None
+    record = parse_line(first, options.encoding) if isinstance(first, bytes) else None
     if isinstance(record, dict):
-        for name in (reading.id_column, reading.text_column):
+        for name in (options.id_column, options.text_column):
             if name not in record:
                 raise missing_column(file.uri, name, list(record))
 
 
-def _document(place: str, line: bytes, reading: ReadOptions) -> Document | RejectedDocument:
-    record = _parse(line, reading.encoding)
-    if isinstance(record, Fault):
+def _document(place: str, line: bytes, options: ReadOptions) -> Document | RejectedDocument:
+    record = parse_line(line, options.encoding)
+    if isinstance(record, Rejection):
         return RejectedDocument(place, record.reason, record.detail)
     if not isinstance(record, dict):
         return RejectedDocument(place, Reason.INVALID, f"It is no JSON object, but {type(record).__name__}.")
-    if reading.text_column not in record:
-        return RejectedDocument(place, Reason.INVALID, f"It has no field {reading.text_column!r}.")
-    return read_record(place, record.get(reading.id_column), record[reading.text_column], reading)
+    if options.text_column not in record:
+        return RejectedDocument(place, Reason.INVALID, f"It has no field {options.text_column!r}.")
+    return read_record(place, record.get(options.id_column), record[options.text_column], options)
 
 
-def _parse(line: bytes, encoding: str | None) -> Any:
-    """:return: a fault for what is no JSON."""
+def parse_line(line: bytes, encoding: str | None) -> Any:
+    """The value of a line; a rejection if it is no JSON."""
     try:
         return _loads()(line)
     except (ValueError, RecursionError):
-        pass  # it may be another encoding, or NaN, which Python writes and orjson refuses
+        pass  # maybe another encoding, or NaN, which Python's json accepts
     text = decode(line, encoding or "utf-8")
-    if isinstance(text, Fault):
+    if isinstance(text, Rejection):
         return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as err:
-        return Fault(Reason.INVALID, f"It is no JSON: {err!s:.100}.")
+        return Rejection(Reason.INVALID, f"It is no JSON: {err!s:.100}.")
 
 
 @cache
@@ -96,31 +96,30 @@ def _loads() -> Callable[[bytes], Any]:
     return loads
 
 
-def _lines(opened: BinaryIO, reading: ReadOptions) -> Iterator[tuple[int, bytes | int]]:
+def read_lines(opened: BinaryIO, encoding: str | None, max_bytes: int) -> Iterator[tuple[int, bytes | int]]:
     """
-    The lines that are not blank, with their numbers from 1 on.
+    The non-blank lines of a file with their numbers from 1.
 
-    :return: bytes of UTF-8 if the file is in a wide encoding, else as they are; of a line that is too long only
-        its length, none of it is held.
-    :raises UnicodeDecodeError: a file in a wide encoding is broken.
+    :return: the bytes of each line, in UTF-8 for a file in UTF-16 or UTF-32; of a line that is too long its length.
+    :raises UnicodeDecodeError: a file in UTF-16 or UTF-32 is damaged.
     """
     number, parts, length = 1, list[bytes](), 0
-    first = opened.read(CHUNK)
-    for chunk in read_chunks(opened, first, wide(first, reading.encoding)):
-        *ended, rest = chunk.split(b"\n")
+    first = opened.read(BLOCK_BYTES)
+    for block in read_blocks(opened, first, wide_codec(first, encoding)):
+        *ended, rest = block.split(b"\n")
         for end in ended:
             length += len(end)
-            if length > reading.max_document_bytes:
+            if length > max_bytes:
                 yield number, length
             elif line := b"".join((*parts, end)).strip(_WHITE):
                 yield number, line
             number, parts, length = number + 1, [], 0
         length += len(rest)
-        if length > reading.max_document_bytes:
+        if length > max_bytes:
             parts.clear()
         elif rest:
             parts.append(rest)
-    if length > reading.max_document_bytes:
+    if length > max_bytes:
         yield number, length
     elif line := b"".join(parts).strip(_WHITE):
         yield number, line

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parquet as a source, some megabytes at a time whatever its row groups are."""
+"""Documents of Parquet files, read in batches of some megabytes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# Rows of a batch, at most.
+# Limit of the rows of a batch.
 _ROWS = 64
-# Bytes of a batch's texts: by the average of the row group; and if each row had all of the dictionary.
+# Limits of the texts of a batch: by the average of the row group, and if every row had the whole dictionary.
 _BATCH_BYTES = 8_000_000
 _LONGEST_BATCH_BYTES = 64_000_000
 _BUFFER = 1 << 20
@@ -35,14 +35,14 @@ def check_installed() -> None:
     except ImportError:
         raise InputError(
             "Parquet files need pyarrow: pip install 'airflow-provider-lucidworks[documents]', on the workers "
-            "too; or leave such files out of the source."
+            "too; or exclude such files from the source."
         ) from None
 
 
-def read_parquet(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
+def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
-    A document a row. What is wrong with a row is told with ``<path>:<row>`` where its id cannot be used; from
-    where the file is broken on, it is told with its path.
+    A document for each row. A row without a valid id is named by ``<path>:<row>``, and the rest of a damaged file by
+    its path.
 
     :raises InputError: the columns are missing, or neither text nor whole numbers.
     :raises StorageError: the file cannot be read.
@@ -51,31 +51,31 @@ def read_parquet(file: SourceFile, reading: ReadOptions) -> Iterator[Document | 
     with open_to_read(file.uri) as opened:
         try:
             parquet = _open(opened)
-            check_columns(file, parquet.schema_arrow, reading)
-            for document_id, text in _rows(parquet, reading):
+            check_columns(file, parquet.schema_arrow, options)
+            for document_id, text in _rows(parquet, options):
                 row += 1
-                yield read_record(f"{file.path}:{row}", document_id, text, reading)
+                yield read_record(f"{file.path}:{row}", document_id, text, options)
         except _broken() as err:
             detail = f"It cannot be read as Parquet behind row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
-def check_parquet(file: SourceFile, reading: ReadOptions) -> None:
+def check_parquet(file: SourceFile, options: ReadOptions) -> None:
     """
-    Refuse a file without the columns that were named.
+    Refuse a file without the columns of the options.
 
-    :raises InputError: names the columns that are there.
+    :raises InputError: names the columns of the file.
     :raises StorageError: the file cannot be read.
     """
     with open_to_read(file.uri) as opened:
         try:
-            check_columns(file, _open(opened).schema_arrow, reading)
+            check_columns(file, _open(opened).schema_arrow, options)
         except _broken():
-            return  # which is for whoever reads it to tell
+            return  # read_parquet() rejects it
 
 
 def _broken() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for a file that is not what it should be; not all of it is of its own."""
+    """What pyarrow raises for a damaged file."""
     import pyarrow as pa
 
     return (pa.ArrowException, OSError, EOFError)
@@ -87,17 +87,17 @@ def _open(opened: Any) -> pq.ParquetFile:
     return pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
 
 
-def check_columns(file: SourceFile, schema: pa.Schema, reading: ReadOptions) -> None:
-    """:raises InputError: the columns that were named are missing, or neither text nor whole numbers."""
+def check_columns(file: SourceFile, schema: pa.Schema, options: ReadOptions) -> None:
+    """:raises InputError: the columns of the options are missing, or neither texts nor whole numbers."""
     import pyarrow.types as kinds
 
-    for name in (reading.id_column, reading.text_column):
+    for name in (options.id_column, options.text_column):
         if schema.names.count(name) != 1:
             raise missing_column(file.uri, name, schema.names)
         kind = schema.field(name).type
         if kinds.is_dictionary(kind):
             kind = kind.value_type
-        readable = is_textual(kind) or (name == reading.id_column and kinds.is_integer(kind))
+        readable = is_textual(kind) or (name == options.id_column and kinds.is_integer(kind))
         if not readable and not kinds.is_null(kind):
             raise InputError(
                 f"{file.uri}: column {name!r} is of type {kind}; ids must be texts or whole numbers, and texts texts."
@@ -105,10 +105,10 @@ def check_columns(file: SourceFile, schema: pa.Schema, reading: ReadOptions) -> 
 
 
 def is_textual(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds texts, or bytes that may be."""
+    """Whether a column of this type has texts, or bytes that may be texts."""
     import pyarrow as pa
 
-    # Older writers know no text, only bytes. That a text is one, none of them promises.
+    # Older writers have bytes only, and none guarantees valid UTF-8.
     return kind in {
         pa.string(),
         pa.large_string(),
@@ -119,11 +119,11 @@ def is_textual(kind: pa.DataType) -> bool:
     }
 
 
-def _rows(parquet: pq.ParquetFile, reading: ReadOptions) -> Iterator[tuple[object, object]]:
-    columns = [reading.id_column, reading.text_column]
+def _rows(parquet: pq.ParquetFile, options: ReadOptions) -> Iterator[tuple[object, object]]:
+    columns = [options.id_column, options.text_column]
     for number in range(parquet.metadata.num_row_groups):
         batches = parquet.iter_batches(
-            batch_size=_batch_rows(parquet.metadata.row_group(number), reading.text_column),
+            batch_size=_batch_rows(parquet.metadata.row_group(number), options.text_column),
             row_groups=[number],
             columns=columns,
             use_threads=False,
@@ -133,7 +133,7 @@ def _rows(parquet: pq.ParquetFile, reading: ReadOptions) -> Iterator[tuple[objec
 
 
 def _batch_rows(group: pq.RowGroupMetaData, name: str) -> int:
-    """Rows that are read at once. A dictionary has a text once that many rows may have."""
+    """The size of a batch. Many rows may have the same text of a dictionary."""
     columns = map(group.column, range(group.num_columns))
     column = next(one for one in columns if one.path_in_schema == name)
     size = column.total_uncompressed_size
@@ -148,7 +148,7 @@ def _batch_rows(group: pq.RowGroupMetaData, name: str) -> int:
 
 
 def _values(column: pa.Array) -> Iterator[object]:
-    """Texts as bytes, since a column of texts may hold some that are none."""
+    """Values, texts as bytes, as they may not be valid UTF-8."""
     import pyarrow as pa
     import pyarrow.types as kinds
 

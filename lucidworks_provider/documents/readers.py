@@ -13,8 +13,8 @@ a Delta table       one document a row of its newest version
 
 Files of lines and of CSV may be compressed (``.jsonl.gz``).
 
-What cannot be read is told as :class:`~lucidworks_provider.documents.document.RejectedDocument` with its reason, and
-the rest is read. One that carries the file's own path stands for all of the file that was not read.
+A document that cannot be read is a :class:`~lucidworks_provider.documents.document.RejectedDocument`; one with the
+path of its file stands for the rest of the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from lucidworks_provider.documents import delta_rows, html_text, parquet_rows
 from lucidworks_provider.documents.csv_rows import check_csv, read_csv
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
-from lucidworks_provider.documents.encoding import Fault, check_empty, check_text, decode, too_large
+from lucidworks_provider.documents.encoding import Rejection, check_empty, check_text, decode, too_large
 from lucidworks_provider.documents.json_lines import check_json_lines, read_json_lines
 from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import Format, SourceFile
@@ -34,17 +34,15 @@ from lucidworks_provider.storage import read_file
 __all__ = ["ReadOptions", "check_file", "read_file_documents"]
 
 
-def read_file_documents(file: SourceFile, reading: ReadOptions) -> Iterator[Document | RejectedDocument]:
+def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
-    The documents of a file, one after the other, in constant memory.
-
-    Two records with one id are both returned.
+    Iterate over the documents of a file, in constant memory. Records with the same id are all returned.
 
     :raises InputError: what :func:`check_file` raises.
     """
     if file.format in {Format.TEXT, Format.HTML}:
         wrong = check_id(file.path)
-        yield _rejected(file, Fault(Reason.INVALID, wrong)) if wrong else _read_whole(file, reading)
+        yield _rejected(file, Rejection(Reason.INVALID, wrong)) if wrong else _read_whole(file, options)
         return
     read = read_json_lines
     if file.format is Format.PARQUET:
@@ -55,38 +53,38 @@ def read_file_documents(file: SourceFile, reading: ReadOptions) -> Iterator[Docu
     elif file.format is Format.DELTA:
         read = delta_rows.read_delta
     try:
-        yield from read(file, reading)
+        yield from read(file, options)
     except StorageError as err:
         yield _not_there(file) if isinstance(err.__cause__, FileNotFoundError) else _failed(file, err)
 
 
-def check_file(file: SourceFile, reading: ReadOptions) -> None:
+def check_file(file: SourceFile, options: ReadOptions) -> None:
     """
-    Refuse what would make a reject of every document: a look at the first line, or the schema, of a file.
+    Refuse a file of which every document would be rejected, by its first line or its schema.
 
-    A file that is missing or broken is none of this; reading it tells.
+    Missing and damaged files pass, as they are rejected when they are read.
 
-    :raises InputError: a column that was named is missing, or what reads such files is not installed.
+    :raises InputError: a column is missing, or the extra for such files is not installed.
     """
     try:
         match file.format:
             case Format.HTML:
                 html_text.check_installed()
             case Format.JSON_LINES:
-                check_json_lines(file, reading)
+                check_json_lines(file, options)
             case Format.CSV:
-                check_csv(file, reading)
+                check_csv(file, options)
             case Format.PARQUET:
                 parquet_rows.check_installed()
-                parquet_rows.check_parquet(file, reading)
+                parquet_rows.check_parquet(file, options)
             case Format.DELTA:
-                delta_rows.check_delta(file, reading)
+                delta_rows.check_delta(file, options)
     except StorageError:
         return
 
 
-def _read_whole(file: SourceFile, reading: ReadOptions) -> Document | RejectedDocument:
-    most = reading.max_document_bytes
+def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDocument:
+    most = options.max_document_bytes
     if file.size > most:
         return _rejected(file, too_large(file.size, most))
     if not file.size:
@@ -99,22 +97,22 @@ def _read_whole(file: SourceFile, reading: ReadOptions) -> Document | RejectedDo
         return _not_there(file)
     if len(data) > most:
         return _rejected(file, too_large(len(data), most))
-    text = _text_of(data, file.format, reading)
-    return _rejected(file, text) if isinstance(text, Fault) else Document(file.path, text)
+    text = _text_of(data, file.format, options)
+    return _rejected(file, text) if isinstance(text, Rejection) else Document(file.path, text)
 
 
-def _text_of(data: bytes, form: Format, reading: ReadOptions) -> str | Fault:
+def _text_of(data: bytes, form: Format, options: ReadOptions) -> str | Rejection:
     if form is Format.TEXT:
-        text = decode(data, reading.encoding)
-        return text if isinstance(text, Fault) else check_empty(text) or text
+        text = decode(data, options.encoding)
+        return text if isinstance(text, Rejection) else check_empty(text) or text
     html_text.check_installed()
-    page = decode(data, reading.encoding, html=True)
-    text = page if isinstance(page, Fault) else html_text.html_text(page)
-    return text if isinstance(text, Fault) else check_text(text, reading.max_document_bytes) or text
+    page = decode(data, options.encoding, html=True)
+    text = page if isinstance(page, Rejection) else html_text.html_text(page)
+    return text if isinstance(text, Rejection) else check_text(text, options.max_document_bytes) or text
 
 
-def _rejected(file: SourceFile, fault: Fault) -> RejectedDocument:
-    return RejectedDocument(file.path, fault.reason, fault.detail)
+def _rejected(file: SourceFile, rejection: Rejection) -> RejectedDocument:
+    return RejectedDocument(file.path, rejection.reason, rejection.detail)
 
 
 def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lines of JSON, records of CSV and rows of Parquet have in common: an id, a text, and what may be wrong."""
+"""Options and checks of all formats with an id and a text for each record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lucidworks_provider.client.api.options import did_you_mean
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
-from lucidworks_provider.documents.encoding import Fault, check_encoding, check_text, decode
+from lucidworks_provider.documents.encoding import Rejection, check_encoding, check_text, decode
 from lucidworks_provider.errors import InputError
 
 
@@ -19,13 +19,12 @@ class ReadOptions:
 
     :param id_column: field or column of the ids, in JSON Lines, CSV and Parquet.
     :param text_column: that of the texts.
-    :param encoding: of the files, by a name that Python knows; None for a byte order mark, UTF-8, or what a page
-        declares.
-    :param max_document_bytes: a document, or the line or record that it stands in, may have; more is rejected.
+    :param encoding: of the files, by Python's name; None for a byte order mark, UTF-8, or the declaration of a page.
+    :param max_document_bytes: limit of a document and of its line or record; larger ones are rejected.
     :param csv_delimiter: between fields; None for a comma, in ``.tsv`` files a tab.
-    :param csv_quotechar: around fields; empty for none. Doubled, it stands for itself.
-    :param csv_escapechar: makes the next character one of the field.
-    :param csv_columns: names of the columns, of files without a header.
+    :param csv_quotechar: around fields, doubled within them; empty for none.
+    :param csv_escapechar: makes the next character part of the field.
+    :param csv_columns: names of the columns of files without a header.
     """
 
     id_column: str = "id"
@@ -73,13 +72,13 @@ class ReadOptions:
 
 
 def read_record(
-    place: str, document_id: object, text: object, reading: ReadOptions
+    place: str, document_id: object, text: object, options: ReadOptions
 ) -> Document | RejectedDocument:
     """
-    A document, or why it is none.
+    Check the id and the text of a record.
 
-    :param place: stands for an id that cannot be used.
-    :param text: as bytes where it has not been decoded.
+    :param place: replaces an invalid id.
+    :param text: bytes if not decoded yet.
     """
     name = _as_id(document_id)
     if name is None:
@@ -92,23 +91,23 @@ def read_record(
     if text is None:
         return RejectedDocument(name, Reason.EMPTY, "It has no text.")
     if isinstance(text, bytes):
-        text = decode(text, reading.encoding or "utf-8")
+        text = decode(text, options.encoding or "utf-8")
     if isinstance(text, str):
-        fault = check_text(text, reading.max_document_bytes)
-        if fault is None:
+        rejection = check_text(text, options.max_document_bytes)
+        if rejection is None:
             return Document(name, text)
-    elif isinstance(text, Fault):
-        fault = text
+    elif isinstance(text, Rejection):
+        rejection = text
     else:
-        fault = Fault(Reason.INVALID, f"Its text is of type {type(text).__name__}.")
-    return RejectedDocument(name, fault.reason, fault.detail)
+        rejection = Rejection(Reason.INVALID, f"Its text is of type {type(text).__name__}.")
+    return RejectedDocument(name, rejection.reason, rejection.detail)
 
 
 def missing_column(uri: str, name: str, there: list[str], hint: str = "") -> InputError:
     """
-    The error for a file that has no such column.
+    The error for a file without a column.
 
-    :param hint: what else may be wrong.
+    :param hint: another possible cause.
     """
     meant = did_you_mean(name, there)
     return InputError(
@@ -124,6 +123,6 @@ def _as_id(value: object) -> str | None:
         except UnicodeDecodeError:
             return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        # Nor 1.0, which is what becomes of 1 in some tables and of 2**64 in some parsers.
+        # Nor a float, which some tables make of 1 and some parsers of 2**64.
         return None
     return str(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files a corpus is made of: those of a folder or a glob on any storage, listed as they come."""
+"""Lists the files of a source: a file, a folder, a glob or a Delta table on any storage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Format(StrEnum):
-    """What a file holds, by its suffix."""
+    """The format of a file, by its suffix."""
 
     TEXT = "text"
     HTML = "html"
@@ -41,25 +41,24 @@ _FORMATS = {
     "parquet": Format.PARQUET,
 }
 _COMPRESSED = {f"{suffix}.gz": _FORMATS[suffix] for suffix in ("jsonl", "ndjson", "csv", "tsv")}
-# What table formats and their writers keep beside their data.
+# Folders of table formats and their writers that have no data.
 _LOG = "_delta_log"
 _OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metadata"}
 _MAGIC = re.compile(r"[*?[]")
-# What a pattern is made of: a class of characters, a run of stars, or anything else.
+# Tokens of a glob: a class of characters, stars, or another character.
 _TOKENS = re.compile(r"\[(!?)(\][^\]]*|[^\]]+)\]|(\*+)|(.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """
-    One file of a corpus.
+    A file of a source.
 
-    :param uri: where it is.
-    :param path: below the source, "/" between; the id of its document, if it holds one. Of a glob, below the
-        last folder before the first wildcard; of a source that is a file, its name.
+    :param path: below the source; the id of a file of one document. For a glob, below the last folder before the
+        first wildcard; for a source that is a file, its name.
     :param size: bytes.
-    :param etag: another one when the file was changed: ``etag:…``, ``mtime:<ns>``, or ``seen:<ns>`` where
-        the store tells neither, which is another one in each listing.
+    :param etag: changes when the file does: ``etag:…``, ``mtime:<ns>``, or ``seen:<ns>``, the time of the listing, if
+        the store has neither.
     """
 
     uri: str
@@ -74,8 +73,8 @@ class Formats:
     """
     Which files are read.
 
-    :param of: the format of a file by its name, None for one that is passed over.
-    :param suffixes: the same for people.
+    :param of: returns the format of a file by its name; None to skip it.
+    :param suffixes: for messages.
     """
 
     of: Callable[[str], Format | None]
@@ -92,20 +91,17 @@ DOCUMENTS = Formats(_format, ", ".join(f".{suffix}" for suffix in (*_FORMATS, *_
 
 def list_source(source: str, formats: Formats = DOCUMENTS) -> Iterator[SourceFile]:
     """
-    The files of a corpus, in no order, found while they are asked for.
+    Iterate over the files of a source, in no order.
 
-    A folder with a ``_delta_log`` is a Delta table, whose data files are those of its newest version. Within a
-    folder hidden files and folders (``.x``) and those of table writers (``_temporary``, ``_spark_metadata`` and the
-    like) are passed over, and files of other kinds are counted in one warning. Links are followed, but for one to
-    a folder that it lies in. A local folder takes no memory; of an object store, some folders right below the source
-    are listed at a time.
+    A folder with a ``_delta_log`` is a Delta table; its files are those of the newest version. Hidden files and
+    folders (``.x``) and those of table writers (``_temporary``, ``_spark_metadata`` etc.) are skipped, and files of
+    other formats are counted in one warning. Symbolic links are followed, except to a parent folder. Memory is
+    bounded by the listings of some folders directly below the source.
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
-    :param formats: those of documents, or others.
-    :raises InputError: there is nothing, or nothing of a kind that can be read. With the first file at the
-        earliest, as this is a generator.
-    :raises StorageError: a folder cannot be read. What is in it would otherwise count as gone.
+    :raises InputError: there is no such source, or it has no file that can be read. Raised during the iteration.
+    :raises StorageError: a folder cannot be read; its documents would otherwise count as deleted.
     """
     base = _checked(source)
     found = _found(base)
@@ -140,8 +136,8 @@ def _delta_files(uri: str) -> Iterator[SourceFile]:
     The data files of a table's newest version.
 
     :param uri: of the folder that has the log.
-    :raises InputError: the table needs what is not supported, which is named; or it has no rows.
-    :raises StorageError: its log cannot be read.
+    :raises InputError: the table has no rows, or needs unsupported features, which are named.
+    :raises StorageError: the log cannot be read.
     """
     check_installed()
     from lucidworks_provider.delta.log import read_table
@@ -160,7 +156,7 @@ def _checked(source: object) -> str:
         raise InputError(f"source is {source!r}; give the URI of a file, a folder or a glob.")
     local = local_path(source.strip())
     if local is not None and not local.is_absolute():
-        # Workers have working directories of their own.
+        # Workers have different working directories.
         raise InputError(f"source is {source!r}; give an absolute path (file:///…) or another storage's URI.")
     scheme, separator, rest = source.strip().rpartition("://")
     return f"{scheme}{separator}{rest.rstrip('/')}"
@@ -168,22 +164,22 @@ def _checked(source: object) -> str:
 
 def source_folder(source: str) -> str:
     """
-    The file or folder that a source is, or of a glob the last folder before its first wildcard.
+    The file or folder of a source; for a glob, the last folder before its first wildcard.
 
-    A name with ``[``, ``]``, ``?`` or ``*`` is that of a file or folder where there is one.
+    A name with ``[``, ``]``, ``?`` or ``*`` is no glob if such a file or folder exists.
 
-    :param source: as of :func:`list_source`.
+    :param source: as for :func:`list_source`.
     :raises StorageError: the storage cannot be read.
     """
     return _split(_checked(source))[0]
 
 
-def may_hold(source: str, folder: str) -> bool:
+def may_contain(source: str, folder: str) -> bool:
     """
-    Whether a file below a folder can be one of the source, by its path.
+    Whether files below a folder can be files of the source, by their paths.
 
-    :param source: as of :func:`list_source`.
-    :param folder: URI of the folder, which need not exist.
+    :param source: as for :func:`list_source`.
+    :param folder: URI; need not exist.
     :raises StorageError: the storage cannot be read.
     """
     root, pattern = _split(_checked(source))
@@ -193,12 +189,12 @@ def may_hold(source: str, folder: str) -> bool:
 
 
 def _found(base: str) -> Entry | None:
-    # The root of a disk is nothing but the slash that every path begins with.
+    # The slash of the root of a disk must stay.
     return find_entry(base if base.rpartition("/")[2] else f"{base}/")
 
 
 def _split(base: str) -> tuple[str, list[str]]:
-    """A folder, and the parts of a pattern below it; none where the source is no glob."""
+    """A folder, and the parts of the glob below it; no parts if the source is no glob."""
     magic = _MAGIC.search(base)
     if magic is None or _found(base) is not None:
         return base, []
@@ -233,13 +229,13 @@ def _reaches(parts: list[str], folders: list[str]) -> bool:
 @dataclass(slots=True)
 class _Walk:
     """
-    Goes through a folder.
+    Walks through a folder.
 
     :param base: the folder, without a slash at its end.
-    :param matches: what paths below the folder must look like; None for all.
-    :param parts: the same as parts of a glob.
-    :param others: files of kinds that cannot be read.
-    :param misnamed: files whose names are no UTF-8, so that no text can name them.
+    :param matches: pattern of the paths below the folder; None for all.
+    :param parts: the parts of the glob of ``matches``.
+    :param others: number of files of other formats.
+    :param misnamed: number of files whose names are not UTF-8.
     """
 
     base: str
@@ -251,8 +247,8 @@ class _Walk:
     formats: Formats = DOCUMENTS
 
     def files(self) -> Iterator[SourceFile]:
-        """Those that match and can be read."""
-        # Folders that are still to be read, as paths below the source.
+        """Files that match and can be read."""
+        # Paths of folders that are not listed yet.
         folders = [""]
         while folders:
             some, folders = folders, []
@@ -261,13 +257,13 @@ class _Walk:
 
     def _list(self, below: str) -> tuple[str, Iterable[Entry]]:
         place = f"{self.base}/{below}"
-        # What lies right below the source is listed by itself, for it may hold all there is.
+        # The source itself is listed without its subfolders, as it may have all files.
         whole = list_below(place) if below and (not self.parts or "**" in self.parts) else None
         entries = whole or list_folder(place)
         return below, entries if local_path(place) is not None else list(entries)
 
     def _files(self, below: str, entries: Iterable[Entry], folders: list[str]) -> Iterator[SourceFile]:
-        """:param folders: gets those that are to be read, too."""
+        """:param folders: gets the subfolders to list."""
         for entry in entries:
             if "/." in f"/{entry.name}":
                 continue
@@ -296,20 +292,20 @@ class _Walk:
             self.first_other = self.first_other or path
             return None
         if not _is_text(path):
-            # Under this name it is not found when it should be read, which makes it a reject.
+            # No file has this name, so reading it makes a reject.
             self.misnamed += 1
             path = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return SourceFile(f"{self.base}/{path}", path, entry.size, entry.etag, kind)
 
     def warn(self) -> None:
-        """Say what was left out."""
+        """Log what was skipped."""
         if self.others:
             log.warning(
-                "%s has %s files of kinds that are not read (first: %r); %s are.",
+                "%s has %s files of other formats, which are skipped (first: %r); supported are %s.",
                 *(self.base, f"{self.others:,}", self.first_other, self.formats.suffixes),
             )
         if self.misnamed:
-            log.warning("%s has %s files whose names are no UTF-8; rename them.", self.base, self.misnamed)
+            log.warning("%s has %s files whose names are not UTF-8; rename them.", self.base, self.misnamed)
 
 
 def _is_text(name: str) -> bool:
@@ -321,7 +317,7 @@ def _is_text(name: str) -> bool:
 
 
 def _expression(parts: list[str]) -> str:
-    """A glob as a regular expression for paths below its folder."""
+    """The regular expression of a glob, for paths below its folder."""
     expression = ""
     for part in parts[:-1]:
         expression += "(?:[^/]+/)*" if part == "**" else f"{_part(part)}/"

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Documents over the service's limit, in pieces that each fit.
+Splits documents over the service's limit into segments.
 
-A piece ends behind a paragraph, else behind a line or sentence, else behind a word, else anywhere but within a
-character and what belongs to it. The best border is taken that lies in the second half of what fits: a piece
-is a request, so small ones cost. Each piece is found in time that its own length bounds, whatever the text.
+A segment ends after a paragraph, or else after a line or sentence, a word, or a character with its combining marks.
+The best boundary in the second half of what fits is used, as each segment is a request. The time to find it is
+bounded by the length of the segment.
 """
 
 from __future__ import annotations
@@ -15,54 +15,51 @@ from dataclasses import dataclass
 
 from lucidworks_provider.errors import InputError
 
-# The longest character in UTF-8.
+# Bytes of the longest character in UTF-8.
 _SMALLEST = 4
-# Borders, the better ones first. None of them begins with a repetition that may fail behind it: a search that
-# fails goes on at the next character, and would look at a long run again from each of its places.
+# Boundaries, the best first. None begins with a repetition, which would make a failing search quadratic.
 _BORDERS = (
     re.compile(r"\n[ \t]*\r?\n\s*|\u2029"),
-    # In Chinese and Japanese no blank follows a sentence.
+    # Chinese and Japanese have no space after a sentence.
     re.compile(r"[.!?…][\"'”’»)\]]{0,4}\s+|[。！？｡][\"'”’」』）]{0,4}\s*|\n\s*"),
     re.compile(r"\s+|\u200b"),
 )
 _FIRST_LOOK = 2048
 _JOINER = "\u200d"
-# Nobody puts more than a few marks on a letter; who does may see them cut.
+# More combining marks of one letter may be separated.
 _MOST_MARKS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Segment:
     """
     A part of a text.
 
-    :param start: its first character in the text.
+    :param start: position of its first character.
     """
 
     start: int
     text: str
 
 
-def split(text: str, *, max_bytes: int) -> list[Piece]:
+def split(text: str, *, max_bytes: int) -> list[Segment]:
     """
-    Cut a text into pieces that together are the text, with nothing between them; into one where it fits.
+    Split a text into segments whose concatenation is the text. A segment may be white space only.
 
-    A piece may be nothing but white space, where the text has so much of it.
-
-    :param max_bytes: of UTF-8 that a piece may have, 4 at least.
-    :raises InputError: fewer.
+    :param max_bytes: limit of a segment in UTF-8; at least 4.
+    :raises InputError: the limit is below 4.
     """
     if max_bytes < _SMALLEST:
         raise InputError(f"max_bytes is {max_bytes}; a character may take {_SMALLEST}.")
-    pieces: list[Piece] = []
+    segments: list[Segment] = []
     start = 0
-    while not pieces or start < len(text):
+    while not segments or start < len(text):
         end = _fitting(text, start, max_bytes)
         if end < len(text):
             end = _border(text, start, end)
-        pieces.append(Piece(start, text[start:end]))
+        segments.append(Segment(start, text[start:end]))
         start = end
-    return pieces
+    return segments
 
 
 def _fitting(text: str, start: int, max_bytes: int) -> int:
@@ -78,7 +75,7 @@ def _fitting(text: str, start: int, max_bytes: int) -> int:
 
 
 def _border(text: str, start: int, end: int) -> int:
-    """Where to cut at the latest, ``end``, or better."""
+    """The best boundary up to ``end``."""
     half = start + (end - start + 1) // 2
     for border in _BORDERS:
         if (found := _last(border, text, half, end)) is not None:
@@ -92,8 +89,8 @@ def _border(text: str, start: int, end: int) -> int:
 
 
 def _last(border: re.Pattern[str], text: str, low: int, high: int) -> int | None:
-    """The end of the last border between two places."""
-    # From the end in steps that grow, since the last one is mostly near and searching goes forward.
+    """The end of the last boundary between two positions."""
+    # Backwards in growing steps, as the last one is mostly near, and regular expressions search forwards.
     reach = _FIRST_LOOK
     while True:
         begin = max(low, high - reach)
@@ -106,7 +103,7 @@ def _last(border: re.Pattern[str], text: str, low: int, high: int) -> int | None
 
 
 def _between_characters(text: str, low: int, high: int) -> int:
-    """Not before an accent, nor within one of the pictures that are made of several."""
+    """The last position that is not within a grapheme."""
     for end in range(high, max(low, high - _MOST_MARKS), -1):
         if not (
             unicodedata.category(text[end]).startswith("M")

@@ -1,33 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A table as a stream of Arrow record batches: files of any storage, or what has Arrow's PyCapsule interface.
+Tables as Arrow record batches, from files on any storage or from objects with the Arrow PyCapsule interface.
 
 ==========================  ==========================================================================================
 ``.parquet``                columns in their types
-``.csv``                    every value is text, also ``007``; a header; the separator (``,``, ``;``, tab, ``|``) is
-                            the one by which the header has the columns
+``.csv .tsv``               every value is text, also ``007``; a header; the separator (``,``, ``;``, tab, ``|``) is
+                            the one with which the header has the columns
 ``.jsonl .ndjson``          an object a line; the type of a column is that of its values
 ``.gz .zst`` behind these   the same compressed, but for Parquet, which compresses by itself
 ``__arrow_c_stream__``,     pandas, Polars, pyarrow and DuckDB; columns in their types
 ``__arrow_c_array__``
 ==========================  ==========================================================================================
 
-What is broken ends the reading with an error that names file and line; no row is passed over.
+A damaged file is an error that names file and line; no row is skipped.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from lucidworks_provider.documents.blocks import BROKEN, open_decompressed
+from lucidworks_provider.documents.csv_rows import CsvRecords
+from lucidworks_provider.documents.encoding import Rejection
+from lucidworks_provider.documents.json_lines import read_lines
+from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import Format, Formats, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import reading
@@ -37,11 +39,12 @@ if TYPE_CHECKING:
 
 # Rows of a record batch, and its bytes by the average of a row group.
 _ROWS, _BATCH_BYTES = 1024, 8_000_000
-# A line of JSON, or a value of CSV, of more bytes is none.
+# Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
-_COMPRESSED = {"gz": "gzip", "zst": "zstd"}
-# What has all rows in memory, and gives them as often as it is asked to.
+_TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
+_COMPRESSED = {"gz", "zst"}
+# Packages whose tables are in memory, so that they can be read several times.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 
 
@@ -50,11 +53,11 @@ class TableColumns:
     """
     Which columns of a table are read.
 
-    :param key: of the rows' key, None for no key.
-    :param text: of the texts.
-    :param others: that are passed through.
-    :param optional: columns that are read where a table has them.
-    :raises InputError: a name that is none, or is there twice.
+    :param key: column of the key; None for no key.
+    :param text: column of the texts.
+    :param others: columns that are passed through.
+    :param optional: columns that are read if the table has them.
+    :raises InputError: a name is invalid or duplicate.
     """
 
     key: str | None = "id"
@@ -76,24 +79,24 @@ class TableColumns:
 
     @property
     def kept(self) -> tuple[str, ...]:
-        """The columns that the result has, too."""
+        """Columns that the result has as well."""
         return (*(() if self.key is None else (self.key,)), *self.others)
 
     @property
     def required(self) -> tuple[str, ...]:
-        """All that a table must have, each once."""
+        """Columns that a table must have."""
         return tuple(dict.fromkeys((*self.kept, self.text)))
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """
-    A table that can be read again and again.
+    A table.
 
     :param name: for messages and logs.
-    :param read: gives its record batches from the beginning; not all of them need have the same schema.
-    :param uri: of its files; None for a table in memory.
-    :param again: whether :attr:`read` can be called more than once.
+    :param read: iterates over its record batches, whose schemas may differ.
+    :param uri: of its files; None for an object.
+    :param again: :attr:`read` can be called more than once.
     """
 
     name: str
@@ -117,7 +120,7 @@ def check_installed() -> None:
 
 
 def table_uri(inputs: object) -> str | None:
-    """The URI that an argument is: a text that does not begin with ``[``, a ``Path`` or an ``ObjectStoragePath``."""
+    """The URI of an argument: a text that does not begin with ``[``, a ``Path`` or an ``ObjectStoragePath``."""
     if isinstance(inputs, str):
         return None if inputs.lstrip().startswith("[") else inputs.strip()
     if isinstance(inputs, PurePath) or type(inputs).__name__ == "ObjectStoragePath":
@@ -127,9 +130,9 @@ def table_uri(inputs: object) -> str | None:
 
 def open_table(inputs: object, columns: TableColumns) -> Table | None:
     """
-    A table by its URI, or one with Arrow's PyCapsule interface; None for anything else.
+    Open a table by its URI, or an object with the Arrow PyCapsule interface; None for anything else.
 
-    :raises InputError: there are no such files, pyarrow is not installed, or something else than files.
+    :raises InputError: there are no such files, or pyarrow is not installed.
     :raises StorageError: a folder cannot be read.
     """
     uri = table_uri(inputs)
@@ -164,7 +167,7 @@ def _table_format(name: str) -> Format | None:
     compressed = last in _COMPRESSED
     suffix = plain.rpartition(".")[2] if compressed else last
     match suffix:
-        case "csv":
+        case "csv" | "tsv":
             return Format.CSV
         case "jsonl" | "ndjson":
             return Format.JSON_LINES
@@ -173,7 +176,7 @@ def _table_format(name: str) -> Format | None:
     return None
 
 
-_TABLES = Formats(_table_format, ".parquet, .csv, .jsonl, .ndjson, and with .gz or .zst behind them")
+_TABLES = Formats(_table_format, ".parquet, .csv, .jsonl, .ndjson, .tsv, and with .gz or .zst behind them")
 
 
 def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[pa.RecordBatch]:
@@ -221,72 +224,77 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
 
 
 def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
 
-    csv.field_size_limit(LONGEST_LINE)  # of the process; the default is 128 KiB
-    with _text(file) as opened:
-        line = 0
+    with open_decompressed(file) as opened:
+        records = CsvRecords(file, opened, ReadOptions(max_document_bytes=LONGEST_LINE))
         try:
-            header = opened.readline(LONGEST_LINE)
-            names, separator = _header(file.uri, header, columns)
-            chosen = _chosen(file.uri, names, columns)
-            places = [names.index(name) for name in chosen]
-            rows: list[list[str]] = []
-            reader = csv.reader(opened, delimiter=separator, strict=True)
-            schema = pa.schema([(name, pa.string()) for name in chosen])
-            size = 0
-            for row in reader:
-                line = 1 + reader.line_num
-                if not row:
-                    continue  # a blank line
-                if len(row) != len(names):
-                    raise InputError(
-                        f"{file.uri}: the row that ends in line {line:,} has {len(row)} values, and the header "
-                        f"{len(names)} names."
-                    )
-                rows.append([row[place] for place in places])
-                size += sum(map(len, rows[-1]))
-                if len(rows) == _ROWS or size > _BATCH_BYTES:
-                    yield _texts(rows, schema)
-                    rows, size = [], 0
-            yield _texts(rows, schema)
-        except StorageError:
-            raise
-        except (csv.Error, UnicodeError, OSError, EOFError) as err:
-            raise InputError(f"{file.uri}: it cannot be read behind line {line:,}: {err!s:.200}") from err
+            header = records.peek()
+        except (UnicodeDecodeError, *BROKEN) as err:
+            raise InputError(f"{file.uri} cannot be read: {err!s:.200}") from err
+        for separator in "" if file.path.lower().endswith(_TAB_SEPARATED) else _SEPARATORS:
+            names = [records.decode(name) for name in next(csv.reader([header], delimiter=separator), [])]
+            if set(columns.required) <= set(names):
+                records.delimiter = separator
+                break
+        chosen, places, width = list[str](), list[int](), -1
+        rows: dict[int, list[str]] = {}
+        size = 0
+        for line, record in records:
+            if isinstance(record, Rejection):
+                raise InputError(f"{file.uri} cannot be read from line {line:,} on: {record.detail}")
+            if width < 0:
+                found = [str(records.decode(name)) for name in record]
+                chosen, width = _chosen(file.uri, found, columns), len(found)
+                places = [found.index(name) for name in chosen]
+                continue
+            if len(record) != width:
+                raise InputError(
+                    f"{file.uri}: the record in line {line:,} has {len(record)} values, and the header {width} names."
+                )
+            row = rows[line] = [record[place] for place in places]
+            size += sum(map(len, row))
+            if len(rows) == _ROWS or size > _BATCH_BYTES:
+                yield _texts(file.uri, records, rows, chosen)
+                rows, size = {}, 0
+        if width < 0:
+            _chosen(file.uri, [], columns)
+        yield _texts(file.uri, records, rows, chosen)
 
 
-def _header(uri: str, line: str, columns: TableColumns) -> tuple[list[str], str]:
-    """The names in a header, and the separator by which it has the columns."""
-    for separator in _SEPARATORS:
-        names = next(csv.reader([line], delimiter=separator), [])
-        if set(columns.required) <= set(names):
-            return names, separator
-    names = next(csv.reader([line]), [])
-    _chosen(uri, names, columns)
-    return names, ","
+def _texts(uri: str, records: CsvRecords, rows: dict[int, list[str]], names: Sequence[str]) -> pa.RecordBatch:
+    """
+    Rows of CSV as columns of texts.
 
-
-def _texts(rows: list[list[str]], schema: pa.Schema) -> pa.RecordBatch:
+    :param rows: by the line that each begins in.
+    :raises InputError: a value cannot be decoded.
+    """
     import pyarrow as pa
 
-    values = zip(*rows, strict=True) if rows else ([] for _ in schema.names)
-    return pa.record_batch([pa.array(one, pa.string()) for one in values], schema=schema)
+    def decoded(values: Sequence[str]) -> Sequence[str]:
+        together = "".join(values)
+        if together.isascii() and together.isprintable():
+            return values
+        texts = list[str]()
+        for line, value in zip(rows, values, strict=True):
+            text = value if value.isascii() and value.isprintable() else records.decode(value)
+            if isinstance(text, Rejection):
+                raise InputError(f"{uri}: the record in line {line:,} cannot be read: {text.detail}")
+            texts.append(text)
+        return texts
+
+    columns = zip(*rows.values(), strict=True) if rows else ([] for _ in names)
+    return pa.record_batch([pa.array(decoded(column), pa.string()) for column in columns], list(names))
 
 
 def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
-    with _text(file) as opened:
-        number, size = 0, 0
-        rows: list[dict[str, Any]] = []
+    number, size = 0, 0
+    rows: list[dict[str, Any]] = []
+    with open_decompressed(file) as opened:
         try:
-            while line := opened.readline(LONGEST_LINE):
-                number += 1
-                if len(line) == LONGEST_LINE:
-                    raise InputError(
-                        f"{file.uri}: line {number:,} is longer than {LONGEST_LINE:,} characters."
-                    )
-                if line.isspace():
-                    continue
+            for number, line in read_lines(opened, None, LONGEST_LINE):
+                if isinstance(line, int):
+                    raise InputError(f"{file.uri}: line {number:,} is longer than {LONGEST_LINE:,} bytes.")
+                # Not orjson, which makes floats of large whole numbers.
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise InputError(f"{file.uri}: line {number:,} is no JSON object.")
@@ -300,8 +308,8 @@ def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.Rec
                     rows, size = [], 0
         except StorageError:
             raise
-        except (UnicodeError, OSError, EOFError) as err:
-            raise InputError(f"{file.uri}: it cannot be read behind line {number:,}: {err!s:.200}") from err
+        except BROKEN as err:
+            raise InputError(f"{file.uri} cannot be read after line {number:,}: {err!s:.200}") from err
         except (ValueError, RecursionError) as err:
             if isinstance(err, InputError):
                 raise
@@ -312,10 +320,10 @@ def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.Rec
 
 def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: str) -> pa.RecordBatch:
     """
-    Values of Python as a record batch.
+    Convert rows to a record batch.
 
     :param where: for the message.
-    :raises InputError: values of several types in a column.
+    :raises InputError: a column has values of several types.
     """
     import pyarrow as pa
 
@@ -328,17 +336,17 @@ def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: s
 
 def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType | None = None) -> pa.Array:
     """
-    Values of Python as a column of one type.
+    Convert values to a column.
 
-    :param kind: None for the type that the values have.
-    :raises InputError: they have several, or one that Arrow does not know.
+    :param kind: the type; None for that of the values.
+    :raises InputError: the values have several types, or one that Arrow does not support.
     """
     import pyarrow as pa
 
     kinds = {type(value) for value in values} - {type(None)}
     try:
         if kinds & {bool, int} and len(kinds) > 1:
-            # Arrow would make floats of whole numbers, and numbers of truth values.
+            # Arrow would convert whole numbers to floats, and booleans to numbers.
             raise pa.ArrowInvalid(f"they are {', '.join(sorted(one.__name__ for one in kinds))}")
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
@@ -349,7 +357,7 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
 
 def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
     """
-    A type that holds the values of both.
+    The common type of two columns.
 
     :raises InputError: there is none without a loss.
     """
@@ -360,26 +368,11 @@ def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType
         both = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pa.ArrowException:
         both = None
-    # Whole numbers as floats or decimals would be other values, or none at all.
+    # Whole numbers must not become floats or decimals.
     whole = [pa.types.is_integer(kind) for kind in (one, other, both) if kind and not pa.types.is_null(kind)]
     if both is None or len(set(whole)) > 1:
         raise InputError(f"inputs: column {name!r} is of type {one} in some rows, and of {other} in others.")
     return both
-
-
-@contextmanager
-def _text(file: SourceFile) -> Iterator[io.TextIOWrapper]:
-    """The text of a file, decompressed, without a byte order mark."""
-    with reading(file.uri) as opened:
-        source: Any = opened
-        codec = _COMPRESSED.get(file.path.lower().rpartition(".")[2])
-        if codec == "gzip":
-            source = gzip.GzipFile(fileobj=opened)
-        elif codec is not None:
-            import pyarrow as pa
-
-            source = pa.CompressedInputStream(pa.PythonFile(opened, "r"), codec)
-        yield io.TextIOWrapper(io.BufferedReader(source, 1 << 18), encoding="utf-8-sig", newline="")
 
 
 def _chosen(where: str, names: Sequence[str], columns: TableColumns) -> list[str]:
@@ -401,7 +394,7 @@ def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
 
 
 def _selected(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
-    """The columns in that order; views as plain text and bytes, which every reader of files knows."""
+    """Select columns; string and binary views become plain types, which all readers support."""
     import pyarrow as pa
 
     views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook of access tokens: the connection, the shared token, and sessions that send it."""
+"""Access tokens for DAG authors: the connection, the shared token, and sessions that send it."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
     from lucidworks_provider.client.auth.source import TokenSource
-    from lucidworks_provider.client.http.aio_session import BearerMiddleware
+    from lucidworks_provider.client.http.aio import BearerMiddleware
 
-# Connections without a type too.
+# Of connections that may be used; some are created without a type.
 _TYPES = {CONNECTION_TYPE, "generic", "", None}
-_AIO_SESSION = "lucidworks_provider.client.http.aio_session"
+_AIO = "lucidworks_provider.client.http.aio"
 
 
 class LucidworksAuthHook(BaseHook):
     """
-    Returns the access token that all processes share.
+    Provides the access token that all processes of a deployment share.
 
-    Lucidworks AI has one live token per client and scope: a new one invalidates the old one. This hook does not
-    request a new token while the shared one is valid, so any number of tasks and triggers can use it.
+    Lucidworks AI keeps one live token per client ID and scope: a new one invalidates the old one. This hook requests
+    no new token while there is a good one, so any number of tasks and triggers can use it.
 
     :param lucidworks_conn_id: the connection with Client ID and Client Secret.
 
@@ -61,7 +61,7 @@ class LucidworksAuthHook(BaseHook):
         """
         The validated connection, read once per hook.
 
-        :raises ConfigurationError: names the field that is missing or invalid.
+        :raises ConfigurationError: names the field that is missing or wrong.
         """
         if self._settings is None:
             with reading_connection(self.lucidworks_conn_id):
@@ -85,15 +85,15 @@ class LucidworksAuthHook(BaseHook):
 
     def get_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:
         """
-        An access token of a scope: from memory while it is fresh, else the shared one.
+        An access token of a scope: the cached one while it is fresh, else the shared one.
 
         :param scope: ``machinelearning.predict`` (every ``/ai/*`` call) or ``machinelearning.model``.
-        :param refused: a token that was answered with 401, as for :meth:`invalidate`.
+        :param refused: a token that was just answered with 401, as for :meth:`invalidate`.
         :raises AuthenticationError: the service refuses the credentials.
-        :raises TokenError: there is no token without invalidating that of other processes; retryable.
-        :raises TokenContestedError: another system keeps requesting tokens with the same client id.
-        :raises TokenStoreError: the token store is unavailable, or this process has no access to Airflow.
-        :raises ConfigurationError: names the field of the connection that is missing or invalid.
+        :raises TokenError: there is no token, and a new one would invalidate that of other processes; retryable.
+        :raises TokenContestedError: another system keeps requesting tokens with the same client ID.
+        :raises TokenStoreError: the store of the shared token cannot be reached.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
         """
         return self._source(self.get_settings(), scope).get(refused)
 
@@ -105,8 +105,8 @@ class LucidworksAuthHook(BaseHook):
         """
         Report that a call with this token was answered with 401.
 
-        The token is invalidated only if it is still the current one. The next :meth:`get_token` reads the token store
-        before it requests a new one.
+        A token that is not in use any more is ignored. The next :meth:`get_token` reads the shared store before it
+        requests a new token.
 
         :param token: what :meth:`get_token` returned for the call.
         :param scope: as in :meth:`get_token`.
@@ -115,32 +115,32 @@ class LucidworksAuthHook(BaseHook):
 
     def get_auth(self, scope: str = PREDICT_SCOPE) -> requests.auth.AuthBase:
         """
-        An ``auth=`` of ``requests`` that sends the token, for your own sessions and options.
+        The token as an ``auth=`` of ``requests``, for your own sessions and options.
 
-        It gets the next token on a 401, and sends it only to the hosts of the connection.
+        After a 401 the call is repeated with the next token. Only the hosts of the connection get the token.
 
         :param scope: as in :meth:`get_token`.
-        :raises ConfigurationError: names the field of the connection that is missing or invalid.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the call, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.client.http.bearer import AllowedHosts
-        from lucidworks_provider.client.http.session import BearerAuth
+        from lucidworks_provider.client.http.common import AllowedHosts
+        from lucidworks_provider.client.http.sync import BearerAuth
 
         settings = self.get_settings()
         return BearerAuth(self._source(settings, scope), AllowedHosts.of(settings))
 
     def get_conn(self, scope: str = PREDICT_SCOPE) -> requests.Session:
         """
-        A ``requests`` session that sends the token, and gets the next one on a 401.
+        A ``requests`` session that sends the token, and repeats a call with the next one after a 401.
 
-        Paths that start with ``/`` go to the application's host (or the Models API's, by the scope). The
-        token is sent only to the hosts of the connection.
+        Paths that start with ``/`` go to the application's host, or by the scope to the Models API's. Only the hosts
+        of the connection get the token.
 
         :param scope: as in :meth:`get_token`.
-        :raises ConfigurationError: names the field of the connection that is missing or invalid.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the session, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.client.http.session import LucidworksSession
+        from lucidworks_provider.client.http.sync import LucidworksSession
 
         settings = self.get_settings()
         return LucidworksSession(settings, scope, self._source(settings, scope))
@@ -150,18 +150,16 @@ class LucidworksAuthHook(BaseHook):
         """
         :meth:`get_conn` for an event loop: ``async with hook.aget_conn() as session``.
 
-        The ``aiohttp`` session resolves paths, verifies certificates and uses proxies like all calls of this
-        package. Where the connection's URL has a path of its own, write paths without a leading slash.
+        The ``aiohttp`` session completes paths, and uses the certificates and proxies of all calls of this package.
+        If the connection's URL has a path, write paths without a leading slash.
 
         :param scope: as in :meth:`get_token`.
-        :raises ConfigurationError: names the field of the connection that is missing or invalid.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the session, for a URL of a host that is not the connection's.
         """
         settings = await self.aget_settings()
         middleware = await self.aget_auth(scope)
-        async with (await import_in_thread(_AIO_SESSION)).open_session(
-            settings, scope, middleware
-        ) as session:
+        async with (await import_in_thread(_AIO)).open_session(settings, scope, middleware) as session:
             yield session
 
     async def aget_auth(self, scope: str = PREDICT_SCOPE) -> BearerMiddleware:
@@ -169,35 +167,35 @@ class LucidworksAuthHook(BaseHook):
         :meth:`get_auth` for aiohttp: one of the ``middlewares=`` of your own session or request.
 
         :param scope: as in :meth:`get_token`.
-        :raises ConfigurationError: names the field of the connection that is missing or invalid.
+        :raises ConfigurationError: names the field of the connection that is missing or wrong.
         """
-        from lucidworks_provider.client.http.bearer import AllowedHosts
+        from lucidworks_provider.client.http.common import AllowedHosts
 
         settings = await self.aget_settings()
-        aio_session = await import_in_thread(_AIO_SESSION)
-        middleware: BearerMiddleware = aio_session.BearerMiddleware(
+        aio = await import_in_thread(_AIO)
+        middleware: BearerMiddleware = aio.BearerMiddleware(
             self._source(settings, scope), AllowedHosts.of(settings)
         )
         return middleware
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Check the identity server and the application, and the Models API where there is a Customer ID.
+        Test the identity server, the application, and the Models API if there is a Customer ID.
 
-        Each gets a token of its scope. The shared token is used where there is one: only the secret decrypts it,
-        and a
-        new one would invalidate it. If the store is unavailable, no new one is requested. Each request is sent once.
+        Each is tested with a token of its scope: the shared one if there is one, since only the secret decrypts it
+        and a new one would invalidate it. If the store cannot be read, no token is requested. Each request is sent
+        once.
 
-        :return: whether all checks succeeded, and a sentence for each host.
+        :return: whether all of them work, and a sentence for each.
         """
         from lucidworks_provider.hooks.connection_test import check_endpoints
 
         try:
-            good, words = check_endpoints(self.get_settings(), self._source)
+            passed, message = check_endpoints(self.get_settings(), self._source)
         except LucidworksError as err:
-            good, words = False, str(err)
-        # The UI tests a copy of the connection, under an id of its own.
-        return good, words.replace(f"Connection {self.lucidworks_conn_id!r}", "The connection")
+            passed, message = False, str(err)
+        # The UI tests a copy of the connection with another id.
+        return passed, message.replace(f"Connection {self.lucidworks_conn_id!r}", "The connection")
 
     @staticmethod
     def _source(settings: LucidworksSettings, scope: str) -> TokenSource:
@@ -207,7 +205,7 @@ class LucidworksAuthHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Standard fields of the form, for Airflow 2.11 to 3.1; later versions read the provider info."""
+        """The standard fields of the form, for Airflow 2.11 to 3.1; later versions read the provider info."""
         return {
             "hidden_fields": list(UI_FIELD_BEHAVIOUR["hidden-fields"]),
             "relabeling": dict(UI_FIELD_BEHAVIOUR["relabeling"]),
@@ -217,10 +215,10 @@ class LucidworksAuthHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """
-        Custom fields of the form, for Airflow 2.11 to 3.1.
+        The custom fields of the form, for Airflow 2.11 to 3.1.
 
-        Airflow 3.0 and 3.1 support them only with their FAB provider, as in the official image. An ImportError would
-        remove the labels of the standard fields too.
+        Airflow 3.0 and 3.1 support them only with the FAB provider, which the official image has. An ImportError
+        would hide the names of the standard fields as well.
         """
         try:
             from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
@@ -251,7 +249,7 @@ class LucidworksAuthHook(BaseHook):
 
 def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
     if conn.conn_type not in _TYPES:
-        # Its password is for another service, and must not be sent to this one.
+        # Its password is for another service.
         raise ConfigurationError(
             f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
         )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The test button of a connection: whether each host responds and accepts a token of its scope.
+The test of a connection: whether each host answers, and accepts a token of its scope.
 
-It runs in the API server, so it must be quick, and must not disturb running tasks: a new token invalidates theirs. It
-uses the shared token where there is one, and retries nothing.
+It runs in the API server and must be quick and harmless: a new token would invalidate that of running tasks. So the
+shared token is used if there is one, and no request is repeated.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from lucidworks_provider.client.api.messages import Request, check_status, redact
+from lucidworks_provider.client.api.http import Request, check_status, redact
 from lucidworks_provider.client.api.model_calls import list_models_request
 from lucidworks_provider.client.api.prediction_calls import use_cases_request
 from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
-from lucidworks_provider.client.auth.source import TokenSource, ask_service
+from lucidworks_provider.client.auth.source import TokenSource, request_token
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,
@@ -32,10 +32,10 @@ TIMEOUT = 10.0
 @dataclass(frozen=True, slots=True)
 class EndpointCheck:
     """
-    A host that accepts tokens of one scope.
+    A host that takes tokens of one scope.
 
     :param request: reads a list.
-    :param assumed: the path of that list is not documented.
+    :param assumed: whether the path of that list is undocumented.
     """
 
     name: str
@@ -58,29 +58,29 @@ def check_endpoints(
     settings: LucidworksSettings, source_of: Callable[[LucidworksSettings, str], TokenSource]
 ) -> tuple[bool, str]:
     """
-    Check all hosts.
+    Check all endpoints of a connection.
 
-    :param source_of: returns the source of tokens of a scope.
-    :return: whether all checks succeeded, and a sentence for each host.
+    :param source_of: returns the token source of a scope.
+    :return: whether all of them work, and a sentence for each.
     """
     short = replace(settings, timeout=min(settings.timeout, TIMEOUT))
-    succeeded, sentences = True, []
+    passed, sentences = True, []
     for check in endpoints_of(short):
-        works, message = _try(short, check, source_of(settings, check.scope))
-        succeeded = succeeded and works
+        works, message = _run(short, check, source_of(settings, check.scope))
+        passed = passed and works
         sentences.append(f"{check.name} ({check.url}), scope {check.scope}: {message}")
     if not settings.customer_id:
         sentences.append("Models API: not tried, since the connection has no Customer ID.")
-    return succeeded, " ".join(sentences)
+    return passed, " ".join(sentences)
 
 
-def _try(settings: LucidworksSettings, check: EndpointCheck, source: TokenSource) -> tuple[bool, str]:
+def _run(settings: LucidworksSettings, check: EndpointCheck, source: TokenSource) -> tuple[bool, str]:
     from lucidworks_provider.client.http.sync import SyncTransport
 
     try:
         live = source.peek()
-        # Not through the store: the API server cannot write Variables.
-        token = live.value if live else ask_service(settings, check.scope, hurry=True).access_token
+        # Not stored: the API server cannot write Variables.
+        token = live.value if live else request_token(settings, check.scope, single_attempt=True).access_token
     except LucidworksError as err:
         return False, f"no access. {err}"
     access = "the fleet's live access" if live else f"a new access of {settings.auth_url}"
@@ -89,18 +89,17 @@ def _try(settings: LucidworksSettings, check: EndpointCheck, source: TokenSource
             answer = redact(transport.send(check.request, token), token, settings.client_secret)
         check_status(answer, check.request.name)
     except LucidworksError as err:
-        return judge(err, access, assumed=check.assumed)
+        return explain(err, access, assumed=check.assumed)
     return True, f"works with {access}."
 
 
-def judge(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, str]:
+def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, str]:
     """
-    What a failed check means.
+    What a failed request says about the connection.
 
-    :param err: its error.
-    :param access: the token that was sent, for the message.
+    :param access: which token was sent.
     :param assumed: of :class:`EndpointCheck`.
-    :return: whether host and credentials are valid all the same, and a message.
+    :return: whether host and credentials are right all the same, and a message.
     """
     match err:
         case RateLimitError():

@@ -33,8 +33,7 @@ class LucidworksHook(LucidworksAuthHook):
 
     The calls are the functions of :mod:`~lucidworks_provider.client.predictions`,
     :mod:`~lucidworks_provider.client.chunking`, :mod:`~lucidworks_provider.client.models` and
-    :mod:`~lucidworks_provider.client.jobs`. A hook keeps one connection for its synchronous calls, so each thread
-    needs its own.
+    :mod:`~lucidworks_provider.client.jobs`. Not thread-safe for synchronous calls: each thread needs its own.
 
     :param lucidworks_conn_id: the connection.
     """

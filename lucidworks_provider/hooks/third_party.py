@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of third parties, from an Airflow connection of any type."""
+"""Keys of third parties, from Airflow connections of any type."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def api_key(conn_id: str) -> str:
     The ``modelConfig.apiKey`` of a model of a third party.
 
     :param conn_id: a connection whose password is the key (OpenAI, Azure), or that holds a Google service
-        account (``keyfile_dict``), which the service expects in base64.
-    :raises ConfigurationError: there is no key in it.
+        account (``keyfile_dict``), which is sent base64-encoded.
+    :raises ConfigurationError: the connection has no key.
     """
     found, extra = _read(conn_id)
     if found is None:
-        # Forms store empty fields too.
+        # Forms store empty fields as well.
         given = (str(extra[name]).strip() for name in _KEYS if isinstance(extra.get(name), str))
         found = next(filter(None, given), None)
     if found is None and (account := _service_account(extra)) is not None:
         found = base64.b64encode(account.encode()).decode()
-    return _hidden(found, conn_id, "password or a `keyfile_dict`")
+    return _redacted(found, conn_id, "password or a `keyfile_dict`")
 
 
 def service_account_key(conn_id: str) -> str:
     """
-    The ``serviceAccountKey`` with which the service reads training data.
+    The ``serviceAccountKey`` for the training data of a model.
 
     :param conn_id: a connection with a Google service account (``keyfile_dict``), or whose password is the key.
-    :raises ConfigurationError: there is no key in it.
+    :raises ConfigurationError: the connection has no key.
     """
     found, extra = _read(conn_id)
-    return _hidden(_service_account(extra) or found, conn_id, "`keyfile_dict` or password")
+    return _redacted(_service_account(extra) or found, conn_id, "`keyfile_dict` or password")
 
 
 def _read(conn_id: str) -> tuple[str | None, dict[str, Any]]:
@@ -65,7 +65,7 @@ def _service_account(extra: dict[str, Any]) -> str | None:
     return None
 
 
-def _hidden(key: str | None, conn_id: str, where: str) -> str:
+def _redacted(key: str | None, conn_id: str, where: str) -> str:
     if not key:
         raise ConfigurationError(f"Connection {conn_id!r}: no key is in it; set its {where}.")
     return redact_in_logs(key)

@@ -22,8 +22,8 @@ from lucidworks_provider.client.api.chunking import (
     check_text,
     read_result,
 )
+from lucidworks_provider.client.api.http import parse_object
 from lucidworks_provider.client.api.jobs import CHUNKING, JobKind, JobState
-from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.client.api.spans import Span
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.documents.document import Document

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lucidworks_provider.client.api.http import parse_object
 from lucidworks_provider.client.api.jobs import JobKind, JobState, state_of
-from lucidworks_provider.client.api.messages import parse_object
 from lucidworks_provider.client.api.validation import refused
 from lucidworks_provider.errors import ResultGoneError
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of

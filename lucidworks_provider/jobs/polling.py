@@ -50,7 +50,12 @@ from lucidworks_provider.jobs.decisions import (
     state_decision,
     unknown_state,
 )
-from lucidworks_provider.jobs.state_store import FileResultStore, Reason, ResultDirectory, ResultStore
+from lucidworks_provider.jobs.state_store import (
+    FileResultStore,
+    QuarantineReason,
+    ResultDirectory,
+    ResultStore,
+)
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -149,7 +154,7 @@ class JobPoller(Poller):
         except (ForbiddenError, RequestRefusedError, UnknownResourceError) as err:
             return await self._refused(err)
         except ContentEncodingError as err:
-            err.kept(await self.store.quarantine(err.body, Reason.UNDECODED, err.encoding))
+            err.kept(await self.store.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
             raise
         except LucidworksError as err:
             if not err.retryable:
@@ -165,7 +170,7 @@ class JobPoller(Poller):
             if self.other_jobs == 1:
                 return await self._other_job(result, body)
             # The service may name jobs in its own way. The content is validated when the result is read.
-            if result.state is JobState.GONE and await self.store.restore(Reason.OTHER_JOB):
+            if result.state is JobState.GONE and await self.store.restore(QuarantineReason.OTHER_JOB):
                 await self._warn("gone; the earlier body with another job's id may be the result.")
                 return PollResult(JobState.RESULT)
         return await self._stored(result, body)
@@ -182,7 +187,7 @@ class JobPoller(Poller):
         message = f"The answer is about job {result.other_job}."
         await self._warn("%s Polling again.", message)
         if result.has_payload:
-            kept = await self.store.quarantine(body, Reason.OTHER_JOB)
+            kept = await self.store.quarantine(body, QuarantineReason.OTHER_JOB)
             await in_thread(log.warning, "The result of job %s is kept in %s", result.other_job, kept)
         return PollResult(JobState.PENDING, message=message, other_job=result.other_job)
 
@@ -199,13 +204,13 @@ class JobPoller(Poller):
                     )
                     await self.store.save(body)
                     return PollResult(JobState.RESULT, result.status)
-                await self.store.quarantine(body, Reason.UNKNOWN_STATUS)
+                await self.store.quarantine(body, QuarantineReason.UNKNOWN_STATUS)
                 await self._warn("a payload with status %r is quarantined.", result.status)
             case JobState.PENDING if self.quarantined and result.status and not result.going_on:
                 # The payload was handed out once; later responses have the status alone.
-                await self.store.restore(Reason.UNKNOWN_STATUS)
+                await self.store.restore(QuarantineReason.UNKNOWN_STATUS)
                 return PollResult(JobState.RESULT, result.status)
-            case JobState.GONE | JobState.EMPTY if await self.store.restore(Reason.UNKNOWN_STATUS):
+            case JobState.GONE | JobState.EMPTY if await self.store.restore(QuarantineReason.UNKNOWN_STATUS):
                 await self._warn("gone; the quarantined payload is the result.")
                 return PollResult(JobState.RESULT)
             case JobState.UNREADABLE:
@@ -244,7 +249,7 @@ async def wait_for_job(
         outcome.end is JobEnd.TIMEOUT
         and restore_at_timeout
         and poller.quarantined
-        and await store.restore(Reason.UNKNOWN_STATUS)
+        and await store.restore(QuarantineReason.UNKNOWN_STATUS)
     ):
         await in_thread(log.warning, "Job %s: timed out; the quarantined payload is the result.", job_id)
         return PollOutcome(JobEnd.COLLECTED)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from lucidworks_provider.client.api.chunking import MAX_TEXT_BYTES
-from lucidworks_provider.client.api.messages import json_body
+from lucidworks_provider.client.api.http import json_body
 from lucidworks_provider.client.api.options import as_json
 from lucidworks_provider.client.api.use_cases import Item, PredictionOptions, check_wire
 from lucidworks_provider.documents.encoding import check_text

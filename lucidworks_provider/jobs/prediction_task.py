@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from lucidworks_provider.client.api.http import Response, parse_object, read_blanked
 from lucidworks_provider.client.api.jobs import PREDICTION, JobKind
-from lucidworks_provider.client.api.messages import Answer, parse_object, read_blanked
 from lucidworks_provider.client.api.prediction_calls import PredictionResult, read_result
 from lucidworks_provider.client.api.predictions import Prediction, read_predictions
 from lucidworks_provider.client.api.secrets import blank
@@ -39,7 +39,7 @@ from lucidworks_provider.jobs.prediction_file import (
 )
 from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, split_batches
 from lucidworks_provider.jobs.record import JobRecord
-from lucidworks_provider.jobs.state_store import FileResultStore, Reason, ResultDirectory
+from lucidworks_provider.jobs.state_store import FileResultStore, QuarantineReason, ResultDirectory
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
 from lucidworks_provider.threads import in_thread
 
@@ -99,11 +99,11 @@ class PredictionTask(JobTask[PredictionFile]):
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The value is a prediction for each input."""
 
-        def read(answer: Answer) -> PredictionResult:
+        def read(answer: Response) -> PredictionResult:
             sent = parse_object(answer.body, f"Prediction job {job_id}")
             return read_result(sent, job_id, self.options.known.answer, len(self.held[position].sent))
 
-        result = read_blanked(read, Answer(200, {}, body), *self.options.secrets)
+        result = read_blanked(read, Response(200, {}, body), *self.options.secrets)
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
 
     def describe(
@@ -236,7 +236,7 @@ class SyncBatchRunner:
             await in_thread(self.results.mark_rejected, name)
             raise
         except ContentEncodingError as err:
-            err.kept(await store.quarantine(err.body, Reason.UNDECODED, err.encoding))
+            err.kept(await store.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
             raise
         await store.save(body)
         self._count(batch)
@@ -278,11 +278,11 @@ class SyncBatchRunner:
                 f"{self.results.uri(batch.position, name)} no longer exists; a retry sends the batch again."
             )
 
-        def read(answer: Answer) -> tuple[Prediction, ...]:
+        def read(answer: Response) -> tuple[Prediction, ...]:
             sent = parse_object(answer.body, batch.name)
             return read_predictions(sent, self.options.known.answer, batch.name, inputs=len(batch.sent))
 
-        return read_blanked(read, Answer(200, {}, body), *self.options.secrets)
+        return read_blanked(read, Response(200, {}, body), *self.options.secrets)
 
 
 class _Queue:

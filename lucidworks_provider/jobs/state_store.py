@@ -69,7 +69,7 @@ class TaskStateStore(Protocol):
         """Write."""
 
 
-class Reason(Enum):
+class QuarantineReason(Enum):
     """Why a body is quarantined. Each may be the only copy of a result."""
 
     UNKNOWN_STATUS = "aside"
@@ -142,7 +142,9 @@ class ResultDirectory:
         discard(self.uri(position, job_id))
 
     @_retry_write
-    def quarantine(self, position: int, job_id: str, body: bytes, reason: Reason, encoding: str = "") -> str:
+    def quarantine(
+        self, position: int, job_id: str, body: bytes, reason: QuarantineReason, encoding: str = ""
+    ) -> str:
         """
         Store a body that is not the job's result, or not yet.
 
@@ -152,14 +154,14 @@ class ResultDirectory:
         :return: its URI.
         """
         uri = self._quarantine_uri(position, job_id, reason)
-        if reason is Reason.UNDECODED:
+        if reason is QuarantineReason.UNDECODED:
             # Named by its content: a later one does not replace it.
             coding = re.sub(r"\W+", "-", encoding)[:32]
             uri = f"{uri}.{hashlib.sha256(body).hexdigest()[:8]}.{coding}"
         write_file(uri, body)
         return uri
 
-    def restore(self, position: int, job_id: str, reason: Reason) -> bool:
+    def restore(self, position: int, job_id: str, reason: QuarantineReason) -> bool:
         """Make a quarantined body the job's result; whether there is one."""
         body = read_file(self._quarantine_uri(position, job_id, reason))
         if body is None:
@@ -169,15 +171,15 @@ class ResultDirectory:
 
     def quarantine_result(self, position: int, job_id: str) -> str:
         """Move a body that is not a valid result to the quarantine; its URI there."""
-        uri = self.quarantine(position, job_id, self.read(position, job_id) or b"", Reason.UNUSABLE)
+        uri = self.quarantine(position, job_id, self.read(position, job_id) or b"", QuarantineReason.UNUSABLE)
         self.delete(position, job_id)
         return uri
 
-    def _quarantine_uri(self, position: int, job_id: str, reason: Reason) -> str:
+    def _quarantine_uri(self, position: int, job_id: str, reason: QuarantineReason) -> str:
         match reason:
-            case Reason.UNKNOWN_STATUS | Reason.UNUSABLE:
+            case QuarantineReason.UNKNOWN_STATUS | QuarantineReason.UNUSABLE:
                 return f"{self.uri(position, job_id)}.{reason.value}"
-            case Reason.OTHER_JOB:
+            case QuarantineReason.OTHER_JOB:
                 return f"{self.folder}.{_body_name(position, job_id)}.{reason.value}"
         return f"{self.folder}.{_body_name(position, job_id)}"
 
@@ -232,10 +234,10 @@ class ResultStore(Protocol):
     async def save(self, body: bytes) -> None:
         """Return when the result is stored."""
 
-    async def quarantine(self, body: bytes, reason: Reason, encoding: str = "") -> str:
+    async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
         """Store a body that is not the result, or not yet; where, for messages."""
 
-    async def restore(self, reason: Reason) -> bool:
+    async def restore(self, reason: QuarantineReason) -> bool:
         """Make a quarantined body the result; whether there is one."""
 
 
@@ -270,10 +272,10 @@ class FileResultStore:
         policy["before_sleep"] = partial(in_thread, policy["before_sleep"])
         await AsyncRetrying(**policy)(in_thread, self.results.save, self.position, self.job_id, body)
 
-    async def quarantine(self, body: bytes, reason: Reason, encoding: str = "") -> str:
+    async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
         return await in_thread(self.results.quarantine, self.position, self.job_id, body, reason, encoding)
 
-    async def restore(self, reason: Reason) -> bool:
+    async def restore(self, reason: QuarantineReason) -> bool:
         return await in_thread(self.results.restore, self.position, self.job_id, reason)
 
 
@@ -282,7 +284,7 @@ class MemoryResultStore:
     """The body of one job, for a caller that has no storage for it."""
 
     body: bytes | None = None
-    quarantined: dict[Reason, bytes] = field(default_factory=dict)
+    quarantined: dict[QuarantineReason, bytes] = field(default_factory=dict)
 
     async def exists(self) -> bool:
         return self.body is not None
@@ -290,11 +292,11 @@ class MemoryResultStore:
     async def save(self, body: bytes) -> None:
         self.body = body
 
-    async def quarantine(self, body: bytes, reason: Reason, encoding: str = "") -> str:
+    async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
         self.quarantined[reason] = body
         return "memory"
 
-    async def restore(self, reason: Reason) -> bool:
+    async def restore(self, reason: QuarantineReason) -> bool:
         self.body = self.quarantined.get(reason)
         return self.body is not None
 

@@ -101,6 +101,8 @@ class NoneTemplatesMixin:
     ) -> Any:
         """Called by Airflow for nested values too."""
         rendered = super().render_template(content, context, jinja_env, seen_oids)  # type: ignore[misc]
+        if isinstance(content, str):
+            rendered = _join_surrogates(rendered)
         is_none = isinstance(content, str) and isinstance(rendered, str) and rendered.strip() == "None"
         return None if is_none and content.strip() != "None" else rendered
 
@@ -117,6 +119,19 @@ class NoneTemplatesMixin:
         for field in given:
             if getattr(self, field) is None:
                 setattr(self, field, _default_of(type(self), field))
+
+
+def _join_surrogates(value: Any) -> Any:
+    """Join surrogate pairs: ``tojson`` escapes an emoji as two halves, which native rendering leaves apart."""
+    if isinstance(value, str):
+        if value.isascii():
+            return value
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    if type(value) is list:
+        return [_join_surrogates(one) for one in value]
+    if type(value) is dict:
+        return {_join_surrogates(name): _join_surrogates(one) for name, one in value.items()}
+    return value
 
 
 def _default_of(operator: type, argument: str) -> Any:

@@ -214,24 +214,24 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, submit, collect, publish."""
-        from lucidworks_provider.corpus.run import look, run
+        from lucidworks_provider.corpus.run import plan_run, run
 
         corpus = self._corpus()
         wait = _busy_wait(self.on_busy, self.busy_timeout)
         # Validate the connection before anything is written or sent.
         _ = self.hook.get_settings().application_base
         if switch(self.plan_only, "plan_only"):
-            found = look(corpus)
+            found = plan_run(corpus)
             self.log.info("Nothing was sent: %s", found)
             return found
-        service, life = self._service(corpus), context["ti"].max_tries
-        delta = run(corpus, service, holder=_holder(context), life=life, wait_seconds=wait)
+        service, generation = self._service(corpus), context["ti"].max_tries
+        delta = run(corpus, service, holder=_holder(context), generation=generation, wait_seconds=wait)
         push_report(context, corpus.output, self.report_url)
         return self._ended(context, delta)
 
     def _corpus(self) -> Corpus:
         """Validate the rendered values, before anything is sent or written."""
-        from lucidworks_provider.corpus.pipeline import Rules
+        from lucidworks_provider.corpus.pipeline import PipelineSettings
         from lucidworks_provider.corpus.settings import Corpus
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.documents.readers import ReadOptions
@@ -253,7 +253,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
                 self.csv_escapechar,
                 self.csv_columns,
             ),
-            rules=Rules(
+            pipeline=PipelineSettings(
                 max_in_flight=whole(self.max_in_flight, "max_in_flight", 1),
                 timeout=seconds(self.timeout, "timeout"),
                 poll_interval=seconds(self.poll_interval, "poll_interval"),
@@ -283,14 +283,14 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
 
     def _source(self) -> str | Sequence[Document | RejectedDocument]:
-        from lucidworks_provider.documents.inline import read_handed_over
+        from lucidworks_provider.documents.inline import read_inline_documents
         from lucidworks_provider.storage import check_folder
 
         if self._is_of_files():
             return check_folder(self.source, "source")
         if self.listing:
             raise InputError("listing is for a source of files; leave it out, or give the files' folder.")
-        return read_handed_over(
+        return read_inline_documents(
             self.source,
             id_column=self.id_column,
             text_column=self.text_column,
@@ -369,7 +369,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect and commit."""
-        from lucidworks_provider.corpus.run import publish_shards
+        from lucidworks_provider.corpus.staged_shards import publish_shards
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.storage import check_folder
 
@@ -380,7 +380,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
             self._uris(),
             output,
             holder=_holder(context),
-            life=context["ti"].max_tries,
+            generation=context["ti"].max_tries,
             wait_seconds=_busy_wait(self.on_busy, self.busy_timeout),
             retention=seconds(self.retention, "retention"),
         )

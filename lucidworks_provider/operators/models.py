@@ -222,7 +222,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
         service account (``keyfile_dict``), or its password. Sent as ``serviceAccountKey``, and stored nowhere.
         (templated)
     :param training_data_credentials: instead, ``{"serviceAccountKey": …}``, which draws a warning unless it is a
-        template. Rendered when it is sent, and shown nowhere. Do not map over it: Airflow would store it.
+        template. Shown nowhere. Do not map over it: Airflow would store it. (templated)
     :param if_ambiguous: what to do where a model exists that may or may not be this one, by what the service shows:
         ``fail``, ``reuse`` it, or ``create`` another one.
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
@@ -237,7 +237,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
 
     template_fields: Sequence[str] = (
         *("name", "model_type", "training_data", "region", "config"),
-        *("credentials_conn_id", "lucidworks_conn_id"),
+        *("credentials_conn_id", "training_data_credentials", "lucidworks_conn_id"),
     )
     template_fields_renderers = {"training_data": "json", "config": "json"}  # noqa: RUF012
 
@@ -274,7 +274,8 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
         self.region = region
         self.config = config
         self.credentials_conn_id = credentials_conn_id
-        self.training_data_credentials = self._redacted(training_data_credentials)
+        self.training_data_credentials = training_data_credentials
+        self._warn_about_keys()
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the training, then wait for it."""
@@ -290,7 +291,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
             dictionary(self.config, "config"),
         )
         self._validate()
-        credentials = self._credentials(context)
+        credentials = self._credentials()
         model: Model = self._get_or_create(
             context,
             training,
@@ -504,7 +505,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
     def execute(self, context: Context) -> None:
         """Delete it, then wait."""
-        from lucidworks_provider.client.api.messages import path_segment
+        from lucidworks_provider.client.api.http import path_segment
         from lucidworks_provider.client.api.models import Progress
 
         path_segment(self.deployment_id, "deployment_id")

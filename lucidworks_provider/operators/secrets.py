@@ -19,7 +19,6 @@ from lucidworks_provider.client.auth.redaction import TokenText
 from lucidworks_provider.errors import InputError
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 ARGUMENT = "training_data_credentials"
@@ -177,12 +176,21 @@ def _decoded(argument: Any) -> Any:
 
 
 class CredentialsMixin:
-    """``credentials_conn_id`` and ``training_data_credentials``, which is not in ``template_fields``."""
+    """``credentials_conn_id`` and ``training_data_credentials``."""
+
+    _credential_keys: Mapping[str, str] = SecretMap({})
 
     if TYPE_CHECKING:
         credentials_conn_id: str | None
         training_data_credentials: Any
-        render_template: Any
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Mask the keys before Airflow keeps an argument, given or rendered."""
+        if name == ARGUMENT:
+            value, keys = split_secrets(redact_credentials(value))
+            # What is rendered is a copy in which those that were given are masked already.
+            self._credential_keys = SecretMap({**self._credential_keys, **keys})
+        super().__setattr__(name, value)
 
     def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Called by Airflow with the arguments that it stores."""
@@ -194,18 +202,14 @@ class CredentialsMixin:
         partial: OperatorPartial = super().partial(**_redact_kwargs(kwargs))  # type: ignore[misc]
         return partial
 
-    @staticmethod
-    def _redacted(credentials: Any) -> Any:
-        """What the constructor keeps; warns where it is not a template."""
-        redacted = redact_credentials(credentials)
-        keys = redacted.secrets if isinstance(redacted, RedactedDict) else {}
-        warn_about_secrets(keys, ARGUMENT, "put it into a connection and name that in credentials_conn_id")
-        return redacted
+    def _warn_about_keys(self) -> None:
+        warn_about_secrets(
+            self._credential_keys, ARGUMENT, "put it into a connection and name that in credentials_conn_id"
+        )
 
-    def _credentials(self, context: Context) -> dict[str, str] | None:
-        """Read and render the credentials, when the request is built."""
-        rest, keys = split_secrets(self.training_data_credentials)
-        given = resolve_credentials(self.render_template(rest, context), keys)
+    def _credentials(self) -> dict[str, str] | None:
+        """Return what to send; a connection is read only now."""
+        given = resolve_credentials(self.training_data_credentials, self._credential_keys)
         if not self.credentials_conn_id:
             return given
         if given:

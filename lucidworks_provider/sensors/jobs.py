@@ -199,8 +199,8 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         return {"uri": task.result_uri, "job_id": self.job_id}
 
     def _checked(self) -> JobKind:
+        from lucidworks_provider.client.api.http import path_segment
         from lucidworks_provider.client.api.jobs import KINDS
-        from lucidworks_provider.client.api.messages import path_segment
         from lucidworks_provider.client.api.options import check_choice
 
         check_choice(self.kind, "kind", KINDS)

@@ -22,18 +22,17 @@ from typing import Any
 from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
-from lucidworks_provider.client.auth.clock import TOLERANCE, ServerClock
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Clocks, Failed, Snapshot
+from lucidworks_provider.client.auth.source import TOLERANCE, ServerClock, TokenCache
 from lucidworks_provider.client.auth.token import AccessToken
-from lucidworks_provider.client.auth.token_cache import TokenCache
 from lucidworks_provider.client.http.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
-from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
+from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
 Steps = Generator[float, None, Any]
 
 # Three operations lie between a look at the store and the end of the write: these stay below `settle`.
-PROMPT = VariableStore.settle / 3
+PROMPT = VariableTokenStore.settle / 3
 # Hosts whose clocks differ by less are taken to agree; the Date of an answer has no fractions.
 UNCERTAIN = TOLERANCE + 1
 # How often a caller looks whether another one of its process has finished its turn.
@@ -118,7 +117,7 @@ class World:
         self.random = random.Random(seed)
         self.weather = Weather()
         self.atomic, self.lifetime = atomic, lifetime
-        self.settle = 0.0 if atomic else VariableStore.settle
+        self.settle = 0.0 if atomic else VariableTokenStore.settle
         self.token: AccessToken | None = None
         self.claim: Claim | None = None
         self.claimed_until = math.inf
@@ -248,7 +247,7 @@ class World:
             self.claimed_until = self.now + protocol.LEASE
         self.claim = claim
 
-    def withdraw(self, claim: Claim) -> None:
+    def release_claim(self, claim: Claim) -> None:
         """A Variable is overwritten, whoever's it is; a lease is given up by its owner only."""
         if not self.atomic or (self.claim is not None and self.claim.owner == claim.owner):
             self.claim = RELEASED
@@ -276,7 +275,7 @@ class World:
         if (
             stored is not None
             and stored.value == self.live()
-            and stored.value not in turn.process.holding.refused
+            and stored.value not in turn.process.cache.refused
             and self.now < stored.refresh_at - UNCERTAIN
             and self.stored_at < turn.looked_at
             and "asking for the time failed" not in turn.troubled
@@ -332,8 +331,8 @@ class Process:
         self.world = world
         self.name = f"p{len(world.processes)}"
         self.clock = Clock(world, skew)
-        self.clocks = Clocks(lambda: world.now, self.clock.now, lambda: self.clock.sure)
-        self.holding = TokenCache()
+        self.clocks = Clocks(lambda: world.now, self.clock.now, lambda: self.clock.synchronized)
+        self.cache = TokenCache()
         self.turn: Turn | None = None
         self.failure: tuple[float, LucidworksError] | None = None
         self.killed = self.cut_off = False
@@ -365,7 +364,7 @@ class Process:
 
     def call(self) -> Call:
         """Begin a call of the API."""
-        world, held = self.world, self.holding.held
+        world, held = self.world, self.cache.held
         used = held.token.value if held else None
         stored = world.token.value if world.token else None
         dead = {used, stored} - {None, world.live()}
@@ -384,7 +383,7 @@ class Process:
                 if value in self.refused_values:
                     self.world.fault(f"{self.name} tries {value} again, which was refused to it")
                 if (yield from self._request(value)):
-                    self.holding.accepted(value, "predict")
+                    self.cache.accepted(value, "predict")
                     break
                 self._refused(call, value)
                 raise TokenRefusedError("401", status=401)
@@ -412,22 +411,22 @@ class Process:
         world.note(f"{self.name}: 401")
         call.refused += 1
         self.refused_values.add(value)
-        self.holding.refuse(value, world.now)
+        self.cache.refuse(value, world.now)
         since = sum(at >= call.started for at in (*world.deaths, *world.dead_arrivals))
         if call.refused > call.refusals_allowed + since:
             world.fault(f"{call.refused} refusals in one call of {self.name}, and only {since} tokens died")
 
     def _get(self) -> Steps:
         """``TokenSource.get``."""
-        world, holding = self.world, self.holding
+        world, cache = self.world, self.cache
         arrived = world.now
-        if (value := holding.fresh(arrived)) is not None:
+        if (value := cache.fresh(arrived)) is not None:
             return value
         while self.turn is not None:
-            if world.now - arrived >= protocol.GRACE and (value := holding.usable(world.now)) is not None:
+            if world.now - arrived >= protocol.GRACE and (value := cache.usable(world.now)) is not None:
                 return value
             yield _POLL
-        if (value := holding.fresh(world.now)) is not None:
+        if (value := cache.fresh(world.now)) is not None:
             return value
         if self.failure is not None and self.failure[0] >= arrived:
             raise self.failure[1]
@@ -442,14 +441,14 @@ class Process:
                 self.turn = None
             if outcome.warning:
                 world.warnings.append((world.now, outcome.warning))
-            holding.take(outcome, self.clocks)
+            cache.use(outcome, self.clocks)
             if self.refreshed_last == outcome.token.value != world.live():
                 world.dead_arrivals.append(world.now)
-            if outcome.token.value not in holding.refused:
+            if outcome.token.value not in cache.refused:
                 return outcome.token.value
 
     def _converse(self, turn: Turn) -> Steps:
-        conversation = self.holding.acquire(self.world.settle, self.clocks)
+        conversation = self.cache.acquire(self.world.settle, self.clocks)
         reply: commands.Reply = None
         while True:
             try:
@@ -479,19 +478,19 @@ class Process:
                     turn.before = turn.seen
                 turn.claimed_at = world.now
                 yield from self._operation(turn, lambda: world.set_claim(claim))
-            case commands.Withdraw(claim):
+            case commands.ReleaseClaim(claim):
                 turn.refreshing = None
-                yield from self._operation(turn, lambda: world.withdraw(claim))
-            case commands.Pause(seconds):
+                yield from self._operation(turn, lambda: world.release_claim(claim))
+            case commands.Sleep(seconds):
                 yield seconds
-            case commands.AskTime():
+            case commands.FetchTime():
                 before = self.clock.wall()
                 yield world.random.uniform(*world.weather.api)
                 if world.weather.service_down:
                     turn.troubled.add("asking for the time failed")
                     raise ServiceError("503", status=503)
                 world.note("asked for the time")
-                self.clock.hear(math.floor(world.now), before, self.clock.wall())
+                self.clock.observe(math.floor(world.now), before, self.clock.wall())
             case commands.Refresh(claim):
                 return (yield from self._refresh(claim, turn))
             case commands.Publish(token):
@@ -563,7 +562,7 @@ class Process:
             while not answer and world.now < due:
                 yield min(_POLL, due - world.now)
             if not answer and world.heartbeats:
-                claim = claim.moved()
+                claim = claim.next_heartbeat()
                 try:
                     yield from self._operation(turn, lambda claim=claim: world.set_claim(claim))
                 except TokenStoreError:
@@ -574,7 +573,7 @@ class Process:
         return answer[0]
 
     def _ask(self, answer: list[AccessToken | LucidworksError]) -> Steps:
-        """``ask_service``: again and again, when no answer comes."""
+        """``request_token``: again and again, when no answer comes."""
         world = self.world
         for attempt in range(ATTEMPTS):
             seconds, there = world.random.uniform(*world.weather.refresh), world.random.random()
@@ -589,8 +588,8 @@ class Process:
                 world.note("answer of a refresh lost")
             elif granted:
                 after = self.clock.wall()
-                self.clock.hear(granted[0].server_time, before, after)
-                answer.append(AccessToken.from_grant(granted[0], self.clock.now() - (after - before)))
+                self.clock.observe(granted[0].server_time, before, after)
+                answer.append(AccessToken.from_response(granted[0], self.clock.now() - (after - before)))
                 return
             if attempt < ATTEMPTS - 1:
                 yield min(LONGEST_WAIT, 2.0**attempt) * world.random.uniform(0.5, 1.0)

@@ -11,16 +11,16 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from lucidworks_provider.client.api import jobs
-from lucidworks_provider.client.api.jobs import CHUNKING, SMALL_BODY, JobState, parse_poll
-from lucidworks_provider.client.api.messages import (
-    Answer,
+from lucidworks_provider.client.api.http import (
+    Response,
     check_status,
     redact,
     retry_after,
     scrub,
     vendor_message,
 )
-from lucidworks_provider.client.api.tokens import check_scope, read_grant, token_request
+from lucidworks_provider.client.api.jobs import CHUNKING, SMALL_BODY, JobState, parse_poll
+from lucidworks_provider.client.api.tokens import check_scope, parse_token_response, token_request
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
@@ -176,7 +176,7 @@ def test_the_reason_of_a_failure(body: dict[str, Any], words: str) -> None:
 )
 def test_the_table_of_statuses(status: int, error: type[AnswerError], retryable: bool) -> None:
     with pytest.raises(error) as caught:
-        check_status(Answer(status, {}, b'{"message": "vendor words"}'), "Do it")
+        check_status(Response(status, {}, b'{"message": "vendor words"}'), "Do it")
     assert type(caught.value) is error
     assert caught.value.retryable is retryable
     assert caught.value.status == status
@@ -251,7 +251,7 @@ def test_what_helps_is_shown(text: str) -> None:
     ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(Answer(429, headers, b"")) == seconds
+    assert retry_after(Response(429, headers, b"")) == seconds
 
 
 def test_the_token_request_is_the_documented_one() -> None:
@@ -290,7 +290,9 @@ def _jwt(claims: dict[str, Any]) -> str:
 )
 def test_the_lifetime_of_a_token(fields: dict[str, Any], lifetime: float) -> None:
     body = {"access_token": "opaque", "token_type": "Bearer"} | fields
-    grant = read_grant(Answer(200, {"date": "Wed, 21 Oct 2026 07:28:00 GMT"}, json.dumps(body).encode()))
+    grant = parse_token_response(
+        Response(200, {"date": "Wed, 21 Oct 2026 07:28:00 GMT"}, json.dumps(body).encode())
+    )
     assert grant.lifetime == lifetime
     assert grant.server_time == 1792567680
     assert grant.access_token not in repr(grant)
@@ -299,14 +301,14 @@ def test_the_lifetime_of_a_token(fields: dict[str, Any], lifetime: float) -> Non
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_refused_credentials_are_not_retryable(status: int) -> None:
     with pytest.raises(AuthenticationError, match="invalid_client: no") as caught:
-        read_grant(Answer(status, {}, b'{"error": "invalid_client", "error_description": "no"}'))
+        parse_token_response(Response(status, {}, b'{"error": "invalid_client", "error_description": "no"}'))
     assert caught.value.retryable is False
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'{"access_token": ""}', b'{"access_token": 5}', b"[]"])
 def test_a_success_without_a_token_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedAnswerError):
-        read_grant(Answer(200, {}, body))
+        parse_token_response(Response(200, {}, body))
 
 
 def test_an_unknown_scope_is_refused() -> None:
@@ -321,7 +323,7 @@ def test_the_server_clock_is_the_date_else_the_tokens_own_expiry() -> None:
     def heard(claims: object, headers: dict[str, str]) -> float | None:
         token = f"{segment({})}.{segment(claims)}.signature"
         body = json.dumps({"access_token": token, "expires_in": 600}).encode()
-        return read_grant(Answer(200, headers, body)).server_time
+        return parse_token_response(Response(200, headers, body)).server_time
 
     date = {"date": "Sun, 22 Nov 2026 10:00:00 GMT"}
     assert heard({"exp": 5000}, date) == 1795341600.0
@@ -337,12 +339,12 @@ def test_the_server_clock_is_the_date_else_the_tokens_own_expiry() -> None:
 )
 def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: Any) -> None:
     written = write(secret).strip('"')
-    answer = redact(Answer(401, {}, f"<p>{written} is wrong</p>".encode()), secret)
+    answer = redact(Response(401, {}, f"<p>{written} is wrong</p>".encode()), secret)
     assert answer.body == b"<p>*** is wrong</p>"
 
 
 def test_what_is_paid_for_is_read_where_json_is_nearly_right() -> None:
-    from lucidworks_provider.client.api.messages import parse_json
+    from lucidworks_provider.client.api.http import parse_json
 
     assert parse_json(b'{"response": "cut \\ud83d", "score": NaN}') == {
         "response": "cut \ufffd",
@@ -353,7 +355,7 @@ def test_what_is_paid_for_is_read_where_json_is_nearly_right() -> None:
 
 
 def test_a_large_answer_is_cleaned_too() -> None:
-    quoting = Answer(400, {}, b"x" * 200_000 + b"canary-of-a-token")
+    quoting = Response(400, {}, b"x" * 200_000 + b"canary-of-a-token")
     assert b"canary" not in redact(quoting, "canary-of-a-token").body
     inner = json.dumps({"key": 'a"canary'})
-    assert b"canary" not in redact(Answer(400, {}, json.dumps({"said": inner}).encode()), 'a"canary').body
+    assert b"canary" not in redact(Response(400, {}, json.dumps({"said": inner}).encode()), 'a"canary').body

@@ -15,8 +15,8 @@ from lucidworks_provider.client.api.chunking import (
     read_result,
     submit_request,
 )
+from lucidworks_provider.client.api.http import Response
 from lucidworks_provider.client.api.jobs import CHUNKING, JobState, poll_request, read_submission
-from lucidworks_provider.client.api.messages import Answer
 from lucidworks_provider.errors import InputError, MalformedAnswerError, NoJobIdError, RequestRefusedError
 
 BASE = "https://app.example"
@@ -137,7 +137,7 @@ def test_a_submission_without_an_id_is_an_error(
     status: int, body: bytes, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        read_submission(Answer(status, {}, body), CHUNKING)
+        read_submission(Response(status, {}, body), CHUNKING)
 
 
 @pytest.mark.parametrize(
@@ -156,18 +156,18 @@ def test_a_lone_id_under_another_name_is_taken(
     body: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = body.get("job", "a")
-    assert read_submission(Answer(200, {}, json.dumps(body).encode()), CHUNKING) == wanted
+    assert read_submission(Response(200, {}, json.dumps(body).encode()), CHUNKING) == wanted
     assert "another name" in caplog.text
 
 
 def test_the_id_in_an_answer_that_was_cut_is_taken() -> None:
-    assert read_submission(Answer(200, {}, b'{"chunkingId": "abc", "sta'), CHUNKING) == "abc"
+    assert read_submission(Response(200, {}, b'{"chunkingId": "abc", "sta'), CHUNKING) == "abc"
 
 
 @pytest.mark.parametrize("status", ["SUBMITTED", "READY", "WHATEVER"])
 def test_an_id_is_an_id_whatever_the_status_says(status: str) -> None:
     body = json.dumps({"chunkingId": "abc", "status": status}).encode()
-    assert read_submission(Answer(200, {}, body), CHUNKING) == "abc"
+    assert read_submission(Response(200, {}, body), CHUNKING) == "abc"
 
 
 NEW_SHAPE = {
@@ -242,7 +242,7 @@ def test_finite_numbers_with_a_sum_that_is_not_are_read() -> None:
 
 
 def test_a_numeric_id_and_a_byte_order_mark_are_taken() -> None:
-    assert read_submission(Answer(200, {}, b'\xef\xbb\xbf{"chunkingId": 100}'), CHUNKING) == "100"
+    assert read_submission(Response(200, {}, b'\xef\xbb\xbf{"chunkingId": 100}'), CHUNKING) == "100"
 
 
 @pytest.mark.parametrize("spans", [[], [[0, 4]], "x", None])

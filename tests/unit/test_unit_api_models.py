@@ -10,7 +10,7 @@ import pytest
 
 from lucidworks_provider.client import models as client_models
 from lucidworks_provider.client.api import model_calls as calls
-from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.api.http import Request, Response
 from lucidworks_provider.client.api.model_calls import (
     DeploymentSpec,
     Likeness,
@@ -61,9 +61,9 @@ SHOWN: dict[str, Any] = {
 }
 
 
-def answer(value: Any, status: int = 200) -> Answer:
+def answer(value: Any, status: int = 200) -> Response:
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return Answer(status, {}, body)
+    return Response(status, {}, body)
 
 
 def settings(**extra: str) -> LucidworksSettings:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucidworks_provider.client.api import build
+from lucidworks_provider.client.api.http import Response
 from lucidworks_provider.client.api.jobs import PREDICTION, JobState, parse_poll, read_submission
-from lucidworks_provider.client.api.messages import Answer
 from lucidworks_provider.client.api.prediction_calls import (
     nearest,
     read_answer,
@@ -45,8 +45,8 @@ PASS = build.passthrough(MODEL)
 RAG = build.rag(MODEL)
 
 
-def answer(body: object, status: int = 200) -> Answer:
-    return Answer(status, {}, json.dumps(body).encode())
+def answer(body: object, status: int = 200) -> Response:
+    return Response(status, {}, json.dumps(body).encode())
 
 
 def without_required(use_case: str) -> dict[str, Any]:
@@ -375,12 +375,12 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_numbers_and_texts_that_are_none_are_errors(parser: None, body: bytes) -> None:
     with pytest.raises(MalformedAnswerError):
-        read_answer(Answer(200, {}, body), build.embedding("m"), 1)
+        read_answer(Response(200, {}, body), build.embedding("m"), 1)
 
 
 def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
     with pytest.raises(MalformedAnswerError):
-        read_answer(Answer(200, {}, DEEP), PASS, 1)
+        read_answer(Response(200, {}, DEEP), PASS, 1)
     for text in ("[" * 100_000, "```json" + "{" * 100_000):
         for kind in (Keywords, Entities, Faq):
             assert kind.read({"response": text, "keywords": None}).response == text
@@ -511,7 +511,7 @@ def test_use_cases_that_say_little(body: object, read: dict[str, tuple[str, ...]
 @pytest.mark.parametrize("body", [b"<html>", b"", b"7", b'"x"', b"null", b"[" * 100_000])
 def test_a_list_of_use_cases_that_is_none(body: bytes) -> None:
     with pytest.raises(MalformedAnswerError, match="List use cases"):
-        read_use_cases(Answer(200, {}, body))
+        read_use_cases(Response(200, {}, body))
 
 
 @pytest.mark.parametrize(
@@ -551,7 +551,7 @@ ELEMENT = ANYTHING | st.dictionaries(
     st.sampled_from(FIELDS), ANYTHING | ANYTHING.map(json.dumps) | st.lists(st.floats(), max_size=3)
 )
 BODY = ANYTHING | st.fixed_dictionaries({"predictions": st.lists(ELEMENT, min_size=1, max_size=2)})
-READERS: dict[str, Callable[[Answer], Any]] = {
+READERS: dict[str, Callable[[Response], Any]] = {
     **{
         name: lambda told, name=name: [  # type: ignore[misc]
             one.row() for one in read_answer(told, PredictionOptions(name, "m", without_required(name)), 1)
@@ -583,7 +583,7 @@ def test_no_jobs_answer_raises_anything_but_an_error_of_this_package(body: dict[
 
 def test_a_failure_with_a_success_status_is_told_in_the_services_words() -> None:
     from lucidworks_provider.client.api import build
-    from lucidworks_provider.client.api.messages import Answer
+    from lucidworks_provider.client.api.http import Response
     from lucidworks_provider.client.api.prediction_calls import read_answer
     from lucidworks_provider.errors import RequestRefusedError
 
@@ -591,4 +591,4 @@ def test_a_failure_with_a_success_status_is_told_in_the_services_words() -> None
     with pytest.raises(
         RequestRefusedError, match="Predict passthrough with m: status ERROR: the model is asleep"
     ):
-        read_answer(Answer(200, {}, body), build.passthrough("m"), 1)
+        read_answer(Response(200, {}, body), build.passthrough("m"), 1)

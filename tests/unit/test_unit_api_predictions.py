@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucidworks_provider.client.api import build
-from lucidworks_provider.client.api.messages import Answer, read_blanked
+from lucidworks_provider.client.api.http import Response, read_blanked
 from lucidworks_provider.client.api.prediction_calls import (
     predict_request,
     prompt_request,
@@ -276,7 +276,7 @@ def test_previews_take_the_options_of_what_they_preview() -> None:
 @pytest.mark.parametrize("placeholder", ["x", "key", "prompt", "placeholder", "YOUR_API_KEY"])
 def test_a_placeholder_for_a_key_is_not_blanked_in_answers(placeholder: str) -> None:
     options = build.passthrough("gpt-4o", model_config={"apiKey": placeholder})
-    told = Answer(
+    told = Response(
         200, {}, json.dumps({"prompt": f"Explain the key x of your prompt, {placeholder}."}).encode()
     )
     request = prompt_request(BASE, options, ONE)

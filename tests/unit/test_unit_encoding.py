@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.documents.document import Reason, content_hash
-from lucidworks_provider.documents.encoding import Fault, check_encoding, check_text, decode
+from lucidworks_provider.documents.encoding import Rejection, check_encoding, check_text, decode
 from lucidworks_provider.errors import InputError
 
 RUSSIAN = (
@@ -28,7 +28,7 @@ POLISH = "Zażółć gęślą jaźń. Łódź jest piękną częścią Polski, g
 
 def reason(data: bytes, declared: str | None = None, *, html: bool = False) -> Reason | None:
     found = decode(data, declared, html=html)
-    return found.reason if isinstance(found, Fault) else None
+    return found.reason if isinstance(found, Rejection) else None
 
 
 @given(
@@ -103,7 +103,7 @@ def test_a_declared_encoding_wins(data: bytes, declared: str, text: str) -> None
 )
 def test_what_contradicts_its_declaration_is_no_text(data: bytes, declared: str, message: str) -> None:
     found = decode(data, declared)
-    assert isinstance(found, Fault)
+    assert isinstance(found, Rejection)
     assert found.reason is Reason.ENCODING
     assert message in found.detail
 
@@ -159,7 +159,7 @@ def test_a_page_of_utf8_is_that_whatever_it_says() -> None:
 def test_nothing_is_guessed(text: str, codec: str, html: bool) -> None:
     data = (text * 20).encode(codec)
     found = decode(data, html=html)
-    assert isinstance(found, Fault)
+    assert isinstance(found, Rejection)
     assert found.reason is Reason.ENCODING
     assert "give its encoding, e.g. encoding='windows-1252'" in found.detail
     assert decode(data, codec, html=html) == text * 20
@@ -170,7 +170,7 @@ def test_utf8_with_a_broken_place_is_not_something_else() -> None:
     at = data.index("ñ".encode())
     del data[at]
     found = decode(bytes(data))
-    assert isinstance(found, Fault)
+    assert isinstance(found, Rejection)
     assert found.reason is Reason.ENCODING
     assert f"UTF-8 but for 1 places, the first at byte {at}" in found.detail
 
@@ -205,8 +205,8 @@ def test_junk_takes_no_time(declared: str | None) -> None:
     ],
 )
 def test_texts_that_come_as_such(text: str, expected: Reason | None) -> None:
-    fault = check_text(text, 10)
-    assert (fault and fault.reason) == expected
+    rejection = check_text(text, 10)
+    assert (rejection and rejection.reason) == expected
 
 
 def test_the_hash_is_that_of_utf8() -> None:

@@ -17,10 +17,11 @@ import pytest
 from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.corpus.dataset import DESCRIBES
-from lucidworks_provider.corpus.lease import Claim
+from lucidworks_provider.corpus.lease import LeaseRecord
 from lucidworks_provider.corpus.parts import Part
-from lucidworks_provider.corpus.publish import read_note, read_staged, run_numbers
+from lucidworks_provider.corpus.run_records import read_run_record, run_numbers
 from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
+from lucidworks_provider.corpus.staged_shards import read_staged
 from lucidworks_provider.corpus.tables import check_empty, documents_schema, read_tables
 from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.documents.source import Format, SourceFile
@@ -86,7 +87,7 @@ def catalogue(tmp_path: Path) -> Path:
 def test_the_tables_of_a_catalogue(catalogue: Path) -> None:
     tables = read_tables(str(catalogue))
     assert (tables.options, tables.dimension) == (ChunkingOptions("sentence", "gte-small").as_json(), 384)
-    assert (tables.run, tables.half_done, tables.staged(Shard(2, 4))) == (6, 7, 5)
+    assert (tables.run, tables.incomplete_run, tables.staged(Shard(2, 4))) == (6, 7, 5)
     assert tables.documents is not None
     assert tables.documents.schema == delta_schema(documents_schema())
     assert tables.documents.transactions[DESCRIBES] == 0
@@ -108,10 +109,10 @@ def test_the_columns_of_chunks() -> None:
 
 
 def test_the_note_of_a_run(catalogue: Path) -> None:
-    note = read_note(str(catalogue), 7)
-    assert note is not None
-    assert (note.version, note.me["generation"], note.returned["documents"]) == (0, 2, 2)
-    assert json.loads(json.dumps(asdict(note))) == json.loads(NOTE) | {
+    record = read_run_record(str(catalogue), 7)
+    assert record is not None
+    assert (record.version, record.task["generation"], record.returned["documents"]) == (0, 2, 2)
+    assert json.loads(record.to_json()) == json.loads(NOTE) | {
         "transactions": {},
         "base": 0,
         "parts": [],
@@ -132,9 +133,9 @@ def test_the_listing_of_a_shard(catalogue: Path) -> None:
 
 
 def test_the_lease_of_a_dataset() -> None:
-    claim = Claim.from_json(LEASE.encode())
-    assert claim.holder is not None
-    assert json.loads(claim.to_json()) == json.loads(LEASE)
+    record = LeaseRecord.from_json(LEASE.encode())
+    assert record.holder is not None
+    assert json.loads(record.to_json()) == json.loads(LEASE)
 
 
 def test_the_shared_token() -> None:
@@ -156,10 +157,10 @@ def test_another_field_is_refused(catalogue: Path, path: str) -> None:
         (catalogue / path).read_text().replace('"number"', '"another": 1, "number"')
     )
     read = {
-        "runs/00000007.json": lambda: read_note(str(catalogue), 7),
+        "runs/00000007.json": lambda: read_run_record(str(catalogue), 7),
         "staged.json": lambda: read_staged(uri),
     }
-    with pytest.raises(InputError, match=r"is not (the note of a run|what the task of a shard has staged)"):
+    with pytest.raises(InputError, match=r"is not (the record of a run|what the task of a shard has staged)"):
         read[path]()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.documents.encoding import Fault
+from lucidworks_provider.documents.encoding import Rejection
 from lucidworks_provider.documents.html_text import check_installed, html_text
 from lucidworks_provider.errors import InputError
 
@@ -100,7 +100,7 @@ HARMLESS = {
 def test_bombs_are_told(name: str) -> None:
     begin = time.process_time()
     found = html_text(BOMBS[name])
-    assert isinstance(found, Fault)
+    assert isinstance(found, Rejection)
     assert found.reason is Reason.INVALID
     assert time.process_time() - begin < 3
 

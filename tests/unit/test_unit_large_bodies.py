@@ -17,19 +17,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api import messages
+from lucidworks_provider.client.api import http
 from lucidworks_provider.client.api.chunking import read_result
+from lucidworks_provider.client.api.http import parse_json
 from lucidworks_provider.client.api.large_json import WithoutVectors
-from lucidworks_provider.client.api.messages import parse_json
 
 
 def in_pieces(body: bytes, *, packed: bool = False) -> Any:
-    with patch.object(messages, "LARGE_BODY", -1):
+    with patch.object(http, "LARGE_BODY", -1):
         return parse_json(body, packed=packed)
 
 
 def as_a_whole(body: bytes) -> Any:
-    with patch.object(messages, "LARGE_BODY", sys.maxsize):
+    with patch.object(http, "LARGE_BODY", sys.maxsize):
         return parse_json(body)
 
 

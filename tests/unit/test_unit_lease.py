@@ -27,16 +27,16 @@ from hypothesis import strategies as st
 from lucidworks_provider import storage
 from lucidworks_provider.corpus import lease
 from lucidworks_provider.corpus.lease import (
-    LOOK,
-    RENEW,
-    TTL,
-    Claim,
+    POLL_SECONDS,
+    RENEW_SECONDS,
+    TTL_SECONDS,
     Create,
     Holder,
     Lease,
-    Look,
-    Pause,
-    Seen,
+    LeaseRecord,
+    Newest,
+    ReadNewest,
+    Sleep,
     Write,
 )
 from lucidworks_provider.errors import InputError, LucidworksError, OutputBusyError, StorageError
@@ -49,8 +49,8 @@ except ImportError:  # Airflow 2
 T = TypeVar("T")
 ME = Holder("nightly", "monday", "chunk", -1, 1, "host-a", 11)
 OTHER = Holder("backfill", "2026-01-01", "chunk", 3, 1, "host-b", 22)
-MINE = Claim(ME, "mine")
-THEIRS = Claim(OTHER, "theirs", since="2026-11-23T01:00:00+00:00")
+MINE = LeaseRecord(ME, "mine")
+THEIRS = LeaseRecord(OTHER, "theirs", since="2026-11-23T01:00:00+00:00")
 
 
 class Conversation:
@@ -62,14 +62,14 @@ class Conversation:
         self.steps = lease.acquire(
             MINE, wait_seconds=wait_seconds, output="s3://b/out", now=lambda: self.time
         )
-        assert next(self.steps) == Look()
+        assert next(self.steps) == ReadNewest()
 
-    def sees(self, number: int, claim: Claim | None = None, *, ended: bool = False) -> object:
+    def sees(self, number: int, claim: LeaseRecord | None = None, *, ended: bool = False) -> object:
         """Answer a look; returns what is done about it, None if the lease is held."""
         try:
-            done = self.steps.send(Seen(number, claim, ended))
-            self.time += done.seconds if isinstance(done, Pause) else 0
-            assert self.steps.send(Seen()) == Look()
+            done = self.steps.send(Newest(number, claim, ended))
+            self.time += done.seconds if isinstance(done, Sleep) else 0
+            assert self.steps.send(Newest()) == ReadNewest()
         except StopIteration as stop:
             self.number = stop.value
             return None
@@ -82,15 +82,15 @@ class Conversation:
 @pytest.mark.parametrize(
     "seen",
     [
-        Seen(),
-        Seen(7, replace(THEIRS, released=True)),
-        Seen(7),
-        Seen(7, replace(THEIRS, holder=replace(ME, try_number=0, host="elsewhere"))),
-        Seen(7, THEIRS, ended=True),
+        Newest(),
+        Newest(7, replace(THEIRS, released=True)),
+        Newest(7),
+        Newest(7, replace(THEIRS, holder=replace(ME, try_number=0, host="elsewhere"))),
+        Newest(7, THEIRS, ended=True),
     ],
     ids=["nothing", "released", "removed meanwhile", "an earlier try", "a process that has ended"],
 )
-def test_the_next_number_is_created_at_once(seen: Seen) -> None:
+def test_the_next_number_is_created_at_once(seen: Newest) -> None:
     talk = Conversation(0)
     assert talk.sees(*seen[:2], ended=seen.ended) == Create(seen.number + 1, MINE)
     assert talk.sees(seen.number + 1, MINE) is None
@@ -100,7 +100,7 @@ def test_the_next_number_is_created_at_once(seen: Seen) -> None:
 def test_a_lost_race_is_a_wait_for_the_winner() -> None:
     talk = Conversation()
     assert talk.sees(0) == Create(1, MINE)
-    assert talk.sees(1, THEIRS) == Pause(LOOK)
+    assert talk.sees(1, THEIRS) == Sleep(POLL_SECONDS)
     assert talk.sees(1, replace(THEIRS, released=True)) == Create(2, MINE)
 
 
@@ -112,26 +112,26 @@ def test_an_old_number_that_is_created_again_is_not_the_lease() -> None:
     assert talk.number == 7
 
 
-@pytest.mark.parametrize("claim", [THEIRS, Claim.from_json(b"torn")])
+@pytest.mark.parametrize("claim", [THEIRS, LeaseRecord.from_json(b"torn")])
 @pytest.mark.parametrize("wait_seconds", [0, 10, 3600])
 def test_a_beat_that_does_not_move_expires_after_the_ttl(
-    wait_seconds: float, claim: Claim, caplog: pytest.LogCaptureFixture
+    wait_seconds: float, claim: LeaseRecord, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     talk = Conversation(wait_seconds)
-    while (done := talk.sees(3, claim)) == Pause(LOOK):
-        assert talk.time <= TTL
+    while (done := talk.sees(3, claim)) == Sleep(POLL_SECONDS):
+        assert talk.time <= TTL_SECONDS
     assert done == Create(4, MINE)
-    assert talk.time == pytest.approx(TTL, abs=LOOK)
-    assert f"has not moved for 60 s; taking it over from {claim}" in caplog.text
+    assert talk.time == pytest.approx(TTL_SECONDS, abs=POLL_SECONDS)
+    assert f"no heartbeat for 60 s; taking the lease over from {claim}" in caplog.text
 
 
 def test_a_task_that_does_not_wait_fails_when_the_beat_moves() -> None:
     talk = Conversation(0)
     for _ in range(4):
-        assert talk.sees(3, THEIRS) == Pause(LOOK)
+        assert talk.sees(3, THEIRS) == Sleep(POLL_SECONDS)
     with pytest.raises(OutputBusyError) as caught:
-        talk.sees(3, replace(THEIRS, beat=1))
+        talk.sees(3, replace(THEIRS, heartbeat=1))
     assert caught.value.retryable
     assert str(caught.value).startswith(
         "s3://b/out is being written by task chunk[3] of DAG backfill, run 2026-01-01, try 1 (process 22 on "
@@ -141,7 +141,7 @@ def test_a_task_that_does_not_wait_fails_when_the_beat_moves() -> None:
 
 def test_a_new_number_is_a_beat_that_moves() -> None:
     talk = Conversation(0)
-    assert talk.sees(3, THEIRS) == Pause(LOOK)
+    assert talk.sees(3, THEIRS) == Sleep(POLL_SECONDS)
     with pytest.raises(OutputBusyError, match="is being written by"):
         talk.sees(4, replace(THEIRS, nonce="of a third task"))
 
@@ -153,8 +153,8 @@ def test_a_task_that_waits_logs_it_now_and_then_and_gives_up_in_time(
     talk = Conversation(200)
 
     def watch() -> None:
-        for beat in count():
-            talk.sees(3, replace(THEIRS, beat=beat))
+        for heartbeat in count():
+            talk.sees(3, replace(THEIRS, heartbeat=heartbeat))
 
     with pytest.raises(OutputBusyError, match="waited 200 s"):
         watch()
@@ -174,11 +174,11 @@ def test_only_later_tries_of_the_same_instance_follow() -> None:
 
 def test_a_renewal_is_one_listing_and_one_write() -> None:
     steps = lease.renew(MINE, 3, output="out")
-    assert next(steps) == Look(read=False)
-    assert steps.send(Seen(3)) == Write(3, replace(MINE, beat=1))
+    assert next(steps) == ReadNewest(read=False)
+    assert steps.send(Newest(3)) == Write(3, replace(MINE, heartbeat=1))
     with pytest.raises(StopIteration) as stop:
-        steps.send(Seen())
-    assert stop.value.value == replace(MINE, beat=1)
+        steps.send(Newest())
+    assert stop.value.value == replace(MINE, heartbeat=1)
 
 
 @pytest.mark.parametrize(
@@ -186,35 +186,35 @@ def test_a_renewal_is_one_listing_and_one_write() -> None:
     [
         (4, THEIRS, "out is now written by task chunk"),
         (4, None, "out is now written by another task"),
-        (2, None, "out: this task's lease is gone"),
-        (0, None, "out: this task's lease is gone"),
+        (2, None, "out: the file of this task's lease in lease/ was removed"),
+        (0, None, "out: the file of this task's lease in lease/ was removed"),
     ],
 )
 def test_a_lost_lease_is_an_error_and_nothing_is_written(
-    newest: int, claim: Claim | None, words: str
+    newest: int, claim: LeaseRecord | None, words: str
 ) -> None:
     steps = lease.renew(MINE, 3, output="out")
     next(steps)
 
     def answer() -> None:
-        assert steps.send(Seen(newest)) == Look()
-        steps.send(Seen(newest, claim))
+        assert steps.send(Newest(newest)) == ReadNewest()
+        steps.send(Newest(newest, claim))
 
     with pytest.raises(OutputBusyError, match=words):
         answer()
 
 
 def test_any_content_is_a_claim() -> None:
-    claim = Claim(ME, "nonce", 4, "then")
-    assert Claim.from_json(claim.to_json()) == claim
+    claim = LeaseRecord(ME, "nonce", 4, "then")
+    assert LeaseRecord.from_json(claim.to_json()) == claim
     whole = claim.to_json()
     for data in (b"", b"{}", b"[]", b"\xff", b'{"holder": null, "nonce": "x"}', whole[:-1], whole[:40]):
-        unreadable = Claim.from_json(data)
+        unreadable = LeaseRecord.from_json(data)
         assert unreadable.holder is None
         assert not unreadable.released
-        assert unreadable == Claim.from_json(data)
+        assert unreadable == LeaseRecord.from_json(data)
         assert "cannot be read" in str(unreadable)
-    assert Claim.from_json(b"{}") != Claim.from_json(b"[]")
+    assert LeaseRecord.from_json(b"{}") != LeaseRecord.from_json(b"[]")
 
 
 # --- One after the other, with kills and suspensions ---------------------------------------------------
@@ -224,25 +224,25 @@ def test_any_content_is_a_claim() -> None:
 class Files:
     """A folder whose operations happen at once, and a clock."""
 
-    files: dict[int, Claim] = field(default_factory=dict)
+    files: dict[int, LeaseRecord] = field(default_factory=dict)
     dead: set[int] = field(default_factory=set)
     time: float = 0.0
 
-    def reply(self, command: object) -> Seen:
+    def reply(self, command: object) -> Newest:
         match command:
-            case Look(read):
+            case ReadNewest(read):
                 number = max(self.files, default=0)
                 claim = self.files.get(number) if read else None
-                return Seen(number, claim, bool(claim and claim.holder and claim.holder.pid in self.dead))
+                return Newest(number, claim, bool(claim and claim.holder and claim.holder.pid in self.dead))
             case Create(number, claim):
                 self.files.setdefault(number, claim)
             case Write(number, claim):
                 self.files[number] = claim
-            case Pause(seconds):
+            case Sleep(seconds):
                 self.time += seconds
-        return Seen()
+        return Newest()
 
-    def play(self, steps: Generator[Any, Seen, T], *, commands: int = 10_000) -> T | None:
+    def play(self, steps: Generator[Any, Newest, T], *, commands: int = 10_000) -> T | None:
         """Perform so many commands; None if the process was killed or suspended before its end."""
         try:
             command = next(steps)
@@ -252,8 +252,10 @@ class Files:
             return cast("T", stop.value)
         return None
 
-    def acquire(self, holder: Holder, nonce: str, *, wait_seconds: float = 3600) -> Generator[Any, Seen, int]:
-        claim = Claim(holder, nonce)
+    def acquire(
+        self, holder: Holder, nonce: str, *, wait_seconds: float = 3600
+    ) -> Generator[Any, Newest, int]:
+        claim = LeaseRecord(holder, nonce)
         return lease.acquire(claim, wait_seconds=wait_seconds, output="out", now=lambda: self.time)
 
     def release(self, number: int) -> None:
@@ -272,7 +274,7 @@ def test_a_process_that_is_killed_at_any_step_delays_the_next_by_its_ttl_at_most
     files.dead |= {ME.pid} if known else set()
     number = files.play(files.acquire(OTHER, "next", wait_seconds=0))
     assert number == (5 if commands < 2 else 6)
-    assert files.time == pytest.approx(0 if known or commands < 2 else TTL, abs=LOOK)
+    assert files.time == pytest.approx(0 if known or commands < 2 else TTL_SECONDS, abs=POLL_SECONDS)
 
 
 def test_a_process_that_was_suspended_before_its_creation_starts_again() -> None:
@@ -285,10 +287,10 @@ def test_a_process_that_was_suspended_before_its_creation_starts_again() -> None
         files.release(number)
     assert set(files.files) == {6}
 
-    files.reply(Create(5, Claim(ME, "suspended")))
+    files.reply(Create(5, LeaseRecord(ME, "suspended")))
     assert set(files.files) == {5, 6}
-    assert suspended.send(Seen()) == Look()
-    assert suspended.send(files.reply(Look())) == Create(7, Claim(ME, "suspended"))
+    assert suspended.send(Newest()) == ReadNewest()
+    assert suspended.send(files.reply(ReadNewest())) == Create(7, LeaseRecord(ME, "suspended"))
 
 
 def test_a_holder_that_was_suspended_while_others_came_and_went_has_lost() -> None:
@@ -297,7 +299,7 @@ def test_a_holder_that_was_suspended_while_others_came_and_went_has_lost() -> No
     assert files.play(files.acquire(OTHER, "follower")) == 2
     files.release(2)
     with pytest.raises(OutputBusyError, match="is now written by task chunk"):
-        files.play(lease.renew(Claim(ME, "suspended"), 1, output="out"))
+        files.play(lease.renew(LeaseRecord(ME, "suspended"), 1, output="out"))
     assert set(files.files) == {2}, "it wrote nothing"
 
 
@@ -321,7 +323,7 @@ class World:
         self.random = random.Random(seed)
         self.latency, self.links, self.deletion = latency, links, deletion
         self.now = 0.0
-        self.files: dict[int, Claim] = {}
+        self.files: dict[int, LeaseRecord] = {}
         self.queue: list[tuple[float, int, Generator[float, None, None]]] = []
         self.order = count()
         self.inside: dict[Holder, int] = {}
@@ -343,7 +345,7 @@ class World:
     def delay(self) -> float:
         return self.random.uniform(0, self.latency)
 
-    def perform(self, steps: Generator[Any, Seen, T]) -> Generator[float, None, T]:
+    def perform(self, steps: Generator[Any, Newest, T]) -> Generator[float, None, T]:
         try:
             command = next(steps)
             while True:
@@ -351,21 +353,21 @@ class World:
         except StopIteration as stop:
             return cast("T", stop.value)
 
-    def reply(self, command: object) -> Generator[float, None, Seen]:
-        if isinstance(command, Pause):
+    def reply(self, command: object) -> Generator[float, None, Newest]:
+        if isinstance(command, Sleep):
             yield command.seconds
-            return Seen()
+            return Newest()
         yield self.delay()
-        seen = Seen()
+        seen = Newest()
         match command:
-            case Look(read):
+            case ReadNewest(read):
                 number = max(self.files, default=0)
                 yield self.delay()
                 claim = self.files.get(number) if read else None
-                seen = Seen(number, claim, bool(claim and claim.holder and claim.holder.pid in self.dead))
+                seen = Newest(number, claim, bool(claim and claim.holder and claim.holder.pid in self.dead))
             case Create(number, claim) if number not in self.files:
                 if not self.links:
-                    self.files[number] = Claim.from_json(b"")
+                    self.files[number] = LeaseRecord.from_json(b"")
                     yield self.delay()
                 self.files[number] = claim
             case Write(number, claim):
@@ -375,7 +377,7 @@ class World:
 
     def work(self, holder: Holder, seconds: float, *, undisturbed: bool) -> Generator[float, None, None]:
         """Acquire, renew, commit, release."""
-        claim = Claim(holder, f"{holder.instance}-{holder.try_number}")
+        claim = LeaseRecord(holder, f"{holder.instance}-{holder.try_number}")
         try:
             number = yield from self.perform(
                 lease.acquire(claim, wait_seconds=2500, output="out", now=lambda: self.now)
@@ -392,7 +394,7 @@ class World:
         self.inside[holder] = number
         try:
             while True:
-                yield max(0.0, min(RENEW, done - self.now))
+                yield max(0.0, min(RENEW_SECONDS, done - self.now))
                 began, lost = self.now, max(self.files) > number
                 claim = yield from self.perform(lease.renew(claim, number, output="out"))
                 if lost:
@@ -495,7 +497,12 @@ def test_no_two_work_at_once_and_no_number_is_held_twice(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same proportions in tenths of seconds."""
-    for name, seconds in {"RENEW": 0.1, "TTL": 0.6, "LOOK": 0.05, "SAY": 0.2}.items():
+    for name, seconds in {
+        "RENEW_SECONDS": 0.1,
+        "TTL_SECONDS": 0.6,
+        "POLL_SECONDS": 0.05,
+        "LOG_SECONDS": 0.2,
+    }.items():
         monkeypatch.setattr(lease, name, seconds)
 
 
@@ -508,8 +515,8 @@ def names(output: Path) -> list[str]:
     return sorted(path.name for path in (output / "lease").iterdir())
 
 
-def newest(output: Path) -> Claim:
-    return Claim.from_json((output / "lease" / names(output)[-1]).read_bytes())
+def newest(output: Path) -> LeaseRecord:
+    return LeaseRecord.from_json((output / "lease" / names(output)[-1]).read_bytes())
 
 
 @pytest.mark.usefixtures("quick")
@@ -521,7 +528,7 @@ def test_a_thread_moves_the_beat_until_the_release(tmp_path: Path) -> None:
     plain = json.loads((tmp_path / "lease" / "00000001.json").read_text())
     assert set(plain) == {"holder", "nonce", "beat", "since", "released"}
     time.sleep(0.35)
-    assert newest(tmp_path).beat >= first.beat + 2
+    assert newest(tmp_path).heartbeat >= first.heartbeat + 2
     held.renew()
     held.release()
     last = newest(tmp_path)
@@ -579,7 +586,7 @@ def test_the_thread_finds_out_and_the_next_renewal_raises_it_without_a_look(tmp_
     (tmp_path / "lease" / "00000001.json").unlink()
     time.sleep(0.25)
     (tmp_path / "lease" / "00000001.json").write_text("not looked at")
-    with pytest.raises(OutputBusyError, match="lease is gone"):
+    with pytest.raises(OutputBusyError, match="lease in lease/ was removed"):
         held.renew()
     held.release()
     assert (tmp_path / "lease" / "00000001.json").read_text() == "not looked at"
@@ -601,9 +608,9 @@ def test_a_store_that_fails_for_a_moment_costs_nothing(
         time.sleep(0.3)
         with pytest.raises(StorageError):
             held.renew()
-    beat = newest(tmp_path).beat
+    heartbeat = newest(tmp_path).heartbeat
     time.sleep(0.3)
-    assert newest(tmp_path).beat > beat
+    assert newest(tmp_path).heartbeat > heartbeat
     held.release()
 
 
@@ -614,7 +621,7 @@ def test_a_file_that_cannot_be_read_counts_as_held_until_it_expires(tmp_path: Pa
     storage.write_file(f"{tmp_path}/lease/README.md", b"of another origin")
     held, began = Lease(str(tmp_path)), time.monotonic()
     held.acquire(here(), 0)
-    assert time.monotonic() - began >= lease.TTL
+    assert time.monotonic() - began >= lease.TTL_SECONDS
     assert held.number == 8
     held.release()
     assert names(tmp_path) == ["00000008.json", "README.md"]
@@ -716,7 +723,9 @@ def test_a_storage_that_ignores_the_condition_is_refused(monkeypatch: pytest.Mon
     pipe = files.pipe_file
     monkeypatch.setattr(files, "pipe_file", lambda path, data, mode="": pipe(path, data))
     held = Lease("memory://bucket/out")
-    with pytest.raises(InputError, match=r"this storage replaces a file.* s3fs 2025\.2 ") as caught:
+    with pytest.raises(
+        InputError, match=r"this storage ignores conditional creation.* s3fs 2025\.2 "
+    ) as caught:
         held.acquire(here(), 0)
     assert not caught.value.retryable
     assert storage.names_in("memory://bucket/out/lease") == []

@@ -63,8 +63,8 @@ def test_what_takes_exponential_time_is_found(pattern: str) -> None:
     assert is_exponential(pattern)
     # It does: eight letters more take 100 times as long at least, where any power of the length would take 16.
     letter = EXPONENTIAL[pattern]
-    assert min(seconds(pattern, letter, 18) for _ in range(3)) > 20 * min(
-        seconds(pattern, letter, 10) for _ in range(3)
+    assert min(seconds(pattern, letter, 16) for _ in range(3)) > 20 * min(
+        seconds(pattern, letter, 8) for _ in range(3)
     )
 
 

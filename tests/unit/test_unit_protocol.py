@@ -14,22 +14,24 @@ from protocol_world import Process, Weather, World
 from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
-from lucidworks_provider.client.auth.clock import Clocks
 from lucidworks_provider.client.auth.protocol import (
-    FAILED_LOOKS,
     GRACE,
     HEARTBEAT,
     LEASE,
+    PATIENCE,
+    READ_RETRIES,
     RELEASED,
     Claim,
+    Clocks,
     Failed,
     HeartbeatMonitor,
     Outcome,
     Snapshot,
 )
+from lucidworks_provider.client.auth.source import TokenCache
 from lucidworks_provider.client.auth.token import ALLOWED, AccessToken, RevocationHistory, TokenIdentity
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
-from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
+from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
 LIFETIME = 3600.0
 STORES = pytest.mark.parametrize("atomic", [False, True], ids=["variable", "redis"])
@@ -201,7 +203,7 @@ def test_a_clock_that_is_off_costs_no_refresh(atomic: bool, skew: float) -> None
     traffic(world, world.processes, 20)
     assert not failed(world)
     assert world.refreshes() == 2
-    assert {process.holding.fresh(world.now) for process in strange} == {world.live()}
+    assert {process.cache.fresh(world.now) for process in strange} == {world.live()}
 
 
 @STORES
@@ -248,8 +250,8 @@ def test_a_slow_renewal_is_waited_for_no_longer_than_the_grace() -> None:
     call = other.call()
     assert world.run_until(lambda: call.ended is not None, 10)
     assert call.value == old
-    assert other.holding.held is not None
-    assert world.now < other.holding.held.look_at < world.now + 10
+    assert other.cache.held is not None
+    assert world.now < other.cache.held.reread_at < world.now + 10
     assert GRACE <= world.now - call.started <= GRACE + 1
 
 
@@ -277,30 +279,30 @@ def test_a_failed_refresh(with_a_good_token: bool) -> None:
 
 def token_of(world: World) -> AccessToken:
     """A new live token."""
-    return AccessToken.from_grant(TokenResponse(world.refresh("test"), LIFETIME, world.now), world.now)
+    return AccessToken.from_response(TokenResponse(world.refresh("test"), LIFETIME, world.now), world.now)
 
 
 def conversation_of(
     world: World,
     held: AccessToken | None = None,
     refused: str | None = None,
-    others: HeartbeatMonitor | None = None,
-) -> commands.Conversation:
+    monitor: HeartbeatMonitor | None = None,
+) -> commands.Acquisition:
     """Of a process whose clock is right."""
     return protocol.acquire(
         held=held,
         refused=() if refused is None else (refused,),
-        settle=VariableStore.settle,
+        settle=VariableTokenStore.settle,
         clocks=Clocks(lambda: world.now, lambda: world.now, lambda: True),
-        others=others,
+        monitor=monitor,
         new_owner=lambda: "client",
     )
 
 
-def claimed(conversation: commands.Conversation) -> commands.WriteClaim:
+def claimed(conversation: commands.Acquisition) -> commands.WriteClaim:
     """Look at an empty store twice, as nobody believes the first time, and come to the claim."""
     assert next(conversation) == commands.Read()
-    assert isinstance(conversation.send(Snapshot()), commands.Pause)
+    assert isinstance(conversation.send(Snapshot()), commands.Sleep)
     assert conversation.send(None) == commands.Read()
     claim = conversation.send(Snapshot())
     assert isinstance(claim, commands.WriteClaim)
@@ -313,7 +315,7 @@ def test_a_write_that_lost_a_race_is_no_broken_store() -> None:
     claimed(conversation)
     assert conversation.send(Failed(TokenStoreError("unique"))) == commands.Read()
     assert conversation.send(Snapshot(None, Claim("other"))) == commands.Read(), "from the top"
-    assert isinstance(conversation.send(Snapshot(None, Claim("other"))), commands.Pause)
+    assert isinstance(conversation.send(Snapshot(None, Claim("other"))), commands.Sleep)
 
 
 def test_a_write_that_fails_without_a_race_is() -> None:
@@ -342,7 +344,7 @@ def test_a_newer_token_found_under_the_own_claim_is_not_superseded() -> None:
     conversation.send(None)
     conversation.send(None)
     fresh = token_of(world)
-    assert conversation.send(Snapshot(fresh, claim.claim)) == commands.Withdraw(claim.claim)
+    assert conversation.send(Snapshot(fresh, claim.claim)) == commands.ReleaseClaim(claim.claim)
     assert conversation.send(None) == commands.Read()
     with pytest.raises(StopIteration) as stop:
         conversation.send(Snapshot(fresh, RELEASED))
@@ -366,7 +368,7 @@ def test_a_claim_withdrawn_by_a_late_claimant_is_no_broken_store() -> None:
     claimed(conversation)
     conversation.send(None)
     conversation.send(None)
-    assert isinstance(conversation.send(Snapshot(None, RELEASED)), commands.Pause)
+    assert isinstance(conversation.send(Snapshot(None, RELEASED)), commands.Sleep)
     assert conversation.send(None) == commands.Read(), "from the top"
 
 
@@ -376,7 +378,7 @@ def test_a_token_that_was_shown_must_go_on_being_shown() -> None:
     conversation = conversation_of(world)
     next(conversation)
     assert isinstance(conversation.send(Snapshot(due, RELEASED)), commands.WriteClaim)
-    assert isinstance(conversation.send(None), commands.Pause)
+    assert isinstance(conversation.send(None), commands.Sleep)
     assert conversation.send(None) == commands.Read()
     owner = Claim("client")
     assert conversation.send(Snapshot(None, owner)) == commands.Read(), "asked twice"
@@ -389,14 +391,14 @@ def test_a_claim_that_may_stand_over_a_living_one_settles_for_longer(before: Cla
     """Time for the living to move their claim over it."""
     pauses = []
     for standing in (RELEASED, before):
-        conversation = conversation_of(World(), others=HeartbeatMonitor(before, -100.0))
+        conversation = conversation_of(World(), monitor=HeartbeatMonitor(before, -100.0))
         next(conversation)
         command = conversation.send(Snapshot(None, standing))
         while not isinstance(command, commands.WriteClaim):
             reply = Snapshot(None, standing) if isinstance(command, commands.Read) else None
             command = conversation.send(reply)
         pause = conversation.send(None)
-        assert isinstance(pause, commands.Pause)
+        assert isinstance(pause, commands.Sleep)
         pauses.append(pause.seconds)
     assert pauses[1] >= pauses[0] + 2 * HEARTBEAT
 
@@ -407,11 +409,11 @@ def test_a_failed_publication_is_tried_again() -> None:
     claim = claimed(conversation)
     conversation.send(None)
     conversation.send(None)
-    assert conversation.send(Snapshot(None, claim.claim)) == commands.WriteClaim(claim.claim.moved())
+    assert conversation.send(Snapshot(None, claim.claim)) == commands.WriteClaim(claim.claim.next_heartbeat())
     assert isinstance(conversation.send(None), commands.Refresh)
     publish = conversation.send(token_of(world))
     assert isinstance(publish, commands.Publish)
-    assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Pause)
+    assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Sleep)
     assert isinstance(conversation.send(None), commands.WriteClaim), "the claim is moved meanwhile"
     assert conversation.send(None) == publish
 
@@ -432,8 +434,8 @@ def test_a_store_that_is_down_never_leads_to_a_refresh() -> None:
     held = token_of(world)
     conversation = conversation_of(world, held=held, refused=held.value)
     next(conversation)
-    for _ in range(FAILED_LOOKS):
-        assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Pause)
+    for _ in range(READ_RETRIES):
+        assert isinstance(conversation.send(Failed(TokenStoreError("down"))), commands.Sleep)
         assert conversation.send(None) == commands.Read()
     with pytest.raises(TokenStoreError):
         conversation.send(Failed(TokenStoreError("down")))
@@ -459,13 +461,13 @@ def test_a_token_does_not_show_itself() -> None:
 
 
 def test_a_claim_that_cannot_be_seen_once_is_not_withdrawn() -> None:
-    others = HeartbeatMonitor()
+    monitor = HeartbeatMonitor()
     living = Claim("living", 1)
-    assert others.alive(living, 0.0, LEASE)
-    assert others.alive(None, LEASE / 2, LEASE), "a read that failed in silence"
-    assert not others.alive(None, LEASE, LEASE), "but nobody is waited for without end"
-    assert not others.alive(RELEASED, 0.0, LEASE)
-    assert not others.alive(None, 0.0, LEASE)
+    assert monitor.alive(living, 0.0, LEASE)
+    assert monitor.alive(None, LEASE / 2, LEASE), "a read that failed in silence"
+    assert not monitor.alive(None, LEASE, LEASE), "but nobody is waited for without end"
+    assert not monitor.alive(RELEASED, 0.0, LEASE)
+    assert not monitor.alive(None, 0.0, LEASE)
 
 
 def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
@@ -473,16 +475,122 @@ def test_losses_are_counted_though_the_stored_value_cannot_be_read() -> None:
     world = World()
     now = world.now
     times = tuple(now - 2.0 * number for number in range(ALLOWED))
-    held = replace(token_of(world), losses=RevocationHistory(times))
+    held = replace(token_of(world), revocations=RevocationHistory(times))
     conversation = conversation_of(world, held=held, refused=held.value)
     next(conversation)
     assert isinstance(conversation.send(Snapshot(None, RELEASED)), commands.WriteClaim)
-    assert isinstance(conversation.send(None), commands.Pause)
+    assert isinstance(conversation.send(None), commands.Sleep)
     assert conversation.send(None) == commands.Read()
     publish = conversation.send(Snapshot(None, Claim("client")))
     assert isinstance(publish, commands.Publish)
-    assert publish.token.losses.pause(now) > 0
-    assert isinstance(conversation.send(None), commands.Withdraw)
+    assert publish.token.revocations.pause_left(now) > 0
+    assert isinstance(conversation.send(None), commands.ReleaseClaim)
     assert conversation.send(None) == commands.Read()
     with pytest.raises(TokenContestedError):
         conversation.send(Snapshot(publish.token, RELEASED))
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds)
+def test_a_slow_store_fails_no_call_of_a_cold_crowd(seed: int) -> None:
+    """A claimant of a slow store pauses for longer than ``LEASE`` between two heartbeats."""
+    world = World(seed)
+    world.weather = Weather(store=(0.1, 0.6))
+    for process in fleet(world, 20):
+        process.call()
+    world.run(100)
+    assert not failed(world)
+    assert world.refreshes() == 1
+
+
+def test_a_token_that_could_not_be_shared_is_published_later() -> None:
+    world = World()
+    earlier, held = token_of(world), replace(token_of(world), issued_at=world.now + 1)
+    for stored in (None, earlier):
+        conversation = conversation_of(world, held=held)
+        next(conversation)
+        assert conversation.send(Snapshot(stored, RELEASED)) == commands.Publish(held)
+        with pytest.raises(StopIteration) as stop:
+            conversation.send(None)
+        assert stop.value.value == Outcome(held)
+
+
+def test_a_token_is_later_than_the_one_that_it_replaces() -> None:
+    """Even if the clocks of two hosts differ: the order decides which of them a store keeps."""
+    world = World()
+    due = replace(token_of(world), refresh_at=0.0, issued_at=world.now + 2)
+    conversation = conversation_of(world)
+    next(conversation)
+    conversation.send(Snapshot(due, RELEASED))
+    conversation.send(None)
+    conversation.send(None)
+    conversation.send(Snapshot(due, Claim("client")))
+    conversation.send(None)
+    publish = conversation.send(token_of(world))
+    assert isinstance(publish, commands.Publish)
+    assert publish.token.issued_at > due.issued_at
+
+
+def test_each_revocation_within_a_minute_delays_the_next_refresh() -> None:
+    world = World()
+    delays = []
+    for count in (1, 2, 3, 10):
+        history = RevocationHistory((world.now,) * count)
+        held = replace(token_of(world), revocations=history)
+        conversation = conversation_of(world, held=held, refused=held.value)
+        next(conversation)
+        conversation.send(Snapshot(held, RELEASED))
+        sleep = conversation.send(None)
+        assert isinstance(sleep, commands.Sleep)
+        delays.append(round(sleep.seconds - VariableTokenStore.settle, 3))
+    assert delays == [0.0, 0.1, 0.2, 0.5]
+
+
+def test_a_process_without_a_token_does_not_wait_forever() -> None:
+    world = World()
+    conversation = conversation_of(world)
+    next(conversation)
+    started, heartbeat = world.now, 0
+    while world.now - started < PATIENCE:
+        assert isinstance(conversation.send(Snapshot(None, Claim("other", heartbeat))), commands.Sleep)
+        world.run(1.0)
+        heartbeat += 1
+        assert conversation.send(None) == commands.Read()
+    with pytest.raises(TokenError, match="Other processes have been getting a token"):
+        conversation.send(Snapshot(None, Claim("other", heartbeat)))
+
+
+def test_a_dead_claim_at_the_refresh_time_is_replaced_before_the_token_expires() -> None:
+    """Each run of the protocol ends after ``GRACE`` with the good token: the next one knows how old the claim is."""
+    world = World()
+    processes = settled(world, 2)
+    reach_refresh_time(world)
+    world.weather = Weather(store=(0.05, 0.09))
+    world.claim = Claim("dead", 3)
+    traffic(world, processes, 30)
+    assert not failed(world)
+    assert world.refreshes() == 2
+
+
+def test_a_slow_clock_does_not_prolong_the_lifetime_of_a_token() -> None:
+    world = World()
+    cache = TokenCache()
+    cache.use(Outcome(token_of(world)), Clocks(lambda: 0.0, lambda: world.now - 3600, lambda: False))
+    assert cache.held is not None
+    assert cache.held.expires_at <= LIFETIME
+
+
+@pytest.mark.parametrize("shown", [Claim("other", 5), None, Claim("client", 1)])
+def test_a_claim_that_took_too_long_to_renew_is_read_again(shown: Claim | None) -> None:
+    """With a store that is slow for this host alone, others may have taken the claim for dead."""
+    world = World()
+    conversation = conversation_of(world)
+    claim = claimed(conversation).claim
+    conversation.send(None)
+    conversation.send(None)
+    renewed = claim.next_heartbeat()
+    assert conversation.send(Snapshot(None, claim)) == commands.WriteClaim(renewed)
+    world.run(LEASE)
+    assert conversation.send(None) == commands.Read()
+    command = conversation.send(Snapshot(None, shown))
+    assert command == (commands.Refresh(renewed) if shown == renewed else commands.Read())

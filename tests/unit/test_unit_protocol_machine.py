@@ -24,8 +24,8 @@ from protocol_world import Call, Clock, Process, Weather, World
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
-from lucidworks_provider.client.auth.token_cache import TokenCache
-from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
+from lucidworks_provider.client.auth.source import TokenCache
+from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
 seconds = st.one_of(st.floats(0.001, 1.0), st.floats(1.0, 10.0), st.sampled_from([30.0, 70.0, 700.0, 3400.0]))
 
@@ -67,8 +67,8 @@ def _next_call(world: World, process: Process) -> None:
             return
         if call.error is None:
             return
-        losses = world.token.losses.pause(process.clock.now()) if world.token else 0.0
-        pause = max(losses, process.holding.hold_off.pause(world.now))
+        revocations = world.token.revocations.pause_left(process.clock.now()) if world.token else 0.0
+        pause = max(revocations, process.cache.backoff.pause(world.now))
         if not pause:
             world.fault(f"{process.name} fails though all is well: {call.error!r}")
             return
@@ -251,7 +251,7 @@ REACHED = {"refreshed again", "401", "foreign refresh", "killed while refreshing
 
 @pytest.fixture(autouse=True)
 def _no_words_about_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("lucidworks_provider.client.auth.clock"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("lucidworks_provider.client.auth.source"), "disabled", True)
 
 
 @pytest.mark.parametrize("fleet", [Fleet, FleetOnRedis])
@@ -267,17 +267,17 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 def no_settling(patch: pytest.MonkeyPatch) -> None:
     """A claim in a Variable is believed at once."""
-    patch.setattr(VariableStore, "settle", 0.0)
+    patch.setattr(VariableTokenStore, "settle", 0.0)
 
 
 def no_reading_back(patch: pytest.MonkeyPatch) -> None:
     """A claim is never read back."""
 
-    def take(_: object, before: commands.Snapshot, claim: commands.Claim, __: float) -> commands.Conversation:
+    def take(_: object, before: commands.Snapshot, claim: commands.Claim, __: float) -> commands.Acquisition:
         yield commands.WriteClaim(claim)
         return before
 
-    patch.setattr(protocol, "_take", take)
+    patch.setattr(protocol, "_claim", take)
 
 
 def an_impatient_lease(patch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def no_death(patch: pytest.MonkeyPatch) -> None:
 
 def no_doubt(patch: pytest.MonkeyPatch) -> None:
     """A host whose clock is an hour ahead does not ask for the time."""
-    patch.setattr(Clock, "sure", property(lambda _: True))
+    patch.setattr(Clock, "synchronized", property(lambda _: True))
 
 
 @pytest.mark.parametrize(

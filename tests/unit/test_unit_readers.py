@@ -200,7 +200,7 @@ def test_what_a_file_says_of_its_errors(tmp_path: Path) -> None:
         pass
     assert isinstance(caught.value.__cause__, FileNotFoundError)
     with pytest.raises(KeyError), reading(__file__):
-        raise KeyError("a fault of ours")
+        raise KeyError("a rejection of ours")
 
 
 LINES = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.client.api.messages import Answer, read_blanked, scrub, vendor_message
+from lucidworks_provider.client.api.http import Response, read_blanked, scrub, vendor_message
 from lucidworks_provider.client.api.secrets import (
     blank,
     is_secret_name,
@@ -150,15 +150,15 @@ def test_a_large_body_is_searched_in_time() -> None:
 
 
 def test_a_result_is_not_altered_and_an_error_is_blanked_before_it_is_cut() -> None:
-    def read(answer: Answer) -> bytes:
+    def read(answer: Response) -> bytes:
         if b"result" not in answer.body:
             raise MalformedAnswerError(vendor_message(answer.body)[:300], status=200)
         return answer.body
 
     body = f'{{"result": "with {KEY}"}}'.encode()
-    assert read_blanked(read, Answer(200, {}, body), KEY) == body
+    assert read_blanked(read, Response(200, {}, body), KEY) == body
     with pytest.raises(LucidworksError) as caught:
-        read_blanked(read, Answer(200, {}, f"{'x' * 290}{KEY}".encode()), KEY)
+        read_blanked(read, Response(200, {}, f"{'x' * 290}{KEY}".encode()), KEY)
     assert str(caught.value) == "x" * 290 + "***"
     assert caught.value.__context__ is None
 

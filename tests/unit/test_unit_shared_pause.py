@@ -18,8 +18,9 @@ from lucidworks_provider.client.http.shared_pause import (
 )
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import TokenStoreError
-from lucidworks_provider.hooks.stores import pauses
-from lucidworks_provider.hooks.stores.pauses import RedisPause, VariablePause
+from lucidworks_provider.hooks.stores import variables as variable_stores
+from lucidworks_provider.hooks.stores.redis import RedisPauseStore
+from lucidworks_provider.hooks.stores.variables import VariablePauseStore
 
 
 class Board:
@@ -175,14 +176,14 @@ def test_without_the_store_each_process_asks_for_itself(
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found: dict[str, str] = {}
-    monkeypatch.setattr(pauses, "get_variable", found.get)
-    monkeypatch.setattr(pauses, "set_variable", lambda key, value, _: found.__setitem__(key, value))
-    monkeypatch.setattr(VariablePause, "SETTLE", 0.0)
+    monkeypatch.setattr(variable_stores, "get_variable", found.get)
+    monkeypatch.setattr(variable_stores, "set_variable", lambda key, value, _: found.__setitem__(key, value))
+    monkeypatch.setattr(VariablePauseStore, "SETTLE", 0.0)
     return found
 
 
 def test_a_variable_shows_the_pause_to_other_processes(variables: dict[str, str]) -> None:
-    one, other = SharedPause(VariablePause("name")), SharedPause(VariablePause("name"))
+    one, other = SharedPause(VariablePauseStore("name")), SharedPause(VariablePauseStore("name"))
     one.hold(30)
     assert other.ask(2, 0) == pytest.approx(3, abs=0.1)
     assert list(variables) == ["lucidworks_pause_name"]
@@ -193,15 +194,15 @@ def test_a_variable_shows_the_pause_to_other_processes(variables: dict[str, str]
 
 def test_the_end_of_a_pause_is_forgotten(variables: dict[str, str]) -> None:
     variables["lucidworks_pause_name"] = json.dumps(["", 0, 0, time.time() - REMEMBERED - 1])
-    assert SharedPause(VariablePause("name")).ask(2, 1_000) == 0
+    assert SharedPause(VariablePauseStore("name")).ask(2, 1_000) == 0
 
 
 @pytest.mark.parametrize("minutes_off", [-60, 60])
 def test_a_clock_that_is_off_prolongs_no_pause_for_long(variables: dict[str, str], minutes_off: int) -> None:
     now = time.time() + 60 * minutes_off
     variables["lucidworks_pause_name"] = json.dumps(["other", now + 5, 5, now])
-    assert 0 <= VariablePause("name").read().left <= 5
-    assert VariablePause("name").read().ended is None
+    assert 0 <= VariablePauseStore("name").read().left <= 5
+    assert VariablePauseStore("name").read().ended is None
 
 
 @pytest.mark.parametrize(
@@ -223,8 +224,8 @@ def test_what_somebody_wrote_into_the_variable_holds_nobody_for_long(
     variables: dict[str, str], text: str
 ) -> None:
     variables["lucidworks_pause_name"] = text
-    assert 0 <= VariablePause("name").read().left <= LONGEST
-    asked = SharedPause(VariablePause("name")).ask(2, 0)
+    assert 0 <= VariablePauseStore("name").read().left <= LONGEST
+    asked = SharedPause(VariablePauseStore("name")).ask(2, 0)
     assert asked is not None
     assert asked <= 0.1 * LONGEST
     if "1e999" not in text:
@@ -242,12 +243,12 @@ def test_where_a_fleet_shares_its_pause() -> None:
     assert shared_pause(settings(share_via="redis"), "https://app.test") is None, "the token's store says so"
     redis = shared_pause(settings(share_via="redis", redis_conn_id="r"), "https://app.test")
     assert redis is not None
-    assert isinstance(redis._store, RedisPause)
+    assert isinstance(redis._store, RedisPauseStore)
     names = set()
     for url in ("https://app.test", "https://models.test"):
         found = shared_pause(settings(share_via="variable"), url)
         assert found is not None
-        assert isinstance(found._store, VariablePause)
+        assert isinstance(found._store, VariablePauseStore)
         names.add(found._store._key)
     assert len(names) == 2, "the Models API has a limit of its own"
     assert not any("test" in name for name in names)

@@ -16,16 +16,19 @@ from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import Claim
 from lucidworks_provider.client.auth.redaction import REMEMBERED
-from lucidworks_provider.client.auth.source import Service, TokenSource, forget_sources
-from lucidworks_provider.client.auth.stores import MemoryStore, TokenStore
-from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
-from lucidworks_provider.client.auth.token_cache import (
+from lucidworks_provider.client.auth.source import (
     ESTABLISHED,
     FIRST_PAUSE,
     LONGEST_PAUSE,
     REFUSED_IN_A_ROW,
+    MemoryStore,
     RefreshBackoff,
+    Service,
+    TokenSource,
+    TokenStore,
+    forget_sources,
 )
+from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 
 
@@ -41,7 +44,7 @@ class Script:
         self.clock_off = clock_off
         self.error: Exception | None = None
 
-    def __call__(self, hurry: bool = False) -> TokenResponse:
+    def __call__(self, single_attempt: bool = False) -> TokenResponse:
         self.asked += 1
         time.sleep(self.seconds)
         if self.error:
@@ -78,7 +81,7 @@ def test_tokens_that_nothing_accepts_are_not_asked_for_without_end(monkeypatch: 
         with pytest.raises(TokenError, match="in a row were refused"):
             source.get()
     assert service.asked == REFUSED_IN_A_ROW
-    monkeypatch.setattr(source._holding.hold_off, "until", 0.0)
+    monkeypatch.setattr(source._cache.backoff, "until", 0.0)
     source.invalidate(source.get())
     with pytest.raises(TokenError):
         source.get()
@@ -97,15 +100,15 @@ def test_a_token_that_others_shared_is_used_while_asking_is_held_off() -> None:
 
 
 def test_the_pauses_double_and_an_established_token_counts_as_good() -> None:
-    hold_off, now, pauses = RefreshBackoff(), 0.0, []
+    backoff, now, pauses = RefreshBackoff(), 0.0, []
     for _ in range(REFUSED_IN_A_ROW - 1):
-        hold_off.refused(now, 0.1)
-        assert hold_off.pause(now) == 0
+        backoff.refused(now, 0.1)
+        assert backoff.pause(now) == 0
     for _ in range(8):
-        hold_off.refused(now, 0.1)
-        hold_off.pause(now)
-        pauses.append(hold_off.until - now)
-        now = hold_off.until
+        backoff.refused(now, 0.1)
+        backoff.pause(now)
+        pauses.append(backoff.until - now)
+        now = backoff.until
     assert pauses == [FIRST_PAUSE * 2**n for n in range(5)] + [LONGEST_PAUSE] * 3
     fresh = RefreshBackoff()
     for _ in range(50):
@@ -285,7 +288,7 @@ def test_a_forked_child_gets_locks_of_its_own() -> None:
     service = Script()
     source = source_of(MemoryStore(), service)
     assert source.get() == "token-1"
-    source._turn.acquire()
+    source._acquiring.acquire()
     forget_sources()
     assert source.get() == "token-1", "what the store shows"
     assert service.asked == 1
@@ -293,8 +296,8 @@ def test_a_forked_child_gets_locks_of_its_own() -> None:
 
 def test_a_quiet_scope_stays_out_of_logs(caplog: pytest.LogCaptureFixture) -> None:
     class Long(Script):
-        def __call__(self, hurry: bool = False) -> TokenResponse:
-            grant = super().__call__(hurry)
+        def __call__(self, single_attempt: bool = False) -> TokenResponse:
+            grant = super().__call__(single_attempt)
             return TokenResponse(f"{grant.access_token}-of-{id(self)}-and-long-enough", grant.lifetime, None)
 
     quiet, busy = source_of(MemoryStore(), Long()), source_of(MemoryStore(), Long())
@@ -323,9 +326,9 @@ def test_a_good_token_is_not_held_back_by_a_store_that_hangs(monkeypatch: pytest
     store = Hanging()
     source = source_of(store, Script(lifetime=60.0))
     assert source.get() == "token-1"
-    held = source._holding.held
+    held = source._cache.held
     assert held is not None
-    source._holding.held = replace(held, look_at=0.0)
+    source._cache.held = replace(held, reread_at=0.0)
     store.hangs = True
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(source.get)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lucidworks_provider.documents.split import Piece, split
+from lucidworks_provider.documents.split import Segment, split
 from lucidworks_provider.errors import InputError
 
 # What borders are made of, and what may not be torn apart.
@@ -34,7 +34,7 @@ ALPHABET = [
 
 
 def texts(text: str, max_bytes: int) -> list[str]:
-    return [piece.text for piece in split(text, max_bytes=max_bytes)]
+    return [segment.text for segment in split(text, max_bytes=max_bytes)]
 
 
 @given(
@@ -45,20 +45,20 @@ def texts(text: str, max_bytes: int) -> list[str]:
 @example(text="\r\n" * 9, max_bytes=5)
 @example(text="\r\n" * 9, max_bytes=4)
 def test_the_pieces_are_the_text(text: str, max_bytes: int) -> None:
-    pieces = split(text, max_bytes=max_bytes)
-    assert "".join(piece.text for piece in pieces) == text
-    for piece in pieces:
-        assert text.startswith(piece.text, piece.start)
-        assert len(piece.text.encode()) <= max_bytes
-        assert piece.text or not text
-    starts = [piece.start for piece in pieces]
+    segments = split(text, max_bytes=max_bytes)
+    assert "".join(segment.text for segment in segments) == text
+    for segment in segments:
+        assert text.startswith(segment.text, segment.start)
+        assert len(segment.text.encode()) <= max_bytes
+        assert segment.text or not text
+    starts = [segment.start for segment in segments]
     assert starts == sorted(set(starts)), "none is empty"
 
 
 @given(words=st.lists(st.text("abc", min_size=1, max_size=8), min_size=1), max_bytes=st.integers(20, 60))
 def test_words_are_kept_where_they_fit(words: list[str], max_bytes: int) -> None:
-    pieces = texts(" ".join(words), max_bytes)
-    assert " ".join(pieces).split() == words
+    segments = texts(" ".join(words), max_bytes)
+    assert " ".join(segments).split() == words
 
 
 @given(text=st.text("ab \n.", max_size=300), max_bytes=st.integers(4, 60))
@@ -67,7 +67,7 @@ def test_no_more_pieces_than_twice_what_is_needed(text: str, max_bytes: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "max_bytes", "pieces"),
+    ("text", "max_bytes", "segments"),
     [
         ("It fits.", 8, ["It fits."]),
         ("One. Two.\n\nThree. Four.", 18, ["One. Two.\n\n", "Three. Four."]),
@@ -91,13 +91,13 @@ def test_no_more_pieces_than_twice_what_is_needed(text: str, max_bytes: int) -> 
         ("aaaaa\ud800bb", 8, ["aaaaa\ud800", "bb"]),
     ],
 )
-def test_borders(text: str, max_bytes: int, pieces: list[str]) -> None:
-    assert texts(text, max_bytes) == pieces
+def test_borders(text: str, max_bytes: int, segments: list[str]) -> None:
+    assert texts(text, max_bytes) == segments
 
 
 def test_one_piece_where_it_fits() -> None:
-    assert split("", max_bytes=4) == [Piece(0, "")]
-    assert split("äöü", max_bytes=6) == [Piece(0, "äöü")]
+    assert split("", max_bytes=4) == [Segment(0, "")]
+    assert split("äöü", max_bytes=6) == [Segment(0, "äöü")]
 
 
 def test_a_character_must_fit() -> None:
@@ -129,7 +129,7 @@ def test_a_character_must_fit() -> None:
 def test_hostile_texts_take_no_time(part: str, max_bytes: int) -> None:
     text = part * (4_000_000 // len(part))
     begin = time.process_time()
-    pieces = split(text, max_bytes=max_bytes)
+    segments = split(text, max_bytes=max_bytes)
     # 20 MB take less than a second; quadratic work would take hours.
     assert time.process_time() - begin < 3
-    assert sum(len(piece.text) for piece in pieces) == len(text)
+    assert sum(len(segment.text) for segment in segments) == len(text)

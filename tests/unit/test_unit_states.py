@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api.messages import Answer
+from lucidworks_provider.client.api.http import Response
 from lucidworks_provider.client.api.model_calls import (
     DeploymentSpec,
     TrainingSpec,
@@ -54,8 +54,8 @@ DONE, FAILED, LATE = StateEnd.REACHED, StateEnd.FAILED, StateEnd.TIMEOUT
 OLD = YOUNG + 1
 
 
-def ok(value: object) -> Answer:
-    return Answer(200, {}, json.dumps(value).encode())
+def ok(value: object) -> Response:
+    return Response(200, {}, json.dumps(value).encode())
 
 
 @pytest.mark.parametrize(
@@ -293,11 +293,11 @@ def test_a_model_is_read_in_all_its_documented_forms() -> None:
 def test_what_cannot_be_read_is_named(body: bytes) -> None:
     for read in (read_models, read_model, read_deployments, read_deployment):
         with pytest.raises(MalformedAnswerError):
-            read(Answer(200, {}, body))
+            read(Response(200, {}, body))
 
 
 def test_a_deletion_needs_no_body() -> None:
-    assert read_undeployment(Answer(204, {}, b"")) is None
+    assert read_undeployment(Response(204, {}, b"")) is None
     assert read_undeployment(ok({"id": "d", "state": "DELETED"})) == "DELETED"
 
 

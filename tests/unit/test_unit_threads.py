@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lucidworks_provider.threads import AHEAD, PAUSES, read_ahead
+from lucidworks_provider.threads import AHEAD, MAX_EXCESS, read_ahead
 
 
 def test_results_come_in_order_and_are_read_ahead() -> None:
@@ -23,7 +23,7 @@ def test_results_come_in_order_and_are_read_ahead() -> None:
 
 def test_the_first_call_is_made_by_the_caller() -> None:
     def slow(_: int) -> threading.Thread:
-        time.sleep(2 * PAUSES)
+        time.sleep(2 * MAX_EXCESS)
         return threading.current_thread()
 
     threads = list(read_ahead(slow, range(8)))
@@ -36,7 +36,7 @@ def test_short_calls_are_made_by_the_caller() -> None:
 
     def work(item: int) -> threading.Thread:
         if item % 50 == 10:
-            time.sleep(PAUSES / 2)
+            time.sleep(MAX_EXCESS / 2)
         return threading.current_thread()
 
     assert set(read_ahead(work, range(200))) == {threading.current_thread()}
@@ -50,11 +50,11 @@ def test_no_more_is_held_than_allowed(size: int, ahead: int) -> None:
     def count(_: int) -> None:
         nonlocal begun
         if begun < 3:
-            time.sleep(PAUSES)
+            time.sleep(MAX_EXCESS)
         with lock:
             begun += 1
 
-    for taken, _ in enumerate(read_ahead(count, range(50), size=lambda _: size, most=30), 1):
+    for taken, _ in enumerate(read_ahead(count, range(50), size=lambda _: size, max_bytes=30), 1):
         time.sleep(0.005)
         assert begun <= taken + ahead
 
@@ -65,7 +65,7 @@ def test_an_error_comes_at_its_item_and_ends_the_rest() -> None:
     def fail(item: int) -> int:
         called.append(item)
         if item < 3:
-            time.sleep(PAUSES)
+            time.sleep(MAX_EXCESS)
         if item == 5:
             raise OSError("no")
         return item

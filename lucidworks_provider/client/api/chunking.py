@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lucidworks_provider.client.api.http import Request, path_segment, post
 from lucidworks_provider.client.api.jobs import CHUNKING, JobState, state_of, top_level
-from lucidworks_provider.client.api.messages import Request, path_segment, post
 from lucidworks_provider.client.api.options import (
     SWITCH,
     Options,
@@ -220,7 +220,7 @@ def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
     body = top_level(body, CHUNKING)
     chunks: list[Chunk] = []
     sizes: list[int] = []
-    # Also of a status that nobody has documented: a result that was handed out is never dropped.
+    # Also with an undocumented status: a result is never dropped.
     if seen.has_payload and seen.state is not JobState.FAILED:
         items = body[CHUNKING.payload_field]
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
@@ -298,6 +298,6 @@ def _numbers(value: object, job_id: str) -> list[float]:
 
 def _malformed(job_id: str, what: str) -> MalformedAnswerError:
     error = MalformedAnswerError(f"Chunking job {job_id}: the result holds {what}.", status=200)
-    # The service has answered: whoever asks again pays again for the same.
+    # Not retryable: another request would cost the same again.
     error.retryable = False
     return error

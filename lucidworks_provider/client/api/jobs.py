@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the answer to a job's GET means. The same for chunking and asynchronous predictions.
+The state of a job, by the response to its GET. The same for chunking and predictions.
 
 ===========================  ===================================  =========================================
 status                       with its payload                     without
 ===========================  ===================================  =========================================
 READY, or a word of success  RESULT: maybe the only copy          EMPTY: asked for again, a few times
-RETRIEVED                    RESULT                               GONE: somebody has read it before
+RETRIEVED                    RESULT                               GONE: it was read before
 ERROR, or a word of failure  FAILED                               FAILED
 (no status)                  RESULT                               FAILED with an `error`, else PENDING
 SUBMITTED, RUNNING, …        PENDING; the payload is kept aside   PENDING
@@ -14,9 +14,9 @@ anything else                PENDING; the payload is kept aside   PENDING, until
                              and is the result if it comes twice
 ===========================  ===================================  =========================================
 
-Documented are SUBMITTED, READY, ERROR and RETRIEVED; the other words are what services of this kind use. Only
-the top level of a body speaks of the job, or the one object in it that has the job's id or payload. A body
-with the id of another job says nothing about this one until it comes a second time.
+SUBMITTED, READY, ERROR and RETRIEVED are documented; the other words are common for such services. Only the top
+level of a body is about the job, or the one object in it that has the job's id or payload. A body with the id of
+another job is ignored the first time.
 
 Source: sections 6.3 and 7.3 of the API reference.
 """
@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from lucidworks_provider.client.api.messages import (
-    Answer,
+from lucidworks_provider.client.api.http import (
     Request,
+    Response,
     check_status,
     excerpt,
     get,
@@ -118,22 +118,22 @@ class JobState(Enum):
     FAILED = "failed"
     GONE = "gone"
     EMPTY = "empty"
-    """The service says that the result is there, and it is not."""
+    """A status of success without a result."""
     REFUSED = "refused"
-    """The service refuses to be asked for this job."""
+    """The request for this job was refused."""
     UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
     """
-    What one GET showed.
+    The state of a job by one GET.
 
-    :param status: the service's own word, empty when it gave none.
-    :param message: the service's text for a failure, or the start of an unreadable body.
-    :param has_payload: whether a result came with it, whatever the status.
-    :param going_on: the status says that the job has not ended, so that a payload is not all of it.
-    :param other_job: the id in the body, where it is another one's.
+    :param status: as the service sent it; empty if it sent none.
+    :param message: the reason of a failure, or the start of an unreadable body.
+    :param has_payload: whether the body has a result, whatever the status.
+    :param going_on: whether the status is one of a job that has not ended, so that a payload is incomplete.
+    :param other_job: the id in the body, if it is of another job.
     """
 
     state: JobState
@@ -145,8 +145,8 @@ class PollResult:
 
 
 def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
-    """Build the GET of a job. What it answers may be the only copy of a result."""
-    # Repeating it is right even where the first answer got lost: then the second one tells.
+    """Build the GET of a job. Its response may be the only copy of a result."""
+    # Replayable: if a response was lost, the next one shows that the result is gone.
     return get(
         f"Poll {kind.name} job {job_id}",
         f"{base_url}{kind.path}/{path_segment(job_id, f'{kind.name} job id')}",
@@ -154,15 +154,15 @@ def poll_request(base_url: str, kind: JobKind, job_id: str) -> Request:
     )
 
 
-def read_submission(answer: Answer, kind: JobKind) -> str:
+def read_submission(answer: Response, kind: JobKind) -> str:
     """
-    The job's id. Its presence decides, not the status: one page's example of it even shows ``READY``.
+    The job's id, whatever the status: an example of the vendor shows ``READY``.
 
-    Under another name it is taken with a warning, if no other value may be meant.
+    An id with another name is accepted with a warning, if there is only one.
 
-    :raises RequestRefusedError: the answer says that the submission has failed.
-    :raises NoJobIdError: no id is in it. The service has answered, so sending it again makes another job.
-    :raises MalformedAnswerError: no JSON object; the service's answer is lost, or it is a gateway's.
+    :raises RequestRefusedError: the response has a status of failure.
+    :raises NoJobIdError: there is no id; sending the request again would create another job.
+    :raises MalformedAnswerError: no JSON object.
     """
     check_status(answer, kind.submitting)
     if cut := _id_in_cut_answer(answer.body, kind):
@@ -185,7 +185,7 @@ def read_submission(answer: Answer, kind: JobKind) -> str:
 
 
 def _id_in_cut_answer(body: bytes, kind: JobKind) -> str | None:
-    """The id in an answer that was cut behind it."""
+    """The id in a response that was cut after it."""
     if body.rstrip().endswith(b"}"):
         return None
     found = re.match(rf'\s*\{{\s*"{kind.id_field}"\s*:\s*"([^"\\]*)"', body.decode(errors="replace"))
@@ -215,7 +215,7 @@ def _job_id(name: str, value: object, kind: JobKind) -> str | None:
 def _usable_id(value: object) -> str | None:
     if isinstance(value, str | int) and not isinstance(value, bool):
         named = str(value).strip()
-        # It goes to logs, into a URL and into databases.
+        # It is used in logs, URLs and databases.
         if 0 < len(named) <= _LONGEST_ID and printable(named) == named:
             return named
     return None
@@ -223,12 +223,12 @@ def _usable_id(value: object) -> str | None:
 
 def parse_poll(body: bytes, kind: JobKind, job_id: str | None = None) -> PollResult:
     """
-    Decide what a GET's body means, without decoding a large result.
+    Parse the body of a GET without decoding a large result.
 
-    Decoding twelve megabytes of vectors takes a third of a second, and on a triggerer's event loop that
-    stalls everybody. Of a large body the fields before and behind the payload are read, and the worker reads it.
+    Decoding twelve megabytes of vectors takes a third of a second, which would block a triggerer's event loop. Of a
+    large body only the fields before and after the payload are decoded.
 
-    :param job_id: of the job that was asked for; without it any id in the body will do.
+    :param job_id: of the job; without it any id in the body is accepted.
     """
     decoded: Any = _around_payload(body, kind.payload_field) if len(body) > SMALL_BODY else None
     if decoded is None:
@@ -262,7 +262,7 @@ def _around_payload(body: bytes, payload_field: str) -> Mapping[str, Any] | None
     tail = body[-_EDGE:].decode(errors="replace")
     for list_end in _AFTER_A_LIST.finditer(tail):
         try:
-            # Only what stands at the top level ends with the one bracket that is open.
+            # Only the end of the top level closes the one open bracket.
             fields |= json.loads("{" + tail[list_end.end() :])
         except (ValueError, RecursionError):
             continue
@@ -271,7 +271,7 @@ def _around_payload(body: bytes, payload_field: str) -> Mapping[str, Any] | None
 
 
 def top_level(decoded: Mapping[str, Any], kind: JobKind) -> Mapping[str, Any]:
-    """The fields that speak of a job, where an envelope holds some of them."""
+    """The fields about a job, if an envelope contains some of them."""
     if kind.payload_field in decoded:
         return decoded
     inner = [
@@ -283,7 +283,7 @@ def top_level(decoded: Mapping[str, Any], kind: JobKind) -> Mapping[str, Any]:
 
 
 def is_other_job(decoded: Mapping[str, Any], kind: JobKind, job_id: str) -> str:
-    """The id in a body, where it is not the one that was asked for; else an empty text."""
+    """The id in a body if it is of another job, else an empty text."""
     named = _usable_id(decoded.get(kind.id_field))
     return named if named is not None and _plain_id(named) != _plain_id(job_id) else ""
 
@@ -329,21 +329,21 @@ def _failure(decoded: Mapping[str, Any]) -> str:
 
 
 def reason_in(decoded: Mapping[str, Any]) -> str | None:
-    """Why something failed, in the service's words, without what looks like a credential."""
+    """The reason of a failure, without what looks like a credential."""
     for name in _REASONS:
-        if text := _said(decoded.get(name)):
+        if text := _text_of(decoded.get(name)):
             return scrub(text)[:_LONGEST_MESSAGE]
     return None
 
 
-def _said(value: object) -> str:
+def _text_of(value: object) -> str:
     """A reason, in any of the shapes that services give it."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
-        return "; ".join(filter(None, map(_said, value)))
+        return "; ".join(filter(None, map(_text_of, value)))
     if isinstance(value, Mapping):
-        return next(filter(None, (_said(value.get(name)) for name in _REASONS)), "") or json.dumps(
+        return next(filter(None, (_text_of(value.get(name)) for name in _REASONS)), "") or json.dumps(
             value, ensure_ascii=False
         )
     return ""

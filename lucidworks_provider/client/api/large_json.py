@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Results of many megabytes, decoded without standing in everybody's way.
+Decodes results of many megabytes without blocking the event loop of the process.
 
-A decoder holds the interpreter from the first byte to the last, and for as long an event loop in the same
-process stands still: 64 ms for the twelve megabytes of fifteen hundred vectors. So the vectors, nearly all of
-it, are cut out and decoded one by one, and the rest without them.
+A decoder holds the GIL until it is done: 64 ms for the twelve megabytes of 1,500 vectors. So the vectors, nearly all
+of a result, are cut out and decoded one by one.
 
-Why that is the same as decoding the whole: within a string of JSON a quote has a backslash before it. Where
+Why the result is the same: within a string of JSON a quote has a backslash before it. Where
 ``"vector"`` has none before it, its first quote begins a string or ends one, and behind one that ends there is
 no letter. So it begins a key, and what follows its colon is a value. A piece that begins there and is an array
 by itself is all of that value, since no array is the beginning of another. And a value in the place of a value
@@ -28,13 +27,13 @@ from typing import Any
 LARGE_BODY = 256 * 1024
 
 _KEY = b'"vector"'
-# What the value of the key looks like where it is worth cutting out: an array that begins with a number.
+# A value that is cut out: an array that begins with a number.
 _NUMBERS_FOLLOW = re.compile(rb'"vector"[ \t\n\r]*+:[ \t\n\r]*+(?=\[[ \t\n\r]*+[-0-9])')
 
 
 class WithoutVectors:
     """
-    A body of JSON with marks in the place of its vectors.
+    A JSON body with markers in place of its vectors.
 
     :param loads: decodes JSON; raises ValueError.
     :param packed: make arrays of the standard library of vectors that hold numbers only: ``q`` for whole numbers,
@@ -43,7 +42,7 @@ class WithoutVectors:
     """
 
     def __init__(self, body: bytes, loads: Callable[[bytes], Any], *, packed: bool = False) -> None:
-        # Nobody can have put into a body what is drawn after it came.
+        # A fresh random marker cannot be in the body.
         self._mark = token_hex(16)
         self._vectors: list[Any] = []
         parts: list[bytes] = []
@@ -55,7 +54,7 @@ class WithoutVectors:
             if found is None or escaped:
                 continue
             begin = found.end()
-            # Searched for once, and not again for each key before it: a body may be made to take long.
+            # Searched for once and not for each key before it, which could be made to take long.
             if closing < begin and (closing := body.find(b"]", begin)) < 0:
                 break
             if body.find(b'"', begin, closing) >= 0:

@@ -40,7 +40,7 @@ from enum import IntEnum
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from lucidworks_provider.client.api.messages import Request, get, json_body, path_segment, post, scrub
+from lucidworks_provider.client.api.http import Request, get, json_body, path_segment, post, scrub
 from lucidworks_provider.client.api.models import (
     CREDENTIALS,
     Deployment,

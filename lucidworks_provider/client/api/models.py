@@ -38,8 +38,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeVar
 
-from lucidworks_provider.client.api.messages import (
-    Answer,
+from lucidworks_provider.client.api.http import (
+    Response,
     check_status,
     excerpt,
     parse_json,
@@ -48,14 +48,14 @@ from lucidworks_provider.client.api.options import is_int
 from lucidworks_provider.client.api.secrets import without_secrets
 from lucidworks_provider.errors import MalformedAnswerError
 
-# What a service may echo and nobody should keep.
+# A service may return them; they are not kept.
 CREDENTIALS = "trainingDataCredentials"
 
 T = TypeVar("T")
 
 
 class Progress(Enum):
-    """What a state means for whoever waits."""
+    """What a state means."""
 
     RUNNING = "running"
     READY = "ready"
@@ -209,29 +209,29 @@ def _merged(first: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, 
     return {**other, **{name: value for name, value in first.items() if is_shown(value)}}
 
 
-def read_models(answer: Answer) -> tuple[Model, ...]:
+def read_models(answer: Response) -> tuple[Model, ...]:
     """The list of models."""
     return tuple(_model(one) for one in _list(answer, "List models"))
 
 
-def read_model(answer: Answer) -> Model:
+def read_model(answer: Response) -> Model:
     """One model."""
     return _read(answer, "Model", _model)
 
 
-def read_deployments(answer: Answer) -> tuple[Deployment, ...]:
+def read_deployments(answer: Response) -> tuple[Deployment, ...]:
     """A list of deployments."""
     return tuple(_deployment(one) for one in _list(answer, "List deployments"))
 
 
-def read_deployment(answer: Answer) -> Deployment:
+def read_deployment(answer: Response) -> Deployment:
     """One deployment."""
     return _read(answer, "Deployment", _deployment)
 
 
-def read_undeployment(answer: Answer) -> str | None:
+def read_undeployment(answer: Response) -> str | None:
     """
-    The state that a deletion answers with, if it says one: an answer without a body will do.
+    The state in the response to a deletion; the body may be empty.
 
     :raises MalformedAnswerError: a page, which is a gateway's.
     """
@@ -243,7 +243,7 @@ def read_undeployment(answer: Answer) -> str | None:
     return state if isinstance(state, str) else None
 
 
-def _read(answer: Answer, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
+def _read(answer: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
     check_status(answer, what)
     body = parse_json(answer.body)
     if isinstance(body, Mapping) and len(body) == 1:
@@ -255,7 +255,7 @@ def _read(answer: Answer, what: str, read: Callable[[Mapping[str, Any]], T]) -> 
     return read(body)
 
 
-def _list(answer: Answer, what: str) -> list[Mapping[str, Any]]:
+def _list(answer: Response, what: str) -> list[Mapping[str, Any]]:
     check_status(answer, what)
     decoded = parse_json(answer.body)
     if isinstance(decoded, Mapping):
@@ -266,7 +266,7 @@ def _list(answer: Answer, what: str) -> list[Mapping[str, Any]]:
     return decoded
 
 
-def _malformed(answer: Answer, what: str, holds: str) -> MalformedAnswerError:
+def _malformed(answer: Response, what: str, holds: str) -> MalformedAnswerError:
     # What follows the name of the credentials may be a key, and a broken answer cannot be searched for it.
     start = excerpt(answer.body.partition(CREDENTIALS.encode())[0])
     return MalformedAnswerError(

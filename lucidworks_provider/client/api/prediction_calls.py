@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lucidworks_provider.client.api.jobs import PREDICTION, JobState, state_of, top_level
-from lucidworks_provider.client.api.messages import (
-    Answer,
+from lucidworks_provider.client.api.http import (
     Request,
+    Response,
     check_status,
     excerpt,
     get,
@@ -25,6 +24,7 @@ from lucidworks_provider.client.api.messages import (
     read_object,
     vendor_message,
 )
+from lucidworks_provider.client.api.jobs import PREDICTION, JobState, state_of, top_level
 from lucidworks_provider.client.api.options import did_you_mean, plain
 from lucidworks_provider.client.api.predictions import Prediction, TokensUsed, read_predictions
 from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions
@@ -55,7 +55,7 @@ def predict_request(
     )
 
 
-def read_answer(answer: Answer, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
+def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
     """
     The predictions of a synchronous answer, one for each input.
 
@@ -168,7 +168,7 @@ def tokenize_request(base_url: str, options: PredictionOptions[Any], items: Sequ
     )
 
 
-def read_tokens(answer: Answer, inputs: int) -> Tokens:
+def read_tokens(answer: Response, inputs: int) -> Tokens:
     """
     The tokens of each input.
 
@@ -215,7 +215,7 @@ def prompt_request(base_url: str, options: PredictionOptions[Any], items: Sequen
     )
 
 
-def read_prompt(answer: Answer) -> Prompt:
+def read_prompt(answer: Response) -> Prompt:
     """
     The prompt.
 
@@ -235,7 +235,7 @@ def use_cases_request(url: str) -> Request:
     return get("List use cases", url, endpoint="list_use_cases")
 
 
-def read_use_cases(answer: Answer) -> dict[str, tuple[str, ...]]:
+def read_use_cases(answer: Response) -> dict[str, tuple[str, ...]]:
     """
     The models of each use case.
 

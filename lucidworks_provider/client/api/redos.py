@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Regular expressions that take exponential time, found before they are sent.
+Detects regular expressions with catastrophic backtracking (ReDoS) before they are sent.
 
-The service follows Python's ``re``, which tries all ways to part a text among nested repetitions: of ``(a+)+`` there
-are 2 to the power of its length. A job with such a pattern never ends, and cannot be cancelled.
+The service follows Python's ``re``, which takes exponential time for nested repetitions such as ``(a+)+``. A job with
+such a pattern never ends, and cannot be cancelled.
 
-Found is the common kind: a repetition without end of what is itself nothing but repetitions, as in ``(a+)+``,
-``(\\w+\\s*)*`` or ``(a*b*)*``. Alternatives that overlap, as in ``(a|a)+``, are not.
+Detected is the common kind: an unbounded repetition of nothing but repetitions, as in ``(a+)+``, ``(\\w+\\s*)*`` or
+``(a*b*)*``. Overlapping alternatives, as in ``(a|a)+``, are not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-# What `re` itself parses with; there is no public name for it.
+# The parser of `re` has no public name.
 from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
@@ -23,9 +23,9 @@ _REPEATS = (ops.MAX_REPEAT, ops.MIN_REPEAT)
 
 def is_exponential(pattern: str) -> bool:
     """
-    Whether a repetition without end repeats nothing but repetitions.
+    Whether an unbounded repetition repeats nothing but repetitions.
 
-    :raises re.error: no pattern.
+    :raises re.error: invalid pattern.
     """
     return _nested(parser.parse(pattern))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Keys of third parties: which names hold one, which parts it has, and how to blank it in a text.
+Keys of third parties: which names have one, which parts it has, and how to blank it in a text.
 
-Results are never changed. Messages, logs and the arguments of operators are.
+For messages, logs and the arguments of operators. Results are not changed.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
-# Characters of a key, or of a part of one, that is blanked. A shorter text would be found in words.
+# Shorter keys and parts are not blanked: they would be found in words.
 SHORTEST = 8
 
-# A name with one of these is a secret's, wherever it stands.
+# A name that contains one of these is that of a secret.
 _SECRET_PARTS = (
     *("apikey", "accesskey", "accountkey", "privatekey", "secret", "password", "passwd", "passphrase"),
     *("credential", "serviceaccount", "accesstoken", "authtoken", "connectionstring"),
 )
-# A name that ends in one of these words is a secret's, unless one of `_HARMLESS` is before it: `stop_token`.
+# So is a name that ends in one of these words, unless one of `_HARMLESS` is before it: `stop_token`.
 _SECRET_HEADS = frozenset({"key", "token", "pwd", "jwt", "authorization"})
 _HARMLESS = frozenset(
     {"max", "min", "stop", "eos", "bos", "pad", "unk", "mask", "first", "last"}
@@ -39,7 +39,7 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 # Of a Google service account: the same in every key file, so no secret.
 _CONSTANTS = frozenset({"type", "auth_uri", "token_uri", "auth_provider_x509_cert_url", "universe_domain"})
-# What stands for the middle of an abbreviated key; an ellipsis may be escaped as in JSON.
+# The middle of an abbreviated key; an ellipsis may be escaped as in JSON.
 _FILLER = re.compile(r"(?:[*\N{BULLET}\N{HORIZONTAL ELLIPSIS}]|\\u2026|\.{3})+")
 # At least so many characters of a key are in an abbreviation of it.
 _LEAST_SHOWN = 4
@@ -49,7 +49,7 @@ _LONGEST_MESSAGE = 1 << 20
 
 
 def is_secret_name(name: object) -> bool:
-    """Whether what stands under this name is somebody's key: ``azureApiKey``, ``token``, but not ``maxTokens``."""
+    """Whether it is the name of a secret: ``azureApiKey``, ``token``, but not ``maxTokens``."""
     if not isinstance(name, str):
         return False
     joined = re.sub(r"[\W_]", "", name).lower()
@@ -61,9 +61,9 @@ def is_secret_name(name: object) -> bool:
 
 def secrets_in(value: object, *, secret: bool = False) -> Iterator[str]:
     """
-    The texts under names of secrets, however deep they are.
+    The texts with secret names, at any depth.
 
-    :param secret: the name above is one.
+    :param secret: whether the name of ``value`` is secret.
     """
     if isinstance(value, Mapping):
         for name, one in value.items():
@@ -76,7 +76,7 @@ def secrets_in(value: object, *, secret: bool = False) -> Iterator[str]:
 
 
 def without_secrets(value: Any) -> Any:
-    """Without what stands under names of secrets, however deep it is."""
+    """A copy without the values of secret names, at any depth."""
     if isinstance(value, Mapping):
         return {name: without_secrets(one) for name, one in value.items() if not is_secret_name(name)}
     if isinstance(value, list):
@@ -86,7 +86,7 @@ def without_secrets(value: Any) -> Any:
 
 def parts_of(secret: str) -> list[str]:
     """
-    A secret, and what may be quoted of it alone: the values of a key file in JSON (or in base64), and its lines.
+    A secret and its parts that may be quoted: the values of a key file in JSON (or base64), and its lines.
 
     :return: the longest first.
     """
@@ -118,7 +118,7 @@ def blank(text: str, secrets: Iterable[str]) -> str:
     """
     Blank secrets and their parts: whole, abbreviated, and cut at the end of the text.
 
-    :param secrets: as they were sent; found in the ways that JSON and URLs write them, too.
+    :param secrets: as they were sent; also found as JSON and URLs write them.
     """
     for secret in filter(None, secrets):
         for part in parts_of(secret):

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where chunks stand in their text, proven.
+The verified positions of chunks in their text.
 
-The unit of the service's spans is not documented (characters, bytes of UTF-8 or units of UTF-16), chunkers
-may trim white space, and an older result shape has no spans at all. So a span is believed only when the text
-between is the chunk, in one of the three units. Else the chunk is searched for, and where it stands at more
-than one place it could come from, there is no span rather than a wrong one.
+The unit of the service's spans is not documented (characters, bytes of UTF-8 or units of UTF-16), chunkers may trim
+white space, and an older format of results has no spans. So a span is used only if the text within it is the chunk,
+in one of the three units. Otherwise the chunk is searched for, and has no span if its position is ambiguous.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def locate(text: str, chunks: Sequence[Chunk]) -> list[Span]:
                 if others is None:
                     others = [_Unit(text, "utf-8", 1), _Unit(text, "utf-16-le", 2)]
                 span = next(
-                    (there for unit in others if (there := unit.proven(start, end, chunk.text))), None
+                    (verified for unit in others if (verified := unit.verified(start, end, chunk.text))), None
                 )
         spans.append(span or _found(text, chunk.text, spans))
     return spans
@@ -42,7 +41,7 @@ def locate(text: str, chunks: Sequence[Chunk]) -> list[Span]:
 
 class _Unit:
     """
-    A text in units that are no characters.
+    A text in units other than characters.
 
     :param width: bytes of one unit.
     """
@@ -51,18 +50,18 @@ class _Unit:
         self._codec = codec
         self._width = width
         self._encoded = text.encode(codec)
-        # A place that is known in both, since spans come in order: bytes, characters.
+        # The last position, in bytes and in characters, as spans are in order.
         self._at = self._characters = 0
 
-    def proven(self, start: int, end: int, chunk: str) -> Span | None:
-        """The span in characters, if the chunk stands there."""
+    def verified(self, start: int, end: int, chunk: str) -> Span | None:
+        """The span in characters, if the text within it is the chunk."""
         first = start * self._width
         try:
-            sought = chunk.encode(self._codec)
+            encoded = chunk.encode(self._codec)
         except UnicodeEncodeError:
             return None
-        # What is equal begins and ends between characters: both encodings tell a character's first unit.
-        if not sought or self._encoded[first : end * self._width] != sought:
+        # Equal text begins and ends between characters: both encodings mark the first unit of a character.
+        if not encoded or self._encoded[first : end * self._width] != encoded:
             return None
         low, high = sorted((self._at, first))
         between = len(self._encoded[low:high].decode(self._codec))
@@ -75,7 +74,7 @@ def _found(text: str, chunk: str, before: Sequence[Span]) -> Span:
     """A chunk starts after the start of the one before it; overlaps allow it to start before its end."""
     last_start, last_end = before[-1] if before else (-1, 0)
     if last_start is None or last_end is None or not chunk:
-        # Behind a chunk without a place only the whole text can tell.
+        # After a chunk without a position, search the whole text.
         last_start, last_end = -1, None
     first = text.find(chunk, last_start + 1) if chunk else -1
     if first < 0:
@@ -83,7 +82,7 @@ def _found(text: str, chunk: str, before: Sequence[Span]) -> Span:
     if text.find(chunk, first + 1) < 0:
         return first, first + len(chunk)
     if last_end is not None:
-        # Of several places the one right behind the chunk before is where chunkers go on.
+        # Of several positions, chunkers continue right after the last chunk.
         following = last_end + len(text[last_end:]) - len(text[last_end:].lstrip())
         if text.startswith(chunk, following):
             return following, following + len(chunk)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from lucidworks_provider.client.api.messages import (
-    Answer,
+from lucidworks_provider.client.api.http import (
     Request,
+    Response,
     check_token_status,
     parse_object,
     vendor_message,
@@ -25,9 +25,9 @@ from lucidworks_provider.client.api.messages import (
 from lucidworks_provider.client.api.scopes import SCOPES
 from lucidworks_provider.errors import AuthenticationError, InputError, MalformedAnswerError
 
-# Documented life of a token, for an answer that leaves `expires_in` out.
+# The documented lifetime, for a response without `expires_in`.
 DEFAULT_LIFETIME = 3600.0
-# No token of an hour lives for longer than this; a number that is no time must not get into stores.
+# Longer lifetimes are errors of the service.
 _LONGEST_LIFETIME = 30 * 24 * 3600.0
 _NAME = "Token request"
 # What a header can carry.
@@ -37,11 +37,11 @@ _TOKEN = re.compile(r"[!-~]+")
 @dataclass(frozen=True, slots=True)
 class TokenResponse:
     """
-    What the token endpoint handed out.
+    The response of the token endpoint.
 
     :param lifetime: seconds.
-    :param server_time: the answer's ``Date`` as seconds since the epoch, or None.
-    :param seconds: how long the answer took, as far as the sender knows.
+    :param server_time: the response's ``Date`` as seconds since the epoch, or None.
+    :param seconds: how long the request took.
     """
 
     access_token: str = field(repr=False)
@@ -60,12 +60,12 @@ def check_scope(scope: str) -> str:
 def token_request(
     *, auth_url: str, auth_server_id: str, client_id: str, client_secret: str, scope: str
 ) -> Request:
-    """Build the documented request, exactly: Basic authentication, everything else in query and headers."""
+    """Build the documented request: Basic authentication, everything else in query and headers."""
     return Request(
         name=_NAME,
         method="POST",
         url=f"{auth_url}/oauth2/{auth_server_id}/v1/token",
-        # A repeated request leaves the newest token valid, which is the one we then hold.
+        # The last response has the token that is valid.
         replayable=True,
         endpoint="token",
         params=(("scope", scope), ("grant_type", "client_credentials")),
@@ -78,28 +78,28 @@ def token_request(
     )
 
 
-def read_grant(answer: Answer) -> TokenResponse:
+def parse_token_response(response: Response) -> TokenResponse:
     """
-    Read the token endpoint's answer.
+    Parse the response of the token endpoint.
 
     :raises AuthenticationError: the credentials or the scope were refused.
     :raises MalformedAnswerError: a success without an access token.
     """
-    check_token_status(answer, _NAME)
-    body = parse_object(answer.body, _NAME, status=answer.status)
+    check_token_status(response, _NAME)
+    body = parse_object(response.body, _NAME, status=response.status)
     access_token = body.get("access_token")
     if "error" in body and not access_token:
-        said = vendor_message(answer.body)
-        raise AuthenticationError(f"{_NAME}: HTTP {answer.status}: {said}", status=answer.status)
+        message = vendor_message(response.body)
+        raise AuthenticationError(f"{_NAME}: HTTP {response.status}: {message}", status=response.status)
     if not isinstance(access_token, str) or not _TOKEN.fullmatch(access_token.strip()):
-        # The body is not shown: whatever it is, it may hold a token under another name.
+        # The body is not shown, as it may contain a token with another name.
         raise MalformedAnswerError(
-            f"{_NAME}: HTTP {answer.status} without an `access_token`; fields: {sorted(body)!r}",
-            status=answer.status,
+            f"{_NAME}: HTTP {response.status} without an `access_token`; fields: {sorted(body)!r}",
+            status=response.status,
         )
     lifetime = _lifetime(body, access_token)
     return TokenResponse(
-        access_token.strip(), lifetime, server_time(answer) or _issued_at(access_token, lifetime)
+        access_token.strip(), lifetime, server_time(response) or _issued_at(access_token, lifetime)
     )
 
 
@@ -117,7 +117,7 @@ def _lifetime(body: dict[str, Any], access_token: str) -> float:
 
 
 def _issued_at(access_token: str, lifetime: float) -> float | None:
-    """The server's clock by the token's own ``exp``, for answers without a ``Date``."""
+    """The server's clock by the token's own ``exp``, for responses without a ``Date``."""
     try:
         moment = float(_claims(access_token)["exp"]) - lifetime
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -135,9 +135,9 @@ def _claims(access_token: str) -> dict[str, Any]:
     return decoded if isinstance(decoded, dict) else {}
 
 
-def server_time(answer: Answer) -> float | None:
-    """The answer's ``Date`` in seconds since the epoch; None where there is none."""
+def server_time(response: Response) -> float | None:
+    """The response's ``Date`` in seconds since the epoch; None where there is none."""
     try:
-        return parsedate_to_datetime(answer.headers["date"]).timestamp()
+        return parsedate_to_datetime(response.headers["date"]).timestamp()
     except (KeyError, TypeError, ValueError, OverflowError):
         return None

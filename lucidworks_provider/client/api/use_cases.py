@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from lucidworks_provider.client.api.chunking import DATA_TYPES, MODEL_OPTIONS
-from lucidworks_provider.client.api.messages import json_body, path_segment
+from lucidworks_provider.client.api.http import json_body, path_segment
 from lucidworks_provider.client.api.options import (
     SWITCH,
     TEXT,

@@ -139,7 +139,7 @@ def check_vectors(
 
 
 def refused(message: str) -> MalformedAnswerError:
-    """Not retryable: the service has answered, and whoever asks again pays again for the same."""
+    """An error that is not retryable: another request would cost the same again."""
     error = MalformedAnswerError(f"{message}.", status=200)
     error.retryable = False
     return error

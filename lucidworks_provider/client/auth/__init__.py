@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One live access token per scope for the whole fleet: the protocol, and the stores to share it in."""
+"""One access token per scope, shared by all processes of a deployment."""

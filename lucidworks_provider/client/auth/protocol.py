@@ -2,7 +2,7 @@
 """
 Compare and refresh: the decisions of a process that needs a token, as a generator without I/O.
 
-A new token invalidates the old one for every client, so it is requested as rarely as possible, once for the fleet.
+A new token invalidates the old one for every client, so all processes share one and request it as rarely as possible.
 A process uses the token that it has, and runs this protocol only when that token was refused (401), is due for a
 refresh, or does not exist:
 
@@ -11,7 +11,7 @@ what the store shows                    what the process does
 ======================================  ===============================================================
 unreadable, or empty;                   use the cached token, read the store again later
   the cached token is still good
-unreadable; no usable token             fail, retryably: a blind refresh would invalidate the fleet's token
+unreadable; no usable token             fail, retryably: a blind refresh would invalidate the shared token
 an older token than the cached one,     publish the cached one: it was issued while the store was down
   which is good
 a good token before its refresh time    use it (the 401 was caused by another process's refresh)
@@ -19,15 +19,16 @@ a good token past its refresh time,     wait up to ``GRACE`` for the new one, th
   claimed by another process
 no usable token, claimed                wait; a claim without a heartbeat for ``LEASE`` is dead
 no claim, or a dead one; a refresh is   use the good token, or fail with the reason
-  not allowed (backoff, losses)
+  not allowed (backoff, revocations)
 no claim, or a dead one                 write a claim, wait ``settle``, read it back:
   the write failed                      - start again if another claim is there, else as above
   another claim is there                - lost: start again
   ours; the token has changed           - release it, start again: another process has refreshed
   ours; only a clock that was never     - release it, ask the service for the time, start again
   compared says that it expired
-  ours; too many losses                 - publish the pause, release the claim, fail with the reason
-  ours; the token is the same           - renew the claim, **refresh**, publish, release
+  ours; too many revocations                 - publish the pause, release the claim, fail with the reason
+  ours; the token is the same           - renew the claim (read it again if that took ``LEASE``), **refresh**,
+                                          publish, release
 the refresh failed; a good token is     release the claim, use the good one, read the store again later
   there
 the refresh failed; no usable token     release the claim, fail with the cause
@@ -38,7 +39,7 @@ A token is *usable* if it was not refused and has not expired.
 An Airflow Variable has no compare-and-set, so its claim is a timed mutex: of several writers the last one wins, and
 the others see that after ``settle``. A process waits longer (by three times as long) if it took longer than
 ``settle`` from reading the store to writing the claim; so does a process that replaces a dead claim, or saw none, to
-let a living claimant write its claim again. The page about token sharing says under which delays this is safe.
+let a living claimant renew its claim. The page about token sharing says under which delays this is safe.
 Beyond them two processes may refresh, and the usual handling of a 401 repairs that. Claims are compared by whether
 their heartbeat advances, never by the clocks of two hosts.
 
@@ -52,13 +53,11 @@ and sends the replies.
 
 from __future__ import annotations
 
-import random
 import uuid
 from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
-from lucidworks_provider.client.auth.clock import Clocks
 from lucidworks_provider.client.auth.token import AccessToken, RevocationHistory
 from lucidworks_provider.errors import LucidworksError, TokenContestedError, TokenError, TokenStoreError
 
@@ -75,7 +74,7 @@ class Claim:
     owner: str
     heartbeat: int = 0
 
-    def moved(self) -> Claim:
+    def next_heartbeat(self) -> Claim:
         """The same claim, one heartbeat later."""
         return replace(self, heartbeat=self.heartbeat + 1)
 
@@ -92,6 +91,46 @@ class Snapshot:
     claim: Claim | None = None
 
 
+class TokenStore(Protocol):
+    """
+    What the protocol requires of a store.
+
+    Every method raises :class:`~lucidworks_provider.errors.TokenStoreError` when the store is down.
+
+    :param settle: seconds between writing a claim and trusting it; 0 where taking a claim is atomic.
+    """
+
+    settle: float
+
+    def read(self) -> Snapshot:
+        """Read token and claim."""
+
+    def write_claim(self, claim: Claim) -> None:
+        """Write a claim, or renew the own one."""
+
+    def release_claim(self, claim: Claim) -> None:
+        """Release a claim, if it is the own one."""
+
+    def publish(self, token: AccessToken) -> None:
+        """Store a token, unless the store has a newer one."""
+
+    def after_fork(self) -> None:
+        """In a forked child: replace locks and connections of the parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """
+    :param monotonic: for waiting.
+    :param server: seconds since the epoch as the identity server sees it, for the times in a token.
+    :param synchronized: whether ``server`` was compared with a response of the server.
+    """
+
+    monotonic: Callable[[], float]
+    server: Callable[[], float]
+    synchronized: Callable[[], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
     """Command: read the store. Reply: a :class:`Snapshot`, or a :class:`Failed`."""
@@ -105,21 +144,21 @@ class WriteClaim:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
+class ReleaseClaim:
     """Command: release an own claim, leaving :data:`RELEASED`. Reply: None, or a :class:`Failed`."""
 
     claim: Claim
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Sleep:
     """Command: sleep. Reply: None."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class AskTime:
+class FetchTime:
     """Command: compare this host's clock with the identity server's. Reply: None, or a :class:`Failed`."""
 
 
@@ -128,11 +167,11 @@ class Refresh:
     """
     Command: request a token from the service, renewing the claim meanwhile. Reply: a token, or a :class:`Failed`.
 
-    :param hurry: the old token still works: make one short attempt.
+    :param single_attempt: the old token still works: make one short attempt.
     """
 
     claim: Claim
-    hurry: bool = False
+    single_attempt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,31 +202,28 @@ class Outcome:
     warning: str | None = None
 
 
-Command = Read | WriteClaim | Withdraw | Pause | AskTime | Refresh | Publish
+Command = Read | WriteClaim | ReleaseClaim | Sleep | FetchTime | Refresh | Publish
 Reply = Snapshot | AccessToken | Failed | None
-Conversation = Generator[Command, Reply, Outcome]
+Acquisition = Generator[Command, Reply, Outcome]
 
 
 # Seconds to wait for a claimant's new token while the old one still works.
 GRACE = 2.0
-# A claimant renews its claim every HEARTBEAT while it refreshes; without one for LEASE it is dead. With a slow store
-# the lease is longer than the pauses of a claimant in `_take`, or many processes would depose each other.
+# A claimant renews its claim every HEARTBEAT while it refreshes; a claim without one for LEASE is dead. With a slow
+# store the lease is longer than the delays in `_claim`, or processes would replace the claims of living ones.
 HEARTBEAT = 0.5
 LEASE = 2.0
-# Seconds between two reads of the store while waiting; growing, since many readers slow the store.
-LOOK = 0.25
-LONGEST_LOOK = 0.5
+# Seconds between two reads of the store while waiting.
+POLL_INTERVAL = 0.5
 # Failed reads in a row before a process without a token gives up.
-FAILED_LOOKS = 2
-# When to try again after a refresh that did not work while the old token still does.
+READ_RETRIES = 2
+# Seconds until the next try after a failed refresh while the old token still works.
 CHECK_AFTER = 5.0
-# A read that takes longer than QUICK_LOOK means contention: back off for at most LONGEST_STAND_BACK. Read again up to
-# SLOW_LOOKS times if a read took longer than `settle`. A slow store delays a claim by at most LONGEST_SETTLE.
-QUICK_LOOK = 0.08
-LONGEST_STAND_BACK = 2.0
-SLOW_LOOKS = 3
-LONGEST_SETTLE = 10.0
-# Seconds, longer than most refreshes with their retries; the caller may try again.
+# Read again up to SLOW_READS times if a read took longer than `settle`. A slow store delays a claim by at most
+# MAX_SETTLE.
+SLOW_READS = 3
+MAX_SETTLE = 10.0
+# Seconds to wait for other processes without a usable token; longer than most refreshes with their retries.
 PATIENCE = 120.0
 # Attempts to publish a new token.
 PUBLISH_TRIES = 5
@@ -195,7 +231,7 @@ PUBLISH_TRIES = 5
 
 @dataclass
 class HeartbeatMonitor:
-    """Tells whether another process's claim is alive, over several runs of the protocol."""
+    """Whether the claim in the store is alive, over several runs of the protocol."""
 
     claim: Claim | None = None
     since: float = 0.0
@@ -218,19 +254,19 @@ class HeartbeatMonitor:
 
 
 @dataclass
-class _Needs:
+class _Context:
     held: AccessToken | None
     refused: Collection[str] = field(repr=False)
     settle: float
     clocks: Clocks
     forbidden: TokenError | None
-    others: HeartbeatMonitor
+    monitor: HeartbeatMonitor
     after_403: Collection[str] = field(default=(), repr=False)
-    asked_time: bool = False
-    # Seconds of the last read of the store, and how often it was a reason to wait.
-    look_seconds: float = 0.0
-    stood_back: int = 0
-    saw_none: bool = False
+    time_fetched: bool = False
+    # The duration of the last read of the store, and how many were slow.
+    read_seconds: float = 0.0
+    slow_reads: int = 0
+    read_nothing: bool = False
     read_at: float = field(init=False)
 
     def usable(self, token: AccessToken | None) -> AccessToken | None:
@@ -241,69 +277,64 @@ class _Needs:
     def due(self, token: AccessToken) -> bool:
         return self.clocks.server() >= token.refresh_at
 
-    def ours(self, stored: AccessToken | None) -> AccessToken | None:
-        """The held token, if it is good and newer than the stored one."""
+    def unpublished(self, stored: AccessToken | None) -> AccessToken | None:
+        """The cached token, if it is good and newer than the stored one."""
         held = self.usable(self.held)
         if held is None or self.due(held) or (stored is not None and stored.issued_at >= held.issued_at):
             return None
         return held
 
-    def lost(self, token: AccessToken | None) -> bool:
-        """Whether a token was refused before its time."""
+    def revoked(self, token: AccessToken | None) -> bool:
+        """Whether a token was refused before it expired."""
         return token is not None and token.value in self.refused and self.clocks.server() < token.expires_at
 
-    def losses_after(self, last: AccessToken | None) -> RevocationHistory:
-        """What the fleet has lost when this token is replaced."""
+    def revocations_after(self, last: AccessToken | None) -> RevocationHistory:
+        """The history to store with the token that replaces this one."""
         now = self.clocks.server()
         if last is None:
             return RevocationHistory()
-        return last.losses.with_one_more(now) if self.lost(last) else last.losses.at_renewal(now)
+        history = last.revocations
+        return history.with_revocation(now) if self.revoked(last) else history.after_expiry(now)
 
-    def doubtful(self, token: AccessToken | None) -> bool:
-        """Whether only a clock that was never compared says that a token is expired."""
-        unsure = not (self.asked_time or self.clocks.sure())
-        return unsure and token is not None and token.value not in self.refused
+    def expiry_uncertain(self, token: AccessToken | None) -> bool:
+        """Whether a token is expired only by a clock that was never compared with the server's."""
+        uncompared = not (self.time_fetched or self.clocks.synchronized())
+        return uncompared and token is not None and token.value not in self.refused
 
-    def stop(self, token: AccessToken | None) -> TokenError | None:
-        """Why no new token may be requested, if so."""
-        losses = token.losses if token is not None else RevocationHistory()
-        pause = losses.pause(self.clocks.server())
+    def refresh_error(self, token: AccessToken | None) -> TokenError | None:
+        """The reason why no new token may be requested, if there is one."""
+        revocations = token.revocations if token is not None else RevocationHistory()
+        pause = revocations.pause_left(self.clocks.server())
         if pause > 0:
-            return TokenContestedError(losses.refusal(pause))
+            return TokenContestedError(revocations.error_text(pause))
         return self.forbidden
 
     def read(self) -> Generator[Command, Reply, Reply]:
         self.read_at = self.clocks.monotonic()
         seen = yield Read()
-        self.look_seconds = self.clocks.monotonic() - self.read_at
+        self.read_seconds = self.clocks.monotonic() - self.read_at
         return seen
 
-    def look(self) -> Generator[Command, Reply, Reply]:
+    def read_with_retries(self) -> Generator[Command, Reply, Reply]:
         """Read the store, again after a failure if there is no usable token."""
-        for _ in range(FAILED_LOOKS):
+        for _ in range(READ_RETRIES):
             seen = yield from self.read()
             if not isinstance(seen, Failed) or not seen.error.retryable or self.usable(self.held):
                 return seen
-            yield Pause(LONGEST_LOOK)
+            yield Sleep(HEARTBEAT)
         return (yield from self.read())
 
-    def stand_back(self, claim: Claim | None) -> float:
-        """
-        Seconds to wait before reading the store again instead of writing a claim; 0 to write it.
-
-        A slow store has many clients, and becomes slower if all of them write claims: a random delay lets the first
-        claim become visible. A read that took too long is outdated; the first one of a process may take seconds.
-        """
-        crowded = self.look_seconds > QUICK_LOOK and not self.stood_back
-        late = self.settle <= self.look_seconds and self.stood_back < SLOW_LOOKS
-        if self.settle and claim is None and not self.saw_none:
+    def must_reread(self, claim: Claim | None) -> bool:
+        """Whether the last read is too doubtful, or too old, to write a claim after it."""
+        if not self.settle:
+            return False
+        if claim is None and not self.read_nothing:
             # This may be a read that failed silently, and a claim would disturb a living claimant.
-            self.saw_none = True
-            return LOOK
-        if not self.settle or not (crowded or late):
-            return 0.0
-        self.stood_back += 1
-        return random.uniform(0.01, min(LONGEST_STAND_BACK, 4 * self.look_seconds))
+            self.read_nothing = True
+            return True
+        # The first read of a process may take seconds.
+        self.slow_reads += self.read_seconds >= self.settle
+        return self.read_seconds >= self.settle and self.slow_reads <= SLOW_READS
 
 
 def acquire(
@@ -313,10 +344,10 @@ def acquire(
     settle: float,
     clocks: Clocks,
     forbidden: TokenError | None = None,
-    others: HeartbeatMonitor | None = None,
+    monitor: HeartbeatMonitor | None = None,
     after_403: Collection[str] = (),
     new_owner: Callable[[], str] = lambda: uuid.uuid4().hex,
-) -> Conversation:
+) -> Acquisition:
     """
     Get a token that is neither refused nor expired, refreshing only as the table above allows.
 
@@ -324,149 +355,156 @@ def acquire(
     :param refused: the tokens that the service has refused with 401, or with 403 where that counts as one.
     :param settle: seconds between writing a claim and trusting it; 0 where taking a claim is atomic.
     :param forbidden: why this process must not refresh at the moment, if so; raised instead of a refresh.
-    :param others: the claims of other processes, as earlier runs saw them.
+    :param monitor: the claims of other processes, as earlier runs saw them.
     :param after_403: those of ``refused`` that were refused with 403; the token that replaces one is marked.
     :raises TokenError: no usable token now.
     """
-    needs = _Needs(held, refused, settle, clocks, forbidden, others or HeartbeatMonitor(), after_403)
-    started, look = clocks.monotonic(), LOOK
+    context = _Context(held, refused, settle, clocks, forbidden, monitor or HeartbeatMonitor(), after_403)
+    started = clocks.monotonic()
     while True:
-        seen = yield from needs.look()
-        if seen == Snapshot() and needs.ours(None) is None and needs.usable(held):
+        seen = yield from context.read_with_retries()
+        if seen == Snapshot() and context.unpublished(None) is None and context.usable(held):
             seen = Failed(TokenStoreError("it shows nothing at all"))
         if not isinstance(seen, Snapshot):
-            return _without_store(needs, seen)
-        if (ours := needs.ours(seen.token)) is not None:
+            return _without_store(context, seen)
+        if (ours := context.unpublished(seen.token)) is not None:
             published = yield Publish(ours)
-            return Outcome(ours, **_unshared(published))
-        good = needs.usable(seen.token)
-        if good is not None and not needs.due(good):
+            return Outcome(ours, **_publish_failure(published))
+        good = context.usable(seen.token)
+        if good is not None and not context.due(good):
             return Outcome(good)
         waited = clocks.monotonic() - started
         if waited >= PATIENCE and good is None:
             raise TokenError(
                 f"Other processes have been getting a token for {waited:.0f} s; try again later."
             )
-        if needs.others.alive(seen.claim, clocks.monotonic(), LEASE + 6 * needs.look_seconds):
+        if context.monitor.alive(seen.claim, clocks.monotonic(), LEASE + 6 * context.read_seconds):
             if good is not None and waited >= GRACE:
                 return Outcome(good, CHECK_AFTER)
-            yield Pause(max(look, 2 * needs.look_seconds))
-            look = min(LONGEST_LOOK, look * 1.5)
+            yield Sleep(POLL_INTERVAL)
             continue
-        if (reason := needs.stop(seen.token or held)) is not None:
+        if (reason := context.refresh_error(seen.token or held)) is not None:
             if good is None:
                 raise reason
             return Outcome(good, CHECK_AFTER)
-        if wait := needs.stand_back(seen.claim):
-            yield Pause(wait)
+        if context.must_reread(seen.claim):
+            yield Sleep(POLL_INTERVAL)
             continue
-        done = yield from _claim_and_refresh(needs, seen, Claim(new_owner()))
+        done = yield from _claim_and_refresh(context, seen, Claim(new_owner()))
         if done is not None:
             return done
 
 
 def _claim_and_refresh(
-    needs: _Needs, before: Snapshot, claim: Claim
+    context: _Context, before: Snapshot, claim: Claim
 ) -> Generator[Command, Reply, Outcome | None]:
     """The lower half of the table; None to start again."""
-    # If the store has lost its token, the losses of this process's token count.
-    last = before.token or needs.held
-    hold_off = last.losses.wait(needs.clocks.server()) if last is not None and needs.lost(last) else 0.0
-    seen = yield from _take(needs, before, claim, hold_off)
+    # If the store has lost its token, the history of the cached token counts.
+    last = before.token or context.held
+    revoked = last is not None and context.revoked(last)
+    delay = last.revocations.delay(context.clocks.server()) if last is not None and revoked else 0.0
+    seen = yield from _claim(context, before, claim, delay)
     if not isinstance(seen, Snapshot):
         return seen
-    if seen.token is not None and seen.token != before.token and needs.usable(seen.token):
-        yield Withdraw(claim)
+    if seen.token is not None and seen.token != before.token and context.usable(seen.token):
+        yield ReleaseClaim(claim)
         return None
-    if needs.doubtful(seen.token):
-        needs.asked_time = True
-        # Without the claim, which would not be renewed meanwhile.
-        yield Withdraw(claim)
-        yield AskTime()
+    if context.expiry_uncertain(seen.token):
+        context.time_fetched = True
+        # The claim would not be renewed meanwhile.
+        yield ReleaseClaim(claim)
+        yield FetchTime()
         return None
-    losses = needs.losses_after(last)
-    if last is not None and losses.pause(needs.clocks.server()):
-        told = yield Publish(replace(last, losses=losses))
-        yield Withdraw(claim)
-        return _without_store(needs, told) if isinstance(told, Failed) else None
-    return (yield from _refresh(needs, seen, claim, last))
+    revocations = context.revocations_after(last)
+    if last is not None and revocations.pause_left(context.clocks.server()):
+        published = yield Publish(replace(last, revocations=revocations))
+        yield ReleaseClaim(claim)
+        return _without_store(context, published) if isinstance(published, Failed) else None
+    return (yield from _refresh(context, seen, claim, last))
 
 
-def _take(
-    needs: _Needs, before: Snapshot, claim: Claim, hold_off: float
+def _claim(
+    context: _Context, before: Snapshot, claim: Claim, delay: float
 ) -> Generator[Command, Reply, Snapshot | Outcome | None]:
-    """Take the claim: the snapshot in which it is ours, or the outcome if it is not."""
+    """Take the claim: the snapshot that shows it, an outcome without it, or None to start again."""
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
         # On Airflow 2 a Variable is deleted and inserted, and of two that do it at once one fails.
-        seen = yield from needs.read()
+        seen = yield from context.read()
         lost = isinstance(seen, Snapshot) and seen.claim not in {None, before.claim}
-        return None if lost else _without_store(needs, reply)
-    if needs.settle:
-        hold_off += needs.settle + min(LONGEST_SETTLE, 3 * (needs.clocks.monotonic() - needs.read_at))
+        return None if lost else _without_store(context, reply)
+    if context.settle:
+        delay += context.settle + min(MAX_SETTLE, 3 * (context.clocks.monotonic() - context.read_at))
         if before.claim != RELEASED:
             # The last claim was dead or missing, or a read failed silently: a living claimant gets time to renew it.
-            hold_off += 2 * HEARTBEAT
-    if hold_off:
-        yield Pause(hold_off)
-    seen = yield from needs.read()
-    if _hides(seen, before):
-        seen = yield from needs.read()
-        if _hides(seen, before):
+            delay += 2 * HEARTBEAT
+    if delay:
+        yield Sleep(delay)
+    seen = yield from context.read()
+    if _hides_values(seen, before):
+        seen = yield from context.read()
+        if _hides_values(seen, before):
             seen = Failed(TokenStoreError("the store does not show what was written to it"))
     if not isinstance(seen, Snapshot):
-        return _without_store(needs, seen)
+        return _without_store(context, seen)
     if seen.claim != claim:
-        yield Pause(LOOK)
+        yield Sleep(POLL_INTERVAL)
         return None
     return seen
 
 
-def _hides(seen: Reply, before: Snapshot) -> bool:
-    """Whether a value is missing that must be there: an unreachable API server looks like that."""
+def _hides_values(seen: Reply, before: Snapshot) -> bool:
+    """Whether a value is missing that was written: an unreachable API server looks like that."""
     if not isinstance(seen, Snapshot):
         return False
     return seen.claim is None or (seen.token is None and before.token is not None)
 
 
 def _refresh(
-    needs: _Needs, seen: Snapshot, claim: Claim, last: AccessToken | None
-) -> Generator[Command, Reply, Outcome]:
-    # It was not renewed during the settle delay and may look dead soon. And if the store cannot be written now, the
-    # new token could not be published either.
-    claim = claim.moved()
+    context: _Context, seen: Snapshot, claim: Claim, last: AccessToken | None
+) -> Generator[Command, Reply, Outcome | None]:
+    # The claim was not renewed during the settle delay. And if the store cannot be written, the new token could not
+    # be published either.
+    claim = claim.next_heartbeat()
     reply = yield WriteClaim(claim)
     if isinstance(reply, Failed):
-        return _without_store(needs, reply)
-    good = needs.usable(seen.token)
-    refreshed = yield Refresh(claim, hurry=good is not None)
+        return _without_store(context, reply)
+    if context.settle and context.clocks.monotonic() - context.read_at >= LEASE:
+        # The store is slow for this host: another process may have taken the claim for dead since it was read back.
+        again = yield from context.read()
+        if again != Snapshot(seen.token, claim):
+            if isinstance(again, Snapshot) and again.claim == claim:
+                yield ReleaseClaim(claim)
+            return None
+    good = context.usable(seen.token)
+    refreshed = yield Refresh(claim, single_attempt=good is not None)
     if isinstance(refreshed, AccessToken):
-        # By a clock that the response has corrected.
-        losses, now, warning = needs.losses_after(last), needs.clocks.server(), None
-        if losses.worth_telling(now):
-            losses, warning = losses.told(now), losses.warning()
+        # By the clock that the response has corrected.
+        revocations, now, warning = context.revocations_after(last), context.clocks.server(), None
+        if revocations.warning_due(now):
+            revocations, warning = revocations.with_warning(now), revocations.warning()
         # Later than the token that it replaces, even if the clocks of two hosts differ.
         after = seen.token.issued_at + 0.001 if seen.token is not None else refreshed.issued_at
         token = replace(
             refreshed,
-            losses=losses,
+            revocations=revocations,
             issued_at=max(refreshed.issued_at, after),
-            after_403=last is not None and last.value in needs.after_403,
+            after_403=last is not None and last.value in context.after_403,
         )
         # Published before anything else.
         published = yield Publish(token)
         for _ in range(PUBLISH_TRIES - 1):
             if not isinstance(published, Failed):
                 break
-            yield Pause(HEARTBEAT)
-            claim = claim.moved()
+            yield Sleep(HEARTBEAT)
+            claim = claim.next_heartbeat()
             yield WriteClaim(claim)
             published = yield Publish(token)
-        yield Withdraw(claim)
-        return Outcome(token, **({"warning": warning} | _unshared(published)))
-    yield Withdraw(claim)
+        yield ReleaseClaim(claim)
+        return Outcome(token, **({"warning": warning} | _publish_failure(published)))
+    yield ReleaseClaim(claim)
     error = refreshed.error if isinstance(refreshed, Failed) else TokenError("no token was issued")
-    if good := needs.usable(seen.token):
+    if good := context.usable(seen.token):
         return Outcome(good, CHECK_AFTER, f"renewal failed, the old token still works: {error}")
     if not error.retryable or isinstance(error, TokenError):
         raise error
@@ -474,16 +512,16 @@ def _refresh(
     raise TokenError(f"No access token: {error}")
 
 
-def _without_store(needs: _Needs, reply: Reply) -> Outcome:
+def _without_store(context: _Context, reply: Reply) -> Outcome:
     """The first two rows of the table."""
     error = reply.error if isinstance(reply, Failed) else TokenStoreError("the token store gave no answer")
-    held = needs.usable(needs.held)
+    held = context.usable(context.held)
     if held is None:
         raise error
-    return Outcome(held, CHECK_AFTER, f"the token store is down, the held token still works: {error}")
+    return Outcome(held, CHECK_AFTER, f"the token store is down, the cached token still works: {error}")
 
 
-def _unshared(published: Reply) -> dict[str, Any]:
+def _publish_failure(published: Reply) -> dict[str, Any]:
     """The fields of an outcome whose token could not be published."""
     if not isinstance(published, Failed):
         return {}

@@ -2,13 +2,12 @@
 """
 Keeps access tokens out of logs, without Airflow's ``mask_secret``.
 
-Each masked value makes Airflow compile one regular expression of all values anew and search every log line with
-it. A connection's password is masked once; tokens keep coming, and a triggerer or an API server would become
-slower with each. So the latest tokens are remembered here and replaced by ``***`` in what this process logs:
-in records of :mod:`logging` on their way into a handler, and in structlog's finished lines.
+Airflow compiles one regular expression of all masked values for each new one, and searches every log line with it. A
+password is masked once, but there is a new token every hour, and a triggerer or an API server would become slower
+with each. So the latest tokens are replaced by ``***`` in what this process logs: in records of :mod:`logging` by a
+filter of the handlers, and in the rendered lines of structlog.
 
-What a program writes by itself (``print``) does not pass here. Airflow replaces what looks like a JSON Web
-Token (``eyJ...``) in a task's output, and nothing else.
+Output without logging (``print``) is not covered, but Airflow replaces what looks like a JSON Web Token (``eyJ...``).
 """
 
 from __future__ import annotations
@@ -23,27 +22,25 @@ from typing import Any
 
 from lucidworks_provider.client.api.secrets import MASK, SHORTEST, parts_of
 
-# Tokens of a few scopes, each with its predecessors, which calls under way still use.
+# The tokens of a few scopes, with earlier ones that pending calls use.
 REMEMBERED = 16
-# How deep to look into lists and dictionaries, which may contain themselves.
+# Depth of the search in lists and dictionaries, which may contain themselves.
 DEPTH = 6
 
-# Each with its parts, as text and as bytes. A deque forgets by itself, and its operations need no lock, which a fork
-# could leave locked forever.
+# Each with its parts, as text and as bytes. The operations of a deque need no lock, which a fork could leave locked.
 _Parts = tuple[tuple[str, bytes], ...]
 _latest: deque[_Parts] = deque(maxlen=REMEMBERED)
 
-# What a record consists of in any case, and that is no text of the program's: searched here are only others.
+# The standard attributes of a record; only others are searched.
 _KNOWN = frozenset(logging.makeLogRecord({}).__dict__) - {"exc_text", "stack_info"}
 
 
 class TokenText(str):
     """
-    An access token that does not show itself.
+    An access token whose ``repr`` does not show it.
 
-    It is the token wherever text is expected (``f"Bearer {token}"``, ``str(token)``, JSON, comparison), and
-    ``<access token>`` where Python shows values to people: ``repr``, ``%r``, ``{token!r}``, and so within
-    collections, dataclasses and failed assertions.
+    It is the token as text (``f"Bearer {token}"``, ``str(token)``, JSON, comparison), and ``<access token>`` in
+    ``repr``, ``%r`` and ``{token!r}``, and so within collections, dataclasses and failed assertions.
     """
 
     __slots__ = ()
@@ -54,13 +51,12 @@ class TokenText(str):
 
 def redact_in_logs(value: str) -> TokenText:
     """
-    Keep a token out of this process's logs from now on. Never raises.
+    Replace a token in this process's logs from now on. Never raises.
 
-    Cheap enough for each time that a token is handed out, which is what makes up for logging that was
-    configured anew meanwhile, as Airflow does after it has forked.
+    Called for each use of a token, as Airflow configures logging again after a fork.
 
     :param value: the token.
-    :return: the same, as text that does not show itself.
+    :return: the same with a ``repr`` that does not show it.
     """
     if len(value) >= SHORTEST:
         with suppress(Exception):
@@ -77,9 +73,9 @@ def redact_in_logs(value: str) -> TokenText:
 
 def _watch(*, everywhere: bool) -> None:
     """
-    Install what replaces tokens, where it is missing.
+    Install the filter and the processor where they are missing.
 
-    :param everywhere: look at the handlers of all loggers; else at those of the root, which are most.
+    :param everywhere: on the handlers of all loggers, not only of the root.
     """
     root = logging.getLogger()
     if everywhere or not all(_FILTER in handler.filters for handler in root.handlers):
@@ -89,8 +85,8 @@ def _watch(*, everywhere: bool) -> None:
                 handler.addFilter(_FILTER)  # does nothing if it is there
         if logging.lastResort is not None:
             logging.lastResort.addFilter(_FILTER)
-    # Airflow 2 has no structlog. The loggers of Airflow 3 keep the list of processors that they first saw, so a
-    # configuration of our own would reach none of them; the list itself does, as in structlog's capture_logs().
+    # Airflow 2 has no structlog. The loggers of Airflow 3 keep the list of processors of their creation, so the list
+    # itself is changed, as by structlog's capture_logs().
     if (structlog := sys.modules.get("structlog")) is not None:
         processors = structlog.get_config()["processors"]
         if _clean_line not in processors:
@@ -101,10 +97,10 @@ def _watch(*, everywhere: bool) -> None:
 
 
 class _RecordFilter(logging.Filter):
-    """On handlers rather than loggers: a logger's filters do not see what comes from the loggers below it."""
+    """For handlers: the filters of a logger do not see the records of its children."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        with suppress(Exception):  # a log line must not break the program that writes it
+        with suppress(Exception):  # logging must not raise
             _clean_record(record)
         return True
 
@@ -114,18 +110,18 @@ _FILTER = _RecordFilter()
 
 def _clean_record(record: logging.LogRecord) -> None:
     tokens = tuple(_latest)
-    if isinstance(record.msg, dict):  # structlog's, if it is configured to end in logging
+    if isinstance(record.msg, dict):  # of structlog, if it renders with logging
         record.msg = _clean(record.msg, tokens)
     else:
         try:
             text = record.getMessage()
-        except Exception:  # noqa: BLE001  # arguments that do not fit: logging will show them as they are
+        except Exception:  # noqa: BLE001  # arguments that do not fit
             text = f"{record.msg} {record.args}"
         cleaned = _clean(text, tokens)
         if record.exc_info and record.exc_info[1] is not None:
             trace = "".join(traceback.format_exception(*record.exc_info))
             if (cleaned_trace := _clean(trace, tokens)) is not trace:
-                # The exception belongs to the program, which may look at it: its text becomes the message's.
+                # The exception itself is not changed: its text becomes a part of the message.
                 cleaned = f"{cleaned}\n{cleaned_trace.rstrip()}"
                 record.exc_info = record.exc_text = None
         if cleaned is not text:
@@ -136,7 +132,7 @@ def _clean_record(record: logging.LogRecord) -> None:
 
 
 def _clean_line(_logger: object, _method: str, line: Any) -> Any:
-    """Structlog's last processor: it gets what the renderer made, with tracebacks and all."""
+    """The last processor of structlog: it receives the rendered line, with tracebacks."""
     with suppress(Exception):
         return _clean(line, tuple(_latest))
     return line
@@ -146,10 +142,9 @@ def _clean(value: Any, tokens: Collection[_Parts], depth: int = DEPTH) -> Any:
     """
     Replace tokens.
 
-    :param value: text, bytes, or what contains them; anything else is left alone.
-    :param tokens: to look for.
-    :param depth: how many levels to descend.
-    :return: the very same object where there is nothing to replace, else a copy.
+    :param value: text, bytes, or a collection of them; anything else is not changed.
+    :param depth: levels to descend.
+    :return: the same object if there is nothing to replace, else a copy.
     """
     if isinstance(value, str):
         for parts in tokens:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The shell of the token protocol: one source per identity and process, many callers, one refresh.
+Performs the token protocol: one :class:`TokenSource` per identity and process, many callers, one refresh.
 
-There is one shell, a synchronous one. Coroutines hop into a thread for the rare slow path (once an hour)
-and read a held token without it; so there is no second copy of the shell to keep alike, and a refresh whose
-caller is cancelled still gets published.
+The shell is synchronous. Coroutines read a cached token directly, and run the slow path (once an hour) in a thread.
+So there is no asynchronous copy of it, and a refresh whose caller is cancelled is still published.
 """
 
 from __future__ import annotations
@@ -20,66 +19,331 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.messages import Answer, Request, read_blanked
+from lucidworks_provider.client.api.http import Request, Response, read_blanked
 from lucidworks_provider.client.api.tokens import (
     TokenResponse,
     check_scope,
-    read_grant,
+    parse_token_response,
     server_time,
     token_request,
 )
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
-from lucidworks_provider.client.auth.clock import Clocks, ServerClock
-from lucidworks_provider.client.auth.protocol import Claim, Command, Conversation, Failed, Outcome, Reply
+from lucidworks_provider.client.auth.protocol import (
+    RELEASED,
+    Acquisition,
+    Claim,
+    Clocks,
+    Command,
+    Failed,
+    HeartbeatMonitor,
+    Outcome,
+    Reply,
+    Snapshot,
+    TokenStore,
+)
 from lucidworks_provider.client.auth.redaction import redact_in_logs
-from lucidworks_provider.client.auth.stores import TokenStore, store_for
 from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
-from lucidworks_provider.client.auth.token_cache import TokenCache
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import AuthenticationError, LucidworksError
+from lucidworks_provider.client.sharing import shared_stores
+from lucidworks_provider.errors import AuthenticationError, LucidworksError, TokenError
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
 # The same warning is not repeated within this time, in seconds.
-_QUIET = 60.0
-# Asking for the time is worth no longer wait, in seconds.
-_TIME_TIMEOUT = 2.0
-# A renewal of a token that still works must not keep its user waiting for long.
-_HURRY_TIMEOUT = 10.0
-# Credentials that were refused are not tried at each call: seconds, doubling.
-_FIRST_REST = 5.0
-_LONGEST_REST = 60.0
+_WARNING_INTERVAL = 60.0
+# Timeout of a request for the time, in seconds.
+_CLOCK_TIMEOUT = 2.0
+# Timeout of a refresh while the old token still works, in seconds.
+_SINGLE_ATTEMPT_TIMEOUT = 10.0
+# Seconds until refused credentials are tried again; doubling.
+_FIRST_FAILURE_BACKOFF = 5.0
+_MAX_FAILURE_BACKOFF = 60.0
+# Differences of clocks up to this are ignored, in seconds; a Date header has no fractions.
+TOLERANCE = 2.0
 
 
-# Also those that only a session still holds.
+class ServerClock:
+    """
+    The identity server's clock: this host's, corrected by ``Date`` headers.
+
+    The times of a shared token are the server's, so a host with a wrong clock must know the difference before it
+    takes a token for expired. All other times in a process are of the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self._offset = 0.0
+        self._synchronized = False
+        self._lock = threading.Lock()
+
+    @property
+    def synchronized(self) -> bool:
+        """Whether a response was compared."""
+        return self._synchronized
+
+    def now(self) -> float:
+        """Seconds since the epoch by the server's clock."""
+        return time.time() + self._offset
+
+    def observe(self, server_time: float | None, before: float, after: float) -> None:
+        """
+        Correct the clock by a ``Date`` header.
+
+        :param server_time: its value in seconds since the epoch; None for a response without it.
+        :param before: this host's clock when the request was sent.
+        :param after: this host's clock when the response arrived.
+        """
+        if server_time is None:
+            return
+        offset = server_time - (before + after) / 2
+        with self._lock:
+            known, self._synchronized = self._offset, True
+            self._offset = offset if abs(offset) > TOLERANCE + (after - before) / 2 else 0.0
+            warn = self._offset != 0.0 and known == 0.0
+        if warn:
+            log.warning(
+                "This host's clock is %.0f s off the identity server's. Access tokens are handled by the server's "
+                "clock, so they work; set this host's clock all the same (NTP).",
+                -offset,
+            )
+
+
+REFUSED_IN_A_ROW = 5
+FIRST_PAUSE = 30.0
+LONGEST_PAUSE = 600.0
+# A token that was in use for so many seconds counts as accepted.
+ESTABLISHED = 60.0
+
+
+@dataclass
+class RefreshBackoff:
+    """
+    Stops requests for new tokens when a 401 is not about the token.
+
+    A 401 usually means that another system has requested a token, and the next one works. An application that is not
+    entitled to a model, or an Application ID of other credentials, answers 401 to every token, and each new token
+    invalidates the one that other processes use. So tokens that are refused one after the other, without an accepted
+    call in between, are counted. From ``REFUSED_IN_A_ROW`` on this process requests a new one only after a pause that
+    doubles each time. Tokens that other processes have shared are used meanwhile.
+
+    Times are of the monotonic clock.
+    """
+
+    refusals: int = 0
+    until: float = 0.0
+
+    def accepted(self) -> None:
+        """Reset after an accepted call."""
+        self.refusals, self.until = 0, 0.0
+
+    def refused(self, now: float, in_use_for: float) -> None:
+        """Count a refusal of the token in use."""
+        if in_use_for >= ESTABLISHED:
+            self.refusals = 0
+        if now < self.until:
+            # A token that another process shared during the pause does not prolong it.
+            return
+        self.refusals += 1
+        if self.refusals >= REFUSED_IN_A_ROW:
+            beyond = self.refusals - REFUSED_IN_A_ROW
+            self.until = now + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**beyond)
+
+    def pause(self, now: float) -> float:
+        """Seconds until a new token may be requested: one after each pause."""
+        return max(0.0, self.until - now)
+
+
+# How many refused tokens are remembered.
+_REMEMBERED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CachedToken:
+    """
+    A token in use. Times are of the monotonic clock, so that a change of the wall clock has no effect.
+
+    :param since: when this process began to use it.
+    :param reread_at: when the store is read again.
+    :param expires_at: when it expires.
+    """
+
+    token: AccessToken
+    since: float
+    reread_at: float
+    expires_at: float
+
+
+@dataclass
+class TokenCache:
+    """The state of a :class:`TokenSource`: its token, and which tokens were refused. Not thread-safe."""
+
+    held: CachedToken | None = None
+    refused: tuple[str, ...] = field(default=(), repr=False)
+    # Those of `refused` that were answered with 403.
+    after_403: tuple[str, ...] = field(default=(), repr=False)
+    # Endpoints that accepted the token in use.
+    endpoints: set[str] = field(default_factory=set)
+    backoff: RefreshBackoff = field(default_factory=RefreshBackoff)
+    monitor: HeartbeatMonitor = field(default_factory=HeartbeatMonitor)
+
+    def fresh(self, now: float) -> str | None:
+        """The token, if it can be used without reading the store."""
+        held = self.held
+        if held is None or now >= held.reread_at or held.token.value in self.refused:
+            return None
+        return held.token.value
+
+    def usable(self, now: float) -> str | None:
+        """The token, if it still works, even past its refresh time."""
+        held = self.held
+        if held is None or now >= held.expires_at or held.token.value in self.refused:
+            return None
+        return held.token.value
+
+    def refuse(self, value: str, now: float) -> None:
+        """Record a 401. Only the first one about the token in use counts."""
+        held = self.held
+        if held is not None and held.token.value == value and value not in self.refused:
+            self.backoff.refused(now, now - held.since)
+            self.refused = (*self.refused, value)[-_REMEMBERED:]
+
+    def refuse_after_403(self, value: str, endpoint: str, now: float) -> bool:
+        """
+        Record a 403: either the token was invalidated, or the application is not entitled to the endpoint.
+
+        :return: whether it is refused, as after a 401: this endpoint accepted it before, and it did not itself
+            replace a token that was answered with 403. So 403s cost at most one refresh in a token's lifetime.
+        """
+        held = self.held
+        if (
+            held is None
+            or held.token.value != value
+            or held.token.after_403
+            or endpoint not in self.endpoints
+        ):
+            return False
+        self.refuse(value, now)
+        if value not in self.after_403:
+            self.after_403 = (*self.after_403, value)[-_REMEMBERED:]
+        return True
+
+    def accepted(self, value: str, endpoint: str) -> None:
+        """Record that an endpoint answered a call with this token with neither 401 nor 403."""
+        if self.held is not None and self.held.token.value == value:
+            self.endpoints.add(endpoint)
+            if self.backoff.refusals:
+                self.backoff.accepted()
+
+    def acquire_other(self, value: str, settle: float, clocks: Clocks) -> Acquisition:
+        """Start the protocol for a token of the store other than this one, without a refresh."""
+        return protocol.acquire(
+            held=None,
+            refused=(*self.refused, value),
+            settle=settle,
+            clocks=clocks,
+            forbidden=TokenError("The fleet has no other token."),
+            monitor=self.monitor,
+        )
+
+    def acquire(self, settle: float, clocks: Clocks) -> Acquisition:
+        """Start the protocol for the next token."""
+        held = self.held
+        return protocol.acquire(
+            # Expired by the monotonic clock, whatever the wall clock says.
+            held=held.token if held is not None and clocks.monotonic() < held.expires_at else None,
+            refused=self.refused,
+            settle=settle,
+            clocks=clocks,
+            forbidden=self._forbidden(clocks.monotonic()),
+            monitor=self.monitor,
+            after_403=self.after_403,
+        )
+
+    def use(self, outcome: Outcome, clocks: Clocks) -> None:
+        """Use the token of an outcome."""
+        token, now, server_now = outcome.token, clocks.monotonic(), clocks.server()
+        # The remaining lifetime is never longer than the lifetime, whatever a clock says.
+        if server_now < token.issued_at < token.refresh_at:
+            server_now = token.issued_at
+        expires_at, reread_at = now + (token.expires_at - server_now), now + (token.refresh_at - server_now)
+        if outcome.check_after is not None:
+            reread_at = min(now + outcome.check_after, expires_at)
+        same = self.held is not None and self.held.token.value == token.value
+        if not same:
+            self.endpoints = set()
+        self.held = CachedToken(token, self.held.since if same and self.held else now, reread_at, expires_at)
+
+    def _forbidden(self, now: float) -> TokenError | None:
+        """The reason why this process must not request a token now, if there is one."""
+        if self.held is None or self.held.token.value not in self.refused:
+            return None
+        pause = self.backoff.pause(now)
+        if not pause:
+            return None
+        return TokenError(
+            f"{self.backoff.refusals} access tokens in a row were refused with 401 before any call accepted one. "
+            "Another system that asks for tokens with the same client id does that (give it an integration of its "
+            "own), and so does an application that is not entitled to what is asked, or an Application ID that "
+            f"belongs to other credentials. No new token is asked for during {pause:.0f} s."
+        )
+
+
+class MemoryStore:
+    """For one process: a second one with the same client ID would invalidate its tokens."""
+
+    settle = 0.0
+
+    def __init__(self) -> None:
+        self._snapshot = Snapshot()
+
+    def read(self) -> Snapshot:
+        """Read token and claim."""
+        return self._snapshot
+
+    def write_claim(self, claim: Claim) -> None:
+        """Write a claim."""
+        self._snapshot = Snapshot(self._snapshot.token, claim)
+
+    def release_claim(self, claim: Claim) -> None:
+        """Release the claim."""
+        self._snapshot = Snapshot(self._snapshot.token, RELEASED)
+
+    def publish(self, token: AccessToken) -> None:
+        """Store a token."""
+        self._snapshot = Snapshot(token, self._snapshot.claim)
+
+    def after_fork(self) -> None:
+        """Nothing to replace."""
+
+
+# Includes those that only a session refers to.
 _all_sources: WeakSet[TokenSource] = WeakSet()
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """
-    What a source asks of the identity server.
+    Requests to the identity server.
 
-    :param grant: asks for a new token, which deletes the one that lives; in a hurry if told so.
-    :param time: asks for nothing but the time, in seconds since the epoch.
+    :param token: requests a new token, which invalidates the last one; its argument asks for a single attempt.
+    :param time: its clock, in seconds since the epoch.
     """
 
-    grant: Callable[[bool], TokenResponse]
+    token: Callable[[bool], TokenResponse]
     time: Callable[[], float | None]
 
 
 class TokenSource:
     """
-    Hands out one identity's token to every thread and event loop of this process.
+    Provides the token of one identity to all threads and event loops of this process.
 
-    :param store: where the fleet shares it.
+    :param store: where the processes share it.
     :param service: the identity server.
     :param clock: the identity server's clock, shared by all sources of this process that use that server.
     """
@@ -88,14 +352,14 @@ class TokenSource:
         self._store = store
         self._service = service
         self._clock = clock or ServerClock()
-        self._clocks = Clocks(time.monotonic, self._clock.now, lambda: self._clock.sure)
-        self._holding = TokenCache()
-        # One thread at a time talks to the store; the other lock guards single steps of `_holding`.
-        self._turn = threading.Lock()
+        self._clocks = Clocks(time.monotonic, self._clock.now, lambda: self._clock.synchronized)
+        self._cache = TokenCache()
+        # One thread at a time runs the protocol; the other lock guards single steps of `_cache`.
+        self._acquiring = threading.Lock()
         self._lock = threading.Lock()
-        # Until when, and what: told to all who ask in this time.
+        # The last failure, raised again to callers that arrived before this time.
         self._failure: tuple[float, LucidworksError] | None = None
-        self._rest = 0.0
+        self._failure_backoff = 0.0
         self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[str]] = WeakKeyDictionary()
         _all_sources.add(self)
         self._warned: tuple[str, float] = ("", 0.0)
@@ -104,97 +368,96 @@ class TokenSource:
         """
         An access token; from memory while it is fresh.
 
-        :param refused: the token that was answered with 401, so that it is not handed out again.
+        :param refused: the token that was answered with 401, so that it is not returned again.
         """
         if refused is not None:
             self.invalidate(refused)
         arrived = time.monotonic()
-        value = self._holding.fresh(arrived)
+        value = self._cache.fresh(arrived)
         if value is not None:
             return value
-        # Whoever holds a token that still works waits no longer for another thread's new one than for another
-        # process's: the store may be slow, and the token is good.
-        if self._holding.usable(arrived) is None or not self._turn.acquire(timeout=protocol.GRACE):
-            good = self._holding.usable(time.monotonic())
+        # With a token that still works, wait for another thread no longer than for another process.
+        if self._cache.usable(arrived) is None or not self._acquiring.acquire(timeout=protocol.GRACE):
+            good = self._cache.usable(time.monotonic())
             if good is not None:
                 return good
-            self._turn.acquire()
+            self._acquiring.acquire()
         try:
-            value = self._holding.fresh(time.monotonic())
+            value = self._cache.fresh(time.monotonic())
             if value is not None:
                 return value
             if self._failure is not None and self._failure[0] >= arrived:
-                # Whoever waited here asked the same question at the same time; or the answer will be the same.
+                # Callers that waited share the failure of the one that tried.
                 raise self._failure[1].with_traceback(None)
             return self._acquire_good()
         finally:
-            self._turn.release()
+            self._acquiring.release()
 
     async def aget(self, refused: str | None = None) -> str:
         """:meth:`get` for coroutines: a thread for the first caller, a wait for the others."""
         if refused is not None:
             self.invalidate(refused)
         loop = asyncio.get_running_loop()
-        while (value := self._holding.fresh(time.monotonic())) is None:
+        while (value := self._cache.fresh(time.monotonic())) is None:
             flight = self._flights.get(loop)
             if flight is None or flight.done():
                 flight = loop.create_task(in_thread(self.get))
                 self._flights[loop] = flight
-                flight.add_done_callback(partial(self._landed, loop))
-            good = self._holding.usable(time.monotonic())
-            # Waited for and not awaited: the refresh of a cancelled caller is everybody's, and must be published.
+                flight.add_done_callback(partial(self._flight_done, loop))
+            good = self._cache.usable(time.monotonic())
+            # Not awaited directly: a cancelled caller must not cancel the refresh.
             await asyncio.wait({flight}, timeout=None if good is None else protocol.GRACE)
-            value = flight.result() if flight.done() else self._holding.usable(time.monotonic())
-            if value is not None and value not in self._holding.refused:
+            value = flight.result() if flight.done() else self._cache.usable(time.monotonic())
+            if value is not None and value not in self._cache.refused:
                 break
         return value
 
-    def hide_held(self) -> None:
-        """Keep the token in use out of logs, however many others came after it."""
-        if (held := self._holding.held) is not None:
+    def redact_cached(self) -> None:
+        """Keep the token in use among those that are redacted in logs."""
+        if (held := self._cache.held) is not None:
             redact_in_logs(held.token.value)
 
     def after_fork(self) -> None:
-        """In a forked child: locks may be held by threads that are gone, and flights belong to their loops."""
-        self._turn, self._lock = threading.Lock(), threading.Lock()
+        """Reset in a forked child: its locks may be held by threads of the parent."""
+        self._acquiring, self._lock = threading.Lock(), threading.Lock()
         self._flights = WeakKeyDictionary()
-        self._holding = TokenCache()
+        self._cache = TokenCache()
         self._store.after_fork()
 
-    def _landed(self, loop: asyncio.AbstractEventLoop, flight: asyncio.Task[str]) -> None:
+    def _flight_done(self, loop: asyncio.AbstractEventLoop, flight: asyncio.Task[str]) -> None:
         self._flights.pop(loop, None)
-        # Looked at, since all who waited may have been cancelled.
+        # Retrieve the exception: all callers may have been cancelled.
         _ = flight.cancelled() or flight.exception()
 
     def invalidate(self, value: str) -> None:
-        """Hear that a token was answered with 401. By comparison: one that is not in use any more is ignored."""
+        """Record a 401. A token that is not in use any more is ignored."""
         with self._lock:
-            self._holding.refuse(value, time.monotonic())
+            self._cache.refuse(value, time.monotonic())
 
     def accepted(self, value: str, endpoint: str) -> None:
-        """Hear that an endpoint has answered a call with this token with neither 401 nor 403."""
+        """Record that an endpoint answered a call with this token with neither 401 nor 403."""
         with self._lock:
-            self._holding.accepted(value, endpoint)
+            self._cache.accepted(value, endpoint)
 
     def token_after_403(self, value: str, endpoint: str) -> str | None:
         """
-        The token to repeat a call with that was answered with 403; None where the 403 is not about the token.
+        The token with which to repeat a call after a 403; None where the 403 is not about the token.
 
-        Another one of the fleet, if there is one. A new one only as :meth:`TokenCache.forbid` allows.
+        Another one of the store, if there is one. A new one only as :meth:`TokenCache.refuse_after_403` allows.
 
         :param value: the token of the call.
-        :raises TokenError: the token is dead, and no other can be had now.
+        :raises TokenError: the token was invalidated, and there is no other now.
         """
         with self._lock:
-            refused = self._holding.forbid(value, endpoint, time.monotonic())
+            refused = self._cache.refuse_after_403(value, endpoint, time.monotonic())
         if refused:
             return self.get()
-        with self._turn:
-            held = self._holding.usable(time.monotonic())
+        with self._acquiring:
+            held = self._cache.usable(time.monotonic())
             if held is not None and held != value:
                 return held
             try:
-                return self._acquire(self._holding.look(value, self._store.settle, self._clocks))
+                return self._acquire(self._cache.acquire_other(value, self._store.settle, self._clocks))
             except LucidworksError:
                 return None
 
@@ -203,61 +466,61 @@ class TokenSource:
         return await in_thread(self.token_after_403, value, endpoint)
 
     def peek(self) -> AccessToken | None:
-        """The live token that this process holds or the store shows, without ever refreshing."""
-        held = self._holding.held
-        if held is not None and self._holding.usable(time.monotonic()) is not None:
+        """The live token of this process or the store, without a refresh."""
+        held = self._cache.held
+        if held is not None and self._cache.usable(time.monotonic()) is not None:
             return held.token
         token = self._store.read().token
-        if token is not None and self._clock.now() >= token.expires_at and not self._clock.sure:
-            self._perform(commands.AskTime())
+        if token is not None and self._clock.now() >= token.expires_at and not self._clock.synchronized:
+            self._perform(commands.FetchTime())
         return token if token is not None and self._clock.now() < token.expires_at else None
 
     def _acquire_good(self) -> str:
         try:
-            value = self._acquire(self._holding.acquire(self._store.settle, self._clocks))
-            while value in self._holding.refused:
-                # Another caller heard that while this one was looking.
-                value = self._acquire(self._holding.acquire(self._store.settle, self._clocks))
+            value = self._acquire(self._cache.acquire(self._store.settle, self._clocks))
+            while value in self._cache.refused:
+                # A call was answered with 401 meanwhile.
+                value = self._acquire(self._cache.acquire(self._store.settle, self._clocks))
         except LucidworksError as err:
-            self._rest = self._rest_after(err)
-            self._failure = (time.monotonic() + self._rest, err)
+            self._failure_backoff = self._failure_backoff_after(err)
+            self._failure = (time.monotonic() + self._failure_backoff, err)
             raise
         return value
 
-    def _rest_after(self, err: LucidworksError) -> float:
-        """For how long the same failure is told again without a new try, in seconds."""
+    def _failure_backoff_after(self, err: LucidworksError) -> float:
+        """Seconds until the next try; 0 for a failure that may pass."""
         if err.retryable:
             return 0.0
-        return min(_LONGEST_REST, 2 * self._rest) if self._rest else _FIRST_REST
+        return min(_MAX_FAILURE_BACKOFF, 2 * self._failure_backoff or _FIRST_FAILURE_BACKOFF)
 
-    def _acquire(self, conversation: Conversation) -> str:
-        """Perform the protocol's commands until it has a token."""
+    def _acquire(self, acquisition: Acquisition) -> str:
+        """Perform the protocol's commands until it returns a token."""
         reply: Reply = None
-        unshared: AccessToken | None = None
+        unpublished: AccessToken | None = None
         try:
             while True:
-                command = conversation.send(reply)
+                command = acquisition.send(reply)
                 reply = self._perform(command)
                 if isinstance(reply, AccessToken):
-                    unshared = reply
+                    unpublished = reply
                 elif isinstance(command, commands.Publish) and reply is None:
-                    unshared = None
+                    unpublished = None
         except StopIteration as stop:
             outcome: Outcome = stop.value
         except BaseException:
-            # The task is being stopped, but what the service handed out is the whole fleet's.
-            if unshared is not None:
-                self._perform(commands.Publish(unshared))
+            # The task is being stopped; other processes need the new token.
+            if unpublished is not None:
+                self._perform(commands.Publish(unpublished))
             raise
         if outcome.warning:
             self._warn(outcome.warning)
-        self._rest = 0.0
+        self._failure_backoff = 0.0
         redact_in_logs(outcome.token.value)
         for source in list(_all_sources):
-            # The filter remembers the latest tokens; those of quiet scopes must not drop out.
-            source.hide_held()
+            # The filter keeps the latest tokens; those of other scopes must stay among them.
+            source.redact_cached()
         with self._lock:
-            self._holding.take(outcome, self._clocks)
+            self._cache.use(outcome, self._clocks)
         return outcome.token.value
 
     def _perform(self, command: Command) -> Reply:
@@ -267,51 +530,51 @@ class TokenSource:
                     return self._store.read()
                 case commands.WriteClaim(claim):
                     self._store.write_claim(claim)
-                case commands.Withdraw(claim):
-                    self._store.withdraw(claim)
-                case commands.Pause(seconds):
+                case commands.ReleaseClaim(claim):
+                    self._store.release_claim(claim)
+                case commands.Sleep(seconds):
                     time.sleep(seconds)
-                case commands.AskTime():
+                case commands.FetchTime():
                     before = time.time()
-                    self._clock.hear(self._service.time(), before, time.time())
-                case commands.Refresh(claim, hurry):
-                    return self._refresh(claim, hurry=hurry)
+                    self._clock.observe(self._service.time(), before, time.time())
+                case commands.Refresh(claim, single_attempt):
+                    return self._refresh(claim, single_attempt=single_attempt)
                 case commands.Publish(token):
                     self._store.publish(token)
         except LucidworksError as err:
             return Failed(err)
         return None
 
-    def _refresh(self, claim: Claim, *, hurry: bool) -> AccessToken:
-        """Ask for a token, moving the claim all the while, so that nobody takes a slow refresh for a dead one."""
+    def _refresh(self, claim: Claim, *, single_attempt: bool) -> AccessToken:
+        """Request a token, and renew the claim meanwhile."""
 
-        def ask() -> AccessToken:
-            grant = self._service.grant(hurry)
-            redact_in_logs(grant.access_token)
+        def request() -> AccessToken:
+            response = self._service.token(single_attempt)
+            redact_in_logs(response.access_token)
             now = time.time()
-            self._clock.hear(grant.server_time, now - grant.seconds, now)
-            return AccessToken.from_grant(grant, self._clock.now() - grant.seconds)
+            self._clock.observe(response.server_time, now - response.seconds, now)
+            return AccessToken.from_response(response, self._clock.now() - response.seconds)
 
         with ThreadPoolExecutor(1, "lucidworks-refresh") as pool:
-            asking = pool.submit(ask)
+            requested = pool.submit(request)
             try:
-                while not wait_for([asking], timeout=protocol.HEARTBEAT).done:
-                    claim = claim.moved()
+                while not wait_for([requested], timeout=protocol.HEARTBEAT).done:
+                    claim = claim.next_heartbeat()
                     if isinstance(reply := self._perform(commands.WriteClaim(claim)), Failed):
                         log.debug("The claim could not be renewed: %s", reply.error)
             except BaseException:
-                # The task is being stopped, but what the service hands out is the whole fleet's.
-                wait_for([asking])
-                if asking.exception() is None:
-                    self._perform(commands.Publish(asking.result()))
-                self._perform(commands.Withdraw(claim))
+                # The task is being stopped; other processes need the new token.
+                wait_for([requested])
+                if requested.exception() is None:
+                    self._perform(commands.Publish(requested.result()))
+                self._perform(commands.ReleaseClaim(claim))
                 raise
-            return asking.result()
+            return requested.result()
 
     def _warn(self, text: str) -> None:
-        said, when = self._warned
+        last_text, when = self._warned
         now = time.monotonic()
-        if text == said and now - when < _QUIET:
+        if text == last_text and now - when < _WARNING_INTERVAL:
             log.debug("Access token: %s", text)
             return
         self._warned = (text, now)
@@ -327,39 +590,50 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     """
     This process's source for a connection and scope: the same one for equal credentials.
 
-    :raises ConfigurationError: the connection's ``share_via`` lacks what it needs.
+    :raises ConfigurationError: the connection's ``share_via`` lacks a field.
     :raises InputError: an unknown scope.
     """
     identity = TokenIdentity(
         settings.auth_url, settings.auth_server_id, settings.client_id, check_scope(scope)
     )
-    # The secret takes part, so that a wrong or rotated one never gets the right one's token.
+    # The secret is part of the key, so that a wrong or rotated one never gets the token of the right one.
     secret = hashlib.sha256(settings.client_secret.encode()).hexdigest()
     key = (identity.digest, secret, settings.share_via, settings.redis_conn_id or "")
     with _sources_lock:
         source = _sources.get(key)
         if source is None:
-            service = Service(partial(ask_service, settings, scope), partial(ask_time, settings))
+            service = Service(partial(request_token, settings, scope), partial(request_time, settings))
             clock = _server_clocks.setdefault(settings.auth_url, ServerClock())
             source = TokenSource(store_for(settings, identity), service, clock)
             _sources[key] = source
         return source
 
 
-def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -> TokenResponse:
+def store_for(settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
     """
-    Ask the identity server for a new token, which deletes the one that lives. For the protocol's use.
+    Return the store that the settings' ``share_via`` names.
 
-    :param hurry: one short attempt, instead of several where the failure may pass.
+    :raises ConfigurationError: ``redis`` without a ``redis_conn_id``; anything but ``memory`` outside of Airflow.
     """
-    # Loaded when a token is asked for, not when a DAG file is parsed.
+    if settings.share_via == "memory":
+        return MemoryStore()
+    return shared_stores(settings.share_via).token_store(settings, identity)
+
+
+def request_token(settings: LucidworksSettings, scope: str, single_attempt: bool = False) -> TokenResponse:
+    """
+    Request a new token, which invalidates the last one: for the protocol, and the test of a connection.
+
+    :param single_attempt: without the retries, and with a short timeout.
+    """
+    # Imported when a token is requested, not when a DAG file is parsed.
     from tenacity import Retrying
 
     from lucidworks_provider.client.http.retry import policy
     from lucidworks_provider.client.http.sync import SyncTransport
 
-    if hurry:
-        settings = replace(settings, timeout=min(settings.timeout, _HURRY_TIMEOUT))
+    if single_attempt:
+        settings = replace(settings, timeout=min(settings.timeout, _SINGLE_ATTEMPT_TIMEOUT))
     request = token_request(
         auth_url=settings.auth_url,
         auth_server_id=settings.auth_server_id,
@@ -370,40 +644,42 @@ def ask_service(settings: LucidworksSettings, scope: str, hurry: bool = False) -
     pair = b64encode(f"{settings.client_id}:{settings.client_secret}".encode()).decode()
     with closing(SyncTransport(settings)) as transport:
 
-        def once() -> TokenResponse:
-            begin = time.monotonic()
-            grant = read_blanked(read_grant, transport.send(request), settings.client_secret, pair)
+        def attempt() -> TokenResponse:
+            start = time.monotonic()
+            response = read_blanked(
+                parse_token_response, transport.send(request), settings.client_secret, pair
+            )
             metrics.refreshed(scope)
-            # Of this attempt, without those before it.
-            return replace(grant, seconds=time.monotonic() - begin)
+            return replace(response, seconds=time.monotonic() - start)
 
         try:
-            return Retrying(**policy(replayable=True, attempts=1 if hurry else None))(once)
+            return Retrying(**policy(replayable=True, attempts=1 if single_attempt else None))(attempt)
         except AuthenticationError as err:
-            said = str(err).rstrip(".")
+            reason = str(err).rstrip(".")
             raise AuthenticationError(
-                f"Connection {settings.conn_id!r}: {said}. Check Client ID and Client Secret.",
+                f"Connection {settings.conn_id!r}: {reason}. Check Client ID and Client Secret.",
                 status=err.status,
             ) from None
 
 
-def ask_time(settings: LucidworksSettings) -> float | None:
+def request_time(settings: LucidworksSettings) -> float | None:
     """
-    The identity server's clock, from the ``Date`` of any answer of its host.
+    The identity server's clock, from the ``Date`` of any response of its host (RFC 9110, 6.6.1).
 
-    Nothing documented is called and no credentials are sent: every answer of an HTTP server that has a clock
-    says the time (RFC 9110, 6.6.1). Asked before a refresh for which nothing but this host's clock speaks.
+    Sends no credentials. Used before a refresh that only this host's clock calls for.
     """
     from lucidworks_provider.client.http.sync import SyncTransport
 
     request = Request("Time", "HEAD", f"{settings.auth_url}/", replayable=True, endpoint="clock")
-    with closing(SyncTransport(replace(settings, timeout=min(settings.timeout, _TIME_TIMEOUT)))) as transport:
-        answer: Answer = transport.send(request)
+    with closing(
+        SyncTransport(replace(settings, timeout=min(settings.timeout, _CLOCK_TIMEOUT)))
+    ) as transport:
+        answer: Response = transport.send(request)
     return server_time(answer)
 
 
 def forget_sources() -> None:
-    """Drop what this process holds: in a forked child, whose locks may be taken by threads that are gone."""
+    """Forget all sources, in a forked child: locks may be held by threads of the parent."""
     global _sources_lock  # noqa: PLW0603
     _sources_lock = threading.Lock()
     _sources.clear()

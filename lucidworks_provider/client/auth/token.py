@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 ALLOWED = 20
-LONGEST_WAIT = 0.5
+MAX_DELAY = 0.5
 FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 600.0
 
@@ -30,28 +30,27 @@ _CURE = (
 @dataclass(frozen=True, slots=True)
 class RevocationHistory:
     """
-    Tokens that were refused before they expired, as all processes remember them.
+    Tokens that were refused before they expired, stored beside the shared token.
 
-    Such a token was deleted: another system has asked for one with the same client ID. The new token of this Airflow
-    deletes the one of that system in turn, and if neither stopped, none would work. So the losses are counted beside
-    the token in the shared store; each further request for a token waits a little longer, and above ``ALLOWED`` a
-    minute there is none for a minute, then for two, up to ten.
+    Another system that uses the same client ID has invalidated them, and each new token of this Airflow invalidates
+    that system's. So each further refresh is delayed a little longer, and above ``ALLOWED`` revocations a minute
+    there is none for a minute, then for two, up to ten.
 
     Times are seconds since the epoch by the identity server's clock, the only one that all hosts share.
 
-    :param times: of the losses within the last minute.
-    :param told_at: when the log last named the cause.
-    :param pauses: how often refreshing was stopped since a token last lived to its end.
-    :param until: when it may go on.
+    :param times: of the revocations within the last minute.
+    :param warned_at: when the log last named the cause.
+    :param pauses: how many there were since a token last expired.
+    :param until: when the pause ends.
     """
 
     times: tuple[float, ...] = ()
-    told_at: float = 0.0
+    warned_at: float = 0.0
     pauses: int = 0
     until: float = 0.0
 
-    def with_one_more(self, now: float) -> RevocationHistory:
-        """After a token was found dead before its time."""
+    def with_revocation(self, now: float) -> RevocationHistory:
+        """The history after another revocation."""
         recent = tuple(moment for moment in self.times if now - MINUTE < moment <= now)
         more = replace(self, times=(*recent, now))
         if len(more.times) > ALLOWED:
@@ -59,41 +58,41 @@ class RevocationHistory:
             return replace(more, pauses=self.pauses + 1, until=now + pause)
         return more
 
-    def at_renewal(self, now: float) -> RevocationHistory:
-        """After a token lived to its end: a quiet minute ends the story."""
+    def after_expiry(self, now: float) -> RevocationHistory:
+        """The history after a token expired: one minute without a revocation resets it."""
         return self if any(now - MINUTE < moment <= now for moment in self.times) else RevocationHistory()
 
-    def told(self, now: float) -> RevocationHistory:
-        """After the log named the cause."""
-        return replace(self, told_at=now)
+    def with_warning(self, now: float) -> RevocationHistory:
+        """The history after a warning."""
+        return replace(self, warned_at=now)
 
-    def worth_telling(self, now: float) -> bool:
-        """Once a minute is enough."""
-        return bool(self.times) and not 0 <= now - self.told_at < MINUTE
+    def warning_due(self, now: float) -> bool:
+        """Whether the last warning is more than a minute ago."""
+        return bool(self.times) and not 0 <= now - self.warned_at < MINUTE
 
-    def pause(self, now: float) -> float:
-        """Seconds for which no new token may be asked for. Never longer than it was meant, whatever the clock."""
+    def pause_left(self, now: float) -> float:
+        """Seconds for which no new token may be requested. At most ``LONGEST_PAUSE``, whatever the clock."""
         return min(max(0.0, self.until - now), LONGEST_PAUSE)
 
-    def wait(self, now: float) -> float:
+    def delay(self, now: float) -> float:
         """
-        Seconds to hold off before the next refresh: longer each time within a minute.
+        Seconds to wait before the next refresh: longer after each revocation within a minute.
 
-        Short enough to notice the twenty-first loss of a minute: a fleet that waits longer than the other
-        system's interval counts only some of its tokens.
+        Short enough to count more than ``ALLOWED`` a minute: with a delay longer than the other system's interval,
+        some of its tokens would not be counted.
         """
         recent = sum(now - MINUTE < moment <= now for moment in self.times)
-        return 0.0 if recent < 2 else min(LONGEST_WAIT, 0.1 * 2.0 ** (recent - 2))
+        return 0.0 if recent < 2 else min(MAX_DELAY, 0.1 * 2.0 ** (recent - 2))
 
     def warning(self) -> str:
-        """What the log says once a minute."""
+        """The text of a warning."""
         return (
             f"{len(self.times)} refused before expiry within the last minute. {_CURE} Above {ALLOWED} a minute no "
             "more are asked for."
         )
 
-    def refusal(self, pause: float) -> str:
-        """What whoever needs a token is told during a pause."""
+    def error_text(self, pause: float) -> str:
+        """The text of the error during a pause."""
         return (
             f"{len(self.times)} access tokens were refused before expiry within a minute. {_CURE} No new token is "
             f"asked for during {pause:.0f} s."
@@ -107,10 +106,9 @@ REFRESH_MARGIN = 300.0
 @dataclass(frozen=True, slots=True)
 class TokenIdentity:
     """
-    Whose token it is.
+    What a token belongs to: the service keeps one live token for each identity.
 
-    The service keeps one live token for each of these, so this, and never a connection id, is what
-    processes share by: several connections with one client id have one token.
+    Connections with the same client ID share a token.
     """
 
     auth_url: str
@@ -128,13 +126,13 @@ class TokenIdentity:
 @dataclass(frozen=True, slots=True)
 class AccessToken:
     """
-    A token with the times that everybody shares, all in seconds since the epoch by the identity server's clock.
+    A token and its times, in seconds since the epoch by the identity server's clock.
 
     :param value: the token itself; never shown by ``repr``.
     :param issued_at: when it was issued.
-    :param refresh_at: when the fleet requests the next one.
+    :param refresh_at: when the next one is requested.
     :param expires_at: when it stops being accepted.
-    :param losses: what happened to the tokens before it.
+    :param revocations: of earlier tokens.
     :param after_403: it replaced a token that was answered with 403 before its time.
     """
 
@@ -142,24 +140,23 @@ class AccessToken:
     issued_at: float
     refresh_at: float
     expires_at: float
-    losses: RevocationHistory = field(default_factory=RevocationHistory)
+    revocations: RevocationHistory = field(default_factory=RevocationHistory)
     after_403: bool = False
 
     @classmethod
-    def from_grant(cls, grant: TokenResponse, asked_at: float) -> AccessToken:
+    def from_response(cls, response: TokenResponse, asked_at: float) -> AccessToken:
         """
-        :param asked_at: the moment before the request was sent, by the identity server's clock: the token
-            cannot be older than that.
+        :param asked_at: when the request was sent, by the identity server's clock; the token is not older.
         """
-        margin = min(REFRESH_MARGIN, grant.lifetime / 10)
-        expires_at = asked_at + grant.lifetime
-        return cls(TokenText(grant.access_token), asked_at, expires_at - margin, expires_at)
+        margin = min(REFRESH_MARGIN, response.lifetime / 10)
+        expires_at = asked_at + response.lifetime
+        return cls(TokenText(response.access_token), asked_at, expires_at - margin, expires_at)
 
     def to_json(self) -> str:
         """Plain text, for encryption."""
-        lost = self.losses
+        history = self.revocations
         times = [self.issued_at, self.refresh_at, self.expires_at]
-        stored = [2, self.value, times, [lost.times, lost.told_at, lost.pauses, lost.until]]
+        stored = [2, self.value, times, [history.times, history.warned_at, history.pauses, history.until]]
         # Absent where it is False, for earlier versions of this package.
         return json.dumps([*stored, True] if self.after_403 else stored)
 
@@ -167,13 +164,15 @@ class AccessToken:
     def from_json(cls, text: str) -> AccessToken:
         """:raises ValueError: not what :meth:`to_json` wrote."""
         match json.loads(text):
-            case [2, str(value), list(times), [list(lost), told_at, int(pauses), until], *after_403]:
+            case [2, str(value), list(times), [list(lost), warned_at, int(pauses), until], *after_403]:
                 try:
                     issued, refresh, end = map(float, times)
-                    losses = RevocationHistory(tuple(map(float, lost)), float(told_at), pauses, float(until))
+                    revocations = RevocationHistory(
+                        tuple(map(float, lost)), float(warned_at), pauses, float(until)
+                    )
                 except (TypeError, OverflowError) as err:
                     raise ValueError("a stored time is no number") from err
-                return cls(TokenText(value), issued, refresh, end, losses, after_403 == [True])
+                return cls(TokenText(value), issued, refresh, end, revocations, after_403 == [True])
         raise ValueError("not a stored token of this version")
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-One request over aiohttp: an answer, or the same errors as over requests.
+The asynchronous client, over ``aiohttp``: a transport, and sessions for users' own calls.
 
-All users of one event loop share one client for equal settings: a thousand triggers hold eight sockets,
-not a thousand. The client closes with its last user.
+All users of one event loop share one transport for equal settings, so that a thousand triggers need eight sockets.
+The transport is closed with its last user.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,37 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import aiohttp
+from aiohttp import MultipartWriter
+from aiohttp.payload import BytesPayload, IOBasePayload, Payload
 from yarl import URL
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.messages import ACCEPT_ENCODING, Answer, Request
-from lucidworks_provider.client.http.body import BodyReader
+from lucidworks_provider.client.api.http import ACCEPT_ENCODING, Request, Response
+from lucidworks_provider.client.http.common import (
+    CONNECT_TIMEOUT,
+    AllowedHosts,
+    BodyReader,
+    Tokens,
+    authorization,
+    base_url,
+    endpoint_of,
+    failure_outcome,
+    proxy_for,
+    trusted,
+    untrusted_certificate,
+)
 from lucidworks_provider.client.http.request_queue import queue_for
-from lucidworks_provider.client.http.sync import CONNECT_TIMEOUT, authorization, unanswered, untrusted
-from lucidworks_provider.client.http.tls import proxy_for, trusted
+from lucidworks_provider.client.http.retry import TOKEN_ROUNDS
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
 from lucidworks_provider.threads import in_thread
 
-# Connections per application, and so answers held in memory at once.
+# Connections per application, and so responses in memory at once.
 CONNECTIONS = 8
-# For all sessions of users on one event loop.
-LENT_CONNECTIONS = 32
-# A loop that ends would cut it short.
-_TELLING_SECONDS = 2.0
+# Connections of all sessions of users on one event loop.
+SESSION_CONNECTIONS = 32
+# Seconds to wait for updates of the shared pause when a transport is closed.
+_PAUSE_UPDATE_TIMEOUT = 2.0
 
 
 @dataclass
@@ -46,9 +59,9 @@ class AsyncTransport:
     Sends requests for every coroutine of one event loop.
 
     :param connections: requests at once.
-    :param observe: is told the outcome of each request: its status, ``not_sent`` or ``broken``.
-    :param slots: held by a reader of results from before its GET until the body lies on storage, so that a
-        thousand results that become ready together do not fill the memory.
+    :param observe: called with the outcome of each request: its status, ``not_sent`` or ``broken``.
+    :param slots: to be held from before the GET of a result until its body is stored, so that a thousand results
+        that become ready together do not fill the memory.
     """
 
     settings: LucidworksSettings
@@ -58,19 +71,19 @@ class AsyncTransport:
     observe: Callable[[int | str], None] | None = None
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONNECTIONS))
     _proxies: dict[tuple[str, str], str | None] = field(default_factory=dict)
-    _lent: aiohttp.BaseConnector | None = None
+    _session_connector: aiohttp.BaseConnector | None = None
 
     def __post_init__(self) -> None:
-        # In the order of asking, which aiohttp's pool does not keep: who has a connection would get it for ever.
+        # First in, first out, unlike aiohttp's pool.
         self._connection = asyncio.Semaphore(self.connections)
-        # A loop keeps no hold of its tasks.
-        self._telling: set[asyncio.Future[object]] = set()
+        # Event loops keep only weak references to tasks.
+        self._pause_updates: set[asyncio.Future[object]] = set()
 
-    async def send(self, request: Request, access_token: str | None = None) -> Answer:
+    async def send(self, request: Request, access_token: str | None = None) -> Response:
         """
-        Send once; raises what :meth:`SyncTransport.send` raises.
+        Send once, when the rate limiter of the application permits it.
 
-        Everybody in this process who calls the same application shares its rate limiter.
+        Raises what :meth:`SyncTransport.send` raises.
         """
         headers = dict(request.headers)
         if value := authorization(request, access_token):
@@ -80,9 +93,9 @@ class AsyncTransport:
             url = url.update_query(request.params)
         queue = queue_for(request, self.settings)
         async with self._connection:
-            # With a connection in hand: who has a permit sends at once.
+            # After the connection: a permit is for immediate use.
             permit = None if queue is None else await queue.aacquire()
-            answer = tell = None
+            answer = update_pause = None
             sent = time.monotonic()
             try:
                 async with self._session.request(
@@ -97,19 +110,19 @@ class AsyncTransport:
                 sent_back = {k.lower(): v for k, v in response.headers.items()}
                 if encoding := _encoding(response):
                     sent_back["content-encoding"] = encoding
-                answer = Answer(response.status, sent_back, body)
+                answer = Response(response.status, sent_back, body)
             except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
                 error = err if isinstance(err, TransportError) else translate(err, request, self.settings)
-                self._ended(request, unanswered(error), sent)
+                self._ended(request, failure_outcome(error), sent)
                 raise error from None
             finally:
                 if queue is not None and permit is not None:
-                    tell = queue.answered(permit, answer)
-        if tell is not None:
-            # Not waited for: who is cancelled meanwhile would lose an answer that may come only once.
-            telling = asyncio.ensure_future(in_thread(tell))
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+                    update_pause = queue.answered(permit, answer)
+        if update_pause is not None:
+            # Not awaited: a cancellation meanwhile would lose a response that may come only once.
+            update = asyncio.ensure_future(in_thread(update_pause))
+            self._pause_updates.add(update)
+            update.add_done_callback(self._pause_updates.discard)
         self._ended(request, answer.status, sent)
         return answer
 
@@ -120,53 +133,53 @@ class AsyncTransport:
 
     async def _body(self, response: aiohttp.ClientResponse, request: Request) -> bytes:
         what = f"{request.name}: {urlsplit(request.url).netloc}: "
-        intake = BodyReader(what, self.settings.timeout, _encoding(response))
-        intake.announced(response.content_length)
+        body = BodyReader(what, self.settings.timeout, _encoding(response))
+        body.check_length(response.content_length)
         # Leaving a body that has not been read closes the connection.
-        while piece := await response.content.readany():
-            intake.add(piece)
-        return intake.whole()
+        while data := await response.content.readany():
+            body.add(data)
+        return body.body()
 
     def _proxy(self, url: URL) -> str | None:
-        """Looked up once for each host: the environment stays, and reading it takes longer than a poll."""
+        """Cached per host: reading the environment takes longer than a poll."""
         host = url.scheme, url.raw_authority
         if host not in self._proxies:
             self._proxies[host] = proxy_for(str(url))
         return self._proxies[host]
 
     @property
-    def lent(self) -> aiohttp.BaseConnector:
-        """Connections for users' own sessions: whoever keeps them all busy does not hold up this package's calls."""
-        if self._lent is None:
-            self._lent = aiohttp.TCPConnector(limit=LENT_CONNECTIONS, ssl=self._context)
-        return self._lent
+    def session_connector(self) -> aiohttp.BaseConnector:
+        """The connections of users' own sessions, apart from those of this package."""
+        if self._session_connector is None:
+            self._session_connector = aiohttp.TCPConnector(limit=SESSION_CONNECTIONS, ssl=self._context)
+        return self._session_connector
 
     async def close(self) -> None:
-        """Close the connections, when the fleet has been told what it should know."""
-        if self._telling:
-            await asyncio.wait(self._telling, timeout=_TELLING_SECONDS)
-        if self._lent is not None:
-            await self._lent.close()
+        """Close the connections, after pending updates of the shared pause."""
+        if self._pause_updates:
+            await asyncio.wait(self._pause_updates, timeout=_PAUSE_UPDATE_TIMEOUT)
+        if self._session_connector is not None:
+            await self._session_connector.close()
         await self._session.close()
 
 
 def _encoding(response: aiohttp.ClientResponse) -> str:
-    """The header, which may come in several lines."""
+    """The header, which may be repeated."""
     return ", ".join(response.headers.getall("Content-Encoding", ()))
 
 
 @dataclass
 class _Shared:
-    """A transport with those who use it; the lock lets the first of a crowd make it for all."""
+    """A transport and the number of its users; the lock is held while it is created."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
     transport: AsyncTransport | None = None
 
 
-# By path and time of change: loading some hundred authorities takes 18 ms.
+# By path and time of modification: loading some hundred certificates takes 18 ms.
 _contexts: dict[tuple[str, int], ssl.SSLContext] = {}
-# Per loop: a client belongs to the loop that it was made in.
+# A session belongs to the loop in which it was created.
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[LucidworksSettings, _Shared]] = WeakKeyDictionary()
 
 
@@ -174,15 +187,15 @@ def shared_transport(
     settings: LucidworksSettings, connections: int | None = None
 ) -> AbstractAsyncContextManager[AsyncTransport]:
     """
-    The running loop's transport for these settings, made for the first user and closed after the last.
+    The transport of the running loop for these settings: opened for the first user and closed after the last.
 
-    :param connections: requests at once, as the first user wants it; ``CONNECTIONS`` unless given.
+    :param connections: requests at once; the first user decides. ``CONNECTIONS`` unless given.
     """
-    return _Use(settings, connections or CONNECTIONS)
+    return _SharedTransport(settings, connections or CONNECTIONS)
 
 
-class _Use(AbstractAsyncContextManager[AsyncTransport]):
-    """Of a shared transport. Each request is one, so this is no generator: that takes a tenth of the request."""
+class _SharedTransport(AbstractAsyncContextManager[AsyncTransport]):
+    """A class and no generator, which would take a tenth of the time of a request."""
 
     __slots__ = ("_connections", "_mine", "_settings", "_shared")
 
@@ -218,10 +231,10 @@ class _Use(AbstractAsyncContextManager[AsyncTransport]):
 
 
 async def _new_transport(settings: LucidworksSettings, connections: int) -> AsyncTransport:
-    # Loading a bundle of authorities takes tens of milliseconds: not on a loop that others wait for.
+    # Loading certificates takes tens of milliseconds, so not in the event loop.
     context = await asyncio.get_running_loop().run_in_executor(None, _ssl_context, settings)
     connector = aiohttp.TCPConnector(limit=connections, ssl=context)
-    # Decompressed by Intake: aiohttp's own errors name no encoding.
+    # Decompressed by BodyReader: aiohttp's errors name no encoding.
     headers = {"Accept-Encoding": ACCEPT_ENCODING}
     session = client_session(settings, connector, headers=headers, auto_decompress=False)
     return AsyncTransport(settings, session, context, connections)
@@ -230,16 +243,16 @@ async def _new_transport(settings: LucidworksSettings, connections: int) -> Asyn
 def client_session(
     settings: LucidworksSettings, connector: aiohttp.BaseConnector, **options: Any
 ) -> aiohttp.ClientSession:
-    """A client with the connection's limits. Proxies come as an option or with each request."""
+    """A session with the connection's timeouts. Proxies are an option, or set for each request."""
     return aiohttp.ClientSession(
         connector=connector,
-        # Like requests: the time between bytes counts, not the whole of a large answer.
+        # Like requests: the time between bytes, not of the whole response.
         timeout=aiohttp.ClientTimeout(
             total=None,
             sock_connect=min(CONNECT_TIMEOUT, settings.timeout),
             sock_read=settings.timeout,
         ),
-        # Proxies are decided in `tls`; trusting the environment would also read ~/.netrc.
+        # Proxies are decided in `common`; trusting the environment would also read ~/.netrc.
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         **options,
@@ -253,7 +266,7 @@ def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
     try:
         changed = Path(bundle).stat().st_mtime_ns
         if (bundle, changed) not in _contexts:
-            # Like requests, take a folder of hashed certificates too.
+            # Like requests, accept a folder of hashed certificates.
             folder = Path(bundle).is_dir()
             made = ssl.create_default_context(
                 capath=bundle if folder else None, cafile=None if folder else bundle
@@ -268,11 +281,11 @@ def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
 
 
 def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
-    """The same errors that :func:`lucidworks_provider.client.http.sync.translate` makes."""
+    """Map an error of aiohttp, as :func:`lucidworks_provider.client.http.sync.translate`."""
     host = urlsplit(request.url).netloc
     what = f"{request.name}: {host}: "
     if isinstance(err, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return untrusted(host, settings)
+        return untrusted_certificate(host, settings)
     if isinstance(err, aiohttp.ClientSSLError | ssl.SSLError):
         return NotSentError(f"{what}the TLS handshake failed ({type(err).__name__})")
     if isinstance(err, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
@@ -282,3 +295,83 @@ def translate(err: Exception, request: Request, settings: LucidworksSettings) ->
     if isinstance(err, TimeoutError):
         return TransportError(f"{what}no answer within {settings.timeout:g} s")
     return TransportError(f"{what}the connection broke ({type(err).__name__})")
+
+
+class BearerMiddleware:
+    """
+    Adds the shared token to a request, and repeats it with the next one after a 401, or once after a 403.
+
+    :param tokens: where they come from.
+    :param allowed: the hosts that may see them.
+    """
+
+    def __init__(self, tokens: Tokens, allowed: AllowedHosts) -> None:
+        self._tokens = tokens
+        self._allowed = allowed
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """
+        Send a request. Also called for each redirect, so that other hosts never get the token.
+
+        :raises InputError: the URL is of a host that is not the connection's.
+        """
+        self._allowed.check(str(request.url))
+        endpoint = endpoint_of(request.method, str(request.url))
+        other, repeated_after_403 = None, False
+        for last in (False,) * TOKEN_ROUNDS + (True,):
+            token = other or await self._tokens.aget()
+            other = None
+            request.headers["Authorization"] = f"Bearer {token}"
+            response = await handler(request)
+            if response.status not in {401, 403}:
+                self._tokens.accepted(token, endpoint)
+                break
+            if response.status == 401:
+                self._tokens.invalidate(token)
+            else:
+                other = None if repeated_after_403 else await self._tokens.atoken_after_403(token, endpoint)
+                repeated_after_403 = True
+            # A stream that was read cannot be sent again; its caller gets the 401.
+            if last or not _repeatable(request.body) or (response.status == 403 and other is None):
+                break
+            # The connection can be used again only after the response was read.
+            await response.read()
+            response.release()
+        return response
+
+
+def _repeatable(body: Payload | bytes) -> bool:
+    """
+    Whether a body can be sent again as a whole.
+
+    ``consumed`` is not enough: up to aiohttp 3.14.1, it is False for a stream that was read in part, and for a form
+    whose fields were consumed.
+    """
+    if isinstance(body, MultipartWriter):
+        return all(_repeatable(part) for part, *_ in body)
+    return not isinstance(body, Payload) or (
+        isinstance(body, BytesPayload | IOBasePayload) and not body.consumed
+    )
+
+
+@asynccontextmanager
+async def open_session(
+    settings: LucidworksSettings, scope: str, middleware: BearerMiddleware
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.aget_conn`."""
+    base = base_url(settings, scope)
+    async with (
+        # All sessions of a loop share their connections, so that a thousand triggers need a few dozen sockets.
+        shared_transport(settings) as transport,
+        client_session(
+            settings,
+            transport.session_connector,
+            connector_owner=False,
+            base_url=f"{base}/",
+            proxy=proxy_for(base),
+            middlewares=(middleware,),
+        ) as session,
+    ):
+        yield session

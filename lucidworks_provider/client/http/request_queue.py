@@ -22,7 +22,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from lucidworks_provider.client.api.messages import Answer, Request, retry_after
+from lucidworks_provider.client.api.http import Request, Response, retry_after
 from lucidworks_provider.client.http.rate_limiter import PATIENCE, AdaptiveRateLimiter, RateLimitStats
 from lucidworks_provider.client.http.shared_pause import SharedPause, shared_pause
 from lucidworks_provider.client.settings import LucidworksSettings
@@ -109,20 +109,20 @@ class RequestQueue:
                 else:
                     self._agree(await in_thread(self._ask))
 
-    def answered(self, permit: int, answer: Answer | None) -> Callable[[], object] | None:
+    def answered(self, permit: int, response: Response | None) -> Callable[[], object] | None:
         """
         Count the response to a request.
 
-        :param answer: None if there was none.
+        :param response: None if there was none.
         :return: an update of the shared pause, if one is due; it may block, and is optional.
         """
         pause, resumed = None, False
         with self._lock:
             now = time.monotonic()
-            if answer is None:
+            if response is None:
                 self._limiter.lost(permit, now)
-            elif answer.status == 429:
-                pause = self._limiter.refused(permit, now, retry_after(answer), random.random())
+            elif response.status == 429:
+                pause = self._limiter.refused(permit, now, retry_after(response), random.random())
             else:
                 resumed = self._limiter.accepted(permit, now)
             self._wake_first()

@@ -11,12 +11,12 @@ broken or no answer, 5xx    again                      no: a job may exist; the 
 200 without a token         again (token request)      --
 200 without a job id        --                         no, for the same reason
 401, or no token store      twice more; nothing has been done yet
-403                         once more, if the token may be dead (``TokenCache.forbid``)
+403                         once more, if the token may be invalid (``TokenCache.refuse_after_403``)
 other 4xx                   no                         no
 ==========================  =========================  ===================================
 
-Waits grow exponentially and half of each is random, so that a fleet that was refused together does not
-come back together; a ``Retry-After`` is a lower bound.
+Waits grow exponentially, and half of each is random, so that processes do not retry at the same time. A
+``Retry-After`` is a lower bound.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 6
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
-# A service that asks for more than this is better asked again by Airflow's own retry.
+# A longer Retry-After is left to the retries of Airflow.
 LONGEST_RETRY_AFTER = 120.0
-# Errors after which the service has certainly done nothing.
+# Errors after which the service has done nothing.
 NOTHING_DONE = (RateLimitError, NotSentError, TokenRefusedError, TokenError)
-# A token can be superseded between reading it and using it, but not again and again.
+# Retries with another token: one can be invalidated between reading and using it.
 TOKEN_ROUNDS = 2
 
 
@@ -63,16 +63,14 @@ class _Again(retry_base):
         if error is None or not error.retryable:
             return False
         if isinstance(error, TokenError) and not isinstance(error, TokenStoreError):
-            # Asking for a token has been repeated as often as it should.
+            # The request for a token has its own retries.
             return False
         return self.replayable or isinstance(error, NOTHING_DONE)
 
 
 class _Stop(stop_base):
     """
-    Count the 401s apart from the rest.
-
-    Made anew for every call, as it counts.
+    Counts 401s separately. Has state, so each call needs its own.
     """
 
     def __init__(self, attempts: int) -> None:
@@ -90,21 +88,20 @@ class _Stop(stop_base):
 
 
 class Wait(wait_base):
-    """Exponential, half of it random, and no less than the service asked for."""
+    """Exponential with jitter, and not shorter than ``Retry-After``."""
 
     def __call__(self, retry_state: RetryCallState) -> float:
         return wait_after(_error(retry_state), retry_state.attempt_number)
 
 
 def wait_after(error: LucidworksError | None, attempt: int) -> float:
-    """Seconds to wait after an attempt, the first of which is 1."""
+    """Seconds to wait after an attempt; the first one is 1."""
     if isinstance(error, TokenRefusedError):
         return 0.0
     asked = min(_asked_wait(error) or 0.0, LONGEST_RETRY_AFTER)
-    # Who was told when to come back adds little at first, and more the more often that was not the time.
+    # After a Retry-After, add little at first, and more with each further refusal.
     first, factor = (FIRST_WAIT / 4, 4.0) if asked else (FIRST_WAIT, 2.0)
     ceiling = min(LONGEST_WAIT, first * factor ** min(attempt - 1, 16))
-    # Spreading load, not keeping secrets.
     return asked + random.uniform(ceiling / 2, ceiling)
 
 
@@ -113,14 +110,13 @@ def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:
     Keyword arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike.
 
     :param replayable: see the table above.
-    :param attempts: how often to send at most, 401s not counted.
+    :param attempts: at most, not counting 401s.
     """
 
     def before_sleep(retry_state: RetryCallState) -> None:
         error = _error(retry_state)
         wait = retry_state.next_action.sleep if retry_state.next_action else 0.0
-        # The error tree never carries a secret; exceptions of other libraries are not shown. A 429 is no trouble, and
-        # under a limit or by chance there may be many.
+        # Errors of this package contain no secret. A 429 is expected, and there may be many.
         level = logging.INFO if isinstance(error, RateLimitError) else logging.WARNING
         log.log(level, "Attempt %s failed, next in %.1f s: %s", retry_state.attempt_number, wait, error)
 

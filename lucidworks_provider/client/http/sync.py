@@ -1,66 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request over requests: an answer, or an error of this package's tree."""
+"""The synchronous client, over ``requests``: a transport, and sessions for users' own calls."""
 
 from __future__ import annotations
 
-import base64
+import http.client
 import time
+from functools import partial
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.messages import ACCEPT_ENCODING, Answer, Request
-from lucidworks_provider.client.http.body import BodyReader
-from lucidworks_provider.client.http.interim import mount_interim_adapter
+from lucidworks_provider.client.api.http import ACCEPT_ENCODING, Request, Response
+from lucidworks_provider.client.http.common import (
+    CONNECT_TIMEOUT,
+    AllowedHosts,
+    BodyReader,
+    Tokens,
+    authorization,
+    base_url,
+    endpoint_of,
+    failure_outcome,
+    proxy_for,
+    trusted,
+    untrusted_certificate,
+)
 from lucidworks_provider.client.http.request_queue import queue_for
-from lucidworks_provider.client.http.tls import proxy_for, trusted
+from lucidworks_provider.client.http.retry import TOKEN_ROUNDS
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
+from lucidworks_provider.errors import LucidworksError, NotSentError, TransportError
 
-CONNECT_TIMEOUT = 10.0
-# Of a body, at once.
-_PIECE = 1 << 20
+# Bytes of a body that are read at once.
+_CHUNK = 1 << 20
 
 
 class SyncTransport:
     """
     Sends requests one at a time over kept-alive connections.
 
-    Not for several threads at once; a transport costs little, so have one each.
+    Not thread-safe: each thread needs its own.
     """
 
     def __init__(self, settings: LucidworksSettings) -> None:
         self._settings = settings
         self._session = requests.Session()
-        # Proxies and authorities are decided in `tls`; trusting the environment would also read ~/.netrc.
+        # Proxies and certificates are decided in `common`; trusting the environment would also read ~/.netrc.
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         mount_interim_adapter(self._session)
 
-    def send(self, request: Request, access_token: str | None = None) -> Answer:
+    def send(self, request: Request, access_token: str | None = None) -> Response:
         """
-        Send once, when the application's rate limiter permits it.
+        Send once, when the rate limiter of the application permits it.
 
         :raises NotSentError: no connection could be made.
-        :raises TransportError: no whole answer arrived.
+        :raises TransportError: no complete response arrived.
         :raises ConfigurationError: the server's certificate is not trusted.
         """
         queue = queue_for(request, self._settings)
         if queue is None:
             return self._send(request, access_token)
         permit = queue.acquire()
-        answer = tell = None
+        answer = update_pause = None
         try:
             answer = self._send(request, access_token)
         finally:
-            tell = queue.answered(permit, answer)
-        if tell is not None:
-            tell()
+            update_pause = queue.answered(permit, answer)
+        if update_pause is not None:
+            update_pause()
         return answer
 
-    def _send(self, request: Request, access_token: str | None) -> Answer:
+    def _send(self, request: Request, access_token: str | None) -> Response:
         proxy = proxy_for(request.url)
         verify = trusted(self._settings)
         sent = time.monotonic()
@@ -80,12 +95,12 @@ class SyncTransport:
             ) as response:
                 body = _body(response, request, self._settings)
         except (requests.RequestException, HTTPError, OSError, TransportError) as err:
-            # Not chained: texts of the libraries below may quote a proxy's address with its password.
+            # Not chained: the message of a library may quote a proxy's address with its password.
             error = err if isinstance(err, TransportError) else translate(err, request, self._settings)
-            metrics.request(request.endpoint, unanswered(error), time.monotonic() - sent)
+            metrics.request(request.endpoint, failure_outcome(error), time.monotonic() - sent)
             raise error from None
         metrics.request(request.endpoint, response.status_code, time.monotonic() - sent)
-        return Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+        return Response(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
 
     def close(self) -> None:
         """Close the kept connections."""
@@ -94,15 +109,14 @@ class SyncTransport:
 
 def _body(response: requests.Response, request: Request, settings: LucidworksSettings) -> bytes:
     what = f"{request.name}: {urlsplit(request.url).netloc}: "
-    intake = BodyReader(what, settings.timeout, response.headers.get("Content-Encoding"))
+    body = BodyReader(what, settings.timeout, response.headers.get("Content-Encoding"))
     raw = response.raw
-    intake.announced(raw.length_remaining)
-    # What has come, and not as much as was asked for: else one call would last as long as the bytes keep dripping.
-    # Older urllib3 has no such call, and there only whole pieces are timed.
+    body.check_length(raw.length_remaining)
+    # read1 returns what has arrived, so that each part is timed; older urllib3 has only read.
     read = getattr(raw, "read1", raw.read)
-    while piece := read(_PIECE, decode_content=False):
-        intake.add(piece)
-    return intake.whole()
+    while data := read(_CHUNK, decode_content=False):
+        body.add(data)
+    return body.body()
 
 
 class _Authorization(requests.auth.AuthBase):
@@ -115,36 +129,21 @@ class _Authorization(requests.auth.AuthBase):
         return r
 
 
-def authorization(request: Request, access_token: str | None) -> str | None:
-    """The ``Authorization`` header: Basic for the token request (encoded once, as UTF-8), Bearer otherwise."""
-    if request.basic is not None:
-        pair = ":".join(request.basic).encode()
-        return f"Basic {base64.b64encode(pair).decode()}"
-    return None if access_token is None else f"Bearer {access_token}"
-
-
-def unanswered(error: LucidworksError) -> str:
-    """How metrics count a request that got no answer: ``not_sent`` where no connection could be made."""
-    # NotSentError is a TransportError; a certificate that is not trusted is a ConfigurationError.
-    sent = isinstance(error, TransportError) and not isinstance(error, NotSentError)
-    return "broken" if sent else "not_sent"
-
-
 def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
-    """An error of this package's tree for one of requests, urllib3 or the operating system."""
+    """Map an error of requests, urllib3 or the operating system to one of this package."""
     host = urlsplit(request.url).netloc
     what = f"{request.name}: {host}: "
     if isinstance(err, requests.exceptions.SSLError):
-        # A handshake that broke off passes; a certificate or a bundle that is wrong stays wrong.
-        said = str(err).lower()
-        if "certificate verify failed" in said or "x509" in said or "pem" in said:
-            return untrusted(host, settings)
+        # A broken handshake may pass; a wrong certificate or bundle does not.
+        text = str(err).lower()
+        if "certificate verify failed" in text or "x509" in text or "pem" in text:
+            return untrusted_certificate(host, settings)
         return NotSentError(f"{what}the TLS handshake failed ({type(err).__name__})")
     if isinstance(err, requests.exceptions.ProxyError):
         return NotSentError(f"{what}the proxy of the environment did not connect ({type(err).__name__})")
     cause = err.args[0] if err.args else None
     reason = getattr(cause, "reason", cause)
-    # urllib3 has one error for a handshake and for an answer that does not come in time.
+    # urllib3 has one error for a timeout of the handshake and of the response.
     handshake = "handshake" in str(getattr(cause, "__cause__", None))
     if (
         handshake
@@ -157,9 +156,170 @@ def translate(err: Exception, request: Request, settings: LucidworksSettings) ->
     return TransportError(f"{what}the connection broke ({type(reason or err).__name__})")
 
 
-def untrusted(host: str, settings: LucidworksSettings) -> ConfigurationError:
-    """The error for a certificate that is not trusted."""
-    return ConfigurationError(
-        f"Connection {settings.conn_id!r}: the certificate of {host} is not trusted; behind a private authority "
-        "set `ca_bundle` to its PEM file."
-    )
+class BearerAuth(requests.auth.AuthBase):
+    """
+    Adds the shared token to a request, and repeats it with the next one after a 401, or once after a 403.
+
+    :param tokens: where they come from.
+    :param allowed: the hosts that may see them.
+    """
+
+    def __init__(self, tokens: Tokens, allowed: AllowedHosts) -> None:
+        self._tokens = tokens
+        self._allowed = allowed
+
+    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
+        self._allowed.check(r.url)
+        token = self._tokens.get()
+        r.headers["Authorization"] = f"Bearer {token}"
+        file: Any = r.body if hasattr(r.body, "seek") else None
+        try:
+            position = file.tell() if file is not None else None
+        except OSError:  # a pipe
+            file = position = None
+        # A stream that was read cannot be sent again; its caller gets the 401.
+        repeatable = r.body is None or isinstance(r.body, str | bytes) or file is not None
+
+        def on_response(response: requests.Response, **kwargs: Any) -> requests.Response:
+            used, repeated_after_403 = token, False
+            for last in (False,) * TOKEN_ROUNDS + (True,):
+                # requests calls this for redirects as well, to whatever host.
+                if not self._allowed.may_see(response.request.url):
+                    break
+                status, other = response.status_code, None
+                endpoint = endpoint_of(response.request.method, response.request.url)
+                # A redirect to the other host has no token, so its response says nothing about the token.
+                ours = response.request.headers.get("Authorization") == f"Bearer {used}"
+                if status not in {401, 403}:
+                    self._tokens.accepted(used, endpoint)
+                    break
+                if status == 403:
+                    other = (
+                        self._tokens.token_after_403(used, endpoint)
+                        if ours and not repeated_after_403
+                        else None
+                    )
+                    repeated_after_403 = True
+                elif ours:
+                    self._tokens.invalidate(used)
+                if last or not repeatable or (status == 403 and other is None):
+                    break
+                # The connection can be used again only after the response was read.
+                _ = response.content
+                response.close()
+                again = response.request.copy()
+                if file is not None:
+                    file.seek(position)
+                used = other or self._tokens.get()
+                again.headers["Authorization"] = f"Bearer {used}"
+                answer = response.connection.send(again, **kwargs)
+                answer.history.append(response)
+                answer.request = again
+                response = answer
+            return response
+
+        r.register_hook("response", on_response)
+        # Sessions make the request of a redirect from this copy.
+        r.copy = partial(_RedirectedRequest.of, r)  # type: ignore[method-assign]
+        return r
+
+
+class _RedirectedRequest(requests.PreparedRequest):
+    """
+    A copy that keeps its ``Authorization`` header, or the lack of one.
+
+    On each redirect, a session that trusts the environment (the default) replaces the header by the ``~/.netrc``
+    entry of the host. It has no option for that alone: without the environment there are no proxies either.
+    """
+
+    @classmethod
+    def of(cls, request: requests.PreparedRequest) -> Self:
+        """Copy a request."""
+        copied = cls()
+        copied.__dict__.update(requests.PreparedRequest.copy(request).__dict__)
+        return copied
+
+    def copy(self) -> Self:
+        """The same for the next redirect."""
+        return self.of(self)
+
+    def prepare_auth(self, auth: Any, url: Any = "") -> None:
+        """Ignore credentials: those of the request are set, and requests has none to add but those of netrc."""
+
+
+class LucidworksSession(requests.Session):
+    """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_conn`."""
+
+    def __init__(self, settings: LucidworksSettings, scope: str, tokens: Tokens) -> None:
+        super().__init__()
+        self._settings = settings
+        self._scope = scope
+        self.auth = BearerAuth(tokens, AllowedHosts.of(settings))
+        mount_interim_adapter(self)
+
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        """Like ``requests.Session.request``, with relative paths and a default timeout."""
+        if isinstance(url, str) and url.startswith("/"):
+            url = base_url(self._settings, self._scope) + url
+        limit = self._settings.timeout
+        kwargs.setdefault("timeout", (min(CONNECT_TIMEOUT, limit), limit))
+        return super().request(method, url, *args, **kwargs)
+
+    def merge_environment_settings(
+        self, url: str | bytes | None, proxies: Any, stream: Any, verify: Any, cert: Any
+    ) -> Any:
+        """Let the connection take precedence over environment variables."""
+        if verify is None:
+            verify = trusted(self._settings)
+        return super().merge_environment_settings(url, proxies, stream, verify, cert)
+
+
+# Interim responses (1xx, such as 103 Early Hints) to one request at most. http.client skips 100 and takes any other
+# for the final response; a proxy may send one before each response. aiohttp skips them.
+MOST_INTERIM = 100
+
+
+class _FinalResponse(http.client.HTTPResponse):
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MOST_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200 or status == http.client.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.BadStatusLine(f"more than {MOST_INTERIM} interim answers")
+
+
+class _Connection(HTTPConnection):
+    response_class = _FinalResponse
+
+
+class _TlsConnection(HTTPSConnection):
+    response_class = _FinalResponse
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+_POOLS = {"http": _Pool, "https": _TlsPool}
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+def mount_interim_adapter(session: requests.Session) -> None:
+    """Make a session skip interim responses."""
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter())

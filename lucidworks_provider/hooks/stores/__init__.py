@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Stores that the processes of a deployment share: Airflow Variables or Redis, by the connection's ``share_via``.
+The stores that the processes of a deployment share: Airflow Variables or Redis, by the connection's ``share_via``.
 
-Importing this package makes the stores available to the client.
+Importing this package registers them with the client.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lucidworks_provider.client.sharing import register_shared_stores
 
 if TYPE_CHECKING:
-    from lucidworks_provider.client.auth.stores import TokenStore
+    from lucidworks_provider.client.auth.protocol import TokenStore
     from lucidworks_provider.client.auth.token import TokenIdentity
     from lucidworks_provider.client.http.shared_pause import PauseStore
     from lucidworks_provider.client.settings import LucidworksSettings
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def token_store(settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
     """
-    Return the shared token store.
+    Return the store of the shared token.
 
     :raises ConfigurationError: ``redis`` without a ``redis_conn_id``.
     """
@@ -29,30 +29,30 @@ def token_store(settings: LucidworksSettings, identity: TokenIdentity) -> TokenS
 
     cipher = TokenCipher(identity, settings.client_secret)
     if settings.share_via == "redis":
-        from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
+        from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 
-        return RedisStore(settings.conn_id, settings.redis_conn_id, identity, cipher)
-    from lucidworks_provider.hooks.stores.variable_tokens import VariableStore
+        return RedisTokenStore(settings.conn_id, settings.redis_conn_id, identity, cipher)
+    from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 
-    return VariableStore(identity, cipher)
+    return VariableTokenStore(identity, cipher)
 
 
 def pause_store(settings: LucidworksSettings, name: str) -> PauseStore | None:
     """
-    Return the shared store of pauses after a 429.
+    Return the store of the shared pause.
 
     :param name: of the application.
     :return: None for ``redis`` without a ``redis_conn_id``: the token store raises the error.
     """
-    from lucidworks_provider.hooks.stores.pauses import RedisPause, VariablePause
-
     if settings.share_via == "redis":
         if not settings.redis_conn_id:
             return None
-        from lucidworks_provider.hooks.stores.redis_client import RedisClient
+        from lucidworks_provider.hooks.stores.redis import RedisClient, RedisPauseStore
 
-        return RedisPause(RedisClient(settings.conn_id, settings.redis_conn_id, {}), name)
-    return VariablePause(name)
+        return RedisPauseStore(RedisClient(settings.conn_id, settings.redis_conn_id, {}), name)
+    from lucidworks_provider.hooks.stores.variables import VariablePauseStore
+
+    return VariablePauseStore(name)
 
 
 register_shared_stores(sys.modules[__name__])

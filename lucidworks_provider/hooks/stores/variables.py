@@ -1,17 +1,139 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow Variables, with the errors of this package."""
+"""The stores in Airflow Variables, which every worker and triggerer can reach: token and pause."""
 
 from __future__ import annotations
 
+import json
+import logging
+import time
+
+from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
+from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
+from lucidworks_provider.client.http.shared_pause import LONGEST, REMEMBERED, PauseRecord
 from lucidworks_provider.errors import TokenStoreError
 from lucidworks_provider.hooks.stores import supervisor
+
+log = logging.getLogger(__name__)
+
+# Seconds by which the clocks of two hosts may differ.
+SKEW = 2.0
+
+
+class VariableTokenStore:
+    """
+    The token (encrypted) and the claim, in two Variables.
+
+    Their names contain no word by which Airflow recognises secrets: each value would become a log mask, and Airflow
+    recompiles one growing expression for each mask, which stalls a triggerer within a week.
+    """
+
+    # Ten times longer than a write (17 ms).
+    settle = 0.3
+
+    _DESCRIPTION = "Shared by airflow-provider-lucidworks; encrypted; made anew when deleted."
+
+    def __init__(self, identity: TokenIdentity, cipher: TokenCipher) -> None:
+        self._live = f"lucidworks_live_{identity.digest}"
+        self._claim = f"lucidworks_claim_{identity.digest}"
+        self._cipher = cipher
+        self._unreadable: str | None = None
+
+    def read(self) -> Snapshot:
+        """Read the claim first, so that a token that is published before its release is not missed."""
+        claim = self._parse_claim(get_variable(self._claim))
+        text = get_variable(self._live)
+        token = None if text is None else self._cipher.open(text)
+        if text is not None and token is None and text != self._unreadable:
+            self._unreadable = text
+            log.warning(
+                "Variable %s was not written with this client secret (rotated?) or is damaged; it will be "
+                "replaced by a new one.",
+                self._live,
+            )
+        return Snapshot(token, claim)
+
+    def write_claim(self, claim: Claim) -> None:
+        """Write a claim, or renew the own one."""
+        set_variable(self._claim, json.dumps([claim.owner, claim.heartbeat]), self._DESCRIPTION)
+
+    def release_claim(self, claim: Claim) -> None:
+        """
+        Release the own claim.
+
+        Writes ``RELEASED`` instead of deleting the Variable: a missing value and an unreadable one look alike.
+        """
+        current = self._parse_claim(get_variable(self._claim))
+        if current is None or current.owner == claim.owner:
+            self.write_claim(RELEASED)
+
+    def publish(self, token: AccessToken) -> None:
+        """Store a token, unless there is a newer one."""
+        stored = self.read().token
+        if stored is not None and stored.issued_at > token.issued_at:
+            log.info("A newer token has been shared meanwhile; keeping that one.")
+            return
+        set_variable(self._live, self._cipher.seal(token), self._DESCRIPTION)
+
+    def after_fork(self) -> None:
+        """Nothing to replace."""
+
+    @staticmethod
+    def _parse_claim(text: str | None) -> Claim | None:
+        try:
+            match json.loads(text or "null"):
+                case [str(owner), int(heartbeat)]:
+                    return Claim(owner, heartbeat)
+        except (ValueError, RecursionError):
+            pass
+        return None
+
+
+class VariablePauseStore:
+    """
+    The pause, in a Variable, with times of the hosts' wall clocks.
+
+    A difference of clocks prolongs a pause to at most twice its length.
+    """
+
+    look_every = 1.0
+    # Seconds until a claim is read back.
+    SETTLE = 0.3
+    DESCRIPTION = "Until when airflow-provider-lucidworks sends nothing after a 429; may be deleted."
+
+    def __init__(self, name: str) -> None:
+        self._key = f"lucidworks_pause_{name}"
+
+    def read(self) -> PauseRecord:
+        now = time.time()
+        try:
+            owner, until, seconds, ended = json.loads(get_variable(self._key) or "null")
+            left = min(until - now, seconds, LONGEST)
+            since = max(0.0, now - ended) if -SKEW < now - ended < REMEMBERED else None
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return PauseRecord()  # not written by this package
+        return PauseRecord(str(owner), left, since) if left > 0 else PauseRecord(ended=since)
+
+    def claim(self, owner: str, seconds: float) -> bool:
+        # A Variable has no compare-and-set: the last of several writers has the claim.
+        self.write(owner, seconds)
+        time.sleep(self.SETTLE)
+        return self.read().owner in {"", owner}
+
+    def write(self, owner: str, seconds: float) -> None:
+        self._set(owner, round(time.time() + seconds, 3), round(seconds, 3), 0)
+
+    def end(self) -> None:
+        self._set("", 0, 0, round(time.time(), 3))
+
+    def _set(self, *record: str | float) -> None:
+        set_variable(self._key, json.dumps(record), self.DESCRIPTION)
 
 
 def get_variable(key: str) -> str | None:
     """
     Read a Variable; None if there is none.
 
-    :raises TokenStoreError: Airflow is unavailable.
+    :raises TokenStoreError: Airflow cannot be reached.
     """
     _check_process()
     from airflow.providers.common.compat.sdk import Variable
@@ -20,7 +142,7 @@ def get_variable(key: str) -> str | None:
         value = Variable.get(key)
     except KeyError:  # Airflow 2
         return None
-    except Exception as err:  # noqa: BLE001  the SDK has one error for a missing Variable and for everything else
+    except Exception as err:  # noqa: BLE001  the SDK has one error for all
         if "VARIABLE_NOT_FOUND" in str(getattr(err, "error", "")):
             return None
         raise _down("read", err) from None
@@ -31,14 +153,14 @@ def set_variable(key: str, value: str, description: str) -> None:
     """
     Write a Variable.
 
-    :raises TokenStoreError: Airflow is unavailable.
+    :raises TokenStoreError: Airflow cannot be reached.
     """
     _check_process()
     from airflow.providers.common.compat.sdk import Variable
 
     try:
         Variable.set(key, value, description=description)
-    except Exception as err:  # noqa: BLE001  any error means that the store is down
+    except Exception as err:  # noqa: BLE001  the store is down
         raise _down("written", err) from None
 
 
@@ -49,7 +171,7 @@ def _check_process() -> None:
 
 def _down(verb: str, err: Exception) -> TokenStoreError:
     if isinstance(err, ImportError):
-        # The SDK raises it in a process without a supervisor.
+        # Raised by the SDK in a process without a supervisor.
         return _outside()
     return TokenStoreError(
         f"The Variable that this fleet shares its access through could not be {verb} ({type(err).__name__}); "

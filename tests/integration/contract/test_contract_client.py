@@ -31,8 +31,8 @@ from lucidworks_provider.client.api.chunking import (
     ChunkingOptions,
     submit_request,
 )
+from lucidworks_provider.client.api.http import Request, Response
 from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
-from lucidworks_provider.client.api.messages import Answer, Request
 from lucidworks_provider.client.api.use_cases import (
     GENERATIVE_OPTIONS,
     USE_CASES,
@@ -643,7 +643,7 @@ def test_the_documents_requests_can_be_asked(path: str, name: str, value: dict[s
 
 @pytest.mark.parametrize(("path", "name", "value"), examples("answer"), ids=str)
 def test_the_documents_answers_are_read_without_loss(path: str, name: str, value: dict[str, Any]) -> None:
-    answer = Answer(200, {}, json.dumps(value).encode())
+    answer = Response(200, {}, json.dumps(value).encode())
     if path.startswith("/ai/tokenization"):
         read = prediction_calls.read_tokens(answer, 1)
         assert [list(one) for one in read.texts] == [one["tokens"] for one in value["generatedTokens"]]

@@ -114,7 +114,7 @@ class World:
         self.corpus = replace(self.corpus, **changes)
 
     def run(
-        self, *, run_id: str | None = None, try_number: int = 1, wait: float = 0.0, life: int = 0
+        self, *, run_id: str | None = None, try_number: int = 1, wait: float = 0.0, generation: int = 0
     ) -> dict[str, Any]:
         """A run of a task: a new one each time, if ``run_id`` is not given."""
         self.runs += 1
@@ -126,7 +126,7 @@ class World:
             try_number=try_number,
         )
         service = Service(self.service.submit, self.service.fetch)
-        return run(self.corpus, service, holder=holder, life=life, wait_seconds=0.0)
+        return run(self.corpus, service, holder=holder, generation=generation, wait_seconds=0.0)
 
     def rows(self) -> list[dict[str, Any]]:
         """The chunks that a reader sees, in order."""

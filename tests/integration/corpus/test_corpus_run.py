@@ -17,14 +17,13 @@ from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider import storage
 from lucidworks_provider.client.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import journal
-from lucidworks_provider.corpus import pipeline as engine
+from lucidworks_provider.corpus import journal, pipeline
 from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
-from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Engine, Rules
+from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Pipeline, PipelineSettings
 from lucidworks_provider.corpus.run import _Run as Run
-from lucidworks_provider.corpus.run import look
+from lucidworks_provider.corpus.run import plan_run
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.errors import (
@@ -229,7 +228,7 @@ class TestNextRun:
 
         assert world.service.posted == []
         assert first["skipped"] == second["skipped"] == 12
-        assert look(world.corpus)["would_submit"] == 0
+        assert plan_run(world.corpus)["would_submit"] == 0
 
     def test_many_small_parts_become_one(self, world: World) -> None:
         for night in range(18):
@@ -368,7 +367,7 @@ class TestRejects:
             if text == bad
             else body
         )
-        world.set(max_reject_ratio=0.2, rules=Rules(poll_interval=0.02))
+        world.set(max_reject_ratio=0.2, pipeline=PipelineSettings(poll_interval=0.02))
 
         delta = world.run()
 
@@ -388,7 +387,7 @@ class TestRejects:
             return body
 
         world.service.answer = shorten
-        world.set(max_reject_ratio=0.2, rules=Rules(max_in_flight=1))
+        world.set(max_reject_ratio=0.2, pipeline=PipelineSettings(max_in_flight=1))
 
         delta = world.run()
 
@@ -432,7 +431,7 @@ class TestRejects:
         assert world.run()["truncated"] == 1
         assert cut.startswith(world.texts()["001.txt"])
 
-        world.set(full_refresh=True, max_reject_ratio=0.5, rules=Rules(refuse_truncated=True))
+        world.set(full_refresh=True, max_reject_ratio=0.5, pipeline=PipelineSettings(refuse_truncated=True))
         (reject,) = world.lines(world.run()["rejects"])
         assert reject["reason"] == "truncated"
 
@@ -525,7 +524,7 @@ class TestCrashes:
     def test_jobs_that_are_not_ready_are_found_again(self, world: World) -> None:
         texts = fill(world, 6)
         world.service.job_seconds = 60.0
-        world.set(rules=Rules(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
+        world.set(pipeline=PipelineSettings(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
         delta = world.run()
         assert {row["reason"] for row in world.lines(delta["rejects"])} == {"timeout"}
         world.service.job_seconds = 0.0
@@ -577,13 +576,13 @@ class TestCrashes:
             if len(world.service.posted) == 7:
                 raise ForbiddenError("no more")
 
-        async def full(_: Engine) -> None:
+        async def full(_: Pipeline) -> None:
             raise StorageError("no space left")
 
         world.service.on_post = refused
         monkeypatch.setattr("lucidworks_provider.corpus.journal.GROUP_SECONDS", 60.0)
         with monkeypatch.context() as patch:
-            patch.setattr(Engine, "_close_part", full)
+            patch.setattr(Pipeline, "_close_part", full)
             with pytest.raises(StorageError):
                 world.run()
         world.service.on_post = lambda text: None
@@ -608,8 +607,7 @@ class TestCrashes:
             renew(lease)
 
         monkeypatch.setattr(Lease, "renew", fails)
-        monkeypatch.setattr(engine, "CHECK_SECONDS", 0.02)
-        monkeypatch.setattr(engine, "WRITE_PAUSE", 0.01)
+        monkeypatch.setattr(pipeline, "CHECK_SECONDS", 0.02)
         if times == 3:
             world.run()
             assert world.texts() == texts
@@ -691,7 +689,7 @@ class TestCrashes:
         monkeypatch.setattr(storage, "remove_folder", refuses)
         late = {texts["001.txt"], texts["002.txt"]}
         world.service.answer = lambda text, body: _without_result(text, body, late=late)
-        world.set(rules=Rules(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0)
+        world.set(pipeline=PipelineSettings(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0)
         assert (world.run()["rejected"], world.run()["rejected"]) == (2, 2)
         world.service.answer = lambda text, body: body
         world.service.forget()
@@ -721,7 +719,7 @@ class TestCrashes:
 
         monkeypatch.setattr(world.service, "submit", slowly)
         monkeypatch.setattr(journal, "write_file", full)
-        monkeypatch.setattr(journal, "WRITE_PAUSE", 0.2)
+        monkeypatch.setattr(journal, "WRITE_WAIT", 0.2)
         world.run()
 
         assert world.texts() == texts
@@ -734,7 +732,7 @@ class TestCrashes:
     ) -> None:
         fill(world, 6)
         world.service.job_seconds = 60.0
-        world.set(rules=Rules(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
+        world.set(pipeline=PipelineSettings(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
 
         def full(*_: Any, **__: Any) -> None:
             raise StorageError("cannot be removed")
@@ -755,7 +753,11 @@ class TestCrashes:
         texts = fill(world, 6)
         late, bad = {texts["001.txt"], texts["002.txt"]}, {texts["003.txt"]}
         world.service.answer = lambda text, body: _without_result(text, body, late=late, bad=bad)
-        world.set(rules=Rules(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0, keep_raw=keep_raw)
+        world.set(
+            pipeline=PipelineSettings(timeout=0.3, poll_interval=0.05),
+            max_reject_ratio=1.0,
+            keep_raw=keep_raw,
+        )
         left = moment
 
         def until_then(change: Callable[..., None]) -> Callable[..., None]:
@@ -768,7 +770,7 @@ class TestCrashes:
 
             return changes
 
-        tidy = Run._tidy
+        tidy = Run._clean_up
 
         def dies(run: Run, *args: Any, **kwargs: Any) -> None:
             for name in ("write_file", "discard_folder"):
@@ -776,7 +778,7 @@ class TestCrashes:
             tidy(run, *args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "_tidy", dies)
+            patch.setattr(Run, "_clean_up", dies)
             try:
                 world.run()
             except KeyboardInterrupt:
@@ -798,7 +800,11 @@ class TestCrashes:
         world.service.answer = lambda text, body: _without_result(
             text, body, late={text} if "30" in text else set()
         )
-        world.set(rules=Rules(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0, max_text_bytes=500)
+        world.set(
+            pipeline=PipelineSettings(timeout=0.3, poll_interval=0.05),
+            max_reject_ratio=1.0,
+            max_text_bytes=500,
+        )
         world.run()
         assert len(world.service.posted) > 3
         world.service.answer = lambda text, body: body
@@ -822,7 +828,7 @@ class TestCrashes:
     ) -> None:
         fill(world)
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "_tidy", _die)
+            patch.setattr(Run, "_clean_up", _die)
             with pytest.raises(KeyboardInterrupt):
                 world.run(run_id="night")
         world.write("001.txt", "Another.")
@@ -836,7 +842,7 @@ class TestCrashes:
         assert len(world.listed(delta, "added")) == 12
         assert world.service.posted == []
         # Cleared, it compares again; and who was never there has nothing to tell.
-        assert world.run(run_id="night", try_number=3, life=1)["skipped"] == 12
+        assert world.run(run_id="night", try_number=3, generation=1)["skipped"] == 12
         assert world.run(run_id="another night", try_number=2)["skipped"] == 12
 
     @pytest.mark.parametrize("retried", [True, False])
@@ -848,7 +854,7 @@ class TestCrashes:
         texts["001.txt"] = "Another."
         world.write("001.txt", "Another.")
         with monkeypatch.context() as patch:
-            patch.setattr("lucidworks_provider.corpus.run._Run._tidy", _die)
+            patch.setattr("lucidworks_provider.corpus.run._Run._clean_up", _die)
             with pytest.raises(KeyboardInterrupt):
                 world.run(run_id="night")
         if retried:
@@ -866,7 +872,7 @@ class TestCrashes:
         fill(world)
         world.run(run_id="night")
         world.write("001.txt", "Another.")
-        delta = world.run(run_id="night", life=1)
+        delta = world.run(run_id="night", generation=1)
         assert (delta["changed"], delta["skipped"]) == (1, 11)
 
     def test_a_cleared_task_that_finds_nothing_new_tells_its_delta_again(self, world: World) -> None:
@@ -874,7 +880,7 @@ class TestCrashes:
         fill(world)
         delta = world.run(run_id="night")
         world.service.forget()
-        assert world.run(run_id="night", life=1) == delta
+        assert world.run(run_id="night", generation=1) == delta
         assert delta["added"] == 12
         assert world.service.posted == []
         assert not (world.output / "journal").exists()
@@ -884,9 +890,9 @@ class TestCrashes:
     def test_a_cleared_task_that_tells_its_delta_again_keeps_its_late_jobs(self, world: World) -> None:
         texts = fill(world, 6)
         world.service.job_seconds = 60.0
-        world.set(rules=Rules(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
+        world.set(pipeline=PipelineSettings(timeout=0.2, poll_interval=0.05), max_reject_ratio=1.0)
         delta = world.run(run_id="night")
-        assert world.run(run_id="night", life=1) == delta
+        assert world.run(run_id="night", generation=1) == delta
         world.service.job_seconds = 0.0
         world.run()
         assert world.texts() == texts
@@ -900,7 +906,7 @@ class TestCrashes:
                 raise TransportError("down")
 
         world.service.on_post = down
-        world.set(rules=Rules(max_in_flight=1))
+        world.set(pipeline=PipelineSettings(max_in_flight=1))
         with pytest.raises(TransportError):
             world.run()
         world.service.on_post = lambda text: None
@@ -1026,7 +1032,7 @@ class TestGuards:
         os.utime(world.source / "002.txt", (1, 1))
         before = tree(world.output)
 
-        assert look(world.corpus) == {"documents": 12, "would_submit": 1, "bytes": 8, "skipped": 11}
+        assert plan_run(world.corpus) == {"documents": 12, "would_submit": 1, "bytes": 8, "skipped": 11}
         assert world.service.posted == []
         assert tree(world.output) == before
 

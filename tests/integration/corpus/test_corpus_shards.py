@@ -14,11 +14,11 @@ import pytest
 from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider.client.api.chunking import ChunkingOptions
-from lucidworks_provider.corpus import publish, run
+from lucidworks_provider.corpus import publish, staged_shards
 from lucidworks_provider.corpus.dataset import open_dataset
 from lucidworks_provider.corpus.lease import Holder
-from lucidworks_provider.corpus.run import publish_shards
 from lucidworks_provider.corpus.shards import shard_of, write_listings
+from lucidworks_provider.corpus.staged_shards import publish_shards
 from lucidworks_provider.errors import InputError, StorageError
 
 
@@ -40,7 +40,7 @@ def stage(world: World, shards: int, *, only: set[int] | None = None, **changes:
 def commit(world: World, staged: list[dict[str, Any]], **who: Any) -> dict[str, Any]:
     uris = [one["staged"] for one in staged]
     return publish_shards(
-        uris, str(world.output), holder=holder(**who), life=0, wait_seconds=0.0, retention=7 * 86_400.0
+        uris, str(world.output), holder=holder(**who), generation=0, wait_seconds=0.0, retention=7 * 86_400.0
     )
 
 
@@ -153,7 +153,7 @@ def test_whoever_dies_while_publishing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish if function == "_commit_documents" else run, function, dies)
+        patch.setattr(publish if function == "_commit_documents" else staged_shards, function, dies)
         with pytest.raises(KeyboardInterrupt):
             commit(world, staged)
     whole = commit(world, staged, try_number=2)
@@ -496,7 +496,7 @@ def test_all_tasks_of_a_night_are_cleared_and_nothing_is_new(world: World, texts
     first = commit(world, stage(world, 2))
     uris = [one["staged"] for one in stage(world, 2)]
     again = publish_shards(
-        uris, str(world.output), holder=holder(), life=1, wait_seconds=0.0, retention=7 * 86_400.0
+        uris, str(world.output), holder=holder(), generation=1, wait_seconds=0.0, retention=7 * 86_400.0
     )
     assert again == first
 

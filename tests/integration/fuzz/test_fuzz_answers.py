@@ -21,19 +21,19 @@ from hypothesis import strategies as st
 
 from lucidworks_provider.client.api import build
 from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.api.http import (
+    Response,
+    parse_object,
+    printable,
+    retry_after,
+    vendor_message,
+)
 from lucidworks_provider.client.api.jobs import (
     CHUNKING,
     PREDICTION,
     parse_poll,
     poll_request,
     read_submission,
-)
-from lucidworks_provider.client.api.messages import (
-    Answer,
-    parse_object,
-    printable,
-    retry_after,
-    vendor_message,
 )
 from lucidworks_provider.client.api.models import (
     read_deployment,
@@ -49,7 +49,7 @@ from lucidworks_provider.client.api.prediction_calls import (
     read_use_cases,
 )
 from lucidworks_provider.client.api.prediction_calls import read_result as read_prediction_result
-from lucidworks_provider.client.api.tokens import read_grant, server_time
+from lucidworks_provider.client.api.tokens import parse_token_response, server_time
 from lucidworks_provider.client.api.use_cases import read_items
 from lucidworks_provider.client.api.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
@@ -128,14 +128,14 @@ def write_chunks(body: bytes) -> object:
         return file.manifest.as_json()
 
 
-def write_predictions(use_case: str) -> Callable[[Answer], object]:
+def write_predictions(use_case: str) -> Callable[[Response], object]:
     """The same of predictions."""
     options = OPTIONS[use_case]
 
     given: Any = {"text": "A text.", "documents": [{"body": "b", "source": "a"}]}
     items = read_items([given if use_case == "rag" else "A text."], options)
 
-    def read(answer: Answer) -> object:
+    def read(answer: Response) -> object:
         found = read_answer(answer, options, 1)
         with tempfile.TemporaryDirectory() as folder:
             with prediction_file(f"{folder}/x.jsonl", options) as file:
@@ -145,10 +145,10 @@ def write_predictions(use_case: str) -> Callable[[Answer], object]:
     return read
 
 
-def job_id_of(kind: Any) -> Callable[[Answer], object]:
+def job_id_of(kind: Any) -> Callable[[Response], object]:
     """A job's id becomes a path of the service, and a name of a file."""
 
-    def read(answer: Answer) -> object:
+    def read(answer: Response) -> object:
         job_id = read_submission(answer, kind)
         request = poll_request("https://app.test", kind, job_id)
         rest = request.url.removeprefix(f"https://app.test{kind.path}/")
@@ -164,9 +164,9 @@ def job_id_of(kind: Any) -> Callable[[Answer], object]:
     return read
 
 
-Read = Callable[[Answer], object]
+Read = Callable[[Response], object]
 READERS: dict[str, tuple[Any, Read]] = {
-    "token": ({"access_token": "eyJ.x.y", "expires_in": 3600, "token_type": "Bearer"}, read_grant),
+    "token": ({"access_token": "eyJ.x.y", "expires_in": 3600, "token_type": "Bearer"}, parse_token_response),
     "submit chunking": ({"chunkingId": JOB, "status": "SUBMITTED"}, job_id_of(CHUNKING)),
     "submit prediction": ({"predictionId": JOB, "status": "SUBMITTED"}, job_id_of(PREDICTION)),
     "poll": (CHUNKS, lambda answer: parse_poll(answer.body, CHUNKING)),
@@ -312,7 +312,7 @@ def test_an_answer_is_read_or_refused(name: str) -> None:
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(STATUSES, HEADERS, bodies(sample))
     def fuzzed(status: int, headers: dict[str, str], body: bytes) -> None:
-        answer = Answer(status, headers, body)
+        answer = Response(status, headers, body)
         for tell in (retry_after, server_time):
             seconds = tell(answer)
             assert seconds is None or 0 <= seconds < 1e12
@@ -336,4 +336,4 @@ def test_an_answer_is_read_or_refused(name: str) -> None:
 def test_the_sample_itself_is_read(name: str) -> None:
     """Or else what is made of it would test little."""
     sample, read = READERS[name]
-    assert read(Answer(200, {}, json.dumps(sample).encode())) is not None
+    assert read(Response(200, {}, json.dumps(sample).encode())) is not None

@@ -19,8 +19,8 @@ import pytest
 
 from lucidworks_provider.client.api import build
 from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.api.http import Response, parse_object
 from lucidworks_provider.client.api.jobs import CHUNKING, JobState, parse_poll
-from lucidworks_provider.client.api.messages import Answer, parse_object
 from lucidworks_provider.client.api.prediction_calls import read_answer
 from lucidworks_provider.client.api.validation import check_chunks, check_vectors
 from lucidworks_provider.errors import LucidworksError
@@ -109,7 +109,7 @@ def embedding(rng: random.Random) -> tuple[str, dict[str, Any]]:
 def embedding_rows(count: str, body: bytes) -> list[Any] | None:
     """As :func:`chunk_rows`."""
     try:
-        read = read_answer(Answer(200, {}, body), EMBEDDING, int(count))
+        read = read_answer(Response(200, {}, body), EMBEDDING, int(count))
         if any(one.error for one in read) or check_vectors([one.vector for one in read], None, 4, "It"):
             return None
     except LucidworksError:

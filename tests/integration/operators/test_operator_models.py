@@ -846,6 +846,23 @@ def test_a_template_is_rendered_when_it_is_sent(service: Service) -> None:
     assert CANARY not in repr(task.__dict__)
 
 
+def test_credentials_of_an_upstream_task(service: Service) -> None:
+    from airflow.providers.common.compat.sdk import task
+
+    with DAG("d", start_date=datetime(2026, 1, 1), schedule=None):
+
+        @task
+        def key() -> dict[str, str]:
+            return {"serviceAccountKey": CANARY}
+
+        training = train(training_data_credentials=key())
+    assert training.upstream_task_ids == {"key"}
+    training.training_data_credentials = {"serviceAccountKey": CANARY}  # as rendering does
+    assert CANARY not in repr(training.__dict__)
+    training.execute(CONTEXT)
+    assert service.trained()[0].order.credentials == {"serviceAccountKey": CANARY}
+
+
 def test_credentials_twice_are_refused(service: Service) -> None:
     with pytest.raises(InputError, match="either"):
         literal(credentials_conn_id="bucket").execute(CONTEXT)
@@ -936,7 +953,8 @@ def test_a_sensor_in_reschedule_mode(service: Service) -> None:
     [
         (
             LucidworksTrainModelOperator,
-            "name model_type training_data region config credentials_conn_id lucidworks_conn_id",
+            "name model_type training_data region config credentials_conn_id training_data_credentials "
+            "lucidworks_conn_id",
         ),
         (LucidworksDeployModelOperator, "model_id region config lucidworks_conn_id"),
         (LucidworksUndeployModelOperator, "deployment_id lucidworks_conn_id"),

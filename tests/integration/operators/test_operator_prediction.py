@@ -640,7 +640,7 @@ def test_what_could_not_be_removed_fails_nothing_and_answers_nothing_later(
             execute()
         execute()
         execute()
-        assert service.sent() == {hash_of(*batch): times for batch in BATCHES}, "paid for once a life"
+        assert service.sent() == {hash_of(*batch): times for batch in BATCHES}, "paid for once a generation"
         context["ti"].max_tries += 3
 
 

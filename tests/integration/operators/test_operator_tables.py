@@ -187,7 +187,7 @@ def test_every_value_of_csv_stays_text(service: Service, tmp_path: Path, separat
 BROKEN: dict[str, tuple[bytes, list[str]]] = {
     "no column.csv": (b"sku,body\n1,a\n", ["no column 'text'", "'body'"]),
     "ragged.csv": (b"sku,text\n1,a\n2,b,c\n", ["line 3", "3 values"]),
-    "quote.csv": (b'sku,text\n1,a\n2,"b"c\n', ["line 2"]),
+    "quote.csv": (b'sku,text\n1,a\n2,"b"c\n', ["line 3"]),
     "latin.csv": ("sku,text\n1,a\n2,Größe\n".encode("cp1252"), ["line", "utf-8"]),
     "empty.csv": (b"", ["no column"]),
     "twice.csv": (b"sku,text,text\n1,a,b\n", ["'text' 2 times"]),

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from datetime import datetime, timedelta
-from types import SimpleNamespace
-from typing import Any
+from importlib import import_module
+from types import SimpleNamespace, UnionType
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
@@ -16,6 +19,7 @@ from lucidworks_provider.decorators.predict import _PredictDecoratedOperator
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError
+from lucidworks_provider.get_provider_info import get_provider_info
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import (
     LucidworksChunkCorpusOperator,
@@ -90,7 +94,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         TRAINING,
         {
             **dict.fromkeys(TRAINING, REQUIRED),
-            **dict.fromkeys(["region", "config", "credentials_conn_id"]),
+            **dict.fromkeys(["region", "config", "credentials_conn_id", "training_data_credentials"]),
         },
     ),
     LucidworksDeployModelOperator: (
@@ -140,6 +144,64 @@ def test_every_templated_argument_is_in_the_table() -> None:
     for operator, (_, arguments) in CASES.items():
         given = set(operator.template_fields) - {"op_args", "op_kwargs"}
         assert set(arguments) == given, operator
+
+
+# Arguments that are neither templated nor a number, a duration, a switch or one of a few words.
+NOT_TEMPLATED = {
+    (_ChunkDecoratedOperator, "python_callable"): "the decorated function",
+    (_ChunkDecoratedOperator, "text"): "what the function returns",
+    (_ChunkDecoratedOperator, "documents"): "what the function returns",
+    (_PredictDecoratedOperator, "python_callable"): "the decorated function",
+    (_PredictDecoratedOperator, "inputs"): "what the function returns",
+}
+SETTINGS = (bool, int, float, timedelta, type(None))
+
+
+def arguments_of(operator: type[BaseOperator]) -> dict[str, Any]:
+    """The arguments of this package, with their types; Any where the type is known to type checkers alone."""
+    found: dict[str, Any] = {}
+    for cls in operator.__mro__:
+        if cls.__module__.startswith("lucidworks_provider") and "__init__" in vars(cls):
+            init = inspect.unwrap(vars(cls)["__init__"])
+            for one in inspect.signature(init).parameters.values():
+                if one.kind is one.KEYWORD_ONLY:
+                    try:
+                        found.setdefault(one.name, eval(one.annotation, vars(sys.modules[cls.__module__])))  # noqa: S307
+                    except NameError:
+                        found.setdefault(one.name, Any)
+    return found
+
+
+def is_setting(kind: Any) -> bool:
+    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return all(one in SETTINGS or get_origin(one) is Literal for one in parts)
+
+
+@pytest.mark.parametrize("operator", CASES)
+def test_an_argument_that_can_take_an_upstream_task_is_templated(operator: type[BaseOperator]) -> None:
+    arguments = arguments_of(operator)
+    assert "lucidworks_conn_id" in arguments or operator is LucidworksPublishShardsOperator
+    others = {name for name, kind in arguments.items() if not is_setting(kind)}
+    assert others - set(operator.template_fields) == {name for cls, name in NOT_TEMPLATED if cls is operator}
+    # A template field under another name would not be found by Airflow as what was passed.
+    assert set(operator.template_fields) <= {*arguments, "op_args", "op_kwargs"}
+
+
+def test_the_table_has_every_operator_sensor_and_decorator() -> None:
+    info = get_provider_info()
+    modules = [
+        name for kind in ("operators", "sensors") for one in info[kind] for name in one["python-modules"]
+    ]
+    public = {
+        one
+        for name in modules
+        for one in vars(import_module(name)).values()
+        if inspect.isclass(one) and one.__module__ == name and not one.__name__.startswith("_")
+    }
+    assert {one for one in public if issubclass(one, BaseOperator)} == {
+        one for one in CASES if not one.__name__.startswith("_")
+    }
+    assert len(info["task-decorators"]) == sum(one.__name__.startswith("_") for one in CASES)
 
 
 @pytest.mark.parametrize(
@@ -255,12 +317,8 @@ def test_a_predictions_options() -> None:
 
 
 def test_the_credentials_of_a_training() -> None:
-    context: Any = {"params": PARAMS}
     for given in (NONE, {"serviceAccountKey": NONE}):
-        assert (
-            rendered(LucidworksTrainModelOperator, training_data_credentials=given)._credentials(context)
-            is None
-        )
+        assert rendered(LucidworksTrainModelOperator, training_data_credentials=given)._credentials() is None
 
 
 def test_an_input_that_is_none_keeps_its_position() -> None:

@@ -28,6 +28,11 @@ from lucidworks_provider.get_provider_info import get_provider_info
 ROOT = Path(lucidworks_provider.__file__).parents[1]
 NAME = f"airflow_provider_lucidworks-{lucidworks_provider.__version__}"
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+FOLDERS = ("lucidworks_provider", "deploy", "docs", "example_dags")
+BESIDE = (
+    *(".gitignore", "CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "README.md"),
+    *("SECURITY.md", "pyproject.toml"),
+)
 EPOCH = 1_700_000_000
 ADDRESSES = {"documentation", "source", "changelog", "issues"}
 
@@ -95,10 +100,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -
 
 
 def test_the_sdist_has_pages_and_examples_as_well(sdist: dict[str, bytes]) -> None:
-    whole = files_below("lucidworks_provider", "docs", "example_dags")
-    beside = {"CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"}
-    assert set(sdist) == whole | beside | {"PKG-INFO", ".gitignore"}
-    for name in whole | beside:
+    whole = files_below(*FOLDERS)
+    assert set(sdist) == {*whole, *BESIDE, "PKG-INFO"}
+    for name in {*whole, *BESIDE}:
         assert sdist[name] == (ROOT / name).read_bytes(), name
 
 
@@ -160,9 +164,9 @@ def test_the_logo_is_in_the_sdist(sdist: dict[str, bytes]) -> None:
 def test_two_builds_are_the_same_to_the_byte(built: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     copy.mkdir()
-    for name in ("lucidworks_provider", "docs", "example_dags"):
+    for name in FOLDERS:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
-    for name in (".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml"):
+    for name in BESIDE:
         shutil.copy(ROOT / name, copy)
     # Neither when files were written nor who may read them is part of a release.
     for path in copy.rglob("*"):

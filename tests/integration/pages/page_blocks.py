@@ -38,6 +38,7 @@ PAGES = [
 
 # Pages with a test of their own that runs all of their blocks.
 ELSEWHERE = {
+    "docs/check.md": "tests/integration/check/test_check.py, against the emulator",
     "docs/client.md": "tests/integration/packaging/test_packaging_client.py, in a process without Airflow",
     "docs/tutorial.md": "dev/tutorial.py, by `make tutorial`",
     "docs/testing.md": "tests/integration/packaging/test_packaging_testing.py",

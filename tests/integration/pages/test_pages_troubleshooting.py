@@ -17,7 +17,7 @@ from lucidworks_provider import errors
 
 PAGE = (DOCS / "troubleshooting.md").read_text()
 # What follows is not ours.
-OURS = PAGE.partition("## What Airflow says")[0]
+OURS = PAGE.partition("## Messages and behaviour of Airflow")[0]
 HOLE = "\0"
 
 

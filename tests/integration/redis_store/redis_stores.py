@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
-from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
+from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
         "airflow.providers.redis.hooks.redis",
-        "lucidworks_provider.hooks.stores.redis_tokens",
+        "lucidworks_provider.hooks.stores.redis",
         "lucidworks_provider.client.auth.source",
         "lucidworks_provider.client.http.shared_pause",
         "lucidworks_provider.client.http.aio",
@@ -37,9 +37,11 @@ LIVE = f"lucidworks:live:{IDENTITY.digest}"
 CLAIM = f"lucidworks:claim:{IDENTITY.digest}"
 
 
-def new_store(client_secret: str = "secret") -> RedisStore:  # noqa: S107
+def new_store(client_secret: str = "secret") -> RedisTokenStore:  # noqa: S107
     """A store as another process would have it."""
-    return RedisStore("lucidworks_default", "shared_redis", IDENTITY, TokenCipher(IDENTITY, client_secret))
+    return RedisTokenStore(
+        "lucidworks_default", "shared_redis", IDENTITY, TokenCipher(IDENTITY, client_secret)
+    )
 
 
 def token(number: int, *, lifetime: float = 3600.0) -> AccessToken:
@@ -81,7 +83,7 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
 
     counter = redis.Redis(host="127.0.0.1", port=port)
 
-    def grant(hurry: bool = False) -> TokenResponse:
+    def grant(single_attempt: bool = False) -> TokenResponse:
         number = counter.incr("refreshed")
         time.sleep(0.3)
         return TokenResponse(f"token-{number}", 3600.0, time.time())
@@ -94,10 +96,9 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
 def ask_to_probe(barrier: Barrier, results: Queue[float | None]) -> None:
     """A process whose pause is over at the same moment as the others'."""
     from lucidworks_provider.client.http.shared_pause import SharedPause
-    from lucidworks_provider.hooks.stores.pauses import RedisPause
-    from lucidworks_provider.hooks.stores.redis_client import RedisClient
+    from lucidworks_provider.hooks.stores.redis import RedisClient, RedisPauseStore
 
-    pause = SharedPause(RedisPause(RedisClient("lw", "shared_redis", {}), "name"))
+    pause = SharedPause(RedisPauseStore(RedisClient("lw", "shared_redis", {}), "name"))
     barrier.wait(60)
     results.put(pause.ask(5.0, 0))
 
@@ -112,7 +113,7 @@ def send_on(url: str, mode: str, number: int, accepted: SynchronizedArray[float]
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
-    from lucidworks_provider.client.api.messages import get
+    from lucidworks_provider.client.api.http import get
     from lucidworks_provider.client.http.aio import shared_transport
     from lucidworks_provider.client.http.request_queue import queue_of
     from lucidworks_provider.client.http.sync import SyncTransport

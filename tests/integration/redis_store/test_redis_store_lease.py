@@ -69,7 +69,7 @@ def test_the_owner_renews_it_and_nobody_else_moves_it(server: RedisServer, short
         assert stranger.read().claim == claim
         assert 0 < server.client().pttl(CLAIM) <= 400
         time.sleep(0.15)
-        claim = claim.moved()
+        claim = claim.next_heartbeat()
 
 
 def test_a_lease_that_nobody_renews_ends(server: RedisServer, short_lease: None) -> None:
@@ -85,12 +85,12 @@ def test_a_lease_that_nobody_renews_ends(server: RedisServer, short_lease: None)
 
 def test_only_the_owner_gives_it_up(server: RedisServer) -> None:
     store, claim = new_store(), Claim("owner")
-    store.withdraw(claim)
+    store.release_claim(claim)
     store.write_claim(claim)
-    store.withdraw(Claim("stranger"))
-    store.withdraw(Claim("owne"))
+    store.release_claim(Claim("stranger"))
+    store.release_claim(Claim("owne"))
     assert store.read().claim == claim
-    store.withdraw(claim.moved().moved())
+    store.release_claim(claim.next_heartbeat().next_heartbeat())
     assert store.read().claim == RELEASED
     assert server.client().exists(CLAIM) == 0
 
@@ -109,7 +109,7 @@ def test_what_is_no_lease_stops_nobody(server: RedisServer, spoil: object) -> No
     spoil(server.client())  # type: ignore[operator]
     store = new_store()
     store.read()
-    store.withdraw(Claim("mine"))
+    store.release_claim(Claim("mine"))
     store.write_claim(Claim("mine"))
     assert store.read().claim == Claim("mine")
 
@@ -120,5 +120,5 @@ def test_the_server_may_forget_the_scripts(server: RedisServer) -> None:
     server.client().script_flush()
     store.write_claim(Claim("a", 1))
     server.client().script_flush()
-    store.withdraw(Claim("a"))
+    store.release_claim(Claim("a"))
     assert store.read().claim == RELEASED

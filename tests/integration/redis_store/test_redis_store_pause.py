@@ -15,8 +15,7 @@ from redis_server import REDIS_CONN_ID
 from redis_stores import PROCESSES
 
 from lucidworks_provider.client.http.shared_pause import PauseRecord, SharedPause
-from lucidworks_provider.hooks.stores.pauses import RedisPause
-from lucidworks_provider.hooks.stores.redis_client import RedisClient
+from lucidworks_provider.hooks.stores.redis import RedisClient, RedisPauseStore
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerProcess
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 KEY = "lucidworks:pause:name"
 
 
-def store() -> RedisPause:
-    return RedisPause(RedisClient("lw", REDIS_CONN_ID, {}), "name")
+def store() -> RedisPauseStore:
+    return RedisPauseStore(RedisClient("lw", REDIS_CONN_ID, {}), "name")
 
 
 def test_what_is_written_ends_by_itself(server: RedisServer) -> None:

@@ -15,8 +15,7 @@ from redis_stores import CLAIM, PROCESSES, new_store
 from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import Claim
-from lucidworks_provider.client.auth.source import Service, TokenSource
-from lucidworks_provider.client.auth.token_cache import TokenCache
+from lucidworks_provider.client.auth.source import Service, TokenCache, TokenSource
 from lucidworks_provider.errors import TokenStoreError
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Refreshes:
         self.count = 0
         self._seconds = seconds
 
-    def __call__(self, hurry: bool = False) -> TokenResponse:
+    def __call__(self, single_attempt: bool = False) -> TokenResponse:
         self.count += 1
         time.sleep(self._seconds)
         return TokenResponse(f"token-{self.count}", 3600.0, time.time())

@@ -40,7 +40,7 @@ def test_an_older_token_never_replaces_a_newer_one(server: RedisServer) -> None:
 def test_the_same_token_can_be_stored_again_with_what_the_fleet_has_lost(server: RedisServer) -> None:
     store = new_store()
     store.publish(token(1))
-    again = replace(token(1), losses=RevocationHistory((1.0, 2.0), told_at=2.0))
+    again = replace(token(1), revocations=RevocationHistory((1.0, 2.0), warned_at=2.0))
     store.publish(again)
     assert store.read().token == again
 
@@ -109,9 +109,9 @@ def test_what_is_no_token_is_told_once_and_replaced(
 
 def test_scopes_share_nothing(server: RedisServer) -> None:
     from lucidworks_provider.client.auth.token import TokenCipher, TokenIdentity
-    from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
+    from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 
     other = TokenIdentity("https://identity.test", "server", "client", "machinelearning.model")
     new_store().publish(token(1))
-    store = RedisStore("lucidworks_default", "shared_redis", other, TokenCipher(other, "secret"))
+    store = RedisTokenStore("lucidworks_default", "shared_redis", other, TokenCipher(other, "secret"))
     assert store.read() == Snapshot(None, RELEASED)

@@ -23,12 +23,12 @@ from redis_stores import CLAIM, IDENTITY, LIVE, new_store, token
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 from lucidworks_provider.client.auth.token import TokenCipher
 from lucidworks_provider.errors import ConfigurationError, TokenStoreError
-from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
+from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 
-USES: list[Callable[[RedisStore], object]] = [
+USES: list[Callable[[RedisTokenStore], object]] = [
     lambda store: store.read(),
     lambda store: store.write_claim(Claim("a")),
-    lambda store: store.withdraw(Claim("a")),
+    lambda store: store.release_claim(Claim("a")),
     lambda store: store.publish(token(1)),
 ]
 each_use = pytest.mark.parametrize("use", USES, ids=["read", "write_claim", "withdraw", "publish"])
@@ -51,7 +51,7 @@ def said(raised: pytest.ExceptionInfo[BaseException]) -> str:
 
 
 @each_use
-def test_a_server_that_is_gone(server: RedisServer, use: Callable[[RedisStore], object]) -> None:
+def test_a_server_that_is_gone(server: RedisServer, use: Callable[[RedisTokenStore], object]) -> None:
     store = new_store()
     store.read()
     server.stop()
@@ -148,7 +148,7 @@ def test_a_port_where_something_else_answers(
 @each_use
 @pytest.mark.parametrize("password", ["wrong", None])
 def test_a_wrong_password(
-    server: RedisServer, use: Callable[[RedisStore], object], password: str | None
+    server: RedisServer, use: Callable[[RedisTokenStore], object], password: str | None
 ) -> None:
     server.connect(password=password)
     with pytest.raises(ConfigurationError) as raised:
@@ -208,7 +208,7 @@ def test_a_user_with_a_name_and_no_more_rights_than_needed(server: RedisServer) 
     ],
 )
 def test_a_user_with_too_few_rights(
-    server: RedisServer, use: Callable[[RedisStore], object], keys: list[str], commands: list[str]
+    server: RedisServer, use: Callable[[RedisTokenStore], object], keys: list[str], commands: list[str]
 ) -> None:
     server.client().acl_setuser("airflow", enabled=True, passwords=["+another"], keys=keys, commands=commands)
     server.connect(login="airflow", password="another")
@@ -259,7 +259,7 @@ def test_a_connection_of_a_cluster(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("use", USES[1:], ids=["write_claim", "withdraw", "publish"])
-def test_a_replica_that_only_reads(server: RedisServer, use: Callable[[RedisStore], object]) -> None:
+def test_a_replica_that_only_reads(server: RedisServer, use: Callable[[RedisTokenStore], object]) -> None:
     store = new_store()
     store.publish(token(0))
     store.write_claim(Claim("a"))
@@ -272,7 +272,7 @@ def test_a_replica_that_only_reads(server: RedisServer, use: Callable[[RedisStor
 
 
 @pytest.mark.parametrize("use", [USES[1], USES[3]], ids=["write_claim", "publish"])
-def test_a_server_without_memory(server: RedisServer, use: Callable[[RedisStore], object]) -> None:
+def test_a_server_without_memory(server: RedisServer, use: Callable[[RedisTokenStore], object]) -> None:
     store = new_store()
     store.read()
     server.client().config_set("maxmemory", "1")
@@ -319,13 +319,13 @@ def test_no_redis_conn_id() -> None:
     cipher = TokenCipher(IDENTITY, "secret")
     for absent in (None, ""):
         with pytest.raises(ConfigurationError) as raised:
-            RedisStore("search", absent, IDENTITY, cipher)
+            RedisTokenStore("search", absent, IDENTITY, cipher)
         assert "'search': redis_conn_id is missing" in said(raised)
 
 
 def test_a_redis_connection_that_does_not_exist() -> None:
     pytest.importorskip("airflow.providers.redis")
-    store = RedisStore("search", "nowhere", IDENTITY, TokenCipher(IDENTITY, "secret"))
+    store = RedisTokenStore("search", "nowhere", IDENTITY, TokenCipher(IDENTITY, "secret"))
     with pytest.raises(ConfigurationError) as raised:
         store.read()
     assert "Connection 'nowhere', which redis_conn_id of connection 'search' names, does not" in said(raised)
@@ -334,7 +334,7 @@ def test_a_redis_connection_that_does_not_exist() -> None:
 @each_use
 @pytest.mark.parametrize("module", ["airflow.providers.redis.hooks.redis", "redis.retry"])
 def test_a_missing_package(
-    use: Callable[[RedisStore], object], module: str, monkeypatch: pytest.MonkeyPatch
+    use: Callable[[RedisTokenStore], object], module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigurationError) as raised:
@@ -347,11 +347,11 @@ def test_making_a_store_costs_an_event_loop_nothing() -> None:
     """Neither Airflow nor Redis is imported, and nobody is asked for anything."""
     script = """
 import sys
-from lucidworks_provider.hooks.stores.redis_tokens import RedisStore
+from lucidworks_provider.hooks.stores.redis import RedisTokenStore
 from lucidworks_provider.client.auth.token import TokenCipher
 from lucidworks_provider.client.auth.token import TokenIdentity
 identity = TokenIdentity("a", "b", "c", "d")
-RedisStore("search", "nowhere", identity, TokenCipher(identity, "secret"))
+RedisTokenStore("search", "nowhere", identity, TokenCipher(identity, "secret"))
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"airflow", "redis", "cryptography"}))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

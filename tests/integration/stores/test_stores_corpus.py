@@ -52,7 +52,7 @@ class Catalogue:
         )
         corpus = replace(self.corpus, prune=True, **changes)
         service = Service(self.service.submit, self.service.fetch)
-        delta = run(corpus, service, holder=holder, life=0, wait_seconds=0)
+        delta = run(corpus, service, holder=holder, generation=0, wait_seconds=0)
         assert self.read() == self.texts
         return delta
 
@@ -124,7 +124,7 @@ def test_requests_of_an_unchanged_night(catalogue: Catalogue, store: Store) -> N
     store.requests()
     service = Service(catalogue.service.submit, catalogue.service.fetch)
     holder = Holder.here(dag_id="d", run_id="last", task_id="t", map_index=-1, try_number=1)
-    assert run(catalogue.corpus, service, holder=holder, life=0, wait_seconds=0)["skipped"] == 10
+    assert run(catalogue.corpus, service, holder=holder, generation=0, wait_seconds=0)["skipped"] == 10
     counts = store.requests()
     assert sum(counts.values()) <= MOST_REQUESTS[store.uri[:2]], counts
 

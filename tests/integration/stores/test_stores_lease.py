@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lucidworks_provider.corpus import lease
-from lucidworks_provider.corpus.lease import Claim, Holder, Lease
+from lucidworks_provider.corpus.lease import Holder, Lease, LeaseRecord
 from lucidworks_provider.errors import InputError, OutputBusyError
 from lucidworks_provider.storage import create_file, exists, names_in, read_file, store_path, write_file
 
@@ -22,16 +22,16 @@ ROUNDS, TASKS = 20, 4
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that does not wait fails when it has seen the beat move."""
-    monkeypatch.setattr(lease, "RENEW", 0.3)
+    """A task that does not wait fails when it has seen the heartbeat move."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.3)
 
 
 def holder(task_id: str) -> Holder:
     return Holder.here(dag_id="dag", run_id="run", task_id=task_id, map_index=-1, try_number=1)
 
 
-def newest(folder: str) -> Claim:
-    return Claim.from_json(read_file(f"{folder}/lease/{max(names_in(f'{folder}/lease'))}") or b"")
+def newest(folder: str) -> LeaseRecord:
+    return LeaseRecord.from_json(read_file(f"{folder}/lease/{max(names_in(f'{folder}/lease'))}") or b"")
 
 
 def at_once(action: Any) -> list[Any]:
@@ -99,7 +99,7 @@ def test_what_another_process_wrote_is_seen(folder: str) -> None:
     held.renew()
     path = store_path(f"{folder}/lease/00000002.json")
     other = type(path.fs)(*path.fs.storage_args, **path.fs.storage_options, skip_instance_cache=True)
-    claim = Claim(holder("other"), "other")
+    claim = LeaseRecord(holder("other"), "other")
     other.pipe_file(path.path, claim.to_json(), mode="create")
     with pytest.raises(OutputBusyError, match="is now written by task other"):
         held.renew()
@@ -109,7 +109,7 @@ def test_what_another_process_wrote_is_seen(folder: str) -> None:
 
 def test_a_slow_store_loses_no_lease(store: Store, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the true times, and a second a request: what others watch moves in time."""
-    for name, seconds in {"RENEW": 1.5, "TTL": 6.0, "LOOK": 0.2}.items():
+    for name, seconds in {"RENEW_SECONDS": 1.5, "TTL_SECONDS": 6.0, "POLL_SECONDS": 0.2}.items():
         monkeypatch.setattr(lease, name, seconds)
     write_file(f"{folder}/a.txt", b"")
     store.proxy.latency = 0.1
@@ -127,12 +127,12 @@ def test_a_slow_store_loses_no_lease(store: Store, folder: str, monkeypatch: pyt
 
 
 def test_a_store_that_ignores_the_condition_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_file(f"{folder}/lease/00000006.json", Claim(holder("old"), "old", released=True).to_json())
+    write_file(f"{folder}/lease/00000006.json", LeaseRecord(holder("old"), "old", released=True).to_json())
     files: Any = store_path(folder).fs
     pipe = files.pipe_file
     with monkeypatch.context() as ignoring:
         ignoring.setattr(files, "pipe_file", lambda path, data, mode="": pipe(path, data))
-        with pytest.raises(InputError, match="this storage replaces a file"):
+        with pytest.raises(InputError, match="this storage ignores conditional creation"):
             Lease(folder).acquire(holder("new"), 0)
         assert names_in(f"{folder}/lease") == ["00000006.json"]
     held = Lease(folder)

@@ -87,16 +87,16 @@ def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.Monk
         return await original(fs, method, *args, **kwargs)
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", late)
-    with RunDatabase() as scratch:
+    with RunDatabase() as db:
         plan = Plan(
-            scratch,
+            db,
             read=lambda file: read_file_documents(file, ReadOptions()),
             check=lambda _: None,
             reuse=False,
             max_text_bytes=1000,
         )
         begin = time.monotonic()
-        assert plan.look(list_source(folder), exact=False).candidates == 64
+        assert plan.scan(list_source(folder), exact=False).candidates == 64
         assert [
             found.document.id for found in plan.candidates() if not isinstance(found, RejectedDocument)
         ] == sorted(f"{number}/a.txt" for number in range(64))

@@ -353,7 +353,7 @@ async def test_it_trusts_like_the_transports(tmp_path: Path, monkeypatch: pytest
 
 async def untrusting(url: str, monkeypatch: pytest.MonkeyPatch, ca: str) -> None:
     """A call whose token was got while the authority was trusted, and which then trusts another."""
-    from lucidworks_provider.client.http.aio_session import open_session
+    from lucidworks_provider.client.http.aio import open_session
 
     hook = connect(monkeypatch, url, ca_bundle=ca)
     middleware = await hook.aget_auth()

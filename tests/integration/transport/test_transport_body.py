@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from transport_wire import MODES, Mode, answer, get, scripted, send, settings
 
-from lucidworks_provider.client.http import body as http_body
-from lucidworks_provider.client.http.body import BodyReader
+from lucidworks_provider.client.http import common as http_body
+from lucidworks_provider.client.http.common import BodyReader
 from lucidworks_provider.errors import NotSentError, TransportError
 
 if TYPE_CHECKING:

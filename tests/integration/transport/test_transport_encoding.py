@@ -24,7 +24,7 @@ from transport_wire import (
 )
 
 from lucidworks_provider.client.chunking import get_chunking
-from lucidworks_provider.client.http import interim
+from lucidworks_provider.client.http import sync
 from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
@@ -184,7 +184,7 @@ def test_interim_answers_through_a_proxy(mode: Mode, monkeypatch: pytest.MonkeyP
 def test_interim_answers_without_an_end(mode: Mode) -> None:
     if mode == "async":
         pytest.skip("aiohttp limits the time between bytes alone")
-    hints = HINTS * (interim.MOST_INTERIM + 1)
+    hints = HINTS * (sync.MOST_INTERIM + 1)
     with (
         scripted(lambda connection: connection.sendall(hints + answer())) as server,
         pytest.raises(TransportError, match="connection broke"),

@@ -12,10 +12,8 @@ import pytest
 from transport_wire import MODES, Mode, call, submit
 
 from lucidworks_provider.client.api.tokens import TokenResponse
-from lucidworks_provider.client.auth.source import Service, TokenSource
-from lucidworks_provider.client.auth.stores import MemoryStore
+from lucidworks_provider.client.auth.source import CachedToken, MemoryStore, Service, TokenCache, TokenSource
 from lucidworks_provider.client.auth.token import AccessToken
-from lucidworks_provider.client.auth.token_cache import CachedToken, TokenCache
 from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
@@ -54,11 +52,11 @@ def forbid(service: RunningEmulator, match: str = "any", times: int = 1000) -> N
 )
 def test_when_a_403_counts_as_a_401(value: str, endpoint: str, marked: bool, refused: bool) -> None:
     token = AccessToken("held", 0.0, 50.0, 60.0, after_403=marked)
-    holding = TokenCache(CachedToken(token, 0.0, 50.0, 60.0))
-    holding.accepted("held", "predict")
-    holding.accepted("earlier", "poll")
-    assert holding.forbid(value, endpoint, 1.0) is refused
-    assert holding.usable(1.0) == (None if refused else "held")
+    cache = TokenCache(CachedToken(token, 0.0, 50.0, 60.0))
+    cache.accepted("held", "predict")
+    cache.accepted("earlier", "poll")
+    assert cache.refuse_after_403(value, endpoint, 1.0) is refused
+    assert cache.usable(1.0) == (None if refused else "held")
 
 
 def test_the_mark_is_stored_and_unmarked_tokens_are_stored_as_before() -> None:
@@ -77,7 +75,7 @@ class Identity:
 
     asked = 0
 
-    def __call__(self, hurry: bool = False) -> TokenResponse:
+    def __call__(self, single_attempt: bool = False) -> TokenResponse:
         self.asked += 1
         return TokenResponse(f"token-{self.asked}", 3600.0, None)
 

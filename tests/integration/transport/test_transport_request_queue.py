@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, connection_json, get, scripted, send, settings
 
+from lucidworks_provider.client.api.http import Request, Response
 from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.client.api.messages import Answer, Request
 from lucidworks_provider.client.api.tokens import token_request
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("plain_network", "forgotten_queues")
 APPLICATION = "https://app.applications.example.com"
-REFUSED = Answer(429, {"retry-after": "0.3"}, b"")
-ACCEPTED = Answer(200, {}, b"")
+REFUSED = Response(429, {"retry-after": "0.3"}, b"")
+ACCEPTED = Response(200, {}, b"")
 
 
 def refuse(queue: RequestQueue, seconds: float = 0.3) -> None:
     """A pause: two 429s in a row, and one more in answer to the probe."""
-    refused = Answer(429, {"retry-after": str(seconds)}, b"")
+    refused = Response(429, {"retry-after": str(seconds)}, b"")
     for permit in [queue.acquire(), queue.acquire()]:
         queue.answered(permit, refused)
     queue.answered(queue.acquire(), refused)

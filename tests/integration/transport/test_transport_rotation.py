@@ -13,7 +13,7 @@ import pytest
 from lucidworks_provider.client.predictions import list_use_cases
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.hooks.stores import pauses, variable_tokens
+from lucidworks_provider.hooks.stores import variables as variable_stores
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Airflow's Variables, of which this process sees a copy of its own otherwise."""
     kept: dict[str, str] = {}
-    for module in (variable_tokens, pauses):
-        monkeypatch.setattr(module, "get_variable", kept.get)
-        monkeypatch.setattr(module, "set_variable", lambda key, value, description: kept.update({key: value}))
+    monkeypatch.setattr(variable_stores, "get_variable", kept.get)
+    monkeypatch.setattr(
+        variable_stores, "set_variable", lambda key, value, description: kept.update({key: value})
+    )
     return kept
 
 

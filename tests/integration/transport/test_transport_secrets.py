@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, get_token, scripted, submit
 
-from lucidworks_provider.client.api.messages import Answer
-from lucidworks_provider.client.api.tokens import read_grant, token_request
+from lucidworks_provider.client.api.http import Response
+from lucidworks_provider.client.api.tokens import parse_token_response, token_request
 from lucidworks_provider.client.auth.source import token_source
 from lucidworks_provider.client.auth.token import AccessToken
 from lucidworks_provider.client.chunking import get_chunking
@@ -190,8 +190,8 @@ def test_nothing_leaks_on_the_whole_way(
         scope=Scope.PREDICT.value,
     )
     body = json.dumps({"access_token": last, "expires_in": 60}).encode()
-    reply = Answer(200, {"x-token": last}, body)
-    grant = read_grant(reply)
+    reply = Response(200, {"x-token": last}, body)
+    grant = parse_token_response(reply)
     held = source.peek()
     assert held is not None
     assert held.value == last
@@ -202,7 +202,7 @@ def test_nothing_leaks_on_the_whole_way(
 
     objects = [
         *(hook, settings, source, vars(source), session, session.auth, request, reply, grant, held),
-        AccessToken.from_grant(grant, 0.0),
+        AccessToken.from_response(grant, 0.0),
     ]
     texts = [everything(), asyncio.run(client()), *map(repr, objects), *map(str, objects)]
     texts += [repr(vars(hook)), *map(shown_by, errors)]

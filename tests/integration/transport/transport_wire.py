@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from lucidworks_provider.client.api.messages import Answer, Request
+from lucidworks_provider.client.api.http import Request, Response
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.endpoint import Call
 from lucidworks_provider.client.http.aio import shared_transport
@@ -43,13 +43,13 @@ def get(url: str, **changes: Any) -> Request:
 TOKEN = "t0ken"
 
 
-def send(mode: Mode, wanted: LucidworksSettings, request: Request, token: str | None = TOKEN) -> Answer:
+def send(mode: Mode, wanted: LucidworksSettings, request: Request, token: str | None = TOKEN) -> Response:
     """One request over a client of its own."""
     if mode == "sync":
         with closing(SyncTransport(wanted)) as transport:
             return transport.send(request, token)
 
-    async def asynchronously() -> Answer:
+    async def asynchronously() -> Response:
         async with shared_transport(wanted) as transport:
             return await transport.send(request, token)
 

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Check prose: turns of phrase that are banned in pages, docstrings, comments and messages.
+
+``python -m dev.prose [--all]`` prints ``file:line: phrase: use …`` for each, and fails if there are any. Code is
+skipped: fenced blocks, inline code, and quoted messages in pages. ``--all`` checks all pages and the whole package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs")
+# Of the package what passes; the aim is the whole.
+PACKAGE = ("lucidworks_provider/delta", "lucidworks_provider/assets.py", "lucidworks_provider/retrying.py")
+# Pages that do not pass yet.
+PENDING = ("docs/architecture.md", "docs/benchmarks.md", "docs/promises.md", "docs/decisions")
+
+# What is banned, and what to write instead.
+BANNED = {
+    r"(?<!s\s)who(?:m|ever)?": "the component or the user as the subject",
+    r"(?:some|no|every|any)body|someone|everyone|anyone": "the component or the user as the subject",
+    r"tells?|told|telling": "report, return, show, distinguish",
+    r"go(?:es|ing)? on(?! storage)|went on": "continue",
+    r"stands?(?!-)|stood": "is, remains, is stored",
+    r"lies|lie|lying": "is, is stored",
+    r"the other way round": "say what happens",
+    r"cuts? (?:\w+ )?off|cut off": "invalidate, truncate",
+    r"(?:a|an|each|one|two|every|first|last|next) looks?|looks into": "poll, read",
+    r"as (?:it|they) (?:stands?|came|comes?)": "unchanged",
+    r"what follows": "effect",
+    r"under ?way": "in flight, active",
+    r"hand(?:s|ed|ing)? (?:over|out|on|in)": "pass, return, submit",
+    r"ask(?:s|ed|ing)? (?:\w+ )?for": "request, poll",
+    r"hears?|heard|believes?|believed|thinks|thought|wants": "components receive, trust, assume, need",
+    r"takes? (?:\w+ )?for (?:dead|granted|itself|ours)": "consider",
+    r"all the same|even so": "anyway, or leave it out",
+    r"in earnest|for good|for certain|in vain|at hand": "a plain word",
+    r"do(?:es)? as well": "works too",
+    r"crowds?": "many processes",
+    r"mint(?:s|ed|ing)?": "refresh",
+    r"nothing is to be": "not needed",
+}
+_PATTERNS = [
+    (re.compile(r"\b(?:" + phrase.replace(" ", r"\s+") + r")\b", re.IGNORECASE), use)
+    for phrase, use in BANNED.items()
+]
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="check all pages and the whole package")
+    if parser.parse_args().all:
+        paths = files((*PAGES, "lucidworks_provider"), ())
+    else:
+        paths = files((*PAGES, *PACKAGE), PENDING)
+    found = [line for path in paths for line in problems(path)]
+    print("\n".join(found), end="\n" if found else "")
+    return bool(found)
+
+
+def files(names: tuple[str, ...], skipped: tuple[str, ...]) -> Iterator[Path]:
+    """The pages and modules among these files and folders."""
+    for name in names:
+        place = ROOT / name
+        within = sorted(one for end in ("md", "py") for one in place.rglob(f"*.{end}"))
+        for path in within if place.is_dir() else [place] if place.exists() else []:
+            relative = path.relative_to(ROOT)
+            if "_build" not in relative.parts and not any(relative.is_relative_to(one) for one in skipped):
+                yield path
+
+
+def problems(path: Path) -> list[str]:
+    """A line for each banned phrase."""
+    passages = of_page(path.read_text()) if path.suffix == ".md" else of_module(path.read_text())
+    found = sorted(
+        (line + text.count("\n", 0, match.start()), " ".join(match[0].split()), use)
+        for line, text in passages
+        for pattern, use in _PATTERNS
+        for match in pattern.finditer(text)
+    )
+    return [f"{path.relative_to(ROOT)}:{line}: {phrase}: use {use}" for line, phrase, use in found]
+
+
+def blank(pattern: str, text: str) -> str:
+    """The text without what matches; line numbers stay."""
+    return re.sub(
+        pattern, lambda match: re.sub(r"[^\n]", " ", match[0]), text, flags=re.MULTILINE | re.DOTALL
+    )
+
+
+def of_page(text: str) -> Iterator[tuple[int, str]]:
+    """The prose of a page: without blocks, inline code, quotations and the targets of links."""
+    for code in (r"^```.*?^```$", r"(`+)(?!`).+?(?<!`)\1(?!`)", r"^>.*?$", r"\]\([^)]*\)", r"https?://\S+"):
+        text = blank(code, text)
+    yield 1, text
+
+
+def of_module(text: str) -> Iterator[tuple[int, str]]:
+    """Comments, docstrings and messages. Consecutive comments are one text."""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = [(one.start[0], one.string) for one in tokens if one.type == tokenize.COMMENT]
+    for _, lines in groupby(enumerate(comments), lambda one: one[1][0] - one[0]):
+        block = [comment for _, comment in lines]
+        yield block[0][0], "\n".join(comment for _, comment in block)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, blank(r"``.+?``", node.value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

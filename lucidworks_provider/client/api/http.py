@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests and responses as values, and what an HTTP status means."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
+
+from lucidworks_provider.client.api.large_json import LARGE_BODY, WithoutVectors
+from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
+from lucidworks_provider.client.api.secrets import MASK, blank, is_secret_name
+from lucidworks_provider.errors import (
+    AnswerError,
+    AuthenticationError,
+    ContentEncodingError,
+    ForbiddenError,
+    InputError,
+    LucidworksError,
+    MalformedAnswerError,
+    RateLimitError,
+    RequestRefusedError,
+    ServiceError,
+    TokenRefusedError,
+    UnknownResourceError,
+)
+
+T = TypeVar("T")
+
+EXCERPT_CHARACTERS = 300
+# The encodings that requests accept and both clients decode.
+ACCEPT_ENCODING = "gzip, deflate"
+_DECODED = frozenset({"gzip", "x-gzip", "deflate"})
+# A year; longer times cannot be slept.
+_LONGEST_RETRY_AFTER = 31_536_000.0
+
+# No error body is documented; servers use these fields.
+_MESSAGE_FIELDS = ("message", "error_description", "errorSummary", "detail", "error", "title")
+# Credentials that a server may quote: JWTs, bearer and basic credentials, keys.
+_CREDENTIALS = re.compile(
+    r"eyJ[\w-]{5,}(?:\.[\w-]*){0,2}"
+    r"|(?i:bearer|basic)\s+[\w.~+/=-]{8,}"
+    # Without a word before it: a trigger does not know the keys of third parties.
+    r"|\bsk-(?:[\w-]{12,}|(?=[\w-]*[0-9])[\w-]{5,})"
+    # As third parties abbreviate them.
+    r"|\bsk-[\w-]*(?:[*\u2026]|\.{3})[\w*.\u2026-]*|(?<![\w-])[\w-]{0,16}\*{3,}[\w-]*"
+    r"|-----BEGIN\b.*"
+    r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{24,}"
+)
+# A name and its value; a key file is JSON within JSON, and an excerpt may begin and end anywhere in it.
+_NAME = re.compile(r"\"?(?<![\w-])([\w-]+)\\*\"?\s*[:=]\s*")
+_VALUE = re.compile(r"\\*\"(?:\\.|[^\"\\])*\"?|[^\s\"&,;{]+")
+
+_BREAKS = re.compile(r"[\t\n\v\f\r\x85\u2028\u2029]")
+# Control characters, halves of surrogate pairs, and what turns the direction of a line.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+# Some servers send it; some decoders reject it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    One HTTP request, without its access token.
+
+    :param name: for messages and logs.
+    :param endpoint: a word without ids, for metrics.
+    :param replayable: whether it may be sent twice. A submission is not: the service has no idempotency key, so a
+        second POST creates a second job.
+    :param scope: of its access token.
+    :param basic: user name and password of Basic authentication (token request only).
+    :param secrets: of third parties, in the body; blanked wherever a response quotes them.
+    """
+
+    name: str
+    method: Literal["GET", "POST", "DELETE", "HEAD"]
+    url: str
+    replayable: bool
+    endpoint: str
+    scope: str = PREDICT_SCOPE
+    params: tuple[tuple[str, str], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+    basic: tuple[str, str] | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """
+    One HTTP response.
+
+    :param headers: with lower-case names.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def redact(response: Response, *secrets: str) -> Response:
+    """
+    The response without secrets that were sent, which the service may quote.
+
+    For errors: results are not changed. See :func:`read_blanked`.
+    """
+    body = blank(response.body.decode("utf-8", "surrogateescape"), secrets).encode("utf-8", "surrogateescape")
+    return replace(response, body=body)
+
+
+def read_blanked(read: Callable[[Response], T], response: Response, *secrets: str) -> T:
+    """
+    Parse a response: a result as the service sent it, an error without secrets that were sent.
+
+    :param read: the parser. Called again after an error, so it must have no side effects.
+    """
+    try:
+        return read(response)
+    except LucidworksError:
+        pass  # its message may quote them
+    return read(redact(response, *secrets))
+
+
+def path_segment(value: str, what: str) -> str:
+    """Quote a value for a URL path; refuse one that would change the path."""
+    if not isinstance(value, str) or not value.strip() or value in {".", ".."}:
+        raise InputError(f"{what} is {value!r}; give a non-empty name.")
+    try:
+        return quote(value, safe="")
+    except UnicodeEncodeError:
+        raise InputError(f"{what} is {value!r}, which is no text.") from None
+
+
+def json_body(value: object) -> bytes:
+    """Encode a request body; not ASCII-escaped, since the service limits bytes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+JSON_HEADERS: Mapping[str, str] = {"Accept": "application/json", "Content-Type": "application/json"}
+
+
+def get(name: str, url: str, *, endpoint: str, scope: str = PREDICT_SCOPE, **params: str) -> Request:
+    """Build a GET."""
+    return Request(
+        name=name,
+        method="GET",
+        url=url,
+        replayable=True,
+        endpoint=endpoint,
+        scope=scope,
+        params=tuple(params.items()),
+        headers={"Accept": "application/json"},
+    )
+
+
+def post(
+    name: str,
+    url: str,
+    body: object,
+    *,
+    endpoint: str,
+    replayable: bool,
+    scope: str = PREDICT_SCOPE,
+    secrets: tuple[str, ...] = (),
+) -> Request:
+    """Build a POST of JSON."""
+    return Request(
+        name=name,
+        method="POST",
+        url=url,
+        replayable=replayable,
+        endpoint=endpoint,
+        scope=scope,
+        headers=JSON_HEADERS,
+        body=json_body(body),
+        secrets=secrets,
+    )
+
+
+def read_object(response: Response, name: str) -> dict[str, Any]:
+    """
+    The JSON object of a successful response.
+
+    :param name: the request's name, for the message.
+    :raises AnswerError: one of its subclasses, by the status or the body.
+    """
+    check_status(response, name)
+    return parse_object(response.body, name, status=response.status)
+
+
+def parse_json(body: bytes, *, packed: bool = False) -> Any:
+    """
+    Decode JSON; orjson where the ``documents`` extra brought it, for results of many megabytes.
+
+    Large bodies are decoded in pieces, so that the event loop of the process is not blocked.
+
+    :param packed: let the vectors of a large body be arrays instead of lists where they can; see
+        :class:`~lucidworks_provider.client.api.large_json.WithoutVectors`.
+    :return: None for what is no JSON.
+    """
+    body = body.removeprefix(_BYTE_ORDER_MARK)
+    loads: Callable[[bytes], Any]
+    try:
+        from orjson import loads
+    except ImportError:
+        # It decodes 1e999 as infinity, which the readers of vectors reject.
+        loads, packed = json.loads, False
+    if len(body) <= LARGE_BODY:
+        return _decoded(body, loads)
+    cut = WithoutVectors(body, loads, packed=packed)
+    return cut.filled(_decoded(cut.rest, loads))
+
+
+def _decoded(body: bytes, loads: Callable[[bytes], Any]) -> Any:
+    try:
+        return loads(body)
+    except (ValueError, RecursionError):
+        return _mended(body)
+
+
+def _mended(body: bytes) -> Any:
+    """
+    Decode JSON with NaN and infinities (as null) and halves of surrogate pairs.
+
+    A model may cut its text within an emoji.
+    """
+    try:
+        decoded = json.loads(body, parse_constant=lambda _: None)
+        return _whole(decoded) if b"\\ud" in body.lower() else decoded
+    except (ValueError, RecursionError):
+        return None
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_whole(name): _whole(one) for name, one in value.items()}
+    return [_whole(one) for one in value] if isinstance(value, list) else value
+
+
+def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = False) -> dict[str, Any]:
+    """Decode a JSON object; ``packed`` as in :func:`parse_json`."""
+    decoded = parse_json(body, packed=packed)
+    if not isinstance(decoded, dict):
+        raise MalformedAnswerError(
+            f"{name}: HTTP {status} with a body that is no JSON object. It starts: {excerpt(body)!r}",
+            status=status,
+        )
+    return decoded
+
+
+def content_codings(header: str | None) -> list[str] | None:
+    """
+    The codings of a ``Content-Encoding`` header, in the order in which they were applied.
+
+    :return: None where one of them is not decoded here; the body then stays as it came.
+    """
+    codings = [coding.strip().lower() for coding in (header or "").split(",")]
+    codings = [coding for coding in codings if coding not in {"", "identity"}]
+    return codings if _DECODED.issuperset(codings) else None
+
+
+def check_status(response: Response, name: str) -> None:
+    """Raise the error of the status (section 11 of the reference); return for a 2xx that can be decoded."""
+    status, encoding = response.status, response.headers.get("content-encoding")
+    encoded = content_codings(encoding) is None
+    succeeded = 200 <= status < 300
+    if succeeded and not encoded:
+        return  # before anything is made of a body that is none of an error
+    shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(response.body)
+    text = f"{name}: HTTP {status}: {shown}"
+    if succeeded:
+        raise ContentEncodingError(
+            f"{text}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
+            "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
+            status=status,
+            body=response.body,
+            encoding=encoding or "",
+        )
+    match status:
+        case 401:
+            raise TokenRefusedError(text, status=status)
+        case 403:
+            raise ForbiddenError(text, status=status)
+        case 404 | 410:
+            raise UnknownResourceError(text, status=status)
+        case 429:
+            raise RateLimitError(text, status=status, retry_after=retry_after(response))
+        case _ if 400 <= status < 500:
+            raise RequestRefusedError(text, status=status)
+        case _ if status >= 500:
+            raise ServiceError(text, status=status, retry_after=retry_after(response))
+    # Redirects are not followed: a POST would silently become a GET, and a token go to another host.
+    raise RequestRefusedError(f"{text} (redirects are not followed)", status=status)
+
+
+def check_token_status(response: Response, name: str) -> None:
+    """Like :func:`check_status`; errors that are not retryable become errors of the credentials."""
+    try:
+        check_status(response, name)
+    except ContentEncodingError:
+        raise
+    except AnswerError as err:
+        if err.retryable and response.status != 401:
+            raise
+        raise AuthenticationError(str(err), status=response.status) from None
+
+
+def vendor_message(body: bytes) -> str:
+    """The message of an error body, shortened and without what looks like a credential."""
+    try:
+        decoded = json.loads(body)
+    except (ValueError, RecursionError):
+        return excerpt(body) or "(no body)"
+    if isinstance(decoded, dict):
+        for name in _MESSAGE_FIELDS:
+            value = decoded.get(name)
+            if isinstance(value, dict):
+                value = next((value[n] for n in _MESSAGE_FIELDS if n in value), None)
+            if isinstance(value, str) and value.strip():
+                kind = decoded.get("error")
+                prefix = f"{kind}: " if isinstance(kind, str) and kind != value else ""
+                return scrub((prefix + value)[: 8 * EXCERPT_CHARACTERS])[:EXCERPT_CHARACTERS]
+    return excerpt(body) or "(no body)"
+
+
+def excerpt(body: bytes) -> str:
+    """The first characters of a body, safe to show."""
+    # More than is shown, so that a credential at the end is recognised.
+    return scrub(body[: 8 * EXCERPT_CHARACTERS].decode("utf-8", "replace"))[:EXCERPT_CHARACTERS].strip()
+
+
+def scrub(text: str) -> str:
+    """Replace what looks like a credential, and characters that logs and databases reject."""
+    text = _CREDENTIALS.sub(MASK, printable(text))
+    parts, at, search = [], 0, 0
+    while (name := _NAME.search(text, search)) is not None:
+        search = name.end()
+        # "Unknown key: temperature" is no secret.
+        if name[1].lower() != "key" and is_secret_name(name[1]) and (value := _VALUE.match(text, search)):
+            parts += [text[at : name.start()], MASK]
+            at = search = value.end()
+    return "".join([*parts, text[at:]])
+
+
+def printable(text: str) -> str:
+    """One line that can be shown and stored: PostgreSQL has no NUL, UTF-8 no halves of a pair."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _BREAKS.sub(" ", text))
+
+
+def retry_after(response: Response) -> float | None:
+    """Seconds of a ``Retry-After`` header (undocumented for this service, honoured if present)."""
+    value = response.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        pass
+    else:
+        return min(max(0.0, seconds), _LONGEST_RETRY_AFTER) if math.isfinite(seconds) else None
+    try:
+        # Relative to the server's own clock.
+        moment = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(response.headers["date"])
+        return min(max(0.0, (moment - now).total_seconds()), _LONGEST_RETRY_AFTER)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None

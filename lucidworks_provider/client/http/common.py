@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What is the same for ``requests`` and ``aiohttp``: certificates, proxies, bodies, and the hosts that may see a token.
+
+The two libraries differ in their defaults (certifi or the system's store; ``HTTPS_PROXY`` honoured or ignored), so
+that behind a corporate proxy workers would work and triggers would hang.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import certifi
+from requests.utils import get_environ_proxies, select_proxy
+
+from lucidworks_provider.client.api.http import Request, content_codings
+from lucidworks_provider.client.api.scopes import MODEL_SCOPE
+from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.errors import (
+    ConfigurationError,
+    InputError,
+    LucidworksError,
+    NotSentError,
+    TransportError,
+)
+
+CONNECT_TIMEOUT = 10.0
+# Environment variables that requests reads, in its order.
+_BUNDLE_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def trusted(settings: LucidworksSettings) -> bool | str:
+    """
+    What requests calls ``verify``: False, or the path of the bundle to trust.
+
+    The connection's ``ca_bundle`` comes first, then the environment, then certifi.
+
+    :raises ConfigurationError: the environment names a bundle that is not there.
+    """
+    if not settings.verify:
+        return False
+    if settings.ca_bundle:
+        return settings.ca_bundle
+    for name in _BUNDLE_VARIABLES:
+        if path := os.environ.get(name):
+            if not Path(path).exists():
+                raise ConfigurationError(f"{name} names {path!r}, which is not there on this host.")
+            return path
+    return certifi.where()
+
+
+def proxy_for(url: str) -> str | None:
+    """
+    The proxy that the environment names for a URL (``HTTPS_PROXY``, ``NO_PROXY``, …), or None.
+
+    :raises ConfigurationError: its address cannot be used; the message omits the address, which may hold a password.
+    """
+    proxy: str | None = select_proxy(url, get_environ_proxies(url))
+    if not proxy:
+        return None
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    try:
+        parts = urlsplit(proxy)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            f"The proxy that the environment names for {urlsplit(url).hostname} has no usable address; "
+            "use http://HOST:PORT."
+        ) from None
+    return proxy
+
+
+def authorization(request: Request, access_token: str | None) -> str | None:
+    """The ``Authorization`` header: Basic for the token request (encoded once, as UTF-8), Bearer otherwise."""
+    if request.basic is not None:
+        pair = ":".join(request.basic).encode()
+        return f"Basic {base64.b64encode(pair).decode()}"
+    return None if access_token is None else f"Bearer {access_token}"
+
+
+def failure_outcome(error: LucidworksError) -> str:
+    """The outcome of a request without a response, for metrics: ``not_sent`` where no connection could be made."""
+    # NotSentError is a TransportError; a certificate that is not trusted is a ConfigurationError.
+    sent = isinstance(error, TransportError) and not isinstance(error, NotSentError)
+    return "broken" if sent else "not_sent"
+
+
+def untrusted_certificate(host: str, settings: LucidworksSettings) -> ConfigurationError:
+    """The error for a certificate that is not trusted."""
+    return ConfigurationError(
+        f"Connection {settings.conn_id!r}: the certificate of {host} is not trusted; behind a private authority "
+        "set `ca_bundle` to its PEM file."
+    )
+
+
+# Five times the largest result that the documented limits allow (about 12.6 MB).
+MOST_BYTES = 64 << 20
+# Bytes a second, on average, of a response that takes longer than the connection's timeout.
+LEAST_SPEED = 10_000
+# The first byte of a gzip member; no JSON begins with it.
+_GZIP = 0x1F
+
+
+class BodyReader:
+    """
+    Reads the body of one response: limits its size and duration, and decompresses it.
+
+    A timeout between bytes alone would let an endless response fill the memory, and one that arrives byte by byte
+    keep its connection forever.
+
+    :param what: the start of an error's text: the request and the host.
+    :param timeout: seconds that any response may take.
+    :param encoding: the ``Content-Encoding``; a body in an unknown one is not decoded.
+    """
+
+    def __init__(self, what: str, timeout: float, encoding: str | None = None) -> None:
+        self._what = what
+        self._timeout = timeout
+        self._started = time.monotonic()
+        self._decoders = [_Decoder(coding) for coding in reversed(content_codings(encoding) or ())]
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def check_length(self, length: int | None) -> None:
+        """
+        Check the ``Content-Length`` before the body is read.
+
+        :raises TransportError: it is too large.
+        """
+        if length is not None and length > MOST_BYTES:
+            raise TransportError(
+                f"{self._what}an answer of {length} bytes; more than {MOST_BYTES} are not read"
+            )
+
+    def add(self, data: bytes) -> None:
+        """
+        Add data as it was received.
+
+        :raises TransportError: the body is too large, too slow, or in another encoding.
+        """
+        for decoder in self._decoders:
+            try:
+                data = decoder.decode(data, MOST_BYTES + 1 - self._size)
+            except zlib.error:
+                raise TransportError(f"{self._what}the body is not in {decoder.coding}, as it says") from None
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > MOST_BYTES:
+            raise TransportError(f"{self._what}an answer of more than {MOST_BYTES} bytes, which are not read")
+        seconds = time.monotonic() - self._started
+        if seconds > self._timeout + self._size / LEAST_SPEED:
+            raise TransportError(f"{self._what}only {self._size} bytes of the answer in {seconds:.1f} s")
+
+    def body(self) -> bytes:
+        """The body."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+
+class _Decoder:
+    """Decompresses one coding."""
+
+    def __init__(self, coding: str) -> None:
+        self.coding = coding
+        self._engine: zlib._Decompress | None = None
+        self._plain = False
+
+    def decode(self, data: bytes, most: int) -> bytes:
+        """
+        :param most: bytes to return at most.
+        :raises zlib.error: the data is in another coding.
+        """
+        if self._engine is None and data and self.coding != "deflate":
+            # A proxy that decompresses may leave the header in place.
+            self._plain = self._plain or data[0] != _GZIP
+        if self._plain:
+            return data[:most]
+        parts: list[bytes] = []
+        while data and most > 0:
+            # A gzip body may consist of several members; what follows them is ignored, as browsers do.
+            if self._engine is None or (self._engine.eof and self.coding != "deflate" and data[0] == _GZIP):
+                self._engine = zlib.decompressobj(self._window(data))
+            elif self._engine.eof:
+                break
+            parts.append(self._engine.decompress(data, most))
+            most -= len(parts[-1])
+            data = self._engine.unconsumed_tail or self._engine.unused_data
+        return b"".join(parts)
+
+    def _window(self, data: bytes) -> int:
+        if self.coding != "deflate":
+            return zlib.MAX_WBITS | 16
+        # By RFC 9110 it has a zlib header, which some servers leave out.
+        return zlib.MAX_WBITS if data[0] & 0xF == 8 else -zlib.MAX_WBITS
+
+
+class Tokens(Protocol):
+    """A source of tokens: :class:`lucidworks_provider.client.auth.source.TokenSource`."""
+
+    def get(self) -> str:
+        """Return a token."""
+
+    async def aget(self) -> str:
+        """:meth:`get` for an event loop."""
+
+    def invalidate(self, value: str) -> None:
+        """Record a 401."""
+
+    def accepted(self, value: str, endpoint: str) -> None:
+        """Record a response with neither 401 nor 403."""
+
+    def token_after_403(self, value: str, endpoint: str) -> str | None:
+        """Return the token with which to repeat a call after a 403; None where the 403 is not about the token."""
+
+    async def atoken_after_403(self, value: str, endpoint: str) -> str | None:
+        """:meth:`token_after_403` for an event loop."""
+
+
+# Scheme, and host with its port.
+Host = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedHosts:
+    """The hosts of a connection that take bearer tokens."""
+
+    hosts: frozenset[Host]
+
+    @classmethod
+    def of(cls, settings: LucidworksSettings) -> AllowedHosts:
+        """The hosts of the application and the Models API; not the one that issues tokens."""
+        urls = (settings.application_url, settings.models_url)
+        return cls(frozenset(_host(url) for url in urls if url))
+
+    def may_see(self, url: str | None) -> bool:
+        """Whether the token may be sent there."""
+        host = _host(url or "")
+        return bool(host[1]) and host in self.hosts
+
+    def check(self, url: str | None) -> None:
+        """:raises InputError: the token must not be sent there."""
+        if not self.may_see(url):
+            known = ", ".join(sorted(f"{scheme}://{host}" for scheme, host in self.hosts))
+            raise InputError(
+                f"The access token is for {known}; it is not sent to {urlsplit(url or '').netloc!r}."
+            )
+
+
+def endpoint_of(method: str | None, url: str | None) -> str:
+    """The endpoint of a user's own call: its path without the last segment, which is mostly an id."""
+    return f"{method} {urlsplit(url or '').path.rpartition('/')[0]}"
+
+
+def base_url(settings: LucidworksSettings, scope: str) -> str:
+    """
+    The base of relative paths: the application's host (``/ai/*``) or the Models API's (``/customers/*``).
+
+    :raises ConfigurationError: the connection has no Application ID.
+    """
+    return settings.models_url if scope == MODEL_SCOPE else settings.application_base
+
+
+def _host(url: str) -> Host:
+    """Normalised: without a default port, and in the ASCII form of international names."""
+    try:
+        parts = urlsplit(url.lower())
+        host, port = parts.hostname or "", parts.port
+        if not host.isascii():
+            host = host.encode("idna").decode()
+    except ValueError:
+        return "", ""
+    if ":" in host:
+        host = f"[{host}]"
+    default = {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.scheme, host if port in {None, default} else f"{host}:{port}"

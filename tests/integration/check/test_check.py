@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m lucidworks_provider.check`` reports the emulator's settings, within its budget and without secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lucidworks_provider import check
+from lucidworks_provider.emulator.faults import Fault
+
+if TYPE_CHECKING:
+    from lucidworks_provider.emulator.server import RunningEmulator
+
+
+@pytest.fixture
+def ask(emulator: RunningEmulator, capsys: pytest.CaptureFixture[str]):
+    """Asks with switches of the emulator; waits by its clock."""
+
+    def ask(*arguments: str, code: int = 0, **switches: object) -> str:
+        emulator.state.settings = emulator.state.settings.patched(switches)
+        got = check.main(["--yes", *arguments], sleep=emulator.state.clock.advance)
+        report = capsys.readouterr().out
+        assert got == code, report
+        return report
+
+    return ask
+
+
+def change_connection(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    connection = json.loads(os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"])
+    extra = {**connection["extra"], **changes.pop("extra", {})}  # type: ignore[dict-item]
+    extra = {name: value for name, value in extra.items() if value is not None}
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps({**connection, **changes, "extra": extra})
+    )
+
+
+READINGS = [
+    ("token", {}, "The old token is invalid at once (401)"),
+    ("token", {"dead_token": "403"}, "The old token is invalid at once (403)"),
+    ("token", {"both_tokens_live": True}, "The old token stays valid"),
+    ("token", {}, "The scopes are independent"),
+    ("errors", {}, "The shape of OAuth 2.0"),
+    ("errors", {}, "HTTP 404, a JSON object with `error`, `message`, `status`"),
+    ("use-cases", {}, "`use_cases_path` is right."),
+    ("use-cases", {"missing_endpoints": ["usecases"]}, "No path is the service's"),
+    ("predictions", {}, "The vector is `vector`, as assumed."),
+    (
+        "predictions",
+        {"embedding_shape": "embedding"},
+        "lists: `embedding`. **The vector is under another name.",
+    ),
+    ("predictions", {}, "Unknown options are refused (400)."),
+    ("predictions", {"unknown_options": "ignore"}, "Unknown options are ignored."),
+    ("predictions", {}, "A batch over the documented 32 items is refused (400)."),
+    ("predictions", {"batch_overflow": "truncate"}, "A batch over 32 items is cut without an error."),
+    ("jobs", {}, "polls: SUBMITTED, READY. **The result comes with the status READY"),
+    ("jobs", {"pending_polls": 3}, "polls: SUBMITTED, SUBMITTED, SUBMITTED, READY."),
+    ("jobs", {}, "A result is readable once; the second response says RETRIEVED"),
+    ("jobs", {"retrieved": "payload"}, "A result is readable twice; the second response says RETRIEVED."),
+    ("jobs", {"retrieved": "404"}, "A result is readable once; afterwards the id is unknown (404)."),
+    ("jobs", {}, "The newer page's shape."),
+    ("jobs", {"legacy_shape": True}, "The older page's shape."),
+    ("jobs", {}, "Spans count characters, as assumed."),
+    ("text-limit", {}, "A text over 1,000,000 bytes is refused (413)."),
+    ("text-limit", {"oversize": "400"}, "A text over 1,000,000 bytes is refused (400)."),
+    ("text-limit", {"oversize": "error-job"}, "A text over 1,000,000 bytes makes a job that fails."),
+    ("chunk-limit", {}, "Chunks over the limit are cut without an error; the table holds"),
+    ("chunk-limit", {"chunk_overflow": "error"}, "A job over the limit fails."),
+    ("models", {}, "`vectorSize`: str"),
+    ("models", {"vector_size_text": False}, "`vectorSize`: int"),
+    ("models", {}, "`deployments_path` is right. There is no deployment, so its states are not seen."),
+    (
+        "models",
+        {"missing_endpoints": ["list-deployments"]},
+        "`deployments_path` is not the service's path (404)",
+    ),
+    ("rate", {}, "0 times 429. **No limit below "),
+    ("rate", {"rate_limit": 10, "rate_window": 60.0}, "20 times 429; the first: HTTP 429"),
+    ("rate", {"rate_limit": 10, "rate_window": 60.0}, "A 429 comes with `Retry-After`."),
+    (
+        "rate",
+        {"rate_limit": 10, "rate_window": 60.0, "retry_after": False},
+        "A 429 comes without `Retry-After`.",
+    ),
+    ("retention", {}, "A result is kept for 60 s at least."),
+    ("retention", {"retention": 30.0}, "A result is no longer there after 60 s."),
+]
+
+
+@pytest.mark.parametrize(("question", "switches", "reading"), READINGS, ids=lambda one: str(one)[:60])
+def test_the_report_says_how_the_service_is_set(
+    ask, question: str, switches: dict[str, object], reading: str
+) -> None:
+    assert reading in ask("--only", question, **switches)
+
+
+def test_each_question_has_a_reading() -> None:
+    assert {question for question, _, _ in READINGS} == {one.name for one in check.QUESTIONS}
+
+
+def test_several_times_of_retention(ask) -> None:
+    report = ask("--only", "retention", "--retention", "60", "600", retention=300.0)
+    assert "A result is kept for 60 s at least." in report
+    assert "A result is no longer there after 600 s." in report
+
+
+def test_another_path_of_the_use_cases_is_a_field_to_change(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_connection(monkeypatch, extra={"use_cases_path": "/ai/nowhere"})
+    report = ask("--only", "use-cases")
+    assert report.rstrip().endswith("## Connection fields to change\n\n* `use_cases_path`: `/ai/usecases`")
+
+
+PAGE = (Path(check.__file__).parents[1] / "docs" / "check.md").read_text()
+VARYING = re.compile(r"in [0-9.]+ s\.|below [0-9]+ requests|provider [0-9.]+")
+
+
+def test_the_page_shows_the_report_of_the_emulator(ask) -> None:
+    [shown] = re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S)
+    report = ask("--only", "token", "use-cases", "jobs", "rate")
+    assert VARYING.sub("…", report[report.index("# Check") :]) == VARYING.sub("…", shown)
+
+
+def test_the_page_has_the_command_and_the_numbers(ask) -> None:
+    assert re.findall(r"^\$ (.*)", PAGE, re.M) == ["python -m lucidworks_provider.check"]
+    rows = re.findall(r"^\| `([a-z-]+)` \|.*?\| ([0-9]+)(?: for each time)? \|", PAGE, re.M)
+    assert rows == [(one.name, str(one.requests)) for one in check.QUESTIONS]
+    assert f"Together {sum(one.requests for one in check.QUESTIONS) + 2} requests," in PAGE
+
+
+def test_nothing_of_the_account_is_in_the_report(ask, emulator: RunningEmulator) -> None:
+    report = ask()
+    [(client_id, secret)] = emulator.state.settings.clients.items()
+    hidden = [client_id, secret, emulator.state.settings.customer_id, emulator.url, "eyJ", "emulated-app"]
+    hidden += [job.job_id for job in emulator.state.jobs.all()]
+    assert [one for one in hidden if one in report] == []
+    assert "None." in report
+
+
+def test_the_requests_are_those_that_were_announced(ask, emulator: RunningEmulator) -> None:
+    report = ask()
+    sent = len(emulator.state.log)
+    announced = int(report.split(" requests at most")[0])
+    assert f"{sent} requests of a budget of {announced}." in report
+    assert sent <= announced
+
+
+def test_the_texts_are_the_commands_own_and_nothing_is_changed(ask, emulator: RunningEmulator) -> None:
+    ask()
+    methods = {(one.method, one.endpoint) for one in emulator.state.log}
+    assert {endpoint for method, endpoint in methods if method != "GET"} == {
+        "token",
+        "predict",
+        "submit",
+        "submit-prediction",
+    }
+
+
+def test_keep_token_issues_one_token_for_each_scope(ask, emulator: RunningEmulator) -> None:
+    report = ask("--keep-token")
+    assert "Not asked." in report
+    assert emulator.state.log.issued == {"machinelearning.predict": 1, "machinelearning.model": 1}
+
+
+def test_keep_token_needs_a_process_that_reaches_it(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_connection(monkeypatch, extra={"share_via": "airflow"})
+    assert check.main(["--yes", "--keep-token", "--only", "use-cases"]) == 1
+    out, err = capsys.readouterr()
+    assert "Ended early: It ended with TokenStoreError." in out
+    assert "out of Airflow's reach" in err
+    assert len(emulator.state.log) == 0
+
+
+def test_the_budget_ends_it_with_what_was_found(ask, emulator: RunningEmulator) -> None:
+    report = ask("--budget", "9", code=1)
+    assert "Ended early: The budget of 9 requests is spent." in report
+    assert "The old token is invalid at once" in report
+    assert len(emulator.state.log) == 9
+
+
+def test_a_wrong_secret(ask, monkeypatch: pytest.MonkeyPatch, emulator: RunningEmulator) -> None:
+    change_connection(monkeypatch, password="wrong-secret")
+    report = ask(code=1)
+    assert "Ended early: The identity server issued no token for machinelearning.predict: HTTP 401" in report
+    assert "wrong-secret" not in report
+    assert len(emulator.state.log) == 1
+
+
+def test_without_a_customer_id(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_connection(monkeypatch, extra={"customer_id": None})
+    assert "Not asked; the Models API needs it." in ask("--only", "token", "models")
+
+
+def test_a_deployment_shows_its_state(ask, emulator: RunningEmulator) -> None:
+    from lucidworks_provider.client.api.model_calls import DeploymentSpec
+    from lucidworks_provider.client.models import create_deployment, list_models
+    from lucidworks_provider.hooks.lucidworks import LucidworksHook
+
+    hook = LucidworksHook()
+    hook.call(create_deployment(DeploymentSpec(hook.call(list_models())[0].id, "us-southcarolina")))
+    assert "states: DEPLOY" in ask("--only", "models")
+
+
+def test_a_429_is_repeated_after_its_retry_after(ask, emulator: RunningEmulator) -> None:
+    limited = {"kind": "429", "match": "usecases", "times": 2, "retry_after": 5}
+    emulator.state.faults.order(Fault.from_json(limited))
+    before = emulator.state.clock()
+    assert "`use_cases_path` is right." in ask("--only", "use-cases")
+    assert emulator.state.clock() - before >= 10
+
+
+def test_ctrl_c_prints_what_was_found(emulator: RunningEmulator, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    assert check.main(["--yes", "--only", "token", "jobs"], sleep=interrupted) == 130
+    report = capsys.readouterr().out
+    assert "Ended early: It was interrupted." in report
+    assert "The old token is invalid at once" in report
+
+
+def test_a_host_that_does_not_answer(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_connection(monkeypatch, extra={"application_url": "http://127.0.0.1:9"})
+    report = ask("--only", "use-cases", "predictions", "jobs", code=1)
+    assert report.count("no response (ConnectionError)") == 2
+    assert "Ended early: Two questions in a row got no response." in report
+    assert "127.0.0.1" not in report
+
+
+@pytest.mark.parametrize("said", ["n", ""])
+def test_nothing_is_sent_without_a_yes(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda _: said)
+    assert check.main(["--only", "rate"]) == 1
+    assert "Nothing was sent." in capsys.readouterr().out
+    assert len(emulator.state.log) == 0
+
+
+def test_a_connection_that_cannot_be_used(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_connection(monkeypatch, login="")
+    assert check.main(["--yes"]) == 1
+    assert "login (Client ID) is missing" in capsys.readouterr().err
+
+
+def test_as_a_command(emulator: RunningEmulator) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "lucidworks_provider.check", "--yes", "--only", "use-cases"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_PROXY": "127.0.0.1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "`use_cases_path` is right." in done.stdout
+
+
+def test_the_package_does_not_import_it() -> None:
+    names = [
+        "hooks.lucidworks",
+        "operators.prediction",
+        "operators.chunking",
+        "sensors.jobs",
+        "triggers.jobs",
+    ]
+    code = f"import sys, {', '.join('lucidworks_provider.' + name for name in names)}; " + (
+        "print('lucidworks_provider.check' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is made of, each by itself: the journal, the window, the slots, the guess at job times."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lucidworks_provider.corpus import pipeline
+from lucidworks_provider.corpus.journal import Journal, SegmentKey
+from lucidworks_provider.corpus.pipeline import BodyBudget, InFlightLimit, PollDelayEstimator
+from lucidworks_provider.corpus.run_database import SAME, Row, RunDatabase
+from lucidworks_provider.errors import InputError, StorageError
+
+
+def key(document: str) -> SegmentKey:
+    return SegmentKey(document, "hash", 0, 10)
+
+
+def begun(output: Path) -> Journal:
+    journal = Journal(str(output))
+    journal.begin({"chunker": "x"})
+    return journal
+
+
+def reopened(output: Path) -> Journal:
+    """As the next process finds it."""
+    journal = Journal(str(output))
+    assert journal.head() is not None
+    return journal
+
+
+class TestJournal:
+    async def test_what_was_flushed_is_found_by_the_next_process(self, tmp_path: Path) -> None:
+        journal = begun(tmp_path)
+        journal.submitted(key("a"), "job a")
+        journal.append("failed", ["b", "hash", "refused", "no", 1])
+        writing = asyncio.create_task(journal.write_groups())
+        place = await journal.write_body(key("a"), "job a", b'{"x":\n1}')
+        writing.cancel()
+        await asyncio.wait([writing])
+
+        found = reopened(tmp_path)
+        records = list(found.load())
+        assert (found.head() or {})["options"] == {"chunker": "x"}
+        assert [record.kind for record in records] == ["submitted", "body", "failed"]
+        assert records[0].key == records[1].key == key("a")
+        assert records[1].location == place
+        assert found.body(place) == b'{"x":\n1}'
+
+    async def test_nothing_counts_as_kept_before_it_lies_there(self, tmp_path: Path) -> None:
+        journal = begun(tmp_path)
+        waiting = asyncio.create_task(journal.write_body(key("a"), "job a", b"{}"))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await journal.flush()
+        await waiting
+
+    @pytest.mark.parametrize("cut", [1, 5, 30])
+    async def test_a_torn_file_counts_up_to_the_tear(self, tmp_path: Path, cut: int) -> None:
+        journal = begun(tmp_path)
+        journal.submitted(key("a"), "job a")
+        journal.submitted(key("b"), "job b")
+        await journal.flush()
+        (file,) = tmp_path.glob("journal/*/*.log")
+        file.write_bytes(file.read_bytes()[:-cut])
+
+        assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
+
+    async def test_files_go_when_no_document_needs_them(self, tmp_path: Path) -> None:
+        journal = begun(tmp_path)
+        for documents in ("ab", "bc"):
+            for document in documents:
+                journal.submitted(key(document), document)
+            await journal.flush()
+        journal.delete(journal.unreferenced(["a"]))
+        assert len(list(tmp_path.glob("journal/*/*-work.log"))) == 2
+        journal.delete(journal.unreferenced(["b"]))
+        assert len(list(tmp_path.glob("journal/*/*-work.log"))) == 1
+        journal.delete(journal.unreferenced(["c"]))
+        assert not list(tmp_path.glob("journal/*/*-work.log"))
+
+    async def test_a_follower_does_not_overwrite(self, tmp_path: Path) -> None:
+        first, second = begun(tmp_path), reopened(tmp_path)
+        for journal, job in ((first, "one"), (second, "two")):
+            journal.submitted(key("a"), job)
+            await journal.flush()
+        assert {record.job for record in reopened(tmp_path).load()} == {"one", "two"}
+
+    async def test_a_disk_that_is_full_for_a_moment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lucidworks_provider.corpus import journal as module
+
+        real, failures = module.write_file, [1, 1]
+
+        def write(uri: str, data: bytes) -> None:
+            if failures:
+                failures.pop()
+                raise StorageError("no space left")
+            real(uri, data)
+
+        journal = begun(tmp_path)
+        monkeypatch.setattr(module, "write_file", write)
+        journal.submitted(key("a"), "job a")
+        await journal.flush()
+        assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
+
+    async def test_what_could_not_be_written_is_written_later_in_its_order(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lucidworks_provider.corpus import journal as module
+
+        real = module.write_file
+
+        def full(uri: str, data: bytes) -> None:
+            raise StorageError("no space left")
+
+        journal = begun(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_file", full)
+            for document in "ab":
+                journal.submitted(key(document), f"job {document}")
+                waiting = asyncio.create_task(
+                    journal.write_body(key(document), f"job {document}", document.encode())
+                )
+                await asyncio.sleep(0)
+                with pytest.raises(StorageError):
+                    await journal.write("failed", [document])
+                with pytest.raises(StorageError):
+                    await waiting
+        assert module.write_file is real
+        journal.append("end", None)
+        await journal.flush()
+        found = reopened(tmp_path)
+        records = list(found.load())
+        assert [record.kind for record in records] == [*["submitted", "body", "failed"] * 2, "end"]
+        bodies = [record.location for record in records if record.location is not None]
+        assert [found.body(place) for place in bodies] == [b"a", b"b"]
+
+    async def test_a_write_that_was_interrupted_and_lands_all_the_same_counts_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lucidworks_provider.corpus import journal as module
+
+        real, began, go_on = module.write_file, threading.Event(), threading.Event()
+
+        def slow(uri: str, data: bytes) -> None:
+            began.set()
+            go_on.wait(10)
+            real(uri, data)
+
+        journal = begun(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_file", slow)
+            writing = asyncio.create_task(journal.write("part", {"data": "a"}))
+            await asyncio.to_thread(began.wait, 10)
+            writing.cancel()
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+        await journal.flush()
+        go_on.set()
+        await asyncio.sleep(0.1)
+        assert [record.value for record in reopened(tmp_path).load()] == [{"data": "a"}]
+
+    async def test_who_waits_hears_that_it_could_not_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(uri: str, data: bytes) -> None:
+            raise StorageError("no space left")
+
+        journal = begun(tmp_path)
+        monkeypatch.setattr("lucidworks_provider.corpus.journal.write_file", full)
+        waiting = asyncio.create_task(journal.write_body(key("a"), "job a", b"{}"))
+        await asyncio.sleep(0)
+        with pytest.raises(StorageError):
+            await journal.flush()
+        with pytest.raises(StorageError):
+            await waiting
+
+
+class TestWindow:
+    async def test_grows_with_what_ends_up_to_the_most(self) -> None:
+        window = InFlightLimit(pipeline.FIRST_WINDOW + 2)
+        for _ in range(pipeline.FIRST_WINDOW):
+            await window.acquire(1)
+        waiting = asyncio.create_task(window.acquire(1))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        window.release(1)
+        await waiting
+        await asyncio.wait_for(window.acquire(1), 1)
+        assert window.in_flight == pipeline.FIRST_WINDOW + 1
+
+    async def test_one_document_of_any_size_is_let_in(self) -> None:
+        window = InFlightLimit(10)
+        await asyncio.wait_for(window.acquire(pipeline.TEXT_BYTES * 2), 1)
+        waiting = asyncio.create_task(window.acquire(1))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+
+
+class TestSlots:
+    async def test_fewer_for_large_bodies(self) -> None:
+        slots = BodyBudget()
+        for _ in range(200):
+            slots.observe(100)
+        assert slots.limit == pipeline.MOST_GETS
+        slots.observe(12_000_000)
+        assert slots.limit == pipeline.LEAST_GETS
+
+    async def test_bodies_that_wait_for_their_part_hold_up_the_next(self) -> None:
+        slots = BodyBudget()
+        slots.hold(pipeline.BODY_BYTES)
+        waiting = asyncio.create_task(slots.__aenter__())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        slots.release(pipeline.BODY_BYTES)
+        await asyncio.wait_for(waiting, 1)
+
+    async def test_first_come_first_served_and_none_is_lost_by_a_cancellation(self) -> None:
+        slots = BodyBudget()
+        for _ in range(slots.limit):
+            await slots.__aenter__()
+        waiting = [asyncio.create_task(slots.__aenter__()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await slots.__aexit__()
+        await asyncio.sleep(0)
+        assert waiting[1].done()
+        assert not waiting[2].done()
+        # Cancelled in the very moment in which its turn comes.
+        await slots.__aexit__()
+        waiting[2].cancel()
+        await asyncio.sleep(0)
+        await asyncio.wait_for(slots.__aenter__(), 1)
+
+
+@pytest.mark.parametrize("seconds", [0.2, 3.0, 25.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_poll_learns_how_long_jobs_take(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, seed: int
+) -> None:
+    monkeypatch.setattr(pipeline, "FIRST_DELAY", 0.5)
+    monkeypatch.setattr(pipeline, "SHORTEST_DELAY", 0.05)
+    draw = random.Random(seed)
+    times = PollDelayEstimator(60.0)
+    in_vain = waited = 0.0
+    flying: list[tuple[float, float]] = []
+    for number in range(6000):
+        # Hundreds are on their way with the wait of before.
+        flying.append((times.first_wait(draw.random), seconds * draw.uniform(0.8, 1.2)))
+        if len(flying) < 300:
+            continue
+        wait, takes = flying.pop(0)
+        if wait >= takes:
+            times.ready(wait)
+        else:
+            polled = wait
+            while (later := polled + times.next_wait(polled, 60.0, draw.random)) < takes:
+                polled = later
+            times.late(polled)
+        if number >= 4000:
+            in_vain += wait < takes
+            waited += max(0.0, wait - takes)
+    assert in_vain / 2000 < 0.2
+    assert waited / 2000 < seconds
+
+
+def test_a_transaction_keeps_what_was_written_before_a_failure() -> None:
+    with RunDatabase() as db:
+        with suppress(InputError), db.transaction():
+            db.add_to_source("a", SAME)
+            raise InputError("two documents have one id")
+        db.add_new([Row("a", "h", 1, "s", "f", 1, "p", 1, 7)])
+        assert db.count("SELECT count(*) FROM source JOIN new ON new.id = source.id") == 1
+
+
+def test_rows_of_a_query_are_read_while_others_write() -> None:
+    with RunDatabase() as db:
+        db.add_new(Row(str(n), "h", 1, "s", "f", 1, "p", n, 7) for n in range(5000))
+        seen = 0
+        for row in db.rows("SELECT id FROM new", at_once=10):
+            db.add_to_source(row[0], SAME)
+            seen += 1
+        assert seen == db.count("SELECT count(*) FROM source") == 5000
+        assert db.add_to_source("1", SAME) is False

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m tests.system.fleet [--short]``."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.system.fleet.stories import main
+
+if __name__ == "__main__":
+    sys.exit(main())
