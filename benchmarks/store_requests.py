@@ -87,7 +87,7 @@ def night(corpus: Corpus, number: int) -> tuple[float, dict[str, Any]]:
     service = AtOnce()
     holder = Holder.here(dag_id="d", run_id=f"night {number}", task_id="t", map_index=-1, try_number=1)
     began = time.perf_counter()
-    found = run(corpus, Service(service.submit, service.fetch), holder=holder, life=0, wait_seconds=0)
+    found = run(corpus, Service(service.submit, service.fetch), holder=holder, generation=0, wait_seconds=0)
     return time.perf_counter() - began, found
 
 
