@@ -31,8 +31,10 @@ airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
 # Most tests wait for sockets and disks: four processes keep two cores busy.
-test: $(READY) ## unit and integration tests, five minutes
-	@$(BIN)/python -m pytest -n 4 --no-loadscope-reorder --durations 20 tests/unit tests/integration
+PROCESSES ?= 4
+
+test: $(READY) ## unit and integration tests, six minutes
+	@$(BIN)/python -m pytest -n $(PROCESSES) --no-loadscope-reorder --durations 20 tests/unit tests/integration
 
 system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; a quarter of an hour
 	@$(BIN)/python -m pytest --durations 20 tests/system
