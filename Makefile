@@ -34,7 +34,7 @@ airflow: $(READY) ## the same set-up, left running with its UI
 PROCESSES ?= 4
 
 test: $(READY) ## unit and integration tests, six minutes
-	@$(BIN)/python -m pytest -n $(PROCESSES) --no-loadscope-reorder --durations 20 tests/unit tests/integration
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20 tests/unit tests/integration
 
 system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; a quarter of an hour
 	@$(BIN)/python -m pytest --durations 20 tests/system

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -133,29 +133,16 @@ def emulator(
     return served_emulator
 
 
-def _scope(nodeid: str) -> str:
-    """What one process runs in order: a file, and all real Airflows."""
-    file = nodeid.partition("::")[0]
-    return "live" if "/live/" in file else file
-
-
-# Started first: nothing would be left to run beside a long scope that starts last.
-_LONGEST = ("live", "tests/unit/test_unit_protocol_machine.py")
+# Started first: nothing would be left to run beside a long file that starts last.
+_LONGEST = (
+    "test_stores_lease.py",
+    "test_pages.py",
+    "test_unit_protocol_machine.py",
+    "test_packaging_testing.py",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sort the tests of several processes (`-n 2`)."""
+    """Sort the tests of several processes (`-n 4`)."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: [_scope(item.nodeid) != scope for scope in _LONGEST])
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes: real Airflows one after the other in one, the rest by files beside them."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class OneAirflowAtATime(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return _scope(nodeid)
-
-    return OneAirflowAtATime(config, log)
+        items.sort(key=lambda item: item.path.name not in _LONGEST)
