@@ -14,6 +14,7 @@ import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from dev.airflow_stack import AirflowStack
 from dev.browser import browser
 from dev.demo import Emulator
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
-from lucidworks_provider.get_provider_info import get_provider_info
+from lucidworks_provider.get_provider_info import get_provider_info, ui_field_behaviour
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.live
 
 [TYPE] = get_provider_info()["connection-types"]
 FIELDS: dict[str, dict[str, Any]] = TYPE["conn-fields"]
-BEHAVIOUR = TYPE["ui-field-behaviour"]
+BEHAVIOUR = ui_field_behaviour(version("apache-airflow"))
 STANDARD = {"description", "host", "login", "password", "port", "schema"}
 
 CLIENT, SECRET = "form-client", "s3cr/et@%+:x"
