@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from lucidworks_provider.client.api.http import Request, Response, check_status, read_blanked
 from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.auth.source import TokenSource, token_source
 from lucidworks_provider.client.endpoint import Call, Exchange
+from lucidworks_provider.client.http.messages import Request, Response, check_status, read_blanked
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions, ChunkingResult
-from lucidworks_provider.client.api.jobs import JobState
-from lucidworks_provider.client.api.validation import CheckedChunks, check_chunks, check_vectors
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
+from lucidworks_provider.client.jobs import JobState
+from lucidworks_provider.client.validation import CheckedChunks, check_chunks, check_vectors
 from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError
 
 TEXT = "The quick brown fox jumps. It sees a lazy dog! Then it sleeps."

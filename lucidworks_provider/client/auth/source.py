@@ -24,14 +24,6 @@ from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.http import Request, Response, read_blanked
-from lucidworks_provider.client.api.tokens import (
-    TokenResponse,
-    check_scope,
-    parse_token_response,
-    server_time,
-    token_request,
-)
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.protocol import (
@@ -48,7 +40,16 @@ from lucidworks_provider.client.auth.protocol import (
     TokenStore,
 )
 from lucidworks_provider.client.auth.redaction import redact_in_logs
-from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.token import (
+    AccessToken,
+    TokenIdentity,
+    TokenResponse,
+    check_scope,
+    parse_token_response,
+    server_time,
+    token_request,
+)
+from lucidworks_provider.client.http.messages import Request, Response, read_blanked
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.sharing import shared_stores
 from lucidworks_provider.errors import AuthenticationError, LucidworksError, TokenError

@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 import certifi
 from requests.utils import get_environ_proxies, select_proxy
 
-from lucidworks_provider.client.api.http import Request, content_codings
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE
+from lucidworks_provider.client.http.messages import MODEL_SCOPE, Request, content_codings
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     ConfigurationError,

@@ -202,7 +202,7 @@ def test_without_a_customer_id(ask, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_deployment_shows_its_state(ask, emulator: RunningEmulator) -> None:
-    from lucidworks_provider.client.api.model_calls import DeploymentSpec
+    from lucidworks_provider.client.model_specs import DeploymentSpec
     from lucidworks_provider.client.models import create_deployment, list_models
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from transport_wire import answer, connection_json, dead_port, listening, proxying, read_request, scripted
 
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
+from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, connection_json, get, scripted, send, settings
 
-from lucidworks_provider.client.api.http import Request, Response
-from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.client.api.tokens import token_request
+from lucidworks_provider.client.auth.token import token_request
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
+from lucidworks_provider.client.http.messages import Request, Response
 from lucidworks_provider.client.http.request_queue import RequestQueue, forget_queues, queue_for, queue_of
 from lucidworks_provider.client.http.sync import SyncTransport
-from lucidworks_provider.client.jobs import poll_job
-from lucidworks_provider.client.predictions import list_use_cases
+from lucidworks_provider.client.jobs import CHUNKING, poll_job
+from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, get_token, scripted, submit
 
-from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.client.jobs import poll_job
+from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AuthenticationError,

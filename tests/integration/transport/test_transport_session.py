@@ -12,7 +12,7 @@ import pytest
 import requests
 from transport_wire import answer, connection_json, scripted
 
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE
+from lucidworks_provider.client.http.messages import MODEL_SCOPE
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import InputError

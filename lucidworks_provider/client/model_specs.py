@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The requests of the Models API, and which existing model or deployment answers a request.
+What is requested of the Models API, and which existing model or deployment already is it.
 
 The service knows no idempotency key, so what exists is compared with what is asked for, field by field:
 
@@ -40,9 +40,12 @@ from enum import IntEnum
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from lucidworks_provider.client.api.http import Request, get, json_body, path_segment, post, scrub
-from lucidworks_provider.client.api.models import (
-    CREDENTIALS,
+from lucidworks_provider.client.http.messages import (
+    json_body,
+    path_segment,
+    scrub,
+)
+from lucidworks_provider.client.models import (
     Deployment,
     Model,
     Progress,
@@ -50,9 +53,8 @@ from lucidworks_provider.client.api.models import (
     is_shown,
     merge_deployments,
 )
-from lucidworks_provider.client.api.options import whole
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE
-from lucidworks_provider.client.api.secrets import is_secret_name
+from lucidworks_provider.client.options import whole
+from lucidworks_provider.client.secrets import is_secret_name
 from lucidworks_provider.errors import AmbiguousResourceError, InputError
 
 T = TypeVar("T", bound=Model | Deployment)
@@ -302,66 +304,6 @@ def choose(
 def _best(candidates: Sequence[T]) -> T:
     ready = [one for one in candidates if one.progress is Progress.READY]
     return max(ready or candidates, key=lambda one: one.started or "")
-
-
-def list_models_request(base: str) -> Request:
-    """Build ``GET /customers/{CUSTOMER_ID}/ai/models``."""
-    return get("List models", f"{base}/models", endpoint="list_models", scope=MODEL_SCOPE)
-
-
-def get_model_request(base: str, model_id: str, *, metrics: bool = False) -> Request:
-    """Build ``GET …/models/{MODEL_ID}``."""
-    url = f"{base}/models/{path_segment(model_id, 'model_id')}"
-    asked = {"metrics": "true"} if metrics else {}
-    return get(f"Get model {model_id}", url, endpoint="get_model", scope=MODEL_SCOPE, **asked)
-
-
-def create_model_request(base: str, training: TrainingSpec, credentials: Mapping[str, str] | None) -> Request:
-    """Build ``POST …/models``, which starts the training."""
-    body = training.as_json()
-    if credentials:
-        body[CREDENTIALS] = dict(credentials)
-    return post(
-        f"Train model {training.name}",
-        f"{base}/models",
-        body,
-        endpoint="create_model",
-        replayable=False,
-        scope=MODEL_SCOPE,
-        secrets=tuple((credentials or {}).values()),
-    )
-
-
-def list_model_deployments_request(base: str, model_id: str) -> Request:
-    """Build ``GET …/models/{MODEL_ID}/deployments``."""
-    url = f"{base}/models/{path_segment(model_id, 'model_id')}/deployments"
-    name = f"List deployments of model {model_id}"
-    return get(name, url, endpoint="list_model_deployments", scope=MODEL_SCOPE)
-
-
-def list_deployments_request(url: str) -> Request:
-    """Build ``GET …/deployments``."""
-    return get("List deployments", url, endpoint="list_deployments", scope=MODEL_SCOPE)
-
-
-def deploy_request(url: str, placement: DeploymentSpec) -> Request:
-    """Build ``POST …/deployments``."""
-    name = f"Deploy model {placement.model_id}"
-    body = placement.as_json()
-    return post(name, url, body, endpoint="create_deployment", replayable=False, scope=MODEL_SCOPE)
-
-
-def undeploy_request(url: str, deployment_id: str) -> Request:
-    """Build the DELETE of a deployment. Doing it twice does no harm."""
-    return Request(
-        name=f"Delete deployment {deployment_id}",
-        method="DELETE",
-        url=url,
-        replayable=True,
-        endpoint="delete_deployment",
-        scope=MODEL_SCOPE,
-        headers={"Accept": "application/json"},
-    )
 
 
 def _compare(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> Comparison:
