@@ -21,7 +21,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs")
 # Of the package what passes; the aim is the whole.
-PACKAGE = ("lucidworks_provider/delta", "lucidworks_provider/assets.py", "lucidworks_provider/retrying.py")
+PACKAGE = tuple(
+    f"lucidworks_provider/{name}"
+    for name in (
+        *(
+            "assets.py",
+            "check.py",
+            "client",
+            "decorators",
+            "delta",
+            "errors.py",
+            "get_provider_info.py",
+            "hooks",
+        ),
+        *("links", "metrics.py", "operators", "retry_policy.py", "retrying.py", "threads.py", "triggers"),
+    )
+)
 # Pages that do not pass yet.
 PENDING = ("docs/architecture.md", "docs/benchmarks.md", "docs/promises.md", "docs/decisions")
 

@@ -50,7 +50,7 @@ _SHORTEST_SECRET = 4
 
 
 class _Stopped(Exception):
-    """The check cannot go on; the text is part of the report."""
+    """The check cannot continue; the text is part of the report."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,7 +294,7 @@ def _numbers(value: object, job_id: str) -> list[float]:
     if not isinstance(value, list) or not value or not set(map(type, value)) <= _NUMBERS:
         raise _malformed(job_id, "a vector that is no list of numbers")
     try:
-        # What is not finite shows in the sum; the other way round, finite numbers may have a sum that is not.
+        # A value that is not finite makes the sum so; the sum of finite values may overflow.
         finite = math.isfinite(sum(value, 0.0)) or all(map(math.isfinite, value))
     except OverflowError:
         finite = False

@@ -5,12 +5,12 @@ The state of a job, by the response to its GET. The same for chunking and predic
 ===========================  ===================================  =========================================
 status                       with its payload                     without
 ===========================  ===================================  =========================================
-READY, or a word of success  RESULT: maybe the only copy          EMPTY: asked for again, a few times
+READY, or a word of success  RESULT: maybe the only copy          EMPTY: polled again, a few times
 RETRIEVED                    RESULT                               GONE: it was read before
 ERROR, or a word of failure  FAILED                               FAILED
 (no status)                  RESULT                               FAILED with an `error`, else PENDING
-SUBMITTED, RUNNING, …        PENDING; the payload is kept aside   PENDING
-anything else                PENDING; the payload is kept aside   PENDING, until the deadline
+SUBMITTED, RUNNING, …        PENDING; the payload is set aside    PENDING
+anything else                PENDING; the payload is set aside    PENDING, until the deadline
                              and is the result if it comes twice
 ===========================  ===================================  =========================================
 
@@ -352,7 +352,7 @@ def _text_of(value: object) -> str:
 
 def poll_job(kind: JobKind, job_id: str) -> Call[bytes]:
     """
-    The body of a job's GET as it came, for callers that store it before they parse it.
+    The unparsed body of a job's GET, for callers that store it before they parse it.
 
     **It may carry the only copy of a result.**
 

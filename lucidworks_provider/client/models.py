@@ -110,11 +110,10 @@ def _progress(state: str | None, success: frozenset[str]) -> Progress:
         return Progress.READY
     if word in DELETED_STATES:
         return Progress.GONE
-    failed = "FAIL" in word or "ERROR" in word or f"_{word}".endswith(_FAILURE_ENDINGS)
+    failed = (
+        "FAIL" in word or "ERROR" in word or any(f"_{word}".endswith(f"_{end}") for end in FAILURE_STATES)
+    )
     return Progress.FAILED if failed else Progress.RUNNING
-
-
-_FAILURE_ENDINGS = tuple(f"_{word}" for word in FAILURE_STATES)
 
 
 def _word(state: str | None) -> str:
@@ -158,7 +157,7 @@ class Model:
     A pre-trained or custom model.
 
     :param vector_size: of its embeddings; the service writes it as text.
-    :param metrics: of the training, where they were asked for.
+    :param metrics: of the training, if they were requested.
     :param sent: every field as the service sent it, without credentials.
     """
 
@@ -279,7 +278,7 @@ def _list(answer: Response, what: str) -> list[Mapping[str, Any]]:
 
 
 def _malformed(answer: Response, what: str, holds: str) -> MalformedAnswerError:
-    # What follows the name of the credentials may be a key, and a broken answer cannot be searched for it.
+    # After the name of the credentials there may be a key, and a broken answer cannot be searched for it.
     start = excerpt(answer.body.partition(CREDENTIALS.encode())[0])
     return MalformedAnswerError(
         f"{what}: HTTP {answer.status} with a body that is {holds}. It starts: {start!r}",

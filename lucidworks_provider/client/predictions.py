@@ -64,7 +64,7 @@ def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]
 
 
 def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[tuple[bytes, tuple[P, ...]]]:
-    """:func:`predict` for items that are validated already; the result has the body as it came, too."""
+    """:func:`predict` for items that are validated already; the result has the unparsed body, too."""
 
     def parse(answer: Response) -> tuple[bytes, tuple[P, ...]]:
         return answer.body, read_answer(answer, options, len(items))
@@ -173,7 +173,7 @@ def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) ->
     """
     name = f"Predict {options.use_case} with {options.model_id}"
     body = read_object(answer, name)
-    # The status of a job is not documented here; a service that fails with a 200 may use it all the same.
+    # The status of a job is not documented here; a service that fails with a 200 may use it.
     seen = state_of(body, PREDICTION)
     if seen.state is JobState.FAILED and not body.get(PREDICTION.payload_field):
         raise RequestRefusedError(f"{name}: status {seen.status}: {seen.message}", status=answer.status)
@@ -243,7 +243,7 @@ def read_result(
     seen = state_of(body, PREDICTION, job_id)
     name = f"Prediction job {job_id}"
     if seen.other_job:
-        # Nothing in a prediction tells which input it is about.
+        # A prediction does not name its input.
         raise refused(f"{name}: the answer is about job {seen.other_job}")
     read: tuple[Any, ...] = ()
     if seen.has_payload and seen.state is not JobState.FAILED:
@@ -282,7 +282,7 @@ def read_tokens(answer: Response, inputs: int) -> Tokens:
     """
     The tokens of each input.
 
-    In the published example all tokens stand in one text; that is kept as one token.
+    In the published example all tokens are in one text; that is one token here.
 
     :raises MalformedAnswerError: not one list for each input.
     """

@@ -161,7 +161,7 @@ def _strings(value: object) -> tuple[str, ...]:
 
 
 def nearest(use_cases: Mapping[str, Sequence[str]], use_case: str, model_id: str) -> str:
-    """What a caller may have meant, as a sentence; empty when the list does not tell."""
+    """A sentence with the nearest names; empty if the list has none."""
     name = use_case.replace("_", "-")
     by_name = {name.replace("_", "-"): models for name, models in use_cases.items()}
     models = by_name.get(name)

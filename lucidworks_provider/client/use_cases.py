@@ -355,7 +355,7 @@ def _check_text(text: object, what: str) -> None:
 def _check_documents(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> None:
     documents = wire.get("documents")
     if documents is None and (options.use_case_config or {}).get("memoryUuid"):
-        return  # a conversation goes on by what it remembers
+        return  # the conversation has documents already
     if not isinstance(documents, list) or not documents:
         raise InputError(f"{what} has no documents; rag answers from a list of {{'body': …, 'source': …}}.")
     for number_, document in enumerate(documents):
@@ -458,9 +458,9 @@ def rag(
     """
     Answers from documents.
 
-    :param memory_uuid: of an earlier answer, to go on with its conversation.
+    :param memory_uuid: of an earlier answer, to continue its conversation.
     :param extract_relevant_content: the vendor's ``extractRelevantContent``.
-    :param answer_not_found_message: what to answer when the documents do not tell.
+    :param answer_not_found_message: the answer when the documents have none.
     """
     config = _given(
         memoryUuid=memory_uuid,
@@ -510,7 +510,7 @@ def standalone_query_rewriter(
     model_id: str, *, memory_uuid: str, model_config: ModelConfig = None
 ) -> PredictionOptions[Prediction]:
     """
-    A query of a conversation, rewritten so that it stands alone.
+    A query of a conversation, rewritten so that it is understood without it.
 
     :param memory_uuid: of an earlier ``rag`` answer or rewriting.
     """

@@ -7,21 +7,21 @@ what came                                              what happens
 =====================================================  ====================================================
 no chunk, or only blank ones                           ``EmptyResultError``: the text is never blank
 chunks, spans and vectors of different numbers         refused by :mod:`~lucidworks_provider.client.chunking`
-another job's id                                       taken with a warning if every chunk stands in the
+another job's id                                       taken with a warning if every chunk is in the
                                                        text, else refused (*)
 chunks of which most words are not in the text         refused (*)
 several items for one text                             taken if together they cover the text once
 a gap between, before or behind the chunks             not covered: a warning, or a reject
-chunks that differ from the text by case, normal       covered as far as letters and digits tell, or the
+chunks that differ from the text by case, normal       covered by letters and digits, or by the
   form, white space or punctuation                     spans of the service
-chunks that differ otherwise                           covered as far as the spans of the service tell
+chunks that differ otherwise                           covered by the spans of the service
 vectors of different lengths                           refused
 vectors not of the length of ``dimReductionSize``      refused (*)
 quantised: other than whole numbers in the range       refused, where they become bytes
 not quantised: whole numbers only, beyond -1 to 1      refused (*) (JSON may write 1.0 as 1)
 a vector of zeros                                      a warning
 another number of predictions than inputs              refused by :mod:`~lucidworks_provider.client.prediction_types`
-predictions with an ``index``                          put in order, if the numbers tell one
+predictions with an ``index``                          put in order, if the numbers are a permutation
 one prediction that is an error, or nothing            its row says so in ``error``, and is counted
 =====================================================  ====================================================
 
@@ -44,7 +44,7 @@ from typing import Any
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
 from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError
 
-# Of the words in chunks that do not stand in the text as they are; a service that rewrites texts keeps most.
+# Of the words in chunks that are not in the text verbatim; a service that rewrites texts keeps most.
 LEAST_SHARE = 0.5
 _WORDS = re.compile(r"\w+")
 _WORDS_COMPARED = 2_000
@@ -106,9 +106,9 @@ def check_vectors(
     lenient: bool = False,
 ) -> list[str]:
     """
-    Compare vectors with what was asked for.
+    Compare vectors with what was requested.
 
-    :param dimension: the ``dimReductionSize`` that was asked for.
+    :param dimension: the ``dimReductionSize`` that was requested.
     :param what: has the vectors, for messages.
     :param lenient: warn where the vectors may be good.
     :return: warnings.
@@ -123,13 +123,13 @@ def check_vectors(
     if dimension is not None and lengths - {dimension}:
         found = str(*lengths)
         doubts.append(
-            f"{what}: dimReductionSize {dimension} was asked for, and the vectors have {found} numbers"
+            f"{what}: dimReductionSize {dimension} was requested, and the vectors have {found} numbers"
         )
     if vectors and quantization is None and all(map(_is_whole, vectors)):
         largest = max(max(map(abs, vector), default=0) for vector in vectors)
         if largest > 1:
             doubts.append(
-                f"{what}: whole numbers up to {largest:g} in all vectors, and no quantization was asked for"
+                f"{what}: whole numbers up to {largest:g} in all vectors, and no quantization was requested"
             )
     warnings = [_doubt(doubt, lenient=lenient) for doubt in doubts]
     if zeros := sum(not any(vector) for vector in vectors):
@@ -171,7 +171,7 @@ def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Ma
             return [
                 one for _, one in sorted(zip(numbers, predictions, strict=True), key=lambda pair: pair[0])
             ]
-    raise refused(f"{name}: the predictions have the `index` {str(given)[:100]}, which tells no order")
+    raise refused(f"{name}: the predictions have the `index` {str(given)[:100]}, which is no order")
 
 
 def _is_whole(vector: Sequence[float]) -> bool:

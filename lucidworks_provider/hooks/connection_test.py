@@ -98,7 +98,7 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
 
     :param access: which token was sent.
     :param assumed: of :class:`EndpointCheck`.
-    :return: whether host and credentials are right all the same, and a message.
+    :return: whether host and credentials are right anyway, and a message.
     """
     match err:
         case RateLimitError():
@@ -110,7 +110,7 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
             )
         case TokenRefusedError():
             return False, (
-                f"refuses {access}. Another system that asks for tokens with the same client id causes that, or an "
+                f"refuses {access}. Another system that requests tokens with the same client id causes that, or an "
                 f"application that is not entitled. {err}"
             )
     return False, f"does not work with {access}. {err}"

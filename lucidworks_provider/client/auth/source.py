@@ -110,7 +110,7 @@ class ServerClock:
         if warn:
             log.warning(
                 "This host's clock is %.0f s off the identity server's. Access tokens are handled by the server's "
-                "clock, so they work; set this host's clock all the same (NTP).",
+                "clock, so they work; synchronise it (NTP) anyway.",
                 -offset,
             )
 
@@ -289,9 +289,9 @@ class TokenCache:
             return None
         return TokenError(
             f"{self.backoff.refusals} access tokens in a row were refused with 401 before any call accepted one. "
-            "Another system that asks for tokens with the same client id does that (give it an integration of its "
+            "Another system that requests tokens with the same client id does that (give it an integration of its "
             "own), and so does an application that is not entitled to what is asked, or an Application ID that "
-            f"belongs to other credentials. No new token is asked for during {pause:.0f} s."
+            f"belongs to other credentials. No new token is requested during {pause:.0f} s."
         )
 
 
@@ -332,7 +332,7 @@ class Service:
     """
     Requests to the identity server.
 
-    :param token: requests a new token, which invalidates the last one; its argument asks for a single attempt.
+    :param token: requests a new token, which invalidates the last one; its argument requests a single attempt.
     :param time: its clock, in seconds since the epoch.
     """
 

@@ -35,7 +35,7 @@ FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 600.0
 
 _CURE = (
-    "Another system asks for access tokens with the same client id, which deletes the ones of this Airflow: give "
+    "Another system requests access tokens with the same client id, which deletes the ones of this Airflow: give "
     "each system an integration, and so a client id, of its own. Or an application is not entitled to what it asks."
 )
 
@@ -101,14 +101,14 @@ class RevocationHistory:
         """The text of a warning."""
         return (
             f"{len(self.times)} refused before expiry within the last minute. {_CURE} Above {ALLOWED} a minute no "
-            "more are asked for."
+            "more are requested."
         )
 
     def error_text(self, pause: float) -> str:
         """The text of the error during a pause."""
         return (
             f"{len(self.times)} access tokens were refused before expiry within a minute. {_CURE} No new token is "
-            f"asked for during {pause:.0f} s."
+            f"requested during {pause:.0f} s."
         )
 
 

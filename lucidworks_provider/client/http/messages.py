@@ -266,7 +266,7 @@ def content_codings(header: str | None) -> list[str] | None:
     """
     The codings of a ``Content-Encoding`` header, in the order in which they were applied.
 
-    :return: None where one of them is not decoded here; the body then stays as it came.
+    :return: None where one of them is not decoded here; the body is then not decoded.
     """
     codings = [coding.strip().lower() for coding in (header or "").split(",")]
     codings = [coding for coding in codings if coding not in {"", "identity"}]

@@ -144,7 +144,7 @@ def test_what_is_shown_nowhere_is_an_error_before_any_post(service: Service, hid
         with pytest.raises(AmbiguousResourceError) as caught:
             train(**other).execute(attempt())
         assert not caught.value.retryable
-        for words in (first, "'reuse'", "'create'", *(f"{field}: asked for" for field in hidden)):
+        for words in (first, "'reuse'", "'create'", *(f"{field}: requested" for field in hidden)):
             assert words in str(caught.value)
     assert service.trained() == [first]
     assert service.calls("create-model") == 1
@@ -215,7 +215,7 @@ def test_a_deployment_that_cannot_be_told_is_an_error(service: Service, hidden: 
         # The documented default is shown nowhere, so it is no doubt.
         assert deploy(model, max_replicas=1, if_ambiguous="create").execute(attempt()) == first
         return
-    with pytest.raises(AmbiguousResourceError, match=rf"{model}.*{first}.*{hidden}: asked for"):
+    with pytest.raises(AmbiguousResourceError, match=rf"{model}.*{first}.*{hidden}: requested"):
         deploy(model, max_replicas=2, **other).execute(attempt())
     assert service.deployed() == [first]
     assert deploy(model, max_replicas=2, if_ambiguous="reuse", **other).execute(attempt()) == first

@@ -199,8 +199,8 @@ def test_the_error_tree() -> None:
 
 
 FUNCTIONS = {
+    "lucidworks_provider.client.use_case_list": {"list_use_cases": ""},
     "lucidworks_provider.client.predictions": {
-        "list_use_cases": "",
         **dict.fromkeys(("predict", "submit_prediction", "tokenize", "preview_prompt"), "options inputs"),
         **dict.fromkeys(("predict_items", "submit_items"), "options items"),
         "get_prediction": "job_id options",

@@ -103,7 +103,7 @@ def test_a_submission_that_may_have_arrived_is_not_repeated(
     mode: Mode, emulator: RunningEmulator, kind: str
 ) -> None:
     fault(emulator, kind, "submit")
-    with pytest.raises(SubmissionUnknownError, match="under an id that nobody knows"):
+    with pytest.raises(SubmissionUnknownError, match="under an id that is lost"):
         submit(mode, LucidworksHook())
     assert count(emulator, "submit") == 1
     assert len(emulator.state.jobs.all()) == (kind in {"disconnect-after", "cut-json"})
@@ -230,7 +230,7 @@ def test_a_refused_token_is_replaced(
 def test_a_token_that_is_refused_again_and_again(mode: Mode, emulator: RunningEmulator) -> None:
     fault(emulator, "unauthorized", "submit", times=100)
     with pytest.raises(
-        TokenRefusedError, match="Another system that asks for tokens with the same client id"
+        TokenRefusedError, match="Another system that requests tokens with the same client id"
     ):
         submit(mode, LucidworksHook())
     assert count(emulator, "submit") == TOKEN_ROUNDS + 1
