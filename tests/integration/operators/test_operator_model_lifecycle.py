@@ -74,7 +74,7 @@ def settings(emulator: RunningEmulator, **changes: Any) -> None:
 
 
 def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times}))
+    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times}))
 
 
 def calls(emulator: RunningEmulator, endpoint: str) -> int:

@@ -59,7 +59,7 @@ class Service:
         self.state.settings = self.state.settings.patched(changes)
 
     def fault(self, kind: str, match: str, times: int = 1) -> None:
-        self.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times}))
+        self.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times}))
 
     def calls(self, endpoint: str) -> int:
         return sum(line.endpoint == endpoint for line in self.state.log)
@@ -476,7 +476,7 @@ def test_the_usual_path_comes_after_a_refusal(service: Service, status: int) -> 
 @pytest.mark.parametrize("kind", ["unauthorized", "429", "500", "503", "html", "disconnect", "timeout"])
 def test_what_is_not_about_the_path_is_sent_again_to_the_same(service: Service, kind: str) -> None:
     deployment = str(deploy(trained()).execute(attempt()))
-    service.state.faults.order(Fault.from_json({"kind": kind, "match": "undeploy", "delay": 0.01}))
+    service.state.faults.inject(Fault.from_json({"kind": kind, "match": "undeploy", "delay": 0.01}))
     undeploy(deployment).execute(attempt())
     assert [path for path, _ in service.deletions()] == [paths(deployment)[0]] * 2
 

@@ -108,7 +108,7 @@ CHUNKING: dict[str, Case] = {
         for status in ("304", "403", "408", "409", "425")
     },
     **{
-        word: Case(("poll", "status"), {"value": word}, chunk="So the emulator was told", corpus="failed")
+        word: Case(("poll", "status"), {"value": word}, chunk="An injected fault", corpus="failed")
         for word in ("FAILED", "FAILURE", "CANCELLED", "EXPIRED", "Timed out")
     },
     "an error in a 200": Case(("poll", "error-body"), {"value": "no room"}, chunk="no room", corpus="failed"),
@@ -357,7 +357,7 @@ JOBS: dict[str, Case] = {
     "an item is nothing": Case(("poll-prediction", "item-nothing"), chunk="2 of 4 inputs have no prediction"),
     "reordered": Case(("poll-prediction", "reversed")),
     "an index that tells no order": Case(("poll-prediction", "index"), {"value": "1,5"}, chunk="is no order"),
-    "FAILED": Case(("poll-prediction", "status"), {"value": "FAILED"}, chunk="So the emulator was told"),
+    "FAILED": Case(("poll-prediction", "status"), {"value": "FAILED"}, chunk="An injected fault"),
     "an error in a 200": Case(("poll-prediction", "error-body"), {"value": "no room"}, chunk="no room"),
     "SUCCEEDED": Case(("poll-prediction", "status"), {"value": "SUCCEEDED"}),
     "an unknown word": Case(("poll-prediction", "status"), {"value": "ARCHIVED"}, warns="quarantined"),

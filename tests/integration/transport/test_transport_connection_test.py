@@ -34,7 +34,7 @@ def issued(emulator: RunningEmulator) -> int:
 
 
 def order(emulator: RunningEmulator, kind: str, match: str, **more: Any) -> None:
-    emulator.state.faults.order(Fault.from_json({"match": match, "kind": kind, "times": 1, **more}))
+    emulator.state.faults.inject(Fault.from_json({"match": match, "kind": kind, "times": 1, **more}))
 
 
 def test_all_three_hosts(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:

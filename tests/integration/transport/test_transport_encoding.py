@@ -53,7 +53,7 @@ def raw_deflate(data: bytes) -> bytes:
 
 
 def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
+    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
 
 
 def test_requests_accept_what_is_decoded(mode: Mode) -> None:

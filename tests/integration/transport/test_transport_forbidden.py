@@ -33,7 +33,7 @@ def service(emulator: RunningEmulator) -> RunningEmulator:
 
 
 def forbid(service: RunningEmulator, match: str = "any", times: int = 1000) -> None:
-    service.state.faults.order(Fault.from_json({"kind": "403", "match": match, "times": times}))
+    service.state.faults.inject(Fault.from_json({"kind": "403", "match": match, "times": times}))
 
 
 # The decision

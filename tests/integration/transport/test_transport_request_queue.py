@@ -184,7 +184,7 @@ def test_a_loop_that_ended_holds_up_nobody() -> None:
 
 
 def test_a_single_429_delays_its_own_request_only(emulator: RunningEmulator) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": "429", "match": "usecases", "retry_after": 1}))
+    emulator.state.faults.inject(Fault.from_json({"kind": "429", "match": "usecases", "retry_after": 1}))
     hook = LucidworksHook()
     job_id = hook.call(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
     refusing = threading.Thread(target=lambda: asyncio.run(LucidworksHook().acall(list_use_cases())))

@@ -50,7 +50,7 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 
 def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
+    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
 
 
 def count(emulator: RunningEmulator, endpoint: str) -> int:

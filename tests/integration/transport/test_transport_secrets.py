@@ -148,7 +148,7 @@ def test_nothing_leaks_on_the_whole_way(
     everything: Callable[[], str],
 ) -> None:
     def fault(kind: str, match: str, **more: Any) -> None:
-        emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, **more}))
+        emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, **more}))
 
     hook, errors = LucidworksHook(), []
     for mode in MODES:
