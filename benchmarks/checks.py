@@ -12,10 +12,9 @@ import random
 import time
 from collections.abc import Callable
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.client.api.http import parse_object
-from lucidworks_provider.client.api.spans import locate
-from lucidworks_provider.client.api.validation import check_chunks
+from lucidworks_provider.client.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.http.messages import parse_object
+from lucidworks_provider.client.validation import check_chunks, locate
 from lucidworks_provider.jobs.chunk_columns import ChunkColumns
 
 OPTIONS = ChunkingOptions("sentence", "gte-small")

@@ -29,9 +29,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.client.api.http import parse_object
-from lucidworks_provider.client.api.spans import locate
+from lucidworks_provider.client.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.http.messages import parse_object
+from lucidworks_provider.client.validation import locate
 from lucidworks_provider.jobs.chunk_columns import ChunkColumns, chunk_schema
 from lucidworks_provider.threads import in_thread
 

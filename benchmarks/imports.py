@@ -23,7 +23,7 @@ MODULES = (
     *("sensors.jobs", "sensors.models", "triggers.events", "triggers.jobs", "triggers.models"),
     *("hooks.auth", "hooks.lucidworks", "decorators.chunk", "decorators.predict"),
     *("links.report", "assets", "retry_policy", "errors", "documents", "corpus.shards", "client.settings"),
-    *("client.api.build", "client.api.models", "client.api.use_cases", "emulator", "get_provider_info"),
+    *("client.models", "client.use_cases", "emulator", "get_provider_info"),
 )
 OFFICIAL = ("http.operators.http", "openai.operators.openai", "cohere.operators.embedding")
 DATABRICKS = "databricks.operators.databricks"

@@ -82,7 +82,7 @@ class Figures:
 
 async def send_on(seconds: float) -> dict[str, Any]:
     """In a process of its own: send as often as possible, and note when each answer came and what it was."""
-    from lucidworks_provider.client.api.http import get
+    from lucidworks_provider.client.http.messages import get
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     hook = LucidworksHook()

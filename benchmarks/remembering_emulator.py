@@ -11,13 +11,13 @@ from __future__ import annotations
 import sys
 from functools import lru_cache
 
-from lucidworks_provider.emulator import chunking_api
+from lucidworks_provider.emulator import chunking
 from lucidworks_provider.emulator.__main__ import main
-from lucidworks_provider.emulator.chunking_result import compute
+from lucidworks_provider.emulator.chunking import compute
 
 # Of 4 KB documents about 12 KB each.
 REMEMBERED = 16_384
 
 if __name__ == "__main__":
-    vars(chunking_api)["compute"] = lru_cache(REMEMBERED)(compute)
+    vars(chunking)["compute"] = lru_cache(REMEMBERED)(compute)
     sys.exit(main())

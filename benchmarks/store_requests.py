@@ -32,7 +32,7 @@ os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 import s3fs
 
 from dev.s3_server import BUCKET, s3_client, s3_server
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run
 from lucidworks_provider.corpus.settings import Corpus, Service

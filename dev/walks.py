@@ -107,7 +107,7 @@ def main() -> None:
         with variables_in_memory():
             walks = {"token": Walk().take(LucidworksAuthHook().get_token)}
             walks["document"] = Walk().take(lambda: chunk("one.jsonl"))
-            emulator.state.faults.order(Fault.from_json({"kind": "error-job", "match": "submit"}))
+            emulator.state.faults.inject(Fault.from_json({"kind": "error-job", "match": "submit"}))
             walks["failure"] = Walk().take(lambda: _failing(chunk))
     for name, walk in walks.items():
         print(f"{name:<10}{len(walk.modules):>4} modules{len(walk.trips):>5} trips")

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from lucidworks_provider import __version__
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
-from lucidworks_provider.client.api.tokens import token_request
+from lucidworks_provider.client.auth.token import token_request
+from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import LucidworksError
 
@@ -50,7 +50,7 @@ _SHORTEST_SECRET = 4
 
 
 class _Stopped(Exception):
-    """The check cannot go on; the text is part of the report."""
+    """The check cannot continue; the text is part of the report."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ The errors of this package, as one tree.
     ├── TokenError                no token, and a new one would invalidate that of other processes
     │   ├── TokenStoreError       the store of the shared token cannot be reached
     │   └── TokenContestedError   another system keeps requesting tokens with the same client id
-    ├── AmbiguousResourceError    a model or deployment may be the one that is asked for
+    ├── AmbiguousResourceError    a model or deployment may be the one requested
     ├── StorageError              a storage location cannot be written or read
     ├── OutputBusyError           another task writes into the same output; names the task
     ├── TooManyRejectsError       more documents of a corpus were rejected than its owner allows
@@ -147,7 +147,7 @@ class ContentEncodingError(AnswerError):
     A proxy or gateway compresses answers. Every answer is affected, and the service has done what was asked, so
     repeating the request would only pay for it again.
 
-    :param body: as it came.
+    :param body: not decoded.
     :param encoding: the header.
     """
 
@@ -158,7 +158,7 @@ class ContentEncodingError(AnswerError):
 
     def kept(self, where: str) -> None:
         """Say where the body is."""
-        self.args = (f"{self} The answer as it came is kept in {where}.", *self.args[1:])
+        self.args = (f"{self} The undecoded response is stored in {where}.", *self.args[1:])
 
 
 class AuthenticationError(AnswerError):
@@ -180,7 +180,7 @@ class TokenContestedError(TokenError):
 
 
 class AmbiguousResourceError(LucidworksError):
-    """A model or deployment exists that may be the one that is asked for; names both. No other one was made."""
+    """A model or deployment exists that may be the one requested; names both. No other one was made."""
 
 
 class StorageError(LucidworksError):

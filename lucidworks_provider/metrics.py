@@ -27,7 +27,7 @@ def request(endpoint: str, outcome: int | str, seconds: float) -> None:
     """
     A request has ended.
 
-    :param endpoint: a :attr:`~lucidworks_provider.client.api.http.Request.endpoint`.
+    :param endpoint: a :attr:`~lucidworks_provider.client.http.messages.Request.endpoint`.
     :param outcome: the HTTP status; ``not_sent`` or ``broken`` where no answer came.
     :param seconds: from sending it to the end of its answer; waiting for a turn does not count.
     """

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from tenacity import Retrying, wait_fixed
 
-from lucidworks_provider.client.api.http import scrub
+from lucidworks_provider.client.http.messages import scrub
 from lucidworks_provider.errors import ConfigurationError, InputError, LucidworksError, StorageError
 from lucidworks_provider.retrying import retry_on
 

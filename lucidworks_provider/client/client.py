@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from lucidworks_provider.client.api.http import Request, Response, check_status, read_blanked
 from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.auth.source import TokenSource, token_source
 from lucidworks_provider.client.endpoint import Call, Exchange
+from lucidworks_provider.client.http.messages import Request, Response, check_status, read_blanked
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,
@@ -239,7 +239,7 @@ def _explain(err: LucidworksError, request: Request, conn_id: str) -> Lucidworks
     reason = str(err).rstrip(".")
     if isinstance(err, TokenRefusedError):
         return TokenRefusedError(
-            f"{reason}. Several access tokens were refused. Another system that asks for tokens with the same client "
+            f"{reason}. Several access tokens were refused. Another system that requests tokens with the same client "
             "id causes that (give it an integration of its own), or an application that is not entitled to this.",
             status=err.status,
         )
@@ -249,6 +249,6 @@ def _explain(err: LucidworksError, request: Request, conn_id: str) -> Lucidworks
     if request.replayable or not unknown or known:
         return err
     return SubmissionUnknownError(
-        f"{reason}. The service may have done it all the same, under an id that nobody knows.",
+        f"{reason}. The service may have executed it, under an id that is lost.",
         retry_after=err.retry_after if isinstance(err, ServiceError) else None,
     )

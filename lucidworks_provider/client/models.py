@@ -1,37 +1,366 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Models and their deployments: train, deploy, undeploy. All of it needs the Customer ID.
+The Models API: models that are trained, and their deployments.
 
-.. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api
+=====================================  =================================================================
+state of a model                       meaning
+=====================================  =================================================================
+``AVAILABLE``                          trained; can be deployed (``TRAINED`` does not say so)
+contains ``FAIL`` or ``ERROR``         failed
+in :data:`FAILURE_STATES`              failed
+``DELETING``, ``DELETED``              deleted, or about to be
+in :data:`RUNNING_STATES`              still running
+anything else                          still running; logged as unknown
+=====================================  =================================================================
+
+=====================================  =================================================================
+state of a deployment                  meaning
+=====================================  =================================================================
+in :data:`DEPLOYED_STATES`             its id is the MODEL_ID of predictions
+contains ``FAIL`` or ``ERROR``         failed
+in :data:`FAILURE_STATES`              failed
+``DELETING``, ``DELETED``, no record   deleted, or about to be
+in :data:`RUNNING_STATES`              still running
+anything else                          still running; logged as unknown
+=====================================  =================================================================
+
+Only ``AVAILABLE`` and the states of a deployment up to ``DELETE_FAILED`` are documented. Words are compared without
+case, ``-`` and a blank are ``_``, and a word of failure may follow another one: ``TRAINING_CANCELLED``.
+
+Source: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-models-api, section 10 of the
+API reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from lucidworks_provider.client.api import model_calls as calls
-from lucidworks_provider.client.api import models as api
-from lucidworks_provider.client.api.http import path_segment
 from lucidworks_provider.client.endpoint import Call, Exchange, Steps, endpoint
+from lucidworks_provider.client.http.messages import (
+    MODEL_SCOPE,
+    Request,
+    Response,
+    check_status,
+    excerpt,
+    get,
+    parse_json,
+    path_segment,
+    post,
+)
+from lucidworks_provider.client.options import is_int
+from lucidworks_provider.client.secrets import without_secrets
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import AnswerError, InputError
+from lucidworks_provider.errors import AnswerError, InputError, MalformedAnswerError
+
+if TYPE_CHECKING:
+    from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec
+
+# A service may return them; they are not kept.
+CREDENTIALS = "trainingDataCredentials"
+
+T = TypeVar("T")
+
+
+class Progress(Enum):
+    """What a state means."""
+
+    RUNNING = "running"
+    READY = "ready"
+    FAILED = "failed"
+    GONE = "gone"
+
+
+AVAILABLE_STATES = frozenset({"AVAILABLE"})
+DEPLOYED_STATES = frozenset({"DEPLOYED", "ACTIVE", "SERVING"})
+DELETED_STATES = frozenset({"DELETING", "DELETED"})
+FAILURE_STATES = frozenset(
+    {
+        *("CANCELLED", "CANCELED", "ABORTED", "TERMINATED", "KILLED", "STOPPED"),
+        *("EXPIRED", "TIMED_OUT", "TIMEDOUT", "TIMEOUT"),
+        *("REJECTED", "DENIED", "INVALID"),
+    }
+)
+# Not RUNNING, which may mean that a deployment is up: it is logged as unknown.
+RUNNING_STATES = frozenset({"TRAINING", "DEPLOYING", "QUEUED", "PENDING", "SUBMITTED", "CREATING"})
+
+
+def model_progress(state: str | None) -> Progress:
+    """Apply the first table above."""
+    return _progress(state, AVAILABLE_STATES)
+
+
+def deployment_progress(state: str | None) -> Progress:
+    """Apply the second table above."""
+    return _progress(state, DEPLOYED_STATES)
+
+
+def is_unknown_state(state: str | None, progress: Progress) -> bool:
+    """Whether a state that counts as running is in none of the tables above."""
+    return progress is Progress.RUNNING and _word(state) not in RUNNING_STATES
+
+
+def _progress(state: str | None, success: frozenset[str]) -> Progress:
+    word = _word(state)
+    if word in success:
+        return Progress.READY
+    if word in DELETED_STATES:
+        return Progress.GONE
+    failed = (
+        "FAIL" in word or "ERROR" in word or any(f"_{word}".endswith(f"_{end}") for end in FAILURE_STATES)
+    )
+    return Progress.FAILED if failed else Progress.RUNNING
+
+
+def _word(state: str | None) -> str:
+    return (state or "").strip().upper().replace("-", "_").replace(" ", "_")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """
+    A model that runs somewhere.
+
+    :param id: also the MODEL_ID of predictions, chunking and tokenization.
+    :param sent: every field as the service sent it.
+    """
+
+    id: str
+    model_id: str | None
+    region: str | None
+    state: str | None
+    config: Mapping[str, Any] | None
+    min_replicas: int | None
+    max_replicas: int | None
+    deployed_at: str | None
+    created_by: str | None
+    sent: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def progress(self) -> Progress:
+        """What its state means."""
+        return deployment_progress(self.state)
+
+    @property
+    def started(self) -> str | None:
+        """When it was made, as the service writes it."""
+        return self.deployed_at
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """
+    A pre-trained or custom model.
+
+    :param vector_size: of its embeddings; the service writes it as text.
+    :param metrics: of the training, if they were requested.
+    :param sent: every field as the service sent it, without credentials.
+    """
+
+    id: str
+    name: str | None
+    category: str | None
+    model_type: str | None
+    description: str | None
+    region: str | None
+    vector_size: int | None
+    state: str | None
+    training_data: Mapping[str, Any] | None
+    config: Mapping[str, Any] | None
+    training_started: str | None
+    training_completed: str | None
+    created_by: str | None
+    deployments: tuple[Deployment, ...]
+    metrics: Any
+    sent: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def progress(self) -> Progress:
+        """What its state means."""
+        return model_progress(self.state)
+
+    @property
+    def started(self) -> str | None:
+        """When it was made, as the service writes it."""
+        return self.training_started
+
+
+def unseen_deployment(deployment_id: str) -> Deployment:
+    """A deployment of which nothing but the id is known: it was made a moment ago, and no list shows it yet."""
+    return _deployment({"id": deployment_id})
+
+
+def is_shown(value: object) -> bool:
+    """Whether the service shows a field: older answers leave fields out, or empty."""
+    return value not in (None, "", {}, [])
+
+
+def merge_models(first: Model, other: Model) -> Model:
+    """The same model as two answers show it: the first one's fields, and what it leaves out."""
+    return _model(_merged(first.sent, other.sent))
+
+
+def merge_deployments(first: Deployment, other: Deployment) -> Deployment:
+    """The same deployment as two answers show it: the first one's fields, and what it leaves out."""
+    return _deployment(_merged(first.sent, other.sent))
+
+
+def deployments_of(model_id: str, listed: Iterable[Deployment]) -> tuple[Deployment, ...]:
+    """A list of one model's deployments, which may leave out whose they are."""
+    return tuple(
+        one if one.model_id is not None else _deployment({**one.sent, "modelId": model_id}) for one in listed
+    )
+
+
+def _merged(first: Mapping[str, Any], other: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**other, **{name: value for name, value in first.items() if is_shown(value)}}
+
+
+def read_models(answer: Response) -> tuple[Model, ...]:
+    """The list of models."""
+    return tuple(_model(one) for one in _list(answer, "List models"))
+
+
+def read_model(answer: Response) -> Model:
+    """One model."""
+    return _read(answer, "Model", _model)
+
+
+def read_deployments(answer: Response) -> tuple[Deployment, ...]:
+    """A list of deployments."""
+    return tuple(_deployment(one) for one in _list(answer, "List deployments"))
+
+
+def read_deployment(answer: Response) -> Deployment:
+    """One deployment."""
+    return _read(answer, "Deployment", _deployment)
+
+
+def read_undeployment(answer: Response) -> str | None:
+    """
+    The state in the response to a deletion; the body may be empty.
+
+    :raises MalformedAnswerError: a page, which is a gateway's.
+    """
+    check_status(answer, "Delete deployment")
+    if answer.body.lstrip().startswith(b"<"):
+        raise _malformed(answer, "Delete deployment", "a page")
+    decoded = parse_json(answer.body)
+    state = decoded.get("state") if isinstance(decoded, Mapping) else None
+    return state if isinstance(state, str) else None
+
+
+def _read(answer: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -> T:
+    check_status(answer, what)
+    body = parse_json(answer.body)
+    if isinstance(body, Mapping) and len(body) == 1:
+        # One page of another generation may wrap it. Beside other fields an object with an id is another's.
+        [inner] = body.values()
+        body = inner if isinstance(inner, Mapping) and "id" in inner else body
+    if not isinstance(body, Mapping):
+        raise _malformed(answer, what, "no JSON object")
+    return read(body)
+
+
+def _list(answer: Response, what: str) -> list[Mapping[str, Any]]:
+    check_status(answer, what)
+    decoded = parse_json(answer.body)
+    if isinstance(decoded, Mapping):
+        lists = [one for one in decoded.values() if isinstance(one, list)]
+        decoded = lists[0] if len(lists) == 1 else None
+    if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
+        raise _malformed(answer, what, "no list of objects")
+    return decoded
+
+
+def _malformed(answer: Response, what: str, holds: str) -> MalformedAnswerError:
+    # After the name of the credentials there may be a key, and a broken answer cannot be searched for it.
+    start = excerpt(answer.body.partition(CREDENTIALS.encode())[0])
+    return MalformedAnswerError(
+        f"{what}: HTTP {answer.status} with a body that is {holds}. It starts: {start!r}",
+        status=answer.status,
+    )
+
+
+def _model(sent: Mapping[str, Any]) -> Model:
+    sent = without_secrets(sent)
+    size = sent.get("vectorSize")
+    deployments = sent.get("deployments")
+    return Model(
+        id=_id(sent, "model"),
+        name=_str(sent, "name"),
+        category=_str(sent, "category"),
+        model_type=_str(sent, "modelType"),
+        description=_str(sent, "description"),
+        region=_str(sent, "region"),
+        vector_size=int(size) if is_int(size) or (isinstance(size, str) and size.isdecimal()) else None,
+        state=_str(sent, "state"),
+        training_data=_mapping(sent, "trainingData"),
+        config=_mapping(sent, "config"),
+        training_started=_str(sent, "trainingStarted"),
+        training_completed=_str(sent, "trainingCompleted"),
+        created_by=_str(sent, "createdBy"),
+        deployments=tuple(
+            _deployment({"modelId": sent.get("id"), **one})
+            for one in (deployments if isinstance(deployments, list) else [])
+            if isinstance(one, Mapping) and one.get("id") is not None
+        ),
+        metrics=sent.get("metrics"),
+        sent=sent,
+    )
+
+
+def _deployment(sent: Mapping[str, Any]) -> Deployment:
+    replicas = [sent.get(name) for name in ("minReplicas", "maxReplicas")]
+    return Deployment(
+        id=_id(sent, "deployment"),
+        model_id=_str(sent, "modelId"),
+        region=_str(sent, "region"),
+        state=_str(sent, "state"),
+        config=_mapping(sent, "config"),
+        min_replicas=replicas[0] if is_int(replicas[0]) else None,
+        max_replicas=replicas[1] if is_int(replicas[1]) else None,
+        deployed_at=_str(sent, "deployedAt"),
+        created_by=_str(sent, "createdBy"),
+        sent=without_secrets(sent),
+    )
+
+
+def _id(sent: Mapping[str, Any], what: str) -> str:
+    value = sent.get("id")
+    if not isinstance(value, str | int) or isinstance(value, bool) or not str(value).strip():
+        raise MalformedAnswerError(f"A {what} without an `id`: {str(sorted(sent))[:200]}", status=200)
+    return str(value).strip()
+
+
+def _str(sent: Mapping[str, Any], name: str) -> str | None:
+    value = sent.get(name)
+    return value if isinstance(value, str) and value else None
+
+
+def _mapping(sent: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    value = sent.get(name)
+    return value if isinstance(value, Mapping) else None
+
 
 # Statuses of a path or a deployment that does not exist.
 _NOT_THERE = frozenset({404, 405, 410})
 
 
-def list_models() -> Call[tuple[api.Model, ...]]:
+def list_models() -> Call[tuple[Model, ...]]:
     """
     Every model, pre-trained and custom.
 
     :raises ConfigurationError: the connection has no Customer ID.
     """
-    return endpoint(lambda settings: calls.list_models_request(settings.models_base), api.read_models)
+    return endpoint(lambda settings: list_models_request(settings.models_base), read_models)
 
 
-def get_model(model_id: str, *, metrics: bool = False) -> Call[api.Model]:
+def get_model(model_id: str, *, metrics: bool = False) -> Call[Model]:
     """
     One model.
 
@@ -39,14 +368,12 @@ def get_model(model_id: str, *, metrics: bool = False) -> Call[api.Model]:
     :raises UnknownResourceError: no such model.
     """
     return endpoint(
-        lambda settings: calls.get_model_request(settings.models_base, model_id, metrics=metrics),
-        api.read_model,
+        lambda settings: get_model_request(settings.models_base, model_id, metrics=metrics),
+        read_model,
     )
 
 
-def create_model(
-    training: calls.TrainingSpec, credentials: Mapping[str, str] | None = None
-) -> Call[api.Model]:
+def create_model(training: TrainingSpec, credentials: Mapping[str, str] | None = None) -> Call[Model]:
     """
     Start to train a model. It cannot be changed or deleted afterwards.
 
@@ -57,20 +384,20 @@ def create_model(
     """
     _check_credentials(credentials)
     return endpoint(
-        lambda settings: calls.create_model_request(settings.models_base, training, credentials),
-        api.read_model,
+        lambda settings: create_model_request(settings.models_base, training, credentials),
+        read_model,
     )
 
 
-def list_model_deployments(model_id: str) -> Call[tuple[api.Deployment, ...]]:
+def list_model_deployments(model_id: str) -> Call[tuple[Deployment, ...]]:
     """The deployments of a model."""
     return endpoint(
-        lambda settings: calls.list_model_deployments_request(settings.models_base, model_id),
-        api.read_deployments,
+        lambda settings: list_model_deployments_request(settings.models_base, model_id),
+        read_deployments,
     )
 
 
-def list_deployments() -> Call[tuple[api.Deployment, ...]]:
+def list_deployments() -> Call[tuple[Deployment, ...]]:
     """
     Every deployment of the customer. No other way to see a single one is documented.
 
@@ -81,15 +408,13 @@ def list_deployments() -> Call[tuple[api.Deployment, ...]]:
     return Call(_every_deployment)
 
 
-def create_deployment(placement: calls.DeploymentSpec) -> Call[api.Deployment]:
+def create_deployment(placement: DeploymentSpec) -> Call[Deployment]:
     """
     Start to deploy a model. Never in a trigger.
 
     :raises SubmissionUnknownError: sent, and no response came: a deployment may exist.
     """
-    return endpoint(
-        lambda settings: calls.deploy_request(_deployments(settings), placement), api.read_deployment
-    )
+    return endpoint(lambda settings: deploy_request(_deployments_url(settings), placement), read_deployment)
 
 
 def delete_deployment(deployment_id: str) -> Call[str | None]:
@@ -107,20 +432,20 @@ def delete_deployment(deployment_id: str) -> Call[str | None]:
     return Call(partial(_deletion, deployment_id=deployment_id))
 
 
-def _every_deployment(settings: LucidworksSettings) -> Steps[tuple[api.Deployment, ...]]:
+def _every_deployment(settings: LucidworksSettings) -> Steps[tuple[Deployment, ...]]:
     try:
-        listed: tuple[api.Deployment, ...] = yield Exchange(
-            calls.list_deployments_request(_deployments(settings)), api.read_deployments
+        listed: tuple[Deployment, ...] = yield Exchange(
+            list_deployments_request(_deployments_url(settings)), read_deployments
         )
     except AnswerError as err:
         refused = _wrong_path(err)
     else:
         return listed
     try:
-        models = yield Exchange(calls.list_models_request(settings.models_base), api.read_models)
+        models = yield Exchange(list_models_request(settings.models_base), read_models)
     except AnswerError as err:
         raise _with_path(refused, settings) from _wrong_path(err)
-    lists: list[tuple[api.Deployment, ...]] = []
+    lists: list[tuple[Deployment, ...]] = []
     for model in models:
         if model.sent.get("deployments") == []:
             lists.append(())
@@ -131,26 +456,22 @@ def _every_deployment(settings: LucidworksSettings) -> Steps[tuple[api.Deploymen
     return tuple(chain.from_iterable(lists))
 
 
-def _deployments_of(
-    settings: LucidworksSettings, model: api.Model
-) -> Steps[tuple[api.Deployment, ...] | None]:
+def _deployments_of(settings: LucidworksSettings, model: Model) -> Steps[tuple[Deployment, ...] | None]:
     """The list of a model; if it is refused, the deployments within the model, or None."""
-    request = calls.list_model_deployments_request(settings.models_base, model.id)
+    request = list_model_deployments_request(settings.models_base, model.id)
     try:
-        listed = yield Exchange(request, api.read_deployments)
+        listed = yield Exchange(request, read_deployments)
     except AnswerError as err:
         _wrong_path(err)
         return model.deployments if "deployments" in model.sent else None
-    return api.deployments_of(model.id, listed)
+    return deployments_of(model.id, listed)
 
 
 def _deletion(settings: LucidworksSettings, deployment_id: str) -> Steps[str | None]:
     refused: list[AnswerError] = []
     for url in _undeployments(settings, deployment_id):
         try:
-            state: str | None = yield Exchange(
-                calls.undeploy_request(url, deployment_id), api.read_undeployment
-            )
+            state: str | None = yield Exchange(undeploy_request(url, deployment_id), read_undeployment)
         except AnswerError as err:
             refused.append(_wrong_path(err))
         else:
@@ -158,7 +479,7 @@ def _deletion(settings: LucidworksSettings, deployment_id: str) -> Steps[str | N
     raise _undeploy_refused(deployment_id, refused, settings)
 
 
-def _deployments(settings: LucidworksSettings) -> str:
+def _deployments_url(settings: LucidworksSettings) -> str:
     return settings.models_path(settings.deployments_path)
 
 
@@ -219,3 +540,63 @@ def _check_credentials(credentials: Mapping[str, str] | None) -> None:
     for name, secret in credentials.items():
         if not isinstance(name, str) or not isinstance(secret, str) or not secret.strip():
             raise InputError(f"credentials: {name} must be a text that is not empty.")
+
+
+def list_models_request(base: str) -> Request:
+    """Build ``GET /customers/{CUSTOMER_ID}/ai/models``."""
+    return get("List models", f"{base}/models", endpoint="list_models", scope=MODEL_SCOPE)
+
+
+def get_model_request(base: str, model_id: str, *, metrics: bool = False) -> Request:
+    """Build ``GET …/models/{MODEL_ID}``."""
+    url = f"{base}/models/{path_segment(model_id, 'model_id')}"
+    asked = {"metrics": "true"} if metrics else {}
+    return get(f"Get model {model_id}", url, endpoint="get_model", scope=MODEL_SCOPE, **asked)
+
+
+def create_model_request(base: str, training: TrainingSpec, credentials: Mapping[str, str] | None) -> Request:
+    """Build ``POST …/models``, which starts the training."""
+    body = training.as_json()
+    if credentials:
+        body[CREDENTIALS] = dict(credentials)
+    return post(
+        f"Train model {training.name}",
+        f"{base}/models",
+        body,
+        endpoint="create_model",
+        replayable=False,
+        scope=MODEL_SCOPE,
+        secrets=tuple((credentials or {}).values()),
+    )
+
+
+def list_model_deployments_request(base: str, model_id: str) -> Request:
+    """Build ``GET …/models/{MODEL_ID}/deployments``."""
+    url = f"{base}/models/{path_segment(model_id, 'model_id')}/deployments"
+    name = f"List deployments of model {model_id}"
+    return get(name, url, endpoint="list_model_deployments", scope=MODEL_SCOPE)
+
+
+def list_deployments_request(url: str) -> Request:
+    """Build ``GET …/deployments``."""
+    return get("List deployments", url, endpoint="list_deployments", scope=MODEL_SCOPE)
+
+
+def deploy_request(url: str, placement: DeploymentSpec) -> Request:
+    """Build ``POST …/deployments``."""
+    name = f"Deploy model {placement.model_id}"
+    body = placement.as_json()
+    return post(name, url, body, endpoint="create_deployment", replayable=False, scope=MODEL_SCOPE)
+
+
+def undeploy_request(url: str, deployment_id: str) -> Request:
+    """Build the DELETE of a deployment. Doing it twice does no harm."""
+    return Request(
+        name=f"Delete deployment {deployment_id}",
+        method="DELETE",
+        url=url,
+        replayable=True,
+        endpoint="delete_deployment",
+        scope=MODEL_SCOPE,
+        headers={"Accept": "application/json"},
+    )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Predictions, tokenization, prompt preview and the list of use cases.
+The Prediction API: predictions, synchronous and asynchronous, tokenization and prompt preview.
 
-Options are made by :mod:`lucidworks_provider.client.api.build`, whose functions give the type of the predictions, or
-with the vendor's names by :class:`~lucidworks_provider.client.api.use_cases.PredictionOptions`.
+Options are made by :mod:`lucidworks_provider.client.use_cases`, whose functions give the type of the predictions, or
+with the vendor's names by :class:`~lucidworks_provider.client.use_cases.PredictionOptions`.
 
 .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview
 """
@@ -11,31 +11,39 @@ with the vendor's names by :class:`~lucidworks_provider.client.api.use_cases.Pre
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from lucidworks_provider.client.api import prediction_calls as calls
-from lucidworks_provider.client.api.http import Request, Response, parse_object
-from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
-from lucidworks_provider.client.api.predictions import Prediction
-from lucidworks_provider.client.api.secrets import blank
-from lucidworks_provider.client.api.use_cases import Item, P, PredictionOptions, read_items
-from lucidworks_provider.client.endpoint import Call, Steps, endpoint, naming_models
-from lucidworks_provider.client.jobs import poll_job
+from lucidworks_provider.client.endpoint import Call, Steps, endpoint
+from lucidworks_provider.client.http.messages import (
+    Request,
+    Response,
+    excerpt,
+    parse_object,
+    path_segment,
+    post,
+    read_object,
+    vendor_message,
+)
+from lucidworks_provider.client.jobs import (
+    PREDICTION,
+    JobState,
+    poll_job,
+    read_submission,
+    state_of,
+    top_level,
+)
+from lucidworks_provider.client.prediction_types import Prediction, TokensUsed, read_predictions
+from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.client.use_case_list import naming_models
+from lucidworks_provider.client.use_cases import Item, P, PredictionOptions, read_items
+from lucidworks_provider.client.validation import refused
+from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
 
 Inputs = Sequence[str | Mapping[str, Any]]
 T = TypeVar("T")
-
-
-def list_use_cases() -> Call[dict[str, tuple[str, ...]]]:
-    """
-    The models of each use case.
-
-    The path is an assumption (no vendor page states it): ``use_cases_path`` of the connection changes it.
-    """
-    return endpoint(lambda settings: calls.use_cases_request(settings.use_cases_url), calls.read_use_cases)
 
 
 def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]]:
@@ -49,19 +57,19 @@ def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]
     items = read_items(inputs, options)
     return _naming_models(
         options,
-        calls.predict_request,
+        predict_request,
         items,
-        lambda answer: calls.read_answer(answer, options, len(items)),
+        lambda answer: read_answer(answer, options, len(items)),
     )
 
 
 def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[tuple[bytes, tuple[P, ...]]]:
-    """:func:`predict` for items that are validated already; the result has the body as it came, too."""
+    """:func:`predict` for items that are validated already; the result has the unparsed body, too."""
 
     def parse(answer: Response) -> tuple[bytes, tuple[P, ...]]:
-        return answer.body, calls.read_answer(answer, options, len(items))
+        return answer.body, read_answer(answer, options, len(items))
 
-    return _naming_models(options, calls.predict_request, items, parse)
+    return _naming_models(options, predict_request, items, parse)
 
 
 def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[str]:
@@ -80,12 +88,10 @@ def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[s
 
 def submit_items(options: PredictionOptions[Any], items: Sequence[Item]) -> Call[str]:
     """:func:`submit_prediction` for items that are validated already."""
-    return _naming_models(options, calls.submit_request, items, partial(read_submission, kind=PREDICTION))
+    return _naming_models(options, submit_request, items, partial(read_submission, kind=PREDICTION))
 
 
-def get_prediction(
-    job_id: str, options: PredictionOptions[Any] | None = None
-) -> Call[calls.PredictionResult]:
+def get_prediction(job_id: str, options: PredictionOptions[Any] | None = None) -> Call[PredictionResult]:
     """
     The state of a job and, once it is ready, its result.
 
@@ -96,17 +102,17 @@ def get_prediction(
     :raises UnknownResourceError: no such job, or its result is no longer kept.
     """
 
-    def steps(settings: LucidworksSettings) -> Steps[calls.PredictionResult]:
+    def steps(settings: LucidworksSettings) -> Steps[PredictionResult]:
         body = yield from poll_job(PREDICTION, job_id).steps(settings)
         # Not parsed by the exchange, whose retries would request a result that may be returned only once.
         kind = Prediction if options is None else options.known.answer
-        result = calls.read_result(parse_object(body, f"Prediction job {job_id}"), job_id, kind)
+        result = read_result(parse_object(body, f"Prediction job {job_id}"), job_id, kind)
         return result if options is None else replace(result, message=blank(result.message, options.secrets))
 
     return Call(steps)
 
 
-def tokenize(options: PredictionOptions[Any], inputs: Inputs) -> Call[calls.Tokens]:
+def tokenize(options: PredictionOptions[Any], inputs: Inputs) -> Call[Tokens]:
     """
     The tokens that an embedding model receives, for debugging.
 
@@ -114,21 +120,19 @@ def tokenize(options: PredictionOptions[Any], inputs: Inputs) -> Call[calls.Toke
     """
     items = read_items(inputs, options)
     return endpoint(
-        lambda settings: calls.tokenize_request(settings.application_base, options, items),
-        lambda answer: calls.read_tokens(answer, len(items)),
+        lambda settings: tokenize_request(settings.application_base, options, items),
+        lambda answer: read_tokens(answer, len(items)),
     )
 
 
-def preview_prompt(options: PredictionOptions[Any], inputs: Inputs) -> Call[calls.Prompt]:
+def preview_prompt(options: PredictionOptions[Any], inputs: Inputs) -> Call[Prompt]:
     """
     The prompt that ``passthrough`` would send, without calling the model.
 
     :param options: of ``passthrough``; the vendor requires keys, which may be placeholders.
     """
     items = read_items(inputs, options)
-    return endpoint(
-        lambda settings: calls.prompt_request(settings.application_base, options, items), calls.read_prompt
-    )
+    return endpoint(lambda settings: prompt_request(settings.application_base, options, items), read_prompt)
 
 
 def _naming_models(
@@ -141,3 +145,205 @@ def _naming_models(
         return request(settings.application_base, settings.segment_of(options.name), options, items)
 
     return naming_models(options.use_case, options.model_id, build, parse)
+
+
+def predict_request(
+    base_url: str, segment: str, options: PredictionOptions[Any], items: Sequence[Item]
+) -> Request:
+    """
+    Build ``POST /ai/prediction/{USE_CASE}/{MODEL_ID}``.
+
+    Replayable: it creates nothing that is kept, only costs what it costs.
+    """
+    return post(
+        f"Predict {options.use_case} with {options.model_id}",
+        f"{base_url}/ai/prediction/{_path(segment, options.model_id)}",
+        options.body(items),
+        endpoint="predict",
+        replayable=True,
+        secrets=options.secrets,
+    )
+
+
+def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
+    """
+    The predictions of a synchronous answer, one for each input.
+
+    :raises MalformedAnswerError: not one for each, or not readable.
+    """
+    name = f"Predict {options.use_case} with {options.model_id}"
+    body = read_object(answer, name)
+    # The status of a job is not documented here; a service that fails with a 200 may use it.
+    seen = state_of(body, PREDICTION)
+    if seen.state is JobState.FAILED and not body.get(PREDICTION.payload_field):
+        raise RequestRefusedError(f"{name}: status {seen.status}: {seen.message}", status=answer.status)
+    if PREDICTION.payload_field not in body:
+        name = f"{name} (HTTP {answer.status}: {vendor_message(answer.body)})"
+    return read_predictions(body, options.known.answer, name, inputs=inputs)
+
+
+def submit_request(
+    base_url: str, segment: str, options: PredictionOptions[Any], items: Sequence[Item]
+) -> Request:
+    """
+    Build ``POST /ai/async-prediction/{USE_CASE}/{MODEL_ID}``.
+
+    :raises InputError: a use case that does not run asynchronously.
+    """
+    check_asynchronous(options)
+    return post(
+        PREDICTION.submitting,
+        f"{base_url}{PREDICTION.path}/{_path(segment, options.model_id)}",
+        options.body(items),
+        endpoint="submit_prediction",
+        replayable=False,
+        secrets=options.secrets,
+    )
+
+
+def check_asynchronous(options: PredictionOptions[Any]) -> None:
+    """
+    Refuse what the Async Prediction API has no page for.
+
+    :raises InputError: embedding and classification.
+    """
+    if not options.known.asynchronous:
+        raise InputError(
+            f"{options.use_case!r} does not run asynchronously; use LucidworksPredictionOperator (or predict), "
+            "and for the vectors of long texts chunking."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionResult:
+    """
+    A prediction job as one GET showed it.
+
+    :param status: the service's own word.
+    :param predictions: one for each input, wherever the answer carries them.
+    """
+
+    job_id: str
+    state: JobState
+    status: str
+    message: str
+    predictions: tuple[Any, ...] = field(default=(), repr=False)
+
+
+def read_result(
+    body: Mapping[str, Any], job_id: str, answer: type[Prediction] = Prediction, inputs: int | None = None
+) -> PredictionResult:
+    """
+    Read a decoded GET answer.
+
+    :param answer: the type of one prediction.
+    :param inputs: how many were submitted, if known.
+    :raises MalformedAnswerError: not one prediction for each input, or not readable.
+    """
+    seen = state_of(body, PREDICTION, job_id)
+    name = f"Prediction job {job_id}"
+    if seen.other_job:
+        # A prediction does not name its input.
+        raise refused(f"{name}: the answer is about job {seen.other_job}")
+    read: tuple[Any, ...] = ()
+    if seen.has_payload and seen.state is not JobState.FAILED:
+        read = read_predictions(top_level(body, PREDICTION), answer, name, inputs=inputs)
+    return PredictionResult(job_id, seen.state, seen.status, seen.message, read)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """
+    What the embedding use case would send to the model, after formatting and truncation.
+
+    :param texts: one list of tokens for each input.
+    :param tokens_used: of all inputs together.
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    tokens_used: TokensUsed
+    sent: Mapping[str, Any] = field(repr=False)
+
+
+def tokenize_request(base_url: str, options: PredictionOptions[Any], items: Sequence[Item]) -> Request:
+    """Build ``POST /ai/tokenization/{MODEL_ID}``; the body is that of ``embedding``."""
+    _check_use_case(options, "embedding", "tokenize")
+    return post(
+        f"Tokenize with {options.model_id}",
+        f"{base_url}/ai/tokenization/{path_segment(options.model_id, 'model_id')}",
+        options.body(items),
+        endpoint="tokenize",
+        replayable=True,
+        secrets=options.secrets,
+    )
+
+
+def read_tokens(answer: Response, inputs: int) -> Tokens:
+    """
+    The tokens of each input.
+
+    In the published example all tokens are in one text; that is one token here.
+
+    :raises MalformedAnswerError: not one list for each input.
+    """
+    body = read_object(answer, "Tokenize")
+    listed = body.get("generatedTokens")
+    texts = [
+        one.get("tokens") if isinstance(one, Mapping) else one
+        for one in (listed if isinstance(listed, list) else [])
+    ]
+    if len(texts) != inputs or not all(isinstance(one, list | str) for one in texts):
+        raise MalformedAnswerError(
+            f"Tokenize: `generatedTokens` is no list of {inputs} lists; it starts: {excerpt(answer.body)!r}",
+            status=answer.status,
+        )
+    tokens = tuple(
+        (one,) if isinstance(one, str) else tuple(map(str, one)) for one in texts if one is not None
+    )
+    return Tokens(tokens, TokensUsed.read(body.get("tokensUsed")), body)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The prompt that ``passthrough`` would send to the model; the model is not called."""
+
+    text: str
+    tokens_used: TokensUsed
+    sent: Mapping[str, Any] = field(repr=False)
+
+
+def prompt_request(base_url: str, options: PredictionOptions[Any], items: Sequence[Item]) -> Request:
+    """Build ``POST /ai/prompt/passthrough/{MODEL_ID}``."""
+    _check_use_case(options, "passthrough", "preview_prompt")
+    return post(
+        f"Preview the prompt of {options.model_id}",
+        f"{base_url}/ai/prompt/passthrough/{path_segment(options.model_id, 'model_id')}",
+        options.body(items),
+        endpoint="preview_prompt",
+        replayable=True,
+        secrets=options.secrets,
+    )
+
+
+def read_prompt(answer: Response) -> Prompt:
+    """
+    The prompt.
+
+    :raises MalformedAnswerError: no ``prompt``.
+    """
+    body = read_object(answer, "Preview a prompt")
+    text = body.get("prompt")
+    if not isinstance(text, str):
+        raise MalformedAnswerError(
+            f"Preview a prompt: no `prompt`; it starts: {excerpt(answer.body)!r}", status=answer.status
+        )
+    return Prompt(text, TokensUsed.read(body.get("tokensUsed")), body)
+
+
+def _check_use_case(options: PredictionOptions[Any], wanted: str, method: str) -> None:
+    if options.name != wanted:
+        raise InputError(f"{method} takes the options of {wanted!r}, not of {options.use_case!r}.")
+
+
+def _path(segment: str, model_id: str) -> str:
+    return f"{path_segment(segment, 'use_case')}/{path_segment(model_id, 'model_id')}"

@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions, read_result
-from lucidworks_provider.client.api.http import parse_object
-from lucidworks_provider.client.api.jobs import JobState
-from lucidworks_provider.client.api.spans import Span
-from lucidworks_provider.client.api.validation import check_chunks
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, read_result
+from lucidworks_provider.client.http.messages import parse_object
+from lucidworks_provider.client.jobs import JobState
+from lucidworks_provider.client.validation import Span, check_chunks
 from lucidworks_provider.corpus.dataset import CHUNKS, below, new_name
 from lucidworks_provider.corpus.journal import BodyLocation
 from lucidworks_provider.corpus.plan import Candidate, SegmentRequest

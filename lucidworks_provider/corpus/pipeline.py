@@ -28,8 +28,8 @@ from typing import Any, Final
 from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.client.http.retry import Wait
+from lucidworks_provider.client.jobs import CHUNKING
 from lucidworks_provider.corpus.journal import BodyLocation, Journal
 from lucidworks_provider.corpus.parts import (
     CompletedDocument,

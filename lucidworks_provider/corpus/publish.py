@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import (
     CHUNKS,
     DESCRIBES,

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lucidworks_provider.client.api.chunking import MAX_TEXT_BYTES, ChunkingOptions
+from lucidworks_provider.client.chunking import MAX_TEXT_BYTES, ChunkingOptions
 from lucidworks_provider.corpus.pipeline import PipelineSettings
 from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions

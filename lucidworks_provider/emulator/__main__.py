@@ -96,7 +96,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--both-tokens-live", action="store_true", help="a new token does not delete the old one")
     add("--no-scope-check", action="store_true", help="accept a token of any scope everywhere")
     add("--query-only", action="store_true", help="token parameters in the query only, not in a form body")
-    add("--pending-polls", type=int, default=default.pending_polls, metavar="N", help="polls told SUBMITTED")
+    add(
+        "--pending-polls",
+        type=int,
+        default=default.pending_polls,
+        metavar="N",
+        help="polls answered SUBMITTED",
+    )
     add("--pending-seconds", type=float, default=default.pending_seconds, metavar="T")
     add("--retrieved", choices=[one.value for one in Retrieved], default="empty", help="later polls get")
     add("--retention", type=float, default=default.retention, metavar="SECONDS")
@@ -110,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a sliding window, or a bucket of tokens that holds those of one second",
     )
     add("--retry-after", action=argparse.BooleanOptionalAction, default=True, help="send it with such a 429")
-    add("--strict-segments", action="store_true", help="'_' does not stand for '-' in the path")
+    add("--strict-segments", action="store_true", help="'_' is not read as '-' in the path")
     add("--legacy-shape", action="store_true", help="results in the older published shape")
     add("--latency", type=float, default=0.0, metavar="SECONDS", help="delay of each other endpoint")
     add("--token-latency", type=float, default=0.0, metavar="SECONDS", help="delay of the token endpoint")

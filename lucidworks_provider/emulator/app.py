@@ -2,8 +2,8 @@
 """
 The routes of the emulator: all three vendor hosts at one base URL.
 
-To add a vendor endpoint: give it a name in :class:`.faults.EndpointName`, write its coroutine in the API
-module it belongs to (``…_api.py``, ``…/api.py``), and list it here with the scope it needs.
+To add a vendor endpoint: give it a name in :class:`.faults.EndpointName`, write its coroutine in the module
+of its family (``chunking.py``, ``predictions.py``, ``customers.py``), and list it here with the scope it needs.
 """
 
 from __future__ import annotations
@@ -14,18 +14,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from lucidworks_provider.emulator import chunking_api, control
-from lucidworks_provider.emulator.calls import ApiError, Endpoint, Handler
-from lucidworks_provider.emulator.customers import api as customers
+from lucidworks_provider.emulator import chunking, control, customers, predictions
+from lucidworks_provider.emulator.calls import Endpoint, Handler
+from lucidworks_provider.emulator.checks import ApiError
 from lucidworks_provider.emulator.faults import EndpointName
-from lucidworks_provider.emulator.predictions import api as predictions
-from lucidworks_provider.emulator.request_log import LogRecord
 from lucidworks_provider.emulator.settings import EmulatorSettings
-from lucidworks_provider.emulator.state import EmulatorState
-from lucidworks_provider.emulator.token_api import issue_token
-from lucidworks_provider.emulator.tokenization_api import tokenize
-from lucidworks_provider.emulator.tokens import Scope
-from lucidworks_provider.emulator.usecases_api import list_use_cases
+from lucidworks_provider.emulator.state import EmulatorState, LogRecord
+from lucidworks_provider.emulator.tokens import Scope, issue_token
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -43,8 +38,8 @@ IDENTITY_HOST = [
 ]
 _CHUNKING, _PREDICTION = "/ai/async-chunking", "/ai/async-prediction"
 APPLICATION_HOST = [
-    _route("GET", "/ai/usecases", EndpointName.USE_CASES, list_use_cases),
-    _route("GET", "/ai/usecase", EndpointName.USE_CASES, list_use_cases),
+    _route("GET", "/ai/usecases", EndpointName.USE_CASES, predictions.list_use_cases),
+    _route("GET", "/ai/usecase", EndpointName.USE_CASES, predictions.list_use_cases),
     _route("POST", "/ai/prediction/{use_case}/{model_id}", EndpointName.PREDICT, predictions.predict),
     _route(
         "POST",
@@ -53,9 +48,9 @@ APPLICATION_HOST = [
         predictions.submit,
     ),
     _route("GET", f"{_PREDICTION}/{{prediction_id}}", EndpointName.POLL_PREDICTION, predictions.fetch),
-    _route("POST", f"{_CHUNKING}/{{chunker}}/{{model_id}}", EndpointName.SUBMIT, chunking_api.submit),
-    _route("GET", f"{_CHUNKING}/{{chunking_id}}", EndpointName.POLL, chunking_api.fetch),
-    _route("POST", "/ai/tokenization/{model_id}", EndpointName.TOKENIZE, tokenize),
+    _route("POST", f"{_CHUNKING}/{{chunker}}/{{model_id}}", EndpointName.SUBMIT, chunking.submit),
+    _route("GET", f"{_CHUNKING}/{{chunking_id}}", EndpointName.POLL, chunking.fetch),
+    _route("POST", "/ai/tokenization/{model_id}", EndpointName.TOKENIZE, predictions.tokenize),
     _route(
         "POST", "/ai/prompt/passthrough/{model_id}", EndpointName.PREVIEW_PROMPT, predictions.preview_prompt
     ),

@@ -11,22 +11,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 
-from lucidworks_provider.emulator.broken_answers import BREAKERS
-from lucidworks_provider.emulator.checks import InvalidRequest, load_json
+from lucidworks_provider.emulator.broken_responses import BREAKERS
+from lucidworks_provider.emulator.checks import ApiError, InvalidRequest, OAuthError, load_json
 from lucidworks_provider.emulator.connections import drop
 from lucidworks_provider.emulator.faults import EndpointName, Fault, FaultKind
 from lucidworks_provider.emulator.models import EmbeddingModel, find_model
-from lucidworks_provider.emulator.request_log import LogRecord
 from lucidworks_provider.emulator.settings import DeadToken, UnknownOptions
+from lucidworks_provider.emulator.state import LogRecord
 from lucidworks_provider.emulator.tokens import Scope, TokenState
 
 if TYPE_CHECKING:
@@ -35,38 +35,6 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.emulator.settings import EmulatorSettings
     from lucidworks_provider.emulator.state import EmulatorState
-
-
-class ApiError(Exception):
-    """An answer that is not 200, in the shape ``{"status", "error", "message"}`` [A]."""
-
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.headers = headers
-
-    def body(self) -> dict[str, object]:
-        """Return the JSON body."""
-        return {"status": self.status, "error": HTTPStatus(self.status).phrase, "message": self.message}
-
-    def response(self) -> Response:
-        """Return the answer."""
-        return JSONResponse(self.body(), self.status, self.headers)
-
-
-class OAuthError(ApiError):
-    """An answer of the token endpoint, in the shape of RFC 6749 section 5.2 [A]."""
-
-    def __init__(
-        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(status, message, headers)
-        self.code = code
-
-    def body(self) -> dict[str, object]:
-        """Return the JSON body."""
-        return {"error": self.code, "error_description": self.message}
 
 
 @dataclass
@@ -84,12 +52,12 @@ class Call:
         self.settings = self.state.settings
 
     def suffers(self, kind: FaultKind) -> bool:
-        """Tell whether a fault of a kind was ordered for this call."""
+        """Return whether a fault of a kind was injected into this call."""
         return self.fault is not None and self.fault.kind is kind
 
     @property
     def ignore_unknown(self) -> bool:
-        """Tell whether fields that nobody documented are let through."""
+        """Return whether undocumented fields are accepted."""
         return self.settings.unknown_options is UnknownOptions.IGNORE
 
     def segment(self, text: str) -> str:
@@ -123,7 +91,7 @@ Handler = Callable[[Call], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An ASGI application for one vendor endpoint; ``scope`` None stands for no bearer token."""
+    """An ASGI application for one vendor endpoint; ``scope`` None means without a bearer token."""
 
     name: EndpointName
     handler: Handler
@@ -141,7 +109,7 @@ class Endpoint:
             if response is not None:
                 record.status = response.status_code
         except ClientDisconnect:
-            return  # the client went away while sending; there is nobody to answer
+            return  # the client disconnected while sending
         except asyncio.CancelledError:
             response = None  # the server stops while a fault sleeps: hang up instead of a 500
         finally:
@@ -230,7 +198,7 @@ class Endpoint:
 
     def _unauthorized(self) -> ApiError:
         if self.scope is None:
-            return OAuthError(401, "invalid_client", "Refused on order.", {"WWW-Authenticate": "Basic"})
+            return OAuthError(401, "invalid_client", "An injected fault.", {"WWW-Authenticate": "Basic"})
         return _bearer_error(TokenState.EXPIRED.value)
 
 

@@ -13,7 +13,10 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
+
+from starlette.responses import JSONResponse, Response
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
@@ -47,7 +50,7 @@ class Fields:
         return cls(name, value)
 
     def __contains__(self, field: str) -> bool:
-        """Tell whether a field was sent, whatever its value."""
+        """Return whether a field was sent, whatever its value."""
         return field in self.values
 
     def path(self, field: str) -> str:
@@ -147,3 +150,35 @@ def strings(name: str, value: object) -> list[str]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+class ApiError(Exception):
+    """An answer that is not 200, in the shape ``{"status", "error", "message"}`` [A]."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON body."""
+        return {"status": self.status, "error": HTTPStatus(self.status).phrase, "message": self.message}
+
+    def response(self) -> Response:
+        """Return the answer."""
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+class OAuthError(ApiError):
+    """An answer of the token endpoint, in the shape of RFC 6749 section 5.2 [A]."""
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.code = code
+
+    def body(self) -> dict[str, object]:
+        """Return the JSON body."""
+        return {"error": self.code, "error_description": self.message}

@@ -60,5 +60,5 @@ def _transport(scope: MutableMapping[str, Any]) -> asyncio.Transport:
     transport = _transports.get((server and tuple(server), client and tuple(client)))
     if transport is None:
         # Not served by this package's own server, for example by an in-process test client.
-        raise ConnectionAbortedError("connection dropped on order")
+        raise ConnectionAbortedError("connection dropped by a fault")
     return transport

@@ -16,13 +16,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lucidworks_provider.emulator.checks import InvalidRequest, load_json
-from lucidworks_provider.emulator.customers.answers import deployment_json, model_json
+from lucidworks_provider.emulator.customers import deployment_json, model_json
 from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import Job, JobState
 from lucidworks_provider.emulator.tokens import Scope
 
 if TYPE_CHECKING:
-    from lucidworks_provider.emulator.customers.registry import Model
+    from lucidworks_provider.emulator.customers import Model
     from lucidworks_provider.emulator.state import EmulatorState
 
 _GONE = "GONE"
@@ -40,7 +40,7 @@ async def faults(request: Request) -> Response:
     """Order faults, list the open ones, or cancel them."""
     state = _state(request)
     if request.method == "POST":
-        state.faults.order(Fault.from_json(await _object(request)))
+        state.faults.inject(Fault.from_json(await _object(request)))
     elif request.method == "DELETE":
         state.faults.clear()
     return JSONResponse([fault.public() for fault in state.faults.open()])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults on order: the next k calls of an endpoint go wrong in a given way (section 15, "faults")."""
+"""Injected faults: the next calls of an endpoint fail in a given way (section 15, "faults")."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class FaultKind(Enum):
         return int(self.value) if self.value.isdigit() else None
 
     def applies_to(self, endpoint: EndpointName) -> bool:
-        """Tell whether the kind means anything there; a fault for "any" waits for a call that it fits."""
+        """Return whether the kind applies there; a fault for "any" waits for a call that it applies to."""
         if self is FaultKind.NEVER_ENDING:
             return endpoint in _SUBMISSIONS
         if self is FaultKind.ERROR_JOB:
@@ -149,13 +149,13 @@ _DELAYS = {FaultKind.TIMEOUT: 30.0, FaultKind.DRIP: 1.0}
 
 
 class FaultError(ValueError):
-    """An order that cannot be understood."""
+    """A fault that cannot be parsed."""
 
 
 @dataclass
 class Fault:
     """
-    One order; ``match`` None stands for any endpoint.
+    An injected fault; ``match`` None means any endpoint.
 
     :param retry_after: seconds; with ``as_date`` the header is a moment so far from now.
     :param value: what some kinds put into the answer, e.g. the word of ``status``.
@@ -172,30 +172,30 @@ class Fault:
     kept: dict[str, Any] | None = None
 
     @classmethod
-    def from_json(cls, order: Mapping[str, Any]) -> Fault:
-        """Read an order of the control endpoint."""
-        unknown = sorted(set(order) - {"kind", "match", "times", "retry_after", "as_date", "delay", "value"})
+    def from_json(cls, given: Mapping[str, Any]) -> Fault:
+        """Parse a fault of the control endpoint."""
+        unknown = sorted(set(given) - {"kind", "match", "times", "retry_after", "as_date", "delay", "value"})
         if unknown:
             raise FaultError(f"unknown field {unknown[0]!r}")
-        match = order.get("match", "any")
+        match = given.get("match", "any")
         try:
-            kind = FaultKind(str(order.get("kind")))
+            kind = FaultKind(str(given.get("kind")))
             endpoint = None if match == "any" else EndpointName(match)
         except ValueError as wrong:
             raise FaultError(str(wrong)) from None
         if endpoint is not None and not kind.applies_to(endpoint):
             raise FaultError(f"{kind.value} means nothing for {endpoint.value}")
-        times = order.get("times", 1)
+        times = given.get("times", 1)
         if isinstance(times, bool) or not isinstance(times, int) or times < 1:
             raise FaultError("times: an integer of at least 1")
         return cls(
             kind,
             endpoint,
             times,
-            retry_after=_seconds("retry_after", order.get("retry_after")),
-            as_date=order.get("as_date") is True,
-            delay=_seconds("delay", order.get("delay")) or _DELAYS.get(kind, 0.0),
-            value=str(order.get("value", "")),
+            retry_after=_seconds("retry_after", given.get("retry_after")),
+            as_date=given.get("as_date") is True,
+            delay=_seconds("delay", given.get("delay")) or _DELAYS.get(kind, 0.0),
+            value=str(given.get("value", "")),
         )
 
     def public(self) -> dict[str, object]:
@@ -212,17 +212,17 @@ class Fault:
 
 
 class FaultRegistry:
-    """The orders still open, first come first served."""
+    """The faults to come, in the order in which they were injected."""
 
     def __init__(self) -> None:
         self._open: list[Fault] = []
 
-    def order(self, fault: Fault) -> None:
-        """Add an order."""
+    def inject(self, fault: Fault) -> None:
+        """Add a fault."""
         self._open.append(fault)
 
     def take(self, endpoint: EndpointName) -> Fault | None:
-        """Use up one count of the first order that fits a call."""
+        """Use up one count of the first fault that applies to a call."""
         for fault in self._open:
             if fault.match in {None, endpoint} and fault.kind.applies_to(endpoint):
                 fault.times -= 1
@@ -232,11 +232,11 @@ class FaultRegistry:
         return None
 
     def open(self) -> list[Fault]:
-        """Return the orders not used up yet."""
+        """Return the faults that are not used up."""
         return list(self._open)
 
     def clear(self) -> None:
-        """Cancel every order."""
+        """Remove every fault."""
         self._open.clear()
 
 

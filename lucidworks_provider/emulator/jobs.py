@@ -10,17 +10,24 @@ id had never existed.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
+from starlette.responses import JSONResponse, Response
+
+from lucidworks_provider.emulator.checks import ApiError
+from lucidworks_provider.emulator.faults import FaultKind
 from lucidworks_provider.emulator.settings import EmulatorSettings, Retrieved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+
+    from lucidworks_provider.emulator.calls import Call
 
 
 class JobState(Enum):
@@ -49,7 +56,7 @@ class JobFailure(Exception):
 
 
 class JobResult(Protocol):
-    """What a finished job hands out."""
+    """The result of a finished job."""
 
     def to_json(self, job_id: str, status: str, *, legacy: bool) -> bytes:
         """Write the answer of the GET that carries the results."""
@@ -58,7 +65,7 @@ class JobResult(Protocol):
 
 @dataclass
 class Job:
-    """One job; ``work`` is dropped once its results were handed out, for they may be large."""
+    """One job; ``work`` is dropped once its results were returned, since they may be large."""
 
     created: float
     work: Future[JobResult] | None
@@ -73,7 +80,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one poll is told."""
+    """The response to a poll."""
 
     state: JobState
     result: JobResult | None = None
@@ -88,7 +95,7 @@ class JobRegistry:
         self._jobs: dict[str, Job] = {}
 
     def add(self, kind: JobKind, work: Future[JobResult] | None, settings: EmulatorSettings) -> Job:
-        """Accept a job, and drop those over their retention that nobody asks for any more."""
+        """Accept a job, and drop those over their retention."""
         while self._jobs:
             oldest = next(iter(self._jobs))
             if self.find(oldest, settings) is not None:
@@ -112,7 +119,7 @@ class JobRegistry:
             job.work.cancel()
 
     def due(self, job: Job, settings: EmulatorSettings) -> bool:
-        """Tell whether the next poll may hand out results."""
+        """Return whether the next poll may return results."""
         if job.forced is not None or job.taken:
             return job.forced is JobState.READY
         return job.polls >= settings.pending_polls and self._clock() - job.created >= settings.pending_seconds
@@ -140,7 +147,7 @@ class JobRegistry:
         return Answer(JobState.READY, result)
 
     def force(self, job: Job, state: JobState, message: str) -> None:
-        """Put a job into a state for good; SUBMITTED never ends, READY hands out results that remain."""
+        """Force a state of a job; SUBMITTED never ends, READY returns the remaining results."""
         job.forced, job.message = state, message
         job.taken = state is JobState.RETRIEVED
 
@@ -154,7 +161,7 @@ class JobRegistry:
         return {state.value: counts[state.value] for state in JobState}
 
     def peek(self, job: Job, settings: EmulatorSettings) -> JobState:
-        """Tell the state without counting a poll."""
+        """Return the state without counting a poll."""
         if job.taken:
             return JobState.RETRIEVED
         if job.forced is not None and job.forced is not JobState.READY:
@@ -174,3 +181,58 @@ class JobRegistry:
             return None
         kept = job.work is not None and settings.retrieved is Retrieved.PAYLOAD and job.work.done()
         return Answer(JobState.RETRIEVED, job.work.result() if kept and job.work is not None else None)
+
+
+# A poll that is due waits this long for the result, so that small texts need exactly the polls of the settings. The
+# event loop stays free meanwhile; after it the job is pending like any other.
+_PATIENCE = 1.0
+_FORCED_ERROR = "The job was made to fail."
+
+
+def accept(
+    call: Call, kind: JobKind, work: Future[JobResult] | None, *, error: str | None = None
+) -> Response:
+    """Make a job and answer with its id; ``error`` makes one that fails. Every documented success is a 200."""
+    job = call.state.jobs.add(kind, work, call.settings)
+    job.legacy = call.settings.legacy_shape or call.suffers(FaultKind.LEGACY_SHAPE)
+    if error is not None:
+        call.state.jobs.force(job, JobState.ERROR, error)
+    elif call.suffers(FaultKind.ERROR_JOB):
+        call.state.jobs.force(job, JobState.ERROR, _FORCED_ERROR)
+    elif call.suffers(FaultKind.NEVER_ENDING):
+        call.state.jobs.force(job, JobState.SUBMITTED, "")
+    call.record.job_id, call.record.job_status = job.job_id, JobState.SUBMITTED.value
+    return JSONResponse({kind.id_field: job.job_id, "status": JobState.SUBMITTED.value})
+
+
+async def poll(call: Call, kind: JobKind, job_id: str) -> Response:
+    """Return the state of a job and, once, its results."""
+    job = call.state.jobs.find(job_id, call.settings)
+    if job is None or job.kind is not kind:
+        raise ApiError(404, f"There is no such {kind.value} job, or its results are no longer kept.")
+    call.record.job_id = job.job_id
+    if call.suffers(FaultKind.ERROR_JOB):
+        # The documented wording ties ERROR to the GET (section 6.3), so this one passes and the job lives on.
+        return _reply(call, job, Answer(JobState.ERROR, message=_FORCED_ERROR))
+    if call.suffers(FaultKind.LEGACY_SHAPE):
+        job.legacy = True
+    if job.work is not None and not job.work.done() and call.state.jobs.due(job, call.settings):
+        work = asyncio.wrap_future(job.work)
+        # The failure is read from the job itself; without this the loop would report it as forgotten.
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait([work], timeout=_PATIENCE)
+    answer = call.state.jobs.poll(job, call.settings)
+    if answer is None:
+        raise ApiError(404, f"The results of this {kind.value} job were fetched before.")
+    return _reply(call, job, answer)
+
+
+def _reply(call: Call, job: Job, answer: Answer) -> Response:
+    call.record.job_status = answer.state.value
+    if answer.result is not None:
+        body = answer.result.to_json(job.job_id, answer.state.value, legacy=job.legacy)
+        return Response(body, media_type="application/json")
+    shown = {job.kind.id_field: job.job_id, "status": answer.state.value}
+    if answer.message:
+        shown["message"] = answer.message
+    return JSONResponse(shown)

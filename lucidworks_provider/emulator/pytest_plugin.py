@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Fixtures of pytest for people who test their DAGs: the emulator, and a connection that leads to it.
+Fixtures of pytest for tests of DAGs: the emulator, and a connection to it.
 
 pytest finds this module by itself where the package is installed, in every run, so it imports next to nothing.
 """

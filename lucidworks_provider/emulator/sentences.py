@@ -59,7 +59,7 @@ def tokens(text: str) -> list[str]:
 
 
 def truncate_tokens(text: str, limit: int) -> tuple[str, int]:
-    """Cut a text after ``limit`` tokens and tell how many it has then."""
+    """Cut a text after ``limit`` tokens; return it and its number of tokens."""
     beyond = next(islice(_TOKEN.finditer(text), limit, None), None)
     return (text, count_tokens(text)) if beyond is None else (text[: beyond.start()], limit)
 

@@ -51,7 +51,7 @@ class BatchOverflow(Enum):
 
 
 class UnknownOptions(Enum):
-    """What happens to fields that nobody documented [A]."""
+    """What happens to undocumented fields [A]."""
 
     BAD_REQUEST = "400"
     IGNORE = "ignore"
@@ -152,7 +152,7 @@ class EmulatorSettings:
     undeploy_refusal: int = 404
 
     def __post_init__(self) -> None:
-        """Refuse values that would make the emulator lie."""
+        """Refuse values that contradict each other or the vendor."""
         if not self.clients or any(not name or ":" in name for name in self.clients):
             # Basic authentication cannot carry a colon in the user name (RFC 7617 section 2).
             raise SettingsError("clients: at least one client id, none of them empty or with a colon")

@@ -3,20 +3,137 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import random
 import time
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lucidworks_provider.emulator.customers.registry import Registry
+from lucidworks_provider.emulator.customers import Registry
 from lucidworks_provider.emulator.faults import FaultRegistry
 from lucidworks_provider.emulator.jobs import JobRegistry
-from lucidworks_provider.emulator.predictions.memory import Conversations
-from lucidworks_provider.emulator.rate import RateLimit
-from lucidworks_provider.emulator.request_log import RequestLog
+from lucidworks_provider.emulator.prediction_requests import Conversations
+from lucidworks_provider.emulator.settings import RateMode
 from lucidworks_provider.emulator.tokens import TokenRegistry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lucidworks_provider.emulator.settings import EmulatorSettings
+
+_REMEMBERED = 50_000
+
+
+@dataclass
+class LogRecord:
+    """One request; ``status`` stays None when the connection was dropped without an answer."""
+
+    time: float
+    method: str
+    path: str
+    endpoint: str = "unknown"
+    sequence: int = 0
+    status: int | None = None
+    seconds: float = 0.0
+    client_id: str | None = None
+    jti_prefix: str | None = None
+    job_id: str | None = None
+    job_status: str | None = None
+    chunker: str | None = None
+    use_case: str | None = None
+    model: str | None = None
+    deployment: str | None = None
+    items: int | None = None
+    text_bytes: int | None = None
+    text_sha256: str | None = None
+    fault: str | None = None
+
+    def public(self) -> dict[str, object]:
+        """Return the record as JSON values."""
+        return dataclasses.asdict(self)
+
+
+class RequestLog:
+    """The requests in the order in which they ended, and counts that a cleared log keeps."""
+
+    def __init__(self) -> None:
+        self._records: deque[LogRecord] = deque(maxlen=_REMEMBERED)
+        self._sequence = 0
+        self.statuses: Counter[int | None] = Counter()
+        self.endpoints: Counter[str] = Counter()
+        self.issued: Counter[str] = Counter()
+
+    def add(self, record: LogRecord) -> None:
+        """Number a finished request and keep it."""
+        self._sequence += 1
+        record.sequence = self._sequence
+        self.statuses[record.status] += 1
+        self.endpoints[record.endpoint] += 1
+        self._records.append(record)
+
+    def clear(self) -> None:
+        """Forget the requests, but not the sequence and the counts."""
+        self._records.clear()
+
+    def __iter__(self) -> Iterator[LogRecord]:
+        """Iterate over a copy, so that a test thread may read while requests arrive."""
+        return iter(list(self._records))
+
+    def __len__(self) -> int:
+        """Return the number of requests kept."""
+        return len(self._records)
+
+
+class RateLimit:
+    """
+    A sliding window over the calls, or a bucket of tokens that fills evenly and holds those of one second.
+
+    A bucket holds at least one token, or nothing would ever pass a limit below one a second.
+    """
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+        # As many as fit in, until they are counted for the first time.
+        self._tokens = math.inf
+        self._at = 0.0
+        # The same calls are refused in each run.
+        self._random = random.Random(0)
+
+    def refuse(self, settings: EmulatorSettings, now: float) -> int | None:
+        """Count a call, or return the whole seconds to wait; some are refused at random, as by a busy gateway."""
+        if settings.shed_share and self._random.random() < settings.shed_share:
+            return 1
+        if settings.rate_limit is None:
+            return None
+        if settings.rate_mode is RateMode.BUCKET:
+            return self._from_bucket(settings.rate_limit / settings.rate_window, now)
+        return self._in_window(settings.rate_limit, settings.rate_window, now)
+
+    def clear(self) -> None:
+        """Forget the calls made."""
+        self._times.clear()
+        self._tokens = math.inf
+
+    def _in_window(self, limit: int, window: float, now: float) -> int | None:
+        while self._times and now - self._times[0] >= window:
+            self._times.popleft()
+        if len(self._times) < limit:
+            self._times.append(now)
+            return None
+        return max(1, math.ceil(window - (now - self._times[0])))
+
+    def _from_bucket(self, rate: float, now: float) -> int | None:
+        most = max(1.0, rate)
+        self._tokens = min(most, self._tokens + (now - self._at) * rate)
+        self._at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return None
+        return max(1, math.ceil((1 - self._tokens) / rate))
+
 
 # Two, so that a short text does not wait for a long one. More would only fight the event loop for the
 # interpreter.

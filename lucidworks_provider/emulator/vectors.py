@@ -12,9 +12,11 @@ its passage stay close (section 3.4). Quantization follows section 3.3.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import struct
 from collections import Counter
+from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from operator import mul
@@ -25,6 +27,9 @@ from lucidworks_provider.emulator.sentences import COMMON_WORDS, words_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from lucidworks_provider.emulator.checks import Fields
+    from lucidworks_provider.emulator.models import EmbeddingModel
 
 COMMON_SHARE: Final = 0.5
 """The cosine of two texts without a common word."""
@@ -103,7 +108,7 @@ def _format(count: int) -> str:
 
 
 class _Places(dict[str, tuple[tuple[int, ...], tuple[int, ...], float]]):
-    """Where a word adds its weight, where it takes it away, and the weight if it stands once."""
+    """The positions where a word adds its weight, and where it subtracts it, and the weight of one occurrence."""
 
     def __init__(self, model_id: str, dimension: int) -> None:
         super().__init__()
@@ -151,3 +156,36 @@ def _direction(model_id: str, dimension: int, name: str) -> list[float]:
 @lru_cache(maxsize=64)
 def _key(model_id: str) -> bytes:
     return hashlib.blake2b(model_id.encode(), digest_size=32).digest()
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """The model and the form of the vectors of one request."""
+
+    model: EmbeddingModel
+    dimension: int
+    quantization: Quantization | None = None
+    data_type: DataType | None = None
+
+    @classmethod
+    def of(cls, body: Fields, model: EmbeddingModel, *, ignore_unknown: bool) -> VectorOptions:
+        """Check both objects; a size above the model's is refused [A]."""
+        config = body.object(
+            "modelConfig", ("vectorQuantizationMethod", "dimReductionSize"), ignore_unknown=ignore_unknown
+        )
+        use_case = body.object("useCaseConfig", ("dataType",), ignore_unknown=ignore_unknown)
+        return cls(
+            model,
+            dimension=config.integer("dimReductionSize", model.size, minimum=1, maximum=model.size),
+            quantization=config.choice("vectorQuantizationMethod", Quantization),
+            data_type=use_case.choice("dataType", DataType),
+        )
+
+    def to_json(self, text: str, field: str = "vector") -> str:
+        """Embed a text and write the element that chunks and predictions have in common."""
+        floats, tokens = embed(
+            text, model_id=self.model.model_id, dimension=self.dimension, data_type=self.data_type
+        )
+        method = self.quantization
+        values = written(floats) if method is None else str(quantize(floats, method)).replace(" ", "")
+        return f'{{"tokensUsed":{{"inputTokens":{tokens}}},{json.dumps(field)}:{values}}}'

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
+from lucidworks_provider.client.http.messages import PREDICT_SCOPE
 from lucidworks_provider.client.settings import (
     CONNECTION_TYPE,
     DEFAULT_CONN_ID,

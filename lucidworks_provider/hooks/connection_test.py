@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from lucidworks_provider.client.api.http import Request, check_status, redact
-from lucidworks_provider.client.api.model_calls import list_models_request
-from lucidworks_provider.client.api.prediction_calls import use_cases_request
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
 from lucidworks_provider.client.auth.source import TokenSource, request_token
+from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE, Request, check_status, redact
+from lucidworks_provider.client.models import list_models_request
 from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.client.use_case_list import use_cases_request
 from lucidworks_provider.errors import (
     LucidworksError,
     RateLimitError,
@@ -99,7 +98,7 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
 
     :param access: which token was sent.
     :param assumed: of :class:`EndpointCheck`.
-    :return: whether host and credentials are right all the same, and a message.
+    :return: whether host and credentials are right anyway, and a message.
     """
     match err:
         case RateLimitError():
@@ -111,7 +110,7 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
             )
         case TokenRefusedError():
             return False, (
-                f"refuses {access}. Another system that asks for tokens with the same client id causes that, or an "
+                f"refuses {access}. Another system that requests tokens with the same client id causes that, or an "
                 f"application that is not entitled. {err}"
             )
     return False, f"does not work with {access}. {err}"

@@ -24,12 +24,12 @@ class LucidworksHook(LucidworksAuthHook):
 
     .. code-block:: python
 
-        from lucidworks_provider.client.api import build
+        from lucidworks_provider.client import use_cases
         from lucidworks_provider.client.predictions import predict
 
         hook = LucidworksHook()
-        vectors = hook.call(predict(build.embedding("e5-small-v2"), ["A tent for two"]))
-        vectors = await hook.acall(predict(build.embedding("e5-small-v2"), ["A tent for two"]))
+        vectors = hook.call(predict(use_cases.embedding("e5-small-v2"), ["A tent for two"]))
+        vectors = await hook.acall(predict(use_cases.embedding("e5-small-v2"), ["A tent for two"]))
 
     The calls are the functions of :mod:`~lucidworks_provider.client.predictions`,
     :mod:`~lucidworks_provider.client.chunking`, :mod:`~lucidworks_provider.client.models` and

@@ -24,8 +24,8 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.client.api.spans import Span
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.client.validation import Span
 from lucidworks_provider.errors import MalformedAnswerError
 
 if TYPE_CHECKING:

@@ -15,17 +15,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from lucidworks_provider.client.api.chunking import (
+from lucidworks_provider.client.chunking import (
     Chunk,
     ChunkingOptions,
     ChunkingResult,
     check_text,
     read_result,
 )
-from lucidworks_provider.client.api.http import parse_object
-from lucidworks_provider.client.api.jobs import CHUNKING, JobKind, JobState
-from lucidworks_provider.client.api.spans import Span
-from lucidworks_provider.client.api.validation import check_chunks
+from lucidworks_provider.client.http.messages import parse_object
+from lucidworks_provider.client.jobs import CHUNKING, JobKind, JobState
+from lucidworks_provider.client.validation import Span, check_chunks
 from lucidworks_provider.documents.document import Document
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.chunk_columns import (

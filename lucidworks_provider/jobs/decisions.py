@@ -70,8 +70,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from lucidworks_provider.client.api.jobs import JobState, PollResult
-from lucidworks_provider.client.api.models import Progress, is_unknown_state
+from lucidworks_provider.client.jobs import JobState, PollResult
+from lucidworks_provider.client.models import Progress, is_unknown_state
 from lucidworks_provider.errors import LucidworksError
 
 REREADS = 2

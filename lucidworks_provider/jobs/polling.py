@@ -21,10 +21,9 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll
-from lucidworks_provider.client.api.models import Deployment, Progress
 from lucidworks_provider.client.endpoint import Call
-from lucidworks_provider.client.jobs import poll_job
+from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
+from lucidworks_provider.client.models import Deployment, Progress
 from lucidworks_provider.errors import (
     AnswerError,
     ContentEncodingError,

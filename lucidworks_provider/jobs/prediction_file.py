@@ -37,9 +37,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.api import validation
-from lucidworks_provider.client.api.predictions import Embedding, Prediction
-from lucidworks_provider.client.api.use_cases import Item, PredictionOptions
+from lucidworks_provider.client import validation
+from lucidworks_provider.client.prediction_types import Embedding, Prediction
+from lucidworks_provider.client.use_cases import Item, PredictionOptions
 from lucidworks_provider.errors import InputError, TooManyRejectsError
 from lucidworks_provider.jobs.chunk_columns import BYTES
 from lucidworks_provider.jobs.prediction_rows import Batch, Rejected

@@ -19,10 +19,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from lucidworks_provider.client.api.chunking import MAX_TEXT_BYTES
-from lucidworks_provider.client.api.http import json_body
-from lucidworks_provider.client.api.options import as_json
-from lucidworks_provider.client.api.use_cases import Item, PredictionOptions, check_wire
+from lucidworks_provider.client.chunking import MAX_TEXT_BYTES
+from lucidworks_provider.client.http.messages import json_body
+from lucidworks_provider.client.options import as_json
+from lucidworks_provider.client.use_cases import Item, PredictionOptions, check_wire
 from lucidworks_provider.documents.encoding import check_text
 from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from lucidworks_provider.client.api.http import Response, parse_object, read_blanked
-from lucidworks_provider.client.api.jobs import PREDICTION, JobKind
-from lucidworks_provider.client.api.prediction_calls import PredictionResult, read_result
-from lucidworks_provider.client.api.predictions import Prediction, read_predictions
-from lucidworks_provider.client.api.secrets import blank
-from lucidworks_provider.client.api.use_cases import MAX_BATCH, Item, PredictionOptions
-from lucidworks_provider.client.api.validation import refused
+from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked
+from lucidworks_provider.client.jobs import PREDICTION, JobKind
+from lucidworks_provider.client.prediction_types import Prediction, read_predictions
+from lucidworks_provider.client.predictions import PredictionResult, read_result
+from lucidworks_provider.client.secrets import blank
+from lucidworks_provider.client.use_cases import MAX_BATCH, Item, PredictionOptions
+from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
     AuthenticationError,
     ConfigurationError,

@@ -16,8 +16,8 @@ from itertools import zip_longest
 from typing import Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.jobs import JobKind, JobState
-from lucidworks_provider.client.api.validation import refused
+from lucidworks_provider.client.jobs import JobKind, JobState
+from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
     ContentEncodingError,
     EmptyResultError,

@@ -43,7 +43,7 @@ class PushedLink(BaseOperatorLink):
         from airflow.providers.common.compat.sdk import XCom
 
         pushed = XCom.get_value(key=self.xcom_key, ti_key=ti_key)
-        # A user who may write XComs must not be able to create a link that runs a script.
+        # A user with write access to XComs must not be able to create a link that runs a script.
         return pushed if split_web_address(pushed) is not None else ""
 
     @classmethod

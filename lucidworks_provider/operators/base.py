@@ -35,7 +35,7 @@ from lucidworks_provider.operators.values import dictionary, seconds, switch
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.client.api.chunking import ChunkingOptions
+    from lucidworks_provider.client.chunking import ChunkingOptions
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 E = TypeVar("E", bound=LucidworksError)
@@ -173,7 +173,7 @@ class ChunkingOptionsMixin:
 
     def _options(self) -> ChunkingOptions:
         """Validate the rendered values; raises InputError."""
-        from lucidworks_provider.client.api.chunking import ChunkingOptions
+        from lucidworks_provider.client.chunking import ChunkingOptions
 
         return ChunkingOptions(
             self.chunker,

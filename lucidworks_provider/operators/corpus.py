@@ -298,9 +298,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         )
 
     def _service(self, corpus: Corpus) -> Service:
-        from lucidworks_provider.client.api.jobs import CHUNKING
         from lucidworks_provider.client.chunking import submit_text
-        from lucidworks_provider.client.jobs import poll_job
+        from lucidworks_provider.client.jobs import CHUNKING, poll_job
         from lucidworks_provider.corpus.settings import Service
 
         hook = self.hook

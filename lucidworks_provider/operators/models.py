@@ -32,8 +32,8 @@ from lucidworks_provider.operators.values import dictionary, one_of, switch
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.client.api.model_calls import DeploymentSpec, TrainingSpec, UnansweredPost
-    from lucidworks_provider.client.api.models import Deployment, Model
+    from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec, UnansweredPost
+    from lucidworks_provider.client.models import Deployment, Model
 
 # Searches for what a POST without a response may have made, and seconds between two.
 _SEARCHES = 4
@@ -127,7 +127,7 @@ class _CreatingOperator(_ModelOperator):
         :param get_saved: gets a resource by its saved id and whether it was created within ``_LAG`` seconds.
         :param list_candidates: lists everything that may meet the spec, as completely as the service shows it.
         """
-        from lucidworks_provider.client.api.model_calls import UnansweredPost, choose
+        from lucidworks_provider.client.model_specs import UnansweredPost, choose
         from lucidworks_provider.jobs.record import fingerprint_of
         from lucidworks_provider.jobs.state_store import set_state
 
@@ -279,9 +279,8 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the training, then wait for it."""
-        from lucidworks_provider.client.api.model_calls import TrainingSpec
-        from lucidworks_provider.client.api.models import Progress
-        from lucidworks_provider.client.models import create_model
+        from lucidworks_provider.client.model_specs import TrainingSpec
+        from lucidworks_provider.client.models import Progress, create_model
 
         training = TrainingSpec(
             self.name,
@@ -309,7 +308,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
 
     def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
         """Without a task state store, each earlier attempt may have sent a POST."""
-        from lucidworks_provider.client.api.model_calls import UnansweredPost
+        from lucidworks_provider.client.model_specs import UnansweredPost
 
         began = getattr(context.get("dag_run"), "start_date", None)
         if context.get("task_state_store") is not None or getattr(context["ti"], "try_number", 1) < 2:
@@ -318,8 +317,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
 
     def _get_saved(self, model_id: str, _: bool) -> Model | None:
         """The model that an earlier attempt created, unless it failed or was deleted."""
-        from lucidworks_provider.client.api.models import Progress
-        from lucidworks_provider.client.models import get_model
+        from lucidworks_provider.client.models import Progress, get_model
 
         try:
             model = self.hook.call(get_model(model_id))
@@ -329,8 +327,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
 
     def _list_candidates(self, training: TrainingSpec) -> list[Model]:
         """The models that may have this name, with the fields that the list omits."""
-        from lucidworks_provider.client.api.models import merge_models
-        from lucidworks_provider.client.models import get_model, list_models
+        from lucidworks_provider.client.models import get_model, list_models, merge_models
 
         named = [one for one in self.hook.call(list_models()) if training.concerns(one)]
         for position, listed in enumerate(named):
@@ -402,9 +399,8 @@ class LucidworksDeployModelOperator(_CreatingOperator):
 
     def execute(self, context: Context) -> str | None:
         """Find or begin the deployment, then wait for it."""
-        from lucidworks_provider.client.api.model_calls import DeploymentSpec
-        from lucidworks_provider.client.api.models import Progress
-        from lucidworks_provider.client.models import create_deployment
+        from lucidworks_provider.client.model_specs import DeploymentSpec
+        from lucidworks_provider.client.models import Progress, create_deployment
 
         placement = DeploymentSpec(
             self.model_id,
@@ -431,7 +427,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
 
     def _get_saved(self, placement: DeploymentSpec, deployment_id: str, recent: bool) -> Deployment | None:
         """The deployment that an earlier attempt created, unless it failed or was deleted."""
-        from lucidworks_provider.client.api.models import Progress, unseen_deployment
+        from lucidworks_provider.client.models import Progress, unseen_deployment
 
         found = next((one for one in self._list_candidates(placement) if one.id == deployment_id), None)
         if found is None:
@@ -440,7 +436,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
 
     def _list_candidates(self, placement: DeploymentSpec) -> Sequence[Deployment]:
         """The deployments of this model in its own list, in the model itself and in the customer's list."""
-        from lucidworks_provider.client.api.model_calls import join_deployments
+        from lucidworks_provider.client.model_specs import join_deployments
         from lucidworks_provider.client.models import get_model, list_deployments, list_model_deployments
 
         model_id, refused = placement.model_id.strip(), []
@@ -505,8 +501,8 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
     def execute(self, context: Context) -> None:
         """Delete it, then wait."""
-        from lucidworks_provider.client.api.http import path_segment
-        from lucidworks_provider.client.api.models import Progress
+        from lucidworks_provider.client.http.messages import path_segment
+        from lucidworks_provider.client.models import Progress
 
         path_segment(self.deployment_id, "deployment_id")
         self.deployment_id = self.deployment_id.strip()
@@ -525,8 +521,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
 
     def _delete(self) -> bool:
         """Whether there was a deployment to delete."""
-        from lucidworks_provider.client.api.models import Progress, deployment_progress
-        from lucidworks_provider.client.models import delete_deployment
+        from lucidworks_provider.client.models import Progress, delete_deployment, deployment_progress
 
         try:
             state = self.hook.call(delete_deployment(self.deployment_id))

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
-    from lucidworks_provider.client.api.predictions import Prediction
-    from lucidworks_provider.client.api.use_cases import PredictionOptions
+    from lucidworks_provider.client.prediction_types import Prediction
+    from lucidworks_provider.client.use_cases import PredictionOptions
     from lucidworks_provider.documents.tables import TableColumns
     from lucidworks_provider.jobs.prediction_file import ResultPolicy
     from lucidworks_provider.jobs.prediction_rows import Batches, Spool
@@ -208,7 +208,7 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
             raise AirflowSkipException("inputs has no rows.")
 
     def _options(self, model_config: Mapping[str, Any] | None) -> PredictionOptions[Any]:
-        from lucidworks_provider.client.api.use_cases import PredictionOptions
+        from lucidworks_provider.client.use_cases import PredictionOptions
 
         return PredictionOptions(
             self.use_case, self.model_id, dictionary(self.use_case_config, "use_case_config"), model_config
@@ -511,8 +511,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
 
     def _task(self, context: Context) -> PredictionTask:
         """Validate the rendered values, before anything is sent or written."""
-        from lucidworks_provider.client.api.prediction_calls import check_asynchronous
-        from lucidworks_provider.client.predictions import submit_items
+        from lucidworks_provider.client.predictions import check_asynchronous, submit_items
         from lucidworks_provider.jobs.prediction_task import PredictionTask, check_jobs
 
         options = self._prediction_options()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from lucidworks_provider.client.api.chunking import ChunkingOptions
-    from lucidworks_provider.client.api.use_cases import PredictionOptions
+    from lucidworks_provider.client.chunking import ChunkingOptions
+    from lucidworks_provider.client.use_cases import PredictionOptions
 
 _MAGIC = re.compile(r"[*?\[]")
 # Several schemes for one store; OpenLineage knows it by one.

@@ -25,7 +25,7 @@ def seconds(value: object, what: str) -> float:
     :param value: seconds, or a timedelta.
     :raises InputError: the value is not a duration, not above 0, or longer than a year.
     """
-    from lucidworks_provider.client.api.options import as_number
+    from lucidworks_provider.client.options import as_number
 
     try:
         found = value.total_seconds() if isinstance(value, timedelta) else float(as_number(value))
@@ -49,7 +49,7 @@ def text_as_seconds(value: float | timedelta | str, what: str) -> float | timede
 
 def whole(value: object, what: str, least: int, most: int | None = None) -> int:
     """:raises InputError: the value is not an integer of the range."""
-    from lucidworks_provider.client.api.options import as_int
+    from lucidworks_provider.client.options import as_int
 
     try:
         found = as_int(value)
@@ -63,7 +63,7 @@ def whole(value: object, what: str, least: int, most: int | None = None) -> int:
 
 def share(value: object, what: str) -> float:
     """:raises InputError: the value is not a number from 0 to 1."""
-    from lucidworks_provider.client.api.options import number
+    from lucidworks_provider.client.options import number
 
     meaning, convert = number(0, 1)
     try:
@@ -78,7 +78,7 @@ def switch(value: object, what: str) -> bool:
 
     :raises InputError: the value is not a boolean.
     """
-    from lucidworks_provider.client.api.options import as_bool
+    from lucidworks_provider.client.options import as_bool
 
     if value is None:
         return False
@@ -90,7 +90,7 @@ def switch(value: object, what: str) -> bool:
 
 def one_of(value: str, what: str, *values: str) -> str:
     """:raises InputError: the value is not one of ``values``."""
-    from lucidworks_provider.client.api.options import check_choice
+    from lucidworks_provider.client.options import check_choice
 
     check_choice(value, what, values)
     return value

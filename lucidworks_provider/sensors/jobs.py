@@ -28,7 +28,7 @@ from lucidworks_provider.sensors.base import BaseLucidworksSensor
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from lucidworks_provider.client.api.jobs import JobKind
+    from lucidworks_provider.client.jobs import JobKind
     from lucidworks_provider.jobs.decisions import PollOutcome
     from lucidworks_provider.jobs.external import ExternalJob
     from lucidworks_provider.jobs.state_store import ResultStore
@@ -174,7 +174,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
 
     def _found(self, task: ExternalJob) -> dict[str, Any] | None:
         """The manifest of a stored body, after writing the result file."""
-        from lucidworks_provider.client.api.jobs import JobState
+        from lucidworks_provider.client.jobs import JobState
         from lucidworks_provider.jobs.external import read_body
         from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
 
@@ -199,9 +199,9 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         return {"uri": task.result_uri, "job_id": self.job_id}
 
     def _checked(self) -> JobKind:
-        from lucidworks_provider.client.api.http import path_segment
-        from lucidworks_provider.client.api.jobs import KINDS
-        from lucidworks_provider.client.api.options import check_choice
+        from lucidworks_provider.client.http.messages import path_segment
+        from lucidworks_provider.client.jobs import KINDS
+        from lucidworks_provider.client.options import check_choice
 
         check_choice(self.kind, "kind", KINDS)
         path_segment(self.job_id, "job_id")

@@ -34,7 +34,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
 
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""
-        from lucidworks_provider.client.api.http import path_segment
+        from lucidworks_provider.client.http.messages import path_segment
 
         path_segment(self._resource_id, f"{self.kind}_id")
         if not isinstance(self.target_state, str) or not self.target_state.strip():

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from lucidworks_provider.client.api.jobs import KINDS
+from lucidworks_provider.client.jobs import KINDS
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.decisions import JobsOutcome

@@ -59,7 +59,7 @@ class Figures:
 
 async def send_on() -> list[tuple[float, float, int]]:
     """In a process of its own: a few senders with pauses; when each request was sent and answered, and how."""
-    from lucidworks_provider.client.api.http import get
+    from lucidworks_provider.client.http.messages import get
     from lucidworks_provider.client.http.request_queue import queue_of
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 

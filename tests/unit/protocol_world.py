@@ -19,12 +19,11 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Clocks, Failed, Snapshot
 from lucidworks_provider.client.auth.source import TOLERANCE, ServerClock, TokenCache
-from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.client.auth.token import AccessToken, TokenResponse
 from lucidworks_provider.client.http.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
 from lucidworks_provider.hooks.stores.variables import VariableTokenStore

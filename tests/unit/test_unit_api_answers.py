@@ -10,8 +10,9 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from lucidworks_provider.client.api import jobs
-from lucidworks_provider.client.api.http import (
+from lucidworks_provider.client import jobs
+from lucidworks_provider.client.auth.token import check_scope, parse_token_response, token_request
+from lucidworks_provider.client.http.messages import (
     Response,
     check_status,
     redact,
@@ -19,8 +20,7 @@ from lucidworks_provider.client.api.http import (
     scrub,
     vendor_message,
 )
-from lucidworks_provider.client.api.jobs import CHUNKING, SMALL_BODY, JobState, parse_poll
-from lucidworks_provider.client.api.tokens import check_scope, parse_token_response, token_request
+from lucidworks_provider.client.jobs import CHUNKING, SMALL_BODY, JobState, parse_poll
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
@@ -344,7 +344,7 @@ def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: An
 
 
 def test_what_is_paid_for_is_read_where_json_is_nearly_right() -> None:
-    from lucidworks_provider.client.api.http import parse_json
+    from lucidworks_provider.client.http.messages import parse_json
 
     assert parse_json(b'{"response": "cut \\ud83d", "score": NaN}') == {
         "response": "cut \ufffd",

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.client.api.chunking import (
+from lucidworks_provider.client.chunking import (
     CHUNKERS,
     ChunkingOptions,
     check_text,
     read_result,
     submit_request,
 )
-from lucidworks_provider.client.api.http import Response
-from lucidworks_provider.client.api.jobs import CHUNKING, JobState, poll_request, read_submission
+from lucidworks_provider.client.http.messages import Response
+from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_request, read_submission
 from lucidworks_provider.errors import InputError, MalformedAnswerError, NoJobIdError, RequestRefusedError
 
 BASE = "https://app.example"

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from lucidworks_provider.client import models as client_models
-from lucidworks_provider.client.api import model_calls as calls
-from lucidworks_provider.client.api.http import Request, Response
-from lucidworks_provider.client.api.model_calls import (
+from lucidworks_provider.client.http.messages import Request, Response
+from lucidworks_provider.client.model_specs import (
     DeploymentSpec,
     Likeness,
     TrainingSpec,
@@ -19,7 +18,7 @@ from lucidworks_provider.client.api.model_calls import (
     choose,
     join_deployments,
 )
-from lucidworks_provider.client.api.models import (
+from lucidworks_provider.client.models import (
     Deployment,
     Model,
     Progress,
@@ -90,31 +89,37 @@ def deployment(**changes: Any) -> Deployment:
 @pytest.mark.parametrize(
     ("request_", "method", "url", "params", "replayable"),
     [
-        (calls.list_models_request(BASE), "GET", f"{BASE}/models", (), True),
-        (calls.get_model_request(BASE, "a/b"), "GET", f"{BASE}/models/a%2Fb", (), True),
+        (client_models.list_models_request(BASE), "GET", f"{BASE}/models", (), True),
+        (client_models.get_model_request(BASE, "a/b"), "GET", f"{BASE}/models/a%2Fb", (), True),
         (
-            calls.get_model_request(BASE, "m", metrics=True),
+            client_models.get_model_request(BASE, "m", metrics=True),
             "GET",
             f"{BASE}/models/m",
             (("metrics", "true"),),
             True,
         ),
         (
-            calls.list_model_deployments_request(BASE, "m"),
+            client_models.list_model_deployments_request(BASE, "m"),
             "GET",
             f"{BASE}/models/m/deployments",
             (),
             True,
         ),
-        (calls.create_model_request(BASE, training(), None), "POST", f"{BASE}/models", (), False),
+        (client_models.create_model_request(BASE, training(), None), "POST", f"{BASE}/models", (), False),
         (
-            calls.deploy_request(f"{BASE}/deployments", DeploymentSpec("m")),
+            client_models.deploy_request(f"{BASE}/deployments", DeploymentSpec("m")),
             "POST",
             f"{BASE}/deployments",
             (),
             False,
         ),
-        (calls.undeploy_request(f"{BASE}/deployments/d", "d"), "DELETE", f"{BASE}/deployments/d", (), True),
+        (
+            client_models.undeploy_request(f"{BASE}/deployments/d", "d"),
+            "DELETE",
+            f"{BASE}/deployments/d",
+            (),
+            True,
+        ),
     ],
 )
 def test_requests(
@@ -127,7 +132,7 @@ def test_requests(
 
 def test_the_body_of_a_training() -> None:
     credentials = {"serviceAccountKey": CANARY}
-    request = calls.create_model_request(BASE, training(), credentials)
+    request = client_models.create_model_request(BASE, training(), credentials)
     assert json.loads(request.body or b"") == {
         "name": "shop",
         "modelType": "ecommerce-rnn",
@@ -138,12 +143,12 @@ def test_the_body_of_a_training() -> None:
     }
     assert request.secrets == (CANARY,)
     assert CANARY not in repr(request)
-    plain = calls.create_model_request(BASE, training(region=None, config=None), None)
+    plain = client_models.create_model_request(BASE, training(region=None, config=None), None)
     assert set(json.loads(plain.body or b"")) == {"name", "modelType", "trainingData"}
 
 
 def test_the_body_of_a_deployment() -> None:
-    request = calls.deploy_request(BASE, DeploymentSpec("m", "us-x", {"a": [1]}, 1, 3))
+    request = client_models.deploy_request(BASE, DeploymentSpec("m", "us-x", {"a": [1]}, 1, 3))
     assert json.loads(request.body or b"") == {
         "modelId": "m",
         "region": "us-x",
@@ -539,7 +544,7 @@ def test_likeness_of_a_model(changes: dict[str, Any], likeness: Likeness) -> Non
     compared = training().compare(model(**changes))
     assert compared.likeness is likeness
     for field in set(changes) & set(training().as_json()) if likeness is not SAME else ():
-        assert f"{field}: asked for" in str(compared)
+        assert f"{field}: requested" in str(compared)
 
 
 def test_what_is_not_asked_for_is_not_compared() -> None:

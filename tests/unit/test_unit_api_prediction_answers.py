@@ -13,18 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api import build
-from lucidworks_provider.client.api.http import Response
-from lucidworks_provider.client.api.jobs import PREDICTION, JobState, parse_poll, read_submission
-from lucidworks_provider.client.api.prediction_calls import (
-    nearest,
-    read_answer,
-    read_prompt,
-    read_result,
-    read_tokens,
-    read_use_cases,
-)
-from lucidworks_provider.client.api.predictions import (
+from lucidworks_provider.client import use_cases
+from lucidworks_provider.client.http.messages import Response
+from lucidworks_provider.client.jobs import PREDICTION, JobState, parse_poll, read_submission
+from lucidworks_provider.client.prediction_types import (
     Classification,
     Embedding,
     Entities,
@@ -35,14 +27,16 @@ from lucidworks_provider.client.api.predictions import (
     TokensUsed,
     read_predictions,
 )
-from lucidworks_provider.client.api.use_cases import USE_CASES, PredictionOptions
+from lucidworks_provider.client.predictions import read_answer, read_prompt, read_result, read_tokens
+from lucidworks_provider.client.use_case_list import nearest, read_use_cases
+from lucidworks_provider.client.use_cases import USE_CASES, PredictionOptions
 from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
 
 MODEL = "llama-3-8b-instruct"
 MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
 NAN = float("nan")
-PASS = build.passthrough(MODEL)
-RAG = build.rag(MODEL)
+PASS = use_cases.passthrough(MODEL)
+RAG = use_cases.rag(MODEL)
 
 
 def answer(body: object, status: int = 200) -> Response:
@@ -63,7 +57,7 @@ def test_the_published_classification() -> None:
         "labels": {"Harry Potter": 0.3681640625, "Lord of the Rings": 0.40380859375},
         "response": "Lord of the Rings: 0.40, Harry Potter: 0.37",
     }
-    [read] = read_answer(answer({"predictions": [sent]}), build.classification("m", labels=["a"]), 1)
+    [read] = read_answer(answer({"predictions": [sent]}), use_cases.classification("m", labels=["a"]), 1)
     assert isinstance(read, Classification)
     assert (read.label, list(read.labels)) == ("Lord of the Rings", ["Lord of the Rings", "Harry Potter"])
     assert (read.response, read.tokens_used) == (sent["response"], TokensUsed(input=10, labels=26))
@@ -136,7 +130,7 @@ def test_rag_fields_of_another_shape_are_not_guessed_at(change: dict[str, Any]) 
 )
 def test_a_vector_under_any_name(sent: dict[str, Any], vector: tuple[float, ...]) -> None:
     [read] = read_answer(
-        answer({"predictions": [sent | {"tokensUsed": {"inputTokens": 3}}]}), build.embedding("m"), 1
+        answer({"predictions": [sent | {"tokensUsed": {"inputTokens": 3}}]}), use_cases.embedding("m"), 1
     )
     assert isinstance(read, Embedding)
     assert (read.vector, read.tokens_used.sum) == (vector, 3)
@@ -229,7 +223,7 @@ def test_an_empty_error_is_none(nothing: object) -> None:
 def test_an_index_tells_the_order_or_nothing(given: list[Any], order: str | None) -> None:
     sent = [{"response": text, "index": at} for text, at in zip("abc", given, strict=True)]
     if order is None:
-        with pytest.raises(MalformedAnswerError, match="tells no order") as caught:
+        with pytest.raises(MalformedAnswerError, match="is no order") as caught:
             read_predictions({"predictions": sent}, Prediction, "It")
         assert not caught.value.retryable
     else:
@@ -375,7 +369,7 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_numbers_and_texts_that_are_none_are_errors(parser: None, body: bytes) -> None:
     with pytest.raises(MalformedAnswerError):
-        read_answer(Response(200, {}, body), build.embedding("m"), 1)
+        read_answer(Response(200, {}, body), use_cases.embedding("m"), 1)
 
 
 def test_deep_json_is_an_error_and_no_crash(parser: None) -> None:
@@ -535,7 +529,7 @@ def test_the_nearest_names(use_case: str, model: str, words: str) -> None:
 
 
 def test_nearest_names_where_the_service_writes_underscores() -> None:
-    options = build.keyword_extraction("mistral")
+    options = use_cases.keyword_extraction("mistral")
     assert "mistral-7b" in nearest({"keyword_extraction": ["mistral-7b"]}, options.use_case, options.model_id)
 
 
@@ -582,13 +576,13 @@ def test_no_jobs_answer_raises_anything_but_an_error_of_this_package(body: dict[
 
 
 def test_a_failure_with_a_success_status_is_told_in_the_services_words() -> None:
-    from lucidworks_provider.client.api import build
-    from lucidworks_provider.client.api.http import Response
-    from lucidworks_provider.client.api.prediction_calls import read_answer
+    from lucidworks_provider.client import use_cases
+    from lucidworks_provider.client.http.messages import Response
+    from lucidworks_provider.client.predictions import read_answer
     from lucidworks_provider.errors import RequestRefusedError
 
     body = b'{"status": "ERROR", "message": "the model is asleep"}'
     with pytest.raises(
         RequestRefusedError, match="Predict passthrough with m: status ERROR: the model is asleep"
     ):
-        read_answer(Response(200, {}, body), build.passthrough("m"), 1)
+        read_answer(Response(200, {}, body), use_cases.passthrough("m"), 1)

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api import build
-from lucidworks_provider.client.api.http import Response, read_blanked
-from lucidworks_provider.client.api.prediction_calls import (
+from lucidworks_provider.client import use_cases
+from lucidworks_provider.client.http.messages import Response, read_blanked
+from lucidworks_provider.client.prediction_types import Prediction
+from lucidworks_provider.client.predictions import (
     predict_request,
     prompt_request,
     read_prompt,
     submit_request,
     tokenize_request,
 )
-from lucidworks_provider.client.api.predictions import Prediction
-from lucidworks_provider.client.api.use_cases import (
+from lucidworks_provider.client.use_cases import (
     MAX_BATCH,
     USE_CASES,
     Item,
@@ -261,21 +261,21 @@ def test_nothing_that_is_shown_or_stored_has_a_key() -> None:
 
 @pytest.mark.parametrize("call", [submit_request, predict_request])
 def test_every_request_with_a_key_names_it_as_a_secret(call: Callable[..., Any]) -> None:
-    options = build.passthrough("gpt-4o", model_config={"apiKey": KEY})
+    options = use_cases.passthrough("gpt-4o", model_config={"apiKey": KEY})
     assert call(BASE, "passthrough", options, ONE).secrets == (KEY,)
     assert prompt_request(BASE, options, ONE).secrets == (KEY,)
 
 
 def test_previews_take_the_options_of_what_they_preview() -> None:
     with pytest.raises(InputError, match="tokenize takes the options of 'embedding', not of 'passthrough'"):
-        tokenize_request(BASE, build.passthrough("m"), ONE)
+        tokenize_request(BASE, use_cases.passthrough("m"), ONE)
     with pytest.raises(InputError, match="preview_prompt takes the options of 'passthrough', not of 'ner'"):
-        prompt_request(BASE, build.ner("m"), ONE)
+        prompt_request(BASE, use_cases.ner("m"), ONE)
 
 
 @pytest.mark.parametrize("placeholder", ["x", "key", "prompt", "placeholder", "YOUR_API_KEY"])
 def test_a_placeholder_for_a_key_is_not_blanked_in_answers(placeholder: str) -> None:
-    options = build.passthrough("gpt-4o", model_config={"apiKey": placeholder})
+    options = use_cases.passthrough("gpt-4o", model_config={"apiKey": placeholder})
     told = Response(
         200, {}, json.dumps({"prompt": f"Explain the key x of your prompt, {placeholder}."}).encode()
     )
@@ -289,8 +289,8 @@ def test_operator_and_api_agree() -> None:
 
 # Inputs
 
-PASS = build.passthrough(MODEL)
-RAG = build.rag(MODEL)
+PASS = use_cases.passthrough(MODEL)
+RAG = use_cases.rag(MODEL)
 DOCUMENT = {"body": "I'm off to Germany to go to the Oktoberfest!", "source": "http://example.com/112"}
 RAG_INPUTS = [{"text": "Why did I go to Germany?", "documents": [DOCUMENT]}]
 
@@ -355,7 +355,9 @@ def test_rag_has_documents_with_body_and_source(change: dict[str, Any], words: l
 
 
 def test_a_conversation_goes_on_without_documents() -> None:
-    assert read_items(["And then?"], build.rag(MODEL, memory_uuid=MEMORY))[0].wire == {"text": "And then?"}
+    assert read_items(["And then?"], use_cases.rag(MODEL, memory_uuid=MEMORY))[0].wire == {
+        "text": "And then?"
+    }
 
 
 @pytest.mark.parametrize(
@@ -363,13 +365,13 @@ def test_a_conversation_goes_on_without_documents() -> None:
 )
 def test_json_prompt_is_a_list_of_messages(text: str) -> None:
     with pytest.raises(InputError, match=r"inputs\[0\].*json_prompt.*role.*content"):
-        read_items([text], build.passthrough(MODEL, data_type="json_prompt"))
+        read_items([text], use_cases.passthrough(MODEL, data_type="json_prompt"))
 
 
 def test_what_json_prompt_takes() -> None:
     text = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}])
-    assert read_items([text], build.passthrough(MODEL, data_type="json_prompt"))[0].wire == {"text": text}
-    assert read_items([text], build.passthrough(MODEL, data_type="text"))[0].wire == {"text": text}
+    assert read_items([text], use_cases.passthrough(MODEL, data_type="json_prompt"))[0].wire == {"text": text}
+    assert read_items([text], use_cases.passthrough(MODEL, data_type="text"))[0].wire == {"text": text}
 
 
 @pytest.mark.parametrize(
@@ -410,41 +412,41 @@ def test_what_has_no_asynchronous_page_is_not_submitted(use_case: str) -> None:
 @pytest.mark.parametrize(
     ("options", "config", "model_config"),
     [
-        (build.embedding("m"), None, None),
+        (use_cases.embedding("m"), None, None),
         (
-            build.embedding("m", data_type="passage", quantization="max-scale", dimensions=256),
+            use_cases.embedding("m", data_type="passage", quantization="max-scale", dimensions=256),
             {"dataType": "passage"},
             {"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256},
         ),
-        (build.classification("m", labels=("a", "b")), {"labels": ["a", "b"]}, None),
-        (build.passthrough("m"), None, None),
+        (use_cases.classification("m", labels=("a", "b")), {"labels": ["a", "b"]}, None),
+        (use_cases.passthrough("m"), None, None),
         (
-            build.passthrough(
+            use_cases.passthrough(
                 "m", use_system_prompt=False, data_type="text", model_config={"topK": -1, "maxTokens": 5}
             ),
             {"useSystemPrompt": False, "dataType": "text"},
             {"topK": -1, "maxTokens": 5},
         ),
         (
-            build.rag(
+            use_cases.rag(
                 "m", memory_uuid=MEMORY, extract_relevant_content=False, answer_not_found_message="None."
             ),
             {"memoryUuid": MEMORY, "extractRelevantContent": False, "answerNotFoundMessage": "None."},
             None,
         ),
         (
-            build.summarization("m", max_words=100, model_config={"temperature": 0}),
+            use_cases.summarization("m", max_words=100, model_config={"temperature": 0}),
             {"maxWords": 100},
             {"temperature": 0},
         ),
-        (build.keyword_extraction("m", max_keywords=100), {"maxKeywords": 100}, None),
+        (use_cases.keyword_extraction("m", max_keywords=100), {"maxKeywords": 100}, None),
         (
-            build.ner("m", entity_type_map={"person": ("Bob",), "place": []}),
+            use_cases.ner("m", entity_type_map={"person": ("Bob",), "place": []}),
             {"entityTypeMap": {"person": ["Bob"], "place": []}},
             None,
         ),
-        (build.faq_enrichment("m", model_config={"topP": 1}), None, {"topP": 1}),
-        (build.standalone_query_rewriter("m", memory_uuid=MEMORY), {"memoryUuid": MEMORY}, None),
+        (use_cases.faq_enrichment("m", model_config={"topP": 1}), None, {"topP": 1}),
+        (use_cases.standalone_query_rewriter("m", memory_uuid=MEMORY), {"memoryUuid": MEMORY}, None),
     ],
     ids=lambda value: value.use_case if isinstance(value, PredictionOptions) else "",
 )
@@ -467,9 +469,9 @@ def test_bodies_have_the_vendors_names_and_nothing_else(
 @pytest.mark.parametrize("wrong", [{"labels": "abc"}, {"labels": None}])
 def test_a_text_is_no_list_of_labels(wrong: Any) -> None:
     with pytest.raises(InputError, match="labels"):
-        build.classification("m", **wrong)
+        use_cases.classification("m", **wrong)
     with pytest.raises(InputError, match="entityTypeMap"):
-        build.ner("m", entity_type_map={"person": "Bob"})
+        use_cases.ner("m", entity_type_map={"person": "Bob"})
 
 
 def test_documents_go_as_they_are_and_the_id_stays_here() -> None:
@@ -481,12 +483,12 @@ def test_documents_go_as_they_are_and_the_id_stays_here() -> None:
 
 
 def test_segments_are_quoted_and_the_previews_have_paths_of_their_own() -> None:
-    options = build.embedding("my model/1", data_type="query")
+    options = use_cases.embedding("my model/1", data_type="query")
     assert predict_request(BASE, "a/b", options, ONE).url == f"{BASE}/ai/prediction/a%2Fb/my%20model%2F1"
     tokens = tokenize_request(BASE, options, ONE)
     assert (tokens.method, tokens.url) == ("POST", f"{BASE}/ai/tokenization/my%20model%2F1")
     assert sent_by(tokens) == {"batch": [{"text": "x"}], "useCaseConfig": {"dataType": "query"}}
-    prompt = prompt_request(BASE, build.passthrough("m", use_system_prompt=True), ONE)
+    prompt = prompt_request(BASE, use_cases.passthrough("m", use_system_prompt=True), ONE)
     assert (prompt.method, prompt.url) == ("POST", f"{BASE}/ai/prompt/passthrough/m")
     assert sent_by(prompt) == {"batch": [{"text": "x"}], "useCaseConfig": {"useSystemPrompt": True}}
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.client.api.spans import Span
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.client.validation import Span
 from lucidworks_provider.errors import MalformedAnswerError
 from lucidworks_provider.jobs.chunk_columns import ChunkColumns, chunk_schema
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lucidworks_provider.client.api.models import Progress
+from lucidworks_provider.client.models import Progress
 from lucidworks_provider.errors import ConfigurationError, InputError, ServiceError
 from lucidworks_provider.jobs import polling
 from lucidworks_provider.jobs.decisions import ResourceState

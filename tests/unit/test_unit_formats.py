@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
 from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import DESCRIBES
 from lucidworks_provider.corpus.lease import LeaseRecord
 from lucidworks_provider.corpus.parts import Part

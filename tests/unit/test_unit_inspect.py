@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lucidworks_provider import corpus
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import inspect as module
 from lucidworks_provider.corpus.__main__ import main
 from lucidworks_provider.corpus.dataset import DESCRIBES, DIMENSION, OPTIONS, RUN

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api.jobs import JobState, PollResult
+from lucidworks_provider.client.jobs import JobState, PollResult
 from lucidworks_provider.jobs.decisions import (
     EMPTY_POLLS,
     FIRST_WAIT,

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api import http
-from lucidworks_provider.client.api.chunking import read_result
-from lucidworks_provider.client.api.http import parse_json
-from lucidworks_provider.client.api.large_json import WithoutVectors
+from lucidworks_provider.client.chunking import read_result
+from lucidworks_provider.client.http import messages as http
+from lucidworks_provider.client.http.large_json import WithoutVectors
+from lucidworks_provider.client.http.messages import parse_json
 
 
 def in_pieces(body: bytes, *, packed: bool = False) -> Any:

@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
-from lucidworks_provider.client.api.redos import is_exponential
+from lucidworks_provider.client.chunking import ChunkingOptions, is_exponential
 from lucidworks_provider.errors import InputError
 
 # With the letter that makes the trouble, and one after which nothing matches.

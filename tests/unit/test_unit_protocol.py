@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from protocol_world import Process, Weather, World
 
-from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.protocol import (
@@ -29,7 +28,13 @@ from lucidworks_provider.client.auth.protocol import (
     Snapshot,
 )
 from lucidworks_provider.client.auth.source import TokenCache
-from lucidworks_provider.client.auth.token import ALLOWED, AccessToken, RevocationHistory, TokenIdentity
+from lucidworks_provider.client.auth.token import (
+    ALLOWED,
+    AccessToken,
+    RevocationHistory,
+    TokenIdentity,
+    TokenResponse,
+)
 from lucidworks_provider.errors import TokenContestedError, TokenError, TokenStoreError
 from lucidworks_provider.hooks.stores.variables import VariableTokenStore
 

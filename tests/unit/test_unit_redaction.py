@@ -24,7 +24,8 @@ import requests
 import structlog
 
 from lucidworks_provider.client.auth import redaction
-from lucidworks_provider.client.auth.redaction import MASK, REMEMBERED, SHORTEST, TokenText, redact_in_logs
+from lucidworks_provider.client.auth.redaction import REMEMBERED, TokenText, redact_in_logs
+from lucidworks_provider.client.secrets import MASK, SHORTEST
 
 TOKEN = f"AT.{secrets.token_urlsafe(600)}"
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.client.api.http import Response, read_blanked, scrub, vendor_message
-from lucidworks_provider.client.api.secrets import (
+from lucidworks_provider.client.auth.redaction import redact_in_logs
+from lucidworks_provider.client.http.messages import Response, read_blanked, scrub, vendor_message
+from lucidworks_provider.client.secrets import (
     blank,
     is_secret_name,
     parts_of,
     secrets_in,
     without_secrets,
 )
-from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
 
 KEY = "sk-abcdef0123456789wxyz1234"

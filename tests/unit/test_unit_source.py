@@ -12,9 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth.protocol import Claim
+from lucidworks_provider.client.auth.protocol import Claim, TokenStore
 from lucidworks_provider.client.auth.redaction import REMEMBERED
 from lucidworks_provider.client.auth.source import (
     ESTABLISHED,
@@ -25,10 +24,9 @@ from lucidworks_provider.client.auth.source import (
     RefreshBackoff,
     Service,
     TokenSource,
-    TokenStore,
     forget_sources,
 )
-from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
+from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity, TokenResponse
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 
 

@@ -11,16 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api.http import Response
-from lucidworks_provider.client.api.model_calls import (
-    DeploymentSpec,
-    TrainingSpec,
-    choose,
-    create_model_request,
-    undeploy_request,
-)
-from lucidworks_provider.client.api.models import (
+from lucidworks_provider.client.http.messages import Response
+from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec, choose
+from lucidworks_provider.client.models import (
     Progress,
+    create_model_request,
     deployment_progress,
     model_progress,
     read_deployment,
@@ -28,6 +23,7 @@ from lucidworks_provider.client.api.models import (
     read_model,
     read_models,
     read_undeployment,
+    undeploy_request,
 )
 from lucidworks_provider.errors import (
     ConfigurationError,

@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider import storage
-from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions
-from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.client.api.spans import locate
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
+from lucidworks_provider.client.jobs import CHUNKING
+from lucidworks_provider.client.validation import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.jobs import state_store
 from lucidworks_provider.jobs.chunk_task import chunk_file

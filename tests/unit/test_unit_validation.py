@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions, ChunkingResult
-from lucidworks_provider.client.api.jobs import JobState
-from lucidworks_provider.client.api.validation import CheckedChunks, check_chunks, check_vectors
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
+from lucidworks_provider.client.jobs import JobState
+from lucidworks_provider.client.validation import CheckedChunks, check_chunks, check_vectors
 from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError
 
 TEXT = "The quick brown fox jumps. It sees a lazy dog! Then it sleeps."
@@ -138,8 +138,8 @@ def test_what_may_be_good_is_a_warning_where_it_is_asked_for() -> None:
     with pytest.raises(MalformedAnswerError, match="about job k"):
         check([chunk(part) for part in OTHER], other_job="k", lenient=True)
     assert check_vectors([[3, -24]], None, 3, "It", lenient=True) == [
-        "It: dimReductionSize 3 was asked for, and the vectors have 2 numbers.",
-        "It: whole numbers up to 24 in all vectors, and no quantization was asked for.",
+        "It: dimReductionSize 3 was requested, and the vectors have 2 numbers.",
+        "It: whole numbers up to 24 in all vectors, and no quantization was requested.",
     ]
     with pytest.raises(MalformedAnswerError, match="have 1, 2 numbers"):
         check_vectors([[0.5, 0.5], [0.5]], None, None, "It", lenient=True)
@@ -189,7 +189,7 @@ FLOATS = [0.5, -0.25]
     [
         ([FLOATS], None, None, None),
         ([FLOATS], None, 2, None),
-        ([FLOATS], None, 3, "dimReductionSize 3 was asked for, and the vectors have 2"),
+        ([FLOATS], None, 3, "dimReductionSize 3 was requested, and the vectors have 2"),
         ([FLOATS, [0.5]], None, 2, "have 1, 2 numbers"),
         ([[1, 0]], None, None, None),
         ([[1.0, -1.0]], None, None, None),

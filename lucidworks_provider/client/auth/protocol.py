@@ -44,7 +44,7 @@ Beyond them two processes may refresh, and the usual handling of a 401 repairs t
 their heartbeat advances, never by the clocks of two hosts.
 
 **A missing value proves nothing**: reading a Variable swallows an unreachable API server and returns "missing". So a
-process reads its own claim back before it refreshes; it believes that there is no token only if the store shows that
+process reads its own claim back before it refreshes; it concludes that there is no token only if the store shows that
 claim, and a store that has shown a token must keep showing it.
 
 :func:`acquire` yields the commands below; :class:`~lucidworks_provider.client.auth.source.TokenSource` performs them

@@ -20,7 +20,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
-from lucidworks_provider.client.api.secrets import MASK, SHORTEST, parts_of
+from lucidworks_provider.client.secrets import MASK, SHORTEST, parts_of
 
 # The tokens of a few scopes, with earlier ones that pending calls use.
 REMEMBERED = 16

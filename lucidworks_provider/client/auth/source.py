@@ -24,14 +24,6 @@ from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.http import Request, Response, read_blanked
-from lucidworks_provider.client.api.tokens import (
-    TokenResponse,
-    check_scope,
-    parse_token_response,
-    server_time,
-    token_request,
-)
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.protocol import (
@@ -48,7 +40,16 @@ from lucidworks_provider.client.auth.protocol import (
     TokenStore,
 )
 from lucidworks_provider.client.auth.redaction import redact_in_logs
-from lucidworks_provider.client.auth.token import AccessToken, TokenIdentity
+from lucidworks_provider.client.auth.token import (
+    AccessToken,
+    TokenIdentity,
+    TokenResponse,
+    check_scope,
+    parse_token_response,
+    server_time,
+    token_request,
+)
+from lucidworks_provider.client.http.messages import Request, Response, read_blanked
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.sharing import shared_stores
 from lucidworks_provider.errors import AuthenticationError, LucidworksError, TokenError
@@ -109,7 +110,7 @@ class ServerClock:
         if warn:
             log.warning(
                 "This host's clock is %.0f s off the identity server's. Access tokens are handled by the server's "
-                "clock, so they work; set this host's clock all the same (NTP).",
+                "clock, so they work; synchronise it (NTP) anyway.",
                 -offset,
             )
 
@@ -288,9 +289,9 @@ class TokenCache:
             return None
         return TokenError(
             f"{self.backoff.refusals} access tokens in a row were refused with 401 before any call accepted one. "
-            "Another system that asks for tokens with the same client id does that (give it an integration of its "
+            "Another system that requests tokens with the same client id does that (give it an integration of its "
             "own), and so does an application that is not entitled to what is asked, or an Application ID that "
-            f"belongs to other credentials. No new token is asked for during {pause:.0f} s."
+            f"belongs to other credentials. No new token is requested during {pause:.0f} s."
         )
 
 
@@ -331,7 +332,7 @@ class Service:
     """
     Requests to the identity server.
 
-    :param token: requests a new token, which invalidates the last one; its argument asks for a single attempt.
+    :param token: requests a new token, which invalidates the last one; its argument requests a single attempt.
     :param time: its clock, in seconds since the epoch.
     """
 

@@ -25,7 +25,6 @@ from aiohttp.payload import BytesPayload, IOBasePayload, Payload
 from yarl import URL
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.http import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.common import (
     CONNECT_TIMEOUT,
     AllowedHosts,
@@ -39,6 +38,7 @@ from lucidworks_provider.client.http.common import (
     trusted,
     untrusted_certificate,
 )
+from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.request_queue import queue_for
 from lucidworks_provider.client.http.retry import TOKEN_ROUNDS
 from lucidworks_provider.client.settings import LucidworksSettings

@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 import certifi
 from requests.utils import get_environ_proxies, select_proxy
 
-from lucidworks_provider.client.api.http import Request, content_codings
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE
+from lucidworks_provider.client.http.messages import MODEL_SCOPE, Request, content_codings
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     ConfigurationError,
@@ -186,7 +185,7 @@ class _Decoder:
             return data[:most]
         parts: list[bytes] = []
         while data and most > 0:
-            # A gzip body may consist of several members; what follows them is ignored, as browsers do.
+            # A gzip body may consist of several members; anything after them is ignored, as browsers do.
             if self._engine is None or (self._engine.eof and self.coding != "deflate" and data[0] == _GZIP):
                 self._engine = zlib.decompressobj(self._window(data))
             elif self._engine.eof:

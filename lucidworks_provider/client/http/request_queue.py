@@ -22,7 +22,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from lucidworks_provider.client.api.http import Request, Response, retry_after
+from lucidworks_provider.client.http.messages import Request, Response, retry_after
 from lucidworks_provider.client.http.rate_limiter import PATIENCE, AdaptiveRateLimiter, RateLimitStats
 from lucidworks_provider.client.http.shared_pause import SharedPause, shared_pause
 from lucidworks_provider.client.settings import LucidworksSettings

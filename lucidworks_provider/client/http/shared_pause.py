@@ -11,7 +11,7 @@ a process that         does
 =====================  =============================================================================================
 was refused            claims the right to probe for as long as a response may take; if another process has the
                        claim, it waits and reads the record again
-had its probe refused  writes the pause that the service asks for
+had its probe refused  writes the pause that the service requests
 had it accepted        writes when the pause ended: every process that stopped before that resumes
 =====================  =============================================================================================
 

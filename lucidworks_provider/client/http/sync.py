@@ -16,7 +16,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.api.http import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.common import (
     CONNECT_TIMEOUT,
     AllowedHosts,
@@ -30,6 +29,7 @@ from lucidworks_provider.client.http.common import (
     trusted,
     untrusted_certificate,
 )
+from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.request_queue import queue_for
 from lucidworks_provider.client.http.retry import TOKEN_ROUNDS
 from lucidworks_provider.client.settings import LucidworksSettings

@@ -321,7 +321,7 @@ class RedisClient:
             f"Connection {self._redis_conn_id!r}, which redis_conn_id of connection {self._conn_id!r} names,"
         )
         if type(err).__name__ == "AirflowNotFoundException":
-            missing = ConfigurationError(f"{where} does not exist, or Airflow cannot be asked for it now.")
+            missing = ConfigurationError(f"{where} does not exist, or Airflow cannot return it now.")
             # On Airflow 3 an unreachable API server looks the same.
             missing.retryable = True
             return missing

@@ -60,7 +60,7 @@ class VariableTokenStore:
         """
         Release the own claim.
 
-        Writes ``RELEASED`` instead of deleting the Variable: a missing value and an unreadable one look alike.
+        Writes ``RELEASED`` and keeps the Variable, since a missing value and an unreadable one are alike.
         """
         current = self._parse_claim(get_variable(self._claim))
         if current is None or current.owner == claim.owner:

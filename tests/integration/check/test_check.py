@@ -202,7 +202,7 @@ def test_without_a_customer_id(ask, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_deployment_shows_its_state(ask, emulator: RunningEmulator) -> None:
-    from lucidworks_provider.client.api.model_calls import DeploymentSpec
+    from lucidworks_provider.client.model_specs import DeploymentSpec
     from lucidworks_provider.client.models import create_deployment, list_models
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
@@ -213,7 +213,7 @@ def test_a_deployment_shows_its_state(ask, emulator: RunningEmulator) -> None:
 
 def test_a_429_is_repeated_after_its_retry_after(ask, emulator: RunningEmulator) -> None:
     limited = {"kind": "429", "match": "usecases", "times": 2, "retry_after": 5}
-    emulator.state.faults.order(Fault.from_json(limited))
+    emulator.state.faults.inject(Fault.from_json(limited))
     before = emulator.state.clock()
     assert "`use_cases_path` is right." in ask("--only", "use-cases")
     assert emulator.state.clock() - before >= 10

@@ -23,31 +23,33 @@ from hypothesis import strategies as st
 from openapi_core import OpenAPI
 from openapi_core.exceptions import OpenAPIError
 
-from lucidworks_provider.client.api import prediction_calls
-from lucidworks_provider.client.api.chunking import (
+from lucidworks_provider.client import predictions as prediction_calls
+from lucidworks_provider.client.auth.source import forget_sources
+from lucidworks_provider.client.chunking import (
     CHUNKERS,
     DATA_TYPES,
     QUANTIZATIONS,
     ChunkingOptions,
+    get_chunking,
+    submit_chunking,
     submit_request,
+    submit_text,
 )
-from lucidworks_provider.client.api.http import Request, Response
-from lucidworks_provider.client.api.jobs import PREDICTION, read_submission
-from lucidworks_provider.client.api.use_cases import (
-    GENERATIVE_OPTIONS,
-    USE_CASES,
-    PredictionOptions,
-    read_items,
-)
-from lucidworks_provider.client.auth.source import forget_sources
-from lucidworks_provider.client.chunking import get_chunking, submit_chunking, submit_text
+from lucidworks_provider.client.http.messages import Request, Response
+from lucidworks_provider.client.jobs import PREDICTION, read_submission
 from lucidworks_provider.client.predictions import (
     get_prediction,
-    list_use_cases,
     predict,
     preview_prompt,
     submit_prediction,
     tokenize,
+)
+from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import (
+    GENERATIVE_OPTIONS,
+    USE_CASES,
+    PredictionOptions,
+    read_items,
 )
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.errors import InputError

@@ -101,7 +101,7 @@ class Vendor:
         return exchange
 
     def fault(self, **order: Any) -> None:
-        self.emulator.state.faults.order(Fault.from_json(order))
+        self.emulator.state.faults.inject(Fault.from_json(order))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from corpus_world import FakeService, World
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.settings import Corpus
 from lucidworks_provider.jobs import decisions
 

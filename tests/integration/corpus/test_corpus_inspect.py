@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from corpus_world import World  # noqa: TC002
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import open_dataset, publish
 from lucidworks_provider.corpus.dataset import changes
 from lucidworks_provider.corpus.inspect import Inspection, inspect

@@ -16,7 +16,7 @@ import pytest
 from corpus_world import World  # noqa: TC002
 
 from lucidworks_provider import storage
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import journal, pipeline
 from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal

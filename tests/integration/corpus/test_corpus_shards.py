@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from corpus_world import World  # noqa: TC002
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import publish, staged_shards
 from lucidworks_provider.corpus.dataset import open_dataset
 from lucidworks_provider.corpus.lease import Holder

@@ -23,7 +23,7 @@ from corpus_world import World  # noqa: TC002
 from duckdb_extensions import import_extension
 
 from lucidworks_provider import storage
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import publish, run, tables
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents, version_of
 from lucidworks_provider.corpus.inspect import inspect

@@ -13,7 +13,7 @@ import requests
 from emulator_client import Caller
 
 from lucidworks_provider.emulator import EmulatorSettings, running
-from lucidworks_provider.emulator.predictions.use_cases import USE_CASES, UseCaseName
+from lucidworks_provider.emulator.predictions import USE_CASES, UseCaseName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

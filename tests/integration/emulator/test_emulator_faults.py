@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults on order, rate limit, control endpoints and the secrecy of the log."""
+"""Injected faults, rate limit, control endpoints and the secrecy of the log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import requests
 from emulator_client import Caller
 
 from lucidworks_provider.emulator import EmulatorSettings, running
-from lucidworks_provider.emulator.rate import RateLimit
 from lucidworks_provider.emulator.settings import RateMode, SettingsError
+from lucidworks_provider.emulator.state import RateLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from emulator_client import MODEL, Caller
 
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.emulator.models import NER_ONLY, OPENAI
-from lucidworks_provider.emulator.predictions.memory import Conversations
-from lucidworks_provider.emulator.predictions.use_cases import USE_CASES, UseCaseName
+from lucidworks_provider.emulator.prediction_requests import Conversations
+from lucidworks_provider.emulator.predictions import USE_CASES, UseCaseName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,39 +19,35 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.api import build
-from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.client.api.http import (
+from lucidworks_provider.client import use_cases
+from lucidworks_provider.client.auth.token import parse_token_response, server_time
+from lucidworks_provider.client.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.http.messages import (
     Response,
     parse_object,
     printable,
     retry_after,
     vendor_message,
 )
-from lucidworks_provider.client.api.jobs import (
+from lucidworks_provider.client.jobs import (
     CHUNKING,
     PREDICTION,
     parse_poll,
     poll_request,
     read_submission,
 )
-from lucidworks_provider.client.api.models import (
+from lucidworks_provider.client.models import (
     read_deployment,
     read_deployments,
     read_model,
     read_models,
     read_undeployment,
 )
-from lucidworks_provider.client.api.prediction_calls import (
-    read_answer,
-    read_prompt,
-    read_tokens,
-    read_use_cases,
-)
-from lucidworks_provider.client.api.prediction_calls import read_result as read_prediction_result
-from lucidworks_provider.client.api.tokens import parse_token_response, server_time
-from lucidworks_provider.client.api.use_cases import read_items
-from lucidworks_provider.client.api.validation import check_chunks
+from lucidworks_provider.client.predictions import read_answer, read_prompt, read_tokens
+from lucidworks_provider.client.predictions import read_result as read_prediction_result
+from lucidworks_provider.client.use_case_list import read_use_cases
+from lucidworks_provider.client.use_cases import read_items
+from lucidworks_provider.client.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.prediction_file import prediction_file
@@ -107,13 +103,13 @@ PREDICTIONS: dict[str, dict[str, Any]] = {
 
 
 OPTIONS: dict[str, Any] = {
-    "embedding": build.embedding("m"),
-    "classification": build.classification("m", labels=["shoes"]),
-    "passthrough": build.passthrough("m"),
-    "rag": build.rag("m"),
-    "summarization": build.summarization("m"),
-    "keyword_extraction": build.keyword_extraction("m"),
-    "ner": build.ner("m"),
+    "embedding": use_cases.embedding("m"),
+    "classification": use_cases.classification("m", labels=["shoes"]),
+    "passthrough": use_cases.passthrough("m"),
+    "rag": use_cases.rag("m"),
+    "summarization": use_cases.summarization("m"),
+    "keyword_extraction": use_cases.keyword_extraction("m"),
+    "ner": use_cases.ner("m"),
 }
 
 

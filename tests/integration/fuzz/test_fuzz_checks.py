@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.client.api import build
-from lucidworks_provider.client.api.chunking import ChunkingOptions, read_result
-from lucidworks_provider.client.api.http import Response, parse_object
-from lucidworks_provider.client.api.jobs import CHUNKING, JobState, parse_poll
-from lucidworks_provider.client.api.prediction_calls import read_answer
-from lucidworks_provider.client.api.validation import check_chunks, check_vectors
+from lucidworks_provider.client import use_cases
+from lucidworks_provider.client.chunking import ChunkingOptions, read_result
+from lucidworks_provider.client.http.messages import Response, parse_object
+from lucidworks_provider.client.jobs import CHUNKING, JobState, parse_poll
+from lucidworks_provider.client.predictions import read_answer
+from lucidworks_provider.client.validation import check_chunks, check_vectors
 from lucidworks_provider.errors import LucidworksError
 
 BATCHES = 20
@@ -43,7 +43,7 @@ WORDS = [
     "pear",
 ]
 CHUNKS = ChunkingOptions("sentence", "m", model_config={"dimReductionSize": 4})
-EMBEDDING = build.embedding("m", dimensions=4)
+EMBEDDING = use_cases.embedding("m", dimensions=4)
 DELETED, TWICE = object(), object()
 STRANGE = [
     DELETED,

@@ -21,8 +21,8 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.jobs import JobState
-from lucidworks_provider.emulator.request_log import LogRecord
 from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.state import LogRecord
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.jobs import decisions
 from lucidworks_provider.operators.job import JobOperator
@@ -61,7 +61,7 @@ class Service:
     def fault(self, match: str, kind: str, times: int = 1, **more: Any) -> None:
         """Order faults."""
         order = {"match": match, "kind": kind, "times": times} | more
-        self.emulator.state.faults.order(Fault.from_json(order))
+        self.emulator.state.faults.inject(Fault.from_json(order))
 
     def heal(self) -> None:
         """Cancel them."""

@@ -25,7 +25,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from made_up_calls import then
 
 from lucidworks_provider.client import chunking
-from lucidworks_provider.client.api import chunking as api_chunking
+from lucidworks_provider.client import chunking as api_chunking
 from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.client.chunking import submit_text
 from lucidworks_provider.client.jobs import poll_job

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout, TaskDeferred
 
-from lucidworks_provider.client.api import build
-from lucidworks_provider.client.api.jobs import poll_request
+from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.endpoint import Call, endpoint
+from lucidworks_provider.client.jobs import poll_request
 from lucidworks_provider.client.predictions import submit_prediction
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -27,7 +27,7 @@ from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lucidworks_provider.client.api.jobs import JobKind
+    from lucidworks_provider.client.jobs import JobKind
     from lucidworks_provider.emulator.server import RunningEmulator
 
 KINDS = ("chunking", "prediction")
@@ -49,7 +49,7 @@ def submit(kind: str) -> str:
     hook = LucidworksHook()
     if kind == "chunking":
         return hook.call(submit_chunking("One. Two.", chunker="sentence", model_id="gte-small"))
-    return hook.call(submit_prediction(build.summarization("llama-3-8b-instruct"), ["One. Two."]))
+    return hook.call(submit_prediction(use_cases.summarization("llama-3-8b-instruct"), ["One. Two."]))
 
 
 def sensor(kind: str, job_id: str, **arguments: Any) -> LucidworksJobSensor:

@@ -115,7 +115,7 @@ def test_nothing_is_said_where_the_provider_is_not_installed(monkeypatch: pytest
 
 
 def test_a_file_has_the_columns_that_were_written(tmp_path: Path) -> None:
-    from lucidworks_provider.client.api.chunking import Chunk
+    from lucidworks_provider.client.chunking import Chunk
     from lucidworks_provider.jobs.chunk_task import chunk_file
 
     path = f"{tmp_path}/chunks.parquet"

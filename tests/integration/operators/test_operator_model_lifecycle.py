@@ -74,7 +74,7 @@ def settings(emulator: RunningEmulator, **changes: Any) -> None:
 
 
 def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times}))
+    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times}))
 
 
 def calls(emulator: RunningEmulator, endpoint: str) -> int:
@@ -155,7 +155,7 @@ def test_lists_that_lag(
 def test_a_deployment_of_nobody_is_not_taken_for_this_models(
     fast: RunningEmulator, context: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lucidworks_provider.client.api.models import unseen_deployment
+    from lucidworks_provider.client.models import unseen_deployment
 
     model = train().execute(dict(context))
     unknown = raising(UnknownResourceError("no such path", status=404))

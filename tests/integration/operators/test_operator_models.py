@@ -245,7 +245,7 @@ def test_from_training_to_undeploying(service: Service, deferrable: bool) -> Non
 
 
 def test_every_method_for_an_event_loop(service: Service) -> None:
-    from lucidworks_provider.client.api.model_calls import DeploymentSpec, TrainingSpec
+    from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec
 
     service.settings(training_seconds=0, deploy_seconds=0, undeploy_seconds=0)
 

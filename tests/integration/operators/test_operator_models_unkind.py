@@ -59,7 +59,7 @@ class Service:
         self.state.settings = self.state.settings.patched(changes)
 
     def fault(self, kind: str, match: str, times: int = 1) -> None:
-        self.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times}))
+        self.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times}))
 
     def calls(self, endpoint: str) -> int:
         return sum(line.endpoint == endpoint for line in self.state.log)
@@ -144,7 +144,7 @@ def test_what_is_shown_nowhere_is_an_error_before_any_post(service: Service, hid
         with pytest.raises(AmbiguousResourceError) as caught:
             train(**other).execute(attempt())
         assert not caught.value.retryable
-        for words in (first, "'reuse'", "'create'", *(f"{field}: asked for" for field in hidden)):
+        for words in (first, "'reuse'", "'create'", *(f"{field}: requested" for field in hidden)):
             assert words in str(caught.value)
     assert service.trained() == [first]
     assert service.calls("create-model") == 1
@@ -215,7 +215,7 @@ def test_a_deployment_that_cannot_be_told_is_an_error(service: Service, hidden: 
         # The documented default is shown nowhere, so it is no doubt.
         assert deploy(model, max_replicas=1, if_ambiguous="create").execute(attempt()) == first
         return
-    with pytest.raises(AmbiguousResourceError, match=rf"{model}.*{first}.*{hidden}: asked for"):
+    with pytest.raises(AmbiguousResourceError, match=rf"{model}.*{first}.*{hidden}: requested"):
         deploy(model, max_replicas=2, **other).execute(attempt())
     assert service.deployed() == [first]
     assert deploy(model, max_replicas=2, if_ambiguous="reuse", **other).execute(attempt()) == first
@@ -476,7 +476,7 @@ def test_the_usual_path_comes_after_a_refusal(service: Service, status: int) -> 
 @pytest.mark.parametrize("kind", ["unauthorized", "429", "500", "503", "html", "disconnect", "timeout"])
 def test_what_is_not_about_the_path_is_sent_again_to_the_same(service: Service, kind: str) -> None:
     deployment = str(deploy(trained()).execute(attempt()))
-    service.state.faults.order(Fault.from_json({"kind": kind, "match": "undeploy", "delay": 0.01}))
+    service.state.faults.inject(Fault.from_json({"kind": kind, "match": "undeploy", "delay": 0.01}))
     undeploy(deployment).execute(attempt())
     assert [path for path, _ in service.deletions()] == [paths(deployment)[0]] * 2
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from prediction_service import LLAMA, Service, by_jobs, direct, new_context, scripted, service_of
 
-from lucidworks_provider.client.api import build
-from lucidworks_provider.client.predictions import list_use_cases, predict, submit_prediction
+from lucidworks_provider.client import use_cases
+from lucidworks_provider.client.predictions import predict, submit_prediction
+from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import AuthenticationError, ConfigurationError, UnknownResourceError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -65,7 +66,7 @@ def test_a_segment_of_the_connection_stands_for_the_use_case_on_the_wire(
     service: Service, tmp_path: Path, segments: object, use_case: str
 ) -> None:
     service.connect(extra={"use_case_segments": segments})
-    options = build.keyword_extraction(LLAMA)
+    options = use_cases.keyword_extraction(LLAMA)
     LucidworksHook().call(predict(options, TEXTS))
     asyncio.run(LucidworksHook().acall(predict(options, TEXTS)))
     LucidworksHook().call(submit_prediction(options, TEXTS))

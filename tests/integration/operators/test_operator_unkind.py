@@ -90,7 +90,7 @@ CHUNKING: dict[str, Case] = {
     "dimension ignored": Case(
         ("poll", "long-vectors"),
         arguments={"model_config": {"dimReductionSize": 48}},
-        chunk="dimReductionSize 48 was asked for, and the vectors have 96",
+        chunk="dimReductionSize 48 was requested, and the vectors have 96",
         corpus="malformed",
     ),
     "whole numbers for floats": Case(
@@ -108,7 +108,7 @@ CHUNKING: dict[str, Case] = {
         for status in ("304", "403", "408", "409", "425")
     },
     **{
-        word: Case(("poll", "status"), {"value": word}, chunk="So the emulator was told", corpus="failed")
+        word: Case(("poll", "status"), {"value": word}, chunk="An injected fault", corpus="failed")
         for word in ("FAILED", "FAILURE", "CANCELLED", "EXPIRED", "Timed out")
     },
     "an error in a 200": Case(("poll", "error-body"), {"value": "no room"}, chunk="no room", corpus="failed"),
@@ -283,7 +283,7 @@ PREDICTIONS: dict[str, Case] = {
     "reordered from 0": Case(("predict", "reversed")),
     "reordered from 1": Case(("predict", "reversed"), {"value": "1"}),
     "a constant index": Case(("predict", "index"), {"value": "7"}),
-    "an index that tells no order": Case(("predict", "index"), {"value": "0,0,1,2"}, chunk="tells no order"),
+    "an index that tells no order": Case(("predict", "index"), {"value": "0,0,1,2"}, chunk="is no order"),
     "labels as a list": Case(("predict", "labels"), arguments=LABELS),
     "labels as a text": Case(("predict", "labels"), {"value": "text"}, arguments=LABELS, same_rows=False),
     "dimension ignored": Case(
@@ -356,10 +356,8 @@ JOBS: dict[str, Case] = {
     "an item is an error": Case(("poll-prediction", "item-error"), chunk="2 of 4 inputs have no prediction"),
     "an item is nothing": Case(("poll-prediction", "item-nothing"), chunk="2 of 4 inputs have no prediction"),
     "reordered": Case(("poll-prediction", "reversed")),
-    "an index that tells no order": Case(
-        ("poll-prediction", "index"), {"value": "1,5"}, chunk="tells no order"
-    ),
-    "FAILED": Case(("poll-prediction", "status"), {"value": "FAILED"}, chunk="So the emulator was told"),
+    "an index that tells no order": Case(("poll-prediction", "index"), {"value": "1,5"}, chunk="is no order"),
+    "FAILED": Case(("poll-prediction", "status"), {"value": "FAILED"}, chunk="An injected fault"),
     "an error in a 200": Case(("poll-prediction", "error-body"), {"value": "no room"}, chunk="no room"),
     "SUCCEEDED": Case(("poll-prediction", "status"), {"value": "SUCCEEDED"}),
     "an unknown word": Case(("poll-prediction", "status"), {"value": "ARCHIVED"}, warns="quarantined"),

@@ -98,7 +98,7 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 def emitted(wire: socket.socket, emulator: RunningEmulator, tmp_path: Path) -> set[Series]:
     """What a run emits: chunks of a job, predictions with a reject, a 429."""
     emulator.state.settings = emulator.state.settings.patched({"pending_polls": 0})
-    emulator.state.faults.order(Fault.from_json({"kind": "429", "match": "predict", "retry_after": 0}))
+    emulator.state.faults.inject(Fault.from_json({"kind": "429", "match": "predict", "retry_after": 0}))
     ti = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1, max_tries=0)
     context: Any = {"ti": ti, "task_instance": ti}
     LucidworksChunkOperator(

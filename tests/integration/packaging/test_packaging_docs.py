@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import lucidworks_provider
-from lucidworks_provider.client import chunking, models, predictions
+from lucidworks_provider.client import chunking, models, predictions, use_case_list
 from lucidworks_provider.get_provider_info import CONN_FIELDS, get_provider_info
 
 ROOT = Path(lucidworks_provider.__file__).parents[1]
@@ -156,15 +156,16 @@ def test_the_hooks_page_has_every_call() -> None:
     page = (DOCS / "hook.md").read_text()
     calls = {
         name
-        for module in (chunking, models, predictions)
+        for module in (chunking, models, predictions, use_case_list)
         for name, function in vars(module).items()
         if inspect.isfunction(function)
         and function.__module__ == module.__name__
         and not name.startswith("_")
+        and re.match(r"Call\[(?!T\])", function.__annotations__["return"])
         # What begins so is another form of a call that is named.
         and not (function.__doc__ or "").startswith(":func:")
     }
-    assert {"predict", "delete_deployment"} <= calls
+    assert {"predict", "delete_deployment", "list_use_cases"} <= calls
     assert {name for name in calls if f"`{name}`" not in page} == set()
 
 

@@ -83,8 +83,7 @@ CHEAP = {
         "client.settings",
         "client.auth",
         "client.auth.redaction",
-        "client.api",
-        "client.api.secrets",
+        "client.secrets",
     ),
     *("errors", *ROOMS_OF_FACES, *FACES),
 }

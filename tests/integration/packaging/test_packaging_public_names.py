@@ -36,15 +36,14 @@ PUBLIC = {
     "lucidworks_provider.triggers.models": ["LucidworksStateTrigger"],
     "lucidworks_provider.client.client": ["LucidworksClient"],
     "lucidworks_provider.client.settings": ["LucidworksSettings", "parse_settings"],
-    "lucidworks_provider.client.api.models": ["Model", "Deployment"],
-    "lucidworks_provider.client.api.model_calls": ["TrainingSpec", "DeploymentSpec"],
+    "lucidworks_provider.client.models": ["Model", "Deployment"],
+    "lucidworks_provider.client.model_specs": ["TrainingSpec", "DeploymentSpec"],
     "lucidworks_provider.decorators.predict": ["lucidworks_predict_task"],
     "lucidworks_provider.decorators.chunk": ["lucidworks_chunk_task"],
-    "lucidworks_provider.client.api.build": [
+    "lucidworks_provider.client.use_cases": [
         *("embedding", "classification", "passthrough", "rag", "summarization", "keyword_extraction", "ner"),
-        *("faq_enrichment", "standalone_query_rewriter"),
+        *("faq_enrichment", "standalone_query_rewriter", "PredictionOptions"),
     ],
-    "lucidworks_provider.client.api.use_cases": ["PredictionOptions"],
     "lucidworks_provider.triggers.jobs": ["LucidworksJobsTrigger"],
     "lucidworks_provider.emulator": ["EmulatorSettings", "create_app", "running"],
     "lucidworks_provider.get_provider_info": ["get_provider_info"],
@@ -200,8 +199,8 @@ def test_the_error_tree() -> None:
 
 
 FUNCTIONS = {
+    "lucidworks_provider.client.use_case_list": {"list_use_cases": ""},
     "lucidworks_provider.client.predictions": {
-        "list_use_cases": "",
         **dict.fromkeys(("predict", "submit_prediction", "tokenize", "preview_prompt"), "options inputs"),
         **dict.fromkeys(("predict_items", "submit_items"), "options items"),
         "get_prediction": "job_id options",

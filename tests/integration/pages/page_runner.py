@@ -58,7 +58,7 @@ def run_dags(block: Block) -> dict[str, Any]:
 
 def trained_model() -> str:
     """What somebody else has made before the DAG runs."""
-    from lucidworks_provider.client.api.model_calls import TrainingSpec
+    from lucidworks_provider.client.model_specs import TrainingSpec
     from lucidworks_provider.client.models import create_model
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 

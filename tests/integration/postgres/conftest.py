@@ -17,7 +17,7 @@ from postgres_world import Index
 from dev.packages import pgvector_programs
 from dev.processes import REPOSITORY
 from dev.services import PostgresServer
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.settings import Corpus
 
 

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from postgres_world import Index  # noqa: TC002
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import dataset
 from lucidworks_provider.errors import InputError, StorageError
 

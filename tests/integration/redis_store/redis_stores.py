@@ -78,8 +78,8 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
     """A process that needs a token at the same moment as the others; the number of refreshes is counted in Redis."""
     import redis
 
-    from lucidworks_provider.client.api.tokens import TokenResponse
     from lucidworks_provider.client.auth.source import Service, TokenSource
+    from lucidworks_provider.client.auth.token import TokenResponse
 
     counter = redis.Redis(host="127.0.0.1", port=port)
 
@@ -113,8 +113,8 @@ def send_on(url: str, mode: str, number: int, accepted: SynchronizedArray[float]
     import asyncio
     from concurrent.futures import ThreadPoolExecutor
 
-    from lucidworks_provider.client.api.http import get
     from lucidworks_provider.client.http.aio import shared_transport
+    from lucidworks_provider.client.http.messages import get
     from lucidworks_provider.client.http.request_queue import queue_of
     from lucidworks_provider.client.http.sync import SyncTransport
     from lucidworks_provider.client.settings import LucidworksSettings

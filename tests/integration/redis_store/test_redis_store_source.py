@@ -12,10 +12,10 @@ import pytest
 import redis_stores
 from redis_stores import CLAIM, PROCESSES, new_store
 
-from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import Claim
 from lucidworks_provider.client.auth.source import Service, TokenCache, TokenSource
+from lucidworks_provider.client.auth.token import TokenResponse
 from lucidworks_provider.errors import TokenStoreError
 
 if TYPE_CHECKING:

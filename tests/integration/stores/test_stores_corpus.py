@@ -11,7 +11,7 @@ import store_servers
 from corpus_world import FakeService
 from store_servers import Store
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.corpus.lease import Holder
 from lucidworks_provider.corpus.run import run

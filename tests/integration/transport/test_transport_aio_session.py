@@ -15,7 +15,7 @@ import pytest
 import trustme
 from transport_wire import answer, connection_json, dead_port, listening, proxying, read_request, scripted
 
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE, PREDICT_SCOPE
+from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE
 from lucidworks_provider.emulator import running
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
@@ -89,7 +89,7 @@ async def test_a_token_that_dies_under_many_calls_is_replaced_once(emulator: Run
 
 @pytest.mark.parametrize("raising", [False, True])
 async def test_an_endless_401_is_handed_to_the_caller(emulator: RunningEmulator, raising: bool) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": "unauthorized", "match": "usecases", "times": 9}))
+    emulator.state.faults.inject(Fault.from_json({"kind": "unauthorized", "match": "usecases", "times": 9}))
     async with LucidworksAuthHook().aget_conn() as session:
         if raising:
             with pytest.raises(aiohttp.ClientResponseError, match="401"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lucidworks_provider.client.auth.source import forget_sources
-from lucidworks_provider.client.predictions import list_use_cases
+from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
@@ -34,7 +34,7 @@ def issued(emulator: RunningEmulator) -> int:
 
 
 def order(emulator: RunningEmulator, kind: str, match: str, **more: Any) -> None:
-    emulator.state.faults.order(Fault.from_json({"match": match, "kind": kind, "times": 1, **more}))
+    emulator.state.faults.inject(Fault.from_json({"match": match, "kind": kind, "times": 1, **more}))
 
 
 def test_all_three_hosts(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_another_customers_id(emulator: RunningEmulator, monkeypatch: pytest.Mon
     [
         ("429", True, "and is busy (429)."),
         ("503", False, "HTTP 503"),
-        ("unauthorized", False, "Another system that asks for tokens with the same client id"),
+        ("unauthorized", False, "Another system that requests tokens with the same client id"),
         ("disconnect", False, "the connection broke"),
     ],
 )

@@ -25,7 +25,7 @@ from transport_wire import (
 
 from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.http import sync
-from lucidworks_provider.client.predictions import list_use_cases
+from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     ContentEncodingError,
@@ -53,7 +53,7 @@ def raw_deflate(data: bytes) -> bytes:
 
 
 def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
+    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
 
 
 def test_requests_accept_what_is_decoded(mode: Mode) -> None:

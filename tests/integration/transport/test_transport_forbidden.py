@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, call, submit
 
-from lucidworks_provider.client.api.tokens import TokenResponse
 from lucidworks_provider.client.auth.source import CachedToken, MemoryStore, Service, TokenCache, TokenSource
-from lucidworks_provider.client.auth.token import AccessToken
-from lucidworks_provider.client.predictions import list_use_cases
+from lucidworks_provider.client.auth.token import AccessToken, TokenResponse
+from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ForbiddenError, TokenStoreError
@@ -34,7 +33,7 @@ def service(emulator: RunningEmulator) -> RunningEmulator:
 
 
 def forbid(service: RunningEmulator, match: str = "any", times: int = 1000) -> None:
-    service.state.faults.order(Fault.from_json({"kind": "403", "match": match, "times": times}))
+    service.state.faults.inject(Fault.from_json({"kind": "403", "match": match, "times": times}))
 
 
 # The decision

@@ -13,8 +13,8 @@ import pytest
 import requests
 from transport_wire import MODES, Script, answer, call, connection_json, get_token, proxying, scripted
 
-from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
-from lucidworks_provider.client.predictions import list_use_cases
+from lucidworks_provider.client.http.messages import PREDICT_SCOPE
+from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

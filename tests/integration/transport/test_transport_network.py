@@ -102,7 +102,7 @@ def test_untrusted_authority_names_the_cure(mode: Mode, tls: Tls) -> None:
 
 
 def test_early_hints_over_tls(mode: Mode, tls: Tls) -> None:
-    tls.state.faults.order(Fault.from_json({"kind": "early-hints", "match": "usecases"}))
+    tls.state.faults.inject(Fault.from_json({"kind": "early-hints", "match": "usecases"}))
     answer = send(mode, settings(tls.url, ca_bundle=tls.ca), get(f"{tls.url}/ai/usecases"))
     assert answer.status == 401
     assert tls.state.faults.open() == []
@@ -428,7 +428,7 @@ def test_metrics_count_what_follows_a_connection(
 def test_dropped_by_the_emulator(mode: Mode, emulator: RunningEmulator) -> None:
     hook = LucidworksHook()
     get_token(mode, hook)
-    emulator.state.faults.order(Fault.from_json({"kind": "disconnect", "match": "submit"}))
+    emulator.state.faults.inject(Fault.from_json({"kind": "disconnect", "match": "submit"}))
     with pytest.raises(SubmissionUnknownError, match="connection broke"):
         submit(mode, hook)
 

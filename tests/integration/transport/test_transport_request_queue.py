@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, connection_json, get, scripted, send, settings
 
-from lucidworks_provider.client.api.http import Request, Response
-from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.client.api.tokens import token_request
+from lucidworks_provider.client.auth.token import token_request
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
+from lucidworks_provider.client.http.messages import Request, Response
 from lucidworks_provider.client.http.request_queue import RequestQueue, forget_queues, queue_for, queue_of
 from lucidworks_provider.client.http.sync import SyncTransport
-from lucidworks_provider.client.jobs import poll_job
-from lucidworks_provider.client.predictions import list_use_cases
+from lucidworks_provider.client.jobs import CHUNKING, poll_job
+from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -185,7 +184,7 @@ def test_a_loop_that_ended_holds_up_nobody() -> None:
 
 
 def test_a_single_429_delays_its_own_request_only(emulator: RunningEmulator) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": "429", "match": "usecases", "retry_after": 1}))
+    emulator.state.faults.inject(Fault.from_json({"kind": "429", "match": "usecases", "retry_after": 1}))
     hook = LucidworksHook()
     job_id = hook.call(submit_chunking("One.", chunker="sentence", model_id="gte-small"))
     refusing = threading.Thread(target=lambda: asyncio.run(LucidworksHook().acall(list_use_cases())))

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, get_token, scripted, submit
 
-from lucidworks_provider.client.api.jobs import CHUNKING
-from lucidworks_provider.client.jobs import poll_job
+from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -51,7 +50,7 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 
 
 def fault(emulator: RunningEmulator, kind: str, match: str, times: int = 1, **more: Any) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
+    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, "times": times, **more}))
 
 
 def count(emulator: RunningEmulator, endpoint: str) -> int:
@@ -104,7 +103,7 @@ def test_a_submission_that_may_have_arrived_is_not_repeated(
     mode: Mode, emulator: RunningEmulator, kind: str
 ) -> None:
     fault(emulator, kind, "submit")
-    with pytest.raises(SubmissionUnknownError, match="under an id that nobody knows"):
+    with pytest.raises(SubmissionUnknownError, match="under an id that is lost"):
         submit(mode, LucidworksHook())
     assert count(emulator, "submit") == 1
     assert len(emulator.state.jobs.all()) == (kind in {"disconnect-after", "cut-json"})
@@ -231,7 +230,7 @@ def test_a_refused_token_is_replaced(
 def test_a_token_that_is_refused_again_and_again(mode: Mode, emulator: RunningEmulator) -> None:
     fault(emulator, "unauthorized", "submit", times=100)
     with pytest.raises(
-        TokenRefusedError, match="Another system that asks for tokens with the same client id"
+        TokenRefusedError, match="Another system that requests tokens with the same client id"
     ):
         submit(mode, LucidworksHook())
     assert count(emulator, "submit") == TOKEN_ROUNDS + 1

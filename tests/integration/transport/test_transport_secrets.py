@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, get_token, scripted, submit
 
-from lucidworks_provider.client.api.http import Response
-from lucidworks_provider.client.api.tokens import parse_token_response, token_request
 from lucidworks_provider.client.auth.source import token_source
-from lucidworks_provider.client.auth.token import AccessToken
+from lucidworks_provider.client.auth.token import AccessToken, parse_token_response, token_request
 from lucidworks_provider.client.chunking import get_chunking
+from lucidworks_provider.client.http.messages import Response
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError, LucidworksError
@@ -149,7 +148,7 @@ def test_nothing_leaks_on_the_whole_way(
     everything: Callable[[], str],
 ) -> None:
     def fault(kind: str, match: str, **more: Any) -> None:
-        emulator.state.faults.order(Fault.from_json({"kind": kind, "match": match, **more}))
+        emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": match, **more}))
 
     hook, errors = LucidworksHook(), []
     for mode in MODES:

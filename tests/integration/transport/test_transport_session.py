@@ -12,7 +12,7 @@ import pytest
 import requests
 from transport_wire import answer, connection_json, scripted
 
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE
+from lucidworks_provider.client.http.messages import MODEL_SCOPE
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import InputError
@@ -61,7 +61,7 @@ def test_it_uses_the_token_that_somebody_else_got(
 
 
 def test_an_endless_401_is_handed_to_the_caller(session: requests.Session, emulator: RunningEmulator) -> None:
-    emulator.state.faults.order(Fault.from_json({"kind": "unauthorized", "match": "usecases", "times": 9}))
+    emulator.state.faults.inject(Fault.from_json({"kind": "unauthorized", "match": "usecases", "times": 9}))
     assert session.get("/ai/usecases").status_code == 401
     assert emulator.state.log.endpoints["usecases"] == 3
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from transport_wire import connection_json
 
-from lucidworks_provider.client.api.jobs import CHUNKING
 from lucidworks_provider.client.chunking import submit_chunking
-from lucidworks_provider.client.jobs import poll_job
+from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import AuthenticationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

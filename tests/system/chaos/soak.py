@@ -84,8 +84,8 @@ def call_for_ever(connection: str) -> None:
     os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = connection
     import asyncio
 
-    from lucidworks_provider.client.api.build import embedding
     from lucidworks_provider.client.predictions import predict
+    from lucidworks_provider.client.use_cases import embedding
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     options = embedding("gte-small")

@@ -47,7 +47,7 @@ DAGS = (
 RENEWING = 10
 STEPS = ("before WriteClaim", "after WriteClaim", "before Refresh", "after Refresh", "after Publish")
 SUPERSEDED = "refused before expiry"
-CONTESTED = "No new token is asked for during"
+CONTESTED = "No new token is requested during"
 
 
 @dataclass(frozen=True)

@@ -343,7 +343,7 @@ def test_a_job_in_error_is_told_and_only_its_document_is_submitted_again(stage: 
     assert {document: len(ids) for document, ids in made.items()} == {"a": 1, "b": 2, "c": 1}
     log = run.log(1)
     assert "JobFailedError" in log
-    assert f"1 of 3 documents failed: Document 'b' (job {made['b'][0]}): The job failed on order." in log
+    assert f"1 of 3 documents failed: Document 'b' (job {made['b'][0]}): The job was made to fail." in log
     ready = {job: run.polls()[job, "READY"] for ids in made.values() for job in ids}
     assert ready == {job: int(job != made["b"][0]) for job in ready}
     check_result(run, run.xcom())

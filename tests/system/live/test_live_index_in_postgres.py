@@ -17,7 +17,7 @@ from dev.airflow_stack import AirflowStack
 from dev.packages import pgvector_programs
 from dev.processes import REPOSITORY
 from dev.services import PostgresServer
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.settings import Corpus
 
 if TYPE_CHECKING:

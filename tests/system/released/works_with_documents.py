@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap64
 
-from lucidworks_provider.client.api.chunking import ChunkingOptions
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import open_dataset
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.delta.log import DataFile, commit, metadata_action, protocol_action

@@ -29,9 +29,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from lucidworks_provider.client.api.chunking import DATA_TYPES, MODEL_OPTIONS
-from lucidworks_provider.client.api.http import json_body, path_segment
-from lucidworks_provider.client.api.options import (
+from lucidworks_provider.client.chunking import DATA_TYPES, MODEL_OPTIONS
+from lucidworks_provider.client.http.messages import json_body, path_segment
+from lucidworks_provider.client.options import (
     SWITCH,
     TEXT,
     Option,
@@ -45,7 +45,7 @@ from lucidworks_provider.client.api.options import (
     valid,
     whole,
 )
-from lucidworks_provider.client.api.predictions import (
+from lucidworks_provider.client.prediction_types import (
     Classification,
     Embedding,
     Entities,
@@ -54,7 +54,7 @@ from lucidworks_provider.client.api.predictions import (
     Prediction,
     RagAnswer,
 )
-from lucidworks_provider.client.api.secrets import SHORTEST, is_secret_name, secrets_in, without_secrets
+from lucidworks_provider.client.secrets import SHORTEST, is_secret_name, secrets_in, without_secrets
 from lucidworks_provider.errors import InputError
 
 P = TypeVar("P", bound=Prediction)
@@ -355,7 +355,7 @@ def _check_text(text: object, what: str) -> None:
 def _check_documents(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> None:
     documents = wire.get("documents")
     if documents is None and (options.use_case_config or {}).get("memoryUuid"):
-        return  # a conversation goes on by what it remembers
+        return  # the conversation has documents already
     if not isinstance(documents, list) or not documents:
         raise InputError(f"{what} has no documents; rag answers from a list of {{'body': …, 'source': …}}.")
     for number_, document in enumerate(documents):
@@ -383,3 +383,145 @@ def _check_messages(text: str, what: str) -> None:
         raise InputError(
             f"{what}: with dataType json_prompt the text is JSON, a list of {{'role': …, 'content': …}}."
         )
+
+
+ModelConfig = Mapping[str, Any] | None
+
+
+def embedding(
+    model_id: str,
+    *,
+    data_type: str | None = None,
+    quantization: str | None = None,
+    dimensions: int | None = None,
+) -> PredictionOptions[Embedding]:
+    """
+    Vectors of short texts; the service cuts a text after some 256 words.
+
+    :param model_id: an embedding model, or the deployment id of a custom one.
+    :param data_type: ``passage`` for what is searched, ``query`` for what one searches with.
+    :param quantization: ``max-scale`` (signed bytes) or ``min-max`` (unsigned bytes); floats when None.
+    :param dimensions: length of the vectors, at most the model's.
+    """
+    return PredictionOptions(
+        "embedding",
+        model_id,
+        _given(dataType=data_type),
+        _given(vectorQuantizationMethod=quantization, dimReductionSize=dimensions),
+    )
+
+
+def classification(
+    model_id: str,
+    *,
+    labels: Sequence[str],
+    top_k: int | None = None,
+    similarity_cutoff: float | None = None,
+) -> PredictionOptions[Classification]:
+    """
+    Scores of labels.
+
+    :param labels: what a text may be.
+    :param top_k: number of labels to return, those with the highest scores.
+    :param similarity_cutoff: leave out labels with a lower score, possibly all of them.
+    """
+    config = {"labels": _listed(labels), "topK": top_k, "similarityCutoff": similarity_cutoff}
+    return PredictionOptions("classification", model_id, config)
+
+
+def passthrough(
+    model_id: str,
+    *,
+    use_system_prompt: bool | None = None,
+    data_type: str | None = None,
+    model_config: ModelConfig = None,
+) -> PredictionOptions[Prediction]:
+    """
+    The model's answer to a text as it is.
+
+    :param use_system_prompt: wrap the text into the model's own prompt with a generic system prompt.
+    :param data_type: ``text``, or ``json_prompt`` for a JSON list of ``{"role", "content"}``; goes before
+        ``use_system_prompt``.
+    """
+    config = _given(useSystemPrompt=use_system_prompt, dataType=data_type)
+    return PredictionOptions("passthrough", model_id, config, model_config)
+
+
+def rag(
+    model_id: str,
+    *,
+    memory_uuid: str | None = None,
+    extract_relevant_content: bool | None = None,
+    answer_not_found_message: str | None = None,
+    model_config: ModelConfig = None,
+) -> PredictionOptions[RagAnswer]:
+    """
+    Answers from documents.
+
+    :param memory_uuid: of an earlier answer, to continue its conversation.
+    :param extract_relevant_content: the vendor's ``extractRelevantContent``.
+    :param answer_not_found_message: the answer when the documents have none.
+    """
+    config = _given(
+        memoryUuid=memory_uuid,
+        extractRelevantContent=extract_relevant_content,
+        answerNotFoundMessage=answer_not_found_message,
+    )
+    return PredictionOptions("rag", model_id, config, model_config)
+
+
+def summarization(
+    model_id: str, *, max_words: int | None = None, model_config: ModelConfig = None
+) -> PredictionOptions[Prediction]:
+    """Summaries, of at most ``max_words`` words."""
+    return PredictionOptions("summarization", model_id, _given(maxWords=max_words), model_config)
+
+
+def keyword_extraction(
+    model_id: str, *, max_keywords: int | None = None, model_config: ModelConfig = None
+) -> PredictionOptions[Keywords]:
+    """Keywords, ``max_keywords`` at most."""
+    return PredictionOptions("keyword-extraction", model_id, _given(maxKeywords=max_keywords), model_config)
+
+
+def ner(
+    model_id: str,
+    *,
+    entity_type_map: Mapping[str, Sequence[str]] | None = None,
+    model_config: ModelConfig = None,
+) -> PredictionOptions[Entities]:
+    """
+    Named entities.
+
+    :param entity_type_map: the types to look for, each with examples.
+    """
+    kinds = entity_type_map
+    if isinstance(kinds, Mapping):
+        kinds = {kind: _listed(names) for kind, names in kinds.items()}
+    return PredictionOptions("ner", model_id, _given(entityTypeMap=kinds), model_config)
+
+
+def faq_enrichment(model_id: str, *, model_config: ModelConfig = None) -> PredictionOptions[Faq]:
+    """Questions that a text answers, with the answers."""
+    return PredictionOptions("faq-enrichment", model_id, None, model_config)
+
+
+def standalone_query_rewriter(
+    model_id: str, *, memory_uuid: str, model_config: ModelConfig = None
+) -> PredictionOptions[Prediction]:
+    """
+    A query of a conversation, rewritten so that it is understood without it.
+
+    :param memory_uuid: of an earlier ``rag`` answer or rewriting.
+    """
+    config = {"memoryUuid": memory_uuid}
+    return PredictionOptions("standalone-query-rewriter", model_id, config, model_config)
+
+
+def _listed(names: Any) -> Any:
+    """JSON knows lists only; a text is left for the options to refuse, not taken apart into characters."""
+    return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else names
+
+
+def _given(**options: Any) -> dict[str, Any] | None:
+    return {name: value for name, value in options.items() if value is not None} or None

@@ -6,22 +6,22 @@ Whether a result is the answer to what was asked. What does not fit is an error 
 what came                                              what happens
 =====================================================  ====================================================
 no chunk, or only blank ones                           ``EmptyResultError``: the text is never blank
-chunks, spans and vectors of different numbers         refused by :mod:`~lucidworks_provider.client.api.chunking`
-another job's id                                       taken with a warning if every chunk stands in the
+chunks, spans and vectors of different numbers         refused by :mod:`~lucidworks_provider.client.chunking`
+another job's id                                       taken with a warning if every chunk is in the
                                                        text, else refused (*)
 chunks of which most words are not in the text         refused (*)
 several items for one text                             taken if together they cover the text once
 a gap between, before or behind the chunks             not covered: a warning, or a reject
-chunks that differ from the text by case, normal       covered as far as letters and digits tell, or the
+chunks that differ from the text by case, normal       covered by letters and digits, or by the
   form, white space or punctuation                     spans of the service
-chunks that differ otherwise                           covered as far as the spans of the service tell
+chunks that differ otherwise                           covered by the spans of the service
 vectors of different lengths                           refused
 vectors not of the length of ``dimReductionSize``      refused (*)
 quantised: other than whole numbers in the range       refused, where they become bytes
 not quantised: whole numbers only, beyond -1 to 1      refused (*) (JSON may write 1.0 as 1)
 a vector of zeros                                      a warning
-another number of predictions than inputs              refused by :mod:`~lucidworks_provider.client.api.predictions`
-predictions with an ``index``                          put in order, if the numbers tell one
+another number of predictions than inputs              refused by :mod:`~lucidworks_provider.client.prediction_types`
+predictions with an ``index``                          put in order, if the numbers are a permutation
 one prediction that is an error, or nothing            its row says so in ``error``, and is counted
 =====================================================  ====================================================
 
@@ -41,11 +41,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lucidworks_provider.client.api.chunking import Chunk, ChunkingOptions, ChunkingResult
-from lucidworks_provider.client.api.spans import Span, locate
+from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
 from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError
 
-# Of the words in chunks that do not stand in the text as they are; a service that rewrites texts keeps most.
+# Of the words in chunks that are not in the text verbatim; a service that rewrites texts keeps most.
 LEAST_SHARE = 0.5
 _WORDS = re.compile(r"\w+")
 _WORDS_COMPARED = 2_000
@@ -107,9 +106,9 @@ def check_vectors(
     lenient: bool = False,
 ) -> list[str]:
     """
-    Compare vectors with what was asked for.
+    Compare vectors with what was requested.
 
-    :param dimension: the ``dimReductionSize`` that was asked for.
+    :param dimension: the ``dimReductionSize`` that was requested.
     :param what: has the vectors, for messages.
     :param lenient: warn where the vectors may be good.
     :return: warnings.
@@ -124,13 +123,13 @@ def check_vectors(
     if dimension is not None and lengths - {dimension}:
         found = str(*lengths)
         doubts.append(
-            f"{what}: dimReductionSize {dimension} was asked for, and the vectors have {found} numbers"
+            f"{what}: dimReductionSize {dimension} was requested, and the vectors have {found} numbers"
         )
     if vectors and quantization is None and all(map(_is_whole, vectors)):
         largest = max(max(map(abs, vector), default=0) for vector in vectors)
         if largest > 1:
             doubts.append(
-                f"{what}: whole numbers up to {largest:g} in all vectors, and no quantization was asked for"
+                f"{what}: whole numbers up to {largest:g} in all vectors, and no quantization was requested"
             )
     warnings = [_doubt(doubt, lenient=lenient) for doubt in doubts]
     if zeros := sum(not any(vector) for vector in vectors):
@@ -172,7 +171,7 @@ def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Ma
             return [
                 one for _, one in sorted(zip(numbers, predictions, strict=True), key=lambda pair: pair[0])
             ]
-    raise refused(f"{name}: the predictions have the `index` {str(given)[:100]}, which tells no order")
+    raise refused(f"{name}: the predictions have the `index` {str(given)[:100]}, which is no order")
 
 
 def _is_whole(vector: Sequence[float]) -> bool:
@@ -272,3 +271,79 @@ def _share_of_words(chunks: Sequence[Chunk], text: str) -> float:
     words = {_letters(word) for word, _ in zip(found, range(_WORDS_COMPARED), strict=False)} - {""}
     letters = _letters(text)
     return sum(word in letters for word in words) / len(words) if words else 1.0
+
+
+Span = tuple[int, int] | tuple[None, None]
+NOWHERE: Span = (None, None)
+
+
+def locate(text: str, chunks: Sequence[Chunk]) -> list[Span]:
+    """
+    The span of each chunk in characters of the text, end exclusive, or ``(None, None)``.
+    """
+    others: list[_Unit] | None = [] if text.isascii() else None
+    spans: list[Span] = []
+    for chunk in chunks:
+        span: Span | None = None
+        if chunk.span is not None:
+            start, end = chunk.span
+            if text[start:end] == chunk.text:
+                span = start, end
+            else:
+                if others is None:
+                    others = [_Unit(text, "utf-8", 1), _Unit(text, "utf-16-le", 2)]
+                span = next(
+                    (verified for unit in others if (verified := unit.verified(start, end, chunk.text))), None
+                )
+        spans.append(span or _found(text, chunk.text, spans))
+    return spans
+
+
+class _Unit:
+    """
+    A text in units other than characters.
+
+    :param width: bytes of one unit.
+    """
+
+    def __init__(self, text: str, codec: str, width: int) -> None:
+        self._codec = codec
+        self._width = width
+        self._encoded = text.encode(codec)
+        # The last position, in bytes and in characters, as spans are in order.
+        self._at = self._characters = 0
+
+    def verified(self, start: int, end: int, chunk: str) -> Span | None:
+        """The span in characters, if the text within it is the chunk."""
+        first = start * self._width
+        try:
+            encoded = chunk.encode(self._codec)
+        except UnicodeEncodeError:
+            return None
+        # Equal text begins and ends between characters: both encodings mark the first unit of a character.
+        if not encoded or self._encoded[first : end * self._width] != encoded:
+            return None
+        low, high = sorted((self._at, first))
+        between = len(self._encoded[low:high].decode(self._codec))
+        self._characters += between if first >= self._at else -between
+        self._at = first
+        return self._characters, self._characters + len(chunk)
+
+
+def _found(text: str, chunk: str, before: Sequence[Span]) -> Span:
+    """A chunk starts after the start of the one before it; overlaps allow it to start before its end."""
+    last_start, last_end = before[-1] if before else (-1, 0)
+    if last_start is None or last_end is None or not chunk:
+        # After a chunk without a position, search the whole text.
+        last_start, last_end = -1, None
+    first = text.find(chunk, last_start + 1) if chunk else -1
+    if first < 0:
+        return NOWHERE
+    if text.find(chunk, first + 1) < 0:
+        return first, first + len(chunk)
+    if last_end is not None:
+        # Of several positions, chunkers continue right after the last chunk.
+        following = last_end + len(text[last_end:]) - len(text[last_end:].lstrip())
+        if text.startswith(chunk, following):
+            return following, following + len(chunk)
+    return NOWHERE

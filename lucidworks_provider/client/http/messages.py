@@ -12,9 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
-from lucidworks_provider.client.api.large_json import LARGE_BODY, WithoutVectors
-from lucidworks_provider.client.api.scopes import PREDICT_SCOPE
-from lucidworks_provider.client.api.secrets import MASK, blank, is_secret_name
+from lucidworks_provider.client.http.large_json import LARGE_BODY, WithoutVectors
+from lucidworks_provider.client.secrets import MASK, blank, is_secret_name
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
@@ -29,6 +28,12 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
+
+# Every `/ai/*` request.
+PREDICT_SCOPE = "machinelearning.predict"
+# The Models API: models and deployments.
+MODEL_SCOPE = "machinelearning.model"
+SCOPES = (PREDICT_SCOPE, MODEL_SCOPE)
 
 T = TypeVar("T")
 
@@ -202,7 +207,7 @@ def parse_json(body: bytes, *, packed: bool = False) -> Any:
     Large bodies are decoded in pieces, so that the event loop of the process is not blocked.
 
     :param packed: let the vectors of a large body be arrays instead of lists where they can; see
-        :class:`~lucidworks_provider.client.api.large_json.WithoutVectors`.
+        :class:`~lucidworks_provider.client.http.large_json.WithoutVectors`.
     :return: None for what is no JSON.
     """
     body = body.removeprefix(_BYTE_ORDER_MARK)
@@ -261,7 +266,7 @@ def content_codings(header: str | None) -> list[str] | None:
     """
     The codings of a ``Content-Encoding`` header, in the order in which they were applied.
 
-    :return: None where one of them is not decoded here; the body then stays as it came.
+    :return: None where one of them is not decoded here; the body is then not decoded.
     """
     codings = [coding.strip().lower() for coding in (header or "").split(",")]
     codings = [coding for coding in codings if coding not in {"", "identity"}]

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from lucidworks_provider.client.api.jobs import PREDICTION, reason_in
-from lucidworks_provider.client.api.options import is_number
-from lucidworks_provider.client.api.validation import in_order, refused
+from lucidworks_provider.client.jobs import PREDICTION, reason_in
+from lucidworks_provider.client.options import is_number
+from lucidworks_provider.client.validation import in_order, refused
 from lucidworks_provider.errors import MalformedAnswerError
 
 _ERRORS = ("error", "errors", "errorMessage")

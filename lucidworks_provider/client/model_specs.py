@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The requests of the Models API, and which existing model or deployment answers a request.
+Which existing model or deployment is the one that is requested.
 
-The service knows no idempotency key, so what exists is compared with what is asked for, field by field:
+The service has no idempotency key, so what exists is compared with what is requested, field by field:
 
 =================  ==================================================================================
 likeness           when
 =================  ==================================================================================
-``SAME``           every field that is asked for is shown, and equal
-``UNCERTAIN``      a field is shown nowhere, or looks like the one asked for in the service's own words
+``SAME``           every field that is requested is shown, and equal
+``UNCERTAIN``      a field is not shown, or is similar to the one requested, in the service's own words
 ``DIFFERENT``      a field differs
 =================  ==================================================================================
 
@@ -40,9 +40,12 @@ from enum import IntEnum
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from lucidworks_provider.client.api.http import Request, get, json_body, path_segment, post, scrub
-from lucidworks_provider.client.api.models import (
-    CREDENTIALS,
+from lucidworks_provider.client.http.messages import (
+    json_body,
+    path_segment,
+    scrub,
+)
+from lucidworks_provider.client.models import (
     Deployment,
     Model,
     Progress,
@@ -50,9 +53,8 @@ from lucidworks_provider.client.api.models import (
     is_shown,
     merge_deployments,
 )
-from lucidworks_provider.client.api.options import whole
-from lucidworks_provider.client.api.scopes import MODEL_SCOPE
-from lucidworks_provider.client.api.secrets import is_secret_name
+from lucidworks_provider.client.options import whole
+from lucidworks_provider.client.secrets import is_secret_name
 from lucidworks_provider.errors import AmbiguousResourceError, InputError
 
 T = TypeVar("T", bound=Model | Deployment)
@@ -65,7 +67,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECA
 
 
 class Likeness(IntEnum):
-    """How far what exists is what is asked for."""
+    """How far what exists equals what is requested."""
 
     SAME = 0
     UNCERTAIN = 1
@@ -75,7 +77,7 @@ class Likeness(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """
-    What is asked for against what the service shows.
+    What is requested compared with what the service shows.
 
     :param doubts: by field that is not known to be equal: its likeness, and both values in words.
     """
@@ -120,7 +122,7 @@ class UnansweredPost:
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
     """
-    What is asked for when a model is trained; validated when made.
+    The request to train a model; validated when made.
 
     :param name: to recognise the model by; need not be unique for the service.
     :param model_type: e.g. ``ecommerce-rnn``; the vendor's console lists them.
@@ -178,7 +180,7 @@ class TrainingSpec:
 @dataclass(frozen=True, slots=True)
 class DeploymentSpec:
     """
-    What is asked for when a model is deployed; validated when made.
+    The request to deploy a model; validated when made.
 
     :param region: where it is to run.
     :param config: free options of the deployment.
@@ -224,7 +226,7 @@ class DeploymentSpec:
         return f"Deployment of model {self.model_id}"
 
     def is_met_by(self, deployment: Deployment) -> bool:
-        """Whether a deployment is certainly what this asks for, and serves or is about to."""
+        """Whether a deployment certainly is the one requested, and serves or is about to."""
         alive = deployment.state is not None and deployment.progress in {Progress.READY, Progress.RUNNING}
         return alive and self.compare(deployment).likeness is Likeness.SAME
 
@@ -273,7 +275,7 @@ def choose(
     One that is ready goes before one that is not, then the latest.
 
     :param if_ambiguous: ``fail``, ``reuse`` or ``create``.
-    :raises AmbiguousResourceError: one may be what is asked for, and nothing can tell.
+    :raises AmbiguousResourceError: one may be the one requested, which cannot be decided.
     """
     alive = [one for one in existing if one.progress in {Progress.READY, Progress.RUNNING}]
     likeness = {one.id: asked.compare(one).likeness for one in alive}
@@ -294,74 +296,14 @@ def choose(
     more = len(doubtful) - len(named)
     found = "; ".join([*named, f"and {more} more"] if more else named)
     raise AmbiguousResourceError(
-        f"{asked.what} may exist already, and the service does not show enough to tell. Found {found}. No other one "
-        "was made. Set if_ambiguous='reuse' to take what was found, or 'create' to make another one."
+        f"{asked.what} may exist already, and the service does not show enough to decide. Found {found}. No other "
+        "one was made. Set if_ambiguous='reuse' to take what was found, or 'create' to make another one."
     )
 
 
 def _best(candidates: Sequence[T]) -> T:
     ready = [one for one in candidates if one.progress is Progress.READY]
     return max(ready or candidates, key=lambda one: one.started or "")
-
-
-def list_models_request(base: str) -> Request:
-    """Build ``GET /customers/{CUSTOMER_ID}/ai/models``."""
-    return get("List models", f"{base}/models", endpoint="list_models", scope=MODEL_SCOPE)
-
-
-def get_model_request(base: str, model_id: str, *, metrics: bool = False) -> Request:
-    """Build ``GET …/models/{MODEL_ID}``."""
-    url = f"{base}/models/{path_segment(model_id, 'model_id')}"
-    asked = {"metrics": "true"} if metrics else {}
-    return get(f"Get model {model_id}", url, endpoint="get_model", scope=MODEL_SCOPE, **asked)
-
-
-def create_model_request(base: str, training: TrainingSpec, credentials: Mapping[str, str] | None) -> Request:
-    """Build ``POST …/models``, which starts the training."""
-    body = training.as_json()
-    if credentials:
-        body[CREDENTIALS] = dict(credentials)
-    return post(
-        f"Train model {training.name}",
-        f"{base}/models",
-        body,
-        endpoint="create_model",
-        replayable=False,
-        scope=MODEL_SCOPE,
-        secrets=tuple((credentials or {}).values()),
-    )
-
-
-def list_model_deployments_request(base: str, model_id: str) -> Request:
-    """Build ``GET …/models/{MODEL_ID}/deployments``."""
-    url = f"{base}/models/{path_segment(model_id, 'model_id')}/deployments"
-    name = f"List deployments of model {model_id}"
-    return get(name, url, endpoint="list_model_deployments", scope=MODEL_SCOPE)
-
-
-def list_deployments_request(url: str) -> Request:
-    """Build ``GET …/deployments``."""
-    return get("List deployments", url, endpoint="list_deployments", scope=MODEL_SCOPE)
-
-
-def deploy_request(url: str, placement: DeploymentSpec) -> Request:
-    """Build ``POST …/deployments``."""
-    name = f"Deploy model {placement.model_id}"
-    body = placement.as_json()
-    return post(name, url, body, endpoint="create_deployment", replayable=False, scope=MODEL_SCOPE)
-
-
-def undeploy_request(url: str, deployment_id: str) -> Request:
-    """Build the DELETE of a deployment. Doing it twice does no harm."""
-    return Request(
-        name=f"Delete deployment {deployment_id}",
-        method="DELETE",
-        url=url,
-        replayable=True,
-        endpoint="delete_deployment",
-        scope=MODEL_SCOPE,
-        headers={"Accept": "application/json"},
-    )
 
 
 def _compare(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> Comparison:
@@ -371,7 +313,7 @@ def _compare(asked: Mapping[str, Any], sent: Mapping[str, Any]) -> Comparison:
         likeness = _FIELDS.get(name, _likeness)(value, shown)
         if likeness is not Likeness.SAME:
             seen = f"{_in_words(shown)} exists" if is_shown(shown) else "the service does not show it"
-            doubts[name] = (likeness, f"{name}: asked for {_in_words(value)}, {seen}")
+            doubts[name] = (likeness, f"{name}: requested {_in_words(value)}, {seen}")
     return Comparison(doubts)
 
 

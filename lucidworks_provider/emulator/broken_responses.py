@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Answers in the documented shape whose content is wrong, as services, gateways and caches sometimes give them.
-
-None of it is documented by the vendor. Each is made from the right answer, so that a client's checks can be tested.
-"""
+"""Faults of the body: the operation is executed, and its response is changed."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import unicodedata
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from lucidworks_provider.emulator.connections import drop, write
 from lucidworks_provider.emulator.faults import Fault, FaultKind
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 Body = dict[str, Any]
 _IDS = ("chunkingId", "predictionId")
@@ -44,11 +45,11 @@ def _envelope(body: Body, fault: Fault) -> Body:
 
 
 def _status(body: Body, fault: Fault) -> Body:
-    return body | {"status": fault.value or "FAILED", "message": "So the emulator was told."}
+    return body | {"status": fault.value or "FAILED", "message": "An injected fault."}
 
 
 def _error(body: Body, fault: Fault) -> Body:
-    return {"error": fault.value or "So the emulator was told."}
+    return {"error": fault.value or "An injected fault."}
 
 
 def _other_id(body: Body, fault: Fault) -> Body:
@@ -123,7 +124,7 @@ def _first_prediction(sent: Body) -> Callable[[Body, Fault], Body]:
 
 
 def _reversed(body: Body, fault: Fault) -> Body:
-    """With the place of each, from 0 or from what was ordered."""
+    """With the index of each, from 0 or from the value of the fault."""
     first = int(fault.value or 0)
     for at, one in enumerate(body.get("predictions") or [], first):
         one["index"] = at
@@ -131,7 +132,7 @@ def _reversed(body: Body, fault: Fault) -> Body:
 
 
 def _index(body: Body, fault: Fault) -> Body:
-    """Numbers that tell no order: ordered ones, the last of them for all that follow."""
+    """With the numbers of the fault as `index`, the last of them for the rest."""
     numbers = [int(one) for one in (fault.value or "0,0,1").split(",")]
     for at, one in enumerate(body.get("predictions") or []):
         one["index"] = numbers[min(at, len(numbers) - 1)]
@@ -169,10 +170,129 @@ _CHANGES: dict[FaultKind, Callable[[Body, Fault], Body]] = {
     FaultKind.WHOLE_NUMBERS: _vectors(lambda vector: [round(number * 1000) for number in vector]),
     FaultKind.FRACTIONS: _vectors(lambda vector: [number + 0.5 for number in vector]),
     FaultKind.ZEROS: _vectors(lambda vector: [0.0 for _ in vector]),
-    FaultKind.ITEM_ERROR: _first_prediction({"error": "So the emulator was told.", "response": None}),
+    FaultKind.ITEM_ERROR: _first_prediction({"error": "An injected fault.", "response": None}),
     FaultKind.ITEM_NOTHING: _first_prediction({}),
     FaultKind.REVERSED: _reversed,
     FaultKind.INDEX: _index,
     FaultKind.LABELS: _labels,
 }
 UNKIND = frozenset(_CHANGES)
+
+# "Without an end" ends here, so that a client that reads on does not keep the emulator busy for ever.
+_ENDLESS_BYTES = 1 << 30
+_ENDLESS_PIECE = b" " * (1 << 18)
+
+
+def cut(whole: Response, fault: Fault) -> Response:
+    """Half of the JSON, as if that were all."""
+    body = bytes(whole.body)
+    return Response(body[: len(body) // 2], whole.status_code, media_type="application/json")
+
+
+def endless(whole: Response, fault: Fault) -> Response:
+    """The JSON begins, and never closes."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(whole.body)[:1]
+        for _ in range(_ENDLESS_BYTES // len(_ENDLESS_PIECE)):
+            yield _ENDLESS_PIECE
+
+    return StreamingResponse(body(), whole.status_code, media_type="application/json")
+
+
+def drip(whole: Response, fault: Fault) -> Response:
+    """Byte by byte, with a pause after each."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for byte in bytes(whole.body):
+            yield bytes([byte])
+            await asyncio.sleep(fault.delay)
+
+    length = {"content-length": str(len(bytes(whole.body)))}
+    return StreamingResponse(body(), whole.status_code, length, media_type="application/json")
+
+
+def error(whole: Response, fault: Fault) -> Response:
+    """500, as from a gateway that did not wait."""
+    return JSONResponse(
+        {"status": 500, "error": "Internal Server Error", "message": "An injected fault."}, 500
+    )
+
+
+class _Reset(Response):
+    """Half of the body, whose whole length was announced; then the connection is reset."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        half = bytes(self.body)[: len(bytes(self.body)) // 2]
+        await send({"type": "http.response.body", "body": half, "more_body": True})
+        # For the half to arrive: a reset overtakes what the other side has not read yet.
+        await asyncio.sleep(0.05)
+        await drop(scope, reset=True)
+
+
+def reset(whole: Response, fault: Fault) -> Response:
+    """See :class:`_Reset`."""
+    return _Reset(whole.body, whole.status_code, media_type="application/json")
+
+
+def encoded(whole: Response, fault: Fault) -> Response:
+    """The JSON in an encoding that was not accepted, as from a proxy that compresses everything."""
+    body = (brotli if fault.kind is FaultKind.BR else zstandard)(bytes(whole.body))
+    headers = {"content-encoding": fault.kind.value}
+    return Response(body, whole.status_code, headers, media_type="application/json")
+
+
+# Both formats can store data uncompressed, so no library is needed.
+
+
+def brotli(data: bytes) -> bytes:
+    """Encode by RFC 7932: meta-blocks of stored bytes, then an empty last one."""
+    blocks = [data[at : at + 65536] for at in range(0, len(data), 65536)]
+    stream = b""
+    for number, block in enumerate(blocks):
+        # First a zero bit for the window; in each block "not last", "four nibbles", length, "stored".
+        header = ((len(block) - 1) << 3 | 1 << 19) << (number == 0)
+        stream += header.to_bytes(3, "little") + block
+    return stream + (b"\x03" if blocks else b"\x06")
+
+
+def zstandard(data: bytes) -> bytes:
+    """Encode by RFC 8878: a frame of raw blocks."""
+    blocks = [data[at : at + 65536] for at in range(0, len(data), 65536)] or [b""]
+    # One segment, whose size takes eight bytes.
+    stream = b"\x28\xb5\x2f\xfd\xe0" + len(data).to_bytes(8, "little")
+    for number, block in enumerate(blocks):
+        last = number == len(blocks) - 1
+        stream += (len(block) << 3 | last).to_bytes(3, "little") + block
+    return stream
+
+
+class _Hinted(Response):
+    """An interim answer (103 Early Hints) before the answer."""
+
+    def __init__(self, whole: Response) -> None:
+        super().__init__()
+        self._whole = whole
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        write(scope, b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
+        await self._whole(scope, receive, send)
+
+
+def hinted(whole: Response, fault: Fault) -> Response:
+    """See :class:`_Hinted`."""
+    return _Hinted(whole)
+
+
+BREAKERS: dict[FaultKind, Callable[[Response, Fault], Response]] = {
+    FaultKind.CUT_JSON: cut,
+    FaultKind.ENDLESS: endless,
+    FaultKind.DRIP: drip,
+    FaultKind.RESET: reset,
+    **dict.fromkeys(UNKIND, altered),
+    FaultKind.ERROR_AFTER: error,
+    FaultKind.BR: encoded,
+    FaultKind.ZSTD: encoded,
+    FaultKind.EARLY_HINTS: hinted,
+}

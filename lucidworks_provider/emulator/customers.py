@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Models and deployments, whose states follow the emulator's clock (sections 10.4 and 10.5).
+
+::
+
+    model       TRAINING ── training_seconds ──► AVAILABLE │ TRAIN_FAILED
+    deployment  DEPLOYING ── deploy_seconds ──► DEPLOYED │ DEPLOY_FAILED
+                any ── delete ──► DELETING ── undeploy_seconds ──► gone │ DELETE_FAILED
+
+Of the states of a model only AVAILABLE is documented; the other names are assumptions [A]. A test may force
+any text as a state, which then stays until it forces another one.
+
+Which fields of a request are required is not documented [A]: a model needs a name and training data, a deployment a
+model. The schema of *deploy* was not found; its fields are those of the response [A]. Keys are not shown unless the
+settings say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from starlette.responses import JSONResponse, Response
+
+from lucidworks_provider.emulator.checks import ApiError, Fields, InvalidRequest, load_json, strings
+from lucidworks_provider.emulator.models import CUSTOM_MODEL_SIZE, PRE_TRAINED
+from lucidworks_provider.emulator.settings import UndeployPath
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lucidworks_provider.emulator.calls import Call
+    from lucidworks_provider.emulator.settings import EmulatorSettings
+
+AVAILABLE, TRAINING, TRAIN_FAILED = "AVAILABLE", "TRAINING", "TRAIN_FAILED"
+DEPLOYED, DEPLOYING, DEPLOY_FAILED = "DEPLOYED", "DEPLOYING", "DEPLOY_FAILED"
+DELETED, DELETING, DELETE_FAILED = "DELETED", "DELETING", "DELETE_FAILED"
+
+
+def _new_id() -> str:
+    return str(uuid4())
+
+
+@dataclass(frozen=True)
+class ModelOrder:
+    """A valid request to train a model."""
+
+    name: str
+    training_data: Mapping[str, str]
+    model_type: str | None = None
+    region: str | None = None
+    config: Mapping[str, Any] | None = None
+    credentials: Mapping[str, str] | None = field(default=None, repr=False)
+
+
+@dataclass
+class Model:
+    """One model; a pre-trained one has no order and never trains."""
+
+    model_id: str
+    order: ModelOrder | None = None
+    started: float = 0.0
+    completed: float = 0.0
+    fails: bool = False
+    created_by: str | None = None
+    forced: str | None = None
+
+    def state(self, now: float) -> str:
+        """Return the state at a time."""
+        if self.forced is not None:
+            return self.forced
+        if now < self.completed:
+            return TRAINING
+        return TRAIN_FAILED if self.fails else AVAILABLE
+
+
+@dataclass(frozen=True)
+class DeploymentOrder:
+    """A valid request to deploy a model."""
+
+    model_id: str
+    region: str
+    config: Mapping[str, Any]
+    min_replicas: int
+    max_replicas: int
+
+
+@dataclass
+class Deployment:
+    """One deployment; ``gone_at`` is set by its deletion."""
+
+    order: DeploymentOrder
+    ready_at: float
+    fails: bool = False
+    created_by: str | None = None
+    gone_at: float | None = None
+    stays: bool = False
+    forced: str | None = None
+    deployment_id: str = field(default_factory=_new_id)
+
+    def state(self, now: float) -> str:
+        """Return the state at a time; DELETED: the record is about to disappear."""
+        if self.forced is not None:
+            return self.forced
+        if self.gone_at is not None:
+            if now < self.gone_at:
+                return DELETING
+            return DELETE_FAILED if self.stays else DELETED
+        if now < self.ready_at:
+            return DEPLOYING
+        return DEPLOY_FAILED if self.fails else DEPLOYED
+
+
+class Registry:
+    """All models and deployments of one emulator, in order of creation."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._models = {name: Model(name) for name in PRE_TRAINED}
+        self._deployments: dict[str, Deployment] = {}
+
+    def train(self, order: ModelOrder, *, seconds: float, fails: bool, created_by: str | None) -> Model:
+        """Start a training."""
+        now = self._clock()
+        model = Model(_new_id(), order, now, now + seconds, fails, created_by)
+        self._models[model.model_id] = model
+        return model
+
+    def models(self) -> list[Model]:
+        """Return every model."""
+        return list(self._models.values())
+
+    def model(self, model_id: str) -> Model | None:
+        """Return a model."""
+        return self._models.get(model_id) or self._models.get(model_id.lower())
+
+    def forget_model(self, model_id: str) -> None:
+        """Drop a model; its deployments stay."""
+        self._models.pop(model_id, None)
+
+    def deploy(
+        self, order: DeploymentOrder, *, seconds: float, fails: bool, created_by: str | None
+    ) -> Deployment:
+        """Start a deployment."""
+        deployment = Deployment(order, self._clock() + seconds, fails, created_by)
+        self._deployments[deployment.deployment_id] = deployment
+        return deployment
+
+    def deployments(self, model_id: str | None = None) -> list[Deployment]:
+        """Return the deployments, all or those of a model, without those whose deletion is over."""
+        now = self._clock()
+        for one in list(self._deployments.values()):
+            if one.forced is None and one.state(now) == DELETED:
+                self.forget_deployment(one.deployment_id)
+        return [one for one in self._deployments.values() if model_id in {None, one.order.model_id}]
+
+    def deployment(self, deployment_id: str) -> Deployment | None:
+        """Return a deployment."""
+        wanted = deployment_id.lower()
+        return next((one for one in self.deployments() if one.deployment_id == wanted), None)
+
+    def forget_deployment(self, deployment_id: str) -> None:
+        """Drop a deployment."""
+        self._deployments.pop(deployment_id, None)
+
+    def undeploy(self, deployment: Deployment, *, seconds: float, fails: bool) -> None:
+        """Begin a deletion, unless one is active."""
+        deployment.forced = None
+        if deployment.state(self._clock()) != DELETING:
+            deployment.gone_at, deployment.stays = self._clock() + seconds, fails
+
+    def live(self) -> list[str]:
+        """Return the ids of the deployments that serve predictions."""
+        if not self._deployments:
+            return []
+        now = self._clock()
+        return [one.deployment_id for one in self.deployments() if one.state(now) == DEPLOYED]
+
+
+_MODEL = ("name", "modelType", "region", "trainingData", "config", "trainingDataCredentials")
+_DEPLOYMENT = ("modelId", "region", "config", "minReplicas", "maxReplicas")
+_REGION = "us-southcarolina"  # the region of the examples
+
+# The keys that the example of `config` shows, by type; others are let through, for the list may be longer.
+_TEXTS = ("dataset_config", "trainer_config", "trainer_config/text_processor_config")
+_COUNTS = ("trainer_config.trn_batch_size", "trainer_config.num_epochs", "trainer_config.monitor_patience")
+_NAMES = "trainer_config.encoder_config.rnn_names_list"
+_UNITS = "trainer_config.encoder_config.rnn_units_list"
+_DROPOUT = "trainer_config.encoder_config.emb_spdp"
+_TRAINABLE = "trainer_config.encoder_config.emb_trainable"
+
+
+def parse_model(body: bytes, *, ignore_unknown: bool) -> ModelOrder:
+    """Check the body of *create a model*."""
+    payload = Fields.of("body", load_json(body), _MODEL, ignore_unknown=ignore_unknown)
+    name = payload.required_text("name")
+    return ModelOrder(
+        name,
+        _training_data(payload, ignore_unknown=ignore_unknown),
+        payload.text("modelType"),
+        payload.text("region"),
+        _training_config(payload),
+        _credentials(payload, ignore_unknown=ignore_unknown),
+    )
+
+
+def parse_deployment(body: bytes, *, ignore_unknown: bool) -> DeploymentOrder:
+    """Check the body of *deploy*; the documented default of both numbers of replicas is 1."""
+    payload = Fields.of("body", load_json(body), _DEPLOYMENT, ignore_unknown=ignore_unknown)
+    model_id = payload.required_text("modelId")
+    least = payload.integer("minReplicas", 1, minimum=1)
+    most = payload.integer("maxReplicas", 1, minimum=1)
+    if least > most:
+        raise InvalidRequest("minReplicas: at most maxReplicas, which is 1 unless given, is required.")
+    config = payload.values.get("config", {})
+    if not isinstance(config, dict):  # free JSON for the workflow
+        raise InvalidRequest("config: an object is required.")
+    return DeploymentOrder(model_id, payload.text("region", _REGION) or _REGION, config, least, most)
+
+
+def _training_data(payload: Fields, *, ignore_unknown: bool) -> Mapping[str, str]:
+    if "trainingData" not in payload:
+        raise InvalidRequest("trainingData: an object is required.")
+    names = ("catalog", "signals")
+    data = payload.object("trainingData", names, ignore_unknown=ignore_unknown)
+    given = {name: data.required_text(name) for name in names if name in data}
+    if not given:
+        raise InvalidRequest("trainingData: a catalog or signals are required.")
+    return given
+
+
+def _credentials(payload: Fields, *, ignore_unknown: bool) -> Mapping[str, str] | None:
+    name = "trainingDataCredentials"
+    if name not in payload:
+        return None
+    fields = payload.object(name, ("serviceAccountKey",), ignore_unknown=ignore_unknown)
+    return {"serviceAccountKey": fields.required_text("serviceAccountKey")}
+
+
+def _training_config(payload: Fields) -> Mapping[str, Any] | None:
+    """Check the flat object whose keys contain dots and once a slash."""
+    if "config" not in payload:
+        return None
+    value = payload.values["config"]
+    config = Fields.of("config", value, value if isinstance(value, dict) else ())
+    for name in _TEXTS:
+        config.text(name)
+    for name in _COUNTS:
+        config.integer(name, 1, minimum=1)
+    if _NAMES in config:
+        strings(config.path(_NAMES), config.values[_NAMES])
+    if _UNITS in config:
+        units = config.values[_UNITS]
+        if not isinstance(units, list) or any(type(one) is not int or one < 1 for one in units):
+            raise InvalidRequest(f"{config.path(_UNITS)}: a list of integers of at least 1 is required.")
+    config.number(_DROPOUT, 0.0, minimum=0, maximum=1)
+    config.boolean(_TRAINABLE, True)
+    for name, one in config.values.items():
+        if isinstance(one, dict):
+            raise InvalidRequest(f"{config.path(name)}: the object is flat, so no object is accepted here.")
+    return config.values
+
+
+def model_json(
+    model: Model, deployments: Sequence[Deployment], now: float, settings: EmulatorSettings
+) -> dict[str, object]:
+    """Return a model; the values of ``category`` are not seen [A], nor is whether null fields are left out."""
+    size = CUSTOM_MODEL_SIZE
+    shown: dict[str, object] = {
+        "id": model.model_id,
+        "category": "PRE_TRAINED" if model.order is None else "CUSTOM",
+        "state": model.state(now),
+        "vectorSize": str(size) if settings.vector_size_text else size,
+        "deployments": [_short_json(one, now) for one in deployments],
+    }
+    order = model.order
+    if order is None:
+        shown["modelType"] = model.model_id  # documented to equal the id
+        shown["description"] = f"The pre-trained model {model.model_id}."
+        return shown
+    ended = shown["state"] in {AVAILABLE, TRAIN_FAILED}
+    shown |= {
+        "name": order.name,
+        "modelType": order.model_type,
+        "region": order.region,
+        "trainingData": dict(order.training_data),
+        "config": order.config,
+        "trainingStarted": _time(model.started),
+        "trainingCompleted": _time(min(now, model.completed)) if ended else None,
+        "createdBy": model.created_by,
+        "trainingDataCredentials": order.credentials if settings.echo_credentials else None,
+    }
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def metrics_json(model: Model, now: float) -> dict[str, float]:
+    """Return made-up metrics of a trained model; no page shows their names [A]."""
+    if model.state(now) != AVAILABLE:
+        return {}
+    first, second = hashlib.blake2b(model.model_id.encode(), digest_size=2).digest()
+    return {"hit@5": round(0.6 + first / 1024, 4), "ndcg@5": round(0.5 + second / 1024, 4)}
+
+
+def deployment_json(deployment: Deployment, now: float, state: str | None = None) -> dict[str, object]:
+    """Return a deployment, in a state that only an answer to the deletion has if one is given."""
+    order = deployment.order
+    shown = {
+        **_short_json(deployment, now),
+        "modelId": order.model_id,
+        "config": order.config,
+        "minReplicas": order.min_replicas,
+        "maxReplicas": order.max_replicas,
+        "createdBy": deployment.created_by,
+    }
+    if state is not None:
+        shown["state"] = state
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def remove_field(shown: object, path: Sequence[str]) -> None:
+    """Remove a field, in each object of a list; a path leads into an object or list of objects."""
+    if isinstance(shown, list):
+        for one in shown:
+            remove_field(one, path)
+    elif isinstance(shown, dict) and len(path) == 1:
+        shown.pop(path[0], None)
+    elif isinstance(shown, dict):
+        remove_field(shown.get(path[0]), path[1:])
+
+
+def rewrite(shown: object, texts: Mapping[str, str]) -> object:
+    """Show texts in other words, wherever they are values."""
+    if isinstance(shown, dict):
+        return {name: rewrite(value, texts) for name, value in shown.items()}
+    if isinstance(shown, list):
+        return [rewrite(one, texts) for one in shown]
+    return texts.get(shown, shown) if isinstance(shown, str) else shown
+
+
+def _short_json(deployment: Deployment, now: float) -> dict[str, object]:
+    """Return the fields that a model shows of its deployments."""
+    state = deployment.state(now)
+    shown: dict[str, object] = {
+        "id": deployment.deployment_id,
+        "region": deployment.order.region,
+        "state": state,
+    }
+    if state == DEPLOYED:
+        shown["deployedAt"] = _time(min(now, deployment.ready_at))
+    return shown
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def list_models(call: Call) -> Response:
+    """List pre-trained and custom models."""
+    _check_customer(call)
+    return _answer(call, [_shown(call, one) for one in call.state.registry.models()])
+
+
+async def create_model(call: Call) -> Response:
+    """Create a model and start its training."""
+    _check_customer(call)
+    order = parse_model(await call.json_body(), ignore_unknown=call.ignore_unknown)
+    model = call.state.registry.train(
+        order,
+        seconds=call.settings.training_seconds,
+        fails=call.settings.training_fails,
+        created_by=call.record.client_id,
+    )
+    call.record.model = model.model_id
+    return _answer(call, _shown(call, model))
+
+
+async def get_model(call: Call) -> Response:
+    """Show a model; the shape of the metrics is not documented [A]."""
+    model = _model(call)
+    metrics = call.request.query_params.get("metrics", "false")
+    if metrics not in {"true", "false"}:
+        raise InvalidRequest("metrics: true or false is required.")
+    shown = _shown(call, model)
+    if metrics == "true":
+        shown["metrics"] = metrics_json(model, call.state.clock())
+    return _answer(call, shown)
+
+
+async def list_model_deployments(call: Call) -> Response:
+    """List the deployments of a model."""
+    model = _model(call)
+    return _list(call, call.state.registry.deployments(model.model_id))
+
+
+async def list_deployments(call: Call) -> Response:
+    """List all deployments."""
+    _check_customer(call)
+    return _list(call, call.state.registry.deployments())
+
+
+async def deploy(call: Call) -> Response:
+    """Deploy a model, which has to be trained; pre-trained ones are said to be ready for it."""
+    _check_customer(call)
+    order = parse_deployment(await call.json_body(), ignore_unknown=call.ignore_unknown)
+    call.record.model = order.model_id
+    model = call.state.registry.model(order.model_id)
+    if model is None:
+        raise ApiError(404, "There is no such model.")
+    if model.state(call.state.clock()) != AVAILABLE:
+        raise ApiError(400, "modelId: the model is not AVAILABLE.")
+    deployment = call.state.registry.deploy(
+        dataclasses.replace(order, model_id=model.model_id),
+        seconds=call.settings.deploy_seconds,
+        fails=call.settings.deploy_fails,
+        created_by=call.record.client_id,
+    )
+    call.record.deployment = deployment.deployment_id
+    return _answer(call, deployment_json(deployment, call.state.clock()))
+
+
+async def undeploy_literally(call: Call) -> Response:
+    """Delete by the path of the vendor's own specification, with the deployment in the customer's place."""
+    if call.settings.undeploy_path is UndeployPath.REST:
+        raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
+    return _undeploy(call, call.request.path_params["customer_id"])
+
+
+async def undeploy(call: Call) -> Response:
+    """Delete by the usual path, which no page shows [A]."""
+    if call.settings.undeploy_path is UndeployPath.LITERAL:
+        raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
+    _check_customer(call)
+    return _undeploy(call, call.request.path_params["deployment_id"])
+
+
+def _undeploy(call: Call, deployment_id: str) -> Response:
+    call.record.deployment = deployment_id
+    registry, settings = call.state.registry, call.settings
+    deployment = registry.deployment(deployment_id)
+    if deployment is None:
+        raise ApiError(404, "There is no such deployment.")
+    registry.undeploy(deployment, seconds=settings.undeploy_seconds, fails=settings.undeploy_fails)
+    state = DELETE_FAILED if settings.undeploy_fails else DELETED
+    return _answer(call, deployment_json(deployment, call.state.clock(), state))
+
+
+def _answer(call: Call, shown: object) -> Response:
+    """Answer with a model or a deployment, or a list of them, less what the switches hide and rewrite."""
+    copy = rewrite(shown, call.settings.rewritten_texts)
+    for path in call.settings.hidden_fields.get(call.record.endpoint, ()):
+        remove_field(copy, path.split("."))
+    return JSONResponse(copy)
+
+
+def _check_customer(call: Call) -> None:
+    if call.request.path_params["customer_id"] != call.settings.customer_id:
+        raise ApiError(403, "The access token does not belong to this customer.")
+
+
+def _model(call: Call) -> Model:
+    _check_customer(call)
+    call.record.model = call.request.path_params["model_id"]
+    model = call.state.registry.model(call.record.model or "")
+    if model is None:
+        raise ApiError(404, "There is no such model.")
+    return model
+
+
+def _shown(call: Call, model: Model) -> dict[str, object]:
+    deployments = call.state.registry.deployments(model.model_id)
+    return model_json(model, deployments, call.state.clock(), call.settings)
+
+
+def _list(call: Call, deployments: list[Deployment]) -> Response:
+    now = call.state.clock()
+    return _answer(call, [deployment_json(one, now) for one in deployments])
