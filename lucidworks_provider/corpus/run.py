@@ -55,7 +55,7 @@ from lucidworks_provider.corpus.tables import (
 )
 from lucidworks_provider.corpus.upserts import Counts, build_upserts, count_after
 from lucidworks_provider.documents.document import Document, RejectedDocument
-from lucidworks_provider.documents.readers import check_file, read_file_documents
+from lucidworks_provider.documents.readers import read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_contain
 from lucidworks_provider.errors import InputError, LucidworksError, OutputBusyError, TooManyRejectsError
 from lucidworks_provider.storage import free_bytes, is_file, writing
@@ -447,20 +447,15 @@ def _plan(
     same = tables.options == corpus.options.as_json()
     files: Iterator[SourceFile]
     read: Callable[[SourceFile], Iterator[Document | RejectedDocument]]
-    check: Callable[[SourceFile], None]
     if isinstance(corpus.source, str):
         files = read_listing(corpus.listing) if corpus.listing else list_source(corpus.source)
-        read, check = (
-            lambda file: read_file_documents(file, corpus.reading),
-            lambda file: check_file(file, corpus.reading),
-        )
+        read = lambda file: read_file_documents(file, corpus.reading)  # noqa: E731
     else:
         documents = corpus.source
-        files, read, check = iter([INLINE]), lambda _: iter(documents), lambda _: None
+        files, read = iter([INLINE]), lambda _: iter(documents)
     plan = Plan(
         db,
         read=read,
-        check=check,
         reuse=same and not corpus.full_refresh,
         max_text_bytes=corpus.max_text_bytes,
         add_from_other_shards=None
