@@ -20,12 +20,12 @@ _VERBATIM = {"pre", "textarea"}
 # Elements with a blank line before and after.
 _PARAGRAPHS = {"blockquote", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "p", "pre"}
 # Elements that begin a line.
-_LINES = frozenset(
-    (  # noqa: SIM905
-        "address article aside body caption center dd details dialog div dl dt fieldset figcaption footer form header "
-        "hr html legend li main menu nav ol option search section summary table tbody textarea tfoot thead tr ul"
-    ).split()
-)
+_LINES = {
+    *("address", "article", "aside", "body", "caption", "center", "dd", "details", "dialog", "div", "dl"),
+    *("dt", "fieldset", "figcaption", "footer", "form", "header", "hr", "html", "legend", "li", "main"),
+    *("menu", "nav", "ol", "option", "search", "section", "summary", "table", "tbody", "textarea", "tfoot"),
+    *("thead", "tr", "ul"),
+}
 
 
 def html_text(html: str) -> str | Rejection:

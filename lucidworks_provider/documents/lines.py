@@ -86,7 +86,7 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
     :raises StorageError: the file cannot be read.
     """
     number = 0
-    fields = (options.id_column, options.text_column)
+    fields: tuple[str, ...] = (options.id_column, options.text_column)
     with open_decompressed(file) as opened:
         try:
             for number, line in read_lines(opened, options.encoding, options.max_document_bytes):

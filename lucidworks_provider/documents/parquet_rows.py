@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
