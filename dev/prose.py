@@ -21,7 +21,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs")
 # Of the package what passes; the aim is the whole.
-PACKAGE = ("lucidworks_provider/delta", "lucidworks_provider/assets.py", "lucidworks_provider/retrying.py")
+PACKAGE = (
+    *("lucidworks_provider/corpus", "lucidworks_provider/delta", "lucidworks_provider/documents"),
+    *("lucidworks_provider/assets.py", "lucidworks_provider/listing.py", "lucidworks_provider/retrying.py"),
+    *(
+        "lucidworks_provider/storage.py",
+        "lucidworks_provider/threads.py",
+        "lucidworks_provider/operators/corpus.py",
+    ),
+)
 # Pages that do not pass yet.
 PENDING = ("docs/architecture.md", "docs/benchmarks.md", "docs/promises.md", "docs/decisions")
 

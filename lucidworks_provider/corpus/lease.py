@@ -6,7 +6,7 @@ The lease on an output, which allows one writer: a late nightly run and a backfi
 valid. A task acquires the lease by creating the next number, which the storage allows to one task only.
 
 ===========================================  ============================================================
-newest file                                  a task that wants to write
+newest file                                  the next task
 ===========================================  ============================================================
 none, or released                            creates the next number
 an earlier try of the same task instance     creates the next number: Airflow has given that try up

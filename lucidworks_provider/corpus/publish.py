@@ -450,8 +450,6 @@ def _write_upserts(uri: str, db: RunDatabase, version: int) -> DataFile | None:
 
     :return: the file that they become in ``documents``; None if there are none.
     """
-    import pyarrow as pa
-
     query = (
         "SELECT u.id, u.status, u.hash, u.size, u.etag, u.file, u.part, u.first, u.chunks, u.tokens, "
         "coalesce(u.change, d.change), CASE WHEN u.change IS NULL THEN d.version ELSE ? END, "
@@ -473,8 +471,7 @@ def _write_upserts(uri: str, db: RunDatabase, version: int) -> DataFile | None:
             ]
             for before, change in zip(columns[presence], changes, strict=True)
         ]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        file.write_columns(columns, schema)
     return DataFile(f"{new_name()}.parquet", file.close(), _now(), count)
 
 

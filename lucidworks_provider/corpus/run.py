@@ -457,6 +457,6 @@ def _check_output(corpus: Corpus) -> None:
         raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
     if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output):
         raise InputError(
-            f"output_uri {corpus.output} lies within source {corpus.source}: the next run would take the tables "
+            f"output_uri {corpus.output} is within source {corpus.source}: the next run would take the tables "
             "for documents. Give them a folder outside."
         )

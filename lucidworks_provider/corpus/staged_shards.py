@@ -117,9 +117,7 @@ def stage_shard(folder: str, db: RunDatabase, staged: StagedShard, record: RunRe
     schema = pa.schema([(name, types[kind]) for name, kind in map(str.split, _COLUMNS)])
     file = ParquetFile(facts)
     for rows in db.batches(_READ_FACTS, size=GROUP_ROWS):
-        columns = zip(zip(*rows, strict=True), schema, strict=True)
-        arrays = [pa.array(column, field.type) for column, field in columns]
-        file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        file.write_columns(zip(*rows, strict=True), schema)
     empty = file.close() == 0
     write_file(uri, json.dumps(asdict(replace(staged, facts="" if empty else facts))).encode())
     # Last, as a retry takes the record for the proof that all of it is there.

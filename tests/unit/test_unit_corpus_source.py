@@ -194,7 +194,7 @@ def test_what_names_no_place_is_refused(source: Any) -> None:
 
 
 def test_no_wildcard_for_buckets() -> None:
-    with pytest.raises(InputError, match="cannot stand for a bucket"):
+    with pytest.raises(InputError, match="cannot replace a bucket"):
         list(list_source("memory://buck*/x.txt"))
 
 
