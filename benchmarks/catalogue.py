@@ -148,7 +148,7 @@ def commit(
         )
         times["commit"] = time.perf_counter() - began
     began = time.perf_counter()
-    maintain(str(output), RETENTION)
+    maintain(str(output), RETENTION, tables)
     times["maintain"] = time.perf_counter() - began
     return times
 

@@ -192,7 +192,7 @@ def publish(
                 deletion_vectors=settings.deletion_vectors,
             )
             return result, True
-        before_run, tables = tables.chunks_run, read_tables(output)
+        before_run, tables = tables.chunks_run, read_tables(output, tables)
         if tables.chunks is None or tables.chunks_run != before_run:
             raise OutputBusyError(
                 f"{output}: another run has committed. Nothing more is written; a retry resumes from the journal."
@@ -515,7 +515,7 @@ def _commit_documents(
             pass
         if target.commit({**transactions, OWN: target.version}, "MERGE"):
             return target.version
-        if (table := read_table(uri)) is not None:
+        if (table := read_table(uri, known=table)) is not None:
             if table.transactions.get(RUN, 0) >= transactions[RUN]:
                 # Another run has completed this one.
                 return table.version
@@ -551,14 +551,15 @@ def complete_run(output: str, holder: Holder, wait_seconds: float) -> None:
         lease.release()
 
 
-def complete_run_with_lease(output: str) -> Tables:
+def complete_run_with_lease(output: str, known: Tables | None = None) -> Tables:
     """
     Make the commit of ``documents`` for a run that died before it, if there is one.
 
+    :param known: the tables before the lease was acquired.
     :return: the tables after that.
     :raises InputError: the record or the upserts of the run are missing, or one of the tables was restored.
     """
-    tables = read_tables(output)
+    tables = read_tables(output, known)
     if (number := tables.incomplete_run) is None:
         return tables
     record, rows = read_run_record(output, number), rows_path(number)
@@ -577,7 +578,7 @@ def complete_run_with_lease(output: str) -> Tables:
         load_documents(db, tables.documents)
         _complete(output, db, tables, record)
     log.info("Run %s died between its two commits; the second one was made.", number)
-    return read_tables(output)
+    return read_tables(output, tables)
 
 
 def _complete(output: str, db: RunDatabase, tables: Tables, record: RunRecord) -> None:
@@ -603,16 +604,17 @@ def _complete(output: str, db: RunDatabase, tables: Tables, record: RunRecord) -
 # -- maintenance ---------------------------------------------------------------------------------------
 
 
-def maintain(output: str, retention: float) -> None:
+def maintain(output: str, retention: float, known: Tables) -> None:
     """
     Write checkpoints, and remove what no version within the retention needs.
 
+    :param known: earlier snapshots of the tables.
     :param retention: seconds.
     :raises StorageError: the tables cannot be read, or a checkpoint cannot be written.
     """
     published = 0
-    for name in (CHUNKS, DOCUMENTS):
-        table = read_table(below(output, name))
+    for name, before in ((CHUNKS, known.chunks), (DOCUMENTS, known.documents)):
+        table = read_table(below(output, name), known=before)
         if table is None:
             continue
         now = time.time()

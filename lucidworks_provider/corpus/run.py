@@ -95,7 +95,7 @@ def run(
     :raises InputError: before anything is sent.
     :raises LucidworksError: a failure common to all documents. A retry resumes the run.
     """
-    _checked_tables(corpus)
+    before = _checked_tables(corpus)
     shard = read_shard(corpus.listing) if corpus.listing else None
     if shard is not None:
         complete_run(corpus.output, holder, wait_seconds)
@@ -104,7 +104,8 @@ def run(
     lease.acquire(holder, wait_seconds)
     try:
         # The former holder may have changed the tables.
-        tables = _checked_tables(corpus, complete_run_with_lease(corpus.output) if shard is None else None)
+        tables = (complete_run_with_lease if shard is None else read_tables)(corpus.output, before)
+        tables = _checked_tables(corpus, tables)
         task = {"instance": list(holder.instance), "generation": generation}
         published = tables.run if shard is None else None
         if (found := find_returned(folder, task, published, all_runs=holder.try_number > 1)) is not None:
@@ -349,7 +350,7 @@ class _Run:
             else:
                 self._journal.end()
             if committed:
-                maintain(self.corpus.output, self.corpus.retention)
+                maintain(self.corpus.output, self.corpus.retention, self.tables)
         except LucidworksError as err:
             log.warning(
                 "The commit is complete; files that are no longer needed remain until the next run: %s", err

@@ -282,7 +282,7 @@ def _publish(
         )
     if committed:
         try:
-            maintain(output, settings.retention)
+            maintain(output, settings.retention, tables)
         except LucidworksError as err:
             log.warning("The commit is complete; files that are no longer needed remain: %s", err)
     log.info(
