@@ -40,7 +40,6 @@ from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile,
 from lucidworks_provider.corpus.publish import TableSettings, maintain, publish
 from lucidworks_provider.corpus.run_database import SAME, TODO, Row, RunDatabase
 from lucidworks_provider.corpus.tables import load_documents, read_tables, reconcile
-from lucidworks_provider.corpus.upserts import build_upserts
 from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 
 OPTIONS = ChunkingOptions("dynamic-sentence", "gte-small")
@@ -130,22 +129,26 @@ def commit(
         db.many("INSERT INTO source VALUES (?, ?)", ((row.id, TODO) for row in rows))
         db.many("INSERT INTO source VALUES (?, ?)", ((one, SAME) for one in same))
         began = time.perf_counter()
-        build_upserts(db, keep_old=True, prune=True)
-        done = publish(
+        publish(
             str(output),
             db,
             tables,
             parts,
             settings,
             number=number,
-            record=lambda *_: None,
+            task={"instance": [number]},
+            journal="",
+            last=None,
+            keep_old=True,
+            prune=True,
+            on_missing_chunks="resend",
+            returned=lambda _: {},
+            report=lambda _: None,
             check=lambda: None,
         )
-        if done is None:
-            raise RuntimeError("somebody else has committed")
         times["commit"] = time.perf_counter() - began
     began = time.perf_counter()
-    maintain(str(output), RETENTION)
+    maintain(str(output), RETENTION, tables)
     times["maintain"] = time.perf_counter() - began
     return times
 

@@ -58,7 +58,6 @@ def measure(source: str) -> tuple[float, float]:
         plan = Plan(
             db,
             read=lambda file: read_file_documents(file, ReadOptions()),
-            check=lambda _: None,
             reuse=False,
             max_text_bytes=1_000_000,
         )

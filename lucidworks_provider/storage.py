@@ -442,10 +442,28 @@ def _remove_google(fs: Any, keys: Sequence[str]) -> None:
         fs.rm(list(keys))
 
 
-# Bulk deletion by protocol: keys per request, and the function. adlfs does not support Azure's batches.
+def _remove_azure(fs: Any, keys: Sequence[str]) -> None:
+    # adlfs removes them one by one.
+    from fsspec.asyn import sync
+
+    container = fs.split_path(keys[0])[0]
+    blobs = [fs.split_path(key)[1] for key in keys]
+
+    async def remove() -> list[int]:
+        async with fs.service_client.get_container_client(container) as client:
+            responses = await client.delete_blobs(*blobs, raise_on_any_failure=False)
+            return [response.status_code async for response in responses]
+
+    for blob, status in zip(blobs, sync(fs.loop, remove), strict=True):
+        if status not in {202, 404}:
+            raise OSError(f"{blob}: HTTP {status}")
+
+
+# Bulk deletion by protocol: keys per request, and the function.
 _BULK: dict[str, tuple[int, Callable[[Any, Sequence[str]], None]]] = {
     "s3": (1000, _remove_s3),
     "gs": (100, _remove_google),
+    "abfs": (256, _remove_azure),
 }
 
 
@@ -559,7 +577,7 @@ def store_path(uri: str) -> StorePath:
         _ = root.fs
     except AirflowNotFoundException as err:
         missing = ConfigurationError(
-            f"{uri} cannot be opened: there is no connection {conn_id!r}, or Airflow cannot be asked for it now."
+            f"{uri} cannot be opened: there is no connection {conn_id!r}, or Airflow cannot be reached now."
         )
         # On Airflow 3, an unreachable API server raises the same error.
         missing.retryable = True

@@ -368,7 +368,7 @@ class _Inspector:
 
         :raises InputError: there is no such source, or a column is missing.
         """
-        from lucidworks_provider.documents.readers import ReadOptions, check_file, read_file_documents
+        from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 
         how, compared = read or ReadOptions(), 0
         drawn = "SELECT id, source FROM documents WHERE present ORDER BY random() LIMIT ?"
@@ -377,7 +377,6 @@ class _Inspector:
         for file in list_source(source):
             if files is not None and file.path not in files:
                 continue
-            check_file(file, how)
             for one in read_file_documents(file, how):
                 if chosen is None or one.id in chosen:
                     compared += 1

@@ -6,7 +6,7 @@ The lease on an output, which allows one writer: a late nightly run and a backfi
 valid. A task acquires the lease by creating the next number, which the storage allows to one task only.
 
 ===========================================  ============================================================
-newest file                                  a task that wants to write
+newest file                                  the next task
 ===========================================  ============================================================
 none, or released                            creates the next number
 an earlier try of the same task instance     creates the next number: Airflow has given that try up
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # Seconds. Three renewals may be late or fail before the holder counts as dead.
-RENEW_SECONDS, TTL_SECONDS = 15.0, 60.0
+RENEW_SECONDS, TTL_SECONDS = 11.0, 45.0
 # Between two reads of a lease that another task holds, and between two log messages about it.
 POLL_SECONDS, LOG_SECONDS = 2.0, 60.0
 # One failed read must not end a wait of an hour.
@@ -212,7 +212,7 @@ def acquire(
         else:
             if newest != last:
                 alive, last, unchanged_since = last.record is not None, newest, now()
-            if now() - unchanged_since < TTL_SECONDS:
+            if (left := unchanged_since + TTL_SECONDS - now()) > 0:
                 if alive and waited >= wait_seconds:
                     raise OutputBusyError(
                         f"{output} is being written by {other} (waited {waited:.0f} s). Only one run can write to an "
@@ -225,7 +225,7 @@ def acquire(
                         "%s is being written by %s; waited %.0f s of at most %.0f s.",
                         *(output, other, waited, wait_seconds),
                     )
-                yield Sleep(POLL_SECONDS)
+                yield Sleep(min(POLL_SECONDS, left))
                 continue
             log.info(
                 "%s: no heartbeat for %.0f s; taking the lease over from %s.", output, TTL_SECONDS, other

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +59,7 @@ class Part:
 class RejectedError(Exception):
     """
     A document is rejected; the run continues.
-    :param job_unfinished: its job may still be good, so the next run asks for it.
+    :param job_unfinished: its job may still be good, so the next run polls it.
     """
 
     def __init__(self, reason: Reason, detail: str, *, job_unfinished: bool = False) -> None:
@@ -129,6 +129,13 @@ class ParquetFile:
         self._waiting.append(batch)
         if sum(one.num_rows for one in self._waiting) >= GROUP_ROWS or batch.nbytes >= GROUP_BYTES:
             self._flush()
+
+    def write_columns(self, columns: Iterable[Sequence[Any]], schema: pa.Schema) -> None:
+        """Append rows, given as columns of Python values."""
+        import pyarrow as pa
+
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        self.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
     def _flush(self) -> None:
         import pyarrow as pa
@@ -275,7 +282,9 @@ class PartWriter:
         """Move the files into place."""
         self._flush()
         path, size = (self._path, self._data.close()) if self.chunks else ("", 0)
-        write_index(self._index, self.rows)
+        index = ParquetFile(self._index)
+        index.write_columns(zip(*self.rows, strict=True), _index_schema())
+        index.close()
         counts = (len(self.rows), self.chunks, self.tokens)
         return Part(path, self._index, *counts, size, self.dimension, self.truncated)
 
@@ -302,25 +311,13 @@ def _packed(chunk: Chunk) -> Chunk:
     return replace(chunk, vector=array("d", chunk.vector))
 
 
-def index_schema() -> pa.Schema:
+def _index_schema() -> pa.Schema:
     """The columns of an index: the fields of a :class:`~lucidworks_provider.corpus.run_database.Row`."""
     import pyarrow as pa
 
     text, whole = pa.string(), pa.int64()
     types = (text, text, whole, text, text, whole, text, whole, whole)
     return pa.schema([pa.field(name, kind) for name, kind in zip(Row._fields, types, strict=True)])
-
-
-def write_index(uri: str, rows: Sequence[Row]) -> None:
-    """Write the index of a part."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = index_schema()
-    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    with writing(uri) as path:
-        pq.write_table(pa.table(arrays, schema=schema), path, compression="zstd")
 
 
 def read_index(uri: str) -> Iterator[Row]:

@@ -86,7 +86,6 @@ class Plan:
     Compares a source with the tables.
 
     :param read: returns the documents of a file.
-    :param check: raises InputError for a file without the columns.
     :param reuse: skip unchanged documents.
     :param max_text_bytes: of one request.
     :param add_from_other_shards: for a shard, loads the rows of its documents that were in files of other shards.
@@ -97,14 +96,12 @@ class Plan:
         db: RunDatabase,
         *,
         read: Callable[[SourceFile], Iterator[Document | RejectedDocument]],
-        check: Callable[[SourceFile], None],
         reuse: bool,
         max_text_bytes: int,
         add_from_other_shards: Callable[[], None] | None = None,
     ) -> None:
         self._db = db
         self._read = read
-        self._check = check
         self._reuse = reuse
         self._max_text_bytes = max_text_bytes
         self._find_elsewhere = add_from_other_shards
@@ -121,7 +118,6 @@ class Plan:
             if file.format in _RECORDS:
                 if self._reuse and file is not INLINE and self._records_same(file):
                     continue
-                self._check(file)
                 size += self._scan(file)
             elif self._same(file, self._db.known(file.path, old=self._reuse)):
                 self._add(file.path, SAME, file)

@@ -4,7 +4,7 @@ The commits of both tables at the end of a run, and their maintenance.
 
 ::
 
-    publish           writes the record and the upserts of the run, commits ``chunks``, commits ``documents``
+    publish           decides the upserts, writes them and the record of the run, commits ``chunks`` and ``documents``
     complete_run      makes the commit of ``documents`` for a run that died between the two
     maintain          checkpoints, VACUUM, log cleanup
 
@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import (
@@ -43,9 +43,11 @@ from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.corpus.run_records import (
     RunRecord,
     delete_old_records,
+    find_returned_before_clear,
     read_run_record,
     rows_path,
     run_numbers,
+    write_run_record,
 )
 from lucidworks_provider.corpus.tables import (
     OWN,
@@ -53,9 +55,10 @@ from lucidworks_provider.corpus.tables import (
     documents_schema,
     load_documents,
     read_tables,
+    reconcile,
     row_places,
 )
-from lucidworks_provider.corpus.upserts import move_documents
+from lucidworks_provider.corpus.upserts import Counts, build_upserts, move_documents
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
     RETENTION,
@@ -125,46 +128,81 @@ def publish(
     settings: TableSettings,
     *,
     number: int,
-    record: Callable[[int, int, Mapping[str, Any] | None], None],
+    task: Mapping[str, Any],
+    journal: str,
+    last: RunRecord | None,
+    keep_old: bool,
+    prune: bool,
+    on_missing_chunks: Literal["resend", "drop"],
+    returned: Callable[[Counts], dict[str, Any]],
+    report: Callable[[Mapping[str, Any]], None],
     check: Callable[[], None],
     transactions: Mapping[str, int] | None = None,
-) -> tuple[int, int] | None:
+) -> tuple[dict[str, Any], bool]:
     """
-    Commit the upserts of a run.
+    Decide the new rows of ``documents``, and commit both tables; again if another writer has committed before.
 
-    :param db: with the table of :func:`~lucidworks_provider.corpus.upserts.build_upserts`.
     :param parts: files that the run has written.
     :param number: of the run.
-    :param record: writes the run's record; gets the versions of ``chunks`` and ``documents``, and the ``add`` action
-        of the file of upserts.
+    :param task: identifies the task instance.
+    :param journal: folder of the run's journal.
+    :param last: the last run in the tables.
+    :param keep_old, prune: as for :func:`~lucidworks_provider.corpus.upserts.build_upserts`.
+    :param on_missing_chunks: as for :func:`~lucidworks_provider.corpus.tables.reconcile`.
+    :param returned: what the task returns, without the versions.
+    :param report: writes the report.
     :param check: raises when the lease is lost.
     :param transactions: transaction identifiers of ``documents`` in addition to those of every run.
-    :return: the versions of ``chunks`` and ``documents``; None if another writer has committed to ``chunks``, so that
-        the upserts have to be built again.
+    :return: what the task returns, and whether anything was committed.
+    :raises InputError: data files were removed before their commit.
+    :raises OutputBusyError: another run has committed, or another writer before each attempt.
     """
-    chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
-    _write_chunks(chunks, db, parts, settings)
-    if not chunks.actions and tables.documents is not None and not db.one("SELECT 1 FROM upserts"):
-        return chunks.version - 1, tables.documents.version
-    version = chunks.version if chunks.actions else chunks.version - 1
-    upserts = _write_upserts(below(output, rows_path(number)), db, version)
-    documents_version = 0 if tables.documents is None else tables.documents.version + 1
-    record(version, documents_version, None if upserts is None else upserts.add()["add"])
-    check()
-    if chunks.actions and not chunks.commit({RUN: number}, "WRITE"):
-        return None
-    return version, _commit_documents(
-        output,
-        db,
-        tables.documents,
-        upserts,
-        {RUN: number, DESCRIBES: version, **(transactions or {})},
-        properties=settings.properties,
-        deletion_vectors=settings.deletion_vectors,
-    )
+    for _ in range(COMMITS):
+        counts = build_upserts(db, keep_old=keep_old, prune=prune)
+        if (before := find_returned_before_clear(last, task, parts, counts)) is not None:
+            return before, False
+        _check_files(output, parts)
+        chunks = _Commit(below(output, CHUNKS), tables.chunks, deletion_vectors=settings.deletion_vectors)
+        _write_chunks(chunks, db, parts, settings)
+        version = chunks.version if chunks.actions else chunks.version - 1
+        documents = -1 if tables.documents is None else tables.documents.version
+        changed = chunks.actions or tables.documents is None or db.one("SELECT 1 FROM upserts")
+        result = {
+            **returned(counts),
+            "since": tables.versions[0],
+            "version": version,
+            "documents_version": documents + bool(changed),
+        }
+        report(result)
+        if not changed:
+            return result, False
+        upserts = _write_upserts(below(output, rows_path(number)), db, version)
+        action = None if upserts is None else upserts.add()["add"]
+        record = RunRecord(number, task, journal, result, version, action, transactions or {}, tables.run)
+        write_run_record(output, record)
+        check()
+        if not chunks.actions or chunks.commit({RUN: number}, "WRITE"):
+            result["documents_version"] = _commit_documents(
+                output,
+                db,
+                tables.documents,
+                upserts,
+                {RUN: number, DESCRIBES: version, **(transactions or {})},
+                properties=settings.properties,
+                deletion_vectors=settings.deletion_vectors,
+            )
+            return result, True
+        before_run, tables = tables.chunks_run, read_tables(output, tables)
+        if tables.chunks is None or tables.chunks_run != before_run:
+            raise OutputBusyError(
+                f"{output}: another run has committed. Nothing more is written; a retry resumes from the journal."
+            )
+        log.info("%s: another writer has committed; its files are read again.", output)
+        reconcile(db, tables, on_missing_chunks)
+    raise _concurrent_commits_error(below(output, CHUNKS))
 
 
-def check_files(output: str, parts: Sequence[Part]) -> None:
+def _check_files(output: str, parts: Sequence[Part]) -> None:
     """:raises InputError: data files were removed before their commit, e.g. after the retention."""
     names = set(names_in(below(output, CHUNKS)))
     for part in parts:
@@ -412,8 +450,6 @@ def _write_upserts(uri: str, db: RunDatabase, version: int) -> DataFile | None:
 
     :return: the file that they become in ``documents``; None if there are none.
     """
-    import pyarrow as pa
-
     query = (
         "SELECT u.id, u.status, u.hash, u.size, u.etag, u.file, u.part, u.first, u.chunks, u.tokens, "
         "coalesce(u.change, d.change), CASE WHEN u.change IS NULL THEN d.version ELSE ? END, "
@@ -435,8 +471,7 @@ def _write_upserts(uri: str, db: RunDatabase, version: int) -> DataFile | None:
             ]
             for before, change in zip(columns[presence], changes, strict=True)
         ]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        file.write_columns(columns, schema)
     return DataFile(f"{new_name()}.parquet", file.close(), _now(), count)
 
 
@@ -480,13 +515,13 @@ def _commit_documents(
             pass
         if target.commit({**transactions, OWN: target.version}, "MERGE"):
             return target.version
-        if (table := read_table(uri)) is not None:
+        if (table := read_table(uri, known=table)) is not None:
             if table.transactions.get(RUN, 0) >= transactions[RUN]:
                 # Another run has completed this one.
                 return table.version
             db.run("UPDATE documents SET doc_file = NULL")
             db.many("UPDATE documents SET doc_file = ?, doc_row = ? WHERE id = ?", row_places(table))
-    raise concurrent_commits_error(uri)
+    raise _concurrent_commits_error(uri)
 
 
 def _copy_file(source: str, target: str) -> None:
@@ -494,7 +529,7 @@ def _copy_file(source: str, target: str) -> None:
         shutil.copyfileobj(file, copy, _COPY_BYTES)
 
 
-def concurrent_commits_error(uri: str) -> OutputBusyError:
+def _concurrent_commits_error(uri: str) -> OutputBusyError:
     """The error after :data:`COMMITS` attempts."""
     return OutputBusyError(
         f"{uri}: another writer has committed before each of {COMMITS} attempts. Stop it, and try again."
@@ -516,14 +551,15 @@ def complete_run(output: str, holder: Holder, wait_seconds: float) -> None:
         lease.release()
 
 
-def complete_run_with_lease(output: str) -> Tables:
+def complete_run_with_lease(output: str, known: Tables | None = None) -> Tables:
     """
     Make the commit of ``documents`` for a run that died before it, if there is one.
 
+    :param known: the tables before the lease was acquired.
     :return: the tables after that.
     :raises InputError: the record or the upserts of the run are missing, or one of the tables was restored.
     """
-    tables = read_tables(output)
+    tables = read_tables(output, known)
     if (number := tables.incomplete_run) is None:
         return tables
     record, rows = read_run_record(output, number), rows_path(number)
@@ -542,7 +578,7 @@ def complete_run_with_lease(output: str) -> Tables:
         load_documents(db, tables.documents)
         _complete(output, db, tables, record)
     log.info("Run %s died between its two commits; the second one was made.", number)
-    return read_tables(output)
+    return read_tables(output, tables)
 
 
 def _complete(output: str, db: RunDatabase, tables: Tables, record: RunRecord) -> None:
@@ -568,16 +604,17 @@ def _complete(output: str, db: RunDatabase, tables: Tables, record: RunRecord) -
 # -- maintenance ---------------------------------------------------------------------------------------
 
 
-def maintain(output: str, retention: float) -> None:
+def maintain(output: str, retention: float, known: Tables) -> None:
     """
     Write checkpoints, and remove what no version within the retention needs.
 
+    :param known: earlier snapshots of the tables.
     :param retention: seconds.
     :raises StorageError: the tables cannot be read, or a checkpoint cannot be written.
     """
     published = 0
-    for name in (CHUNKS, DOCUMENTS):
-        table = read_table(below(output, name))
+    for name, before in ((CHUNKS, known.chunks), (DOCUMENTS, known.documents)):
+        table = read_table(below(output, name), known=before)
         if table is None:
             continue
         now = time.time()

@@ -13,19 +13,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, SHARDS, below
+from lucidworks_provider.corpus.dataset import NAMES, REJECTS, REPORT, SHARDS, below
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter
 from lucidworks_provider.corpus.pipeline import Pipeline
 from lucidworks_provider.corpus.plan import INLINE, Plan, PlanSummary
 from lucidworks_provider.corpus.publish import (
-    COMMITS,
     TableSettings,
-    check_files,
     complete_run,
     complete_run_with_lease,
-    concurrent_commits_error,
     maintain,
     publish,
 )
@@ -35,10 +32,8 @@ from lucidworks_provider.corpus.run_database import SAME, RunDatabase
 from lucidworks_provider.corpus.run_records import (
     RunRecord,
     find_returned,
-    find_returned_before_clear,
     read_run_record,
     run_numbers,
-    write_run_record,
 )
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
@@ -55,9 +50,9 @@ from lucidworks_provider.corpus.tables import (
 )
 from lucidworks_provider.corpus.upserts import Counts, build_upserts, count_after
 from lucidworks_provider.documents.document import Document, RejectedDocument
-from lucidworks_provider.documents.readers import check_file, read_file_documents
+from lucidworks_provider.documents.readers import read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_contain
-from lucidworks_provider.errors import InputError, LucidworksError, OutputBusyError, TooManyRejectsError
+from lucidworks_provider.errors import InputError, LucidworksError, TooManyRejectsError
 from lucidworks_provider.storage import free_bytes, is_file, writing
 
 log = logging.getLogger(__name__)
@@ -100,7 +95,7 @@ def run(
     :raises InputError: before anything is sent.
     :raises LucidworksError: a failure common to all documents. A retry resumes the run.
     """
-    _checked_tables(corpus)
+    before = _checked_tables(corpus)
     shard = read_shard(corpus.listing) if corpus.listing else None
     if shard is not None:
         complete_run(corpus.output, holder, wait_seconds)
@@ -109,7 +104,8 @@ def run(
     lease.acquire(holder, wait_seconds)
     try:
         # The former holder may have changed the tables.
-        tables = _checked_tables(corpus, complete_run_with_lease(corpus.output) if shard is None else None)
+        tables = (complete_run_with_lease if shard is None else read_tables)(corpus.output, before)
+        tables = _checked_tables(corpus, tables)
         task = {"instance": list(holder.instance), "generation": generation}
         published = tables.run if shard is None else None
         if (found := find_returned(folder, task, published, all_runs=holder.try_number > 1)) is not None:
@@ -217,66 +213,34 @@ class _Run:
         self._dimension = dimension
 
     def _finish(self, pipeline: Pipeline, stats: RunStats, last: RunRecord | None) -> dict[str, Any]:
-        output, rejected = self.corpus.output, self._check_rejects(stats)
-
-        def record(version: int, documents_version: int, upserts: Mapping[str, Any] | None) -> None:
-            result = {**returned, "version": version, "documents_version": documents_version}
-            self._report(result, stats)
-            base = self.tables.run
-            write_run_record(
-                self.folder,
-                RunRecord(self._number, self.task, self._journal.run, result, version, upserts, base=base),
-            )
-
-        for _ in range(COMMITS):
-            counts = build_upserts(self.db, keep_old=self._keep_old, prune=self.corpus.prune)
-            if (
-                self.shard is None
-                and (before := find_returned_before_clear(last, self.task, self.parts, counts)) is not None
-            ):
-                self._clean_up(pipeline, committed=False)
-                return before
+        corpus, rejected = self.corpus, self._check_rejects(stats)
+        settings = TableSettings(corpus.options, self._dimension, corpus.deletion_vectors, corpus.retention)
+        if self.shard is not None:
+            counts = build_upserts(self.db, keep_old=self._keep_old, prune=corpus.prune)
             returned = self._returned(counts, rejected)
-            settings = TableSettings(
-                self.corpus.options, self._dimension, self.corpus.deletion_vectors, self.corpus.retention
-            )
-            if self.shard is not None:
-                returned["staged"] = self._stage(self.shard, returned, settings, stats)
-                self._log_end(f"Shard {self.shard.name}", returned, stats)
-                return returned
-            check_files(output, self.parts)
-            versions = publish(
-                output,
-                self.db,
-                self.tables,
-                self.parts,
-                settings,
-                number=self._number,
-                record=record,
-                check=self.lease.renew,
-            )
-            if versions is not None:
-                returned["version"], returned["documents_version"] = versions
-                committed = versions != self.tables.versions
-                if not committed:
-                    self._report(returned, stats)
-                self._clean_up(pipeline, committed=committed)
-                self._log_end(f"Version {versions[0]}", returned, stats)
-                return returned
-            self._reload_tables()
-        raise concurrent_commits_error(below(output, CHUNKS))
-
-    def _reload_tables(self) -> None:
-        """Read the tables again after another writer has committed to ``chunks``."""
-        run_before = self.tables.chunks_run
-        self.tables = read_tables(self.corpus.output)
-        if self.tables.chunks is None or self.tables.chunks_run != run_before:
-            raise OutputBusyError(
-                f"{self.corpus.output}: another run has committed. Nothing more is written; a retry resumes from the "
-                "journal."
-            )
-        log.info("%s: another writer has committed; its files are read again.", self.corpus.output)
-        reconcile(self.db, self.tables, self.corpus.on_missing_chunks, whole=self.shard is None)
+            returned["staged"] = self._stage(self.shard, returned, settings, stats)
+            self._log_end(f"Shard {self.shard.name}", returned, stats)
+            return returned
+        returned, committed = publish(
+            corpus.output,
+            self.db,
+            self.tables,
+            self.parts,
+            settings,
+            number=self._number,
+            task=self.task,
+            journal=self._journal.run,
+            last=last,
+            keep_old=self._keep_old,
+            prune=corpus.prune,
+            on_missing_chunks=corpus.on_missing_chunks,
+            returned=lambda counts: self._returned(counts, rejected),
+            report=lambda result: self._report(result, stats),
+            check=self.lease.renew,
+        )
+        self._clean_up(pipeline, committed=committed)
+        self._log_end(f"Version {returned['version']}", returned, stats)
+        return returned
 
     def _check_rejects(self, stats: RunStats) -> int:
         """
@@ -386,7 +350,7 @@ class _Run:
             else:
                 self._journal.end()
             if committed:
-                maintain(self.corpus.output, self.corpus.retention)
+                maintain(self.corpus.output, self.corpus.retention, self.tables)
         except LucidworksError as err:
             log.warning(
                 "The commit is complete; files that are no longer needed remain until the next run: %s", err
@@ -447,20 +411,15 @@ def _plan(
     same = tables.options == corpus.options.as_json()
     files: Iterator[SourceFile]
     read: Callable[[SourceFile], Iterator[Document | RejectedDocument]]
-    check: Callable[[SourceFile], None]
     if isinstance(corpus.source, str):
         files = read_listing(corpus.listing) if corpus.listing else list_source(corpus.source)
-        read, check = (
-            lambda file: read_file_documents(file, corpus.reading),
-            lambda file: check_file(file, corpus.reading),
-        )
+        read = lambda file: read_file_documents(file, corpus.reading)  # noqa: E731
     else:
         documents = corpus.source
-        files, read, check = iter([INLINE]), lambda _: iter(documents), lambda _: None
+        files, read = iter([INLINE]), lambda _: iter(documents)
     plan = Plan(
         db,
         read=read,
-        check=check,
         reuse=same and not corpus.full_refresh,
         max_text_bytes=corpus.max_text_bytes,
         add_from_other_shards=None
@@ -499,6 +458,6 @@ def _check_output(corpus: Corpus) -> None:
         raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
     if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output):
         raise InputError(
-            f"output_uri {corpus.output} lies within source {corpus.source}: the next run would take the tables "
+            f"output_uri {corpus.output} is within source {corpus.source}: the next run would take the tables "
             "for documents. Give them a folder outside."
         )

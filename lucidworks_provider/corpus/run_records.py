@@ -122,9 +122,8 @@ def find_returned(
     """
     expected = published
     for number in run_numbers(folder):
-        record = read_run_record(folder, number)
         # A run without its commit is not the base of a later one.
-        if record is not None and expected in {None, number}:
+        if expected in {None, number} and (record := read_run_record(folder, number)) is not None:
             if record.task == task:
                 log.info("An earlier try of this task was complete, so its result is returned.")
                 return dict(record.returned)

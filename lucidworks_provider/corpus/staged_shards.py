@@ -18,15 +18,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lucidworks_provider.client.chunking import ChunkingOptions
-from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REPORT, below
+from lucidworks_provider.corpus.dataset import NAMES, REPORT, below
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import GROUP_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.publish import (
-    COMMITS,
     TableSettings,
-    check_files,
     complete_run_with_lease,
-    concurrent_commits_error,
     maintain,
     publish,
 )
@@ -36,7 +33,6 @@ from lucidworks_provider.corpus.run_records import (
     RunRecord,
     delete_old_records,
     find_returned,
-    find_returned_before_clear,
     read_run_record,
     write_run_record,
 )
@@ -45,11 +41,10 @@ from lucidworks_provider.corpus.tables import (
     Tables,
     check_empty,
     load_documents,
-    read_tables,
     reconcile,
     shard_transaction,
 )
-from lucidworks_provider.corpus.upserts import build_upserts, count_after
+from lucidworks_provider.corpus.upserts import Counts, count_after
 from lucidworks_provider.errors import InputError, LucidworksError
 from lucidworks_provider.storage import arrow_place, discard, names_in, read_file, write_file
 
@@ -122,9 +117,7 @@ def stage_shard(folder: str, db: RunDatabase, staged: StagedShard, record: RunRe
     schema = pa.schema([(name, types[kind]) for name, kind in map(str.split, _COLUMNS)])
     file = ParquetFile(facts)
     for rows in db.batches(_READ_FACTS, size=GROUP_ROWS):
-        columns = zip(zip(*rows, strict=True), schema, strict=True)
-        arrays = [pa.array(column, field.type) for column, field in columns]
-        file.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        file.write_columns(zip(*rows, strict=True), schema)
     empty = file.close() == 0
     write_file(uri, json.dumps(asdict(replace(staged, facts="" if empty else facts))).encode())
     # Last, as a retry takes the record for the proof that all of it is there.
@@ -238,7 +231,6 @@ def publish_shards(
         _check_unpublished(tables, shards)
         _check_base(output, tables, shards)
         parts = [Part(**part) for shard in shards for part in shard.parts]
-        check_files(output, parts)
         settings = TableSettings(
             options,
             max((shard.dimension for shard in shards), default=0),
@@ -261,52 +253,43 @@ def _publish(
     lease: Lease,
 ) -> dict[str, Any]:
     first = shards[0]
-    last = read_run_record(output, tables.run) if tables.run else None
-    returned = _sums(output, shards, tables)
-    number = tables.number(lease.number)
-    transactions = {shard_transaction(shard.shard): shard.number for shard in shards}
+    with RunDatabase() as db:
+        load_documents(db, tables.documents)
+        reconcile(db, tables, first.on_missing_chunks)
+        load_facts(db, shards)
 
-    def record(version: int, documents_version: int, upserts: Mapping[str, Any] | None) -> None:
-        result = {**returned, "version": version, "documents_version": documents_version}
-        _report(output, task["instance"], result, shards)
-        write_run_record(
-            output, RunRecord(number, task, "", result, version, upserts, transactions, tables.run)
-        )
-
-    for _ in range(COMMITS):
-        with RunDatabase() as db:
-            load_documents(db, tables.documents)
-            reconcile(db, tables, first.on_missing_chunks)
-            load_facts(db, shards)
-            counts = build_upserts(db, keep_old=tables.options == first.options, prune=first.prune)
-            if (before := find_returned_before_clear(last, task, parts, counts)) is not None:
-                return before
+        def returned(counts: Counts) -> dict[str, Any]:
             documents, chunks = count_after(db)
-            returned |= {**asdict(counts), "documents": documents, "chunks": chunks}
-            versions = publish(
-                output,
-                db,
-                tables,
-                parts,
-                settings,
-                number=number,
-                record=record,
-                check=lease.renew,
-                transactions=transactions,
-            )
-        if versions is not None:
-            returned["version"], returned["documents_version"] = versions
-            try:
-                maintain(output, settings.retention)
-            except LucidworksError as err:
-                log.warning("The commit is complete; files that are no longer needed remain: %s", err)
-            log.info(
-                "Version %s: %s documents, %s chunks of %s shards.",
-                *(versions[0], f"{documents:,}", f"{chunks:,}", len(shards)),
-            )
-            return returned
-        tables = read_tables(output)
-    raise concurrent_commits_error(below(output, CHUNKS))
+            return _sums(output, shards) | {**asdict(counts), "documents": documents, "chunks": chunks}
+
+        result, committed = publish(
+            output,
+            db,
+            tables,
+            parts,
+            settings,
+            number=tables.number(lease.number),
+            task=task,
+            journal="",
+            last=read_run_record(output, tables.run) if tables.run else None,
+            keep_old=tables.options == first.options,
+            prune=first.prune,
+            on_missing_chunks=first.on_missing_chunks,
+            returned=returned,
+            report=lambda result: _report(output, task["instance"], result, shards),
+            check=lease.renew,
+            transactions={shard_transaction(shard.shard): shard.number for shard in shards},
+        )
+    if committed:
+        try:
+            maintain(output, settings.retention, tables)
+        except LucidworksError as err:
+            log.warning("The commit is complete; files that are no longer needed remain: %s", err)
+    log.info(
+        "Version %s: %s documents, %s chunks of %s shards.",
+        *(result["version"], f"{result['documents']:,}", f"{result['chunks']:,}", len(shards)),
+    )
+    return result
 
 
 def _check_shards(shards: Sequence[StagedShard]) -> ChunkingOptions:
@@ -374,11 +357,10 @@ def _check_base(output: str, tables: Tables, shards: Sequence[StagedShard]) -> N
             )
 
 
-def _sums(output: str, shards: Sequence[StagedShard], tables: Tables) -> dict[str, Any]:
+def _sums(output: str, shards: Sequence[StagedShard]) -> dict[str, Any]:
     summed = (*("written", "tokens", "skipped", "rejected", "submitted", "resubmitted", "truncated"),)
     return {
         "dataset": output,
-        **tables.returned,
         "dimension": max((shard.dimension for shard in shards), default=0),
         **{name: sum(shard.returned[name] for shard in shards) for name in summed},
         "rejects": [shard.returned["rejects"] for shard in shards if shard.returned["rejected"]],

@@ -146,14 +146,17 @@ class Tables:
         return max(lease, self.run + 1, self.chunks_run + 1)
 
 
-def read_tables(output: str) -> Tables:
+def read_tables(output: str, known: Tables | None = None) -> Tables:
     """
     Read the tables of an output.
 
+    :param known: earlier snapshots, from which only later commits are read.
     :raises InputError: another program made them, they use unsupported features, or one is missing.
     :raises StorageError: the folder cannot be read.
     """
-    chunks, documents = (read_table(below(output, name)) for name in (CHUNKS, DOCUMENTS))
+    known = known or Tables()
+    chunks = read_table(below(output, CHUNKS), known=known.chunks)
+    documents = read_table(below(output, DOCUMENTS), known=known.documents)
     if chunks is None:
         if documents is not None:
             raise InputError(

@@ -31,6 +31,7 @@ from lucidworks_provider.storage import (
     write_file,
     writing,
 )
+from lucidworks_provider.threads import read_ahead
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -337,25 +338,26 @@ class LogFiles:
         return found
 
 
-def read_table(uri: str, version: int | None = None) -> Table | None:
+def read_table(uri: str, version: int | None = None, *, known: Table | None = None) -> Table | None:
     """
     A snapshot of a table.
 
     :param version: the newest one if it is None.
+    :param known: an earlier snapshot, from which only later commits are read.
     :return: None where there is no table.
     :raises InputError: the version does not exist or its log files were cleaned up, the table needs features that
         this reader does not implement, or the log is corrupt.
     :raises StorageError: the log cannot be read.
     """
     with suppress(_LogChangedError):
-        return _read_table(uri, version)
+        return _read_table(uri, version, known)
     try:
-        return _read_table(uri, version)
+        return _read_table(uri, version, None)
     except _LogChangedError as err:
         raise InputError(f"The log of {uri} is corrupt: {err}") from None
 
 
-def _read_table(uri: str, version: int | None) -> Table | None:
+def _read_table(uri: str, version: int | None, known: Table | None) -> Table | None:
     files = LogFiles.of(names_in(log_uri(uri, "").rstrip("/")))
     if not files.commits and not files.checkpoints:
         return None
@@ -367,13 +369,18 @@ def _read_table(uri: str, version: int | None) -> Table | None:
         raise InputError(
             f"{uri} has no version {version}. Versions that can be read: {_ranges(files.versions())}."
         )
-    replay = _Replay()
-    if base >= 0:
+    replay, first = _Replay(), base + 1
+    if known is not None and known.checkpoint == base and known.version <= wanted:
+        if known.version == wanted:
+            return known
+        replay, first = _Replay.of(known), known.version + 1
+    elif base >= 0:
         with _corrupt(log_uri(uri, files.checkpoints[base][0])):
             replay.apply(_read_checkpoint(uri, files.checkpoints[base]))
-    for one in range(base + 1, wanted + 1):
-        with _corrupt(place := log_uri(uri, commit_name(one))):
-            replay.apply(_read_actions(place))
+    places = [log_uri(uri, commit_name(one)) for one in range(first, wanted + 1)]
+    for place, data in zip(places, read_ahead(read_file, places), strict=True):
+        with _corrupt(place):
+            replay.apply(_parse_actions(place, data))
     return replace(replay.table(uri, wanted), checkpoint=base)
 
 
@@ -395,6 +402,15 @@ class _Replay:
         self._txns: dict[str, Mapping[str, Any]] = {}
         self._files: dict[str, DataFile] = {}
         self._tombstones: dict[tuple[str, str | None], Mapping[str, Any]] = {}
+
+    @classmethod
+    def of(cls, table: Table) -> _Replay:
+        """The actions up to a snapshot."""
+        replay = cls()
+        replay._single = {"protocol": table.protocol, "metaData": table.metadata}
+        replay._txns, replay._files = dict(table.txns), dict(table.files)
+        replay._tombstones = dict(table.tombstones)
+        return replay
 
     def apply(self, actions: Iterable[Mapping[str, Any]]) -> None:
         """Apply the actions of a version, which are in no order."""
@@ -487,8 +503,8 @@ def _corrupt(uri: str) -> Iterator[None]:
         raise InputError(f"The log is corrupt: {uri} ({type(err).__name__}: {err})") from err
 
 
-def _read_actions(uri: str) -> list[dict[str, Any]]:
-    if (data := read_file(uri)) is None:
+def _parse_actions(uri: str, data: bytes | None) -> list[dict[str, Any]]:
+    if data is None:
         raise _LogChangedError(f"{uri} is missing.")
     # Not splitlines(), which also splits at characters that JSON allows in texts.
     return [json.loads(line) for line in data.split(b"\n") if line.strip()]
@@ -497,7 +513,9 @@ def _read_actions(uri: str) -> list[dict[str, Any]]:
 def _read_checkpoint(uri: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     for name in names:
         place = log_uri(uri, name)
-        for action in _read_actions(place) if name.endswith(".json") else _read_parquet(place):
+        for action in (
+            _parse_actions(place, read_file(place)) if name.endswith(".json") else _read_parquet(place)
+        ):
             if sidecar := action.pop("sidecar", None):
                 # Relative to their folder, or absolute.
                 path = unquote(sidecar["path"])

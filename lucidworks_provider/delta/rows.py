@@ -12,13 +12,15 @@ from lucidworks_provider.delta.log import DataFile, Table, file_uri
 from lucidworks_provider.delta.schema import arrow_schema
 from lucidworks_provider.delta.vectors import read_vector
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.storage import arrow_place
+from lucidworks_provider.storage import arrow_place, local_path, read_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyroaring import BitMap64
 
 FILE, ROW = "_file", "_row"
+# Larger files of object stores are read in ranges.
+_WHOLE_BYTES = 4_000_000
 
 
 def read_rows(
@@ -84,6 +86,11 @@ def read_file_rows(
     }
     with _readable(place):
         filesystem, path = arrow_place(place)
+        if local_path(place) is None and file.size <= _WHOLE_BYTES:
+            # One request instead of three.
+            if (data := read_file(place)) is None:
+                raise FileNotFoundError(place)
+            filesystem, path = None, pa.BufferReader(data)
         # Spark may write timestamps as int96, which pyarrow would take for nanoseconds.
         parquet = pq.ParquetFile(
             path,

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import BinaryIO
 
-from lucidworks_provider.documents.blocks import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.encoding import Rejection, codec_without_ascii, decode
+from lucidworks_provider.documents.lines import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
 from lucidworks_provider.errors import InputError
@@ -25,7 +25,7 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
     After a quote that is not closed, or a record that is too long, the next record cannot be found: the rest of the
     file is one reject.
 
-    :raises InputError: as :func:`check_csv`.
+    :raises InputError: columns of the options are missing, or the first record contradicts ``csv_columns``.
     :raises StorageError: the file cannot be read.
     """
     with open_decompressed(file) as opened:
@@ -42,20 +42,6 @@ def read_csv(file: SourceFile, options: ReadOptions) -> Iterator[Document | Reje
                 columns, is_header = _columns(file, record, records, options)
                 if not is_header:
                     yield _document(place, columns, record, records, options)
-
-
-def check_csv(file: SourceFile, options: ReadOptions) -> None:
-    """
-    Refuse a file without the columns of the options.
-
-    :raises InputError: names the columns of the file.
-    :raises StorageError: the file cannot be read.
-    """
-    with open_decompressed(file) as opened:
-        records = CsvRecords(file, opened, options)
-        _, first = next(iter(records), (0, None))
-        if isinstance(first, list):
-            _columns(file, first, records, options)
 
 
 def _columns(

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.documents.encoding import Rejection
-from lucidworks_provider.errors import InputError
 
 # Each takes up to ten microseconds.
 _MOST_TAGS = 1_000_000
@@ -22,64 +21,11 @@ _VERBATIM = {"pre", "textarea"}
 _PARAGRAPHS = {"blockquote", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "p", "pre"}
 # Elements that begin a line.
 _LINES = {
-    *(
-        "address",
-        "article",
-        "aside",
-        "body",
-        "caption",
-        "center",
-        "dd",
-        "details",
-        "dialog",
-        "div",
-        "dl",
-        "dt",
-    ),
-    *(
-        "fieldset",
-        "figcaption",
-        "footer",
-        "form",
-        "header",
-        "hr",
-        "html",
-        "legend",
-        "li",
-        "main",
-        "menu",
-        "nav",
-    ),
-    *(
-        "ol",
-        "option",
-        "search",
-        "section",
-        "summary",
-        "table",
-        "tbody",
-        "textarea",
-        "tfoot",
-        "thead",
-        "tr",
-        "ul",
-    ),
+    *("address", "article", "aside", "body", "caption", "center", "dd", "details", "dialog", "div", "dl"),
+    *("dt", "fieldset", "figcaption", "footer", "form", "header", "hr", "html", "legend", "li", "main"),
+    *("menu", "nav", "ol", "option", "search", "section", "summary", "table", "tbody", "textarea", "tfoot"),
+    *("thead", "tr", "ul"),
 }
-
-
-def check_installed() -> None:
-    """
-    Check that lxml is installed.
-
-    :raises InputError: names the extra.
-    """
-    try:
-        import lxml.etree  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "HTML files need lxml: pip install 'airflow-provider-lucidworks[documents]', on the workers too; or "
-            "leave such files out of the source."
-        ) from None
 
 
 def html_text(html: str) -> str | Rejection:

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents of Parquet files, read in batches of some megabytes."""
+"""
+Documents of Parquet files, read in batches of some megabytes, and of one version of a Delta table.
+
+The URI of a data file of a Delta table is ``TABLE@vVERSION``, its path that of the log; its etag changes with its
+deletion vector.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
+from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
@@ -16,27 +23,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from lucidworks_provider.delta.log import Table
+
 # Limit of the rows of a batch.
 _ROWS = 64
 # Limits of the texts of a batch: by the average of the row group, and if every row had the whole dictionary.
 _BATCH_BYTES = 8_000_000
 _LONGEST_BATCH_BYTES = 64_000_000
 _BUFFER = 1 << 20
-
-
-def check_installed() -> None:
-    """
-    Refuse Parquet where pyarrow is not installed.
-
-    :raises InputError: names the extra.
-    """
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        raise InputError(
-            "Parquet files need pyarrow: pip install 'airflow-provider-lucidworks[documents]', on the workers "
-            "too; or exclude such files from the source."
-        ) from None
 
 
 def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
@@ -47,47 +41,23 @@ def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | 
     :raises InputError: the columns are missing, or neither text nor whole numbers.
     :raises StorageError: the file cannot be read.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     row = 0
     with open_to_read(file.uri) as opened:
         try:
-            parquet = _open(opened)
-            check_columns(file, parquet.schema_arrow, options)
+            parquet = pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
+            _check_columns(file, parquet.schema_arrow, options)
             for document_id, text in _rows(parquet, options):
                 row += 1
                 yield read_record(f"{file.path}:{row}", document_id, text, options)
-        except _broken() as err:
+        except (pa.ArrowException, OSError, EOFError) as err:
             detail = f"It cannot be read as Parquet behind row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
-def check_parquet(file: SourceFile, options: ReadOptions) -> None:
-    """
-    Refuse a file without the columns of the options.
-
-    :raises InputError: names the columns of the file.
-    :raises StorageError: the file cannot be read.
-    """
-    with open_to_read(file.uri) as opened:
-        try:
-            check_columns(file, _open(opened).schema_arrow, options)
-        except _broken():
-            return  # read_parquet() rejects it
-
-
-def _broken() -> tuple[type[Exception], ...]:
-    """What pyarrow raises for a damaged file."""
-    import pyarrow as pa
-
-    return (pa.ArrowException, OSError, EOFError)
-
-
-def _open(opened: Any) -> pq.ParquetFile:
-    import pyarrow.parquet as pq
-
-    return pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
-
-
-def check_columns(file: SourceFile, schema: pa.Schema, options: ReadOptions) -> None:
+def _check_columns(file: SourceFile, schema: pa.Schema, options: ReadOptions) -> None:
     """:raises InputError: the columns of the options are missing, or neither texts nor whole numbers."""
     import pyarrow.types as kinds
 
@@ -157,3 +127,42 @@ def _values(column: pa.Array) -> Iterator[object]:
     if is_textual(column.type):
         column = column.cast(pa.large_binary())
     return (value.as_py() for value in column)
+
+
+def read_delta(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
+    """
+    A document for each row that is not deleted.
+
+    :raises InputError: the columns are missing, or neither text nor whole numbers.
+    :raises StorageError: the file cannot be read.
+    """
+    import pyarrow as pa
+
+    from lucidworks_provider.delta.rows import ROW, read_rows
+    from lucidworks_provider.delta.schema import arrow_schema
+
+    check_installed()
+    table = _table(file.uri)
+    _check_columns(file, arrow_schema(table.schema), options)
+    columns = [options.id_column, options.text_column]
+    row = -1
+    try:
+        for batch in read_rows(table, columns=columns, files=[file.path], with_position=True, batch_rows=64):
+            values = (batch.column(name).to_pylist() for name in (ROW, *columns))
+            for row, document_id, text in zip(*values, strict=True):
+                yield read_record(f"{file.path}:{row + 1}", document_id, text, options)
+    except (pa.ArrowException, UnicodeDecodeError) as err:
+        detail = f"It is broken behind row {row + 1:,}: {type(err).__name__}: {err!s:.200}"
+        yield RejectedDocument(file.path, Reason.INVALID, detail)
+
+
+@lru_cache(maxsize=4)
+def _table(uri: str) -> Table:
+    """The snapshot of a version, cached for all its files."""
+    from lucidworks_provider.delta.log import read_table
+
+    place, _, version = uri.rpartition("@v")
+    table = read_table(place, int(version))
+    if table is None:
+        raise InputError(f"source: {place} was a Delta table, and is none any more.")
+    return table

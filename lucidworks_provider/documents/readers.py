@@ -14,73 +14,65 @@ a Delta table       one document a row of its newest version
 Files of lines and of CSV may be compressed (``.jsonl.gz``).
 
 A document that cannot be read is a :class:`~lucidworks_provider.documents.document.RejectedDocument`; one with the
-path of its file stands for the rest of the file.
+path of its file is a reject of the rest of the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 
-from lucidworks_provider.documents import delta_rows, html_text, parquet_rows
-from lucidworks_provider.documents.csv_rows import check_csv, read_csv
+from lucidworks_provider.documents.csv_rows import read_csv
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
 from lucidworks_provider.documents.encoding import Rejection, check_empty, check_text, decode, too_large
-from lucidworks_provider.documents.json_lines import check_json_lines, read_json_lines
-from lucidworks_provider.documents.records import ReadOptions
+from lucidworks_provider.documents.html_text import html_text
+from lucidworks_provider.documents.lines import read_json_lines
+from lucidworks_provider.documents.parquet_rows import read_delta, read_parquet
+from lucidworks_provider.documents.records import ReadOptions, read_record
 from lucidworks_provider.documents.source import Format, SourceFile
-from lucidworks_provider.errors import StorageError
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import read_file
 
-__all__ = ["ReadOptions", "check_file", "read_file_documents"]
+__all__ = ["ReadOptions", "read_file_documents", "read_inline_documents"]
+
+_RECORDS = {
+    Format.JSON_LINES: read_json_lines,
+    Format.CSV: read_csv,
+    Format.PARQUET: read_parquet,
+    Format.DELTA: read_delta,
+}
+_PACKAGES = {Format.HTML: "lxml", Format.PARQUET: "pyarrow"}
 
 
 def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
     Iterate over the documents of a file, in constant memory. Records with the same id are all returned.
 
-    :raises InputError: what :func:`check_file` raises.
+    Missing and damaged files are rejected documents.
+
+    :raises InputError: a file of which every document would be rejected, by its first line or its schema: a column is
+        missing, or the extra for such files is not installed.
     """
+    _check_installed(file.format)
     if file.format in {Format.TEXT, Format.HTML}:
         wrong = check_id(file.path)
         yield _rejected(file, Rejection(Reason.INVALID, wrong)) if wrong else _read_whole(file, options)
         return
-    read = read_json_lines
-    if file.format is Format.PARQUET:
-        parquet_rows.check_installed()
-        read = parquet_rows.read_parquet
-    elif file.format is Format.CSV:
-        read = read_csv
-    elif file.format is Format.DELTA:
-        read = delta_rows.read_delta
     try:
-        yield from read(file, options)
+        yield from _RECORDS[file.format](file, options)
     except StorageError as err:
         yield _not_there(file) if isinstance(err.__cause__, FileNotFoundError) else _failed(file, err)
 
 
-def check_file(file: SourceFile, options: ReadOptions) -> None:
-    """
-    Refuse a file of which every document would be rejected, by its first line or its schema.
-
-    Missing and damaged files pass, as they are rejected when they are read.
-
-    :raises InputError: a column is missing, or the extra for such files is not installed.
-    """
-    try:
-        match file.format:
-            case Format.HTML:
-                html_text.check_installed()
-            case Format.JSON_LINES:
-                check_json_lines(file, options)
-            case Format.CSV:
-                check_csv(file, options)
-            case Format.PARQUET:
-                parquet_rows.check_installed()
-                parquet_rows.check_parquet(file, options)
-            case Format.DELTA:
-                delta_rows.check_delta(file, options)
-    except StorageError:
-        return
+def _check_installed(form: Format) -> None:
+    """:raises InputError: a package is missing; names the extra."""
+    if (needed := _PACKAGES.get(form)) and find_spec(needed) is None:
+        name = "HTML" if form is Format.HTML else "Parquet"
+        raise InputError(
+            f"{name} files need {needed}: pip install 'airflow-provider-lucidworks[documents]', on the workers too; "
+            "or exclude such files from the source."
+        )
 
 
 def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDocument:
@@ -105,9 +97,8 @@ def _text_of(data: bytes, form: Format, options: ReadOptions) -> str | Rejection
     if form is Format.TEXT:
         text = decode(data, options.encoding)
         return text if isinstance(text, Rejection) else check_empty(text) or text
-    html_text.check_installed()
     page = decode(data, options.encoding, html=True)
-    text = page if isinstance(page, Rejection) else html_text.html_text(page)
+    text = page if isinstance(page, Rejection) else html_text(page)
     return text if isinstance(text, Rejection) else check_text(text, options.max_document_bytes) or text
 
 
@@ -121,3 +112,41 @@ def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:
 
 def _not_there(file: SourceFile) -> RejectedDocument:
     return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} was listed, and is not there any more.")
+
+
+def read_inline_documents(
+    source: object, *, id_column: str, text_column: str, max_document_bytes: int
+) -> list[Document | RejectedDocument]:
+    """
+    Parse the inline documents of an operator.
+
+    :param source: dictionaries, or JSON of them (a rendered template).
+    :param id_column: the key of the id.
+    :param text_column: the key of the text.
+    :raises InputError: an element without a valid id, which it names by position, or not a list.
+    """
+    if isinstance(source, str):
+        try:
+            source = json.loads(source)
+        except ValueError:
+            raise InputError("source is a text that begins with [ and is no JSON; use `| tojson`.") from None
+    if not isinstance(source, Iterable) or isinstance(source, Mapping | bytes):
+        raise InputError(
+            f"source is {type(source).__name__}; give a URI, or a list of {{{id_column!r}: …, {text_column!r}: …}}."
+        )
+    options = ReadOptions(id_column, text_column, max_document_bytes=max_document_bytes)
+    return [_read_inline(position, given, options) for position, given in enumerate(source)]
+
+
+def _read_inline(position: int, given: object, options: ReadOptions) -> Document | RejectedDocument:
+    id_column, text_column = options.id_column, options.text_column
+    if not isinstance(given, Mapping) or not {id_column, text_column} <= set(given):
+        raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
+    document_id, text = given[id_column], given[text_column]
+    is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
+    wrong = check_id(str(document_id)) if is_id else None
+    if wrong or not is_id:
+        raise InputError(
+            f"source[{position}] has the id {document_id!r:.80}; give it a text or a number. {wrong or ''}".rstrip()
+        )
+    return read_record("", document_id, text, options)

@@ -212,7 +212,7 @@ def _globbing(base: str) -> _Walk:
     if not parts:
         raise InputError(f"source: there is no file and no folder {base}.")
     if folder.endswith(":/"):
-        raise InputError(f"source is {base!r}; a wildcard cannot stand for a bucket.")
+        raise InputError(f"source is {base!r}; a wildcard cannot replace a bucket.")
     return _Walk(folder, re.compile(_expression(parts)), parts)
 
 

@@ -25,10 +25,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.documents.blocks import BROKEN, open_decompressed
 from lucidworks_provider.documents.csv_rows import CsvRecords
 from lucidworks_provider.documents.encoding import Rejection
-from lucidworks_provider.documents.json_lines import read_lines
+from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions
 from lucidworks_provider.documents.source import Format, Formats, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError

@@ -283,7 +283,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
 
     def _source(self) -> str | Sequence[Document | RejectedDocument]:
-        from lucidworks_provider.documents.inline import read_inline_documents
+        from lucidworks_provider.documents.readers import read_inline_documents
         from lucidworks_provider.storage import check_folder
 
         if self._is_of_files():

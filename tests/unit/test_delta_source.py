@@ -13,7 +13,7 @@ from pyroaring import BitMap64
 from lucidworks_provider.delta.log import commit, protocol_action, read_table
 from lucidworks_provider.delta.vectors import write_vectors
 from lucidworks_provider.documents.document import Document
-from lucidworks_provider.documents.readers import ReadOptions, check_file, read_file_documents
+from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError
 
@@ -31,7 +31,6 @@ def rows(*numbers: int) -> pa.Table:
 def documents(source: Path | str, reading: ReadOptions | None = None) -> dict[str, str]:
     found: dict[str, str] = {}
     for file in list_source(str(source)):
-        check_file(file, reading or ReadOptions())
         for one in read_file_documents(file, reading or ReadOptions()):
             assert isinstance(one, Document), one
             assert one.id not in found

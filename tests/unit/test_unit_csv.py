@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
-from lucidworks_provider.documents.readers import ReadOptions, check_file, read_file_documents
+from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError
 
@@ -30,7 +30,6 @@ def placed(folder: Path, name: str, data: bytes) -> SourceFile:
 
 def read(folder: Path, name: str, data: bytes, **how: Any) -> list[Document | RejectedDocument]:
     file, reading = placed(folder, name, data), ReadOptions(**how)
-    check_file(file, reading)
     return list(read_file_documents(file, reading))
 
 
@@ -177,10 +176,8 @@ def test_a_file_whose_rest_is_not_read(
 def test_columns(data: bytes, how: dict[str, Any], message: str | None, tmp_path: Path) -> None:
     file = placed(tmp_path, "f.csv", data)
     if message is None:
-        check_file(file, ReadOptions(**how))
+        list(read_file_documents(file, ReadOptions(**how)))
         return
-    with pytest.raises(InputError, match=message):
-        check_file(file, ReadOptions(**how))
     with pytest.raises(InputError, match=message):
         list(read_file_documents(file, ReadOptions(**how)))
 

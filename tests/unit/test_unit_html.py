@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import pytest
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.documents.encoding import Rejection
-from lucidworks_provider.documents.html_text import check_installed, html_text
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.documents.html_text import html_text
 
 
 @pytest.mark.parametrize(
@@ -111,10 +109,3 @@ def test_and_what_looks_like_one_is_read(name: str) -> None:
     begin = time.process_time()
     assert len(html_text(page)) == length
     assert time.process_time() - begin < 3
-
-
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_installed()
-    monkeypatch.setitem(sys.modules, "lxml.etree", None)
-    with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
-        check_installed()

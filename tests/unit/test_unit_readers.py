@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, check_id
-from lucidworks_provider.documents.readers import ReadOptions, check_file, read_file_documents
+from lucidworks_provider.documents.readers import ReadOptions, read_file_documents, read_inline_documents
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import reading, remove_file, write_file
@@ -84,7 +84,6 @@ def told(found: list[Document | RejectedDocument]) -> list[tuple[str, str]]:
 def test_a_file_that_is_a_document(base: str, name: str, data: bytes, text: str) -> None:
     file = placed(base, f"folder/{name}", data)
     assert told(read(file, ReadOptions(max_document_bytes=4000))) == [(name, text)]
-    check_file(file, ReadOptions())
 
 
 def test_a_declared_encoding(base: str) -> None:
@@ -117,7 +116,6 @@ def test_a_file_that_went(base: str, name: str) -> None:
     file = placed(base, name, b"x")
     remove_file(file.uri)
     assert told(read(file)) == [(name, "<missing>")]
-    check_file(file, ReadOptions())
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
@@ -132,7 +130,6 @@ def test_a_storage_that_fails(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(found, RejectedDocument)
     assert (found.id, found.reason) == (name, Reason.UNREADABLE)
     assert "Permission denied" in found.detail
-    check_file(file, ReadOptions())
 
 
 class Failing:
@@ -214,44 +211,45 @@ LINES = {
     b'{"id": "a", "text": null}': ("a", "<empty>"),
     b'{"id": "a", "text": 5}': ("a", "<invalid>"),
     b'{"id": "a", "text": ["x"]}': ("a", "<invalid>"),
-    b'{"id": "a"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": "", "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": "  ", "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": null, "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": true, "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": 1.5, "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": 1e999, "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": ["a"], "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": "' + b"a" * 5000 + b'", "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": "\\ud800", "text": "x"}': ("f.jsonl:1", "<invalid>"),
+    b'{"id": "a"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": "", "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": "  ", "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": null, "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": true, "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": 1.5, "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": 1e999, "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": ["a"], "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": "' + b"a" * 5000 + b'", "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": "\\ud800", "text": "x"}': ("f.jsonl:2", "<invalid>"),
     b'{"id": "a", "text": "\\ud800"}': ("a", "<invalid>"),
     b'{"id": "a", "text": "\\u0000"}': ("a", "<binary>"),
-    b'{"id": "a", "text": "x"': ("f.jsonl:1", "<invalid>"),
-    b"[1, 2]": ("f.jsonl:1", "<invalid>"),
-    b"null": ("f.jsonl:1", "<invalid>"),
-    b'"text"': ("f.jsonl:1", "<invalid>"),
-    b"[" * 100_000: ("f.jsonl:1", "<invalid>"),
-    b'{"id": ' + b"9" * 10_000 + b', "text": "x"}': ("f.jsonl:1", "<invalid>"),
-    b'{"id": "a", "text": "\xe9"}': ("f.jsonl:1", "<encoding>"),
-    b'{"id": "a", "text": "\0"}': ("f.jsonl:1", "<binary>"),
-    b"\x1f\x8b\x08\x01\x02\x03\x04\x05": ("f.jsonl:1", "<binary>"),
+    b'{"id": "a", "text": "x"': ("f.jsonl:2", "<invalid>"),
+    b"[1, 2]": ("f.jsonl:2", "<invalid>"),
+    b"null": ("f.jsonl:2", "<invalid>"),
+    b'"text"': ("f.jsonl:2", "<invalid>"),
+    b"[" * 100_000: ("f.jsonl:2", "<invalid>"),
+    b'{"id": ' + b"9" * 10_000 + b', "text": "x"}': ("f.jsonl:2", "<invalid>"),
+    b'{"id": "a", "text": "\xe9"}': ("f.jsonl:2", "<encoding>"),
+    b'{"id": "a", "text": "\0"}': ("f.jsonl:2", "<binary>"),
+    b"\x1f\x8b\x08\x01\x02\x03\x04\x05": ("f.jsonl:2", "<binary>"),
 }
 
 
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("parser", ["orjson", "json"])
 def test_a_line(line: bytes, parser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lucidworks_provider.documents import json_lines
+    from lucidworks_provider.documents import lines
 
     if parser == "json":
         monkeypatch.setitem(sys.modules, "orjson", None)
-    json_lines._loads.cache_clear()
-    # The next line is read whatever this one is.
-    file = placed(str(tmp_path), "f.jsonl", line + b'\n{"id": "next", "text": "x"}')
+    lines._loads.cache_clear()
+    # The lines before and after it are read whatever this one is.
+    around = b'{"id": "first", "text": "x"}\n%s\n{"id": "next", "text": "x"}'
+    file = placed(str(tmp_path), "f.jsonl", around % line)
     found = read(file)
-    json_lines._loads.cache_clear()
-    assert told(found) == [LINES[line], ("next", "x")]
+    lines._loads.cache_clear()
+    assert told(found) == [("first", "x"), LINES[line], ("next", "x")]
     assert all(isinstance(one, Document) or one.detail.endswith(".") for one in found)
 
 
@@ -307,7 +305,6 @@ def test_lines_in_other_encodings(base: str, codec: str) -> None:
     found = read(file, ReadOptions(encoding=codec))
     assert [one.id for one in found] == [str(n) for n in range(1500)]
     assert all(isinstance(one, Document) and one.text.startswith("Größe ") for one in found)
-    check_file(file, ReadOptions(encoding=codec))
 
 
 def test_wide_lines_that_are_broken(base: str) -> None:
@@ -359,7 +356,6 @@ def table(**columns: Any) -> bytes:
 )
 def test_rows(base: str, ids: pa.Array, texts: pa.Array) -> None:
     file = placed(base, "f.parquet", table(other=[[1]] * 4, id=ids, text=texts))
-    check_file(file, ReadOptions())
     assert told(read(file)) == [("a", "1"), ("b", "ä"), ("c", "<empty>"), ("d", "4")]
 
 
@@ -368,7 +364,6 @@ def test_ids_that_are_numbers(base: str, kind: pa.DataType) -> None:
     ids = pa.array([1, 2, None, 4], kind)
     file = placed(base, "f.parquet", table(sku=ids, body=["x", " ", "y", "z\0"]))
     how = ReadOptions(id_column="sku", text_column="body")
-    check_file(file, how)
     assert told(read(file, how)) == [
         ("1", "x"),
         ("2", "<empty>"),
@@ -398,7 +393,6 @@ def test_rows_that_are_no_documents(base: str) -> None:
 def test_a_broken_table(base: str, cut: int) -> None:
     data = table(id=[str(n) for n in range(300)], text=[f"text {n}" for n in range(300)])
     file = placed(base, "f.parquet", data[:-cut] if cut else b"PAR1 is all that is right of it")
-    check_file(file, ReadOptions())
     assert told(read(file)) == [("f.parquet", "<invalid>")]
 
 
@@ -427,8 +421,6 @@ def test_a_table_that_is_broken_in_the_middle(base: str) -> None:
 def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) -> None:
     file = placed(base, "f.parquet", table(**columns))
     with pytest.raises(InputError, match=message):
-        check_file(file, ReadOptions())
-    with pytest.raises(InputError, match=message):
         read(file)
 
 
@@ -452,10 +444,31 @@ def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) ->
 def test_fields_of_a_first_line(base: str, data: bytes, message: str | None) -> None:
     file = placed(base, "f.jsonl", data)
     if message is None:
-        check_file(file, SMALL)
+        read(file, SMALL)
     else:
         with pytest.raises(InputError, match=message):
-            check_file(file, SMALL)
+            read(file, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One.", "One."),
+        ("Größe".encode(), "Größe"),
+        (codecs.BOM_UTF8 + b"One.", "One."),
+        (b"\xe9", "<encoding>"),
+        (b"a\0b", "<binary>"),
+        ("a\0b", "<binary>"),
+        (b"", "<empty>"),
+        (b"x" * 101, "<too_large>"),
+        (bytearray(b"One."), "<invalid>"),
+    ],
+)
+def test_inline_documents(text: object, expected: str) -> None:
+    found = read_inline_documents(
+        [{"sku": 7, "body": text}], id_column="sku", text_column="body", max_document_bytes=100
+    )
+    assert told(found) == [("7", expected)]
 
 
 @pytest.mark.parametrize(
@@ -475,13 +488,12 @@ def test_how_files_cannot_be_read(arguments: dict[str, Any], message: str) -> No
         ReadOptions(**arguments)
 
 
-@pytest.mark.parametrize(("module", "name"), [("lxml.etree", "a.html"), ("pyarrow.parquet", "a.parquet")])
+@pytest.mark.parametrize(("module", "name"), [("lxml", "a.html"), ("pyarrow", "a.parquet")])
 def test_without_the_extra(module: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = placed(str(tmp_path), name, b"<p>x")
     monkeypatch.setitem(sys.modules, module, None)
-    for call in (check_file, read):
-        with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
-            call(file, ReadOptions())
+    with pytest.raises(InputError, match=r"airflow-provider-lucidworks\[documents\]"):
+        read(file)
 
 
 def held(documents: Iterator[Document | RejectedDocument]) -> int:

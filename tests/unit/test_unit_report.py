@@ -15,16 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lucidworks_provider.corpus.charts import (
-    BARS_BOTTOM,
-    BARS_LEFT,
-    BARS_RIGHT,
-    BARS_TOP,
-    LINES_LEFT,
-    LINES_RIGHT,
-    LINES_TOP,
+from lucidworks_provider.corpus.report import (
+    BARS,
+    LINES,
     histogram,
     merged,
+    render,
     round_values,
     short,
     steps,
@@ -33,7 +29,6 @@ from lucidworks_provider.corpus.charts import (
     trimmed,
     value_ticks,
 )
-from lucidworks_provider.corpus.report import render
 from lucidworks_provider.corpus.stats import RunStats
 
 HOSTILE = '"></td></svg></style><script>alert(1)</script><img src=x onerror="alert(2)">\x00\u202e\ud800&amp;'
@@ -344,29 +339,29 @@ def test_value_ticks(most: float, lines: int, least: float, ticks: list[float]) 
 
 def test_a_histogram_is_laid_out_on_a_logarithmic_axis() -> None:
     chart = histogram([10, 20, 40], [40, 20], marks=[(20, "half")], name=short)
-    middle = (BARS_LEFT + BARS_RIGHT) / 2
+    middle = (BARS.left + BARS.right) / 2
     # Two octaves of the same width, with gaps; the higher bar reaches the highest tick.
     (first, width, top), (second, _, half) = chart.bars
     assert (first + width, second) == pytest.approx(
-        (middle - (first - BARS_LEFT), middle + first - BARS_LEFT)
+        (middle - (first - BARS.left), middle + first - BARS.left)
     )
-    assert (top, half) == pytest.approx((BARS_TOP, (BARS_TOP + BARS_BOTTOM) / 2))
+    assert (top, half) == pytest.approx((BARS.top, (BARS.top + BARS.bottom) / 2))
     assert chart.marks == [(pytest.approx(middle), "half")]
     assert [name for _, name in chart.ticks] == ["10", "15", "20", "30", "40"]
-    assert [chart.ticks[index][0] for index in (0, 2, 4)] == pytest.approx([BARS_LEFT, middle, BARS_RIGHT])
+    assert [chart.ticks[index][0] for index in (0, 2, 4)] == pytest.approx([BARS.left, middle, BARS.right])
     assert [name for _, name in chart.grid] == ["0", "10", "20", "30", "40"]
-    assert (chart.grid[0][0], chart.grid[-1][0]) == pytest.approx((BARS_BOTTOM, BARS_TOP))
+    assert (chart.grid[0][0], chart.grid[-1][0]) == pytest.approx((BARS.bottom, BARS.top))
 
 
 def test_panels_are_laid_out_below_each_other() -> None:
     series = {"width": 1.0, "documents": [4, 2], "throttled": [0, 0], "in_flight": [5, 10]}
     chart = timeline(steps(series, 2), [("documents", "accent", [4, 2], 3), ("jobs", "muted", [5, 10], 1)])
     above, below = chart.panels
-    middle = (LINES_LEFT + LINES_RIGHT) / 2
-    assert above.top == LINES_TOP
+    middle = (LINES.left + LINES.right) / 2
+    assert above.top == LINES.top
     assert below.top > above.bottom
     assert below.bottom - below.top == pytest.approx((above.bottom - above.top) / 3)
-    assert [x for _, x in above.line] == pytest.approx([middle, LINES_RIGHT])
+    assert [x for _, x in above.line] == pytest.approx([middle, LINES.right])
     assert [y for y, _ in below.line] == pytest.approx([(below.top + below.bottom) / 2, below.top])
     assert [name for _, name in chart.ticks] == ["0 s", "1 s", "2 s"]
 

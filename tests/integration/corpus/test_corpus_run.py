@@ -1061,7 +1061,7 @@ class TestGuards:
     def test_a_dataset_within_its_source(self, world: World, within: str) -> None:
         fill(world)
         world.set(output=str(world.source / within))
-        with pytest.raises(InputError, match="lies within source"):
+        with pytest.raises(InputError, match="is within source"):
             world.run()
         assert world.service.posted == []
 

@@ -682,14 +682,14 @@ def test_a_file_that_goes_before_the_commit_is_no_part_of_a_version(
 ) -> None:
     """As by a VACUUM without retention."""
     world.write("1.txt", "The first.")
-    original = run.build_upserts
+    original = publish.build_upserts
 
     def vacuumed(*args: Any, **kwargs: Any) -> Any:
         next((world.output / "chunks").glob("*.parquet")).unlink()
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "build_upserts", vacuumed)
+        patch.setattr(publish, "build_upserts", vacuumed)
         with pytest.raises(InputError, match=r"parquet is gone\."):
             world.run(run_id="night")
     world.run(run_id="night", try_number=2)

@@ -82,7 +82,7 @@ def main() -> None:
     from lucidworks_provider.corpus.inspect import inspect as inspected
     from lucidworks_provider.corpus.report import render
     from lucidworks_provider.corpus.stats import RunStats
-    from lucidworks_provider.documents.readers import ReadOptions, check_file
+    from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
     from lucidworks_provider.documents.source import Format, SourceFile
     from lucidworks_provider.emulator.__main__ import main as serve
     from lucidworks_provider.hooks.stores import token_store
@@ -105,7 +105,8 @@ def main() -> None:
     check_suffix("a.jsonl")
     for form in (Format.HTML, Format.PARQUET):
         refused(
-            partial(check_file, SourceFile(str(work / "a"), "a", 1, "", form), ReadOptions()), "documents"
+            partial(next, read_file_documents(SourceFile(str(work / "a"), "a", 1, "", form), ReadOptions())),
+            "documents",
         )
     task = LucidworksChunkCorpusOperator(
         task_id="t", source=str(work), output_uri=str(work / "out"), chunker="sentence", model_id="m"

@@ -1,29 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Lines; memory is bounded by the longest line."""
+"""
+Reads files of lines in blocks, decompressed and in an encoding with the line breaks of ASCII, and JSON Lines.
+
+Memory is bounded by the longest line.
+"""
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
-from lucidworks_provider.documents.blocks import BLOCK_BYTES, BROKEN, open_decompressed, read_blocks
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.encoding import Rejection, decode, too_large, wide_codec
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
 from lucidworks_provider.documents.source import SourceFile
+from lucidworks_provider.storage import reading as open_to_read
 
+BLOCK_BYTES = 1 << 20
+_MARK = codecs.BOM_UTF8
+# Raised by damaged compressed files. Those of the storage are errors of another tree.
+BROKEN = (OSError, EOFError, zlib.error)
 _WHITE = b" \t\r\n"
+
+
+@contextmanager
+def open_decompressed(file: SourceFile) -> Iterator[BinaryIO]:
+    """
+    Open a file, and decompress it if its name ends in ``.gz`` or ``.zst``.
+
+    :raises StorageError: the file cannot be read, also later.
+    """
+    name = file.path.lower()
+    with open_to_read(file.uri) as opened:
+        if name.endswith(".gz"):
+            with gzip.GzipFile(fileobj=opened, mode="rb") as decompressed:
+                yield cast("BinaryIO", decompressed)
+        elif name.endswith(".zst"):
+            import pyarrow as pa
+
+            yield cast("BinaryIO", pa.CompressedInputStream(pa.PythonFile(opened, "r"), "zstd"))
+        else:
+            yield opened
+
+
+def read_blocks(opened: BinaryIO, first: bytes, codec: str | None) -> Iterator[bytes]:
+    """
+    The contents of a file without its byte order mark, in blocks.
+
+    :param first: its first block.
+    :param codec: convert from it to UTF-8; None for no conversion.
+    :raises UnicodeDecodeError: the file cannot be converted.
+    """
+    block = first
+    if codec is None:
+        block = block.removeprefix(_MARK)
+        while block:
+            yield block
+            block = opened.read(BLOCK_BYTES)
+        return
+    decoder = codecs.getincrementaldecoder(codec)()
+    try:
+        while block:
+            text = decoder.decode(block)
+            yield (text.removeprefix("\ufeff") if block is first else text).encode(errors="surrogatepass")
+            block = opened.read(BLOCK_BYTES)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise
+    except UnicodeError as err:
+        # What is declared as UTF-16 must have a byte order mark.
+        raise UnicodeDecodeError(codec, b"", 0, 0, str(err)) from None
 
 
 def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
     A document for each line. A line without a valid id is named by ``<path>:<line>``.
 
+    :raises InputError: the first line lacks the fields of the options; names its fields.
     :raises StorageError: the file cannot be read.
     """
     number = 0
+    fields: tuple[str, ...] = (options.id_column, options.text_column)
     with open_decompressed(file) as opened:
         try:
             for number, line in read_lines(opened, options.encoding, options.max_document_bytes):
@@ -32,7 +95,13 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
                     rejection = too_large(line, options.max_document_bytes)
                     yield RejectedDocument(place, rejection.reason, rejection.detail)
                 else:
-                    yield _document(place, line, options)
+                    record = parse_line(line, options.encoding)
+                    if fields and isinstance(record, dict):
+                        for name in fields:
+                            if name not in record:
+                                raise missing_column(file.uri, name, list(record))
+                    yield _document(place, record, options)
+                fields = ()
         except UnicodeDecodeError as err:
             # The beginning of the next line cannot be found.
             detail = f"Behind line {number:,} it cannot be decoded as {err.encoding}: {err.reason}."
@@ -42,27 +111,7 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
-def check_json_lines(file: SourceFile, options: ReadOptions) -> None:
-    """
-    Refuse a file whose first line lacks the fields of the options.
-
-    :raises InputError: names the fields of the line.
-    :raises StorageError: the file cannot be read.
-    """
-    with open_decompressed(file) as opened:
-        try:
-            _, first = next(read_lines(opened, options.encoding, options.max_document_bytes), (0, 0))
-        except (UnicodeDecodeError, *BROKEN):
-            return
-    record = parse_line(first, options.encoding) if isinstance(first, bytes) else None
-    if isinstance(record, dict):
-        for name in (options.id_column, options.text_column):
-            if name not in record:
-                raise missing_column(file.uri, name, list(record))
-
-
-def _document(place: str, line: bytes, options: ReadOptions) -> Document | RejectedDocument:
-    record = parse_line(line, options.encoding)
+def _document(place: str, record: Any, options: ReadOptions) -> Document | RejectedDocument:
     if isinstance(record, Rejection):
         return RejectedDocument(place, record.reason, record.detail)
     if not isinstance(record, dict):
