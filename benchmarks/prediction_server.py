@@ -18,7 +18,12 @@ import sys
 from collections import Counter
 from functools import lru_cache
 
-TOKEN = {"access_token": "a.b.c", "token_type": "Bearer", "expires_in": 36_000, "scope": "machinelearning.predict"}
+TOKEN = {
+    "access_token": "a.b.c",
+    "token_type": "Bearer",
+    "expires_in": 36_000,
+    "scope": "machinelearning.predict",
+}
 _TEXT = re.compile(rb'"text": ?"row (\d+)')
 SEEN: Counter[bytes] = Counter()
 
@@ -26,9 +31,12 @@ SEEN: Counter[bytes] = Counter()
 @lru_cache
 def answer(inputs: int, dimension: int) -> bytes:
     """Vectors as the emulator writes them."""
-    numbers = random.Random(inputs)  # noqa: S311 -- numbers like those of vectors
+    numbers = random.Random(inputs)
     predictions = [
-        {"tokensUsed": {"inputTokens": 50}, "vector": [round(numbers.uniform(-0.1, 0.1), 8) for _ in range(dimension)]}
+        {
+            "tokensUsed": {"inputTokens": 50},
+            "vector": [round(numbers.uniform(-0.1, 0.1), 8) for _ in range(dimension)],
+        }
         for _ in range(inputs)
     ]
     return json.dumps({"generatedTokens": [], "predictions": predictions}).encode()

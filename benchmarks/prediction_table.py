@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 # Airflow makes its home where it is imported; this one is thrown away.
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
@@ -90,8 +89,8 @@ def loop(url: str, table: str, result: str) -> None:
             rows = batch.select(["sku", "brand"]).append_column("vector", pa.array(vectors, kind))
             writer = writer or pq.ParquetWriter(result, rows.schema)
             writer.write_batch(rows)
-    assert writer is not None
-    writer.close()
+    if writer is not None:
+        writer.close()
 
 
 def measured(name: str, url: str, table: str, result: str) -> None:
@@ -133,9 +132,8 @@ def service(dimension: int) -> Iterator[str]:
     """The service's URL."""
     command = [sys.executable, "-m", "benchmarks.prediction_server", str(dimension)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
         try:
-            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+            yield f"http://127.0.0.1:{int(server.stdout.readline())}"  # type: ignore[union-attr]
         finally:
             server.terminate()
 
@@ -148,20 +146,25 @@ def inputs_of(url: str, *, reset: bool = False) -> dict[str, int]:
     return asked
 
 
+def check(fact: object, otherwise: str) -> None:
+    """End the benchmark, which has no figures then."""
+    if not fact:
+        raise SystemExit(otherwise)
+
+
 def killed(url: str, table: str, folder: Path, rows: int) -> int:
     """Inputs that were sent twice because the first attempt was killed in the middle."""
     inputs_of(url, reset=True)
     run = ("--run", "operator", url, table, str(folder / "killed.parquet"))
     with child(*run) as first:
         while inputs_of(url)["inputs"] < rows / 2:
-            assert first.poll() is None, "the attempt has ended before it could be killed"
+            check(first.poll() is None, "the attempt ended before it could be killed")
             time.sleep(0.02)
         first.kill()
     with child(*run) as second:
-        second.wait()
-        assert second.returncode == 0
+        check(second.wait() == 0, "the second attempt failed")
     asked = inputs_of(url, reset=True)
-    assert asked["different"] == rows
+    check(asked["different"] == rows, f"{asked} instead of {rows} inputs")
     return asked["inputs"] - rows
 
 
@@ -171,7 +174,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="50,000 rows, three rounds")
-    parser.add_argument("--dimension", type=int, default=384, help="of the vectors; that of gte-small by default")
+    parser.add_argument(
+        "--dimension", type=int, default=384, help="of the vectors; that of gte-small by default"
+    )
     parser.add_argument("--run", nargs=4, metavar=("NAME", "URL", "TABLE", "RESULT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -188,10 +193,12 @@ def main() -> int:
             for one, values in found.items():
                 with child("--run", one, url, table, str(folder / f"{one}.parquet")) as run:
                     output, _ = run.communicate()
-                    assert run.returncode == 0
+                    check(run.returncode == 0, f"{one} failed")
                 values.append(json.loads(output.splitlines()[-1]))
         twice = killed(url, table, folder, rows)
-    print(f"{rows:,} rows, vectors of {options.dimension} numbers, {CONCURRENCY} at a time, {rounds} rounds\n")
+    print(
+        f"{rows:,} rows, vectors of {options.dimension} numbers, {CONCURRENCY} at a time, {rounds} rounds\n"
+    )
     print("| what | CPU ms a batch | seconds | peak MB over the bare process |\n| --- | --- | --- | --- |")
     medians = {}
     for one, values in found.items():
@@ -199,7 +206,10 @@ def main() -> int:
         medians[one] = (1000 * cpu / batches, peak)
         print(f"| {one} | {1000 * cpu / batches:.2f} | {seconds:.1f} | {peak:.0f} |")
     ratio, peak = medians["operator"][0] / medians["loop"][0], medians["operator"][1]
-    print(f"\nCPU: {ratio:.2f} times that of the loop (goal {GOAL_CPU:g}); peak {peak:.0f} MB (goal {GOAL_MB}); ", end="")
+    print(
+        f"\nCPU: {ratio:.2f} times that of the loop (goal {GOAL_CPU:g}); peak {peak:.0f} MB (goal {GOAL_MB}); ",
+        end="",
+    )
     most = CONCURRENCY * BATCH
     print(f"inputs sent again after a kill: {twice} (at most {most}, those in flight)")
     return int(ratio > GOAL_CPU or peak > GOAL_MB or twice > most)

@@ -108,9 +108,8 @@ class Batch:
     def fingerprint(self, options: PredictionOptions[Any]) -> str:
         """Of the items and the options."""
         numbered = enumerate(self.inputs, self.start)
-        return fingerprint_of(
-            options.as_json(), (_plain(n, one) for n, one in numbered if isinstance(one, Item))
-        )
+        sent = json_body([[n, one.wire] for n, one in numbered if isinstance(one, Item)])
+        return fingerprint_of(options.as_json(), [("", sent.decode())])
 
     def kept_values(self) -> list[dict[str, Any]]:
         """The kept columns as JSON has them."""
@@ -130,10 +129,6 @@ class Batch:
             pa.chunked_array([column(name, kind, part) for part in self.kept], kind)
             for name, kind in fields.items()
         ]
-
-
-def _plain(number: int, item: Item) -> tuple[str, str]:
-    return str(number), json_body(item.wire).decode()
 
 
 @dataclass(slots=True)

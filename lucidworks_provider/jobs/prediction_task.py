@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, ClassVar
 
 from lucidworks_provider.client.api.http import Response, parse_object, read_blanked
@@ -41,6 +43,7 @@ from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, spl
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import FileResultStore, QuarantineReason, ResultDirectory
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
+from lucidworks_provider.storage import names_in, split_uri
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ _DESCRIBED = 3
 # Consecutive failed batches that stop the task: the service is down or overloaded, or its responses are not valid.
 # The other batches, maybe thousands, would cost hours or money and fail too.
 _MAX_FAILURES = 3
+# Batches that are read in one call of a thread.
+_READ_AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,7 @@ class SyncBatchRunner:
     revision: int = 0
     policy: ResultPolicy = DEFAULT_POLICY
     progress: Progress | None = None
+    _names: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -166,12 +172,18 @@ class SyncBatchRunner:
         return self.batches.fingerprint(self.options)
 
     @property
-    def names(self) -> dict[int, str]:
+    def names(self) -> Mapping[int, str]:
         """The name of each batch's body."""
-        return {batch.position: self._name(batch) for batch in self.batches if batch.sent}
+        if not self._names:  # an earlier attempt has written the result
+            for batch in self.batches:
+                if batch.sent:
+                    self._name(batch)
+        return self._names
 
     def _name(self, batch: Batch) -> str:
-        return f"{batch.fingerprint(self.options)}{self.revision or ''}"
+        name = f"{batch.fingerprint(self.options)}{self.revision or ''}"
+        self._names[batch.position] = name
+        return name
 
     async def run(self) -> list[tuple[Prediction, ...]]:
         """
@@ -187,8 +199,12 @@ class SyncBatchRunner:
                 await in_thread(self.results.check_writable)
             except StorageError as refused:
                 raise StorageError(f"result_path cannot be written: {refused}") from refused
-        known = await in_thread(self.results.rejected) if self.results is not None else frozenset()
-        queue = _Queue(iter(self.batches), lambda batch: bool(known) and self._name(batch) in known)
+        rejected, stored = frozenset[str](), frozenset[str]()
+        if self.results is not None:
+            rejected = await in_thread(self.results.rejected)
+            # One listing instead of a request for each batch.
+            stored = frozenset(await in_thread(names_in, self.results.folder))
+        queue = _Queue(iter(self.batches), lambda batch: bool(rejected) and self._name(batch) in rejected)
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
         failures = 0
@@ -197,7 +213,7 @@ class SyncBatchRunner:
             nonlocal failures
             while (batch := await queue.next()) is not None:
                 try:
-                    predictions = await self._one(batch)
+                    predictions = await self._one(batch, stored)
                 except LucidworksError as err:
                     failed.add(batch, err)
                     failures += err.retryable or isinstance(err, MalformedAnswerError)
@@ -219,7 +235,7 @@ class SyncBatchRunner:
             raise failed.error(len(self.batches), kept=self.results is not None)
         return [done[position] for position in sorted(done)]
 
-    async def _one(self, batch: Batch) -> tuple[Prediction, ...] | None:
+    async def _one(self, batch: Batch, stored: Collection[str]) -> tuple[Prediction, ...] | None:
         items = batch.sent
         if self.results is None:
             _, predictions = await self.predict(items)
@@ -227,7 +243,7 @@ class SyncBatchRunner:
             return predictions
         name = self._name(batch)
         store = FileResultStore(self.results, batch.position, name)
-        if await store.exists():
+        if stored and split_uri(self.results.uri(batch.position, name))[1] in stored:
             self._count(batch, kept=True)
             return None
         try:
@@ -261,8 +277,9 @@ class SyncBatchRunner:
             file.add(batch, self._read(batch))
         except MalformedAnswerError as err:
             assert self.results is not None  # noqa: S101  # for the type checker
-            self.results.mark_rejected(self._name(batch))
-            kept = self.results.quarantine_result(batch.position, self._name(batch))
+            name = self._name(batch)
+            self.results.mark_rejected(name)
+            kept = self.results.quarantine_result(batch.position, name)
             message = str(err).rstrip(".")
             raise refused(
                 f"{batch.name}: {message}. The answer is kept in {kept}; clearing the task sends the batch again"
@@ -287,7 +304,7 @@ class SyncBatchRunner:
 
 class _Queue:
     """
-    Batches with something to send, read on demand.
+    Batches with something to send, read a few at a time.
 
     :param last: whether a batch comes last: its response was rejected before, and must not stop the others.
     """
@@ -296,6 +313,7 @@ class _Queue:
         self._batches = batches
         self._last = last
         self._later: list[Batch] = []
+        self._ahead: deque[Batch] = deque()
         self._stopped = False
         self._turn = asyncio.Lock()
 
@@ -306,16 +324,24 @@ class _Queue:
     async def next(self) -> Batch | None:
         """The next one; None at the end."""
         async with self._turn:
-            return None if self._stopped else await in_thread(self._read)
+            if not self._ahead and not self._stopped:
+                self._ahead += await in_thread(self._read)
+            return self._ahead.popleft() if self._ahead and not self._stopped else None
 
-    def _read(self) -> Batch | None:
+    def _read(self) -> list[Batch]:
+        batches = list(islice(self._unrejected(), _READ_AHEAD))
+        if not batches:
+            batches, self._later = self._later, []
+        return batches
+
+    def _unrejected(self) -> Iterator[Batch]:
         for batch in self._batches:
             if not batch.sent:
                 continue
             if not self._last(batch):
-                return batch
-            self._later.append(batch)
-        return self._later.pop(0) if self._later else None
+                yield batch
+            else:
+                self._later.append(batch)
 
 
 class _Failures:
