@@ -220,10 +220,11 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(self.survey.sent / self.size)
 
-    def checked(self) -> Iterator[Batch]:
+    def checked(self, most: int = _MOST_ROWS) -> Iterator[Batch]:
         """
         The batches.
 
+        :param most: all rows of a batch.
         :raises InputError: the rows differ from those of the survey; retryable.
         """
         seen = Survey()
@@ -233,7 +234,7 @@ class Batches:
                 seen.add(rows)
                 yield rows
 
-        yield from split_batches(noted(), self.size)
+        yield from split_batches(noted(), self.size, most)
         if seen.digest != self.survey.digest:
             raise InputError(
                 "inputs: the table was changed while the task was reading it. Nothing was written; a retry reads it "

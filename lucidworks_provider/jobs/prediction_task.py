@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from threading import Lock
 from typing import Any, ClassVar
 
 from lucidworks_provider.client.api.http import Response, parse_object, read_blanked
@@ -39,7 +40,7 @@ from lucidworks_provider.jobs.prediction_file import (
     ResultPolicy,
     prediction_file,
 )
-from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, split_batches
+from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import FileResultStore, QuarantineReason, ResultDirectory
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
@@ -57,6 +58,8 @@ _DESCRIBED = 3
 _MAX_FAILURES = 3
 # Batches that are read in one call of a thread.
 _READ_AHEAD = 16
+# Batches that stay in memory after their submission.
+_RECENT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class PredictionTask(JobTask[PredictionFile]):
     """
     One job for each batch, and a file of rows.
 
-    :param batches: the rows; all of them are in memory, as one task takes few.
+    :param batches: the rows, read again for each step.
     :param post: performs the POST for one batch and returns the job's id.
     """
 
@@ -76,12 +79,14 @@ class PredictionTask(JobTask[PredictionFile]):
     post: Callable[[Sequence[Item]], str]
     policy: ResultPolicy = DEFAULT_POLICY
 
-    held: Sequence[Batch] = field(init=False)
+    _reader: _BatchReader = field(init=False, repr=False)
+    # Name and number of inputs of each batch.
+    _known: Sequence[tuple[str, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Without a limit of rows only a batch of a table without valid rows has nothing to send.
-        most = self.batches.survey.rows + 1
-        object.__setattr__(self, "held", tuple(split_batches(self.batches.read(), self.batches.size, most)))
+        reader = _BatchReader(self.batches)
+        object.__setattr__(self, "_reader", reader)
+        object.__setattr__(self, "_known", [(one.name, len(one.sent)) for one in reader.rest()])
 
     @property
     def count(self) -> int:
@@ -95,18 +100,18 @@ class PredictionTask(JobTask[PredictionFile]):
 
     def name(self, position: int) -> str:
         """By the inputs' positions."""
-        return self.held[position].name
+        return self._known[position][0]
 
     def submit(self, position: int) -> str:
         """Send the batch."""
-        return self.post(self.held[position].sent)
+        return self.post(self._reader.get(position).sent)
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The value is a prediction for each input."""
 
         def read(answer: Response) -> PredictionResult:
             sent = parse_object(answer.body, f"Prediction job {job_id}")
-            return read_result(sent, job_id, self.options.known.answer, len(self.held[position].sent))
+            return read_result(sent, job_id, self.options.known.answer, self._known[position][1])
 
         result = read_blanked(read, Response(200, {}, body), *self.options.secrets)
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
@@ -126,17 +131,56 @@ class PredictionTask(JobTask[PredictionFile]):
     def open(self) -> Iterator[PredictionFile]:
         """The file of rows."""
         with prediction_file(self.result_uri, self.options, self.policy, self.batches.survey.types) as file:
-            for batch in self.held[self.count :]:
-                file.add(batch, ())  # there was nothing to send
             yield file
+            # Read to the end, where a change of the table is detected.
+            for batch in self._reader.rest():
+                if not batch.sent:
+                    file.add(batch, ())
 
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         """Append a batch's rows."""
-        file.add(self.held[position], value)
+        file.add(self._reader.get(position), value)
 
     def manifest(self, file: PredictionFile) -> dict[str, Any]:
         """Counts and the address."""
         return file.manifest.as_json()
+
+
+class _BatchReader:
+    """
+    Batches by position: the rows are read in order, and again from the beginning for an earlier position.
+
+    Thread-safe.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._lock = Lock()
+        self._restart()
+
+    def get(self, position: int) -> Batch:
+        """:raises InputError: the table was changed; retryable."""
+        with self._lock:
+            if not self._recent or position < self._recent[0].position:
+                self._restart()
+            while not self._recent or self._recent[-1].position < position:
+                self._recent.append(next(self._following))
+            return self._recent[position - self._recent[0].position]
+
+    def rest(self) -> Iterator[Batch]:
+        """
+        The batches that were not read yet; the next call of :meth:`get` begins anew.
+
+        :raises InputError: the table was changed; retryable.
+        """
+        yield from self._following
+        self._restart()
+
+    def _restart(self) -> None:
+        # Without a limit of rows only a batch of a table without valid rows has nothing to send.
+        self._following = self._batches.checked(self._batches.survey.rows + 1)
+        # Threads submit a few batches at once.
+        self._recent: deque[Batch] = deque(maxlen=_RECENT)
 
 
 Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
