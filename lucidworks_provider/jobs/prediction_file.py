@@ -34,6 +34,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -311,7 +312,6 @@ class _Parquet:
         import pyarrow as pa
 
         columns = set(schema.names) - {"tokens_used", "more", *self._kept}
-        own = pa.schema([one for one in schema if one.name not in self._kept])
         rows = []
         for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
             row, more = _row(batch.start + n, {}, given, prediction)
@@ -320,10 +320,14 @@ class _Parquet:
             row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
             row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
             rows.append(_shaped(row))
-        table = pa.Table.from_pylist(rows, schema=own)
-        for place, (name, array) in enumerate(zip(self._kept, batch.kept_arrays(self._kept), strict=True), 1):
-            table = table.add_column(place, schema.field(name), array)
-        return table.cast(schema) if table.schema != schema else table
+        kept = dict(zip(self._kept, batch.kept_arrays(self._kept), strict=True))
+        arrays = [
+            kept[field.name]
+            if field.name in kept
+            else _array([row.get(field.name) for row in rows], field.type)
+            for field in schema
+        ]
+        return pa.table(arrays, schema=schema)
 
     def close(self) -> None:
         self._open(0)
@@ -411,6 +415,16 @@ def check_kept(
             raise InputError(
                 f"{name!r} cannot be passed through: it is of type {kind}, which Parquet does not have."
             ) from None
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; vectors without a Python loop over their numbers in pyarrow."""
+    import pyarrow as pa
+
+    if not pa.types.is_fixed_size_list(kind) or None in values:
+        return pa.array(values, kind)
+    numbers = pa.array(list(chain.from_iterable(values)), kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
 
 
 def _misfit(name: str, row: Mapping[str, Any]) -> bool:

@@ -108,9 +108,8 @@ class Batch:
     def fingerprint(self, options: PredictionOptions[Any]) -> str:
         """Of the items and the options."""
         numbered = enumerate(self.inputs, self.start)
-        return fingerprint_of(
-            options.as_json(), (_plain(n, one) for n, one in numbered if isinstance(one, Item))
-        )
+        sent = json_body([[n, one.wire] for n, one in numbered if isinstance(one, Item)])
+        return fingerprint_of(options.as_json(), [("", sent.decode())])
 
     def kept_values(self) -> list[dict[str, Any]]:
         """The kept columns as JSON has them."""
@@ -130,10 +129,6 @@ class Batch:
             pa.chunked_array([column(name, kind, part) for part in self.kept], kind)
             for name, kind in fields.items()
         ]
-
-
-def _plain(number: int, item: Item) -> tuple[str, str]:
-    return str(number), json_body(item.wire).decode()
 
 
 @dataclass(slots=True)
@@ -225,10 +220,11 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(self.survey.sent / self.size)
 
-    def checked(self) -> Iterator[Batch]:
+    def checked(self, most: int = _MOST_ROWS) -> Iterator[Batch]:
         """
         The batches.
 
+        :param most: all rows of a batch.
         :raises InputError: the rows differ from those of the survey; retryable.
         """
         seen = Survey()
@@ -238,7 +234,7 @@ class Batches:
                 seen.add(rows)
                 yield rows
 
-        yield from split_batches(noted(), self.size)
+        yield from split_batches(noted(), self.size, most)
         if seen.digest != self.survey.digest:
             raise InputError(
                 "inputs: the table was changed while the task was reading it. Nothing was written; a retry reads it "

@@ -6,9 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
+from threading import Lock
 from typing import Any, ClassVar
 
 from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked
@@ -37,10 +40,11 @@ from lucidworks_provider.jobs.prediction_file import (
     ResultPolicy,
     prediction_file,
 )
-from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, split_batches
+from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import FileResultStore, QuarantineReason, ResultDirectory
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
+from lucidworks_provider.storage import names_in, split_uri
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,10 @@ _DESCRIBED = 3
 # Consecutive failed batches that stop the task: the service is down or overloaded, or its responses are not valid.
 # The other batches, maybe thousands, would cost hours or money and fail too.
 _MAX_FAILURES = 3
+# Batches that are read in one call of a thread.
+_READ_AHEAD = 16
+# Batches that stay in memory after their submission.
+_RECENT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class PredictionTask(JobTask[PredictionFile]):
     """
     One job for each batch, and a file of rows.
 
-    :param batches: the rows; all of them are in memory, as one task takes few.
+    :param batches: the rows, read again for each step.
     :param post: performs the POST for one batch and returns the job's id.
     """
 
@@ -71,12 +79,14 @@ class PredictionTask(JobTask[PredictionFile]):
     post: Callable[[Sequence[Item]], str]
     policy: ResultPolicy = DEFAULT_POLICY
 
-    held: Sequence[Batch] = field(init=False)
+    _reader: _BatchReader = field(init=False, repr=False)
+    # Name and number of inputs of each batch.
+    _known: Sequence[tuple[str, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Without a limit of rows only a batch of a table without valid rows has nothing to send.
-        most = self.batches.survey.rows + 1
-        object.__setattr__(self, "held", tuple(split_batches(self.batches.read(), self.batches.size, most)))
+        reader = _BatchReader(self.batches)
+        object.__setattr__(self, "_reader", reader)
+        object.__setattr__(self, "_known", [(one.name, len(one.sent)) for one in reader.rest()])
 
     @property
     def count(self) -> int:
@@ -90,18 +100,18 @@ class PredictionTask(JobTask[PredictionFile]):
 
     def name(self, position: int) -> str:
         """By the inputs' positions."""
-        return self.held[position].name
+        return self._known[position][0]
 
     def submit(self, position: int) -> str:
         """Send the batch."""
-        return self.post(self.held[position].sent)
+        return self.post(self._reader.get(position).sent)
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The value is a prediction for each input."""
 
         def read(answer: Response) -> PredictionResult:
             sent = parse_object(answer.body, f"Prediction job {job_id}")
-            return read_result(sent, job_id, self.options.known.answer, len(self.held[position].sent))
+            return read_result(sent, job_id, self.options.known.answer, self._known[position][1])
 
         result = read_blanked(read, Response(200, {}, body), *self.options.secrets)
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
@@ -121,17 +131,56 @@ class PredictionTask(JobTask[PredictionFile]):
     def open(self) -> Iterator[PredictionFile]:
         """The file of rows."""
         with prediction_file(self.result_uri, self.options, self.policy, self.batches.survey.types) as file:
-            for batch in self.held[self.count :]:
-                file.add(batch, ())  # there was nothing to send
             yield file
+            # Read to the end, where a change of the table is detected.
+            for batch in self._reader.rest():
+                if not batch.sent:
+                    file.add(batch, ())
 
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         """Append a batch's rows."""
-        file.add(self.held[position], value)
+        file.add(self._reader.get(position), value)
 
     def manifest(self, file: PredictionFile) -> dict[str, Any]:
         """Counts and the address."""
         return file.manifest.as_json()
+
+
+class _BatchReader:
+    """
+    Batches by position: the rows are read in order, and again from the beginning for an earlier position.
+
+    Thread-safe.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._lock = Lock()
+        self._restart()
+
+    def get(self, position: int) -> Batch:
+        """:raises InputError: the table was changed; retryable."""
+        with self._lock:
+            if not self._recent or position < self._recent[0].position:
+                self._restart()
+            while not self._recent or self._recent[-1].position < position:
+                self._recent.append(next(self._following))
+            return self._recent[position - self._recent[0].position]
+
+    def rest(self) -> Iterator[Batch]:
+        """
+        The batches that were not read yet; the next call of :meth:`get` begins anew.
+
+        :raises InputError: the table was changed; retryable.
+        """
+        yield from self._following
+        self._restart()
+
+    def _restart(self) -> None:
+        # Without a limit of rows only a batch of a table without valid rows has nothing to send.
+        self._following = self._batches.checked(self._batches.survey.rows + 1)
+        # Threads submit a few batches at once.
+        self._recent: deque[Batch] = deque(maxlen=_RECENT)
 
 
 Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
@@ -159,6 +208,7 @@ class SyncBatchRunner:
     revision: int = 0
     policy: ResultPolicy = DEFAULT_POLICY
     progress: Progress | None = None
+    _names: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -166,12 +216,18 @@ class SyncBatchRunner:
         return self.batches.fingerprint(self.options)
 
     @property
-    def names(self) -> dict[int, str]:
+    def names(self) -> Mapping[int, str]:
         """The name of each batch's body."""
-        return {batch.position: self._name(batch) for batch in self.batches if batch.sent}
+        if not self._names:  # an earlier attempt has written the result
+            for batch in self.batches:
+                if batch.sent:
+                    self._name(batch)
+        return self._names
 
     def _name(self, batch: Batch) -> str:
-        return f"{batch.fingerprint(self.options)}{self.revision or ''}"
+        name = f"{batch.fingerprint(self.options)}{self.revision or ''}"
+        self._names[batch.position] = name
+        return name
 
     async def run(self) -> list[tuple[Prediction, ...]]:
         """
@@ -187,8 +243,12 @@ class SyncBatchRunner:
                 await in_thread(self.results.check_writable)
             except StorageError as refused:
                 raise StorageError(f"result_path cannot be written: {refused}") from refused
-        known = await in_thread(self.results.rejected) if self.results is not None else frozenset()
-        queue = _Queue(iter(self.batches), lambda batch: bool(known) and self._name(batch) in known)
+        rejected, stored = frozenset[str](), frozenset[str]()
+        if self.results is not None:
+            rejected = await in_thread(self.results.rejected)
+            # One listing instead of a request for each batch.
+            stored = frozenset(await in_thread(names_in, self.results.folder))
+        queue = _Queue(iter(self.batches), lambda batch: bool(rejected) and self._name(batch) in rejected)
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
         failures = 0
@@ -197,7 +257,7 @@ class SyncBatchRunner:
             nonlocal failures
             while (batch := await queue.next()) is not None:
                 try:
-                    predictions = await self._one(batch)
+                    predictions = await self._one(batch, stored)
                 except LucidworksError as err:
                     failed.add(batch, err)
                     failures += err.retryable or isinstance(err, MalformedAnswerError)
@@ -219,7 +279,7 @@ class SyncBatchRunner:
             raise failed.error(len(self.batches), kept=self.results is not None)
         return [done[position] for position in sorted(done)]
 
-    async def _one(self, batch: Batch) -> tuple[Prediction, ...] | None:
+    async def _one(self, batch: Batch, stored: Collection[str]) -> tuple[Prediction, ...] | None:
         items = batch.sent
         if self.results is None:
             _, predictions = await self.predict(items)
@@ -227,7 +287,7 @@ class SyncBatchRunner:
             return predictions
         name = self._name(batch)
         store = FileResultStore(self.results, batch.position, name)
-        if await store.exists():
+        if stored and split_uri(self.results.uri(batch.position, name))[1] in stored:
             self._count(batch, kept=True)
             return None
         try:
@@ -261,8 +321,9 @@ class SyncBatchRunner:
             file.add(batch, self._read(batch))
         except MalformedAnswerError as err:
             assert self.results is not None  # noqa: S101  # for the type checker
-            self.results.mark_rejected(self._name(batch))
-            kept = self.results.quarantine_result(batch.position, self._name(batch))
+            name = self._name(batch)
+            self.results.mark_rejected(name)
+            kept = self.results.quarantine_result(batch.position, name)
             message = str(err).rstrip(".")
             raise refused(
                 f"{batch.name}: {message}. The answer is kept in {kept}; clearing the task sends the batch again"
@@ -287,7 +348,7 @@ class SyncBatchRunner:
 
 class _Queue:
     """
-    Batches with something to send, read on demand.
+    Batches with something to send, read a few at a time.
 
     :param last: whether a batch comes last: its response was rejected before, and must not stop the others.
     """
@@ -296,6 +357,7 @@ class _Queue:
         self._batches = batches
         self._last = last
         self._later: list[Batch] = []
+        self._ahead: deque[Batch] = deque()
         self._stopped = False
         self._turn = asyncio.Lock()
 
@@ -306,16 +368,24 @@ class _Queue:
     async def next(self) -> Batch | None:
         """The next one; None at the end."""
         async with self._turn:
-            return None if self._stopped else await in_thread(self._read)
+            if not self._ahead and not self._stopped:
+                self._ahead += await in_thread(self._read)
+            return self._ahead.popleft() if self._ahead and not self._stopped else None
 
-    def _read(self) -> Batch | None:
+    def _read(self) -> list[Batch]:
+        batches = list(islice(self._unrejected(), _READ_AHEAD))
+        if not batches:
+            batches, self._later = self._later, []
+        return batches
+
+    def _unrejected(self) -> Iterator[Batch]:
         for batch in self._batches:
             if not batch.sent:
                 continue
             if not self._last(batch):
-                return batch
-            self._later.append(batch)
-        return self._later.pop(0) if self._later else None
+                yield batch
+            else:
+                self._later.append(batch)
 
 
 class _Failures:

@@ -512,22 +512,32 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     def _task(self, context: Context) -> PredictionTask:
         """Validate the rendered values, before anything is sent or written."""
         from lucidworks_provider.client.predictions import check_asynchronous, submit_items
+        from lucidworks_provider.jobs.prediction_rows import Spool
         from lucidworks_provider.jobs.prediction_task import PredictionTask, check_jobs
 
         options = self._prediction_options()
         check_asynchronous(options)
         job_options = self._job_options(context)
         policy = self._result_policy()
+        spool = Spool(self._results(context).table, context["ti"].max_tries)
+        batches = self._read(options, spool)
+        try:
+            check_jobs(batches)
+        except InputError:
+            spool.discard()
+            raise
         return PredictionTask(
             **job_options,
             options=options,
-            batches=check_jobs(self._read(options)),
+            batches=batches,
             post=lambda batch: self.hook.call(submit_items(options, batch)),
             policy=policy,
         )
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
         from lucidworks_provider.jobs.prediction_task import log_result
+        from lucidworks_provider.storage import discard_folder
 
         log_result(manifest)
+        discard_folder(self._results(context).table)
         return super()._ended(context, manifest)
