@@ -8,6 +8,7 @@ for somebody to click around in. Whatever happens, no process stays behind.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import shutil
 import sys
@@ -34,6 +35,14 @@ PRODUCTS = [
         "description": f"Tent number {n}, waterproof and light. It takes {n} minutes to pitch.",
     }
     for n in range(1, 71)
+]
+TICKETS = [
+    ("T-1", "My parcel has not arrived, although it was to come on Monday.", "acme"),
+    ("T-2", "I was charged twice for one order.", "globex"),
+    ("T-3", "Does the tent stand up to a storm?", "acme"),
+    ("T-4", "What a lovely shop, I will be back!", "initech"),
+    ("T-5", "The delivery van stopped at the wrong house.", "acme"),
+    ("T-6", "", "globex"),
 ]
 # Of the service account that reads the training data; the emulator reads none.
 TRAINING_KEY = {"type": "service_account", "private_key": "canary-8f31c07be2-of-the-training-data"}
@@ -120,6 +129,8 @@ def run(folder: Path, *, keep: bool) -> int:
     count = write_documents(folder / "documents")
     print(f"Wrote {count} texts of the Python reference to {folder / 'documents'}", flush=True)
     write_catalogue(folder / "catalogue.jsonl")
+    write_tickets(folder / "tickets.csv")
+    write_reviews(folder / "reviews")
     with Emulator(folder / "emulator.log", *QUICK) as emulator:
         print(f"Emulator (not the vendor's service): {emulator.url}", flush=True)
         with AirflowStack(
@@ -151,6 +162,21 @@ def write_catalogue(file: Path) -> None:
     file.write_text("".join(json.dumps(product) + "\n" for product in PRODUCTS), encoding="utf-8")
 
 
+def write_tickets(file: Path) -> None:
+    """The tickets of a support desk, for the example that classifies them; one has no text."""
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        csv.writer(opened).writerows([("ticket", "body", "customer"), *TICKETS])
+
+
+def write_reviews(folder: Path) -> None:
+    """A file of reviews for each of 20 customers."""
+    folder.mkdir(parents=True)
+    for number in range(1, 21):
+        with (folder / f"customer-{number:02}.csv").open("w", encoding="utf-8", newline="") as opened:
+            texts = [f"Tent {number} is waterproof.", f"I bought {number} lamps and like their light."]
+            csv.writer(opened).writerows([("id", "text"), *enumerate(texts, 1)])
+
+
 def environment(folder: Path, emulator: Emulator) -> Mapping[str, str]:
     """What the example DAGs read, and their connections."""
     google = {"conn_type": "google_cloud_platform", "extra": {"keyfile_dict": TRAINING_KEY}}
@@ -159,6 +185,8 @@ def environment(folder: Path, emulator: Emulator) -> Mapping[str, str]:
         "AIRFLOW_CONN_GOOGLE_CLOUD_TRAINING_DATA": json.dumps(google),
         "LUCIDWORKS_CATALOGUE": (folder / "catalogue.jsonl").as_uri(),
         "LUCIDWORKS_DOCUMENTS": (folder / "documents").as_uri(),
+        "LUCIDWORKS_REVIEWS": (folder / "reviews").as_uri(),
+        "LUCIDWORKS_TICKETS": (folder / "tickets.csv").as_uri(),
         "LUCIDWORKS_OUTPUT": (folder / "output").as_uri(),
     }
 

@@ -3,12 +3,15 @@
 ### Chunk a catalogue every night, on several workers
 
 Lists a folder once, cuts the list into shards, and lets a task for each shard chunk what is new or changed in its
-part. Then one task commits all shards as one version of two Delta tables, and its asset event, which has the counts,
-starts the DAG that indexes them.
+part. Then one task commits all shards as one version of two Delta tables. The last task sets the Variable
+`lucidworks_catalogue` to the folder of the tables, and its asset event, which has the counts, starts the DAG that
+indexes them.
 
-Read the chunks with `lucidworks_provider.corpus.open_dataset(OUTPUT)` or any engine that reads Delta tables.
-Readers see the version of the night before until the last task has ended. `lucidworks_provider.corpus.changes`
-yields what has changed between two versions.
+Read the chunks with `lucidworks_provider.corpus.open_dataset(Variable.get("lucidworks_catalogue"))` or any engine
+that reads Delta tables. Readers see the version of the night before until `publish` has ended.
+
+To change the model, edit `MODEL`. The next run builds tables in another folder, and the Variable keeps naming the old
+ones until the new ones are complete.
 
 Set `LUCIDWORKS_DOCUMENTS` and `LUCIDWORKS_OUTPUT` in the environment of the workers (folders, as URIs of any
 storage that all workers reach, e.g. `s3://aws_default@bucket/catalogue`), or edit the constants. The tables do not
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta
+from typing import Any
 
 from airflow.providers.common.compat.sdk import Asset, dag, task
 
@@ -29,7 +33,8 @@ from lucidworks_provider.operators.corpus import (
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
 SOURCE = os.environ.get("LUCIDWORKS_DOCUMENTS", "file:///tmp/lucidworks/documents")
-OUTPUT = os.environ.get("LUCIDWORKS_OUTPUT", "file:///tmp/lucidworks/output") + "/catalogue"
+MODEL = "gte-small"
+OUTPUT = os.environ.get("LUCIDWORKS_OUTPUT", "file:///tmp/lucidworks/output") + f"/catalogue/{MODEL}"
 SHARDS = 4
 # Schedule the DAG that indexes with `schedule=[Asset("lucidworks_catalogue")]`.
 CATALOGUE = Asset("lucidworks_catalogue")
@@ -41,6 +46,16 @@ def cut() -> list[str]:
     from lucidworks_provider.corpus.shards import write_listings
 
     return write_listings(SOURCE, f"{OUTPUT}/listings", shards=SHARDS)
+
+
+@task(outlets=[CATALOGUE])
+def switch(published: dict[str, Any], *, outlet_events: Any = None) -> str:
+    """Point readers at the folder that was published. The counts go with the asset event."""
+    from airflow.providers.common.compat.sdk import Variable
+
+    Variable.set("lucidworks_catalogue", published["dataset"])
+    outlet_events[CATALOGUE].extra = published
+    return str(published["dataset"])
 
 
 @dag(
@@ -57,24 +72,19 @@ def cut() -> list[str]:
     tags=["example", "lucidworks"],
 )
 def chunk_catalogue() -> None:
-    """Folder to tables, and an event."""
+    """Folder to tables, a pointer to them, and an event."""
     chunk = LucidworksChunkCorpusOperator.partial(
         task_id="chunk",
         source=SOURCE,
         output_uri=OUTPUT,
         chunker="dynamic-sentence",
         chunker_config={"maxChunkSize": 256, "overlapSize": 1},
-        model_id="gte-small",
+        model_id=MODEL,
         # Documents that the source does not have any more leave the tables.
         prune=True,
     ).expand(listing=cut())
-    # The counts go with the asset event.
-    LucidworksPublishShardsOperator(
-        task_id="publish",
-        staged=chunk.output,
-        output_uri=OUTPUT,
-        outlets=[CATALOGUE],
-    )
+    publish = LucidworksPublishShardsOperator(task_id="publish", staged=chunk.output, output_uri=OUTPUT)
+    switch(publish.output)
 
 
 chunk_catalogue()

@@ -3,19 +3,18 @@
 ### Index a catalogue in PostgreSQL with pgvector
 
 Runs whenever `chunk_catalogue` has published a new version. Loads the documents that were added, changed or deleted
-since the version that the table has, and builds an HNSW index for nearest-neighbour queries.
+since the version that the table has. The version that is loaded is written in the same transaction as the chunks: a
+load that fails changes nothing, and the next one starts from the same version.
 
-The version that is loaded is written in the same transaction as the chunks. A load that fails changes nothing, and
-the next one starts from the same version, so nothing is lost or loaded twice.
+If the catalogue is another one, or has another model or chunker, `load` builds a new table with its index beside the
+old one and swaps them in the same transaction. Searches use the old table until then.
 
-Set `LUCIDWORKS_OUTPUT` in the environment of the workers as for `chunk_catalogue`, and create the connection
-`postgres_default`. The first task creates the extension `vector` if the database does not have it, which needs a
-superuser. To load everything again, drop both tables.
+Create the connection `postgres_default`. The first task creates the extension `vector` if the database does not have
+it, which needs a superuser. To load everything again, drop both tables.
 """
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,37 +22,46 @@ from airflow.providers.common.compat.sdk import Asset, dag, task
 
 from lucidworks_provider.retry_policy import LucidworksRetryPolicy
 
-OUTPUT = os.environ.get("LUCIDWORKS_OUTPUT", "file:///tmp/lucidworks/output") + "/catalogue"
 POSTGRES = "postgres_default"
 CATALOGUE = Asset("lucidworks_catalogue")
 
+# `catalogue` and `options` (JSON: chunker, model and their configuration) say what the chunks are.
 CREATE = """
 CREATE EXTENSION IF NOT EXISTS vector;
-CREATE TABLE IF NOT EXISTS lucidworks_chunks (
-    document_id text NOT NULL,
-    chunk_index integer NOT NULL,
-    text text NOT NULL,
-    vector vector({dimension}) NOT NULL,
-    PRIMARY KEY (document_id, chunk_index)
-);
 CREATE TABLE IF NOT EXISTS lucidworks_loaded (
     one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
+    catalogue text,
+    options text,
     version bigint
 );
 INSERT INTO lucidworks_loaded (version) VALUES (NULL) ON CONFLICT DO NOTHING;
 """
 # Waits for a load that is under way, and then sees its version.
-LOADED = "SELECT version FROM lucidworks_loaded FOR UPDATE"
+LOADED = "SELECT catalogue, options, version FROM lucidworks_loaded FOR UPDATE"
+CREATE_CHUNKS = """
+CREATE TABLE lucidworks_chunks_next (
+    document_id text NOT NULL,
+    chunk_index integer NOT NULL,
+    text text NOT NULL,
+    vector vector({dimension}) NOT NULL
+)
+"""
 DELETE = "DELETE FROM lucidworks_chunks WHERE document_id = ANY(%s)"
 INSERT = """
-INSERT INTO lucidworks_chunks (document_id, chunk_index, text, vector)
+INSERT INTO {table} (document_id, chunk_index, text, vector)
 SELECT document_id, chunk_index, text, vector::vector
 FROM unnest(%s::text[], %s::integer[], %s::text[], %s::text[]) AS rows (document_id, chunk_index, text, vector)
 """
-NOTE = "UPDATE lucidworks_loaded SET version = %s"
-INDEX = """
-CREATE INDEX IF NOT EXISTS lucidworks_chunks_vector ON lucidworks_chunks USING hnsw (vector vector_cosine_ops)
+# Indexes are built after the rows, which is faster. Only the last lines lock the table that searches use.
+SWAP = """
+ALTER TABLE lucidworks_chunks_next ADD CONSTRAINT lucidworks_chunks_next_key PRIMARY KEY (document_id, chunk_index);
+CREATE INDEX lucidworks_chunks_next_vector ON lucidworks_chunks_next USING hnsw (vector vector_cosine_ops);
+DROP TABLE IF EXISTS lucidworks_chunks;
+ALTER TABLE lucidworks_chunks_next RENAME TO lucidworks_chunks;
+ALTER INDEX lucidworks_chunks_next_key RENAME TO lucidworks_chunks_key;
+ALTER INDEX lucidworks_chunks_next_vector RENAME TO lucidworks_chunks_vector;
 """
+NOTE = "UPDATE lucidworks_loaded SET catalogue = %s, options = %s, version = %s"
 NEAREST = """
 SELECT document_id, chunk_index, vector <=> %s::vector AS distance
 FROM lucidworks_chunks ORDER BY distance LIMIT 3
@@ -72,56 +80,54 @@ def as_texts(vectors: Any) -> list[str]:
 
 @task
 def create_tables() -> None:
-    """The extension and both tables, if they do not exist."""
+    """The extension and the table of what is loaded, if they do not exist."""
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-    from lucidworks_provider.corpus import open_dataset
-
-    dimension = open_dataset(OUTPUT).schema.field("vector").type.list_size
-    PostgresHook(POSTGRES).run(CREATE.format(dimension=dimension))
+    PostgresHook(POSTGRES).run(CREATE)
 
 
 @task
-def load() -> dict[str, int | None]:
-    """What has changed since the version that was loaded, in one transaction."""
+def load(catalogue: str) -> dict[str, Any]:
+    """What has changed since the version that was loaded, or a new table, in one transaction."""
     from contextlib import closing
 
     import pyarrow.compute as pc
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-    from lucidworks_provider.corpus import changes, version_of
+    from lucidworks_provider.corpus import changes, open_dataset, version_of
 
     counts = {"deleted": 0, "inserted": 0}
     # Closing the connection without a commit rolls the transaction back.
     with closing(PostgresHook(POSTGRES).get_conn()) as connection, connection.cursor() as cursor:
         cursor.execute(LOADED)
-        [since] = cursor.fetchone()
-        until = version_of(OUTPUT)
+        *loaded, since = cursor.fetchone()
+        until = version_of(catalogue)
+        schema = open_dataset(catalogue, until).schema
+        options = schema.metadata[b"lucidworks"].decode()
+        table = "lucidworks_chunks"
+        if rebuild := loaded != [catalogue, options]:
+            table, since = "lucidworks_chunks_next", None
+            cursor.execute(CREATE_CHUNKS.format(dimension=schema.field("vector").type.list_size))
         # All chunks of a document are in one batch of some thousand rows.
-        for batch in changes(OUTPUT, since=since, until=until):
-            cursor.execute(DELETE, (batch["document_id"].unique().to_pylist(),))
-            counts["deleted"] += cursor.rowcount
+        for batch in changes(catalogue, since=since, until=until):
+            if not rebuild:
+                cursor.execute(DELETE, (batch["document_id"].unique().to_pylist(),))
+                counts["deleted"] += cursor.rowcount
             # A deleted document has one row, without a chunk.
             rows = batch.filter(pc.is_valid(batch["chunk_index"]))
             columns = [rows[name].to_pylist() for name in ("document_id", "chunk_index", "text")]
-            cursor.execute(INSERT, (*columns, as_texts(rows["vector"])))
+            cursor.execute(INSERT.format(table=table), (*columns, as_texts(rows["vector"])))
             counts["inserted"] += cursor.rowcount
-        cursor.execute(NOTE, (until,))
+        if rebuild:
+            cursor.execute(SWAP)
+        cursor.execute(NOTE, (catalogue, options, until))
         connection.commit()
     print(f"Version {since} to {until}: {counts['deleted']:,} rows deleted, {counts['inserted']:,} inserted")
     return {"since": since, "until": until, **counts}
 
 
 @task
-def create_index() -> None:
-    """For nearest neighbours by cosine. Behind the first load, since an index is built faster than it grows."""
-    from airflow.providers.postgres.hooks.postgres import PostgresHook
-
-    PostgresHook(POSTGRES).run(INDEX)
-
-
-@task
-def check(loaded: dict[str, Any]) -> None:
+def check(catalogue: str, loaded: dict[str, Any]) -> None:
     """As many rows as the catalogue has, and the index finds chunks by their own vectors."""
     from contextlib import closing
 
@@ -129,7 +135,7 @@ def check(loaded: dict[str, Any]) -> None:
 
     from lucidworks_provider.corpus import open_dataset
 
-    expected = len(open_dataset(OUTPUT, loaded["until"]))
+    expected = len(open_dataset(catalogue, loaded["until"]))
     with closing(PostgresHook(POSTGRES).get_conn()) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM lucidworks_chunks")
         [count] = cursor.fetchone()
@@ -165,8 +171,10 @@ def check(loaded: dict[str, Any]) -> None:
 )
 def index_in_postgres() -> None:
     """Delta table to PostgreSQL."""
-    loaded = load()
-    create_tables() >> loaded >> create_index() >> check(loaded)
+    catalogue = "{{ var.value.lucidworks_catalogue }}"
+    loaded = load(catalogue)
+    create_tables() >> loaded
+    check(catalogue, loaded)
 
 
 index_in_postgres()

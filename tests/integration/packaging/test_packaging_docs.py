@@ -108,6 +108,19 @@ def test_every_parameter_is_described(cls: type) -> None:
 
 
 @pytest.mark.parametrize("cls", OPERATORS, ids=lambda cls: cls.__name__)
+def test_every_parameter_is_on_the_page(cls: type) -> None:
+    pages = [text for path in HOW_TO if re.search(rf"\b{cls.__name__}\b", text := path.read_text())]
+    missing = [{name for name in parameters_of(cls) if f"`{name}`" not in text} for text in pages]
+    assert set() in missing, min(missing, key=len)
+
+
+def test_every_example_is_linked_from_its_row() -> None:
+    text = (DOCS / "which_operator.md").read_text()
+    examples = {path.name for path in (ROOT / "example_dags").glob("*.py")}
+    assert set(re.findall(r"\]\(\.\./example_dags/(\w+\.py)\)", text)) == examples
+
+
+@pytest.mark.parametrize("cls", OPERATORS, ids=lambda cls: cls.__name__)
 def test_what_is_templated_says_so(cls: Any) -> None:
     says = {name for name, said in described_in(cls).items() if said.endswith("(templated)")}
     assert says == set(cls.template_fields)

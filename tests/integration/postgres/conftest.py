@@ -42,7 +42,6 @@ def index(
     short_corpus_waits: None,
 ) -> Iterator[Index]:
     monkeypatch.setenv("AIRFLOW_CONN_POSTGRES_DEFAULT", server.connection)
-    monkeypatch.setenv("LUCIDWORKS_OUTPUT", str(tmp_path))
     corpus = Corpus(source=str(tmp_path / "source"), output=str(tmp_path / "catalogue"), options=options)
     with psycopg.connect(server.url.replace("+psycopg2", ""), autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS lucidworks_chunks, lucidworks_loaded")

@@ -46,9 +46,8 @@ class Index:
     def load(self) -> dict[str, Any]:
         """A run of the DAG, task by task."""
         self.dag.create_tables.function()
-        loaded: dict[str, Any] = self.dag.load.function()
-        self.dag.create_index.function()
-        self.dag.check.function(loaded)
+        loaded: dict[str, Any] = self.dag.load.function(self.world.corpus.output)
+        self.dag.check.function(self.world.corpus.output, loaded)
         return loaded
 
     @property

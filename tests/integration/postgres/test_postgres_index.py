@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -147,9 +148,12 @@ def test_a_second_load_waits_for_the_first_and_finds_nothing_to_do(index: Index)
     index.world.run()
     index.dag.create_tables.function()
     results: list[dict[str, Any]] = []
+    output = index.world.corpus.output
     with psycopg.connect(index.connection.info.dsn, password=index.connection.info.password) as first:
         first.execute("SELECT version FROM lucidworks_loaded FOR UPDATE")
-        loads = [threading.Thread(target=lambda: results.append(index.dag.load.function())) for _ in range(2)]
+        loads = [
+            threading.Thread(target=lambda: results.append(index.dag.load.function(output))) for _ in range(2)
+        ]
         for one in loads:
             one.start()
         time.sleep(0.5)
@@ -235,11 +239,11 @@ def test_a_check_that_fails(index: Index) -> None:
     index.connection.execute("DELETE FROM lucidworks_chunks WHERE document_id = '003.txt'")
 
     with pytest.raises(ValueError, match="PostgreSQL has 33 chunks, the catalogue 36"):
-        index.dag.check.function(loaded)
+        index.dag.check.function(index.world.corpus.output, loaded)
 
 
-def test_another_dimension(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A column of vectors has one: the load fails and changes nothing, until the tables are dropped."""
+def test_a_full_refresh_with_another_model(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new table replaces the old one, whose vectors have another dimension; a load that fails changes nothing."""
     fill(index)
     index.world.run()
     index.load()
@@ -247,12 +251,55 @@ def test_another_dimension(index: Index, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(corpus_world, "DIMENSION", 8)
     index.world.set(options=ChunkingOptions("dynamic-sentence", "e5-small-v2"), full_refresh=True)
     index.world.run()
-
-    with pytest.raises(psycopg.errors.DataException, match="expected 4 dimensions, not 8"):
+    with failing_storage(after=0), pytest.raises(StorageError):
         index.load()
     assert (index.rows, index.version) == (before, 0)
-    index.connection.execute("DROP TABLE lucidworks_chunks, lucidworks_loaded")
-    assert index.load()["inserted"] == 36
+
+    assert index.load() == {"since": None, "until": 1, "deleted": 0, "inserted": 36}
+
+    assert index.rows == index.expected
+    assert {len(row[3]) for row in index.rows} == {8}
+    tables = index.connection.execute("SELECT relname FROM pg_class WHERE relname LIKE 'lucidworks_chunks%'")
+    names = {name for (name,) in tables}
+    assert names == {"lucidworks_chunks", "lucidworks_chunks_key", "lucidworks_chunks_vector"}
+    # The next night loads the difference.
+    index.world.set(full_refresh=False)
+    index.world.write("001.txt", "Shorter.")
+    index.world.run()
+    assert index.load() == {"since": 1, "until": 2, "deleted": 3, "inserted": 1}
+
+
+def test_searches_during_a_change_of_the_catalogue(index: Index, tmp_path: Path) -> None:
+    """They find all chunks of the old catalogue or all of the new one, with the options of these chunks."""
+    fill(index)
+    index.world.run()
+    index.load()
+    old = index.world.corpus.output
+    new = str(tmp_path / "other")
+    index.world.set(output=new, options=ChunkingOptions("dynamic-sentence", "e5-small-v2"))
+    fill(index, 20)
+    index.world.run()
+    seen: list[tuple[Any, ...] | None] = []
+    done = threading.Event()
+    search = "SELECT (SELECT catalogue FROM lucidworks_loaded), (SELECT count(*) FROM lucidworks_chunks)"
+
+    def searches() -> None:
+        info = index.connection.info
+        with psycopg.connect(info.dsn, password=info.password, autocommit=True) as connection:
+            while not done.is_set():
+                seen.append(connection.execute(search).fetchone())
+
+    thread = threading.Thread(target=searches)
+    thread.start()
+    try:
+        assert index.load()["inserted"] == 60
+        time.sleep(0.2)
+    finally:
+        done.set()
+        thread.join(30)
+
+    assert len(seen) > 10
+    assert set(seen) == {(old, 36), (new, 60)}
     assert index.rows == index.expected
 
 
@@ -279,4 +326,4 @@ def test_a_catalogue_that_was_made_anew(index: Index) -> None:
     index.connection.execute("UPDATE lucidworks_loaded SET version = 9")
 
     with pytest.raises(InputError, match="since is 9"):
-        index.dag.load.function()
+        index.dag.load.function(index.world.corpus.output)

@@ -121,7 +121,9 @@ def _tell(
     fleet: Fleet, night: str, source: Catalogue, run: Run, *, expected: Counter[str], kills: list[float]
 ) -> None:
     state = run.ends()
-    verdict: Verdict = judge(source, str(fleet.out / "catalogue"), JobStateStore.of(_log(fleet)), kills)
+    verdict: Verdict = judge(
+        source, str(fleet.out / "catalogue" / "gte-small"), JobStateStore.of(_log(fleet)), kills
+    )
     tasks = [task for task in run.tasks() if task["task_id"] == "chunk"]
     what = f"chunk_catalogue, {night}"
     fleet.tell(

@@ -13,12 +13,23 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 from conftest import until
 
 from dev.airflow_stack import AirflowStack
-from dev.demo import PRODUCTS, QUICK, TRAINING_KEY, Emulator, environment, write_catalogue
+from dev.demo import (
+    PRODUCTS,
+    QUICK,
+    TICKETS,
+    TRAINING_KEY,
+    Emulator,
+    environment,
+    write_catalogue,
+    write_reviews,
+    write_tickets,
+)
 from dev.packages import pgvector_programs
 from dev.processes import REPOSITORY
 from dev.services import PostgresServer
@@ -30,6 +41,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.live
 
 DOCUMENTS = sorted(topics)[:24]
+REVIEWS = ["I love this tent.", "The stove arrived broken."]
 
 
 class Examples:
@@ -85,13 +97,17 @@ NAMES = (
     "chunk_catalogue",
     "chunk_documents",
     "enrich_catalogue",
+    "classify_sql_table",
     "classify_tickets",
+    "map_customers",
     "answer_questions",
     "train_and_embed",
     "call_an_endpoint",
 )
 # Its runs are started by the asset event of chunk_catalogue.
 CONSUMER = "index_in_postgres"
+# It needs what the consumer has loaded.
+ANSWERS = "answer_from_postgres"
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +118,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
     for name in DOCUMENTS:
         (root / "documents" / f"{name}.txt").write_text(topics[name])
     write_catalogue(root / "catalogue.jsonl")
+    write_tickets(root / "tickets.csv")
+    write_reviews(root / "reviews")
     with (
         Emulator(root / "emulator.log", *QUICK) as emulator,
         PostgresServer(root / "postgres", programs=pgvector_programs()) as postgres,
@@ -111,6 +129,10 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
             env={**environment(root, emulator), "AIRFLOW_CONN_POSTGRES_DEFAULT": postgres.connection},
         ) as airflow,
     ):
+        with psycopg.connect(postgres.url.replace("+psycopg2", ""), autocommit=True) as connection:
+            connection.execute("CREATE TABLE reviews (id bigint PRIMARY KEY, body text)")
+            for number, text in enumerate(REVIEWS):
+                connection.execute("INSERT INTO reviews VALUES (%s, %s)", (number, text))
         started = Examples(airflow, emulator, root / "output", root / "home")
         started.listen(CONSUMER)
         started.start(*NAMES)
@@ -119,7 +141,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examples]:
 
 def test_a_catalogue_is_chunked_in_shards_and_published_with_its_counts(examples: Examples) -> None:
     assert examples.ends("chunk_catalogue") == "success"
-    output = examples.out / "catalogue"
+    output = examples.out / "catalogue" / "gte-small"
+    assert examples.xcom("chunk_catalogue", "switch") == output.as_uri()
     published = examples.xcom("chunk_catalogue", "publish")
     table = open_dataset(output.as_uri()).to_table(columns=["document_id"])
     assert {name.removesuffix(".txt") for name in table["document_id"].to_pylist()} == set(DOCUMENTS)
@@ -147,6 +170,9 @@ def test_a_catalogue_is_indexed_as_soon_as_it_is_published(examples: Examples) -
     chunks = examples.xcom("chunk_catalogue", "publish")["chunks"]
     loaded = {"since": None, "until": 0, "deleted": 0, "inserted": chunks}
     assert examples.xcom(CONSUMER, "load") == loaded
+    examples.start(ANSWERS)
+    assert examples.ends(ANSWERS) == "success"
+    assert len(examples.xcom(ANSWERS, "show")) == 3
 
 
 def test_a_catalogue_is_enriched(examples: Examples) -> None:
@@ -158,13 +184,32 @@ def test_a_catalogue_is_enriched(examples: Examples) -> None:
         # Each product has what was said about it and about no other.
         assert row["summary"].startswith(row["description"][:14])
         assert "tent" in row["keywords"]
-    # 70 products are three jobs of at most 32, for the keywords and for the summaries.
-    assert len(examples.calls("submit-prediction")) == 6
+    # 70 products are three jobs of at most 32, for the keywords and for the summaries; a customer has two reviews.
+    jobs = sorted(call["items"] for call in examples.calls("submit-prediction"))
+    assert [items for items in jobs if items > 2] == [6, 6, 32, 32, 32, 32]
 
 
 def test_tickets_are_classified(examples: Examples) -> None:
     assert examples.ends("classify_tickets") == "success"
-    assert set(examples.xcom("classify_tickets", "route")) == {"T-1", "T-2", "T-3", "T-4"}
+    uri = examples.xcom("classify_tickets", "classify")["uri"]
+    rows = pq.read_table(uri.removeprefix("file://")).to_pylist()
+    assert [row["ticket"] for row in rows] == [ticket for ticket, _, _ in TICKETS]
+    assert sum(examples.xcom("classify_tickets", "count").values()) == len(TICKETS)
+
+
+def test_a_sql_table_is_classified(examples: Examples) -> None:
+    assert examples.ends("classify_sql_table") == "success"
+    assert examples.xcom("classify_sql_table", "store") == len(REVIEWS)
+
+
+def test_customers_are_mapped(examples: Examples) -> None:
+    assert examples.ends("map_customers") == "success"
+    assert examples.xcom("map_customers", "total")["customers"] == 20
+    tasks = examples.airflow.task_instances("map_customers", examples.runs["map_customers"])
+    jobs = [call["items"] for call in examples.calls("submit-prediction")]
+    assert jobs.count(2) == 20
+    names = {task["rendered_map_index"] for task in tasks if task["task_id"] == "keywords"}
+    assert names == {f"customer-{number:02}.csv" for number in range(1, 21)}
 
 
 def test_a_conversation_goes_on(examples: Examples) -> None:
@@ -194,7 +239,7 @@ def test_documents_are_chunked(examples: Examples) -> None:
 
 
 def test_every_example_is_run(examples: Examples) -> None:
-    assert {path.stem for path in (REPOSITORY / "example_dags").glob("*.py")} == {*NAMES, CONSUMER}
+    assert {path.stem for path in (REPOSITORY / "example_dags").glob("*.py")} == {*NAMES, CONSUMER, ANSWERS}
 
 
 def test_an_endpoint_of_ones_own_is_called(examples: Examples) -> None:

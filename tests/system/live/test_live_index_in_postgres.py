@@ -84,7 +84,7 @@ def nights(tmp_path: Path, short_corpus_waits: None) -> Iterator[Nights]:
         server = stack.enter_context(PostgresServer(tmp_path / "postgres", programs=pgvector_programs()))
         environment = {
             "AIRFLOW_CONN_POSTGRES_DEFAULT": server.connection,
-            "LUCIDWORKS_OUTPUT": (tmp_path / "output").as_uri(),
+            "AIRFLOW_VAR_LUCIDWORKS_CATALOGUE": (tmp_path / "output" / "catalogue").as_uri(),
         }
         airflow = AirflowStack(tmp_path / "home", tmp_path / "dags", env=environment)
         # Nothing here defers.
