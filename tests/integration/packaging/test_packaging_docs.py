@@ -114,6 +114,16 @@ def test_every_parameter_is_on_the_page(cls: type) -> None:
     assert set() in missing, min(missing, key=len)
 
 
+def test_included_lines_exist() -> None:
+    block = r'^```\{literalinclude\} (\S+)\n:language: python\n:start-at: "(.+)"\n:end-before: "(.+)"\n```$'
+    found = [(path, *one) for path in PAGES for one in re.findall(block, path.read_text(), re.MULTILINE)]
+    assert len(found) == sum(path.read_text().count("```{literalinclude}") for path in PAGES) > 0
+    for path, file, start, end in found:
+        before, begin, rest = (path.parent / file).read_text().partition(start)
+        assert begin, (file, start, before[:80])
+        assert end in rest, (file, end)
+
+
 def test_every_example_is_linked_from_its_row() -> None:
     text = (DOCS / "which_operator.md").read_text()
     examples = {path.name for path in (ROOT / "example_dags").glob("*.py")}
