@@ -76,7 +76,7 @@ from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.delta.vectors import read_vector, write_vectors
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
 from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
-from lucidworks_provider.storage import discard, exists, names_in, reading, writing
+from lucidworks_provider.storage import discard, exists, names_in, read_file, reading, write_file, writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -495,7 +495,7 @@ def _commit_documents(
     uri, schema = below(output, DOCUMENTS), documents_schema()
     if upserts is not None:
         try:
-            _copy_file(below(output, rows_path(transactions[RUN])), below(uri, upserts.path))
+            _copy_file(below(output, rows_path(transactions[RUN])), below(uri, upserts.path), upserts.size)
         except StorageError:
             # Another run may have made this commit and removed the file.
             if (table := read_table(uri)) is None or table.transactions.get(RUN, 0) < transactions[RUN]:
@@ -524,7 +524,13 @@ def _commit_documents(
     raise _concurrent_commits_error(uri)
 
 
-def _copy_file(source: str, target: str) -> None:
+def _copy_file(source: str, target: str, size: int) -> None:
+    if size <= _COPY_BYTES:
+        # Fewer requests.
+        if (data := read_file(source)) is None:
+            raise StorageError(f"{source} is missing.")
+        write_file(target, data)
+        return
     with reading(source) as file, writing(target) as path, path.open("wb") as copy:
         shutil.copyfileobj(file, copy, _COPY_BYTES)
 

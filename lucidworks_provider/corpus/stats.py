@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 # Steps of the time series; an even number.
@@ -36,8 +36,6 @@ def _logarithmic(first: float, last: float, per_octave: int) -> list[float]:
 # Characters: steps of 9 %, whole numbers. Seconds: steps of 19 %, from 10 ms to more than a day.
 SIZE_EDGES = tuple(sorted({round(edge) for edge in _logarithmic(1, 1 << 21, 8)}))
 SECONDS_EDGES = tuple(_logarithmic(0.01, 100_000, 4))
-# Buckets of most sizes; a table is four times as fast as a search.
-_TABLE = tuple(bisect_right(SIZE_EDGES, size) for size in range(1 << 13))
 
 
 class Histogram:
@@ -56,23 +54,12 @@ class Histogram:
         self.least = float("inf")
         self.most = float("-inf")
 
-    def add(self, value: float) -> None:
-        """Count a value."""
-        self.counts[bisect_right(self.edges, value)] += 1
-        self._observe(value, value, value)
-
-    def add_sizes(self, sizes: Sequence[int]) -> None:
-        """Count many whole numbers, with the edges :data:`SIZE_EDGES`."""
-        if not sizes:
-            return
-        counts, most = self.counts, max(sizes)
-        if most < len(_TABLE):
-            for size in sizes:
-                counts[_TABLE[size]] += 1
-        else:
-            for size in sizes:
-                counts[bisect_right(self.edges, size)] += 1
-        self._observe(sum(sizes), min(sizes), most)
+    def add(self, values: Collection[float]) -> None:
+        """Count values."""
+        for value in values:
+            self.counts[bisect_right(self.edges, value)] += 1
+        self.sum += sum(values)
+        self.least, self.most = min((self.least, *values)), max((self.most, *values))
 
     def quantile(self, share: float) -> float | None:
         """
@@ -107,11 +94,6 @@ class Histogram:
             "edges": list(ends[first : last + 2]),
             "counts": self.counts[first : last + 1],
         }
-
-    def _observe(self, total: float, least: float, most: float) -> None:
-        self.sum += total
-        self.least = min(self.least, least)
-        self.most = max(self.most, most)
 
 
 class Series:
@@ -236,9 +218,9 @@ class RunStats:
         self.chunks += len(chunk_sizes)
         self.tokens += tokens
         self.series.documents[self._step(now)] += 1
-        self.sizes.add_sizes(chunk_sizes)
+        self.sizes.add(chunk_sizes)
         if latency_s is not None:
-            self.latency.add(latency_s)
+            self.latency.add([latency_s])
 
     def rejected(self, reason: str) -> None:
         """A document was rejected."""

@@ -24,7 +24,7 @@ from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import DataFile, DeletionVector, commit, read_table
 from lucidworks_provider.delta.schema import arrow_schema, delta_schema
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.storage import names_in, write_file
+from lucidworks_provider.storage import names_in, read_file, write_file
 
 try:
     from airflow.sdk.io import attach
@@ -261,6 +261,33 @@ def test_a_corrupt_checkpoint_is_named(world: World) -> None:
     (world.folder / "_delta_log" / f"{0:020}.checkpoint.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match=r"corrupt: .*00000\.checkpoint\.parquet"):
         read_table(world.uri)
+
+
+def test_a_snapshot_is_continued_from_an_earlier_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.create([row(n) for n in range(6)])
+    tables = [
+        world.table,
+        *(world.change([row(10 + n)], delete=[f"doc-{n}"], txn=n) for n in range(1, 6)),
+    ]
+    for known in tables:
+        assert log.read_table(world.uri, known=known) == tables[-1]
+        assert log.read_table(world.uri, 3, known=known) == tables[3]
+    log.write_checkpoint(tables[-1])
+    after = world.change([row(20)])
+    assert log.read_table(world.uri, known=tables[-1]) == after
+    read = list[str]()
+
+    def counted(uri: str) -> bytes | None:
+        read.append(uri)
+        return read_file(uri)
+
+    monkeypatch.setattr(log, "read_file", counted)
+    assert log.read_table(world.uri, known=after) is after
+    assert read == []
+    last = world.change([row(21)])
+    read.clear()
+    assert log.read_table(world.uri, known=after) == last
+    assert len(read) == 1
 
 
 def test_log_files_that_vanish_are_listed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

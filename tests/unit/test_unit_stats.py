@@ -29,9 +29,9 @@ class TestHistogram:
     @given(st.lists(st.integers(0, 3_000_000), min_size=1))
     def test_many_sizes_are_counted_as_one_by_one(self, sizes: list[int]) -> None:
         together, alone = Histogram(SIZE_EDGES), Histogram(SIZE_EDGES)
-        together.add_sizes(sizes)
+        together.add(sizes)
         for size in sizes:
-            alone.add(size)
+            alone.add([size])
         assert together.counts == alone.counts
         assert together.as_json() == alone.as_json()
 
@@ -39,7 +39,7 @@ class TestHistogram:
     def test_what_is_written_holds_all_values(self, seconds: list[float]) -> None:
         counts = Histogram(SECONDS_EDGES)
         for one in seconds:
-            counts.add(one)
+            counts.add([one])
         plain = counts.as_json()
         assert len(plain["edges"]) == len(plain["counts"]) + 1
         assert sum(plain["counts"]) == plain["count"] == len(seconds)
@@ -49,14 +49,14 @@ class TestHistogram:
 
     def test_quantiles_are_as_exact_as_a_bucket(self) -> None:
         counts = Histogram(SIZE_EDGES)
-        counts.add_sizes(range(1, 10_001))
+        counts.add(range(1, 10_001))
         for share in (0.1, 0.5, 0.95):
             assert counts.quantile(share) == pytest.approx(share * 10_000, rel=0.1)
         assert Histogram(SIZE_EDGES).quantile(0.5) is None
 
     def test_without_values(self) -> None:
         counts = Histogram(SIZE_EDGES)
-        counts.add_sizes([])
+        counts.add([])
         assert counts.as_json() == {"count": 0, "edges": [], "counts": []}
 
 

@@ -91,7 +91,6 @@ def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.Monk
         plan = Plan(
             db,
             read=lambda file: read_file_documents(file, ReadOptions()),
-            check=lambda _: None,
             reuse=False,
             max_text_bytes=1000,
         )
