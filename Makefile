@@ -99,6 +99,7 @@ bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/bench
 	@$(BIN)/python -m benchmarks.corpus all
 	@$(BIN)/python -m benchmarks.corpus_results
 	@$(BIN)/python -m benchmarks.imports
+	@$(BIN)/python -m benchmarks.prediction_table
 	@$(BIN)/python -m benchmarks.predictions
 	@$(BIN)/python -m benchmarks.rate
 	@$(BIN)/python -m benchmarks.rate_emulator

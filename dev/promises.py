@@ -348,6 +348,14 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
     ),
     "Tables and files": (
         Promise(
+            "A killed prediction task pays again for no more than the batches in flight.",
+            "integration/operators/test_operator_tables.py::"
+            "test_a_killed_process_pays_again_for_no_more_than_the_batches_in_flight",
+            "jobs/prediction_task.py",
+            "if stored and split_uri(",
+            "if not stored and split_uri(",
+        ),
+        Promise(
             "A file takes its place whole, or not at all.",
             "unit/test_unit_storage.py::test_nothing_partial_is_ever_visible",
             "storage.py",

@@ -506,14 +506,13 @@ def check_size(size: object) -> int:
     return size
 
 
-def check_jobs(batches: Batches) -> Batches:
+def check_jobs(batches: Batches) -> None:
     """:raises InputError: more batches than a task takes as jobs."""
     if len(batches) > MAX_JOBS:
         raise InputError(
             f"{batches.survey.sent:,} inputs are {len(batches):,} jobs, more than one task takes ({MAX_JOBS:,}). Map "
             "the operator over parts of them (`.expand`)."
         )
-    return batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,16 @@ import csv
 import gzip
 import json
 import logging
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -33,12 +38,15 @@ from prediction_service import (
     through_triggers,
 )
 
+from lucidworks_provider.client.api.use_cases import PredictionOptions
 from lucidworks_provider.client.http import retry
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import InputError, ServiceError
+from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
 from lucidworks_provider.jobs import prediction_task
+from lucidworks_provider.jobs.prediction_rows import read_batches
+from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 ROWS = [{"sku": n, "text": f"Text {n}.", "brand": f"b{n % 2}", "price": n / 2} for n in range(10)]
@@ -528,6 +536,39 @@ def test_a_generator_is_read_once_for_all_tries(service: Service, tmp_path: Path
     assert [row["sku"] for row in rows_of(path)] == SKUS[::-1], "a cleared task reads it again"
 
 
+def test_a_generator_is_read_once_for_all_tries_of_its_jobs(service: Service, tmp_path: Path) -> None:
+    context, reads, path = new_context(), [], tmp_path / "p.parquet"
+
+    def rows() -> Iterator[dict[str, Any]]:
+        reads.append(1)
+        yield from dictionaries()[:: -1 if len(reads) > 1 else 1]
+
+    service.settings(pending_seconds=0.6)
+    with pytest.raises(JobTimeoutError):
+        by_jobs(rows(), path, **COLUMNS, timeout=0.2).execute(context)
+    by_jobs(rows(), path, **COLUMNS).execute(context)
+    assert set(service.submitted().values()) == {1}
+    assert [row["sku"] for row in rows_of(path)] == SKUS
+    assert len(reads) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_jobs_are_submitted_in_any_order(tmp_path: Path) -> None:
+    source = write(tmp_path / "t.parquet", [{"id": n, "text": f"{n}."} for n in range(100)])
+    options: PredictionOptions[Any] = PredictionOptions("passthrough", LLAMA)
+    task = prediction_task.PredictionTask(
+        str(tmp_path / "p.jsonl"),
+        JobStateStore(ResultDirectory(str(tmp_path / "jobs")), None),
+        True,
+        options,
+        read_batches(str(source), tables.TableColumns(), options, 2),
+        lambda items: items[0].wire["text"],
+    )
+    for position in (0, 3, 1, 49, 40, 2, 48, 0):
+        assert task.submit(position) == f"{2 * position}."
+        assert task.name(position) == f"Inputs {2 * position} to {2 * position + 1}"
+
+
 def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path) -> None:
     context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
     first = direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
@@ -556,6 +597,36 @@ def test_a_table_that_changes_while_it_is_read(service: Service, tmp_path: Path)
     direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
     assert rows_of(path)[9]["brand"] == "another"
     assert len(service.calls("predict")) == 3, "no text was changed, so nothing is paid for again"
+
+
+# A task that predicts a table, as a process that a test kills.
+TASK = """
+import sys
+from prediction_service import direct, new_context
+
+source, path = sys.argv[1:]
+direct(source, result_path=path, concurrency=4).execute(new_context(state_store=False))
+"""
+
+
+def test_a_killed_process_pays_again_for_no_more_than_the_batches_in_flight(
+    service: Service, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "t.parquet", [{"id": n, "text": f"Text {n}."} for n in range(400)])
+    path = tmp_path / "out" / "p.parquet"
+    service.settings(latency=0.02)
+    command = [sys.executable, "-c", TASK, str(source), str(path)]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}) as first:
+        until = monotonic() + 60
+        while len(service.calls("predict")) < 40 and monotonic() < until:
+            sleep(0.01)
+        first.kill()
+    assert first.returncode == -signal.SIGKILL
+    assert not path.exists()
+    direct(str(source), result_path=str(path), concurrency=4).execute(new_context(state_store=False))
+    assert [row["response"] for row in rows_of(path)] == [f"Text {n}." for n in range(400)]
+    assert len(service.sent()) == 100
+    assert service.sent().total() <= 100 + 4
 
 
 # What is said
