@@ -60,7 +60,6 @@ class PredictionTask(JobTask[PredictionFile]):
     One job for each batch, and a file of rows.
 
     :param batches: the rows; all of them are in memory, as one task takes few.
-    :param post: performs the POST for one batch and returns the job's id.
     """
 
     kind: ClassVar[JobKind] = PREDICTION
@@ -68,7 +67,6 @@ class PredictionTask(JobTask[PredictionFile]):
 
     options: PredictionOptions[Any]
     batches: Batches
-    post: Callable[[Sequence[Item]], str]
     policy: ResultPolicy = DEFAULT_POLICY
 
     held: Sequence[Batch] = field(init=False)
@@ -92,9 +90,11 @@ class PredictionTask(JobTask[PredictionFile]):
         """By the inputs' positions."""
         return self.held[position].name
 
-    def submit(self, position: int) -> str:
+    async def submit(self, position: int) -> str:
         """Send the batch."""
-        return self.post(self.held[position].sent)
+        from lucidworks_provider.client.predictions import submit_items
+
+        return await self.hook.acall(submit_items(self.options, self.held[position].sent))
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The value is a prediction for each input."""

@@ -116,7 +116,6 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
 
     def _task(self, context: Context) -> ChunkTask:
         """Validate the rendered values, before anything is sent or written."""
-        from lucidworks_provider.client.chunking import submit_text
         from lucidworks_provider.jobs.chunk_task import ChunkTask, read_documents
 
         options = self._options()
@@ -130,7 +129,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
             **self._job_options(context),
             options=options,
             documents=read_documents(given, max_bytes=most),
-            post=lambda text: self.hook.call(submit_text(options, text, max_bytes=most)),
+            max_bytes=most,
             lenient=one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
         )
 

@@ -82,7 +82,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         """Wait in the triggerer or in this process; the first wait of an attempt sets the deadline."""
         manifest: dict[str, Any] | None = None
         while manifest is None:
-            record = task.submit_missing(record)
+            record = asyncio.run(task.submit_missing(record))
             deadline = deadline or self._deadline(context)
             if self._in_triggerer:
                 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
@@ -214,6 +214,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         return {
             "result_uri": uri,
             "store": JobStateStore(self._results(context), context.get("task_state_store")),
+            "hook": self.hook,
             "resubmit_unknown": policy == "resubmit",
         }
 

@@ -512,7 +512,6 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     def _task(self, context: Context) -> PredictionTask:
         """Validate the rendered values, before anything is sent or written."""
         from lucidworks_provider.client.api.prediction_calls import check_asynchronous
-        from lucidworks_provider.client.predictions import submit_items
         from lucidworks_provider.jobs.prediction_task import PredictionTask, check_jobs
 
         options = self._prediction_options()
@@ -523,7 +522,6 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
             **job_options,
             options=options,
             batches=check_jobs(self._read(options)),
-            post=lambda batch: self.hook.call(submit_items(options, batch)),
             policy=policy,
         )
 

@@ -220,6 +220,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         return ExternalJob(
             result_uri=check_uri(self.result_path, "result_path"),
             store=JobStateStore(self._results(context), context.get("task_state_store")),
+            hook=self.hook,
             resubmit_unknown=True,
             job_kind=self._checked(),
             job_id=self.job_id,

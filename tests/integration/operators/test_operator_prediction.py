@@ -54,7 +54,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs import state_store
+from lucidworks_provider.jobs import state_store, task
 from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
@@ -931,6 +931,8 @@ def test_a_retry_after_a_kill_submits_what_has_no_id(
         return job_id
 
     with pytest.MonkeyPatch.context() as patch:
+        # One at a time, so that the moment is certain.
+        patch.setattr(task, "SUBMISSIONS", 1)
         patch.setattr(client_predictions, "submit_items", dying)
         with pytest.raises(Death):
             first.execute(context)
@@ -1054,6 +1056,7 @@ def test_a_token_that_is_superseded_fails_no_job(
         return submit_items(*args)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "SUBMISSIONS", 1)
         patch.setattr(client_predictions, "submit_items", superseding)
         with pytest.raises(TaskDeferred) as deferred:
             one.execute(context)
