@@ -20,6 +20,7 @@ from lucidworks_provider.client.api.use_cases import MAX_BATCH, Item, Prediction
 from lucidworks_provider.client.api.validation import refused
 from lucidworks_provider.errors import (
     AuthenticationError,
+    BudgetExceededError,
     ConfigurationError,
     ContentEncodingError,
     ForbiddenError,
@@ -31,6 +32,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
+from lucidworks_provider.jobs.budget import Budget
 from lucidworks_provider.jobs.prediction_file import (
     DEFAULT_POLICY,
     PredictionFile,
@@ -149,6 +151,7 @@ class SyncBatchRunner:
     :param revision: of the task's record, which changes with each result, so that responses of an earlier result that
         could not be deleted are not used.
     :param progress: logs the progress.
+    :param budget: of tokens, for the responses that this attempt requests.
     """
 
     options: PredictionOptions[Any]
@@ -159,6 +162,7 @@ class SyncBatchRunner:
     revision: int = 0
     policy: ResultPolicy = DEFAULT_POLICY
     progress: Progress | None = None
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def fingerprint(self) -> str:
@@ -192,12 +196,17 @@ class SyncBatchRunner:
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
         failures = 0
+        over_budget: list[BudgetExceededError] = []
 
         async def work() -> None:
             nonlocal failures
             while (batch := await queue.next()) is not None:
                 try:
                     predictions = await self._one(batch)
+                except BudgetExceededError as err:
+                    over_budget.append(err)
+                    queue.stop()
+                    continue
                 except LucidworksError as err:
                     failed.add(batch, err)
                     failures += err.retryable or isinstance(err, MalformedAnswerError)
@@ -217,12 +226,14 @@ class SyncBatchRunner:
                 raise err
         if failed.count:
             raise failed.error(len(self.batches), kept=self.results is not None)
+        if over_budget:
+            raise over_budget[0]
         return [done[position] for position in sorted(done)]
 
     async def _one(self, batch: Batch) -> tuple[Prediction, ...] | None:
         items = batch.sent
         if self.results is None:
-            _, predictions = await self.predict(items)
+            _, predictions = await self._predict(items)
             self._count(batch)
             return predictions
         name = self._name(batch)
@@ -231,7 +242,7 @@ class SyncBatchRunner:
             self._count(batch, kept=True)
             return None
         try:
-            body, _ = await self.predict(items)
+            body, _ = await self._predict(items)
         except MalformedAnswerError:
             await in_thread(self.results.mark_rejected, name)
             raise
@@ -241,6 +252,12 @@ class SyncBatchRunner:
         await store.save(body)
         self._count(batch)
         return None
+
+    async def _predict(self, items: Sequence[Item]) -> tuple[bytes, tuple[Prediction, ...]]:
+        self.budget.check_tokens()
+        body, predictions = await self.predict(items)
+        self.budget.spend(sum(one.tokens_used.sum for one in predictions))
+        return body, predictions
 
     def _count(self, batch: Batch, *, kept: bool = False) -> None:
         if self.progress is not None:

@@ -30,6 +30,7 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
+from lucidworks_provider.jobs.budget import Budget
 from lucidworks_provider.jobs.decisions import JobsOutcome
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import JobStateStore
@@ -87,6 +88,7 @@ class JobTask(ABC, Generic[File]):
     store: JobStateStore
     hook: AsyncHook
     resubmit_unknown: bool
+    budget: Budget
 
     @property
     @abstractmethod
@@ -133,9 +135,11 @@ class JobTask(ABC, Generic[File]):
         A part's intent is saved before its POST, and its id with the intents of the POSTs that follow. After a
         failure nothing more is submitted, and the ids of the POSTs in flight are saved.
 
+        :raises BudgetExceededError: the task needs more jobs than that; nothing was sent.
         :raises StorageError: the result cannot be written; checked before the first POST.
         :raises SubmissionUnknownError: by policy, where a POST's outcome is unknown.
         """
+        self.budget.check_requests(self.count)
         if is_folder(self.result_uri):
             raise StorageError(f"{self.result_uri} is a folder; result_path must name a file.")
         if record.intents:

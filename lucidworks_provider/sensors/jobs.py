@@ -213,6 +213,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         return KINDS[self.kind]
 
     def _task(self, context: Context) -> ExternalJob:
+        from lucidworks_provider.jobs.budget import Budget
         from lucidworks_provider.jobs.external import ExternalJob
         from lucidworks_provider.jobs.state_store import JobStateStore
         from lucidworks_provider.storage import check_uri
@@ -222,6 +223,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
             store=JobStateStore(self._results(context), context.get("task_state_store")),
             hook=self.hook,
             resubmit_unknown=True,
+            budget=Budget(),
             job_kind=self._checked(),
             job_id=self.job_id,
         )

@@ -23,6 +23,7 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
+from lucidworks_provider.jobs.budget import Budget
 from lucidworks_provider.jobs.record import JobRecord, resume
 from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
 from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask
@@ -103,7 +104,7 @@ class Stage:
 
     def attempt(self, policy: str = "resubmit") -> JobRecord:
         store = JobStateStore(self.results, None)
-        task = Parts(f"{self.folder}/r.parquet", store, Hook(), policy == "resubmit", self.service)  # type: ignore[arg-type]
+        task = Parts(f"{self.folder}/r.parquet", store, Hook(), policy == "resubmit", Budget(), self.service)  # type: ignore[arg-type]
         record, _ = resume(store.load(), fingerprint="f", generation=0)
         return asyncio.run(task.submit_missing(record))
 
