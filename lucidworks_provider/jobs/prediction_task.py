@@ -32,7 +32,6 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.budget import Budget
 from lucidworks_provider.jobs.prediction_file import (
     DEFAULT_POLICY,
     PredictionFile,
@@ -42,7 +41,7 @@ from lucidworks_provider.jobs.prediction_file import (
 from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey, split_batches
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import FileResultStore, QuarantineReason, ResultDirectory
-from lucidworks_provider.jobs.task import JobTask, ParsedBody
+from lucidworks_provider.jobs.task import Budget, JobTask, ParsedBody
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)

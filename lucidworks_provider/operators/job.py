@@ -206,9 +206,8 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
 
     def _job_options(self, context: Context) -> dict[str, Any]:
         """Validated arguments of every task."""
-        from lucidworks_provider.jobs.budget import Budget
         from lucidworks_provider.jobs.state_store import JobStateStore
-        from lucidworks_provider.jobs.task import check_suffix
+        from lucidworks_provider.jobs.task import Budget, check_suffix
         from lucidworks_provider.storage import check_uri
 
         policy = one_of(self.on_unknown_submission, "on_unknown_submission", "resubmit", "fail")

@@ -358,10 +358,9 @@ class LucidworksPredictionOperator(_Predicting):
 
     def _batch_runner(self, context: Context) -> SyncBatchRunner:
         from lucidworks_provider.client.predictions import predict_items
-        from lucidworks_provider.jobs.budget import Budget
         from lucidworks_provider.jobs.prediction_rows import Spool
         from lucidworks_provider.jobs.prediction_task import Progress, SyncBatchRunner
-        from lucidworks_provider.jobs.task import check_suffix
+        from lucidworks_provider.jobs.task import Budget, check_suffix
         from lucidworks_provider.storage import check_uri, is_folder
 
         options = self._prediction_options()

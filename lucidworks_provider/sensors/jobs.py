@@ -213,9 +213,9 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         return KINDS[self.kind]
 
     def _task(self, context: Context) -> ExternalJob:
-        from lucidworks_provider.jobs.budget import Budget
         from lucidworks_provider.jobs.external import ExternalJob
         from lucidworks_provider.jobs.state_store import JobStateStore
+        from lucidworks_provider.jobs.task import Budget
         from lucidworks_provider.storage import check_uri
 
         return ExternalJob(

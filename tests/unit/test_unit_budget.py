@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from lucidworks_provider.errors import BudgetExceededError, InputError
-from lucidworks_provider.jobs.budget import Budget
+from lucidworks_provider.jobs.task import Budget
 from lucidworks_provider.operators.values import limit
 
 

@@ -23,10 +23,9 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
-from lucidworks_provider.jobs.budget import Budget
 from lucidworks_provider.jobs.record import JobRecord, resume
 from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
-from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask
+from lucidworks_provider.jobs.task import SUBMISSIONS, Budget, JobTask
 
 PARTS = 30
 
