@@ -201,6 +201,20 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "if False:",
         ),
         Promise(
+            "A killed process loses the ids of the submissions in flight at most, and the record names these.",
+            "unit/test_unit_submissions.py::test_a_kill_loses_the_ids_of_the_posts_in_flight_at_most",
+            "jobs/task.py",
+            "saved = record.intending(following)",
+            "saved = record",
+        ),
+        Promise(
+            "A failed submission stops the others, and the ids of those in flight are kept.",
+            "unit/test_unit_submissions.py::test_a_failure_stops_submissions_and_keeps_the_ids_of_those_in_flight",
+            "jobs/task.py",
+            "free = 0 if failures else most - len(posts)",
+            "free = most - len(posts)",
+        ),
+        Promise(
             "`on_unknown_submission` decides about a submission whose outcome is unknown.",
             "integration/operators/test_operator_chunking.py::test_the_policy_for_a_submission_without_an_answer",
             "jobs/task.py",

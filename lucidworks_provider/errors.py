@@ -26,6 +26,7 @@ The errors of this package, as one tree.
     ├── AmbiguousResourceError    a model or deployment may be the one requested
     ├── StorageError              a storage location cannot be written or read
     ├── OutputBusyError           another task writes into the same output; names the task
+    ├── BudgetExceededError       more requests or tokens than a task may use
     ├── TooManyRejectsError       more documents of a corpus were rejected than its owner allows
     └── JobError                  an asynchronous job
         ├── JobFailedError        the service reports ERROR
@@ -193,6 +194,14 @@ class OutputBusyError(LucidworksError):
     """Another task, or another try of this one, writes into the same output; names it."""
 
     retryable = True
+
+
+class BudgetExceededError(LucidworksError):
+    """
+    ``max_requests`` or ``max_tokens`` of a task is reached; the responses so far are kept.
+
+    Not retryable: an automatic retry would have a new budget. Clearing the task is the decision for one.
+    """
 
 
 class TooManyRejectsError(LucidworksError):

@@ -98,6 +98,7 @@ class ChunkTaskArguments(DecoratorArguments, total=False):
     poll_interval: float | timedelta
     timeout: float | timedelta
     on_unknown_submission: Literal["resubmit", "fail"]
+    max_requests: int | str | None
 
 
 def lucidworks_chunk_task(

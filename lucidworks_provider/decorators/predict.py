@@ -77,6 +77,8 @@ class PredictTaskArguments(DecoratorArguments, total=False):
     on_empty: Literal["succeed", "skip", "fail"]
     on_mismatch: Literal["fail", "warn"]
     concurrency: int
+    max_requests: int | str | None
+    max_tokens: int | str | None
     lucidworks_conn_id: str
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -187,7 +187,7 @@ class ChunkTask(JobTask[ChunkFile]):
     """
     One job for each document, and a file of chunks and vectors.
 
-    :param post: performs the POST for one text and returns the job's id.
+    :param max_bytes: of a text.
     :param lenient: warn about results that may be valid.
     """
 
@@ -196,7 +196,7 @@ class ChunkTask(JobTask[ChunkFile]):
 
     options: ChunkingOptions
     documents: tuple[Document, ...]
-    post: Callable[[str], str]
+    max_bytes: int
     lenient: bool = False
     # Ids of documents whose chunks do not cover their text, with what is missing.
     _gaps: dict[str, str] = field(default_factory=dict, init=False)
@@ -215,9 +215,12 @@ class ChunkTask(JobTask[ChunkFile]):
         """By the caller's id."""
         return f"Document {self.documents[position].id!r}"
 
-    def submit(self, position: int) -> str:
+    async def submit(self, position: int) -> str:
         """Send the document's text."""
-        return self.post(self.documents[position].text)
+        from lucidworks_provider.client.chunking import submit_text
+
+        text = self.documents[position].text
+        return await self.hook.acall(submit_text(self.options, text, max_bytes=self.max_bytes))
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The result."""

@@ -50,7 +50,7 @@ class ExternalJob(JobTask[Path]):
         """By its kind; messages add the id."""
         return f"The {self.job_kind.name} job"
 
-    def submit(self, position: int) -> str:
+    async def submit(self, position: int) -> str:
         """Nothing is sent."""
         return self.job_id
 

@@ -23,6 +23,7 @@ from lucidworks_provider.client.use_cases import MAX_BATCH, Item, PredictionOpti
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
     AuthenticationError,
+    BudgetExceededError,
     ConfigurationError,
     ContentEncodingError,
     ForbiddenError,
@@ -43,13 +44,13 @@ from lucidworks_provider.jobs.prediction_file import (
 from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import FileResultStore, QuarantineReason, ResultDirectory
-from lucidworks_provider.jobs.task import JobTask, ParsedBody
+from lucidworks_provider.jobs.task import Budget, JobTask, ParsedBody
 from lucidworks_provider.storage import names_in, split_uri
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-# One task submits one after the other and keeps all ids in one record.
+# One task keeps all ids in one record.
 MAX_JOBS = 1000
 # Failures that an error message describes.
 _DESCRIBED = 3
@@ -68,7 +69,6 @@ class PredictionTask(JobTask[PredictionFile]):
     One job for each batch, and a file of rows.
 
     :param batches: the rows, read again for each step.
-    :param post: performs the POST for one batch and returns the job's id.
     """
 
     kind: ClassVar[JobKind] = PREDICTION
@@ -76,7 +76,6 @@ class PredictionTask(JobTask[PredictionFile]):
 
     options: PredictionOptions[Any]
     batches: Batches
-    post: Callable[[Sequence[Item]], str]
     policy: ResultPolicy = DEFAULT_POLICY
 
     _reader: _BatchReader = field(init=False, repr=False)
@@ -102,9 +101,12 @@ class PredictionTask(JobTask[PredictionFile]):
         """By the inputs' positions."""
         return self._known[position][0]
 
-    def submit(self, position: int) -> str:
+    async def submit(self, position: int) -> str:
         """Send the batch."""
-        return self.post(self._reader.get(position).sent)
+        from lucidworks_provider.client.predictions import submit_items
+
+        batch = await in_thread(self._reader.get, position)
+        return await self.hook.acall(submit_items(self.options, batch.sent))
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The value is a prediction for each input."""
@@ -179,7 +181,7 @@ class _BatchReader:
     def _restart(self) -> None:
         # Without a limit of rows only a batch of a table without valid rows has nothing to send.
         self._following = self._batches.checked(self._batches.survey.rows + 1)
-        # Threads submit a few batches at once.
+        # A few batches are submitted at once.
         self._recent: deque[Batch] = deque(maxlen=_RECENT)
 
 
@@ -198,6 +200,7 @@ class SyncBatchRunner:
     :param revision: of the task's record, which changes with each result, so that responses of an earlier result that
         could not be deleted are not used.
     :param progress: logs the progress.
+    :param budget: of tokens, for the responses that this attempt requests.
     """
 
     options: PredictionOptions[Any]
@@ -208,6 +211,7 @@ class SyncBatchRunner:
     revision: int = 0
     policy: ResultPolicy = DEFAULT_POLICY
     progress: Progress | None = None
+    budget: Budget = field(default_factory=Budget)
     _names: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -252,12 +256,17 @@ class SyncBatchRunner:
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
         failures = 0
+        over_budget: list[BudgetExceededError] = []
 
         async def work() -> None:
             nonlocal failures
             while (batch := await queue.next()) is not None:
                 try:
                     predictions = await self._one(batch, stored)
+                except BudgetExceededError as err:
+                    over_budget.append(err)
+                    queue.stop()
+                    continue
                 except LucidworksError as err:
                     failed.add(batch, err)
                     failures += err.retryable or isinstance(err, MalformedAnswerError)
@@ -277,12 +286,14 @@ class SyncBatchRunner:
                 raise err
         if failed.count:
             raise failed.error(len(self.batches), kept=self.results is not None)
+        if over_budget:
+            raise over_budget[0]
         return [done[position] for position in sorted(done)]
 
     async def _one(self, batch: Batch, stored: Collection[str]) -> tuple[Prediction, ...] | None:
         items = batch.sent
         if self.results is None:
-            _, predictions = await self.predict(items)
+            _, predictions = await self._predict(items)
             self._count(batch)
             return predictions
         name = self._name(batch)
@@ -291,7 +302,7 @@ class SyncBatchRunner:
             self._count(batch, kept=True)
             return None
         try:
-            body, _ = await self.predict(items)
+            body, _ = await self._predict(items)
         except MalformedAnswerError:
             await in_thread(self.results.mark_rejected, name)
             raise
@@ -301,6 +312,12 @@ class SyncBatchRunner:
         await store.save(body)
         self._count(batch)
         return None
+
+    async def _predict(self, items: Sequence[Item]) -> tuple[bytes, tuple[Prediction, ...]]:
+        self.budget.check_tokens()
+        body, predictions = await self.predict(items)
+        self.budget.spend(sum(one.tokens_used.sum for one in predictions))
+        return body, predictions
 
     def _count(self, batch: Batch, *, kept: bool = False) -> None:
         if self.progress is not None:

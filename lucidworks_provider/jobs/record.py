@@ -3,7 +3,7 @@
 The state of a task's jobs, stored outside of the process that may be killed.
 
 The service has no idempotency key, no list of jobs and no cancel, so a lost id is paid work lost. The record has the
-intent before each POST, the job id right after it, and the manifest when the result file is written:
+intents before the POSTs, the job ids right after them, and the manifest when the result file is written:
 
 ================================  ==============================================================
 a new attempt finds               it
@@ -12,7 +12,7 @@ no record, or other input         starts; the ids of another input are orphans, 
 a result of the same generation   returns the manifest: the last attempt was killed before it returned it
 a result of another generation    starts: clearing a task that succeeded means to do it again
 job ids                           waits for those jobs
-an intent without an id           applies ``on_unknown_submission``: the POST's outcome is unknown
+intents without an id             applies ``on_unknown_submission``: the outcome of these POSTs is unknown
 ================================  ==============================================================
 
 The *generation* of a task instance is its ``max_tries``: clearing raises it, automatic retries do not.
@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 VERSION = 1
+_SETS = ("intents", "resubmitted", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class JobRecord:
     :param generation: of the task instance that submitted.
     :param revision: increases with every change, to find the newer of two copies.
     :param jobs: job id by the document's position.
-    :param intent: the position that is being submitted.
+    :param intents: the positions that are being submitted.
     :param resubmitted: positions whose result was gone and that this attempt submitted again.
     :param failed: positions whose job ended in ERROR; a retry submits them again.
     :param result: the manifest, once the result file is written.
@@ -49,14 +50,18 @@ class JobRecord:
     nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
     revision: int = 0
     jobs: Mapping[int, str] = field(default_factory=dict)
-    intent: int | None = None
+    intents: frozenset[int] = frozenset()
     resubmitted: frozenset[int] = frozenset()
     failed: frozenset[int] = frozenset()
     result: Mapping[str, Any] | None = None
 
-    def intending(self, position: int) -> JobRecord:
-        """The POST for a document is about to be sent."""
-        return self._next(intent=position)
+    def intending(self, positions: Iterable[int]) -> JobRecord:
+        """POSTs for documents are about to be sent."""
+        return self._next(intents=self.intents | set(positions))
+
+    def withdrawn(self, position: int) -> JobRecord:
+        """A POST created no job."""
+        return self._next(intents=self.intents - {position})
 
     def awaited(self) -> JobRecord:
         """
@@ -64,12 +69,12 @@ class JobRecord:
 
         With a new nonce: the record of an earlier attempt, on another host's disk, must not be accepted for this one.
         """
-        return self._next(nonce=uuid.uuid4().hex, intent=None)
+        return self._next(nonce=uuid.uuid4().hex, intents=frozenset())
 
-    def submitted(self, position: int, job_id: str, *, then: int | None = None) -> JobRecord:
-        """A document has a job; ``then`` is the next intent, to save a write."""
+    def submitted(self, position: int, job_id: str) -> JobRecord:
+        """A document has a job."""
         jobs = {**self.jobs, position: job_id}
-        return self._next(jobs=jobs, intent=then, failed=self.failed - {position})
+        return self._next(jobs=jobs, intents=self.intents - {position}, failed=self.failed - {position})
 
     def with_failed(self, positions: Iterable[int]) -> JobRecord:
         """Jobs ended in ERROR."""
@@ -82,7 +87,7 @@ class JobRecord:
 
     def collected(self, manifest: Mapping[str, Any]) -> JobRecord:
         """The result file is written."""
-        return self._next(result=dict(manifest), intent=None)
+        return self._next(result=dict(manifest), intents=frozenset())
 
     def missing(self, documents: int) -> list[int]:
         """Positions that need a submission."""
@@ -93,8 +98,7 @@ class JobRecord:
         plain = asdict(self) | {
             "version": VERSION,
             "jobs": {str(position): job for position, job in self.jobs.items()},
-            "resubmitted": sorted(self.resubmitted),
-            "failed": sorted(self.failed),
+            **{name: sorted(getattr(self, name)) for name in _SETS},
         }
         return json.dumps(plain).encode()
 
@@ -106,8 +110,7 @@ class JobRecord:
             if plain.pop("version") != VERSION:
                 return None
             plain["jobs"] = {int(position): str(job) for position, job in plain["jobs"].items()}
-            plain["resubmitted"] = frozenset(plain["resubmitted"])
-            plain["failed"] = frozenset(plain["failed"])
+            plain.update({name: frozenset(plain[name]) for name in _SETS})
             return cls(**plain)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
@@ -139,12 +142,12 @@ def resume(found: JobRecord | None, *, fingerprint: str, generation: int) -> tup
     if found.result is not None:
         return found, "The last attempt had collected everything."
     # Clearing a task that failed over an unknown submission is the decision to submit again.
-    intent = found.intent if found.generation == generation else None
+    intents = found.intents if found.generation == generation else frozenset()
     # Each attempt may submit each position again once.
     found = replace(found, resubmitted=frozenset())
     resumed = f"Resuming {len(found.jobs) - len(found.failed)} jobs of an earlier attempt"
     failed = f"; {len(found.failed)} that ended in ERROR are submitted again" if found.failed else ""
-    return replace(found, generation=generation, intent=intent), f"{resumed}{failed}."
+    return replace(found, generation=generation, intents=intents), f"{resumed}{failed}."
 
 
 def fingerprint_of(options: Mapping[str, Any], documents: Iterable[tuple[str, str]]) -> str:

@@ -7,18 +7,19 @@ Waiting is not part of it: an operator waits in a triggerer or in its worker.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any, ClassVar, Generic, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.jobs import JobKind, JobState
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
+    BudgetExceededError,
     ContentEncodingError,
     EmptyResultError,
     InputError,
@@ -35,13 +36,22 @@ from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import JobStateStore
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import discard_folder, is_folder
+from lucidworks_provider.threads import in_thread
+
+if TYPE_CHECKING:
+    from lucidworks_provider.jobs.polling import AsyncHook
 
 log = logging.getLogger(__name__)
 
+# POSTs in flight: the connections of a loop's client. A killed process loses the ids of so many jobs at most.
+SUBMISSIONS = 8
 # Times that a POST without an answer is repeated by the policy `resubmit`.
 RESUBMISSIONS = 3
 # Failures that an error message describes.
 _DESCRIBED = 5
+
+# Errors of a POST that may have created a job: its intent stays.
+_UNKNOWN = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
 
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -61,11 +71,48 @@ class ParsedBody:
     value: Any = None
 
 
+@dataclass(slots=True)
+class Budget:
+    """
+    What one attempt of a task may send; None is no limit.
+
+    :param max_requests: known before the first request. Retries of a request do not count.
+    :param max_tokens: known as responses arrive, so those in flight when it is reached are paid for as well.
+    :param tokens: of the responses so far.
+    """
+
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    tokens: int = 0
+
+    def check_requests(self, requests: int) -> None:
+        """:raises BudgetExceededError: before anything is sent."""
+        if self.max_requests is not None and requests > self.max_requests:
+            raise BudgetExceededError(
+                f"The input takes {requests:,} requests, more than max_requests={self.max_requests:,}. Nothing was "
+                "sent. Raise it if that is intended, or check the input."
+            )
+
+    def check_tokens(self) -> None:
+        """:raises BudgetExceededError: before another request is sent."""
+        if self.max_tokens is not None and self.tokens >= self.max_tokens:
+            raise BudgetExceededError(
+                f"The responses used {self.tokens:,} tokens, and max_tokens={self.max_tokens:,}. The rest of the "
+                "input was not sent. With a result_path the responses are kept: clearing the task sends the rest, "
+                "with a new budget."
+            )
+
+    def spend(self, tokens: int) -> None:
+        """Count the tokens of a response."""
+        self.tokens += tokens
+
+
 @dataclass(frozen=True, slots=True)
 class JobTask(ABC, Generic[File]):
     """
     Base class of the kinds of tasks.
 
+    :param hook: performs the POSTs.
     :param resubmit_unknown: whether a POST without an answer is repeated (a job may then exist twice).
     """
 
@@ -75,7 +122,9 @@ class JobTask(ABC, Generic[File]):
 
     result_uri: str
     store: JobStateStore
+    hook: AsyncHook
     resubmit_unknown: bool
+    budget: Budget
 
     @property
     @abstractmethod
@@ -92,7 +141,7 @@ class JobTask(ABC, Generic[File]):
         """A part's name at the start of a sentence."""
 
     @abstractmethod
-    def submit(self, position: int) -> str:
+    async def submit(self, position: int) -> str:
         """Perform the POST for a part and return the job's id."""
 
     @abstractmethod
@@ -115,17 +164,22 @@ class JobTask(ABC, Generic[File]):
         """Remove secrets from a message of the service. The trigger does not know them."""
         return text
 
-    def submit_missing(self, record: JobRecord) -> JobRecord:
+    async def submit_missing(self, record: JobRecord) -> JobRecord:
         """
-        Submit every part that has no job yet.
+        Submit every part that has no job yet, several at a time.
 
+        A part's intent is saved before its POST, and its id with the intents of the POSTs that follow. After a
+        failure nothing more is submitted, and the ids of the POSTs in flight are saved.
+
+        :raises BudgetExceededError: the task needs more jobs than that; nothing was sent.
         :raises StorageError: the result cannot be written; checked before the first POST.
         :raises SubmissionUnknownError: by policy, where a POST's outcome is unknown.
         """
+        self.budget.check_requests(self.count)
         if is_folder(self.result_uri):
             raise StorageError(f"{self.result_uri} is a folder; result_path must name a file.")
-        if record.intent is not None:
-            self._unknown(record.intent, "An earlier attempt ended during a submission.")
+        if record.intents:
+            self._unknown(sorted(record.intents), "An earlier attempt ended during a submission.")
         missing = record.missing(self.count)
         # Also where nothing is missing: the trigger checks for the record of this attempt.
         record = record.awaited()
@@ -133,15 +187,49 @@ class JobTask(ABC, Generic[File]):
             if not record.jobs:
                 # It may hold bodies of another input.
                 discard_folder(self.store.results.folder)
-            record = self.store.save(record.intending(missing[0]) if missing else record)
+            record = self.store.save(record.intending(missing[:1]))
         except StorageError as err:
             raise StorageError(f"result_path {self.result_uri} cannot be written: {err}") from err
-        for position, following in zip_longest(missing, missing[1:]):
-            job_id = self._submit(record, position)
-            # Logged first: if no write succeeds, the log has the id.
-            log.info("%s: job %s", self.name(position), job_id)
-            record = self.store.save(record.submitted(position, job_id, then=following))
+        # The first POST is alone: a service that is down or refuses the credentials or the model refuses one.
+        following, missing, most = missing[:1], missing[1:], 1
+        failures: dict[int, Exception] = {}
+        posts: dict[asyncio.Task[str], int] = {}
+        async with self.hook.shared_client() if missing else nullcontext():
+            while True:
+                posts |= {asyncio.create_task(self._submit(position)): position for position in following}
+                if not posts:
+                    break
+                done, _ = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
+                for position, post in sorted((posts.pop(post), post) for post in done):
+                    try:
+                        record = self._submitted(record, position, post.result())
+                        most = SUBMISSIONS
+                    except Exception as err:  # noqa: BLE001  # raised below, when no POST is in flight
+                        failures[position] = err
+                        if isinstance(err, LucidworksError) and not isinstance(err, _UNKNOWN):
+                            record = record.withdrawn(position)
+                free = 0 if failures else most - len(posts)
+                following, missing = missing[:free], missing[free:]
+                try:
+                    saved = record.intending(following)
+                    record = await in_thread(self.store.save, saved)
+                except StorageError as err:
+                    # Without these intents; newer than a copy that was written in part.
+                    record = replace(record, revision=saved.revision)
+                    failures.setdefault(self.count, err)
+                    following = []
+        for position in sorted(failures)[1:]:
+            log.warning("%s", failures[position])
+        if failures:
+            raise failures[min(failures)]
         return record
+
+    def _submitted(self, record: JobRecord, position: int, job_id: str) -> JobRecord:
+        """:raises MalformedAnswerError: another part has the id."""
+        self._check_id(record, position, job_id)
+        # Logged before it is saved: if no write succeeds, the log has the id.
+        log.info("%s: job %s", self.name(position), job_id)
+        return record.submitted(position, job_id)
 
     def settle(self, record: JobRecord, outcome: JobsOutcome) -> JobRecord:
         """
@@ -229,9 +317,9 @@ class JobTask(ABC, Generic[File]):
         error.retryable = retryable
         return error
 
-    def _submit(self, record: JobRecord, position: int) -> str:
+    async def _submit(self, position: int) -> str:
         """POST one part, again where its outcome is unknown and the policy allows it."""
-        from tenacity import Retrying
+        from tenacity import AsyncRetrying
 
         from lucidworks_provider.client.http.retry import Wait
 
@@ -241,26 +329,17 @@ class JobTask(ABC, Generic[File]):
             wait=Wait(),
             what=self.name(position),
         )
-        policy["before_sleep"] = lambda state: self._unknown(position, str(state.outcome.exception()))
-        retrying = Retrying(**policy)
+        policy["before_sleep"] = lambda state: self._unknown([position], str(state.outcome.exception()))
         try:
-            job_id = retrying(self.submit, position)
-            self._check_id(record, position, job_id)
-            return job_id
-        except (ContentEncodingError, NoJobIdError) as err:
-            # The intent stays, as after a submission without a response.
-            err.args = (f"{self.name(position)}: {err}", *err.args[1:])
-            raise
+            return await AsyncRetrying(**policy)(self.submit, position)
         except SubmissionUnknownError as err:
             if not self.resubmit_unknown:
-                self._unknown(position, str(err))
+                self._unknown([position], str(err))
             tried = f"{self.name(position)}: {1 + RESUBMISSIONS} submissions without an answer"
             raise SubmissionUnknownError(
                 f"{tried}; jobs with unknown ids may exist. The last: {err}"
             ) from None
         except LucidworksError as err:
-            # Certainly not submitted: the intent is withdrawn.
-            self.store.save(record.awaited())
             err.args = (f"{self.name(position)}: {err}", *err.args[1:])
             raise
 
@@ -273,21 +352,23 @@ class JobTask(ABC, Generic[File]):
         for other, known in record.jobs.items():
             if known == job_id and other != position and not self.same_input(position, other):
                 raise refused(
-                    f"The service answered the submission with job {job_id}, which is the job of {self.name(other)}"
+                    f"{self.name(position)}: The service answered the submission with job {job_id}, which is the job "
+                    f"of {self.name(other)}"
                 )
 
     def same_input(self, position: int, other: int) -> bool:
         """Whether two parts have the same input."""
         return False
 
-    def _unknown(self, position: int, what: str) -> None:
-        """Apply the policy for a POST whose outcome is unknown."""
+    def _unknown(self, positions: Sequence[int], what: str) -> None:
+        """Apply the policy for POSTs whose outcome is unknown."""
+        names = ", ".join(map(self.name, positions))
         if not self.resubmit_unknown:
             raise SubmissionUnknownError(
-                f"{self.name(position)}: {what} on_unknown_submission is 'fail', so it was not submitted again. "
+                f"{names}: {what} on_unknown_submission is 'fail', so it was not submitted again. "
                 "Clear the task to do so."
             )
-        log.warning("%s: %s Submitting again; the first job may be an orphan.", self.name(position), what)
+        log.warning("%s: %s Submitting again; the first job may be an orphan.", names, what)
 
     def resubmit(self, record: JobRecord, position: int, message: str) -> JobRecord:
         """

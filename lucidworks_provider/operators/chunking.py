@@ -50,6 +50,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
         unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
+    :param max_requests: fail before the first submission if the task needs more of them. (templated)
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`.
     :param max_text_bytes: reject a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
@@ -66,6 +67,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
         "model_config",
         "data_type",
         "result_path",
+        "max_requests",
         "lucidworks_conn_id",
     )
     template_fields_renderers = {  # noqa: RUF012
@@ -93,6 +95,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
         poll_interval: float | timedelta = 30.0,
         timeout: float | timedelta = 3600.0,
         on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
+        max_requests: int | str | None = None,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(
@@ -102,6 +105,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
             poll_interval=poll_interval,
             timeout=timeout,
             on_unknown_submission=on_unknown_submission,
+            max_requests=max_requests,
             **kwargs,
         )
         self.chunker = chunker
@@ -116,7 +120,6 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
 
     def _task(self, context: Context) -> ChunkTask:
         """Validate the rendered values, before anything is sent or written."""
-        from lucidworks_provider.client.chunking import submit_text
         from lucidworks_provider.jobs.chunk_task import ChunkTask, read_documents
 
         options = self._options()
@@ -130,7 +133,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
             **self._job_options(context),
             options=options,
             documents=read_documents(given, max_bytes=most),
-            post=lambda text: self.hook.call(submit_text(options, text, max_bytes=most)),
+            max_bytes=most,
             lenient=one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
         )
 

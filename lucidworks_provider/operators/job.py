@@ -16,7 +16,7 @@ from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksEr
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.base import DEFER_SLACK, DEFERRABLE, WaitMixin
 from lucidworks_provider.operators.results import ResultMixin
-from lucidworks_provider.operators.values import one_of
+from lucidworks_provider.operators.values import limit, one_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -82,7 +82,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         """Wait in the triggerer or in this process; the first wait of an attempt sets the deadline."""
         manifest: dict[str, Any] | None = None
         while manifest is None:
-            record = task.submit_missing(record)
+            record = asyncio.run(task.submit_missing(record))
             deadline = deadline or self._deadline(context)
             if self._in_triggerer:
                 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
@@ -166,6 +166,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
     :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
         unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
+    :param max_requests: fail before the first submission if the task needs more of them. (templated)
     """
 
     def __init__(
@@ -177,6 +178,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         poll_interval: float | timedelta = 30.0,
         timeout: float | timedelta = 3600.0,
         on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
+        max_requests: int | str | None = None,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
@@ -186,6 +188,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         self.poll_interval = poll_interval
         self.timeout = timeout
         self.on_unknown_submission = on_unknown_submission
+        self.max_requests = max_requests
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
@@ -204,7 +207,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
     def _job_options(self, context: Context) -> dict[str, Any]:
         """Validated arguments of every task."""
         from lucidworks_provider.jobs.state_store import JobStateStore
-        from lucidworks_provider.jobs.task import check_suffix
+        from lucidworks_provider.jobs.task import Budget, check_suffix
         from lucidworks_provider.storage import check_uri
 
         policy = one_of(self.on_unknown_submission, "on_unknown_submission", "resubmit", "fail")
@@ -214,7 +217,9 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         return {
             "result_uri": uri,
             "store": JobStateStore(self._results(context), context.get("task_state_store")),
+            "hook": self.hook,
             "resubmit_unknown": policy == "resubmit",
+            "budget": Budget(limit(self.max_requests, "max_requests")),
         }
 
 

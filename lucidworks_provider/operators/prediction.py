@@ -26,7 +26,7 @@ from lucidworks_provider.operators.secrets import (
     split_secrets,
     warn_about_secrets,
 )
-from lucidworks_provider.operators.values import dictionary, one_of, share, whole
+from lucidworks_provider.operators.values import dictionary, limit, one_of, share, whole
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -61,6 +61,7 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         "model_config",
         "api_key_conn_id",
         "result_path",
+        "max_requests",
         "lucidworks_conn_id",
     )
     template_fields_renderers = {  # noqa: RUF012
@@ -269,10 +270,15 @@ class LucidworksPredictionOperator(_Predicting):
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`.
     :param concurrency: requests at a time, 8 at most.
+    :param max_requests: fail before the first request if the inputs take more of them. (templated)
+    :param max_tokens: stop when the responses of this attempt have used that many tokens; the requests in flight are
+        finished. With ``result_path`` the responses are kept, and clearing the task sends the rest. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :raises InputError: before anything is sent.
     :raises UnknownResourceError: no such use case or model; names similar ones that the service lists.
     """
+
+    template_fields: Sequence[str] = (*_Predicting.template_fields, "max_tokens")
 
     def __init__(
         self,
@@ -293,6 +299,8 @@ class LucidworksPredictionOperator(_Predicting):
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         on_mismatch: Literal["fail", "warn"] = "fail",
         concurrency: int = 4,
+        max_requests: int | str | None = None,
+        max_tokens: int | str | None = None,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
@@ -315,6 +323,8 @@ class LucidworksPredictionOperator(_Predicting):
         )
         self.result_path = result_path
         self.concurrency = concurrency
+        self.max_requests = max_requests
+        self.max_tokens = max_tokens
         self.lucidworks_conn_id = lucidworks_conn_id
 
     def execute(self, context: Context) -> Any:
@@ -350,7 +360,7 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider.client.predictions import predict_items
         from lucidworks_provider.jobs.prediction_rows import Spool
         from lucidworks_provider.jobs.prediction_task import Progress, SyncBatchRunner
-        from lucidworks_provider.jobs.task import check_suffix
+        from lucidworks_provider.jobs.task import Budget, check_suffix
         from lucidworks_provider.storage import check_uri, is_folder
 
         options = self._prediction_options()
@@ -364,7 +374,9 @@ class LucidworksPredictionOperator(_Predicting):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
             spool = Spool(results.table, context["ti"].max_tries)
         _ = self.hook.get_settings().application_base
+        budget = Budget(limit(self.max_requests, "max_requests"), limit(self.max_tokens, "max_tokens"))
         batches = self._read(options, spool)
+        budget.check_requests(len(batches))
         return SyncBatchRunner(
             options,
             batches,
@@ -373,6 +385,7 @@ class LucidworksPredictionOperator(_Predicting):
             results,
             policy=policy,
             progress=Progress(batches.survey.sent),
+            budget=budget,
         )
 
     async def _run(self, runner: SyncBatchRunner) -> list[tuple[Prediction, ...]]:
@@ -456,6 +469,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
         unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
+    :param max_requests: fail before the first submission if the task needs more of them. (templated)
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the inputs, the jobs and the reasons.
     """
@@ -483,6 +497,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         poll_interval: float | timedelta = 30.0,
         timeout: float | timedelta = 3600.0,
         on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
+        max_requests: int | str | None = None,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(
@@ -506,12 +521,13 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
             poll_interval=poll_interval,
             timeout=timeout,
             on_unknown_submission=on_unknown_submission,
+            max_requests=max_requests,
             **kwargs,
         )
 
     def _task(self, context: Context) -> PredictionTask:
         """Validate the rendered values, before anything is sent or written."""
-        from lucidworks_provider.client.predictions import check_asynchronous, submit_items
+        from lucidworks_provider.client.predictions import check_asynchronous
         from lucidworks_provider.jobs.prediction_rows import Spool
         from lucidworks_provider.jobs.prediction_task import PredictionTask, check_jobs
 
@@ -530,7 +546,6 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
             **job_options,
             options=options,
             batches=batches,
-            post=lambda batch: self.hook.call(submit_items(options, batch)),
             policy=policy,
         )
 

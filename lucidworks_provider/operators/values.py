@@ -61,6 +61,11 @@ def whole(value: object, what: str, least: int, most: int | None = None) -> int:
     return found
 
 
+def limit(value: object, what: str) -> int | None:
+    """None: no limit."""
+    return None if value is None else whole(value, what, 0)
+
+
 def share(value: object, what: str) -> float:
     """:raises InputError: the value is not a number from 0 to 1."""
     from lucidworks_provider.client.options import number

@@ -30,7 +30,7 @@ from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
 from lucidworks_provider.jobs.record import JobRecord
 
 RECORD = """{"fingerprint": "5f0c", "generation": 2, "nonce": "9d3b", "revision": 7, "jobs": {"0": "job-a", "2": "job-c"},
-    "intent": 1, "resubmitted": [2], "failed": [0], "result": null, "version": 1}"""
+    "intents": [1], "resubmitted": [2], "failed": [0], "result": null, "version": 1}"""
 # First versions of both tables, without the schema of the chunks, which is that of their options.
 CHUNKS_LOG = r"""{"commitInfo":{"timestamp":1795954992846,"operation":"WRITE","engineInfo":"airflow-provider-lucidworks/0.1.0"}}
 {"txn":{"appId":"lucidworks-run","version":7,"lastUpdated":1795954992846}}
@@ -65,7 +65,7 @@ TOKEN = """[2, "a-token-that-is-no-token", [1000.0, 4300.0, 4600.0], [[990.0], 9
 def test_the_record_of_a_tasks_jobs() -> None:
     record = JobRecord.from_json(RECORD)
     assert record is not None
-    assert (record.jobs, record.intent, record.failed) == ({0: "job-a", 2: "job-c"}, 1, {0})
+    assert (record.jobs, record.intents, record.failed) == ({0: "job-a", 2: "job-c"}, {1}, {0})
     assert json.loads(record.to_json()) == json.loads(RECORD)
 
 

@@ -206,12 +206,7 @@ def test_waits_grow_with_age_within_bounds(age: float, interval: float, spread: 
 
 def test_a_record_survives_storage() -> None:
     record = (
-        JobRecord("f", 2)
-        .intending(0)
-        .submitted(0, "a", then=1)
-        .submitted(1, "b")
-        .with_failed([1])
-        .with_gone(0)
+        JobRecord("f", 2).intending([0, 1]).submitted(0, "a").submitted(1, "b").with_failed([1]).with_gone(0)
     )
     assert JobRecord.from_json(record.to_json()) == record
     assert record.revision == 5
@@ -226,7 +221,7 @@ def test_damaged_records_are_no_records(data: bytes) -> None:
 
 def test_the_newer_copy_wins() -> None:
     old = JobRecord("f", 0)
-    new = old.intending(0)
+    new = old.intending([0])
     assert newest([old, new, None]) == newest([new, old]) == new
     assert newest([None, None]) is None
 
@@ -270,14 +265,14 @@ def test_what_starts_again_is_newer_than_what_it_replaces() -> None:
         resume(old, fingerprint="f", generation=5),
         resume(old, fingerprint="g", generation=2),
     ):
-        assert newest([old, record.intending(0)]) != old
+        assert newest([old, record.intending([0])]) != old
 
 
 def test_clearing_a_failed_task_keeps_its_jobs_and_settles_the_open_submission() -> None:
-    found = JobRecord("f", 2).submitted(0, "a", then=1)
-    assert resume(found, fingerprint="f", generation=2)[0].intent == 1
+    found = JobRecord("f", 2).intending([0, 1, 2, 3]).submitted(0, "a").withdrawn(3)
+    assert resume(found, fingerprint="f", generation=2)[0].intents == {1, 2}
     record = resume(found, fingerprint="f", generation=5)[0]
-    assert (record.jobs, record.intent, record.generation) == ({0: "a"}, None, 5)
+    assert (record.jobs, record.intents, record.generation) == ({0: "a"}, set(), 5)
 
 
 def test_the_fingerprint_tells_every_part_apart() -> None:

@@ -208,7 +208,7 @@ def test_the_job_state_store_keeps_the_newer_copy_and_deletes_the_bodies(base: s
     assert bodies != ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", 0)
     store = JobStateStore(bodies, state)
     assert store.load() is None
-    record = store.save(JobRecord("f", 0).intending(0))
+    record = store.save(JobRecord("f", 0).intending([0]))
     newer = record.submitted(0, "job")
     bodies.write_record(newer)
     assert store.load() == newer

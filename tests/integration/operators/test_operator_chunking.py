@@ -43,7 +43,7 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     TokenError,
 )
-from lucidworks_provider.jobs import decisions
+from lucidworks_provider.jobs import decisions, task
 from lucidworks_provider.operators import chunking as chunk_operator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.triggers import jobs
@@ -381,6 +381,8 @@ def test_a_retry_submits_only_what_has_no_id(
         return submit_text(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
+        # One at a time, so that the moment is certain.
+        patch.setattr(task, "SUBMISSIONS", 1)
         patch.setattr(chunking, "submit_text", dying)
         die_after_waiting(first, context)
     operator(tmp_path / "c.jsonl").execute(context)

@@ -11,6 +11,7 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,6 +39,7 @@ from lucidworks_provider.client.http import retry
 from lucidworks_provider.client.predictions import predict_items, submit_items
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
+    BudgetExceededError,
     ForbiddenError,
     InputError,
     JobFailedError,
@@ -54,7 +56,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs import state_store
+from lucidworks_provider.jobs import state_store, task
 from lucidworks_provider.jobs.state_store import ResultDirectory
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
@@ -903,6 +905,37 @@ def test_a_large_result_without_a_file_is_told(
     assert "give a result_path" in capsys.readouterr().out + caplog.text
 
 
+def test_a_budget_of_tokens_keeps_the_responses_and_a_clear_sends_the_rest(
+    service: Service, context: dict[str, Any], tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"batch_size": 1, "concurrency": 2, "result_path": str(tmp_path / "p.jsonl")}
+    with pytest.raises(BudgetExceededError, match=r"max_tokens=1\. ") as caught:
+        direct(TEN, max_tokens="1", **given).execute(context)
+    assert not caught.value.retryable
+    sent = len(service.calls("predict"))
+    assert 1 <= sent <= 3, "those in flight are finished"
+    assert not (tmp_path / "p.jsonl").exists()
+    context["ti"].max_tries += 1
+    manifest = direct(TEN, max_tokens=10_000, **given).execute(context)
+    assert (manifest["predictions"], len(service.calls("predict"))) == (10, 10)
+    assert texts_of(rows_of(tmp_path / "p.jsonl")) == TEN
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_budget_of_requests_is_checked_before_the_first(
+    service: Service, context: dict[str, Any], tmp_path: Path, asynchronous: bool
+) -> None:
+    def make(most: int) -> Any:
+        if asynchronous:
+            return by_jobs(TEN, tmp_path / "p.jsonl", max_requests=most)
+        return direct(TEN, batch_size=4, result_path=str(tmp_path / "p.jsonl"), max_requests=most)
+
+    with pytest.raises(BudgetExceededError, match="3 requests, more than max_requests=2"):
+        make(2).execute(context)
+    assert service.calls("submit-prediction") == service.calls("predict") == []
+    assert make(3).execute(context)["predictions"] == 10
+
+
 # Jobs
 
 
@@ -931,6 +964,8 @@ def test_a_retry_after_a_kill_submits_what_has_no_id(
         return job_id
 
     with pytest.MonkeyPatch.context() as patch:
+        # One at a time, so that the moment is certain.
+        patch.setattr(task, "SUBMISSIONS", 1)
         patch.setattr(client_predictions, "submit_items", dying)
         with pytest.raises(Death):
             first.execute(context)
@@ -1054,6 +1089,7 @@ def test_a_token_that_is_superseded_fails_no_job(
         return submit_items(*args)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "SUBMISSIONS", 1)
         patch.setattr(client_predictions, "submit_items", superseding)
         with pytest.raises(TaskDeferred) as deferred:
             one.execute(context)
@@ -1120,11 +1156,14 @@ def test_a_jobs_answer_with_another_number_of_predictions_is_set_aside_and_submi
     service: Service, tmp_path: Path, deferrable: bool
 ) -> None:
     context, short = new_context(), [True]
+    batches: dict[str, Any] = {}
 
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if body:
-            return 200, {"predictionId": f"job-{len(server.heard) - 1}", "status": "SUBMITTED"}
-        batch = server.heard[int(path.rsplit("-", 1)[1])]["batch"]
+            job = f"job-{uuid4()}"
+            batches[job] = body["batch"]
+            return 200, {"predictionId": job, "status": "SUBMITTED"}
+        batch = batches[path.rsplit("/", 1)[1]]
         told = [{"response": one["text"]} for one in batch]
         if short and batch[0]["text"] == TEN[4]:
             told.pop()
@@ -1134,7 +1173,8 @@ def test_a_jobs_answer_with_another_number_of_predictions_is_set_aside_and_submi
     with scripted(reply) as server:
         service.connect(extra={"application_url": server.url})
         with pytest.raises(
-            MalformedAnswerError, match=r"Inputs 4 to 7 \(job job-1\): .*3 predictions for 4 inputs.*kept in"
+            MalformedAnswerError,
+            match=r"Inputs 4 to 7 \(job job-\S+\): .*3 predictions for 4 inputs.*kept in",
         ):
             through_triggers(make, context)
         short.clear()

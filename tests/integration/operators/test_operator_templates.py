@@ -52,7 +52,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {**CHUNKING, "result_path": "/a.jsonl", "text": "x"},
         {
             **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
-            **dict.fromkeys(["text", "documents", "chunker_config", "model_config"]),
+            **dict.fromkeys(["text", "documents", "chunker_config", "model_config", "max_requests"]),
             "data_type": "passage",
         },
     ),
@@ -79,6 +79,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["use_case", "model_id", "inputs"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
+            **dict.fromkeys(["max_requests", "max_tokens"]),
             **TABLE,
         },
     ),
@@ -87,6 +88,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["use_case", "model_id", "inputs", "result_path"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id"]),
+            "max_requests": None,
             **TABLE,
         },
     ),
@@ -116,6 +118,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
             **dict.fromkeys(["chunker_config", "model_config"]),
+            "max_requests": None,
             "data_type": "passage",
         },
     ),
@@ -124,6 +127,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["use_case", "model_id"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
+            **dict.fromkeys(["max_requests", "max_tokens"]),
             **TABLE,
         },
     ),

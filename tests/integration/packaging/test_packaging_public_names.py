@@ -72,6 +72,7 @@ ERRORS = {
     "StorageError": ("LucidworksError", True),
     "OutputBusyError": ("LucidworksError", True),
     "AmbiguousResourceError": ("LucidworksError", False),
+    "BudgetExceededError": ("LucidworksError", False),
     "TooManyRejectsError": ("LucidworksError", True),
     "JobError": ("LucidworksError", False),
     "JobFailedError": ("JobError", False),
@@ -117,7 +118,8 @@ METHODS = {
     ("lucidworks_provider.operators.chunking", "LucidworksChunkOperator"): {
         "__init__": (
             "chunker model_id result_path text documents chunker_config model_config data_type on_mismatch "
-            "max_text_bytes lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission kwargs"
+            "max_text_bytes lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission "
+            "max_requests kwargs"
         ),
         "execute": "context",
         # Both are in the database of a deferred task: an upgrade meets what an older version wrote.
@@ -125,7 +127,8 @@ METHODS = {
     },
     ("lucidworks_provider.operators.job", "JobOperator"): {
         "__init__": (
-            "result_path lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission kwargs"
+            "result_path lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission "
+            "max_requests kwargs"
         ),
         "execute_complete": "context event deadline",
     },
@@ -139,7 +142,7 @@ METHODS = {
         "__init__": (
             "use_case model_id inputs id_column text_column columns use_case_config model_config "
             "api_key_conn_id result_path batch_size max_reject_ratio on_invalid on_empty on_mismatch "
-            "concurrency lucidworks_conn_id kwargs"
+            "concurrency max_requests max_tokens lucidworks_conn_id kwargs"
         ),
     },
     ("lucidworks_provider.operators.models", "_ModelOperator"): {
@@ -247,7 +250,7 @@ def test_templated_fields() -> None:
 
     assert set(LucidworksChunkOperator.template_fields) == {
         *("chunker", "model_id", "text", "documents", "chunker_config", "model_config"),
-        *("data_type", "result_path", "lucidworks_conn_id"),
+        *("data_type", "result_path", "max_requests", "lucidworks_conn_id"),
     }
     assert set(LucidworksChunkOperator.template_fields_renderers) <= set(
         LucidworksChunkOperator.template_fields
