@@ -122,7 +122,7 @@ def check_quantised(document_id: str, chunks: Sequence[Chunk], method: str | Non
         # A vector of a thousand numbers has at most 256 that differ.
         if not all(low <= value <= high and value == int(value) for value in set(chunk.vector)):
             raise MalformedAnswerError(
-                f"Document {document_id!r}: {method} was asked for, but its vectors are not whole numbers from "
+                f"Document {document_id!r}: {method} was requested, but its vectors are not whole numbers from "
                 f"{low} to {high}.",
                 status=200,
             )

@@ -16,7 +16,7 @@ PENDING                        wait, longer the older the job is
 FAILED                         poll again ``REREADS`` times (ERROR is tied to the GET) within one poll
                                interval, then FAILED; a PENDING in between resets the count
 EMPTY                          poll until it was returned ``EMPTY_POLLS`` times, then EMPTY; at once
-                               where the service says next that the result was handed out
+                               where the service says next that the result was already returned
 404 and the like, and the job  wait: it may not be known everywhere yet; for the longer of
   was never seen               ``NEVER_SEEN`` and what almost all jobs before took
 GONE, or 404 of a job that     for ``GONE_PATIENCE`` check storage (another reader may be about

@@ -59,7 +59,7 @@ from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-# How long a cancellation waits for a body that the service has handed out and that is not stored yet.
+# How long a cancellation waits for a body that the service has returned and that is not stored yet.
 _LAST_WRITE = 30.0
 # Responses that are no information about a job: a gateway's, a cache's, or of a service that is not ready for it.
 _NOT_NOW = frozenset({304, 403, 404, 408, 409, 410, 425})
@@ -206,7 +206,7 @@ class JobPoller(Poller):
                 await self.store.quarantine(body, QuarantineReason.UNKNOWN_STATUS)
                 await self._warn("a payload with status %r is quarantined.", result.status)
             case JobState.PENDING if self.quarantined and result.status and not result.going_on:
-                # The payload was handed out once; later responses have the status alone.
+                # The payload was returned once; later responses have the status alone.
                 await self.store.restore(QuarantineReason.UNKNOWN_STATUS)
                 return PollResult(JobState.RESULT, result.status)
             case JobState.GONE | JobState.EMPTY if await self.store.restore(QuarantineReason.UNKNOWN_STATUS):
@@ -436,7 +436,7 @@ def _find(deployments: Iterable[Deployment], deployment_id: str) -> ResourceStat
 
 
 async def shielded(step: Awaitable[T]) -> T:
-    """Finish a step before a cancellation takes effect: the service may hand out a result only once."""
+    """Finish a step before a cancellation takes effect: the service may return a result only once."""
     running = asyncio.ensure_future(step)
     try:
         return await asyncio.shield(running)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from lucidworks_provider.client.api.jobs import CHUNKING, JobKind
 
 from lucidworks_provider.client.http.aio import CONNECTIONS
+from lucidworks_provider.client.jobs import CHUNKING, JobKind
 from lucidworks_provider.errors import (
     InputError,
     LucidworksError,

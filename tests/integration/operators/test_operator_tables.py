@@ -27,7 +27,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException
-from lucidworks_provider.client.api.use_cases import PredictionOptions
 from prediction_service import (
     LLAMA,
     Service,
@@ -40,6 +39,7 @@ from prediction_service import (
 )
 
 from lucidworks_provider.client.http import retry
+from lucidworks_provider.client.use_cases import PredictionOptions
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
 from lucidworks_provider.emulator.server import RunningEmulator

@@ -176,7 +176,7 @@ def test_a_worker_killed_after_submitting_costs_no_second_submission(
     print(f"the second try ended {time.monotonic() - killed:.1f} s after the kill")
     assert run.jobs() == jobs, "one submission for each document"
     ready = {job: run.polls()[job, "READY"] for job in jobs.values()}
-    assert set(ready.values()) == {1}, "each result was handed out once"
+    assert set(ready.values()) == {1}, "each result was returned once"
     check_result(run, run.xcom())
     expected = "had collected everything" if collected else "Resuming 2 jobs"
     assert expected in run.log(2)
