@@ -46,7 +46,7 @@ from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-# One task submits one after the other and keeps all ids in one record.
+# One task keeps all ids in one record, which is written after each few responses.
 MAX_JOBS = 1000
 # Failures that an error message describes.
 _DESCRIBED = 3
