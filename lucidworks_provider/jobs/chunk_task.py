@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A task submits one document after the other and has all ids in one record.
+# A task has all ids in one record, which is written after each few responses.
 MAX_DOCUMENTS = 500
 MAX_TOTAL_BYTES = 50_000_000
 CORPUS_OPERATOR = "whole corpora are for LucidworksChunkCorpusOperator."

@@ -73,7 +73,7 @@ class ExternalJob(JobTask[Path]):
     def resubmit(self, record: JobRecord, position: int, message: str) -> JobRecord:
         """:raises ResultGoneError: its input is unknown."""
         raise ResultGoneError(
-            f"The result of {self.job_kind.name} job {self.job_id} was already returned, or is no longer "
+            f"The result of {self.job_kind.name} job {self.job_id} has been returned before, or is no longer "
             f"kept, and it is not on storage. {message} Submit it again."
         )
 

@@ -45,8 +45,8 @@ _retry_write: Callable[[F], F] = retry(
         what="Writing a job's state",
     )
 )
-# A full disk is emptied and a storage recovers: attempts and seconds to store a result that may have been returned
-# only once. Together less than the slack of Airflow's own timeout.
+# Attempts and seconds to store a result that the service may return only once: a full disk is emptied, and a storage
+# recovers. Together less than the slack of Airflow's own timeout.
 SAVE_ATTEMPTS = 24
 SAVE_WAIT = 5.0
 

@@ -379,7 +379,7 @@ class JobTask(ABC, Generic[File]):
         job_id = record.jobs[position]
         if position in record.resubmitted:
             raise ResultGoneError(
-                f"{self.name(position)}: the result of job {job_id} was already returned and is not on "
+                f"{self.name(position)}: the result of job {job_id} has been returned before and is not on "
                 f"storage, for the second time. {message} Another program reads this application's jobs, or "
                 "responses are lost in transit. A retry submits it again."
             )

@@ -131,7 +131,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                 raise EmptyResultError(f"{name}: {outcome.message}")
             case JobEnd.GONE:
                 raise ResultGoneError(
-                    f"The result of {kind.name} job {self.job_id} was already returned, or is no longer kept. "
+                    f"The result of {kind.name} job {self.job_id} has been returned before, or is no longer kept. "
                     f"{f'{outcome.message} ' if outcome.message else ''}Submit it again."
                 )
         if task is None:

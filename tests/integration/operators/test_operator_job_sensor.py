@@ -118,8 +118,8 @@ def test_a_retry_finds_what_an_earlier_try_stored(
     ("state", "words"),
     [
         ("ERROR", ["failed", "out of luck"]),
-        ("RETRIEVED", ["handed out before"]),
-        ("GONE", ["handed out", "404"]),
+        ("RETRIEVED", ["returned before"]),
+        ("GONE", ["returned before", "404"]),
     ],
 )
 def test_what_no_retry_can_cure_fails_for_good(
