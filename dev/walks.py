@@ -19,7 +19,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -38,15 +38,13 @@ class Walk:
 
     def profile(self, frame: FrameType, event: str, _: object) -> None:
         """Note a call."""
-        if event != "call" or frame.f_code.co_name == "<module>":
-            return
         here = frame.f_globals.get("__name__", "")
-        if not here.startswith(PACKAGE) or here.startswith(f"{PACKAGE}.emulator"):
+        if event != "call" or not here.startswith(PACKAGE) or here.startswith(f"{PACKAGE}.emulator"):
             return
+        if any(one.f_code.co_name == "<module>" for one in _within_package(frame)):
+            return  # an import: of the module itself, its classes, or what they call
         self.modules.add(here)
-        caller = frame.f_back
-        while caller is not None and not caller.f_globals.get("__name__", "").startswith(PACKAGE):
-            caller = caller.f_back
+        caller = next(_within_package(frame.f_back), None)
         there = "" if caller is None else caller.f_globals["__name__"]
         if there and there != here:
             self.trips.add((there, here))
@@ -61,6 +59,14 @@ class Walk:
             sys.setprofile(None)
             threading.setprofile(None)
         return self
+
+
+def _within_package(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame of the package and its callers."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(PACKAGE):
+            yield frame
+        frame = frame.f_back
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -39,6 +38,8 @@ def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> st
 
     :param cutoff: how near, from 0 to 1.
     """
+    import difflib  # only for messages
+
     by_plain = {plain(one): one for one in known}
     found = difflib.get_close_matches(plain(str(given)), by_plain, n=1, cutoff=cutoff)
     return f" Did you mean {by_plain[found[0]]!r}?" if found else ""

@@ -23,7 +23,6 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from socket import socket
 from typing import Any
 
@@ -48,6 +47,8 @@ def is_child_of_task() -> bool:
     """Whether this process is a forked or spawned child of a task process."""
     if has_foreign_channel():
         return True
+    from multiprocessing import parent_process
+
     spawned = parent_process() is not None and _channel() is None and "airflow.sdk" in sys.modules
     # Airflow sets it in the environment of a task; an API server's own workers are spawned as well.
     return spawned and "AIRFLOW_CTX_TASK_ID" in os.environ
