@@ -389,7 +389,8 @@ class World:
         self.held.add(number)
         done = self.now + seconds
         for other in self.inside:
-            if not self.suspensions and not holder.follows(other):
+            # A try whose successor acquires meanwhile stops at its first renewal, before it commits.
+            if not self.suspensions and not holder.follows(other) and not other.follows(holder):
                 self.faults.append(f"{self.now:.2f}: {claim} works beside {other}")
         self.inside[holder] = number
         try:

@@ -514,7 +514,7 @@ def test_both_formats_check_the_quantisation(tmp_path: Path, suffix: str) -> Non
             file.add("doc", given := [chunk("x", None, [value])], locate("x", given))
 
     for value in (0.5, -300, 128):
-        with pytest.raises(MalformedAnswerError, match="max-scale was asked for"):
+        with pytest.raises(MalformedAnswerError, match="max-scale was requested"):
             write(value)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import json
@@ -32,6 +33,7 @@ from prediction_service import (
     Service,
     by_jobs,
     direct,
+    hash_of,
     new_context,
     rows_of,
     service_of,
@@ -39,14 +41,11 @@ from prediction_service import (
 )
 
 from lucidworks_provider.client.http import retry
-from lucidworks_provider.client.use_cases import PredictionOptions
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
 from lucidworks_provider.jobs import prediction_task
-from lucidworks_provider.jobs.prediction_rows import read_batches
-from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 ROWS = [{"sku": n, "text": f"Text {n}.", "brand": f"b{n % 2}", "price": n / 2} for n in range(10)]
@@ -553,19 +552,13 @@ def test_a_generator_is_read_once_for_all_tries_of_its_jobs(service: Service, tm
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_jobs_are_submitted_in_any_order(tmp_path: Path) -> None:
+def test_jobs_are_submitted_in_any_order(service: Service, tmp_path: Path) -> None:
     source = write(tmp_path / "t.parquet", [{"id": n, "text": f"{n}."} for n in range(100)])
-    options: PredictionOptions[Any] = PredictionOptions("passthrough", LLAMA)
-    task = prediction_task.PredictionTask(
-        str(tmp_path / "p.jsonl"),
-        JobStateStore(ResultDirectory(str(tmp_path / "jobs")), None),
-        True,
-        options,
-        read_batches(str(source), tables.TableColumns(), options, 2),
-        lambda items: items[0].wire["text"],
-    )
+    task = by_jobs(str(source), tmp_path / "p.jsonl", batch_size=2)._task(new_context())
     for position in (0, 3, 1, 49, 40, 2, 48, 0):
-        assert task.submit(position) == f"{2 * position}."
+        asyncio.run(task.submit(position))
+        sent = service.calls("submit-prediction")[-1]
+        assert sent.text_sha256 == hash_of(f"{2 * position}.", f"{2 * position + 1}.")
         assert task.name(position) == f"Inputs {2 * position} to {2 * position + 1}"
 
 
