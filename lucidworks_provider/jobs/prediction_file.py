@@ -118,10 +118,11 @@ def _row(
     return named | {name: value for name, value in plain.items() if name not in named}, others
 
 
-def check_errors(errors: int, predictions: int, most: float) -> None:
+def check_errors(errors: int, predictions: int, most: float, *, rejected: int = 0) -> None:
     """
     Warn about inputs without a prediction.
 
+    :param rejected: those of them that were not sent, about which a warning was logged before.
     :param most: the share of the inputs that may have none, 0 to 1.
     :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
     """
@@ -132,7 +133,8 @@ def check_errors(errors: int, predictions: int, most: float) -> None:
         failure = TooManyRejectsError(f"{message}. That is more than max_reject_ratio={most:g} allows.")
         failure.retryable = False
         raise failure
-    log.warning("%s.", message)
+    if errors > rejected:
+        log.warning("%s.", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,10 @@ def prediction_file(
         try:
             file = PredictionFile(writer, uri, options, lenient=policy.lenient)
             yield file
-            check_errors(file.manifest.errors or 0, file.manifest.predictions, policy.max_reject_ratio)
+            made = file.manifest
+            check_errors(
+                made.errors or 0, made.predictions, policy.max_reject_ratio, rejected=made.rejected or 0
+            )
         finally:
             writer.close()
 
