@@ -266,9 +266,8 @@ class RunStats:
         ]
         if self.rate is not None:
             words.append(f"limit {self.rate:,.1f} requests/s")
-        words += [f"429s: {self.throttles:,}", f"rejects: {self.rejects:,}"]
-        if self.unanswered:
-            words.append(f"without an answer: {self.unanswered:,}")
+        counts = {"429s": self.throttles, "rejects": self.rejects, "without an answer": self.unanswered}
+        words += [f"{name}: {number:,}" for name, number in counts.items() if number]
         done, during = self._recent
         known = self._counted >= MIN_DOCUMENTS and now - self._first >= MIN_SECONDS
         if self.total is not None and self.total > self.done and known and done > 0:

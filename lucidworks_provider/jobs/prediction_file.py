@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Characters of an error in the log.
+_DESCRIBED = 300
+
 
 @dataclass(slots=True)
 class Manifest:
@@ -118,12 +121,13 @@ def _row(
     return named | {name: value for name, value in plain.items() if name not in named}, others
 
 
-def check_errors(errors: int, predictions: int, most: float, *, rejected: int = 0) -> None:
+def check_errors(errors: int, predictions: int, most: float, *, failed: str | None = None) -> None:
     """
     Warn about inputs without a prediction.
 
-    :param rejected: those of them that were not sent, about which a warning was logged before.
     :param most: the share of the inputs that may have none, 0 to 1.
+    :param failed: the first error of an input that was sent; None if there is none. A warning about the others was
+        logged before they were sent.
     :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
     """
     if not errors:
@@ -133,8 +137,8 @@ def check_errors(errors: int, predictions: int, most: float, *, rejected: int = 
         failure = TooManyRejectsError(f"{message}. That is more than max_reject_ratio={most:g} allows.")
         failure.retryable = False
         raise failure
-    if errors > rejected:
-        log.warning("%s.", message)
+    if failed is not None:
+        log.warning("%s. The first: %s", message, failed[:_DESCRIBED])
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,8 @@ class PredictionFile:
         self._lenient = lenient
         self._conversations: set[str] = set()
         self.manifest = Manifest(uri)
+        # The first error of an input that was sent.
+        self.failed: str | None = None
 
     def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """
@@ -218,6 +224,8 @@ class PredictionFile:
         rejected = len(batch.inputs) - len(predictions)
         if errors := rejected + sum(one.error is not None for one in predictions):
             manifest.errors = (manifest.errors or 0) + errors
+        if self.failed is None:
+            self.failed = next((str(one.error) for one in predictions if one.error is not None), None)
         if rejected:
             manifest.rejected = (manifest.rejected or 0) + rejected
         manifest.tokens += sum(one.tokens_used.sum for one in predictions)
@@ -248,9 +256,7 @@ def prediction_file(
             file = PredictionFile(writer, uri, options, lenient=policy.lenient)
             yield file
             made = file.manifest
-            check_errors(
-                made.errors or 0, made.predictions, policy.max_reject_ratio, rejected=made.rejected or 0
-            )
+            check_errors(made.errors or 0, made.predictions, policy.max_reject_ratio, failed=file.failed)
         finally:
             writer.close()
 

@@ -107,8 +107,7 @@ def log_result(manifest: Mapping[str, Any], seconds: float | None, what: str = "
 
 def count(number: int, noun: str) -> str:
     """A number with its noun, in the plural unless it is 1."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("ch") else "s")
-    return f"{number:,} {noun if number == 1 else plural}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

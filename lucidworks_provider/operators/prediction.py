@@ -429,8 +429,8 @@ class LucidworksPredictionOperator(_Predicting):
             dimension = check_vectors(predictions, runner.options, dimension, lenient=runner.policy.lenient)
             rows += rows_of(batch, predictions)
         errors = sum(row["status"] != "predicted" for row in rows)
-        rejected = runner.batches.survey.rejected
-        check_errors(errors, len(rows), runner.policy.max_reject_ratio, rejected=rejected)
+        failed = next((str(row["error"]) for row in rows if row["status"] == "failed"), None)
+        check_errors(errors, len(rows), runner.policy.max_reject_ratio, failed=failed)
         size = len(json.dumps(rows))
         if size > INLINE_BYTES:
             self.log.warning(
