@@ -38,7 +38,7 @@ from lucidworks_provider.corpus.run_records import (
 from lucidworks_provider.corpus.settings import Corpus, Service
 from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
 from lucidworks_provider.corpus.staged_shards import StagedShard, delete_staged, stage_shard
-from lucidworks_provider.corpus.stats import RunStats, duration
+from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.corpus.tables import (
     Tables,
     add_documents_of_other_shards,
@@ -53,6 +53,7 @@ from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_contain
 from lucidworks_provider.errors import InputError, LucidworksError, TooManyRejectsError
+from lucidworks_provider.jobs.progress import count, log_result
 from lucidworks_provider.storage import free_bytes, is_file, writing
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ class _Run:
     shard: Shard | None
     folder: str
     parts: list[Part] = field(default_factory=list)
+    _began: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.folder, keep=self.corpus.keep_raw)
@@ -165,9 +167,16 @@ class _Run:
             self._journal.begin(corpus.options.as_json())
         stats = RunStats(summary.documents, time.monotonic())
         stats.skipped(summary.documents - summary.candidates)
-        log.info(
-            "%s documents, of which %s are new or may have changed.", summary.documents, summary.candidates
-        )
+        if summary.documents:
+            log.info(
+                "%s: %s, of which %s %s new or may have changed. Chunking them with %s into %s.",
+                corpus.source if isinstance(corpus.source, str) else "Documents of a task",
+                count(summary.documents, "document"),
+                f"{summary.candidates:,}",
+                "is" if summary.candidates == 1 else "are",
+                corpus.options.model_id,
+                corpus.output,
+            )
         with _infrequent_gc():
             pipeline = asyncio.run(self._send(plan, stats))
         return self._finish(pipeline, stats, last)
@@ -219,7 +228,7 @@ class _Run:
             counts = build_upserts(self.db, keep_old=self._keep_old, prune=corpus.prune)
             returned = self._returned(counts, rejected)
             returned["staged"] = self._stage(self.shard, returned, settings, stats)
-            self._log_end(f"Shard {self.shard.name}", returned, stats)
+            self._log_end(f"shard {self.shard.name}", returned, stats)
             return returned
         returned, committed = publish(
             corpus.output,
@@ -239,7 +248,7 @@ class _Run:
             check=self.lease.renew,
         )
         self._clean_up(pipeline, committed=committed)
-        self._log_end(f"Version {returned['version']}", returned, stats)
+        self._log_end(f"version {returned['version']}", returned, stats)
         return returned
 
     def _check_rejects(self, stats: RunStats) -> int:
@@ -325,19 +334,17 @@ class _Run:
         return stage_shard(self.folder, self.db, staged, record)
 
     def _log_end(self, what: str, returned: Mapping[str, Any], stats: RunStats) -> None:
-        log.info(
-            "%s: %s documents, %s chunks. In %s: %s documents sent, %s rejected; %s requests, of which %s were "
-            "answered with 429 and %s not at all.",
-            what,
-            f"{returned['documents']:,}",
-            f"{returned['chunks']:,}",
-            duration(stats.seconds),
-            f"{stats.submissions:,}",
-            f"{stats.rejects:,}",
-            f"{stats.requests:,}",
-            f"{stats.throttles:,}",
-            f"{stats.unanswered:,}",
-        )
+        if stats.requests:
+            unusual = (
+                f", of which {stats.throttles:,} were answered with 429 and {stats.unanswered:,} not at all"
+            )
+            log.info(
+                "Sent %s in %s%s.",
+                count(stats.submissions, "document"),
+                count(stats.requests, "request"),
+                unusual if stats.throttles or stats.unanswered else "",
+            )
+        log_result(returned, time.monotonic() - self._began, f"{self.corpus.output}, {what}")
 
     def _clean_up(self, pipeline: Pipeline, *, committed: bool) -> None:
         """End the journal, and maintain the tables; the commits are complete, so a failure is a warning."""

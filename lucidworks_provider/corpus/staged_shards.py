@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -46,6 +47,7 @@ from lucidworks_provider.corpus.tables import (
 )
 from lucidworks_provider.corpus.upserts import Counts, count_after
 from lucidworks_provider.errors import InputError, LucidworksError
+from lucidworks_provider.jobs.progress import count, log_result
 from lucidworks_provider.storage import arrow_place, discard, names_in, read_file, write_file
 
 log = logging.getLogger(__name__)
@@ -252,7 +254,7 @@ def _publish(
     task: Mapping[str, Any],
     lease: Lease,
 ) -> dict[str, Any]:
-    first = shards[0]
+    first, began = shards[0], time.monotonic()
     with RunDatabase() as db:
         load_documents(db, tables.documents)
         reconcile(db, tables, first.on_missing_chunks)
@@ -286,9 +288,11 @@ def _publish(
         except LucidworksError as err:
             log.warning("The commit is complete; files that are no longer needed remain: %s", err)
     log.info(
-        "Version %s: %s documents, %s chunks of %s shards.",
-        *(result["version"], f"{result['documents']:,}", f"{result['chunks']:,}", len(shards)),
+        "%s: %s new, %s changed, %s removed.",
+        count(len(shards), "shard"),
+        *(f"{result[name]:,}" for name in ("added", "changed", "removed")),
     )
+    log_result(result, time.monotonic() - began, f"{output}, version {result['version']}")
     return result
 
 

@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from lucidworks_provider.jobs.progress import duration
+
 # Steps of the time series; an even number.
 STEPS = 240
 # The remaining time is estimated from the rate of about this many seconds.
@@ -264,9 +266,8 @@ class RunStats:
         ]
         if self.rate is not None:
             words.append(f"limit {self.rate:,.1f} requests/s")
-        words += [f"429s: {self.throttles:,}", f"rejects: {self.rejects:,}"]
-        if self.unanswered:
-            words.append(f"without an answer: {self.unanswered:,}")
+        counts = {"429s": self.throttles, "rejects": self.rejects, "without an answer": self.unanswered}
+        words += [f"{name}: {number:,}" for name, number in counts.items() if number]
         done, during = self._recent
         known = self._counted >= MIN_DOCUMENTS and now - self._first >= MIN_SECONDS
         if self.total is not None and self.total > self.done and known and done > 0:
@@ -319,19 +320,6 @@ class RunStats:
             # The measurement begins with the first documents.
             self._first = now
         self._line = (now, self.documents, counts)
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: ``12 s``, ``3 min 20 s``, ``2 h 05 min``, ``1 d 03 h``."""
-    whole = round(seconds)
-    for size, unit, below, smaller in (
-        (86_400, "d", 3_600, "h"),
-        (3_600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        if whole >= size:
-            return f"{whole // size:,} {unit} {whole % size // below:02d} {smaller}"
-    return f"{whole} s"
 
 
 def _of(done: int, total: int | None) -> str:

@@ -34,6 +34,7 @@ from lucidworks_provider.jobs.chunk_columns import (
     chunk_schema,
     unfit,
 )
+from lucidworks_provider.jobs.progress import count
 from lucidworks_provider.jobs.record import fingerprint_of
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
 from lucidworks_provider.storage import writing
@@ -214,6 +215,11 @@ class ChunkTask(JobTask[ChunkFile]):
     def name(self, position: int) -> str:
         """By the caller's id."""
         return f"Document {self.documents[position].id!r}"
+
+    def log_input(self) -> None:
+        """The documents."""
+        size = sum(len(document.text.encode()) for document in self.documents)
+        log.info("Read %s of %s.", count(self.count, "document"), count(size, "byte"))
 
     async def submit(self, position: int) -> str:
         """Send the document's text."""

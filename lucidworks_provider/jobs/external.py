@@ -27,6 +27,7 @@ class ExternalJob(JobTask[Path]):
     """
 
     parts: ClassVar[str] = "jobs"
+    submits: ClassVar[bool] = False
 
     job_kind: JobKind
     job_id: str

@@ -49,6 +49,7 @@ from lucidworks_provider.jobs.decisions import (
     state_decision,
     unknown_state,
 )
+from lucidworks_provider.jobs.progress import WaitProgress, count, duration
 from lucidworks_provider.jobs.state_store import (
     FileResultStore,
     QuarantineReason,
@@ -275,8 +276,14 @@ async def wait_for_jobs(
     if jobs is None:
         return JobsOutcome(unshared=socket.gethostname())
     durations: list[float] = []
+    progress = WaitProgress(len(jobs), deadline)
     stored = await in_thread(results.stored, jobs)
     async with hook.shared_client() as client:
+
+        async def fetch(job_id: str) -> bytes:
+            await progress.update(len(durations))
+            # One attempt: a retry inside of the client would hold a slot, and outlast the deadline.
+            return await hook.acall(poll_job(kind, job_id), attempts=1)
 
         async def wait(position: int, job_id: str) -> PollOutcome:
             started = time.monotonic()
@@ -287,8 +294,7 @@ async def wait_for_jobs(
                         poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations
                     ),
                     store=FileResultStore(results, position, job_id, [position in stored]),
-                    # One attempt: a retry inside of the client would hold a slot, and outlast the deadline.
-                    fetch=lambda job_id: hook.acall(poll_job(kind, job_id), attempts=1),
+                    fetch=fetch,
                     slots=client.slots,
                     kind=kind,
                 )
@@ -309,7 +315,7 @@ async def wait_for_jobs(
             raise outcome
         ended[position] = outcome
     summary = JobsOutcome.of(ended)
-    await in_thread(log.info, "%s of %s results are on storage.", summary.collected, len(jobs))
+    await progress.end(summary.collected)
     return summary
 
 
@@ -318,7 +324,8 @@ def _read_jobs(results: ResultDirectory, nonce: str, deadline: float) -> Mapping
     record = results.read_record()
     if record is None or record.nonce != nonce:
         return None
-    log.info("Waiting for %s jobs, for at most %.0f s.", len(record.jobs), deadline - time.time())
+    left = duration(max(0.0, deadline - time.time()))
+    log.info("Waiting for %s, for at most %s.", count(len(record.jobs), "job"), left)
     return record.jobs
 
 
@@ -350,7 +357,7 @@ async def wait_for_state(
     )
     try:
         async with hook.shared_client():
-            outcome = await perform(decision, ResourcePoller(hook, kind, resource_id, model_id))
+            outcome = await perform(decision, ResourcePoller(hook, kind, resource_id, model_id, target))
     except LucidworksError as err:
         outcome = StateOutcome(StateEnd.ERROR, None, f"{type(err).__name__}: {err}", err.retryable)
     return {"kind": kind, "resource_id": resource_id, "target": target, **outcome.as_json()}
@@ -363,6 +370,7 @@ class ResourcePoller(Poller):
 
     :param kind: ``model`` or ``deployment``.
     :param model_id: of a deployment whose model is known: its own list is requested before that of the customer.
+    :param target: the state that is waited for. It is not logged: the task that resumes logs it.
     :param save: stores whether the current state was notified.
     """
 
@@ -370,6 +378,7 @@ class ResourcePoller(Poller):
     kind: str
     resource_id: str
     model_id: str | None = None
+    target: str = ""
     save: Callable[[bool], Awaitable[bool]] | None = None
     _logged: tuple[str, ...] = field(default=(), init=False)
 
@@ -383,7 +392,9 @@ class ResourcePoller(Poller):
         except LucidworksError as err:
             await self._log(log.warning, "no response, polling again: %s", str(err))
             return err
-        await self._log(log.info, "%s", result.state or "no such resource")
+        state = (result.state or "").upper()
+        if self.target.upper() not in {result.progress.name, state}:
+            await self._log(log.info, "%s", result.state or "no such resource")
         if message := unknown_state(result):
             await in_thread(_warn_once, self.kind, self.resource_id, message)
         return result

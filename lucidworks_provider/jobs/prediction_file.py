@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Characters of an error in the log.
+_DESCRIBED = 300
+
 
 @dataclass(slots=True)
 class Manifest:
@@ -118,11 +121,13 @@ def _row(
     return named | {name: value for name, value in plain.items() if name not in named}, others
 
 
-def check_errors(errors: int, predictions: int, most: float) -> None:
+def check_errors(errors: int, predictions: int, most: float, *, failed: str | None = None) -> None:
     """
     Warn about inputs without a prediction.
 
     :param most: the share of the inputs that may have none, 0 to 1.
+    :param failed: the first error of an input that was sent; None if there is none. A warning about the others was
+        logged before they were sent.
     :raises TooManyRejectsError: more have none. Not retryable: the stored responses would be the same.
     """
     if not errors:
@@ -132,7 +137,8 @@ def check_errors(errors: int, predictions: int, most: float) -> None:
         failure = TooManyRejectsError(f"{message}. That is more than max_reject_ratio={most:g} allows.")
         failure.retryable = False
         raise failure
-    log.warning("%s.", message)
+    if failed is not None:
+        log.warning("%s. The first: %s", message, failed[:_DESCRIBED])
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +202,8 @@ class PredictionFile:
         self._lenient = lenient
         self._conversations: set[str] = set()
         self.manifest = Manifest(uri)
+        # The first error of an input that was sent.
+        self.failed: str | None = None
 
     def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
         """
@@ -216,6 +224,8 @@ class PredictionFile:
         rejected = len(batch.inputs) - len(predictions)
         if errors := rejected + sum(one.error is not None for one in predictions):
             manifest.errors = (manifest.errors or 0) + errors
+        if self.failed is None:
+            self.failed = next((str(one.error) for one in predictions if one.error is not None), None)
         if rejected:
             manifest.rejected = (manifest.rejected or 0) + rejected
         manifest.tokens += sum(one.tokens_used.sum for one in predictions)
@@ -245,7 +255,8 @@ def prediction_file(
         try:
             file = PredictionFile(writer, uri, options, lenient=policy.lenient)
             yield file
-            check_errors(file.manifest.errors or 0, file.manifest.predictions, policy.max_reject_ratio)
+            made = file.manifest
+            check_errors(made.errors or 0, made.predictions, policy.max_reject_ratio, failed=file.failed)
         finally:
             writer.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ from lucidworks_provider.jobs.prediction_file import (
     prediction_file,
 )
 from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey
+from lucidworks_provider.jobs.progress import Progress, count
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import FileResultStore, QuarantineReason, ResultDirectory
 from lucidworks_provider.jobs.task import Budget, JobTask, ParsedBody
@@ -100,6 +100,10 @@ class PredictionTask(JobTask[PredictionFile]):
     def name(self, position: int) -> str:
         """By the inputs' positions."""
         return self._known[position][0]
+
+    def log_input(self) -> None:
+        """The rows, and those that are not sent."""
+        log_input(self.batches)
 
     async def submit(self, position: int) -> str:
         """Send the batch."""
@@ -432,70 +436,22 @@ class _Failures:
         return first
 
 
-class Progress:
-    """
-    Logs the progress every few seconds.
-
-    :param total: inputs to send.
-    """
-
-    EVERY = 10.0
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._done = self._kept = 0
-        self._began = self._logged = time.monotonic()
-
-    def add(self, inputs: int, *, kept: bool = False) -> None:
-        """
-        Count inputs with a response.
-
-        :param kept: an earlier attempt has stored it.
-        """
-        self._done += inputs
-        self._kept += inputs * kept
-        now = time.monotonic()
-        if now - self._logged < self.EVERY or self._done >= self._total:
-            return
-        self._logged = now
-        rate = (self._done - self._kept) / (now - self._began)
-        left = f", {duration((self._total - self._done) / rate)} left" if rate else ""
-        log.info("Predicted %s of %s inputs, %.1f/s%s.", f"{self._done:,}", f"{self._total:,}", rate, left)
-
-
 def log_input(batches: Batches) -> None:
+    """Log what was read, and warn about rows that are not sent."""
     survey = batches.survey
     log.info(
-        "Read %s rows%s: %s to send in %s requests.",
-        f"{survey.rows:,}",
+        "Read %s%s: %s to send in %s.",
+        count(survey.rows, "row"),
         f" of {batches.uri}" if batches.uri else "",
         f"{survey.sent:,}",
-        f"{len(batches):,}",
+        count(len(batches), "request"),
     )
+    if survey.rejected:
+        log.warning("%s They are in the result with the status 'rejected'.", _cannot_be_sent(survey))
 
 
-def log_result(manifest: Mapping[str, Any], began: float | None = None) -> None:
-    """
-    :param manifest: of the result.
-    :param began: ``time.monotonic()`` of the task's start, if it has waited in this process.
-    """
-    rejected = manifest.get("rejected", 0)
-    log.info(
-        "%s: %s rows, %s of them rejected and %s failed, %s tokens%s.",
-        manifest["uri"],
-        f"{manifest['predictions']:,}",
-        f"{rejected:,}",
-        f"{manifest.get('errors', 0) - rejected:,}",
-        f"{manifest['tokens']:,}",
-        "" if began is None else f", in {duration(time.monotonic() - began)}",
-    )
-
-
-def duration(seconds: float) -> str:
-    """A human-readable duration."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _cannot_be_sent(survey: Survey) -> str:
+    return f"{survey.rejected:,} of {survey.rows:,} rows cannot be sent. {survey.summary()}"
 
 
 def _is_common(err: LucidworksError) -> bool:
@@ -546,17 +502,16 @@ class InputPolicy:
 
     def check(self, survey: Survey) -> None:
         """
-        Warn about invalid rows.
+        Check the number of invalid rows.
 
         :raises InputError: by policy, or because they are too many. Nothing was sent.
         """
         if not survey.rejected:
             return
-        message = f"{survey.rejected:,} of {survey.rows:,} rows cannot be sent. {survey.summary()}"
+        message = _cannot_be_sent(survey)
         if not self.reject:
             raise InputError(f"{message} on_invalid='reject' sends the others.")
         if survey.rejected > self.max_reject_ratio * survey.rows:
             raise InputError(
                 f"{message} That is more than max_reject_ratio={self.max_reject_ratio:g} allows."
             )
-        log.warning("%s They are in the result with the status 'rejected'.", message)

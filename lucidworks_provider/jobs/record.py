@@ -27,6 +27,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from lucidworks_provider.jobs.progress import count
+
 VERSION = 1
 _SETS = ("intents", "resubmitted", "failed")
 
@@ -128,10 +130,10 @@ def resume(found: JobRecord | None, *, fingerprint: str, generation: int) -> tup
     """
     Decide what a new attempt starts from (see the table above).
 
-    :return: the record to continue with, and a message for the log.
+    :return: the record to continue with, and a message for the log; empty in a first attempt.
     """
     if found is None:
-        return JobRecord(fingerprint, generation), "No earlier attempt."
+        return JobRecord(fingerprint, generation), ""
     # Revisions continue: a store that misses a write then has the older copy.
     new = JobRecord(fingerprint, generation, revision=found.revision)
     if found.fingerprint != fingerprint:
@@ -145,7 +147,7 @@ def resume(found: JobRecord | None, *, fingerprint: str, generation: int) -> tup
     intents = found.intents if found.generation == generation else frozenset()
     # Each attempt may submit each position again once.
     found = replace(found, resubmitted=frozenset())
-    resumed = f"Resuming {len(found.jobs) - len(found.failed)} jobs of an earlier attempt"
+    resumed = f"Resuming {count(len(found.jobs) - len(found.failed), 'job')} of an earlier attempt"
     failed = f"; {len(found.failed)} that ended in ERROR are submitted again" if found.failed else ""
     return replace(found, generation=generation, intents=intents), f"{resumed}{failed}."
 

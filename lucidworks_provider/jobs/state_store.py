@@ -328,7 +328,8 @@ class JobStateStore:
         if record.result is not None and not exists(result_uri):
             message = f"{result_uri} no longer exists: submitting again."
             record = JobRecord(fingerprint, generation, revision=record.revision)
-        log.info("%s", message)
+        if message:
+            log.info("%s", message)
         return record
 
     def save(self, record: JobRecord) -> JobRecord:

@@ -32,6 +32,7 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
 )
 from lucidworks_provider.jobs.decisions import JobsOutcome
+from lucidworks_provider.jobs.progress import Progress
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.state_store import JobStateStore
 from lucidworks_provider.retrying import retry_on
@@ -119,6 +120,8 @@ class JobTask(ABC, Generic[File]):
     kind: ClassVar[JobKind]
     # What a job is made of, in messages: "3 of 10 documents failed".
     parts: ClassVar[str]
+    # Whether the jobs are those of this task, and not of another program.
+    submits: ClassVar[bool] = True
 
     result_uri: str
     store: JobStateStore
@@ -139,6 +142,9 @@ class JobTask(ABC, Generic[File]):
     @abstractmethod
     def name(self, position: int) -> str:
         """A part's name at the start of a sentence."""
+
+    def log_input(self) -> None:
+        """Log what was read, once for each attempt."""
 
     @abstractmethod
     async def submit(self, position: int) -> str:
@@ -193,6 +199,8 @@ class JobTask(ABC, Generic[File]):
         # The first POST is alone: a service that is down or refuses the credentials or the model refuses one.
         following, missing, most = missing[:1], missing[1:], 1
         failures: dict[int, Exception] = {}
+        unsaved: list[int] = []
+        progress = Progress("Submitted", "job", len(following) + len(missing) if self.submits else 0)
         posts: dict[asyncio.Task[str], int] = {}
         async with self.hook.shared_client() if missing else nullcontext():
             while True:
@@ -204,6 +212,8 @@ class JobTask(ABC, Generic[File]):
                     try:
                         record = self._submitted(record, position, post.result())
                         most = SUBMISSIONS
+                        unsaved.append(position)
+                        progress.add(1)
                     except Exception as err:  # noqa: BLE001  # raised below, when no POST is in flight
                         failures[position] = err
                         if isinstance(err, LucidworksError) and not isinstance(err, _UNKNOWN):
@@ -213,22 +223,34 @@ class JobTask(ABC, Generic[File]):
                 try:
                     saved = record.intending(following)
                     record = await in_thread(self.store.save, saved)
+                    unsaved = []
                 except StorageError as err:
+                    self._warn_of_unsaved(record, unsaved)
+                    unsaved = []
                     # Without these intents; newer than a copy that was written in part.
                     record = replace(record, revision=saved.revision)
                     failures.setdefault(self.count, err)
                     following = []
+        progress.end()
         for position in sorted(failures)[1:]:
             log.warning("%s", failures[position])
         if failures:
             raise failures[min(failures)]
         return record
 
+    def _warn_of_unsaved(self, record: JobRecord, positions: Sequence[int]) -> None:
+        """Without the warning, a job's id would be lost with this process."""
+        for position in positions:
+            log.warning(
+                "%s: the id of job %s could not be saved on storage.",
+                self.name(position),
+                record.jobs[position],
+            )
+
     def _submitted(self, record: JobRecord, position: int, job_id: str) -> JobRecord:
         """:raises MalformedAnswerError: another part has the id."""
         self._check_id(record, position, job_id)
-        # Logged before it is saved: if no write succeeds, the log has the id.
-        log.info("%s: job %s", self.name(position), job_id)
+        log.debug("%s: job %s", self.name(position), job_id)
         return record.submitted(position, job_id)
 
     def settle(self, record: JobRecord, outcome: JobsOutcome) -> JobRecord:

@@ -242,6 +242,12 @@ def execution_limit(ti: Any, execution_timeout: timedelta | None) -> float | Non
     return started.timestamp() + limit - min(_LONGEST_MARGIN, limit * _MARGIN)
 
 
+def seconds_since_start(context: Context) -> float | None:
+    """Since the attempt's start, which a deferral does not change."""
+    started = getattr(context.get("ti"), "start_date", None)
+    return time.time() - started.timestamp() if isinstance(started, datetime) else None
+
+
 class StateWaitMixin(WaitMixin):
     """Waits until a model or a deployment is in a state, or cannot get there."""
 
@@ -297,7 +303,10 @@ class StateWaitMixin(WaitMixin):
         state, message = event.get("state"), event.get("message") or ""
         if event["end"] != "reached":
             _raise(event, f"{what} is {state or 'missing'}", target, message, self._waited(context))
-        self.log.info("%s: %s", what, state or "deleted")
+        from lucidworks_provider.jobs.progress import duration
+
+        took = seconds_since_start(context)
+        self.log.info("%s: %s%s", what, state or "deleted", "" if took is None else f", in {duration(took)}")
 
 
 def _raise(event: dict[str, Any], status: str, target: str, message: str, limit: str) -> NoReturn:

@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFER_SLACK, DEFERRABLE, WaitMixin
+from lucidworks_provider.operators.base import DEFER_SLACK, DEFERRABLE, WaitMixin, seconds_since_start
 from lucidworks_provider.operators.results import ResultMixin
 from lucidworks_provider.operators.values import limit, one_of
 
@@ -40,6 +40,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
     def _run(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
         task = self._task(context)
+        task.log_input()
         # Validate the connection before anything is written or sent.
         _ = self.hook.get_settings().application_base
         record = task.store.begin(task.fingerprint, context["ti"].max_tries, task.result_uri)
@@ -135,6 +136,12 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         if outcome.gone:
             return record, None
         return record, task.write(record)
+
+    def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
+        from lucidworks_provider.jobs.progress import log_result
+
+        log_result(manifest, seconds_since_start(context))
+        return super()._ended(context, manifest)
 
     def _before_defer(self, task: JobTask[Any]) -> None:
         """Store what the process that the task resumes in needs."""

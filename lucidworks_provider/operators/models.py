@@ -298,9 +298,12 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
             lambda: self._list_candidates(training),
             lambda: self.hook.call(create_model(training, credentials)),
         )
-        self.log.info("Model %r: %s, %s", self.name, model.id, model.state)
+        what = self._what("model", model.id)
         if self._waits and model.progress is not Progress.READY:
+            self.log.info("%s: waiting until it is trained.", what)
             self._wait(context, "model", model.id, "ready")
+        else:
+            self.log.info("%s: %s", what, model.state)
         return model.id
 
     def _what(self, kind: str, resource_id: str) -> str:
@@ -417,9 +420,12 @@ class LucidworksDeployModelOperator(_CreatingOperator):
             lambda: self._list_candidates(placement),
             lambda: self.hook.call(create_deployment(placement)),
         )
-        self.log.info("%s: %s, %s", placement.what, deployment.id, deployment.state)
+        what = self._what("deployment", deployment.id)
         if self._waits and deployment.progress is not Progress.READY:
+            self.log.info("%s: waiting until it is deployed.", what)
             self._wait(context, "deployment", deployment.id, "ready", self.model_id)
+        else:
+            self.log.info("%s: %s", what, deployment.state)
         return deployment.id
 
     def _what(self, kind: str, resource_id: str) -> str:
@@ -531,7 +537,7 @@ class LucidworksUndeployModelOperator(_ModelOperator):
             if err.retryable or (found is not None and found.progress is not Progress.GONE):
                 raise
             return found is not None
-        self.log.info("Deployment %s: %s", self.deployment_id, state or "deletion accepted")
+        self.log.info("Deployment %s: deletion accepted%s", self.deployment_id, f", {state}" if state else "")
         if deployment_progress(state) is Progress.FAILED:
             raise JobFailedError(f"Deployment {self.deployment_id} is {state}; retry.").as_retryable()
         return True

@@ -176,7 +176,7 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         """
         from lucidworks_provider.jobs.prediction_file import check_kept
         from lucidworks_provider.jobs.prediction_rows import read_batches
-        from lucidworks_provider.jobs.prediction_task import InputPolicy, check_size, log_input
+        from lucidworks_provider.jobs.prediction_task import InputPolicy, check_size
 
         columns = self._table_columns()
         size = check_size(whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
@@ -197,7 +197,6 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
             if spool is not None:
                 spool.discard()
             raise
-        log_input(batches)
         return batches
 
     def _handle_empty(self, policy: str) -> None:
@@ -329,15 +328,27 @@ class LucidworksPredictionOperator(_Predicting):
 
     def execute(self, context: Context) -> Any:
         """Predict every batch, then return or write the rows."""
-        from lucidworks_provider.jobs.prediction_task import log_result
+        from lucidworks_provider.jobs.prediction_task import log_input
+        from lucidworks_provider.jobs.progress import log_result
 
         began = time.monotonic()
         runner = self._batch_runner(context)
+        log_input(runner.batches)
         if self.result_path:
             manifest = self._predict_to_file(runner, context)
-            log_result(manifest, began)
+            log_result(manifest, time.monotonic() - began)
             return self._ended(context, manifest)
-        return self._rows(runner, asyncio.run(self._run(runner)))
+        predicted = asyncio.run(self._run(runner))
+        rows = self._rows(runner, predicted)
+        survey = runner.batches.survey
+        counts = {
+            "predictions": survey.rows,
+            "rejected": survey.rejected,
+            "errors": sum(row["status"] != "predicted" for row in rows),
+            "tokens": sum(one.tokens_used.sum for batch in predicted for one in batch),
+        }
+        log_result(counts, time.monotonic() - began, "Returned")
+        return rows
 
     def _predict_to_file(self, runner: SyncBatchRunner, context: Context) -> dict[str, Any]:
         """The manifest; an earlier attempt may have written the file before it was killed."""
@@ -359,7 +370,8 @@ class LucidworksPredictionOperator(_Predicting):
     def _batch_runner(self, context: Context) -> SyncBatchRunner:
         from lucidworks_provider.client.predictions import predict_items
         from lucidworks_provider.jobs.prediction_rows import Spool
-        from lucidworks_provider.jobs.prediction_task import Progress, SyncBatchRunner
+        from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
+        from lucidworks_provider.jobs.progress import Progress
         from lucidworks_provider.jobs.task import Budget, check_suffix
         from lucidworks_provider.storage import check_uri, is_folder
 
@@ -384,7 +396,7 @@ class LucidworksPredictionOperator(_Predicting):
             concurrency,
             results,
             policy=policy,
-            progress=Progress(batches.survey.sent),
+            progress=Progress("Predicted", "input", batches.survey.sent),
             budget=budget,
         )
 
@@ -417,7 +429,8 @@ class LucidworksPredictionOperator(_Predicting):
             dimension = check_vectors(predictions, runner.options, dimension, lenient=runner.policy.lenient)
             rows += rows_of(batch, predictions)
         errors = sum(row["status"] != "predicted" for row in rows)
-        check_errors(errors, len(rows), runner.policy.max_reject_ratio)
+        failed = next((str(row["error"]) for row in rows if row["status"] == "failed"), None)
+        check_errors(errors, len(rows), runner.policy.max_reject_ratio, failed=failed)
         size = len(json.dumps(rows))
         if size > INLINE_BYTES:
             self.log.warning(
@@ -550,9 +563,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         )
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        from lucidworks_provider.jobs.prediction_task import log_result
         from lucidworks_provider.storage import discard_folder
 
-        log_result(manifest)
         discard_folder(self._results(context).table)
         return super()._ended(context, manifest)

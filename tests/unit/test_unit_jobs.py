@@ -231,7 +231,7 @@ def test_a_retry_goes_on_with_the_same_jobs() -> None:
     record, said = resume(found, fingerprint="f", generation=2)
     assert record.jobs == {0: "a"}
     assert record.nonce == found.nonce
-    assert "1 jobs" in said
+    assert "Resuming 1 job of" in said
 
 
 def test_every_wait_has_a_nonce_of_its_own() -> None:

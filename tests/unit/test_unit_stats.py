@@ -20,9 +20,9 @@ from lucidworks_provider.corpus.stats import (
     Histogram,
     RunStats,
     Series,
-    duration,
 )
 from lucidworks_provider.documents.document import Reason
+from lucidworks_provider.jobs.progress import duration
 
 
 class TestHistogram:
@@ -236,7 +236,7 @@ def test_constant_memory_and_time() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        *[(0, "0 s"), (0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3_599.6, "1 h 00 min")],
+        *[(0, "0 s"), (0.4, "0.4 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3_599.6, "1 h 00 min")],
         *[(7_500, "2 h 05 min"), (97_200, "1 d 03 h"), (86_400 * 2_000, "2,000 d 00 h")],
     ],
 )

@@ -240,13 +240,17 @@ def test_an_unknown_outcome_is_resubmitted_by_policy(stage: Stage, monkeypatch: 
 
 
 def test_a_record_that_cannot_be_written_stops_submissions(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     save, failures = JobStateStore.save, [StorageError("no space left")]
+    saved: dict[int, str] = {}
+    unsaved: dict[int, str] = {}
 
     def failing(self: JobStateStore, record: JobRecord) -> JobRecord:
         if len(record.jobs) > 10 and failures:
+            unsaved.update({p: job for p, job in record.jobs.items() if p not in saved})
             raise failures.pop()
+        saved.update(record.jobs)
         return save(self, record)
 
     monkeypatch.setattr(JobStateStore, "save", failing)
@@ -256,6 +260,20 @@ def test_a_record_that_cannot_be_written_stops_submissions(
     assert record.jobs.keys() == set(stage.service.began), "the ids of the POSTs in flight are written"
     assert len(record.jobs) < PARTS
     assert record.intents == set()
+    assert unsaved
+    assert [one.getMessage() for one in caplog.records if "could not be saved" in one.getMessage()] == [
+        f"Part {p}: the id of job {job} could not be saved on storage." for p, job in sorted(unsaved.items())
+    ]
+
+
+def test_the_log_has_the_number_of_jobs_and_no_id(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    stage.attempt()
+    (line,) = caplog.messages
+    assert line.startswith(f"Submitted {PARTS} jobs in ")
+    caplog.clear()
+    stage.attempt()
+    assert caplog.messages == []
 
 
 def test_the_window_is_that_of_the_clients_connections() -> None:

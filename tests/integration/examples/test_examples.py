@@ -34,9 +34,9 @@ _VARYING = (
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "ID"),
     (re.compile(r"manual__[\w.+-]+(?=\.)"), "RUN"),
     (re.compile(r"\d{4}-\d\d-\d\d(T[\d:.]+)?([+-]\d\d:\d\d)?"), "DAY"),
-    (re.compile(r"[\d.,]+ (s|min|h)\b"), "N s"),
+    (re.compile(r"[\d.,]+ (s|min|h)\b( \d\d (s|min)\b)?"), "N s"),
     (re.compile(r"[\d.,]+( documents)?/s"), r"N\1/s"),
-    (re.compile(r"\d+ requests, of which"), "N requests, of which"),
+    (re.compile(r"in \d+ requests"), "in N requests"),
     (re.compile(r"\d+ (of \d+ documents) \(\d+ %\) done, \d+ in flight"), r"N \1 (N %) done, N in flight"),
 )
 

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``jobs/progress.py``: lines of a task's log."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Any
+
+import pytest
+
+from lucidworks_provider.jobs.progress import Progress, WaitProgress, log_result
+
+
+@pytest.fixture(autouse=True)
+def _info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def test_progress_has_rate_and_time_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    progress = Progress("Submitted", "job", 160)
+    for _ in range(160):
+        clock.now += 0.25
+        progress.add(1)
+    progress.end()
+    assert caplog.messages == [
+        "Submitted 40 of 160 jobs, 4.0/s, 30 s left.",
+        "Submitted 80 of 160 jobs, 4.0/s, 20 s left.",
+        "Submitted 120 of 160 jobs, 4.0/s, 10 s left.",
+        "Submitted 160 jobs in 40 s.",
+    ]
+
+
+def test_nothing_to_do_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress("Submitted", "job", 0)
+    progress.add(1)
+    progress.end()
+    assert caplog.messages == []
+
+
+def test_a_long_wait_is_logged_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    progress = WaitProgress(40, time.time() + 7_200)
+    at = []
+    for second in range(0, 1_300, 5):
+        clock.now = 1_000.0 + second
+        asyncio.run(progress.update(12))
+        at += [second] * (len(caplog.messages) - len(at))
+    assert at == [30, 60, 120, 240, 480, 780, 1_080]
+    assert re.fullmatch(r"12 of 40 results stored, at most [\dhmin ]+ left\.", caplog.messages[0])
+
+
+@pytest.mark.parametrize(
+    ("manifest", "line"),
+    [
+        ({"predictions": 1, "tokens": 1}, "u: 1 row, 1 token, in 1.5 s."),
+        ({"predictions": 9, "errors": 3, "rejected": 1}, "u: 9 rows, 1 rejected, 2 failed, in 1.5 s."),
+        ({"documents": 2, "chunks": 1_000, "rejected": 0}, "u: 2 documents, 1,000 chunks, in 1.5 s."),
+        ({"job_id": "j"}, "u: written, in 1.5 s."),
+    ],
+)
+def test_a_result(manifest: dict[str, Any], line: str, caplog: pytest.LogCaptureFixture) -> None:
+    log_result({"uri": "u", **manifest}, 1.5)
+    assert caplog.messages == [line]
