@@ -46,6 +46,7 @@ from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
+from lucidworks_provider.jobs import progress
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 ROWS = [{"sku": n, "text": f"Text {n}.", "brand": f"b{n % 2}", "price": n / 2} for n in range(10)]
