@@ -31,13 +31,11 @@ airflow: $(READY) ## the same set-up, left running with its UI
 	@$(BIN)/python -m dev.demo --keep
 
 # Most tests wait for sockets and disks: four processes keep two cores busy.
-PROCESSES ?= 4
-
 test: $(READY) ## unit and integration tests, six minutes
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder --durations 20 tests/unit tests/integration
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20 tests/unit tests/integration
 
-system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; a quarter of an hour
-	@$(BIN)/python -m pytest --durations 20 tests/system
+system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; twelve minutes
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 tests/system
 
 fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a million to the checks, half an hour
 	@FUZZ_EXAMPLES=9200 FUZZ_CHECKS=50000 $(BIN)/python -m pytest -n 2 --dist worksteal tests/integration/fuzz
