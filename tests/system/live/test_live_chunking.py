@@ -146,7 +146,7 @@ def test_execution_timeout_ends_a_deferred_task_and_a_retry_resumes_its_jobs(sta
     ("dag_id", "moment"),
     [
         ("chunking_hesitating", "about to defer"),
-        ("chunking_waiting", "Document 'b': job"),
+        ("chunking_waiting", "Submitted 2 jobs"),
         ("chunking_lingering", "about to end"),
     ],
     ids=["between submission and deferral", "while it waits", "between result and success"],
@@ -180,6 +180,12 @@ def test_a_worker_killed_after_submitting_costs_no_second_submission(
     assert expected in run.log(2)
 
 
+def saved_ids(run: Run) -> int:
+    """How many job ids the record beside the result has."""
+    [record] = Path(run.path).parent.glob("_*/record.json")
+    return len(json.loads(record.read_text())["jobs"])
+
+
 def test_a_worker_killed_twice_amid_twenty_submissions_doubles_those_in_flight_alone(stage: Stage) -> None:
     """
     First between the arrival of eight POSTs and the record of their ids: these documents are submitted again, by the
@@ -205,8 +211,7 @@ def test_a_worker_killed_twice_amid_twenty_submissions_doubles_those_in_flight_a
     until(lambda: jobs() == before + 17, "the seventeenth job")
     run.kill()
     until(lambda: open_faults() == 0, "the second kill's moment")
-    saved = [f"Document '{n:02}': job" for n in range(9, 18)]
-    until(lambda: all(line in run.log(2) for line in saved), "the ids of the second attempt")
+    until(lambda: saved_ids(run) == 18, "the ids of the second attempt")
     assert run.task("running")["try_number"] == 2
     run.kill()
 
