@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.jobs.chunk_task import ChunkTask
 
-# That of `api.chunking`, said again: importing it would cost each parse of a DAG file 5 ms. A test holds them equal.
+# As in `client.chunking`, whose import would cost each parse of a DAG file 5 ms. A test holds them equal.
 MAX_TEXT_BYTES = 1_000_000
 
 
