@@ -32,7 +32,8 @@ airflow: $(READY) ## the same set-up, left running with its UI
 
 # Most tests wait for sockets and disks: four processes keep two cores busy.
 test: $(READY) ## unit and integration tests, six minutes
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20 tests/unit tests/integration
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20 -m 'not alone' tests/unit tests/integration
+	@$(BIN)/python -m pytest -m alone tests/unit tests/integration
 
 system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API server; twelve minutes
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 tests/system

@@ -189,6 +189,7 @@ def test_rate_limit(caller: Caller, retry_after: bool) -> None:
     assert caller.control("GET", "/stats")["rate_limited"] == 2
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("retry_after", [True, False])
 def test_a_bucket_fills_evenly(caller: Caller, retry_after: bool) -> None:
     changes = {"rate_limit": 8, "rate_window": 2.0, "rate_mode": "bucket", "retry_after": retry_after}

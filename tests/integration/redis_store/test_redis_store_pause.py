@@ -71,6 +71,7 @@ def test_a_server_that_is_gone_holds_nobody(server: RedisServer) -> None:
     assert SharedPause(store()).ask(2, 0) == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_storm_draws_one_request_a_pause_from_several_processes(
     server: RedisServer, plain_network: None, mode: str

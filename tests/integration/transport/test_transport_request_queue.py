@@ -356,6 +356,7 @@ async def test_the_others_queue_behind_the_one_who_asks(fleet: Fleet) -> None:
 # --- what it costs
 
 
+@pytest.mark.alone
 def test_it_costs_next_to_nothing_while_nothing_is_limited() -> None:
     one, request = settings(APPLICATION), get(f"{APPLICATION}/ai/usecases")
 
