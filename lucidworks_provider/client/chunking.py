@@ -32,6 +32,7 @@ from lucidworks_provider.client.options import (
     check_options,
     number,
     one_of,
+    quantization_of,
     valid,
     whole,
 )
@@ -121,9 +122,8 @@ class ChunkingOptions:
 
     @property
     def quantization(self) -> str | None:
-        """``min-max`` (unsigned bytes), ``max-scale`` (signed bytes) or None (floats)."""
-        value = (self.model_config or {}).get("vectorQuantizationMethod")
-        return value if isinstance(value, str) else None
+        """:func:`quantization_of` the model's options."""
+        return quantization_of(self.model_config)
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain JSON, in a fixed order: for fingerprints and file metadata."""

@@ -42,6 +42,7 @@ from lucidworks_provider.client.options import (
     number,
     one_of,
     plain,
+    quantization_of,
     valid,
     whole,
 )
@@ -205,9 +206,8 @@ class PredictionOptions(Generic[P]):
 
     @property
     def quantization(self) -> str | None:
-        """``min-max`` (unsigned bytes), ``max-scale`` (signed bytes) or None (floats)."""
-        value = (self.model_config or {}).get("vectorQuantizationMethod")
-        return value if isinstance(value, str) else None
+        """:func:`quantization_of` the model's options."""
+        return quantization_of(self.model_config)
 
     def as_json(self) -> dict[str, Any]:
         """The options as plain JSON without secrets: for fingerprints and file metadata."""

@@ -203,7 +203,6 @@ class PartWriter:
     ) -> None:
         self._name = new_name()
         self._on_dimension = on_dimension
-        self._output = output
         self._options = options
         self._index = below(index_folder, f"{self._name}.parquet")
         self._columns = ChunkColumns(options, with_hash=True, dimension=dimension)
