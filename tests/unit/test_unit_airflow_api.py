@@ -79,3 +79,14 @@ def test_what_else_is_broken_is_told_at_once() -> None:
     with airflow((500, BROKEN)) as (client, asked), pytest.raises(AirflowApiError, match="no such table"):
         client.api("PATCH", "dags/one")
     assert asked == ["PATCH"]
+
+
+def test_asset_events_are_asked_for_again_while_a_run_that_one_created_is_queued() -> None:
+    with airflow((500, {}), (500, {}), (200, {"asset_events": [{"id": 1}]})) as (client, asked):
+        assert client.asset_events() == [{"id": 1}]
+    assert asked == ["GET"] * 3
+
+
+def test_asset_events_that_cannot_be_read_are_told() -> None:
+    with airflow((500, {})) as (client, _), pytest.raises(AirflowApiError, match="assets/events"):
+        client.asset_events(timeout=0)

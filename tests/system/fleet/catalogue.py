@@ -147,9 +147,7 @@ def _tell(
         good=len(tasks) == SHARDS and (len(workers) == 2 if not kills else tries > 0),
         timing=True,
     )
-    events = fleet.airflow.api("GET", f"assets/events?source_dag_id={DAG}&order_by=-timestamp")[
-        "asset_events"
-    ]
+    events = fleet.airflow.asset_events(f"source_dag_id={DAG}&order_by=-timestamp")
     counts = Counter(
         {name: events[0]["extra"].get(name, 0) for name in ("added", "changed", "removed")} if events else {}
     )

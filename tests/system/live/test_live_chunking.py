@@ -107,8 +107,8 @@ def test_a_deferred_task_waits_in_the_triggerer_and_writes_parquet(stage: Stage)
     assert stage.issued("story") == 1, "worker, triggerer and worker used one token"
 
     # Whoever waits for the asset gets the counts.
-    found = stage.airflow.api("GET", f"assets/events?source_run_id={quote(run.run_id)}")
-    (sent,) = [event["extra"] for event in found["asset_events"] if event["name"] == "chunking_chunks"]
+    events = stage.airflow.asset_events(f"source_run_id={quote(run.run_id)}")
+    (sent,) = [event["extra"] for event in events if event["name"] == "chunking_chunks"]
     assert {sent["documents"], sent["chunks"]} == {3, table.num_rows}
 
 

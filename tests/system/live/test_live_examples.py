@@ -155,7 +155,7 @@ def test_a_catalogue_is_chunked_in_shards_and_published_with_its_counts(examples
         for row in batch.to_pylist()
     }
     assert added == {(name, "added") for name in DOCUMENTS}
-    [event] = examples.airflow.api("GET", "assets/events")["asset_events"]
+    [event] = examples.airflow.asset_events()
     assert event["source_dag_id"] == "chunk_catalogue"
     assert (
         event["extra"].items()
