@@ -205,14 +205,14 @@ def sleeping(place: Place, _index: int, _jobs: list[str]) -> tuple[str, dict[str
 
 def ours(place: Place, index: int, jobs: list[str]) -> tuple[str, dict[str, Any]]:
     """With the record that a worker leaves beside its result."""
-    from lucidworks_provider.jobs.record import JobRecord
-    from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
+    from lucidworks_provider.jobs.record import JobRecord, JobStateStore
+    from lucidworks_provider.jobs.result_store import ResultDirectory
 
     result = f"file://{place.home}/results/{index}.parquet"
     bodies = ResultDirectory.beside(result, DAG_ID, place.run_id, TASK_ID, index)
-    record = JobRecord("benchmark", generation=0).awaited()
+    record = JobRecord("benchmark", generation=0, size=len(jobs))
     for position, job_id in enumerate(jobs):
-        record = record.submitted(position, job_id)
+        record.submitted(position, job_id)
     JobStateStore(bodies, None).save(record)
     return "lucidworks_provider.triggers.jobs.LucidworksJobsTrigger", {
         "kind": "chunking",

@@ -183,8 +183,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "A retry submits only what has no job yet.",
             "integration/operators/test_operator_chunking.py::test_a_retry_submits_only_what_has_no_id",
             "jobs/record.py",
-            "return [p for p in range(documents) if p not in self.jobs or p in self.failed]",
-            "return list(range(documents))",
+            "return [p for p in range(self.size) if p not in self.jobs]",
+            "return list(range(self.size))",
         ),
         Promise(
             "Clearing a task that succeeded does everything again.",
@@ -204,8 +204,22 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "A killed process loses the ids of the submissions in flight at most, and the record names these.",
             "unit/test_unit_submissions.py::test_a_kill_loses_the_ids_of_the_posts_in_flight_at_most",
             "jobs/task.py",
-            "saved = record.intending(following)",
-            "saved = record",
+            "record.intend(following)",
+            "pass",
+        ),
+        Promise(
+            "No more than 1,000 jobs of a task have no result on storage.",
+            "integration/operators/test_operator_prediction.py::test_a_task_of_many_jobs_has_few_of_them_outstanding",
+            "jobs/task.py",
+            "return missing[: max(0, WINDOW - outstanding)]",
+            "return missing",
+        ),
+        Promise(
+            "A submission costs the same however many jobs its task has.",
+            "unit/test_unit_jobs.py::test_a_change_costs_one_part_of_a_record_whatever_its_size",
+            "jobs/record.py",
+            "stale.update(position // PART for position in positions)",
+            "stale.update(self.parts)",
         ),
         Promise(
             "A failed submission stops the others, and the ids of those in flight are kept.",
@@ -231,9 +245,9 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "A result that is on storage is not requested again.",
             "integration/operators/test_operator_chunking.py::test_bodies_that_arrived_are_not_asked_for_again",
-            "jobs/decisions.py",
-            "    if (yield CheckStorage()) is True:\n        return PollOutcome(JobEnd.COLLECTED)\n    while True:",
-            "    while True:",
+            "jobs/polling.py",
+            "missing = {p: job for p, job in record.awaited.items() if p not in stored}",
+            "missing = record.awaited",
         ),
         Promise(
             "A result that is gone for the second time is an error.",
@@ -253,7 +267,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "A result waits in memory while the disk is full.",
             "unit/test_unit_storage.py::test_a_result_waits_in_memory_for_a_full_disk",
-            "jobs/state_store.py",
+            "jobs/result_store.py",
             "attempts=SAVE_ATTEMPTS,",
             "attempts=1,",
         ),

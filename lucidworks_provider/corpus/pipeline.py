@@ -59,7 +59,7 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
-from lucidworks_provider.jobs.state_store import QuarantineReason
+from lucidworks_provider.jobs.result_store import QuarantineReason
 from lucidworks_provider.retrying import retry_async, retry_on
 from lucidworks_provider.threads import in_thread
 
@@ -240,7 +240,7 @@ class RunContext:
 
 class JournalResultStore:
     """
-    The :class:`~lucidworks_provider.jobs.state_store.ResultStore` of one job.
+    The :class:`~lucidworks_provider.jobs.result_store.ResultStore` of one job.
 
     :param hold: keep the body in memory as well, because it is written to a part at once.
     :param fresh: the job was submitted by this process, so its duration is known.

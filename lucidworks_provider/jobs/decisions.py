@@ -10,7 +10,6 @@ the reply, and the generator returns the outcome.
 =============================  ==============================================================
 poll                           decision
 =============================  ==============================================================
-the result is on storage       COLLECTED, without a GET (an earlier reader stored it)
 RESULT                         COLLECTED
 PENDING                        wait, longer the older the job is
 FAILED                         poll again ``REREADS`` times (ERROR is tied to the GET) within one poll
@@ -66,7 +65,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -74,6 +73,9 @@ from lucidworks_provider.client.jobs import JobState, PollResult
 from lucidworks_provider.client.models import Progress, is_unknown_state
 from lucidworks_provider.errors import LucidworksError
 
+# Jobs of a task that are submitted and not collected, and that are polled: how long the service keeps a result is not
+# documented, and each is a request every `poll_interval`.
+WINDOW = 1000
 REREADS = 2
 # Two triggerers may run one trigger after a heartbeat gap; the other one's body needs a moment to be stored.
 GONE_PATIENCE = 60.0
@@ -208,8 +210,6 @@ def job_decision(
     started = now() if started is None else started
     history = _History()
     gone_since: float | None = None
-    if (yield CheckStorage()) is True:
-        return PollOutcome(JobEnd.COLLECTED)
     while True:
         result = yield Poll()
         assert isinstance(result, PollResult)  # noqa: S101  # for the type checker
@@ -304,6 +304,7 @@ class JobsOutcome:
     :param empty: positions whose job is ready without a result.
     :param timed_out: positions whose job was not ready before the deadline.
     :param messages: of the first of them, by position.
+    :param left: jobs that were not waited for, since another wait is due.
     :param unshared: name of the host that does not see the task's storage.
     :param error: why the wait itself failed.
     :param retryable: whether a retry may cure that.
@@ -314,14 +315,19 @@ class JobsOutcome:
     gone: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
     timed_out: list[int] = field(default_factory=list)
-    messages: dict[str, str] = field(default_factory=dict)
+    messages: dict[int, str] = field(default_factory=dict)
+    left: int = 0
     unshared: str | None = None
     error: str | None = None
     retryable: bool = False
 
     @classmethod
-    def of(cls, outcomes: Mapping[int, PollOutcome]) -> JobsOutcome:
-        """Group outcomes by their end."""
+    def of(cls, outcomes: Mapping[int, PollOutcome], left: int = 0) -> JobsOutcome:
+        """
+        Group outcomes by their end.
+
+        :param left: jobs that were not waited for.
+        """
         ended = {end: [p for p, outcome in outcomes.items() if outcome.end is end] for end in JobEnd}
         explained = [
             p for end in JobEnd if end is not JobEnd.COLLECTED for p in ended[end] if outcomes[p].message
@@ -332,17 +338,19 @@ class JobsOutcome:
             gone=ended[JobEnd.GONE],
             empty=ended[JobEnd.EMPTY],
             timed_out=ended[JobEnd.TIMEOUT],
-            messages={str(p): outcomes[p].message[:_CHARACTERS] for p in explained[:_MESSAGES]},
+            messages={p: outcomes[p].message[:_CHARACTERS] for p in explained[:_MESSAGES]},
+            left=left,
         )
 
     def as_json(self) -> dict[str, Any]:
         """For a trigger's event."""
-        return asdict(self)
+        return asdict(self) | {"messages": {str(p): message for p, message in self.messages.items()}}
 
     @classmethod
     def from_json(cls, event: Mapping[str, Any]) -> JobsOutcome:
         """Inverse of :meth:`as_json`; ignores fields of other versions."""
-        return cls(**{name: event[name] for name in cls.__dataclass_fields__ if name in event})
+        outcome = cls(**{name: event[name] for name in cls.__dataclass_fields__ if name in event})
+        return replace(outcome, messages={int(p): message for p, message in outcome.messages.items()})
 
 
 @dataclass(frozen=True, slots=True)

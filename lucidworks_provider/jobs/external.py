@@ -71,7 +71,7 @@ class ExternalJob(JobTask[Path]):
         """URI and job id."""
         return {"uri": self.result_uri, "job_id": self.job_id}
 
-    def resubmit(self, record: JobRecord, position: int, message: str) -> JobRecord:
+    def resubmit(self, record: JobRecord, position: int, message: str) -> None:
         """:raises ResultGoneError: its input is unknown."""
         raise ResultGoneError(
             f"The result of {self.job_kind.name} job {self.job_id} has been returned before, or is no longer "

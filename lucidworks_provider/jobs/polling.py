@@ -14,10 +14,11 @@ import hashlib
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from lucidworks_provider import metrics
@@ -33,6 +34,7 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.jobs.decisions import (
+    WINDOW,
     CheckStorage,
     Command,
     JobEnd,
@@ -50,7 +52,8 @@ from lucidworks_provider.jobs.decisions import (
     unknown_state,
 )
 from lucidworks_provider.jobs.progress import WaitProgress, count, duration
-from lucidworks_provider.jobs.state_store import (
+from lucidworks_provider.jobs.record import read_record
+from lucidworks_provider.jobs.result_store import (
     FileResultStore,
     QuarantineReason,
     ResultDirectory,
@@ -266,18 +269,29 @@ async def wait_for_jobs(
     deadline: float,
 ) -> JobsOutcome:
     """
-    Check that this process sees the task's storage, then wait for all of the task's jobs.
+    Check that this process sees the task's storage, then wait for jobs whose results are not stored.
 
     :param nonce: of the task's record.
     :param deadline: seconds since the epoch.
     :raises LucidworksError: a failure that another poll cannot cure, after the other jobs have ended.
     """
-    jobs = await in_thread(_read_jobs, results, nonce, deadline)
-    if jobs is None:
+    record = await in_thread(read_record, results)
+    if record is None or record.nonce != nonce:
         return JobsOutcome(unshared=socket.gethostname())
+    stored = await in_thread(results.stored, record.awaited)
+    missing = {p: job for p, job in record.awaited.items() if p not in stored}
+    jobs = dict(islice(missing.items(), WINDOW))
+    size, left = record.size, len(missing) - len(jobs)
+    # The rest of a record of thousands of jobs is not needed while they are polled.
+    del record, missing
+    if jobs:
+        log.info(
+            "Waiting for %s, for at most %s.",
+            count(len(jobs), "job"),
+            duration(max(0.0, deadline - time.time())),
+        )
     durations: list[float] = []
-    progress = WaitProgress(len(jobs), deadline)
-    stored = await in_thread(results.stored, jobs)
+    progress = WaitProgress(size, len(stored), deadline)
     async with hook.shared_client() as client:
 
         async def fetch(job_id: str) -> bytes:
@@ -293,7 +307,7 @@ async def wait_for_jobs(
                     job_decision(
                         poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations
                     ),
-                    store=FileResultStore(results, position, job_id, [position in stored]),
+                    store=FileResultStore(results, position, job_id),
                     fetch=fetch,
                     slots=client.slots,
                     kind=kind,
@@ -314,19 +328,9 @@ async def wait_for_jobs(
         if isinstance(outcome, BaseException):
             raise outcome
         ended[position] = outcome
-    summary = JobsOutcome.of(ended)
+    summary = JobsOutcome.of(ended, left)
     await progress.end(summary.collected)
     return summary
-
-
-def _read_jobs(results: ResultDirectory, nonce: str, deadline: float) -> Mapping[int, str] | None:
-    """The record's jobs, which is all that a wait keeps of it; None if it is not the task's record."""
-    record = results.read_record()
-    if record is None or record.nonce != nonce:
-        return None
-    left = duration(max(0.0, deadline - time.time()))
-    log.info("Waiting for %s, for at most %s.", count(len(record.jobs), "job"), left)
-    return record.jobs
 
 
 async def wait_for_state(

@@ -43,15 +43,13 @@ from lucidworks_provider.jobs.prediction_file import (
 from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey
 from lucidworks_provider.jobs.progress import Progress, count
 from lucidworks_provider.jobs.record import JobRecord
-from lucidworks_provider.jobs.state_store import FileResultStore, QuarantineReason, ResultDirectory
-from lucidworks_provider.jobs.task import Budget, JobTask, ParsedBody
+from lucidworks_provider.jobs.result_store import FileResultStore, QuarantineReason, ResultDirectory
+from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody
 from lucidworks_provider.storage import names_in, split_uri
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-# One task keeps all ids in one record.
-MAX_JOBS = 1000
 # Failures that an error message describes.
 _DESCRIBED = 3
 # Consecutive failed batches that stop the task: the service is down or overloaded, or its responses are not valid.
@@ -123,7 +121,7 @@ class PredictionTask(JobTask[PredictionFile]):
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
 
     def describe(
-        self, record: JobRecord, positions: Sequence[int], messages: Mapping[str, str], what: str
+        self, record: JobRecord, positions: Sequence[int], messages: Mapping[int, str], what: str
     ) -> str:
         """Messages of the wait may contain keys, which the trigger does not know."""
         blanked = {job: self.redact(message) for job, message in messages.items()}
@@ -216,26 +214,15 @@ class SyncBatchRunner:
     policy: ResultPolicy = DEFAULT_POLICY
     progress: Progress | None = None
     budget: Budget = field(default_factory=Budget)
-    _names: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def fingerprint(self) -> str:
         """Of everything that is sent."""
         return self.batches.fingerprint(self.options)
 
-    @property
-    def names(self) -> Mapping[int, str]:
-        """The name of each batch's body."""
-        if not self._names:  # an earlier attempt has written the result
-            for batch in self.batches:
-                if batch.sent:
-                    self._name(batch)
-        return self._names
-
     def _name(self, batch: Batch) -> str:
-        name = f"{batch.fingerprint(self.options)}{self.revision or ''}"
-        self._names[batch.position] = name
-        return name
+        """Of a batch's stored response."""
+        return f"{batch.fingerprint(self.options)}{self.revision or ''}"
 
     async def run(self) -> list[tuple[Prediction, ...]]:
         """

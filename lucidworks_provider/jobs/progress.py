@@ -55,31 +55,37 @@ class WaitProgress:
     """
     Logs how many results are stored: after 30 seconds, then at twice the time, at least every five minutes.
 
-    :param total: jobs that are waited for.
+    :param total: results of the task.
+    :param stored: those that are stored already.
     :param deadline: seconds since the epoch.
     """
 
     FIRST, LONGEST = 30.0, 300.0
 
-    def __init__(self, total: int, deadline: float) -> None:
-        self._total, self._deadline = total, deadline
+    def __init__(self, total: int, stored: int, deadline: float) -> None:
+        self._total, self._stored, self._deadline = total, stored, deadline
         self._began = time.monotonic()
         self._next = self.FIRST
 
-    async def update(self, stored: int) -> None:
-        """Log in a thread: in a triggerer the log is a pipe whose reader may be busy for a second."""
+    async def update(self, number: int) -> None:
+        """
+        Log in a thread: in a triggerer the log is a pipe whose reader may be busy for a second.
+
+        :param number: of results that this wait has stored.
+        """
         waited = time.monotonic() - self._began
         if waited >= self._next:
             self._next = waited + min(max(waited, self.FIRST), self.LONGEST)
             left = duration(max(0.0, self._deadline - time.time()))
-            await in_thread(
-                log.info, "%s of %s stored, at most %s left.", stored, count(self._total, "result"), left
-            )
+            await in_thread(log.info, "%s stored, at most %s left.", self._counted(number), left)
 
-    async def end(self, stored: int) -> None:
-        """Log the number of results."""
+    async def end(self, number: int) -> None:
+        """:param number: of results that this wait has stored."""
         took = duration(time.monotonic() - self._began)
-        await in_thread(log.info, "%s of %s stored after %s.", stored, count(self._total, "result"), took)
+        await in_thread(log.info, "%s stored after %s.", self._counted(number), took)
+
+    def _counted(self, number: int) -> str:
+        return f"{self._stored + number:,} of {count(self._total, 'result')}"
 
 
 def log_result(manifest: Mapping[str, Any], seconds: float | None, what: str = "") -> None:

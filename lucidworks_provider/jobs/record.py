@@ -12,144 +12,377 @@ no record, or other input         starts; the ids of another input are orphans, 
 a result of the same generation   returns the manifest: the last attempt was killed before it returned it
 a result of another generation    starts: clearing a task that succeeded means to do it again
 job ids                           waits for those jobs
+jobs that ended in ERROR          submits them again
 intents without an id             applies ``on_unknown_submission``: the outcome of these POSTs is unknown
 ================================  ==============================================================
 
 The *generation* of a task instance is its ``max_tries``: clearing raises it, automatic retries do not.
+
+A record is stored in parts of ``PART`` positions, and a part is written when it has changed, so that a submission
+costs the same whether the task has ten jobs or thirty thousand. The first part has the rest of the record too. Each
+part is beside the result file, so that a triggerer can check that it sees the worker's storage, and in Airflow's task
+state store (3.3 and later), so that a retry on another host finds it. The newer copy of a part is used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from lucidworks_provider.jobs.progress import count
+from lucidworks_provider.jobs.result_store import ResultDirectory, retry_write
+from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
-_SETS = ("intents", "resubmitted", "failed")
+# Positions of a part: 25 KB of ids. Airflow warns about values of 64 KB in its task state store.
+PART = 500
+_HEAD = ("fingerprint", "generation", "nonce", "size", "result")
+_POSITIONS = ("jobs", "failed")
+_SETS = ("intents", "resubmitted")
+_STATE_NAME = "lucidworks_jobs"
+# Ids that a log line names.
+_NAMED = 20
 
 
-@dataclass(frozen=True, slots=True)
+class TaskStateStore(Protocol):
+    """The part of ``context["task_state_store"]`` that is used."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Read."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Write."""
+
+    def delete(self, key: str) -> None:
+        """Remove."""
+
+
+@dataclass(slots=True)
 class JobRecord:
     """
+    Changed by its methods, and stored by :class:`JobStateStore`.
+
+    :param fingerprint: of everything that is submitted.
+    :param generation: of the task instance that submits.
+    :param size: jobs that the task needs; each has a position from 0.
     :param nonce: random; a process that reads it sees the writer's storage, and not another disk with the same path.
-    :param fingerprint: of everything that was submitted.
-    :param generation: of the task instance that submitted.
-    :param revision: increases with every change, to find the newer of two copies.
-    :param jobs: job id by the document's position.
+    :param record_id: random; parts of another record are ignored.
+    :param revision: increases with every write, to find the newer of two copies.
+    :param jobs: job id by position.
     :param intents: the positions that are being submitted.
     :param resubmitted: positions whose result was gone and that this attempt submitted again.
-    :param failed: positions whose job ended in ERROR; a retry submits them again.
+    :param failed: the service's message by the position of a job that ended in ERROR; empty if it is not kept.
     :param result: the manifest, once the result file is written.
+    :param resumed: whether an earlier attempt began it.
+    :param stale: the parts that are not in storage and in the task state store as they are here.
     """
 
     fingerprint: str
     generation: int
+    size: int = 0
     nonce: str = field(default_factory=lambda: uuid.uuid4().hex)
+    record_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     revision: int = 0
-    jobs: Mapping[int, str] = field(default_factory=dict)
-    intents: frozenset[int] = frozenset()
-    resubmitted: frozenset[int] = frozenset()
-    failed: frozenset[int] = frozenset()
+    jobs: dict[int, str] = field(default_factory=dict)
+    intents: set[int] = field(default_factory=set)
+    resubmitted: set[int] = field(default_factory=set)
+    failed: dict[int, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
+    resumed: bool = field(default=False, compare=False)
+    stale: tuple[set[int], set[int]] = field(default_factory=lambda: ({0}, {0}), compare=False)
 
-    def intending(self, positions: Iterable[int]) -> JobRecord:
-        """POSTs for documents are about to be sent."""
-        return self._next(intents=self.intents | set(positions))
+    @property
+    def parts(self) -> range:
+        """The numbers of the parts."""
+        return range(max(1, -(-self.size // PART)))
 
-    def withdrawn(self, position: int) -> JobRecord:
-        """A POST created no job."""
-        return self._next(intents=self.intents - {position})
+    @property
+    def awaited(self) -> dict[int, str]:
+        """The jobs that have not failed."""
+        return {p: job for p, job in self.jobs.items() if p not in self.failed}
 
-    def awaited(self) -> JobRecord:
+    def missing(self) -> list[int]:
+        """Positions that need a submission."""
+        return [p for p in range(self.size) if p not in self.jobs]
+
+    def intend(self, positions: Iterable[int]) -> None:
+        """POSTs are about to be sent."""
+        self.intents.update(self._changed(positions))
+
+    def withdraw(self, positions: Iterable[int]) -> None:
+        """POSTs created no job, or were not sent."""
+        self.intents.difference_update(self._changed(positions))
+
+    def begin_wait(self) -> None:
         """
         A wait is about to begin.
 
         With a new nonce: the record of an earlier attempt, on another host's disk, must not be accepted for this one.
         """
-        return self._next(nonce=uuid.uuid4().hex, intents=frozenset())
+        self.withdraw(list(self.intents))
+        self.nonce = uuid.uuid4().hex
+        self._changed([0])
 
-    def submitted(self, position: int, job_id: str) -> JobRecord:
-        """A document has a job."""
-        jobs = {**self.jobs, position: job_id}
-        return self._next(jobs=jobs, intents=self.intents - {position}, failed=self.failed - {position})
+    def submitted(self, position: int, job_id: str) -> None:
+        """A position has a job."""
+        self.withdraw([position])
+        self.jobs[position] = job_id
 
-    def with_failed(self, positions: Iterable[int]) -> JobRecord:
-        """Jobs ended in ERROR."""
-        return self._next(failed=self.failed | set(positions))
+    def mark_failed(self, messages: Mapping[int, str]) -> None:
+        """:param messages: by the position of a job that ended in ERROR."""
+        self._changed(messages)
+        self.failed |= messages
 
-    def with_gone(self, position: int) -> JobRecord:
-        """A result is gone: the document is submitted again, once."""
-        jobs = {p: job for p, job in self.jobs.items() if p != position}
-        return self._next(jobs=jobs, resubmitted=self.resubmitted | {position})
+    def mark_gone(self, position: int) -> None:
+        """A result is gone: it is submitted again, once in an attempt."""
+        self._changed([position])
+        del self.jobs[position]
+        self.resubmitted.add(position)
 
-    def collected(self, manifest: Mapping[str, Any]) -> JobRecord:
-        """The result file is written."""
-        return self._next(result=dict(manifest), intents=frozenset())
+    def resume(self, generation: int) -> None:
+        """
+        Another attempt begins.
 
-    def missing(self, documents: int) -> list[int]:
-        """Positions that need a submission."""
-        return [p for p in range(documents) if p not in self.jobs or p in self.failed]
+        It may submit each position again once. Clearing a task that failed over an unknown submission is the decision
+        to submit again.
+        """
+        self._changed([0, *self.failed, *self.resubmitted, *self.intents])
+        for position in self.failed:
+            del self.jobs[position]
+        self.failed.clear()
+        self.resubmitted.clear()
+        if generation != self.generation:
+            self.intents.clear()
+        self.generation = generation
+        self.resumed = True
 
-    def to_json(self) -> bytes:
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """The result file is written; nothing else matters now."""
+        self.result = dict(manifest)
+        self.intents.clear()
+        for stale in self.stale:
+            stale.clear()
+        self._changed([0])
+
+    def part(self, number: int) -> str:
         """For storage."""
-        plain = asdict(self) | {
-            "version": VERSION,
-            "jobs": {str(position): job for position, job in self.jobs.items()},
-            **{name: sorted(getattr(self, name)) for name in _SETS},
-        }
-        return json.dumps(plain).encode()
+        positions = range(number * PART, (number + 1) * PART)
+        plain: dict[str, Any] = {"version": VERSION, "record_id": self.record_id, "revision": self.revision}
+        if not number:
+            plain |= {name: getattr(self, name) for name in _HEAD}
+        for name in _POSITIONS:
+            values = getattr(self, name)
+            plain[name] = {str(p): values[p] for p in positions if p in values}
+        for name in _SETS:
+            plain[name] = sorted(p for p in getattr(self, name) if p in positions)
+        return json.dumps(plain)
 
-    @classmethod
-    def from_json(cls, data: bytes | str) -> JobRecord | None:
-        """None for anything that :meth:`to_json` of this version has not written."""
+    def _changed(self, positions: Iterable[int]) -> Iterable[int]:
+        positions = list(positions)
+        for stale in self.stale:
+            stale.update(position // PART for position in positions)
+        return positions
+
+
+@dataclass(frozen=True, slots=True)
+class JobStateStore:
+    """
+    Loads and saves a task's record.
+
+    :param state: the task state store, or None below Airflow 3.3.
+    """
+
+    results: ResultDirectory
+    state: TaskStateStore | None
+
+    def load(self) -> JobRecord | None:
+        """The newer copy of each part."""
+        if self.state is None:
+            return read_record(self.results)
+        return _assemble(_files(self.results), self._from_state)
+
+    def begin(self, fingerprint: str, generation: int, size: int, result_uri: str) -> JobRecord:
+        """
+        What an attempt starts from; see :func:`resume`.
+
+        :param result_uri: the file that must still exist if the record has a result.
+        """
+        record, message = resume(self.load(), fingerprint=fingerprint, generation=generation, size=size)
+        if record.result is not None and not exists(result_uri):
+            message = f"{result_uri} no longer exists: submitting again."
+            record = JobRecord(fingerprint, generation, size, revision=record.revision)
+        if message:
+            log.info("%s", message)
+        return record
+
+    def save(self, record: JobRecord) -> bool:
+        """
+        Write the parts that have changed to both copies.
+
+        :return: whether the task state store has all of them.
+        :raises StorageError: one could not be written on storage; the task state store has it.
+        """
+        on_storage, in_state = record.stale
+        record.revision += bool(on_storage or in_state)
+        parts = {number: record.part(number) for number in sorted(on_storage | in_state)}
         try:
-            plain = json.loads(data)
-            if plain.pop("version") != VERSION:
-                return None
-            plain["jobs"] = {int(position): str(job) for position, job in plain["jobs"].items()}
-            plain.update({name: frozenset(plain[name]) for name in _SETS})
-            return cls(**plain)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return None
+            for number in sorted(on_storage):
+                _write_part(self.results, number, parts[number])
+                on_storage.discard(number)
+        finally:
+            # A submitted id must be in one place at least.
+            for number in sorted(in_state):
+                if not set_state(self.state, _state_name(number), parts[number]):
+                    break
+                in_state.discard(number)
+        return self.state is not None and not in_state
 
-    def _next(self, **changes: Any) -> JobRecord:
-        return replace(self, revision=self.revision + 1, **changes)
+    def close(self, record: JobRecord) -> None:
+        """
+        Save the record of a task whose result is written, and delete the bodies.
+
+        The record beside the result stays where no state store has it: without it, or with an older copy because
+        Airflow's API server was away, a retry would repeat everything. A failed deletion is no error.
+        """
+        if not self.save(record):
+            self.results.clear(_file_name(0))
+            return
+        discard_folder(self.results.folder)
+        for number in record.parts[1:]:
+            if not _called(self.state, "delete", _state_name(number)):
+                break
+
+    def _from_state(self, number: int) -> dict[str, Any] | None:
+        text = self.state.get(_state_name(number)) if self.state is not None else None
+        return _read_part(text, number, "the task state store")
 
 
-def newest(records: Iterable[JobRecord | None]) -> JobRecord | None:
-    """The copy with the highest revision: a process may be killed between writing one and the other."""
-    return max((r for r in records if r is not None), key=lambda r: r.revision, default=None)
+def read_record(results: ResultDirectory) -> JobRecord | None:
+    """The record on storage, as this process sees it."""
+    return _assemble(_files(results))
 
 
-def resume(found: JobRecord | None, *, fingerprint: str, generation: int) -> tuple[JobRecord, str]:
+def resume(found: JobRecord | None, *, fingerprint: str, generation: int, size: int) -> tuple[JobRecord, str]:
     """
     Decide what a new attempt starts from (see the table above).
 
+    :param found: changed, if the attempt continues with it.
     :return: the record to continue with, and a message for the log; empty in a first attempt.
     """
     if found is None:
-        return JobRecord(fingerprint, generation), ""
+        return JobRecord(fingerprint, generation, size), ""
     # Revisions continue: a store that misses a write then has the older copy.
-    new = JobRecord(fingerprint, generation, revision=found.revision)
+    new = JobRecord(fingerprint, generation, size, revision=found.revision)
     if found.fingerprint != fingerprint:
-        ids = ", ".join(found.jobs.values()) or "none"
-        return new, f"The input changed since the last attempt; its jobs are orphans: {ids}"
+        ids = list(found.jobs.values())
+        named = ", ".join(ids[:_NAMED]) or "none"
+        more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
+        return new, f"The input changed since the last attempt; its jobs are orphans: {named}{more}"
     if found.result is not None and found.generation != generation:
         return new, "Cleared after a success: submitting again."
     if found.result is not None:
         return found, "The last attempt had collected everything."
-    # Clearing a task that failed over an unknown submission is the decision to submit again.
-    intents = found.intents if found.generation == generation else frozenset()
-    # Each attempt may submit each position again once.
-    found = replace(found, resubmitted=frozenset())
-    resumed = f"Resuming {count(len(found.jobs) - len(found.failed), 'job')} of an earlier attempt"
-    failed = f"; {len(found.failed)} that ended in ERROR are submitted again" if found.failed else ""
-    return replace(found, generation=generation, intents=intents), f"{resumed}{failed}."
+    failed = f"; {len(found.failed):,} that ended in ERROR are submitted again" if found.failed else ""
+    resumed = f"Resuming {count(len(found.awaited), 'job')} of an earlier attempt{failed}."
+    found.resume(generation)
+    return found, resumed
+
+
+def set_state(state: TaskStateStore | None, name: str, value: str) -> bool:
+    """
+    Write into the task state store, if there is one and Airflow's API server answers.
+
+    :return: whether it was written.
+    """
+    return _called(state, "set", name, value)
+
+
+def _called(state: TaskStateStore | None, method: str, name: str, *value: str) -> bool:
+    if state is None:
+        return False
+    try:
+        getattr(state, method)(name, *value)
+    except Exception:
+        log.warning("%s could not be written to Airflow's task state store.", name, exc_info=True)
+        return False
+    return True
+
+
+def _assemble(*copies: Callable[[int], dict[str, Any] | None]) -> JobRecord | None:
+    """
+    A record of the newest copy of each part: a process may be killed between writing one and the other.
+
+    :param copies: storage, and the task state store where there is one.
+    """
+    heads = [copy(0) for copy in copies]
+    head = _newest(heads)
+    if head is None:
+        return None
+    record = JobRecord(**{name: head[name] for name in (*_HEAD, "record_id")})
+    record.stale = (set(), set())
+    for number in record.parts if record.result is None else range(1):
+        found = [copy(number) for copy in copies] if number else heads
+        found = [part if part and part["record_id"] == record.record_id else None for part in found]
+        newest = _newest(found)
+        if newest is None:
+            continue
+        record.revision = max(record.revision, newest["revision"])
+        for name in (*_POSITIONS, *_SETS):
+            getattr(record, name).update(newest[name])
+        for stale, part in zip(record.stale, found, strict=False):
+            if part is None or part["revision"] != newest["revision"]:
+                stale.add(number)
+    return record
+
+
+def _newest(parts: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    return max((part for part in parts if part is not None), key=lambda part: part["revision"], default=None)
+
+
+def _files(results: ResultDirectory) -> Callable[[int], dict[str, Any] | None]:
+    return lambda number: _read_part(
+        read_file(f"{results.folder}/{_file_name(number)}"), number, results.folder
+    )
+
+
+@retry_write
+def _write_part(results: ResultDirectory, number: int, text: str) -> None:
+    write_file(f"{results.folder}/{_file_name(number)}", text.encode())
+
+
+def _file_name(number: int) -> str:
+    return f"record-{number}.json" if number else "record.json"
+
+
+def _state_name(number: int) -> str:
+    return f"{_STATE_NAME}_{number}" if number else _STATE_NAME
+
+
+def _read_part(text: object, number: int, where: str) -> dict[str, Any] | None:
+    """None for anything that :meth:`JobRecord.part` of this version has not written."""
+    if not isinstance(text, str | bytes):
+        return None
+    try:
+        plain = json.loads(text)
+        if plain["version"] != VERSION:
+            raise ValueError(plain["version"])
+        names = ("record_id", "revision", *(() if number else _HEAD))
+        part = {name: plain[name] for name in names}
+        for name in _POSITIONS:
+            part[name] = {int(position): str(value) for position, value in plain[name].items()}
+        for name in _SETS:
+            part[name] = set(plain[name])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        log.warning("The job record in %s cannot be read (another version's?); its jobs are orphans.", where)
+        return None
+    return part
 
 
 def fingerprint_of(options: Mapping[str, Any], documents: Iterable[tuple[str, str]]) -> str:

@@ -12,7 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
@@ -31,10 +31,9 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
-from lucidworks_provider.jobs.decisions import JobsOutcome
+from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.progress import Progress
-from lucidworks_provider.jobs.record import JobRecord
-from lucidworks_provider.jobs.state_store import JobStateStore
+from lucidworks_provider.jobs.record import JobRecord, JobStateStore
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import discard_folder, is_folder
 from lucidworks_provider.threads import in_thread
@@ -44,6 +43,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Jobs of a task: a process that resumes reads their ids, 64 parts of the record, and lists their bodies.
+MAX_JOBS = 32_000
 # POSTs in flight: the connections of a loop's client. A killed process loses the ids of so many jobs at most.
 SUBMISSIONS = 8
 # Times that a POST without an answer is repeated by the policy `resubmit`.
@@ -170,13 +171,14 @@ class JobTask(ABC, Generic[File]):
         """Remove secrets from a message of the service. The trigger does not know them."""
         return text
 
-    async def submit_missing(self, record: JobRecord) -> JobRecord:
+    async def submit_missing(self, record: JobRecord) -> None:
         """
-        Submit every part that has no job yet, several at a time.
+        Submit parts that have no job yet, several at a time, until ``WINDOW`` results are outstanding.
 
         A part's intent is saved before its POST, and its id with the intents of the POSTs that follow. After a
         failure nothing more is submitted, and the ids of the POSTs in flight are saved.
 
+        :param record: of the task; changed and saved.
         :raises BudgetExceededError: the task needs more jobs than that; nothing was sent.
         :raises StorageError: the result cannot be written; checked before the first POST.
         :raises SubmissionUnknownError: by policy, where a POST's outcome is unknown.
@@ -186,20 +188,34 @@ class JobTask(ABC, Generic[File]):
             raise StorageError(f"{self.result_uri} is a folder; result_path must name a file.")
         if record.intents:
             self._unknown(sorted(record.intents), "An earlier attempt ended during a submission.")
-        missing = record.missing(self.count)
         # Also where nothing is missing: the trigger checks for the record of this attempt.
-        record = record.awaited()
+        record.begin_wait()
         try:
-            if not record.jobs:
+            if not record.jobs and not record.resumed:
                 # It may hold bodies of another input.
                 discard_folder(self.store.results.folder)
-            record = self.store.save(record.intending(missing[:1]))
+            missing = self._window(record)
+            record.intend(missing[:1])
+            self.store.save(record)
         except StorageError as err:
             raise StorageError(f"result_path {self.result_uri} cannot be written: {err}") from err
+        failures = await self._submit_all(record, missing)
+        for position in sorted(failures)[1:]:
+            log.warning("%s", failures[position])
+        if failures:
+            raise failures[min(failures)]
+
+    async def _submit_all(self, record: JobRecord, missing: list[int]) -> dict[int, Exception]:
+        """
+        Submit positions, of which the first is intended in the record on storage.
+
+        :return: errors by position; an error of the storage has the position after the last one.
+        """
         # The first POST is alone: a service that is down or refuses the credentials or the model refuses one.
         following, missing, most = missing[:1], missing[1:], 1
         failures: dict[int, Exception] = {}
         unsaved: list[int] = []
+        positions = {job_id: position for position, job_id in record.jobs.items()}
         progress = Progress("Submitted", "job", len(following) + len(missing) if self.submits else 0)
         posts: dict[asyncio.Task[str], int] = {}
         async with self.hook.shared_client() if missing else nullcontext():
@@ -210,33 +226,36 @@ class JobTask(ABC, Generic[File]):
                 done, _ = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
                 for position, post in sorted((posts.pop(post), post) for post in done):
                     try:
-                        record = self._submitted(record, position, post.result())
+                        self._check_id(position, positions.setdefault(post.result(), position), post.result())
+                        record.submitted(position, post.result())
                         most = SUBMISSIONS
                         unsaved.append(position)
                         progress.add(1)
                     except Exception as err:  # noqa: BLE001  # raised below, when no POST is in flight
                         failures[position] = err
                         if isinstance(err, LucidworksError) and not isinstance(err, _UNKNOWN):
-                            record = record.withdrawn(position)
+                            record.withdraw([position])
                 free = 0 if failures else most - len(posts)
                 following, missing = missing[:free], missing[free:]
+                record.intend(following)
                 try:
-                    saved = record.intending(following)
-                    record = await in_thread(self.store.save, saved)
-                    unsaved = []
+                    await in_thread(self.store.save, record)
                 except StorageError as err:
                     self._warn_of_unsaved(record, unsaved)
-                    unsaved = []
-                    # Without these intents; newer than a copy that was written in part.
-                    record = replace(record, revision=saved.revision)
+                    record.withdraw(following)
                     failures.setdefault(self.count, err)
                     following = []
+                unsaved = []
         progress.end()
-        for position in sorted(failures)[1:]:
-            log.warning("%s", failures[position])
-        if failures:
-            raise failures[min(failures)]
-        return record
+        return failures
+
+    def _window(self, record: JobRecord) -> list[int]:
+        """Positions to submit now."""
+        missing = record.missing()
+        if self.count <= WINDOW:
+            return missing
+        outstanding = len(record.awaited) - len(self.store.results.stored(record.awaited))
+        return missing[: max(0, WINDOW - outstanding)]
 
     def _warn_of_unsaved(self, record: JobRecord, positions: Sequence[int]) -> None:
         """Without the warning, a job's id would be lost with this process."""
@@ -247,28 +266,33 @@ class JobTask(ABC, Generic[File]):
                 record.jobs[position],
             )
 
-    def _submitted(self, record: JobRecord, position: int, job_id: str) -> JobRecord:
-        """:raises MalformedAnswerError: another part has the id."""
-        self._check_id(record, position, job_id)
-        log.debug("%s: job %s", self.name(position), job_id)
-        return record.submitted(position, job_id)
-
-    def settle(self, record: JobRecord, outcome: JobsOutcome) -> JobRecord:
+    def settle(self, record: JobRecord, outcome: JobsOutcome) -> bool:
         """
         Save the outcome of a wait; parts whose result is gone need another job afterwards.
 
-        :raises JobFailedError: the service reports ERROR; a retry of the task submits those parts again.
+        Jobs that the service reports as ERROR fail the task when no part is left to submit, or at once when they are
+        more than the results: the others would probably fail too.
+
+        :return: whether all results are stored.
+        :raises JobFailedError: a retry of the task submits those parts again.
         :raises EmptyResultError: a job is ready without a result.
         :raises ResultGoneError: a result is gone for the second time.
         """
         if outcome.failed:
-            self.store.save(record.with_failed(outcome.failed))
-            raise JobFailedError(self.describe(record, outcome.failed, outcome.messages, "failed"))
+            record.mark_failed({p: outcome.messages.get(p, "") for p in outcome.failed})
+            self.store.save(record)
+        complete = not outcome.left and not record.missing()
+        if record.failed and (complete or len(outcome.failed) > outcome.collected):
+            raise JobFailedError(self.describe(record, sorted(record.failed), record.failed, "failed"))
+        if outcome.failed:
+            log.warning("%s", self.describe(record, outcome.failed, outcome.messages, "failed"))
         if outcome.empty:
             raise EmptyResultError(self.describe(record, outcome.empty, outcome.messages, "have no result"))
         for position in outcome.gone:
-            record = self.resubmit(record, position, outcome.messages.get(str(position), ""))
-        return self.store.save(record) if outcome.gone else record
+            self.resubmit(record, position, outcome.messages.get(position, ""))
+        if outcome.gone:
+            self.store.save(record)
+        return complete and not outcome.gone
 
     def write(self, record: JobRecord) -> dict[str, Any]:
         """
@@ -289,7 +313,8 @@ class JobTask(ABC, Generic[File]):
             if unusable:
                 raise self._unusable(record, unusable)
         manifest = self.manifest(file)
-        self.store.close(record.collected(manifest))
+        record.finish(manifest)
+        self.store.close(record)
         metrics.written(manifest)
         return manifest
 
@@ -311,10 +336,9 @@ class JobTask(ABC, Generic[File]):
                 return read.value
             case JobState.FAILED:
                 results.delete(position, job_id)
-                self.store.save(record.with_failed([position]))
-                raise JobFailedError(
-                    self.describe(record, [position], {str(position): read.message}, "failed")
-                )
+                record.mark_failed({position: read.message})
+                self.store.save(record)
+                raise JobFailedError(self.describe(record, [position], {position: read.message}, "failed"))
         raise EmptyResultError(
             f"{self._job(record, position)}: the status is {read.status!r}, without a result."
         )
@@ -327,7 +351,8 @@ class JobTask(ABC, Generic[File]):
         for position, err in errors.items():
             kept = self.store.results.quarantine_result(position, record.jobs[position])
             messages.append(f"{self._job(record, position)}: {err} The answer is kept in {kept}.")
-        self.store.save(record.with_failed(list(errors)))
+        record.mark_failed(dict.fromkeys(errors, ""))
+        self.store.save(record)
         # Invalid JSON was truncated in transit. Any other response would be the same again.
         retryable = all(err.retryable for err in errors.values())
         more = f" And {len(messages) - _DESCRIBED} more." if len(messages) > _DESCRIBED else ""
@@ -365,18 +390,19 @@ class JobTask(ABC, Generic[File]):
             err.args = (f"{self.name(position)}: {err}", *err.args[1:])
             raise
 
-    def _check_id(self, record: JobRecord, position: int, job_id: str) -> None:
+    def _check_id(self, position: int, other: int, job_id: str) -> None:
         """
         Reject an id that another part has: one of the two would get the other's result.
 
+        :param other: the part that had the id first; it may be the same one.
         :raises MalformedAnswerError: not retryable.
         """
-        for other, known in record.jobs.items():
-            if known == job_id and other != position and not self.same_input(position, other):
-                raise refused(
-                    f"{self.name(position)}: The service answered the submission with job {job_id}, which is the job "
-                    f"of {self.name(other)}"
-                )
+        if other != position and not self.same_input(position, other):
+            raise refused(
+                f"{self.name(position)}: The service answered the submission with job {job_id}, which is the job "
+                f"of {self.name(other)}"
+            )
+        log.debug("%s: job %s", self.name(position), job_id)
 
     def same_input(self, position: int, other: int) -> bool:
         """Whether two parts have the same input."""
@@ -392,7 +418,7 @@ class JobTask(ABC, Generic[File]):
             )
         log.warning("%s: %s Submitting again; the first job may be an orphan.", names, what)
 
-    def resubmit(self, record: JobRecord, position: int, message: str) -> JobRecord:
+    def resubmit(self, record: JobRecord, position: int, message: str) -> None:
         """
         Record that a result is gone and its part needs another job.
 
@@ -406,10 +432,10 @@ class JobTask(ABC, Generic[File]):
                 "responses are lost in transit. A retry submits it again."
             )
         log.warning("%s: the result of job %s is gone; submitting again.", self.name(position), job_id)
-        return record.with_gone(position)
+        record.mark_gone(position)
 
     def describe(
-        self, record: JobRecord, positions: Sequence[int], messages: Mapping[str, str], what: str
+        self, record: JobRecord, positions: Sequence[int], messages: Mapping[int, str], what: str
     ) -> str:
         """
         Parts with their jobs, for an error message.
@@ -419,7 +445,7 @@ class JobTask(ABC, Generic[File]):
         """
         described = []
         for position in positions[:_DESCRIBED]:
-            message = messages.get(str(position))
+            message = messages.get(position)
             described.append(self._job(record, position) + (f": {message}" if message else ""))
         if len(positions) > _DESCRIBED:
             described.append(f"and {len(positions) - _DESCRIBED} more")

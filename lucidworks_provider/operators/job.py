@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.jobs.decisions import JobsOutcome
     from lucidworks_provider.jobs.record import JobRecord
-    from lucidworks_provider.jobs.state_store import ResultDirectory
+    from lucidworks_provider.jobs.result_store import ResultDirectory
     from lucidworks_provider.jobs.task import JobTask
 
 
@@ -43,13 +43,13 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         task.log_input()
         # Validate the connection before anything is written or sent.
         _ = self.hook.get_settings().application_base
-        record = task.store.begin(task.fingerprint, context["ti"].max_tries, task.result_uri)
+        record = task.store.begin(task.fingerprint, context["ti"].max_tries, task.count, task.result_uri)
         if record.result is not None:
             task.store.close(record)
             return dict(record.result)
         if not task.count:
             return task.write(record)
-        return self._wait(context, task, record, None)
+        return self._wait(context, task, record)
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None
@@ -60,6 +60,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         :param deadline: of the attempt. ``dag.test()`` does not pass it; another wait then has a new one.
         """
         from lucidworks_provider.jobs.decisions import JobsOutcome
+        from lucidworks_provider.jobs.record import read_record
 
         task = self._task(context)
         record = task.store.load()
@@ -71,20 +72,29 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
             ).as_retryable()
         if record is not None and record.result is not None and record.generation == context["ti"].max_tries:
             return dict(record.result)
-        on_storage = task.store.results.read_record()
+        on_storage = read_record(task.store.results)
         if record is None or on_storage is None or on_storage.nonce != record.nonce:
             raise self._unshared("the worker that the task resumed on")
-        record, manifest = self._settle(context, task, record, JobsOutcome.from_json(event))
-        return manifest or self._wait(context, task, record, deadline)
+        return self._wait(context, task, record, JobsOutcome.from_json(event), deadline)
 
     def _wait(
-        self, context: Context, task: JobTask[Any], record: JobRecord, deadline: float | None
+        self,
+        context: Context,
+        task: JobTask[Any],
+        record: JobRecord,
+        outcome: JobsOutcome | None = None,
+        deadline: float | None = None,
     ) -> dict[str, Any]:
-        """Wait in the triggerer or in this process; the first wait of an attempt sets the deadline."""
-        manifest: dict[str, Any] | None = None
-        while manifest is None:
-            record = asyncio.run(task.submit_missing(record))
-            deadline = deadline or self._deadline(context)
+        """
+        Submit and wait, in the triggerer or in this process, until every result is stored; then write them.
+
+        :param outcome: of the wait before.
+        :param deadline: of that wait. The next one has another, unless it is for results that were gone.
+        """
+        while outcome is None or not self._settle(context, task, record, outcome):
+            asyncio.run(task.submit_missing(record))
+            if deadline is None or outcome is None or not outcome.gone:
+                deadline = self._deadline(context)
             if self._in_triggerer:
                 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
 
@@ -114,28 +124,23 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
                     deadline=deadline,
                 )
             )
-            record, manifest = self._settle(context, task, record, outcome)
-        return manifest
+        return task.write(record)
 
-    def _settle(
-        self, context: Context, task: JobTask[Any], record: JobRecord, outcome: JobsOutcome
-    ) -> tuple[JobRecord, dict[str, Any] | None]:
-        """The manifest, or None where parts need another job."""
+    def _settle(self, context: Context, task: JobTask[Any], record: JobRecord, outcome: JobsOutcome) -> bool:
+        """Whether every result is stored."""
         if outcome.unshared is not None:
             raise self._unshared(f"the triggerer on {outcome.unshared}")
         if outcome.error is not None:
             failed = LucidworksError(task.redact(f"Waiting for the jobs failed: {outcome.error}"))
             failed.retryable = outcome.retryable
             raise failed
-        record = task.settle(record, outcome)
+        complete = task.settle(record, outcome)
         if outcome.timed_out:
             raise JobTimeoutError(
                 f"{task.describe(record, outcome.timed_out, outcome.messages, 'were not ready')} within "
                 f"{self._waited(context)}. A retry resumes the wait for the same jobs."
             )
-        if outcome.gone:
-            return record, None
-        return record, task.write(record)
+        return complete
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
         from lucidworks_provider.jobs.progress import log_result
@@ -213,7 +218,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
 
     def _job_options(self, context: Context) -> dict[str, Any]:
         """Validated arguments of every task."""
-        from lucidworks_provider.jobs.state_store import JobStateStore
+        from lucidworks_provider.jobs.record import JobStateStore
         from lucidworks_provider.jobs.task import Budget, check_suffix
         from lucidworks_provider.storage import check_uri
 
@@ -236,7 +241,7 @@ def result_directory(result_path: str, context: Context) -> ResultDirectory:
 
     :raises InputError: the result path does not name a file.
     """
-    from lucidworks_provider.jobs.state_store import ResultDirectory
+    from lucidworks_provider.jobs.result_store import ResultDirectory
     from lucidworks_provider.storage import check_uri
 
     ti = context["ti"]

@@ -128,8 +128,7 @@ class _CreatingOperator(_ModelOperator):
         :param list_candidates: lists everything that may meet the spec, as completely as the service shows it.
         """
         from lucidworks_provider.client.model_specs import UnansweredPost, choose
-        from lucidworks_provider.jobs.record import fingerprint_of
-        from lucidworks_provider.jobs.state_store import set_state
+        from lucidworks_provider.jobs.record import fingerprint_of, set_state
 
         earlier = self._earlier_attempt(context)
         store, fingerprint = context.get("task_state_store"), fingerprint_of(spec.as_json(), [])

@@ -352,18 +352,17 @@ class LucidworksPredictionOperator(_Predicting):
 
     def _predict_to_file(self, runner: SyncBatchRunner, context: Context) -> dict[str, Any]:
         """The manifest; an earlier attempt may have written the file before it was killed."""
-        from lucidworks_provider.jobs.state_store import JobStateStore
+        from lucidworks_provider.jobs.record import JobStateStore
         from lucidworks_provider.storage import check_uri, discard_folder
 
         uri = check_uri(self.result_path, "result_path")
         store = JobStateStore(result_directory(uri, context), context.get("task_state_store"))
-        record = store.begin(runner.fingerprint, context["ti"].max_tries, uri)
-        # The responses have the revision from before their result.
-        runner = replace(runner, revision=record.revision - (record.result is not None))
+        record = store.begin(runner.fingerprint, context["ti"].max_tries, 0, uri)
         if record.result is None:
+            runner = replace(runner, revision=record.revision)
             asyncio.run(self._run(runner))
-            record = record.collected(self._write(runner, uri))
-        store.close(record, lambda: runner.names)
+            record.finish(self._write(runner, uri))
+        store.close(record)
         discard_folder(store.results.table)
         return dict(record.result or {})
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.jobs import JobKind
     from lucidworks_provider.jobs.decisions import PollOutcome
     from lucidworks_provider.jobs.external import ExternalJob
-    from lucidworks_provider.jobs.state_store import ResultStore
+    from lucidworks_provider.jobs.result_store import ResultStore
 
 # A poke polls again within these seconds where one response does not decide, e.g. ERROR.
 _CONFIRM = 30.0
@@ -110,7 +110,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     def _poke(self, context: Context) -> bool | PokeReturnValue:
         from lucidworks_provider.jobs.decisions import JobEnd
         from lucidworks_provider.jobs.external import read_body
-        from lucidworks_provider.jobs.state_store import FileResultStore, MemoryResultStore
+        from lucidworks_provider.jobs.result_store import FileResultStore, MemoryResultStore
 
         kind = self._checked()
         name = f"{kind.name.capitalize()} job {self.job_id}"
@@ -214,7 +214,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
 
     def _task(self, context: Context) -> ExternalJob:
         from lucidworks_provider.jobs.external import ExternalJob
-        from lucidworks_provider.jobs.state_store import JobStateStore
+        from lucidworks_provider.jobs.record import JobStateStore
         from lucidworks_provider.jobs.task import Budget
         from lucidworks_provider.storage import check_uri
 

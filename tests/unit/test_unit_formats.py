@@ -27,10 +27,14 @@ from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
-from lucidworks_provider.jobs.record import JobRecord
+from lucidworks_provider.jobs.record import read_record
+from lucidworks_provider.jobs.result_store import ResultDirectory
 
-RECORD = """{"fingerprint": "5f0c", "generation": 2, "nonce": "9d3b", "revision": 7, "jobs": {"0": "job-a", "2": "job-c"},
-    "intents": [1], "resubmitted": [2], "failed": [0], "result": null, "version": 1}"""
+RECORD = """{"version": 1, "record_id": "77aa", "revision": 7, "fingerprint": "5f0c", "generation": 2, "nonce": "9d3b",
+    "size": 501, "result": null, "jobs": {"0": "job-a", "2": "job-c"}, "failed": {"0": "why"}, "intents": [1],
+    "resubmitted": [2]}"""
+RECORD_1 = """{"version": 1, "record_id": "77aa", "revision": 6, "jobs": {"500": "job-z"}, "failed": {}, "intents": [],
+    "resubmitted": []}"""
 # First versions of both tables, without the schema of the chunks, which is that of their options.
 CHUNKS_LOG = r"""{"commitInfo":{"timestamp":1795954992846,"operation":"WRITE","engineInfo":"airflow-provider-lucidworks/0.1.0"}}
 {"txn":{"appId":"lucidworks-run","version":7,"lastUpdated":1795954992846}}
@@ -62,11 +66,15 @@ LEASE = """{"holder": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index"
 TOKEN = """[2, "a-token-that-is-no-token", [1000.0, 4300.0, 4600.0], [[990.0], 980.0, 1, 0.0]]"""
 
 
-def test_the_record_of_a_tasks_jobs() -> None:
-    record = JobRecord.from_json(RECORD)
+def test_the_record_of_a_tasks_jobs(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(RECORD)
+    (tmp_path / "record-1.json").write_text(RECORD_1)
+    record = read_record(ResultDirectory(str(tmp_path)))
     assert record is not None
-    assert (record.jobs, record.intents, record.failed) == ({0: "job-a", 2: "job-c"}, {1}, {0})
-    assert json.loads(record.to_json()) == json.loads(RECORD)
+    assert record.jobs == {0: "job-a", 2: "job-c", 500: "job-z"}
+    assert (record.intents, record.failed, record.revision) == ({1}, {0: "why"}, 7)
+    assert json.loads(record.part(0)) == json.loads(RECORD)
+    assert json.loads(record.part(1)) == json.loads(RECORD_1) | {"revision": 7}
 
 
 @pytest.fixture
@@ -144,8 +152,9 @@ def test_the_shared_token() -> None:
     assert json.loads(token.to_json()) == json.loads(TOKEN)
 
 
-def test_another_number_is_refused() -> None:
-    assert JobRecord.from_json(RECORD.replace('"version": 1', '"version": 2')) is None
+def test_another_number_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(RECORD.replace('"version": 1', '"version": 2'))
+    assert read_record(ResultDirectory(str(tmp_path))) is None
     with pytest.raises(ValueError, match="of this version"):
         AccessToken.from_json(TOKEN.replace("[2,", "[3,"))
 

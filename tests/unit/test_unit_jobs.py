@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +28,17 @@ from lucidworks_provider.jobs.decisions import (
     next_wait,
     unseen_patience,
 )
-from lucidworks_provider.jobs.record import JobRecord, fingerprint_of, newest, resume
+from lucidworks_provider.jobs.record import (
+    PART,
+    JobRecord,
+    JobStateStore,
+    fingerprint_of,
+    read_record,
+    resume,
+)
+from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.storage import names_in, write_file
+from tests.task_state import TaskStateStore
 
 PENDING = PollResult(JobState.PENDING, "SUBMITTED")
 RESULT = PollResult(JobState.RESULT, "READY")
@@ -106,12 +117,6 @@ def test_the_table_of_waiting(script: list[PollResult], end: JobEnd, polls: int)
 def test_pages_of_html_do_not_fail_a_job_but_are_told_at_the_deadline() -> None:
     watched = World(UNREADABLE, deadline=100.0).run()
     assert (watched.end, watched.message) == (JobEnd.TIMEOUT, "<html>")
-
-
-def test_what_lies_on_storage_is_not_asked_for() -> None:
-    world = World(RETRIEVED, stored_at=0)
-    assert world.run().end is JobEnd.COLLECTED
-    assert world.polls == 0
 
 
 def test_a_result_that_another_reader_took_is_waited_for() -> None:
@@ -204,75 +209,155 @@ def test_waits_grow_with_age_within_bounds(age: float, interval: float, spread: 
     assert next_wait(age + 100, interval, lambda: spread) >= wait
 
 
-def test_a_record_survives_storage() -> None:
-    record = (
-        JobRecord("f", 2).intending([0, 1]).submitted(0, "a").submitted(1, "b").with_failed([1]).with_gone(0)
+@pytest.fixture
+def store(tmp_path: Path) -> JobStateStore:
+    return JobStateStore(ResultDirectory(str(tmp_path)), TaskStateStore())
+
+
+def with_jobs(*ids: str, generation: int = 2, size: int = 3) -> JobRecord:
+    record = JobRecord("f", generation, size)
+    for position, job_id in enumerate(ids):
+        record.submitted(position, job_id)
+    return record
+
+
+def test_a_record_survives_storage(store: JobStateStore) -> None:
+    record = with_jobs("a", "b")
+    record.intend([2])
+    record.mark_failed({1: "why"})
+    record.mark_gone(0)
+    assert store.save(record)
+    found = store.load()
+    assert found == record == read_record(store.results)
+    assert (found.jobs, found.intents, found.failed) == ({1: "b"}, {2}, {1: "why"})
+    assert (found.missing(), found.awaited, found.resubmitted) == ([0, 2], {}, {0})
+
+
+@pytest.mark.parametrize("data", ["", "{", "[]", "null", '{"version": 2}', '{"version": 1}', '"x"'])
+def test_damaged_records_are_no_records(
+    store: JobStateStore, data: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_file(f"{store.results.folder}/record.json", data.encode())
+    assert store.load() is None
+    assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("newer", ["storage", "state"])
+def test_the_newer_copy_of_each_part_wins_and_the_other_is_written_again(tmp_path: Path, newer: str) -> None:
+    """Another host sees another disk, and Airflow's API server may be away."""
+    here, another, state = (
+        ResultDirectory(f"{tmp_path}/1"),
+        ResultDirectory(f"{tmp_path}/2"),
+        TaskStateStore(),
     )
-    assert JobRecord.from_json(record.to_json()) == record
-    assert record.revision == 5
-    assert record.missing(3) == [0, 1, 2]
-    assert record.resubmitted == {0}
+    record = with_jobs(*(f"job-{p}" for p in range(2 * PART)), size=2 * PART)
+    JobStateStore(here, state).save(record)
+    record.intend([PART + 7])
+    (JobStateStore(here, None) if newer == "storage" else JobStateStore(another, state)).save(record)
+    store = JobStateStore(here, state)
+    found = store.load()
+    assert found is not None
+    assert (found.intents, found.revision, len(found.jobs)) == ({PART + 7}, 2, 2 * PART)
+    assert found.stale == ((set(), {1}) if newer == "storage" else ({1}, set()))
+    assert store.save(found)
+    for copy in (read_record(here), JobStateStore(another, state).load()):
+        assert copy is not None
+        assert (copy.intents, copy.jobs) == (found.intents, found.jobs)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"version": 2}', b'{"version": 1}', b'"x"'])
-def test_damaged_records_are_no_records(data: bytes) -> None:
-    assert JobRecord.from_json(data) is None
+def test_a_change_costs_one_part_of_a_record_whatever_its_size(store: JobStateStore) -> None:
+    record = with_jobs(*(f"job-{p}" for p in range(10 * PART)), size=10 * PART)
+    store.save(record)
+    names = {f"record-{n}.json" if n else "record.json" for n in range(10)}
+    assert set(names_in(store.results.folder)) == names
+    before = {name: (Path(store.results.folder) / name).read_bytes() for name in names}
+    record.submitted(3 * PART + 1, "another")
+    store.save(record)
+    after = {name: (Path(store.results.folder) / name).read_bytes() for name in names}
+    assert {name for name in names if before[name] != after[name]} == {"record-3.json"}
+    assert len(max(after.values(), key=len)) < 64_000
+    record.finish({"uri": "u"})
+    store.close(record)
+    assert names_in(store.results.folder) == []
+    assert list(store.state.values) == ["lucidworks_jobs"]
 
 
-def test_the_newer_copy_wins() -> None:
-    old = JobRecord("f", 0)
-    new = old.intending([0])
-    assert newest([old, new, None]) == newest([new, old]) == new
-    assert newest([None, None]) is None
+def test_parts_of_another_record_are_ignored(store: JobStateStore) -> None:
+    store.save(with_jobs(*(f"old-{p}" for p in range(2 * PART)), size=2 * PART))
+    found = store.load()
+    record, _ = resume(found, fingerprint="g", generation=2, size=2 * PART)
+    record.stale[0].add(1)
+    record.intend([0])
+    record.stale[0].discard(1)
+    store.save(record)
+    assert store.load() == record
+    assert record.jobs == {}
 
 
 def test_a_retry_goes_on_with_the_same_jobs() -> None:
-    found = JobRecord("f", 2).submitted(0, "a")
-    record, said = resume(found, fingerprint="f", generation=2)
-    assert record.jobs == {0: "a"}
-    assert record.nonce == found.nonce
+    found = with_jobs("a")
+    nonce = found.nonce
+    record, said = resume(found, fingerprint="f", generation=2, size=3)
+    assert (record.jobs, record.nonce, record.resumed) == ({0: "a"}, nonce, True)
     assert "Resuming 1 job of" in said
 
 
 def test_every_wait_has_a_nonce_of_its_own() -> None:
-    record = JobRecord("f", 0).submitted(0, "a")
-    assert record.awaited().nonce != record.nonce
-    assert record.awaited().jobs == record.jobs
+    record = with_jobs("a")
+    nonce = record.nonce
+    record.begin_wait()
+    assert record.nonce != nonce
+    assert record.jobs == {0: "a"}
 
 
-def test_a_new_attempt_may_submit_again_what_was_gone_twice() -> None:
-    found = JobRecord("f", 2).with_gone(0).submitted(0, "a")
-    assert resume(found, fingerprint="f", generation=2)[0].resubmitted == frozenset()
+def test_a_new_attempt_submits_again_what_failed_or_was_gone() -> None:
+    found = with_jobs("a", "b", "c")
+    found.mark_failed({1: ""})
+    found.mark_gone(0)
+    found.submitted(0, "d")
+    assert (found.missing(), found.resubmitted) == ([], {0})
+    record, said = resume(found, fingerprint="f", generation=2, size=3)
+    assert (record.missing(), record.resubmitted, record.failed) == ([1], set(), {})
+    assert said == "Resuming 2 jobs of an earlier attempt; 1 that ended in ERROR are submitted again."
 
 
-def test_other_input_starts_again_and_names_the_orphans() -> None:
-    record, said = resume(JobRecord("f", 2).submitted(0, "job-a"), fingerprint="g", generation=2)
+def test_other_input_starts_again_and_names_some_orphans() -> None:
+    record, said = resume(with_jobs("job-a"), fingerprint="g", generation=2, size=3)
     assert record.jobs == {}
-    assert "job-a" in said
+    assert said.endswith("orphans: job-a")
+    many = with_jobs(*(f"job-{p}" for p in range(3000)), size=3000)
+    _, said = resume(many, fingerprint="g", generation=2, size=3)
+    assert said.endswith("job-19 and 2,980 more")
 
 
 def test_a_success_is_returned_to_a_retry_and_repeated_after_a_clear() -> None:
-    found = JobRecord("f", 2).submitted(0, "a").collected({"uri": "u"})
-    assert resume(found, fingerprint="f", generation=2)[0].result == {"uri": "u"}
-    again = resume(found, fingerprint="f", generation=5)[0]
+    found = with_jobs("a")
+    found.finish({"uri": "u"})
+    assert resume(found, fingerprint="f", generation=2, size=3)[0].result == {"uri": "u"}
+    again = resume(found, fingerprint="f", generation=5, size=3)[0]
     assert (again.result, again.jobs, again.generation) == (None, {}, 5)
 
 
-def test_what_starts_again_is_newer_than_what_it_replaces() -> None:
+def test_what_starts_again_is_newer_than_what_it_replaces(store: JobStateStore) -> None:
     """One of the two stores may miss every write from here on; its copy is the older one."""
-    old = JobRecord("f", 2).submitted(0, "a").submitted(1, "b").collected({"uri": "u"})
-    for record, _ in (
-        resume(old, fingerprint="f", generation=5),
-        resume(old, fingerprint="g", generation=2),
-    ):
-        assert newest([old, record.intending([0])]) != old
+    for change in ({"generation": 5}, {"fingerprint": "g"}):
+        old = with_jobs("a", "b")
+        old.finish({"uri": "u"})
+        store.save(old)
+        record, _ = resume(store.load(), **{"fingerprint": "f", "generation": 2, "size": 3} | change)
+        record.intend([0])
+        JobStateStore(store.results, None).save(record)
+        assert store.load() == record
 
 
 def test_clearing_a_failed_task_keeps_its_jobs_and_settles_the_open_submission() -> None:
-    found = JobRecord("f", 2).intending([0, 1, 2, 3]).submitted(0, "a").withdrawn(3)
-    assert resume(found, fingerprint="f", generation=2)[0].intents == {1, 2}
-    record = resume(found, fingerprint="f", generation=5)[0]
-    assert (record.jobs, record.intents, record.generation) == ({0: "a"}, set(), 5)
+    for generation, intents in ((2, {1, 2}), (5, set())):
+        found = JobRecord("f", 2, 4)
+        found.intend([0, 1, 2, 3])
+        found.submitted(0, "a")
+        found.withdraw([3])
+        record, _ = resume(found, fingerprint="f", generation=generation, size=4)
+        assert (record.jobs, record.intents, record.generation) == ({0: "a"}, intents, generation)
 
 
 def test_the_fingerprint_tells_every_part_apart() -> None:

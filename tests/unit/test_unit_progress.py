@@ -54,7 +54,7 @@ def test_a_long_wait_is_logged_ever_more_rarely(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock(monkeypatch)
-    progress = WaitProgress(40, time.time() + 7_200)
+    progress = WaitProgress(40, 0, time.time() + 7_200)
     at = []
     for second in range(0, 1_300, 5):
         clock.now = 1_000.0 + second

@@ -25,11 +25,11 @@ from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.jobs import CHUNKING
 from lucidworks_provider.client.validation import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
-from lucidworks_provider.jobs import state_store
+from lucidworks_provider.jobs import result_store
 from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.polling import wait_for_jobs
-from lucidworks_provider.jobs.record import JobRecord
-from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
+from lucidworks_provider.jobs.record import JobRecord, JobStateStore
+from lucidworks_provider.jobs.result_store import ResultDirectory
 from lucidworks_provider.jobs.task import check_suffix
 from lucidworks_provider.storage import (
     check_uri,
@@ -44,6 +44,7 @@ from lucidworks_provider.storage import (
     write_file,
     writing,
 )
+from tests.task_state import TaskStateStore
 
 try:
     from airflow.sdk.io import attach
@@ -189,46 +190,45 @@ def test_only_known_suffixes() -> None:
         check_suffix("s3://b/x.csv")
 
 
-class State(dict[str, str]):
-    """A task state store."""
-
-    down = False
-
-    def set(self, key: str, value: str) -> None:
-        if self.down:
-            raise ConnectionError("the API server is away")
-        self[key] = value
+def record_of(job_id: str) -> JobRecord:
+    record = JobRecord("f", 0, 1)
+    record.submitted(0, job_id)
+    return record
 
 
 def test_the_job_state_store_keeps_the_newer_copy_and_deletes_the_bodies(base: str) -> None:
-    state = State()
     bodies = ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
     assert bodies.folder.startswith(f"{base}/out/_r.parquet.")
     assert bodies == ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", -1)
     assert bodies != ResultDirectory.beside(f"{base}/out/r.parquet", "dag", "run", "task", 0)
-    store = JobStateStore(bodies, state)
+    store = JobStateStore(bodies, TaskStateStore())
     assert store.load() is None
-    record = store.save(JobRecord("f", 0).intending([0]))
-    newer = record.submitted(0, "job")
-    bodies.write_record(newer)
-    assert store.load() == newer
+    record = JobRecord("f", 0, 1)
+    record.intend([0])
+    store.save(record)
+    record.submitted(0, "job")
+    JobStateStore(bodies, None).save(record)
+    assert store.load() == record
     bodies.save(0, "job", b"{}")
     assert bodies.exists(0, "job")
     assert not bodies.exists(0, "another job")
     aside = bodies.quarantine_result(0, "job")
     assert (bodies.exists(0, "job"), read_file(aside)) == (False, b"{}")
-    store.close(newer.collected({"uri": "u"}))
+    record.finish({"uri": "u"})
+    store.close(record)
     assert not exists(bodies.folder)
-    assert (store.load() or newer).result == {"uri": "u"}
+    assert (store.load() or JobRecord("", 0)).result == {"uri": "u"}
 
 
 def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -> None:
-    state = State()
+    state = TaskStateStore()
     store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
-    record = store.save(JobRecord("f", 0).submitted(0, "job"))
+    record = record_of("job")
+    store.save(record)
     store.results.save(0, "job", b"{}")
     state.down = True
-    store.close(record.collected({"uri": "u"}))
+    record.finish({"uri": "u"})
+    store.close(record)
     assert not store.results.exists(0, "job")
     found = store.load()
     assert found is not None
@@ -240,31 +240,33 @@ def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -
     assert store.load() == found
 
 
-@pytest.mark.parametrize("state", [None, {}], ids=["without state store", "with state store"])
+@pytest.mark.parametrize("state", [None, TaskStateStore()], ids=["without state store", "with state store"])
 def test_a_storage_that_removes_nothing_fails_no_result(
     tmp_path: Path,
-    state: dict[str, str] | None,
+    state: TaskStateStore | None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuses(uri: str) -> None:
         raise StorageError(f"{uri} cannot be removed: AccessDenied")
 
-    store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), None if state is None else State())
-    record = store.save(JobRecord("f", 0).submitted(0, "job"))
+    store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
+    record = record_of("job")
+    store.save(record)
     store.results.save(0, "job", b"{}")
     monkeypatch.setattr(storage, "remove_file", refuses)
     monkeypatch.setattr(storage, "remove_folder", refuses)
-    store.close(record.collected({"uri": "u"}))
-    assert (store.load() or record).result == {"uri": "u"}
+    record.finish({"uri": "u"})
+    store.close(record)
+    assert (store.load() or JobRecord("", 0)).result == {"uri": "u"}
     assert "AccessDenied" in caplog.text
 
 
 def test_an_id_is_in_one_place_at_least(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    store = JobStateStore(ResultDirectory(f"{tmp_path}/file/x"), State())
+    store = JobStateStore(ResultDirectory(f"{tmp_path}/file/x"), TaskStateStore())
     with pytest.raises(StorageError):
-        store.save(JobRecord("f", 0).submitted(0, "precious"))
+        store.save(record_of("precious"))
     assert (store.load() or JobRecord("", 0)).jobs == {0: "precious"}
 
 
@@ -278,7 +280,7 @@ def test_a_body_outlives_a_storage_that_fails_for_a_moment(
             raise failures.pop()
         write_file(uri, data)
 
-    monkeypatch.setattr("lucidworks_provider.jobs.state_store.write_file", write)
+    monkeypatch.setattr("lucidworks_provider.jobs.result_store.write_file", write)
     bodies = ResultDirectory(str(tmp_path))
     bodies.save(0, "job", b"the only copy")
     assert bodies.read(0, "job") == b"the only copy"
@@ -310,10 +312,10 @@ def test_a_result_waits_in_memory_for_a_full_disk(
 
     # Without the retries within the thread, which are another test's.
     monkeypatch.setattr(ResultDirectory, "save", lambda self, at, job, body: write(self.uri(at, job), body))
-    monkeypatch.setattr(state_store, "SAVE_WAIT", 0.001)
+    monkeypatch.setattr(result_store, "SAVE_WAIT", 0.001)
     bodies = ResultDirectory(str(tmp_path))
-    record = JobRecord("f", 0).submitted(0, "job")
-    bodies.write_record(record)
+    record = record_of("job")
+    JobStateStore(bodies, None).save(record)
     wait = wait_for_jobs(
         Hook(),
         CHUNKING,
@@ -322,21 +324,14 @@ def test_a_result_waits_in_memory_for_a_full_disk(
         poll_interval=0.01,
         deadline=time.time() + 60,
     )
-    if full_for > state_store.SAVE_ATTEMPTS:
+    if full_for > result_store.SAVE_ATTEMPTS:
         with pytest.raises(StorageError, match="no space left"):
             asyncio.run(wait)
-        assert written == state_store.SAVE_ATTEMPTS
+        assert written == result_store.SAVE_ATTEMPTS
     else:
         assert asyncio.run(wait).collected == 1
         assert bodies.exists(0, "job")
     assert len(polls) == 1, "what is handed out once is polled once"
-
-
-def test_a_record_of_another_version_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bodies = ResultDirectory(str(tmp_path))
-    (tmp_path / "record.json").write_text('{"version": 99}')
-    assert bodies.read_record() is None
-    assert "cannot be read" in caplog.text
 
 
 def test_what_the_block_raises_passes_as_it_is(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,15 +18,19 @@ from lucidworks_provider.client.http.aio import CONNECTIONS
 from lucidworks_provider.client.jobs import CHUNKING, JobKind
 from lucidworks_provider.errors import (
     InputError,
+    JobFailedError,
     LucidworksError,
     MalformedAnswerError,
     NoJobIdError,
     StorageError,
     SubmissionUnknownError,
 )
-from lucidworks_provider.jobs.record import JobRecord, resume
-from lucidworks_provider.jobs.state_store import JobStateStore, ResultDirectory
+from lucidworks_provider.jobs import task
+from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
+from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, read_record
+from lucidworks_provider.jobs.result_store import ResultDirectory
 from lucidworks_provider.jobs.task import SUBMISSIONS, Budget, JobTask
+from tests.task_state import TaskStateStore
 
 PARTS = 30
 
@@ -54,8 +59,8 @@ class Service:
     without_intent: list[int] = field(default_factory=list)
 
     async def post(self, position: int) -> str:
-        record = self.results.read_record()
-        if record is None or position not in record.intents:
+        name = f"record-{position // PART}.json" if position >= PART else "record.json"
+        if position not in json.loads((Path(self.results.folder) / name).read_text())["intents"]:
             self.without_intent.append(position)
         self.began.append(position)
         self.in_flight += 1
@@ -91,40 +96,52 @@ Parts.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 
 @dataclass
+class CountingState(TaskStateStore):
+    """:param seconds: that a write takes."""
+
+    seconds: float = 0.0
+    writes: list[int] = field(default_factory=list)
+
+    def set(self, key: str, value: Any) -> None:
+        time.sleep(self.seconds)
+        self.writes.append(len(value))
+        super().set(key, value)
+
+
+@dataclass
 class Stage:
     """A task whose attempts share a storage."""
 
     folder: Path
-    writes: int = 0
+    size: int = PARTS
+    state: CountingState = field(default_factory=CountingState)
 
     def __post_init__(self) -> None:
         self.results = ResultDirectory(f"{self.folder}/_r.parquet")
         self.service = Service(self.results)
 
+    def begin(self, policy: str = "resubmit") -> tuple[Parts, JobRecord]:
+        store = JobStateStore(self.results, self.state)
+        hook: Any = Hook()
+        uri = f"{self.folder}/r.parquet"
+        parts = Parts(uri, store, hook, policy == "resubmit", Budget(), self.service, self.size)
+        return parts, store.begin("f", 0, self.size, uri)
+
     def attempt(self, policy: str = "resubmit") -> JobRecord:
-        store = JobStateStore(self.results, None)
-        task = Parts(f"{self.folder}/r.parquet", store, Hook(), policy == "resubmit", Budget(), self.service)  # type: ignore[arg-type]
-        record, _ = resume(store.load(), fingerprint="f", generation=0)
-        return asyncio.run(task.submit_missing(record))
+        parts, record = self.begin(policy)
+        asyncio.run(parts.submit_missing(record))
+        return record
 
     @property
     def record(self) -> JobRecord:
-        found = self.results.read_record()
+        found = read_record(self.results)
         assert found is not None
         return found
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    made = Stage(tmp_path)
-    write = ResultDirectory.write_record
-
-    def counting(self: ResultDirectory, record: JobRecord) -> None:
-        made.writes += 1
-        write(self, record)
-
-    monkeypatch.setattr(ResultDirectory, "write_record", counting)
-    return made
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
 
 
 def test_parts_are_submitted_several_at_a_time_each_after_its_intent(stage: Stage) -> None:
@@ -135,21 +152,73 @@ def test_parts_are_submitted_several_at_a_time_each_after_its_intent(stage: Stag
     assert stage.service.most == SUBMISSIONS
     assert stage.service.without_intent == []
     assert stage.service.began[: SUBMISSIONS + 1] == list(range(SUBMISSIONS + 1))
-    assert stage.writes <= PARTS + 1, "no more than one for each part, and the first"
+    assert len(stage.state.writes) <= PARTS + 1, "no more than one for each part, and the first"
 
 
-def test_answers_that_arrive_during_a_write_share_the_next_one(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save = JobStateStore.save
-
-    def slow(self: JobStateStore, record: JobRecord) -> JobRecord:
-        time.sleep(0.03)
-        return save(self, record)
-
-    monkeypatch.setattr(JobStateStore, "save", slow)
+def test_answers_that_arrive_during_a_write_share_the_next_one(stage: Stage) -> None:
+    stage.state.seconds = 0.03
     stage.attempt()
-    assert stage.writes <= PARTS // 2
+    assert len(stage.state.writes) <= PARTS // 2
+
+
+@pytest.mark.alone
+def test_a_submission_costs_the_same_in_a_task_of_many_jobs(tmp_path: Path) -> None:
+    """As in one whose record is a single part."""
+    costs = []
+    for size in (PART, WINDOW):
+        stage = Stage(tmp_path / str(size), size)
+        stage.attempt()
+        costs.append(sum(stage.state.writes) / size)
+    assert costs[1] < 1.2 * costs[0]
+
+
+@pytest.fixture
+def window(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(task, "WINDOW", 20)
+    return 20
+
+
+def test_no_more_jobs_are_outstanding_than_a_window(tmp_path: Path, window: int) -> None:
+    stage = Stage(tmp_path, 2 * window + 5)
+    parts, record = stage.begin()
+    for submitted in (window, 2 * window, 2 * window + 5):
+        asyncio.run(parts.submit_missing(record))
+        assert record.jobs.keys() == set(range(submitted)), "in order, and one window at a time"
+        asyncio.run(parts.submit_missing(record))
+        assert len(record.jobs) == submitted, "nothing while the results are outstanding"
+        waited = sorted(record.jobs.keys() - stage.results.stored(record.jobs))
+        for position in waited:
+            stage.results.save(position, record.jobs[position], b"{}")
+        complete = parts.settle(record, JobsOutcome(collected=len(waited)))
+        assert complete == (submitted == stage.size)
+    assert stage.record.jobs == record.jobs
+    assert stage.service.without_intent == []
+
+
+@pytest.mark.parametrize(("failed", "stops"), [(1, False), (11, True)])
+def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
+    tmp_path: Path, window: int, failed: int, stops: bool
+) -> None:
+    stage = Stage(tmp_path, window + 10)
+    parts, record = stage.begin()
+    asyncio.run(parts.submit_missing(record))
+    positions = list(range(failed))
+    outcome = JobsOutcome(collected=window - failed, failed=positions, messages={0: "why"})
+    if stops:
+        with pytest.raises(JobFailedError, match="11 of 30 parts failed"):
+            parts.settle(record, outcome)
+        return
+    assert not parts.settle(record, outcome)
+    for position in range(failed, window):
+        stage.results.save(position, record.jobs[position], b"{}")
+    asyncio.run(parts.submit_missing(record))
+    assert len(stage.service.began) == stage.size, "what failed is not submitted again in this attempt"
+    with pytest.raises(JobFailedError, match=r"1 of 30 parts failed: Part 0 \(job job-0\): why"):
+        parts.settle(record, JobsOutcome(collected=10))
+    for position in range(window, stage.size):
+        stage.results.save(position, record.jobs[position], b"{}")
+    stage.attempt()
+    assert stage.service.began[stage.size :] == [0]
 
 
 @pytest.mark.parametrize("at", [0, 5, 11, PARTS - 1])
@@ -175,7 +244,10 @@ def test_a_kill_loses_the_ids_of_the_posts_in_flight_at_most(stage: Stage, at: i
 
 
 def test_by_policy_an_attempt_after_a_kill_names_the_posts_in_flight(stage: Stage) -> None:
-    stage.results.write_record(JobRecord("f", 0).submitted(0, "job-0").intending([3, 4]))
+    record = JobRecord("f", 0, PARTS)
+    record.submitted(0, "job-0")
+    record.intend([3, 4])
+    JobStateStore(stage.results, None).save(record)
     with pytest.raises(SubmissionUnknownError, match=r"^Part 3, Part 4: An earlier attempt"):
         stage.attempt("fail")
     assert stage.service.began == []
@@ -246,7 +318,7 @@ def test_a_record_that_cannot_be_written_stops_submissions(
     saved: dict[int, str] = {}
     unsaved: dict[int, str] = {}
 
-    def failing(self: JobStateStore, record: JobRecord) -> JobRecord:
+    def failing(self: JobStateStore, record: JobRecord) -> bool:
         if len(record.jobs) > 10 and failures:
             unsaved.update({p: job for p, job in record.jobs.items() if p not in saved})
             raise failures.pop()
@@ -273,7 +345,7 @@ def test_the_log_has_the_number_of_jobs_and_no_id(stage: Stage, caplog: pytest.L
     assert line.startswith(f"Submitted {PARTS} jobs in ")
     caplog.clear()
     stage.attempt()
-    assert caplog.messages == []
+    assert caplog.messages == [f"Resuming {PARTS} jobs of an earlier attempt."]
 
 
 def test_the_window_is_that_of_the_clients_connections() -> None:

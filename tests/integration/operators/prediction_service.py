@@ -32,6 +32,7 @@ from lucidworks_provider.operators.prediction import (
 )
 from lucidworks_provider.triggers import jobs
 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+from tests.task_state import TaskStateStore
 
 if TYPE_CHECKING:
     import pytest
@@ -110,22 +111,6 @@ def service_of(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Se
     service = Service(emulator, monkeypatch)
     service.connect()
     return service
-
-
-@dataclass
-class TaskStateStore:
-    """Airflow's task state store: survives attempts."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Read."""
-        return self.values.get(key, default)
-
-    def set(self, key: str, value: Any) -> None:
-        """Write."""
-        json.dumps(value)
-        self.values[key] = value
 
 
 def new_context(*, state_store: bool = True) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,6 +48,7 @@ from lucidworks_provider.operators import chunking as chunk_operator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.triggers import jobs
 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+from tests.task_state import TaskStateStore
 
 TEXTS = {
     "spider": "The itsy bitsy spider climbed up the spout. Down came the rain. And washed the spider out.",
@@ -111,20 +112,6 @@ class Service:
                 timeout=10,
             )
         assert answer.json()["status"] == "RETRIEVED"
-
-
-@dataclass
-class TaskStateStore:
-    """Airflow's task state store: survives attempts."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        return self.values.get(key, default)
-
-    def set(self, key: str, value: Any) -> None:
-        json.dumps(value)
-        self.values[key] = value
 
 
 @pytest.fixture
@@ -424,18 +411,14 @@ def test_a_state_store_that_fails_at_the_end_costs_nothing(
 
 
 def test_ids_of_a_cleared_task_count_though_the_state_store_never_took_them(
-    service: Service, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Service, context: dict[str, Any], tmp_path: Path
 ) -> None:
     """The state store still holds the success before the clear, and Airflow's API server goes away."""
     if "task_state_store" not in context:
         pytest.skip("before Airflow 3.3 there is none")
     operator(tmp_path / "c.jsonl").execute(context)
     context["ti"].max_tries += 3
-
-    def fails(key: str, value: str) -> None:
-        raise ConnectionError("no API server")
-
-    monkeypatch.setattr(context["task_state_store"], "set", fails)
+    context["task_state_store"].down = True
     die_after_waiting(operator(tmp_path / "c.jsonl"), context)
     operator(tmp_path / "c.jsonl").execute(context)
     assert sorted(service.submissions().values()) == [2, 2, 2]

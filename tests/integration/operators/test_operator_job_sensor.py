@@ -18,8 +18,8 @@ from lucidworks_provider.client.jobs import poll_request
 from lucidworks_provider.client.predictions import submit_prediction
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs import decisions, state_store
-from lucidworks_provider.jobs.state_store import ResultDirectory
+from lucidworks_provider.jobs import decisions, result_store
+from lucidworks_provider.jobs.result_store import ResultDirectory
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.triggers import jobs
 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
@@ -185,7 +185,7 @@ def test_bad_input_is_refused_before_anything_is_asked(
 def test_a_result_that_is_handed_out_once_waits_for_its_storage(
     emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state_store, "SAVE_WAIT", 0.01)
+    monkeypatch.setattr(result_store, "SAVE_WAIT", 0.01)
     failures = [StorageError("503")] * 10
     keep = ResultDirectory.save
 

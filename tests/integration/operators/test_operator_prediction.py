@@ -56,10 +56,11 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs import state_store, task
-from lucidworks_provider.jobs.state_store import ResultDirectory
+from lucidworks_provider.jobs import polling, record, result_store, task
+from lucidworks_provider.jobs.result_store import ResultDirectory
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
+from tests.task_state import TaskStateStore
 
 TEN = [f"Text {n}." for n in range(10)]
 BATCHES = [TEN[:4], TEN[4:8], TEN[8:]]
@@ -336,7 +337,7 @@ def test_bad_arguments_are_refused(
         ({"poll_interval": 0}, ["poll_interval"]),
         ({"timeout": "10m"}, ["timeout", "10m"]),
         ({"on_unknown_submission": "retry"}, ["resubmit", "fail"]),
-        ({"inputs": [str(n) for n in range(1001)], "batch_size": 1}, ["1,001", "1,000", "expand"]),
+        ({"inputs": [str(n) for n in range(32_001)], "batch_size": 1}, ["32,001", "32,000", "expand"]),
     ],
 )
 def test_bad_arguments_are_refused_by_the_asynchronous_operator(
@@ -520,7 +521,7 @@ def test_a_storage_that_fails_in_the_middle_ends_the_asking(
         kept.append(position)
 
     monkeypatch.setattr(ResultDirectory, "save", keep)
-    monkeypatch.setattr(state_store, "SAVE_WAIT", 0.001)
+    monkeypatch.setattr(result_store, "SAVE_WAIT", 0.001)
     with pytest.raises(StorageError, match=r"1 of 10 batches failed. Input 1: The disk is full"):
         direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
     assert len(service.calls("predict")) == 2, "what cannot be kept is not paid for"
@@ -569,17 +570,15 @@ def test_once_the_result_stands_a_retry_pays_for_nothing(
     def die(*_: Any) -> Any:
         raise Death
 
-    def fails(key: str, value: str) -> None:
-        raise ConnectionError("no API server")
-
+    store = context.get("task_state_store", TaskStateStore())
+    store.down = True
     with monkeypatch.context() as away:
-        if "task_state_store" in context:
-            away.setattr(context["task_state_store"], "set", fails)
         for _ in range(2):
             first = direct(TEN, result_path=path)
             away.setattr(first, "_ended", die)
             with pytest.raises(Death):
                 first.execute(context)
+    store.down = False
     manifest = direct(TEN, result_path=path).execute(context)
     assert (manifest["uri"], manifest["predictions"]) == (path, 10)
     assert set(service.sent().values()) == {1}
@@ -605,8 +604,8 @@ def test_whatever_ends_it_once_the_result_stands_a_retry_returns_that(
         if place == "link":
             dying.setattr(results, "push_result", die)
         else:
-            dying.setattr(state_store, "discard", die)
-            dying.setattr(state_store, "discard_folder", die)
+            dying.setattr(result_store, "discard", die)
+            dying.setattr(record, "discard_folder", die)
         with pytest.raises(Death):
             direct(TEN, result_path=str(path)).execute(context)
     written = path.stat().st_mtime_ns
@@ -1052,6 +1051,76 @@ def test_a_late_job_keeps_its_id_for_the_retry(
         by_jobs(TEN, tmp_path / "p.jsonl", timeout=0.2).execute(context)
     by_jobs(TEN, tmp_path / "p.jsonl").execute(context)
     assert sorted(service.submitted().values()) == [1, 1, 1]
+
+
+@pytest.fixture
+def window(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Jobs that a task has outstanding at most."""
+    monkeypatch.setattr(task, "WINDOW", 5)
+    monkeypatch.setattr(polling, "WINDOW", 5)
+    return 5
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_task_of_many_jobs_has_few_of_them_outstanding(
+    service: Service,
+    context: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    window: int,
+    deferrable: bool,
+) -> None:
+    caplog.set_level("INFO")
+    make = lambda: by_jobs(MANY[:30], tmp_path / "p.jsonl", batch_size=2, deferrable=deferrable)  # noqa: E731
+    assert through_triggers(make, context)["predictions"] == 30
+    assert texts_of(rows_of(tmp_path / "p.jsonl")) == [one["text"] for one in MANY[:30]]
+    assert set(service.submitted().values()) == {1}
+    outstanding = most = 0
+    for call in service.emulator.state.log:
+        outstanding += call.endpoint == "submit-prediction"
+        outstanding -= call.endpoint == "poll-prediction" and call.job_status == "READY"
+        most = max(most, outstanding)
+    assert most == window
+    stored = [line for line in caplog.messages if "stored after" in line]
+    assert [line.split(" stored")[0] for line in stored] == [f"{n} of 15 results" for n in (5, 10, 15)]
+    assert left_in(tmp_path) == left_by(context, tmp_path / "p.jsonl")
+
+
+def test_a_retry_resumes_in_the_window_of_the_kill(
+    service: Service, context: dict[str, Any], tmp_path: Path, window: int
+) -> None:
+    make = lambda: by_jobs(MANY[:30], tmp_path / "p.jsonl", batch_size=2, deferrable=True)  # noqa: E731
+    with pytest.raises(TaskDeferred) as first:
+        make().execute(context)
+    with pytest.raises(TaskDeferred):
+        make().execute_complete(context, wait(first.value), **first.value.kwargs)
+    assert len(service.calls("submit-prediction")) == 2 * window
+    assert through_triggers(make, context)["predictions"] == 30
+    assert set(service.submitted().values()) == {1}
+
+
+def test_results_that_another_host_took_are_waited_for_in_windows(
+    service: Service, tmp_path: Path, window: int
+) -> None:
+    """The ids are in the state store, and the bodies on a disk that is gone."""
+    context = new_context()
+    service.settings(pending_polls=0)
+    make = lambda: by_jobs(MANY[:30], tmp_path / "p.jsonl", batch_size=2, deferrable=True)  # noqa: E731
+    with pytest.raises(TaskDeferred) as first:
+        make().execute(context)
+    with pytest.raises(TaskDeferred):
+        make().execute_complete(context, wait(first.value), **first.value.kwargs)
+    for path in list(tmp_path.rglob("*.json")):
+        path.unlink()
+    with pytest.raises(TaskDeferred) as second:
+        make().execute(context)
+    event = wait(second.value)
+    assert (event["gone"], event["left"]) == ([0, 1, 2, 3, 4], 5)
+    with pytest.raises(TaskDeferred) as third:
+        make().execute_complete(context, event, **second.value.kwargs)
+    assert wait(third.value)["collected"] == 5
+    assert through_triggers(make, context)["predictions"] == 30
+    assert max(service.submitted().values()) == 2
 
 
 def test_one_trigger_waits_for_two_hundred_jobs(

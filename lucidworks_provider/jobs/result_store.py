@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a task stores about its jobs: the :class:`~lucidworks_provider.jobs.record.JobRecord` and the result bodies.
-
-Both are in a folder beside the result file, so that a triggerer can check that it sees the worker's storage. The
-record is also in Airflow's task state store (3.3 and later), so that a retry on another host finds it.
-"""
+"""The bodies of a task's jobs, stored as they arrive in a folder beside the result file."""
 
 from __future__ import annotations
 
@@ -20,11 +15,9 @@ from typing import Any, Protocol, TypeVar
 from tenacity import AsyncRetrying, retry, wait_fixed, wait_random_exponential
 
 from lucidworks_provider.errors import StorageError
-from lucidworks_provider.jobs.record import JobRecord, newest, resume
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import (
     discard,
-    discard_folder,
     exists,
     names_in,
     read_file,
@@ -37,7 +30,7 @@ log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_retry_write: Callable[[F], F] = retry(
+retry_write: Callable[[F], F] = retry(
     **retry_on(
         StorageError,
         attempts=4,
@@ -50,23 +43,11 @@ _retry_write: Callable[[F], F] = retry(
 SAVE_ATTEMPTS = 24
 SAVE_WAIT = 5.0
 
-_STATE_NAME = "lucidworks_jobs"
-_RECORD = "record.json"
 _INPUT = "input.json"
 _WRITE_CHECK = "writable"
 _REJECTED = ".refused"
 # Bytes of bodies that a worker keeps in memory until it reads them.
 _CACHE_BYTES = 32_000_000
-
-
-class TaskStateStore(Protocol):
-    """The part of ``context["task_state_store"]`` that is used."""
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Read."""
-
-    def set(self, key: str, value: Any) -> None:
-        """Write."""
 
 
 class QuarantineReason(Enum):
@@ -119,7 +100,7 @@ class ResultDirectory:
         names = set(names_in(self.folder))
         return frozenset(p for p, job in jobs.items() if split_uri(self.uri(p, job))[1] in names)
 
-    @_retry_write
+    @retry_write
     def save(self, position: int, job_id: str, body: bytes) -> None:
         """Write a body atomically."""
         uri = self.uri(position, job_id)
@@ -141,7 +122,7 @@ class ResultDirectory:
         """Delete a body, if the storage allows it: no other job has its name."""
         discard(self.uri(position, job_id))
 
-    @_retry_write
+    @retry_write
     def quarantine(
         self, position: int, job_id: str, body: bytes, reason: QuarantineReason, encoding: str = ""
     ) -> str:
@@ -207,18 +188,14 @@ class ResultDirectory:
     def read_input(self) -> bytes | None:
         return read_file(f"{self.folder}/{_INPUT}")
 
-    def read_record(self) -> JobRecord | None:
-        """The record as this process sees it."""
-        return _parse(read_file(f"{self.folder}/{_RECORD}"), self.folder)
-
-    def write_record(self, record: JobRecord) -> None:
-        """:raises StorageError: the folder cannot be written."""
-        write_file(f"{self.folder}/{_RECORD}", record.to_json())
-
-    def clear(self, names: Mapping[int, str]) -> None:
-        """Delete all but the record, if the storage allows it."""
-        bodies = [self.uri(position, name) for position, name in names.items()]
-        discard(f"{self.folder}/{_INPUT}", f"{self.folder}/{_WRITE_CHECK}", *bodies)
+    def clear(self, keep: str) -> None:
+        """Delete all but one file, if the storage allows it."""
+        try:
+            names = names_in(self.folder)
+        except StorageError as err:
+            log.warning("Files that are no longer needed remain: %s", err)
+            return
+        discard(*[f"{self.folder}/{name}" for name in names if name != keep])
 
 
 def _body_name(position: int, job_id: str) -> str:
@@ -247,17 +224,13 @@ class FileResultStore:
     The body of one job in a :class:`ResultDirectory`.
 
     :param job_id: or any other name, where there is no job.
-    :param listed: whether a listing had it, which answers the first :meth:`exists`.
     """
 
     results: ResultDirectory
     position: int
     job_id: str
-    listed: list[bool] = field(default_factory=list)
 
     async def exists(self) -> bool:
-        if self.listed:
-            return self.listed.pop()
         return await in_thread(self.results.exists, self.position, self.job_id)
 
     async def save(self, body: bytes) -> None:
@@ -299,96 +272,3 @@ class MemoryResultStore:
     async def restore(self, reason: QuarantineReason) -> bool:
         self.body = self.quarantined.get(reason)
         return self.body is not None
-
-
-@dataclass(frozen=True, slots=True)
-class JobStateStore:
-    """
-    Loads and saves a task's record.
-
-    :param state: the task state store, or None below Airflow 3.3.
-    """
-
-    results: ResultDirectory
-    state: TaskStateStore | None
-
-    def load(self) -> JobRecord | None:
-        """The newer of the two copies."""
-        stored = self.state.get(_STATE_NAME) if self.state is not None else None
-        in_state = _parse(stored if isinstance(stored, str) else None, "the task state store")
-        return newest([self.results.read_record(), in_state])
-
-    def begin(self, fingerprint: str, generation: int, result_uri: str) -> JobRecord:
-        """
-        What an attempt starts from; see :func:`~lucidworks_provider.jobs.record.resume`.
-
-        :param result_uri: the file that must still exist if the record has a result.
-        """
-        record, message = resume(self.load(), fingerprint=fingerprint, generation=generation)
-        if record.result is not None and not exists(result_uri):
-            message = f"{result_uri} no longer exists: submitting again."
-            record = JobRecord(fingerprint, generation, revision=record.revision)
-        if message:
-            log.info("%s", message)
-        return record
-
-    def save(self, record: JobRecord) -> JobRecord:
-        """
-        Write both copies.
-
-        :raises StorageError: the one on storage could not be written; the other one has been.
-        """
-        self._save(record)
-        return record
-
-    def _save(self, record: JobRecord) -> bool:
-        """Write both copies; whether there is one in the state store."""
-        try:
-            self._write(record)
-        finally:
-            # A submitted id must be in one place at least.
-            saved = set_state(self.state, _STATE_NAME, record.to_json().decode())
-        return saved
-
-    @_retry_write
-    def _write(self, record: JobRecord) -> None:
-        self.results.write_record(record)
-
-    def close(self, record: JobRecord, names: Callable[[], Mapping[int, str]] | None = None) -> None:
-        """
-        Save the record of a task whose result is written, and delete the bodies.
-
-        The record beside the result stays where no state store has it: without it, or with an older copy because
-        Airflow's API server was away, a retry would repeat everything. A failed deletion is no error.
-
-        :param names: the bodies' names by position, where they are not the record's jobs.
-        """
-        if self._save(record):
-            discard_folder(self.results.folder)
-        else:
-            self.results.clear(record.jobs if names is None else names())
-
-
-def set_state(state: TaskStateStore | None, name: str, value: str) -> bool:
-    """
-    Write into the task state store, if there is one and Airflow's API server answers.
-
-    :return: whether it was written.
-    """
-    if state is None:
-        return False
-    try:
-        state.set(name, value)
-    except Exception:
-        log.warning("%s could not be written to Airflow's task state store.", name, exc_info=True)
-        return False
-    return True
-
-
-def _parse(data: bytes | str | None, where: str) -> JobRecord | None:
-    if data is None:
-        return None
-    record = JobRecord.from_json(data)
-    if record is None:
-        log.warning("The job record in %s cannot be read (another version's?); its jobs are orphans.", where)
-    return record
