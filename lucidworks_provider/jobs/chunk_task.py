@@ -248,7 +248,7 @@ class ChunkTask(JobTask[ChunkFile]):
         checked = check_chunks(document.text, self.options, value, lenient=self.lenient)
         file.add(document.id, value.chunks, checked.spans)
         for warning in checked.warnings:
-            log.warning("Document %r: %s", document.id, warning)
+            self.warnings.add("Document %r: %s", document.id, warning)
         if checked.gap is not None:
             self._gaps[document.id] = checked.gap
 
@@ -256,15 +256,16 @@ class ChunkTask(JobTask[ChunkFile]):
         """Counts and the address."""
         if self._gaps:
             first, gap = next(iter(self._gaps.items()))
-            log.warning(
+            self.warnings.add(
                 "%s of %s documents are not covered by their chunks. The first: %r, %s. The service limits the "
                 "chunks of a request by dimension and cuts silently: split long documents, or quantise.",
                 len(self._gaps),
                 len(self.documents),
                 first,
                 gap,
+                results=len(self._gaps),
             )
-        return file.manifest.as_json()
+        return {**file.manifest.as_json(), "warnings": self.warnings.count}
 
 
 def _encodes(text: str) -> bool:

@@ -44,6 +44,7 @@ from lucidworks_provider.client.use_cases import Item, PredictionOptions
 from lucidworks_provider.errors import InputError, TooManyRejectsError
 from lucidworks_provider.jobs.chunk_columns import BYTES
 from lucidworks_provider.jobs.prediction_rows import Batch, Rejected
+from lucidworks_provider.jobs.progress import Warnings
 from lucidworks_provider.storage import writing
 
 if TYPE_CHECKING:
@@ -163,11 +164,13 @@ def check_vectors(
     dimension: int | None = None,
     *,
     lenient: bool = False,
+    warnings: Warnings,
 ) -> int | None:
     """
     Check that all vectors have one length and the requested quantisation.
 
     :param dimension: length of the vectors before these, if there were any.
+    :param warnings: gets those about vectors that are accepted.
     :return: length of these.
     :raises MalformedAnswerError: they do not.
     """
@@ -176,7 +179,7 @@ def check_vectors(
     for warning in validation.check_vectors(
         vectors, options.quantization, asked, "the answer", lenient=lenient
     ):
-        log.warning("%s", warning)
+        warnings.add("%s", warning)
     for vector in vectors:
         if dimension not in {None, len(vector)}:
             raise validation.refused(f"a vector of {len(vector)} numbers after one of {dimension}")
@@ -195,10 +198,17 @@ class PredictionFile:
     """Writes batches and counts their rows."""
 
     def __init__(
-        self, writer: _JsonLines | _Parquet, uri: str, options: PredictionOptions[Any], *, lenient: bool
+        self,
+        writer: _JsonLines | _Parquet,
+        uri: str,
+        options: PredictionOptions[Any],
+        warnings: Warnings,
+        *,
+        lenient: bool,
     ) -> None:
         self._writer = writer
         self._options = options
+        self._warnings = warnings
         self._lenient = lenient
         self._conversations: set[str] = set()
         self.manifest = Manifest(uri)
@@ -213,7 +223,9 @@ class PredictionFile:
         :raises MalformedAnswerError: values that the file cannot hold.
         """
         known = self.manifest.dimension
-        dimension = check_vectors(predictions, self._options, known, lenient=self._lenient)
+        dimension = check_vectors(
+            predictions, self._options, known, lenient=self._lenient, warnings=self._warnings
+        )
         try:
             self._writer.add(batch, predictions)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
@@ -243,17 +255,19 @@ def prediction_file(
     options: PredictionOptions[Any],
     policy: ResultPolicy = DEFAULT_POLICY,
     kept: Mapping[str, pa.DataType] | None = None,
+    warnings: Warnings | None = None,
 ) -> Iterator[PredictionFile]:
     """
     Open a file that is published when the block ends without an error.
 
     :param kept: types of the key and the other columns that are passed through, for Parquet.
+    :param warnings: gets those about predictions that are accepted.
     :raises TooManyRejectsError: more have none.
     """
     with writing(uri) as path:
         writer = _Parquet(path, options, kept or {}) if uri.endswith(".parquet") else _JsonLines(path)
         try:
-            file = PredictionFile(writer, uri, options, lenient=policy.lenient)
+            file = PredictionFile(writer, uri, options, warnings or Warnings(), lenient=policy.lenient)
             yield file
             made = file.manifest
             check_errors(made.errors or 0, made.predictions, policy.max_reject_ratio, failed=file.failed)

@@ -134,7 +134,8 @@ class PredictionTask(JobTask[PredictionFile]):
     @contextmanager
     def open(self) -> Iterator[PredictionFile]:
         """The file of rows."""
-        with prediction_file(self.result_uri, self.options, self.policy, self.batches.survey.types) as file:
+        types = self.batches.survey.types
+        with prediction_file(self.result_uri, self.options, self.policy, types, self.warnings) as file:
             yield file
             # Read to the end, where a change of the table is detected.
             for batch in self._reader.rest():
@@ -147,7 +148,7 @@ class PredictionTask(JobTask[PredictionFile]):
 
     def manifest(self, file: PredictionFile) -> dict[str, Any]:
         """Counts and the address."""
-        return file.manifest.as_json()
+        return {**file.manifest.as_json(), "warnings": self.warnings.count}
 
 
 class _BatchReader:

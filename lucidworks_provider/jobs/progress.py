@@ -88,6 +88,22 @@ class WaitProgress:
         return f"{self._stored + number:,} of {count(self._total, 'result')}"
 
 
+class Warnings:
+    """Logs warnings about results that are accepted, and counts them for the manifest and the metrics."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, message: str, *values: object, results: int = 1) -> None:
+        """
+        Log a warning.
+
+        :param results: that it is about.
+        """
+        self.count += results
+        log.warning(message, *values)
+
+
 def log_result(manifest: Mapping[str, Any], seconds: float | None, what: str = "") -> None:
     """
     Log the result of a task: its address, counts and duration.
@@ -106,6 +122,7 @@ def log_result(manifest: Mapping[str, Any], seconds: float | None, what: str = "
         f"{number:,} {state}" for number, state in ((rejected, "rejected"), (failed, "failed")) if number
     ]
     counts += [count(manifest["tokens"], "token")] if "tokens" in manifest else []
+    counts += [count(manifest["warnings"], "warning")] if manifest.get("warnings") else []
     counts = counts or ["written"]
     counts += [] if seconds is None else [f"in {duration(seconds)}"]
     log.info("%s: %s.", what or manifest["uri"], ", ".join(counts))

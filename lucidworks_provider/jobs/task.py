@@ -12,7 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
@@ -32,7 +32,7 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
 )
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
-from lucidworks_provider.jobs.progress import Progress
+from lucidworks_provider.jobs.progress import Progress, Warnings
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import discard_folder, is_folder
@@ -129,6 +129,8 @@ class JobTask(ABC, Generic[File]):
     hook: AsyncHook
     resubmit_unknown: bool
     budget: Budget
+    # About results that are accepted.
+    warnings: Warnings = field(default_factory=Warnings, init=False, repr=False, compare=False)
 
     @property
     @abstractmethod
@@ -332,7 +334,7 @@ class JobTask(ABC, Generic[File]):
             case JobState.RESULT:
                 return read.value
             case JobState.PENDING if read.value:
-                log.warning("Job %s: read a result with the unknown status %r.", job_id, read.status)
+                self.warnings.add("Job %s: read a result with the unknown status %r.", job_id, read.status)
                 return read.value
             case JobState.FAILED:
                 results.delete(position, job_id)

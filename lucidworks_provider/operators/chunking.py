@@ -29,8 +29,8 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     Send documents to Lucidworks AI's async chunking, and write their chunks and vectors to a file.
 
     Submits in the worker, waits in the triggerer, and returns a manifest:
-    ``{"uri", "documents", "chunks", "dimension", "tokens"}``. A retry resumes the jobs that an earlier attempt
-    submitted and uses the results that it stored; clearing a task that succeeded does everything again.
+    ``{"uri", "documents", "chunks", "dimension", "tokens", "warnings"}``. A retry resumes the jobs that an earlier
+    attempt submitted and uses the results that it stored; clearing a task that succeeded does everything again.
 
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
         (templated)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.jobs.prediction_file import ResultPolicy
     from lucidworks_provider.jobs.prediction_rows import Batches, Spool
     from lucidworks_provider.jobs.prediction_task import PredictionTask, SyncBatchRunner
+    from lucidworks_provider.jobs.progress import Warnings
 
 # A larger result should be in a file: XCom is a row of the metadata database.
 INLINE_BYTES = 48 * 1024
@@ -238,7 +239,7 @@ class LucidworksPredictionOperator(_Predicting):
 
     Returns one row for each input, in their order: the response, with ``index`` and, where the input had
     one, its ``id``. With ``result_path`` the rows are written to that file, and a manifest is returned:
-    ``{"uri", "predictions", "tokens", "memory_uuid", "dimension"}``.
+    ``{"uri", "predictions", "tokens", "memory_uuid", "dimension", "warnings"}``.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-prediction-api/overview
 
@@ -329,7 +330,7 @@ class LucidworksPredictionOperator(_Predicting):
     def execute(self, context: Context) -> Any:
         """Predict every batch, then return or write the rows."""
         from lucidworks_provider.jobs.prediction_task import log_input
-        from lucidworks_provider.jobs.progress import log_result
+        from lucidworks_provider.jobs.progress import Warnings, log_result
 
         began = time.monotonic()
         runner = self._batch_runner(context)
@@ -339,13 +340,15 @@ class LucidworksPredictionOperator(_Predicting):
             log_result(manifest, time.monotonic() - began)
             return self._ended(context, manifest)
         predicted = asyncio.run(self._run(runner))
-        rows = self._rows(runner, predicted)
+        warnings = Warnings()
+        rows = self._rows(runner, predicted, warnings)
         survey = runner.batches.survey
         counts = {
             "predictions": survey.rows,
             "rejected": survey.rejected,
             "errors": sum(row["status"] != "predicted" for row in rows),
             "tokens": sum(one.tokens_used.sum for batch in predicted for one in batch),
+            "warnings": warnings.count,
         }
         log_result(counts, time.monotonic() - began, "Returned")
         return rows
@@ -406,17 +409,18 @@ class LucidworksPredictionOperator(_Predicting):
     def _write(self, runner: SyncBatchRunner, uri: str) -> dict[str, Any]:
         from lucidworks_provider import metrics
         from lucidworks_provider.jobs.prediction_file import prediction_file
+        from lucidworks_provider.jobs.progress import Warnings
 
-        types = runner.batches.survey.types
-        with prediction_file(uri, runner.options, runner.policy, types) as file:
+        types, warnings = runner.batches.survey.types, Warnings()
+        with prediction_file(uri, runner.options, runner.policy, types, warnings) as file:
             for batch in runner.batches.checked():
                 runner.write(file, batch)
-        manifest = file.manifest.as_json()
+        manifest = {**file.manifest.as_json(), "warnings": warnings.count}
         metrics.written(manifest)
         return manifest
 
     def _rows(
-        self, runner: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]]
+        self, runner: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]], warnings: Warnings
     ) -> list[dict[str, Any]]:
         from lucidworks_provider.jobs.prediction_file import check_errors, check_vectors, rows_of
 
@@ -425,7 +429,9 @@ class LucidworksPredictionOperator(_Predicting):
         answers = iter(predicted)
         for batch in runner.batches:
             predictions = next(answers) if batch.sent else ()
-            dimension = check_vectors(predictions, runner.options, dimension, lenient=runner.policy.lenient)
+            dimension = check_vectors(
+                predictions, runner.options, dimension, lenient=runner.policy.lenient, warnings=warnings
+            )
             rows += rows_of(batch, predictions)
         errors = sum(row["status"] != "predicted" for row in rows)
         failed = next((str(row["error"]) for row in rows if row["status"] == "failed"), None)
@@ -444,8 +450,8 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     Get predictions for any number of inputs by asynchronous jobs, and write one row for each input to a file.
 
     Each batch of 32 inputs is a job; one trigger waits for all jobs of the task. Returns a manifest:
-    ``{"uri", "predictions", "tokens", "memory_uuid"}``. A retry resumes the jobs that an earlier attempt submitted
-    and uses the results that it stored; clearing a task that succeeded does everything again.
+    ``{"uri", "predictions", "tokens", "memory_uuid", "warnings"}``. A retry resumes the jobs that an earlier attempt
+    submitted and uses the results that it stored; clearing a task that succeeded does everything again.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-async-prediction-api
 

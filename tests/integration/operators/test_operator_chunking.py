@@ -211,6 +211,7 @@ def test_documents_become_a_parquet_file(
         "chunks": 8,
         "dimension": dimension,
         "tokens": sum(row["input_tokens"] for row in rows),
+        "warnings": 0,
     }
     described = json.loads(table.schema.metadata[b"lucidworks"])
     assert (described["chunker"], described["model_id"], described["data_type"]) == (

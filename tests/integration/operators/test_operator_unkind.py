@@ -51,6 +51,7 @@ class Case:
     :param posts: submissions of each document or batch.
     :param chunk: the error of a chunking task; None where it succeeds.
     :param corpus: the reason of the rejects; None where all documents are in the dataset.
+    :param counts: whether what it warns about is the result of each document.
     """
 
     order: tuple[str, str]
@@ -61,6 +62,7 @@ class Case:
     chunk: str | None = None
     corpus: str | None = None
     warns: str = ""
+    counts: bool = True
     same_rows: bool = True
 
 
@@ -78,7 +80,7 @@ CHUNKING: dict[str, Case] = {
     # The second answer took another job's result with it.
     "previous answer once": Case(("poll", "previous-answer"), {"times": 2}, posts=2),
     "one id for all": Case(("submit", "same-id"), chunk="is the job of Document", corpus="malformed"),
-    "id under another name": Case(("submit", "id-name"), warns="another name"),
+    "id under another name": Case(("submit", "id-name"), warns="another name", counts=False),
     "no id": Case(("submit", "no-id"), chunk="without a usable", corpus="failed"),
     "lower case": Case(("poll", "lower-case"), same_rows=False),
     "composed": Case(("poll", "composed")),
@@ -137,14 +139,17 @@ def order(service: Service, case: Case) -> None:
     service.fault(match, kind, **{"times": ALWAYS, **case.more})
 
 
-def chunk(path: Path, *, deferrable: bool = False, **arguments: Any) -> list[dict[str, Any]]:
+def chunk(
+    path: Path, *, deferrable: bool = False, **arguments: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The manifest and the rows."""
     given = _arguments(arguments) | {
         "documents": DOCUMENTS,
         "result_path": str(path),
         "deferrable": deferrable,
     }
-    through_triggers(lambda: LucidworksChunkOperator(**given), new_context())
-    return rows_of(path)
+    manifest = through_triggers(lambda: LucidworksChunkOperator(**given), new_context())
+    return manifest, rows_of(path)
 
 
 def corpus(
@@ -189,14 +194,16 @@ def test_a_chunking_task(
     service: Service, tmp_path: Path, name: str, deferrable: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     case = CHUNKING[name]
-    kind = chunk(tmp_path / "kind.parquet", **case.arguments)
+    manifest, kind = chunk(tmp_path / "kind.parquet", **case.arguments)
+    assert manifest["warnings"] == 0
     service.emulator.state.log.clear()
     caplog.clear()
     order(service, case)
     began = time.monotonic()
     path = tmp_path / "out" / "chunks.parquet"
     if case.chunk is None:
-        rows = chunk(path, deferrable=deferrable, **case.arguments)
+        manifest, rows = chunk(path, deferrable=deferrable, **case.arguments)
+        assert manifest["warnings"] == (len(TEXTS) if case.warns and case.counts else 0)
         assert {row["document_id"] for row in rows} == set(TEXTS)
         assert not case.same_rows or rows == kind
         assert case.warns in caplog.text
@@ -259,7 +266,8 @@ def test_on_mismatch_warn_takes_what_may_be_good(
 ) -> None:
     case = CHUNKING[name]
     order(service, case)
-    rows = chunk(tmp_path / "chunks.parquet", on_mismatch="warn", **case.arguments)
+    manifest, rows = chunk(tmp_path / "chunks.parquet", on_mismatch="warn", **case.arguments)
+    assert manifest["warnings"] >= len(TEXTS)
     assert {row["document_id"] for row in rows} == set(TEXTS)
     assert re.search(str(case.chunk), caplog.text)
     caplog.clear()
@@ -311,6 +319,7 @@ def test_a_prediction_task(
     def predict(folder: str, **more: Any) -> Any:
         to_file = {} if form == "rows" else {"result_path": str(tmp_path / folder / form)}
         result = direct(INPUTS, **case.arguments, **to_file, **more).execute(new_context())
+        assert form == "rows" or result["warnings"] == bool(case.warns and folder == "out")
         return result if form == "rows" else rows_of(tmp_path / folder / form)
 
     kind = predict("kind")

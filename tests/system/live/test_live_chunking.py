@@ -48,6 +48,7 @@ def check_result(run: Run, manifest: dict[str, Any]) -> pa.Table:
         "chunks": table.num_rows,
         "dimension": 384,
         "tokens": sum(table["input_tokens"].to_pylist()),
+        "warnings": 0,
     }
     assert set(table["document_id"].to_pylist()) == set(run.documents)
     assert run.files == [Path(run.path).name]
