@@ -52,7 +52,6 @@ SAVE_WAIT = 5.0
 
 _STATE_NAME = "lucidworks_jobs"
 _RECORD = "record.json"
-_INPUT = "input.json"
 _WRITE_CHECK = "writable"
 _REJECTED = ".refused"
 # Bytes of bodies that a worker keeps in memory until it reads them.
@@ -200,13 +199,6 @@ class ResultDirectory:
         # A full disk accepts an empty file.
         write_file(f"{self.folder}/{_WRITE_CHECK}", b" " * 4096)
 
-    def write_input(self, data: bytes) -> None:
-        """Store what a function returned, for the part of its task that runs after a wait."""
-        write_file(f"{self.folder}/{_INPUT}", data)
-
-    def read_input(self) -> bytes | None:
-        return read_file(f"{self.folder}/{_INPUT}")
-
     def read_record(self) -> JobRecord | None:
         """The record as this process sees it."""
         return _parse(read_file(f"{self.folder}/{_RECORD}"), self.folder)
@@ -218,7 +210,7 @@ class ResultDirectory:
     def clear(self, names: Mapping[int, str]) -> None:
         """Delete all but the record, if the storage allows it."""
         bodies = [self.uri(position, name) for position, name in names.items()]
-        discard(f"{self.folder}/{_INPUT}", f"{self.folder}/{_WRITE_CHECK}", *bodies)
+        discard(f"{self.folder}/{_WRITE_CHECK}", *bodies)
 
 
 def _body_name(position: int, job_id: str) -> str:

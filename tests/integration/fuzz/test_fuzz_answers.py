@@ -51,7 +51,7 @@ from lucidworks_provider.client.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.prediction_file import prediction_file
-from lucidworks_provider.jobs.prediction_rows import Batch
+from lucidworks_provider.jobs.rows import Batch
 from lucidworks_provider.jobs.state_store import ResultDirectory
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
