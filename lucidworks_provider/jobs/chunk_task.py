@@ -49,8 +49,8 @@ log = logging.getLogger(__name__)
 
 # Each document is a job. The catalogue operator compares, resumes and limits more of them.
 MAX_DOCUMENTS = 10_000
-# Names of the result's columns; the key may be a `document_id` itself.
-COLUMNS = frozenset({"document_id", "chunk_index", "text", "start", "end", "vector", "input_tokens"})
+# Columns of the result beside `document_id` and those that are passed through.
+COLUMNS = frozenset({"chunk_index", "text", "start", "end", "vector", "input_tokens"})
 
 
 @dataclass(slots=True)

@@ -174,8 +174,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         lenient = one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn"
         ids = DocumentIds(columns.key, columns.argument)
         spool = Spool(self._results(context).table, context["ti"].max_tries, self._stores_rows)
-        # A key may be the `document_id` itself.
-        taken = COLUMNS - {columns.key}
+        taken = COLUMNS if columns.key == "document_id" else {*COLUMNS, "document_id"}
         rules = row_rules(options, ids, most)
         batches = self._read_rows(documents, columns, rules, size=1, taken=taken, spool=spool)
         try:
