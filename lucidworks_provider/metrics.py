@@ -96,7 +96,7 @@ def written(manifest: Mapping[str, Any]) -> None:
     documents(
         {
             "chunked": manifest.get("documents", 0),
-            "predicted": manifest.get("predictions", 0) - manifest.get("rejected", 0),
+            "predicted": max(0, manifest.get("predictions", 0) - manifest.get("rejected", 0)),
             "rejected": manifest.get("rejected", 0),
         },
         manifest.get("chunks", 0),

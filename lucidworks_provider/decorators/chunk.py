@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Required, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Required, Unpack
 
 from airflow.providers.common.compat.sdk import (
     DecoratedOperator,
@@ -22,9 +20,6 @@ from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
 
-    from lucidworks_provider.jobs.chunk_task import ChunkTask
-    from lucidworks_provider.jobs.task import JobTask
-
 _FILLED = ("text", "documents")
 
 
@@ -32,8 +27,8 @@ class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
     """
     A :class:`LucidworksChunkOperator` whose function returns the documents.
 
-    The function is called once per attempt. While the task waits in the triggerer, its return value is stored beside
-    the result, since another call might return something else. It is not rendered.
+    The function is called once per attempt. If the task waits in the triggerer, the rows that it returned are stored
+    beside the result, for the process that the task resumes in and for a retry. They are not rendered.
     """
 
     template_fields: Sequence[str] = (
@@ -67,16 +62,17 @@ class _ChunkDecoratedOperator(DecoratedOperator, LucidworksChunkOperator):
         self, context: Context, event: dict[str, Any], deadline: float | None = None
     ) -> dict[str, Any]:
         """Resume with what the function returned before the wait."""
-        kept = self._results(context).read_input()
-        if kept is None:
-            raise self._unshared("the worker that the task resumed on")
-        self._fill(json.loads(kept))
+        self.text, self.documents = None, self._not_stored()
         return super().execute_complete(context, event, deadline)
 
-    def _before_defer(self, task: JobTask[Any]) -> None:
-        # The validated documents: what the function returned need not be serializable.
-        documents = [asdict(document) for document in cast("ChunkTask", task).documents]
-        task.store.results.write_input(json.dumps(documents).encode())
+    @property
+    def _stores_rows(self) -> bool:  # type: ignore[override]
+        return self._in_triggerer
+
+    def _not_stored(self) -> Iterator[Any]:
+        """Read where the rows that the function has returned are not stored."""
+        raise self._unshared("the worker that the task resumed on")
+        yield
 
     def _fill(self, returned: Any) -> None:
         self.text, self.documents = (returned, None) if isinstance(returned, str) else (None, returned)
@@ -88,11 +84,17 @@ class ChunkTaskArguments(DecoratorArguments, total=False):
     chunker: Required[str]
     model_id: Required[str]
     result_path: Required[str]
+    id_column: str | None
+    text_column: str
+    columns: Sequence[str] | str
     chunker_config: Mapping[str, Any] | str | None
     model_config: Mapping[str, Any] | str | None
     data_type: str | None
-    on_mismatch: Literal["fail", "warn"]
     max_text_bytes: int
+    max_reject_ratio: float
+    on_invalid: Literal["reject", "fail"]
+    on_empty: Literal["succeed", "skip", "fail"]
+    on_mismatch: Literal["fail", "warn"]
     lucidworks_conn_id: str
     deferrable: bool
     poll_interval: float | timedelta
@@ -112,7 +114,9 @@ def lucidworks_chunk_task(
         @task.lucidworks_chunk(chunker="sentence", model_id="gte-small", result_path="s3://…/chunks.parquet")
         def articles(): return [{"id": "a", "text": …}]
 
-    :param python_callable: the function; returns a text, or a list of ``{"id": …, "text": …}``.
+    :param python_callable: the function; returns a text (a ``str``), or what the operator takes as ``documents``: a
+        list of ``{"id": …, "text": …}``, a ``Path`` or ``ObjectStoragePath`` of files, a DataFrame, or a generator of
+        rows.
 
     :param kwargs: arguments of :class:`~lucidworks_provider.operators.chunking.LucidworksChunkOperator`.
     """

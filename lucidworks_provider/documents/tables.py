@@ -56,6 +56,7 @@ class TableColumns:
     :param text: column of the texts.
     :param others: columns that are passed through.
     :param optional: columns that are read if the table has them.
+    :param argument: of the operator that takes the table, for messages.
     :raises InputError: a name is invalid or duplicate.
     """
 
@@ -63,6 +64,7 @@ class TableColumns:
     text: str = "text"
     others: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    argument: str = "inputs"
 
     def __post_init__(self) -> None:
         for argument, name in (("id_column", self.key), ("text_column", self.text)):
@@ -140,24 +142,24 @@ def open_table(inputs: object, columns: TableColumns) -> Table | None:
         return None
     check_installed()
     if uri is not None:
-        files = _list(uri)
+        files = _list(uri, columns.argument)
         return Table(uri, lambda: _read_files(files, columns), uri)
     name = type(inputs).__name__
     again = array or (type(inputs).__module__.partition(".")[0] in _IN_MEMORY and hasattr(inputs, "shape"))
     return Table(name, lambda: _read_arrow(inputs, name, columns, array=array and not stream), again=again)
 
 
-def _list(uri: str) -> list[SourceFile]:
+def _list(uri: str, argument: str) -> list[SourceFile]:
     try:
         files = sorted(list_source(uri, _TABLES), key=lambda file: file.path)
     except InputError as err:
         hint = (
             "" if "://" in uri or uri.startswith("/") else " Texts are a list, in a template by `| tojson`."
         )
-        raise InputError(re.sub("^source", "inputs", str(err)) + hint) from None
+        raise InputError(re.sub("^source", argument, str(err)) + hint) from None
     for file in files:
         if file.format is Format.DELTA:
-            raise InputError(f"inputs: {uri} is a Delta table; give Parquet, CSV or JSON Lines.")
+            raise InputError(f"{argument}: {uri} is a Delta table; give Parquet, CSV or JSON Lines.")
     return files
 
 
@@ -354,10 +356,11 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
         ) from err
 
 
-def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType:
+def unified_type(name: str, one: pa.DataType, other: pa.DataType, argument: str) -> pa.DataType:
     """
     The common type of two columns.
 
+    :param argument: that they are from, for the message.
     :raises InputError: there is none without a loss.
     """
     import pyarrow as pa
@@ -370,7 +373,9 @@ def unified_type(name: str, one: pa.DataType, other: pa.DataType) -> pa.DataType
     # Whole numbers must not become floats or decimals.
     whole = [pa.types.is_integer(kind) for kind in (one, other, both) if kind and not pa.types.is_null(kind)]
     if both is None or len(set(whole)) > 1:
-        raise InputError(f"inputs: column {name!r} is of type {one} in some rows, and of {other} in others.")
+        raise InputError(
+            f"{argument}: column {name!r} is of type {one} in some rows, and of {other} in others."
+        )
     return both
 
 

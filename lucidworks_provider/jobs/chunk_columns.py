@@ -6,6 +6,8 @@ Chunks as columns, for result files and the tables of a corpus.
 column            meaning
 ================  ==========================================================================
 ``document_id``   the document it comes from
+key, other        those of the document that are passed through, under their own names and in their own types (files
+columns           of a task only)
 ``chunk_index``   position among the document's chunks, from 0
 ``text``          the chunk
 ``start, end``    characters of the document, end exclusive; null where they cannot be determined
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.validation import Span
 from lucidworks_provider.errors import MalformedAnswerError
+from lucidworks_provider.jobs.rows import kept_arrays
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +47,11 @@ _ROW_BYTES = 24
 
 
 def chunk_schema(
-    options: ChunkingOptions | Mapping[str, Any], dimension: int, *, with_hash: bool
+    options: ChunkingOptions | Mapping[str, Any],
+    dimension: int,
+    *,
+    with_hash: bool,
+    kept: Mapping[str, pa.DataType] | None = None,
 ) -> pa.Schema:
     """
     The columns of chunks.
@@ -52,6 +59,7 @@ def chunk_schema(
     :param options: how they were made, or :meth:`ChunkingOptions.as_json` of it; kept in the schema's metadata.
     :param dimension: length of every vector; 0 where there is none, and then the list is of any size.
     :param with_hash: whether there is a column for the hash of the document.
+    :param kept: types of the document's columns that are passed through.
     """
     import pyarrow as pa
 
@@ -60,6 +68,7 @@ def chunk_schema(
     kind = BYTES[method][0] if method else "float32"
     fields = [
         pa.field("document_id", pa.string(), nullable=False),
+        *(pa.field(name, kind) for name, kind in (kept or {}).items()),
         pa.field("chunk_index", pa.int32(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("start", pa.int64()),
@@ -136,11 +145,20 @@ class ChunkColumns:
 
     :param with_hash: whether there is a column for the hash of the document.
     :param dimension: of the vectors, where it is known already.
+    :param kept: types of the document's columns that are passed through.
     """
 
-    def __init__(self, options: ChunkingOptions, *, with_hash: bool, dimension: int = 0) -> None:
+    def __init__(
+        self,
+        options: ChunkingOptions,
+        *,
+        with_hash: bool,
+        dimension: int = 0,
+        kept: Mapping[str, pa.DataType] | None = None,
+    ) -> None:
         self._options = options
         self._with_hash = with_hash
+        self._kept_types = kept or {}
         self._code = _CODES[BYTES[options.quantization][0] if options.quantization else "float32"]
         self._pack: Callable[..., bytes] | None = None
         self.dimension = dimension
@@ -155,6 +173,9 @@ class ChunkColumns:
         self._vectors = bytearray()
         self._tokens: list[int | None] = []
         self._hashes: list[str] = []
+        # Of each document, and the document of each chunk.
+        self._kept: list[Any] = []
+        self._documents: list[int] = []
         self.nbytes = 0
 
     @property
@@ -163,12 +184,18 @@ class ChunkColumns:
         return len(self._texts)
 
     def add(
-        self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], content_hash: str = ""
+        self,
+        document_id: str,
+        chunks: Sequence[Chunk],
+        spans: Sequence[Span],
+        content_hash: str = "",
+        kept: Any = None,
     ) -> None:
         """
         Append a document's chunks.
 
         :param spans: one for each chunk.
+        :param kept: the document's columns that are passed through; see :class:`~lucidworks_provider.jobs.rows.Rows`.
         :raises MalformedAnswerError: vectors of another length than before, not of the requested quantisation or
             beyond float32, or a text that is not valid; then nothing was added.
         """
@@ -195,6 +222,9 @@ class ChunkColumns:
         self._tokens += tokens
         if self._with_hash:
             self._hashes += [content_hash] * count
+        if self._kept_types:
+            self._documents += [len(self._kept)] * count
+            self._kept.append(kept)
         self.nbytes += size + sum(map(len, vectors)) + count * (_ROW_BYTES + len(content_hash))
 
     def take(self) -> pa.RecordBatch | None:
@@ -203,12 +233,16 @@ class ChunkColumns:
 
         if not self._texts:
             return None
-        schema = chunk_schema(self._options, self.dimension, with_hash=self._with_hash)
+        schema = chunk_schema(self._options, self.dimension, with_hash=self._with_hash, kept=self._kept_types)
         kind = schema.field("vector").type
         numbers = len(self._texts) * self.dimension
         flat = pa.Array.from_buffers(kind.value_type, numbers, [None, pa.py_buffer(self._vectors)])
         columns = [
             pa.array(self._ids, pa.string()),
+            *(
+                column.combine_chunks().take(pa.array(self._documents))
+                for column in kept_arrays(self._kept, self._kept_types, "documents")
+            ),
             pa.array(self._indices, pa.int32()),
             pa.array(self._texts, pa.string()),
             pa.array([start for start, _ in self._spans], pa.int64()),

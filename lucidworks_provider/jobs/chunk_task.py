@@ -2,7 +2,8 @@
 """
 A task that chunks documents: one job for each, and a file of chunks and vectors, Parquet or JSON Lines by its suffix.
 
-The columns are those of :mod:`~lucidworks_provider.jobs.chunk_columns`, without the hash.
+The columns are those of :mod:`~lucidworks_provider.jobs.chunk_columns`, without the hash. A document that cannot be
+sent has no row.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -19,13 +21,12 @@ from lucidworks_provider.client.chunking import (
     Chunk,
     ChunkingOptions,
     ChunkingResult,
-    check_text,
     read_result,
 )
 from lucidworks_provider.client.http.messages import parse_object
 from lucidworks_provider.client.jobs import CHUNKING, JobKind, JobState
+from lucidworks_provider.client.use_cases import Item
 from lucidworks_provider.client.validation import Span, check_chunks
-from lucidworks_provider.documents.document import Document
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.chunk_columns import (
     ChunkColumns,
@@ -35,19 +36,21 @@ from lucidworks_provider.jobs.chunk_columns import (
     unfit,
 )
 from lucidworks_provider.jobs.progress import count
-from lucidworks_provider.jobs.record import fingerprint_of
+from lucidworks_provider.jobs.rows import Batches, BatchReader, RowRules, Rows, kept_values, repeated
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
 from lucidworks_provider.storage import writing
+from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 log = logging.getLogger(__name__)
 
-# A task has all ids in one record, which is written after each few responses.
-MAX_DOCUMENTS = 500
-MAX_TOTAL_BYTES = 50_000_000
-CORPUS_OPERATOR = "whole corpora are for LucidworksChunkCorpusOperator."
+# Each document is a job. The catalogue operator compares, resumes and limits more of them.
+MAX_DOCUMENTS = 10_000
+# Columns of the result beside `document_id` and those that are passed through.
+COLUMNS = frozenset({"chunk_index", "text", "start", "end", "vector", "input_tokens"})
 
 
 @dataclass(slots=True)
@@ -58,6 +61,7 @@ class Manifest:
     :param uri: the file.
     :param dimension: length of every vector, 0 when there is none.
     :param tokens: sum of the input tokens that the service reported.
+    :param rejected: documents that were not sent, where there are any.
     """
 
     uri: str
@@ -65,14 +69,17 @@ class Manifest:
     chunks: int = 0
     dimension: int = 0
     tokens: int = 0
+    rejected: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For XCom."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class _Writer(Protocol):
-    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span]) -> None: ...
+    def add(
+        self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None
+    ) -> None: ...
 
     def close(self) -> None: ...
 
@@ -84,14 +91,15 @@ class ChunkFile:
         self._writer = writer
         self.manifest = manifest
 
-    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span]) -> None:
+    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None) -> None:
         """
         Append a document's chunks.
 
+        :param kept: its columns that are passed through; see :class:`~lucidworks_provider.jobs.rows.Rows`.
         :raises MalformedAnswerError: vectors of another length than before, not of the requested quantisation, or
             with values that the file cannot store.
         """
-        self._writer.add(document_id, chunks, spans)
+        self._writer.add(document_id, chunks, spans, kept)
         manifest = self.manifest
         manifest.dimension = len(chunks[0].vector) if chunks else manifest.dimension
         manifest.documents += 1
@@ -100,11 +108,19 @@ class ChunkFile:
 
 
 @contextmanager
-def chunk_file(uri: str, options: ChunkingOptions) -> Iterator[ChunkFile]:
-    """Open a file that is published when the block ends without an error."""
+def chunk_file(
+    uri: str, options: ChunkingOptions, kept: Mapping[str, pa.DataType] | None = None
+) -> Iterator[ChunkFile]:
+    """
+    Open a file that is published when the block ends without an error.
+
+    :param kept: types of the key and the other columns that are passed through, for Parquet.
+    """
     with writing(uri) as path:
         writer: _Writer = (
-            _ParquetWriter(path, options) if uri.endswith(".parquet") else _JsonLinesWriter(path, options)
+            _ParquetWriter(path, options, kept or {})
+            if uri.endswith(".parquet")
+            else _JsonLinesWriter(path, options)
         )
         try:
             yield ChunkFile(writer, Manifest(uri))
@@ -118,13 +134,16 @@ class _JsonLinesWriter:
         self._method = options.quantization
         self._dimension = 0
 
-    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span]) -> None:
+    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None) -> None:
         dimension = check_dimension(document_id, chunks, self._dimension)
         check_quantised(document_id, chunks, self._method)
         rows = []
+        named = {"document_id": document_id}
+        for values in kept_values([kept or []]):
+            named = {**named, **values, **named}
         for index, (chunk, (start, end)) in enumerate(zip(chunks, spans, strict=True)):
             row = {
-                "document_id": document_id,
+                **named,
                 "chunk_index": index,
                 "text": chunk.text,
                 "start": start,
@@ -150,14 +169,15 @@ class _ParquetWriter:
     # Small documents share a row group: many tiny groups are slow to read.
     _ROWS = 2048
 
-    def __init__(self, path: Path, options: ChunkingOptions) -> None:
+    def __init__(self, path: Path, options: ChunkingOptions, kept: Mapping[str, pa.DataType]) -> None:
         self._path = path
         self._options = options
-        self._columns = ChunkColumns(options, with_hash=False)
+        self._kept = kept
+        self._columns = ChunkColumns(options, with_hash=False, kept=kept)
         self._writer: pq.ParquetWriter | None = None
 
-    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span]) -> None:
-        self._columns.add(document_id, chunks, spans)
+    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None) -> None:
+        self._columns.add(document_id, chunks, spans, kept=kept)
         if self._columns.rows >= self._ROWS:
             self._flush()
 
@@ -170,10 +190,10 @@ class _ParquetWriter:
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            schema = chunk_schema(self._options, self._columns.dimension, with_hash=False)
+            schema = chunk_schema(self._options, self._columns.dimension, with_hash=False, kept=self._kept)
             # Texts and vectors do not repeat: dictionaries of them take three times as long to write.
             self._writer = pq.ParquetWriter(
-                self._path, schema, compression="zstd", use_dictionary=["document_id"]
+                self._path, schema, compression="zstd", use_dictionary=["document_id", *self._kept]
             )
         return self._writer
 
@@ -183,11 +203,92 @@ class _ParquetWriter:
             self._open().write_batch(batch)
 
 
+class DocumentIds:
+    """
+    The ids of a task's documents.
+
+    :param key: column of the ids; None for the positions of the rows.
+    :param argument: of the operator, for messages.
+    """
+
+    def __init__(self, key: str | None, argument: str) -> None:
+        self._key = key
+        self._argument = argument
+        self._seen: set[str] = set()
+        # Of the documents that are sent: id, and digest of the text.
+        self.sent: list[tuple[str, bytes]] = []
+        self.nbytes = 0
+
+    def add(self, rows: Rows, start: int) -> None:
+        """
+        Add the documents of some rows.
+
+        :param start: position of the first row.
+        :raises InputError: a document has no id, or that of another one.
+        """
+        if len(self.sent) > MAX_DOCUMENTS:
+            return  # too many, which is an error when all are counted
+        ids = (
+            [str(number) for number in range(start, start + len(rows.inputs))]
+            if self._key is None
+            else [
+                self._id(value, f"{self._argument}[{number}]")
+                for number, value in enumerate(rows.values(self._key), start)
+            ]
+        )
+        for number, (document_id, one) in enumerate(zip(ids, rows.inputs, strict=True), start):
+            if document_id in self._seen:
+                raise InputError(repeated(f"{self._argument}[{number}]", self._key, document_id))
+            self._seen.add(document_id)
+            if isinstance(one, Item):
+                text = one.wire["text"].encode()
+                self.nbytes += len(text)
+                self.sent.append((document_id, sha256(text).digest()))
+
+    def _id(self, value: Any, what: str) -> str:
+        if value is None:
+            raise InputError(
+                f"{what} has no {self._key!r}. Give each document an id of its own, or set id_column=None to number "
+                "them."
+            )
+        if isinstance(value, bool | list | dict) or not str(value).strip():
+            raise InputError(f"{what} has the {self._key} {value!r}; give it a text or a number.")
+        return str(value)
+
+
+def row_rules(options: ChunkingOptions, ids: DocumentIds, max_bytes: int) -> RowRules:
+    """
+    What chunking requires of its rows.
+
+    :param ids: notes those of all rows.
+    """
+
+    def check(wire: Mapping[str, Any], what: str) -> None:
+        if others := ", ".join(str(name) for name in wire if name != "text"):
+            raise InputError(
+                f"{what} has {others}; a document has an id, a text, and what columns names. See id_column and "
+                "text_column."
+            )
+
+    return RowRules(options.as_json(), check, max_bytes=max_bytes, add=ids.add, row="{'id': …, 'text': …}")
+
+
+def check_documents(batches: Batches) -> None:
+    """:raises InputError: more documents than a task takes."""
+    if len(batches) > MAX_DOCUMENTS:
+        raise InputError(
+            f"{len(batches):,} documents are more than one task takes ({MAX_DOCUMENTS:,}). Map the operator over "
+            "parts of them (`.expand`); whole corpora are for LucidworksChunkCorpusOperator."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkTask(JobTask[ChunkFile]):
     """
     One job for each document, and a file of chunks and vectors.
 
+    :param batches: of one document each; read again for each step.
+    :param ids: of the documents.
     :param max_bytes: of a text.
     :param lenient: warn about results that may be valid.
     """
@@ -196,37 +297,55 @@ class ChunkTask(JobTask[ChunkFile]):
     parts: ClassVar[str] = "documents"
 
     options: ChunkingOptions
-    documents: tuple[Document, ...]
+    batches: Batches
+    ids: DocumentIds
     max_bytes: int
     lenient: bool = False
     # Ids of documents whose chunks do not cover their text, with what is missing.
     _gaps: dict[str, str] = field(default_factory=dict, init=False)
+    _reader: BatchReader = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_reader", BatchReader(self.batches))
 
     @property
     def count(self) -> int:
         """One job for each document."""
-        return len(self.documents)
+        return len(self.batches)
 
     @property
     def fingerprint(self) -> str:
         """Of the options and every document."""
-        return fingerprint_of(self.options.as_json(), ((d.id, d.text) for d in self.documents))
+        return self.batches.fingerprint(self.options.as_json())
 
     def name(self, position: int) -> str:
         """By the caller's id."""
-        return f"Document {self.documents[position].id!r}"
+        return f"Document {self.ids.sent[position][0]!r}"
 
     def log_input(self) -> None:
-        """The documents."""
-        size = sum(len(document.text.encode()) for document in self.documents)
-        log.info("Read %s of %s.", count(self.count, "document"), count(size, "byte"))
+        """The documents, and those that are not sent."""
+        survey = self.batches.survey
+        log.info(
+            "Read %s of %s%s.",
+            count(survey.sent, "document"),
+            count(self.ids.nbytes, "byte"),
+            f" from {self.batches.uri}" if self.batches.uri else "",
+        )
+        if survey.rejected:
+            log.warning("%s They are not in the result.", survey.summary())
 
     async def submit(self, position: int) -> str:
         """Send the document's text."""
         from lucidworks_provider.client.chunking import submit_text
 
-        text = self.documents[position].text
+        text, _ = await in_thread(self._document, position)
         return await self.hook.acall(submit_text(self.options, text, max_bytes=self.max_bytes))
+
+    def _document(self, position: int) -> tuple[str, Any]:
+        """The text and the columns that are passed through."""
+        batch = self._reader.get(position)
+        place = next(place for place, one in enumerate(batch.inputs) if isinstance(one, Item))
+        return batch.sent[0].wire["text"], batch.kept_of(place)
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
         """The result."""
@@ -236,21 +355,27 @@ class ChunkTask(JobTask[ChunkFile]):
 
     def same_input(self, position: int, other: int) -> bool:
         """By the text."""
-        return self.documents[position].text == self.documents[other].text
+        return self.ids.sent[position][1] == self.ids.sent[other][1]
 
-    def open(self) -> AbstractContextManager[ChunkFile]:
+    @contextmanager
+    def open(self) -> Iterator[ChunkFile]:
         """The file of chunks."""
-        return chunk_file(self.result_uri, self.options)
+        with chunk_file(self.result_uri, self.options, self.batches.survey.types) as file:
+            yield file
+            file.manifest.rejected = self.batches.survey.rejected or None
+            # Read to the end, where a change of the table is detected.
+            for _ in self._reader.rest():
+                pass
 
     def add(self, file: ChunkFile, position: int, value: ChunkingResult) -> None:
         """Append a document's chunks, if they are of its text."""
-        document = self.documents[position]
-        checked = check_chunks(document.text, self.options, value, lenient=self.lenient)
-        file.add(document.id, value.chunks, checked.spans)
+        document_id, (text, kept) = self.ids.sent[position][0], self._document(position)
+        checked = check_chunks(text, self.options, value, lenient=self.lenient)
+        file.add(document_id, value.chunks, checked.spans, kept)
         for warning in checked.warnings:
-            self.warnings.add("Document %r: %s", document.id, warning)
+            self.warnings.add("Document %r: %s", document_id, warning)
         if checked.gap is not None:
-            self._gaps[document.id] = checked.gap
+            self._gaps[document_id] = checked.gap
 
     def manifest(self, file: ChunkFile) -> dict[str, Any]:
         """Counts and the address."""
@@ -260,57 +385,9 @@ class ChunkTask(JobTask[ChunkFile]):
                 "%s of %s documents are not covered by their chunks. The first: %r, %s. The service limits the "
                 "chunks of a request by dimension and cuts silently: split long documents, or quantise.",
                 len(self._gaps),
-                len(self.documents),
+                self.count,
                 first,
                 gap,
                 results=len(self._gaps),
             )
         return {**file.manifest.as_json(), "warnings": self.warnings.count}
-
-
-def _encodes(text: str) -> bool:
-    try:
-        return bool(text.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def read_documents(documents: object, *, max_bytes: int) -> tuple[Document, ...]:
-    """
-    Validate an operator's argument, before anything is sent.
-
-    :param documents: a list of ``{"id": …, "text": …}``, or the same as JSON (a rendered template).
-    :raises InputError: names the document.
-    """
-    if isinstance(documents, str):
-        try:
-            documents = json.loads(documents)
-        except ValueError:
-            raise InputError("documents is a text that is not JSON; use `| tojson` in a template.") from None
-    if not isinstance(documents, Sequence) or not documents:
-        raise InputError("documents must be a list of {'id': …, 'text': …} with at least one element.")
-    if len(documents) > MAX_DOCUMENTS:
-        raise InputError(
-            f"{len(documents):,} documents are more than one task takes ({MAX_DOCUMENTS:,}). Map the operator "
-            f"over parts of them (`.expand`); {CORPUS_OPERATOR}"
-        )
-    checked: dict[str, Document] = {}
-    total = 0
-    for position, given in enumerate(documents):
-        if not isinstance(given, Mapping) or set(given) != {"id", "text"}:
-            raise InputError(f"documents[{position}] must be a dictionary of 'id' and 'text', and no more.")
-        document_id = given["id"]
-        is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
-        if not is_id or not str(document_id).strip() or not _encodes(str(document_id)):
-            raise InputError(f"documents[{position}] has the id {document_id!r}; give it a text or a number.")
-        document = Document(str(document_id), given["text"])
-        if document.id in checked:
-            raise InputError(f"documents[{position}] has the id {document.id!r} of an earlier one.")
-        total += check_text(document.text, f"Document {document.id!r}", max_bytes=max_bytes)
-        checked[document.id] = document
-    if total > MAX_TOTAL_BYTES:
-        raise InputError(
-            f"The documents have {total:,} bytes together, more than one task takes ({MAX_TOTAL_BYTES:,}). Map "
-            f"the operator over parts of them (`.expand`); {CORPUS_OPERATOR}"
-        )
-    return tuple(checked.values())

@@ -41,10 +41,10 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.client import validation
 from lucidworks_provider.client.prediction_types import Embedding, Prediction
 from lucidworks_provider.client.use_cases import Item, PredictionOptions
-from lucidworks_provider.errors import InputError, TooManyRejectsError
+from lucidworks_provider.errors import TooManyRejectsError
 from lucidworks_provider.jobs.chunk_columns import BYTES
-from lucidworks_provider.jobs.prediction_rows import Batch, Rejected
 from lucidworks_provider.jobs.progress import Warnings
+from lucidworks_provider.jobs.rows import Batch, Rejected, kept_arrays, kept_values
 from lucidworks_provider.storage import writing
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, A
 
     :param predictions: of the inputs that were sent, in their order.
     """
-    kept = batch.kept_values()
+    kept = kept_values(batch.kept)
     rows = []
     for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
         row, others = _row(batch.start + n, kept[n] if kept else {}, given, prediction)
@@ -345,7 +345,7 @@ class _Parquet:
             row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
             row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
             rows.append(_shaped(row))
-        kept = dict(zip(self._kept, batch.kept_arrays(self._kept), strict=True))
+        kept = dict(zip(self._kept, kept_arrays(batch.kept, self._kept, batch.name), strict=True))
         arrays = [
             kept[field.name]
             if field.name in kept
@@ -382,6 +382,11 @@ class _Parquet:
             self._tables = []
 
 
+def result_names(options: PredictionOptions[Any]) -> frozenset[str]:
+    """Names that the columns which are passed through cannot have."""
+    return _RESULT | _OWN.get(options.name, frozenset())
+
+
 def prediction_fields(
     options: PredictionOptions[Any], dimension: int, kept: Mapping[str, pa.DataType] | None = None
 ) -> list[pa.Field]:
@@ -410,36 +415,6 @@ def prediction_fields(
     common = {"status": text, "response": text, "tokens_used": pa.int64(), "error": text}
     columns = {"index": pa.int64(), **(kept or {}), **common, **own.get(options.name, {}), "more": text}
     return [pa.field(name, kind) for name, kind in columns.items()]
-
-
-def check_kept(
-    options: PredictionOptions[Any], names: Sequence[str], types: Mapping[str, pa.DataType]
-) -> None:
-    """
-    Check the columns that are passed through.
-
-    :param names: of the key and the columns that are passed through.
-    :param types: theirs, where the result is Parquet.
-    :raises InputError: a name is that of a column of the result, or Parquet has no such type.
-    """
-    if taken := [name for name in names if name in _RESULT | _OWN.get(options.name, frozenset())]:
-        raise InputError(
-            f"{', '.join(map(repr, taken))} cannot be passed through: the result has a column of that name. "
-            "Rename it, or leave it out of columns."
-        )
-    if not types:
-        return
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for name, kind in types.items():
-        try:
-            with pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([(name, kind)])) as writer:
-                writer.write_table(pa.table({name: pa.array([], kind)}))
-        except (pa.ArrowException, NotImplementedError):
-            raise InputError(
-                f"{name!r} cannot be passed through: it is of type {kind}, which Parquet does not have."
-            ) from None
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:

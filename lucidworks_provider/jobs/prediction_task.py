@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from threading import Lock
 from typing import Any, ClassVar
 
 from lucidworks_provider.client.http.messages import Response, parse_object, read_blanked
@@ -18,7 +17,7 @@ from lucidworks_provider.client.jobs import PREDICTION, JobKind
 from lucidworks_provider.client.prediction_types import Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
 from lucidworks_provider.client.secrets import blank
-from lucidworks_provider.client.use_cases import MAX_BATCH, Item, PredictionOptions
+from lucidworks_provider.client.use_cases import MAX_BATCH, Item, PredictionOptions, check_wire
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -40,10 +39,10 @@ from lucidworks_provider.jobs.prediction_file import (
     ResultPolicy,
     prediction_file,
 )
-from lucidworks_provider.jobs.prediction_rows import Batch, Batches, Survey
 from lucidworks_provider.jobs.progress import Progress, count
 from lucidworks_provider.jobs.record import JobRecord
 from lucidworks_provider.jobs.result_store import FileResultStore, QuarantineReason, ResultDirectory
+from lucidworks_provider.jobs.rows import Batch, Batches, BatchReader, RowRules
 from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody
 from lucidworks_provider.storage import names_in, split_uri
 from lucidworks_provider.threads import in_thread
@@ -57,8 +56,15 @@ _DESCRIBED = 3
 _MAX_FAILURES = 3
 # Batches that are read in one call of a thread.
 _READ_AHEAD = 16
-# Batches that stay in memory after their submission.
-_RECENT = 16
+
+
+def row_rules(options: PredictionOptions[Any]) -> RowRules:
+    """What a use case requires of its inputs."""
+    return RowRules(
+        options.as_json(),
+        lambda wire, what: check_wire(wire, what, options),
+        beyond_text=options.name == "rag" or (options.use_case_config or {}).get("dataType") == "json_prompt",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +82,12 @@ class PredictionTask(JobTask[PredictionFile]):
     batches: Batches
     policy: ResultPolicy = DEFAULT_POLICY
 
-    _reader: _BatchReader = field(init=False, repr=False)
+    _reader: BatchReader = field(init=False, repr=False)
     # Name and number of inputs of each batch.
     _known: Sequence[tuple[str, int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        reader = _BatchReader(self.batches)
+        reader = BatchReader(self.batches)
         object.__setattr__(self, "_reader", reader)
         object.__setattr__(self, "_known", [(one.name, len(one.sent)) for one in reader.rest()])
 
@@ -93,7 +99,7 @@ class PredictionTask(JobTask[PredictionFile]):
     @property
     def fingerprint(self) -> str:
         """Of the options, the inputs, and the batch size."""
-        return self.batches.fingerprint(self.options)
+        return self.batches.fingerprint(self.options.as_json())
 
     def name(self, position: int) -> str:
         """By the inputs' positions."""
@@ -151,43 +157,6 @@ class PredictionTask(JobTask[PredictionFile]):
         return {**file.manifest.as_json(), "warnings": self.warnings.count}
 
 
-class _BatchReader:
-    """
-    Batches by position: the rows are read in order, and again from the beginning for an earlier position.
-
-    Thread-safe.
-    """
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-        self._lock = Lock()
-        self._restart()
-
-    def get(self, position: int) -> Batch:
-        """:raises InputError: the table was changed; retryable."""
-        with self._lock:
-            if not self._recent or position < self._recent[0].position:
-                self._restart()
-            while not self._recent or self._recent[-1].position < position:
-                self._recent.append(next(self._following))
-            return self._recent[position - self._recent[0].position]
-
-    def rest(self) -> Iterator[Batch]:
-        """
-        The batches that were not read yet; the next call of :meth:`get` begins anew.
-
-        :raises InputError: the table was changed; retryable.
-        """
-        yield from self._following
-        self._restart()
-
-    def _restart(self) -> None:
-        # Without a limit of rows only a batch of a table without valid rows has nothing to send.
-        self._following = self._batches.checked(self._batches.survey.rows + 1)
-        # A few batches are submitted at once.
-        self._recent: deque[Batch] = deque(maxlen=_RECENT)
-
-
 Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
 
 
@@ -219,11 +188,11 @@ class SyncBatchRunner:
     @property
     def fingerprint(self) -> str:
         """Of everything that is sent."""
-        return self.batches.fingerprint(self.options)
+        return self.batches.fingerprint(self.options.as_json())
 
     def _name(self, batch: Batch) -> str:
         """Of a batch's stored response."""
-        return f"{batch.fingerprint(self.options)}{self.revision or ''}"
+        return f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}"
 
     async def run(self) -> list[tuple[Prediction, ...]]:
         """
@@ -435,11 +404,7 @@ def log_input(batches: Batches) -> None:
         count(len(batches), "request"),
     )
     if survey.rejected:
-        log.warning("%s They are in the result with the status 'rejected'.", _cannot_be_sent(survey))
-
-
-def _cannot_be_sent(survey: Survey) -> str:
-    return f"{survey.rejected:,} of {survey.rows:,} rows cannot be sent. {survey.summary()}"
+        log.warning("%s They are in the result with the status 'rejected'.", survey.summary())
 
 
 def _is_common(err: LucidworksError) -> bool:
@@ -474,32 +439,3 @@ def check_jobs(batches: Batches) -> None:
             f"{batches.survey.sent:,} inputs are {len(batches):,} jobs, more than one task takes ({MAX_JOBS:,}). Map "
             "the operator over parts of them (`.expand`)."
         )
-
-
-@dataclass(frozen=True, slots=True)
-class InputPolicy:
-    """
-    What is done with invalid rows.
-
-    :param reject: write them to the result with the reason; else they are an error.
-    :param max_reject_ratio: the share of the rows, 0 to 1, that may be rejected.
-    """
-
-    reject: bool
-    max_reject_ratio: float
-
-    def check(self, survey: Survey) -> None:
-        """
-        Check the number of invalid rows.
-
-        :raises InputError: by policy, or because they are too many. Nothing was sent.
-        """
-        if not survey.rejected:
-            return
-        message = _cannot_be_sent(survey)
-        if not self.reject:
-            raise InputError(f"{message} on_invalid='reject' sends the others.")
-        if survey.rejected > self.max_reject_ratio * survey.rows:
-            raise InputError(
-                f"{message} That is more than max_reject_ratio={self.max_reject_ratio:g} allows."
-            )

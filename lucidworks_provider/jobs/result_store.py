@@ -43,7 +43,6 @@ retry_write: Callable[[F], F] = retry(
 SAVE_ATTEMPTS = 24
 SAVE_WAIT = 5.0
 
-_INPUT = "input.json"
 _WRITE_CHECK = "writable"
 _REJECTED = ".refused"
 # Bytes of bodies that a worker keeps in memory until it reads them.
@@ -180,13 +179,6 @@ class ResultDirectory:
         """
         # A full disk accepts an empty file.
         write_file(f"{self.folder}/{_WRITE_CHECK}", b" " * 4096)
-
-    def write_input(self, data: bytes) -> None:
-        """Store what a function returned, for the part of its task that runs after a wait."""
-        write_file(f"{self.folder}/{_INPUT}", data)
-
-    def read_input(self) -> bytes | None:
-        return read_file(f"{self.folder}/{_INPUT}")
 
     def clear(self, keep: str) -> None:
         """Delete all but one file, if the storage allows it."""

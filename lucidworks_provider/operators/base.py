@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, cached_property, wraps
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -30,13 +31,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
 
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, LucidworksError
-from lucidworks_provider.operators.values import dictionary, seconds, switch
+from lucidworks_provider.operators.values import dictionary, one_of, seconds, share, switch
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from lucidworks_provider.client.chunking import ChunkingOptions
+    from lucidworks_provider.documents.tables import TableColumns
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
+    from lucidworks_provider.jobs.rows import Batches, RowRules, Spool
 
 E = TypeVar("E", bound=LucidworksError)
 
@@ -182,6 +185,89 @@ class ChunkingOptionsMixin:
             dictionary(self.chunker_config, "chunker_config"),
             dictionary(self.model_config, "model_config"),
         )
+
+
+class RowsMixin:
+    """Arguments that determine which rows are read, and what is done with those that cannot be sent."""
+
+    if TYPE_CHECKING:
+        id_column: str | None
+        text_column: str
+        columns: Any
+        max_reject_ratio: float
+        on_invalid: str
+        on_empty: str
+        result_path: Any
+
+    # Types of the columns that are passed through, once the rows are read.
+    _kept_types: Mapping[str, Any] = {}
+
+    def _table_columns(self, argument: str, optional: tuple[str, ...] = ()) -> TableColumns:
+        """
+        Validate the names of the columns.
+
+        :param argument: that has the rows.
+        :param optional: other columns that are sent.
+        """
+        from lucidworks_provider.documents.tables import TableColumns
+
+        columns = self.columns
+        if isinstance(columns, str):
+            columns = (
+                json.loads(columns) if columns.lstrip().startswith("[") else [columns] if columns else []
+            )
+        if not isinstance(columns, Sequence):
+            raise InputError(f"columns is {columns!r}; give a list of names.")
+        return TableColumns(self.id_column, self.text_column, tuple(columns), optional, argument)
+
+    def _read_rows(
+        self,
+        rows: Any,
+        columns: TableColumns,
+        rules: RowRules,
+        *,
+        size: int,
+        taken: Collection[str],
+        spool: Spool | None,
+    ) -> Batches:
+        """
+        Read and validate all rows, before anything is sent.
+
+        :param size: rows of a request.
+        :param taken: names of the other columns of the result.
+        :param spool: stores rows that can be read only once.
+        :raises InputError: a row is not valid, or by policy.
+        :raises AirflowSkipException: there are no rows, by policy.
+        """
+        from lucidworks_provider.jobs.rows import check_kept, read_batches
+
+        ratio = share(self.max_reject_ratio, "max_reject_ratio")
+        reject = one_of(self.on_invalid, "on_invalid", "reject", "fail") == "reject"
+        on_empty = one_of(self.on_empty, "on_empty", "succeed", "skip", "fail")
+        check_kept(taken, columns.kept)
+        typed = bool(self.result_path) and str(self.result_path).strip().endswith(".parquet")
+        batches = read_batches(rows, columns, rules, size, typed=typed, spool=spool)
+        survey = batches.survey
+        self._kept_types = survey.types if typed else {}
+        try:
+            if not survey.rows:
+                _handle_empty(columns.argument, on_empty)
+            survey.check(reject=reject, max_reject_ratio=ratio)
+            check_kept(taken, columns.kept, self._kept_types)
+        except Exception:
+            if spool is not None:
+                spool.discard()
+            raise
+        return batches
+
+
+def _handle_empty(argument: str, policy: str) -> None:
+    if policy == "fail":
+        raise InputError(f"{argument} has no rows. on_empty='succeed' takes that, and 'skip' skips the task.")
+    if policy == "skip":
+        from airflow.providers.common.compat.sdk import AirflowSkipException
+
+        raise AirflowSkipException(f"{argument} has no rows.")
 
 
 class WaitMixin(HookMixin):

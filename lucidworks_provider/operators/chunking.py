@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFERRABLE, ChunkingOptionsMixin
+from lucidworks_provider.operators.base import DEFERRABLE, ChunkingOptionsMixin, RowsMixin
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.results import Lineage, of_chunks
 from lucidworks_provider.operators.values import one_of, whole
@@ -18,19 +18,25 @@ from lucidworks_provider.operators.values import one_of, whole
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from lucidworks_provider.documents.tables import TableColumns
     from lucidworks_provider.jobs.chunk_task import ChunkTask
 
 # As in `client.chunking`, whose import would cost each parse of a DAG file 5 ms. A test holds them equal.
 MAX_TEXT_BYTES = 1_000_000
+MAX_REJECT_RATIO = 0.05
 
 
-class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
+class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     """
     Send documents to Lucidworks AI's async chunking, and write their chunks and vectors to a file.
 
     Submits in the worker, waits in the triggerer, and returns a manifest:
-    ``{"uri", "documents", "chunks", "dimension", "tokens", "warnings"}``. A retry resumes the jobs that an earlier
-    attempt submitted and uses the results that it stored; clearing a task that succeeded does everything again.
+    ``{"uri", "documents", "chunks", "dimension", "tokens", "warnings"}``, and ``"rejected"`` where documents were not
+    sent. A retry resumes the jobs that an earlier attempt submitted and uses the results that it stored; clearing a
+    task that succeeded does everything again.
+
+    The result has the id of each document as text in ``document_id``, and its key and ``columns`` under their own
+    names and, in Parquet, in their own types.
 
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.
         (templated)
@@ -39,7 +45,14 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
         ``documents`` extra) or ``.jsonl``. Worker and triggerer must see the same storage. A mapped task needs a
         path of its own for each index, e.g. ``…/part-{{ ti.map_index }}.parquet``. (templated)
     :param text: one text, whose chunks get the document id ``text``. (templated)
-    :param documents: instead of ``text``, a list of ``{"id": …, "text": …}``; one request each. (templated)
+    :param documents: instead of ``text``, a list of ``{"id": …, "text": …}``; the URI of ``.parquet``, ``.csv`` or
+        ``.jsonl`` files, a folder or a glob of them; a DataFrame or another Arrow table; or an iterable of rows. One
+        request for each row, 10,000 at most. A text that begins with ``[`` is JSON, any other one a URI. (templated)
+    :param id_column: the column, or key, of the ids, each of which must differ from the others; None to number the
+        documents from 0. (templated)
+    :param text_column: that of the texts. (templated)
+    :param columns: other columns that are passed through to each chunk of the document. A row that is a tuple has the
+        id, the text and these, in this order. (templated)
     :param chunker_config: the chunker's own options, e.g. ``{"maxChunkSize": 256}`` (tokens). (templated)
     :param model_config: ``vectorQuantizationMethod``, ``dimReductionSize``. (templated)
     :param data_type: ``passage``: documents; ``query``: search queries. (templated)
@@ -54,6 +67,11 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`.
     :param max_text_bytes: reject a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
+    :param max_reject_ratio: share of the documents, 0 to 1, that may be rejected. If more are, the task fails before
+        anything is sent.
+    :param on_invalid: what to do with a text that is NULL, blank, too long or not a text: ``reject`` it, so that the
+        result has no chunks of it and a warning names it, or ``fail`` the task before anything is sent.
+    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the documents, the jobs and the reasons.
     """
@@ -63,6 +81,9 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
         "model_id",
         "text",
         "documents",
+        "id_column",
+        "text_column",
+        "columns",
         "chunker_config",
         "model_config",
         "data_type",
@@ -72,10 +93,14 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
     )
     template_fields_renderers = {  # noqa: RUF012
         "documents": "json",
+        "columns": "json",
         "chunker_config": "json",
         "model_config": "json",
     }
     ui_color = "#e8f1fb"
+
+    # Whether rows are stored that could be read again, for the process that the task resumes in.
+    _stores_rows = False
 
     def __init__(
         self,
@@ -85,11 +110,17 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
         result_path: str,
         text: str | None = None,
         documents: Any = None,
+        id_column: str | None = "id",
+        text_column: str = "text",
+        columns: Sequence[str] | str = (),
         chunker_config: Mapping[str, Any] | str | None = None,
         model_config: Mapping[str, Any] | str | None = None,
         data_type: str | None = "passage",
-        on_mismatch: Literal["fail", "warn"] = "fail",
         max_text_bytes: int = MAX_TEXT_BYTES,
+        max_reject_ratio: float = MAX_REJECT_RATIO,
+        on_invalid: Literal["reject", "fail"] = "reject",
+        on_empty: Literal["succeed", "skip", "fail"] = "succeed",
+        on_mismatch: Literal["fail", "warn"] = "fail",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         deferrable: bool = DEFERRABLE,
         poll_interval: float | timedelta = 30.0,
@@ -112,30 +143,68 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, JobOperator):
         self.model_id = model_id
         self.text = text
         self.documents = documents
+        self.id_column = id_column
+        self.text_column = text_column
+        self.columns = columns
         self.chunker_config = chunker_config
         self.model_config = model_config
         self.data_type = data_type
-        self.on_mismatch = on_mismatch
         self.max_text_bytes = max_text_bytes
+        self.max_reject_ratio = max_reject_ratio
+        self.on_invalid = on_invalid
+        self.on_empty = on_empty
+        self.on_mismatch = on_mismatch
 
     def _task(self, context: Context) -> ChunkTask:
         """Validate the rendered values, before anything is sent or written."""
-        from lucidworks_provider.jobs.chunk_task import ChunkTask, read_documents
+        from lucidworks_provider.jobs.chunk_task import (
+            COLUMNS,
+            ChunkTask,
+            DocumentIds,
+            check_documents,
+            row_rules,
+        )
+        from lucidworks_provider.jobs.rows import Spool
 
         options = self._options()
+        most = whole(self.max_text_bytes, "max_text_bytes", 1)
+        columns = self._table_columns("documents" if self.text is None else "text")
+        documents = self._documents(columns, most)
+        job_options = self._job_options(context)
+        lenient = one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn"
+        ids = DocumentIds(columns.key, columns.argument)
+        spool = Spool(self._results(context).table, context["ti"].max_tries, self._stores_rows)
+        taken = COLUMNS if columns.key == "document_id" else {*COLUMNS, "document_id"}
+        rules = row_rules(options, ids, most)
+        batches = self._read_rows(documents, columns, rules, size=1, taken=taken, spool=spool)
+        try:
+            check_documents(batches)
+        except InputError:
+            spool.discard()
+            raise
+        # The result has it as text.
+        batches.survey.types.pop("document_id", None)
+        return ChunkTask(
+            **job_options, options=options, batches=batches, ids=ids, max_bytes=most, lenient=lenient
+        )
+
+    def _documents(self, columns: TableColumns, most: int) -> Any:
+        """What has the rows; a text is one row with the id ``text``."""
+        from lucidworks_provider.client.chunking import check_text
+
         if (self.text is None) == (self.documents is None):
             raise InputError(
                 f"Give either `text` or `documents`, not {'neither' if self.text is None else 'both'}."
             )
-        most = whole(self.max_text_bytes, "max_text_bytes", 1)
-        given = [{"id": "text", "text": self.text}] if self.documents is None else self.documents
-        return ChunkTask(
-            **self._job_options(context),
-            options=options,
-            documents=read_documents(given, max_bytes=most),
-            max_bytes=most,
-            lenient=one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
-        )
+        if self.text is None:
+            return self.documents
+        check_text(self.text, "Document 'text'", max_bytes=most)
+        return [{columns.text: self.text} | ({} if columns.key is None else {columns.key: "text"})]
 
     def _lineage(self) -> Lineage:
-        return of_chunks(self._options(), self._manifest or {})
+        from lucidworks_provider.documents.tables import table_uri
+
+        uri = table_uri(self.documents)
+        return of_chunks(
+            self._options(), self._manifest or {}, inputs=[uri] if uri else [], kept=self._kept_types
+        )

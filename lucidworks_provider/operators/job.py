@@ -98,7 +98,6 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
             if self._in_triggerer:
                 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
 
-                self._before_defer(task)
                 self.defer(
                     trigger=LucidworksJobsTrigger(
                         kind=task.kind.name,
@@ -147,9 +146,6 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
 
         log_result(manifest, seconds_since_start(context))
         return super()._ended(context, manifest)
-
-    def _before_defer(self, task: JobTask[Any]) -> None:
-        """Store what the process that the task resumes in needs."""
 
     @abstractmethod
     def _task(self, context: Context) -> JobTask[Any]:
@@ -205,6 +201,12 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
         return self._ended(context, self._run(context))
+
+    def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
+        from lucidworks_provider.storage import discard_folder
+
+        discard_folder(self._results(context).table)
+        return super()._ended(context, manifest)
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFERRABLE, HookMixin
+from lucidworks_provider.operators.base import DEFERRABLE, HookMixin, RowsMixin
 from lucidworks_provider.operators.job import JobOperator, result_directory
 from lucidworks_provider.operators.results import Lineage, ResultMixin, of_predictions
 from lucidworks_provider.operators.secrets import (
@@ -34,11 +34,10 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.client.prediction_types import Prediction
     from lucidworks_provider.client.use_cases import PredictionOptions
-    from lucidworks_provider.documents.tables import TableColumns
     from lucidworks_provider.jobs.prediction_file import ResultPolicy
-    from lucidworks_provider.jobs.prediction_rows import Batches, Spool
     from lucidworks_provider.jobs.prediction_task import PredictionTask, SyncBatchRunner
     from lucidworks_provider.jobs.progress import Warnings
+    from lucidworks_provider.jobs.rows import Batches, Spool
 
 # A larger result should be in a file: XCom is a row of the metadata database.
 INLINE_BYTES = 48 * 1024
@@ -48,7 +47,7 @@ MAX_REJECT_RATIO = 0.05
 MAX_CONCURRENCY = 8
 
 
-class _Predicting(ResultMixin, HookMixin, BaseOperator):
+class _Predicting(RowsMixin, ResultMixin, HookMixin, BaseOperator):
     """Arguments of both prediction operators."""
 
     template_fields: Sequence[str] = (
@@ -72,11 +71,6 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
         "model_config": "json",
     }
     ui_color = "#e8f1fb"
-
-    # Types of the columns that are passed through, once the table is read.
-    _kept_types: Mapping[str, Any] = {}
-    if TYPE_CHECKING:
-        result_path: Any
 
     def __init__(
         self,
@@ -156,57 +150,16 @@ class _Predicting(ResultMixin, HookMixin, BaseOperator):
             model_config = {**(model_config or {}), "apiKey": api_key(self.api_key_conn_id)}
         return self._options(model_config)
 
-    def _table_columns(self) -> TableColumns:
-        from lucidworks_provider.documents.tables import TableColumns
-
-        columns: Any = self.columns
-        if isinstance(columns, str):
-            columns = (
-                json.loads(columns) if columns.lstrip().startswith("[") else [columns] if columns else []
-            )
-        if not isinstance(columns, Sequence):
-            raise InputError(f"columns is {columns!r}; give a list of names.")
-        return TableColumns(self.id_column, self.text_column, tuple(columns))
-
     def _read(self, options: PredictionOptions[Any], spool: Spool | None = None) -> Batches:
-        """
-        Read and validate all rows, before anything is sent.
+        """Read and validate all rows, before anything is sent."""
+        from lucidworks_provider.jobs.prediction_file import result_names
+        from lucidworks_provider.jobs.prediction_task import check_size, row_rules
 
-        :raises InputError: a row is not valid, or by policy.
-        :raises AirflowSkipException: there are no rows, by policy.
-        """
-        from lucidworks_provider.jobs.prediction_file import check_kept
-        from lucidworks_provider.jobs.prediction_rows import read_batches
-        from lucidworks_provider.jobs.prediction_task import InputPolicy, check_size
-
-        columns = self._table_columns()
+        # What the vendor calls the sources of a RAG answer.
+        columns = self._table_columns("inputs", ("documents",) if options.name == "rag" else ())
         size = check_size(whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
-        ratio = share(self.max_reject_ratio, "max_reject_ratio")
-        policy = InputPolicy(one_of(self.on_invalid, "on_invalid", "reject", "fail") == "reject", ratio)
-        on_empty = one_of(self.on_empty, "on_empty", "succeed", "skip", "fail")
-        typed = bool(self.result_path) and str(self.result_path).strip().endswith(".parquet")
-        check_kept(options, columns.kept, {})
-        batches = read_batches(self.inputs, columns, options, size, typed=typed, spool=spool)
-        survey = batches.survey
-        self._kept_types = survey.types if typed else {}
-        if not survey.rows:
-            self._handle_empty(on_empty)
-        try:
-            policy.check(survey)
-            check_kept(options, columns.kept, self._kept_types)
-        except InputError:
-            if spool is not None:
-                spool.discard()
-            raise
-        return batches
-
-    def _handle_empty(self, policy: str) -> None:
-        if policy == "fail":
-            raise InputError("inputs has no rows. on_empty='succeed' takes that, and 'skip' skips the task.")
-        if policy == "skip":
-            from airflow.providers.common.compat.sdk import AirflowSkipException
-
-            raise AirflowSkipException("inputs has no rows.")
+        taken = result_names(options)
+        return self._read_rows(self.inputs, columns, row_rules(options), size=size, taken=taken, spool=spool)
 
     def _options(self, model_config: Mapping[str, Any] | None) -> PredictionOptions[Any]:
         from lucidworks_provider.client.use_cases import PredictionOptions
@@ -371,9 +324,9 @@ class LucidworksPredictionOperator(_Predicting):
 
     def _batch_runner(self, context: Context) -> SyncBatchRunner:
         from lucidworks_provider.client.predictions import predict_items
-        from lucidworks_provider.jobs.prediction_rows import Spool
         from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
         from lucidworks_provider.jobs.progress import Progress
+        from lucidworks_provider.jobs.rows import Spool
         from lucidworks_provider.jobs.task import Budget, check_suffix
         from lucidworks_provider.storage import check_uri, is_folder
 
@@ -546,8 +499,8 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     def _task(self, context: Context) -> PredictionTask:
         """Validate the rendered values, before anything is sent or written."""
         from lucidworks_provider.client.predictions import check_asynchronous
-        from lucidworks_provider.jobs.prediction_rows import Spool
         from lucidworks_provider.jobs.prediction_task import PredictionTask, check_jobs
+        from lucidworks_provider.jobs.rows import Spool
 
         options = self._prediction_options()
         check_asynchronous(options)
@@ -566,9 +519,3 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
             batches=batches,
             policy=policy,
         )
-
-    def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        from lucidworks_provider.storage import discard_folder
-
-        discard_folder(self._results(context).table)
-        return super()._ended(context, manifest)

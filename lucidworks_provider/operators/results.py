@@ -154,12 +154,14 @@ def of_chunks(
     *,
     inputs: Sequence[str] = (),
     with_hash: bool = False,
+    kept: Mapping[str, Any] | None = None,
 ) -> Lineage:
     """
     Of a task that chunks documents.
 
     :param manifest: what it returned; empty before that.
     :param with_hash: whether the output has a column for the hash of the document.
+    :param kept: types of the key and the other columns that are passed through.
     """
     output = manifest.get("dataset") or manifest.get("uri")
     columns: dict[str, str] = {}
@@ -167,7 +169,8 @@ def of_chunks(
         from lucidworks_provider.jobs.chunk_columns import chunk_schema
 
         try:
-            columns = _columns(chunk_schema(options, manifest.get("dimension") or 0, with_hash=with_hash))
+            dimension = manifest.get("dimension") or 0
+            columns = _columns(chunk_schema(options, dimension, with_hash=with_hash, kept=kept))
         except ImportError:
             columns = {}  # JSON Lines are written without Arrow
     return Lineage(

@@ -51,8 +51,8 @@ from lucidworks_provider.client.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.prediction_file import prediction_file
-from lucidworks_provider.jobs.prediction_rows import Batch
 from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs.rows import Batch
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
 TEXT = "First sentence. Second sentence."

@@ -193,6 +193,7 @@ def test_documents_become_a_parquet_file(
     dimension = (model_config or {}).get("dimReductionSize", 384)
     assert table.schema.names == [
         "document_id",
+        "id",
         "chunk_index",
         "text",
         "start",
@@ -259,15 +260,15 @@ def test_the_older_result_shape_gives_the_same_file(
         ({"data_type": "doc"}, ["passage", "query"]),
         ({"documents": None}, ["text", "documents"]),
         ({"text": "a", "documents": DOCUMENTS}, ["either"]),
-        ({"documents": []}, ["at least one"]),
+        ({"documents": [], "on_empty": "fail"}, ["documents has no rows"]),
         ({"documents": [{"id": "a"}]}, ["documents[0]", "text"]),
         ({"documents": [{"id": "a", "text": " "}]}, ["'a'", "no text"]),
         ({"documents": [{"id": "", "text": "x"}]}, ["documents[0]", "id"]),
         ({"documents": DOCUMENTS + DOCUMENTS}, ["documents[3]", "spider"]),
         ({"documents": [{"id": "big", "text": "x" * 1_000_001}]}, ["'big'", "1,000,000"]),
         (
-            {"documents": [{"id": str(n), "text": "x"} for n in range(501)]},
-            ["501", "500", "LucidworksChunkCorpusOperator"],
+            {"documents": [{"id": str(n), "text": "x"} for n in range(10_001)]},
+            ["10,001", "10,000", "LucidworksChunkCorpusOperator"],
         ),
         ({"documents": "[{'id': 1}]"}, ["tojson"]),
         ({"result_path": "out.parquet"}, ["result_path", "absolute"]),

@@ -54,6 +54,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
             **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
             **dict.fromkeys(["text", "documents", "chunker_config", "model_config", "max_requests"]),
             "data_type": "passage",
+            **TABLE,
         },
     ),
     LucidworksChunkCorpusOperator: (
@@ -120,6 +121,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
             **dict.fromkeys(["chunker_config", "model_config"]),
             "max_requests": None,
             "data_type": "passage",
+            **TABLE,
         },
     ),
     _PredictDecoratedOperator: (

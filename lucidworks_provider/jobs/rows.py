@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The rows of a prediction task: validation, and batches.
+The rows of a task: validation, and batches.
 
 Rows are Python values (texts, dictionaries, tuples of SQL) or those of a table; see
 :mod:`lucidworks_provider.documents.tables`. :func:`~lucidworks_provider.documents.encoding.check_text` validates the
-texts of all of them.
+texts of all of them; what else a kind of task requires of a row is in its :class:`RowRules`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import hashlib
 import json
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from lucidworks_provider.client.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.client.http.messages import json_body
 from lucidworks_provider.client.options import as_json
-from lucidworks_provider.client.use_cases import Item, PredictionOptions, check_wire
+from lucidworks_provider.client.use_cases import Item
 from lucidworks_provider.documents.encoding import check_text
 from lucidworks_provider.documents.parquet_rows import is_textual
 from lucidworks_provider.documents.tables import (
     Table,
     TableColumns,
+    check_installed,
     open_table,
     python_array,
     python_batch,
@@ -48,9 +51,30 @@ _DESCRIBED = 3
 _MOST_ROWS = 1024
 # Bytes of a file of a spooled table.
 _SPOOL_BYTES = 4_000_000
-# Columns beside those that are passed through: what the vendor calls the sources of a RAG answer.
-_DOCUMENTS = "documents"
+# Batches that stay in memory after their submission.
+_RECENT = 16
 _NO_TEXT = "It has no text."
+
+
+@dataclass(frozen=True, slots=True)
+class RowRules:
+    """
+    What a kind of task requires of its rows.
+
+    :param options: of its requests, as JSON. Rows that were stored for other options are read again.
+    :param check: raises InputError for a row that a request cannot have; gets what is sent, and a name of the row.
+    :param beyond_text: whether a row with a valid text and nothing else may fail the check.
+    :param max_bytes: of a text in UTF-8.
+    :param add: called with rows and the position of the first of them; raises InputError.
+    :param row: what a list has, for messages.
+    """
+
+    options: Mapping[str, Any]
+    check: Callable[[Mapping[str, Any], str], object]
+    beyond_text: bool = False
+    max_bytes: int = MAX_TEXT_BYTES
+    add: Callable[[Rows, int], None] = lambda rows, start: None
+    row: str = "texts or of {'text': …}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +102,13 @@ class Rows:
 
     def slice(self, start: int, end: int) -> Any:
         """The kept columns of some rows."""
-        return self.kept[start:end] if isinstance(self.kept, list) else self.kept.slice(start, end - start)
+        return _slice(self.kept, start, end)
+
+    def values(self, name: str) -> list[Any]:
+        """A kept column as JSON has it."""
+        if isinstance(self.kept, list):
+            return [json_value(row.get(name)) for row in self.kept]
+        return _json_column(self.kept.column(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,30 +135,19 @@ class Batch:
         last = self.start + len(self.inputs) - 1
         return f"Input {self.start}" if self.start == last else f"Inputs {self.start} to {last}"
 
-    def fingerprint(self, options: PredictionOptions[Any]) -> str:
+    def fingerprint(self, options: Mapping[str, Any]) -> str:
         """Of the items and the options."""
         numbered = enumerate(self.inputs, self.start)
         sent = json_body([[n, one.wire] for n, one in numbered if isinstance(one, Item)])
-        return fingerprint_of(options.as_json(), [("", sent.decode())])
+        return fingerprint_of(options, [("", sent.decode())])
 
-    def kept_values(self) -> list[dict[str, Any]]:
-        """The kept columns as JSON has them."""
-        return [row for part in self.kept for row in _json_rows(part)]
-
-    def kept_arrays(self, fields: Mapping[str, pa.DataType]) -> list[pa.Array]:
-        """The kept columns in the types of the result."""
-        import pyarrow as pa
-
-        def column(name: str, kind: pa.DataType, part: Any) -> pa.Array:
-            if isinstance(part, list):
-                return python_array([row.get(name) for row in part], name, self.name, kind)
-            found = part.column(name)
-            return found if found.type == kind else found.cast(kind)
-
-        return [
-            pa.chunked_array([column(name, kind, part) for part in self.kept], kind)
-            for name, kind in fields.items()
-        ]
+    def kept_of(self, place: int) -> Any:
+        """The kept columns of one row, as a table of one."""
+        for part in self.kept:
+            if place < len(part):
+                return _slice(part, place, place + 1)
+            place -= len(part)
+        return []
 
 
 @dataclass(slots=True)
@@ -136,12 +155,14 @@ class Survey:
     """
     Counts, types and a digest of all rows.
 
+    :param argument: that the rows are from, for messages.
     :param rows: of the table.
     :param rejected: rows that cannot be sent.
     :param reasons: of the first of them.
     :param types: of the kept columns, where they are Arrow's.
     """
 
+    argument: str = "inputs"
     rows: int = 0
     rejected: int = 0
     reasons: list[str] = field(default_factory=list)
@@ -168,7 +189,9 @@ class Survey:
             self._digest.update(b"\xff" + one.reason.encode())
             self.rejected += 1
             if len(self.reasons) < _DESCRIBED:
-                self.reasons.append(f"inputs[{number}]{_key(rows, number - self.rows)}: {one.reason}")
+                self.reasons.append(
+                    f"{self.argument}[{number}]{_key(rows, number - self.rows)}: {one.reason}"
+                )
         self.rows += len(rows.inputs)
         self._add_kept(rows.kept)
 
@@ -181,16 +204,36 @@ class Survey:
         for column in kept.schema:
             known = self.types.get(column.name, column.type)
             self.types[column.name] = (
-                known if known == column.type else unified_type(column.name, known, column.type)
+                known
+                if known == column.type
+                else unified_type(column.name, known, column.type, self.argument)
             )
         # Copied by take(), since the bytes of a NULL are undefined.
         whole = kept.take(pa.array(range(kept.num_rows), pa.int64()))
         self._digest.update(whole.serialize())
 
+    def check(self, *, reject: bool, max_reject_ratio: float) -> None:
+        """
+        Check the number of rows that cannot be sent.
+
+        :param reject: send the others.
+        :param max_reject_ratio: the share of the rows, 0 to 1, that may be rejected.
+        :raises InputError: by policy, or because they are too many. Nothing was sent.
+        """
+        if not self.rejected:
+            return
+        if not reject:
+            raise InputError(f"{self.summary()} on_invalid='reject' sends the others.")
+        if self.rejected > max_reject_ratio * self.rows:
+            raise InputError(
+                f"{self.summary()} That is more than max_reject_ratio={max_reject_ratio:g} allows."
+            )
+
     def summary(self) -> str:
-        """The first reasons, for a message."""
+        """How many rows cannot be sent, with the first reasons."""
         more = self.rejected - len(self.reasons)
-        return " ".join(self.reasons) + (f" And {more:,} more." if more else "")
+        reasons = " ".join(self.reasons) + (f" And {more:,} more." if more else "")
+        return f"{self.rejected:,} of {self.rows:,} rows cannot be sent. {reasons}"
 
 
 def _key(rows: Rows, place: int) -> str:
@@ -227,7 +270,7 @@ class Batches:
         :param most: all rows of a batch.
         :raises InputError: the rows differ from those of the survey; retryable.
         """
-        seen = Survey()
+        seen = Survey(self.survey.argument)
 
         def noted() -> Iterator[Rows]:
             for rows in self.read():
@@ -237,13 +280,13 @@ class Batches:
         yield from split_batches(noted(), self.size, most)
         if seen.digest != self.survey.digest:
             raise InputError(
-                "inputs: the table was changed while the task was reading it. Nothing was written; a retry reads it "
-                "again and pays only for what is new."
+                f"{seen.argument}: the table was changed while the task was reading it. Nothing was written; a retry "
+                "reads it again and pays only for what is new."
             ).as_retryable()
 
-    def fingerprint(self, options: PredictionOptions[Any]) -> str:
+    def fingerprint(self, options: Mapping[str, Any]) -> str:
         """Of the options, the rows, and the batch size."""
-        return fingerprint_of(options.as_json() | {"batch": self.size, "rows": self.survey.digest}, [])
+        return fingerprint_of({**options, "batch": self.size, "rows": self.survey.digest}, [])
 
 
 def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> Iterator[Batch]:
@@ -274,6 +317,43 @@ def split_batches(rows: Iterable[Rows], size: int, most: int = _MOST_ROWS) -> It
         yield Batch(position, start, tuple(inputs), tuple(kept))
 
 
+class BatchReader:
+    """
+    Batches by position: the rows are read in order, and again from the beginning for an earlier position.
+
+    Thread-safe.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._lock = Lock()
+        self._restart()
+
+    def get(self, position: int) -> Batch:
+        """:raises InputError: the table was changed; retryable."""
+        with self._lock:
+            if not self._recent or position < self._recent[0].position:
+                self._restart()
+            while not self._recent or self._recent[-1].position < position:
+                self._recent.append(next(self._following))
+            return self._recent[position - self._recent[0].position]
+
+    def rest(self) -> Iterator[Batch]:
+        """
+        The batches that were not read yet; the next call of :meth:`get` begins anew.
+
+        :raises InputError: the table was changed; retryable.
+        """
+        yield from self._following
+        self._restart()
+
+    def _restart(self) -> None:
+        # Without a limit of rows only a batch of a table without valid rows has nothing to send.
+        self._following = self._batches.checked(self._batches.survey.rows + 1)
+        # A few batches are submitted at once.
+        self._recent: deque[Batch] = deque(maxlen=_RECENT)
+
+
 @dataclass(frozen=True, slots=True)
 class Spool:
     """
@@ -281,10 +361,12 @@ class Spool:
 
     :param folder: of the files.
     :param generation: of the task instance; a cleared task reads its source again.
+    :param everything: store the rows of any source: what a function has returned is lost in a wait.
     """
 
     folder: str
     generation: int
+    everything: bool = False
 
     def read(self, what: str) -> Callable[[], Iterator[Rows]] | None:
         """
@@ -364,7 +446,7 @@ def _spooled(rows: Rows) -> pa.RecordBatch:
 def read_batches(
     inputs: object,
     columns: TableColumns,
-    options: PredictionOptions[Any],
+    rules: RowRules,
     size: int,
     *,
     typed: bool = False,
@@ -379,28 +461,23 @@ def read_batches(
     :param spool: stores rows that can be read only once; None to keep them in memory.
     :raises InputError: the type is not supported, or a row is not valid; names its position.
     """
-    if options.name == "rag":
-        columns = TableColumns(columns.key, columns.text, columns.others, (_DOCUMENTS,))
     if isinstance(inputs, str) and inputs.lstrip().startswith("["):
-        inputs = _parsed(inputs)
+        inputs = _parsed(inputs, columns.argument)
     table = open_table(inputs, columns)
-    uri = None
-    if table is not None and table.again:
-        read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, options)  # noqa: E731
-        uri = table.uri
-    elif table is None and isinstance(inputs, Sequence) and not isinstance(inputs, bytes | bytearray | str):
-        held = [_in_memory(inputs, columns, options)]
+    again = spool is None or not spool.everything
+    uri = None if table is None else table.uri
+    if table is not None and table.again and again:
+        read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, rules)  # noqa: E731
+    elif table is None and again and _is_list(inputs):
+        held = [_in_memory(inputs, columns, rules)]  # type: ignore[arg-type]  # a sequence
         read = lambda: held  # noqa: E731
     else:
-        once = (
-            _python_chunks(inputs, columns, options)
-            if table is None
-            else _table_rows(table, columns, options)
-        )
-        read = _read_once(once, spool, columns, options)
-    survey = Survey()
+        once = _python_chunks(inputs, columns, rules) if table is None else _table_rows(table, columns, rules)
+        read = _read_once(once, spool, columns, rules)
+    survey = Survey(columns.argument)
     try:
         for rows in read():
+            rules.add(rows, survey.rows)
             survey.add(rows)
             if typed and isinstance(rows.kept, list):
                 survey.types = _types(rows.kept, columns)
@@ -413,13 +490,18 @@ def read_batches(
     return Batches(read, size, survey, uri)
 
 
+def _is_list(inputs: object) -> bool:
+    return isinstance(inputs, Sequence) and not isinstance(inputs, bytes | bytearray | str)
+
+
 def _read_once(
-    rows: Iterator[Rows], spool: Spool | None, columns: TableColumns, options: PredictionOptions[Any]
+    rows: Iterator[Rows], spool: Spool | None, columns: TableColumns, rules: RowRules
 ) -> Callable[[], Iterable[Rows]]:
     if spool is None:
         held = list(rows)
         return lambda: held
-    what = fingerprint_of(options.as_json(), [(str(columns), "")])
+    read_as = [columns.key, columns.text, columns.others, columns.optional, rules.max_bytes]
+    what = fingerprint_of({**rules.options, "read as": read_as}, [])
     read = spool.read(what)
     if read is not None:
         log.info("Using the rows that an earlier attempt has read.")
@@ -427,18 +509,20 @@ def _read_once(
     return spool.write(rows, what)
 
 
-def _parsed(inputs: str) -> Any:
+def _parsed(inputs: str, argument: str) -> Any:
     try:
         return json.loads(inputs)
     except (ValueError, RecursionError):
         raise InputError(
-            "inputs is a text that begins with [ and is not JSON; in a template use `| tojson`."
+            f"{argument} is a text that begins with [ and is not JSON; in a template use `| tojson`."
         ) from None
 
 
 def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
     """Of the columns of a list."""
-    arrays = {name: python_array([row.get(name) for row in kept], name, "inputs") for name in columns.kept}
+    arrays = {
+        name: python_array([row.get(name) for row in kept], name, columns.argument) for name in columns.kept
+    }
     return {name: one.type for name, one in arrays.items()}
 
 
@@ -449,15 +533,12 @@ def _known(kind: pa.DataType) -> pa.DataType:
     return pa.string() if pa.types.is_null(kind) else kind
 
 
-def _table_rows(table: Table, columns: TableColumns, options: PredictionOptions[Any]) -> Iterator[Rows]:
+def _table_rows(table: Table, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:
     for batch in table.read():
         texts = _as_bytes(batch.column(columns.text), columns.text, table.name)
-        has_sources = _DOCUMENTS in columns.optional and _DOCUMENTS in batch.schema.names
-        sources = batch.column(_DOCUMENTS).to_pylist() if has_sources else None
-        inputs = [
-            _table_input(text, None if sources is None else sources[number], options)
-            for number, text in enumerate(texts)
-        ]
+        others = [name for name in columns.optional if name in batch.schema.names]
+        sent = batch.select(others).to_pylist() if others else [{}] * len(texts)
+        inputs = [_table_input(text, more, rules) for text, more in zip(texts, sent, strict=True)]
         yield Rows(inputs, batch.select(list(columns.kept)))
 
 
@@ -474,19 +555,19 @@ def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
     return values
 
 
-def _table_input(text: bytes | None, documents: Any, options: PredictionOptions[Any]) -> Item | Rejected:
+def _table_input(text: bytes | None, others: Mapping[str, Any], rules: RowRules) -> Item | Rejected:
     if text is None:
         return Rejected(_NO_TEXT)
     try:
         decoded = text.decode()
     except UnicodeDecodeError as err:
         return Rejected(f"It cannot be decoded as UTF-8: byte {err.start:,}, {err.reason}.")
-    if fault := check_text(decoded, MAX_TEXT_BYTES):
+    if fault := check_text(decoded, rules.max_bytes):
         return Rejected(_without_option(fault.detail))
-    wire = {"text": decoded} if documents is None else {"text": decoded, _DOCUMENTS: as_json(documents)}
-    if options.name == "rag" or (options.use_case_config or {}).get("dataType") == "json_prompt":
+    wire = {"text": decoded, **as_json(others)}
+    if rules.beyond_text:
         try:
-            check_wire(wire, "It", options)
+            rules.check(wire, "It")
         except InputError as err:
             return Rejected(str(err))
     return Item(wire)
@@ -496,50 +577,54 @@ def _without_option(detail: str) -> str:
     return detail.replace("max_document_bytes=", "the limit of ")
 
 
-def _in_memory(inputs: Sequence[Any], columns: TableColumns, options: PredictionOptions[Any]) -> Rows:
-    rows = list(_python_rows(inputs, columns, options))
+def _in_memory(inputs: Sequence[Any], columns: TableColumns, rules: RowRules) -> Rows:
+    rows = list(_python_rows(inputs, columns, rules))
     kept = [row for _, row in rows]
-    if columns.key is not None:
-        keys = [key for row in kept if (key := row.get(columns.key)) is not None]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise InputError(f"inputs: the {columns.key} {twice!r} is there more than once.")
+    seen = set()
+    for number, row in enumerate(kept):
+        key = None if columns.key is None else row.get(columns.key)
+        if key is not None and key in seen:
+            raise InputError(repeated(f"{columns.argument}[{number}]", columns.key, key))
+        seen.add(key)
     return Rows([one for one, _ in rows], kept)
 
 
-def _python_chunks(inputs: object, columns: TableColumns, options: PredictionOptions[Any]) -> Iterator[Rows]:
-    from lucidworks_provider.documents.tables import check_installed
+def repeated(what: str, key: str | None, value: object) -> str:
+    """The message about a row with the key of an earlier one."""
+    return f"{what}: the {key} {value!r} is there more than once."
 
+
+def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:
     if isinstance(inputs, Mapping | bytes | bytearray | str) or not isinstance(inputs, Iterable):
-        raise InputError(_not_taken(inputs))
+        raise InputError(_not_taken(inputs, columns.argument, rules.row))
     check_installed()
-    rows = _python_rows(inputs, columns, options)
+    rows = _python_rows(inputs, columns, rules)
     position = 0
     while chunk := list(islice(rows, _MOST_ROWS)):
-        where = f"inputs[{position}] to inputs[{position + len(chunk) - 1}]"
+        where = f"{columns.argument}[{position}] to {columns.argument}[{position + len(chunk) - 1}]"
         kept = TableColumns(None, columns.text, columns.kept)
         values = [{columns.text: None, **row} for _, row in chunk]
         yield Rows([one for one, _ in chunk], python_batch(values, kept, where).select(list(columns.kept)))
         position += len(chunk)
 
 
-def _not_taken(inputs: object) -> str:
-    what = f"inputs is {type(inputs).__name__}"
+def _not_taken(inputs: object, argument: str, row: str) -> str:
+    what = f"{argument} is {type(inputs).__name__}"
     if isinstance(inputs, Mapping):
         what += f" with the keys {', '.join(map(repr, list(inputs)[:10])) or 'none'}"
     return (
-        f"{what}; give a list of texts or of {{'text': …}}, the URI of .parquet, .csv or .jsonl files, a DataFrame "
-        "or another Arrow table, or an iterable of rows."
+        f"{what}; give a list of {row}, the URI of .parquet, .csv or .jsonl files, a DataFrame or another Arrow "
+        "table, or an iterable of rows."
     )
 
 
 def _python_rows(
-    inputs: Iterable[Any], columns: TableColumns, options: PredictionOptions[Any]
+    inputs: Iterable[Any], columns: TableColumns, rules: RowRules
 ) -> Iterator[tuple[Item | Rejected, dict[str, Any]]]:
     described = getattr(inputs, "description", None)  # of a DB-API cursor
     names = tuple(str(one[0]) for one in described) if described else None
     for number, given in enumerate(_flat(inputs)):
-        yield _python_row(given, f"inputs[{number}]", columns, names, options)
+        yield _python_row(given, f"{columns.argument}[{number}]", columns, names, rules)
 
 
 def _flat(inputs: Iterable[Any]) -> Iterator[Any]:
@@ -556,10 +641,10 @@ def _python_row(
     what: str,
     columns: TableColumns,
     names: Sequence[str] | None,
-    options: PredictionOptions[Any],
+    rules: RowRules,
 ) -> tuple[Item | Rejected, dict[str, Any]]:
     if given is None or isinstance(given, str):
-        return _input({"text": given}, what, options), {}
+        return _input({"text": given}, what, rules), {}
     named = _by_name(given, what, columns, names)
     missing = [name for name in columns.required if name not in named and name != "id"]
     if missing:
@@ -575,7 +660,7 @@ def _python_row(
         fields = {name: value for name, value in fields.items() if name in columns.optional}
     elif "text" in fields:
         raise InputError(f"{what} has 'text' beside {columns.text!r}, which is the text_column.")
-    return _input({"text": text, **fields}, what, options), kept
+    return _input({"text": text, **fields}, what, rules), kept
 
 
 def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] | None) -> Mapping[str, Any]:
@@ -615,15 +700,77 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     return value
 
 
-def _input(wire: Mapping[str, Any], what: str, options: PredictionOptions[Any]) -> Item | Rejected:
+def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Item | Rejected:
     text = wire["text"]
     if text is None:
         return Rejected(_NO_TEXT)
     if not isinstance(text, str):
         raise InputError(f"{what} has {type(text).__name__} instead of text.")
-    if fault := check_text(text, MAX_TEXT_BYTES):
+    if fault := check_text(text, rules.max_bytes):
         return Rejected(_without_option(fault.detail))
-    return Item(check_wire(as_json(wire), what, options))
+    plain = as_json(wire)
+    rules.check(plain, what)
+    return Item(plain)
+
+
+def check_kept(
+    taken: Collection[str], names: Collection[str], types: Mapping[str, pa.DataType] | None = None
+) -> None:
+    """
+    Check the columns that are passed through.
+
+    :param taken: names of the other columns of the result.
+    :param names: of the key and the columns that are passed through.
+    :param types: theirs, where the result is Parquet.
+    :raises InputError: a name is that of a column of the result, or Parquet has no such type.
+    """
+    if clash := [name for name in names if name in taken]:
+        raise InputError(
+            f"{', '.join(map(repr, clash))} cannot be passed through: the result has a column of that name. "
+            "Rename it, or leave it out of columns."
+        )
+    if not types:
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for name, kind in types.items():
+        try:
+            with pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([(name, kind)])) as writer:
+                writer.write_table(pa.table({name: pa.array([], kind)}))
+        except (pa.ArrowException, NotImplementedError):
+            raise InputError(
+                f"{name!r} cannot be passed through: it is of type {kind}, which Parquet does not have."
+            ) from None
+
+
+def kept_arrays(parts: Sequence[Any], fields: Mapping[str, pa.DataType], where: str) -> list[pa.ChunkedArray]:
+    """
+    Kept columns in the types of the result.
+
+    :param parts: kept columns of consecutive rows, as in :class:`Rows`.
+    :param where: names the rows in messages.
+    """
+    import pyarrow as pa
+
+    def column(name: str, kind: pa.DataType, part: Any) -> pa.Array:
+        if isinstance(part, list):
+            return python_array([row.get(name) for row in part], name, where, kind)
+        found = part.column(name)
+        return found if found.type == kind else found.cast(kind)
+
+    return [
+        pa.chunked_array([column(name, kind, part) for part in parts], kind) for name, kind in fields.items()
+    ]
+
+
+def kept_values(parts: Iterable[Any]) -> list[dict[str, Any]]:
+    """Kept columns as JSON has them, of each row."""
+    return [row for part in parts for row in _json_rows(part)]
+
+
+def _slice(kept: Any, start: int, end: int) -> Any:
+    return kept[start:end] if isinstance(kept, list) else kept.slice(start, end - start)
 
 
 def _json_rows(part: Any) -> list[dict[str, Any]]:
