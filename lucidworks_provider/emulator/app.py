@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from lucidworks_provider.emulator import chunking, control, customers, predictions
 from lucidworks_provider.emulator.calls import Endpoint, Handler
-from lucidworks_provider.emulator.checks import ApiError
+from lucidworks_provider.emulator.errors import ApiError
 from lucidworks_provider.emulator.faults import EndpointName
 from lucidworks_provider.emulator.settings import EmulatorSettings
 from lucidworks_provider.emulator.state import EmulatorState, LogRecord

@@ -14,14 +14,14 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
 
-from lucidworks_provider.emulator.checks import ApiError
+from lucidworks_provider.emulator.errors import ApiError
 from lucidworks_provider.emulator.faults import FaultKind
-from lucidworks_provider.emulator.settings import EmulatorSettings, Retrieved
+from lucidworks_provider.emulator.settings import EmulatorSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ class Job:
     """One job; ``work`` is dropped once its results were returned, since they may be large."""
 
     created: float
-    work: Future[JobResult] | None
+    work: Future[Any] | None
     kind: JobKind = JobKind.CHUNKING
     legacy: bool = False
     forced: JobState | None = None
@@ -94,7 +94,7 @@ class JobRegistry:
         self._clock = clock
         self._jobs: dict[str, Job] = {}
 
-    def add(self, kind: JobKind, work: Future[JobResult] | None, settings: EmulatorSettings) -> Job:
+    def add(self, kind: JobKind, work: Future[Any] | None, settings: EmulatorSettings) -> Job:
         """Accept a job, and drop those over their retention."""
         while self._jobs:
             oldest = next(iter(self._jobs))
@@ -142,7 +142,7 @@ class JobRegistry:
         result = job.work.result()
         job.taken = True
         job.forced = None
-        if settings.retrieved is not Retrieved.PAYLOAD:
+        if settings.retrieved != "payload":
             job.work = None
         return Answer(JobState.READY, result)
 
@@ -177,9 +177,9 @@ class JobRegistry:
 
     @staticmethod
     def _again(job: Job, settings: EmulatorSettings) -> Answer | None:
-        if settings.retrieved is Retrieved.NOT_FOUND:
+        if settings.retrieved == "404":
             return None
-        kept = job.work is not None and settings.retrieved is Retrieved.PAYLOAD and job.work.done()
+        kept = job.work is not None and settings.retrieved == "payload" and job.work.done()
         return Answer(JobState.RETRIEVED, job.work.result() if kept and job.work is not None else None)
 
 
@@ -189,9 +189,7 @@ _PATIENCE = 1.0
 _FORCED_ERROR = "The job was made to fail."
 
 
-def accept(
-    call: Call, kind: JobKind, work: Future[JobResult] | None, *, error: str | None = None
-) -> Response:
+def accept(call: Call, kind: JobKind, work: Future[Any] | None, *, error: str | None = None) -> Response:
     """Make a job and answer with its id; ``error`` makes one that fails. Every documented success is a 200."""
     job = call.state.jobs.add(kind, work, call.settings)
     job.legacy = call.settings.legacy_shape or call.suffers(FaultKind.LEGACY_SHAPE)

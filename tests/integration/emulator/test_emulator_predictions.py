@@ -16,8 +16,7 @@ from emulator_client import MODEL, Caller
 
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.emulator.models import NER_ONLY, OPENAI
-from lucidworks_provider.emulator.prediction_requests import Conversations
-from lucidworks_provider.emulator.predictions import USE_CASES, UseCaseName
+from lucidworks_provider.emulator.use_cases import USE_CASES, Conversations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,9 +59,9 @@ def only(answer: Any) -> dict[str, Any]:
     return element
 
 
-def body_of(name: UseCaseName) -> dict[str, Any]:
+def body_of(name: str) -> dict[str, Any]:
     """The smallest body that a use case accepts, but for the conversation of the rewriter."""
-    labels = {"useCaseConfig": {"labels": ["a"]}} if name is UseCaseName.CLASSIFICATION else {}
+    labels = {"useCaseConfig": {"labels": ["a"]}} if name == "classification" else {}
     return {"batch": [{"text": "x"}], **labels}
 
 
@@ -252,26 +251,26 @@ def test_entities_outside_the_catalog_get_a_type(caller: Caller, types: dict[str
 
 
 def test_texts_without_words(caller: Caller) -> None:
-    for name in UseCaseName:
-        if name is not UseCaseName.STANDALONE_QUERY_REWRITER:
-            model = "gte-small" if name is UseCaseName.EMBEDDING else "llama-3-8b-instruct"
+    for name in USE_CASES:
+        if name != "standalone-query-rewriter":
+            model = "gte-small" if name == "embedding" else "llama-3-8b-instruct"
             body = {**body_of(name), "batch": [{"text": "…!"}]}
-            only(caller.predict(name.value, model=model, **body))
+            only(caller.predict(name, model=model, **body))
 
 
-@pytest.mark.parametrize("name", list(UseCaseName))
-def test_models_serve_their_use_cases_only(caller: Caller, name: UseCaseName) -> None:
+@pytest.mark.parametrize("name", USE_CASES)
+def test_models_serve_their_use_cases_only(caller: Caller, name: str) -> None:
     body = body_of(name)
-    if name is UseCaseName.STANDALONE_QUERY_REWRITER:
+    if name == "standalone-query-rewriter":
         memory = only(caller.predict("rag", "x"))["memoryUuid"]
         body["useCaseConfig"] = {"memoryUuid": memory}
     everything = {model for use_case in USE_CASES.values() for model in use_case.models}
     for model in sorted(everything):
         serves = model in USE_CASES[name].models
         config = {"modelConfig": {"apiKey": "k"}} if model in OPENAI else {}
-        answer = caller.predict(name.value, model=model, **body, **config)
+        answer = caller.predict(name, model=model, **body, **config)
         assert answer.status_code == (200 if serves else 404), model
-    assert caller.predict(name.value, model="no-such-model", **body).status_code == 404
+    assert caller.predict(name, model="no-such-model", **body).status_code == 404
 
 
 def test_unknown_use_cases_and_segments(caller: Caller) -> None:
