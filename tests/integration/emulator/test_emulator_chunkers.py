@@ -118,6 +118,6 @@ def test_token_limit_holds_unless_one_sentence_is_longer(size: int, overlap: int
     "chunker", [(dynamic_newline,), (dynamic_sentence,), (sentence,), (regex_splitter,), (semantic,)]
 )
 def test_hostile_megabyte_is_linear(chunker: Chunker, text: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     spans_of(chunker, text)
-    assert time.perf_counter() - began < 3
+    assert time.thread_time() - began < 3

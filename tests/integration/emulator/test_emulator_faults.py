@@ -10,28 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from emulator_client import Caller
 
-from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.emulator import EmulatorSettings
 from lucidworks_provider.emulator.rules import InvalidValue
 from lucidworks_provider.emulator.state import RateLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from emulator_client import Caller
 
-    from lucidworks_provider.emulator.server import RunningEmulator
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[RunningEmulator]:
-    with running(EmulatorSettings(pending_polls=0)) as started:
-        yield started
-
-
-@pytest.fixture
-def caller(emulator: RunningEmulator) -> Caller:
-    emulator.state.reset()
-    return Caller(emulator).log_in()
+SETTINGS = EmulatorSettings(pending_polls=0)
 
 
 @pytest.mark.parametrize("kind", ["429", "500", "502", "503", "504"])
@@ -152,21 +139,6 @@ def test_unauthorized_kills_no_token(caller: Caller) -> None:
     assert caller.submit().status_code == 200
     caller.fault("unauthorized", "token")
     assert caller.ask_token().json()["error"] == "invalid_client"
-
-
-def test_faults_of_jobs(caller: Caller) -> None:
-    caller.fault("error-job", "submit")
-    assert caller.chunk("x")["status"] == "ERROR"
-    caller.fault("legacy-shape", "any")
-    caller.ask_token()  # means nothing there, so the order waits
-    caller.log_in()
-    assert "vector" in caller.chunk("x")
-    caller.fault("never-ending", "submit")
-    job_id = caller.submit().json()["chunkingId"]
-    assert {caller.poll(job_id).json()["status"] for _ in range(5)} == {"SUBMITTED"}
-    job_id = caller.submit().json()["chunkingId"]
-    caller.fault("error-job", "poll")
-    assert [caller.poll(job_id).json()["status"] for _ in range(2)] == ["ERROR", "READY"]
 
 
 def test_calls_are_shed_at_random() -> None:

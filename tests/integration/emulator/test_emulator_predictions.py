@@ -8,20 +8,14 @@ import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from emulator_client import MODEL, Caller
 
-from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.emulator.models import NER_ONLY, OPENAI
 from lucidworks_provider.emulator.use_cases import USE_CASES, Conversations
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 POTTER = "Harry Potter went to London. The Dursleys of Privet Drive were normal. Harry was not normal."
 GERMANY = {
@@ -37,18 +31,6 @@ GERMANY = {
     ],
 }
 COUNTS = {"promptTokens", "completionTokens", "totalTokens"}
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[RunningEmulator]:
-    with running(EmulatorSettings()) as started:
-        yield started
-
-
-@pytest.fixture
-def caller(emulator: RunningEmulator) -> Caller:
-    emulator.state.reset()
-    return Caller(emulator).log_in()
 
 
 def only(answer: Any) -> dict[str, Any]:
@@ -375,10 +357,10 @@ EMBEDDING_INVALID: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("use_case", "body", "field"), INVALID)
-def test_invalid_bodies_name_the_field(served: Caller, use_case: str, body: Any, field: str) -> None:
+def test_invalid_bodies_name_the_field(shared: Caller, use_case: str, body: Any, field: str) -> None:
     for kind in ("prediction", "async-prediction"):
         path = f"/ai/{kind}/{use_case}/llama-3-8b-instruct"
-        answer = served.call("POST", path, json=body)
+        answer = shared.call("POST", path, json=body)
         if (kind, use_case) == ("async-prediction", "classification"):
             assert answer.status_code == 404
             continue
@@ -387,15 +369,9 @@ def test_invalid_bodies_name_the_field(served: Caller, use_case: str, body: Any,
 
 
 @pytest.mark.parametrize(("body", "field"), EMBEDDING_INVALID)
-def test_invalid_embedding_bodies(served: Caller, body: Any, field: str) -> None:
-    answer = served.predict("embedding", model="gte-small", **body)
+def test_invalid_embedding_bodies(shared: Caller, body: Any, field: str) -> None:
+    answer = shared.predict("embedding", model="gte-small", **body)
     assert (answer.status_code, field in answer.json()["message"]) == (400, True)
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Caller]:
-    with running() as emulator:
-        yield Caller(emulator).log_in()
 
 
 @pytest.mark.parametrize(
@@ -414,16 +390,16 @@ def served() -> Iterator[Caller]:
         {"azureDeployment": "d", "azureEndpoint": "e", "apiKey": "k"},
     ],
 )
-def test_valid_model_configs(served: Caller, config: dict[str, Any]) -> None:
-    assert served.predict("summarization", "x", modelConfig=config).status_code == 200
+def test_valid_model_configs(shared: Caller, config: dict[str, Any]) -> None:
+    assert shared.predict("summarization", "x", modelConfig=config).status_code == 200
 
 
-def test_broken_json_and_content_type(served: Caller) -> None:
+def test_broken_json_and_content_type(shared: Caller) -> None:
     path = "/ai/prediction/passthrough/llama-3-8b-instruct"
     for data in (b"", b"{", b'{"batch":[{"text":"\\ud800"}]}', b"NaN"):
         headers = {"Content-Type": "application/json"}
-        assert served.call("POST", path, data=data, headers=headers).status_code == 400
-    answer = served.call("POST", path, data=b"{}", headers={"Content-Type": "text/plain"})
+        assert shared.call("POST", path, data=data, headers=headers).status_code == 400
+    answer = shared.call("POST", path, data=b"{}", headers={"Content-Type": "text/plain"})
     assert "Content-Type" in answer.json()["message"]
 
 
@@ -487,6 +463,7 @@ def test_faults(caller: Caller, kind: str) -> None:
     assert only(caller.predict("passthrough", "x"))["response"] == "x"
 
 
+@pytest.mark.alone
 def test_eight_callers_get_50_milliseconds_of_latency_and_little_more(caller: Caller) -> None:
     caller.control("PATCH", "/settings", latency=0.05)
     texts = [f"A text about spiders, number {number}." for number in range(4)]
