@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from lucidworks_provider.emulator.customers import Deployment, Model, Registry, deployment_json, model_json
 from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import Job, JobState
+from lucidworks_provider.emulator.models_api import Deployment, Model, Registry, deployment_json, model_json
 from lucidworks_provider.emulator.rules import (
     InvalidValue,
     check,

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lucidworks_provider.emulator.customers import Registry
 from lucidworks_provider.emulator.faults import FaultRegistry
 from lucidworks_provider.emulator.jobs import JobRegistry
+from lucidworks_provider.emulator.models_api import Registry
 from lucidworks_provider.emulator.tokens import TokenRegistry
 from lucidworks_provider.emulator.use_cases import Conversations
 
