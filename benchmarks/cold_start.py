@@ -10,44 +10,21 @@ Python function does, and our hook, cold. Each caller gets its token and makes o
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from typing import Any
-
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
 import requests
 
+from benchmarks.harness import access_token, connect
 from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
 
 CALLERS = 50
 WARM_CALLS = 20_000
-HEADERS = {
-    "Accept": "application/json",
-    "Cache-Control": "no-cache",
-    "Content-Type": "application/x-www-form-urlencoded",
-}
-
-
-def ask(url: str) -> str:
-    """A token request of one's own."""
-    answer = requests.post(
-        f"{url}/oauth2/ausao8uveaPmyhv0v357/v1/token",
-        params={"scope": "machinelearning.predict", "grant_type": "client_credentials"},
-        headers=HEADERS,
-        auth=("demo-client", "demo-secret"),
-        timeout=60,
-    )
-    return str(answer.json()["access_token"])
 
 
 def call(url: str, token: str) -> bool:
@@ -85,12 +62,13 @@ def main() -> None:
     print(f"{CALLERS} callers at once, one live token per scope, Python {sys.version.split()[0]}, requests "
           f"{requests.__version__}")  # fmt: skip
     kinds: dict[str, Callable[[str], int]] = {
-        "a request per caller, threads": lambda url: threads(url, lambda: ask(url)),
+        "a request per caller, threads": lambda url: threads(url, lambda: access_token(url)),
         "LucidworksAuthHook, threads": lambda url: threads(url, LucidworksAuthHook().get_token),
         "LucidworksAuthHook, coroutines": coroutines,
     }
     for name, run in kinds.items():
         with running(EmulatorSettings()) as emulator:
+            forget_sources()  # a process that knows nothing yet
             connect(emulator.url)
             failed = run(emulator.url)
             refreshes = sum(
@@ -99,16 +77,6 @@ def main() -> None:
             print(f"  {name:<32} refreshes {refreshes:3}   failed calls {failed:3}")
             if name.endswith("coroutines"):
                 print(f"  get_token on a warm process: {warm():.2f} µs")
-
-
-def connect(url: str) -> None:
-    """Make the emulator the default connection of a process that knows nothing yet."""
-    forget_sources()
-    extra: dict[str, Any] = dict.fromkeys(("auth_url", "application_url", "models_url"), url)
-    parts = {"conn_type": "lucidworks", "login": "demo-client", "password": "demo-secret", "host": "app"}
-    os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(
-        parts | {"extra": extra | {"share_via": "memory"}}
-    )
 
 
 def warm() -> float:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 import requests
 
+from benchmarks.harness import spread
 from dev.airflow_stack import AirflowStack, install_signal_handlers
 from dev.browser import browser
 
@@ -153,12 +154,6 @@ def main() -> int:
             ratios = [pair[kind] / pair["without"] for pair in pairs]
             print(f"  {kind:<16} {spread(times, 1)}   {spread(ratios, 3)}")
     return 0
-
-
-def spread(values: list[float], digits: int) -> str:
-    """The median and the range."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 ::
 
     python -m benchmarks.corpus throughput   # documents a second and CPU, beside the best loop with sessions
-    python -m benchmarks.corpus rate         # how much of a rate limit is used, how many 429s
     python -m benchmarks.corpus memory       # resident memory for few and for many documents
     python -m benchmarks.corpus unchanged    # a run with nothing to do
     python -m benchmarks.corpus all [--short]
@@ -18,29 +17,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
 import psutil
 import requests
 
 from benchmarks.corpus_baseline import SESSION, Measured, run_loop
 from benchmarks.corpus_documents import write_documents
+from benchmarks.harness import child, context, emulated, quiet, spread
 from dev.demo import Emulator
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.documents.source import list_source
@@ -55,35 +48,20 @@ UNCHANGED_SECONDS = 15
 LOOP_THREADS = (32, 64, 128)
 
 
-def child(source: Path, output: Path, **options: Any) -> dict[str, Any]:
+def run(source: Path, output: Path, **options: Any) -> dict[str, Any]:
     """Run the operator in a process of its own; what it returned and used."""
     arguments = {"source": str(source), "output_uri": str(output), **options}
-    command = [sys.executable, "-m", "benchmarks.corpus", "child", json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = child("corpus", "child", json.dumps(arguments))
     return found
 
 
 def run_as_child(arguments: str) -> None:
     """In the child: one task instance's work."""
-    import structlog
-
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quiet()
     from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
 
     options = {"chunker": "dynamic-sentence", "model_id": "gte-small", **json.loads(arguments)}
     operator = LucidworksChunkCorpusOperator(task_id="chunk", **options)
-    ti = SimpleNamespace(
-        dag_id="d",
-        run_id=str(time.time_ns()),
-        task_id="chunk",
-        map_index=-1,
-        max_tries=0,
-        try_number=1,
-        xcom_push=lambda **_: None,
-    )
     opened = 0
 
     def count_opened(event: str, values: Sequence[object]) -> None:
@@ -94,7 +72,7 @@ def run_as_child(arguments: str) -> None:
     process = psutil.Process()
     bare = process.memory_info().rss
     began, started, cpu = time.time(), time.perf_counter(), time.process_time()
-    returned = operator.execute({"ti": ti})  # type: ignore[typeddict-item]  # what a task's context holds of it
+    returned = operator.execute(context())
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     print(
         json.dumps(
@@ -119,26 +97,9 @@ def peak_rss() -> int:
     return psutil.Process().memory_info().rss
 
 
-@contextmanager
-def service(module: str = "lucidworks_provider.emulator", **settings: Any) -> Iterator[Emulator]:
-    """The emulator, with the connection of the children in their environment."""
-    log = Path(tempfile.mkdtemp(prefix="corpus-")) / "emulator.log"
-    with Emulator(log, module=module) as emulator:
-        connection = {
-            "conn_type": "lucidworks",
-            "login": "demo-client",
-            "password": "demo-secret",
-            "extra": {
-                "auth_url": emulator.url,
-                "application_url": emulator.url,
-                "models_url": emulator.url,
-                "share_via": "memory",
-            },
-        }
-        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
-        settings = {"pending_polls": 0, "pending_seconds": JOB_SECONDS, **settings}
-        requests.patch(f"{emulator.url}/_emulator/settings", json=settings, timeout=10).raise_for_status()
-        yield emulator
+def service(module: str = "lucidworks_provider.emulator") -> AbstractContextManager[Emulator]:
+    """The emulator, whose jobs take a moment."""
+    return emulated(module, pending_polls=0, pending_seconds=JOB_SECONDS)
 
 
 def emulator_cpu() -> float:
@@ -174,7 +135,7 @@ def throughput(*, short: bool) -> bool:
             ours, theirs, starts, ends, ratios = [], [], [], [], []
             for number in range(rounds):
                 before = emulator_cpu()
-                found = child(folder / str(documents), folder / f"out-{documents}-{number}")
+                found = run(folder / str(documents), folder / f"out-{documents}-{number}")
                 if found["returned"]["added"] != documents:
                     raise RuntimeError(f"documents are missing: {found}")
                 used = (emulator_cpu() - before) / documents * 1000
@@ -186,17 +147,17 @@ def throughput(*, short: bool) -> bool:
                 theirs.append(loop(documents, threads))
                 ratios.append(ours[-1].rate / theirs[-1].rate)
             for what, runs in (("operator", ours), (f"{threads} threads with a session each", theirs)):
-                cells = (told([getattr(run, name) for run in runs]) for name in Measured.__slots__)
+                cells = (spread([getattr(run, name) for run in runs], 2) for name in Measured.__slots__)
                 lines.append(f"| {what} | {documents:,} | {' | '.join(cells)} |")
             ratio, aim = statistics.median(ratios), RATIOS.get(documents, 0.0)
             good = good and ratio >= aim
             lines.append(
-                f"| *operator by loop, in pairs* | {documents:,} | {told(ratios)} (goal {aim}) | | |"
+                f"| *operator by loop, in pairs* | {documents:,} | {spread(ratios, 2)} (goal {aim}) | | |"
             )
             lines.append(
-                f"| *from the call to the first submission, s* | {documents:,} | {told(starts)} | | |"
+                f"| *from the call to the first submission, s* | {documents:,} | {spread(starts, 2)} | | |"
             )
-            lines.append(f"| *from the last answer to the end, s* | {documents:,} | {told(ends)} | | |")
+            lines.append(f"| *from the last answer to the end, s* | {documents:,} | {spread(ends, 2)} | | |")
     print(
         "| what | documents | documents a second | client CPU a document, ms | emulator CPU a document, ms |"
     )
@@ -219,38 +180,6 @@ def last_answer(emulator: Emulator) -> float:
     return float(call["time"] + call["seconds"])
 
 
-def rate(*, short: bool) -> bool:
-    """How much of a contract's rate is used."""
-    seconds = 60 if short else 180
-    good = True
-    print("| limit, requests a second | sustained share | 429s after the first minute | documents |")
-    print("| --- | --- | --- | --- |")
-    for limit in (5, 20, 200):
-        documents = int(limit * seconds / 2)
-        folder = Path(tempfile.mkdtemp(prefix="corpus-"))
-        write_documents(folder / "source", documents, DOCUMENT_BYTES)
-        with service(rate_limit=limit, rate_mode="bucket") as emulator:
-            found = child(folder / "source", folder / "out")
-            accepted, refused, lasted = counted(emulator, found["seconds"])
-        share, refusals = accepted / lasted / limit, refused / max(1.0, accepted + refused)
-        good = good and share >= 0.95 and refusals <= 0.02
-        print(f"| {limit} | {share:.3f} | {refusals:.2%} | {found['returned']['documents']} |")
-    return good
-
-
-def counted(emulator: Emulator, seconds: float) -> tuple[int, int, float]:
-    """Requests that were accepted and refused after the first minute (or third), and the seconds between."""
-    log = requests.get(f"{emulator.url}/_emulator/log", timeout=60).json()
-    calls = [one for one in log if "/ai/async-chunking" in one["path"]]
-    first, last = calls[0]["time"], calls[-1]["time"]
-    since = first + min(60.0, seconds / 3)
-    # The end of a run has fewer requests than the limit allows: the last documents' polls.
-    until = last - 5.0
-    between = [one for one in calls if since <= one["time"] < until]
-    refused = sum(one["status"] == 429 for one in between)
-    return len(between) - refused, refused, until - since
-
-
 def requested(emulator: Emulator) -> int:
     """Requests of all kinds that the emulator has seen."""
     found: dict[str, int] = requests.get(f"{emulator.url}/_emulator/stats", timeout=60).json()["calls"]
@@ -265,7 +194,7 @@ def memory(*, short: bool) -> bool:
         for documents in (1000, 10_000) if short else (1000, 10_000, 100_000):
             folder = Path(tempfile.mkdtemp(prefix="corpus-"))
             write_documents(folder / "source", documents, DOCUMENT_BYTES)
-            found = child(folder / "source", folder / "out")
+            found = run(folder / "source", folder / "out")
             over = found["peak_mb"] - found["bare_mb"]
             good = good and over <= 250
             print(f"| {documents:,} | {found['bare_mb']:.0f} | {found['peak_mb']:.0f} | {over:.0f} |")
@@ -286,14 +215,15 @@ def unchanged(*, short: bool) -> bool:
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(write_tables, source, output).result()
     with service() as emulator:
-        runs = [child(source, output) for _ in range(3)]
+        runs = [run(source, output) for _ in range(3)]
         sent = requested(emulator)
     seconds, cpu = ([found[name] for found in runs] for name in ("seconds", "cpu"))
     over = max(found["peak_mb"] - found["bare_mb"] for found in runs)
     opened = max(found["opened"] for found in runs)
     print(
-        f"{documents:,} documents, nothing changed: {told(seconds)} s, {told(cpu)} s of CPU, {over:.0f} MB over the "
-        f"bare process, {sent} requests, {opened} files of the source opened (goal {UNCHANGED_SECONDS} s, 0, 0)"
+        f"{documents:,} documents, nothing changed: {spread(seconds, 2)} s, {spread(cpu, 2)} s of CPU, "
+        f"{over:.0f} MB over the bare process, {sent} requests, {opened} files of the source opened "
+        f"(goal {UNCHANGED_SECONDS} s, 0, 0)"
     )
     skipped = all(found["returned"]["skipped"] == documents for found in runs)
     return bool(statistics.median(seconds) <= UNCHANGED_SECONDS and sent == opened == 0 and skipped)
@@ -317,14 +247,7 @@ def write_tables(source: Path, output: Path) -> None:
     catalogue.commit(output, 1, parts, rows, ())
 
 
-def told(values: list[float]) -> str:
-    """Median and range."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-PARTS = {"throughput": throughput, "rate": rate, "memory": memory, "unchanged": unchanged}
+PARTS = {"throughput": throughput, "memory": memory, "unchanged": unchanged}
 
 
 def main() -> int:

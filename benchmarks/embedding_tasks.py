@@ -9,20 +9,15 @@ the task's next try begins with nothing but what its operator has kept; there ar
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="airflow-")
-
 import psutil
-import structlog
+
+from benchmarks.harness import connect, context, quiet
 
 INPUTS, BATCH, TRIES = 1000, 32, 3
 TEXTS = [f"Ticket {n}: the parcel has not arrived" for n in range(INPUTS)]
@@ -31,14 +26,7 @@ PREDICTION = "ai/prediction/embedding/gte-small"
 
 def lucidworks(url: str, path: str | None = None) -> Any:
     """Ours, with its defaults."""
-    urls = dict.fromkeys(("auth_url", "application_url", "models_url"), url)
-    connection = {
-        "conn_type": "lucidworks",
-        "login": "client",
-        "password": "secret-of-a-client",
-        "extra": {**urls, "share_via": "memory"},
-    }
-    os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
+    connect(url)
     from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
     return LucidworksPredictionOperator(
@@ -148,23 +136,17 @@ def main() -> int:
     """Do it, and tell."""
     from airflow.sdk import BaseOperator  # noqa: F401 -- every DAG file has it
 
-    # What Airflow says of an operator that runs outside of a task.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    logging.disable()
+    quiet()
     name, url = sys.argv[1:]
     process = psutil.Process()
     bare = process.memory_info().rss
     begin, cpu = time.perf_counter(), time.process_time()
     operator = TASKS[name](url)
-    ti = SimpleNamespace(
-        dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=TRIES, xcom_push=lambda **_: None
-    )
     tries, returned = 0, None
     while returned is None:
         tries += 1
-        ti.try_number = tries
         try:
-            returned = operator.execute({"ti": ti})
+            returned = operator.execute(context(run_id="r", max_tries=TRIES, try_number=tries))
         except Exception:
             if tries == TRIES:
                 raise

@@ -13,20 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+from benchmarks.harness import connect, context, quiet, served
 
 BATCH = 32
 MODEL = "gte-small"
@@ -52,11 +46,7 @@ def operator(url: str, table: str, result: str) -> None:
     """The operator as a task runs it."""
     from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
-    urls = dict.fromkeys(("auth_url", "application_url", "models_url"), url)
-    connection = {"conn_type": "lucidworks", "login": "client", "password": "secret-of-a-client"}
-    os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(
-        connection | {"extra": urls | {"share_via": "memory"}}
-    )
+    connect(url)
     task = LucidworksPredictionOperator(
         task_id="t",
         use_case="embedding",
@@ -67,8 +57,7 @@ def operator(url: str, table: str, result: str) -> None:
         result_path=result,
         concurrency=CONCURRENCY,
     )
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=3)
-    task.execute({"ti": ti})  # type: ignore[typeddict-item]  # what a task's context holds of it
+    task.execute(context(run_id="r", max_tries=3))
 
 
 def loop(url: str, table: str, result: str) -> None:
@@ -97,11 +86,9 @@ def measured(name: str, url: str, table: str, result: str) -> None:
     """Run one of both, and print what it took."""
     import psutil
     import pyarrow.parquet  # noqa: F401
-    import structlog
     from airflow.sdk import BaseOperator  # noqa: F401 -- every DAG file has it
 
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    logging.disable()
+    quiet()
     process = psutil.Process()
     bare, began, cpu = process.memory_info().rss, time.perf_counter(), time.process_time()
     # The peak since here.
@@ -125,17 +112,6 @@ def child(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.prediction_table", *arguments], stdout=subprocess.PIPE, text=True
     )
-
-
-@contextmanager
-def service(dimension: int) -> Iterator[str]:
-    """The service's URL."""
-    command = [sys.executable, "-m", "benchmarks.prediction_server", str(dimension)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            yield f"http://127.0.0.1:{int(server.stdout.readline())}"  # type: ignore[union-attr]
-        finally:
-            server.terminate()
 
 
 def inputs_of(url: str, *, reset: bool = False) -> dict[str, int]:
@@ -185,7 +161,10 @@ def main() -> int:
     rows, rounds = (50_000, 3) if options.short else (options.rows, options.rounds)
     batches = -(-rows // BATCH)
     found: dict[str, list[dict[str, float]]] = {"loop": [], "operator": []}
-    with tempfile.TemporaryDirectory(prefix="predictions-") as name, service(options.dimension) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="predictions-") as name,
+        served("prediction_server", str(options.dimension)) as url,
+    ):
         folder = Path(name)
         write_table(folder / "table.parquet", rows)
         table = str(folder / "table.parquet")

@@ -12,25 +12,18 @@ Beside it in the same run the loop that people write instead: one request after 
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
-
 import requests
-import structlog
 
+from benchmarks.harness import context, emulated, quiet, spread
 from dev.demo import Emulator
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
@@ -55,8 +48,7 @@ def operator(use_case: str, concurrency: int, path: Path | None) -> Any:
         result_path=None if path is None else str(path),
         **CASES[use_case],
     )
-    ti = SimpleNamespace(dag_id="d", run_id="r", task_id="predict", map_index=-1, max_tries=0)
-    return made.execute({"ti": ti})  # type: ignore[typeddict-item]  # what a task's context holds of it
+    return made.execute(context())
 
 
 def loop(url: str, use_case: str) -> list[Any]:
@@ -89,23 +81,9 @@ def timed(run: Callable[[], Any]) -> list[float]:
 
 def main() -> int:
     """Print the table; 1 when the goal is missed."""
-    # What Airflow says of an operator that runs outside of a task, and ours of a large return value.
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    quiet()
     folder = Path(tempfile.mkdtemp(prefix="predictions-"))
-    with Emulator(folder / "emulator.log") as emulator:
-        connection = {
-            "conn_type": "lucidworks",
-            "login": "demo-client",
-            "password": "demo-secret",
-            "extra": {
-                "auth_url": emulator.url,
-                "application_url": emulator.url,
-                "models_url": emulator.url,
-                "share_via": "memory",
-            },
-        }
-        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
-        requests.patch(f"{emulator.url}/_emulator/settings", json={"latency": LATENCY}, timeout=10)
+    with emulated(latency=LATENCY) as emulator:
         started = time.perf_counter()
         operator("classification", 4, None)
         print(
@@ -126,13 +104,13 @@ def main() -> int:
                     ratio = statistics.median(seconds) / ideal
                     sent = (count(emulator, use_case) - before) / ROUNDS
                     name = f"operator, {use_case} {where}, {concurrency} at a time"
-                    print(f"| {name} | {sent:g} | {told(seconds)} | **{ratio:.2f}** |")
+                    print(f"| {name} | {sent:g} | {spread(seconds, 2)} | **{ratio:.2f}** |")
                     if use_case == "summarization" and concurrency == 4 and path is None:
                         worst = max(worst, ratio)
             seconds = timed(lambda use=use_case: loop(emulator.url, use))  # type: ignore[misc]
             ideal = math.ceil(INPUTS / BATCH) * LATENCY
             print(
-                f"| a loop over requests, {use_case} | {math.ceil(INPUTS / BATCH)} | {told(seconds)} "
+                f"| a loop over requests, {use_case} | {math.ceil(INPUTS / BATCH)} | {spread(seconds, 2)} "
                 f"| {statistics.median(seconds) / ideal:.2f} |"
             )
     print(
@@ -147,11 +125,6 @@ def count(emulator: Emulator, use_case: str) -> int:
         f"/ai/prediction/{use_case}/" in line["path"] and line["status"] == 200
         for line in emulator.get("log")
     )
-
-
-def told(seconds: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
 if __name__ == "__main__":

@@ -111,7 +111,6 @@ def measure(setting: Setting, limit: int, seconds: float) -> Figures:
     """One limit, in one setting."""
     minute = min(60.0, seconds / 3)
     with Emulator(Path(tempfile.mkdtemp(prefix="rate-")) / "emulator.log") as emulator:
-        connection = emulator.connection(share_via="memory")
         # A token for each process: what they share is the rate.
         wanted = {
             "rate_limit": limit,
@@ -121,7 +120,10 @@ def measure(setting: Setting, limit: int, seconds: float) -> Figures:
         }
         requests.patch(f"{emulator.url}/_emulator/settings", json=wanted, timeout=10).raise_for_status()
         command = [sys.executable, "-m", "benchmarks.rate_emulator", "--child", str(seconds)]
-        environment = {**os.environ, "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": connection}
+        environment = {
+            **os.environ,
+            "AIRFLOW_CONN_LUCIDWORKS_DEFAULT": emulator.connection(share_via="memory"),
+        }
         children = [
             subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
             for _ in range(setting.processes)

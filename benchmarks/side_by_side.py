@@ -16,15 +16,13 @@ more sizes and the goals; here is what can be made the same:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ import requests
 from benchmarks import corpus, corpus_baseline, imports, tokens, triggers
 from benchmarks.corpus_documents import write_documents
 from benchmarks.embedding_tasks import INPUTS, TASKS
+from benchmarks.harness import child, served
 
 OURS = "Lucidworks"
 
@@ -87,22 +86,11 @@ def token_lines(rounds: int) -> Iterator[Line]:
         yield Line(f"failed calls of {calls}", name, [one.failed for one in cells[name]])
 
 
-@contextmanager
-def embedding_service() -> Iterator[str]:
-    """:mod:`benchmarks.embedding_server`; its URL."""
-    command = [sys.executable, "-m", "benchmarks.embedding_server"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"  # type: ignore[union-attr]
-        finally:
-            process.kill()
-
-
 def prediction_lines(rounds: int) -> Iterator[Line]:
     """Seconds and CPU of a task, and how much is asked for when an answer gets lost."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in TASKS}
     asked: dict[str, list[float]] = {name: [] for name in TASKS}
-    with embedding_service() as url:
+    with served("embedding_server") as url:
         for _ in range(rounds):
             for name in TASKS:
                 found[name].append(_embedded(name, url, losing=0)[0])
@@ -120,11 +108,7 @@ def prediction_lines(rounds: int) -> Iterator[Line]:
 
 def _embedded(name: str, url: str, *, losing: int) -> tuple[dict[str, Any], float]:
     requests.post(f"{url}/control", json={"losing": losing}, timeout=30).raise_for_status()
-    command = [sys.executable, "-m", "benchmarks.embedding_tasks", name, url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name}:\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = child("embedding_tasks", name, url)
     if found["rows"] != INPUTS:
         raise RuntimeError(f"{name}: {found['rows']} rows")
     return found, requests.get(f"{url}/control", timeout=30).json()["inputs"]
@@ -142,8 +126,7 @@ def waiting_lines(rounds: int) -> Iterator[Line]:
     cells: dict[str, list[triggers.Cell]] = {row.name: [] for row in planned}
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="triggers-")))
-        server = triggers.Server()
-        stack.callback(server.stop)
+        server = triggers.Server(stack.enter_context(served("trigger_server")))
         airflow = triggers.Airflow(home, server)
         for _ in range(rounds):
             for row in planned:
@@ -172,7 +155,7 @@ def corpus_lines(rounds: int) -> Iterator[Line]:
             loops: dict[str, list[float]] = {corpus_baseline.PLAIN: [], corpus_baseline.SESSION: []}
             for number in range(rounds):
                 output = folder / f"out-{number}"
-                ours.append(documents / corpus.child(source, output)["seconds"])
+                ours.append(documents / corpus.run(source, output)["seconds"])
                 shutil.rmtree(output)
                 for kind, found in loops.items():
                     run = corpus_baseline.run_loop(emulator, source, documents, kind, 64)

@@ -15,22 +15,18 @@ attempt continues.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
-# Airflow makes its home where it is imported; this one is thrown away.
-os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+from benchmarks.harness import context, emulated  # isort: skip
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from benchmarks.store_requests import CONN_ID, Counted
-from dev.demo import Emulator
 from dev.s3_server import s3_server
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
@@ -45,10 +41,9 @@ def submit(path: str, jobs: int) -> float:
         result_path=path,
         deferrable=True,
     )
-    ti = SimpleNamespace(dag_id="d", run_id=path, task_id="chunk", map_index=-1, max_tries=0, start_date=None)
     began = time.perf_counter()
     try:
-        made.execute({"ti": ti})  # type: ignore[typeddict-item]  # what a task's context holds of it
+        made.execute(context(run_id=path))
     except TaskDeferred:
         return time.perf_counter() - began
     raise RuntimeError("The task did not defer.")
@@ -68,8 +63,7 @@ def main() -> int:
         return 0
     counted = Counted()
     folder = Path(tempfile.mkdtemp())
-    with Emulator(folder / "emulator.log", "--latency", str(latency)) as emulator, s3_server(CONN_ID) as uri:
-        os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = emulator.connection(share_via="memory")
+    with emulated(latency=latency) as emulator, s3_server(CONN_ID) as uri:
         submit(str(folder / "warm.jsonl"), 1)
         print(
             f"{jobs} jobs, {latency:g} s a response\n\n| result | seconds | requests to S3 |\n| --- | --- | --- |"

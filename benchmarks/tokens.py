@@ -34,6 +34,7 @@ from pathlib import Path
 
 import requests
 
+from benchmarks.harness import spread
 from benchmarks.token_clients import CLIENTS, SHARED, Client, Service
 from dev.services import RedisServer
 from lucidworks_provider.emulator import EmulatorSettings, running
@@ -185,12 +186,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def shown(values: list[int]) -> str:
-    """The median, and the range where there is one."""
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:g}" if low == high else f"{middle:g} ({low} to {high})"
-
-
 def line(*columns: str) -> str:
     """A line of the table."""
     client, processes, refreshes, refused, failed, rate = columns
@@ -199,9 +194,9 @@ def line(*columns: str) -> str:
 
 def row(name: str, processes: int, cells: list[Cell]) -> str:
     """The line of a client and a number of processes."""
-    refreshes = shown([cell.refreshes for cell in cells])
-    refused = shown([cell.refused for cell in cells])
-    failed = f"{shown([cell.failed for cell in cells])} of {processes * CALLS}"
+    refreshes = spread([cell.refreshes for cell in cells])
+    refused = spread([cell.refused for cell in cells])
+    failed = f"{spread([cell.failed for cell in cells])} of {processes * CALLS}"
     rate = statistics.median(cell.rate for cell in cells)
     return line(name, str(processes), refreshes, refused, failed, f"{rate:.1f}")
 

@@ -8,8 +8,8 @@ supervisor hands them to its runner (a process of its own: comms, greenback port
 connections and the token from the database for it, and writes the events back. Settings are those of
 :mod:`dev.airflow_config`, with more capacity. What is not there: scheduler, workers and API server, so nobody picks a
 resumed task up; and the jobs' records, which a worker writes beside its result, are written here with the same
-classes. One more trigger in the runner is the benchmark's own (:class:`ProbeTrigger`): it ticks on the loop, and
-answers questions over a Unix socket.
+classes. One more trigger in the runner is the benchmark's own (:mod:`benchmarks.trigger_probe`): it ticks on the
+loop, and answers questions over a Unix socket.
 
 The service is :mod:`benchmarks.trigger_server`, a process of its own, over plain HTTP.
 
@@ -35,8 +35,6 @@ The machine and everything on it share the cores, so compare rows of one run. ``
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
 import json
 import os
 import resource
@@ -44,23 +42,23 @@ import secrets
 import shutil
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPConnection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trigger_server import FIXED_TOKEN
+import requests
 
-TICK = 0.005
+from benchmarks.harness import served, spread
+from benchmarks.trigger_server import FIXED_TOKEN
+from dev.processes import ManagedProcess, until
+
 SMALL = 20_000
 LARGE = 12_000_000
 # A runner takes up to 50 rows a second, and a loaded machine longer.
@@ -72,79 +70,6 @@ CHECK = '''"""The check that a user of HttpEventTrigger writes."""
 async def ready(response):
     return response.json()["status"] == "READY"
 '''
-
-
-class ProbeTrigger:
-    """
-    Watches the loop that it runs on, and answers questions about it.
-
-    All that the runner asks of a trigger, without Airflow's base class: this module is imported before the
-    benchmark has told Airflow where its home is.
-
-    :param path: of the Unix socket.
-    """
-
-    task_instance: Any = None
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        # Of each tick: how late it came, and for how long the collector ran meanwhile.
-        self.ticks: list[tuple[float, float]] = []
-        self.collecting_since = 0.0
-        self.collected_for = 0.0
-
-    async def run(self) -> AsyncIterator[object]:
-        """Never yield."""
-        gc.callbacks.append(self._collected)
-        watching = asyncio.create_task(self._watch())
-        async with await asyncio.start_unix_server(self._asked, self.path):
-            await watching
-        yield None
-
-    async def cleanup(self) -> None:
-        """Nothing is left."""
-
-    async def on_kill(self) -> None:
-        """Nobody was waiting."""
-
-    async def _watch(self) -> None:
-        while True:
-            before, collected = time.monotonic(), self.collected_for
-            await asyncio.sleep(TICK)
-            self.ticks.append((time.monotonic() - before - TICK, self.collected_for - collected))
-
-    def _collected(self, phase: str, _info: object) -> None:
-        if phase == "start":
-            self.collecting_since = time.monotonic()
-        else:
-            self.collected_for += time.monotonic() - self.collecting_since
-
-    async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while question := (await reader.readline()).decode().strip():
-            writer.write(json.dumps(self._answer(question)).encode() + b"\n")
-            await writer.drain()
-        writer.close()
-
-    def _answer(self, question: str) -> object:
-        match question:
-            case "pid":
-                return os.getpid()
-            case "tasks":
-                return len(asyncio.all_tasks())
-            case "stalls":
-                ticks, self.ticks = self.ticks, []
-                longest = max((late for late, _ in ticks), default=0.0)
-                return {"longest": longest, "own": max((late - its for late, its in ticks), default=0.0)}
-            case "trace":
-                tracemalloc.start()
-                return None
-            case "traced":
-                gc.collect()
-                return tracemalloc.get_traced_memory()[0]
-            case "lines":
-                lines = tracemalloc.take_snapshot().statistics("lineno")[:40]
-                return [[one.size, one.count, str(one.traceback)] for one in lines]
-        raise ValueError(question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,42 +243,23 @@ class Pace:
     window: float
 
 
+@dataclass(frozen=True, slots=True)
 class Server:
-    """The service's process."""
+    """The service."""
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.trigger_server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None  # noqa: S101 (for mypy)
-        self.port = int(self._process.stdout.readline())
-        self.url = f"http://127.0.0.1:{self.port}"
+    url: str
 
     def control(self, **order: Any) -> dict[str, Any]:
-        """Give an order, and hear the counts."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request("POST", "/control", json.dumps(order))
-            said: dict[str, Any] = json.load(connection.getresponse())
-        finally:
-            connection.close()
+        """Give an order; the counts."""
+        said: dict[str, Any] = requests.post(f"{self.url}/control", json=order, timeout=60).json()
         return said
-
-    def stop(self) -> None:
-        """Let it end."""
-        assert self._process.stdin is not None  # noqa: S101
-        self._process.stdin.close()
-        self._process.wait(30)
 
 
 class Probe:
-    """The other end of a :class:`ProbeTrigger`, and what the system knows of its process."""
+    """The other end of the probe, and what the system knows of its process."""
 
     def __init__(self, path: str) -> None:
-        await_true("a probe in the runner", lambda: Path(path).exists())
+        until(lambda: Path(path).exists(), "a probe in the runner", PATIENCE)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(120)
         self._socket.connect(path)
@@ -426,8 +332,6 @@ class Airflow:
 
     def process(self, name: str, *command: str) -> Any:
         """A part of Airflow, to be started."""
-        from dev.processes import ManagedProcess
-
         return ManagedProcess(
             [sys.executable, "-m", "airflow", *command],
             self.environment,
@@ -556,7 +460,7 @@ class Airflow:
     def triggerer(self, run_id: str) -> Iterator[Probe]:
         """A fresh one, with the probe in it."""
         path = f"{self.home}/{run_id}.socket"
-        self.defer(run_id, {100_000: ("benchmarks.triggers.ProbeTrigger", {"path": path})})
+        self.defer(run_id, {100_000: ("benchmarks.trigger_probe.ProbeTrigger", {"path": path})})
         triggerer = self.process(f"triggerer-{run_id}", "triggerer", "--skip-serve-logs")
         try:
             triggerer.start()
@@ -566,16 +470,6 @@ class Airflow:
         finally:
             # It would take its time to end well, and nothing of it is kept.
             triggerer.kill()
-
-
-def await_true(what: str, condition: Callable[[], object], seconds: float = PATIENCE) -> bool:
-    """Look several times a second."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no {what} in {seconds:g} s")
-        time.sleep(0.2)
-    return True
 
 
 class Filled:
@@ -594,7 +488,7 @@ class Filled:
         self.airflow.defer(self.place.run_id, made)
         self.triggers += triggers
         self.jobs += triggers * jobs
-        await_true(f"{self.triggers} triggers that wait", self._all_wait)
+        until(self._all_wait, f"{self.triggers} triggers that wait", PATIENCE)
         time.sleep(self.settle)
 
     def _all_wait(self) -> bool:
@@ -606,7 +500,7 @@ class Filled:
         """Make every job ready; the number of triggers that have not fired in time."""
         self.airflow.server.control(ready=True)
         with suppress(TimeoutError):
-            await_true("event of each trigger", lambda: self.unfinished() == 0)
+            until(lambda: self.unfinished() == 0, "event of each trigger", PATIENCE)
         return self.unfinished()
 
     def unfinished(self) -> int:
@@ -699,34 +593,11 @@ def traced(airflow: Airflow, kind: Kind, pace: Pace, *, triggers: int) -> float:
         return float(one.probe.ask("traced") - before) / triggers / 1024
 
 
-def spread(values: Iterable[float], digits: int = 0) -> str:
-    """The median, and the range where there is one."""
-    rounded = [round(value, digits) for value in values]
-    low, middle, high = min(rounded), statistics.median(rounded), max(rounded)
-    if low == high:
-        return f"{middle:.{digits}f}"
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
 def table(heads: list[str], lines: list[list[str]]) -> None:
     """Print columns as wide as they need to be."""
     widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
     for cells in [heads, *lines]:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What is to be reached, and what was measured."""
-
-    what: str
-    most: float
-    measured: float
-
-    @property
-    def reached(self) -> bool:
-        """Whether it is."""
-        return self.measured <= self.most
 
 
 Cells = dict[Row, list[Cell]]
@@ -783,30 +654,28 @@ def ending_table(cells: Cells) -> None:
     table(heads, lines)
 
 
-def goals(cells: Cells, traced_kib: dict[str, float], pace: Pace) -> Iterator[Goal]:
-    """What our rows have to reach; medians, but for what must never be exceeded."""
+def goals(cells: Cells, traced_kib: dict[str, float], pace: Pace) -> Iterator[tuple[str, float, float]]:
+    """What our rows have to reach, the most, what was measured: medians, but for what must never be exceeded."""
     by_name = {row.name: its for row, its in cells.items()}
     for row, its in cells.items():
         if row.kind is not OURS:
             continue
         # Not filling: there the runner's own log line, one for each trigger that starts, waits for the supervisor.
         stalls = (max(one.waiting.own, one.ending.own) for one in its)
-        yield Goal(f"{row.name}: longest stall without the collector, s", 0.2, statistics.median(stalls))
-        yield Goal(f"{row.name}: sockets", 8, max(one.sockets for one in its))
-        yield Goal(f"{row.name}: lost, or did not fire", 0, max(one.wrong + one.missing for one in its))
+        yield f"{row.name}: longest stall without the collector, s", 0.2, statistics.median(stalls)
+        yield f"{row.name}: sockets", 8, max(one.sockets for one in its)
+        yield f"{row.name}: lost, or did not fire", 0, max(one.wrong + one.missing for one in its)
         if not row.late:
             found = max(one.found[-1] for one in its)
-            yield Goal(f"{row.name}: the last one found after, s", pace.poll + 1, found)
+            yield f"{row.name}: the last one found after, s", pace.poll + 1, found
         if row.about_results:
-            yield Goal(f"{row.name}: peak, MiB", 200, statistics.median(one.peak for one in its))
+            yield f"{row.name}: peak, MiB", 200, statistics.median(one.peak for one in its)
         elif row.jobs == 1 and SLEEPING.name in by_name:
             each = statistics.median(one.each for one in its)
             floor = statistics.median(one.each for one in by_name[SLEEPING.name])
-            yield Goal(f"{row.name}: KiB each beside a sleeping one", 16, each - floor)
+            yield f"{row.name}: KiB each beside a sleeping one", 16, each - floor
         if row.name in traced_kib:
-            yield Goal(
-                f"{row.name}: KiB each by tracemalloc, Airflow's own included", 16, traced_kib[row.name]
-            )
+            yield f"{row.name}: KiB each by tracemalloc, Airflow's own included", 16, traced_kib[row.name]
 
 
 def rows(triggers: int, results: int, *, others: bool) -> list[Row]:
@@ -842,7 +711,6 @@ def options() -> argparse.Namespace:
     parser.add_argument("--results", type=int, help="number of results of 12 MB (default 100)")
     parser.add_argument("--rounds", type=int, help="default 3")
     parser.add_argument("--poll", type=float, help="poll interval in seconds (default 5, 2 when short)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
     given = parser.parse_args()
     for name, short, usual in (
         ("triggers", 100, 1000),
@@ -862,9 +730,7 @@ def run(given: argparse.Namespace, pace: Pace) -> tuple[Cells, dict[str, float]]
     planned = rows(given.triggers, given.results, others=not given.short)
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="triggers-")))
-        server = Server()
-        stack.callback(server.stop)
-        airflow = Airflow(home, server)
+        airflow = Airflow(home, Server(stack.enter_context(served("trigger_server"))))
         for number in range(given.rounds):
             for row in planned:
                 print(f"  round {number + 1}: {row.name}", file=sys.stderr, flush=True)
@@ -896,13 +762,9 @@ def main() -> int:
     print()
     ending_table(cells)
     judged = list(goals(cells, traced_kib, pace))
-    if given.json:
-        measured = {row.name: [asdict(one) for one in its] for row, its in cells.items()}
-        known = {"cells": measured, "traced": traced_kib, "goals": [asdict(goal) for goal in judged]}
-        given.json.write_text(json.dumps(known, indent=1))
-    missed = [goal for goal in judged if not goal.reached]
-    for goal in missed:
-        print(f"MISSED  {goal.what}: {goal.measured:.2f}, to reach {goal.most:g}")
+    missed = [one for one in judged if one[2] > one[1]]
+    for what, goal, measured in missed:
+        print(f"MISSED  {what}: {measured:.2f}, to reach {goal:g}")
     print(f"{len(judged) - len(missed)} of {len(judged)} goals reached")
     return 1 if missed else 0
 

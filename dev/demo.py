@@ -21,7 +21,7 @@ from urllib.parse import quote
 import requests
 
 from dev.airflow_stack import AirflowStack, install_signal_handlers
-from dev.processes import REPOSITORY, ManagedProcess, ProcessGroup, clean_environment, free_ports
+from dev.processes import REPOSITORY, ManagedProcess, ProcessGroup, clean_environment, free_ports, until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -208,11 +208,7 @@ def run_dag(airflow: AirflowStack) -> tuple[str, str]:
 
 def scheduled_run(airflow: AirflowStack) -> str:
     """The run of the last day that has ended; the scheduler makes it a few seconds after the switch."""
-    deadline = time.monotonic() + 60
-    while not (runs := airflow.api("GET", f"dags/{DAG}/dagRuns")["dag_runs"]):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the scheduler made no run of {DAG} within a minute")
-        time.sleep(0.5)
+    runs = until(lambda: airflow.api("GET", f"dags/{DAG}/dagRuns")["dag_runs"], f"a run of {DAG}")
     return str(runs[0]["dag_run_id"])
 
 

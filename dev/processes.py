@@ -18,12 +18,12 @@ import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from dev.reaper import GROUP_MARK, PART_MARK, find_marked, kill_marked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     import psutil
@@ -36,6 +36,16 @@ _INHERITED = (
     *("HOME", "LOGNAME", "PATH", "TMPDIR", "USER", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
     *("LANG", "LC_ALL", "LC_CTYPE", "TZ"),
 )
+
+
+def until(condition: Callable[[], Any], what: str, timeout: float = 60, *, pause: float = 0.1) -> Any:
+    """Wait until a condition is true, and return its value."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout:.0f} s")
+        time.sleep(pause)
+    return value
 
 
 class ProcessError(RuntimeError):

@@ -9,29 +9,47 @@ import shlex
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.emulator.settings import (
-    ChunkOverflow,
-    EmulatorSettings,
-    Oversize,
-    RateMode,
-    Retrieved,
-    SettingsError,
-    deployment_ids,
-)
+from lucidworks_provider.emulator.rules import InvalidValue
+from lucidworks_provider.emulator.settings import EmulatorSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# Settings with an option of their own: what it says, and the name of its value. ``--set`` reaches the others.
+_OPTIONS = {
+    "auth_server_id": ("another one in the token path gives 404", "ID"),
+    "token_ttl": ("lifetime of a token", "SECONDS"),
+    "both_tokens_live": ("a new token does not delete the old one", ""),
+    "scope_check": ("refuse a token of another scope", ""),
+    "query_only": ("token parameters in the query only, not in a form body", ""),
+    "pending_polls": ("polls answered SUBMITTED", "N"),
+    "pending_seconds": ("seconds for which polls are answered SUBMITTED", "T"),
+    "retrieved": ("later polls get empty, payload or 404", "WHAT"),
+    "retention": ("seconds from the submission to a 404", "SECONDS"),
+    "chunk_overflow": ("too many chunks: truncate or error", "WHAT"),
+    "oversize": ("too much text: 413, 400 or error-job", "WHAT"),
+    "rate_mode": ("a sliding window, or a bucket of tokens that holds those of one second", "MODE"),
+    "retry_after": ("send it with a 429 of the rate limit", ""),
+    "strict_segments": ("'_' is not read as '-' in the path", ""),
+    "legacy_shape": ("results in the older published shape", ""),
+    "latency": ("delay of each other endpoint", "SECONDS"),
+    "token_latency": ("delay of the token endpoint", "SECONDS"),
+    "customer_id": ("another one in the path of the Models API gives 403", "ID"),
+    "training_seconds": ("seconds from TRAINING to AVAILABLE", "T"),
+    "deploy_seconds": ("seconds from DEPLOYING to DEPLOYED", "T"),
+    "undeploy_seconds": ("seconds for which a deleted deployment is listed", "T"),
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; both are a clean exit."""
-    parser = _parser()
+    parser = command_line()
     options = parser.parse_args(arguments)
     try:
-        settings = _settings(options)
-    except SettingsError as wrong:
+        settings = read_settings(options)
+    except InvalidValue as wrong:
         parser.error(str(wrong))
     try:
         from lucidworks_provider.emulator import running
@@ -72,8 +90,8 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
-    default = EmulatorSettings
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of all options."""
     parser = argparse.ArgumentParser(
         prog="lucidworks-emulator",
         description="A strict local emulator of the Lucidworks AI HTTP API. It is not the vendor's service.",
@@ -91,110 +109,64 @@ def _parser() -> argparse.ArgumentParser:
     add("--client-id", default="demo-client")
     add("--client-secret", default="demo-secret")
     add("--client", action="append", default=[], metavar="ID:SECRET", help="one more client; repeatable")
-    add("--auth-server-id", default=default.auth_server_id, help="another one in the token path gives 404")
-    add("--token-ttl", type=int, default=default.token_ttl, metavar="SECONDS")
-    add("--both-tokens-live", action="store_true", help="a new token does not delete the old one")
-    add("--no-scope-check", action="store_true", help="accept a token of any scope everywhere")
-    add("--query-only", action="store_true", help="token parameters in the query only, not in a form body")
-    add(
-        "--pending-polls",
-        type=int,
-        default=default.pending_polls,
-        metavar="N",
-        help="polls answered SUBMITTED",
-    )
-    add("--pending-seconds", type=float, default=default.pending_seconds, metavar="T")
-    add("--retrieved", choices=[one.value for one in Retrieved], default="empty", help="later polls get")
-    add("--retention", type=float, default=default.retention, metavar="SECONDS")
-    add("--chunk-overflow", choices=[one.value for one in ChunkOverflow], default="truncate")
-    add("--oversize", choices=[one.value for one in Oversize], default="413")
+    for name, (what, value) in _OPTIONS.items():
+        default = getattr(EmulatorSettings, name)
+        kind: dict[str, Any] = {"type": type(default), "metavar": value}
+        if isinstance(default, bool):
+            kind = {"action": argparse.BooleanOptionalAction}
+        add(f"--{name.replace('_', '-')}", default=default, help=what, **kind)
     add("--rate-limit", metavar="N/SECONDS", help="so many calls pass in so many seconds; more get 429")
-    add(
-        "--rate-mode",
-        choices=[one.value for one in RateMode],
-        default="window",
-        help="a sliding window, or a bucket of tokens that holds those of one second",
-    )
-    add("--retry-after", action=argparse.BooleanOptionalAction, default=True, help="send it with such a 429")
-    add("--strict-segments", action="store_true", help="'_' is not read as '-' in the path")
-    add("--legacy-shape", action="store_true", help="results in the older published shape")
-    add("--latency", type=float, default=0.0, metavar="SECONDS", help="delay of each other endpoint")
-    add("--token-latency", type=float, default=0.0, metavar="SECONDS", help="delay of the token endpoint")
     add("--deployment", action="append", default=[], metavar="UUID", help="a custom model; repeatable")
-    add(
-        "--customer-id",
-        default=default.customer_id,
-        help="another one in the path of the Models API gives 403",
-    )
-    add("--training-seconds", type=float, default=default.training_seconds, metavar="T")
-    add("--deploy-seconds", type=float, default=default.deploy_seconds, metavar="T")
-    add("--undeploy-seconds", type=float, default=default.undeploy_seconds, metavar="T")
     add(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any other switch, with its value as JSON or as plain text; repeatable",
+        help="any other setting, with its value as JSON or as plain text; repeatable",
     )
     return parser
 
 
-def _settings(options: argparse.Namespace) -> EmulatorSettings:
+def read_settings(options: argparse.Namespace) -> EmulatorSettings:
+    """Return the settings of the options."""
     clients = {options.client_id: options.client_secret}
     for pair in options.client:
         client_id, colon, secret = pair.partition(":")
         if not colon:
-            raise SettingsError("--client: ID:SECRET")
+            raise InvalidValue("--client: ID:SECRET")
         clients[client_id] = secret
     rate_limit, rate_window = _rate(options.rate_limit)
     settings = EmulatorSettings(
         clients=clients,
-        auth_server_id=options.auth_server_id,
-        token_ttl=options.token_ttl,
-        both_tokens_live=options.both_tokens_live,
-        scope_check=not options.no_scope_check,
-        query_only=options.query_only,
-        pending_polls=options.pending_polls,
-        pending_seconds=options.pending_seconds,
-        retrieved=Retrieved(options.retrieved),
-        retention=options.retention,
-        chunk_overflow=ChunkOverflow(options.chunk_overflow),
-        oversize=Oversize(options.oversize),
         rate_limit=rate_limit,
         rate_window=rate_window,
-        rate_mode=RateMode(options.rate_mode),
-        retry_after=options.retry_after,
-        strict_segments=options.strict_segments,
-        legacy_shape=options.legacy_shape,
-        latency=options.latency,
-        token_latency=options.token_latency,
-        deployments=deployment_ids(options.deployment),
-        customer_id=options.customer_id,
-        training_seconds=options.training_seconds,
-        deploy_seconds=options.deploy_seconds,
-        undeploy_seconds=options.undeploy_seconds,
+        deployments=options.deployment,
+        **{name: getattr(options, name) for name in _OPTIONS},
     )
-    return settings.patched(dict(_switch(text) for text in options.set))
+    return settings.patched(dict(_assignment(one) for one in options.set))
 
 
-def _switch(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
+def _assignment(given: str) -> tuple[str, object]:
+    name, equals, value = given.partition("=")
     if not equals:
-        raise SettingsError("--set: NAME=VALUE")
+        raise InvalidValue("--set: NAME=VALUE")
+    default = getattr(EmulatorSettings, name, None)
+    if isinstance(default, str):  # 404 is a text for some
+        return name, value
     try:
         return name, json.loads(value)
     except ValueError:
         return name, value
 
 
-def _rate(text: str | None) -> tuple[int | None, float]:
-    if text is None:
+def _rate(given: str | None) -> tuple[int | None, float]:
+    if given is None:
         return None, EmulatorSettings.rate_window
-    calls, _, seconds = text.partition("/")
+    calls, _, seconds = given.partition("/")
     try:
         return int(calls), float(seconds or 1)
     except ValueError:
-        raise SettingsError("--rate-limit: N/SECONDS, for example 10/1") from None
+        raise InvalidValue("--rate-limit: N/SECONDS, for example 10/1") from None
 
 
 if __name__ == "__main__":

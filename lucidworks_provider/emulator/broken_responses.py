@@ -10,15 +10,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from lucidworks_provider.emulator.connections import drop, write
+from lucidworks_provider.emulator.errors import ApiError
 from lucidworks_provider.emulator.faults import Fault, FaultKind
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 Body = dict[str, Any]
+_Change = Callable[[Body, Fault], Body]
 _IDS = ("chunkingId", "predictionId")
 _PAYLOADS = ("chunkedData", "predictions")
 
@@ -31,29 +33,9 @@ def altered(whole: Response, fault: Fault) -> Response:
     return Response(json.dumps(body, ensure_ascii=False), media_type="application/json")
 
 
-def _payload(value: Any) -> Callable[[Body, Fault], Body]:
-    return lambda body, fault: body | {name: value for name in _PAYLOADS if name in body}
-
-
-def _no_chunks(body: Body, fault: Fault) -> Body:
-    items = body.get("chunkedData")
-    return body if items is None else body | {"chunkedData": [{name: [] for name in item} for item in items]}
-
-
-def _envelope(body: Body, fault: Fault) -> Body:
-    return {fault.value or "data": body}
-
-
-def _status(body: Body, fault: Fault) -> Body:
-    return body | {"status": fault.value or "FAILED", "message": "An injected fault."}
-
-
-def _error(body: Body, fault: Fault) -> Body:
-    return {"error": fault.value or "An injected fault."}
-
-
-def _other_id(body: Body, fault: Fault) -> Body:
-    return body | {name: str(uuid4()) for name in _IDS if name in body}
+def _each(names: tuple[str, ...], value: Callable[[], Any]) -> _Change:
+    """Replace fields, where they are."""
+    return lambda body, fault: body | {name: value() for name in names if name in body}
 
 
 def _previous(body: Body, fault: Fault) -> Body:
@@ -77,32 +59,36 @@ def _no_id(body: Body, fault: Fault) -> Body:
     return {name: value for name, value in body.items() if name not in _IDS} | {"requestId": str(uuid4())}
 
 
-def _texts(change: Callable[[str], str]) -> Callable[[Body, Fault], Body]:
+def _items(change: Callable[[Body], object]) -> _Change:
+    """Change each element of ``chunkedData`` in place."""
+
     def chunks(body: Body, fault: Fault) -> Body:
         for item in body.get("chunkedData") or []:
-            item["chunks"] = list(map(change, item["chunks"]))
+            change(item)
         return body
 
     return chunks
 
 
-def _without(which: Callable[[int], slice]) -> Callable[[Body, Fault], Body]:
+def _texts(change: Callable[[str], str]) -> _Change:
+    return _items(lambda item: item.update(chunks=list(map(change, item["chunks"]))))
+
+
+def _without(which: Callable[[int], slice]) -> _Change:
     """Leave out some of the chunks, with their spans and vectors."""
 
-    def chunks(body: Body, fault: Fault) -> Body:
-        for item in body.get("chunkedData") or []:
-            for listed in item.values():
-                del listed[which(len(listed))]
-        return body
+    def cut(item: Body) -> None:
+        for listed in item.values():
+            del listed[which(len(listed))]
 
-    return chunks
+    return _items(cut)
 
 
 def _twice(body: Body, fault: Fault) -> Body:
     return body | {"chunkedData": body["chunkedData"] * 2} if body.get("chunkedData") else body
 
 
-def _vectors(change: Callable[[list[float]], list[float]]) -> Callable[[Body, Fault], Body]:
+def _vectors(change: Callable[[list[float]], list[float]]) -> _Change:
     def vectors(body: Body, fault: Fault) -> Body:
         items = body.get("chunkedData") or []
         holders = [one for item in items for one in item.get("vectors", [])] + (body.get("predictions") or [])
@@ -114,7 +100,7 @@ def _vectors(change: Callable[[list[float]], list[float]]) -> Callable[[Body, Fa
     return vectors
 
 
-def _first_prediction(sent: Body) -> Callable[[Body, Fault], Body]:
+def _first_prediction(sent: Body) -> _Change:
     def first(body: Body, fault: Fault) -> Body:
         if body.get("predictions"):
             body["predictions"][0] = dict(sent)
@@ -147,14 +133,15 @@ def _labels(body: Body, fault: Fault) -> Body:
     return body
 
 
-_CHANGES: dict[FaultKind, Callable[[Body, Fault], Body]] = {
-    FaultKind.NULL_PAYLOAD: _payload(None),
-    FaultKind.EMPTY_PAYLOAD: _payload([]),
-    FaultKind.NO_CHUNKS: _no_chunks,
-    FaultKind.ENVELOPE: _envelope,
-    FaultKind.STATUS: _status,
-    FaultKind.ERROR_BODY: _error,
-    FaultKind.OTHER_ID: _other_id,
+_INJECTED = "An injected fault."
+_CHANGES: dict[FaultKind, _Change] = {
+    FaultKind.NULL_PAYLOAD: _each(_PAYLOADS, lambda: None),
+    FaultKind.EMPTY_PAYLOAD: _each(_PAYLOADS, list),
+    FaultKind.NO_CHUNKS: _without(lambda count: slice(None)),
+    FaultKind.ENVELOPE: lambda body, fault: {fault.value or "data": body},
+    FaultKind.STATUS: lambda body, fault: body | {"status": fault.value or "FAILED", "message": _INJECTED},
+    FaultKind.ERROR_BODY: lambda body, fault: {"error": fault.value or _INJECTED},
+    FaultKind.OTHER_ID: _each(_IDS, lambda: str(uuid4())),
     FaultKind.PREVIOUS_ANSWER: _previous,
     FaultKind.SAME_ID: _same_id,
     FaultKind.ID_NAME: _id_name,
@@ -170,13 +157,12 @@ _CHANGES: dict[FaultKind, Callable[[Body, Fault], Body]] = {
     FaultKind.WHOLE_NUMBERS: _vectors(lambda vector: [round(number * 1000) for number in vector]),
     FaultKind.FRACTIONS: _vectors(lambda vector: [number + 0.5 for number in vector]),
     FaultKind.ZEROS: _vectors(lambda vector: [0.0 for _ in vector]),
-    FaultKind.ITEM_ERROR: _first_prediction({"error": "An injected fault.", "response": None}),
+    FaultKind.ITEM_ERROR: _first_prediction({"error": _INJECTED, "response": None}),
     FaultKind.ITEM_NOTHING: _first_prediction({}),
     FaultKind.REVERSED: _reversed,
     FaultKind.INDEX: _index,
     FaultKind.LABELS: _labels,
 }
-UNKIND = frozenset(_CHANGES)
 
 # "Without an end" ends here, so that a client that reads on does not keep the emulator busy for ever.
 _ENDLESS_BYTES = 1 << 30
@@ -212,13 +198,6 @@ def drip(whole: Response, fault: Fault) -> Response:
     return StreamingResponse(body(), whole.status_code, length, media_type="application/json")
 
 
-def error(whole: Response, fault: Fault) -> Response:
-    """500, as from a gateway that did not wait."""
-    return JSONResponse(
-        {"status": 500, "error": "Internal Server Error", "message": "An injected fault."}, 500
-    )
-
-
 class _Reset(Response):
     """Half of the body, whose whole length was announced; then the connection is reset."""
 
@@ -229,11 +208,6 @@ class _Reset(Response):
         # For the half to arrive: a reset overtakes what the other side has not read yet.
         await asyncio.sleep(0.05)
         await drop(scope, reset=True)
-
-
-def reset(whole: Response, fault: Fault) -> Response:
-    """See :class:`_Reset`."""
-    return _Reset(whole.body, whole.status_code, media_type="application/json")
 
 
 def encoded(whole: Response, fault: Fault) -> Response:
@@ -280,19 +254,15 @@ class _Hinted(Response):
         await self._whole(scope, receive, send)
 
 
-def hinted(whole: Response, fault: Fault) -> Response:
-    """See :class:`_Hinted`."""
-    return _Hinted(whole)
-
-
 BREAKERS: dict[FaultKind, Callable[[Response, Fault], Response]] = {
     FaultKind.CUT_JSON: cut,
     FaultKind.ENDLESS: endless,
     FaultKind.DRIP: drip,
-    FaultKind.RESET: reset,
-    **dict.fromkeys(UNKIND, altered),
-    FaultKind.ERROR_AFTER: error,
+    FaultKind.RESET: lambda whole, _: _Reset(whole.body, whole.status_code, media_type="application/json"),
+    **dict.fromkeys(_CHANGES, altered),
+    # As from a gateway that did not wait.
+    FaultKind.ERROR_AFTER: lambda whole, _: ApiError(500, _INJECTED).response(),
     FaultKind.BR: encoded,
     FaultKind.ZSTD: encoded,
-    FaultKind.EARLY_HINTS: hinted,
+    FaultKind.EARLY_HINTS: lambda whole, _: _Hinted(whole),
 }

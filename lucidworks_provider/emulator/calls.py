@@ -3,7 +3,7 @@
 The frame around every vendor endpoint: delay, faults, rate limit, bearer check, log.
 
 An endpoint itself is a coroutine from :class:`Call` to a response; whatever it refuses it raises as
-:class:`ApiError`. No error body is documented anywhere, so all of them are assumptions [A] (section 11).
+:class:`ApiError`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 
 from lucidworks_provider.emulator.broken_responses import BREAKERS
-from lucidworks_provider.emulator.checks import ApiError, InvalidRequest, OAuthError, load_json
 from lucidworks_provider.emulator.connections import drop
+from lucidworks_provider.emulator.errors import ApiError, OAuthError
 from lucidworks_provider.emulator.faults import EndpointName, Fault, FaultKind
 from lucidworks_provider.emulator.models import EmbeddingModel, find_model
-from lucidworks_provider.emulator.settings import DeadToken, UnknownOptions
+from lucidworks_provider.emulator.rules import Default, InvalidValue, Rule, check, load_json
 from lucidworks_provider.emulator.state import LogRecord
 from lucidworks_provider.emulator.tokens import Scope, TokenState
 
@@ -55,11 +55,6 @@ class Call:
         """Return whether a fault of a kind was injected into this call."""
         return self.fault is not None and self.fault.kind is kind
 
-    @property
-    def ignore_unknown(self) -> bool:
-        """Return whether undocumented fields are accepted."""
-        return self.settings.unknown_options is UnknownOptions.IGNORE
-
     def segment(self, text: str) -> str:
         """Read a path segment, in which older pages write ``_`` for ``-`` (section 5.1)."""
         return text if self.settings.strict_segments else text.replace("_", "-")
@@ -72,18 +67,33 @@ class Call:
             raise ApiError(404, f"There is no embedding model or deployment {model_id!r:.80}.")
         return model
 
-    async def json_body(self) -> bytes:
-        """Return the body of a POST that says it is JSON (section 1.3)."""
+    async def body(self, rules: Mapping[str, Rule | Default]) -> dict[str, Any]:
+        """Check the body of a POST, which has to say that it is JSON (section 1.3)."""
         declared = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if declared != "application/json":
             raise ApiError(400, "The header Content-Type: application/json is missing.")
-        return await self.request.body()
+        ignore = self.settings.unknown_options == "ignore"
+        checked: dict[str, Any] = check(
+            "body", load_json(await self.request.body()), rules, ignore_unknown=ignore
+        )
+        return checked
 
-    def note_texts(self, texts: Sequence[str]) -> None:
-        """Log texts by their number, size and hash."""
-        encoded = "".join(texts).encode()
-        self.record.items, self.record.text_bytes = len(texts), len(encoded)
+    def batch(self, body: Mapping[str, Any], most: int | None = None) -> list[dict[str, Any]]:
+        """
+        Return the items of ``batch``, and log their texts by number, size and hash.
+
+        What the vendor does with more than the documented most items is not documented [A].
+        """
+        items: list[dict[str, Any]] = body["batch"]
+        if not items:
+            raise InvalidValue("batch: a non-empty list of objects with a text is required.")
+        if most is not None and len(items) > most and self.settings.batch_overflow == "400":
+            raise InvalidValue(f"batch: at most {most} items are accepted.")
+        items = items[:most]
+        encoded = "".join(item["text"] for item in items).encode()
+        self.record.items, self.record.text_bytes = len(items), len(encoded)
         self.record.text_sha256 = hashlib.sha256(encoded).hexdigest()
+        return items
 
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -171,7 +181,7 @@ class Endpoint:
             if self.name.value in call.settings.missing_endpoints:
                 raise ApiError(404, "There is no such endpoint.")
             return await self.handler(call)
-        except InvalidRequest as invalid:
+        except InvalidValue as invalid:
             return ApiError(400, str(invalid)).response()
         except ApiError as refused:
             return refused.response()
@@ -190,7 +200,7 @@ class Endpoint:
         if token is not None:
             call.record.client_id, call.record.jti_prefix = token.client_id, token.jti_prefix
         if token is None or worth is not TokenState.LIVE:
-            if token is not None and call.settings.dead_token is DeadToken.FORBIDDEN:
+            if token is not None and call.settings.dead_token == "403":  # noqa: S105
                 raise ApiError(403, worth.value)
             raise _bearer_error(worth.value)
         if call.settings.scope_check and needed not in token.scopes:
@@ -206,7 +216,7 @@ def _quoted_keys(body: bytes) -> ApiError:
     """Refuse like a third party that quotes its key, as a whole and abbreviated; any text counts as a key."""
     try:
         config = load_json(body)["modelConfig"]
-    except (InvalidRequest, KeyError, TypeError):
+    except (InvalidValue, KeyError, TypeError):
         config = {}
     keys = [key for key in config.values() if isinstance(key, str)] if isinstance(config, dict) else []
     quoted = " ".join(

@@ -16,15 +16,17 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from lucidworks_provider.emulator.sentences import Span, count_tokens, line_spans, sentence_spans, words
 from lucidworks_provider.emulator.vectors import COMMON_SHARE, term_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+
+COSINE_THRESHOLD: Final = 0.567
+"""No default is documented; this is the value of the vendor's example."""
 
 
 class GrowingChunk:
@@ -80,90 +82,47 @@ class GrowingChunk:
             self._square += after * after - before * before
 
 
-class ChunkerName(Enum):
-    """The values of CHUNKER."""
-
-    DYNAMIC_NEWLINE = "dynamic-newline"
-    DYNAMIC_SENTENCE = "dynamic-sentence"
-    REGEX_SPLITTER = "regex-splitter"
-    SEMANTIC = "semantic"
-    SENTENCE = "sentence"
-
-
-@dataclass(frozen=True)
-class DynamicNewline:
+def dynamic_newline(text: str, max_chunk_size: int = 512) -> Iterator[Span]:
     """Split on every newline, then merge neighbours while they fit."""
-
-    max_chunk_size: int = 512
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the chunks of a text."""
-        lines = line_spans(text)
-        return _pack(lines, _sizes(text, lines), self.max_chunk_size)
+    lines = line_spans(text)
+    return _pack(lines, _sizes(text, lines), max_chunk_size)
 
 
-@dataclass(frozen=True)
-class DynamicSentence:
+def dynamic_sentence(text: str, max_chunk_size: int = 512, overlap_size: int = 0) -> Iterator[Span]:
     """Join sentences until the limit; the default limit is documented for dynamic-newline only [A]."""
-
-    max_chunk_size: int = 512
-    overlap_size: int = 0
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the chunks of a text."""
-        sentences = sentence_spans(text)
-        return _pack(sentences, _sizes(text, sentences), self.max_chunk_size, self.overlap_size)
+    sentences = sentence_spans(text)
+    return _pack(sentences, _sizes(text, sentences), max_chunk_size, overlap_size)
 
 
-@dataclass(frozen=True)
-class SentenceCount:
-    """A fixed number of sentences per chunk."""
-
-    chunk_size: int = 5
-    overlap_size: int = 0
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the chunks of a text."""
-        sentences = sentence_spans(text)
-        return _pack(sentences, [1] * len(sentences), self.chunk_size, self.overlap_size)
+def sentence(text: str, chunk_size: int = 5, overlap_size: int = 0) -> Iterator[Span]:
+    """Join a fixed number of sentences."""
+    sentences = sentence_spans(text)
+    return _pack(sentences, [1] * len(sentences), chunk_size, overlap_size)
 
 
-@dataclass(frozen=True)
-class RegexSplitter:
+def regex_splitter(text: str, regex: str = "\n") -> Iterator[Span]:
     """Split at each match of a pattern; an empty match splits nothing, or "x*" would cut every character."""
-
-    regex: str = "\n"
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the chunks of a text."""
-        start = 0
-        for match in re.finditer(self.regex, text):
-            if match.end() > match.start():
-                yield from _visible(text, start, match.start())
-                start = match.end()
-        yield from _visible(text, start, len(text))
+    start = 0
+    for match in re.finditer(regex, text):
+        if match.end() > match.start():
+            yield from _visible(text, start, match.start())
+            start = match.end()
+    yield from _visible(text, start, len(text))
 
 
-@dataclass(frozen=True)
-class Semantic:
+def semantic(
+    text: str,
+    max_chunk_size: int = 512,
+    overlap_size: int = 0,
+    cosine_threshold: float = COSINE_THRESHOLD,
+    approximate: bool = False,
+) -> Iterator[Span]:
     """Join sentences while they are similar enough to the growing chunk, and fit."""
-
-    max_chunk_size: int = 512
-    overlap_size: int = 0
-    # No default is documented; this is the value of the vendor's example.
-    cosine_threshold: float = 0.567
-    approximate: bool = False
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the chunks of a text."""
-        sentences = sentence_spans(text)
-        growing = GrowingChunk(
-            [text[start:end] for start, end in sentences], self.cosine_threshold, approximate=self.approximate
-        )
-        return _pack(sentences, _sizes(text, sentences), self.max_chunk_size, self.overlap_size, growing)
-
-
-Chunker: TypeAlias = DynamicNewline | DynamicSentence | SentenceCount | RegexSplitter | Semantic
+    sentences = sentence_spans(text)
+    growing = GrowingChunk(
+        [text[start:end] for start, end in sentences], cosine_threshold, approximate=approximate
+    )
+    return _pack(sentences, _sizes(text, sentences), max_chunk_size, overlap_size, growing)
 
 
 def _sizes(text: str, units: Sequence[Span]) -> list[int]:

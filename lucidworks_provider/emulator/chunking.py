@@ -7,117 +7,73 @@ import json
 import re
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from lucidworks_provider.emulator import chunkers
 from lucidworks_provider.emulator.calls import Call
-from lucidworks_provider.emulator.checks import ApiError, Fields, InvalidRequest, batch_of, load_json
-from lucidworks_provider.emulator.chunkers import (
-    Chunker,
-    ChunkerName,
-    DynamicNewline,
-    DynamicSentence,
-    RegexSplitter,
-    Semantic,
-    SentenceCount,
-)
-from lucidworks_provider.emulator.jobs import JobFailure, JobKind, JobResult, accept, poll
+from lucidworks_provider.emulator.errors import ApiError
+from lucidworks_provider.emulator.jobs import JobFailure, JobKind, accept, poll
 from lucidworks_provider.emulator.models import max_chunks
-from lucidworks_provider.emulator.settings import ChunkOverflow, Oversize
+from lucidworks_provider.emulator.rules import (
+    Default,
+    InvalidValue,
+    Rule,
+    boolean,
+    integer,
+    number,
+    required,
+    text,
+)
+from lucidworks_provider.emulator.sentences import Span
 from lucidworks_provider.emulator.vectors import VectorOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterator, Mapping
 
     from starlette.responses import Response
 
-    from lucidworks_provider.emulator.models import EmbeddingModel
+
+def _pattern(name: str, value: Any) -> str:
+    try:
+        re.compile(text(name, value))
+    except (re.error, RecursionError, OverflowError):
+        raise InvalidValue(f"{name}: not a valid regular expression.") from None
+    return str(value)
 
 
-_FIELDS = ("batch", "modelConfig", "useCaseConfig", "chunkerConfig")
+_SIZE, _OVERLAP = Default(integer(1), 512), Default(integer(0), 0)
+# The function of each chunker, and the rules of its ``chunkerConfig`` in the order of the function's parameters.
+_CHUNKERS: Mapping[str, tuple[Callable[..., Iterator[Span]], Mapping[str, Rule | Default]]] = {
+    "dynamic-newline": (chunkers.dynamic_newline, {"maxChunkSize": _SIZE}),
+    "dynamic-sentence": (chunkers.dynamic_sentence, {"maxChunkSize": _SIZE, "overlapSize": _OVERLAP}),
+    "regex-splitter": (chunkers.regex_splitter, {"regex": Default(_pattern, "\n")}),
+    "semantic": (
+        chunkers.semantic,
+        {
+            "maxChunkSize": _SIZE,
+            "overlapSize": _OVERLAP,
+            "cosineThreshold": Default(number(-1, 1), chunkers.COSINE_THRESHOLD),
+            "approximate": Default(boolean, False),
+        },
+    ),
+    "sentence": (chunkers.sentence, {"chunkSize": Default(integer(1), 5), "overlapSize": _OVERLAP}),
+}
 
 
 @dataclass(frozen=True)
 class ChunkingRequest:
-    """A valid submission."""
+    """A valid submission; ``options`` are those of the chunker."""
 
     texts: tuple[str, ...]
-    chunker: Chunker
+    chunker: str
+    options: tuple[Any, ...]
     vectors: VectorOptions
 
+    def spans(self, text: str) -> Iterator[Span]:
+        """Yield the chunks of a text."""
+        chunk, _ = _CHUNKERS[self.chunker]
+        return chunk(text, *self.options)
 
-@dataclass(frozen=True)
-class _ChunkerSpec:
-    """The fields of one chunker's ``chunkerConfig`` and what they make."""
-
-    fields: tuple[str, ...]
-    make: Callable[[Fields], Chunker]
-
-
-def parse_chunking(
-    body: bytes, chunker: ChunkerName, model: EmbeddingModel, *, ignore_unknown: bool = False
-) -> ChunkingRequest:
-    """Check a body and return the request in it."""
-    payload = Fields.of("body", load_json(body), _FIELDS, ignore_unknown=ignore_unknown)
-    spec = _CHUNKERS[chunker]
-    return ChunkingRequest(
-        texts=tuple(item.required_text("text") for item in batch_of(payload, ignore_unknown=ignore_unknown)),
-        chunker=spec.make(payload.object("chunkerConfig", spec.fields, ignore_unknown=ignore_unknown)),
-        vectors=VectorOptions.of(payload, model, ignore_unknown=ignore_unknown),
-    )
-
-
-def _dynamic_newline(config: Fields) -> Chunker:
-    return DynamicNewline(_max_chunk_size(config))
-
-
-def _dynamic_sentence(config: Fields) -> Chunker:
-    return DynamicSentence(_max_chunk_size(config), _overlap_size(config))
-
-
-def _sentence(config: Fields) -> Chunker:
-    size = config.integer("chunkSize", 5, minimum=1)
-    overlap = _overlap_size(config)
-    if overlap >= size:  # [A]: such chunks would never advance
-        raise InvalidRequest("chunkerConfig.overlapSize: less than chunkSize is required.")
-    return SentenceCount(size, overlap)
-
-
-def _regex_splitter(config: Fields) -> Chunker:
-    pattern = config.text("regex") or "\n"
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        raise InvalidRequest("chunkerConfig.regex: not a valid regular expression.") from None
-    return RegexSplitter(pattern)
-
-
-def _semantic(config: Fields) -> Chunker:
-    return Semantic(
-        _max_chunk_size(config),
-        _overlap_size(config),
-        config.number("cosineThreshold", Semantic.cosine_threshold, minimum=-1, maximum=1),
-        config.boolean("approximate", False),
-    )
-
-
-def _max_chunk_size(config: Fields) -> int:
-    return config.integer("maxChunkSize", 512, minimum=1)
-
-
-def _overlap_size(config: Fields) -> int:
-    return config.integer("overlapSize", 0, minimum=0)
-
-
-_CHUNKERS: Mapping[ChunkerName, _ChunkerSpec] = {
-    ChunkerName.DYNAMIC_NEWLINE: _ChunkerSpec(("maxChunkSize",), _dynamic_newline),
-    ChunkerName.DYNAMIC_SENTENCE: _ChunkerSpec(("maxChunkSize", "overlapSize"), _dynamic_sentence),
-    ChunkerName.REGEX_SPLITTER: _ChunkerSpec(("regex",), _regex_splitter),
-    ChunkerName.SEMANTIC: _ChunkerSpec(
-        ("maxChunkSize", "overlapSize", "cosineThreshold", "approximate"), _semantic
-    ),
-    ChunkerName.SENTENCE: _ChunkerSpec(("chunkSize", "overlapSize"), _sentence),
-}
 
 _LARGEST_OUTPUT = 64_000_000
 
@@ -162,8 +118,8 @@ def compute(request: ChunkingRequest, *, overflow_is_error: bool) -> ChunkingRes
     room = max_chunks(vectors.dimension, quantized=vectors.quantization is not None)
     items: list[ChunkedItem] = []
     characters = 0
-    for text in request.texts:
-        spans = list(islice(request.chunker.spans(text), room + 1))
+    for whole in request.texts:
+        spans = list(islice(request.spans(whole), room + 1))
         if len(spans) > room:
             if overflow_is_error:
                 raise JobFailure("The text gives more chunks than one request may return.")
@@ -174,9 +130,9 @@ def compute(request: ChunkingRequest, *, overflow_is_error: bool) -> ChunkingRes
             raise JobFailure("The chunks are too large to be returned.")
         items.append(
             ChunkedItem(
-                chunks=_dump([text[start:end] for start, end in spans]),
+                chunks=_dump([whole[start:end] for start, end in spans]),
                 spans=_dump(spans),
-                vectors=tuple(vectors.to_json(text[start:end]) for start, end in spans),
+                vectors=tuple(vectors.to_json(whole[start:end]) for start, end in spans),
             )
         )
     return ChunkingResult(tuple(items))
@@ -188,34 +144,32 @@ def _dump(value: object) -> str:
 
 async def submit(call: Call) -> Response:
     """Accept a text."""
-    chunker, model = _path(call)
-    body = await call.json_body()
-    request = parse_chunking(body, chunker, model, ignore_unknown=call.ignore_unknown)
-    call.note_texts(request.texts)
+    segment, model_id = call.request.path_params["chunker"], call.request.path_params["model_id"]
+    call.record.chunker, call.record.model = segment, model_id
+    chunker = call.segment(segment)
+    if chunker not in _CHUNKERS:
+        raise ApiError(404, "There is no such chunker.")
+    model = call.embedding_model(model_id)
+    _, config_rules = _CHUNKERS[chunker]
+    rules = {"batch": required([{"text": required(text)}]), "chunkerConfig": Default(config_rules, {})}
+    body = await call.body({**rules, **VectorOptions.rules(model)})
+    config = body["chunkerConfig"]
+    # [A]: such chunks would never advance.
+    if "chunkSize" in config and config["overlapSize"] >= config["chunkSize"]:
+        raise InvalidValue("chunkerConfig.overlapSize: less than chunkSize is required.")
+    texts = tuple(item["text"] for item in call.batch(body))
     # The UTF-8 size of all texts is what the limit of about 1 MB is read to mean [A].
-    if (call.record.text_bytes or 0) <= call.settings.max_text_bytes:
-        return accept(call, JobKind.CHUNKING, _start(call, request))
-    too_large = f"The text of the request is larger than {call.settings.max_text_bytes} bytes."
-    if call.settings.oversize is not Oversize.ERROR_JOB:
-        raise ApiError(int(call.settings.oversize.value), too_large)
-    return accept(call, JobKind.CHUNKING, None, error=too_large)
+    if (call.record.text_bytes or 0) > call.settings.max_text_bytes:
+        too_large = f"The text of the request is larger than {call.settings.max_text_bytes} bytes."
+        if call.settings.oversize != "error-job":
+            raise ApiError(int(call.settings.oversize), too_large)
+        return accept(call, JobKind.CHUNKING, None, error=too_large)
+    request = ChunkingRequest(texts, chunker, tuple(config.values()), VectorOptions.of(body, model))
+    overflow_is_error = call.settings.chunk_overflow == "error"
+    work = call.state.workers.submit(compute, request, overflow_is_error=overflow_is_error)
+    return accept(call, JobKind.CHUNKING, work)
 
 
 async def fetch(call: Call) -> Response:
     """Return the state of a job and, once, its results."""
     return await poll(call, JobKind.CHUNKING, call.request.path_params["chunking_id"])
-
-
-def _path(call: Call) -> tuple[ChunkerName, EmbeddingModel]:
-    chunker, model_id = call.request.path_params["chunker"], call.request.path_params["model_id"]
-    call.record.chunker, call.record.model = chunker, model_id
-    try:
-        name = ChunkerName(call.segment(chunker))
-    except ValueError:
-        raise ApiError(404, "There is no such chunker.") from None
-    return name, call.embedding_model(model_id)
-
-
-def _start(call: Call, request: ChunkingRequest) -> Future[JobResult]:
-    overflow_is_error = call.settings.chunk_overflow is ChunkOverflow.ERROR
-    return call.state.workers.submit(compute, request, overflow_is_error=overflow_is_error)

@@ -8,24 +8,33 @@ No authentication, so bind the emulator to the loopback interface only, which is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from lucidworks_provider.emulator.checks import InvalidRequest, load_json
-from lucidworks_provider.emulator.customers import deployment_json, model_json
 from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import Job, JobState
+from lucidworks_provider.emulator.models_api import Deployment, Model, Registry, deployment_json, model_json
+from lucidworks_provider.emulator.rules import (
+    InvalidValue,
+    check,
+    load_json,
+    nullable,
+    number,
+    required,
+    text,
+)
 from lucidworks_provider.emulator.tokens import Scope
 
 if TYPE_CHECKING:
-    from lucidworks_provider.emulator.customers import Model
     from lucidworks_provider.emulator.state import EmulatorState
 
 _GONE = "GONE"
+_Made = TypeVar("_Made", Model, Deployment)
+_Control = Callable[[Request], Awaitable[Response]]
 
 
 async def settings(request: Request) -> Response:
@@ -102,55 +111,61 @@ async def job(request: Request) -> Response:
     return JSONResponse(_shown(state, found))
 
 
-async def models(request: Request) -> Response:
-    """List the models, as the Models API shows them."""
-    state = _state(request)
-    return JSONResponse([_shown_model(state, one) for one in state.registry.models()])
+def _forceable(
+    everything: Callable[[Registry], Sequence[_Made]],
+    find: Callable[[Registry, str], _Made | None],
+    forget: Callable[[Registry, str], None],
+    shown: Callable[[EmulatorState, _Made], dict[str, object]],
+) -> tuple[_Control, _Control]:
+    """
+    Make the endpoints that show models or deployments as the Models API does.
+
+    That of one forces its state; GONE removes it, null returns to what the clock says.
+    """
+
+    async def listed(request: Request) -> Response:
+        state = _state(request)
+        return JSONResponse([shown(state, one) for one in everything(state.registry)])
+
+    async def one(request: Request) -> Response:
+        state, wanted = _state(request), request.path_params["id"]
+        found = find(state.registry, wanted)
+        if found is None:
+            return JSONResponse({"message": "there is no such id"}, 404)
+        if request.method == "POST":
+            order = check("order", await _object(request), {"state": nullable(text)})
+            if not order:
+                raise InvalidValue("state: a text, or null for what the clock says")
+            found.forced = order["state"]
+            if found.forced == _GONE:
+                forget(state.registry, wanted.lower())
+                return JSONResponse({"id": wanted, "state": _GONE})
+        return JSONResponse(shown(state, found))
+
+    return listed, one
 
 
-async def model(request: Request) -> Response:
-    """Show a model or force its state; GONE removes it, null returns to what the clock says."""
-    state = _state(request)
-    found = state.registry.model(request.path_params["model_id"])
-    if found is None:
-        return JSONResponse({"message": "no such model"}, 404)
-    if request.method == "POST":
-        found.forced = _state_text(await _object(request))
-        if found.forced == _GONE:
-            state.registry.forget_model(found.model_id)
-            return JSONResponse({"id": found.model_id, "state": _GONE})
-    return JSONResponse(_shown_model(state, found))
+def _shown_model(state: EmulatorState, found: Model) -> dict[str, object]:
+    # The settings of a control answer never order the credentials.
+    settings = dataclasses.replace(state.settings, echo_credentials=False)
+    return model_json(found, state.registry.deployments(found.model_id), state.clock(), settings)
 
 
-async def deployments(request: Request) -> Response:
-    """List the deployments, as the Models API shows them."""
-    state = _state(request)
-    now = state.clock()
-    return JSONResponse([deployment_json(one, now) for one in state.registry.deployments()])
-
-
-async def deployment(request: Request) -> Response:
-    """Show a deployment or force its state; GONE removes it, null returns to what the clock says."""
-    state = _state(request)
-    found = state.registry.deployment(request.path_params["deployment_id"])
-    if found is None:
-        return JSONResponse({"message": "no such deployment"}, 404)
-    if request.method == "POST":
-        found.forced = _state_text(await _object(request))
-        if found.forced == _GONE:
-            state.registry.forget_deployment(found.deployment_id)
-            return JSONResponse({"id": found.deployment_id, "state": _GONE})
-    return JSONResponse(deployment_json(found, state.clock()))
+models, model = _forceable(Registry.models, Registry.model, Registry.forget_model, _shown_model)
+deployments, deployment = _forceable(
+    Registry.deployments,
+    Registry.deployment,
+    Registry.forget_deployment,
+    lambda state, found: deployment_json(found, state.clock()),
+)
 
 
 async def clock(request: Request) -> Response:
     """Show the emulator's time or push it forward by ``advance`` seconds."""
     state = _state(request)
     if request.method == "POST":
-        seconds = (await _object(request)).get("advance")
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds < 0:
-            raise ValueError("advance: seconds, not negative")
-        state.clock.advance(seconds)
+        order = check("order", await _object(request), {"advance": required(number(0))})
+        state.clock.advance(order["advance"])
     return JSONResponse({"time": state.clock()})
 
 
@@ -174,35 +189,19 @@ def _shown(state: EmulatorState, job: Job) -> dict[str, object]:
     }
 
 
-def _shown_model(state: EmulatorState, found: Model) -> dict[str, object]:
-    # The settings of a control answer never order the credentials.
-    settings = dataclasses.replace(state.settings, echo_credentials=False)
-    return model_json(found, state.registry.deployments(found.model_id), state.clock(), settings)
-
-
-def _state_text(order: dict[str, Any]) -> str | None:
-    wanted = order.get("state")
-    if set(order) != {"state"} or not (wanted is None or (isinstance(wanted, str) and wanted)):
-        raise InvalidRequest("state: a text, or null for what the clock says")
-    return wanted
-
-
 async def _object(request: Request) -> dict[str, Any]:
     body = await request.body()
     order = load_json(body) if body else {}
     if not isinstance(order, dict):
-        raise InvalidRequest("an object is required")
+        raise InvalidValue("an object is required")
     return order
-
-
-_Control = Callable[[Request], Awaitable[Response]]
 
 
 def _checked(handler: _Control) -> _Control:
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)
-        except ValueError as wrong:  # settings, faults and requests all raise subclasses of it
+        except ValueError as wrong:  # wrong values and unknown names of enumerations
             return JSONResponse({"message": str(wrong)}, 400)
 
     return answer
@@ -221,9 +220,9 @@ ROUTES = [
     _route("/jobs", jobs, "GET"),
     _route("/jobs/{job_id}", job, "GET", "POST"),
     _route("/models", models, "GET"),
-    _route("/models/{model_id}", model, "GET", "POST"),
+    _route("/models/{id}", model, "GET", "POST"),
     _route("/deployments", deployments, "GET"),
-    _route("/deployments/{deployment_id}", deployment, "GET", "POST"),
+    _route("/deployments/{id}", deployment, "GET", "POST"),
     _route("/clock", clock, "GET", "POST"),
     _route("/reset", reset, "POST"),
 ]

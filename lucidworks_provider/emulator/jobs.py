@@ -14,14 +14,14 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
 
-from lucidworks_provider.emulator.checks import ApiError
+from lucidworks_provider.emulator.errors import ApiError
 from lucidworks_provider.emulator.faults import FaultKind
-from lucidworks_provider.emulator.settings import EmulatorSettings, Retrieved
+from lucidworks_provider.emulator.settings import EmulatorSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ class Job:
     """One job; ``work`` is dropped once its results were returned, since they may be large."""
 
     created: float
-    work: Future[JobResult] | None
+    work: Future[Any] | None
     kind: JobKind = JobKind.CHUNKING
     legacy: bool = False
     forced: JobState | None = None
@@ -78,15 +78,6 @@ class Job:
     job_id: str = field(default_factory=lambda: str(uuid4()))
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The response to a poll."""
-
-    state: JobState
-    result: JobResult | None = None
-    message: str = ""
-
-
 class JobRegistry:
     """All jobs of one emulator, in order of submission."""
 
@@ -94,7 +85,7 @@ class JobRegistry:
         self._clock = clock
         self._jobs: dict[str, Job] = {}
 
-    def add(self, kind: JobKind, work: Future[JobResult] | None, settings: EmulatorSettings) -> Job:
+    def add(self, kind: JobKind, work: Future[Any] | None, settings: EmulatorSettings) -> Job:
         """Accept a job, and drop those over their retention."""
         while self._jobs:
             oldest = next(iter(self._jobs))
@@ -124,32 +115,30 @@ class JobRegistry:
             return job.forced is JobState.READY
         return job.polls >= settings.pending_polls and self._clock() - job.created >= settings.pending_seconds
 
-    def poll(self, job: Job, settings: EmulatorSettings) -> Answer | None:
-        """Count one GET and answer it; None is 404. Never blocks: unfinished work is still pending."""
-        due = self.due(job, settings)
+    def poll(self, job: Job, settings: EmulatorSettings) -> tuple[JobState, JobResult | None]:
+        """Count one GET; return the state and, if this GET carries it, the result. Never blocks."""
+        state = self.peek(job, settings)
         job.polls += 1
-        if job.forced is JobState.ERROR:
-            return Answer(JobState.ERROR, message=job.message)
-        if job.taken or job.forced is JobState.RETRIEVED:
-            return self._again(job, settings)
-        if not due or job.work is None or not job.work.done():
-            return Answer(JobState.SUBMITTED)
-        if job.work.cancelled():  # forgotten while this poll waited
-            return None
-        failure = job.work.exception()
-        if failure is not None:
-            return Answer(JobState.ERROR, message=str(failure))
-        result = job.work.result()
-        job.taken = True
-        job.forced = None
-        if settings.retrieved is not Retrieved.PAYLOAD:
+        work = job.work
+        if work is None or state not in {JobState.READY, JobState.RETRIEVED} or not work.done():
+            return state, None
+        if state is JobState.RETRIEVED:
+            return state, work.result() if settings.retrieved == "payload" else None
+        job.taken, job.forced = True, None
+        if settings.retrieved != "payload":
             job.work = None
-        return Answer(JobState.READY, result)
+        return state, work.result()
 
     def force(self, job: Job, state: JobState, message: str) -> None:
         """Force a state of a job; SUBMITTED never ends, READY returns the remaining results."""
         job.forced, job.message = state, message
         job.taken = state is JobState.RETRIEVED
+
+    def message(self, job: Job) -> str:
+        """Return why a job failed: as it was ordered, or as its work did."""
+        if job.forced is JobState.ERROR or job.work is None:
+            return job.message
+        return str(job.work.exception())
 
     def all(self) -> list[Job]:
         """Return every job that was not forgotten."""
@@ -175,13 +164,6 @@ class JobRegistry:
         for job in self.all():
             self.forget(job.job_id)
 
-    @staticmethod
-    def _again(job: Job, settings: EmulatorSettings) -> Answer | None:
-        if settings.retrieved is Retrieved.NOT_FOUND:
-            return None
-        kept = job.work is not None and settings.retrieved is Retrieved.PAYLOAD and job.work.done()
-        return Answer(JobState.RETRIEVED, job.work.result() if kept and job.work is not None else None)
-
 
 # A poll that is due waits this long for the result, so that small texts need exactly the polls of the settings. The
 # event loop stays free meanwhile; after it the job is pending like any other.
@@ -189,9 +171,7 @@ _PATIENCE = 1.0
 _FORCED_ERROR = "The job was made to fail."
 
 
-def accept(
-    call: Call, kind: JobKind, work: Future[JobResult] | None, *, error: str | None = None
-) -> Response:
+def accept(call: Call, kind: JobKind, work: Future[Any] | None, *, error: str | None = None) -> Response:
     """Make a job and answer with its id; ``error`` makes one that fails. Every documented success is a 200."""
     job = call.state.jobs.add(kind, work, call.settings)
     job.legacy = call.settings.legacy_shape or call.suffers(FaultKind.LEGACY_SHAPE)
@@ -205,34 +185,40 @@ def accept(
     return JSONResponse({kind.id_field: job.job_id, "status": JobState.SUBMITTED.value})
 
 
-async def poll(call: Call, kind: JobKind, job_id: str) -> Response:
-    """Return the state of a job and, once, its results."""
+def _find(call: Call, kind: JobKind, job_id: str) -> Job:
     job = call.state.jobs.find(job_id, call.settings)
     if job is None or job.kind is not kind:
         raise ApiError(404, f"There is no such {kind.value} job, or its results are no longer kept.")
-    call.record.job_id = job.job_id
-    if call.suffers(FaultKind.ERROR_JOB):
-        # The documented wording ties ERROR to the GET (section 6.3), so this one passes and the job lives on.
-        return _reply(call, job, Answer(JobState.ERROR, message=_FORCED_ERROR))
-    if call.suffers(FaultKind.LEGACY_SHAPE):
-        job.legacy = True
-    if job.work is not None and not job.work.done() and call.state.jobs.due(job, call.settings):
+    return job
+
+
+async def poll(call: Call, kind: JobKind, job_id: str) -> Response:
+    """Return the state of a job and, once, its results."""
+    jobs, settings = call.state.jobs, call.settings
+    job = _find(call, kind, job_id)
+    if job.work is not None and not job.work.done() and jobs.due(job, settings):
         work = asyncio.wrap_future(job.work)
         # The failure is read from the job itself; without this the loop would report it as forgotten.
         work.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait([work], timeout=_PATIENCE)
-    answer = call.state.jobs.poll(job, call.settings)
-    if answer is None:
+        # It may be forgotten meanwhile.
+        job = _find(call, kind, job_id)
+    call.record.job_id = job.job_id
+    if call.suffers(FaultKind.ERROR_JOB):
+        # The documented wording ties ERROR to the GET (section 6.3), so this one passes and the job lives on.
+        return _reply(call, job, JobState.ERROR, _FORCED_ERROR)
+    if call.suffers(FaultKind.LEGACY_SHAPE):
+        job.legacy = True
+    state, result = jobs.poll(job, settings)
+    if state is JobState.RETRIEVED and settings.retrieved == "404":
         raise ApiError(404, f"The results of this {kind.value} job were fetched before.")
-    return _reply(call, job, answer)
+    if result is None:
+        return _reply(call, job, state, jobs.message(job) if state is JobState.ERROR else "")
+    call.record.job_status = state.value
+    return Response(result.to_json(job.job_id, state.value, legacy=job.legacy), media_type="application/json")
 
 
-def _reply(call: Call, job: Job, answer: Answer) -> Response:
-    call.record.job_status = answer.state.value
-    if answer.result is not None:
-        body = answer.result.to_json(job.job_id, answer.state.value, legacy=job.legacy)
-        return Response(body, media_type="application/json")
-    shown = {job.kind.id_field: job.job_id, "status": answer.state.value}
-    if answer.message:
-        shown["message"] = answer.message
-    return JSONResponse(shown)
+def _reply(call: Call, job: Job, state: JobState, message: str) -> Response:
+    call.record.job_status = state.value
+    shown = {job.kind.id_field: job.job_id, "status": state.value}
+    return JSONResponse(shown | ({"message": message} if message else {}))

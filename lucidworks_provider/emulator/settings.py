@@ -1,260 +1,159 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Every switch of the emulator, in one frozen value.
+Every setting of the emulator, in one frozen value.
 
 The defaults are the strict readings of the vendor's documentation ("Emulator: behaviour to implement"). Where
-the vendor is silent the fact is an assumption, marked [A], and has a switch here.
+the vendor is silent the fact is an assumption, marked [A], and has a setting here. docs/emulator.md explains each.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from lucidworks_provider.emulator.faults import EndpointName
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-
-class Retrieved(Enum):
-    """What a second GET of a finished job answers [A]."""
-
-    EMPTY = "empty"
-    PAYLOAD = "payload"
-    NOT_FOUND = "404"
-
-
-class ChunkOverflow(Enum):
-    """What happens above the documented maximum number of chunks [A]."""
-
-    TRUNCATE = "truncate"
-    ERROR = "error"
-
-
-class Oversize(Enum):
-    """How a request above the text limit is refused [A]; the limit itself (about 1 MB) is documented."""
-
-    TOO_LARGE = "413"
-    BAD_REQUEST = "400"
-    ERROR_JOB = "error-job"
-
-
-class BatchOverflow(Enum):
-    """What happens to the items of a batch above the documented 32 [A]."""
-
-    BAD_REQUEST = "400"
-    TRUNCATE = "truncate"
-
-
-class UnknownOptions(Enum):
-    """What happens to undocumented fields [A]."""
-
-    BAD_REQUEST = "400"
-    IGNORE = "ignore"
-
-
-class SourcesShape(Enum):
-    """The type of ``sources`` in a RAG answer: newer and older vendor page disagree."""
-
-    ARRAY = "array"
-    STRING = "string"
-
-
-class RateMode(Enum):
-    """How calls are counted for the rate limit [A]."""
-
-    WINDOW = "window"
-    BUCKET = "bucket"
-
-
-class DeadToken(Enum):
-    """The status for a token that is expired or superseded; 401 is documented for an expired one."""
-
-    UNAUTHORIZED = "401"
-    FORBIDDEN = "403"
-
-
-class UndeployPath(Enum):
-    """Which reading of the delete operation's path is served (section 10.6)."""
-
-    BOTH = "both"
-    LITERAL = "literal"
-    REST = "rest"
-
-
-class SettingsError(ValueError):
-    """A switch got a value it does not take; the message names the switch."""
-
-
-_NOT_NEGATIVE = (
-    "pending_polls",
-    "pending_seconds",
-    "retention",
-    "latency",
-    "token_latency",
-    "training_seconds",
-    "deploy_seconds",
-    "undeploy_seconds",
+from lucidworks_provider.emulator.rules import (
+    InvalidValue,
+    Rule,
+    boolean,
+    check,
+    integer,
+    nullable,
+    number,
+    one_of,
+    text,
 )
+
+_seconds = number(0)
+_ENDPOINTS = {one.value for one in EndpointName}
+
+
+def _clients(name: str, value: Any) -> Mapping[str, str]:
+    if not isinstance(value, Mapping) or not value or any(not one or ":" in one for one in value):
+        # Basic authentication cannot carry a colon in the user name (RFC 7617 section 2).
+        raise InvalidValue(f"{name}: at least one client id, none of them empty or with a colon")
+    return value
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(check(name, list(value) if isinstance(value, tuple) else value, [text]))
+
+
+def _deployments(name: str, value: Any) -> tuple[str, ...]:
+    """Check deployment ids: MODEL_ID of a custom model is the UUID of its deployment."""
+    try:
+        return tuple(str(UUID(one)) for one in _texts(name, value))
+    except ValueError:
+        raise InvalidValue(f"{name}: a list of UUIDs") from None
+
+
+def _endpoints(name: str, value: Any) -> tuple[str, ...]:
+    return tuple(one_of(*_ENDPOINTS)(name, one) for one in _texts(name, value))
+
+
+def _fields_by_endpoint(name: str, value: Any) -> Mapping[str, tuple[str, ...]]:
+    if not isinstance(value, Mapping):
+        raise InvalidValue(f"{name}: an object with lists of fields by endpoint")
+    return {one_of(*_ENDPOINTS)(name, endpoint): _texts(name, fields) for endpoint, fields in value.items()}
+
+
+def _text_pairs(name: str, value: Any) -> Mapping[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(one, str) for one in value.values()):
+        raise InvalidValue(f"{name}: an object with a text for each text")
+    return value
+
+
+def _field_name(name: str, value: Any) -> str:
+    if text(name, value) == "tokensUsed":
+        raise InvalidValue(f"{name}: the name of a field other than tokensUsed")
+    return str(value)
+
+
+def _segment(name: str, value: Any) -> str:
+    if "/" in text(name, value):
+        raise InvalidValue(f"{name}: one segment of a path")
+    return str(value)
+
+
+def _setting(default: Any, rule: Rule) -> Any:
+    return field(default=default, metadata={"rule": rule})
 
 
 @dataclass(frozen=True)
 class EmulatorSettings:
     """The behaviour of one emulator; replace it with :meth:`patched`, never mutate it."""
 
-    clients: Mapping[str, str] = field(default_factory=lambda: {"demo-client": "demo-secret"}, repr=False)
-    auth_server_id: str = "ausao8uveaPmyhv0v357"
-    token_ttl: int = 3600
-    both_tokens_live: bool = False
-    dead_token: DeadToken = DeadToken.UNAUTHORIZED
-    scope_check: bool = True
-    query_only: bool = False
-    pending_polls: int = 1
-    pending_seconds: float = 0.0
-    retrieved: Retrieved = Retrieved.EMPTY
-    retention: float = 24 * 3600.0
-    chunk_overflow: ChunkOverflow = ChunkOverflow.TRUNCATE
-    oversize: Oversize = Oversize.TOO_LARGE
-    max_text_bytes: int = 1_000_000
-    rate_limit: int | None = None
-    rate_window: float = 1.0
-    rate_mode: RateMode = RateMode.WINDOW
-    retry_after: bool = True
-    shed_share: float = 0.0
-    strict_segments: bool = False
-    legacy_shape: bool = False
-    latency: float = 0.0
-    token_latency: float = 0.0
-    deployments: tuple[str, ...] = ()
-    batch_overflow: BatchOverflow = BatchOverflow.BAD_REQUEST
-    unknown_options: UnknownOptions = UnknownOptions.BAD_REQUEST
-    managed_keys: bool = False
-    sources_shape: SourcesShape = SourcesShape.ARRAY
-    embedding_shape: str = "vector"
-    joined_tokens: bool = False
-    customer_id: str = "demo-customer"
-    training_seconds: float = 2.0
-    training_fails: bool = False
-    deploy_seconds: float = 1.0
-    deploy_fails: bool = False
-    undeploy_seconds: float = 0.0
-    undeploy_fails: bool = False
-    undeploy_path: UndeployPath = UndeployPath.BOTH
-    echo_credentials: bool = False
-    vector_size_text: bool = True
-    hidden_fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    rewritten_texts: Mapping[str, str] = field(default_factory=dict)
-    missing_endpoints: tuple[str, ...] = ()
-    undeploy_refusal: int = 404
+    clients: Mapping[str, str] = field(
+        default_factory=lambda: {"demo-client": "demo-secret"}, repr=False, metadata={"rule": _clients}
+    )
+    auth_server_id: str = _setting("ausao8uveaPmyhv0v357", text)
+    token_ttl: int = _setting(3600, integer(1))
+    both_tokens_live: bool = _setting(False, boolean)
+    # 401 is documented for an expired token.
+    dead_token: str = _setting("401", one_of("401", "403"))
+    scope_check: bool = _setting(True, boolean)
+    query_only: bool = _setting(False, boolean)
+    pending_polls: int = _setting(1, integer(0))
+    pending_seconds: float = _setting(0.0, _seconds)
+    retrieved: str = _setting("empty", one_of("empty", "payload", "404"))
+    retention: float = _setting(24 * 3600.0, _seconds)
+    chunk_overflow: str = _setting("truncate", one_of("truncate", "error"))
+    oversize: str = _setting("413", one_of("413", "400", "error-job"))
+    # About 1 MB is documented.
+    max_text_bytes: int = _setting(1_000_000, integer(1))
+    rate_limit: int | None = _setting(None, nullable(integer(1)))
+    rate_window: float = _setting(1.0, number(1e-6))
+    rate_mode: str = _setting("window", one_of("window", "bucket"))
+    retry_after: bool = _setting(True, boolean)
+    shed_share: float = _setting(0.0, number(0, 1))
+    strict_segments: bool = _setting(False, boolean)
+    legacy_shape: bool = _setting(False, boolean)
+    latency: float = _setting(0.0, _seconds)
+    token_latency: float = _setting(0.0, _seconds)
+    deployments: tuple[str, ...] = _setting((), _deployments)
+    batch_overflow: str = _setting("400", one_of("400", "truncate"))
+    unknown_options: str = _setting("400", one_of("400", "ignore"))
+    managed_keys: bool = _setting(False, boolean)
+    # Newer and older vendor page disagree.
+    sources_shape: str = _setting("array", one_of("array", "string"))
+    embedding_shape: str = _setting("vector", _field_name)
+    joined_tokens: bool = _setting(False, boolean)
+    customer_id: str = _setting("demo-customer", _segment)
+    training_seconds: float = _setting(2.0, _seconds)
+    training_fails: bool = _setting(False, boolean)
+    deploy_seconds: float = _setting(1.0, _seconds)
+    deploy_fails: bool = _setting(False, boolean)
+    undeploy_seconds: float = _setting(0.0, _seconds)
+    undeploy_fails: bool = _setting(False, boolean)
+    # Two readings of section 10.6.
+    undeploy_path: str = _setting("both", one_of("both", "literal", "rest"))
+    undeploy_refusal: int = _setting(404, integer(400, 499))
+    echo_credentials: bool = _setting(False, boolean)
+    vector_size_text: bool = _setting(True, boolean)
+    hidden_fields: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict, metadata={"rule": _fields_by_endpoint}
+    )
+    rewritten_texts: Mapping[str, str] = field(default_factory=dict, metadata={"rule": _text_pairs})
+    missing_endpoints: tuple[str, ...] = _setting((), _endpoints)
 
     def __post_init__(self) -> None:
-        """Refuse values that contradict each other or the vendor."""
-        if not self.clients or any(not name or ":" in name for name in self.clients):
-            # Basic authentication cannot carry a colon in the user name (RFC 7617 section 2).
-            raise SettingsError("clients: at least one client id, none of them empty or with a colon")
-        for name in ("token_ttl", "max_text_bytes"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}: at least 1")
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{name}: not negative")
-        if not self.embedding_shape or self.embedding_shape == "tokensUsed":
-            raise SettingsError("embedding_shape: the name of a field other than tokensUsed")
-        if not self.customer_id or "/" in self.customer_id:
-            raise SettingsError("customer_id: one segment of a path")
-        unknown = {*self.hidden_fields, *self.missing_endpoints} - {one.value for one in EndpointName}
-        if unknown:
-            raise SettingsError(f"hidden_fields, missing_endpoints: no endpoint {sorted(unknown)[0]!r}")
-        if not 400 <= self.undeploy_refusal < 500:
-            raise SettingsError("undeploy_refusal: a status from 400 to 499")
-        if not 0 <= self.shed_share <= 1:
-            raise SettingsError("shed_share: 0 to 1")
-        if self.rate_window <= 0:
-            raise SettingsError("rate_window: greater than 0")
-        if self.rate_limit is not None and self.rate_limit < 1:
-            raise SettingsError("rate_limit: at least 1, or null for no limit")
+        """Refuse wrong values, and bring those of JSON to their types."""
+        for item in dataclasses.fields(self):
+            value = check(item.name, getattr(self, item.name), item.metadata["rule"])
+            object.__setattr__(self, item.name, value)
 
     def patched(self, changes: Mapping[str, object]) -> EmulatorSettings:
-        """Return a copy with the given switches changed; values come from JSON."""
+        """Return a copy with the given settings changed; values come from JSON."""
         known = {item.name for item in dataclasses.fields(self)} - {"clients"}
-        clean: dict[str, Any] = {}
-        for name, value in changes.items():
+        for name in changes:
             if name not in known:
-                raise SettingsError(f"{name}: no such switch, or not to be changed at run time")
-            clean[name] = _coerce(name, value, getattr(EmulatorSettings, name, None))
-        return dataclasses.replace(self, **clean)
+                raise InvalidValue(f"{name}: no such setting, or not to be changed at run time")
+        return dataclasses.replace(self, **dict[str, Any](changes))
 
     def public(self) -> dict[str, object]:
-        """Return the switches as JSON values, with client ids but never a secret."""
-        shown: dict[str, object] = {}
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, Enum):
-                value = value.value
-            shown[item.name] = list(value) if isinstance(value, tuple) else value
-        shown["clients"] = sorted(self.clients)
-        return shown
-
-
-def _coerce(name: str, value: object, default: object) -> object:
-    """Bring one JSON value to the type of the switch, whose class default shows that type."""
-    if name == "rate_limit":
-        default = 0
-        if value is None:
-            return None
-    if name in _READERS:
-        return _READERS[name](name, value)
-    if isinstance(default, Enum):
-        try:
-            return type(default)(str(value))
-        except ValueError:
-            raise SettingsError(f"{name}: one of {[one.value for one in type(default)]}") from None
-    if isinstance(default, bool):
-        accepted = isinstance(value, bool)
-    elif isinstance(default, int):
-        accepted = isinstance(value, int) and not isinstance(value, bool)
-    elif isinstance(default, float):
-        accepted = isinstance(value, (int, float)) and not isinstance(value, bool)
-    else:
-        accepted = isinstance(value, str)
-    if not accepted:
-        raise SettingsError(f"{name}: a value of type {type(default).__name__}")
-    return value
-
-
-def deployment_ids(value: object) -> tuple[str, ...]:
-    """Check deployment ids: MODEL_ID of a custom model is the UUID of its deployment."""
-    try:
-        return tuple(str(UUID(one)) for one in _texts("deployments", value))
-    except ValueError:
-        raise SettingsError("deployments: a list of UUIDs") from None
-
-
-def _texts(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
-        raise SettingsError(f"{name}: a list of texts")
-    return tuple(value)
-
-
-def _hidden_fields(name: str, value: object) -> Mapping[str, tuple[str, ...]]:
-    if not isinstance(value, dict):
-        raise SettingsError(f"{name}: an object with lists of fields by endpoint")
-    return {endpoint: _texts(name, fields) for endpoint, fields in value.items()}
-
-
-def _text_pairs(name: str, value: object) -> Mapping[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise SettingsError(f"{name}: an object with a text for each text")
-    return value
-
-
-_READERS: Mapping[str, Callable[[str, object], object]] = {
-    "deployments": lambda _, value: deployment_ids(value),
-    "hidden_fields": _hidden_fields,
-    "rewritten_texts": _text_pairs,
-    "missing_endpoints": _texts,
-}
+        """Return the settings as JSON values, with client ids but never a secret."""
+        shown = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {**shown, "clients": sorted(self.clients)}

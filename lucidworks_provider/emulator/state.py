@@ -12,12 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lucidworks_provider.emulator.customers import Registry
 from lucidworks_provider.emulator.faults import FaultRegistry
 from lucidworks_provider.emulator.jobs import JobRegistry
-from lucidworks_provider.emulator.prediction_requests import Conversations
-from lucidworks_provider.emulator.settings import RateMode
+from lucidworks_provider.emulator.models_api import Registry
 from lucidworks_provider.emulator.tokens import TokenRegistry
+from lucidworks_provider.emulator.use_cases import Conversations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +107,7 @@ class RateLimit:
             return 1
         if settings.rate_limit is None:
             return None
-        if settings.rate_mode is RateMode.BUCKET:
+        if settings.rate_mode == "bucket":
             return self._from_bucket(settings.rate_limit / settings.rate_window, now)
         return self._in_window(settings.rate_limit, settings.rate_window, now)
 

@@ -24,7 +24,7 @@ from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
 
-from lucidworks_provider.emulator.checks import ApiError, OAuthError
+from lucidworks_provider.emulator.errors import ApiError, OAuthError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

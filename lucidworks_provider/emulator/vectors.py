@@ -20,15 +20,15 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from operator import mul
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lucidworks_provider.emulator.models import MODEL_CONTEXT_TOKENS
+from lucidworks_provider.emulator.rules import Default, Rule, integer, member_of
 from lucidworks_provider.emulator.sentences import COMMON_WORDS, words_within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from lucidworks_provider.emulator.checks import Fields
     from lucidworks_provider.emulator.models import EmbeddingModel
 
 COMMON_SHARE: Final = 0.5
@@ -167,18 +167,28 @@ class VectorOptions:
     quantization: Quantization | None = None
     data_type: DataType | None = None
 
+    @staticmethod
+    def rules(model: EmbeddingModel) -> dict[str, Rule | Default]:
+        """Return the rules of both objects; a size above the model's is refused [A]."""
+        size = Default(integer(1, model.size), model.size)
+        config: dict[str, Rule | Default] = {
+            "vectorQuantizationMethod": member_of(Quantization),
+            "dimReductionSize": size,
+        }
+        return {
+            "modelConfig": Default(config, {}),
+            "useCaseConfig": Default({"dataType": member_of(DataType)}, {}),
+        }
+
     @classmethod
-    def of(cls, body: Fields, model: EmbeddingModel, *, ignore_unknown: bool) -> VectorOptions:
-        """Check both objects; a size above the model's is refused [A]."""
-        config = body.object(
-            "modelConfig", ("vectorQuantizationMethod", "dimReductionSize"), ignore_unknown=ignore_unknown
-        )
-        use_case = body.object("useCaseConfig", ("dataType",), ignore_unknown=ignore_unknown)
+    def of(cls, body: Mapping[str, Any], model: EmbeddingModel) -> VectorOptions:
+        """Return the options of a checked body."""
+        config = body["modelConfig"]
         return cls(
             model,
-            dimension=config.integer("dimReductionSize", model.size, minimum=1, maximum=model.size),
-            quantization=config.choice("vectorQuantizationMethod", Quantization),
-            data_type=use_case.choice("dataType", DataType),
+            dimension=config["dimReductionSize"],
+            quantization=config.get("vectorQuantizationMethod"),
+            data_type=body["useCaseConfig"].get("dataType"),
         )
 
     def to_json(self, text: str, field: str = "vector") -> str:

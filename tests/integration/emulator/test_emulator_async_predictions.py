@@ -9,30 +9,18 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
-import requests
-from emulator_client import Caller
 
-from lucidworks_provider.emulator import EmulatorSettings, running
-from lucidworks_provider.emulator.predictions import USE_CASES, UseCaseName
+from lucidworks_provider.emulator import EmulatorSettings
+from lucidworks_provider.emulator.use_cases import USE_CASES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import requests
+    from emulator_client import Caller
 
-    from lucidworks_provider.emulator.server import RunningEmulator
-
-ASYNC = [name for name in UseCaseName if name.value not in {"embedding", "classification"}]
-
-
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[RunningEmulator]:
-    with running(EmulatorSettings(pending_polls=0)) as started:
-        yield started
+ASYNC = [name for name in USE_CASES if name not in {"embedding", "classification"}]
 
 
-@pytest.fixture
-def caller(emulator: RunningEmulator) -> Caller:
-    emulator.state.reset()
-    return Caller(emulator).log_in()
+SETTINGS = EmulatorSettings(pending_polls=0)
 
 
 def job_of(answer: requests.Response) -> str:
@@ -43,16 +31,16 @@ def job_of(answer: requests.Response) -> str:
 
 
 @pytest.mark.parametrize("name", ASYNC)
-def test_every_use_case_gives_what_the_synchronous_one_gives(caller: Caller, name: UseCaseName) -> None:
+def test_every_use_case_gives_what_the_synchronous_one_gives(caller: Caller, name: str) -> None:
     memory = caller.predict("rag", "Why Germany?").json()["predictions"][0]["memoryUuid"]
-    needs = name in {UseCaseName.STANDALONE_QUERY_REWRITER, UseCaseName.RAG}
+    needs = name in {"standalone-query-rewriter", "rag"}
     body = {"useCaseConfig": {"memoryUuid": memory}} if needs else {}
     texts = ["Harry Potter went to London.", "x"]
-    job_id = job_of(caller.submit_prediction(name.value, *texts, **body))
+    job_id = job_of(caller.submit_prediction(name, *texts, **body))
     answer = caller.poll_prediction(job_id).json()
     assert (answer["predictionId"], answer["status"]) == (job_id, "READY")
-    expected = caller.predict(name.value, *texts, **body).json()["predictions"]
-    if name is UseCaseName.RAG:  # the prompt grows with the conversation
+    expected = caller.predict(name, *texts, **body).json()["predictions"]
+    if name == "rag":  # the prompt grows with the conversation
         for one in (*answer["predictions"], *expected):
             del one["tokensUsed"]
     assert answer["predictions"] == expected
@@ -70,15 +58,6 @@ def test_table_of_use_cases() -> None:
     assert [name for name, use_case in USE_CASES.items() if use_case.asynchronous] == ASYNC
 
 
-def test_life_of_a_job(caller: Caller) -> None:
-    caller.control("PATCH", "/settings", pending_polls=2)
-    job_id = job_of(caller.submit_prediction())
-    answers = [caller.poll_prediction(job_id).json() for _ in range(5)]
-    assert [one["status"] for one in answers] == ["SUBMITTED"] * 2 + ["READY"] + ["RETRIEVED"] * 2
-    assert ["predictions" in one for one in answers] == [False, False, True, False, False]
-    assert {one["predictionId"] for one in answers} == {job_id}
-
-
 def test_ids_of_one_kind_mean_nothing_to_the_other(caller: Caller) -> None:
     prediction = job_of(caller.submit_prediction())
     chunking = caller.submit().json()["chunkingId"]
@@ -89,48 +68,6 @@ def test_ids_of_one_kind_mean_nothing_to_the_other(caller: Caller) -> None:
         (chunking, "chunking"),
     ]
     assert caller.poll_prediction(prediction.upper()).json()["status"] == "READY"
-
-
-def test_switches_of_later_polls_and_retention(caller: Caller) -> None:
-    caller.control("PATCH", "/settings", retrieved="payload", retention=100)
-    job_id = job_of(caller.submit_prediction())
-    first, second = (caller.poll_prediction(job_id).json() for _ in range(2))
-    assert (first["status"], second["status"]) == ("READY", "RETRIEVED")
-    assert first["predictions"] == second["predictions"]
-    caller.control("PATCH", "/settings", retrieved="404")
-    assert caller.poll_prediction(job_id).status_code == 404
-    job_id = job_of(caller.submit_prediction())
-    caller.control("POST", "/clock", advance=100)
-    assert caller.poll_prediction(job_id).status_code == 404
-
-
-def test_forced_states(caller: Caller) -> None:
-    job_id = job_of(caller.submit_prediction())
-    caller.control("POST", f"/jobs/{job_id}", state="ERROR", message="out of memory")
-    assert caller.poll_prediction(job_id).json() == {
-        "predictionId": job_id,
-        "status": "ERROR",
-        "message": "out of memory",
-    }
-    caller.control("POST", f"/jobs/{job_id}", state="READY")
-    assert "predictions" in caller.poll_prediction(job_id).json()
-    caller.control("POST", f"/jobs/{job_id}", state="GONE")
-    assert caller.poll_prediction(job_id).status_code == 404
-
-
-def test_faults(caller: Caller) -> None:
-    caller.fault("error-job", "submit-prediction")
-    assert caller.poll_prediction(job_of(caller.submit_prediction())).json()["status"] == "ERROR"
-    caller.fault("never-ending", "submit-prediction")
-    endless = job_of(caller.submit_prediction())
-    assert {caller.poll_prediction(endless).json()["status"] for _ in range(3)} == {"SUBMITTED"}
-    job_id = job_of(caller.submit_prediction())
-    caller.fault("error-job", "poll-prediction")
-    assert [caller.poll_prediction(job_id).json()["status"] for _ in range(2)] == ["ERROR", "READY"]
-    caller.fault("disconnect-after", "submit-prediction")
-    with pytest.raises(requests.ConnectionError):
-        caller.submit_prediction()
-    assert len(caller.control("GET", "/jobs")) == 4
 
 
 def test_log_and_stats_keep_the_two_kinds_apart(caller: Caller) -> None:
@@ -149,6 +86,7 @@ def test_log_and_stats_keep_the_two_kinds_apart(caller: Caller) -> None:
     assert stats["jobs"]["RETRIEVED"] == 1
 
 
+@pytest.mark.alone
 def test_hundreds_of_waiting_jobs_do_not_slow_a_poll(caller: Caller) -> None:
     caller.control("PATCH", "/settings", pending_seconds=60)
     with ThreadPoolExecutor(4) as pool:

@@ -8,32 +8,19 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import pytest
-from emulator_client import Caller
 
-from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.emulator import EmulatorSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
+    from emulator_client import Caller
 
 CUSTOM = "5e893b16-01f8-427c-9ca8-ba52b01b1ba3"
 SPIDER = "The itsy bitsy spider climbed up the waterspout.\nDown came the rain. Out came the sun."
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[RunningEmulator]:
-    with running(EmulatorSettings(pending_polls=0)) as started:
-        yield started
-
-
-@pytest.fixture
-def caller(emulator: RunningEmulator) -> Caller:
-    emulator.state.reset()
-    return Caller(emulator).log_in()
+SETTINGS = EmulatorSettings(pending_polls=0)
 
 
 @pytest.mark.parametrize(
@@ -69,56 +56,11 @@ def test_quantized_and_reduced(caller: Caller, method: str, low: int, high: int)
         assert all(isinstance(value, int) and low <= value <= high for value in vector["vector"])
 
 
-def test_life_of_a_job(caller: Caller) -> None:
-    caller.control("PATCH", "/settings", pending_polls=2)
-    submitted = caller.submit().json()
-    job_id = submitted["chunkingId"]
-    assert submitted == {"chunkingId": str(UUID(job_id, version=4)), "status": "SUBMITTED"}
-    answers = [caller.poll(job_id).json() for _ in range(5)]
-    assert [one["status"] for one in answers] == ["SUBMITTED"] * 2 + ["READY"] + ["RETRIEVED"] * 2
-    assert ["chunkedData" in one for one in answers] == [False, False, True, False, False]
-
-
 def test_results_are_handed_out_once_to_many_pollers(caller: Caller) -> None:
     job_id = caller.submit(SPIDER * 200).json()["chunkingId"]
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: caller.poll(job_id).json(), range(24)))
     assert sum("chunkedData" in one for one in answers) == 1
-
-
-def test_switches_of_later_polls(caller: Caller) -> None:
-    caller.control("PATCH", "/settings", retrieved="payload")
-    job_id = caller.submit().json()["chunkingId"]
-    first, second = caller.poll(job_id).json(), caller.poll(job_id).json()
-    assert (first["status"], second["status"]) == ("READY", "RETRIEVED")
-    assert first["chunkedData"] == second["chunkedData"]
-    caller.control("PATCH", "/settings", retrieved="404")
-    assert caller.poll(job_id).status_code == 404
-
-
-def test_pending_seconds_and_retention(caller: Caller) -> None:
-    caller.control("PATCH", "/settings", pending_seconds=60, retention=1000)
-    job_id = caller.submit().json()["chunkingId"]
-    assert caller.poll(job_id).json()["status"] == "SUBMITTED"
-    caller.control("POST", "/clock", advance=61)
-    assert caller.poll(job_id).json()["status"] == "READY"
-    caller.control("POST", "/clock", advance=1000)
-    assert caller.poll(job_id).status_code == 404
-    assert caller.poll("no-such-job").status_code == 404
-
-
-def test_forced_states(caller: Caller) -> None:
-    job_id = caller.submit().json()["chunkingId"]
-    path = f"/jobs/{job_id}"
-    caller.control("POST", path, state="SUBMITTED")
-    assert [caller.poll(job_id).json()["status"] for _ in range(5)] == ["SUBMITTED"] * 5
-    caller.control("POST", path, state="ERROR", message="out of memory")
-    assert caller.poll(job_id).json() == {"chunkingId": job_id, "status": "ERROR", "message": "out of memory"}
-    caller.control("POST", path, state="READY")
-    assert "chunkedData" in caller.poll(job_id).json()
-    assert caller.control("GET", path)["state"] == "RETRIEVED"
-    caller.control("POST", path, state="GONE")
-    assert caller.poll(job_id).status_code == 404
 
 
 def test_legacy_shape(caller: Caller) -> None:
@@ -198,12 +140,6 @@ INVALID: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Caller]:
-    with running() as emulator:
-        yield Caller(emulator).log_in()
-
-
 @pytest.mark.parametrize(("chunker", "body", "field"), INVALID)
 def test_invalid_bodies_name_the_field(shared: Caller, chunker: str, body: Any, field: str) -> None:
     answer = shared.call("POST", f"/ai/async-chunking/{chunker}/gte-small", json=body)
@@ -244,6 +180,7 @@ def test_log_tells_the_text_by_its_hash(caller: Caller) -> None:
     )
 
 
+@pytest.mark.alone
 def test_other_calls_stay_fast_while_megabytes_are_chunked(caller: Caller) -> None:
     sentence = "Some words about spiders and the rain, said for the {}th time. "
     text = "".join(sentence.format(number) for number in range(15_000))[:990_000]

@@ -12,11 +12,9 @@ import pytest
 import requests
 from emulator_client import MODEL, PREDICT, Caller
 
-from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.emulator import EmulatorSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lucidworks_provider.emulator.server import RunningEmulator
 
 KEY = "a-key-that-nobody-may-see"
@@ -36,11 +34,8 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[RunningEmulator]:
-    # Only the clock on order ends a training here, so nothing depends on the speed of the machine.
-    with running(EmulatorSettings(training_seconds=1000, deploy_seconds=100, pending_polls=0)) as started:
-        yield started
+# Only the clock on order ends a training here, so nothing depends on the speed of the machine.
+SETTINGS = EmulatorSettings(training_seconds=1000, deploy_seconds=100, pending_polls=0)
 
 
 @pytest.fixture

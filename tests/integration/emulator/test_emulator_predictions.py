@@ -8,21 +8,14 @@ import json
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from emulator_client import MODEL, Caller
 
-from lucidworks_provider.emulator import EmulatorSettings, running
 from lucidworks_provider.emulator.models import NER_ONLY, OPENAI
-from lucidworks_provider.emulator.prediction_requests import Conversations
-from lucidworks_provider.emulator.predictions import USE_CASES, UseCaseName
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
+from lucidworks_provider.emulator.use_cases import USE_CASES, Conversations
 
 POTTER = "Harry Potter went to London. The Dursleys of Privet Drive were normal. Harry was not normal."
 GERMANY = {
@@ -40,18 +33,6 @@ GERMANY = {
 COUNTS = {"promptTokens", "completionTokens", "totalTokens"}
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[RunningEmulator]:
-    with running(EmulatorSettings()) as started:
-        yield started
-
-
-@pytest.fixture
-def caller(emulator: RunningEmulator) -> Caller:
-    emulator.state.reset()
-    return Caller(emulator).log_in()
-
-
 def only(answer: Any) -> dict[str, Any]:
     """The one element of ``predictions``."""
     assert answer.status_code == 200, answer.text
@@ -60,9 +41,9 @@ def only(answer: Any) -> dict[str, Any]:
     return element
 
 
-def body_of(name: UseCaseName) -> dict[str, Any]:
+def body_of(name: str) -> dict[str, Any]:
     """The smallest body that a use case accepts, but for the conversation of the rewriter."""
-    labels = {"useCaseConfig": {"labels": ["a"]}} if name is UseCaseName.CLASSIFICATION else {}
+    labels = {"useCaseConfig": {"labels": ["a"]}} if name == "classification" else {}
     return {"batch": [{"text": "x"}], **labels}
 
 
@@ -252,26 +233,26 @@ def test_entities_outside_the_catalog_get_a_type(caller: Caller, types: dict[str
 
 
 def test_texts_without_words(caller: Caller) -> None:
-    for name in UseCaseName:
-        if name is not UseCaseName.STANDALONE_QUERY_REWRITER:
-            model = "gte-small" if name is UseCaseName.EMBEDDING else "llama-3-8b-instruct"
+    for name in USE_CASES:
+        if name != "standalone-query-rewriter":
+            model = "gte-small" if name == "embedding" else "llama-3-8b-instruct"
             body = {**body_of(name), "batch": [{"text": "…!"}]}
-            only(caller.predict(name.value, model=model, **body))
+            only(caller.predict(name, model=model, **body))
 
 
-@pytest.mark.parametrize("name", list(UseCaseName))
-def test_models_serve_their_use_cases_only(caller: Caller, name: UseCaseName) -> None:
+@pytest.mark.parametrize("name", USE_CASES)
+def test_models_serve_their_use_cases_only(caller: Caller, name: str) -> None:
     body = body_of(name)
-    if name is UseCaseName.STANDALONE_QUERY_REWRITER:
+    if name == "standalone-query-rewriter":
         memory = only(caller.predict("rag", "x"))["memoryUuid"]
         body["useCaseConfig"] = {"memoryUuid": memory}
     everything = {model for use_case in USE_CASES.values() for model in use_case.models}
     for model in sorted(everything):
         serves = model in USE_CASES[name].models
         config = {"modelConfig": {"apiKey": "k"}} if model in OPENAI else {}
-        answer = caller.predict(name.value, model=model, **body, **config)
+        answer = caller.predict(name, model=model, **body, **config)
         assert answer.status_code == (200 if serves else 404), model
-    assert caller.predict(name.value, model="no-such-model", **body).status_code == 404
+    assert caller.predict(name, model="no-such-model", **body).status_code == 404
 
 
 def test_unknown_use_cases_and_segments(caller: Caller) -> None:
@@ -376,10 +357,10 @@ EMBEDDING_INVALID: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("use_case", "body", "field"), INVALID)
-def test_invalid_bodies_name_the_field(served: Caller, use_case: str, body: Any, field: str) -> None:
+def test_invalid_bodies_name_the_field(shared: Caller, use_case: str, body: Any, field: str) -> None:
     for kind in ("prediction", "async-prediction"):
         path = f"/ai/{kind}/{use_case}/llama-3-8b-instruct"
-        answer = served.call("POST", path, json=body)
+        answer = shared.call("POST", path, json=body)
         if (kind, use_case) == ("async-prediction", "classification"):
             assert answer.status_code == 404
             continue
@@ -388,15 +369,9 @@ def test_invalid_bodies_name_the_field(served: Caller, use_case: str, body: Any,
 
 
 @pytest.mark.parametrize(("body", "field"), EMBEDDING_INVALID)
-def test_invalid_embedding_bodies(served: Caller, body: Any, field: str) -> None:
-    answer = served.predict("embedding", model="gte-small", **body)
+def test_invalid_embedding_bodies(shared: Caller, body: Any, field: str) -> None:
+    answer = shared.predict("embedding", model="gte-small", **body)
     assert (answer.status_code, field in answer.json()["message"]) == (400, True)
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Caller]:
-    with running() as emulator:
-        yield Caller(emulator).log_in()
 
 
 @pytest.mark.parametrize(
@@ -415,16 +390,16 @@ def served() -> Iterator[Caller]:
         {"azureDeployment": "d", "azureEndpoint": "e", "apiKey": "k"},
     ],
 )
-def test_valid_model_configs(served: Caller, config: dict[str, Any]) -> None:
-    assert served.predict("summarization", "x", modelConfig=config).status_code == 200
+def test_valid_model_configs(shared: Caller, config: dict[str, Any]) -> None:
+    assert shared.predict("summarization", "x", modelConfig=config).status_code == 200
 
 
-def test_broken_json_and_content_type(served: Caller) -> None:
+def test_broken_json_and_content_type(shared: Caller) -> None:
     path = "/ai/prediction/passthrough/llama-3-8b-instruct"
     for data in (b"", b"{", b'{"batch":[{"text":"\\ud800"}]}', b"NaN"):
         headers = {"Content-Type": "application/json"}
-        assert served.call("POST", path, data=data, headers=headers).status_code == 400
-    answer = served.call("POST", path, data=b"{}", headers={"Content-Type": "text/plain"})
+        assert shared.call("POST", path, data=data, headers=headers).status_code == 400
+    answer = shared.call("POST", path, data=b"{}", headers={"Content-Type": "text/plain"})
     assert "Content-Type" in answer.json()["message"]
 
 
@@ -488,6 +463,7 @@ def test_faults(caller: Caller, kind: str) -> None:
     assert only(caller.predict("passthrough", "x"))["response"] == "x"
 
 
+@pytest.mark.alone
 def test_eight_callers_get_50_milliseconds_of_latency_and_little_more(caller: Caller) -> None:
     caller.control("PATCH", "/settings", latency=0.05)
     texts = [f"A text about spiders, number {number}." for number in range(4)]

@@ -20,15 +20,9 @@ import requests
 from emulator_client import AUTH, HEADERS, PREDICT, Caller
 
 from lucidworks_provider import emulator as package
-from lucidworks_provider.emulator.__main__ import _parser, _settings
-from lucidworks_provider.emulator.settings import (
-    BatchOverflow,
-    EmulatorSettings,
-    RateMode,
-    Retrieved,
-    SettingsError,
-    UndeployPath,
-)
+from lucidworks_provider.emulator.__main__ import command_line, read_settings
+from lucidworks_provider.emulator.rules import InvalidValue
+from lucidworks_provider.emulator.settings import EmulatorSettings
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -69,17 +63,17 @@ def test_options_become_settings() -> None:
         "--deploy-seconds 0 --set undeploy_path=rest --set batch_overflow=400 --set echo_credentials=true "
         "--set embedding_shape=e"
     )
-    settings = _settings(_parser().parse_args(line.split()))
+    settings = read_settings(command_line().parse_args(line.split()))
     assert settings.clients == {"demo-client": "demo-secret", "a": "b:c"}
     assert (settings.rate_limit, settings.rate_window, settings.retry_after) == (5, 2.0, False)
-    assert settings.rate_mode is RateMode.BUCKET
-    assert (settings.retrieved, settings.scope_check, settings.token_ttl) == (Retrieved.NOT_FOUND, False, 60)
+    assert settings.rate_mode == "bucket"
+    assert (settings.retrieved, settings.scope_check, settings.token_ttl) == ("404", False, 60)
     assert settings.deployments == ("5e893b16-01f8-427c-9ca8-ba52b01b1ba3",)
     assert (settings.customer_id, settings.deploy_seconds, settings.embedding_shape) == ("us", 0, "e")
-    assert settings.undeploy_path is UndeployPath.REST
-    assert settings.batch_overflow is BatchOverflow.BAD_REQUEST
+    assert settings.undeploy_path == "rest"
+    assert settings.batch_overflow == "400"
     assert settings.echo_credentials
-    assert _settings(_parser().parse_args([])) == EmulatorSettings()
+    assert read_settings(command_line().parse_args([])) == EmulatorSettings()
     assert "demo-secret" not in repr(settings)
 
 
@@ -102,8 +96,8 @@ def test_options_become_settings() -> None:
     ],
 )
 def test_wrong_options(line: str) -> None:
-    with pytest.raises(SettingsError):
-        _settings(_parser().parse_args(line.split()))
+    with pytest.raises(InvalidValue):
+        read_settings(command_line().parse_args(line.split()))
 
 
 def test_tls(tmp_path: Path) -> None:

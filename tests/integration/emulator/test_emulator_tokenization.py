@@ -4,33 +4,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from emulator_client import MODEL, Caller
 
-from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.emulator import EmulatorSettings
 from lucidworks_provider.emulator.models import EMBEDDING_MODELS, HOSTED_GENERATIVE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lucidworks_provider.emulator.server import RunningEmulator
 
 CUSTOM = "5e893b16-01f8-427c-9ca8-ba52b01b1ba3"
 LLAMA = "llama-3-8b-instruct"
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[RunningEmulator]:
-    with running(EmulatorSettings(deployments=(CUSTOM,))) as started:
-        yield started
-
-
-@pytest.fixture
-def caller(emulator: RunningEmulator) -> Caller:
-    emulator.state.reset()
-    return Caller(emulator).log_in()
+SETTINGS = EmulatorSettings(deployments=(CUSTOM,))
 
 
 def tokenize(caller: Caller, *texts: str, model: str = "e5-small-v2", **body: Any) -> Any:

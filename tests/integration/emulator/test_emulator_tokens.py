@@ -10,18 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from emulator_client import AUTH, HEADERS, MODEL, PREDICT, Caller
 
-from lucidworks_provider.emulator import EmulatorSettings, running
+from lucidworks_provider.emulator import EmulatorSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lucidworks_provider.emulator.server import RunningEmulator
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[RunningEmulator]:
-    with running(EmulatorSettings(clients={"demo-client": "demo-secret", "second": "pä:ss"})) as started:
-        yield started
+SETTINGS = EmulatorSettings(clients={"demo-client": "demo-secret", "second": "pä:ss"})
 
 
 @pytest.fixture

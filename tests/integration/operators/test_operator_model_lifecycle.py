@@ -84,7 +84,7 @@ def calls(emulator: RunningEmulator, endpoint: str) -> int:
 def named(emulator: RunningEmulator, name: str = "n") -> list[Any]:
     """The models of a name, as the emulator keeps them."""
     return [
-        one for one in emulator.state.registry.models() if one.order is not None and one.order.name == name
+        one for one in emulator.state.registry.models() if one.order is not None and one.order["name"] == name
     ]
 
 
@@ -379,7 +379,7 @@ def test_a_key_from_a_connection_is_kept_nowhere(
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context)
     [model] = named(fast)
-    assert CANARY in json.dumps(model.order.credentials), "it was sent"
+    assert CANARY in json.dumps(model.order["trainingDataCredentials"]), "it was sent"
     logging.getLogger("any").warning("careless: %s", json.dumps({"private_key": CANARY}))
     seen = [
         caplog.text,
@@ -409,5 +409,5 @@ def test_a_literal_key_draws_a_warning_and_is_kept_nowhere_either(
     assert not [name for name in copy.template_fields if CANARY in repr(getattr(copy, name))]
     copy.execute(context)
     [model] = named(fast)
-    assert CANARY in json.dumps(model.order.credentials), "it was sent"
+    assert CANARY in json.dumps(model.order["trainingDataCredentials"]), "it was sent"
     assert CANARY not in caplog.text

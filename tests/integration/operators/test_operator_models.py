@@ -223,20 +223,25 @@ def test_from_training_to_undeploying(service: Service, deferrable: bool) -> Non
     model_id = run(train, deferrable=deferrable)
     [model] = service.trained()
     assert model_id == model.model_id
-    assert (model.order.name, model.order.model_type, model.order.region) == (
+    assert [model.order.get(name) for name in ("name", "modelType", "region")] == [
         "shop",
         "ecommerce-rnn",
         "us-southcarolina",
-    )
-    assert (model.order.training_data, model.order.config, model.order.credentials) == (DATA, CONFIG, None)
+    ]
+    assert (model.order["trainingData"], model.order["config"]) == (DATA, CONFIG)
+    assert "trainingDataCredentials" not in model.order
 
     arguments = {"region": "us-x", "config": {"a": 1}, "min_replicas": 1, "max_replicas": 2}
     deployment_id = run(lambda: deploy(model_id, **arguments), deferrable=deferrable)
     [deployment] = service.deployments()
     assert deployment_id == deployment.deployment_id
-    order = deployment.order
-    assert (order.model_id, order.region, order.config) == (model_id, "us-x", {"a": 1})
-    assert (order.min_replicas, order.max_replicas) == (1, 2)
+    assert deployment.order == {
+        "modelId": model_id,
+        "region": "us-x",
+        "config": {"a": 1},
+        "minReplicas": 1,
+        "maxReplicas": 2,
+    }
     assert LucidworksHook().call(get_model(model_id, metrics=True)).metrics
 
     assert run(lambda: undeploy(deployment_id), deferrable=deferrable) is None
@@ -743,7 +748,7 @@ def test_credentials_of_a_connection(
     task = train(credentials_conn_id="bucket")
     assert CANARY not in repr(task.__dict__)
     model_id = task.execute(CONTEXT)
-    assert service.trained()[0].order.credentials == {"serviceAccountKey": key}
+    assert service.trained()[0].order["trainingDataCredentials"] == {"serviceAccountKey": key}
     assert CANARY not in logs.text + repr(model_id) + repr(task.__dict__)
 
 
@@ -772,12 +777,12 @@ def test_a_literal_key_draws_a_warning_without_it() -> None:
 def test_a_literal_key_is_sent(service: Service) -> None:
     task = pickle.loads(pickle.dumps(copy.deepcopy(literal())))  # noqa: S301
     task.execute(CONTEXT)
-    assert service.trained()[0].order.credentials == LITERALS[0]
+    assert service.trained()[0].order["trainingDataCredentials"] == LITERALS[0]
 
 
 def test_a_key_file_as_a_dictionary_is_sent_as_its_text(service: Service) -> None:
     literal(LITERALS[1]).execute(CONTEXT)
-    sent = service.trained()[0].order.credentials["serviceAccountKey"]
+    sent = service.trained()[0].order["trainingDataCredentials"]["serviceAccountKey"]
     assert json.loads(sent) == KEY_FILE
 
 
@@ -842,7 +847,7 @@ def test_a_template_is_rendered_when_it_is_sent(service: Service) -> None:
     task.render_template_fields({**CONTEXT, "key": CANARY})
     assert CANARY not in repr(task.__dict__)
     task.execute({**CONTEXT, "key": CANARY})
-    assert service.trained()[0].order.credentials == {"serviceAccountKey": CANARY}
+    assert service.trained()[0].order["trainingDataCredentials"] == {"serviceAccountKey": CANARY}
     assert CANARY not in repr(task.__dict__)
 
 
@@ -860,7 +865,7 @@ def test_credentials_of_an_upstream_task(service: Service) -> None:
     training.training_data_credentials = {"serviceAccountKey": CANARY}  # as rendering does
     assert CANARY not in repr(training.__dict__)
     training.execute(CONTEXT)
-    assert service.trained()[0].order.credentials == {"serviceAccountKey": CANARY}
+    assert service.trained()[0].order["trainingDataCredentials"] == {"serviceAccountKey": CANARY}
 
 
 def test_credentials_twice_are_refused(service: Service) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -212,7 +213,7 @@ def test_images_are_pinned_to_the_tested_airflow() -> None:
     assert set(re.findall(r"\d+\.\d+\.\d+", build)) == {airflow}
     assert (DEPLOY / SERVICES["airflow"]["build"]["context"]).resolve() == ROOT
     for service in SERVICES.values():
-        assert re.fullmatch(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+", service["image"])
+        assert re.fullmatch(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+(-pg\d+)?", service["image"])
 
 
 def test_extras_of_the_image_exist() -> None:
@@ -239,6 +240,11 @@ def test_the_environment_is_known_to_airflow_and_to_the_package() -> None:
     )
     port = SERVICES["emulator"]["command"][4]
     assert settings.application_url == f"http://127.0.0.1:{port}"
+    database = urlsplit(environment.pop("AIRFLOW_CONN_POSTGRES_DEFAULT"))
+    server = SERVICES[database.hostname]["environment"]
+    assert [database.username, database.password, database.path[1:]] == [
+        server[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB")
+    ]
     for name in environment:
         section, option = re.fullmatch(r"AIRFLOW__([A-Z]+)__([A-Z_]+)", name).groups()  # type: ignore[union-attr]
         assert conf.has_option(section.lower(), option.lower()), name

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from dev import private_mounts
 from dev.airflow_stack import install_signal_handlers
+from dev.processes import until
 from tests.system.chaos.judge import Storm, Verdict, judge, storm
 from tests.system.chaos.scenarios import SCENARIOS, Scenario
 from tests.system.chaos.stage import BATCH, Stage, staged, work_for
@@ -71,11 +72,7 @@ def play(stage: Stage, scenario: Scenario) -> Round:
         scenario.before(stage)
     run_id = airflow.trigger(dag, work.conf)
     jobs = len(work.catalogue.texts) + len(work.documents) + -(-len(work.inputs) // BATCH)
-    deadline = time.monotonic() + 120
-    while stage.submitted() < jobs * scenario.waits_for:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{scenario.name}: the tasks have submitted nothing for two minutes")
-        time.sleep(0.05)
+    until(lambda: stage.submitted() >= jobs * scenario.waits_for, f"{scenario.name}: submissions", 120)
     scenario.breaks(stage, run_id)
     ended = time.time()
     state = airflow.wait_for_run(dag, run_id, 900, on_progress=lambda _: None)

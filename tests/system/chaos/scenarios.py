@@ -16,6 +16,7 @@ from typing import Any
 import requests
 
 from dev import private_mounts
+from dev.processes import until
 from dev.tls_door import Papers
 from dev.wrong_clock import WrongClock
 from tests.system.chaos.judge import Work
@@ -203,11 +204,8 @@ def _as_a_result_stands(stage: Stage, _: str) -> None:
     """The API server hangs before a task can tell that it has its result, and longer than a task is patient."""
     folder = max(stage.results.iterdir(), key=lambda path: path.stat().st_mtime)
     processes = stage.airflow.group.processes("api-server")
-    deadline = time.monotonic() + 120
-    while not any((folder / name).exists() for name in ("chunks.parquet", "predictions.jsonl")):
-        if time.monotonic() > deadline:
-            raise TimeoutError("no result for two minutes")
-        time.sleep(0.0005)
+    files = [folder / name for name in ("chunks.parquet", "predictions.jsonl")]
+    until(lambda: any(file.exists() for file in files), "a result", 120, pause=0.0005)
     for process in processes:
         process.suspend()
     time.sleep(60)

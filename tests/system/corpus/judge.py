@@ -68,7 +68,7 @@ class Catalogue:
 
 
 @dataclass(frozen=True, slots=True)
-class JobStateStore:
+class ServiceLog:
     """
     What the emulator handed out: ids and results, each once.
 
@@ -78,7 +78,7 @@ class JobStateStore:
     lines: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def of(cls, log: Iterable[Mapping[str, Any]]) -> JobStateStore:
+    def of(cls, log: Iterable[Mapping[str, Any]]) -> ServiceLog:
         """Pick what counts from the emulator's log."""
         return cls(
             [
@@ -129,7 +129,7 @@ class Verdict:
         return not self.wrong and self.twice <= self.in_flight + self.unflushed
 
 
-def judge(catalogue: Catalogue, output: str, ledger: JobStateStore, kills: Sequence[float]) -> Verdict:
+def judge(catalogue: Catalogue, output: str, ledger: ServiceLog, kills: Sequence[float]) -> Verdict:
     """
     Compare both tables with the catalogue, document by document.
 

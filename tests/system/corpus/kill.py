@@ -42,7 +42,7 @@ from dev.s3_server import delta_rs_options, s3_server
 from lucidworks_provider.corpus.dataset import RUNS, below, open_documents
 from lucidworks_provider.corpus.tables import read_tables
 from lucidworks_provider.storage import names_in
-from tests.system.corpus.judge import Catalogue, JobStateStore, Verdict, judge
+from tests.system.corpus.judge import Catalogue, ServiceLog, Verdict, judge
 from tests.system.corpus.readers import Readers
 
 DAG, TASK = "corpus_kill", "chunk"
@@ -354,7 +354,7 @@ class Story:
 
     def judge(self) -> Verdict:
         """Look at the tables as they are now."""
-        ledger = JobStateStore.of(self.emulator.get("log"))
+        ledger = ServiceLog.of(self.emulator.get("log"))
         return judge(self.catalogue, self.runner.store.output, ledger, self.moments)
 
     def _committed(self, run: int) -> str:

@@ -29,7 +29,7 @@ from dev.airflow_stack import install_signal_handlers
 from dev.demo import Emulator
 from lucidworks_provider.corpus.tables import read_tables
 from lucidworks_provider.errors import OutputBusyError
-from tests.system.corpus.judge import Catalogue, JobStateStore, judge
+from tests.system.corpus.judge import Catalogue, ServiceLog, judge
 from tests.system.corpus.kill import CHUNKING, PRELOADED, SERVICE, Store, attempt, store
 from tests.system.corpus.readers import Readers
 
@@ -129,7 +129,7 @@ class Races:
                 yield f"it found nothing to do and returned {delta}"
         if (found := read_tables(self.place.output).versions[0]) != (0 if version is None else version + 1):
             yield f"version {found} of the chunks after {version}"
-        verdict = judge(catalogue, self.place.output, JobStateStore.of(self.emulator.get("log")), [])
+        verdict = judge(catalogue, self.place.output, ServiceLog.of(self.emulator.get("log")), [])
         yield from verdict.wrong
         if verdict.twice:
             yield f"{verdict.twice} documents were submitted twice"

@@ -12,14 +12,14 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dev.demo import Emulator
+from dev.processes import until
 from lucidworks_provider.corpus import open_dataset, open_documents
-from tests.system.corpus.judge import Catalogue, JobStateStore, judge
+from tests.system.corpus.judge import Catalogue, ServiceLog, judge
 from tests.system.corpus.kill import SERVICE, Plain, Story, store
 from tests.system.corpus.races import RUNNERS, WON, Races
 from tests.system.corpus.readers import Readers
@@ -112,12 +112,12 @@ def test_a_try_that_lives_on_beside_its_successor_stops_and_spoils_nothing(tmp_p
         story.catalogue.fill(60)
         runner.begin(1)
         zombie = runner.child
-        _until(lambda: len(emulator.submissions()) >= 20)
+        until(lambda: len(emulator.submissions()) >= 20, "submissions")
         assert zombie.pid is not None
         os.kill(zombie.pid, signal.SIGSTOP)
         stopped, before = time.time(), len(emulator.submissions())
         runner.start()
-        _until(lambda: len(emulator.submissions()) >= before + 5)
+        until(lambda: len(emulator.submissions()) >= before + 5, "submissions")
         os.kill(zombie.pid, signal.SIGCONT)
         assert runner.finish()["documents"] == 60
         zombie.join(30)
@@ -138,13 +138,6 @@ def test_a_try_that_lives_on_beside_its_successor_stops_and_spoils_nothing(tmp_p
     print(f"the two were through {time.time() - stopped:.1f} s after the stop")
 
 
-def _until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def _hashes(output: Path, version: int) -> dict[str, str]:
     """Of the documents of a version."""
     rows = open_dataset(str(output), version).to_table(columns=["document_id", "content_hash"]).to_pylist()
@@ -153,7 +146,7 @@ def _hashes(output: Path, version: int) -> dict[str, str]:
 
 def test_no_dataset_is_no_success(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "source", random.Random(1))
-    assert judge(catalogue, str(tmp_path / "nothing"), JobStateStore([]), []).wrong == [
+    assert judge(catalogue, str(tmp_path / "nothing"), ServiceLog([]), []).wrong == [
         "there is no table chunks",
         "there is no table documents",
     ]
@@ -171,7 +164,7 @@ def test_what_a_kill_may_cost() -> None:
             "job_id": "1",
         } | more
 
-    ledger = JobStateStore.of(
+    ledger = ServiceLog.of(
         [
             line(1, 2),  # long written
             line(8, 9.8),  # arrived, and in the group that was not written

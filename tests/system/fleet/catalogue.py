@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from dev.processes import REPOSITORY
-from tests.system.corpus.judge import Catalogue, JobStateStore, Verdict, judge
+from dev.processes import REPOSITORY, until
+from tests.system.corpus.judge import Catalogue, ServiceLog, Verdict, judge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +70,7 @@ def catalogue(fleet: Fleet) -> None:
 
 def _scheduled(fleet: Fleet) -> Run:
     """The run that the scheduler makes of the last interval."""
-    from tests.system.fleet.stories import Run, wait
+    from tests.system.fleet.stories import Run
 
     runs: list[dict[str, Any]] = []
 
@@ -78,7 +78,7 @@ def _scheduled(fleet: Fleet) -> Run:
         runs[:] = fleet.airflow.api("GET", f"dags/{DAG}/dagRuns")["dag_runs"]
         return bool(runs)
 
-    wait(there, f"the scheduled run of {DAG}")
+    until(there, f"the scheduled run of {DAG}", 300)
     return Run(fleet, DAG, str(runs[0]["dag_run_id"]))
 
 
@@ -95,7 +95,6 @@ def _log(fleet: Fleet) -> list[dict[str, Any]]:
 
 def _kill_a_worker(fleet: Fleet, run: Run) -> float:
     """``kill -9`` with all its tasks while one of the mapped tasks sends from there; when that was."""
-    from tests.system.fleet.stories import wait
 
     before = len(_log(fleet))
 
@@ -109,7 +108,7 @@ def _kill_a_worker(fleet: Fleet, run: Run) -> float:
         ]
         return bool(running) and len(_log(fleet)) > before + SHARDS
 
-    wait(sends, f"a mapped task that sends from {VICTIM}")
+    until(sends, f"a mapped task that sends from {VICTIM}", 300)
     time.sleep(1)
     fleet.airflow.kill_part(VICTIM)
     killed = time.time()
@@ -122,7 +121,7 @@ def _tell(
 ) -> None:
     state = run.ends()
     verdict: Verdict = judge(
-        source, str(fleet.out / "catalogue" / "gte-small"), JobStateStore.of(_log(fleet)), kills
+        source, str(fleet.out / "catalogue" / "gte-small"), ServiceLog.of(_log(fleet)), kills
     )
     tasks = [task for task in run.tasks() if task["task_id"] == "chunk"]
     what = f"chunk_catalogue, {night}"

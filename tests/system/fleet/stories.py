@@ -30,7 +30,7 @@ import requests
 from dev.airflow_api import AirflowApiError
 from dev.airflow_fleet import AirflowFleet, install_services, install_signal_handlers
 from dev.demo import Emulator
-from dev.processes import REPOSITORY
+from dev.processes import REPOSITORY, until
 from tests.system.fleet import catalogue as fleet_catalogue
 from tests.system.fleet.catalogue import catalogue
 
@@ -174,7 +174,7 @@ class Run:
             states[:] = [str(self.fleet.airflow.api("GET", path)["state"])]
             return states[0] in {"success", "failed"}
 
-        wait(ended, f"run {self.run_id} of {self.dag_id}", timeout)
+        until(ended, f"run {self.run_id} of {self.dag_id}", timeout)
         return states[0]
 
     def xcom(self, task_id: str, map_index: int = -1) -> dict[str, Any]:
@@ -355,7 +355,7 @@ def outage(fleet: Fleet) -> None:
     fleet.live_for(HOUR)
     seconds = fleet.size.outage
     run = fleet.run("fleet_calls", conn_id="outage", tasks=8, seconds=seconds + 60, interval=0.5)
-    wait(run.started_at("call"), "the tasks to start")
+    until(run.started_at("call"), "the start of the tasks", 300)
     # A task that has no token yet cannot get one without the store, and fails, retryably.
     time.sleep(20)
     before = fleet.seen("outage")
@@ -412,15 +412,6 @@ def renewals(fleet: Fleet) -> None:
 STORIES: dict[str, Callable[[Fleet], None]] = {
     story.__name__: story for story in (deaths, foreign, outage, crowd, renewals, celery, homes, catalogue)
 }
-
-
-def wait(true: Callable[[], bool], what: str, timeout: float = 300) -> None:
-    """Wait for something."""
-    deadline = time.monotonic() + timeout
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout:.0f} s for {what}")
-        time.sleep(0.5)
 
 
 @contextmanager

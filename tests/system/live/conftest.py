@@ -19,25 +19,16 @@ import requests
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
+from dev.processes import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 DAGS = Path(__file__).with_name("chunking_dags.py")
 # Seconds that are longer than any test: such a job ends when the test says so.
 HELD = 100_000.0
 EXPIRING_TTL = 15
 EXPIRING_PENDING = 50
-
-
-def until(true: Callable[[], Any], what: str, timeout: float = 60) -> Any:
-    """Wait for something, and return it."""
-    deadline = time.monotonic() + timeout
-    while not (seen := true()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not within {timeout:.0f} s")
-        time.sleep(0.1)
-    return seen
 
 
 @dataclass

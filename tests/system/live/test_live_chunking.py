@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import requests
-from conftest import EXPIRING_TTL, Run, Stage, until
+from conftest import EXPIRING_TTL, Run, Stage
 from cryptography.fernet import Fernet, InvalidToken
 
+from dev.processes import until
 from lucidworks_provider.client.auth.token import TokenCipher, TokenIdentity
 from lucidworks_provider.client.settings import DEFAULT_AUTH_SERVER_ID
 

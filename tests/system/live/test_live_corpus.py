@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from conftest import HELD, until
+from conftest import HELD
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
+from dev.processes import until
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.corpus.lease import TTL_SECONDS
 from lucidworks_provider.corpus.pipeline import FIRST_WINDOW

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pyarrow.parquet as pq
 import pytest
-from conftest import until
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import (
@@ -31,7 +30,7 @@ from dev.demo import (
     write_tickets,
 )
 from dev.packages import pgvector_programs
-from dev.processes import REPOSITORY
+from dev.processes import REPOSITORY, until
 from dev.services import PostgresServer
 from lucidworks_provider.corpus.dataset import changes, open_dataset
 

@@ -18,7 +18,7 @@ import requests
 
 from dev.airflow_fleet import AirflowFleet, install_services
 from dev.faulty_proxy import FaultyProxy
-from dev.processes import REPOSITORY
+from dev.processes import REPOSITORY, until
 from dev.reaper import find_marked
 from dev.services import PostgresServer, RedisServer
 
@@ -116,9 +116,7 @@ def test_each_worker_has_a_disk_of_its_own(fleet: AirflowFleet) -> None:
 
 def test_a_killed_worker_comes_back_and_its_tasks_are_tried_again(fleet: AirflowFleet) -> None:
     run_id = fleet.trigger("crashing")
-    deadline = time.monotonic() + 60
-    while len(fleet.running_tasks()) < 8 and time.monotonic() < deadline:  # each with its supervisor
-        time.sleep(0.2)
+    until(lambda: len(fleet.running_tasks()) >= 8, "four tasks, each with its supervisor")
     lost = fleet.tasks_on("worker-1")
     assert lost
 
@@ -136,9 +134,7 @@ def test_workers_meet_an_api_that_fails(fleet: AirflowFleet) -> None:
     assert fleet.proxy is not None
     with fleet.proxy.failing("/execution/variables"):
         run_id = fleet.trigger("writing")
-        deadline = time.monotonic() + 60
-        while not fleet.proxy.refused and time.monotonic() < deadline:
-            time.sleep(0.1)
+        until(lambda: fleet.proxy.refused, "a refused request")
     assert set(fleet.proxy.refused) == {("PUT", "/execution/variables/word")}
     assert fleet.wait_for_run("writing", run_id, 90) == "success"  # the SDK tries a 503 again
     assert fleet.xcom("writing", run_id, "write") == "hello"

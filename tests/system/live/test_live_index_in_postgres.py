@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from conftest import until
 from corpus_world import FakeService, World
 from postgres_world import loaded_rows, rows_of
 
 from dev.airflow_stack import AirflowStack
 from dev.packages import pgvector_programs
-from dev.processes import REPOSITORY
+from dev.processes import REPOSITORY, until
 from dev.services import PostgresServer
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.settings import Corpus

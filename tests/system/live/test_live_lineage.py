@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import until
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
+from dev.processes import until
 from lucidworks_provider.corpus import open_dataset
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from dev.airflow_stack import AirflowStack
-from dev.processes import REPOSITORY, ManagedProcess, ProcessError, clean_environment
+from dev.processes import REPOSITORY, ManagedProcess, ProcessError, clean_environment, until
 from dev.reaper import find_marked
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ def test_a_killed_task_is_tried_again(stack: AirflowStack) -> None:
 
 def test_stop_leaves_no_process_and_no_port(stack: AirflowStack) -> None:
     stack.trigger("crashing")
-    deadline = time.monotonic() + 30
-    while not stack.running_tasks() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    until(stack.running_tasks, "a task")
     assert len(stack.running_tasks()) == 2
 
     began = time.monotonic()

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import until
 
 from dev.airflow_stack import AirflowStack
 from dev.demo import Emulator
+from dev.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

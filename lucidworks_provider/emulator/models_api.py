@@ -18,7 +18,6 @@ settings say so.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,9 +27,19 @@ from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
 
-from lucidworks_provider.emulator.checks import ApiError, Fields, InvalidRequest, load_json, strings
+from lucidworks_provider.emulator.errors import ApiError
 from lucidworks_provider.emulator.models import CUSTOM_MODEL_SIZE, PRE_TRAINED
-from lucidworks_provider.emulator.settings import UndeployPath
+from lucidworks_provider.emulator.rules import (
+    Default,
+    InvalidValue,
+    Rule,
+    boolean,
+    check,
+    integer,
+    number,
+    required,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,24 +56,12 @@ def _new_id() -> str:
     return str(uuid4())
 
 
-@dataclass(frozen=True)
-class ModelOrder:
-    """A valid request to train a model."""
-
-    name: str
-    training_data: Mapping[str, str]
-    model_type: str | None = None
-    region: str | None = None
-    config: Mapping[str, Any] | None = None
-    credentials: Mapping[str, str] | None = field(default=None, repr=False)
-
-
 @dataclass
 class Model:
     """One model; a pre-trained one has no order and never trains."""
 
     model_id: str
-    order: ModelOrder | None = None
+    order: Mapping[str, Any] | None = field(default=None, repr=False)
     started: float = 0.0
     completed: float = 0.0
     fails: bool = False
@@ -80,22 +77,11 @@ class Model:
         return TRAIN_FAILED if self.fails else AVAILABLE
 
 
-@dataclass(frozen=True)
-class DeploymentOrder:
-    """A valid request to deploy a model."""
-
-    model_id: str
-    region: str
-    config: Mapping[str, Any]
-    min_replicas: int
-    max_replicas: int
-
-
 @dataclass
 class Deployment:
     """One deployment; ``gone_at`` is set by its deletion."""
 
-    order: DeploymentOrder
+    order: Mapping[str, Any]
     ready_at: float
     fails: bool = False
     created_by: str | None = None
@@ -116,6 +102,12 @@ class Deployment:
             return DEPLOYING
         return DEPLOY_FAILED if self.fails else DEPLOYED
 
+    def delete(self, now: float, *, seconds: float, fails: bool) -> None:
+        """Begin a deletion, unless one is active."""
+        self.forced = None
+        if self.state(now) != DELETING:
+            self.gone_at, self.stays = now + seconds, fails
+
 
 class Registry:
     """All models and deployments of one emulator, in order of creation."""
@@ -125,12 +117,12 @@ class Registry:
         self._models = {name: Model(name) for name in PRE_TRAINED}
         self._deployments: dict[str, Deployment] = {}
 
-    def train(self, order: ModelOrder, *, seconds: float, fails: bool, created_by: str | None) -> Model:
-        """Start a training."""
-        now = self._clock()
-        model = Model(_new_id(), order, now, now + seconds, fails, created_by)
-        self._models[model.model_id] = model
-        return model
+    def add(self, made: Model | Deployment) -> None:
+        """Keep a new one."""
+        if isinstance(made, Model):
+            self._models[made.model_id] = made
+        else:
+            self._deployments[made.deployment_id] = made
 
     def models(self) -> list[Model]:
         """Return every model."""
@@ -144,21 +136,13 @@ class Registry:
         """Drop a model; its deployments stay."""
         self._models.pop(model_id, None)
 
-    def deploy(
-        self, order: DeploymentOrder, *, seconds: float, fails: bool, created_by: str | None
-    ) -> Deployment:
-        """Start a deployment."""
-        deployment = Deployment(order, self._clock() + seconds, fails, created_by)
-        self._deployments[deployment.deployment_id] = deployment
-        return deployment
-
     def deployments(self, model_id: str | None = None) -> list[Deployment]:
         """Return the deployments, all or those of a model, without those whose deletion is over."""
         now = self._clock()
         for one in list(self._deployments.values()):
             if one.forced is None and one.state(now) == DELETED:
                 self.forget_deployment(one.deployment_id)
-        return [one for one in self._deployments.values() if model_id in {None, one.order.model_id}]
+        return [one for one in self._deployments.values() if model_id in {None, one.order["modelId"]}]
 
     def deployment(self, deployment_id: str) -> Deployment | None:
         """Return a deployment."""
@@ -169,12 +153,6 @@ class Registry:
         """Drop a deployment."""
         self._deployments.pop(deployment_id, None)
 
-    def undeploy(self, deployment: Deployment, *, seconds: float, fails: bool) -> None:
-        """Begin a deletion, unless one is active."""
-        deployment.forced = None
-        if deployment.state(self._clock()) != DELETING:
-            deployment.gone_at, deployment.stays = self._clock() + seconds, fails
-
     def live(self) -> list[str]:
         """Return the ids of the deployments that serve predictions."""
         if not self._deployments:
@@ -183,88 +161,56 @@ class Registry:
         return [one.deployment_id for one in self.deployments() if one.state(now) == DEPLOYED]
 
 
-_MODEL = ("name", "modelType", "region", "trainingData", "config", "trainingDataCredentials")
-_DEPLOYMENT = ("modelId", "region", "config", "minReplicas", "maxReplicas")
-_REGION = "us-southcarolina"  # the region of the examples
+def _flat(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        raise InvalidValue(f"{name}: the object is flat, so no object is accepted here.")
+    return value
+
 
 # The keys that the example of `config` shows, by type; others are let through, for the list may be longer.
-_TEXTS = ("dataset_config", "trainer_config", "trainer_config/text_processor_config")
-_COUNTS = ("trainer_config.trn_batch_size", "trainer_config.num_epochs", "trainer_config.monitor_patience")
-_NAMES = "trainer_config.encoder_config.rnn_names_list"
-_UNITS = "trainer_config.encoder_config.rnn_units_list"
-_DROPOUT = "trainer_config.encoder_config.emb_spdp"
-_TRAINABLE = "trainer_config.encoder_config.emb_trainable"
+_TRAINING_CONFIG: Mapping[str, Rule] = {
+    "dataset_config": text,
+    "trainer_config": text,
+    "trainer_config/text_processor_config": text,
+    "trainer_config.trn_batch_size": integer(1),
+    "trainer_config.num_epochs": integer(1),
+    "trainer_config.monitor_patience": integer(1),
+    "trainer_config.encoder_config.rnn_names_list": [text],
+    "trainer_config.encoder_config.rnn_units_list": [integer(1)],
+    "trainer_config.encoder_config.emb_spdp": number(0, 1),
+    "trainer_config.encoder_config.emb_trainable": boolean,
+}
 
 
-def parse_model(body: bytes, *, ignore_unknown: bool) -> ModelOrder:
-    """Check the body of *create a model*."""
-    payload = Fields.of("body", load_json(body), _MODEL, ignore_unknown=ignore_unknown)
-    name = payload.required_text("name")
-    return ModelOrder(
-        name,
-        _training_data(payload, ignore_unknown=ignore_unknown),
-        payload.text("modelType"),
-        payload.text("region"),
-        _training_config(payload),
-        _credentials(payload, ignore_unknown=ignore_unknown),
-    )
-
-
-def parse_deployment(body: bytes, *, ignore_unknown: bool) -> DeploymentOrder:
-    """Check the body of *deploy*; the documented default of both numbers of replicas is 1."""
-    payload = Fields.of("body", load_json(body), _DEPLOYMENT, ignore_unknown=ignore_unknown)
-    model_id = payload.required_text("modelId")
-    least = payload.integer("minReplicas", 1, minimum=1)
-    most = payload.integer("maxReplicas", 1, minimum=1)
-    if least > most:
-        raise InvalidRequest("minReplicas: at most maxReplicas, which is 1 unless given, is required.")
-    config = payload.values.get("config", {})
-    if not isinstance(config, dict):  # free JSON for the workflow
-        raise InvalidRequest("config: an object is required.")
-    return DeploymentOrder(model_id, payload.text("region", _REGION) or _REGION, config, least, most)
-
-
-def _training_data(payload: Fields, *, ignore_unknown: bool) -> Mapping[str, str]:
-    if "trainingData" not in payload:
-        raise InvalidRequest("trainingData: an object is required.")
-    names = ("catalog", "signals")
-    data = payload.object("trainingData", names, ignore_unknown=ignore_unknown)
-    given = {name: data.required_text(name) for name in names if name in data}
-    if not given:
-        raise InvalidRequest("trainingData: a catalog or signals are required.")
-    return given
-
-
-def _credentials(payload: Fields, *, ignore_unknown: bool) -> Mapping[str, str] | None:
-    name = "trainingDataCredentials"
-    if name not in payload:
-        return None
-    fields = payload.object(name, ("serviceAccountKey",), ignore_unknown=ignore_unknown)
-    return {"serviceAccountKey": fields.required_text("serviceAccountKey")}
-
-
-def _training_config(payload: Fields) -> Mapping[str, Any] | None:
+def _training_config(name: str, value: Any) -> Mapping[str, Any]:
     """Check the flat object whose keys contain dots and once a slash."""
-    if "config" not in payload:
-        return None
-    value = payload.values["config"]
-    config = Fields.of("config", value, value if isinstance(value, dict) else ())
-    for name in _TEXTS:
-        config.text(name)
-    for name in _COUNTS:
-        config.integer(name, 1, minimum=1)
-    if _NAMES in config:
-        strings(config.path(_NAMES), config.values[_NAMES])
-    if _UNITS in config:
-        units = config.values[_UNITS]
-        if not isinstance(units, list) or any(type(one) is not int or one < 1 for one in units):
-            raise InvalidRequest(f"{config.path(_UNITS)}: a list of integers of at least 1 is required.")
-    config.number(_DROPOUT, 0.0, minimum=0, maximum=1)
-    config.boolean(_TRAINABLE, True)
-    for name, one in config.values.items():
-        if isinstance(one, dict):
-            raise InvalidRequest(f"{config.path(name)}: the object is flat, so no object is accepted here.")
-    return config.values
+    others = dict.fromkeys(value, _flat) if isinstance(value, dict) else {}
+    config: Mapping[str, Any] = check(name, value, {**others, **_TRAINING_CONFIG})
+    return config
+
+
+def _free_json(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidValue(f"{name}: an object is required.")
+    return value
+
+
+_MODEL: Mapping[str, Rule | Default] = {
+    "name": required(text),
+    "modelType": text,
+    "region": text,
+    "trainingData": required({"catalog": text, "signals": text}),
+    "config": _training_config,
+    "trainingDataCredentials": {"serviceAccountKey": required(text)},
+}
+_DEPLOYMENT: Mapping[str, Rule | Default] = {
+    "modelId": required(text),
+    "region": Default(text, "us-southcarolina"),  # the region of the examples
+    "config": Default(_free_json, {}),
+    # The documented default of both is 1.
+    "minReplicas": Default(integer(1), 1),
+    "maxReplicas": Default(integer(1), 1),
+}
 
 
 def model_json(
@@ -285,17 +231,14 @@ def model_json(
         shown["description"] = f"The pre-trained model {model.model_id}."
         return shown
     ended = shown["state"] in {AVAILABLE, TRAIN_FAILED}
+    shown |= {name: order.get(name) for name in ("name", "modelType", "region", "trainingData", "config")}
     shown |= {
-        "name": order.name,
-        "modelType": order.model_type,
-        "region": order.region,
-        "trainingData": dict(order.training_data),
-        "config": order.config,
         "trainingStarted": _time(model.started),
         "trainingCompleted": _time(min(now, model.completed)) if ended else None,
         "createdBy": model.created_by,
-        "trainingDataCredentials": order.credentials if settings.echo_credentials else None,
     }
+    if settings.echo_credentials:
+        shown["trainingDataCredentials"] = order.get("trainingDataCredentials")
     return {name: value for name, value in shown.items() if value is not None}
 
 
@@ -309,13 +252,9 @@ def metrics_json(model: Model, now: float) -> dict[str, float]:
 
 def deployment_json(deployment: Deployment, now: float, state: str | None = None) -> dict[str, object]:
     """Return a deployment, in a state that only an answer to the deletion has if one is given."""
-    order = deployment.order
     shown = {
+        **deployment.order,
         **_short_json(deployment, now),
-        "modelId": order.model_id,
-        "config": order.config,
-        "minReplicas": order.min_replicas,
-        "maxReplicas": order.max_replicas,
         "createdBy": deployment.created_by,
     }
     if state is not None:
@@ -348,7 +287,7 @@ def _short_json(deployment: Deployment, now: float) -> dict[str, object]:
     state = deployment.state(now)
     shown: dict[str, object] = {
         "id": deployment.deployment_id,
-        "region": deployment.order.region,
+        "region": deployment.order["region"],
         "state": state,
     }
     if state == DEPLOYED:
@@ -369,13 +308,19 @@ async def list_models(call: Call) -> Response:
 async def create_model(call: Call) -> Response:
     """Create a model and start its training."""
     _check_customer(call)
-    order = parse_model(await call.json_body(), ignore_unknown=call.ignore_unknown)
-    model = call.state.registry.train(
+    order = await call.body(_MODEL)
+    if not order["trainingData"]:
+        raise InvalidValue("trainingData: a catalog or signals are required.")
+    now = call.state.clock()
+    model = Model(
+        _new_id(),
         order,
-        seconds=call.settings.training_seconds,
+        started=now,
+        completed=now + call.settings.training_seconds,
         fails=call.settings.training_fails,
         created_by=call.record.client_id,
     )
+    call.state.registry.add(model)
     call.record.model = model.model_id
     return _answer(call, _shown(call, model))
 
@@ -385,7 +330,7 @@ async def get_model(call: Call) -> Response:
     model = _model(call)
     metrics = call.request.query_params.get("metrics", "false")
     if metrics not in {"true", "false"}:
-        raise InvalidRequest("metrics: true or false is required.")
+        raise InvalidValue("metrics: true or false is required.")
     shown = _shown(call, model)
     if metrics == "true":
         shown["metrics"] = metrics_json(model, call.state.clock())
@@ -407,33 +352,37 @@ async def list_deployments(call: Call) -> Response:
 async def deploy(call: Call) -> Response:
     """Deploy a model, which has to be trained; pre-trained ones are said to be ready for it."""
     _check_customer(call)
-    order = parse_deployment(await call.json_body(), ignore_unknown=call.ignore_unknown)
-    call.record.model = order.model_id
-    model = call.state.registry.model(order.model_id)
+    order = await call.body(_DEPLOYMENT)
+    if order["minReplicas"] > order["maxReplicas"]:
+        raise InvalidValue("minReplicas: at most maxReplicas, which is 1 unless given, is required.")
+    call.record.model = order["modelId"]
+    model = call.state.registry.model(order["modelId"])
+    now = call.state.clock()
     if model is None:
         raise ApiError(404, "There is no such model.")
-    if model.state(call.state.clock()) != AVAILABLE:
+    if model.state(now) != AVAILABLE:
         raise ApiError(400, "modelId: the model is not AVAILABLE.")
-    deployment = call.state.registry.deploy(
-        dataclasses.replace(order, model_id=model.model_id),
-        seconds=call.settings.deploy_seconds,
+    deployment = Deployment(
+        {**order, "modelId": model.model_id},
+        ready_at=now + call.settings.deploy_seconds,
         fails=call.settings.deploy_fails,
         created_by=call.record.client_id,
     )
+    call.state.registry.add(deployment)
     call.record.deployment = deployment.deployment_id
-    return _answer(call, deployment_json(deployment, call.state.clock()))
+    return _answer(call, deployment_json(deployment, now))
 
 
 async def undeploy_literally(call: Call) -> Response:
     """Delete by the path of the vendor's own specification, with the deployment in the customer's place."""
-    if call.settings.undeploy_path is UndeployPath.REST:
+    if call.settings.undeploy_path == "rest":
         raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
     return _undeploy(call, call.request.path_params["customer_id"])
 
 
 async def undeploy(call: Call) -> Response:
     """Delete by the usual path, which no page shows [A]."""
-    if call.settings.undeploy_path is UndeployPath.LITERAL:
+    if call.settings.undeploy_path == "literal":
         raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
     _check_customer(call)
     return _undeploy(call, call.request.path_params["deployment_id"])
@@ -441,13 +390,14 @@ async def undeploy(call: Call) -> Response:
 
 def _undeploy(call: Call, deployment_id: str) -> Response:
     call.record.deployment = deployment_id
-    registry, settings = call.state.registry, call.settings
-    deployment = registry.deployment(deployment_id)
+    settings, now = call.settings, call.state.clock()
+    deployment = call.state.registry.deployment(deployment_id)
     if deployment is None:
         raise ApiError(404, "There is no such deployment.")
-    registry.undeploy(deployment, seconds=settings.undeploy_seconds, fails=settings.undeploy_fails)
-    state = DELETE_FAILED if settings.undeploy_fails else DELETED
-    return _answer(call, deployment_json(deployment, call.state.clock(), state))
+    deployment.delete(now, seconds=settings.undeploy_seconds, fails=settings.undeploy_fails)
+    return _answer(
+        call, deployment_json(deployment, now, DELETE_FAILED if settings.undeploy_fails else DELETED)
+    )
 
 
 def _answer(call: Call, shown: object) -> Response:

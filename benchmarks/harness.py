@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the benchmarks have in common: processes, connections, a task's context, and how figures are shown.
+
+Import it before Airflow, which makes its home where it is imported; this one is thrown away. It imports little, since
+imports are part of some figures.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
+
+if TYPE_CHECKING:
+    from dev.demo import Emulator
+
+TOKEN_PATH = "/oauth2/ausao8uveaPmyhv0v357/v1/token"  # noqa: S105  # a path
+
+
+def connect(url: str) -> None:
+    """Make a service the default connection of this process and its children; tokens are shared in memory."""
+    extra = dict.fromkeys(("auth_url", "application_url", "models_url"), url) | {"share_via": "memory"}
+    connection = {
+        "conn_type": "lucidworks",
+        "login": "demo-client",
+        "password": "demo-secret",
+        "extra": extra,
+    }
+    os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"] = json.dumps(connection)
+
+
+@contextmanager
+def emulated(module: str = "lucidworks_provider.emulator", **settings: Any) -> Iterator[Emulator]:
+    """An emulator in a process of its own, as the default connection."""
+    import requests
+
+    from dev.demo import Emulator
+
+    with Emulator(Path(tempfile.mkdtemp(prefix="bench-")) / "emulator.log", module=module) as emulator:
+        connect(emulator.url)
+        requests.patch(f"{emulator.url}/_emulator/settings", json=settings, timeout=10).raise_for_status()
+        yield emulator
+
+
+@contextmanager
+def served(module: str, *arguments: str) -> Iterator[str]:
+    """A server of this package in a process of its own, whose first line is its port; its URL."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"  # type: ignore[union-attr]
+        finally:
+            process.kill()
+
+
+def child(module: str, *arguments: str) -> Any:
+    """Run a module of this package in a process of its own; what its last line says, as JSON."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def quiet() -> None:
+    """Silence what Airflow says of an operator that runs outside of a task."""
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.disable()
+
+
+def context(**changes: Any) -> Any:
+    """What a task's context holds of its instance, as far as our operators read it."""
+    ti = {
+        "dag_id": "d",
+        "run_id": str(time.time_ns()),
+        "task_id": "t",
+        "map_index": -1,
+        "try_number": 1,
+        "max_tries": 0,
+        "start_date": None,
+        "xcom_push": lambda **_: None,
+    }
+    return {"ti": SimpleNamespace(**(ti | changes))}
+
+
+def access_token(url: str) -> str:
+    """A token that is requested for it."""
+    import requests
+
+    answer = requests.post(
+        url + TOKEN_PATH,
+        params={"scope": "machinelearning.predict", "grant_type": "client_credentials"},
+        auth=("demo-client", "demo-secret"),
+        headers={
+            "Accept": "application/json",
+            "Cache-Control": "no-cache",
+            "Content-Type": "application/x-www-form-urlencoded",
+        },
+        timeout=60,
+    )
+    return str(answer.json()["access_token"])
+
+
+def spread(values: Iterable[float], digits: int = 0) -> str:
+    """The median, and the range where there is one."""
+    listed = list(values)
+    three = (statistics.median(listed), min(listed), max(listed))
+    middle, low, high = (f"{one:.{digits}f}" for one in three)
+    return middle if low == high else f"{middle} ({low} to {high})"
