@@ -228,6 +228,7 @@ class PartWriter:
         read: Callable[[BodyLocation], bytes],
         refuse_truncated: bool,
         lenient: bool = False,
+        spend: Callable[[int], None] = lambda tokens: None,
     ) -> WriteResult:
         """
         Append a document.
@@ -235,6 +236,7 @@ class PartWriter:
         :param read: reads a body from the journal.
         :param refuse_truncated: reject the document if its chunks do not cover its text.
         :param lenient: warn about a result that may be good.
+        :param spend: called with the tokens of each result that this try has received.
         :raises RejectedError: the result is no valid result of the text; nothing was appended.
         """
         candidate = completed.candidate
@@ -247,6 +249,8 @@ class PartWriter:
                 segment, job = found.segment, found.job
                 body = read(found.location) if found.body is None else found.body
                 result = read_result(parse_object(body, f"Chunking job {job}", packed=True), job)
+                if found.seconds:
+                    spend(sum(chunk.input_tokens or 0 for chunk in result.chunks))
                 if result.state is JobState.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {result.message}")
                 checked = check_chunks(segment.text, self._options, result, lenient=lenient)

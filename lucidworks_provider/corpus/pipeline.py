@@ -45,6 +45,7 @@ from lucidworks_provider.corpus.run_database import Reject, RunDatabase
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.errors import (
+    BudgetExceededError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -60,6 +61,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
 from lucidworks_provider.jobs.state_store import QuarantineReason
+from lucidworks_provider.jobs.task import Budget
 from lucidworks_provider.retrying import retry_async, retry_on
 from lucidworks_provider.threads import in_thread
 
@@ -236,6 +238,7 @@ class RunContext:
     stats: RunStats
     body_budget: BodyBudget
     delays: PollDelayEstimator
+    budget: Budget
 
 
 class JournalResultStore:
@@ -333,6 +336,7 @@ class PipelineSettings:
     :param poll_interval: the longest time between two polls of a job, seconds.
     :param refuse_truncated: reject documents whose chunks do not cover their text.
     :param lenient: warn about results that may be good, and do not reject them.
+    :param max_tokens: submit nothing more when the results of this try have used so many.
     """
 
     max_in_flight: int = 512
@@ -340,6 +344,7 @@ class PipelineSettings:
     poll_interval: float = 30.0
     refuse_truncated: bool = False
     lenient: bool = False
+    max_tokens: int | None = None
 
 
 @dataclass
@@ -369,6 +374,7 @@ class JobRunner:
 
         :param alone: it is the whole document.
         :raises RejectedError: a failure of this segment.
+        :raises BudgetExceededError: the segment was not submitted.
         :raises LucidworksError: a failure common to all documents.
         """
         if segment.body is not None:
@@ -490,6 +496,7 @@ class JobRunner:
 
     async def _submit_once(self, segment: SegmentRequest) -> str:
         async with self._submitting:
+            self.context.budget.check_tokens()
             await self.context.journal.writable()
             # The job's id is recorded even when this is cancelled.
             return await shielded(self._post(segment))
@@ -557,12 +564,15 @@ class Pipeline:
     # Documents whose chunks do not cover their text.
     truncated: int = 0
     rejected: int = 0
+    # Whether a document was not submitted as max_tokens is reached.
+    over_budget: bool = False
 
     def __post_init__(self) -> None:
+        self.budget = Budget(max_tokens=self.settings.max_tokens)
         self._in_flight_limit = InFlightLimit(self.settings.max_in_flight)
         self._body_budget = BodyBudget()
         delays = PollDelayEstimator(self.settings.poll_interval)
-        context = RunContext(self.fetch, self.journal, self.stats, self._body_budget, delays)
+        context = RunContext(self.fetch, self.journal, self.stats, self._body_budget, delays, self.budget)
         self._runner = JobRunner(self.submit, context, self.settings)
         self._completed: asyncio.Queue[CompletedDocument | None] = asyncio.Queue()
         self._part: PartWriter | None = None
@@ -577,7 +587,7 @@ class Pipeline:
 
     async def run(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         """
-        Submit all documents and collect their chunks.
+        Submit all documents, or those that ``max_tokens`` allows, and collect their chunks.
 
         :raises LucidworksError: a failure common to all documents; a retry resumes the run.
         """
@@ -655,12 +665,15 @@ class Pipeline:
 
     async def _send_all(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         async with asyncio.TaskGroup() as documents:
-            while batch := await in_thread(_take, candidates):
+            while not self.over_budget and (batch := await in_thread(_take, candidates)):
                 for candidate in batch:
                     if isinstance(candidate, RejectedDocument):
                         self.stats.rejected(candidate.reason)
                         continue
                     await self._in_flight_limit.acquire(candidate.size)
+                    if self.over_budget:
+                        self._release(candidate)
+                        break
                     self.stats.in_flight = self._in_flight_limit.in_flight
                     documents.create_task(self._document(candidate))
 
@@ -676,6 +689,9 @@ class Pipeline:
                 results = await _gather(
                     self._runner.segment(segment, alone=False) for segment in candidate.segments
                 )
+        except BudgetExceededError:
+            self.over_budget = True
+            self._release(candidate)
         except RejectedError as err:
             self._reject(candidate, err)
             self._release(candidate)
@@ -722,6 +738,7 @@ class Pipeline:
                         read=self.journal.body,
                         refuse_truncated=self.settings.refuse_truncated,
                         lenient=self.settings.lenient,
+                        spend=self.budget.spend,
                     )
                 )
             except RejectedError as err:

@@ -28,7 +28,7 @@ from lucidworks_provider.corpus.publish import (
 )
 from lucidworks_provider.corpus.report import write_report
 from lucidworks_provider.corpus.resume import carry_over, check_options, resume_run
-from lucidworks_provider.corpus.run_database import SAME, RunDatabase
+from lucidworks_provider.corpus.run_database import SAME, TODO, RunDatabase
 from lucidworks_provider.corpus.run_records import (
     RunRecord,
     find_returned,
@@ -52,7 +52,7 @@ from lucidworks_provider.corpus.upserts import Counts, build_upserts, count_afte
 from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_contain
-from lucidworks_provider.errors import InputError, LucidworksError, TooManyRejectsError
+from lucidworks_provider.errors import BudgetExceededError, InputError, LucidworksError, TooManyRejectsError
 from lucidworks_provider.jobs.progress import count, log_result
 from lucidworks_provider.storage import free_bytes, is_file, writing
 
@@ -68,7 +68,7 @@ def plan_run(corpus: Corpus) -> dict[str, Any]:
     """
     What a run would send; sends and writes nothing.
 
-    :return: ``{"documents", "would_submit", "bytes", "skipped"}``.
+    :return: ``{"documents", "would_submit", "requests", "bytes", "skipped"}``.
     :raises InputError: a run would fail with it before it sends anything.
     """
     tables = _checked_tables(corpus)
@@ -79,6 +79,7 @@ def plan_run(corpus: Corpus) -> dict[str, Any]:
     return {
         "documents": summary.documents,
         "would_submit": summary.candidates,
+        "requests": summary.requests,
         "bytes": summary.bytes,
         "skipped": summary.documents - summary.candidates,
     }
@@ -94,6 +95,7 @@ def run(
     :param wait_seconds: for another run that writes to the same output; 0 to fail at once.
     :return: versions, counts and URIs.
     :raises InputError: before anything is sent.
+    :raises BudgetExceededError: before anything is sent, or with all results kept.
     :raises LucidworksError: a failure common to all documents. A retry resumes the run.
     """
     before = _checked_tables(corpus)
@@ -161,7 +163,7 @@ class _Run:
             self._dimension = dimension or self._dimension
         if self.shard is not None:
             delete_staged(self.folder, self._published)
-        plan, summary = _plan(corpus, db, self.tables, self.shard, exact=corpus.max_submissions is not None)
+        plan, summary = _plan(corpus, db, self.tables, self.shard, exact=corpus.max_requests is not None)
         self._check_limits(summary)
         if resumed is None:
             self._journal.begin(corpus.options.as_json())
@@ -179,6 +181,7 @@ class _Run:
             )
         with _infrequent_gc():
             pipeline = asyncio.run(self._send(plan, stats))
+        self._check_tokens(pipeline, summary)
         return self._finish(pipeline, stats, last)
 
     def _parts_of(self, last: RunRecord) -> set[str]:
@@ -377,13 +380,29 @@ class _Run:
             rejects=[dict(zip(fields, row, strict=True)) for row in rejects],
         )
 
+    def _check_tokens(self, pipeline: Pipeline, summary: PlanSummary) -> None:
+        """:raises BudgetExceededError: documents were not submitted as ``max_tokens`` is reached."""
+        if not pipeline.over_budget:
+            return
+        left = self.db.count(
+            "SELECT count(*) FROM source LEFT JOIN new ON new.id = source.id WHERE action = ? AND new.id IS NULL",
+            TODO,
+        )
+        kept = self.db.count("SELECT count(*) FROM new")
+        raise BudgetExceededError(
+            f"The results of this try used {pipeline.budget.tokens:,} tokens, and max_tokens="
+            f"{pipeline.budget.max_tokens:,}. {left:,} of {count(summary.documents, 'document')} are left. "
+            f"The chunks of {kept:,} are kept, and the tables are unchanged. Clearing the task, or the next run, sends "
+            "the rest with a new budget, and nothing twice."
+        )
+
     def _check_limits(self, summary: PlanSummary) -> None:
         corpus = self.corpus
-        if corpus.max_submissions is not None and summary.candidates > corpus.max_submissions:
-            raise InputError(
-                f"{summary.candidates:,} documents ({summary.bytes:,} bytes) would be submitted, more than "
-                f"max_submissions={corpus.max_submissions:,}. Nothing was sent. Raise it if that is meant, or find "
-                "out with plan_only=True what changed."
+        if corpus.max_requests is not None and summary.requests > corpus.max_requests:
+            raise BudgetExceededError(
+                f"{count(summary.candidates, 'document')} ({summary.bytes:,} bytes) would take {summary.requests:,} "
+                f"requests, more than max_requests={corpus.max_requests:,}. Nothing was sent. Raise it if that is "
+                "intended, or find out with plan_only=True what changed."
             )
         free = free_bytes(corpus.output)
         if free is not None and free < summary.bytes:

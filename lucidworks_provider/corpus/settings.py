@@ -25,7 +25,7 @@ class Corpus:
     :param output: URI of the folder of the tables.
     :param full_refresh: send all documents again; required after a change of the configuration.
     :param prune: remove documents that the source no longer has.
-    :param max_submissions: fail before sending more documents.
+    :param max_requests: fail before the first submission if the run takes more of them.
     :param max_reject_ratio: fail if a larger share of the documents is rejected; results are kept.
     :param keep_raw: keep the results of the service below ``raw``.
     :param on_missing_chunks: ``resend`` or ``drop`` documents of which another program has deleted chunks.
@@ -41,7 +41,7 @@ class Corpus:
     listing: str | None = None
     full_refresh: bool = False
     prune: bool = False
-    max_submissions: int | None = None
+    max_requests: int | None = None
     max_reject_ratio: float = 0.05
     max_text_bytes: int = MAX_TEXT_BYTES
     keep_raw: bool = False

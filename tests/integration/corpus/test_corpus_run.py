@@ -27,6 +27,7 @@ from lucidworks_provider.corpus.run import plan_run
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.errors import (
+    BudgetExceededError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -1019,6 +1020,89 @@ class TestCrashes:
         assert world.texts() == {"a.txt": text}
 
 
+class TestMaxTokens:
+    # Each document of `fill` has three chunks, of 7 tokens each.
+
+    def test_the_rest_is_sent_after_it_was_raised(self, world: World) -> None:
+        texts = fill(world)
+        world.set(pipeline=PipelineSettings(max_in_flight=1, max_tokens=3 * 21))
+        words = r"used 63 tokens, and max_tokens=63\. 9 of 12 documents are left\. The chunks of 3 are kept"
+        with pytest.raises(BudgetExceededError, match=words):
+            world.run(run_id="night")
+        assert len(world.service.posted) == 3
+        assert not (world.output / "chunks/_delta_log").exists()
+
+        # Each try has a budget of its own; what was kept does not count.
+        with pytest.raises(BudgetExceededError, match=r"used 63 tokens, .* 6 of 12 documents are left"):
+            world.run(run_id="night", generation=1)
+        world.set(pipeline=PipelineSettings(max_tokens=6 * 21))
+        delta = world.run()
+
+        assert sorted(world.service.posted) == sorted(texts.values())
+        assert [delta[name] for name in ("added", "submitted", "tokens")] == [12, 12, 12 * 21]
+        assert world.texts() == texts
+
+    def test_what_is_in_flight_is_collected(self, world: World) -> None:
+        texts = fill(world, 40)
+        world.service.job_seconds = 0.2
+        world.set(pipeline=PipelineSettings(max_in_flight=16, max_tokens=1))
+        with pytest.raises(BudgetExceededError) as caught:
+            world.run(run_id="night")
+        sent = len(world.service.posted)
+        assert f"used {sent * 21:,} tokens" in str(caught.value)
+        assert len(world.service.handed_out) == sent
+        world.set(pipeline=PipelineSettings())
+        world.run(run_id="night", generation=1)
+        assert sorted(world.service.posted) == sorted(texts.values())
+        assert world.texts() == texts
+
+    def test_results_of_an_earlier_try_are_free(self, world: World) -> None:
+        texts = fill(world)
+        world.set(pipeline=PipelineSettings(max_in_flight=1, max_tokens=0))
+        with pytest.raises(BudgetExceededError, match=r"used 0 tokens, .* 12 of 12 documents are left"):
+            world.run()
+        assert world.service.posted == []
+        # The budget is reached by the last documents: nothing is left.
+        world.set(pipeline=PipelineSettings(max_tokens=12 * 21))
+        assert world.run()["added"] == 12
+        world.set(pipeline=PipelineSettings(max_tokens=0))
+        assert world.run()["skipped"] == 12
+        assert world.texts() == texts
+
+    def test_segments_of_a_long_document_stay_for_the_next_try(self, world: World) -> None:
+        text = "A sentence of some words. " * 1_000
+        world.write("0.txt", "Short.")
+        world.write("a.txt", text)
+        submit = world.service.submit
+
+        async def slowly(text: str) -> str:
+            await asyncio.sleep(0.1)
+            return await submit(text)
+
+        world.service.submit = slowly  # type: ignore[method-assign]
+        world.set(max_text_bytes=100, pipeline=PipelineSettings(max_tokens=1))
+        with pytest.raises(BudgetExceededError, match=r"used 7 tokens, .* 1 of 2 documents are left"):
+            world.run(run_id="night")
+        sent = len(world.service.posted)
+        assert 1 < sent < plan_run(world.corpus)["requests"]
+        world.set(pipeline=PipelineSettings())
+        world.run(run_id="night", generation=1)
+        assert "".join(world.service.posted).count("sentence") == 1_000
+        assert world.texts() == {"0.txt": "Short.", "a.txt": text}
+
+    def test_rejected_results_count(self, world: World) -> None:
+        fill(world)
+        world.service.answer = lambda text, body: body | {"chunkedData": [_without_the_end(body)]}
+        settings = PipelineSettings(max_in_flight=1, max_tokens=3 * 14, refuse_truncated=True)
+        world.set(pipeline=settings)
+        with pytest.raises(BudgetExceededError, match=r"used 42 tokens, .* 9 of 12 documents are left"):
+            world.run()
+
+
+def _without_the_end(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[:-1] for name, values in body["chunkedData"][0].items()}
+
+
 class TransportErrorThatEndsTheRun(Exception):
     """As a process that dies."""
 
@@ -1032,19 +1116,45 @@ class TestGuards:
         os.utime(world.source / "002.txt", (1, 1))
         before = tree(world.output)
 
-        assert plan_run(world.corpus) == {"documents": 12, "would_submit": 1, "bytes": 8, "skipped": 11}
+        assert plan_run(world.corpus) == {
+            "documents": 12,
+            "would_submit": 1,
+            "requests": 1,
+            "bytes": 8,
+            "skipped": 11,
+        }
         assert world.service.posted == []
         assert tree(world.output) == before
 
-    def test_max_submissions_refuses_before_the_first(self, world: World) -> None:
-        fill(world)
-        world.set(max_submissions=11)
-        with pytest.raises(InputError, match=r"12 documents .*max_submissions=11"):
+    @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+    def test_max_requests_counts_the_submissions_of_long_documents(self, world: World, name: str) -> None:
+        text = "A sentence of some words. " * 100
+        world.write(name, text if name == "a.txt" else json.dumps({"id": "a", "text": text}))
+        world.write("short.txt", "Short.")
+        world.set(max_text_bytes=1_000, max_requests=3)
+        needed = plan_run(world.corpus)["requests"]
+        with pytest.raises(BudgetExceededError, match=rf"2 documents .* {needed} requests, .*max_requests=3"):
             world.run()
         assert world.service.posted == []
         assert _without_lease(world.output) == set()
-        world.set(max_submissions=12)
-        assert world.run()["added"] == 12
+        world.set(max_requests=needed)
+        assert world.run()["added"] == 2
+        assert len(world.service.posted) == needed > 3
+        world.set(max_requests=0)
+        assert world.run()["skipped"] == 2
+
+    def test_max_requests_does_not_count_jobs_of_an_earlier_try(self, world: World) -> None:
+        fill(world)
+        fetch = world.service.fetch
+        world.service.fetch = _die  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            world.run(run_id="night")
+        sent = len(world.service.posted)
+        world.service.fetch = fetch  # type: ignore[method-assign]
+        world.set(max_requests=12 - sent)
+        assert world.run(run_id="night", try_number=2)["submitted"] == 12
+        assert sent > 0
+        assert len(world.service.posted) == 12
 
     def test_a_project_is_no_dataset(self, world: World) -> None:
         fill(world)

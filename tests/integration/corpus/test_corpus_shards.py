@@ -434,7 +434,7 @@ def test_rows_that_move_between_the_files_of_a_delta_table_are_not_sent_again(wo
     world.service.forget()
     deltalake.DeltaTable(source).optimize.compact()
 
-    again = night(world, 3, max_submissions=0)
+    again = night(world, 3, max_requests=0)
     assert world.service.posted == []
     assert [again[name] for name in ("added", "changed", "vanished", "removed")] == [0, 0, 0, 0]
     assert world.texts() == {f"d{number}": f"Text {number}. " for number in range(6)}
