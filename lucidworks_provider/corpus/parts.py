@@ -44,6 +44,7 @@ class Part:
     :param bytes: of the file of chunks.
     :param dimension: of its vectors; 0 if there are none.
     :param truncated: documents whose chunks do not cover their text.
+    :param warnings: about its documents.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Part:
     bytes: int
     dimension: int
     truncated: int = 0
+    warnings: int = 0
 
 
 class RejectedError(Exception):
@@ -209,7 +211,7 @@ class PartWriter:
         self._path = f"{self._name}.parquet"
         self._data = ParquetFile(below(output, f"{CHUNKS}/{self._path}"))
         self.rows: list[Row] = []
-        self.chunks = self.tokens = self.bytes = self.truncated = 0
+        self.chunks = self.tokens = self.bytes = self.truncated = self.warnings = 0
 
     @property
     def dimension(self) -> int:
@@ -277,6 +279,7 @@ class PartWriter:
         self.chunks += len(chunks)
         self.tokens += tokens
         self.truncated += gap is not None
+        self.warnings += len(warnings) + (gap is not None)
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:
             self._flush()
         return WriteResult([len(chunk.text) for chunk in chunks], tokens, gap, warnings)
@@ -289,7 +292,7 @@ class PartWriter:
         index.write_columns(zip(*self.rows, strict=True), _index_schema())
         index.close()
         counts = (len(self.rows), self.chunks, self.tokens)
-        return Part(path, self._index, *counts, size, self.dimension, self.truncated)
+        return Part(path, self._index, *counts, size, self.dimension, self.truncated, self.warnings)
 
     def abandon(self) -> None:
         """Discard the files."""

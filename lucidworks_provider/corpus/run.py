@@ -75,7 +75,7 @@ def plan_run(corpus: Corpus) -> dict[str, Any]:
     shard = read_shard(corpus.listing) if corpus.listing else None
     with RunDatabase() as db:
         _load(db, tables, shard, corpus)
-        summary = _plan(corpus, db, tables, shard, exact=True)[1]
+        summary = _plan(corpus, db, tables, shard, log.warning, exact=True)[1]
     return {
         "documents": summary.documents,
         "would_submit": summary.candidates,
@@ -132,6 +132,8 @@ class _Run:
     shard: Shard | None
     folder: str
     parts: list[Part] = field(default_factory=list)
+    # About the source.
+    _warnings: int = field(default=0, init=False)
     _began: float = field(default_factory=time.monotonic, init=False)
 
     def __post_init__(self) -> None:
@@ -163,7 +165,8 @@ class _Run:
             self._dimension = dimension or self._dimension
         if self.shard is not None:
             delete_staged(self.folder, self._published)
-        plan, summary = _plan(corpus, db, self.tables, self.shard, exact=corpus.max_requests is not None)
+        exact = corpus.max_requests is not None
+        plan, summary = _plan(corpus, db, self.tables, self.shard, self._warn, exact=exact)
         self._check_limits(summary)
         if resumed is None:
             self._journal.begin(corpus.options.as_json())
@@ -183,6 +186,10 @@ class _Run:
             pipeline = asyncio.run(self._send(plan, stats))
         self._check_tokens(pipeline, summary)
         return self._finish(pipeline, stats, last)
+
+    def _warn(self, message: str, *values: object) -> None:
+        self._warnings += 1
+        log.warning(message, *values)
 
     def _parts_of(self, last: RunRecord) -> set[str]:
         """Paths of the parts that the published run has taken from its journal; a later try may have added others."""
@@ -303,6 +310,7 @@ class _Run:
             "submitted": self._journal.submissions,
             "resubmitted": self._journal.resubmissions,
             "truncated": sum(part.truncated for part in self.parts),
+            "warnings": sum(part.warnings for part in self.parts) + self._warnings,
             "rejects": below(self.folder, REJECTS),
             "report": below(self.folder, REPORT),
         }
@@ -392,8 +400,8 @@ class _Run:
         raise BudgetExceededError(
             f"The results of this try used {pipeline.budget.tokens:,} tokens, and max_tokens="
             f"{pipeline.budget.max_tokens:,}. {left:,} of {count(summary.documents, 'document')} are left. "
-            f"The chunks of {kept:,} are kept, and the tables are unchanged. Clearing the task, or the next run, sends "
-            "the rest with a new budget, and nothing twice."
+            f"The chunks of {kept:,} are kept, and the tables are unchanged. Clearing the task, or the next run, "
+            "sends the rest with a new budget, and nothing twice."
         )
 
     def _check_limits(self, summary: PlanSummary) -> None:
@@ -432,13 +440,19 @@ def _infrequent_gc() -> Iterator[None]:
 
 
 def _plan(
-    corpus: Corpus, db: RunDatabase, tables: Tables, shard: Shard | None, *, exact: bool
+    corpus: Corpus,
+    db: RunDatabase,
+    tables: Tables,
+    shard: Shard | None,
+    warn: Callable[..., None],
+    *,
+    exact: bool,
 ) -> tuple[Plan, PlanSummary]:
     same = tables.options == corpus.options.as_json()
     files: Iterator[SourceFile]
     read: Callable[[SourceFile], Iterator[Document | RejectedDocument]]
     if isinstance(corpus.source, str):
-        files = read_listing(corpus.listing) if corpus.listing else list_source(corpus.source)
+        files = read_listing(corpus.listing) if corpus.listing else list_source(corpus.source, warn=warn)
         read = lambda file: read_file_documents(file, corpus.reading)  # noqa: E731
     else:
         documents = corpus.source

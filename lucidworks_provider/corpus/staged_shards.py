@@ -362,7 +362,9 @@ def _check_base(output: str, tables: Tables, shards: Sequence[StagedShard]) -> N
 
 
 def _sums(output: str, shards: Sequence[StagedShard]) -> dict[str, Any]:
-    summed = (*("written", "tokens", "skipped", "rejected", "submitted", "resubmitted", "truncated"),)
+    summed = (
+        *("written", "tokens", "skipped", "rejected", "submitted", "resubmitted", "truncated", "warnings"),
+    )
     return {
         "dataset": output,
         "dimension": max((shard.dimension for shard in shards), default=0),

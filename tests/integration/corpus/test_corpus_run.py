@@ -436,6 +436,34 @@ class TestRejects:
         (reject,) = world.lines(world.run()["rejects"])
         assert reject["reason"] == "truncated"
 
+    def test_what_is_accepted_with_a_warning_is_counted(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        texts = fill(world, 4)
+        world.write("b.pdf", "Of another format.")
+        (world.source / "loop").symlink_to(world.source)
+
+        def strange(text: str, body: dict[str, Any]) -> dict[str, Any]:
+            (item,) = body["chunkedData"]
+            if text == texts["001.txt"]:
+                item = {name: values[:-1] for name, values in item.items()}
+            elif text == texts["002.txt"]:
+                item["chunks"] = ["Words of another text."] * 3
+            elif text == texts["003.txt"]:
+                item["vectors"][0]["vector"] = [0.0] * 4
+            return body | {"chunkedData": [item]}
+
+        world.service.answer = strange
+        world.set(pipeline=PipelineSettings(lenient=True))
+        delta = world.run()
+        about = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert delta["warnings"] == len(about)
+        assert [delta["truncated"], delta["rejected"]] == [1, 0]
+        for words in ("001.txt", "002.txt", "only zeros", "1 files of other formats", "parent folders"):
+            assert any(words in message for message in about), words
+        # Those of the source are found by each run.
+        assert world.run()["warnings"] == 2
+
     def test_when_all_are_refused_the_run_stops(self, world: World) -> None:
         # More than may be under way at once when the first are refused.
         fill(world, 3 * FIRST_WINDOW)
@@ -503,24 +531,12 @@ class TestCrashes:
 
         rows = world.rows()
         assert len(world.service.posted) == 21
-        assert {
-            name: delta[name] for name in ("submitted", "resubmitted", "truncated", "tokens", "written")
-        } == {
-            "submitted": 21,
-            "resubmitted": 1,
-            "truncated": 1,
-            "tokens": 7 * len(rows),
-            "written": len(rows),
-        }
+        names = ("submitted", "resubmitted", "truncated", "warnings", "tokens", "written")
+        assert [delta[name] for name in names] == [21, 1, 1, 1, 7 * len(rows), len(rows)]
         # The next run has its own.
         world.write("000.txt", "Another text.")
         following = world.run()
-        assert [following[name] for name in ("submitted", "resubmitted", "truncated", "tokens")] == [
-            1,
-            0,
-            0,
-            7,
-        ]
+        assert [following[name] for name in names] == [1, 0, 0, 0, 7, 1]
 
     def test_jobs_that_are_not_ready_are_found_again(self, world: World) -> None:
         texts = fill(world, 6)
