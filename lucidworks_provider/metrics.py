@@ -92,7 +92,7 @@ def documents(counts: Mapping[str, int], chunks: int = 0) -> None:
 
 
 def written(manifest: Mapping[str, Any]) -> None:
-    """A task has written its file; its manifest has the counts."""
+    """A task has written its result; its manifest has the counts."""
     documents(
         {
             "chunked": manifest.get("documents", 0),
@@ -101,6 +101,13 @@ def written(manifest: Mapping[str, Any]) -> None:
         },
         manifest.get("chunks", 0),
     )
+    warnings(manifest.get("warnings", 0))
+
+
+def warnings(count: int) -> None:
+    """Results are accepted with a warning."""
+    if count and (stats := _stats()) is not None:
+        stats.incr("lucidworks.warnings", count)
 
 
 def _jobs(change: int) -> None:

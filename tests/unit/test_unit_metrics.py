@@ -55,12 +55,13 @@ def test_a_job_is_in_flight_until_it_ends_or_is_given_up(stats: Stats) -> None:
 def test_what_is_not_there_is_not_told(stats: Stats) -> None:
     metrics.written({"uri": "x", "job_id": "j"})
     assert stats.calls == []
-    metrics.written({"documents": 2, "chunks": 7})
-    metrics.written({"predictions": 3})
+    metrics.written({"documents": 2, "chunks": 7, "warnings": 0})
+    metrics.written({"predictions": 3, "warnings": 2})
     assert [(name, count) for name, count, _ in stats.calls] == [
         ("lucidworks.documents", 2),
         ("lucidworks.chunks", 7),
         ("lucidworks.documents", 3),
+        ("lucidworks.warnings", 2),
     ]
 
 

@@ -96,9 +96,10 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 @pytest.fixture
 def emitted(wire: socket.socket, emulator: RunningEmulator, tmp_path: Path) -> set[Series]:
-    """What a run emits: chunks of a job, predictions with a reject, a 429."""
+    """What a run emits: chunks of a job with a warning, predictions with a reject, a 429."""
     emulator.state.settings = emulator.state.settings.patched({"pending_polls": 0})
     emulator.state.faults.inject(Fault.from_json({"kind": "429", "match": "predict", "retry_after": 0}))
+    emulator.state.faults.inject(Fault.from_json({"kind": "zeros", "match": "poll"}))
     ti = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1, try_number=1, max_tries=0)
     context: Any = {"ti": ti, "task_instance": ti}
     LucidworksChunkOperator(
@@ -144,7 +145,7 @@ def test_a_run_emits_each_documented_metric_under_its_mapping(emitted: set[Serie
     page = (ROOT / "docs/metrics.md").read_text()
     rows = re.findall(r"^\| `lucidworks\.(\w+)` \| (\w+) \| ([\w, ]*)\|", page, re.M)
     assert (
-        len(rows) == len(re.findall(r"^\| `lucidworks\.\w+` \| (?:counter|timer|gauge) \|", page, re.M)) == 8
+        len(rows) == len(re.findall(r"^\| `lucidworks\.\w+` \| (?:counter|timer|gauge) \|", page, re.M)) == 9
     )
     suffix = {"counter": "_total", "timer": "_seconds", "gauge": ""}
     documented = {
