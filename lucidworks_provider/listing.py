@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -60,18 +60,19 @@ def find_entry(uri: str) -> Entry | None:
             return None
 
 
-def list_folder(uri: str) -> Iterator[Entry]:
+def list_folder(uri: str, warn: Callable[..., None] = log.warning) -> Iterator[Entry]:
     """
     Iterate over a folder, in no order; a missing folder is empty.
 
     A local folder is read during the iteration, one of a store at once. Links are followed, except to a parent
     folder, which is a warning; anything but files and folders is skipped.
 
+    :param warn: called with a message and its values.
     :raises StorageError: the folder cannot be read.
     """
     with naming("read", uri):
         if (local := local_path(uri)) is not None:
-            yield from _scan(local)
+            yield from _scan(local, warn)
             return
         path = store_path(uri)
         path.fs.invalidate_cache(path.path)
@@ -129,7 +130,7 @@ def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> I
                 folders.add(name)
 
 
-def _scan(folder: Path) -> Iterator[Entry]:
+def _scan(folder: Path, warn: Callable[..., None]) -> Iterator[Entry]:
     try:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -139,7 +140,7 @@ def _scan(folder: Path) -> Iterator[Entry]:
             try:
                 if entry.is_dir():
                     if entry.is_symlink() and _is_within(folder, entry.stat()):
-                        log.warning("%s links to one of its parent folders; not followed.", entry.path)
+                        warn("%s links to one of its parent folders; not followed.", entry.path)
                     else:
                         yield Entry(entry.name, 0, "", folder=True)
                 elif entry.is_file():

@@ -44,6 +44,7 @@ class Part:
     :param bytes: of the file of chunks.
     :param dimension: of its vectors; 0 if there are none.
     :param truncated: documents whose chunks do not cover their text.
+    :param warnings: about its documents.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Part:
     bytes: int
     dimension: int
     truncated: int = 0
+    warnings: int = 0
 
 
 class RejectedError(Exception):
@@ -209,7 +211,7 @@ class PartWriter:
         self._path = f"{self._name}.parquet"
         self._data = ParquetFile(below(output, f"{CHUNKS}/{self._path}"))
         self.rows: list[Row] = []
-        self.chunks = self.tokens = self.bytes = self.truncated = 0
+        self.chunks = self.tokens = self.bytes = self.truncated = self.warnings = 0
 
     @property
     def dimension(self) -> int:
@@ -228,6 +230,7 @@ class PartWriter:
         read: Callable[[BodyLocation], bytes],
         refuse_truncated: bool,
         lenient: bool = False,
+        spend: Callable[[int], None] = lambda tokens: None,
     ) -> WriteResult:
         """
         Append a document.
@@ -235,6 +238,7 @@ class PartWriter:
         :param read: reads a body from the journal.
         :param refuse_truncated: reject the document if its chunks do not cover its text.
         :param lenient: warn about a result that may be good.
+        :param spend: called with the tokens of each result that this try has received.
         :raises RejectedError: the result is no valid result of the text; nothing was appended.
         """
         candidate = completed.candidate
@@ -247,6 +251,8 @@ class PartWriter:
                 segment, job = found.segment, found.job
                 body = read(found.location) if found.body is None else found.body
                 result = read_result(parse_object(body, f"Chunking job {job}", packed=True), job)
+                if found.seconds:
+                    spend(sum(chunk.input_tokens or 0 for chunk in result.chunks))
                 if result.state is JobState.FAILED:
                     raise RejectedError(Reason.FAILED, f"Job {job}: {result.message}")
                 checked = check_chunks(segment.text, self._options, result, lenient=lenient)
@@ -273,6 +279,7 @@ class PartWriter:
         self.chunks += len(chunks)
         self.tokens += tokens
         self.truncated += gap is not None
+        self.warnings += len(warnings) + (gap is not None)
         if self._columns.rows >= GROUP_ROWS or self._columns.nbytes >= GROUP_BYTES:
             self._flush()
         return WriteResult([len(chunk.text) for chunk in chunks], tokens, gap, warnings)
@@ -285,7 +292,7 @@ class PartWriter:
         index.write_columns(zip(*self.rows, strict=True), _index_schema())
         index.close()
         counts = (len(self.rows), self.chunks, self.tokens)
-        return Part(path, self._index, *counts, size, self.dimension, self.truncated)
+        return Part(path, self._index, *counts, size, self.dimension, self.truncated, self.warnings)
 
     def abandon(self) -> None:
         """Discard the files."""

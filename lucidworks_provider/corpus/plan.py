@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from lucidworks_provider.corpus.journal import BodyLocation, SegmentKey
 from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, Reject, Row, RunDatabase
@@ -73,11 +74,13 @@ class PlanSummary:
 
     :param documents: in the source.
     :param candidates: documents that may have to be sent.
+    :param requests: submissions that they take; an exact scan counts them.
     :param bytes: of the candidates in the source.
     """
 
     documents: int
     candidates: int
+    requests: int
     bytes: int
 
 
@@ -105,20 +108,21 @@ class Plan:
         self._reuse = reuse
         self._max_text_bytes = max_text_bytes
         self._find_elsewhere = add_from_other_shards
+        self._requests = self._bytes = 0
 
     def scan(self, files: Iterator[SourceFile], *, exact: bool) -> PlanSummary:
         """
         Compare the files of the source with the tables.
 
-        :param exact: also read files of one document, to find out whether their text has changed.
+        :param exact: also read files of one document, to find out whether their text has changed, and count requests.
         :raises InputError: two documents have the same id, or a column is missing.
         """
-        db, size = self._db, 0
+        db = self._db
         for file in files:
             if file.format in _RECORDS:
                 if self._reuse and file is not INLINE and self._records_same(file):
                     continue
-                size += self._scan(file)
+                self._scan(file, exact=exact)
             elif self._same(file, self._db.known(file.path, old=self._reuse)):
                 self._add(file.path, SAME, file)
                 continue
@@ -126,7 +130,7 @@ class Plan:
                 self._add(file.path, TODO, file)
                 if exact and not self._differs(file):
                     continue
-                size += file.size
+                self._bytes += file.size
             db.run(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
                 file.path,
@@ -135,9 +139,9 @@ class Plan:
                 file.etag,
                 file.format,
             )
-        size -= self._skip_from_other_shards()
+        self._skip_from_other_shards()
         todo = db.count("SELECT count(*) FROM source WHERE action = ?", TODO)
-        return PlanSummary(db.count("SELECT count(*) FROM source"), todo, size)
+        return PlanSummary(db.count("SELECT count(*) FROM source"), todo, self._requests, self._bytes)
 
     def candidates(self) -> Iterator[Candidate | RejectedDocument]:
         """
@@ -195,11 +199,20 @@ class Plan:
                 )
             db.set_action(document.id, SAME)
             return None
-        failed = db.one("SELECT * FROM failed WHERE id = ? AND hash = ?", document.id, digest)
-        if failed:
+        if failed := self._failed(document.id, digest):
             db.reject(Reject(document.id, failed[2], failed[3], failed[4], file.path, digest))
             return RejectedDocument(document.id, Reason(failed[2]), failed[3])
         return Candidate(document, digest, file, tuple(self._segments(document, digest)))
+
+    def _failed(self, document_id: str, digest: str) -> Any:
+        return self._db.one("SELECT * FROM failed WHERE id = ? AND hash = ?", document_id, digest)
+
+    def _submissions(self, document: Document) -> int:
+        """How often a document is submitted: not for segments that have a job, nor a text that has failed."""
+        digest = content_hash(document.text)
+        if self._failed(document.id, digest):
+            return 0
+        return sum(not segment.job for segment in self._segments(document, digest))
 
     def _segments(self, document: Document, digest: str) -> Iterator[SegmentRequest]:
         for segment in split(document.text, max_bytes=self._max_text_bytes):
@@ -248,9 +261,9 @@ class Plan:
         )
         return True
 
-    def _scan(self, file: SourceFile) -> int:
-        """Add all ids of a file of records; returns the bytes of the texts that have changed."""
-        size, unreadable = 0, False
+    def _scan(self, file: SourceFile, *, exact: bool) -> None:
+        """Add all ids of a file of records, and count the texts that have changed."""
+        unreadable = False
         for found in self._read(file):
             if isinstance(found, RejectedDocument):
                 unreadable = True
@@ -259,27 +272,30 @@ class Plan:
             known = self._db.known(found.id, old=self._reuse)
             same = known is not None and known.hash == content_hash(found.text)
             self._add(found.id, SAME if same else TODO, file)
-            bytes_ = 0 if same else len(found.text.encode())
-            size += bytes_
+            if same:
+                continue
+            size, requests = len(found.text.encode()), self._submissions(found) if exact else 0
+            self._bytes += size
+            self._requests += requests
             if known is None and self._find_elsewhere is not None:
-                values = (found.id, content_hash(found.text), bytes_)
-                self._db.run("INSERT OR IGNORE INTO unknown VALUES (?, ?, ?)", *values)
+                values = (found.id, content_hash(found.text), size, requests)
+                self._db.run("INSERT OR IGNORE INTO unknown VALUES (?, ?, ?, ?)", *values)
         if unreadable:
             # The unreadable record may be any document that the file had before.
             self._db.run(
                 "INSERT OR IGNORE INTO source SELECT id, ? FROM old WHERE file = ?", REJECTED, file.path
             )
-        return size
 
-    def _skip_from_other_shards(self) -> int:
-        """Skip records whose text was in a file of another shard; returns their bytes."""
+    def _skip_from_other_shards(self) -> None:
+        """Skip records whose text was in a file of another shard."""
         db = self._db
         if self._find_elsewhere is None or not self._reuse or not db.one("SELECT 1 FROM unknown"):
-            return 0
+            return
         self._find_elsewhere()
         same = "FROM unknown u JOIN old ON old.id = u.id AND old.hash = u.hash"
         db.run(f"UPDATE source SET action = ? WHERE id IN (SELECT u.id {same})", SAME)  # noqa: S608
-        return db.count(f"SELECT sum(u.bytes) {same}")
+        self._bytes -= db.count(f"SELECT sum(u.bytes) {same}")
+        self._requests -= db.count(f"SELECT sum(u.requests) {same}")
 
     def _differs(self, file: SourceFile) -> bool:
         """Whether the text of a file of one document has changed; records an unchanged one."""
@@ -291,6 +307,7 @@ class Plan:
             if known is not None and known.hash == content_hash(found.text):
                 self._candidate(found, file)
                 return False
+            self._requests += self._submissions(found)
         return True
 
     def _add(self, document_id: str, action: int, file: SourceFile) -> None:

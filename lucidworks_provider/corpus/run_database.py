@@ -43,7 +43,7 @@ CREATE TABLE new (id TEXT PRIMARY KEY, hash TEXT, size INTEGER, etag TEXT, file 
 CREATE TABLE source (id TEXT PRIMARY KEY, action INTEGER) WITHOUT ROWID;
 CREATE TABLE touched (id TEXT PRIMARY KEY, size INTEGER, etag TEXT, file TEXT) WITHOUT ROWID;
 CREATE TABLE files (path TEXT PRIMARY KEY, uri TEXT, size INTEGER, etag TEXT, format TEXT) WITHOUT ROWID;
-CREATE TABLE unknown (id TEXT PRIMARY KEY, hash TEXT, bytes INTEGER) WITHOUT ROWID;
+CREATE TABLE unknown (id TEXT PRIMARY KEY, hash TEXT, bytes INTEGER, requests INTEGER) WITHOUT ROWID;
 CREATE TABLE segments (id TEXT, hash TEXT, start INTEGER, length INTEGER, job TEXT, log TEXT, offset INTEGER,
     bytes INTEGER, PRIMARY KEY (id, hash, start, length)) WITHOUT ROWID;
 CREATE TABLE rejects (id TEXT PRIMARY KEY, reason TEXT, detail TEXT, attempts INTEGER, file TEXT, hash TEXT)

@@ -89,7 +89,9 @@ def _format(name: str) -> Format | None:
 DOCUMENTS = Formats(_format, ", ".join(f".{suffix}" for suffix in (*_FORMATS, *_COMPRESSED)))
 
 
-def list_source(source: str, formats: Formats = DOCUMENTS) -> Iterator[SourceFile]:
+def list_source(
+    source: str, formats: Formats = DOCUMENTS, warn: Callable[..., None] = log.warning
+) -> Iterator[SourceFile]:
     """
     Iterate over the files of a source, in no order.
 
@@ -100,6 +102,7 @@ def list_source(source: str, formats: Formats = DOCUMENTS) -> Iterator[SourceFil
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
+    :param warn: called with a message and its values.
     :raises InputError: there is no such source, or it has no file that can be read. Raised during the iteration.
     :raises StorageError: a folder cannot be read; its documents would otherwise count as deleted.
     """
@@ -118,12 +121,12 @@ def list_source(source: str, formats: Formats = DOCUMENTS) -> Iterator[SourceFil
     walk = _Walk(base)
     if found is None:
         walk = _globbing(base)
-    walk.formats = formats
+    walk.formats, walk.warn = formats, warn
     some = False
     for file in walk.files():
         some = True
         yield file
-    walk.warn()
+    walk.report()
     if not some:
         raise InputError(
             f"source: {base} {'matches' if walk.matches else 'holds'} no file that can be read "
@@ -245,6 +248,7 @@ class _Walk:
     misnamed: int = 0
     first_other: str = ""
     formats: Formats = DOCUMENTS
+    warn: Callable[..., None] = log.warning
 
     def files(self) -> Iterator[SourceFile]:
         """Files that match and can be read."""
@@ -259,7 +263,7 @@ class _Walk:
         place = f"{self.base}/{below}"
         # The source itself is listed without its subfolders, as it may have all files.
         whole = list_below(place) if below and (not self.parts or "**" in self.parts) else None
-        entries = whole or list_folder(place)
+        entries = whole or list_folder(place, self.warn)
         return below, entries if local_path(place) is not None else list(entries)
 
     def _files(self, below: str, entries: Iterable[Entry], folders: list[str]) -> Iterator[SourceFile]:
@@ -297,15 +301,15 @@ class _Walk:
             path = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return SourceFile(f"{self.base}/{path}", path, entry.size, entry.etag, kind)
 
-    def warn(self) -> None:
+    def report(self) -> None:
         """Log what was skipped."""
         if self.others:
-            log.warning(
+            self.warn(
                 "%s has %s files of other formats, which are skipped (first: %r); supported are %s.",
                 *(self.base, f"{self.others:,}", self.first_other, self.formats.suffixes),
             )
         if self.misnamed:
-            log.warning("%s has %s files whose names are not UTF-8; rename them.", self.base, self.misnamed)
+            self.warn("%s has %s files whose names are not UTF-8; rename them.", self.base, self.misnamed)
 
 
 def _is_text(name: str) -> bool:

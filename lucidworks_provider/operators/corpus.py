@@ -22,13 +22,14 @@ from lucidworks_provider.operators.base import (
 )
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.operators.results import Lineage, ResultMixin, of_chunks
-from lucidworks_provider.operators.values import one_of, seconds, share, switch, whole
+from lucidworks_provider.operators.values import limit, one_of, seconds, share, switch, whole
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
 
     from lucidworks_provider.corpus.lease import Holder
-    from lucidworks_provider.corpus.settings import Corpus, Service
+    from lucidworks_provider.corpus.pipeline import Service
+    from lucidworks_provider.corpus.run import Corpus
     from lucidworks_provider.documents.document import Document, RejectedDocument
 
 # Of a document before it is split: its text and its vectors are in the worker's memory.
@@ -47,9 +48,9 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
 
     Returns ``{"dataset", "version", "since", "documents_version", "documents", "chunks", "written", "dimension",
     "tokens", "added", "changed", "vanished", "removed", "skipped", "rejected", "submitted", "resubmitted",
-    "truncated", "rejects", "report"}``. ``version`` and ``since`` are versions of the table ``chunks``, after the run
-    and before it, for :func:`~lucidworks_provider.corpus.changes`. With ``listing`` the versions are None, and
-    ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
+    "truncated", "warnings", "rejects", "report"}``. ``version`` and ``since`` are versions of the table ``chunks``,
+    after the run and before it, for :func:`~lucidworks_provider.corpus.changes`. With ``listing`` the versions are
+    None, and ``staged`` is what :class:`LucidworksPublishShardsOperator` takes.
 
     :param source: a file, a folder or a glob, as a URI of any storage of ``ObjectStoragePath``: ``.txt``, ``.md``,
         ``.html``, ``.jsonl``, ``.csv``, ``.tsv`` and ``.parquet``; a Delta table; or a list of
@@ -76,9 +77,13 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param full_refresh: send every document again; needed after a change of the chunker, the model or their
         configuration. (templated)
     :param prune: remove documents that the source does not have any more. (templated)
-    :param plan_only: send and write nothing; return ``{"documents", "would_submit", "bytes", "skipped"}``.
+    :param plan_only: send and write nothing; return ``{"documents", "would_submit", "requests", "bytes",
+        "skipped"}``.
         (templated)
-    :param max_submissions: fail before the first submission if more documents than that would be sent. (templated)
+    :param max_requests: fail before the first submission if the run takes more; a document takes one, a split one
+        several. (templated)
+    :param max_tokens: submit nothing more when the results of this try have used so many tokens, and fail when those
+        in flight are stored; the next try or run continues. (templated)
     :param max_reject_ratio: share of the source's documents, 0 to 1; when more are rejected the task fails. The
         results are kept.
     :param on_truncated: ``warn`` about documents whose chunks end before their text does, or ``reject`` them.
@@ -102,6 +107,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param max_document_bytes: reject a document, or a line, with more.
     :param lucidworks_conn_id: the connection. (templated)
     :raises InputError: before anything is sent.
+    :raises BudgetExceededError: ``max_requests``, before anything is sent; ``max_tokens``, with all results kept.
     :raises OutputBusyError: another task writes into ``output_uri``.
     """
 
@@ -124,7 +130,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         "full_refresh",
         "prune",
         "plan_only",
-        "max_submissions",
+        "max_requests",
+        "max_tokens",
         "report_url",
         "lucidworks_conn_id",
     )
@@ -156,7 +163,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         full_refresh: bool | str = False,
         prune: bool | str = False,
         plan_only: bool | str = False,
-        max_submissions: int | str | None = None,
+        max_requests: int | str | None = None,
+        max_tokens: int | str | None = None,
         max_reject_ratio: float = 0.05,
         on_truncated: Literal["warn", "reject"] = "warn",
         on_mismatch: Literal["reject", "warn"] = "reject",
@@ -194,7 +202,8 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         self.full_refresh = full_refresh
         self.prune = prune
         self.plan_only = plan_only
-        self.max_submissions = max_submissions
+        self.max_requests = max_requests
+        self.max_tokens = max_tokens
         self.max_reject_ratio = max_reject_ratio
         self.on_truncated = on_truncated
         self.on_mismatch = on_mismatch
@@ -232,7 +241,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     def _corpus(self) -> Corpus:
         """Validate the rendered values, before anything is sent or written."""
         from lucidworks_provider.corpus.pipeline import PipelineSettings
-        from lucidworks_provider.corpus.settings import Corpus
+        from lucidworks_provider.corpus.run import Corpus
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.documents.readers import ReadOptions
         from lucidworks_provider.storage import check_folder
@@ -259,13 +268,12 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
                 poll_interval=seconds(self.poll_interval, "poll_interval"),
                 refuse_truncated=one_of(self.on_truncated, "on_truncated", "warn", "reject") == "reject",
                 lenient=one_of(self.on_mismatch, "on_mismatch", "reject", "warn") == "warn",
+                max_tokens=limit(self.max_tokens, "max_tokens"),
             ),
             listing=self.listing or None,
             full_refresh=switch(self.full_refresh, "full_refresh"),
             prune=switch(self.prune, "prune"),
-            max_submissions=None
-            if self.max_submissions is None
-            else whole(self.max_submissions, "max_submissions", 0),
+            max_requests=limit(self.max_requests, "max_requests"),
             max_reject_ratio=share(self.max_reject_ratio, "max_reject_ratio"),
             # A character takes four bytes at most, and each piece has one.
             max_text_bytes=whole(self.max_text_bytes, "max_text_bytes", 4),
@@ -300,7 +308,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     def _service(self, corpus: Corpus) -> Service:
         from lucidworks_provider.client.chunking import submit_text
         from lucidworks_provider.client.jobs import CHUNKING, poll_job
-        from lucidworks_provider.corpus.settings import Service
+        from lucidworks_provider.corpus.pipeline import Service
 
         hook = self.hook
 
@@ -368,7 +376,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect and commit."""
-        from lucidworks_provider.corpus.staged_shards import publish_shards
+        from lucidworks_provider.corpus.shards import publish_shards
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.storage import check_folder
 

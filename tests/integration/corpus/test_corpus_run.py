@@ -13,20 +13,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpus_world import World  # noqa: TC002
+from corpus_world import World, killed
 
-from lucidworks_provider import storage
+from lucidworks_provider import metrics
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import journal, pipeline
 from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Pipeline, PipelineSettings
-from lucidworks_provider.corpus.run import _Run as Run
 from lucidworks_provider.corpus.run import plan_run
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.errors import (
+    BudgetExceededError,
     ForbiddenError,
     InputError,
     LucidworksError,
@@ -157,11 +157,8 @@ class TestNextRun:
         world.run()
         world.service.forget()
         before = world.rows()
+        world.swap_contents()
 
-        def never(*_: Any) -> None:
-            raise AssertionError("a file was opened")
-
-        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", never)
         delta = world.run()
 
         assert (world.service.posted, world.service.gets) == ([], 0)
@@ -255,7 +252,7 @@ class TestNextRun:
 
         assert world.service.posted == ["Row 5."]
         assert (delta["added"], delta["skipped"]) == (1, 5)
-        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", None)
+        world.swap_contents()
         assert world.run()["skipped"] == 6
 
     def test_a_file_that_a_record_has_vanished_from_is_read_once(
@@ -265,7 +262,7 @@ class TestNextRun:
         world.run()
         world.write("a.jsonl", "".join(f'{{"id": {n}, "text": "Row {n}."}}\n' for n in range(2)))
         assert world.run()["vanished"] == 1
-        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", None)
+        world.swap_contents()
 
         delta = world.run()
 
@@ -435,6 +432,36 @@ class TestRejects:
         (reject,) = world.lines(world.run()["rejects"])
         assert reject["reason"] == "truncated"
 
+    def test_what_is_accepted_with_a_warning_is_counted(
+        self, world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        counted: list[int] = []
+        monkeypatch.setattr(metrics, "warnings", counted.append)
+        texts = fill(world, 4)
+        world.write("b.pdf", "Of another format.")
+        (world.source / "loop").symlink_to(world.source)
+
+        def strange(text: str, body: dict[str, Any]) -> dict[str, Any]:
+            (item,) = body["chunkedData"]
+            if text == texts["001.txt"]:
+                item = {name: values[:-1] for name, values in item.items()}
+            elif text == texts["002.txt"]:
+                item["chunks"] = ["Words of another text."] * 3
+            elif text == texts["003.txt"]:
+                item["vectors"][0]["vector"] = [0.0] * 4
+            return body | {"chunkedData": [item]}
+
+        world.service.answer = strange
+        world.set(pipeline=PipelineSettings(lenient=True))
+        delta = world.run()
+        about = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert delta["warnings"] == sum(counted) == len(about)
+        assert [delta["truncated"], delta["rejected"]] == [1, 0]
+        for words in ("001.txt", "002.txt", "only zeros", "1 files of other formats", "parent folders"):
+            assert any(words in message for message in about), words
+        # Those of the source are found by each run.
+        assert world.run()["warnings"] == 2
+
     def test_when_all_are_refused_the_run_stops(self, world: World) -> None:
         # More than may be under way at once when the first are refused.
         fill(world, 3 * FIRST_WINDOW)
@@ -492,9 +519,11 @@ class TestCrashes:
                 raise TransportError("the connection broke")
 
         world.service.answer, world.service.on_post = strange, down
-        with monkeypatch.context() as patch:
-            patch.setattr("lucidworks_provider.corpus.run._Run._finish", _die)
-            with pytest.raises((TransportError, KeyboardInterrupt)):
+        if sent < 20:
+            with pytest.raises(TransportError):
+                world.run(run_id="night")
+        else:
+            with killed("publish"):
                 world.run(run_id="night")
         world.service.on_post = lambda text: None
 
@@ -502,24 +531,12 @@ class TestCrashes:
 
         rows = world.rows()
         assert len(world.service.posted) == 21
-        assert {
-            name: delta[name] for name in ("submitted", "resubmitted", "truncated", "tokens", "written")
-        } == {
-            "submitted": 21,
-            "resubmitted": 1,
-            "truncated": 1,
-            "tokens": 7 * len(rows),
-            "written": len(rows),
-        }
+        names = ("submitted", "resubmitted", "truncated", "warnings", "tokens", "written")
+        assert [delta[name] for name in names] == [21, 1, 1, 1, 7 * len(rows), len(rows)]
         # The next run has its own.
         world.write("000.txt", "Another text.")
         following = world.run()
-        assert [following[name] for name in ("submitted", "resubmitted", "truncated", "tokens")] == [
-            1,
-            0,
-            0,
-            7,
-        ]
+        assert [following[name] for name in names] == [1, 0, 0, 0, 7, 1]
 
     def test_jobs_that_are_not_ready_are_found_again(self, world: World) -> None:
         texts = fill(world, 6)
@@ -643,24 +660,17 @@ class TestCrashes:
         texts = fill(world)
         with monkeypatch.context() as patch:
             patch.setattr(journal, "discard", lambda *uris: False)
-            patch.setattr("lucidworks_provider.corpus.run._Run._finish", _die)
-            with pytest.raises(KeyboardInterrupt):
+            with killed("publish"):
                 world.run(run_id="night")
         world.run(run_id="night", try_number=2)
         assert world.texts() == texts
         assert sorted(world.service.posted) == sorted(texts.values())
 
     def test_a_storage_that_allows_no_deletion_has_every_chunk_once(
-        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, world: World, undeletable: None, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Three nights; the end of a run is written, so what remains of it does not count."""
         texts = fill(world)
-
-        def refuses(uri: str) -> None:
-            raise StorageError(f"{uri} cannot be removed: AccessDenied")
-
-        monkeypatch.setattr(storage, "remove_file", refuses)
-        monkeypatch.setattr(storage, "remove_folder", refuses)
         assert world.run()["added"] == 12
         chunks = len(world.rows())
 
@@ -678,15 +688,9 @@ class TestCrashes:
         assert world.texts() == texts
 
     def test_late_jobs_are_carried_over_where_nothing_can_be_removed(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
+        self, world: World, undeletable: None
     ) -> None:
         texts = fill(world, 6)
-
-        def refuses(uri: str) -> None:
-            raise StorageError(f"{uri} cannot be removed: AccessDenied")
-
-        monkeypatch.setattr(storage, "remove_file", refuses)
-        monkeypatch.setattr(storage, "remove_folder", refuses)
         late = {texts["001.txt"], texts["002.txt"]}
         world.service.answer = lambda text, body: _without_result(text, body, late=late)
         world.set(pipeline=PipelineSettings(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0)
@@ -763,27 +767,21 @@ class TestCrashes:
         def until_then(change: Callable[..., None]) -> Callable[..., None]:
             def changes(*args: Any) -> None:
                 nonlocal left
-                left -= 1
+                left -= read_table(f"{world.output}/documents") is not None
                 if left < 0:
                     raise KeyboardInterrupt
                 change(*args)
 
             return changes
 
-        tidy = Run._clean_up
-
-        def dies(run: Run, *args: Any, **kwargs: Any) -> None:
-            for name in ("write_file", "discard_folder"):
-                monkeypatch.setattr(journal, name, until_then(getattr(journal, name)))
-            tidy(run, *args, **kwargs)
-
+        # After the commits.
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "_clean_up", dies)
+            for name in ("write_file", "discard_folder"):
+                patch.setattr(journal, name, until_then(getattr(journal, name)))
             try:
                 world.run()
             except KeyboardInterrupt:
                 assert left < 0
-        monkeypatch.undo()
         world.service.answer = lambda text, body: body
         world.service.forget()
 
@@ -827,10 +825,8 @@ class TestCrashes:
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fill(world)
-        with monkeypatch.context() as patch:
-            patch.setattr(Run, "_clean_up", _die)
-            with pytest.raises(KeyboardInterrupt):
-                world.run(run_id="night")
+        with killed("end"):
+            world.run(run_id="night")
         world.write("001.txt", "Another.")
         between = world.run(run_id="by hand")
         world.service.forget()
@@ -853,10 +849,8 @@ class TestCrashes:
         world.run()
         texts["001.txt"] = "Another."
         world.write("001.txt", "Another.")
-        with monkeypatch.context() as patch:
-            patch.setattr("lucidworks_provider.corpus.run._Run._clean_up", _die)
-            with pytest.raises(KeyboardInterrupt):
-                world.run(run_id="night")
+        with killed("end"):
+            world.run(run_id="night")
         if retried:
             assert world.run(run_id="night", try_number=2)["changed"] == 1
         world.service.forget()
@@ -1019,6 +1013,89 @@ class TestCrashes:
         assert world.texts() == {"a.txt": text}
 
 
+class TestMaxTokens:
+    # Each document of `fill` has three chunks, of 7 tokens each.
+
+    def test_the_rest_is_sent_after_it_was_raised(self, world: World) -> None:
+        texts = fill(world)
+        world.set(pipeline=PipelineSettings(max_in_flight=1, max_tokens=3 * 21))
+        words = r"used 63 tokens, and max_tokens=63\. 9 of 12 documents are left\. The chunks of 3 are kept"
+        with pytest.raises(BudgetExceededError, match=words):
+            world.run(run_id="night")
+        assert len(world.service.posted) == 3
+        assert not (world.output / "chunks/_delta_log").exists()
+
+        # Each try has a budget of its own; what was kept does not count.
+        with pytest.raises(BudgetExceededError, match=r"used 63 tokens, .* 6 of 12 documents are left"):
+            world.run(run_id="night", generation=1)
+        world.set(pipeline=PipelineSettings(max_tokens=6 * 21))
+        delta = world.run()
+
+        assert sorted(world.service.posted) == sorted(texts.values())
+        assert [delta[name] for name in ("added", "submitted", "tokens")] == [12, 12, 12 * 21]
+        assert world.texts() == texts
+
+    def test_what_is_in_flight_is_collected(self, world: World) -> None:
+        texts = fill(world, 40)
+        world.service.job_seconds = 0.2
+        world.set(pipeline=PipelineSettings(max_in_flight=16, max_tokens=1))
+        with pytest.raises(BudgetExceededError) as caught:
+            world.run(run_id="night")
+        sent = len(world.service.posted)
+        assert f"used {sent * 21:,} tokens" in str(caught.value)
+        assert len(world.service.handed_out) == sent
+        world.set(pipeline=PipelineSettings())
+        world.run(run_id="night", generation=1)
+        assert sorted(world.service.posted) == sorted(texts.values())
+        assert world.texts() == texts
+
+    def test_results_of_an_earlier_try_are_free(self, world: World) -> None:
+        texts = fill(world)
+        world.set(pipeline=PipelineSettings(max_in_flight=1, max_tokens=0))
+        with pytest.raises(BudgetExceededError, match=r"used 0 tokens, .* 12 of 12 documents are left"):
+            world.run()
+        assert world.service.posted == []
+        # The budget is reached by the last documents: nothing is left.
+        world.set(pipeline=PipelineSettings(max_tokens=12 * 21))
+        assert world.run()["added"] == 12
+        world.set(pipeline=PipelineSettings(max_tokens=0))
+        assert world.run()["skipped"] == 12
+        assert world.texts() == texts
+
+    def test_segments_of_a_long_document_stay_for_the_next_try(self, world: World) -> None:
+        text = "A sentence of some words. " * 1_000
+        world.write("0.txt", "Short.")
+        world.write("a.txt", text)
+        submit = world.service.submit
+
+        async def slowly(text: str) -> str:
+            await asyncio.sleep(0.1)
+            return await submit(text)
+
+        world.service.submit = slowly  # type: ignore[method-assign]
+        world.set(max_text_bytes=100, pipeline=PipelineSettings(max_tokens=1))
+        with pytest.raises(BudgetExceededError, match=r"used 7 tokens, .* 1 of 2 documents are left"):
+            world.run(run_id="night")
+        sent = len(world.service.posted)
+        assert 1 < sent < plan_run(world.corpus)["requests"]
+        world.set(pipeline=PipelineSettings())
+        world.run(run_id="night", generation=1)
+        assert "".join(world.service.posted).count("sentence") == 1_000
+        assert world.texts() == {"0.txt": "Short.", "a.txt": text}
+
+    def test_rejected_results_count(self, world: World) -> None:
+        fill(world)
+        world.service.answer = lambda text, body: body | {"chunkedData": [_without_the_end(body)]}
+        settings = PipelineSettings(max_in_flight=1, max_tokens=3 * 14, refuse_truncated=True)
+        world.set(pipeline=settings)
+        with pytest.raises(BudgetExceededError, match=r"used 42 tokens, .* 9 of 12 documents are left"):
+            world.run()
+
+
+def _without_the_end(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[:-1] for name, values in body["chunkedData"][0].items()}
+
+
 class TransportErrorThatEndsTheRun(Exception):
     """As a process that dies."""
 
@@ -1032,19 +1109,45 @@ class TestGuards:
         os.utime(world.source / "002.txt", (1, 1))
         before = tree(world.output)
 
-        assert plan_run(world.corpus) == {"documents": 12, "would_submit": 1, "bytes": 8, "skipped": 11}
+        assert plan_run(world.corpus) == {
+            "documents": 12,
+            "would_submit": 1,
+            "requests": 1,
+            "bytes": 8,
+            "skipped": 11,
+        }
         assert world.service.posted == []
         assert tree(world.output) == before
 
-    def test_max_submissions_refuses_before_the_first(self, world: World) -> None:
-        fill(world)
-        world.set(max_submissions=11)
-        with pytest.raises(InputError, match=r"12 documents .*max_submissions=11"):
+    @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+    def test_max_requests_counts_the_submissions_of_long_documents(self, world: World, name: str) -> None:
+        text = "A sentence of some words. " * 100
+        world.write(name, text if name == "a.txt" else json.dumps({"id": "a", "text": text}))
+        world.write("short.txt", "Short.")
+        world.set(max_text_bytes=1_000, max_requests=3)
+        needed = plan_run(world.corpus)["requests"]
+        with pytest.raises(BudgetExceededError, match=rf"2 documents .* {needed} requests, .*max_requests=3"):
             world.run()
         assert world.service.posted == []
         assert _without_lease(world.output) == set()
-        world.set(max_submissions=12)
-        assert world.run()["added"] == 12
+        world.set(max_requests=needed)
+        assert world.run()["added"] == 2
+        assert len(world.service.posted) == needed > 3
+        world.set(max_requests=0)
+        assert world.run()["skipped"] == 2
+
+    def test_max_requests_does_not_count_jobs_of_an_earlier_try(self, world: World) -> None:
+        fill(world)
+        fetch = world.service.fetch
+        world.service.fetch = _die  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            world.run(run_id="night")
+        sent = len(world.service.posted)
+        world.service.fetch = fetch  # type: ignore[method-assign]
+        world.set(max_requests=12 - sent)
+        assert world.run(run_id="night", try_number=2)["submitted"] == 12
+        assert sent > 0
+        assert len(world.service.posted) == 12
 
     def test_a_project_is_no_dataset(self, world: World) -> None:
         fill(world)

@@ -90,6 +90,7 @@ MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("Corpus", {"output_uri": "file://TMP/source/tables"}),
     ("Corpus", {"on_busy": "waits"}),
     ("Corpus", {"max_reject_ratio": 5}),
+    ("Corpus", {"max_tokens": "1M"}),
     ("Corpus", {"prune": "maybe"}),
     ("Predict", {"use_case": "embeddings"}),
     ("Predict", {"model_id": "gte-smal"}),

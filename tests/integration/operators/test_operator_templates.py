@@ -65,7 +65,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
             **dict.fromkeys(["csv_delimiter", "csv_escapechar", "csv_columns"]),
             "csv_quotechar": '"',
             **dict.fromkeys(["full_refresh", "prune", "plan_only"], False),
-            "max_submissions": None,
+            **dict.fromkeys(["max_requests", "max_tokens"]),
             "data_type": "passage",
             "id_column": "id",
             "text_column": "text",
@@ -340,7 +340,7 @@ NUMBERS: list[tuple[type[BaseOperator], str]] = [
     (LucidworksChunkOperator, "max_text_bytes"),
     *[
         (LucidworksChunkCorpusOperator, name)
-        for name in ("max_submissions", "max_in_flight", "max_text_bytes")
+        for name in ("max_requests", "max_tokens", "max_in_flight", "max_text_bytes")
     ],
     *[(LucidworksChunkCorpusOperator, name) for name in ("max_document_bytes", "max_reject_ratio")],
     *[(LucidworksChunkCorpusOperator, name) for name in ("timeout", "poll_interval", "busy_timeout")],
@@ -431,7 +431,8 @@ def test_deferrable_as_a_text(emulator: RunningEmulator, tmp_path: Any, text: st
 
 def test_a_corpus_with_texts_for_everything(emulator: RunningEmulator, tmp_path: Any) -> None:
     numbers = {
-        "max_submissions": "5",
+        "max_requests": "5",
+        "max_tokens": "100000",
         "max_reject_ratio": "0.5",
         "busy_timeout": "60",
         "max_in_flight": "8",

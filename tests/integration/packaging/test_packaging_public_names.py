@@ -106,7 +106,7 @@ METHODS = {
     ("lucidworks_provider.operators.corpus", "LucidworksChunkCorpusOperator"): {
         "__init__": "source output_uri chunker model_id chunker_config model_config data_type listing id_column "
         "text_column encoding csv_delimiter csv_quotechar csv_escapechar csv_columns full_refresh prune plan_only "
-        "max_submissions max_reject_ratio on_truncated on_mismatch "
+        "max_requests max_tokens max_reject_ratio on_truncated on_mismatch "
         "on_missing_chunks on_busy busy_timeout keep_raw deletion_vectors retention report_url max_in_flight timeout "
         "poll_interval max_text_bytes max_document_bytes lucidworks_conn_id kwargs",
         "execute": "context",
