@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.client import models as client_models
-from lucidworks_provider.client.http.messages import Request, Response
+from lucidworks_provider.client.http.messages import Call, Request, Response
 from lucidworks_provider.client.model_specs import (
     DeploymentSpec,
     Likeness,
@@ -22,8 +21,15 @@ from lucidworks_provider.client.models import (
     Deployment,
     Model,
     Progress,
+    create_deployment,
+    create_model,
+    delete_deployment,
     deployment_progress,
+    get_model,
     is_unknown_state,
+    list_deployments,
+    list_model_deployments,
+    list_models,
     merge_models,
     model_progress,
     read_deployment,
@@ -86,53 +92,32 @@ def deployment(**changes: Any) -> Deployment:
 # Requests
 
 
+def request_of(call: Call[Any]) -> Request:
+    return call.first(settings(customer_id="CUST")).request
+
+
 @pytest.mark.parametrize(
-    ("request_", "method", "url", "params", "replayable"),
+    ("call", "method", "path", "params", "replayable"),
     [
-        (client_models.list_models_request(BASE), "GET", f"{BASE}/models", (), True),
-        (client_models.get_model_request(BASE, "a/b"), "GET", f"{BASE}/models/a%2Fb", (), True),
-        (
-            client_models.get_model_request(BASE, "m", metrics=True),
-            "GET",
-            f"{BASE}/models/m",
-            (("metrics", "true"),),
-            True,
-        ),
-        (
-            client_models.list_model_deployments_request(BASE, "m"),
-            "GET",
-            f"{BASE}/models/m/deployments",
-            (),
-            True,
-        ),
-        (client_models.create_model_request(BASE, training(), None), "POST", f"{BASE}/models", (), False),
-        (
-            client_models.deploy_request(f"{BASE}/deployments", DeploymentSpec("m")),
-            "POST",
-            f"{BASE}/deployments",
-            (),
-            False,
-        ),
-        (
-            client_models.undeploy_request(f"{BASE}/deployments/d", "d"),
-            "DELETE",
-            f"{BASE}/deployments/d",
-            (),
-            True,
-        ),
+        (list_models(), "GET", "/models", (), True),
+        (get_model("a/b"), "GET", "/models/a%2Fb", (), True),
+        (get_model("m", metrics=True), "GET", "/models/m", (("metrics", "true"),), True),
+        (list_model_deployments("m"), "GET", "/models/m/deployments", (), True),
+        (list_deployments(), "GET", "/deployments", (), True),
+        (create_model(training()), "POST", "/models", (), False),
+        (create_deployment(DeploymentSpec("m")), "POST", "/deployments", (), False),
     ],
 )
-def test_requests(
-    request_: Request, method: str, url: str, params: tuple[Any, ...], replayable: bool
-) -> None:
-    assert (request_.method, request_.url, request_.params) == (method, url, params)
-    assert (request_.replayable, request_.scope) == (replayable, "machinelearning.model")
-    assert (request_.body is None) == (method != "POST"), "the bodies of generated examples are an artefact"
+def test_requests(call: Call[Any], method: str, path: str, params: tuple[Any, ...], replayable: bool) -> None:
+    request = request_of(call)
+    assert (request.method, request.url, request.params) == (method, BASE + path, params)
+    assert (request.replayable, request.scope) == (replayable, "machinelearning.model")
+    assert (request.body is None) == (method != "POST"), "the bodies of generated examples are an artefact"
 
 
 def test_the_body_of_a_training() -> None:
     credentials = {"serviceAccountKey": CANARY}
-    request = client_models.create_model_request(BASE, training(), credentials)
+    request = request_of(create_model(training(), credentials))
     assert json.loads(request.body or b"") == {
         "name": "shop",
         "modelType": "ecommerce-rnn",
@@ -143,12 +128,12 @@ def test_the_body_of_a_training() -> None:
     }
     assert request.secrets == (CANARY,)
     assert CANARY not in repr(request)
-    plain = client_models.create_model_request(BASE, training(region=None, config=None), None)
+    plain = request_of(create_model(training(region=None, config=None)))
     assert set(json.loads(plain.body or b"")) == {"name", "modelType", "trainingData"}
 
 
 def test_the_body_of_a_deployment() -> None:
-    request = client_models.deploy_request(BASE, DeploymentSpec("m", "us-x", {"a": [1]}, 1, 3))
+    request = request_of(create_deployment(DeploymentSpec("m", "us-x", {"a": [1]}, 1, 3)))
     assert json.loads(request.body or b"") == {
         "modelId": "m",
         "region": "us-x",
@@ -156,50 +141,6 @@ def test_the_body_of_a_deployment() -> None:
         "minReplicas": 1,
         "maxReplicas": 3,
     }
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"name": " "}, ["name"]),
-        ({"name": None}, ["name"]),
-        ({"model_type": ""}, ["model_type"]),
-        ({"region": ""}, ["region"]),
-        ({"region": 7}, ["region"]),
-        ({"training_data": {}}, ["training_data", "catalog", "signals"]),
-        ({"training_data": "gs://x"}, ["training_data"]),
-        ({"training_data": {"catalog": "", "signals": "x"}}, ["training_data", "catalog"]),
-        ({"training_data": {"catalog": "x", "signals": 1}}, ["training_data", "signals"]),
-        ({"config": ["a"]}, ["config"]),
-    ],
-)
-def test_a_wrong_training_is_refused(changes: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(InputError) as caught:
-        training(**changes)
-    assert [word for word in words if word not in str(caught.value)] == []
-
-
-def test_a_configuration_that_is_no_json_is_refused() -> None:
-    with pytest.raises(InputError, match="config"):
-        training(config={"a": object()})
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ({"model_id": ""}, "model_id"),
-        ({"model_id": ".."}, "model_id"),
-        ({"region": " "}, "region"),
-        ({"config": "{}"}, "config"),
-        ({"min_replicas": 0}, "min_replicas"),
-        ({"min_replicas": True}, "min_replicas"),
-        ({"max_replicas": 1.5}, "max_replicas"),
-        ({"min_replicas": 3, "max_replicas": 2}, "min_replicas"),
-    ],
-)
-def test_a_wrong_deployment_is_refused(arguments: dict[str, Any], word: str) -> None:
-    with pytest.raises(InputError, match=word):
-        DeploymentSpec(**{"model_id": "m"} | arguments)
 
 
 def test_without_a_customer_id_there_is_no_models_api() -> None:
@@ -218,20 +159,26 @@ def test_without_a_customer_id_there_is_no_models_api() -> None:
     ],
 )
 def test_every_path_of_a_deletion_names_the_deployment(extra: dict[str, str], paths: list[str]) -> None:
-    urls = list(client_models._undeployments(settings(customer_id="CUST", **extra), "d/1"))
-    assert urls == [f"https://api.lucidworks.com{path}" for path in paths]
+    steps = delete_deployment("d/1").steps(settings(customer_id="CUST", **extra))
+    requests = [next(steps).request]
+    requests += [steps.throw(UnknownResourceError("none", status=404)).request for _ in paths[1:]]
+    with pytest.raises(UnknownResourceError, match="undeploy_path"):
+        steps.throw(UnknownResourceError("none", status=404))
+    assert [one.url for one in requests] == [f"https://api.lucidworks.com{path}" for path in paths]
+    assert all((one.method, one.replayable) == ("DELETE", True) for one in requests)
+    assert {one.scope for one in requests} == {"machinelearning.model"}
 
 
 @pytest.mark.parametrize("deployment_id", ["", " ", ".", "..", "...", "\t\n", "\u200b", "/", "?", "-", "*"])
 def test_a_deletion_without_an_id_is_refused(deployment_id: str) -> None:
     with pytest.raises(InputError, match="deployment_id"):
-        list(client_models._undeployments(settings(customer_id="CUST"), deployment_id))
+        request_of(delete_deployment(deployment_id))
 
 
 @pytest.mark.parametrize("deployment_id", ["CUST", "cust", " CUST "])
 def test_the_customer_is_never_deleted(deployment_id: str) -> None:
     with pytest.raises(InputError, match="Customer ID"):
-        list(client_models._undeployments(settings(customer_id="CUST"), deployment_id))
+        request_of(delete_deployment(deployment_id))
 
 
 # Reading

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.http.messages import Response, read_blanked, scrub, vendor_message
 from lucidworks_provider.client.secrets import (
     blank,
     is_secret_name,
     parts_of,
+    redact_in_logs,
     secrets_in,
     without_secrets,
 )

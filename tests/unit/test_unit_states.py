@@ -15,7 +15,6 @@ from lucidworks_provider.client.http.messages import Response
 from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec, choose
 from lucidworks_provider.client.models import (
     Progress,
-    create_model_request,
     deployment_progress,
     model_progress,
     read_deployment,
@@ -23,7 +22,6 @@ from lucidworks_provider.client.models import (
     read_model,
     read_models,
     read_undeployment,
-    undeploy_request,
 )
 from lucidworks_provider.errors import (
     ConfigurationError,
@@ -249,23 +247,6 @@ def test_a_placement_that_cannot_work_is_refused(arguments: dict[str, Any], word
         DeploymentSpec(**{"model_id": "m"} | arguments)
     for word in words:
         assert word in str(caught.value)
-
-
-def test_what_is_sent() -> None:
-    request = create_model_request("https://h/customers/c/ai", TRAINING, {"serviceAccountKey": "canary"})
-    assert request.body is not None
-    assert json.loads(request.body) == {
-        "name": "n",
-        "modelType": "ecommerce-rnn",
-        "region": "r",
-        "trainingData": DATA,
-        "config": {"trainer_config.trn_batch_size": 64, "names": ["gru"]},
-        "trainingDataCredentials": {"serviceAccountKey": "canary"},
-    }
-    assert not request.replayable
-    assert request.secrets == ("canary",)
-    assert "canary" not in repr(request)
-    assert undeploy_request("https://h", "d").replayable
 
 
 def test_credentials_that_are_echoed_are_dropped() -> None:
