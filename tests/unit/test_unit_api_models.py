@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Models API by values: requests, lenient readers, what counts as the same, and when waiting ends."""
+"""The Models API by values: requests, lenient readers, and what counts as the same."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lucidworks_provider.client.http.messages import Call, Request, Response
 from lucidworks_provider.client.model_specs import (
@@ -44,11 +47,11 @@ from lucidworks_provider.errors import (
     ConfigurationError,
     ForbiddenError,
     InputError,
+    LucidworksError,
     MalformedAnswerError,
     ServiceError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.decisions import YOUNG, ResourceState, StateEnd, judge_state, state_wait
 
 CANARY = "canary-5d1f-of-a-private-key"
 DATA = {"catalog": "gs://bucket/Catalog", "signals": "gs://bucket/signals"}
@@ -143,6 +146,48 @@ def test_the_body_of_a_deployment() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": " "}, ["name"]),
+        ({"name": 3}, ["name", "3"]),
+        ({"model_type": ""}, ["model_type"]),
+        ({"region": ""}, ["region"]),
+        ({"training_data": {}}, ["training_data", "catalog", "signals"]),
+        ({"training_data": "gs://b"}, ["training_data"]),
+        ({"training_data": {"catalog": 1}}, ["training_data", "catalog"]),
+        ({"config": ["a"]}, ["config", "dictionary"]),
+    ],
+)
+def test_a_training_that_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        TrainingSpec(**{"name": "n", "model_type": "t", "training_data": DATA} | arguments)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model_id": ""}, ["model_id"]),
+        ({"model_id": "../models"}, []),
+        ({"min_replicas": 0}, ["min_replicas", "from 1"]),
+        ({"max_replicas": True}, ["max_replicas", "True"]),
+        ({"min_replicas": 3, "max_replicas": 2}, ["3", "2"]),
+        ({"config": "x"}, ["config"]),
+    ],
+)
+def test_a_placement_that_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]) -> None:
+    if not words:
+        # An id is one segment of a path, whatever is in it.
+        assert ".." in DeploymentSpec(**arguments).as_json()["modelId"]
+        return
+    with pytest.raises(InputError) as caught:
+        DeploymentSpec(**{"model_id": "m"} | arguments)
+    for word in words:
+        assert word in str(caught.value)
+
+
 def test_without_a_customer_id_there_is_no_models_api() -> None:
     with pytest.raises(ConfigurationError, match=r"'c'.*customer_id"):
         _ = settings().models_base
@@ -209,8 +254,8 @@ def test_a_model_as_the_examples_show_it() -> None:
         shown["trainingCompleted"],
     )
     assert (read.description, read.region, read.created_by) == ("d", "us-southcarolina", "me")
-    assert [(one.id, one.region, one.state, one.deployed_at) for one in read.deployments] == [
-        ("d1", "us-x", "DEPLOYED", "2026-01-02")
+    assert [(one.id, one.model_id, one.state, one.deployed_at) for one in read.deployments] == [
+        ("d1", shown["id"], "DEPLOYED", "2026-01-02")
     ]
     assert read.sent["later"] == {"new": True}
     assert CANARY not in repr(read)
@@ -242,18 +287,20 @@ def test_lists(wrap: Any) -> None:
     assert read_models(answer(wrap([]))) == ()
 
 
+@pytest.mark.parametrize(("read", "name"), [(read_models, "[Mm]odel"), (read_deployments, "[Dd]eployment")])
 @pytest.mark.parametrize(
-    "body", [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{"]
+    "body", [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{", b""]
 )
-def test_what_is_no_list_is_named(body: Any) -> None:
-    with pytest.raises(MalformedAnswerError, match=r"[Mm]odel"):
-        read_models(answer(body))
+def test_what_is_no_list_is_named(body: Any, read: Any, name: str) -> None:
+    with pytest.raises(MalformedAnswerError, match=name):
+        read(answer(body))
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}])
-def test_what_is_no_model_is_named(body: Any) -> None:
-    with pytest.raises(MalformedAnswerError, match=r"[Mm]odel"):
-        read_model(answer(body))
+@pytest.mark.parametrize(("read", "name"), [(read_model, "[Mm]odel"), (read_deployment, "[Dd]eployment")])
+@pytest.mark.parametrize("body", [b"", b"[", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}])
+def test_what_is_no_model_is_named(body: Any, read: Any, name: str) -> None:
+    with pytest.raises(MalformedAnswerError, match=name):
+        read(answer(body))
 
 
 def test_the_id_of_something_else_is_no_models_id() -> None:
@@ -280,6 +327,27 @@ def test_a_deletion_needs_no_answer(body: Any, state: str | None) -> None:
 def test_a_page_is_no_answer_to_a_deletion() -> None:
     with pytest.raises(MalformedAnswerError, match="a page"):
         read_undeployment(answer(b" <html>please log in</html>"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "state", "name", "vectorSize", "deployments", "config", "modelId", "x"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_no_answer_breaks_a_reader(value: object) -> None:
+    for read in (read_models, read_model, read_deployments, read_deployment, read_undeployment):
+        with contextlib.suppress(LucidworksError):
+            read(answer(value))
 
 
 # Credentials
@@ -381,61 +449,6 @@ def test_unknown_states(state: str, unknown: bool) -> None:
     assert is_unknown_state(state, model_progress(state)) is unknown
 
 
-OLD = YOUNG + 1
-MISSING = ResourceState(Progress.GONE, None)
-
-
-def seen(state: str, kind: str = "deployment") -> ResourceState:
-    return ResourceState((deployment_progress if kind == "deployment" else model_progress)(state), state)
-
-
-@pytest.mark.parametrize(
-    ("target", "resource", "age", "left", "end"),
-    [
-        ("ready", seen("AVAILABLE", "model"), 0, 9, StateEnd.REACHED),
-        ("ready", seen("AVAILABLE", "model"), 0, 0, StateEnd.REACHED),
-        ("ready", seen("TRAINING", "model"), 0, 9, None),
-        ("ready", seen("TRAINING", "model"), 0, 0, StateEnd.TIMEOUT),
-        ("ready", seen("", "model"), OLD, 9, None),
-        ("ready", seen("TRAIN_FAILED", "model"), 0, 9, StateEnd.FAILED),
-        ("ready", MISSING, 0, 9, None),
-        ("ready", MISSING, 0, 0, StateEnd.TIMEOUT),
-        ("ready", MISSING, OLD, 9, StateEnd.FAILED),
-        ("ready", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
-        ("ready", seen("DELETING"), 0, 9, StateEnd.FAILED),
-        ("ready", seen("DEPLOY_FAILED"), 0, 9, StateEnd.FAILED),
-        ("gone", MISSING, 0, 9, StateEnd.REACHED),
-        ("gone", seen("DELETED"), 0, 9, StateEnd.REACHED),
-        ("gone", seen("DELETING"), 0, 9, None),
-        ("gone", seen("DELETING"), 0, 0, StateEnd.TIMEOUT),
-        ("gone", seen("DELETE_FAILED"), OLD, 9, StateEnd.FAILED),
-        ("DEPLOYED", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
-        ("deployed", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
-        ("DELETED", MISSING, 0, 9, StateEnd.REACHED),
-        ("CUSTOM", seen("custom"), 0, 9, StateEnd.REACHED),
-        ("CUSTOM", seen("DEPLOYED"), 0, 9, None),
-    ],
-)
-def test_when_waiting_ends(
-    target: str, resource: ResourceState, age: float, left: float, end: StateEnd | None
-) -> None:
-    assert judge_state(target, resource, age=age, left=left) is end
-
-
-@pytest.mark.parametrize(
-    ("state", "age"), [("DEPLOY_FAILED", 0), ("DEPLOY_FAILED", OLD), ("DELETE_FAILED", 0)]
-)
-def test_a_deletion_outlives_failures_from_before_it(state: str, age: float) -> None:
-    assert judge_state("gone", seen(state), age=age, left=9) is None
-
-
-def test_the_wait_until_the_next_poll() -> None:
-    assert state_wait(60, 100, lambda: 1.0) == 60
-    assert state_wait(60, 100, lambda: 0.0) == 48
-    assert state_wait(60, 5, lambda: 1.0) == 5
-    assert state_wait(60, -1, lambda: 1.0) == 0
-
-
 # What exists against what is asked for
 
 SAME, UNCERTAIN, DIFFERENT = Likeness
@@ -484,6 +497,8 @@ SAME, UNCERTAIN, DIFFERENT = Likeness
         ({"config": {**CONFIG, "list": [128, 128]}}, DIFFERENT),
         ({"config": {"list": [128]}}, DIFFERENT),
         ({"config": None, "region": "eu"}, DIFFERENT),
+        ({"config": "mlp"}, DIFFERENT),
+        ({"name": None, "modelType": "text-encoder"}, DIFFERENT),
     ],
     ids=str,
 )
@@ -532,6 +547,7 @@ def test_likeness_of_a_deployment(changes: dict[str, Any], likeness: Likeness) -
         ([("a", "TRAINING", "2026-01-02"), ("b", "AVAILABLE", "2026-01-01")], "b"),
         ([("a", "AVAILABLE", "2026-01-01"), ("b", "AVAILABLE", "2026-01-02")], "b"),
         ([("a", "TRAINING", "2026-01-03"), ("b", "QUEUED", "2026-01-02")], "a"),
+        ([("a", "WHATEVER", "2026-01-03")], "a"),
         ([("a", "AVAILABLE", None), ("b", "AVAILABLE", "2026-01-02")], "b"),
         ([("a", "TRAIN_FAILED", "2026-01-02")], None),
         ([("a", "CANCELLED", "2026-01-02"), ("b", "DELETING", "2026-01-02")], None),
