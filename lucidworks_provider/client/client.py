@@ -98,7 +98,7 @@ class LucidworksClient:
         """
         Keep the connections of the running loop open while this is held, instead of opening one per call.
 
-        :param connections: requests at attempt; the first user of the loop decides. 8 unless given.
+        :param connections: requests at once; the first user of the loop decides. 8 unless given.
         """
         aio = await import_in_thread(_AIO)
         async with aio.shared_transport(self.settings, connections) as transport:

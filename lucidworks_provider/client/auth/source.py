@@ -25,7 +25,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.protocol import (
     RELEASED,
     Acquisition,
@@ -480,7 +479,7 @@ class TokenSource:
             return held.token
         token = self._store.read().token
         if token is not None and self._clock.now() >= token.expires_at and not self._clock.synchronized:
-            self._perform(commands.FetchTime())
+            self._perform(protocol.FetchTime())
         return token if token is not None and self._clock.now() < token.expires_at else None
 
     def _acquire_good(self) -> str:
@@ -511,14 +510,14 @@ class TokenSource:
                 reply = self._perform(command)
                 if isinstance(reply, AccessToken):
                     unpublished = reply
-                elif isinstance(command, commands.Publish) and reply is None:
+                elif isinstance(command, protocol.Publish) and reply is None:
                     unpublished = None
         except StopIteration as stop:
             outcome: Outcome = stop.value
         except BaseException:
             # The task is being stopped; other processes need the new token.
             if unpublished is not None:
-                self._perform(commands.Publish(unpublished))
+                self._perform(protocol.Publish(unpublished))
             raise
         if outcome.warning:
             self._warn(outcome.warning)
@@ -534,20 +533,20 @@ class TokenSource:
     def _perform(self, command: Command) -> Reply:
         try:
             match command:
-                case commands.Read():
+                case protocol.Read():
                     return self._store.read()
-                case commands.WriteClaim(claim):
+                case protocol.WriteClaim(claim):
                     self._store.write_claim(claim)
-                case commands.ReleaseClaim(claim):
+                case protocol.ReleaseClaim(claim):
                     self._store.release_claim(claim)
-                case commands.Sleep(seconds):
+                case protocol.Sleep(seconds):
                     time.sleep(seconds)
-                case commands.FetchTime():
+                case protocol.FetchTime():
                     before = time.time()
                     self._clock.observe(self._service.time(), before, time.time())
-                case commands.Refresh(claim, single_attempt):
+                case protocol.Refresh(claim, single_attempt):
                     return self._refresh(claim, single_attempt=single_attempt)
-                case commands.Publish(token):
+                case protocol.Publish(token):
                     self._store.publish(token)
         except LucidworksError as err:
             return Failed(err)
@@ -568,14 +567,14 @@ class TokenSource:
             try:
                 while not wait_for([requested], timeout=protocol.HEARTBEAT).done:
                     claim = claim.next_heartbeat()
-                    if isinstance(reply := self._perform(commands.WriteClaim(claim)), Failed):
+                    if isinstance(reply := self._perform(protocol.WriteClaim(claim)), Failed):
                         log.debug("The claim could not be renewed: %s", reply.error)
             except BaseException:
                 # The task is being stopped; other processes need the new token.
                 wait_for([requested])
                 if requested.exception() is None:
-                    self._perform(commands.Publish(requested.result()))
-                self._perform(commands.ReleaseClaim(claim))
+                    self._perform(protocol.Publish(requested.result()))
+                self._perform(protocol.ReleaseClaim(claim))
                 raise
             return requested.result()
 
