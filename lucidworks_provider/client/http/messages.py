@@ -148,15 +148,11 @@ class Call(Generic[T_co]):
         return next(self.steps(settings))
 
 
-def endpoint(
-    build: Callable[[LucidworksSettings], Request],
-    parse: Callable[[Response], T],
-    attempts: int | None = None,
-) -> Call[T]:
+def endpoint(build: Callable[[LucidworksSettings], Request], parse: Callable[[Response], T]) -> Call[T]:
     """Return a call of one request."""
 
     def steps(settings: LucidworksSettings) -> Steps[T]:
-        parsed: T = yield Exchange(build(settings), parse, attempts)
+        parsed: T = yield Exchange(build(settings), parse)
         return parsed
 
     return Call(steps)
