@@ -124,21 +124,21 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "A submission without a response is not repeated by the client.",
             "integration/transport/test_transport_retry.py::test_a_submission_without_an_answer_is_not_repeated",
-            "client/http/retry.py",
+            "retrying.py",
             "return self.replayable or isinstance(error, NOTHING_DONE)",
             "return True",
         ),
         Promise(
             "A poll is repeated.",
             "integration/transport/test_transport_retry.py::test_a_poll_is_repeated",
-            "client/http/retry.py",
+            "retrying.py",
             "return self.replayable or isinstance(error, NOTHING_DONE)",
             "return isinstance(error, NOTHING_DONE)",
         ),
         Promise(
             "`Retry-After` is a lower bound.",
             "integration/transport/test_transport_retry.py::test_retry_after_is_waited_for",
-            "client/http/retry.py",
+            "retrying.py",
             "return asked + random.uniform(ceiling / 2, ceiling)",
             "return random.uniform(ceiling / 2, ceiling)",
         ),
@@ -166,7 +166,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "A token does not show itself in values, tracebacks and collections.",
             "unit/test_unit_redaction.py::test_it_does_not_show_itself",
-            "client/auth/redaction.py",
+            "client/secrets.py",
             'return "<access token>"',
             "return str.__repr__(self)",
         ),

@@ -70,7 +70,7 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     "share_via": {
         "label": "Share access via",
         "description": (
-            "Where all workers and triggerers share the one live access: airflow (an encrypted Variable), redis, "
+            "Where all workers and triggerers share the access token: airflow (an encrypted Variable), redis, "
             "or memory (one process only: a second process would invalidate it)."
         ),
         "schema": {"type": ["string", "null"], "enum": [*SHARE_VIA, None], "default": SHARE_VIA[0]},

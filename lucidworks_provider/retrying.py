@@ -1,19 +1,153 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Retries of everything but requests to the service, which have :mod:`~lucidworks_provider.client.http.retry`."""
+"""
+When something that failed is tried again, by tenacity: requests to the service (:func:`policy`), and everything else
+(:func:`retry_on`).
+
+==========================  =========================  ===================================
+what happened               a replayable request       a submission (not replayable)
+==========================  =========================  ===================================
+429                         again, after Retry-After   again: it was refused, no job exists
+no connection               again                      again: the service never saw it
+broken or no answer, 5xx    again                      no: a job may exist; the caller decides
+200 without a token         again (token request)      --
+200 without a job id        --                         no, for the same reason
+401, or no token store      twice more; nothing has been done yet
+403                         once more, if the token may be invalid (``TokenCache.refuse_after_403``)
+other 4xx                   no                         no
+==========================  =========================  ===================================
+
+Waits grow exponentially, and half of each is random, so that processes do not retry at the same time. A
+``Retry-After`` is a lower bound.
+"""
 
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_base,
+    retry_if_exception_type,
+    stop_after_attempt,
+)
+from tenacity.stop import stop_base
+from tenacity.wait import wait_base
 
-if TYPE_CHECKING:
-    from tenacity.wait import wait_base
+from lucidworks_provider.errors import (
+    LucidworksError,
+    NotSentError,
+    RateLimitError,
+    ServiceError,
+    SubmissionUnknownError,
+    TokenError,
+    TokenRefusedError,
+    TokenStoreError,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+ATTEMPTS = 6
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 30.0
+# A longer Retry-After is left to the retries of Airflow.
+LONGEST_RETRY_AFTER = 120.0
+# Errors after which the service has done nothing.
+NOTHING_DONE = (RateLimitError, NotSentError, TokenRefusedError, TokenError)
+# Retries with another token: one can be invalidated between reading and using it.
+TOKEN_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class _Again(retry_base):
+    replayable: bool
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = _error(retry_state)
+        if error is None or not error.retryable:
+            return False
+        if isinstance(error, TokenError) and not isinstance(error, TokenStoreError):
+            # The request for a token has its own retries.
+            return False
+        return self.replayable or isinstance(error, NOTHING_DONE)
+
+
+class _Stop(stop_base):
+    """
+    Counts 401s separately. Has state, so each call needs its own.
+    """
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        self.token_rounds = 0
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = _error(retry_state)
+        if isinstance(error, TokenRefusedError | TokenStoreError):
+            self.token_rounds += 1
+            return self.token_rounds > TOKEN_ROUNDS
+        if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:
+            return True
+        return retry_state.attempt_number - self.token_rounds >= self.attempts
+
+
+class Wait(wait_base):
+    """Exponential with jitter, and not shorter than ``Retry-After``."""
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        return wait_after(_error(retry_state), retry_state.attempt_number)
+
+
+def wait_after(error: LucidworksError | None, attempt: int) -> float:
+    """Seconds to wait after an attempt; the first one is 1."""
+    if isinstance(error, TokenRefusedError):
+        return 0.0
+    asked = min(_asked_wait(error) or 0.0, LONGEST_RETRY_AFTER)
+    # After a Retry-After, add little at first, and more with each further refusal.
+    first, factor = (FIRST_WAIT / 4, 4.0) if asked else (FIRST_WAIT, 2.0)
+    ceiling = min(LONGEST_WAIT, first * factor ** min(attempt - 1, 16))
+    return asked + random.uniform(ceiling / 2, ceiling)
+
+
+def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:
+    """
+    Keyword arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike.
+
+    :param replayable: see the table above.
+    :param attempts: at most, not counting 401s.
+    """
+
+    def before_sleep(retry_state: RetryCallState) -> None:
+        error = _error(retry_state)
+        wait = retry_state.next_action.sleep if retry_state.next_action else 0.0
+        # Errors of this package contain no secret. A 429 is expected, and there may be many.
+        level = logging.INFO if isinstance(error, RateLimitError) else logging.WARNING
+        log.log(level, "Attempt %s failed, next in %.1f s: %s", retry_state.attempt_number, wait, error)
+
+    return {
+        "retry": _Again(replayable),
+        "stop": _Stop(attempts or ATTEMPTS),
+        "wait": Wait(),
+        "before_sleep": before_sleep,
+        "reraise": True,
+    }
+
+
+def _error(retry_state: RetryCallState) -> LucidworksError | None:
+    outcome = retry_state.outcome
+    error = outcome.exception() if outcome is not None else None
+    return error if isinstance(error, LucidworksError) else None
+
+
+def _asked_wait(error: LucidworksError | None) -> float | None:
+    known = RateLimitError | ServiceError | SubmissionUnknownError
+    return error.retry_after if isinstance(error, known) else None
 
 
 def retry_on(*errors: type[Exception], attempts: int, wait: wait_base, what: str) -> dict[str, Any]:
@@ -42,12 +176,27 @@ def retry_on(*errors: type[Exception], attempts: int, wait: wait_base, what: str
     }
 
 
-async def retry_async(call: Callable[..., Awaitable[T]], *args: Any, **policy: Any) -> T:
+def retry_call(call: Callable[[], T], **policy: Any) -> T:
     """
-    ``AsyncRetrying(**policy)(call, *args)`` for a call that mostly succeeds: only failures cost the time of tenacity.
+    ``Retrying(**policy)(call)`` for a call that mostly succeeds: only failures cost the time of tenacity.
 
-    :param policy: as :func:`retry_on` returns it.
+    :param policy: as :func:`policy` or :func:`retry_on` returns it.
     """
+    try:
+        return call()
+    except Exception as err:  # noqa: BLE001  # the policy raises what it does not retry
+        first = [err]
+
+    def again() -> T:
+        if first:
+            raise first.pop()
+        return call()
+
+    return Retrying(**policy)(again)
+
+
+async def retry_async(call: Callable[..., Awaitable[T]], *args: Any, **policy: Any) -> T:
+    """:func:`retry_call` for an event loop."""
     try:
         return await call(*args)
     except Exception as err:  # noqa: BLE001  # the policy raises what it does not retry

@@ -71,7 +71,7 @@ def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries after milliseconds; how long they wait for is the subject of other tests."""
-    monkeypatch.setattr("lucidworks_provider.client.http.retry.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("lucidworks_provider.retrying.FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def forgotten_tokens() -> Iterator[None]:
 @pytest.fixture
 def forgotten_queues() -> Iterator[None]:
     """No rate limit that an earlier test has run into, and none left for a later one."""
-    from lucidworks_provider.client.http.request_queue import forget_queues
+    from lucidworks_provider.client.http.rate_limiter import forget_queues
 
     forget_queues()
     yield

@@ -22,8 +22,7 @@ from re import _constants as ops  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
-from lucidworks_provider.client.endpoint import Call, Steps
-from lucidworks_provider.client.http.messages import Request, parse_object, path_segment, post
+from lucidworks_provider.client.http.messages import Call, Request, Steps, parse_object, path_segment, post
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_job, read_submission, state_of, top_level
 from lucidworks_provider.client.options import (
     SWITCH,
@@ -158,28 +157,6 @@ def check_text(text: object, what: str, *, max_bytes: int = MAX_TEXT_BYTES) -> i
     if size > max_bytes:
         raise InputError(f"{what} has {size:,} bytes of UTF-8, over the limit of {max_bytes:,}; split it.")
     return size
-
-
-def submit_request(
-    base_url: str, options: ChunkingOptions, text: str, *, max_bytes: int = MAX_TEXT_BYTES
-) -> Request:
-    """Build ``POST /ai/async-chunking/{CHUNKER}/{MODEL_ID}`` for one text."""
-    check_text(text, "The text", max_bytes=max_bytes)
-    body: dict[str, Any] = {"batch": [{"text": text}]}
-    if options.data_type is not None:
-        body["useCaseConfig"] = {"dataType": options.data_type}
-    if options.model_config:
-        body["modelConfig"] = dict(options.model_config)
-    if options.chunker_config:
-        body["chunkerConfig"] = dict(options.chunker_config)
-    model = path_segment(options.model_id, "model_id")
-    return post(
-        CHUNKING.submitting,
-        f"{base_url}/ai/async-chunking/{options.chunker}/{model}",
-        body,
-        endpoint="submit_chunking",
-        replayable=False,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,10 +318,29 @@ def submit_chunking(
 
 def submit_text(options: ChunkingOptions, text: str, *, max_bytes: int = MAX_TEXT_BYTES) -> Call[str]:
     """:func:`submit_chunking` with options that are validated already."""
+
+    def build(settings: LucidworksSettings) -> Request:
+        check_text(text, "The text", max_bytes=max_bytes)
+        body: dict[str, Any] = {"batch": [{"text": text}]}
+        if options.data_type is not None:
+            body["useCaseConfig"] = {"dataType": options.data_type}
+        if options.model_config:
+            body["modelConfig"] = dict(options.model_config)
+        if options.chunker_config:
+            body["chunkerConfig"] = dict(options.chunker_config)
+        path = f"{CHUNKING.path}/{options.chunker}/{path_segment(options.model_id, 'model_id')}"
+        return post(
+            CHUNKING.submitting,
+            settings.application_base + path,
+            body,
+            endpoint="submit_chunking",
+            replayable=False,
+        )
+
     return naming_models(
         "embedding",
         options.model_id,
-        lambda settings: submit_request(settings.application_base, options, text, max_bytes=max_bytes),
+        build,
         partial(read_submission, kind=CHUNKING),
         # Others are about the text.
         refusals=(UnknownResourceError,),

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.auth.source import TokenSource, token_source
-from lucidworks_provider.client.endpoint import Call, Exchange
-from lucidworks_provider.client.http.messages import Request, Response, check_status, read_blanked
+from lucidworks_provider.client.http.messages import (
+    Call,
+    Exchange,
+    Request,
+    Response,
+    check_status,
+    read_blanked,
+)
+from lucidworks_provider.client.secrets import redact_in_logs
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     LucidworksError,
@@ -22,6 +28,7 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     TransportError,
 )
+from lucidworks_provider.retrying import NOTHING_DONE, policy, retry_async, retry_call
 from lucidworks_provider.threads import import_in_thread
 
 if TYPE_CHECKING:
@@ -91,7 +98,7 @@ class LucidworksClient:
         """
         Keep the connections of the running loop open while this is held, instead of opening one per call.
 
-        :param connections: requests at attempt; the first user of the loop decides. 8 unless given.
+        :param connections: requests at once; the first user of the loop decides. 8 unless given.
         """
         aio = await import_in_thread(_AIO)
         async with aio.shared_transport(self.settings, connections) as transport:
@@ -100,7 +107,7 @@ class LucidworksClient:
     @property
     def rate_limit(self) -> RateLimitStats:
         """What this process has learned about the application's rate limit."""
-        from lucidworks_provider.client.http.request_queue import queue_of
+        from lucidworks_provider.client.http.rate_limiter import queue_of
 
         return queue_of(self.settings.application_base, self.settings).stats
 
@@ -131,12 +138,7 @@ class LucidworksClient:
             return state.parse(response, token)
 
         try:
-            try:
-                return attempt()
-            except LucidworksError as err:
-                retrying = _retrying("Retrying", request, exchange.attempts or attempts)
-                result: T = retrying(_after(err, attempt))
-                return result
+            return retry_call(attempt, **state.policy(attempts))
         except LucidworksError as err:
             raise _explain(err, request, self.settings.conn_id) from None
 
@@ -156,12 +158,7 @@ class LucidworksClient:
                 return state.parse(response, token)
 
             try:
-                try:
-                    return await attempt()
-                except LucidworksError as err:
-                    retrying = _retrying("AsyncRetrying", request, exchange.attempts or attempts)
-                    result: T = await retrying(_aafter(err, attempt))
-                    return result
+                return await retry_async(attempt, **state.policy(attempts))
             except LucidworksError as err:
                 raise _explain(err, request, self.settings.conn_id) from None
 
@@ -171,39 +168,6 @@ class LucidworksClient:
         return _Attempts(exchange, token_source(self.settings, exchange.request.scope))
 
 
-def _retrying(kind: str, request: Request, attempts: int | None) -> Any:
-    """Created after the first failure: importing and creating it takes half as long as a request."""
-    import tenacity
-
-    from lucidworks_provider.client.http.retry import policy
-
-    return getattr(tenacity, kind)(**policy(replayable=request.replayable, attempts=attempts))
-
-
-def _after(failure: LucidworksError, attempt: Callable[[], T]) -> Callable[[], T]:
-    """Raise the failure of the first attempt, which the policy counts; then attempt."""
-    failures = [failure]
-
-    def next_attempt() -> T:
-        if failures:
-            raise failures.pop()
-        return attempt()
-
-    return next_attempt
-
-
-def _aafter(failure: LucidworksError, attempt: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    """:func:`_after` for an event loop."""
-    failures = [failure]
-
-    async def next_attempt() -> T:
-        if failures:
-            raise failures.pop()
-        return await attempt()
-
-    return next_attempt
-
-
 @dataclass
 class _Attempts(Generic[T]):
     """The attempts of an exchange: which token was refused, and what a response means."""
@@ -211,6 +175,11 @@ class _Attempts(Generic[T]):
     exchange: Exchange[T]
     source: TokenSource
     refused: str | None = None
+
+    def policy(self, attempts: int | None) -> dict[str, Any]:
+        """The policy of the request's retries."""
+        replayable = self.exchange.request.replayable
+        return policy(replayable=replayable, attempts=self.exchange.attempts or attempts)
 
     def record(self, response: Response, token: str) -> Response:
         """Record whether the token was accepted."""
@@ -232,8 +201,6 @@ class _Attempts(Generic[T]):
 
 def _explain(err: LucidworksError, request: Request, conn_id: str) -> LucidworksError:
     """The error to raise after all retries: with the connection, and what it means for the caller."""
-    from lucidworks_provider.client.http.retry import NOTHING_DONE
-
     if not str(err).startswith("Connection "):
         err.args = (f"Connection {conn_id!r}: {err}", *err.args[1:])
     reason = str(err).rstrip(".")

@@ -31,11 +31,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from lucidworks_provider.client.endpoint import Call, endpoint
 from lucidworks_provider.client.http.messages import (
+    Call,
     Request,
     Response,
     check_status,
+    endpoint,
     excerpt,
     get,
     parse_json,

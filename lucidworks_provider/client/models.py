@@ -40,12 +40,15 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lucidworks_provider.client.endpoint import Call, Exchange, Steps, endpoint
 from lucidworks_provider.client.http.messages import (
     MODEL_SCOPE,
+    Call,
+    Exchange,
     Request,
     Response,
+    Steps,
     check_status,
+    endpoint,
     excerpt,
     get,
     parse_json,
@@ -349,6 +352,8 @@ def _mapping(sent: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
 
 # Statuses of a path or a deployment that does not exist.
 _NOT_THERE = frozenset({404, 405, 410})
+_get = partial(get, scope=MODEL_SCOPE)
+_post = partial(post, replayable=False, scope=MODEL_SCOPE)
 
 
 def list_models() -> Call[tuple[Model, ...]]:
@@ -357,7 +362,10 @@ def list_models() -> Call[tuple[Model, ...]]:
 
     :raises ConfigurationError: the connection has no Customer ID.
     """
-    return endpoint(lambda settings: list_models_request(settings.models_base), read_models)
+    return endpoint(
+        lambda settings: _get("List models", f"{settings.models_base}/models", endpoint="list_models"),
+        read_models,
+    )
 
 
 def get_model(model_id: str, *, metrics: bool = False) -> Call[Model]:
@@ -367,9 +375,10 @@ def get_model(model_id: str, *, metrics: bool = False) -> Call[Model]:
     :param metrics: with those of its training.
     :raises UnknownResourceError: no such model.
     """
+    name, path = f"Get model {model_id}", f"/models/{path_segment(model_id, 'model_id')}"
+    asked = {"metrics": "true"} if metrics else {}
     return endpoint(
-        lambda settings: get_model_request(settings.models_base, model_id, metrics=metrics),
-        read_model,
+        lambda settings: _get(name, settings.models_base + path, endpoint="get_model", **asked), read_model
     )
 
 
@@ -383,16 +392,25 @@ def create_model(training: TrainingSpec, credentials: Mapping[str, str] | None =
     :raises SubmissionUnknownError: sent, and no response came: a model of that name may exist.
     """
     _check_credentials(credentials)
+    body = training.as_json() | ({CREDENTIALS: dict(credentials)} if credentials else {})
     return endpoint(
-        lambda settings: create_model_request(settings.models_base, training, credentials),
+        lambda settings: _post(
+            f"Train model {training.name}",
+            f"{settings.models_base}/models",
+            body,
+            endpoint="create_model",
+            secrets=tuple((credentials or {}).values()),
+        ),
         read_model,
     )
 
 
 def list_model_deployments(model_id: str) -> Call[tuple[Deployment, ...]]:
     """The deployments of a model."""
+    name = f"List deployments of model {model_id}"
+    path = f"/models/{path_segment(model_id, 'model_id')}/deployments"
     return endpoint(
-        lambda settings: list_model_deployments_request(settings.models_base, model_id),
+        lambda settings: _get(name, settings.models_base + path, endpoint="list_model_deployments"),
         read_deployments,
     )
 
@@ -414,7 +432,11 @@ def create_deployment(placement: DeploymentSpec) -> Call[Deployment]:
 
     :raises SubmissionUnknownError: sent, and no response came: a deployment may exist.
     """
-    return endpoint(lambda settings: deploy_request(_deployments_url(settings), placement), read_deployment)
+    name, body = f"Deploy model {placement.model_id}", placement.as_json()
+    return endpoint(
+        lambda settings: _post(name, _deployments_url(settings), body, endpoint="create_deployment"),
+        read_deployment,
+    )
 
 
 def delete_deployment(deployment_id: str) -> Call[str | None]:
@@ -435,14 +457,15 @@ def delete_deployment(deployment_id: str) -> Call[str | None]:
 def _every_deployment(settings: LucidworksSettings) -> Steps[tuple[Deployment, ...]]:
     try:
         listed: tuple[Deployment, ...] = yield Exchange(
-            list_deployments_request(_deployments_url(settings)), read_deployments
+            _get("List deployments", _deployments_url(settings), endpoint="list_deployments"),
+            read_deployments,
         )
     except AnswerError as err:
         refused = _wrong_path(err)
     else:
         return listed
     try:
-        models = yield Exchange(list_models_request(settings.models_base), read_models)
+        models = yield from list_models().steps(settings)
     except AnswerError as err:
         raise _with_path(refused, settings) from _wrong_path(err)
     lists: list[tuple[Deployment, ...]] = []
@@ -458,9 +481,8 @@ def _every_deployment(settings: LucidworksSettings) -> Steps[tuple[Deployment, .
 
 def _deployments_of(settings: LucidworksSettings, model: Model) -> Steps[tuple[Deployment, ...] | None]:
     """The list of a model; if it is refused, the deployments within the model, or None."""
-    request = list_model_deployments_request(settings.models_base, model.id)
     try:
-        listed = yield Exchange(request, read_deployments)
+        listed = yield from list_model_deployments(model.id).steps(settings)
     except AnswerError as err:
         _wrong_path(err)
         return model.deployments if "deployments" in model.sent else None
@@ -471,12 +493,25 @@ def _deletion(settings: LucidworksSettings, deployment_id: str) -> Steps[str | N
     refused: list[AnswerError] = []
     for url in _undeployments(settings, deployment_id):
         try:
-            state: str | None = yield Exchange(undeploy_request(url, deployment_id), read_undeployment)
+            state: str | None = yield Exchange(_undeployment(url, deployment_id), read_undeployment)
         except AnswerError as err:
             refused.append(_wrong_path(err))
         else:
             return state
     raise _undeploy_refused(deployment_id, refused, settings)
+
+
+def _undeployment(url: str, deployment_id: str) -> Request:
+    """The DELETE of a deployment. Doing it twice does no harm."""
+    return Request(
+        name=f"Delete deployment {deployment_id}",
+        method="DELETE",
+        url=url,
+        replayable=True,
+        endpoint="delete_deployment",
+        scope=MODEL_SCOPE,
+        headers={"Accept": "application/json"},
+    )
 
 
 def _deployments_url(settings: LucidworksSettings) -> str:
@@ -540,63 +575,3 @@ def _check_credentials(credentials: Mapping[str, str] | None) -> None:
     for name, secret in credentials.items():
         if not isinstance(name, str) or not isinstance(secret, str) or not secret.strip():
             raise InputError(f"credentials: {name} must be a text that is not empty.")
-
-
-def list_models_request(base: str) -> Request:
-    """Build ``GET /customers/{CUSTOMER_ID}/ai/models``."""
-    return get("List models", f"{base}/models", endpoint="list_models", scope=MODEL_SCOPE)
-
-
-def get_model_request(base: str, model_id: str, *, metrics: bool = False) -> Request:
-    """Build ``GET …/models/{MODEL_ID}``."""
-    url = f"{base}/models/{path_segment(model_id, 'model_id')}"
-    asked = {"metrics": "true"} if metrics else {}
-    return get(f"Get model {model_id}", url, endpoint="get_model", scope=MODEL_SCOPE, **asked)
-
-
-def create_model_request(base: str, training: TrainingSpec, credentials: Mapping[str, str] | None) -> Request:
-    """Build ``POST …/models``, which starts the training."""
-    body = training.as_json()
-    if credentials:
-        body[CREDENTIALS] = dict(credentials)
-    return post(
-        f"Train model {training.name}",
-        f"{base}/models",
-        body,
-        endpoint="create_model",
-        replayable=False,
-        scope=MODEL_SCOPE,
-        secrets=tuple((credentials or {}).values()),
-    )
-
-
-def list_model_deployments_request(base: str, model_id: str) -> Request:
-    """Build ``GET …/models/{MODEL_ID}/deployments``."""
-    url = f"{base}/models/{path_segment(model_id, 'model_id')}/deployments"
-    name = f"List deployments of model {model_id}"
-    return get(name, url, endpoint="list_model_deployments", scope=MODEL_SCOPE)
-
-
-def list_deployments_request(url: str) -> Request:
-    """Build ``GET …/deployments``."""
-    return get("List deployments", url, endpoint="list_deployments", scope=MODEL_SCOPE)
-
-
-def deploy_request(url: str, placement: DeploymentSpec) -> Request:
-    """Build ``POST …/deployments``."""
-    name = f"Deploy model {placement.model_id}"
-    body = placement.as_json()
-    return post(name, url, body, endpoint="create_deployment", replayable=False, scope=MODEL_SCOPE)
-
-
-def undeploy_request(url: str, deployment_id: str) -> Request:
-    """Build the DELETE of a deployment. Doing it twice does no harm."""
-    return Request(
-        name=f"Delete deployment {deployment_id}",
-        method="DELETE",
-        url=url,
-        replayable=True,
-        endpoint="delete_deployment",
-        scope=MODEL_SCOPE,
-        headers={"Accept": "application/json"},
-    )

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from lucidworks_provider.client.endpoint import Call, Steps, endpoint
 from lucidworks_provider.client.http.messages import (
+    Call,
     Request,
     Response,
+    Steps,
+    endpoint,
     excerpt,
     parse_object,
     path_segment,
@@ -55,12 +57,7 @@ def predict(options: PredictionOptions[P], inputs: Inputs) -> Call[tuple[P, ...]
     :raises UnknownResourceError: no such use case or model; names near ones where the service lists them.
     """
     items = read_items(inputs, options)
-    return _naming_models(
-        options,
-        predict_request,
-        items,
-        lambda answer: read_answer(answer, options, len(items)),
-    )
+    return _predict(options, items, lambda answer: read_answer(answer, options, len(items)))
 
 
 def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[tuple[bytes, tuple[P, ...]]]:
@@ -69,7 +66,16 @@ def predict_items(options: PredictionOptions[P], items: Sequence[Item]) -> Call[
     def parse(answer: Response) -> tuple[bytes, tuple[P, ...]]:
         return answer.body, read_answer(answer, options, len(items))
 
-    return _naming_models(options, predict_request, items, parse)
+    return _predict(options, items, parse)
+
+
+def _predict(
+    options: PredictionOptions[Any], items: Sequence[Item], parse: Callable[[Response], T]
+) -> Call[T]:
+    name = f"Predict {options.use_case} with {options.model_id}"
+    # Replayable: it creates nothing that is kept, only costs what it costs.
+    build = _post(options, items, name, "/ai/prediction/{use_case}", "predict", replayable=True)
+    return naming_models(options.use_case, options.model_id, build, parse)
 
 
 def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[str]:
@@ -88,7 +94,10 @@ def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[s
 
 def submit_items(options: PredictionOptions[Any], items: Sequence[Item]) -> Call[str]:
     """:func:`submit_prediction` for items that are validated already."""
-    return _naming_models(options, submit_request, items, partial(read_submission, kind=PREDICTION))
+    check_asynchronous(options)
+    path = f"{PREDICTION.path}/{{use_case}}"
+    build = _post(options, items, PREDICTION.submitting, path, "submit_prediction", replayable=False)
+    return naming_models(options.use_case, options.model_id, build, partial(read_submission, kind=PREDICTION))
 
 
 def get_prediction(job_id: str, options: PredictionOptions[Any] | None = None) -> Call[PredictionResult]:
@@ -118,11 +127,10 @@ def tokenize(options: PredictionOptions[Any], inputs: Inputs) -> Call[Tokens]:
 
     :param options: of ``embedding``.
     """
+    _check_use_case(options, "embedding", "tokenize")
     items = read_items(inputs, options)
-    return endpoint(
-        lambda settings: tokenize_request(settings.application_base, options, items),
-        lambda answer: read_tokens(answer, len(items)),
-    )
+    build = _post(options, items, f"Tokenize with {options.model_id}", "/ai/tokenization", "tokenize")
+    return endpoint(build, lambda answer: read_tokens(answer, len(items)))
 
 
 def preview_prompt(options: PredictionOptions[Any], inputs: Inputs) -> Call[Prompt]:
@@ -131,38 +139,45 @@ def preview_prompt(options: PredictionOptions[Any], inputs: Inputs) -> Call[Prom
 
     :param options: of ``passthrough``; the vendor requires keys, which may be placeholders.
     """
+    _check_use_case(options, "passthrough", "preview_prompt")
     items = read_items(inputs, options)
-    return endpoint(lambda settings: prompt_request(settings.application_base, options, items), read_prompt)
+    name = f"Preview the prompt of {options.model_id}"
+    return endpoint(_post(options, items, name, "/ai/prompt/passthrough", "preview_prompt"), read_prompt)
 
 
-def _naming_models(
+def _check_use_case(options: PredictionOptions[Any], wanted: str, method: str) -> None:
+    if options.name != wanted:
+        raise InputError(f"{method} takes the options of {wanted!r}, not of {options.use_case!r}.")
+
+
+def _post(
     options: PredictionOptions[Any],
-    request: Callable[[str, str, PredictionOptions[Any], Sequence[Item]], Request],
     items: Sequence[Item],
-    parse: Callable[[Response], T],
-) -> Call[T]:
+    name: str,
+    path: str,
+    endpoint: str,
+    *,
+    replayable: bool = True,
+) -> Callable[[LucidworksSettings], Request]:
+    """
+    How to build a POST with the body of a use case, to ``{path}/{MODEL_ID}``.
+
+    :param path: with ``{use_case}`` for the segment of the use case.
+    """
+
     def build(settings: LucidworksSettings) -> Request:
-        return request(settings.application_base, settings.segment_of(options.name), options, items)
+        use_case = path_segment(settings.segment_of(options.name), "use_case")
+        model = path_segment(options.model_id, "model_id")
+        return post(
+            name,
+            f"{settings.application_base}{path.format(use_case=use_case)}/{model}",
+            options.body(items),
+            endpoint=endpoint,
+            replayable=replayable,
+            secrets=options.secrets,
+        )
 
-    return naming_models(options.use_case, options.model_id, build, parse)
-
-
-def predict_request(
-    base_url: str, segment: str, options: PredictionOptions[Any], items: Sequence[Item]
-) -> Request:
-    """
-    Build ``POST /ai/prediction/{USE_CASE}/{MODEL_ID}``.
-
-    Replayable: it creates nothing that is kept, only costs what it costs.
-    """
-    return post(
-        f"Predict {options.use_case} with {options.model_id}",
-        f"{base_url}/ai/prediction/{_path(segment, options.model_id)}",
-        options.body(items),
-        endpoint="predict",
-        replayable=True,
-        secrets=options.secrets,
-    )
+    return build
 
 
 def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
@@ -180,25 +195,6 @@ def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) ->
     if PREDICTION.payload_field not in body:
         name = f"{name} (HTTP {answer.status}: {vendor_message(answer.body)})"
     return read_predictions(body, options.known.answer, name, inputs=inputs)
-
-
-def submit_request(
-    base_url: str, segment: str, options: PredictionOptions[Any], items: Sequence[Item]
-) -> Request:
-    """
-    Build ``POST /ai/async-prediction/{USE_CASE}/{MODEL_ID}``.
-
-    :raises InputError: a use case that does not run asynchronously.
-    """
-    check_asynchronous(options)
-    return post(
-        PREDICTION.submitting,
-        f"{base_url}{PREDICTION.path}/{_path(segment, options.model_id)}",
-        options.body(items),
-        endpoint="submit_prediction",
-        replayable=False,
-        secrets=options.secrets,
-    )
 
 
 def check_asynchronous(options: PredictionOptions[Any]) -> None:
@@ -265,19 +261,6 @@ class Tokens:
     sent: Mapping[str, Any] = field(repr=False)
 
 
-def tokenize_request(base_url: str, options: PredictionOptions[Any], items: Sequence[Item]) -> Request:
-    """Build ``POST /ai/tokenization/{MODEL_ID}``; the body is that of ``embedding``."""
-    _check_use_case(options, "embedding", "tokenize")
-    return post(
-        f"Tokenize with {options.model_id}",
-        f"{base_url}/ai/tokenization/{path_segment(options.model_id, 'model_id')}",
-        options.body(items),
-        endpoint="tokenize",
-        replayable=True,
-        secrets=options.secrets,
-    )
-
-
 def read_tokens(answer: Response, inputs: int) -> Tokens:
     """
     The tokens of each input.
@@ -312,19 +295,6 @@ class Prompt:
     sent: Mapping[str, Any] = field(repr=False)
 
 
-def prompt_request(base_url: str, options: PredictionOptions[Any], items: Sequence[Item]) -> Request:
-    """Build ``POST /ai/prompt/passthrough/{MODEL_ID}``."""
-    _check_use_case(options, "passthrough", "preview_prompt")
-    return post(
-        f"Preview the prompt of {options.model_id}",
-        f"{base_url}/ai/prompt/passthrough/{path_segment(options.model_id, 'model_id')}",
-        options.body(items),
-        endpoint="preview_prompt",
-        replayable=True,
-        secrets=options.secrets,
-    )
-
-
 def read_prompt(answer: Response) -> Prompt:
     """
     The prompt.
@@ -338,12 +308,3 @@ def read_prompt(answer: Response) -> Prompt:
             f"Preview a prompt: no `prompt`; it starts: {excerpt(answer.body)!r}", status=answer.status
         )
     return Prompt(text, TokensUsed.read(body.get("tokensUsed")), body)
-
-
-def _check_use_case(options: PredictionOptions[Any], wanted: str, method: str) -> None:
-    if options.name != wanted:
-        raise InputError(f"{method} takes the options of {wanted!r}, not of {options.use_case!r}.")
-
-
-def _path(segment: str, model_id: str) -> str:
-    return f"{path_segment(segment, 'use_case')}/{path_segment(model_id, 'model_id')}"

@@ -16,9 +16,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from lucidworks_provider.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lucidworks_provider.client.auth.protocol import TokenStore
+    from lucidworks_provider.client.auth.token import TokenIdentity
+    from lucidworks_provider.client.http.rate_limiter import PauseStore
 
 CONNECTION_TYPE = "lucidworks"
 DEFAULT_CONN_ID = "lucidworks_default"
@@ -45,6 +51,16 @@ _PATH_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~-]+|\{[a-z_]+\}))+")
 
 
+class SharedStores(Protocol):
+    """Creates the stores that ``share_via`` names: in Airflow the hook has them."""
+
+    def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
+        """Return the store of a token. :raises ConfigurationError: a field of the settings is missing."""
+
+    def pause_store(self, settings: LucidworksSettings, name: str) -> PauseStore:
+        """Return the store of an application's pause. Raises as :meth:`token_store`."""
+
+
 @dataclass(frozen=True, slots=True)
 class LucidworksSettings:
     """
@@ -64,6 +80,7 @@ class LucidworksSettings:
     :param deployments_path: of the list of deployments, below the Models API's URL.
     :param undeploy_paths: of the deletion of a deployment; tried in order.
     :param redis_conn_id: the Airflow connection of the Redis server for ``share_via = redis``.
+    :param stores: creates what ``share_via`` names; None outside of Airflow, where only ``memory`` works.
     """
 
     conn_id: str
@@ -83,6 +100,21 @@ class LucidworksSettings:
     use_case_segments: tuple[tuple[str, str], ...] = ()
     deployments_path: str = DEFAULT_DEPLOYMENTS_PATH
     undeploy_paths: tuple[str, ...] = UNDEPLOY_PATHS
+    stores: SharedStores | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def shared_stores(self) -> SharedStores:
+        """
+        What creates the stores that ``share_via`` names.
+
+        :raises ConfigurationError: there is nothing, as outside of Airflow.
+        """
+        if self.stores is None:
+            raise ConfigurationError(
+                f"share_via is {self.share_via!r}, which needs Airflow, and these settings are of no hook of "
+                "lucidworks_provider. Outside of Airflow set share_via to 'memory'."
+            )
+        return self.stores
 
     @property
     def models_base(self) -> str:
@@ -141,6 +173,7 @@ def parse_settings(
     password: str | None,
     host: str | None,
     extra: Mapping[str, object],
+    stores: SharedStores | None = None,
 ) -> LucidworksSettings:
     """
     Validate the parts of an Airflow connection.
@@ -150,6 +183,7 @@ def parse_settings(
     :param password: the Client Secret.
     :param host: the Application ID.
     :param extra: the decoded ``extra`` of the connection.
+    :param stores: of the settings.
     :raises ConfigurationError: a field is missing or has a value that cannot work.
     """
     fields = _Fields(conn_id, extra)
@@ -196,6 +230,7 @@ def parse_settings(
         use_case_segments=fields.segments("use_case_segments"),
         deployments_path=fields.path("deployments_path", DEFAULT_DEPLOYMENTS_PATH, "customer_id"),
         undeploy_paths=fields.undeploy_paths(),
+        stores=stores,
     )
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from lucidworks_provider.client.endpoint import Call, Exchange, Steps, endpoint
 from lucidworks_provider.client.http.messages import (
+    Call,
+    Exchange,
     Request,
     Response,
+    Steps,
     check_status,
+    endpoint,
     excerpt,
     get,
     parse_json,
@@ -33,7 +37,10 @@ def list_use_cases() -> Call[dict[str, tuple[str, ...]]]:
 
     The path is an assumption (no vendor page states it): ``use_cases_path`` of the connection changes it.
     """
-    return endpoint(lambda settings: use_cases_request(settings.use_cases_url), read_use_cases)
+    return endpoint(
+        lambda settings: get("List use cases", settings.use_cases_url, endpoint="list_use_cases"),
+        read_use_cases,
+    )
 
 
 T = TypeVar("T")
@@ -65,7 +72,7 @@ def naming_models(
         else:
             return parsed
         try:
-            listed = yield Exchange(use_cases_request(settings.use_cases_url), read_use_cases, attempts=1)
+            listed = yield replace(list_use_cases().first(settings), attempts=1)
             hint = nearest(listed, use_case, model_id)
         except LucidworksError:
             hint = ""
@@ -80,11 +87,6 @@ def naming_models(
 _NAME_FIELDS = ("useCase", "usecase", "use_case", "name", "id")
 _MODEL_FIELDS = ("models", "modelIds", "modelId", "model")
 _LISTS_OF_MODELS = ("models", "modelIds")
-
-
-def use_cases_request(url: str) -> Request:
-    """Build the GET of the list of use cases."""
-    return get("List use cases", url, endpoint="list_use_cases")
 
 
 def read_use_cases(answer: Response) -> dict[str, tuple[str, ...]]:

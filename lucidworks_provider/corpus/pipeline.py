@@ -29,7 +29,6 @@ from typing import Any, Final
 from tenacity import RetryCallState, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.http.retry import Wait
 from lucidworks_provider.client.jobs import CHUNKING
 from lucidworks_provider.corpus.journal import BodyLocation, Journal
 from lucidworks_provider.corpus.parts import (
@@ -63,7 +62,7 @@ from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
 from lucidworks_provider.jobs.result_store import QuarantineReason
 from lucidworks_provider.jobs.task import Budget
-from lucidworks_provider.retrying import retry_async, retry_on
+from lucidworks_provider.retrying import Wait, retry_async, retry_on
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from lucidworks_provider.client.settings import (
 )
 from lucidworks_provider.errors import ConfigurationError, LucidworksError
 from lucidworks_provider.get_provider_info import CONN_FIELDS, UI_FIELD_BEHAVIOUR
-from lucidworks_provider.hooks.stores.supervisor import reading_connection
+from lucidworks_provider.hooks.stores import AirflowStores, reading_connection
 from lucidworks_provider.threads import import_in_thread
 
 if TYPE_CHECKING:
@@ -257,7 +257,14 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
     # Airflow decodes invalid JSON to an empty dictionary.
     if not isinstance(extra, dict) or (not extra and not _is_empty(conn.extra)):
         raise ConfigurationError(f"Connection {conn_id!r}: extra is no JSON object; write it as {{...}}.")
-    return parse_settings(conn_id, login=conn.login, password=conn.password, host=conn.host, extra=extra)
+    return parse_settings(
+        conn_id,
+        login=conn.login,
+        password=conn.password,
+        host=conn.host,
+        extra=extra,
+        stores=AirflowStores(),
+    )
 
 
 def _is_empty(extra: str | None) -> bool:

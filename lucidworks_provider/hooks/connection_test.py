@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 from lucidworks_provider.client.auth.source import TokenSource, request_token
 from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE, Request, check_status, redact
-from lucidworks_provider.client.models import list_models_request
+from lucidworks_provider.client.models import list_models
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_case_list import use_cases_request
+from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.errors import (
     LucidworksError,
     RateLimitError,
@@ -46,11 +46,11 @@ class EndpointCheck:
 
 def endpoints_of(settings: LucidworksSettings) -> Iterator[EndpointCheck]:
     """The hosts of a connection, besides the identity server."""
-    base = settings.application_base
-    yield EndpointCheck("Application", base, PREDICT_SCOPE, use_cases_request(settings.use_cases_url), True)
+    use_cases = list_use_cases().first(settings).request
+    yield EndpointCheck("Application", settings.application_base, PREDICT_SCOPE, use_cases, True)
     if settings.customer_id:
-        base = settings.models_base
-        yield EndpointCheck("Models API", settings.models_url, MODEL_SCOPE, list_models_request(base))
+        models = list_models().first(settings).request
+        yield EndpointCheck("Models API", settings.models_url, MODEL_SCOPE, models)
 
 
 def check_endpoints(
@@ -81,8 +81,8 @@ def _run(settings: LucidworksSettings, check: EndpointCheck, source: TokenSource
         # Not stored: the API server cannot write Variables.
         token = live.value if live else request_token(settings, check.scope, single_attempt=True).access_token
     except LucidworksError as err:
-        return False, f"no access. {err}"
-    access = "the fleet's live access" if live else f"a new access of {settings.auth_url}"
+        return False, f"no access token. {err}"
+    access = "the shared access token" if live else f"a new access token of {settings.auth_url}"
     try:
         with closing(SyncTransport(settings)) as transport:
             answer = redact(transport.send(check.request, token), token, settings.client_secret)

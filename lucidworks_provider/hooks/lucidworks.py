@@ -11,8 +11,8 @@ from lucidworks_provider.hooks.auth import LucidworksAuthHook
 
 if TYPE_CHECKING:
     from lucidworks_provider.client.client import LucidworksClient
-    from lucidworks_provider.client.endpoint import Call
     from lucidworks_provider.client.http.aio import AsyncTransport
+    from lucidworks_provider.client.http.messages import Call
     from lucidworks_provider.client.http.rate_limiter import RateLimitStats
 
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from lucidworks_provider.client.auth.redaction import redact_in_logs
+from lucidworks_provider.client.secrets import redact_in_logs
 from lucidworks_provider.errors import ConfigurationError
-from lucidworks_provider.hooks.stores.supervisor import reading_connection
+from lucidworks_provider.hooks.stores import reading_connection
 
 # Names of a key in the extra of a connection, after its password.
 _KEYS = ("api_key", "apiKey", "openai_api_key", "key")

@@ -22,7 +22,7 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.endpoint import Call
+from lucidworks_provider.client.http.messages import Call
 from lucidworks_provider.client.jobs import SMALL_BODY, JobKind, JobState, PollResult, parse_poll, poll_job
 from lucidworks_provider.client.models import Deployment, Progress
 from lucidworks_provider.errors import (

@@ -370,7 +370,7 @@ class JobTask(ABC, Generic[File]):
         """POST one part, again where its outcome is unknown and the policy allows it."""
         from tenacity import AsyncRetrying
 
-        from lucidworks_provider.client.http.retry import Wait
+        from lucidworks_provider.retrying import Wait
 
         policy = retry_on(
             SubmissionUnknownError,

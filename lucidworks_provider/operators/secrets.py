@@ -14,8 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.auth.redaction import TokenText
-from lucidworks_provider.client.secrets import MASK, is_secret_name
+from lucidworks_provider.client.secrets import MASK, TokenText, is_secret_name
 from lucidworks_provider.errors import InputError
 
 if TYPE_CHECKING:

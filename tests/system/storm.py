@@ -60,15 +60,15 @@ class Figures:
 async def send_on() -> list[tuple[float, float, int]]:
     """In a process of its own: a few senders with pauses; when each request was sent and answered, and how."""
     from lucidworks_provider.client.http.messages import get
-    from lucidworks_provider.client.http.request_queue import queue_of
+    from lucidworks_provider.client.http.rate_limiter import queue_of
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     hook = LucidworksHook()
     token = await hook.aget_token()
     settings = hook.get_settings()
     queue = queue_of(settings.application_base, settings)
-    if queue._pause is not None:
-        queue._pause._store.read()
+    if settings.share_via != "memory":
+        settings.shared_stores.pause_store(settings, "other").read()  # loads the library
     permitted: dict[object, float] = {}
     acquire = queue.aacquire
 

@@ -24,9 +24,9 @@ from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Clocks, Failed, Snapshot
 from lucidworks_provider.client.auth.source import TOLERANCE, ServerClock, TokenCache
 from lucidworks_provider.client.auth.token import AccessToken, TokenResponse
-from lucidworks_provider.client.http.retry import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 from lucidworks_provider.errors import LucidworksError, ServiceError, TokenRefusedError, TokenStoreError
 from lucidworks_provider.hooks.stores.variables import VariableTokenStore
+from lucidworks_provider.retrying import ATTEMPTS, LONGEST_WAIT, TOKEN_ROUNDS
 
 Steps = Generator[float, None, Any]
 

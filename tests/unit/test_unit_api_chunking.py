@@ -13,13 +13,15 @@ from lucidworks_provider.client.chunking import (
     ChunkingOptions,
     check_text,
     read_result,
-    submit_request,
+    submit_text,
 )
 from lucidworks_provider.client.http.messages import Response
 from lucidworks_provider.client.jobs import CHUNKING, JobState, poll_request, read_submission
+from lucidworks_provider.client.settings import parse_settings
 from lucidworks_provider.errors import InputError, MalformedAnswerError, NoJobIdError, RequestRefusedError
 
 BASE = "https://app.example"
+SETTINGS = parse_settings("c", login="i", password="s", host=None, extra={"application_url": BASE})
 
 
 def test_rendered_options_are_in_their_types() -> None:
@@ -97,7 +99,7 @@ def test_the_request_is_the_documented_one() -> None:
         {"maxChunkSize": 512, "approximate": True},
         {"vectorQuantizationMethod": "max-scale", "dimReductionSize": 256},
     )
-    request = submit_request(BASE, options, "Größe")
+    request = submit_text(options, "Größe").first(SETTINGS).request
     assert (request.method, request.url) == ("POST", f"{BASE}/ai/async-chunking/semantic/my%20model%2F1")
     assert request.replayable is False
     assert json.loads(request.body or b"") == {
@@ -110,7 +112,7 @@ def test_the_request_is_the_documented_one() -> None:
 
 
 def test_what_is_not_set_is_not_sent() -> None:
-    request = submit_request(BASE, ChunkingOptions("sentence", "gte-small", None), "x")
+    request = submit_text(ChunkingOptions("sentence", "gte-small", None), "x").first(SETTINGS).request
     assert json.loads(request.body or b"") == {"batch": [{"text": "x"}]}
 
 

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Models API by values: requests, lenient readers, what counts as the same, and when waiting ends."""
+"""The Models API by values: requests, lenient readers, and what counts as the same."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lucidworks_provider.client import models as client_models
-from lucidworks_provider.client.http.messages import Request, Response
+from lucidworks_provider.client.http.messages import Call, Request, Response
 from lucidworks_provider.client.model_specs import (
     DeploymentSpec,
     Likeness,
@@ -22,8 +24,15 @@ from lucidworks_provider.client.models import (
     Deployment,
     Model,
     Progress,
+    create_deployment,
+    create_model,
+    delete_deployment,
     deployment_progress,
+    get_model,
     is_unknown_state,
+    list_deployments,
+    list_model_deployments,
+    list_models,
     merge_models,
     model_progress,
     read_deployment,
@@ -38,11 +47,11 @@ from lucidworks_provider.errors import (
     ConfigurationError,
     ForbiddenError,
     InputError,
+    LucidworksError,
     MalformedAnswerError,
     ServiceError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs.decisions import YOUNG, ResourceState, StateEnd, judge_state, state_wait
 
 CANARY = "canary-5d1f-of-a-private-key"
 DATA = {"catalog": "gs://bucket/Catalog", "signals": "gs://bucket/signals"}
@@ -86,53 +95,32 @@ def deployment(**changes: Any) -> Deployment:
 # Requests
 
 
+def request_of(call: Call[Any]) -> Request:
+    return call.first(settings(customer_id="CUST")).request
+
+
 @pytest.mark.parametrize(
-    ("request_", "method", "url", "params", "replayable"),
+    ("call", "method", "path", "params", "replayable"),
     [
-        (client_models.list_models_request(BASE), "GET", f"{BASE}/models", (), True),
-        (client_models.get_model_request(BASE, "a/b"), "GET", f"{BASE}/models/a%2Fb", (), True),
-        (
-            client_models.get_model_request(BASE, "m", metrics=True),
-            "GET",
-            f"{BASE}/models/m",
-            (("metrics", "true"),),
-            True,
-        ),
-        (
-            client_models.list_model_deployments_request(BASE, "m"),
-            "GET",
-            f"{BASE}/models/m/deployments",
-            (),
-            True,
-        ),
-        (client_models.create_model_request(BASE, training(), None), "POST", f"{BASE}/models", (), False),
-        (
-            client_models.deploy_request(f"{BASE}/deployments", DeploymentSpec("m")),
-            "POST",
-            f"{BASE}/deployments",
-            (),
-            False,
-        ),
-        (
-            client_models.undeploy_request(f"{BASE}/deployments/d", "d"),
-            "DELETE",
-            f"{BASE}/deployments/d",
-            (),
-            True,
-        ),
+        (list_models(), "GET", "/models", (), True),
+        (get_model("a/b"), "GET", "/models/a%2Fb", (), True),
+        (get_model("m", metrics=True), "GET", "/models/m", (("metrics", "true"),), True),
+        (list_model_deployments("m"), "GET", "/models/m/deployments", (), True),
+        (list_deployments(), "GET", "/deployments", (), True),
+        (create_model(training()), "POST", "/models", (), False),
+        (create_deployment(DeploymentSpec("m")), "POST", "/deployments", (), False),
     ],
 )
-def test_requests(
-    request_: Request, method: str, url: str, params: tuple[Any, ...], replayable: bool
-) -> None:
-    assert (request_.method, request_.url, request_.params) == (method, url, params)
-    assert (request_.replayable, request_.scope) == (replayable, "machinelearning.model")
-    assert (request_.body is None) == (method != "POST"), "the bodies of generated examples are an artefact"
+def test_requests(call: Call[Any], method: str, path: str, params: tuple[Any, ...], replayable: bool) -> None:
+    request = request_of(call)
+    assert (request.method, request.url, request.params) == (method, BASE + path, params)
+    assert (request.replayable, request.scope) == (replayable, "machinelearning.model")
+    assert (request.body is None) == (method != "POST"), "the bodies of generated examples are an artefact"
 
 
 def test_the_body_of_a_training() -> None:
     credentials = {"serviceAccountKey": CANARY}
-    request = client_models.create_model_request(BASE, training(), credentials)
+    request = request_of(create_model(training(), credentials))
     assert json.loads(request.body or b"") == {
         "name": "shop",
         "modelType": "ecommerce-rnn",
@@ -143,12 +131,12 @@ def test_the_body_of_a_training() -> None:
     }
     assert request.secrets == (CANARY,)
     assert CANARY not in repr(request)
-    plain = client_models.create_model_request(BASE, training(region=None, config=None), None)
+    plain = request_of(create_model(training(region=None, config=None)))
     assert set(json.loads(plain.body or b"")) == {"name", "modelType", "trainingData"}
 
 
 def test_the_body_of_a_deployment() -> None:
-    request = client_models.deploy_request(BASE, DeploymentSpec("m", "us-x", {"a": [1]}, 1, 3))
+    request = request_of(create_deployment(DeploymentSpec("m", "us-x", {"a": [1]}, 1, 3)))
     assert json.loads(request.body or b"") == {
         "modelId": "m",
         "region": "us-x",
@@ -159,47 +147,45 @@ def test_the_body_of_a_deployment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("arguments", "words"),
     [
         ({"name": " "}, ["name"]),
-        ({"name": None}, ["name"]),
+        ({"name": 3}, ["name", "3"]),
         ({"model_type": ""}, ["model_type"]),
         ({"region": ""}, ["region"]),
-        ({"region": 7}, ["region"]),
         ({"training_data": {}}, ["training_data", "catalog", "signals"]),
-        ({"training_data": "gs://x"}, ["training_data"]),
-        ({"training_data": {"catalog": "", "signals": "x"}}, ["training_data", "catalog"]),
-        ({"training_data": {"catalog": "x", "signals": 1}}, ["training_data", "signals"]),
-        ({"config": ["a"]}, ["config"]),
+        ({"training_data": "gs://b"}, ["training_data"]),
+        ({"training_data": {"catalog": 1}}, ["training_data", "catalog"]),
+        ({"config": ["a"]}, ["config", "dictionary"]),
     ],
 )
-def test_a_wrong_training_is_refused(changes: dict[str, Any], words: list[str]) -> None:
+def test_a_training_that_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        training(**changes)
-    assert [word for word in words if word not in str(caught.value)] == []
-
-
-def test_a_configuration_that_is_no_json_is_refused() -> None:
-    with pytest.raises(InputError, match="config"):
-        training(config={"a": object()})
+        TrainingSpec(**{"name": "n", "model_type": "t", "training_data": DATA} | arguments)
+    for word in words:
+        assert word in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"),
+    ("arguments", "words"),
     [
-        ({"model_id": ""}, "model_id"),
-        ({"model_id": ".."}, "model_id"),
-        ({"region": " "}, "region"),
-        ({"config": "{}"}, "config"),
-        ({"min_replicas": 0}, "min_replicas"),
-        ({"min_replicas": True}, "min_replicas"),
-        ({"max_replicas": 1.5}, "max_replicas"),
-        ({"min_replicas": 3, "max_replicas": 2}, "min_replicas"),
+        ({"model_id": ""}, ["model_id"]),
+        ({"model_id": "../models"}, []),
+        ({"min_replicas": 0}, ["min_replicas", "from 1"]),
+        ({"max_replicas": True}, ["max_replicas", "True"]),
+        ({"min_replicas": 3, "max_replicas": 2}, ["3", "2"]),
+        ({"config": "x"}, ["config"]),
     ],
 )
-def test_a_wrong_deployment_is_refused(arguments: dict[str, Any], word: str) -> None:
-    with pytest.raises(InputError, match=word):
+def test_a_placement_that_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]) -> None:
+    if not words:
+        # An id is one segment of a path, whatever is in it.
+        assert ".." in DeploymentSpec(**arguments).as_json()["modelId"]
+        return
+    with pytest.raises(InputError) as caught:
         DeploymentSpec(**{"model_id": "m"} | arguments)
+    for word in words:
+        assert word in str(caught.value)
 
 
 def test_without_a_customer_id_there_is_no_models_api() -> None:
@@ -218,20 +204,26 @@ def test_without_a_customer_id_there_is_no_models_api() -> None:
     ],
 )
 def test_every_path_of_a_deletion_names_the_deployment(extra: dict[str, str], paths: list[str]) -> None:
-    urls = list(client_models._undeployments(settings(customer_id="CUST", **extra), "d/1"))
-    assert urls == [f"https://api.lucidworks.com{path}" for path in paths]
+    steps = delete_deployment("d/1").steps(settings(customer_id="CUST", **extra))
+    requests = [next(steps).request]
+    requests += [steps.throw(UnknownResourceError("none", status=404)).request for _ in paths[1:]]
+    with pytest.raises(UnknownResourceError, match="undeploy_path"):
+        steps.throw(UnknownResourceError("none", status=404))
+    assert [one.url for one in requests] == [f"https://api.lucidworks.com{path}" for path in paths]
+    assert all((one.method, one.replayable) == ("DELETE", True) for one in requests)
+    assert {one.scope for one in requests} == {"machinelearning.model"}
 
 
 @pytest.mark.parametrize("deployment_id", ["", " ", ".", "..", "...", "\t\n", "\u200b", "/", "?", "-", "*"])
 def test_a_deletion_without_an_id_is_refused(deployment_id: str) -> None:
     with pytest.raises(InputError, match="deployment_id"):
-        list(client_models._undeployments(settings(customer_id="CUST"), deployment_id))
+        request_of(delete_deployment(deployment_id))
 
 
 @pytest.mark.parametrize("deployment_id", ["CUST", "cust", " CUST "])
 def test_the_customer_is_never_deleted(deployment_id: str) -> None:
     with pytest.raises(InputError, match="Customer ID"):
-        list(client_models._undeployments(settings(customer_id="CUST"), deployment_id))
+        request_of(delete_deployment(deployment_id))
 
 
 # Reading
@@ -262,8 +254,8 @@ def test_a_model_as_the_examples_show_it() -> None:
         shown["trainingCompleted"],
     )
     assert (read.description, read.region, read.created_by) == ("d", "us-southcarolina", "me")
-    assert [(one.id, one.region, one.state, one.deployed_at) for one in read.deployments] == [
-        ("d1", "us-x", "DEPLOYED", "2026-01-02")
+    assert [(one.id, one.model_id, one.state, one.deployed_at) for one in read.deployments] == [
+        ("d1", shown["id"], "DEPLOYED", "2026-01-02")
     ]
     assert read.sent["later"] == {"new": True}
     assert CANARY not in repr(read)
@@ -295,18 +287,20 @@ def test_lists(wrap: Any) -> None:
     assert read_models(answer(wrap([]))) == ()
 
 
+@pytest.mark.parametrize(("read", "name"), [(read_models, "[Mm]odel"), (read_deployments, "[Dd]eployment")])
 @pytest.mark.parametrize(
-    "body", [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{"]
+    "body", [b"<html>", b'"text"', b"{}", b"null", [1], {"a": [], "b": []}, [{"name": "no id"}], b"[{", b""]
 )
-def test_what_is_no_list_is_named(body: Any) -> None:
-    with pytest.raises(MalformedAnswerError, match=r"[Mm]odel"):
-        read_models(answer(body))
+def test_what_is_no_list_is_named(body: Any, read: Any, name: str) -> None:
+    with pytest.raises(MalformedAnswerError, match=name):
+        read(answer(body))
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}])
-def test_what_is_no_model_is_named(body: Any) -> None:
-    with pytest.raises(MalformedAnswerError, match=r"[Mm]odel"):
-        read_model(answer(body))
+@pytest.mark.parametrize(("read", "name"), [(read_model, "[Mm]odel"), (read_deployment, "[Dd]eployment")])
+@pytest.mark.parametrize("body", [b"", b"[", b"<html>", [], {}, {"id": None}, {"id": " "}, {"id": True}])
+def test_what_is_no_model_is_named(body: Any, read: Any, name: str) -> None:
+    with pytest.raises(MalformedAnswerError, match=name):
+        read(answer(body))
 
 
 def test_the_id_of_something_else_is_no_models_id() -> None:
@@ -333,6 +327,27 @@ def test_a_deletion_needs_no_answer(body: Any, state: str | None) -> None:
 def test_a_page_is_no_answer_to_a_deletion() -> None:
     with pytest.raises(MalformedAnswerError, match="a page"):
         read_undeployment(answer(b" <html>please log in</html>"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "state", "name", "vectorSize", "deployments", "config", "modelId", "x"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_no_answer_breaks_a_reader(value: object) -> None:
+    for read in (read_models, read_model, read_deployments, read_deployment, read_undeployment):
+        with contextlib.suppress(LucidworksError):
+            read(answer(value))
 
 
 # Credentials
@@ -434,61 +449,6 @@ def test_unknown_states(state: str, unknown: bool) -> None:
     assert is_unknown_state(state, model_progress(state)) is unknown
 
 
-OLD = YOUNG + 1
-MISSING = ResourceState(Progress.GONE, None)
-
-
-def seen(state: str, kind: str = "deployment") -> ResourceState:
-    return ResourceState((deployment_progress if kind == "deployment" else model_progress)(state), state)
-
-
-@pytest.mark.parametrize(
-    ("target", "resource", "age", "left", "end"),
-    [
-        ("ready", seen("AVAILABLE", "model"), 0, 9, StateEnd.REACHED),
-        ("ready", seen("AVAILABLE", "model"), 0, 0, StateEnd.REACHED),
-        ("ready", seen("TRAINING", "model"), 0, 9, None),
-        ("ready", seen("TRAINING", "model"), 0, 0, StateEnd.TIMEOUT),
-        ("ready", seen("", "model"), OLD, 9, None),
-        ("ready", seen("TRAIN_FAILED", "model"), 0, 9, StateEnd.FAILED),
-        ("ready", MISSING, 0, 9, None),
-        ("ready", MISSING, 0, 0, StateEnd.TIMEOUT),
-        ("ready", MISSING, OLD, 9, StateEnd.FAILED),
-        ("ready", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
-        ("ready", seen("DELETING"), 0, 9, StateEnd.FAILED),
-        ("ready", seen("DEPLOY_FAILED"), 0, 9, StateEnd.FAILED),
-        ("gone", MISSING, 0, 9, StateEnd.REACHED),
-        ("gone", seen("DELETED"), 0, 9, StateEnd.REACHED),
-        ("gone", seen("DELETING"), 0, 9, None),
-        ("gone", seen("DELETING"), 0, 0, StateEnd.TIMEOUT),
-        ("gone", seen("DELETE_FAILED"), OLD, 9, StateEnd.FAILED),
-        ("DEPLOYED", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
-        ("deployed", seen("DEPLOYED"), 0, 9, StateEnd.REACHED),
-        ("DELETED", MISSING, 0, 9, StateEnd.REACHED),
-        ("CUSTOM", seen("custom"), 0, 9, StateEnd.REACHED),
-        ("CUSTOM", seen("DEPLOYED"), 0, 9, None),
-    ],
-)
-def test_when_waiting_ends(
-    target: str, resource: ResourceState, age: float, left: float, end: StateEnd | None
-) -> None:
-    assert judge_state(target, resource, age=age, left=left) is end
-
-
-@pytest.mark.parametrize(
-    ("state", "age"), [("DEPLOY_FAILED", 0), ("DEPLOY_FAILED", OLD), ("DELETE_FAILED", 0)]
-)
-def test_a_deletion_outlives_failures_from_before_it(state: str, age: float) -> None:
-    assert judge_state("gone", seen(state), age=age, left=9) is None
-
-
-def test_the_wait_until_the_next_poll() -> None:
-    assert state_wait(60, 100, lambda: 1.0) == 60
-    assert state_wait(60, 100, lambda: 0.0) == 48
-    assert state_wait(60, 5, lambda: 1.0) == 5
-    assert state_wait(60, -1, lambda: 1.0) == 0
-
-
 # What exists against what is asked for
 
 SAME, UNCERTAIN, DIFFERENT = Likeness
@@ -537,6 +497,8 @@ SAME, UNCERTAIN, DIFFERENT = Likeness
         ({"config": {**CONFIG, "list": [128, 128]}}, DIFFERENT),
         ({"config": {"list": [128]}}, DIFFERENT),
         ({"config": None, "region": "eu"}, DIFFERENT),
+        ({"config": "mlp"}, DIFFERENT),
+        ({"name": None, "modelType": "text-encoder"}, DIFFERENT),
     ],
     ids=str,
 )
@@ -585,6 +547,7 @@ def test_likeness_of_a_deployment(changes: dict[str, Any], likeness: Likeness) -
         ([("a", "TRAINING", "2026-01-02"), ("b", "AVAILABLE", "2026-01-01")], "b"),
         ([("a", "AVAILABLE", "2026-01-01"), ("b", "AVAILABLE", "2026-01-02")], "b"),
         ([("a", "TRAINING", "2026-01-03"), ("b", "QUEUED", "2026-01-02")], "a"),
+        ([("a", "WHATEVER", "2026-01-03")], "a"),
         ([("a", "AVAILABLE", None), ("b", "AVAILABLE", "2026-01-02")], "b"),
         ([("a", "TRAIN_FAILED", "2026-01-02")], None),
         ([("a", "CANCELLED", "2026-01-02"), ("b", "DELETING", "2026-01-02")], None),

@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucidworks_provider.client import use_cases
-from lucidworks_provider.client.http.messages import Response, read_blanked
+from lucidworks_provider.client.http.messages import Call, Request, Response, read_blanked
 from lucidworks_provider.client.prediction_types import Prediction
 from lucidworks_provider.client.predictions import (
-    predict_request,
-    prompt_request,
+    predict_items,
+    preview_prompt,
     read_prompt,
-    submit_request,
-    tokenize_request,
+    submit_items,
+    tokenize,
 )
+from lucidworks_provider.client.settings import parse_settings
 from lucidworks_provider.client.use_cases import (
     MAX_BATCH,
     USE_CASES,
@@ -36,11 +37,16 @@ MODEL = "llama-3-8b-instruct"
 KEY = "sk-canary-0123456789abcdef"
 MEMORY = "53417d2f-6b0e-47e4-8610-e6842b84a87b"
 ONE = (Item({"text": "x"}),)
+CONNECTION: dict[str, Any] = {"login": "i", "password": "s", "host": None}
 NAN, INFINITE = float("nan"), float("inf")
 
 
-def sent_by(request: Any) -> Any:
-    return json.loads(request.body)
+def request_of(call: Call[Any], **extra: Any) -> Request:
+    return call.first(parse_settings("c", **CONNECTION, extra=extra | {"application_url": BASE})).request
+
+
+def sent_by(request: Request) -> Any:
+    return json.loads(request.body or b"")
 
 
 def without_required(use_case: str) -> dict[str, Any]:
@@ -251,7 +257,7 @@ def test_underscores_and_hyphens_are_alike(use_case: str) -> None:
 def test_nothing_that_is_shown_or_stored_has_a_key() -> None:
     model_config = {"apiKey": KEY, "serviceAccountKey": KEY, "service_account_key": KEY, "temperature": 1}
     options: PredictionOptions[Any] = PredictionOptions("rag", "gpt-4o", None, model_config)
-    request = predict_request(BASE, "rag", options, read_items(RAG_INPUTS, options))
+    request = request_of(predict_items(options, read_items(RAG_INPUTS, options)))
     for shown in (repr(options), str(options), repr(request), json.dumps(options.as_json())):
         assert KEY not in shown
     assert options.as_json()["model_config"] == {"temperature": 1}
@@ -259,18 +265,18 @@ def test_nothing_that_is_shown_or_stored_has_a_key() -> None:
     assert sent_by(request)["modelConfig"]["apiKey"] == KEY
 
 
-@pytest.mark.parametrize("call", [submit_request, predict_request])
+@pytest.mark.parametrize("call", [submit_items, predict_items])
 def test_every_request_with_a_key_names_it_as_a_secret(call: Callable[..., Any]) -> None:
     options = use_cases.passthrough("gpt-4o", model_config={"apiKey": KEY})
-    assert call(BASE, "passthrough", options, ONE).secrets == (KEY,)
-    assert prompt_request(BASE, options, ONE).secrets == (KEY,)
+    assert request_of(call(options, ONE)).secrets == (KEY,)
+    assert request_of(preview_prompt(options, ["x"])).secrets == (KEY,)
 
 
 def test_previews_take_the_options_of_what_they_preview() -> None:
     with pytest.raises(InputError, match="tokenize takes the options of 'embedding', not of 'passthrough'"):
-        tokenize_request(BASE, use_cases.passthrough("m"), ONE)
+        tokenize(use_cases.passthrough("m"), ["x"])
     with pytest.raises(InputError, match="preview_prompt takes the options of 'passthrough', not of 'ner'"):
-        prompt_request(BASE, use_cases.ner("m"), ONE)
+        preview_prompt(use_cases.ner("m"), ["x"])
 
 
 @pytest.mark.parametrize("placeholder", ["x", "key", "prompt", "placeholder", "YOUR_API_KEY"])
@@ -279,7 +285,7 @@ def test_a_placeholder_for_a_key_is_not_blanked_in_answers(placeholder: str) -> 
     told = Response(
         200, {}, json.dumps({"prompt": f"Explain the key x of your prompt, {placeholder}."}).encode()
     )
-    request = prompt_request(BASE, options, ONE)
+    request = request_of(preview_prompt(options, ["x"]))
     assert read_blanked(read_prompt, told, *request.secrets).text.endswith(f"prompt, {placeholder}.")
 
 
@@ -403,7 +409,7 @@ def test_a_request_takes_1_to_32_inputs(count: int) -> None:
 def test_what_has_no_asynchronous_page_is_not_submitted(use_case: str) -> None:
     options: PredictionOptions[Any] = PredictionOptions(use_case, "gte-small", without_required(use_case))
     with pytest.raises(InputError, match=f"{use_case}.*asynchronously.*LucidworksPredictionOperator"):
-        submit_request(BASE, use_case, options, ONE)
+        submit_items(options, ONE)
 
 
 # What is sent
@@ -454,14 +460,14 @@ def test_bodies_have_the_vendors_names_and_nothing_else(
     options: PredictionOptions[Any], config: object, model_config: object
 ) -> None:
     items = (Item({"text": "Größe"}, "mine"),)
-    request = predict_request(BASE, options.use_case, options, items)
+    request = request_of(predict_items(options, items))
     wanted = {"batch": [{"text": "Größe"}], "useCaseConfig": config, "modelConfig": model_config}
     assert sent_by(request) == {name: value for name, value in wanted.items() if value is not None}
     assert "Größe".encode() in (request.body or b""), "not escaped"
     assert (request.method, request.url) == ("POST", f"{BASE}/ai/prediction/{options.use_case}/m")
     assert request.replayable is True
     if options.known.asynchronous:
-        submission = submit_request(BASE, options.use_case, options, items)
+        submission = request_of(submit_items(options, items))
         assert submission.url == f"{BASE}/ai/async-prediction/{options.use_case}/m"
         assert (submission.body, submission.replayable) == (request.body, False)
 
@@ -477,18 +483,21 @@ def test_a_text_is_no_list_of_labels(wrong: Any) -> None:
 def test_documents_go_as_they_are_and_the_id_stays_here() -> None:
     document = DOCUMENT | {"title": "Off to Germany!", "date": "2022-01-31T19:31:34Z", "lang": "en"}
     items = read_items([{"text": "Why?", "documents": [document], "id": 7}], RAG)
-    assert sent_by(predict_request(BASE, "rag", RAG, items)) == {
+    assert sent_by(request_of(predict_items(RAG, items))) == {
         "batch": [{"text": "Why?", "documents": [document]}]
     }
 
 
 def test_segments_are_quoted_and_the_previews_have_paths_of_their_own() -> None:
     options = use_cases.embedding("my model/1", data_type="query")
-    assert predict_request(BASE, "a/b", options, ONE).url == f"{BASE}/ai/prediction/a%2Fb/my%20model%2F1"
-    tokens = tokenize_request(BASE, options, ONE)
+    other: PredictionOptions[Any] = PredictionOptions("a/b", options.model_id)
+    assert request_of(predict_items(other, ONE)).url == f"{BASE}/ai/prediction/a%2Fb/my%20model%2F1"
+    renamed = request_of(predict_items(options, ONE), use_case_segments={"embedding": "vectors"})
+    assert renamed.url == f"{BASE}/ai/prediction/vectors/my%20model%2F1"
+    tokens = request_of(tokenize(options, ["x"]))
     assert (tokens.method, tokens.url) == ("POST", f"{BASE}/ai/tokenization/my%20model%2F1")
     assert sent_by(tokens) == {"batch": [{"text": "x"}], "useCaseConfig": {"dataType": "query"}}
-    prompt = prompt_request(BASE, use_cases.passthrough("m", use_system_prompt=True), ONE)
+    prompt = request_of(preview_prompt(use_cases.passthrough("m", use_system_prompt=True), ["x"]))
     assert (prompt.method, prompt.url) == ("POST", f"{BASE}/ai/prompt/passthrough/m")
     assert sent_by(prompt) == {"batch": [{"text": "x"}], "useCaseConfig": {"useSystemPrompt": True}}
 
@@ -525,7 +534,7 @@ def test_no_options_raise_anything_but_input_errors(
         items = read_items(inputs, options)
     except InputError:
         return
-    assert sent_by(predict_request(BASE, use_case, options, items))["batch"]
+    assert sent_by(request_of(predict_items(options, items)))["batch"]
 
 
 ODD = st.sampled_from([NAN, INFINITE, "\ud800", b"x", (), {1}, {(1,): 1}, 10**400, None])
@@ -545,5 +554,5 @@ def test_what_passes_can_be_sent(where: str, value: Any) -> None:
     except InputError:
         return
     json.dumps(options.as_json())
-    assert sent_by(predict_request(BASE, "sentiment", options, items))["batch"]
+    assert sent_by(request_of(predict_items(options, items)))["batch"]
     assert all((item.id or "").encode() is not None for item in items)

@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 from rate_limit_world import Bucket, Fixed, Fleet, Limit, Shedding, Sliding, Storm, Unlimited, World
 
-from lucidworks_provider.client.http import retry
+from lucidworks_provider import retrying
 from lucidworks_provider.client.http.rate_limiter import (
     FIRST_RATE,
     PATIENCE,
@@ -119,7 +119,7 @@ def test_a_refused_probe_pauses_for_its_retry_after() -> None:
 
 
 def test_no_pause_is_longer_than_the_longest() -> None:
-    assert paused(0.0, 86_400.0).wait(0.0) == retry.LONGEST_RETRY_AFTER
+    assert paused(0.0, 86_400.0).wait(0.0) == retrying.LONGEST_RETRY_AFTER
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.0])

@@ -8,15 +8,16 @@ import json
 import logging
 import time
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pytest
 
-from lucidworks_provider.client.auth.redaction import redact_in_logs
-from lucidworks_provider.client.http.messages import Response, read_blanked, scrub, vendor_message
+from lucidworks_provider.client.http.messages import Response, read_blanked, redact, scrub, vendor_message
 from lucidworks_provider.client.secrets import (
     blank,
     is_secret_name,
     parts_of,
+    redact_in_logs,
     secrets_in,
     without_secrets,
 )
@@ -142,6 +143,7 @@ def test_a_key_at_which_a_message_was_cut(cut: int) -> None:
     assert blank(f"Unknown key {KEY[:cut]}", [KEY]) == "Unknown key ***"
 
 
+@pytest.mark.alone
 def test_a_large_body_is_searched_in_time() -> None:
     body = "... " * (1 << 20) + json.dumps(ACCOUNT)
     began = time.monotonic()
@@ -174,11 +176,26 @@ def test_a_result_is_not_altered_and_an_error_is_blanked_before_it_is_cut() -> N
         "sk-s3c...r3t",
         "s3c****r3t",
         "input: {'x': apiKey=s3cr3t-v}",
+        "Bearer eyJraWQiOiJ4In0.eyJzdWIiOiJ5In0.c2lnbmF0dXJl",
+        "Authorization: Basic ZGVtbzpzZWNyZXQ=",
+        '{"client_secret": "s3cr3t-value"}',
+        "client_secret=s3cr3t-value&x=1",
+        '{"serviceAccountKey": "s3cr3t-value"}',
+        '{"apiKey":"s3cr3t-value"}',
+        # A key file is JSON within JSON, and an excerpt may be cut anywhere.
+        r'{"serviceAccountKey": "{\"type\": \"x\", \"private_key\": \"s3cr3t-value',
+        r"pe\": \"x\", \"private_key\": \"s3cr3t-value\"}",
+        '{"credentials": {"private_key": "s3cr3t-value"}}',
+        "Nobody knows sk-canary-s3cr3t-0123456789.",
+        "Nobody knows 'sk-ant-api03-s3cr3tXYZ'",
+        "0123456789s3cr3t0123456789 is no key",
+        "A key file: -----BEGIN PRIVATE KEY----- MIIEs3cr3t",
     ],
 )
 def test_a_key_that_nobody_knows_is_scrubbed_by_its_name_or_form(text: str) -> None:
-    assert "s3c" not in scrub(text)
-    assert "r3t" not in scrub(text)
+    shown = scrub(text)
+    for secret in ("s3c", "r3t", "eyJ", "ZGVtbzpzZWNyZXQ"):
+        assert secret not in shown
 
 
 @pytest.mark.parametrize(
@@ -189,12 +206,33 @@ def test_a_key_that_nobody_knows_is_scrubbed_by_its_name_or_form(text: str) -> N
         "keywords: one, two",
         "monkey=banana",
         "sk-learn",
+        "Unknown model 'text-embedding-3-large-2024-07-18' or llama-3-8b-instruct.",
+        "Job 0f0c41ad-6a5a-4b7e-9d07-6c1f3f5d8a10 is not known.",
+        "HTTP 503 from upstream 10.1.2.3:8443 after 123456789012345678901234567890 ms",
     ],
 )
 def test_what_is_no_key_is_shown(text: str) -> None:
     assert scrub(text) == text
 
 
+@pytest.mark.parametrize("secret", ['quo"ted\\\\ä', "pl+ain/with%signs", "plain"])
+@pytest.mark.parametrize(
+    "write", [str, json.dumps, lambda s: json.dumps(s, ensure_ascii=False), quote, quote_plus]
+)
+def test_a_quoted_secret_is_blanked_however_it_is_written(secret: str, write: Any) -> None:
+    written = write(secret).strip('"')
+    answer = redact(Response(401, {}, f"<p>{written} is wrong</p>".encode()), secret)
+    assert answer.body == b"<p>*** is wrong</p>"
+
+
+def test_a_large_answer_is_cleaned_too() -> None:
+    quoting = Response(400, {}, b"x" * 200_000 + b"canary-of-a-token")
+    assert b"canary" not in redact(quoting, "canary-of-a-token").body
+    inner = json.dumps({"key": 'a"canary'})
+    assert b"canary" not in redact(Response(400, {}, json.dumps({"said": inner}).encode()), 'a"canary').body
+
+
+@pytest.mark.alone
 def test_scrubbing_takes_linear_time() -> None:
     began = time.monotonic()
     for text in ("a" * 200_000, "a=" * 100_000, "*" * 200_000, '\\"' * 100_000, "token" * 40_000):

@@ -6,18 +6,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
-from lucidworks_provider.client.http.shared_pause import (
-    LONGEST,
-    REMEMBERED,
+from lucidworks_provider.client.auth.token import TokenIdentity
+from lucidworks_provider.client.http.rate_limiter import (
+    END_KEPT,
+    MAX_PAUSE,
     PauseRecord,
+    PauseStore,
     SharedPause,
     shared_pause,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import TokenStoreError
+from lucidworks_provider.hooks.stores import AirflowStores
 from lucidworks_provider.hooks.stores import variables as variable_stores
 from lucidworks_provider.hooks.stores.redis import RedisPauseStore
 from lucidworks_provider.hooks.stores.variables import VariablePauseStore
@@ -73,12 +78,12 @@ def board() -> Board:
 
 @pytest.fixture
 def one(board: Board) -> SharedPause:
-    return SharedPause(board)
+    return SharedPause(lambda: board)
 
 
 @pytest.fixture
 def other(board: Board) -> SharedPause:
-    return SharedPause(board)
+    return SharedPause(lambda: board)
 
 
 def test_one_of_those_who_were_refused_asks_again(board: Board, one: SharedPause, other: SharedPause) -> None:
@@ -149,7 +154,7 @@ def test_an_end_leaves_anothers_pause_alone(board: Board, one: SharedPause, othe
 
 def test_no_pause_is_longer_than_two_minutes(board: Board, one: SharedPause) -> None:
     one.hold(86_400)
-    assert board.until == LONGEST
+    assert board.until == MAX_PAUSE
 
 
 def test_without_the_store_each_process_asks_for_itself(
@@ -173,6 +178,10 @@ def test_without_the_store_each_process_asks_for_itself(
 # --- Variables
 
 
+def new_store() -> VariablePauseStore:
+    return VariablePauseStore("name")
+
+
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found: dict[str, str] = {}
@@ -183,7 +192,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_a_variable_shows_the_pause_to_other_processes(variables: dict[str, str]) -> None:
-    one, other = SharedPause(VariablePauseStore("name")), SharedPause(VariablePauseStore("name"))
+    one, other = SharedPause(new_store), SharedPause(new_store)
     one.hold(30)
     assert other.ask(2, 0) == pytest.approx(3, abs=0.1)
     assert list(variables) == ["lucidworks_pause_name"]
@@ -193,8 +202,8 @@ def test_a_variable_shows_the_pause_to_other_processes(variables: dict[str, str]
 
 
 def test_the_end_of_a_pause_is_forgotten(variables: dict[str, str]) -> None:
-    variables["lucidworks_pause_name"] = json.dumps(["", 0, 0, time.time() - REMEMBERED - 1])
-    assert SharedPause(VariablePauseStore("name")).ask(2, 1_000) == 0
+    variables["lucidworks_pause_name"] = json.dumps(["", 0, 0, time.time() - END_KEPT - 1])
+    assert SharedPause(new_store).ask(2, 1_000) == 0
 
 
 @pytest.mark.parametrize("minutes_off", [-60, 60])
@@ -224,10 +233,10 @@ def test_what_somebody_wrote_into_the_variable_holds_nobody_for_long(
     variables: dict[str, str], text: str
 ) -> None:
     variables["lucidworks_pause_name"] = text
-    assert 0 <= VariablePauseStore("name").read().left <= LONGEST
-    asked = SharedPause(VariablePauseStore("name")).ask(2, 0)
+    assert 0 <= VariablePauseStore("name").read().left <= MAX_PAUSE
+    asked = SharedPause(new_store).ask(2, 0)
     assert asked is not None
-    assert asked <= 0.1 * LONGEST
+    assert asked <= 0.1 * MAX_PAUSE
     if "1e999" not in text:
         assert asked == 0
 
@@ -235,20 +244,49 @@ def test_what_somebody_wrote_into_the_variable_holds_nobody_for_long(
 # --- where
 
 
-def test_where_a_fleet_shares_its_pause() -> None:
-    def settings(**parts: str) -> LucidworksSettings:
-        return LucidworksSettings("lw", "i", "s", **parts)  # type: ignore[arg-type]
+class Stores:
+    """Notes which stores were made."""
 
-    assert shared_pause(settings(share_via="memory"), "https://app.test") is None
-    assert shared_pause(settings(share_via="redis"), "https://app.test") is None, "the token's store says so"
-    redis = shared_pause(settings(share_via="redis", redis_conn_id="r"), "https://app.test")
-    assert redis is not None
-    assert isinstance(redis._store, RedisPauseStore)
-    names = set()
-    for url in ("https://app.test", "https://models.test"):
-        found = shared_pause(settings(share_via="variable"), url)
-        assert found is not None
-        assert isinstance(found._store, VariablePauseStore)
-        names.add(found._store._key)
-    assert len(names) == 2, "the Models API has a limit of its own"
-    assert not any("test" in name for name in names)
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> NoReturn:
+        raise AssertionError("a pause needs no token")
+
+    def pause_store(self, settings: LucidworksSettings, name: str) -> PauseStore:
+        self.names.append(name)
+        return Board()
+
+
+def test_a_store_is_made_when_there_is_a_pause() -> None:
+    stores = Stores()
+    settings = LucidworksSettings("lw", "i", "s", share_via="airflow", stores=stores)
+    pauses = [shared_pause(settings, f"https://{host}.test") for host in ("app", "models")]
+    assert not stores.names
+    for pause in filter(None, [*pauses, *pauses]):
+        pause.hold(1)
+    assert len(set(stores.names)) == len(stores.names) == 2, "the Models API has a limit of its own"
+    assert not any("test" in name for name in stores.names)
+    assert shared_pause(replace(settings, share_via="memory"), "https://app.test") is None
+
+
+@pytest.mark.parametrize("share_via", ["airflow", "redis"])
+def test_a_pause_without_a_store_is_not_shared(share_via: str) -> None:
+    """Outside of Airflow, or without a `redis_conn_id`: the token's store raises the error."""
+    stores = AirflowStores() if share_via == "redis" else None
+    pause = shared_pause(
+        LucidworksSettings("lw", "i", "s", share_via=share_via, stores=stores), "https://app.test"
+    )
+    assert pause is not None
+    pause.hold(30)
+    assert pause.ask(2, 0) == 0
+
+
+def test_where_a_fleet_shares_its_pause() -> None:
+    settings = LucidworksSettings("lw", "i", "s", redis_conn_id="r")
+    made = {
+        via: AirflowStores().pause_store(replace(settings, share_via=via), "n")
+        for via in ("airflow", "redis")
+    }
+    assert isinstance(made["airflow"], VariablePauseStore)
+    assert isinstance(made["redis"], RedisPauseStore)

@@ -8,13 +8,11 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import Claim, TokenStore
-from lucidworks_provider.client.auth.redaction import REMEMBERED
 from lucidworks_provider.client.auth.source import (
     ESTABLISHED,
     FIRST_PAUSE,
@@ -27,6 +25,7 @@ from lucidworks_provider.client.auth.source import (
     forget_sources,
 )
 from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity, TokenResponse
+from lucidworks_provider.client.secrets import REMEMBERED
 from lucidworks_provider.errors import AuthenticationError, TokenError, TokenStoreError
 
 
@@ -55,9 +54,33 @@ class Script:
         return None if self.clock_off is None else time.time() + self.clock_off
 
 
-def source_of(store: TokenStore, script: Script) -> TokenSource:
+class Later:
+    """The clock of a process, which a test can put forward."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.seconds
+
+
+def source_of(store: TokenStore, script: Script, clock: Later | None = None) -> TokenSource:
     """A process of its own, as far as the protocol can tell."""
-    return TokenSource(store, Service(script, script.time))
+    return TokenSource(store, Service(script, script.time), monotonic=clock or time.monotonic)
+
+
+class Hanging(MemoryStore):
+    """A store whose reads hang until the test lets them go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = False
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def read(self) -> protocol.Snapshot:
+        if self.hangs:
+            self.entered.set()
+            self.leave.wait(20)
+        return super().read()
 
 
 def test_a_token_is_asked_for_once_and_kept() -> None:
@@ -69,17 +92,16 @@ def test_a_token_is_asked_for_once_and_kept() -> None:
     assert service.asked == 2
 
 
-def test_tokens_that_nothing_accepts_are_not_asked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Script()
-    source = source_of(MemoryStore(), service)
-
+def test_tokens_that_nothing_accepts_are_not_asked_for_without_end() -> None:
+    service, clock = Script(), Later()
+    source = source_of(MemoryStore(), service, clock)
     for _ in range(REFUSED_IN_A_ROW):
         source.invalidate(source.get())
     for _ in range(20):
         with pytest.raises(TokenError, match="in a row were refused"):
             source.get()
     assert service.asked == REFUSED_IN_A_ROW
-    monkeypatch.setattr(source._cache.backoff, "until", 0.0)
+    clock.seconds = FIRST_PAUSE
     source.invalidate(source.get())
     with pytest.raises(TokenError):
         source.get()
@@ -122,10 +144,10 @@ def test_an_accepted_token_ends_the_story() -> None:
     assert service.asked == 4 * REFUSED_IN_A_ROW + 1
 
 
-def test_a_failure_is_told_to_everybody_who_waited_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Script(seconds=0.2)
+def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
+    service, clock = Script(seconds=0.2), Later()
     service.error = AuthenticationError("no", status=401)
-    source = source_of(MemoryStore(), service)
+    source = source_of(MemoryStore(), service, clock)
     barrier = threading.Barrier(20)
 
     def one(_: int) -> bool:
@@ -141,7 +163,7 @@ def test_a_failure_is_told_to_everybody_who_waited_for_it(monkeypatch: pytest.Mo
             source.get()
     assert service.asked == 1, "credentials that were refused are not tried at each call"
     service.error = None
-    monkeypatch.setattr(source, "_failure", None)
+    clock.seconds = 5
     assert source.get() == "token-2", "and not for ever"
 
 
@@ -284,11 +306,18 @@ def test_only_the_same_secret_and_identity_open_a_sealed_token() -> None:
 def test_a_forked_child_gets_locks_of_its_own() -> None:
     """Also a source that only a session still holds, while another thread of the parent was busy with it."""
     service = Script()
-    source = source_of(MemoryStore(), service)
+    store, clock = Hanging(), Later()
+    source = source_of(store, service, clock)
     assert source.get() == "token-1"
-    source._acquiring.acquire()
-    forget_sources()
-    assert source.get() == "token-1", "what the store shows"
+    clock.seconds, store.hangs = 3400, True
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(source.get)
+        assert store.entered.wait(10)
+        store.hangs = False
+        forget_sources()
+        assert source.get() == "token-1", "what the store shows"
+        store.leave.set()
+        assert busy.exception(10) is not None, "the lock that it releases is another one"
     assert service.asked == 1
 
 
@@ -310,30 +339,17 @@ def test_a_quiet_scope_stays_out_of_logs(caplog: pytest.LogCaptureFixture) -> No
 
 def test_a_good_token_is_not_held_back_by_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "GRACE", 0.1)
-    entered, leave = threading.Event(), threading.Event()
-
-    class Hanging(MemoryStore):
-        hangs = False
-
-        def read(self) -> protocol.Snapshot:
-            if self.hangs:
-                entered.set()
-                leave.wait(20)
-            return super().read()
-
-    store = Hanging()
-    source = source_of(store, Script(lifetime=60.0))
+    store, clock = Hanging(), Later()
+    source = source_of(store, Script(lifetime=60.0), clock)
     assert source.get() == "token-1"
-    held = source._cache.held
-    assert held is not None
-    source._cache.held = replace(held, reread_at=0.0)
+    clock.seconds = 55
     store.hangs = True
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(source.get)
-        assert entered.wait(10)
+        assert store.entered.wait(10)
         begin = time.monotonic()
         assert source.get() == "token-1", "another thread"
         assert asyncio.run(asyncio.wait_for(source.aget(), 10)) == "token-1"
         assert time.monotonic() - begin < 8
-        leave.set()
+        store.leave.set()
         assert looking.result(10) == "token-1"

@@ -1,35 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of ``state_decision``, and what counts as made already."""
+"""The table of ``state_decision``: when a wait for a model or a deployment ends."""
 
 from __future__ import annotations
-
-import contextlib
-import json
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucidworks_provider.client.http.messages import Response
-from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec, choose
 from lucidworks_provider.client.models import (
     Progress,
-    create_model_request,
     deployment_progress,
     model_progress,
-    read_deployment,
-    read_deployments,
-    read_model,
-    read_models,
-    read_undeployment,
-    undeploy_request,
 )
 from lucidworks_provider.errors import (
     ConfigurationError,
-    InputError,
     LucidworksError,
-    MalformedAnswerError,
     ServiceError,
 )
 from lucidworks_provider.jobs.decisions import (
@@ -48,10 +33,6 @@ from lucidworks_provider.jobs.decisions import (
 WAIT = None
 DONE, FAILED, LATE = StateEnd.REACHED, StateEnd.FAILED, StateEnd.TIMEOUT
 OLD = YOUNG + 1
-
-
-def ok(value: object) -> Response:
-    return Response(200, {}, json.dumps(value).encode())
 
 
 @pytest.mark.parametrize(
@@ -83,6 +64,9 @@ def ok(value: object) -> Response:
         ("deployment", None, "DELETED", DONE),
         ("deployment", "DELETE_FAILED", GONE, FAILED),
         ("deployment", "DEPLOYED", "DELETED", WAIT),
+        ("deployment", "DEPLOYED", "deployed", DONE),
+        ("deployment", "custom", "CUSTOM", DONE),
+        ("deployment", "DEPLOYED", "CUSTOM", WAIT),
     ],
 )
 def test_what_a_state_means(kind: str, state: str | None, target: str, ending: StateEnd | None) -> None:
@@ -98,6 +82,23 @@ def test_what_was_created_a_moment_ago_may_not_be_listed_yet() -> None:
     assert judge_state(READY, nothing, age=1, left=100) is WAIT
     assert judge_state(READY, nothing, age=1, left=0) is LATE
     assert judge_state(GONE, nothing, age=1, left=100) is DONE
+    failed = ResourceState(Progress.FAILED, "TRAIN_FAILED")
+    assert judge_state(READY, failed, age=1, left=100) is FAILED
+
+
+@pytest.mark.parametrize(
+    ("state", "age"), [("DEPLOY_FAILED", 0), ("DEPLOY_FAILED", OLD), ("DELETE_FAILED", 0)]
+)
+def test_a_deletion_outlives_failures_from_before_it(state: str, age: float) -> None:
+    seen = ResourceState(deployment_progress(state), state)
+    assert judge_state(GONE, seen, age=age, left=9) is WAIT
+
+
+def test_the_wait_until_the_next_poll() -> None:
+    assert state_wait(60, 100, lambda: 1.0) == 60
+    assert state_wait(60, 100, lambda: 0.0) == 48
+    assert state_wait(60, 5, lambda: 1.0) == 5
+    assert state_wait(60, -1, lambda: 1.0) == 0
 
 
 @given(interval=st.floats(0.01, 1000), left=st.floats(-10, 1000), spread=st.floats(0, 1))
@@ -133,186 +134,3 @@ def test_errors_and_the_deadline_of_a_wait_for_a_state() -> None:
     assert "ConfigurationError: no customer_id" in ended.message
     odd = ResourceState(Progress.RUNNING, "RESTING")
     assert outcome_of(odd).message == "RESTING is not a known state."
-
-
-DATA = {"catalog": "gs://b/c", "signals": "gs://b/s"}
-TRAINING = TrainingSpec(
-    "n", "ecommerce-rnn", DATA, "r", {"trainer_config.trn_batch_size": 64, "names": ["gru"]}
-)
-
-
-def listed(**fields: Any) -> dict[str, Any]:
-    """A model as a list shows it, made as TRAINING asks for."""
-    shown = {"id": "m", "state": "AVAILABLE", **TRAINING.as_json(), "vectorSize": "384"}
-    return {k: v for k, v in (shown | fields).items() if v is not ...}
-
-
-@pytest.mark.parametrize(
-    ("fields", "ours"),
-    [
-        ({}, True),
-        ({"state": "TRAINING"}, True),
-        ({"state": "WHATEVER"}, True),
-        ({"state": "TRAIN_FAILED"}, False),
-        ({"name": "other"}, False),
-        ({"region": "elsewhere"}, False),
-        ({"config": {"trainer_config.trn_batch_size": "64", "names": ["gru"], "more": 1}}, True),
-        ({"config": {"trainer_config.trn_batch_size": 65}}, False),
-        ({"config": {"names": ["lstm"]}}, False),
-        ({"config": "mlp"}, False),
-        ({"trainingData": DATA | {"catalog": "gs://b/other"}}, False),
-    ],
-)
-def test_a_retry_finds_what_was_made_in_the_same_words(fields: dict[str, Any], ours: bool) -> None:
-    pre_trained = {"id": "text-encoder", "modelType": "text-encoder", "state": "AVAILABLE"}
-    models = read_models(ok([pre_trained, listed(**fields)]))
-    assert (choose(TRAINING, models) is not None) is ours
-
-
-def test_the_best_of_several_is_taken() -> None:
-    def best(*models: dict[str, Any]) -> str:
-        found = choose(TRAINING, read_models(ok(list(models))))
-        assert found is not None
-        return found.id
-
-    old = listed(id="old", trainingStarted="2026-01-01T00:00:00Z")
-    new = listed(id="new", trainingStarted="2026-02-01T00:00:00Z")
-    running = listed(id="running", state="TRAINING", trainingStarted="2026-03-01T00:00:00Z")
-    assert best(new, old, running) == best(old, new) == "new"
-    assert best(running) == "running"
-
-
-@pytest.mark.parametrize(
-    ("fields", "ours"),
-    [
-        ({}, True),
-        ({"state": "DEPLOYING"}, True),
-        ({"state": "DEPLOY_FAILED"}, False),
-        ({"state": "DELETING"}, False),
-        ({"minReplicas": 2}, False),
-        ({"minReplicas": "1"}, True),
-        ({"config": {}}, True),
-        ({"region": "elsewhere"}, False),
-        ({"modelId": "other"}, False),
-    ],
-)
-def test_a_deployment_is_found_again(fields: dict[str, Any], ours: bool) -> None:
-    shown = {
-        "id": "d",
-        "modelId": "m",
-        "region": "r",
-        "state": "DEPLOYED",
-        "minReplicas": 1,
-        "maxReplicas": 1,
-    }
-    found = choose(DeploymentSpec("m", "r"), read_deployments(ok([shown | fields])))
-    assert (found is not None) is ours
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"name": " "}, ["name"]),
-        ({"name": 3}, ["name", "3"]),
-        ({"model_type": ""}, ["model_type"]),
-        ({"region": ""}, ["region"]),
-        ({"training_data": {}}, ["training_data", "catalog", "signals"]),
-        ({"training_data": "gs://b"}, ["training_data"]),
-        ({"training_data": {"catalog": 1}}, ["training_data", "catalog"]),
-        ({"config": ["a"]}, ["config", "dictionary"]),
-    ],
-)
-def test_a_training_that_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(InputError) as caught:
-        TrainingSpec(**{"name": "n", "model_type": "t", "training_data": DATA} | arguments)
-    for word in words:
-        assert word in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"model_id": ""}, ["model_id"]),
-        ({"model_id": "../models"}, []),
-        ({"min_replicas": 0}, ["min_replicas", "from 1"]),
-        ({"max_replicas": True}, ["max_replicas", "True"]),
-        ({"min_replicas": 3, "max_replicas": 2}, ["3", "2"]),
-        ({"config": "x"}, ["config"]),
-    ],
-)
-def test_a_placement_that_cannot_work_is_refused(arguments: dict[str, Any], words: list[str]) -> None:
-    if not words:
-        # An id is one segment of a path, whatever is in it.
-        assert ".." in DeploymentSpec(**arguments).as_json()["modelId"]
-        return
-    with pytest.raises(InputError) as caught:
-        DeploymentSpec(**{"model_id": "m"} | arguments)
-    for word in words:
-        assert word in str(caught.value)
-
-
-def test_what_is_sent() -> None:
-    request = create_model_request("https://h/customers/c/ai", TRAINING, {"serviceAccountKey": "canary"})
-    assert request.body is not None
-    assert json.loads(request.body) == {
-        "name": "n",
-        "modelType": "ecommerce-rnn",
-        "region": "r",
-        "trainingData": DATA,
-        "config": {"trainer_config.trn_batch_size": 64, "names": ["gru"]},
-        "trainingDataCredentials": {"serviceAccountKey": "canary"},
-    }
-    assert not request.replayable
-    assert request.secrets == ("canary",)
-    assert "canary" not in repr(request)
-    assert undeploy_request("https://h", "d").replayable
-
-
-def test_credentials_that_are_echoed_are_dropped() -> None:
-    model = read_model(ok(listed(trainingDataCredentials={"serviceAccountKey": "canary"})))
-    assert "canary" not in repr(model) + json.dumps(dict(model.sent))
-
-
-def test_a_model_is_read_in_all_its_documented_forms() -> None:
-    model = read_model(ok(listed(deployments=[{"id": "d", "state": "DEPLOYED"}], later="field")))
-    assert (model.vector_size, model.deployments[0].model_id, model.sent["later"]) == (384, "m", "field")
-    # The older page shows four fields only.
-    old = read_model(ok({"id": "text-encoder", "modelType": "text-encoder", "state": "AVAILABLE"}))
-    assert (old.name, old.vector_size, old.progress) == (None, None, Progress.READY)
-    assert [one.id for one in read_models(ok({"models": [listed()]}))] == ["m"]
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"[", b"{}", b"[1]", b'[{"name": "n"}]', b'[{"id": ""}]', b'{"id": null}', b'"x"', b"<html>"],
-)
-def test_what_cannot_be_read_is_named(body: bytes) -> None:
-    for read in (read_models, read_model, read_deployments, read_deployment):
-        with pytest.raises(MalformedAnswerError):
-            read(Response(200, {}, body))
-
-
-def test_a_deletion_needs_no_body() -> None:
-    assert read_undeployment(Response(204, {}, b"")) is None
-    assert read_undeployment(ok({"id": "d", "state": "DELETED"})) == "DELETED"
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(["id", "state", "name", "vectorSize", "deployments", "config", "modelId", "x"]),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=20,
-)
-
-
-@given(JSON)
-def test_no_answer_breaks_a_reader(value: object) -> None:
-    for read in (read_models, read_model, read_deployments, read_deployment, read_undeployment):
-        with contextlib.suppress(LucidworksError):
-            read(ok(value))

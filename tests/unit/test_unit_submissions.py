@@ -296,7 +296,7 @@ def test_an_id_that_another_part_has_is_an_error(stage: Stage) -> None:
 
 
 def test_an_unknown_outcome_is_resubmitted_by_policy(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucidworks_provider.client.http.retry.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("lucidworks_provider.retrying.FIRST_WAIT", 0.001)
     lost = [4, 4, 17]
 
     def losing(position: int) -> str:

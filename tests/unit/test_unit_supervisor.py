@@ -16,7 +16,7 @@ from airflow.sdk.execution_time import task_runner
 
 from lucidworks_provider.errors import ConfigurationError, TokenStoreError
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
-from lucidworks_provider.hooks.stores import supervisor
+from lucidworks_provider.hooks.stores import has_foreign_channel
 from lucidworks_provider.hooks.stores.variables import get_variable, set_variable
 
 
@@ -98,17 +98,17 @@ def test_a_forked_child_reads_connections_of_the_environment_only(
 def test_a_supervisor_forks_a_task_with_a_channel_of_its_own(channel: Channel) -> None:
     def task() -> bool:
         task_runner.SUPERVISOR_COMMS = Channel()
-        return supervisor.has_foreign_channel()
+        return has_foreign_channel()
 
     assert in_fork(task) == {"result": False}
-    assert not supervisor.has_foreign_channel()
+    assert not has_foreign_channel()
 
 
 def test_a_channel_whose_descriptor_was_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """As multiprocessing does in a forked child, which may import this package first."""
     one, _other = socketpair()
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", SimpleNamespace(socket=one), raising=False)
-    assert not supervisor.has_foreign_channel()
+    assert not has_foreign_channel()
     with pathlib.Path(os.devnull).open() as null:
         os.dup2(null.fileno(), one.fileno())
-    assert supervisor.has_foreign_channel()
+    assert has_foreign_channel()

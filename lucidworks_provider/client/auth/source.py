@@ -25,7 +25,6 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.auth import protocol
-from lucidworks_provider.client.auth import protocol as commands
 from lucidworks_provider.client.auth.protocol import (
     RELEASED,
     Acquisition,
@@ -39,7 +38,6 @@ from lucidworks_provider.client.auth.protocol import (
     Snapshot,
     TokenStore,
 )
-from lucidworks_provider.client.auth.redaction import redact_in_logs
 from lucidworks_provider.client.auth.token import (
     AccessToken,
     TokenIdentity,
@@ -50,8 +48,8 @@ from lucidworks_provider.client.auth.token import (
     token_request,
 )
 from lucidworks_provider.client.http.messages import Request, Response, read_blanked
+from lucidworks_provider.client.secrets import redact_in_logs
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.sharing import shared_stores
 from lucidworks_provider.errors import AuthenticationError, LucidworksError, TokenError
 from lucidworks_provider.threads import in_thread
 
@@ -248,7 +246,7 @@ class TokenCache:
             refused=(*self.refused, value),
             settle=settle,
             clocks=clocks,
-            forbidden=TokenError("The fleet has no other token."),
+            forbidden=TokenError("There is no other shared access token."),
             monitor=self.monitor,
         )
 
@@ -347,13 +345,21 @@ class TokenSource:
     :param store: where the processes share it.
     :param service: the identity server.
     :param clock: the identity server's clock, shared by all sources of this process that use that server.
+    :param monotonic: this process's clock.
     """
 
-    def __init__(self, store: TokenStore, service: Service, clock: ServerClock | None = None) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        service: Service,
+        clock: ServerClock | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._service = service
         self._clock = clock or ServerClock()
-        self._clocks = Clocks(time.monotonic, self._clock.now, lambda: self._clock.synchronized)
+        self._monotonic = monotonic
+        self._clocks = Clocks(monotonic, self._clock.now, lambda: self._clock.synchronized)
         self._cache = TokenCache()
         # One thread at a time runs the protocol; the other lock guards single steps of `_cache`.
         self._acquiring = threading.Lock()
@@ -373,18 +379,18 @@ class TokenSource:
         """
         if refused is not None:
             self.invalidate(refused)
-        arrived = time.monotonic()
+        arrived = self._monotonic()
         value = self._cache.fresh(arrived)
         if value is not None:
             return value
         # With a token that still works, wait for another thread no longer than for another process.
         if self._cache.usable(arrived) is None or not self._acquiring.acquire(timeout=protocol.GRACE):
-            good = self._cache.usable(time.monotonic())
+            good = self._cache.usable(self._monotonic())
             if good is not None:
                 return good
             self._acquiring.acquire()
         try:
-            value = self._cache.fresh(time.monotonic())
+            value = self._cache.fresh(self._monotonic())
             if value is not None:
                 return value
             if self._failure is not None and self._failure[0] >= arrived:
@@ -399,16 +405,16 @@ class TokenSource:
         if refused is not None:
             self.invalidate(refused)
         loop = asyncio.get_running_loop()
-        while (value := self._cache.fresh(time.monotonic())) is None:
+        while (value := self._cache.fresh(self._monotonic())) is None:
             flight = self._flights.get(loop)
             if flight is None or flight.done():
                 flight = loop.create_task(in_thread(self.get))
                 self._flights[loop] = flight
                 flight.add_done_callback(partial(self._flight_done, loop))
-            good = self._cache.usable(time.monotonic())
+            good = self._cache.usable(self._monotonic())
             # Not awaited directly: a cancelled caller must not cancel the refresh.
             await asyncio.wait({flight}, timeout=None if good is None else protocol.GRACE)
-            value = flight.result() if flight.done() else self._cache.usable(time.monotonic())
+            value = flight.result() if flight.done() else self._cache.usable(self._monotonic())
             if value is not None and value not in self._cache.refused:
                 break
         return value
@@ -433,7 +439,7 @@ class TokenSource:
     def invalidate(self, value: str) -> None:
         """Record a 401. A token that is not in use any more is ignored."""
         with self._lock:
-            self._cache.refuse(value, time.monotonic())
+            self._cache.refuse(value, self._monotonic())
 
     def accepted(self, value: str, endpoint: str) -> None:
         """Record that an endpoint answered a call with this token with neither 401 nor 403."""
@@ -450,11 +456,11 @@ class TokenSource:
         :raises TokenError: the token was invalidated, and there is no other now.
         """
         with self._lock:
-            refused = self._cache.refuse_after_403(value, endpoint, time.monotonic())
+            refused = self._cache.refuse_after_403(value, endpoint, self._monotonic())
         if refused:
             return self.get()
         with self._acquiring:
-            held = self._cache.usable(time.monotonic())
+            held = self._cache.usable(self._monotonic())
             if held is not None and held != value:
                 return held
             try:
@@ -469,11 +475,11 @@ class TokenSource:
     def peek(self) -> AccessToken | None:
         """The live token of this process or the store, without a refresh."""
         held = self._cache.held
-        if held is not None and self._cache.usable(time.monotonic()) is not None:
+        if held is not None and self._cache.usable(self._monotonic()) is not None:
             return held.token
         token = self._store.read().token
         if token is not None and self._clock.now() >= token.expires_at and not self._clock.synchronized:
-            self._perform(commands.FetchTime())
+            self._perform(protocol.FetchTime())
         return token if token is not None and self._clock.now() < token.expires_at else None
 
     def _acquire_good(self) -> str:
@@ -484,7 +490,7 @@ class TokenSource:
                 value = self._acquire(self._cache.acquire(self._store.settle, self._clocks))
         except LucidworksError as err:
             self._failure_backoff = self._failure_backoff_after(err)
-            self._failure = (time.monotonic() + self._failure_backoff, err)
+            self._failure = (self._monotonic() + self._failure_backoff, err)
             raise
         return value
 
@@ -504,14 +510,14 @@ class TokenSource:
                 reply = self._perform(command)
                 if isinstance(reply, AccessToken):
                     unpublished = reply
-                elif isinstance(command, commands.Publish) and reply is None:
+                elif isinstance(command, protocol.Publish) and reply is None:
                     unpublished = None
         except StopIteration as stop:
             outcome: Outcome = stop.value
         except BaseException:
             # The task is being stopped; other processes need the new token.
             if unpublished is not None:
-                self._perform(commands.Publish(unpublished))
+                self._perform(protocol.Publish(unpublished))
             raise
         if outcome.warning:
             self._warn(outcome.warning)
@@ -527,20 +533,20 @@ class TokenSource:
     def _perform(self, command: Command) -> Reply:
         try:
             match command:
-                case commands.Read():
+                case protocol.Read():
                     return self._store.read()
-                case commands.WriteClaim(claim):
+                case protocol.WriteClaim(claim):
                     self._store.write_claim(claim)
-                case commands.ReleaseClaim(claim):
+                case protocol.ReleaseClaim(claim):
                     self._store.release_claim(claim)
-                case commands.Sleep(seconds):
+                case protocol.Sleep(seconds):
                     time.sleep(seconds)
-                case commands.FetchTime():
+                case protocol.FetchTime():
                     before = time.time()
                     self._clock.observe(self._service.time(), before, time.time())
-                case commands.Refresh(claim, single_attempt):
+                case protocol.Refresh(claim, single_attempt):
                     return self._refresh(claim, single_attempt=single_attempt)
-                case commands.Publish(token):
+                case protocol.Publish(token):
                     self._store.publish(token)
         except LucidworksError as err:
             return Failed(err)
@@ -561,20 +567,20 @@ class TokenSource:
             try:
                 while not wait_for([requested], timeout=protocol.HEARTBEAT).done:
                     claim = claim.next_heartbeat()
-                    if isinstance(reply := self._perform(commands.WriteClaim(claim)), Failed):
+                    if isinstance(reply := self._perform(protocol.WriteClaim(claim)), Failed):
                         log.debug("The claim could not be renewed: %s", reply.error)
             except BaseException:
                 # The task is being stopped; other processes need the new token.
                 wait_for([requested])
                 if requested.exception() is None:
-                    self._perform(commands.Publish(requested.result()))
-                self._perform(commands.ReleaseClaim(claim))
+                    self._perform(protocol.Publish(requested.result()))
+                self._perform(protocol.ReleaseClaim(claim))
                 raise
             return requested.result()
 
     def _warn(self, text: str) -> None:
         last_text, when = self._warned
-        now = time.monotonic()
+        now = self._monotonic()
         if text == last_text and now - when < _WARNING_INTERVAL:
             log.debug("Access token: %s", text)
             return
@@ -591,7 +597,7 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     """
     This process's source for a connection and scope: the same one for equal credentials.
 
-    :raises ConfigurationError: the connection's ``share_via`` lacks a field.
+    :raises ConfigurationError: the connection's ``share_via`` lacks a field, or needs Airflow.
     :raises InputError: an unknown scope.
     """
     identity = TokenIdentity(
@@ -605,20 +611,11 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
         if source is None:
             service = Service(partial(request_token, settings, scope), partial(request_time, settings))
             clock = _server_clocks.setdefault(settings.auth_url, ServerClock())
-            source = TokenSource(store_for(settings, identity), service, clock)
+            memory = settings.share_via == "memory"
+            store = MemoryStore() if memory else settings.shared_stores.token_store(settings, identity)
+            source = TokenSource(store, service, clock)
             _sources[key] = source
         return source
-
-
-def store_for(settings: LucidworksSettings, identity: TokenIdentity) -> TokenStore:
-    """
-    Return the store that the settings' ``share_via`` names.
-
-    :raises ConfigurationError: ``redis`` without a ``redis_conn_id``; anything but ``memory`` outside of Airflow.
-    """
-    if settings.share_via == "memory":
-        return MemoryStore()
-    return shared_stores(settings.share_via).token_store(settings, identity)
 
 
 def request_token(settings: LucidworksSettings, scope: str, single_attempt: bool = False) -> TokenResponse:
@@ -628,10 +625,8 @@ def request_token(settings: LucidworksSettings, scope: str, single_attempt: bool
     :param single_attempt: without the retries, and with a short timeout.
     """
     # Imported when a token is requested, not when a DAG file is parsed.
-    from tenacity import Retrying
-
-    from lucidworks_provider.client.http.retry import policy
     from lucidworks_provider.client.http.sync import SyncTransport
+    from lucidworks_provider.retrying import policy, retry_call
 
     if single_attempt:
         settings = replace(settings, timeout=min(settings.timeout, _SINGLE_ATTEMPT_TIMEOUT))
@@ -654,7 +649,7 @@ def request_token(settings: LucidworksSettings, scope: str, single_attempt: bool
             return replace(response, seconds=time.monotonic() - start)
 
         try:
-            return Retrying(**policy(replayable=True, attempts=1 if single_attempt else None))(attempt)
+            return retry_call(attempt, **policy(replayable=True, attempts=1 if single_attempt else None))
         except AuthenticationError as err:
             reason = str(err).rstrip(".")
             raise AuthenticationError(

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lucidworks_provider.client.auth.redaction import TokenText
+from lucidworks_provider.client.secrets import TokenText
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet

@@ -39,10 +39,10 @@ from lucidworks_provider.client.http.common import (
     untrusted_certificate,
 )
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
-from lucidworks_provider.client.http.request_queue import queue_for
-from lucidworks_provider.client.http.retry import TOKEN_ROUNDS
+from lucidworks_provider.client.http.rate_limiter import queue_for
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
+from lucidworks_provider.retrying import TOKEN_ROUNDS
 from lucidworks_provider.threads import in_thread
 
 # Connections per application, and so responses in memory at once.

@@ -39,12 +39,13 @@ class WithoutVectors:
     :param packed: make arrays of the standard library of vectors that hold numbers only: ``q`` for whole numbers,
         else ``d``. A quarter of a list's memory, and never a million objects at a time, which is twice as fast.
     :ivar rest: JSON exactly where the body is.
+    :ivar vectors: what was cut out.
     """
 
     def __init__(self, body: bytes, loads: Callable[[bytes], Any], *, packed: bool = False) -> None:
         # A fresh random marker cannot be in the body.
         self._mark = token_hex(16)
-        self._vectors: list[Any] = []
+        self.vectors: list[Any] = []
         parts: list[bytes] = []
         done = at = closing = 0
         while (at := body.find(_KEY, at)) >= 0:
@@ -66,8 +67,8 @@ class WithoutVectors:
                 continue  # it stays where it is, and what decodes the rest has its say
             if packed:
                 vector = _array(piece, vector)
-            parts += (body[done:begin], f'"{self._mark}{len(self._vectors)}"'.encode())
-            self._vectors.append(vector)
+            parts += (body[done:begin], f'"{self._mark}{len(self.vectors)}"'.encode())
+            self.vectors.append(vector)
             done = at = closing + 1
         self.rest = b"".join((*parts, body[done:])) if parts else body
 
@@ -77,7 +78,7 @@ class WithoutVectors:
 
         :param decoded: of :attr:`rest`; changed.
         """
-        size, left = len(self._mark), len(self._vectors)
+        size, left = len(self._mark), len(self.vectors)
         waiting = [decoded] if isinstance(decoded, dict | list) else []
         # A vector whose key came again is left over, and then all is looked at.
         while waiting and left:
@@ -85,7 +86,7 @@ class WithoutVectors:
             if type(node) is dict:
                 mark = node.get("vector")
                 if type(mark) is str and mark.startswith(self._mark):
-                    node["vector"] = self._vectors[int(mark[size:])]
+                    node["vector"] = self.vectors[int(mark[size:])]
                     left -= 1
             inner = node.values() if type(node) is dict else node
             waiting += [one for one in inner if type(one) is dict or type(one) is list]

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests and responses as values, and what an HTTP status means."""
+"""
+Requests, responses and calls as values, and what an HTTP status means.
+
+A client performs a call, synchronously or asynchronously. A call of several requests is a generator that yields
+exchanges, and receives the parsed response of each, or its error.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
 from lucidworks_provider.client.http.large_json import LARGE_BODY, WithoutVectors
 from lucidworks_provider.client.secrets import MASK, blank, is_secret_name
+from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import (
     AnswerError,
     AuthenticationError,
@@ -36,6 +42,7 @@ MODEL_SCOPE = "machinelearning.model"
 SCOPES = (PREDICT_SCOPE, MODEL_SCOPE)
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 EXCERPT_CHARACTERS = 300
 # The encodings that requests accept and both clients decode.
@@ -108,6 +115,47 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange(Generic[T]):
+    """
+    A request, and the parser of its response.
+
+    :param attempts: requests at most; None for the number of the retry policy.
+    """
+
+    request: Request
+    parse: Callable[[Response], T]
+    attempts: int | None = None
+
+
+Steps = Generator[Exchange[Any], Any, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T_co]):
+    """
+    What a client can perform.
+
+    :param steps: takes the settings, yields exchanges and returns the result.
+    """
+
+    steps: Callable[[LucidworksSettings], Steps[T_co]]
+
+    def first(self, settings: LucidworksSettings) -> Exchange[Any]:
+        """The first exchange, which is the only one of most calls."""
+        return next(self.steps(settings))
+
+
+def endpoint(build: Callable[[LucidworksSettings], Request], parse: Callable[[Response], T]) -> Call[T]:
+    """Return a call of one request."""
+
+    def steps(settings: LucidworksSettings) -> Steps[T]:
+        parsed: T = yield Exchange(build(settings), parse)
+        return parsed
+
+    return Call(steps)
 
 
 def redact(response: Response, *secrets: str) -> Response:

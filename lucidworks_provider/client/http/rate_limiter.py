@@ -2,8 +2,10 @@
 """
 When a process may send requests to an application whose rate limit is unknown.
 
-The limit may be shared with other processes, and a gateway may answer 429 at random. This module decides and has no
-clock, lock or I/O: times are parameters, and the caller waits, locks and talks to the other processes.
+The limit may be shared with other processes, and a gateway may answer 429 at random. Three classes share the work:
+:class:`AdaptiveRateLimiter` decides, without a clock, a lock or I/O, as times are parameters; :class:`SharedPause`
+agrees on pauses with the other processes of the deployment; :class:`RequestQueue` lets the threads and coroutines of
+this process wait.
 
 ==============  ==============================================================================================
 state           what may be sent
@@ -30,11 +32,32 @@ grows slowly, and exponentially after a longer time without a cut. Unused turns 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
+import os
+import random
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property, partial, wraps
+from hashlib import sha256
+from typing import Concatenate, ParamSpec, Protocol
 
-from lucidworks_provider.client.http import retry
+from lucidworks_provider import retrying
+from lucidworks_provider.client.http.messages import Request, Response, retry_after
+from lucidworks_provider.client.settings import LucidworksSettings
+from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.threads import in_thread
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 # The largest share of 429s that is taken for noise, what a limit adds to the usual share, and the smallest usual
 # share: with it, one 429 reaches CUT.
@@ -215,8 +238,8 @@ class AdaptiveRateLimiter:
         is_limit = self._is_limit(permit, now)
         self._refused_permit = max(permit, self._refused_permit)
         if self.state is State.PROBING and permit == self._probe:
-            pause = retry_after or min(retry.LONGEST_WAIT, max(retry.FIRST_WAIT, 2 * self._pause))
-            self._pause = min(pause, retry.LONGEST_RETRY_AFTER)
+            pause = retry_after or min(retrying.LONGEST_WAIT, max(retrying.FIRST_WAIT, 2 * self._pause))
+            self._pause = min(pause, retrying.LONGEST_RETRY_AFTER)
             self.state, self._until = State.PAUSED, now + self._pause * (1 + JITTER * jitter)
             return self._pause
         if not self.stopped:
@@ -305,3 +328,324 @@ class AdaptiveRateLimiter:
             if calm > CALM * below:
                 self.rate *= math.exp(((calm - CALM * below) / E_SECONDS) ** 2)
         self._next += 1 / self.rate
+
+
+# Seconds: the longest pause that is accepted from a record, and how long its end is kept.
+MAX_PAUSE, END_KEPT = 120.0, 60.0
+# Seconds without an access after the store failed.
+STORE_REST = 60.0
+# A pause may end early: the share of its remaining time after which to read the record again.
+READ_AGAIN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRecord:
+    """
+    The state of the pause in the store.
+
+    :param owner: of the pause or of the claim; empty if there is none.
+    :param left: seconds until it expires.
+    :param ended: seconds since a pause ended, if one has ended recently.
+    """
+
+    owner: str = ""
+    left: float = 0.0
+    ended: float | None = None
+
+
+class PauseStore(Protocol):
+    """
+    Every method raises an error of this package when the store cannot be used.
+
+    :param look_every: seconds between two reads, at least.
+    """
+
+    look_every: float
+
+    def read(self) -> PauseRecord: ...
+
+    def claim(self, owner: str, seconds: float) -> bool:
+        """Write a record if there is none; return whether ``owner`` has it."""
+
+    def write(self, owner: str, seconds: float) -> None:
+        """Replace the record."""
+
+    def end(self) -> None:
+        """Remove the record and write the time."""
+
+
+def _best_effort(
+    method: Callable[Concatenate[SharedPause, P], float | None],
+) -> Callable[Concatenate[SharedPause, P], float | None]:
+    """Return 0 if the store is down, and leave it alone for a while."""
+
+    @wraps(method)
+    def call(self: SharedPause, /, *args: P.args, **kwargs: P.kwargs) -> float | None:
+        if time.monotonic() >= self._rest_until:
+            try:
+                return method(self, *args, **kwargs)
+            except LucidworksError as err:
+                log.debug("The pause after a 429 is not shared for now: %s", err)
+                self._rest_until = time.monotonic() + STORE_REST
+        return 0.0
+
+    return call
+
+
+class SharedPause:
+    """
+    One pause of an application for all processes of a deployment, while the service answers every request with 429.
+
+    A deployment is many short processes: if each sent its own probe, fifty tasks would receive fifty 429s per
+    ``Retry-After``. So one process claims the right to probe, in the store that also shares the access token.
+
+    =====================  =========================================================================================
+    a process that         does
+    =====================  =========================================================================================
+    was refused            claims the right to probe for as long as a response may take; if another process has the
+                           claim, it waits and reads the record again
+    had its probe refused  writes the pause that the service requests
+    had it accepted        writes when the pause ended: every process that stopped before that resumes
+    =====================  =========================================================================================
+
+    Every record expires, so a process that dies blocks nothing. The pause only saves requests: when the store is
+    down, each process probes for itself.
+
+    :param new_store: called before the first use, which most processes never have.
+    """
+
+    def __init__(self, new_store: Callable[[], PauseStore]) -> None:
+        self._new_store = new_store
+        self._me = uuid.uuid4().hex
+        self._rest_until = 0.0
+
+    @cached_property
+    def _store(self) -> PauseStore:
+        return self._new_store()
+
+    @_best_effort
+    def ask(self, seconds: float, stopped: float) -> float | None:
+        """
+        Claim the right to probe.
+
+        :param seconds: for which no other process may probe.
+        :param stopped: seconds since this process has stopped sending.
+        :return: 0 if it may probe; else seconds until the next call; None if the pause is over.
+        """
+        record = self._store.read()
+        if record.owner:
+            return min(record.left, max(self._store.look_every, READ_AGAIN * record.left))
+        if record.ended is not None and record.ended < stopped:
+            return None
+        return 0.0 if self._store.claim(self._me, min(seconds, MAX_PAUSE)) else self._store.look_every
+
+    @_best_effort
+    def hold(self, seconds: float) -> None:
+        """Start a pause, unless another process has started a longer one."""
+        record = self._store.read()
+        if record.owner in {"", self._me} or record.left < seconds:
+            self._store.write(self._me, min(seconds, MAX_PAUSE))
+
+    @_best_effort
+    def end(self) -> None:
+        """End the pause, unless another process has started one since."""
+        if self._store.read().owner in {"", self._me}:
+            self._store.end()
+
+
+def shared_pause(settings: LucidworksSettings, base_url: str) -> SharedPause | None:
+    """Return the pause of the application at a base URL; with ``share_via`` ``memory`` there is none."""
+    if settings.share_via == "memory":
+        return None
+    name = sha256(base_url.encode()).hexdigest()[:32]
+    return SharedPause(lambda: settings.shared_stores.pause_store(settings, name))
+
+
+# Seconds after which a waiter checks that the loop of the first one is still open.
+_CHECK_FIRST = 5.0
+
+
+class _Waiter:
+    """A thread, or a coroutine of an event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self._loop = loop
+        self._woken: Future[None] = Future()
+
+    @property
+    def gone(self) -> bool:
+        """Whether its loop was closed while it waited."""
+        return self._loop is not None and self._loop.is_closed()
+
+    def wake(self) -> None:
+        with suppress(InvalidStateError):
+            self._woken.set_result(None)
+
+    def sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            self._woken.result(seconds)
+        self._woken = Future()
+
+    async def asleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(self._woken), seconds)
+        self._woken = Future()
+
+
+class RequestQueue:
+    """
+    The requests of this process to one application: first in, first out.
+
+    One queue per application (base URL) and process serves threads and the coroutines of every event loop. Only the
+    first waiter sleeps until a time; the others sleep until they are the first. While no limit is known, the queue
+    is empty. The Models API is another host with another queue. Token requests have none: there is one per hour and
+    deployment.
+
+    :param pause: shared with other processes, if any.
+    :param alone: whether no other process uses the application.
+    """
+
+    def __init__(self, pause: SharedPause | None = None, *, alone: bool = False) -> None:
+        self._pause = pause
+        self._limiter = AdaptiveRateLimiter(shared=pause is not None, alone=alone)
+        # Reentrant: the garbage collector may close a waiting coroutine, which then leaves the queue, at any time.
+        self._lock = threading.RLock()
+        self._waiters: deque[_Waiter] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a permit."""
+        return len(self._waiters)
+
+    @property
+    def stats(self) -> RateLimitStats:
+        """What is known of the application's limit."""
+        return self._limiter.stats
+
+    def acquire(self) -> int:
+        """Wait for the permit to send one request; pass it to :meth:`answered` afterwards."""
+        permit, _ = self._try_acquire()
+        if permit is not None:
+            return permit
+        with self._waiting(_Waiter()) as waiter:
+            while True:
+                permit, seconds = self._try_acquire(waiter)
+                if permit is not None:
+                    return permit
+                if seconds:
+                    waiter.sleep(seconds)
+                else:
+                    self._agree(self._ask())
+
+    async def aacquire(self) -> int:
+        """:meth:`acquire` for a coroutine."""
+        permit, _ = self._try_acquire()
+        if permit is not None:
+            return permit
+        with self._waiting(_Waiter(asyncio.get_running_loop())) as waiter:
+            while True:
+                permit, seconds = self._try_acquire(waiter)
+                if permit is not None:
+                    return permit
+                if seconds:
+                    await waiter.asleep(seconds)
+                else:
+                    self._agree(await in_thread(self._ask))
+
+    def answered(self, permit: int, response: Response | None) -> Callable[[], object] | None:
+        """
+        Count the response to a request.
+
+        :param response: None if there was none.
+        :return: an update of the shared pause, if one is due; it may block, and is optional.
+        """
+        pause, resumed = None, False
+        with self._lock:
+            now = time.monotonic()
+            if response is None:
+                self._limiter.lost(permit, now)
+            elif response.status == 429:
+                pause = self._limiter.refused(permit, now, retry_after(response), random.random())
+            else:
+                resumed = self._limiter.accepted(permit, now)
+            self._wake_first()
+        if self._pause is None:
+            return None
+        if resumed:
+            return self._pause.end
+        return None if pause is None else partial(self._pause.hold, pause)
+
+    def _try_acquire(self, waiter: _Waiter | None = None) -> tuple[int | None, float]:
+        """Return a permit, or None and the seconds to sleep: 0 if the shared pause has to be asked first."""
+        with self._lock:
+            while self._waiters and self._waiters[0].gone:
+                self._waiters.popleft()
+            if self._waiters and self._waiters[0] is not waiter:
+                return None, _CHECK_FIRST
+            now = time.monotonic()
+            seconds = self._limiter.wait(now)
+            if seconds > 0 or self._limiter.must_ask():
+                return None, seconds
+            return self._limiter.sent(now), 0.0
+
+    def _ask(self) -> float | None:
+        """Called by the first waiter only, without the lock, as it may block."""
+        stopped_at = self._limiter.stopped_at
+        if self._pause is None or stopped_at is None:
+            return 0.0
+        return self._pause.ask(PATIENCE, time.monotonic() - stopped_at)
+
+    def _agree(self, seconds: float | None) -> None:
+        with self._lock:
+            self._limiter.agreed(seconds, time.monotonic())
+
+    @contextmanager
+    def _waiting(self, waiter: _Waiter) -> Iterator[_Waiter]:
+        with self._lock:
+            self._waiters.append(waiter)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                self._wake_first()
+
+    def _wake_first(self) -> None:
+        if self._waiters:
+            self._waiters[0].wake()
+
+
+_queues: dict[str, RequestQueue] = {}
+
+
+def queue_of(base_url: str, settings: LucidworksSettings) -> RequestQueue:
+    """
+    Return this process's queue for a base URL.
+
+    :param settings: of the connection; those of the first call decide how the pause is shared.
+    """
+    queue = _queues.get(base_url)
+    if queue is None:
+        # With `memory`, one process has the client, and so the application, to itself.
+        new = RequestQueue(shared_pause(settings, base_url), alone=settings.share_via == "memory")
+        queue = _queues.setdefault(base_url, new)  # atomic: threads may have created two
+    return queue
+
+
+def queue_for(request: Request, settings: LucidworksSettings) -> RequestQueue | None:
+    """Return the queue of a request; None for one without a limit, a token request or a reading of the clock."""
+    if request.basic is not None or request.method == "HEAD":
+        return None
+    application_url = settings.application_url or ""
+    is_application = request.url.startswith(f"{application_url}/")
+    return queue_of(application_url if is_application else settings.models_url, settings)
+
+
+def forget_queues() -> None:
+    """Drop all queues: in a forked child, a thread that no longer exists may hold their locks."""
+    _queues.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forget_queues)

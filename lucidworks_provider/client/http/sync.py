@@ -30,10 +30,10 @@ from lucidworks_provider.client.http.common import (
     untrusted_certificate,
 )
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
-from lucidworks_provider.client.http.request_queue import queue_for
-from lucidworks_provider.client.http.retry import TOKEN_ROUNDS
+from lucidworks_provider.client.http.rate_limiter import queue_for
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import LucidworksError, NotSentError, TransportError
+from lucidworks_provider.retrying import TOKEN_ROUNDS
 
 # Bytes of a body that are read at once.
 _CHUNK = 1 << 20

@@ -9,7 +9,7 @@ key                                    value
 ``lucidworks:claim:<digest>``          ``<owner> <heartbeat>`` of the process that refreshes: a lease that
                                        expires after ``protocol.LEASE``
 ``lucidworks:pause:<name>``            the owner of a pause; expires with it
-``lucidworks:pause-ended:<name>``      expires ``REMEMBERED`` seconds after the end of a pause
+``lucidworks:pause-ended:<name>``      expires ``END_KEPT`` seconds after the end of a pause
 =====================================  ==================================================================
 
 Scripts compare and set in one step, so a claim that was written is valid at once. Which token is newer is decided by
@@ -31,9 +31,9 @@ from typing import Any, TypeVar
 from lucidworks_provider.client.auth import protocol
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 from lucidworks_provider.client.auth.token import LONGEST_PAUSE, AccessToken, TokenCipher, TokenIdentity
-from lucidworks_provider.client.http.shared_pause import LONGEST, REMEMBERED, PauseRecord
+from lucidworks_provider.client.http.rate_limiter import END_KEPT, MAX_PAUSE, PauseRecord
 from lucidworks_provider.errors import ConfigurationError, TokenError, TokenStoreError
-from lucidworks_provider.hooks.stores.supervisor import reading_connection
+from lucidworks_provider.hooks.stores import reading_connection
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -207,11 +207,11 @@ class RedisPauseStore:
             return text_of(owner), left, ended
 
         owner, left, ended = self._redis.use(read)
-        since = REMEMBERED - ended / 1000 if isinstance(ended, int) and ended >= 0 else None
+        since = END_KEPT - ended / 1000 if isinstance(ended, int) and ended >= 0 else None
         if not owner or not isinstance(left, int) or left < 0:  # missing, or not written by this package
             return PauseRecord(ended=since)
         # A key in its last millisecond, 0, still prevents a claim.
-        return PauseRecord(owner.decode(errors="replace"), min(max(left, 1) / 1000, LONGEST), since)
+        return PauseRecord(owner.decode(errors="replace"), min(max(left, 1) / 1000, MAX_PAUSE), since)
 
     def claim(self, owner: str, seconds: float) -> bool:
         return bool(self._set(self._key, owner, seconds, nx=True)) or not self.read().owner
@@ -220,7 +220,7 @@ class RedisPauseStore:
         self._set(self._key, owner, seconds)
 
     def end(self) -> None:
-        self._set(self._ended, "", REMEMBERED)
+        self._set(self._ended, "", END_KEPT)
         self._redis.use(lambda server: server.client.delete(self._key))
 
     def _set(self, key: str, value: str, seconds: float, *, nx: bool = False) -> object:

@@ -9,9 +9,9 @@ import time
 
 from lucidworks_provider.client.auth.protocol import RELEASED, Claim, Snapshot
 from lucidworks_provider.client.auth.token import AccessToken, TokenCipher, TokenIdentity
-from lucidworks_provider.client.http.shared_pause import LONGEST, REMEMBERED, PauseRecord
+from lucidworks_provider.client.http.rate_limiter import END_KEPT, MAX_PAUSE, PauseRecord
 from lucidworks_provider.errors import TokenStoreError
-from lucidworks_provider.hooks.stores import supervisor
+from lucidworks_provider.hooks.stores import has_foreign_channel, is_child_of_task
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +107,8 @@ class VariablePauseStore:
         now = time.time()
         try:
             owner, until, seconds, ended = json.loads(get_variable(self._key) or "null")
-            left = min(until - now, seconds, LONGEST)
-            since = max(0.0, now - ended) if -SKEW < now - ended < REMEMBERED else None
+            left = min(until - now, seconds, MAX_PAUSE)
+            since = max(0.0, now - ended) if -SKEW < now - ended < END_KEPT else None
         except (TypeError, ValueError, OverflowError, RecursionError):
             return PauseRecord()  # not written by this package
         return PauseRecord(str(owner), left, since) if left > 0 else PauseRecord(ended=since)
@@ -165,7 +165,7 @@ def set_variable(key: str, value: str, description: str) -> None:
 
 
 def _check_process() -> None:
-    if supervisor.has_foreign_channel():
+    if has_foreign_channel():
         raise _outside()
 
 
@@ -174,13 +174,13 @@ def _down(verb: str, err: Exception) -> TokenStoreError:
         # Raised by the SDK in a process without a supervisor.
         return _outside()
     return TokenStoreError(
-        f"The Variable that this fleet shares its access through could not be {verb} ({type(err).__name__}); "
+        f"The Variable with the shared access token could not be {verb} ({type(err).__name__}); "
         "this passes with the API server."
     )
 
 
 def _outside() -> TokenStoreError:
-    if supervisor.is_child_of_task():
+    if is_child_of_task():
         error = TokenStoreError(
             "This process is out of Airflow's reach: a child process of a task (multiprocessing, "
             "ProcessPoolExecutor, os.fork) cannot use the task's channel to the API server, so it cannot share an "
@@ -192,8 +192,8 @@ def _outside() -> TokenStoreError:
         error = TokenStoreError(
             "This process is out of Airflow's reach (a notebook, a script, a virtualenv task without Airflow), so "
             "it cannot share an access token with workers and triggerers through a Variable. Call from a task, or "
-            "set share_via to redis; or to memory, which costs every other process with this client id its access "
-            "at each start, so give it a client id of its own then."
+            "set share_via to redis; or to memory, which invalidates the token of every other process with this "
+            "client id at each start, so give it a client id of its own then."
         )
     error.retryable = False
     return error

@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from openapi_core import OpenAPI
 from openapi_core.exceptions import OpenAPIError
 
-from lucidworks_provider.client import predictions as prediction_calls
 from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.client.chunking import (
     CHUNKERS,
@@ -32,7 +31,6 @@ from lucidworks_provider.client.chunking import (
     ChunkingOptions,
     get_chunking,
     submit_chunking,
-    submit_request,
     submit_text,
 )
 from lucidworks_provider.client.http.messages import Request, Response
@@ -40,10 +38,15 @@ from lucidworks_provider.client.jobs import PREDICTION, read_submission
 from lucidworks_provider.client.predictions import (
     get_prediction,
     predict,
+    predict_items,
     preview_prompt,
+    read_result,
+    read_tokens,
+    submit_items,
     submit_prediction,
     tokenize,
 )
+from lucidworks_provider.client.settings import parse_settings
 from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.client.use_cases import (
     GENERATIVE_OPTIONS,
@@ -60,6 +63,9 @@ if TYPE_CHECKING:
 
 CLIENT, SECRET = "klient-1", "pä:ß wörd/+=☃"
 AUTH_SERVER = "another.server-1"
+SETTINGS = parse_settings(
+    "c", login=CLIENT, password=SECRET, host=None, extra={"application_url": APPLICATION}
+)
 TEXT = "The itsy bitsy spider climbed up the waterspout. Down came the rain.\nAnd washed the spider out."
 FULL_CONFIGS: dict[str, dict[str, Any]] = {
     "dynamic-newline": {"maxChunkSize": 256},
@@ -300,7 +306,7 @@ def test_what_the_client_accepts_is_documented_and_accepted(
 )
 def test_what_cannot_be_sent_is_refused_as_input(options: tuple[Any, Any, Any, Any]) -> None:
     with pytest.raises(InputError):
-        submit_request(APPLICATION, ChunkingOptions(*options), TEXT)
+        submit_text(ChunkingOptions(*options), TEXT)
 
 
 def test_a_new_process_asks_again(hook: LucidworksHook, wire: Recorders) -> None:
@@ -532,12 +538,12 @@ def test_previews_and_the_list_of_use_cases_are_the_documented_ones(
         ("standalone-query-rewriter", {"useCaseConfig": {}}),
     ],
 )
-@pytest.mark.parametrize("build", [prediction_calls.predict_request, prediction_calls.submit_request])
-def test_the_judge_refuses_wrong_predictions(build: Any, use_case: str, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("call", [predict_items, submit_items])
+def test_the_judge_refuses_wrong_predictions(call: Any, use_case: str, change: dict[str, Any]) -> None:
     if use_case not in ASYNCHRONOUS:
-        build = prediction_calls.predict_request
+        call = predict_items
     options = options_of(use_case, full=False)
-    exchange = as_sent(build(APPLICATION, use_case, options, read_items(inputs_of(use_case), options)))
+    exchange = as_sent(call(options, read_items(inputs_of(use_case), options)).first(SETTINGS).request)
     check_request(exchange)
     exchange.body = json.dumps(json.loads(exchange.body) | change).encode()
     with pytest.raises(OpenAPIError):
@@ -603,9 +609,9 @@ def test_the_predictions_that_the_client_accepts_are_documented(
         items = read_items(given_inputs, options)
     except InputError:  # dataType json_prompt, and no messages
         return
-    check_request(as_sent(prediction_calls.predict_request(APPLICATION, options.name, options, items)))
+    check_request(as_sent(predict_items(options, items).first(SETTINGS).request))
     if options.known.asynchronous:
-        check_request(as_sent(prediction_calls.submit_request(APPLICATION, options.name, options, items)))
+        check_request(as_sent(submit_items(options, items).first(SETTINGS).request))
 
 
 # The examples of the document
@@ -647,16 +653,14 @@ def test_the_documents_requests_can_be_asked(path: str, name: str, value: dict[s
 def test_the_documents_answers_are_read_without_loss(path: str, name: str, value: dict[str, Any]) -> None:
     answer = Response(200, {}, json.dumps(value).encode())
     if path.startswith("/ai/tokenization"):
-        read = prediction_calls.read_tokens(answer, 1)
+        read = read_tokens(answer, 1)
         assert [list(one) for one in read.texts] == [one["tokens"] for one in value["generatedTokens"]]
         assert (read.tokens_used.input, read.tokens_used.total) == (40, 175)
     elif "predictionId" in value and "predictions" not in value:
         assert read_submission(answer, PREDICTION) == value["predictionId"]
     else:
         answer_type = USE_CASES[use_case_of(path, name)].answer
-        result = prediction_calls.read_result(
-            value, value.get("predictionId", "j"), answer_type, len(value["predictions"])
-        )
+        result = read_result(value, value.get("predictionId", "j"), answer_type, len(value["predictions"]))
         assert [one.sent for one in result.predictions] == value["predictions"]
         for one in result.predictions:
             assert one.sent.items() <= one.row().items()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lucidworks_provider.client.endpoint import Call, Steps
+from lucidworks_provider.client.http.messages import Call, Steps
 from lucidworks_provider.client.settings import LucidworksSettings
 
 

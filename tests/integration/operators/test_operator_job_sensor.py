@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSen
 
 from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.chunking import submit_chunking
-from lucidworks_provider.client.endpoint import Call, endpoint
+from lucidworks_provider.client.http.messages import Call, endpoint
 from lucidworks_provider.client.jobs import poll_request
 from lucidworks_provider.client.predictions import submit_prediction
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError

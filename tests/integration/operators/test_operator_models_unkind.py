@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from made_up_calls import then
 
+from lucidworks_provider import retrying
 from lucidworks_provider.client import models
-from lucidworks_provider.client.http import retry
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
@@ -78,7 +78,7 @@ class Service:
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setattr(triggers, "shortest_deferral", lambda: 0.0)
     monkeypatch.setattr(operators, "_SEARCH_WAIT", 0.01)
-    monkeypatch.setattr(retry, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     return Service(emulator)
 
 

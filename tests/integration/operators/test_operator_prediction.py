@@ -33,9 +33,8 @@ from prediction_service import (
     wait,
 )
 
-from lucidworks_provider import storage
+from lucidworks_provider import retrying, storage
 from lucidworks_provider.client import predictions as client_predictions
-from lucidworks_provider.client.http import retry
 from lucidworks_provider.client.predictions import predict_items, submit_items
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
@@ -433,13 +432,13 @@ def test_a_batch_that_fails_for_good_leaves_the_others_on_storage_and_a_retry_se
     service: Service, context: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "p.jsonl"
-    service.fault("predict", "500", times=retry.ATTEMPTS)
+    service.fault("predict", "500", times=retrying.ATTEMPTS)
     with pytest.raises(
         ServiceError, match=r"1 of 3 batches failed. Inputs 0 to 3: .*HTTP 500.*kept for a retry"
     ):
         direct(TEN, concurrency=1, result_path=str(path)).execute(context)
     assert not path.exists()
-    assert len(service.calls("predict")) == retry.ATTEMPTS + 2
+    assert len(service.calls("predict")) == retrying.ATTEMPTS + 2
     service.emulator.state.log.clear()
     manifest = direct(TEN, concurrency=1, result_path=str(path)).execute(context)
     assert manifest["predictions"] == 10
@@ -467,11 +466,11 @@ def test_what_a_batch_holds_may_be_refused_without_harm_to_the_others(
 
 
 def test_without_a_file_the_first_failure_ends_it(service: Service) -> None:
-    service.fault("predict", "500", times=retry.ATTEMPTS)
+    service.fault("predict", "500", times=retrying.ATTEMPTS)
     with pytest.raises(ServiceError, match=r"1 of 3 batches failed") as caught:
         direct(TEN, concurrency=1).execute(new_context())
     assert "kept" not in str(caught.value)
-    assert len(service.calls("predict")) == retry.ATTEMPTS
+    assert len(service.calls("predict")) == retrying.ATTEMPTS
 
 
 def test_many_failures_are_told_in_short(service: Service, tmp_path: Path) -> None:
@@ -490,7 +489,7 @@ def test_a_service_that_is_down_is_not_tried_with_every_batch(
     context, path = new_context(), str(tmp_path / "p.jsonl")
     with pytest.raises(LucidworksError, match="3 of 30 batches failed"):
         direct(TEN * 3, batch_size=1, concurrency=1, result_path=path).execute(context)
-    assert len(service.calls("predict")) == 3 * retry.ATTEMPTS
+    assert len(service.calls("predict")) == 3 * retrying.ATTEMPTS
     service.heal()
     direct(TEN * 3, batch_size=1, concurrency=1, result_path=path).execute(context)
     assert texts_of(rows_of(tmp_path / "p.jsonl")) == TEN * 3
@@ -636,7 +635,7 @@ def test_what_could_not_be_removed_fails_nothing_and_answers_nothing_later(
     monkeypatch.setattr(storage, "remove_file", refuses)
     monkeypatch.setattr(storage, "remove_folder", refuses)
     for times in (1, 2, 3):
-        service.fault("predict", "500", times=retry.ATTEMPTS)
+        service.fault("predict", "500", times=retrying.ATTEMPTS)
         with pytest.raises(ServiceError, match="1 of 3 batches failed"):
             execute()
         execute()

@@ -40,7 +40,7 @@ from prediction_service import (
 )
 from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, dictionaries, keyed, write
 
-from lucidworks_provider.client.http import retry
+from lucidworks_provider import retrying
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
 from lucidworks_provider.emulator.server import RunningEmulator
@@ -416,7 +416,7 @@ def test_a_generator_is_read_once_for_all_tries(service: Service, tmp_path: Path
         reads.append(1)
         yield from dictionaries()[:: -1 if len(reads) > 1 else 1]
 
-    service.fault("predict", "500", times=retry.ATTEMPTS)
+    service.fault("predict", "500", times=retrying.ATTEMPTS)
     with pytest.raises(ServiceError, match="1 of 3 batches failed"):
         direct(rows(), **COLUMNS, result_path=str(path), concurrency=1).execute(context)
     direct(rows(), **COLUMNS, result_path=str(path)).execute(context)

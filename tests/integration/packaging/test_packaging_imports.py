@@ -82,7 +82,7 @@ CHEAP = {
         "client",
         "client.settings",
         "client.auth",
-        "client.auth.redaction",
+        "client.secrets",
         "client.secrets",
     ),
     *("errors", *ROOMS_OF_FACES, *FACES),

@@ -26,7 +26,7 @@ PROCESSES.set_forkserver_preload(
         "airflow.providers.redis.hooks.redis",
         "lucidworks_provider.hooks.stores.redis",
         "lucidworks_provider.client.auth.source",
-        "lucidworks_provider.client.http.shared_pause",
+        "lucidworks_provider.client.http.rate_limiter",
         "lucidworks_provider.client.http.aio",
         "lucidworks_provider.client.http.sync",
     ]
@@ -95,10 +95,10 @@ def cold_start(port: int, barrier: Barrier, results: Queue[str]) -> None:
 
 def ask_to_probe(barrier: Barrier, results: Queue[float | None]) -> None:
     """A process whose pause is over at the same moment as the others'."""
-    from lucidworks_provider.client.http.shared_pause import SharedPause
+    from lucidworks_provider.client.http.rate_limiter import SharedPause
     from lucidworks_provider.hooks.stores.redis import RedisClient, RedisPauseStore
 
-    pause = SharedPause(RedisPauseStore(RedisClient("lw", "shared_redis", {}), "name"))
+    pause = SharedPause(lambda: RedisPauseStore(RedisClient("lw", "shared_redis", {}), "name"))
     barrier.wait(60)
     results.put(pause.ask(5.0, 0))
 
@@ -115,17 +115,18 @@ def send_on(url: str, mode: str, number: int, accepted: SynchronizedArray[float]
 
     from lucidworks_provider.client.http.aio import shared_transport
     from lucidworks_provider.client.http.messages import get
-    from lucidworks_provider.client.http.request_queue import queue_of
     from lucidworks_provider.client.http.sync import SyncTransport
     from lucidworks_provider.client.settings import LucidworksSettings
+    from lucidworks_provider.hooks.stores import AirflowStores
 
     urls = {"application_url": url, "auth_url": url, "models_url": url}
-    settings = LucidworksSettings("lw", "i", "s", share_via="redis", redis_conn_id="shared_redis", **urls)
+    stores = AirflowStores()
+    settings = LucidworksSettings(
+        "lw", "i", "s", share_via="redis", redis_conn_id="shared_redis", stores=stores, **urls
+    )
     request = get("Use cases", f"{url}/ai/usecases", endpoint="list_use_cases")
-    # Loading the library and connecting takes seconds on a busy machine; a task has done it for its token.
-    pause = queue_of(url, settings)._pause
-    assert pause is not None
-    pause._store.read()
+    # Loading the library takes seconds on a busy machine; a task has done it for its token.
+    stores.pause_store(settings, "other").read()
 
     def heard(status: int) -> None:
         if status != 429:

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis_server import PASSWORD, RedisServer
@@ -108,11 +109,31 @@ def test_a_host_that_never_answers(server: RedisServer) -> None:
     assert "cannot be used" in said(raised)
 
 
-def test_a_host_that_does_not_exist(server: RedisServer) -> None:
-    server.connect(host="redis.invalid")
-    with pytest.raises(TokenStoreError) as raised:
+@pytest.mark.parametrize(
+    ("connection", "error", "words"),
+    [
+        ({"host": "redis.invalid"}, TokenStoreError, "Redis at redis.invalid:PORT/0"),
+        ({"host": f"redis://:{PASSWORD}@redis.invalid"}, TokenStoreError, "Redis at redis.invalid:PORT/0"),
+        ({"host": "127.0.0.254", "port": None}, TokenStoreError, "Redis at 127.0.0.254:6379/0"),
+        ({"login": "nobody"}, ConfigurationError, "refuses login or password"),
+        *(
+            (
+                {"extra": {"db": db}},
+                ConfigurationError,
+                f"/{db} (connection 'shared_redis') has no such database",
+            )
+            for db in (99, "many")
+        ),
+    ],
+    ids=["no such host", "a URL as host", "the usual port", "no such user", "no such database", "no number"],
+)
+def test_a_connection_that_leads_nowhere(
+    server: RedisServer, connection: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    server.connect(**connection)
+    with pytest.raises(error) as raised:
         new_store().read()
-    assert f"redis.invalid:{server.port}/0" in said(raised)
+    assert words.replace("PORT", str(server.port)) in said(raised)
 
 
 @pytest.mark.parametrize(
@@ -159,13 +180,6 @@ def test_a_wrong_password(
         assert password not in str(raised.value)
 
 
-def test_a_user_that_does_not_exist(server: RedisServer) -> None:
-    server.connect(login="nobody")
-    with pytest.raises(ConfigurationError) as raised:
-        new_store().read()
-    assert "refuses login or password" in said(raised)
-
-
 def test_a_corrected_connection_is_taken_up(server: RedisServer) -> None:
     store = new_store()
     server.connect(password="wrong")
@@ -173,13 +187,6 @@ def test_a_corrected_connection_is_taken_up(server: RedisServer) -> None:
         store.read()
     server.connect()
     assert store.read() == Snapshot(None, RELEASED)
-
-
-def test_a_url_in_the_host_shows_no_password(server: RedisServer) -> None:
-    server.connect(host=f"redis://:{PASSWORD}@redis.invalid")
-    with pytest.raises(TokenStoreError) as raised:
-        new_store().read()
-    assert f"Redis at redis.invalid:{server.port}/0" in said(raised)
 
 
 def test_a_user_with_a_name_and_no_more_rights_than_needed(server: RedisServer) -> None:
@@ -230,21 +237,6 @@ def test_a_database_with_a_number(server: RedisServer, database: object) -> None
     with pytest.raises(TokenStoreError) as raised:
         store.read()
     assert f":{server.port}/3 " in said(raised)
-
-
-@pytest.mark.parametrize("database", [99, "many"])
-def test_a_database_that_does_not_exist(server: RedisServer, database: object) -> None:
-    server.connect(extra={"db": database})
-    with pytest.raises(ConfigurationError) as raised:
-        new_store().read()
-    assert f"/{database} (connection 'shared_redis') has no such database" in said(raised)
-
-
-def test_a_connection_without_a_port_means_the_usual_one(server: RedisServer) -> None:
-    server.connect(host="127.0.0.254", port=None)
-    with pytest.raises(TokenStoreError) as raised:
-        new_store().read()
-    assert "Redis at 127.0.0.254:6379/0" in said(raised)
 
 
 def test_a_connection_of_a_cluster(server: RedisServer) -> None:

@@ -41,8 +41,8 @@ def test_all_three_hosts(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPa
     good, said = press(emulator, monkeypatch)
     assert good
     assert said == (
-        f"Application ({emulator.url}), scope {PREDICT}: works with a new access of {emulator.url}. "
-        f"Models API ({emulator.url}), scope {MODEL}: works with a new access of {emulator.url}."
+        f"Application ({emulator.url}), scope {PREDICT}: works with a new access token of {emulator.url}. "
+        f"Models API ({emulator.url}), scope {MODEL}: works with a new access token of {emulator.url}."
     )
     asked = [call.endpoint for call in emulator.state.log]
     assert asked == ["token", "usecases", "token", "list-models"]
@@ -66,7 +66,7 @@ def test_the_live_token_is_borrowed_and_stays_alive(
     good, said = press(emulator, monkeypatch)
 
     assert good
-    assert "works with the fleet's live access." in said
+    assert "works with the shared access token." in said
     assert hook.get_token() == token
     hook.call(list_use_cases())
     assert issued(emulator) == 2  # the hook's, and one of the other scope
@@ -76,7 +76,7 @@ def test_the_live_token_is_borrowed_and_stays_alive(
 def test_a_wrong_secret(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
     good, said = press(emulator, monkeypatch, password="wrong-secret-value")
     assert not good
-    assert f"scope {PREDICT}: no access." in said
+    assert f"scope {PREDICT}: no access token." in said
     assert "Check Client ID and Client Secret." in said
     assert "wrong-secret-value" not in said
 

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 import requests
-from transport_wire import MODES, Script, answer, call, connection_json, get_token, proxying, scripted
+from transport_wire import (
+    MODES,
+    Script,
+    answer,
+    call,
+    connection_json,
+    get,
+    get_token,
+    proxying,
+    scripted,
+    send,
+    settings,
+)
 
 from lucidworks_provider.client.http.messages import PREDICT_SCOPE
 from lucidworks_provider.client.use_case_list import list_use_cases
@@ -190,17 +202,14 @@ def test_a_token_request(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_calls_of_the_hook(mode: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    with service(emulator, monkeypatch, answer(body='{"useCases": {}}')) as application:
-        call(mode, LucidworksHook(), list_use_cases())
-        assert authorizations(application) == [bearer()]
+def test_a_request_without_credentials(mode: Any) -> None:
+    with scripted(answer()) as server:
+        send(mode, settings(server.url), get(server.url), None)
+        assert authorizations(server) == [None]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_calls_of_the_hook_do_not_follow_redirects(
-    mode: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with service(emulator, monkeypatch, redirect(302, "/second"), answer()) as application:
-        with pytest.raises(LucidworksError, match="redirects are not followed"):
-            call(mode, LucidworksHook(), list_use_cases())
+def test_calls_of_the_hook(mode: Any, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    with service(emulator, monkeypatch, answer(body='{"useCases": {}}')) as application:
+        call(mode, LucidworksHook(), list_use_cases())
         assert authorizations(application) == [bearer()]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-On one network both clients behave alike: private authorities, proxies, netrc, redirects, broken answers.
+On one network both clients behave alike: private authorities, proxies, redirects, broken answers.
 
 Each test runs over requests and over aiohttp against real sockets.
 """
@@ -262,28 +262,6 @@ def test_no_proxy_for_another_host_does_not_help(mode: Mode, monkeypatch: pytest
 
 
 # --- what must not change a request
-
-
-def test_netrc_changes_nothing(
-    mode: Mode, emulator: RunningEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    netrc = tmp_path / ".netrc"
-    netrc.write_text("machine 127.0.0.1 login somebody password else\nmachine localhost login a password b\n")
-    netrc.chmod(0o600)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(netrc))
-    assert requests.utils.get_netrc_auth(emulator.url) == ("somebody", "else")  # it would be found
-    submit(mode, LucidworksHook())
-    assert [record.status for record in emulator.state.log] == [200, 200]
-    with scripted(answer()) as server:
-        send(mode, settings(server.url), get(server.url), "t0ken")
-        send(mode, settings(server.url), get(server.url), None)
-        send(mode, settings(server.url), get(server.url, basic=("ä", "ö:ü")), None)
-        assert [one.headers.get("authorization") for one in server.heard] == [
-            "Bearer t0ken",
-            None,
-            "Basic w6Q6w7Y6w7w=",
-        ]
 
 
 def test_cookies_are_not_kept_for_others(mode: Mode) -> None:

@@ -11,18 +11,25 @@ import time
 import timeit
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from transport_wire import MODES, Mode, answer, connection_json, get, scripted, send, settings
 
-from lucidworks_provider.client.auth.token import token_request
+from lucidworks_provider.client.auth.token import TokenIdentity, token_request
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.client.http.aio import CONNECTIONS, shared_transport
 from lucidworks_provider.client.http.messages import Request, Response
-from lucidworks_provider.client.http.request_queue import RequestQueue, forget_queues, queue_for, queue_of
+from lucidworks_provider.client.http.rate_limiter import (
+    PauseRecord,
+    RequestQueue,
+    forget_queues,
+    queue_for,
+    queue_of,
+)
 from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
+from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import TransportError
@@ -281,22 +288,36 @@ async def test_slots_stay_what_they_are(emulator: RunningEmulator) -> None:
 
 
 class Fleet:
-    """Stands for a ``SharedPause``: what it is asked and told, in order."""
+    """The store of the pause that the settings have: another process's pause, then none."""
 
-    def __init__(self, *replies: float | None) -> None:
-        self.replies = list(replies)
+    look_every = 1.0
+
+    def __init__(self) -> None:
         self.said: list[str] = []
         self.threads: set[int] = set()
         self.slow = threading.Event()
         self.slow.set()
 
-    def ask(self, seconds: float, stopped: float) -> float | None:
-        self._note("ask")
-        assert 0 <= stopped < 60
-        return self.replies.pop(0)
+    def settings(self, url: str) -> LucidworksSettings:
+        return settings(url, share_via="airflow", stores=self)
 
-    def hold(self, seconds: float) -> None:
-        self._note(f"hold {seconds:g}")
+    def token_store(self, settings: LucidworksSettings, identity: TokenIdentity) -> NoReturn:
+        raise AssertionError("a request to the application needs no token")
+
+    def pause_store(self, settings: LucidworksSettings, name: str) -> Fleet:
+        return self
+
+    def read(self) -> PauseRecord:
+        first = not self.said
+        self._note("read")
+        return PauseRecord("other", 0.1) if first else PauseRecord()
+
+    def claim(self, owner: str, seconds: float) -> bool:
+        self._note("claim")
+        return True
+
+    def write(self, owner: str, seconds: float) -> None:
+        self._note(f"write {seconds:g}")
 
     def end(self) -> None:
         self._note("end")
@@ -308,11 +329,8 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    """Who asks has to wait once, and then may probe."""
-    made = Fleet(0.1, 0.0)
-    monkeypatch.setattr("lucidworks_provider.client.http.request_queue.shared_pause", lambda *_: made)
-    return made
+def fleet() -> Fleet:
+    return Fleet()
 
 
 TWICE = [answer(429, Retry_After="0.3")] * 2
@@ -320,14 +338,13 @@ TWICE = [answer(429, Retry_After="0.3")] * 2
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_fleet_is_asked_before_a_probe_and_told_what_came_of_it(mode: Mode, fleet: Fleet) -> None:
-    fleet.replies += [0.0]
     with scripted(*TWICE, answer(429, Retry_After="0.3"), answer()) as server:
-        one = settings(server.url)
+        one = fleet.settings(server.url)
         begin = time.monotonic()
         statuses = [send(mode, one, get(f"{server.url}/ai/x")).status for _ in range(4)]
         assert statuses == [429, 429, 429, 200]
         assert time.monotonic() - begin >= 0.4
-    assert fleet.said == ["ask", "ask", "hold 0.3", "ask", "end"]
+    assert fleet.said == ["read", "read", "claim", "read", "write 0.3", "read", "claim", "read", "end"]
     assert (threading.get_ident() in fleet.threads) == (mode == "sync"), "an event loop is not held up"
 
 
@@ -335,22 +352,21 @@ async def test_an_answer_does_not_wait_until_the_fleet_was_told(fleet: Fleet) ->
     """Who is cancelled then would lose it, and a result may be readable once."""
     fleet.slow.clear()
     with scripted(*TWICE, answer()) as server:
-        async with shared_transport(settings(server.url)) as transport:
+        async with shared_transport(fleet.settings(server.url)) as transport:
             for status in (429, 429, 200):
                 found = await asyncio.wait_for(transport.send(get(f"{server.url}/ai/x")), 5)
                 assert found.status == status
             fleet.slow.set()
-    assert fleet.said[:2] == ["ask", "ask"]
+    assert fleet.said == ["read", "read", "claim", "read", "end"]
 
 
 async def test_the_others_queue_behind_the_one_who_asks(fleet: Fleet) -> None:
-    fleet.replies = [0.0]
     with scripted(*TWICE, *[answer()] * 8) as server:
-        async with shared_transport(settings(server.url)) as transport:
+        async with shared_transport(fleet.settings(server.url)) as transport:
             for _ in range(2):
                 await transport.send(get(f"{server.url}/ai/x"))
             await asyncio.gather(*(transport.send(get(f"{server.url}/ai/x")) for _ in range(8)))
-    assert fleet.said == ["ask", "end"]
+    assert fleet.said == ["read", "read", "claim", "read", "end"]
 
 
 # --- what it costs
@@ -379,11 +395,11 @@ async def test_a_thousand_who_wait_for_a_connection_hold_no_turn(monkeypatch: py
         async with shared_transport(settings(server.url)) as transport:
             waiting = [asyncio.create_task(transport.send(get(f"{server.url}/ai/x"))) for _ in range(1000)]
             await asyncio.sleep(0.2)
-            assert len(queue._waiters) == CONNECTIONS
+            assert queue.waiting == CONNECTIONS
             for one in waiting:
                 one.cancel()
             await asyncio.wait(waiting)
-            assert len(queue._waiters) == 0
+            assert queue.waiting == 0
 
 
 def test_an_idle_transport_holds_no_memory_for_it() -> None:

@@ -156,7 +156,7 @@ def test_no_connection_is_tried_again(
     port = dead_port()
     url = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection_json(emulator.url, application_url=url))
-    hook, log = LucidworksHook(), logging.getLogger("lucidworks_provider.client.http.retry")
+    hook, log = LucidworksHook(), logging.getLogger("lucidworks_provider.retrying")
     with ExitStack() as stack:
         servers: list[Any] = []
         handler = _OnFirstWarning(lambda: servers.append(stack.enter_context(scripted(SUBMITTED, port=port))))

@@ -100,17 +100,6 @@ def test_it_is_not_sent_elsewhere(session: requests.Session, emulator: RunningEm
         assert foreign.heard == []
 
 
-def test_a_redirect_does_not_carry_it_elsewhere(
-    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with scripted(answer()) as foreign, scripted(answer(302, b"", Location=f"{foreign.url}/x")) as own:
-        connection = connection_json(emulator.url, application_url=own.url)
-        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", connection)
-        LucidworksAuthHook().get_conn().get("/ai/usecases")
-        assert ["authorization" in one.headers for one in own.heard] == [True]
-        assert ["authorization" in one.headers for one in foreign.heard] == [False]
-
-
 def test_a_foreign_401_after_a_redirect_is_not_answered_with_it(
     emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,9 +16,8 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from lucidworks_provider.client.chunking import submit_chunking
-from lucidworks_provider.client.endpoint import Call
 from lucidworks_provider.client.http.aio import shared_transport
-from lucidworks_provider.client.http.messages import Request, Response
+from lucidworks_provider.client.http.messages import Call, Request, Response
 from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

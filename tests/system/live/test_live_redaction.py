@@ -31,7 +31,7 @@ import structlog
 from airflow.sdk import DAG, BaseOperator, BaseHook
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from lucidworks_provider.client.auth.redaction import redact_in_logs
+from lucidworks_provider.client.secrets import redact_in_logs
 
 
 def token(way, head="AT."):

@@ -85,7 +85,7 @@ def main() -> None:
     from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
     from lucidworks_provider.documents.source import Format, SourceFile
     from lucidworks_provider.emulator.__main__ import main as serve
-    from lucidworks_provider.hooks.stores import token_store
+    from lucidworks_provider.hooks.stores import AirflowStores
     from lucidworks_provider.jobs.task import check_suffix
     from lucidworks_provider.operators.corpus import (
         LucidworksChunkCorpusOperator,
@@ -116,7 +116,9 @@ def main() -> None:
     refused(lambda: emulator.create_app, "emulator")
     extra = {"share_via": "redis", "redis_conn_id": "r"}
     settings = parse_settings("l", login="c", password="s", host="a", extra=extra)
-    refused(token_store(settings, TokenIdentity("https://a", "s", "c", "scope")).read, "redis")
+    refused(
+        AirflowStores().token_store(settings, TokenIdentity("https://a", "s", "c", "scope")).read, "redis"
+    )
 
     stats = RunStats(1, 0.0)
     stats.request(200, 0.0)

@@ -10,7 +10,7 @@ import socket
 from lucidworks_provider.client.auth.token import TokenIdentity
 from lucidworks_provider.client.settings import parse_settings
 from lucidworks_provider.errors import TokenStoreError
-from lucidworks_provider.hooks.stores import token_store
+from lucidworks_provider.hooks.stores import AirflowStores
 
 if __name__ == "__main__":
     with socket.socket() as closed:
@@ -20,7 +20,7 @@ if __name__ == "__main__":
         extra = {"share_via": "redis", "redis_conn_id": "r"}
         settings = parse_settings("l", login="c", password="s", host="a", extra=extra)
         try:
-            token_store(settings, TokenIdentity("https://a", "s", "c", "scope")).read()
+            AirflowStores().token_store(settings, TokenIdentity("https://a", "s", "c", "scope")).read()
         except TokenStoreError as err:
             assert f"127.0.0.1:{port}" in str(err), err
         else:
