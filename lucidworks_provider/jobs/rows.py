@@ -250,12 +250,14 @@ class Batches:
     :param size: inputs of a request.
     :param survey: of all rows.
     :param uri: of the table that they are from, if it has one.
+    :param spooled: whether they are stored in a :class:`Spool`.
     """
 
     read: Callable[[], Iterable[Rows]]
     size: int
     survey: Survey
     uri: str | None = None
+    spooled: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
         return split_batches(self.read(), self.size)
@@ -466,6 +468,7 @@ def read_batches(
     table = open_table(inputs, columns)
     again = spool is None or not spool.everything
     uri = None if table is None else table.uri
+    spooled = False
     if table is not None and table.again and again:
         read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, rules)  # noqa: E731
     elif table is None and again and _is_list(inputs):
@@ -474,6 +477,7 @@ def read_batches(
     else:
         once = _python_chunks(inputs, columns, rules) if table is None else _table_rows(table, columns, rules)
         read = _read_once(once, spool, columns, rules)
+        spooled = spool is not None
     survey = Survey(columns.argument)
     try:
         for rows in read():
@@ -487,7 +491,7 @@ def read_batches(
         raise
     if typed:
         survey.types = {name: _known(kind) for name, kind in survey.types.items()}
-    return Batches(read, size, survey, uri)
+    return Batches(read, size, survey, uri, spooled)
 
 
 def _is_list(inputs: object) -> bool:
