@@ -63,8 +63,8 @@ _READ_AHEAD = 16
 def row_rules(options: PredictionOptions[Any]) -> RowRules:
     """What a use case requires of its inputs."""
     return RowRules(
-        options.as_json(),
         lambda wire, what: check_wire(wire, what, options),
+        options.as_json(),
         beyond_text=options.name == "rag" or (options.use_case_config or {}).get("dataType") == "json_prompt",
     )
 

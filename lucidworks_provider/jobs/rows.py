@@ -61,16 +61,16 @@ class RowRules:
     """
     What a kind of task requires of its rows.
 
-    :param options: of its requests, as JSON. Rows that were stored for other options are read again.
     :param check: raises InputError for a row that a request cannot have; gets what is sent, and a name of the row.
+    :param options: that the check depends on, as JSON. Rows that were stored for other options are read again.
     :param beyond_text: whether a row with a valid text and nothing else may fail the check.
     :param max_bytes: of a text in UTF-8.
     :param add: called with rows and the position of the first of them; raises InputError.
     :param row: what a list has, for messages.
     """
 
-    options: Mapping[str, Any]
     check: Callable[[Mapping[str, Any], str], object]
+    options: Mapping[str, Any] = field(default_factory=dict)
     beyond_text: bool = False
     max_bytes: int = MAX_TEXT_BYTES
     add: Callable[[Rows, int], None] = lambda rows, start: None
@@ -283,7 +283,7 @@ class Batches:
         if seen.digest != self.survey.digest:
             raise InputError(
                 f"{seen.argument}: the table was changed while the task was reading it. Nothing was written; a retry "
-                "reads it again and pays only for what is new."
+                "reads it again."
             ).as_retryable()
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:

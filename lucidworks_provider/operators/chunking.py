@@ -175,7 +175,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         ids = DocumentIds(columns.key, columns.argument)
         spool = Spool(self._results(context).table, context["ti"].max_tries, self._stores_rows)
         taken = COLUMNS if columns.key == "document_id" else {*COLUMNS, "document_id"}
-        rules = row_rules(options, ids, most)
+        rules = row_rules(ids, most)
         batches = self._read_rows(
             documents, columns, rules, size=1, taken=taken, spool=spool, check=check_documents
         )
