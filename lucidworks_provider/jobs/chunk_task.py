@@ -256,7 +256,7 @@ class DocumentIds:
         return str(value)
 
 
-def row_rules(options: ChunkingOptions, ids: DocumentIds, max_bytes: int) -> RowRules:
+def row_rules(ids: DocumentIds, max_bytes: int) -> RowRules:
     """
     What chunking requires of its rows.
 
@@ -270,7 +270,7 @@ def row_rules(options: ChunkingOptions, ids: DocumentIds, max_bytes: int) -> Row
                 "text_column."
             )
 
-    return RowRules(options.as_json(), check, max_bytes=max_bytes, add=ids.add, row="{'id': …, 'text': …}")
+    return RowRules(check, max_bytes=max_bytes, add=ids.add, row="{'id': …, 'text': …}")
 
 
 def check_documents(batches: Batches) -> None:

@@ -17,7 +17,7 @@ from lucidworks_provider.client.jobs import PREDICTION, JobKind
 from lucidworks_provider.client.prediction_types import Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
 from lucidworks_provider.client.secrets import blank
-from lucidworks_provider.client.use_cases import MAX_BATCH, Item, PredictionOptions, check_wire
+from lucidworks_provider.client.use_cases import Item, PredictionOptions, check_wire
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -61,8 +61,8 @@ _READ_AHEAD = 16
 def row_rules(options: PredictionOptions[Any]) -> RowRules:
     """What a use case requires of its inputs."""
     return RowRules(
-        options.as_json(),
         lambda wire, what: check_wire(wire, what, options),
+        options.as_json(),
         beyond_text=options.name == "rag" or (options.use_case_config or {}).get("dataType") == "json_prompt",
     )
 
@@ -420,16 +420,6 @@ def _is_common(err: LucidworksError) -> bool:
         | TokenRefusedError
         | UnknownResourceError,
     )
-
-
-def check_size(size: object) -> int:
-    """
-    :param size: inputs of a request.
-    :raises InputError: the service does not accept the size.
-    """
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_BATCH:
-        raise InputError(f"batch_size is {size!r}; the service takes 1 to {MAX_BATCH} inputs a request.")
-    return size
 
 
 def check_jobs(batches: Batches) -> None:

@@ -61,16 +61,16 @@ class RowRules:
     """
     What a kind of task requires of its rows.
 
-    :param options: of its requests, as JSON. Rows that were stored for other options are read again.
     :param check: raises InputError for a row that a request cannot have; gets what is sent, and a name of the row.
+    :param options: that the check depends on, as JSON. Rows that were stored for other options are read again.
     :param beyond_text: whether a row with a valid text and nothing else may fail the check.
     :param max_bytes: of a text in UTF-8.
     :param add: called with rows and the position of the first of them; raises InputError.
     :param row: what a list has, for messages.
     """
 
-    options: Mapping[str, Any]
     check: Callable[[Mapping[str, Any], str], object]
+    options: Mapping[str, Any] = field(default_factory=dict)
     beyond_text: bool = False
     max_bytes: int = MAX_TEXT_BYTES
     add: Callable[[Rows, int], None] = lambda rows, start: None
@@ -250,12 +250,14 @@ class Batches:
     :param size: inputs of a request.
     :param survey: of all rows.
     :param uri: of the table that they are from, if it has one.
+    :param spooled: whether they are stored in a :class:`Spool`.
     """
 
     read: Callable[[], Iterable[Rows]]
     size: int
     survey: Survey
     uri: str | None = None
+    spooled: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
         return split_batches(self.read(), self.size)
@@ -281,7 +283,7 @@ class Batches:
         if seen.digest != self.survey.digest:
             raise InputError(
                 f"{seen.argument}: the table was changed while the task was reading it. Nothing was written; a retry "
-                "reads it again and pays only for what is new."
+                "reads it again."
             ).as_retryable()
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:
@@ -466,6 +468,7 @@ def read_batches(
     table = open_table(inputs, columns)
     again = spool is None or not spool.everything
     uri = None if table is None else table.uri
+    spooled = False
     if table is not None and table.again and again:
         read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, rules)  # noqa: E731
     elif table is None and again and _is_list(inputs):
@@ -474,6 +477,7 @@ def read_batches(
     else:
         once = _python_chunks(inputs, columns, rules) if table is None else _table_rows(table, columns, rules)
         read = _read_once(once, spool, columns, rules)
+        spooled = spool is not None
     survey = Survey(columns.argument)
     try:
         for rows in read():
@@ -487,7 +491,7 @@ def read_batches(
         raise
     if typed:
         survey.types = {name: _known(kind) for name, kind in survey.types.items()}
-    return Batches(read, size, survey, uri)
+    return Batches(read, size, survey, uri, spooled)
 
 
 def _is_list(inputs: object) -> bool:

@@ -201,6 +201,8 @@ class RowsMixin:
 
     # Types of the columns that are passed through, once the rows are read.
     _kept_types: Mapping[str, Any] = {}
+    # Rows that are stored until the task succeeds.
+    _spool: Spool | None = None
 
     def _table_columns(self, argument: str, optional: tuple[str, ...] = ()) -> TableColumns:
         """
@@ -229,6 +231,7 @@ class RowsMixin:
         size: int,
         taken: Collection[str],
         spool: Spool | None,
+        check: Callable[[Batches], None] = lambda batches: None,
     ) -> Batches:
         """
         Read and validate all rows, before anything is sent.
@@ -236,6 +239,7 @@ class RowsMixin:
         :param size: rows of a request.
         :param taken: names of the other columns of the result.
         :param spool: stores rows that can be read only once.
+        :param check: raises InputError for batches that the task cannot take.
         :raises InputError: a row is not valid, or by policy.
         :raises AirflowSkipException: there are no rows, by policy.
         """
@@ -254,11 +258,19 @@ class RowsMixin:
                 _handle_empty(columns.argument, on_empty)
             survey.check(reject=reject, max_reject_ratio=ratio)
             check_kept(taken, columns.kept, self._kept_types)
+            check(batches)
         except Exception:
             if spool is not None:
                 spool.discard()
             raise
+        self._spool = spool if batches.spooled else None
         return batches
+
+    def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
+        if self._spool is not None:
+            self._spool.discard()
+        ended: dict[str, Any] = super()._ended(context, manifest)  # type: ignore[misc]
+        return ended
 
 
 def _handle_empty(argument: str, policy: str) -> None:

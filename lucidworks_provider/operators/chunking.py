@@ -175,13 +175,10 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         ids = DocumentIds(columns.key, columns.argument)
         spool = Spool(self._results(context).table, context["ti"].max_tries, self._stores_rows)
         taken = COLUMNS if columns.key == "document_id" else {*COLUMNS, "document_id"}
-        rules = row_rules(options, ids, most)
-        batches = self._read_rows(documents, columns, rules, size=1, taken=taken, spool=spool)
-        try:
-            check_documents(batches)
-        except InputError:
-            spool.discard()
-            raise
+        rules = row_rules(ids, most)
+        batches = self._read_rows(
+            documents, columns, rules, size=1, taken=taken, spool=spool, check=check_documents
+        )
         # The result has it as text.
         batches.survey.types.pop("document_id", None)
         return ChunkTask(

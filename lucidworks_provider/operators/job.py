@@ -202,12 +202,6 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         """Submit what has no job yet, then wait."""
         return self._ended(context, self._run(context))
 
-    def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        from lucidworks_provider.storage import discard_folder
-
-        discard_folder(self._results(context).table)
-        return super()._ended(context, manifest)
-
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None
     ) -> dict[str, Any]:

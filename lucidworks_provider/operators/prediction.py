@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
-from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.errors import StorageError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.base import DEFERRABLE, HookMixin, RowsMixin
 from lucidworks_provider.operators.job import JobOperator, result_directory
@@ -150,16 +150,23 @@ class _Predicting(RowsMixin, ResultMixin, HookMixin, BaseOperator):
             model_config = {**(model_config or {}), "apiKey": api_key(self.api_key_conn_id)}
         return self._options(model_config)
 
-    def _read(self, options: PredictionOptions[Any], spool: Spool | None = None) -> Batches:
+    def _read(
+        self,
+        options: PredictionOptions[Any],
+        spool: Spool | None = None,
+        check: Callable[[Batches], None] = lambda batches: None,
+    ) -> Batches:
         """Read and validate all rows, before anything is sent."""
         from lucidworks_provider.jobs.prediction_file import result_names
-        from lucidworks_provider.jobs.prediction_task import check_size, row_rules
+        from lucidworks_provider.jobs.prediction_task import row_rules
 
         # What the vendor calls the sources of a RAG answer.
         columns = self._table_columns("inputs", ("documents",) if options.name == "rag" else ())
-        size = check_size(whole(self.batch_size, "batch_size", 1, BATCH_SIZE))
+        size = whole(self.batch_size, "batch_size", 1, BATCH_SIZE)
         taken = result_names(options)
-        return self._read_rows(self.inputs, columns, row_rules(options), size=size, taken=taken, spool=spool)
+        return self._read_rows(
+            self.inputs, columns, row_rules(options), size=size, taken=taken, spool=spool, check=check
+        )
 
     def _options(self, model_config: Mapping[str, Any] | None) -> PredictionOptions[Any]:
         from lucidworks_provider.client.use_cases import PredictionOptions
@@ -309,7 +316,7 @@ class LucidworksPredictionOperator(_Predicting):
     def _predict_to_file(self, runner: SyncBatchRunner, context: Context) -> dict[str, Any]:
         """The manifest; an earlier attempt may have written the file before it was killed."""
         from lucidworks_provider.jobs.record import JobStateStore
-        from lucidworks_provider.storage import check_uri, discard_folder
+        from lucidworks_provider.storage import check_uri
 
         uri = check_uri(self.result_path, "result_path")
         store = JobStateStore(result_directory(uri, context), context.get("task_state_store"))
@@ -319,7 +326,6 @@ class LucidworksPredictionOperator(_Predicting):
             asyncio.run(self._run(runner))
             record.finish(self._write(runner, uri))
         store.close(record)
-        discard_folder(store.results.table)
         return dict(record.result or {})
 
     def _batch_runner(self, context: Context) -> SyncBatchRunner:
@@ -507,12 +513,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         job_options = self._job_options(context)
         policy = self._result_policy()
         spool = Spool(self._results(context).table, context["ti"].max_tries)
-        batches = self._read(options, spool)
-        try:
-            check_jobs(batches)
-        except InputError:
-            spool.discard()
-            raise
+        batches = self._read(options, spool, check_jobs)
         return PredictionTask(
             **job_options,
             options=options,

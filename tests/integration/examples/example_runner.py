@@ -42,6 +42,7 @@ ORDER = (
     "answer_questions",
     "call_an_endpoint",
     "chunk_documents",
+    "chunk_products",
     "classify_sql_table",
     "classify_tickets",
     "enrich_catalogue",

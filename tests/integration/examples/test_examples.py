@@ -143,6 +143,12 @@ def test_there_is_no_log_of_another_example() -> None:
     assert {path.stem for path in (HERE / "logs").glob("*.txt")} <= set(EXAMPLES)
 
 
+def test_chunks_of_a_table_have_its_key(ran: Ran) -> None:
+    rows = ran.rows(ran.returned("chunk_products", "chunk")["uri"])
+    assert {row["sku"] for row in rows} == {product["sku"] for product in PRODUCTS}
+    assert ran.returned("chunk_products", "join") == {product["sku"]: 2 for product in PRODUCTS}
+
+
 def test_a_csv_file_has_a_label_for_each_ticket(ran: Ran) -> None:
     rows = ran.rows(ran.returned("classify_tickets", "classify")["uri"])
     assert [(row["ticket"], row["customer"]) for row in rows] == [(one[0], one[2]) for one in TICKETS]

@@ -405,6 +405,22 @@ def test_a_retry_of_a_function_uses_the_rows_that_it_returned_first(service: Ser
     assert ([row["text"] for row in rows_of(path)], sent(service)) == (["Call 1."], [1])
 
 
+def test_options_that_change_during_the_wait(service: Service, tmp_path: Path) -> None:
+    """The DAG file was edited; the rows are those that the function has returned."""
+    context = new_context()
+
+    def text() -> str:
+        return "One. Two."
+
+    with pytest.raises(TaskDeferred) as deferred:
+        decorated(text, tmp_path / "c.jsonl", deferrable=True).execute(context)
+    event = wait(deferred.value)
+    with pytest.raises(InputError, match="options changed while the task was waiting"):
+        decorated(text, tmp_path / "c.jsonl", deferrable=True, data_type="query").execute_complete(
+            context, event, **deferred.value.kwargs
+        )
+
+
 def test_a_function_whose_rows_are_gone(service: Service, tmp_path: Path) -> None:
     context = new_context()
 

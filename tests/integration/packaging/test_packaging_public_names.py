@@ -117,8 +117,9 @@ METHODS = {
     },
     ("lucidworks_provider.operators.chunking", "LucidworksChunkOperator"): {
         "__init__": (
-            "chunker model_id result_path text documents chunker_config model_config data_type on_mismatch "
-            "max_text_bytes lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission "
+            "chunker model_id result_path text documents id_column text_column columns chunker_config model_config "
+            "data_type max_text_bytes max_reject_ratio on_invalid on_empty on_mismatch lucidworks_conn_id deferrable "
+            "poll_interval timeout on_unknown_submission "
             "max_requests kwargs"
         ),
         "execute": "context",
@@ -250,6 +251,7 @@ def test_templated_fields() -> None:
 
     assert set(LucidworksChunkOperator.template_fields) == {
         *("chunker", "model_id", "text", "documents", "chunker_config", "model_config"),
+        *("id_column", "text_column", "columns"),
         *("data_type", "result_path", "max_requests", "lucidworks_conn_id"),
     }
     assert set(LucidworksChunkOperator.template_fields_renderers) <= set(

@@ -95,6 +95,7 @@ class Examples:
 NAMES = (
     "chunk_catalogue",
     "chunk_documents",
+    "chunk_products",
     "enrich_catalogue",
     "classify_sql_table",
     "classify_tickets",
@@ -186,6 +187,13 @@ def test_a_catalogue_is_enriched(examples: Examples) -> None:
     # 70 products are three jobs of at most 32, for the keywords and for the summaries; a customer has two reviews.
     jobs = sorted(call["items"] for call in examples.calls("submit-prediction"))
     assert [items for items in jobs if items > 2] == [6, 6, 32, 32, 32, 32]
+
+
+def test_products_are_chunked_with_their_key(examples: Examples) -> None:
+    assert examples.ends("chunk_products") == "success"
+    chunks = examples.xcom("chunk_products", "join")
+    assert list(chunks) == [product["sku"] for product in PRODUCTS]
+    assert all(chunks.values())
 
 
 def test_tickets_are_classified(examples: Examples) -> None:
