@@ -5,7 +5,7 @@ When a request is sent again, and how long to wait before: one policy for both c
 ==========================  =========================  ===================================
 what happened               a replayable request       a submission (not replayable)
 ==========================  =========================  ===================================
-429                         again, after Retry-After   again: it was refused, no job exists
+429, for three minutes      again, after Retry-After   again: it was refused, no job exists
 no connection               again                      again: the service never saw it
 broken or no answer, 5xx    again                      no: a job may exist; the caller decides
 200 without a token         again (token request)      --
@@ -22,6 +22,7 @@ Waits grow exponentially, and half of each is random, so that processes do not r
 from __future__ import annotations
 
 import logging
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,9 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 6
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
+# Seconds after its first 429 in which a request is sent again. While the service refuses everything, one request at a
+# time is sent, so that six tries of each of eight requests would take twenty minutes.
+LONGEST_REFUSAL = 180.0
 # A longer Retry-After is left to the retries of Airflow.
 LONGEST_RETRY_AFTER = 120.0
 # Errors after which the service has done nothing.
@@ -70,12 +74,13 @@ class _Again(retry_base):
 
 class _Stop(stop_base):
     """
-    Counts 401s separately. Has state, so each call needs its own.
+    Counts 401s separately, and measures the time of 429s. Has state, so each call needs its own.
     """
 
     def __init__(self, attempts: int) -> None:
         self.attempts = attempts
         self.token_rounds = 0
+        self.refused_at = math.inf
 
     def __call__(self, retry_state: RetryCallState) -> bool:
         error = _error(retry_state)
@@ -84,6 +89,11 @@ class _Stop(stop_base):
             return self.token_rounds > TOKEN_ROUNDS
         if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:
             return True
+        if isinstance(error, RateLimitError):
+            now = retry_state.outcome_timestamp or 0.0
+            self.refused_at = min(self.refused_at, now)
+            if now - self.refused_at >= LONGEST_REFUSAL:
+                return True
         return retry_state.attempt_number - self.token_rounds >= self.attempts
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, get_token, scripted, submit
 
+from lucidworks_provider.client.http import retry
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
@@ -135,6 +136,17 @@ def test_a_rate_limit_that_stays(mode: Mode, emulator: RunningEmulator) -> None:
     with pytest.raises(RateLimitError):
         submit(mode, LucidworksHook())
     assert count(emulator, "submit") == ATTEMPTS
+
+
+def test_a_request_that_was_refused_for_minutes_is_given_up(
+    mode: Mode, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While everything is refused one request at a time is sent, so its six tries may take half an hour."""
+    monkeypatch.setattr(retry, "LONGEST_REFUSAL", 0.0)
+    fault(emulator, "429", "submit", times=100)
+    with pytest.raises(RateLimitError):
+        submit(mode, LucidworksHook())
+    assert count(emulator, "submit") == 1
 
 
 class _OnFirstWarning(logging.Handler):
