@@ -29,6 +29,7 @@ from lucidworks_provider.errors import (
     InputError,
     LucidworksError,
     MalformedAnswerError,
+    RateLimitError,
     StorageError,
     TokenError,
     TokenRefusedError,
@@ -450,6 +451,7 @@ def _is_common(err: LucidworksError) -> bool:
         | ConfigurationError
         | ContentEncodingError
         | ForbiddenError
+        | RateLimitError
         | StorageError
         | TokenError
         | TokenRefusedError
