@@ -6,7 +6,7 @@ When something that failed is tried again, by tenacity: requests to the service 
 ==========================  =========================  ===================================
 what happened               a replayable request       a submission (not replayable)
 ==========================  =========================  ===================================
-429                         again, after Retry-After   again: it was refused, no job exists
+429, for three minutes      again, after Retry-After   again: it was refused, no job exists
 no connection               again                      again: the service never saw it
 broken or no answer, 5xx    again                      no: a job may exist; the caller decides
 200 without a token         again (token request)      --
@@ -17,7 +17,7 @@ other 4xx                   no                         no
 ==========================  =========================  ===================================
 
 Waits grow exponentially, and half of each is random, so that processes do not retry at the same time. A
-``Retry-After`` is a lower bound.
+``Retry-After`` is a lower bound. The three minutes are those in which the service accepts no request of the process.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ T = TypeVar("T")
 ATTEMPTS = 6
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
+# Seconds in which the service refuses everything, after which a refused request is given up. One request at a time is
+# sent then, so that six attempts of each of eight requests would take twenty minutes.
+LONGEST_REFUSAL = 180.0
 # A longer Retry-After is left to the retries of Airflow.
 LONGEST_RETRY_AFTER = 120.0
 # Errors after which the service has done nothing.
@@ -81,10 +84,13 @@ class _Again(retry_base):
 class _Stop(stop_base):
     """
     Counts 401s separately. Has state, so each call needs its own.
+
+    :param refused_for: seconds for which the service has refused everything.
     """
 
-    def __init__(self, attempts: int) -> None:
+    def __init__(self, attempts: int, refused_for: Callable[[], float]) -> None:
         self.attempts = attempts
+        self.refused_for = refused_for
         self.token_rounds = 0
 
     def __call__(self, retry_state: RetryCallState) -> bool:
@@ -93,6 +99,8 @@ class _Stop(stop_base):
             self.token_rounds += 1
             return self.token_rounds > TOKEN_ROUNDS
         if (_asked_wait(error) or 0.0) > LONGEST_RETRY_AFTER:
+            return True
+        if isinstance(error, RateLimitError) and self.refused_for() > LONGEST_REFUSAL:
             return True
         return retry_state.attempt_number - self.token_rounds >= self.attempts
 
@@ -115,12 +123,15 @@ def wait_after(error: LucidworksError | None, attempt: int) -> float:
     return asked + random.uniform(ceiling / 2, ceiling)
 
 
-def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:
+def policy(
+    *, replayable: bool, attempts: int | None = None, refused_for: Callable[[], float] = lambda: 0.0
+) -> dict[str, Any]:
     """
     Keyword arguments for ``tenacity.Retrying`` and ``tenacity.AsyncRetrying`` alike.
 
     :param replayable: see the table above.
     :param attempts: at most, not counting 401s.
+    :param refused_for: seconds for which the service has refused everything.
     """
 
     def before_sleep(retry_state: RetryCallState) -> None:
@@ -132,7 +143,7 @@ def policy(*, replayable: bool, attempts: int | None = None) -> dict[str, Any]:
 
     return {
         "retry": _Again(replayable),
-        "stop": _Stop(attempts or ATTEMPTS),
+        "stop": _Stop(attempts or ATTEMPTS, refused_for),
         "wait": Wait(),
         "before_sleep": before_sleep,
         "reraise": True,

@@ -165,7 +165,7 @@ class LucidworksClient:
     def _begin(self, exchange: Exchange[T]) -> _Attempts[T]:
         for secret in exchange.request.secrets:
             redact_in_logs(secret)
-        return _Attempts(exchange, token_source(self.settings, exchange.request.scope))
+        return _Attempts(exchange, token_source(self.settings, exchange.request.scope), self.settings)
 
 
 @dataclass
@@ -174,12 +174,20 @@ class _Attempts(Generic[T]):
 
     exchange: Exchange[T]
     source: TokenSource
+    settings: LucidworksSettings
     refused: str | None = None
 
     def policy(self, attempts: int | None) -> dict[str, Any]:
         """The policy of the request's retries."""
         replayable = self.exchange.request.replayable
-        return policy(replayable=replayable, attempts=self.exchange.attempts or attempts)
+        attempts = self.exchange.attempts or attempts
+        return policy(replayable=replayable, attempts=attempts, refused_for=self._refused_for)
+
+    def _refused_for(self) -> float:
+        from lucidworks_provider.client.http.rate_limiter import queue_for
+
+        queue = queue_for(self.exchange.request, self.settings)
+        return 0.0 if queue is None else queue.refused_for
 
     def record(self, response: Response, token: str) -> Response:
         """Record whether the token was accepted."""

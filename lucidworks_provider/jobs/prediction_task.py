@@ -28,6 +28,7 @@ from lucidworks_provider.errors import (
     InputError,
     LucidworksError,
     MalformedAnswerError,
+    RateLimitError,
     StorageError,
     TokenError,
     TokenRefusedError,
@@ -415,6 +416,7 @@ def _is_common(err: LucidworksError) -> bool:
         | ConfigurationError
         | ContentEncodingError
         | ForbiddenError
+        | RateLimitError
         | StorageError
         | TokenError
         | TokenRefusedError

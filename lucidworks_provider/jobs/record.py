@@ -231,15 +231,16 @@ class JobStateStore:
         """
         on_storage, in_state = record.stale
         record.revision += bool(on_storage or in_state)
-        parts = {number: record.part(number) for number in sorted(on_storage | in_state)}
+        parts = {number: record.part(number) for number in sorted(on_storage)}
         try:
-            for number in sorted(on_storage):
-                _write_part(self.results, number, parts[number])
+            for number, text in parts.items():
+                _write_part(self.results, number, text)
                 on_storage.discard(number)
         finally:
             # A submitted id must be in one place at least.
-            for number in sorted(in_state):
-                if not set_state(self.state, _state_name(number), parts[number]):
+            for number in sorted(in_state) if self.state is not None else ():
+                text = parts.get(number) or record.part(number)
+                if not set_state(self.state, _state_name(number), text):
                     break
                 in_state.discard(number)
         return self.state is not None and not in_state

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from tenacity import AsyncRetrying, retry, wait_fixed, wait_random_exponential
 
 from lucidworks_provider.errors import StorageError
+from lucidworks_provider.listing import list_folder
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import (
     discard,
@@ -45,8 +46,8 @@ SAVE_WAIT = 5.0
 
 _WRITE_CHECK = "writable"
 _REJECTED = ".refused"
-# Bytes of bodies that a worker keeps in memory until it reads them.
-_CACHE_BYTES = 32_000_000
+# Bodies, and their bytes, that a worker keeps in memory until it reads them.
+_CACHED, _CACHE_BYTES = 1000, 32_000_000
 
 
 class QuarantineReason(Enum):
@@ -94,10 +95,11 @@ class ResultDirectory:
     def exists(self, position: int, job_id: str) -> bool:
         return exists(self.uri(position, job_id))
 
-    def stored(self, jobs: Mapping[int, str]) -> frozenset[int]:
-        """Positions of the jobs whose bodies are stored, by one listing."""
-        names = set(names_in(self.folder))
-        return frozenset(p for p, job in jobs.items() if split_uri(self.uri(p, job))[1] in names)
+    def stored(self, jobs: Mapping[int, str]) -> dict[int, int]:
+        """The bytes of the stored bodies of jobs, by position and by one listing."""
+        sizes = {entry.name: entry.size for entry in list_folder(self.folder)}
+        names = {p: f"{_body_name(p, job)}.json" for p, job in jobs.items()}
+        return {p: sizes[name] for p, name in names.items() if name in sizes}
 
     @retry_write
     def save(self, position: int, job_id: str, body: bytes) -> None:
@@ -105,10 +107,9 @@ class ResultDirectory:
         uri = self.uri(position, job_id)
         write_file(uri, body)
         if (cache := self._cache) is not None:
-            if len(body) + sum(map(len, list(cache.values()))) <= _CACHE_BYTES:
+            cache.pop(uri, None)
+            if len(cache) < _CACHED and len(body) + sum(map(len, list(cache.values()))) <= _CACHE_BYTES:
                 cache[uri] = body
-            else:
-                cache.pop(uri, None)
 
     def read(self, position: int, job_id: str) -> bytes | None:
         """Read a body, if it is stored; from memory, once, if this process wrote it."""

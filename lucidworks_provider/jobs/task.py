@@ -11,7 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -36,7 +36,7 @@ from lucidworks_provider.jobs.progress import Progress, Warnings
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import discard_folder, is_folder
-from lucidworks_provider.threads import in_thread
+from lucidworks_provider.threads import in_thread, read_ahead
 
 if TYPE_CHECKING:
     from lucidworks_provider.jobs.polling import AsyncHook
@@ -49,6 +49,8 @@ MAX_JOBS = 32_000
 SUBMISSIONS = 8
 # Times that a POST without an answer is repeated by the policy `resubmit`.
 RESUBMISSIONS = 3
+# Bytes of bodies that are read ahead of the result file.
+_READ_AHEAD_BYTES = 32_000_000
 # Failures that an error message describes.
 _DESCRIBED = 5
 
@@ -306,10 +308,18 @@ class JobTask(ABC, Generic[File]):
         :raises MalformedAnswerError: results are not valid for the input; their bodies are quarantined.
         """
         unusable: dict[int, MalformedAnswerError] = {}
-        with self.open() as file:
-            for position in range(self.count):
+        results = self.store.results
+        sizes = results.stored(record.jobs)
+        bodies = read_ahead(
+            lambda position: results.read(position, record.jobs[position]),
+            range(self.count),
+            size=lambda position: sizes.get(position, 0),
+            max_bytes=_READ_AHEAD_BYTES,
+        )
+        with closing(bodies), self.open() as file:
+            for position, body in enumerate(bodies):
                 try:
-                    self.add(file, position, self._read(record, position))
+                    self.add(file, position, self._read(record, position, body))
                 except MalformedAnswerError as err:
                     unusable[position] = err
             if unusable:
@@ -320,10 +330,9 @@ class JobTask(ABC, Generic[File]):
         metrics.written(manifest)
         return manifest
 
-    def _read(self, record: JobRecord, position: int) -> Any:
+    def _read(self, record: JobRecord, position: int, body: bytes | None) -> Any:
         """The result in a body. A large one was stored without being parsed."""
         results, job_id = self.store.results, record.jobs[position]
-        body = results.read(position, job_id)
         if body is None:
             raise StorageError(
                 f"{results.uri(position, job_id)} no longer exists. A retry polls the job "

@@ -522,6 +522,13 @@ class RequestQueue:
         """What is known of the application's limit."""
         return self._limiter.stats
 
+    @property
+    def refused_for(self) -> float:
+        """Seconds for which the service has refused everything; 0 if it has not."""
+        with self._lock:
+            stopped_at = self._limiter.stopped_at
+        return 0.0 if stopped_at is None else time.monotonic() - stopped_at
+
     def acquire(self) -> int:
         """Wait for the permit to send one request; pass it to :meth:`answered` afterwards."""
         permit, _ = self._try_acquire()

@@ -495,6 +495,20 @@ def test_a_service_that_is_down_is_not_tried_with_every_batch(
     assert texts_of(rows_of(tmp_path / "p.jsonl")) == TEN * 3
 
 
+def test_a_batch_that_is_refused_to_the_end_ends_the_task(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one would wait as long for its turn, and be refused too."""
+    monkeypatch.setattr(retrying, "LONGEST_REFUSAL", 0.0)
+    service.fault("predict", "429", times=10_000)
+    context, path = new_context(), str(tmp_path / "p.jsonl")
+    with pytest.raises(RateLimitError, match="1 of 10 batches failed"):
+        direct(TEN, batch_size=1, concurrency=1, result_path=path).execute(context)
+    assert len(service.calls("predict")) == 2
+    service.heal()
+    assert direct(TEN, batch_size=1, concurrency=1, result_path=path).execute(context)["predictions"] == 10
+
+
 def test_failures_with_answers_in_between_hold_up_nobody(service: Service, tmp_path: Path) -> None:
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         text = body["batch"][0]["text"]

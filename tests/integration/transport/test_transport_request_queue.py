@@ -56,6 +56,18 @@ def pass_probe(queue: RequestQueue) -> None:
     queue.answered(queue.acquire(), ACCEPTED)
 
 
+def test_the_time_for_which_everything_is_refused() -> None:
+    queue = RequestQueue()
+    queue.answered(queue.acquire(), REFUSED)
+    assert queue.refused_for == 0, "one 429 may be random"
+    refuse(queue, 0.1)
+    first = queue.refused_for
+    time.sleep(0.01)
+    assert queue.refused_for > first > 0
+    pass_probe(queue)
+    assert queue.refused_for == 0
+
+
 # --- who waits
 
 
