@@ -3,7 +3,7 @@
 Every setting of the emulator, in one frozen value.
 
 The defaults are the strict readings of the vendor's documentation ("Emulator: behaviour to implement"). Where
-the vendor is silent the fact is an assumption, marked [A], and has a setting here. docs/emulator.md explains each.
+the vendor is silent the fact is an assumption, marked [A], and has a setting here.
 """
 
 from __future__ import annotations
