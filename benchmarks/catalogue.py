@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ import pyarrow.compute as pc
 
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import CHUNKS, changes, new_name, open_dataset
+from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.publish import TableSettings, maintain, publish
 from lucidworks_provider.corpus.run_database import SAME, TODO, Row, RunDatabase
@@ -118,6 +120,10 @@ def commit(
     settings: TableSettings = SETTINGS,
 ) -> dict[str, float]:
     """One run's end."""
+    lease = Lease(str(output))
+    lease.acquire(
+        Holder.here(dag_id="d", run_id=str(number), task_id="t", map_index=-1, try_number=1), wait_seconds=0
+    )
     began = time.perf_counter()
     times: dict[str, float] = {}
     with RunDatabase() as db:
@@ -134,22 +140,19 @@ def commit(
             db,
             tables,
             parts,
-            settings,
-            number=number,
+            replace(settings, prune=True),
+            lease=lease,
             task={"instance": [number]},
             journal="",
             last=None,
-            keep_old=True,
-            prune=True,
-            on_missing_chunks="resend",
             returned=lambda _: {},
             report=lambda _: None,
-            check=lambda: None,
         )
         times["commit"] = time.perf_counter() - began
     began = time.perf_counter()
     maintain(str(output), RETENTION, tables)
     times["maintain"] = time.perf_counter() - began
+    lease.release()
     return times
 
 

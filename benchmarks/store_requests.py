@@ -34,8 +34,8 @@ import s3fs
 from dev.s3_server import BUCKET, s3_client, s3_server
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.lease import Holder
-from lucidworks_provider.corpus.run import run
-from lucidworks_provider.corpus.settings import Corpus, Service
+from lucidworks_provider.corpus.pipeline import Service
+from lucidworks_provider.corpus.run import Corpus, run
 
 TEXT = "A document has a sentence of some words. " * 75
 CONN_ID = "bench_s3"

@@ -84,12 +84,7 @@ def check_uri(uri: object, what: str) -> str:
 
     :param what: the argument's name, for the message.
     """
-    if not isinstance(uri, str) or not uri.strip():
-        raise InputError(f"{what} is {uri!r}; give the URI of a file, e.g. file:///data/chunks.parquet.")
-    uri = uri.strip()
-    if (local := local_path(uri)) is not None and not local.is_absolute():
-        # Workers and triggerers have different working directories.
-        raise InputError(f"{what} is {uri!r}; give an absolute path (file:///…) or another storage's URI.")
+    uri = _absolute(uri, what, "the URI of a file, e.g. file:///data/chunks.parquet")
     if uri.endswith("/"):
         raise InputError(f"{what} is {uri!r}, a folder; give the URI of a file.")
     return uri
@@ -102,14 +97,18 @@ def check_folder(uri: object, what: str) -> str:
     :param what: the argument's name, for the message.
     :return: the URI without a slash at its end.
     """
+    uri = _absolute(uri, what, "a URI, e.g. file:///data/catalogue or s3://bucket/catalogue")
+    return uri.rstrip("/") or uri
+
+
+def _absolute(uri: object, what: str, needed: str) -> str:
     if not isinstance(uri, str) or not uri.strip():
-        raise InputError(
-            f"{what} is {uri!r}; give a URI, e.g. file:///data/catalogue or s3://bucket/catalogue."
-        )
+        raise InputError(f"{what} is {uri!r}; give {needed}.")
     uri = uri.strip()
     if (local := local_path(uri)) is not None and not local.is_absolute():
+        # Workers and triggerers have different working directories.
         raise InputError(f"{what} is {uri!r}; give an absolute path (file:///…) or another storage's URI.")
-    return uri.rstrip("/") or uri
+    return uri
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 # Examples of each problem.
 NAMED = 3
 # Numbers of vectors in a batch.
-_AT_ONCE = 1_000_000
+AT_ONCE = 1_000_000
 # Start, end and digest of a chunk's text.
 _SPAN = struct.Struct("<qq8s")
 _DOCUMENT = [
@@ -229,7 +229,7 @@ class _Inspector:
         from lucidworks_provider.delta.rows import read_rows
 
         file, uri, rows = table.files[path], file_uri(table.uri, path), 0
-        limit = max(1, min(2048, _AT_ONCE // max(self.dimension, 1)))
+        limit = max(1, min(2048, AT_ONCE // max(self.dimension, 1)))
         batches = read_rows(table, columns=columns, files=[path], with_position=True, batch_rows=limit)
         try:
             entry = find_entry(uri)

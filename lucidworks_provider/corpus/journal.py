@@ -28,7 +28,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -125,13 +125,17 @@ class Journal:
 
     :param output: URI of the folder.
     :param keep: do not remove the files of new runs.
+    :param write: writes the file of a group; blocks.
     :ivar submissions: of the run with all its attempts, after :meth:`load` was iterated to its end.
     :ivar resubmissions: submissions of texts that had been submitted before.
     """
 
-    def __init__(self, output: str, *, keep: bool = False) -> None:
+    def __init__(
+        self, output: str, *, keep: bool = False, write: Callable[[str, Sequence[bytes]], None] | None = None
+    ) -> None:
         self.output = output
         self._keep = keep
+        self._write_file = write or write_file
         # Folder of the current run below the output; set by head() and begin().
         self.run = ""
         self.submissions = self.resubmissions = 0
@@ -391,7 +395,7 @@ class Journal:
 
     async def _write(self, group: _Group, name: str) -> None:
         try:
-            await in_thread(write_file, self._uri(name), group.lines)
+            await in_thread(self._write_file, self._uri(name), group.lines)
         except StorageError:
             self._writable.clear()
             raise

@@ -2,8 +2,8 @@
 """
 The lease on an output, which allows one writer: a late nightly run and a backfill must not mix their writes.
 
-``lease/NNNNNNNN.json`` holds ``{holder, nonce, beat, since, released}``; only the file with the largest number is
-valid. A task acquires the lease by creating the next number, which the storage allows to one task only.
+``lease/NNNNNNNN.json`` holds a :class:`LeaseRecord`; only the file with the largest number is valid. A task acquires
+the lease by creating the next number, which the storage allows to one task only.
 
 ===========================================  ============================================================
 newest file                                  the next task
@@ -133,18 +133,14 @@ class LeaseRecord:
     released: bool = False
 
     def to_json(self) -> bytes:
-        plain = asdict(self)
-        # The name in files of version 0.1.
-        plain["beat"] = plain.pop("heartbeat")
-        return json.dumps(plain, indent=1).encode()
+        return json.dumps(asdict(self), indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> LeaseRecord:
         """Parse a file; any content counts as a record."""
         try:
             plain = json.loads(data)
-            heartbeat = plain.pop("beat")
-            return cls(**plain | {"holder": Holder(**plain["holder"]), "heartbeat": heartbeat})
+            return cls(**plain | {"holder": Holder(**plain["holder"])})
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls(None, f"unreadable: {data!r}")
 

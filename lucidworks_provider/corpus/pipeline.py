@@ -7,8 +7,8 @@ Sends the documents of a run and collects their chunks.
     plan ──> submit ──> poll ──> journal ──> part
              (InFlightLimit)  (BodyBudget)
 
-An event loop submits and polls, a thread reads documents ahead, and a thread writes parts. The jobs of a run share a
-:class:`RunContext`. :class:`PollDelayEstimator` decides when a job is polled first.
+An event loop submits and polls, a thread reads documents ahead, and a thread writes parts.
+:class:`PollDelayEstimator` decides when a job is polled first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from itertools import islice
@@ -77,6 +78,23 @@ LEAST_GETS, MOST_GETS = 2, 256
 # Assumed size of the first body. The expected size is the largest one, which decays over some twenty bodies.
 FIRST_BODY = 6_000_000
 DECAY = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """
+    Calls of the service, on an event loop.
+
+    :param submit: performs the POST for a text and returns the job's id.
+    :param fetch: performs the GET of a job and returns the body.
+    :param client: open during the run; its argument is called with the outcome of each request.
+    :param rate: requests a second that the rate limiter allows; None before the first 429.
+    """
+
+    submit: Callable[[str], Awaitable[str]]
+    fetch: Callable[[str], Awaitable[bytes]]
+    client: Callable[[Callable[[int | str], None]], AbstractAsyncContextManager[object]] = nullcontext
+    rate: Callable[[], float | None] = lambda: None
 
 
 class InFlightLimit:
@@ -229,18 +247,6 @@ class PollDelayEstimator:
             self._first = min(self._longest, self._first * _LONGER)
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """Shared by all jobs of a run."""
-
-    fetch: Callable[[str], Awaitable[bytes]]
-    journal: Journal
-    stats: RunStats
-    body_budget: BodyBudget
-    delays: PollDelayEstimator
-    budget: Budget
-
-
 class JournalResultStore:
     """
     The :class:`~lucidworks_provider.jobs.state_store.ResultStore` of one job.
@@ -250,9 +256,9 @@ class JournalResultStore:
     """
 
     def __init__(
-        self, context: RunContext, segment: SegmentRequest, job: str, *, keep_in_memory: bool, fresh: bool
+        self, runner: JobRunner, segment: SegmentRequest, job: str, *, keep_in_memory: bool, fresh: bool
     ) -> None:
-        self._context = context
+        self._runner = runner
         self._keep_in_memory = keep_in_memory
         self._fresh = fresh
         self._piece = segment
@@ -266,12 +272,12 @@ class JournalResultStore:
 
     async def fetch(self, job: str) -> bytes:
         """Perform the GET, and repeat it while the response is a 429."""
-        return await retry_async(self._context.fetch, job, **WHILE_RATE_LIMITED)
+        return await retry_async(self._runner.service.fetch, job, **WHILE_RATE_LIMITED)
 
     def next_wait(self, age: float, poll_interval: float) -> float:
         """Seconds to the next poll of a job that is not ready."""
         self._unfinished = time.monotonic() - self._started
-        return self._context.delays.next_wait(age, poll_interval)
+        return self._runner.delays.next_wait(age, poll_interval)
 
     async def exists(self) -> bool:
         """False: the plan has already searched the journal."""
@@ -281,16 +287,16 @@ class JournalResultStore:
         """Write the body to the journal."""
         if self._fresh:  # otherwise it may have been ready for long
             seconds = time.monotonic() - self._started
-            self._context.delays.durations.append(seconds)
+            self._runner.delays.durations.append(seconds)
             if self._unfinished is None:
-                self._context.delays.ready(seconds)
+                self._runner.delays.ready(seconds)
             else:
-                self._context.delays.late(self._unfinished)
-        self._context.body_budget.observe(len(body))
+                self._runner.delays.late(self._unfinished)
+        self._runner.body_budget.observe(len(body))
         self._result = await self._write(body)
         if self._keep_in_memory:
             self._body = body
-            self._context.body_budget.hold(len(body))
+            self._runner.body_budget.hold(len(body))
 
     async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
         """Write it to the journal, once if it has the size of the one before; a resumed run polls the job again."""
@@ -312,7 +318,7 @@ class JournalResultStore:
         return SegmentResult(self._piece, self._job, self._result, self._body, seconds)
 
     async def _write(self, body: bytes, *, unconfirmed: bool = False) -> BodyLocation:
-        return await self._context.journal.write_body(
+        return await self._runner.journal.write_body(
             self._piece.key, self._job, body, unconfirmed=unconfirmed
         )
 
@@ -352,16 +358,20 @@ class JobRunner:
     """
     Submits the segments of a run and waits for their jobs.
 
-    :param submit: performs the POST for a text and returns the job's id.
+    :param body_budget: of the bodies in memory.
     """
 
-    submit: Callable[[str], Awaitable[str]]
-    context: RunContext
+    service: Service
+    journal: Journal
+    stats: RunStats
     settings: PipelineSettings
+    body_budget: BodyBudget
     # Jobs that were not ready in time or could not be polled; the next run polls them.
     unfinished_jobs: int = 0
 
     def __post_init__(self) -> None:
+        self.budget = Budget(max_tokens=self.settings.max_tokens)
+        self.delays = PollDelayEstimator(self.settings.poll_interval)
         self._submitting = asyncio.Semaphore(SUBMISSIONS)
         # Set after the first submission.
         self.submitted = asyncio.Event()
@@ -378,20 +388,20 @@ class JobRunner:
         :raises LucidworksError: a failure common to all documents.
         """
         if segment.body is not None:
-            self.context.stats.reused()
+            self.stats.reused()
             return SegmentResult(segment, segment.job, segment.body)
         job, again = segment.job, False
         if job:
-            self.context.stats.reused()
+            self.stats.reused()
         while True:
             fresh = not job
             job = job or await self._submit(segment)
             self._register_job(job, segment)
-            store = JournalResultStore(self.context, segment, job, keep_in_memory=alone, fresh=fresh)
+            store = JournalResultStore(self, segment, job, keep_in_memory=alone, fresh=fresh)
             try:
                 with metrics.waiting() as waited:
                     if fresh:
-                        await asyncio.sleep(self.context.delays.first_wait())
+                        await asyncio.sleep(self.delays.first_wait())
                     ended = await self._wait(job, store)
                     waited.ending = ended.end.value
             finally:
@@ -419,8 +429,8 @@ class JobRunner:
                 segment.key.document_id,
                 ended.message,
             )
-            self.context.journal.resubmitted()
-            self.context.stats.resubmitted()
+            self.journal.resubmitted()
+            self.stats.resubmitted()
             job, again = "", True
 
     def _register_job(self, job: str, segment: SegmentRequest) -> None:
@@ -447,11 +457,11 @@ class JobRunner:
                     wait=store.next_wait,
                     # The lease excludes other readers.
                     gone_patience=0.0,
-                    durations=self.context.delays.durations,
+                    durations=self.delays.durations,
                 ),
                 store=store,
                 fetch=store.fetch,
-                slots=self.context.body_budget,
+                slots=self.body_budget,
                 kind=CHUNKING,
             )
         except InputError as err:
@@ -472,8 +482,8 @@ class JobRunner:
                 segment.key.document_id,
                 _error(state),
             )
-            self.context.journal.resubmitted()
-            self.context.stats.resubmitted()
+            self.journal.resubmitted()
+            self.stats.resubmitted()
 
         try:
             return await retry_async(
@@ -496,15 +506,15 @@ class JobRunner:
 
     async def _submit_once(self, segment: SegmentRequest) -> str:
         async with self._submitting:
-            self.context.budget.check_tokens()
-            await self.context.journal.writable()
+            self.budget.check_tokens()
+            await self.journal.writable()
             # The job's id is recorded even when this is cancelled.
             return await shielded(self._post(segment))
 
     async def _post(self, segment: SegmentRequest) -> str:
-        job = await retry_async(self.submit, segment.text, **WHILE_RATE_LIMITED)
-        self.context.journal.submitted(segment.key, job)
-        self.context.stats.submitted(time.monotonic())
+        job = await retry_async(self.service.submit, segment.text, **WHILE_RATE_LIMITED)
+        self.journal.submitted(segment.key, job)
+        self.stats.submitted(time.monotonic())
         self.submitted.set()
         return job
 
@@ -523,7 +533,7 @@ CHECK_SECONDS = 10.0
 CHECK_ATTEMPTS = 7
 # Documents appended per call of a thread.
 WRITE_AT_ONCE = 32
-# Warnings and rejects in the log; the file of rejects has them all.
+# Warnings of each kind in the log; the file of rejects has all rejects.
 LOGGED_FIRST = 20
 # Reasons that may be common to all documents.
 _SYSTEMIC = {Reason.REFUSED, Reason.FAILED, Reason.MALFORMED, Reason.GONE, Reason.EMPTY_RESULT}
@@ -544,41 +554,36 @@ class Pipeline:
     When the part is full, the journal records it and deletes the bodies of its documents. After a failure common to
     all documents the journal has everything for a retry.
 
-    :param submit: performs the POST for a text and returns the job's id.
-    :param fetch: performs the GET of a job once and returns the body.
     :param new_part: opens the next part.
     :param check: raises when the output's lease is lost.
-    :param rate: requests a second that the rate limiter allows.
     """
 
-    submit: Callable[[str], Awaitable[str]]
-    fetch: Callable[[str], Awaitable[bytes]]
+    service: Service
     journal: Journal
     db: RunDatabase
     stats: RunStats
     new_part: Callable[[], PartWriter]
     check: Callable[[], None]
-    rate: Callable[[], float | None] = lambda: None
     settings: PipelineSettings = field(default_factory=PipelineSettings)
     parts: list[Part] = field(default_factory=list)
-    # Documents whose chunks do not cover their text.
-    truncated: int = 0
-    rejected: int = 0
     # Whether a document was not submitted as max_tokens is reached.
     over_budget: bool = False
 
     def __post_init__(self) -> None:
-        self.budget = Budget(max_tokens=self.settings.max_tokens)
         self._in_flight_limit = InFlightLimit(self.settings.max_in_flight)
         self._body_budget = BodyBudget()
-        delays = PollDelayEstimator(self.settings.poll_interval)
-        context = RunContext(self.fetch, self.journal, self.stats, self._body_budget, delays, self.budget)
-        self._runner = JobRunner(self.submit, context, self.settings)
+        self._runner = JobRunner(self.service, self.journal, self.stats, self.settings, self._body_budget)
         self._completed: asyncio.Queue[CompletedDocument | None] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
-        self._rejected_in_a_row = self._warned = 0
+        self._rejected_in_a_row = 0
         self._reported: Counter[str] = Counter()
+        self._warnings: Counter[str] = Counter()
+
+    @property
+    def budget(self) -> Budget:
+        """The tokens of this try."""
+        return self._runner.budget
 
     @property
     def unfinished_jobs(self) -> int:
@@ -765,14 +770,15 @@ class Pipeline:
         seconds = max((result.seconds for result in completed.results if result.seconds), default=None)
         self.stats.chunked(time.monotonic(), seconds, written.sizes, written.tokens)
         document_id = completed.candidate.document.id
-        self._warned += bool(written.warnings)
-        if self._warned <= LOGGED_FIRST:
-            for warning in written.warnings:
-                log.warning("Document %r: %s", document_id, warning)
+        for warning in written.warnings:
+            self._warn("result", "Document %r: %s", document_id, warning)
         if written.gap is not None:
-            self.truncated += 1
-            if self.truncated <= LOGGED_FIRST:
-                log.warning("Document %r: %s", document_id, not_covered(written.gap))
+            self._warn("gap", "Document %r: %s", document_id, not_covered(written.gap))
+
+    def _warn(self, kind: str, message: str, *values: object) -> None:
+        self._warnings[kind] += 1
+        if self._warnings[kind] <= LOGGED_FIRST:
+            log.warning(message, *values)
 
     def _reject(self, candidate: Candidate, err: RejectedError) -> None:
         document_id = candidate.document.id
@@ -781,9 +787,7 @@ class Pipeline:
         file, digest = candidate.file.path, candidate.content_hash
         self.db.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
         self.stats.rejected(err.reason)
-        self.rejected += 1
-        if self.rejected <= LOGGED_FIRST:
-            log.warning("Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
+        self._warn("reject", "Document %r is rejected (%s): %s", document_id, err.reason, err.detail)
         if not err.job_unfinished:
             value = [document_id, candidate.content_hash, err.reason, err.detail, attempts]
             self.journal.append("failed", value)
@@ -800,7 +804,7 @@ class Pipeline:
         self.stats.in_flight = self._in_flight_limit.in_flight
 
     def _progress(self) -> None:
-        self.stats.rate = self.rate()
+        self.stats.rate = self.service.rate()
         log.info("%s", self.stats.progress(time.monotonic()))
         self._report_metrics()
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The commits of both tables at the end of a run, and their maintenance.
+The commits of both tables at the end of a run, their maintenance, and the records of runs.
 
 ::
 
@@ -10,6 +10,10 @@ The commits of both tables at the end of a run, and their maintenance.
 
 Readers see nothing of a run before its commit of ``chunks``. A run that dies earlier leaves its journal and
 files that no version refers to.
+
+A run writes its record, ``runs/NNNNNNNN.json`` below the output or the folder of a shard, before its first commit.
+The next run completes an interrupted run from it, and a retry of the same task returns what it says. Records are
+outside both tables, where no VACUUM removes them.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lucidworks_provider.client.chunking import ChunkingOptions
@@ -40,25 +44,18 @@ from lucidworks_provider.corpus.dataset import (
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.run_database import RunDatabase
-from lucidworks_provider.corpus.run_records import (
-    RunRecord,
-    delete_old_records,
-    find_returned_before_clear,
-    read_run_record,
-    rows_path,
-    run_numbers,
-    write_run_record,
-)
 from lucidworks_provider.corpus.tables import (
     OWN,
+    Counts,
     Tables,
+    build_upserts,
     documents_schema,
     load_documents,
+    move_documents,
     read_tables,
     reconcile,
     row_places,
 )
-from lucidworks_provider.corpus.upserts import Counts, build_upserts, move_documents
 from lucidworks_provider.delta.cleanup import clean_log, vacuum
 from lucidworks_provider.delta.log import (
     RETENTION,
@@ -107,12 +104,16 @@ class TableSettings:
     :param dimension: of the vectors; 0 if unknown.
     :param deletion_vectors: mask replaced rows; otherwise copy files without them.
     :param retention: seconds for which older versions can be read.
+    :param prune: as for :func:`~lucidworks_provider.corpus.tables.build_upserts`.
+    :param on_missing_chunks: as for :func:`~lucidworks_provider.corpus.tables.reconcile`.
     """
 
     options: ChunkingOptions
     dimension: int = 0
     deletion_vectors: bool = True
     retention: float = RETENTION
+    prune: bool = False
+    on_missing_chunks: Literal["resend", "drop"] = "resend"
 
     @property
     def properties(self) -> Mapping[str, str]:
@@ -127,38 +128,32 @@ def publish(
     parts: Sequence[Part],
     settings: TableSettings,
     *,
-    number: int,
+    lease: Lease,
     task: Mapping[str, Any],
     journal: str,
     last: RunRecord | None,
-    keep_old: bool,
-    prune: bool,
-    on_missing_chunks: Literal["resend", "drop"],
     returned: Callable[[Counts], dict[str, Any]],
     report: Callable[[Mapping[str, Any]], None],
-    check: Callable[[], None],
     transactions: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Any], bool]:
     """
     Decide the new rows of ``documents``, and commit both tables; again if another writer has committed before.
 
     :param parts: files that the run has written.
-    :param number: of the run.
+    :param lease: on the output; checked before the first commit.
     :param task: identifies the task instance.
     :param journal: folder of the run's journal.
     :param last: the last run in the tables.
-    :param keep_old, prune: as for :func:`~lucidworks_provider.corpus.upserts.build_upserts`.
-    :param on_missing_chunks: as for :func:`~lucidworks_provider.corpus.tables.reconcile`.
     :param returned: what the task returns, without the versions.
     :param report: writes the report.
-    :param check: raises when the lease is lost.
     :param transactions: transaction identifiers of ``documents`` in addition to those of every run.
     :return: what the task returns, and whether anything was committed.
     :raises InputError: data files were removed before their commit.
     :raises OutputBusyError: another run has committed, or another writer before each attempt.
     """
+    number, keep_old = tables.number(lease.number), tables.options == settings.options.as_json()
     for _ in range(COMMITS):
-        counts = build_upserts(db, keep_old=keep_old, prune=prune)
+        counts = build_upserts(db, keep_old=keep_old, prune=settings.prune)
         if (before := find_returned_before_clear(last, task, parts, counts)) is not None:
             return before, False
         _check_files(output, parts)
@@ -169,7 +164,7 @@ def publish(
         changed = chunks.actions or tables.documents is None or db.one("SELECT 1 FROM upserts")
         result = {
             **returned(counts),
-            "since": tables.versions[0],
+            "since": tables.version,
             "version": version,
             "documents_version": documents + bool(changed),
         }
@@ -180,7 +175,7 @@ def publish(
         action = None if upserts is None else upserts.add()["add"]
         record = RunRecord(number, task, journal, result, version, action, transactions or {}, tables.run)
         write_run_record(output, record)
-        check()
+        lease.renew()
         if not chunks.actions or chunks.commit({RUN: number}, "WRITE"):
             result["documents_version"] = _commit_documents(
                 output,
@@ -198,7 +193,7 @@ def publish(
                 f"{output}: another run has committed. Nothing more is written; a retry resumes from the journal."
             )
         log.info("%s: another writer has committed; its files are read again.", output)
-        reconcile(db, tables, on_missing_chunks)
+        reconcile(db, tables, settings.on_missing_chunks)
     raise _concurrent_commits_error(below(output, CHUNKS))
 
 
@@ -639,3 +634,118 @@ def maintain(output: str, retention: float, known: Tables) -> None:
 def _now() -> int:
     """Milliseconds since the epoch, as in the log."""
     return round(time.time() * 1000)
+
+
+# -- records of runs ----------------------------------------------------------------------------------
+
+
+# Older records are removed.
+KEPT_RUN_RECORDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """
+    A run, from the moment before its first commit.
+
+    :param number: of its lease, and its transaction identifier.
+    :param task: identifies the task instance.
+    :param journal: folder of its journal.
+    :param returned: what its task returns.
+    :param version: of ``chunks``; None for a staged shard.
+    :param upserts: the ``add`` action of the file of upserts, which is at :func:`rows_path` until its commit.
+    :param transactions: transaction identifiers of ``documents`` in addition to those of every run.
+    :param base: number of the run that ``documents`` must be at before the second commit.
+    :param parts: paths of the files that the run has written.
+    """
+
+    number: int
+    task: Mapping[str, Any]
+    journal: str
+    returned: Mapping[str, Any]
+    version: int | None = None
+    upserts: Mapping[str, Any] | None = None
+    transactions: Mapping[str, int] = field(default_factory=dict)
+    base: int = 0
+    parts: Sequence[str] = ()
+
+
+def write_run_record(folder: str, record: RunRecord) -> None:
+    """
+    Write a record, over that of an earlier attempt of the same run.
+
+    :param folder: URI of the output or of the folder of a shard.
+    """
+    write_file(_record_uri(folder, record.number), json.dumps(asdict(record), indent=1).encode())
+
+
+def read_run_record(folder: str, number: int) -> RunRecord | None:
+    """
+    Read a record; None if there is none.
+
+    :raises InputError: the file is not a record.
+    """
+    if (data := read_file(_record_uri(folder, number))) is None:
+        return None
+    try:
+        return RunRecord(**json.loads(data))
+    except (ValueError, TypeError):
+        raise InputError(
+            f"{_record_uri(folder, number)} is not the record of a run. Restore it, or choose another output."
+        ) from None
+
+
+def run_numbers(folder: str, suffix: str = ".json") -> list[int]:
+    """Numbers of the runs that have a file with this suffix, the last one first."""
+    names = (name.removesuffix(suffix) for name in names_in(below(folder, RUNS)))
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def delete_old_records(folder: str) -> None:
+    """Keep the last :data:`KEPT_RUN_RECORDS`."""
+    discard(*(_record_uri(folder, number) for number in run_numbers(folder)[KEPT_RUN_RECORDS:]))
+
+
+def _record_uri(folder: str, number: int) -> str:
+    return below(folder, f"{RUNS}/{number:08}.json")
+
+
+def rows_path(number: int) -> str:
+    """Path below the output of a run's new rows of ``documents``, until their commit."""
+    return f"{RUNS}/{number:08}.parquet"
+
+
+def find_returned(
+    folder: str, task: Mapping[str, Any], published: int | None, *, all_runs: bool
+) -> dict[str, Any] | None:
+    """
+    What an earlier try of a task has returned, if that try was complete.
+
+    :param published: number of the last run in the tables; None for a shard, whose runs only have to be staged.
+    :param all_runs: also search runs before the last one: another task may have run between the two tries.
+    """
+    expected = published
+    for number in run_numbers(folder):
+        # A run without its commit is not the base of a later one.
+        if expected in {None, number} and (record := read_run_record(folder, number)) is not None:
+            if record.task == task:
+                log.info("An earlier try of this task was complete, so its result is returned.")
+                return dict(record.returned)
+            if not all_runs:
+                break
+            expected = None if published is None else record.base
+    return None
+
+
+def find_returned_before_clear(
+    last: RunRecord | None, task: Mapping[str, Any], parts: Sequence[Part], counts: Counts
+) -> dict[str, Any] | None:
+    """
+    What a task returned before it was cleared, if nothing has changed since.
+
+    Tasks after it may not have run with that result, and an empty delta would hide its changes from them.
+    """
+    if last is None or last.task.get("instance") != task["instance"] or parts or counts != Counts(0, 0, 0, 0):
+        return None
+    log.info("Nothing has changed since an earlier try of this task, so its result is returned.")
+    return dict(last.returned)

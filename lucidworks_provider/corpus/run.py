@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run over a corpus: compare the source with the tables, send documents, publish."""
+"""A run over a corpus: compare the source with the tables, resume an unfinished run, send documents, publish."""
 
 from __future__ import annotations
 
@@ -8,53 +8,58 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from lucidworks_provider.corpus.dataset import NAMES, REJECTS, REPORT, SHARDS, below
-from lucidworks_provider.corpus.journal import Journal
+from lucidworks_provider.client.chunking import MAX_TEXT_BYTES, ChunkingOptions
+from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, SHARDS, below
+from lucidworks_provider.corpus.journal import BodyLocation, Journal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
-from lucidworks_provider.corpus.parts import Part, PartWriter
-from lucidworks_provider.corpus.pipeline import Pipeline
+from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
+from lucidworks_provider.corpus.pipeline import Pipeline, PipelineSettings, Service
 from lucidworks_provider.corpus.plan import INLINE, Plan, PlanSummary
 from lucidworks_provider.corpus.publish import (
+    RunRecord,
     TableSettings,
     complete_run,
     complete_run_with_lease,
+    find_returned,
     maintain,
     publish,
-)
-from lucidworks_provider.corpus.report import write_report
-from lucidworks_provider.corpus.resume import carry_over, check_options, resume_run
-from lucidworks_provider.corpus.run_database import SAME, TODO, RunDatabase
-from lucidworks_provider.corpus.run_records import (
-    RunRecord,
-    find_returned,
     read_run_record,
     run_numbers,
 )
-from lucidworks_provider.corpus.settings import Corpus, Service
-from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
-from lucidworks_provider.corpus.staged_shards import StagedShard, delete_staged, stage_shard
+from lucidworks_provider.corpus.report import write_report
+from lucidworks_provider.corpus.run_database import SAME, TODO, RunDatabase
+from lucidworks_provider.corpus.shards import (
+    Shard,
+    StagedShard,
+    delete_staged,
+    read_listing,
+    read_shard,
+    stage_shard,
+)
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.corpus.tables import (
+    Counts,
     Tables,
     add_documents_of_other_shards,
+    build_upserts,
     check_empty,
+    count_after,
     load_documents,
     load_rejects,
     read_tables,
     reconcile,
 )
-from lucidworks_provider.corpus.upserts import Counts, build_upserts, count_after
 from lucidworks_provider.documents.document import Document, RejectedDocument
-from lucidworks_provider.documents.readers import read_file_documents
+from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_contain
 from lucidworks_provider.errors import BudgetExceededError, InputError, LucidworksError, TooManyRejectsError
 from lucidworks_provider.jobs.progress import count, log_result
-from lucidworks_provider.storage import free_bytes, is_file, writing
+from lucidworks_provider.storage import free_bytes, is_file, names_in, writing
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +67,42 @@ log = logging.getLogger(__name__)
 NEW_OBJECTS = 20_000
 # Rejects in the report.
 SHOWN_REJECTS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """
+    The settings of a run.
+
+    :param source: URI of a file, folder or glob; or inline documents.
+    :param listing: URI of the listing of a shard, which replaces listing ``source``. The result is staged for
+        :func:`~lucidworks_provider.corpus.shards.publish_shards`.
+    :param output: URI of the folder of the tables.
+    :param full_refresh: send all documents again; required after a change of the configuration.
+    :param prune: remove documents that the source no longer has.
+    :param max_requests: fail before the first submission if the run takes more of them.
+    :param max_reject_ratio: fail if a larger share of the documents is rejected; results are kept.
+    :param keep_raw: keep the results of the service below ``raw``.
+    :param on_missing_chunks: ``resend`` or ``drop`` documents of which another program has deleted chunks.
+    :param deletion_vectors: mask replaced chunks; otherwise copy files without them.
+    :param retention: seconds for which older versions can be read.
+    """
+
+    source: str | Sequence[Document | RejectedDocument]
+    output: str
+    options: ChunkingOptions
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    listing: str | None = None
+    full_refresh: bool = False
+    prune: bool = False
+    max_requests: int | None = None
+    max_reject_ratio: float = 0.05
+    max_text_bytes: int = MAX_TEXT_BYTES
+    keep_raw: bool = False
+    on_missing_chunks: Literal["resend", "drop"] = "resend"
+    deletion_vectors: bool = True
+    retention: float = 7 * 86_400.0
 
 
 def plan_run(corpus: Corpus) -> dict[str, Any]:
@@ -142,12 +183,6 @@ class _Run:
         self._dimension = self.tables.dimension if self._keep_old else 0
         self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
 
-    @property
-    def _number(self) -> int:
-        if self.shard is not None:
-            return max(self.lease.number, self.tables.staged(self.shard) + 1)
-        return self.tables.number(self.lease.number)
-
     def execute(self) -> dict[str, Any]:
         corpus, db = self.corpus, self.db
         _load(db, self.tables, self.shard, corpus)
@@ -204,14 +239,12 @@ class _Run:
 
     async def _send(self, plan: Plan, stats: RunStats) -> Pipeline:
         pipeline = Pipeline(
-            submit=self.service.submit,
-            fetch=self.service.fetch,
+            self.service,
             journal=self._journal,
             db=self.db,
             stats=stats,
             new_part=self._new_part,
             check=self.lease.renew,
-            rate=self.service.rate,
             settings=self.corpus.pipeline,
             parts=self.parts,
         )
@@ -233,7 +266,14 @@ class _Run:
 
     def _finish(self, pipeline: Pipeline, stats: RunStats, last: RunRecord | None) -> dict[str, Any]:
         corpus, rejected = self.corpus, self._check_rejects(stats)
-        settings = TableSettings(corpus.options, self._dimension, corpus.deletion_vectors, corpus.retention)
+        settings = TableSettings(
+            corpus.options,
+            self._dimension,
+            corpus.deletion_vectors,
+            corpus.retention,
+            corpus.prune,
+            corpus.on_missing_chunks,
+        )
         if self.shard is not None:
             counts = build_upserts(self.db, keep_old=self._keep_old, prune=corpus.prune)
             returned = self._returned(counts, rejected)
@@ -246,16 +286,12 @@ class _Run:
             self.tables,
             self.parts,
             settings,
-            number=self._number,
+            lease=self.lease,
             task=self.task,
             journal=self._journal.run,
             last=last,
-            keep_old=self._keep_old,
-            prune=corpus.prune,
-            on_missing_chunks=corpus.on_missing_chunks,
             returned=lambda counts: self._returned(counts, rejected),
             report=lambda result: self._report(result, stats),
-            check=self.lease.renew,
         )
         self._clean_up(pipeline, committed=committed)
         self._log_end(f"version {returned['version']}", returned, stats)
@@ -295,7 +331,9 @@ class _Run:
         documents, chunks = count_after(db)
         return {
             "dataset": self.corpus.output,
-            **self.tables.returned,
+            "version": None,
+            "since": self.tables.version,
+            "documents_version": None,
             "documents": documents,
             "chunks": chunks,
             "written": sum(part.chunks for part in self.parts),
@@ -320,28 +358,23 @@ class _Run:
     ) -> str:
         self._report(returned, stats)
         self.lease.renew()
+        number = max(self.lease.number, self._published + 1)
         staged = StagedShard(
             shard=shard.name,
-            number=self._number,
+            number=number,
             options=settings.options.as_json(),
             dimension=settings.dimension,
             deletion_vectors=settings.deletion_vectors,
-            on_missing_chunks=self.corpus.on_missing_chunks,
-            prune=self.corpus.prune,
+            on_missing_chunks=settings.on_missing_chunks,
+            prune=settings.prune,
             parts=[asdict(part) for part in self.parts],
             facts="",
             returned=returned,
             stats=stats.as_json(time.monotonic()),
             base=self.tables.run,
         )
-        record = RunRecord(
-            self._number,
-            self.task,
-            self._journal.run,
-            returned,
-            base=self.tables.run,
-            parts=[part.path for part in self.parts],
-        )
+        parts = [part.path for part in self.parts]
+        record = RunRecord(number, self.task, self._journal.run, returned, base=self.tables.run, parts=parts)
         return stage_shard(self.folder, self.db, staged, record)
 
     def _log_end(self, what: str, returned: Mapping[str, Any], stats: RunStats) -> None:
@@ -501,3 +534,157 @@ def _check_output(corpus: Corpus) -> None:
             f"output_uri {corpus.output} is within source {corpus.source}: the next run would take the tables "
             "for documents. Give them a folder outside."
         )
+
+
+# -- an unfinished run --------------------------------------------------------------------------------
+
+
+# Jobs and bodies of documents that are in no part.
+_UNFINISHED = """
+SELECT id, hash, start, length, job, log, offset, bytes FROM segments
+WHERE NOT EXISTS (SELECT 1 FROM new WHERE new.id = segments.id AND new.hash = segments.hash)
+"""
+
+
+def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
+    """
+    Refuse to mix the chunks of two configurations.
+
+    :param found: options of the existing chunks.
+    :raises InputError: names the options that differ.
+    """
+    wanted = corpus.options.as_json()
+    if found == wanted or corpus.full_refresh:
+        return
+    differences = ", ".join(
+        f"{name} was {found.get(name)!r} and is {wanted[name]!r}"
+        for name in wanted
+        if found.get(name) != wanted[name]
+    )
+    raise InputError(
+        f"{where} was made with another configuration: {differences}. Chunks of two configurations cannot be in one "
+        "table. Choose another output, or full_refresh=True, which submits every document again."
+    )
+
+
+def resume_run(
+    journal: Journal,
+    corpus: Corpus,
+    db: RunDatabase,
+    *,
+    published_journal: str,
+    published_parts: Callable[[], set[str]] | None,
+    has_tables: bool,
+) -> tuple[list[Part], int] | None:
+    """
+    Load the journal of an unfinished run.
+    :param published_journal: the journal of the last published run; only its unfinished jobs are resumed.
+    :param published_parts: returns the paths of its parts that the tables have; None for all of them.
+    :return: its parts, and the dimension of their vectors (0 if unknown); None if there is no unfinished run.
+    :raises InputError: the run had another configuration.
+    """
+    head = journal.head()
+    was_published = head is not None and head["run"] == published_journal
+    had = published_parts() if was_published and published_parts is not None else None
+    added = had is not None and any(
+        record.kind == "part" and record.value["path"] and record.value["path"] not in had
+        for record in journal.load()
+    )
+    if was_published and not added:
+        log.info("The last run died after its commits; its journal is ended.")
+        carry_over(journal, db)
+        db.clear_run()
+        head = journal.head()
+    if head is None:
+        return None
+    options = head.get("options") or {}
+    if options != corpus.options.as_json():
+        if not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
+            # If there are tables with this configuration, that of the unfinished run was the mistake.
+            check_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
+        orphans = [record.job for record in journal.load() if record.kind == "submitted"]
+        log.warning(
+            "An unfinished run with another configuration is discarded; its %s jobs are orphans, the first: %s",
+            len(orphans),
+            orphans[:10],
+        )
+        journal.end()
+        return None
+    parts, dimension = _replay(journal, db, set(names_in(below(corpus.output, CHUNKS))))
+    log.info(
+        "Resuming an unfinished run: %s parts, %s jobs or results.",
+        len(parts),
+        db.count("SELECT count(*) FROM segments"),
+    )
+    # The run may have died between the record of a part and the deletion of the bodies that it contains.
+    journal.delete(journal.unreferenced(row[0] for row in db.rows("SELECT id FROM new")))
+    if had:
+        for path in had:
+            db.run("DELETE FROM new WHERE part = ?", path)
+        parts = [part for part in parts if part.path not in had]
+    return parts, dimension
+
+
+def carry_over(journal: Journal, db: RunDatabase) -> None:
+    """
+    End a published journal; its unfinished jobs are carried over to the next run.
+
+    :raises StorageError: the journal cannot be written.
+    """
+    _replay(journal, db, None)
+    unfinished = [
+        Record(
+            "body" if row[5] else "submitted",
+            SegmentKey(*row[:4]),
+            row[4],
+            BodyLocation(*row[5:]) if row[5] else None,
+        )
+        for row in db.rows(_UNFINISHED)
+    ]
+    if unfinished:
+        journal.carry_over(unfinished)
+    else:
+        journal.end()
+
+
+def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> tuple[list[Part], int]:
+    """
+    Load the records of a journal into the run database.
+
+    :param files: names in the folder of ``chunks``; a part without its file is skipped. None to skip none.
+    :return: the parts, and the dimension of their vectors (0 if unknown).
+    """
+    parts: list[Part] = []
+    dimension = 0
+    for record in journal.load():
+        match record.kind:
+            case "part":
+                part = _part(record.value, journal)
+                dimension = part.dimension or dimension
+                if files is not None and part.path and part.path not in files:
+                    log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
+                    continue
+                parts.append(part)
+                db.add_new(read_index(part.index))
+            case "failed":
+                db.run("INSERT OR REPLACE INTO failed VALUES (?, ?, ?, ?, ?)", *record.value)
+                # The next attempt submits it again.
+                db.run("DELETE FROM segments WHERE id = ?", record.value[0])
+            case "end":
+                db.clear_failures()
+            case _ if record.key is not None:
+                key, body = record.key, record.location
+                where = (body.file, body.offset, body.length) if body else (None, None, None)
+                values = (key.document_id, key.content_hash, key.start, key.length, record.job, *where)
+                db.run("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
+    return parts, dimension
+
+
+def _part(value: Any, journal: Journal) -> Part:
+    try:
+        return Part(**value)
+    except TypeError:
+        raise InputError(
+            f"The journal in {journal.output} is of another version of the provider. Remove its folder to submit "
+            "again what the unfinished run had submitted."
+        ) from None

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
 
     from lucidworks_provider.corpus.lease import Holder
-    from lucidworks_provider.corpus.settings import Corpus, Service
+    from lucidworks_provider.corpus.pipeline import Service
+    from lucidworks_provider.corpus.run import Corpus
     from lucidworks_provider.documents.document import Document, RejectedDocument
 
 # Of a document before it is split: its text and its vectors are in the worker's memory.
@@ -240,7 +241,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     def _corpus(self) -> Corpus:
         """Validate the rendered values, before anything is sent or written."""
         from lucidworks_provider.corpus.pipeline import PipelineSettings
-        from lucidworks_provider.corpus.settings import Corpus
+        from lucidworks_provider.corpus.run import Corpus
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.documents.readers import ReadOptions
         from lucidworks_provider.storage import check_folder
@@ -307,7 +308,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     def _service(self, corpus: Corpus) -> Service:
         from lucidworks_provider.client.chunking import submit_text
         from lucidworks_provider.client.jobs import CHUNKING, poll_job
-        from lucidworks_provider.corpus.settings import Service
+        from lucidworks_provider.corpus.pipeline import Service
 
         hook = self.hook
 
@@ -375,7 +376,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Collect and commit."""
-        from lucidworks_provider.corpus.staged_shards import publish_shards
+        from lucidworks_provider.corpus.shards import publish_shards
         from lucidworks_provider.delta import check_installed
         from lucidworks_provider.storage import check_folder
 

@@ -19,9 +19,8 @@ from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import DESCRIBES
 from lucidworks_provider.corpus.lease import LeaseRecord
 from lucidworks_provider.corpus.parts import Part
-from lucidworks_provider.corpus.run_records import read_run_record, run_numbers
-from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard
-from lucidworks_provider.corpus.staged_shards import read_staged
+from lucidworks_provider.corpus.publish import read_run_record, run_numbers
+from lucidworks_provider.corpus.shards import Shard, read_listing, read_shard, read_staged
 from lucidworks_provider.corpus.tables import check_empty, documents_schema, read_tables
 from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.documents.source import Format, SourceFile
@@ -44,7 +43,7 @@ DOCUMENTS_LOG = r"""{"txn":{"appId":"lucidworks-run","version":6,"lastUpdated":1
 {"protocol":{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["deletionVectors"],"writerFeatures":["deletionVectors"]}}
 {"metaData":{"id":"a2cb9fe9-4529-4f5a-90ec-77b7bbad6136","name":"documents","format":{"provider":"parquet","options":{}},"schemaString":"{\"type\":\"struct\",\"fields\":[{\"name\":\"document_id\",\"type\":\"string\",\"nullable\":false,\"metadata\":{}},{\"name\":\"status\",\"type\":\"string\",\"nullable\":false,\"metadata\":{}},{\"name\":\"content_hash\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"size\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}},{\"name\":\"etag\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"source_file\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"chunk_file\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"first_row\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}},{\"name\":\"chunks\",\"type\":\"integer\",\"nullable\":false,\"metadata\":{}},{\"name\":\"tokens\",\"type\":\"long\",\"nullable\":false,\"metadata\":{}},{\"name\":\"change\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"version\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}},{\"name\":\"presence\",\"type\":{\"type\":\"array\",\"elementType\":\"long\",\"containsNull\":true},\"nullable\":false,\"metadata\":{}},{\"name\":\"reason\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"detail\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}},{\"name\":\"attempts\",\"type\":\"integer\",\"nullable\":false,\"metadata\":{}},{\"name\":\"rejected_hash\",\"type\":\"string\",\"nullable\":true,\"metadata\":{}}]}","partitionColumns":[],"configuration":{"delta.enableDeletionVectors":"true"},"createdTime":1795954992855}}
 """
-NOTE = r"""{"number": 7, "me": {"instance": ["d", "r", "t", -1], "generation": 2}, "journal": "journal/20261129T122307-dae74adf",
+NOTE = r"""{"number": 7, "task": {"instance": ["d", "r", "t", -1], "generation": 2}, "journal": "journal/20261129T122307-dae74adf",
     "returned": {"documents": 2, "version": 0}, "version": 0, "upserts": {"path": "20261129T122309-f5ed6497.parquet",
     "partitionValues": {}, "size": 3717, "dataChange": true, "modificationTime": 1795954989498,
     "stats": "{\"numRecords\":2}"}}"""
@@ -58,7 +57,7 @@ LISTING = """{"number": 2, "of": 4}
 """
 LEASE = """{"holder": {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1, "try_number": 2,
     "host": "worker-1", "pid": 77, "process": "boot 12345"},
-    "nonce": "9d3b", "beat": 4, "since": "2026-11-23T02:04:12+00:00", "released": false}"""
+    "nonce": "9d3b", "heartbeat": 4, "since": "2026-11-23T02:04:12+00:00", "released": false}"""
 TOKEN = """[2, "a-token-that-is-no-token", [1000.0, 4300.0, 4600.0], [[990.0], 980.0, 1, 0.0]]"""
 
 
@@ -112,11 +111,7 @@ def test_the_note_of_a_run(catalogue: Path) -> None:
     record = read_run_record(str(catalogue), 7)
     assert record is not None
     assert (record.version, record.task["generation"], record.returned["documents"]) == (0, 2, 2)
-    assert json.loads(record.to_json()) == json.loads(NOTE) | {
-        "transactions": {},
-        "base": 0,
-        "parts": [],
-    }
+    assert asdict(record) == json.loads(NOTE) | {"transactions": {}, "base": 0, "parts": ()}
     assert run_numbers(str(catalogue)) == [7]
 
 

@@ -550,7 +550,7 @@ def test_damaged_files(catalogue: Catalogue, path: str) -> None:
 
 
 def test_batches_that_end_within_a_document(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_AT_ONCE", 2 * DIMENSIONS)
+    monkeypatch.setattr(module, "AT_ONCE", 2 * DIMENSIONS)
     catalogue.write()
     assert list(catalogue.inspect().problems()) == []
 

@@ -527,7 +527,7 @@ def test_a_thread_moves_the_beat_until_the_release(tmp_path: Path) -> None:
     assert held.number == 1
     first = newest(tmp_path)
     plain = json.loads((tmp_path / "lease" / "00000001.json").read_text())
-    assert set(plain) == {"holder", "nonce", "beat", "since", "released"}
+    assert set(plain) == {"holder", "nonce", "heartbeat", "since", "released"}
     time.sleep(0.35)
     assert newest(tmp_path).heartbeat >= first.heartbeat + 2
     held.renew()

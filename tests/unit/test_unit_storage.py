@@ -621,7 +621,6 @@ def test_a_conflict_of_two_creations_is_tried_again(
         pipe(path, data, **options)
 
     monkeypatch.setattr(files, "pipe_file", conflict)
-    monkeypatch.setattr(storage, "_CREATE_WAIT", 0.0)
     uri = "memory://bucket/a.json"
     if found is None:
         with pytest.raises(StorageError, match="Conflict: try again"):

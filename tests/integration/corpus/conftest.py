@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from corpus_world import FakeService, World
 
+from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import ChunkingOptions
-from lucidworks_provider.corpus.settings import Corpus
+from lucidworks_provider.corpus.run import Corpus
+from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs import decisions
 
 
@@ -18,6 +20,17 @@ def quickly(short_corpus_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same steps, with shorter waits."""
     monkeypatch.setattr(decisions, "NEVER_SEEN", 0.3)
     monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.3)
+
+
+@pytest.fixture
+def undeletable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage whose permissions do not include deletions."""
+
+    def refuses(uri: str) -> None:
+        raise StorageError(f"{uri} cannot be removed: AccessDenied")
+
+    monkeypatch.setattr(storage, "remove_file", refuses)
+    monkeypatch.setattr(storage, "remove_folder", refuses)
 
 
 @pytest.fixture

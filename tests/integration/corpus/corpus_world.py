@@ -6,18 +6,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pytest
+
+from lucidworks_provider.corpus import publish
+from lucidworks_provider.corpus import run as run_module
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
+from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Holder
-from lucidworks_provider.corpus.run import run
-from lucidworks_provider.corpus.settings import Corpus, Service
+from lucidworks_provider.corpus.pipeline import Service
+from lucidworks_provider.corpus.run import Corpus, run
 from lucidworks_provider.errors import UnknownResourceError
 
 DIMENSION = 4
@@ -109,6 +116,13 @@ class World:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
+    def swap_contents(self) -> None:
+        """Other texts of the same size and time in all files: who opens one sees a change."""
+        for path in self.source.rglob("*.*"):
+            found = path.stat()
+            path.write_bytes(b"x" * found.st_size)
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
     def set(self, **changes: Any) -> None:
         """Other parameters for the next runs."""
         self.corpus = replace(self.corpus, **changes)
@@ -155,3 +169,34 @@ class World:
         for batch in changes(str(self.output), delta["since"], delta["version"]):
             found |= {row["document_id"] for row in batch.to_pylist() if row["change"] == name}
         return sorted(found)
+
+
+class Killed(BaseException):
+    """As a process that is killed."""
+
+
+@contextmanager
+def killed(before: Literal["publish", "chunks", "documents", "end"]) -> Iterator[None]:
+    """The run of this block dies before it publishes, before one of its commits, or with its journal still there."""
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    commit = publish.commit
+
+    def commits(uri: str, *args: Any, **kwargs: Any) -> None:
+        if before == "documents":
+            assert uri.endswith("/chunks")
+            assert commit(uri, *args, **kwargs)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        if before == "publish":
+            patch.setattr(run_module, "publish", dies)
+        elif before == "end":
+            patch.setattr(Journal, "end", dies)
+            patch.setattr(Journal, "carry_over", dies)
+        else:
+            patch.setattr(publish, "commit", commits)
+        with pytest.raises(Killed):
+            yield

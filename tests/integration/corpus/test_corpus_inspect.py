@@ -9,7 +9,7 @@ from typing import Any
 import deltalake
 import pyarrow.compute as pc
 import pytest
-from corpus_world import World  # noqa: TC002
+from corpus_world import World, killed
 
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import open_dataset, publish
@@ -105,7 +105,7 @@ def test_after_a_run_that_failed(world: World) -> None:
     assert list(inspect(str(world.output)).problems()) == []
 
 
-def test_a_run_that_died_between_its_commits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_died_between_its_commits(world: World) -> None:
     write(world, *range(10))
     world.run()
     write(world, 3, 11, words="is changed. ")
@@ -114,13 +114,8 @@ def test_a_run_that_died_between_its_commits(world: World, monkeypatch: pytest.M
     world.set(options=new, full_refresh=True)
     world.service.answer = quantised
 
-    def die(*args: object, **more: object) -> int:
-        raise RuntimeError("killed")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(publish, "_commit_documents", die)
-        with pytest.raises(RuntimeError, match="killed"):
-            world.run()
+    with killed("documents"):
+        world.run()
     found = inspect(str(world.output))
     assert found.examples == {
         "runs that have committed chunks and not documents; the next run completes them": [

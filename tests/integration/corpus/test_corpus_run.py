@@ -13,16 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpus_world import World  # noqa: TC002
+from corpus_world import World, killed
 
-from lucidworks_provider import storage
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus import journal, pipeline
 from lucidworks_provider.corpus.dataset import open_documents
 from lucidworks_provider.corpus.journal import Journal
 from lucidworks_provider.corpus.lease import Lease
 from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Pipeline, PipelineSettings
-from lucidworks_provider.corpus.run import _Run as Run
 from lucidworks_provider.corpus.run import plan_run
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.documents.document import content_hash
@@ -158,11 +156,8 @@ class TestNextRun:
         world.run()
         world.service.forget()
         before = world.rows()
+        world.swap_contents()
 
-        def never(*_: Any) -> None:
-            raise AssertionError("a file was opened")
-
-        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", never)
         delta = world.run()
 
         assert (world.service.posted, world.service.gets) == ([], 0)
@@ -256,7 +251,7 @@ class TestNextRun:
 
         assert world.service.posted == ["Row 5."]
         assert (delta["added"], delta["skipped"]) == (1, 5)
-        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", None)
+        world.swap_contents()
         assert world.run()["skipped"] == 6
 
     def test_a_file_that_a_record_has_vanished_from_is_read_once(
@@ -266,7 +261,7 @@ class TestNextRun:
         world.run()
         world.write("a.jsonl", "".join(f'{{"id": {n}, "text": "Row {n}."}}\n' for n in range(2)))
         assert world.run()["vanished"] == 1
-        monkeypatch.setattr("lucidworks_provider.corpus.run.read_file_documents", None)
+        world.swap_contents()
 
         delta = world.run()
 
@@ -521,9 +516,11 @@ class TestCrashes:
                 raise TransportError("the connection broke")
 
         world.service.answer, world.service.on_post = strange, down
-        with monkeypatch.context() as patch:
-            patch.setattr("lucidworks_provider.corpus.run._Run._finish", _die)
-            with pytest.raises((TransportError, KeyboardInterrupt)):
+        if sent < 20:
+            with pytest.raises(TransportError):
+                world.run(run_id="night")
+        else:
+            with killed("publish"):
                 world.run(run_id="night")
         world.service.on_post = lambda text: None
 
@@ -660,24 +657,17 @@ class TestCrashes:
         texts = fill(world)
         with monkeypatch.context() as patch:
             patch.setattr(journal, "discard", lambda *uris: False)
-            patch.setattr("lucidworks_provider.corpus.run._Run._finish", _die)
-            with pytest.raises(KeyboardInterrupt):
+            with killed("publish"):
                 world.run(run_id="night")
         world.run(run_id="night", try_number=2)
         assert world.texts() == texts
         assert sorted(world.service.posted) == sorted(texts.values())
 
     def test_a_storage_that_allows_no_deletion_has_every_chunk_once(
-        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, world: World, undeletable: None, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Three nights; the end of a run is written, so what remains of it does not count."""
         texts = fill(world)
-
-        def refuses(uri: str) -> None:
-            raise StorageError(f"{uri} cannot be removed: AccessDenied")
-
-        monkeypatch.setattr(storage, "remove_file", refuses)
-        monkeypatch.setattr(storage, "remove_folder", refuses)
         assert world.run()["added"] == 12
         chunks = len(world.rows())
 
@@ -695,15 +685,9 @@ class TestCrashes:
         assert world.texts() == texts
 
     def test_late_jobs_are_carried_over_where_nothing_can_be_removed(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
+        self, world: World, undeletable: None
     ) -> None:
         texts = fill(world, 6)
-
-        def refuses(uri: str) -> None:
-            raise StorageError(f"{uri} cannot be removed: AccessDenied")
-
-        monkeypatch.setattr(storage, "remove_file", refuses)
-        monkeypatch.setattr(storage, "remove_folder", refuses)
         late = {texts["001.txt"], texts["002.txt"]}
         world.service.answer = lambda text, body: _without_result(text, body, late=late)
         world.set(pipeline=PipelineSettings(timeout=0.3, poll_interval=0.05), max_reject_ratio=1.0)
@@ -780,27 +764,21 @@ class TestCrashes:
         def until_then(change: Callable[..., None]) -> Callable[..., None]:
             def changes(*args: Any) -> None:
                 nonlocal left
-                left -= 1
+                left -= read_table(f"{world.output}/documents") is not None
                 if left < 0:
                     raise KeyboardInterrupt
                 change(*args)
 
             return changes
 
-        tidy = Run._clean_up
-
-        def dies(run: Run, *args: Any, **kwargs: Any) -> None:
-            for name in ("write_file", "discard_folder"):
-                monkeypatch.setattr(journal, name, until_then(getattr(journal, name)))
-            tidy(run, *args, **kwargs)
-
+        # After the commits.
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "_clean_up", dies)
+            for name in ("write_file", "discard_folder"):
+                patch.setattr(journal, name, until_then(getattr(journal, name)))
             try:
                 world.run()
             except KeyboardInterrupt:
                 assert left < 0
-        monkeypatch.undo()
         world.service.answer = lambda text, body: body
         world.service.forget()
 
@@ -844,10 +822,8 @@ class TestCrashes:
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fill(world)
-        with monkeypatch.context() as patch:
-            patch.setattr(Run, "_clean_up", _die)
-            with pytest.raises(KeyboardInterrupt):
-                world.run(run_id="night")
+        with killed("end"):
+            world.run(run_id="night")
         world.write("001.txt", "Another.")
         between = world.run(run_id="by hand")
         world.service.forget()
@@ -870,10 +846,8 @@ class TestCrashes:
         world.run()
         texts["001.txt"] = "Another."
         world.write("001.txt", "Another.")
-        with monkeypatch.context() as patch:
-            patch.setattr("lucidworks_provider.corpus.run._Run._clean_up", _die)
-            with pytest.raises(KeyboardInterrupt):
-                world.run(run_id="night")
+        with killed("end"):
+            world.run(run_id="night")
         if retried:
             assert world.run(run_id="night", try_number=2)["changed"] == 1
         world.service.forget()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,14 +17,15 @@ from lucidworks_provider.corpus.journal import Journal, SegmentKey
 from lucidworks_provider.corpus.pipeline import BodyBudget, InFlightLimit, PollDelayEstimator
 from lucidworks_provider.corpus.run_database import SAME, Row, RunDatabase
 from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.storage import write_file
 
 
 def key(document: str) -> SegmentKey:
     return SegmentKey(document, "hash", 0, 10)
 
 
-def begun(output: Path) -> Journal:
-    journal = Journal(str(output))
+def begun(output: Path, write: Callable[[str, Sequence[bytes]], None] | None = None) -> Journal:
+    journal = Journal(str(output), write=write)
     journal.begin({"chunker": "x"})
     return journal
 
@@ -92,49 +94,40 @@ class TestJournal:
             await journal.flush()
         assert {record.job for record in reopened(tmp_path).load()} == {"one", "two"}
 
-    async def test_a_disk_that_is_full_for_a_moment(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from lucidworks_provider.corpus import journal as module
+    async def test_a_disk_that_is_full_for_a_moment(self, tmp_path: Path) -> None:
+        failures = [1, 1]
 
-        real, failures = module.write_file, [1, 1]
-
-        def write(uri: str, data: bytes) -> None:
+        def write(uri: str, data: Sequence[bytes]) -> None:
             if failures:
                 failures.pop()
                 raise StorageError("no space left")
-            real(uri, data)
+            write_file(uri, data)
 
-        journal = begun(tmp_path)
-        monkeypatch.setattr(module, "write_file", write)
+        journal = begun(tmp_path, write)
         journal.submitted(key("a"), "job a")
         await journal.flush()
         assert [record.job for record in reopened(tmp_path).load()] == ["job a"]
 
-    async def test_what_could_not_be_written_is_written_later_in_its_order(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from lucidworks_provider.corpus import journal as module
+    async def test_what_could_not_be_written_is_written_later_in_its_order(self, tmp_path: Path) -> None:
+        full = True
 
-        real = module.write_file
+        def write(uri: str, data: Sequence[bytes]) -> None:
+            if full:
+                raise StorageError("no space left")
+            write_file(uri, data)
 
-        def full(uri: str, data: bytes) -> None:
-            raise StorageError("no space left")
-
-        journal = begun(tmp_path)
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "write_file", full)
-            for document in "ab":
-                journal.submitted(key(document), f"job {document}")
-                waiting = asyncio.create_task(
-                    journal.write_body(key(document), f"job {document}", document.encode())
-                )
-                await asyncio.sleep(0)
-                with pytest.raises(StorageError):
-                    await journal.write("failed", [document])
-                with pytest.raises(StorageError):
-                    await waiting
-        assert module.write_file is real
+        journal = begun(tmp_path, write)
+        for document in "ab":
+            journal.submitted(key(document), f"job {document}")
+            waiting = asyncio.create_task(
+                journal.write_body(key(document), f"job {document}", document.encode())
+            )
+            await asyncio.sleep(0)
+            with pytest.raises(StorageError):
+                await journal.write("failed", [document])
+            with pytest.raises(StorageError):
+                await waiting
+        full = False
         journal.append("end", None)
         await journal.flush()
         found = reopened(tmp_path)
@@ -144,39 +137,32 @@ class TestJournal:
         assert [found.body(place) for place in bodies] == [b"a", b"b"]
 
     async def test_a_write_that_was_interrupted_and_lands_all_the_same_counts_once(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path
     ) -> None:
-        from lucidworks_provider.corpus import journal as module
+        began, go_on = threading.Event(), threading.Event()
 
-        real, began, go_on = module.write_file, threading.Event(), threading.Event()
-
-        def slow(uri: str, data: bytes) -> None:
+        def slow(uri: str, data: Sequence[bytes]) -> None:
             began.set()
             go_on.wait(10)
-            real(uri, data)
+            write_file(uri, data)
 
-        journal = begun(tmp_path)
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "write_file", slow)
-            writing = asyncio.create_task(journal.write("part", {"data": "a"}))
-            await asyncio.to_thread(began.wait, 10)
-            writing.cancel()
-            asyncio.get_running_loop().call_later(0.05, go_on.set)
-            with pytest.raises(asyncio.CancelledError):
-                await writing
+        journal = begun(tmp_path, slow)
+        writing = asyncio.create_task(journal.write("part", {"data": "a"}))
+        await asyncio.to_thread(began.wait, 10)
+        writing.cancel()
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        with pytest.raises(asyncio.CancelledError):
+            await writing
         await journal.flush()
         go_on.set()
         await asyncio.sleep(0.1)
         assert [record.value for record in reopened(tmp_path).load()] == [{"data": "a"}]
 
-    async def test_who_waits_hears_that_it_could_not_be_written(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def full(uri: str, data: bytes) -> None:
+    async def test_who_waits_hears_that_it_could_not_be_written(self, tmp_path: Path) -> None:
+        def full(uri: str, data: Sequence[bytes]) -> None:
             raise StorageError("no space left")
 
-        journal = begun(tmp_path)
-        monkeypatch.setattr("lucidworks_provider.corpus.journal.write_file", full)
+        journal = begun(tmp_path, full)
         waiting = asyncio.create_task(journal.write_body(key("a"), "job a", b"{}"))
         await asyncio.sleep(0)
         with pytest.raises(StorageError):

@@ -11,15 +11,15 @@ from typing import Any
 import deltalake
 import pyarrow as pa
 import pytest
-from corpus_world import World  # noqa: TC002
+from corpus_world import Killed, World, killed
 
 from lucidworks_provider.client.chunking import ChunkingOptions
-from lucidworks_provider.corpus import publish, staged_shards
+from lucidworks_provider.corpus import shards
 from lucidworks_provider.corpus.dataset import open_dataset
 from lucidworks_provider.corpus.lease import Holder
-from lucidworks_provider.corpus.shards import shard_of, write_listings
-from lucidworks_provider.corpus.staged_shards import publish_shards
-from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.corpus.pipeline import PipelineSettings
+from lucidworks_provider.corpus.shards import publish_shards, shard_of, write_listings
+from lucidworks_provider.errors import BudgetExceededError, InputError
 
 
 def holder(task: str = "publish", *, run_id: str = "night", try_number: int = 1) -> Holder:
@@ -143,19 +143,23 @@ def test_a_retry_of_the_commit_returns_the_same(world: World, texts: dict[str, s
         commit(world, staged, run_id="by hand")
 
 
-@pytest.mark.parametrize("function", ["_commit_documents", "maintain"])
+@pytest.mark.parametrize("moment", ["documents", "maintenance"])
 def test_whoever_dies_while_publishing(
-    world: World, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch, function: str
+    world: World, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     staged = stage(world, 3)
 
     def dies(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
+        raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(publish if function == "_commit_documents" else staged_shards, function, dies)
-        with pytest.raises(KeyboardInterrupt):
+    if moment == "documents":
+        with killed("documents"):
             commit(world, staged)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "maintain", dies)
+            with pytest.raises(Killed):
+                commit(world, staged)
     whole = commit(world, staged, try_number=2)
     assert (whole["added"], whole["version"]) == (14, 0)
     assert world.texts() == texts
@@ -164,18 +168,10 @@ def test_whoever_dies_while_publishing(
     assert world.service.posted == []
 
 
-def test_a_night_begins_with_the_second_commit_of_the_last(
-    world: World, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_night_begins_with_the_second_commit_of_the_last(world: World, texts: dict[str, str]) -> None:
     staged = stage(world, 3)
-
-    def dies(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(publish, "_commit_documents", dies)
-        with pytest.raises(KeyboardInterrupt):
-            commit(world, staged)
+    with killed("documents"):
+        commit(world, staged)
     world.service.forget()
     assert night(world)["skipped"] == 14
     assert world.service.posted == []
@@ -235,6 +231,15 @@ def test_vectors_of_two_lengths(world: World, texts: dict[str, str]) -> None:
         commit(world, staged)
 
 
+def test_each_shard_has_a_budget_of_its_own(world: World, texts: dict[str, str]) -> None:
+    with pytest.raises(BudgetExceededError, match="used 21 tokens"):
+        stage(world, 2, only={0}, pipeline=PipelineSettings(max_in_flight=1, max_tokens=1))
+    assert len(world.service.posted) == 1
+    whole = night(world, 2, pipeline=PipelineSettings(max_tokens=1_000))
+    assert (whole["added"], whole["tokens"]) == (14, 21 * 14)
+    assert sorted(world.service.posted) == sorted(texts.values())
+
+
 def test_a_full_refresh_of_all_shards(world: World, texts: dict[str, str]) -> None:
     night(world)
     (world.source / "05.txt").unlink()
@@ -244,16 +249,8 @@ def test_a_full_refresh_of_all_shards(world: World, texts: dict[str, str]) -> No
     assert (whole["changed"], whole["removed"], whole["documents"]) == (13, 1, 13)
 
 
-def test_no_permission_to_delete(
-    world: World, texts: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lucidworks_provider import storage
-
-    def refuses(uri: str) -> None:
-        raise StorageError(f"{uri} cannot be removed: AccessDenied")
-
-    monkeypatch.setattr(storage, "remove_file", refuses)
-    monkeypatch.setattr(storage, "remove_folder", refuses)
+@pytest.mark.usefixtures("undeletable")
+def test_no_permission_to_delete(world: World, texts: dict[str, str]) -> None:
     night(world)
     texts["03.txt"] = "Another."
     world.write("03.txt", texts["03.txt"])
@@ -456,22 +453,18 @@ def in_two_shards() -> tuple[str, str]:
     return names[0], names[1]
 
 
-def records(**texts: str) -> str:
-    return "".join(json.dumps({"id": one, "text": text}) + "\n" for one, text in texts.items())
-
-
 def test_another_configuration_keeps_no_chunk_of_the_one_before(world: World) -> None:
     """Also of a document that moves to the file of another shard and is rejected there."""
     world.set(prune=True, max_reject_ratio=1.0)
     first, second = in_two_shards()
-    world.write(first, records(a="Text of a.", x="Text of x."))
-    world.write(second, records(b="Text of b."))
+    world.write(first, lines(("a", "Text of a."), ("x", "Text of x.")))
+    world.write(second, lines(("b", "Text of b.")))
     night(world, 2)
     world.service.answer = lambda text, body: (
         {"chunkingId": body["chunkingId"], "status": "ERROR"} if text.startswith("Bad") else body
     )
-    world.write(first, records(a="Text of a."))
-    world.write(second, records(b="Text of b.", x="Bad x."))
+    world.write(first, lines(("a", "Text of a.")))
+    world.write(second, lines(("b", "Text of b."), ("x", "Bad x.")))
     whole = night(world, 2, options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
     assert world.texts() == {"a": "Text of a.", "b": "Text of b."}
     assert world.statuses()["x"] == "rejected"
@@ -482,11 +475,11 @@ def test_a_record_that_cannot_be_read_and_a_document_that_has_moved(world: World
     """The file that had it may have it still, and that of another shard has it for sure."""
     world.set(prune=True, max_reject_ratio=1.0)
     first, second = in_two_shards()
-    world.write(first, records(a="Text of a.", x="Text of x."))
-    world.write(second, records(b="Text of b."))
+    world.write(first, lines(("a", "Text of a."), ("x", "Text of x.")))
+    world.write(second, lines(("b", "Text of b.")))
     night(world, 2)
-    world.write(first, records(a="Text of a.") + "no JSON\n")
-    world.write(second, records(b="Text of b.", x="A new text of x."))
+    world.write(first, lines(("a", "Text of a.")) + "no JSON\n")
+    world.write(second, lines(("b", "Text of b."), ("x", "A new text of x.")))
     night(world, 2)
     assert world.texts() == {"a": "Text of a.", "b": "Text of b.", "x": "A new text of x."}
 

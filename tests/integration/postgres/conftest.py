@@ -18,7 +18,7 @@ from dev.packages import pgvector_programs
 from dev.processes import REPOSITORY
 from dev.services import PostgresServer
 from lucidworks_provider.client.chunking import ChunkingOptions
-from lucidworks_provider.corpus.settings import Corpus
+from lucidworks_provider.corpus.run import Corpus
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from store_servers import Store
 from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import changes, open_dataset, open_documents
 from lucidworks_provider.corpus.lease import Holder
-from lucidworks_provider.corpus.run import run
-from lucidworks_provider.corpus.settings import Corpus, Service
+from lucidworks_provider.corpus.pipeline import Service
+from lucidworks_provider.corpus.run import Corpus, run
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.storage import names_in, remove_file, write_file
 

@@ -92,7 +92,7 @@ class Races:
                 catalogue.change()
             if self.reading is not None:
                 self.reading.expect(catalogue.texts)
-            began, version = time.monotonic(), read_tables(self.place.output).versions[0]
+            began, version = time.monotonic(), read_tables(self.place.output).version
             together, told = processes.Barrier(RUNNERS), processes.Queue()
             runners = []
             for number in range(RUNNERS):
@@ -127,7 +127,7 @@ class Races:
         for outcome, delta in ended:
             if outcome == NOTHING and delta is not None and (delta["submitted"] or delta["written"]):
                 yield f"it found nothing to do and returned {delta}"
-        if (found := read_tables(self.place.output).versions[0]) != (0 if version is None else version + 1):
+        if (found := read_tables(self.place.output).version) != (0 if version is None else version + 1):
             yield f"version {found} of the chunks after {version}"
         verdict = judge(catalogue, self.place.output, JobStateStore.of(self.emulator.get("log")), [])
         yield from verdict.wrong
