@@ -29,6 +29,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from dev.processes import until
 from lucidworks_provider.client.auth.token import TokenCipher, TokenIdentity
 from lucidworks_provider.client.settings import DEFAULT_AUTH_SERVER_ID
+from lucidworks_provider.jobs.decisions import WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.live
 
 TWO = {"a": "The first one. It has two sentences.", "b": "Another one."}
 THREE = TWO | {"c": "And a third. In more than one sentence, too. So it goes."}
-COLUMNS = ["document_id", "chunk_index", "text", "start", "end", "vector", "input_tokens"]
+COLUMNS = ["document_id", "id", "chunk_index", "text", "start", "end", "vector", "input_tokens"]
 
 
 def check_result(run: Run, manifest: dict[str, Any]) -> pa.Table:
@@ -112,6 +113,17 @@ def test_a_deferred_task_waits_in_the_triggerer_and_writes_parquet(stage: Stage)
     events = stage.airflow.asset_events(f"source_run_id={quote(run.run_id)}")
     (sent,) = [event["extra"] for event in events if event["name"] == "chunking_chunks"]
     assert {sent["documents"], sent["chunks"]} == {3, table.num_rows}
+
+
+def test_a_task_of_more_jobs_than_a_window_defers_once_for_each(stage: Stage) -> None:
+    run = stage.run("chunking_deferred", {f"d{n:04}": f"Number {n}." for n in range(WINDOW + 100)})
+
+    assert run.ends(300) == "success"
+
+    check_result(run, run.xcom())
+    log = run.log()
+    assert log.count("Pausing task as DEFERRED") == 2, log
+    assert len(run.jobs()) == WINDOW + 100
 
 
 def test_documents_of_mapped_tasks(stage: Stage) -> None:
