@@ -74,7 +74,7 @@ def _predict(
 ) -> Call[T]:
     name = f"Predict {options.use_case} with {options.model_id}"
     # Replayable: it creates nothing that is kept, only costs what it costs.
-    build = _post(options, items, name, "/ai/prediction/{use_case}", "predict", replayable=True)
+    build = _post(options, items, name, "/ai/prediction/{use_case}", endpoint="predict", replayable=True)
     return naming_models(options.use_case, options.model_id, build, parse)
 
 
@@ -96,7 +96,7 @@ def submit_items(options: PredictionOptions[Any], items: Sequence[Item]) -> Call
     """:func:`submit_prediction` for items that are validated already."""
     check_asynchronous(options)
     path = f"{PREDICTION.path}/{{use_case}}"
-    build = _post(options, items, PREDICTION.submitting, path, "submit_prediction", replayable=False)
+    build = _post(options, items, PREDICTION.submitting, path, endpoint="submit_prediction", replayable=False)
     return naming_models(options.use_case, options.model_id, build, partial(read_submission, kind=PREDICTION))
 
 
@@ -129,7 +129,9 @@ def tokenize(options: PredictionOptions[Any], inputs: Inputs) -> Call[Tokens]:
     """
     _check_use_case(options, "embedding", "tokenize")
     items = read_items(inputs, options)
-    build = _post(options, items, f"Tokenize with {options.model_id}", "/ai/tokenization", "tokenize")
+    build = _post(
+        options, items, f"Tokenize with {options.model_id}", "/ai/tokenization", endpoint="tokenize"
+    )
     return endpoint(build, lambda answer: read_tokens(answer, len(items)))
 
 
@@ -142,7 +144,9 @@ def preview_prompt(options: PredictionOptions[Any], inputs: Inputs) -> Call[Prom
     _check_use_case(options, "passthrough", "preview_prompt")
     items = read_items(inputs, options)
     name = f"Preview the prompt of {options.model_id}"
-    return endpoint(_post(options, items, name, "/ai/prompt/passthrough", "preview_prompt"), read_prompt)
+    return endpoint(
+        _post(options, items, name, "/ai/prompt/passthrough", endpoint="preview_prompt"), read_prompt
+    )
 
 
 def _check_use_case(options: PredictionOptions[Any], wanted: str, method: str) -> None:
@@ -155,8 +159,8 @@ def _post(
     items: Sequence[Item],
     name: str,
     path: str,
-    endpoint: str,
     *,
+    endpoint: str,
     replayable: bool = True,
 ) -> Callable[[LucidworksSettings], Request]:
     """
