@@ -52,6 +52,12 @@ class LucidworksError(Exception):
 
     retryable: bool = False
 
+    def copy(self) -> Self:
+        """The same error for another caller: each may add to its message."""
+        new = type(self).__new__(type(self), *self.args)
+        vars(new).update(vars(self))
+        return new
+
     def as_retryable(self) -> Self:
         """Override the class for a failure that a retry can resolve."""
         self.retryable = True

@@ -152,9 +152,12 @@ def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
 
     def one(_: int) -> bool:
         barrier.wait()
-        with pytest.raises(AuthenticationError):
+        with pytest.raises(AuthenticationError) as caught:
             source.get()
-        return True
+        told = str(caught.value)
+        # As callers do: an error names the document.
+        caught.value.args = (f"Document 1: {told}",)
+        return told == "no"
 
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(one, range(20)))
@@ -165,6 +168,15 @@ def test_a_failure_is_told_to_everybody_who_waited_for_it() -> None:
     service.error = None
     clock.seconds = 5
     assert source.get() == "token-2", "and not for ever"
+
+
+async def test_coroutines_that_waited_for_a_failure_get_an_error_each() -> None:
+    service = Script(seconds=0.1)
+    service.error = AuthenticationError("no", status=401)
+    source = source_of(MemoryStore(), service)
+    errors = await asyncio.gather(*(source.aget() for _ in range(3)), return_exceptions=True)
+    assert [(str(err), getattr(err, "status", None)) for err in errors] == [("no", 401)] * 3
+    assert len(set(map(id, errors))) == 3
 
 
 def test_a_short_lived_token_is_renewed_at_its_appointment() -> None:

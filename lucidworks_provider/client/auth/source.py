@@ -395,7 +395,7 @@ class TokenSource:
                 return value
             if self._failure is not None and self._failure[0] >= arrived:
                 # Callers that waited share the failure of the one that tried.
-                raise self._failure[1].with_traceback(None)
+                raise self._failure[1].copy()
             return self._acquire_good()
         finally:
             self._acquiring.release()
@@ -414,6 +414,8 @@ class TokenSource:
             good = self._cache.usable(self._monotonic())
             # Not awaited directly: a cancelled caller must not cancel the refresh.
             await asyncio.wait({flight}, timeout=None if good is None else protocol.GRACE)
+            if flight.done() and isinstance(failed := flight.exception(), LucidworksError):
+                raise failed.copy()
             value = flight.result() if flight.done() else self._cache.usable(self._monotonic())
             if value is not None and value not in self._cache.refused:
                 break
@@ -490,7 +492,7 @@ class TokenSource:
                 value = self._acquire(self._cache.acquire(self._store.settle, self._clocks))
         except LucidworksError as err:
             self._failure_backoff = self._failure_backoff_after(err)
-            self._failure = (self._monotonic() + self._failure_backoff, err)
+            self._failure = (self._monotonic() + self._failure_backoff, err.copy())
             raise
         return value
 
