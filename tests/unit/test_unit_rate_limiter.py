@@ -200,6 +200,24 @@ def test_the_first_estimate_is_what_a_bucket_gave() -> None:
     assert 0.8 * FIRST_RATE <= (limited(2).rate or 0) <= FIRST_RATE
 
 
+@pytest.mark.parametrize("seconds", [65.0, 330.0, 7200.0])
+def test_an_outage_is_no_calm_time(seconds: float) -> None:
+    limiter, now = limited(50), 3.0
+    before = limiter.rate
+    for _ in range(2):
+        refuse(limiter, now)
+    while limiter.stopped and now < 3.0 + seconds:
+        now += limiter.wait(now)
+        refuse(limiter, now, 30.0)
+    now += limiter.wait(now)
+    for _ in range(3):
+        limiter.accepted(limiter.sent(now), now)
+        now += limiter.wait(now)
+    assert before is not None
+    assert limiter.rate is not None
+    assert limiter.rate <= 1.5 * before
+
+
 def test_turns_are_even_and_a_late_one_is_made_up_for_within_bounds() -> None:
     limiter, now = limited(100), 2.0
     times: list[float] = []

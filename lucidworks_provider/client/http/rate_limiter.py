@@ -79,6 +79,10 @@ BELOW, FAR_BELOW, BELOW_SECONDS, BELOW_REQUESTS = 0.95, 0.88, 3.0, 20.0
 RESTART, GROWTH = 0.985, 0.05
 # The limit may have been raised after so many times the seconds below it; then seconds for a factor of e.
 CALM, E_SECONDS = 2.25, 12.0
+# The exponent of that factor, at most.
+MOST_GROWTH = 30.0
+# Refused probes in a row that are an outage.
+REFUSED_PROBES = 6
 # Seconds for which late turns are made up; more would be a burst.
 SLACK = 0.1
 # An unused turn takes back so many times its growth: a rate of which a quarter is unused does not grow.
@@ -145,7 +149,7 @@ class AdaptiveRateLimiter:
         self._score = 0.0
         # The stop: its begin, its end or that of the current step, the last pause, and the probe.
         self._stopped_at = self._until = self._pause = 0.0
-        self._permitted, self._probe = False, -1
+        self._permitted, self._probe, self._refused_probes = False, -1, 0
         # The last cut: its time (later by unused turns), how many requests were accepted before it, the last permit.
         self._cut_at, self._cut_accepted, self._cut_permit = -math.inf, 0, -1
         # The estimate of the limit, the begin of the time without a cut (later by unused turns), the next turn.
@@ -163,6 +167,14 @@ class AdaptiveRateLimiter:
     def stopped(self) -> bool:
         """Whether nothing but a probe may be sent."""
         return self.state not in {State.FREE, State.LIMITED}
+
+    def refused_for(self, now: float) -> float:
+        """
+        Return the seconds of a stop in which the service refused one probe after the other; else 0.
+
+        A few refused probes are no outage: other processes may have been faster, or nothing was sent for a while.
+        """
+        return now - self._stopped_at if self.stopped and self._refused_probes >= REFUSED_PROBES else 0.0
 
     @property
     def stopped_at(self) -> float | None:
@@ -238,6 +250,7 @@ class AdaptiveRateLimiter:
         is_limit = self._is_limit(permit, now)
         self._refused_permit = max(permit, self._refused_permit)
         if self.state is State.PROBING and permit == self._probe:
+            self._refused_probes += 1
             pause = retry_after or min(retrying.LONGEST_WAIT, max(retrying.FIRST_WAIT, 2 * self._pause))
             self._pause = min(pause, retrying.LONGEST_RETRY_AFTER)
             self.state, self._until = State.PAUSED, now + self._pause * (1 + JITTER * jitter)
@@ -247,7 +260,7 @@ class AdaptiveRateLimiter:
                 self._cut(now)
             if self._in_a_row >= 2:
                 self.state, self._until, self._stopped_at = State.SUSPECTING, now + PATIENCE, now
-                self._permitted, self._probe, self._pause = False, -1, 0.0
+                self._permitted, self._probe, self._pause, self._refused_probes = False, -1, 0.0, 0
         self._check_suspicion(now)
         return None
 
@@ -257,10 +270,13 @@ class AdaptiveRateLimiter:
             self.state, self._until = State.PAUSED, now + PROBE_DELAY
 
     def _resume(self, now: float) -> None:
-        self.paused += now - self._stopped_at
+        stopped = now - self._stopped_at
+        self.paused += stopped
         self._in_a_row = 0
         if self.rate is None and (self._pause or self._score >= DETECT):
             self._cut(self._stopped_at)
+        # A long stop, in which nothing was sent, says nothing about the limit.
+        self._calm_since += max(0.0, stopped - E_SECONDS)
         self.state = State.FREE if self.rate is None else State.LIMITED
         self._next = max(self._next, now)
 
@@ -326,7 +342,7 @@ class AdaptiveRateLimiter:
         else:
             self.rate = RESTART * self._limit + GROWTH * math.sqrt(self._limit) * (calm - below)
             if calm > CALM * below:
-                self.rate *= math.exp(((calm - CALM * below) / E_SECONDS) ** 2)
+                self.rate *= math.exp(min(MOST_GROWTH, ((calm - CALM * below) / E_SECONDS) ** 2))
         self._next += 1 / self.rate
 
 
@@ -524,10 +540,9 @@ class RequestQueue:
 
     @property
     def refused_for(self) -> float:
-        """Seconds for which the service has refused everything; 0 if it has not."""
+        """Seconds for which the service has refused everything, one probe after the other; 0 if it has not."""
         with self._lock:
-            stopped_at = self._limiter.stopped_at
-        return 0.0 if stopped_at is None else time.monotonic() - stopped_at
+            return self._limiter.refused_for(time.monotonic())
 
     def acquire(self) -> int:
         """Wait for the permit to send one request; pass it to :meth:`answered` afterwards."""

@@ -35,6 +35,7 @@ from prediction_service import (
 
 from lucidworks_provider import retrying, storage
 from lucidworks_provider.client import predictions as client_predictions
+from lucidworks_provider.client.http import rate_limiter
 from lucidworks_provider.client.predictions import predict_items, submit_items
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import (
@@ -500,11 +501,12 @@ def test_a_batch_that_is_refused_to_the_end_ends_the_task(
 ) -> None:
     """The next one would wait as long for its turn, and be refused too."""
     monkeypatch.setattr(retrying, "LONGEST_REFUSAL", 0.0)
+    monkeypatch.setattr(rate_limiter, "REFUSED_PROBES", 1)
     service.fault("predict", "429", times=10_000)
     context, path = new_context(), str(tmp_path / "p.jsonl")
     with pytest.raises(RateLimitError, match="1 of 10 batches failed"):
         direct(TEN, batch_size=1, concurrency=1, result_path=path).execute(context)
-    assert len(service.calls("predict")) == 2
+    assert len(service.calls("predict")) == 3
     service.heal()
     assert direct(TEN, batch_size=1, concurrency=1, result_path=path).execute(context)["predictions"] == 10
 

@@ -48,10 +48,10 @@ def test_a_chunk_task_that_waits_in_its_worker(folder: str, store: Store, emulat
     # The record after each submission, the body of each job, the result and the record at both ends.
     assert counts["PUT"] + counts["POST"] <= 2 * DOCUMENTS + 4, counts
     # gcsfs removes a hundred with one request, but not from an emulator.
-    removals = DOCUMENTS + 1 if store.uri.startswith("gs") else 0
+    removals = DOCUMENTS if store.uri.startswith("gs") else 0
     assert counts["DELETE"] == removals, counts
-    # The record, and the listings of its folder.
-    assert counts["GET"] + counts["HEAD"] <= 8, counts
+    # The record, and listings of its folder: at the begin, before the removal, and by Azure's client several times.
+    assert counts["GET"] + counts["HEAD"] <= 12, counts
 
 
 def test_a_removal_is_one_request(folder: str, store: Store) -> None:

@@ -17,6 +17,7 @@ import pytest
 from transport_wire import MODES, Mode, answer, call, connection_json, dead_port, get_token, scripted, submit
 
 from lucidworks_provider import retrying
+from lucidworks_provider.client.http import rate_limiter
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
@@ -143,10 +144,11 @@ def test_a_request_is_given_up_when_everything_was_refused_for_minutes(
 ) -> None:
     """One request at a time is sent then, so six attempts of each of eight may take half an hour."""
     monkeypatch.setattr(retrying, "LONGEST_REFUSAL", 0.0)
+    monkeypatch.setattr(rate_limiter, "REFUSED_PROBES", 1)
     fault(emulator, "429", "submit", times=100)
     with pytest.raises(RateLimitError):
         submit(mode, LucidworksHook())
-    assert count(emulator, "submit") == 2
+    assert count(emulator, "submit") == 3
 
 
 class _OnFirstWarning(logging.Handler):
