@@ -191,6 +191,21 @@ def may_contain(source: str, folder: str) -> bool:
     return below.startswith(above) and (not pattern or _reaches(pattern, path.split("/")[:-1]))
 
 
+def is_file_of(source: str, uri: str) -> bool:
+    """
+    Whether a file is one of the source, by its path.
+
+    :param source: as for :func:`list_source`.
+    :param uri: of the file; need not exist.
+    :raises StorageError: the storage cannot be read.
+    """
+    root, parts = _split(_checked(source))
+    base, path = without_scheme(root).rstrip("/"), without_scheme(uri)
+    if not path.startswith(f"{base}/"):
+        return path == base
+    return not parts or re.fullmatch(_expression(parts), path[len(base) + 1 :]) is not None
+
+
 def _found(base: str) -> Entry | None:
     # The slash of the root of a disk must stay.
     return find_entry(base if base.rpartition("/")[2] else f"{base}/")

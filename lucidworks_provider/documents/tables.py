@@ -45,6 +45,8 @@ _TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
 _COMPRESSED = {"gz", "zst"}
 # Packages whose tables are in memory, so that they can be read several times.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
+# Characters of a URI; a longer text is no URI, and must not be repeated in an error.
+_LONGEST_URI = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,11 @@ def open_table(inputs: object, columns: TableColumns) -> Table | None:
 
 
 def _list(uri: str, argument: str) -> list[SourceFile]:
+    if len(uri) > _LONGEST_URI or "\n" in uri:
+        raise InputError(
+            f"{argument} is a text of {len(uri):,} characters, which is no URI. Texts are a list, in a template by "
+            "`| tojson`."
+        )
     try:
         files = sorted(list_source(uri, _TABLES), key=lambda file: file.path)
     except InputError as err:

@@ -36,7 +36,7 @@ from lucidworks_provider.documents.tables import (
     python_batch,
     unified_type,
 )
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.record import fingerprint_of
 from lucidworks_provider.storage import discard_folder, read_file, write_file
 
@@ -469,23 +469,30 @@ def read_batches(
     again = spool is None or not spool.everything
     uri = None if table is None else table.uri
     spooled = False
-    if table is not None and table.again and again:
-        read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, rules)  # noqa: E731
-    elif table is None and again and _is_list(inputs):
-        held = [_in_memory(inputs, columns, rules)]  # type: ignore[arg-type]  # a sequence
-        read = lambda: held  # noqa: E731
-    else:
-        once = _python_chunks(inputs, columns, rules) if table is None else _table_rows(table, columns, rules)
-        read = _read_once(once, spool, columns, rules)
-        spooled = spool is not None
     survey = Survey(columns.argument)
     try:
+        if table is not None and table.again and again:
+            read: Callable[[], Iterable[Rows]] = lambda: _table_rows(table, columns, rules)  # noqa: E731
+        elif table is None and again and _is_list(inputs):
+            held = [_in_memory(inputs, columns, rules)]  # type: ignore[arg-type]  # a sequence
+            read = lambda: held  # noqa: E731
+        else:
+            once = (
+                _python_chunks(inputs, columns, rules)
+                if table is None
+                else _table_rows(table, columns, rules)
+            )
+            read = _read_once(once, spool, columns, rules)
+            spooled = spool is not None
         for rows in read():
             rules.add(rows, survey.rows)
             survey.add(rows)
             if typed and isinstance(rows.kept, list):
                 survey.types = _types(rows.kept, columns)
-    except InputError:
+    except StorageError:
+        # A retry uses the rows that are stored.
+        raise
+    except Exception:
         if spool is not None:
             spool.discard()
         raise

@@ -130,7 +130,6 @@ class JobTask(ABC, Generic[File]):
     store: JobStateStore
     hook: AsyncHook
     resubmit_unknown: bool
-    budget: Budget
     # About results that are accepted.
     warnings: Warnings = field(default_factory=Warnings, init=False, repr=False, compare=False)
 
@@ -183,11 +182,9 @@ class JobTask(ABC, Generic[File]):
         failure nothing more is submitted, and the ids of the POSTs in flight are saved.
 
         :param record: of the task; changed and saved.
-        :raises BudgetExceededError: the task needs more jobs than that; nothing was sent.
         :raises StorageError: the result cannot be written; checked before the first POST.
         :raises SubmissionUnknownError: by policy, where a POST's outcome is unknown.
         """
-        self.budget.check_requests(self.count)
         if is_folder(self.result_uri):
             raise StorageError(f"{self.result_uri} is a folder; result_path must name a file.")
         if record.intents:

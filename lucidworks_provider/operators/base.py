@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
 
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, LucidworksError
-from lucidworks_provider.operators.values import dictionary, one_of, seconds, share, switch
+from lucidworks_provider.operators.values import dictionary, limit, one_of, seconds, share, switch
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -198,6 +198,7 @@ class RowsMixin:
         on_invalid: str
         on_empty: str
         result_path: Any
+        max_requests: int | str | None
 
     # Types of the columns that are passed through, once the rows are read.
     _kept_types: Mapping[str, Any] = {}
@@ -241,10 +242,14 @@ class RowsMixin:
         :param spool: stores rows that can be read only once.
         :param check: raises InputError for batches that the task cannot take.
         :raises InputError: a row is not valid, or by policy.
+        :raises BudgetExceededError: the rows take more than ``max_requests``.
         :raises AirflowSkipException: there are no rows, by policy.
         """
+        from lucidworks_provider.documents.source import is_file_of
         from lucidworks_provider.jobs.rows import check_kept, read_batches
+        from lucidworks_provider.jobs.task import Budget
 
+        budget = Budget(limit(self.max_requests, "max_requests"))
         ratio = share(self.max_reject_ratio, "max_reject_ratio")
         reject = one_of(self.on_invalid, "on_invalid", "reject", "fail") == "reject"
         on_empty = one_of(self.on_empty, "on_empty", "succeed", "skip", "fail")
@@ -254,11 +259,17 @@ class RowsMixin:
         survey = batches.survey
         self._kept_types = survey.types if typed else {}
         try:
+            if batches.uri and self.result_path and is_file_of(batches.uri, str(self.result_path).strip()):
+                raise InputError(
+                    f"result_path is {self.result_path}, which is or would be a file of {columns.argument} "
+                    f"({batches.uri}); write it to another folder."
+                )
             if not survey.rows:
                 _handle_empty(columns.argument, on_empty)
             survey.check(reject=reject, max_reject_ratio=ratio)
             check_kept(taken, columns.kept, self._kept_types)
             check(batches)
+            budget.check_requests(len(batches))
         except Exception:
             if spool is not None:
                 spool.discard()

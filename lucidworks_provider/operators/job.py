@@ -16,7 +16,7 @@ from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksEr
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.base import DEFER_SLACK, DEFERRABLE, WaitMixin, seconds_since_start
 from lucidworks_provider.operators.results import ResultMixin
-from lucidworks_provider.operators.values import limit, one_of
+from lucidworks_provider.operators.values import one_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -216,7 +216,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
     def _job_options(self, context: Context) -> dict[str, Any]:
         """Validated arguments of every task."""
         from lucidworks_provider.jobs.record import JobStateStore
-        from lucidworks_provider.jobs.task import Budget, check_suffix
+        from lucidworks_provider.jobs.task import check_suffix
         from lucidworks_provider.storage import check_uri
 
         policy = one_of(self.on_unknown_submission, "on_unknown_submission", "resubmit", "fail")
@@ -228,7 +228,6 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
             "store": JobStateStore(self._results(context), context.get("task_state_store")),
             "hook": self.hook,
             "resubmit_unknown": policy == "resubmit",
-            "budget": Budget(limit(self.max_requests, "max_requests")),
         }
 
 

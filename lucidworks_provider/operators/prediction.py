@@ -347,9 +347,8 @@ class LucidworksPredictionOperator(_Predicting):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
             spool = Spool(results.table, context["ti"].max_tries)
         _ = self.hook.get_settings().application_base
-        budget = Budget(limit(self.max_requests, "max_requests"), limit(self.max_tokens, "max_tokens"))
+        budget = Budget(max_tokens=limit(self.max_tokens, "max_tokens"))
         batches = self._read(options, spool)
-        budget.check_requests(len(batches))
         return SyncBatchRunner(
             options,
             batches,

@@ -215,7 +215,6 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     def _task(self, context: Context) -> ExternalJob:
         from lucidworks_provider.jobs.external import ExternalJob
         from lucidworks_provider.jobs.record import JobStateStore
-        from lucidworks_provider.jobs.task import Budget
         from lucidworks_provider.storage import check_uri
 
         return ExternalJob(
@@ -223,7 +222,6 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
             store=JobStateStore(self._results(context), context.get("task_state_store")),
             hook=self.hook,
             resubmit_unknown=True,
-            budget=Budget(),
             job_kind=self._checked(),
             job_id=self.job_id,
         )

@@ -21,7 +21,7 @@ from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, d
 
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import InputError, JobTimeoutError, StorageNotSharedError
+from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
@@ -462,3 +462,47 @@ def test_a_job_id_that_another_document_has(service: Service, tmp_path: Path) ->
     manifest = chunking(rows, tmp_path / "c.jsonl").execute(new_context())
     assert manifest["documents"] == 3
     assert json.loads((tmp_path / "c.jsonl").read_text().splitlines()[2])["document_id"] == "2"
+
+
+@pytest.mark.parametrize("source", ["t.parquet", "", "*.parquet"])
+def test_a_result_among_the_files_of_the_table_is_refused(
+    service: Service, tmp_path: Path, source: str
+) -> None:
+    """It would replace the table, or be read as a part of it by the next run."""
+    pq.write_table(pa.table({"id": [1], "text": ["One."]}), tmp_path / "t.parquet")
+    result = tmp_path / ("t.parquet" if source == "t.parquet" else "chunks.parquet")
+    with pytest.raises(InputError, match="is or would be a file of documents"):
+        chunking(f"{tmp_path}/{source}".rstrip("/"), result).execute(new_context())
+    assert service.calls("submit") == []
+    assert pq.read_table(tmp_path / "t.parquet").column_names == ["id", "text"]
+    (tmp_path / "results").mkdir()
+    below = tmp_path / ("t2.parquet" if source == "t.parquet" else "results/chunks.jsonl")
+    if source:
+        chunking(f"{tmp_path}/{source}", below).execute(new_context())
+
+
+@pytest.mark.parametrize("arguments", [{"max_requests": 1}, {"max_reject_ratio": 0}], ids=str)
+def test_stored_rows_are_removed_where_nothing_is_sent(
+    service: Service, tmp_path: Path, arguments: dict[str, Any]
+) -> None:
+    rows = ({"id": n, "text": f"Text {n}." if n else ""} for n in range(5))
+    with pytest.raises(LucidworksError):
+        chunking(rows, tmp_path / "c.jsonl", **arguments).execute(new_context())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_generator_that_fails_leaves_nothing(service: Service, tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        for n in range(2000):
+            yield {"id": n, "text": f"Text {n}. " * 500}
+        raise OSError("the cursor was closed")
+
+    with pytest.raises(OSError, match="the cursor was closed"):
+        chunking(rows(), tmp_path / "c.jsonl").execute(new_context())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_in_place_of_a_table_is_not_repeated(service: Service, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a text of 5,000 characters, which is no URI") as caught:
+        chunking("words " * 833 + "xx", tmp_path / "c.jsonl").execute(new_context())
+    assert "words" not in str(caught.value)
