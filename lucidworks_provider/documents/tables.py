@@ -398,11 +398,43 @@ def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
 
 
 def _selected(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
-    """Select columns; string and binary views become plain types, which all readers support."""
+    """Select columns, without views."""
     import pyarrow as pa
 
-    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-    arrays = [batch.column(name) for name in names]
-    return pa.record_batch(
-        [one.cast(views[one.type]) if one.type in views else one for one in arrays], list(names)
-    )
+    return pa.record_batch([without_views(batch.column(name)) for name in names], list(names))
+
+
+def without_views(column: pa.Array, *, decoded: bool = False) -> pa.Array:
+    """
+    Convert string and binary views, nested ones too, to plain types, which all readers support.
+
+    :param decoded: convert dictionaries to their values as well.
+    """
+    kind = _plain(column.type, decoded=decoded)
+    return column if kind == column.type else column.cast(kind)
+
+
+def _plain(kind: pa.DataType, *, decoded: bool) -> pa.DataType:
+    import pyarrow as pa
+
+    def plain(field: pa.Field) -> pa.Field:
+        return field.with_type(_plain(field.type, decoded=decoded))
+
+    if kind == pa.string_view():
+        kind = pa.string()
+    elif kind == pa.binary_view():
+        kind = pa.binary()
+    elif pa.types.is_dictionary(kind):
+        values = _plain(kind.value_type, decoded=decoded)
+        kind = values if decoded else pa.dictionary(kind.index_type, values, kind.ordered)
+    elif pa.types.is_list(kind):
+        kind = pa.list_(plain(kind.value_field))
+    elif pa.types.is_large_list(kind):
+        kind = pa.large_list(plain(kind.value_field))
+    elif pa.types.is_fixed_size_list(kind):
+        kind = pa.list_(plain(kind.value_field), kind.list_size)
+    elif pa.types.is_struct(kind):
+        kind = pa.struct([plain(kind.field(place)) for place in range(kind.num_fields)])
+    elif pa.types.is_map(kind):
+        kind = pa.map_(plain(kind.key_field), plain(kind.item_field), kind.keys_sorted)
+    return kind

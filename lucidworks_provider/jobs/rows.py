@@ -35,6 +35,7 @@ from lucidworks_provider.documents.tables import (
     python_array,
     python_batch,
     unified_type,
+    without_views,
 )
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.record import fingerprint_of
@@ -208,9 +209,10 @@ class Survey:
                 if known == column.type
                 else unified_type(column.name, known, column.type, self.argument)
             )
-        # Copied by take(), since the bytes of a NULL are undefined.
-        whole = kept.take(pa.array(range(kept.num_rows), pa.int64()))
-        self._digest.update(whole.serialize())
+        # Without dictionaries, which serialize() leaves out. Copied by take(): the bytes of a NULL are undefined.
+        places = pa.array(range(kept.num_rows), pa.int64())
+        columns = [without_views(column, decoded=True).take(places) for column in kept.columns]
+        self._digest.update(pa.record_batch(columns, kept.schema.names).serialize())
 
     def check(self, *, reject: bool, max_reject_ratio: float) -> None:
         """
