@@ -22,6 +22,8 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from numbers import Integral
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,18 @@ LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
 _TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
 _COMPRESSED = {"gz", "zst"}
+# Kinds of values, by the names of Python's types.
+_KINDS: dict[str, Any] = {
+    "str": str,
+    "bool": bool,
+    "int": Integral,
+    "float": float,
+    "bytes": bytes | bytearray | memoryview,
+    "date": date,
+}
+# Values that Arrow would convert beside those of another kind: whole numbers to floats, booleans to numbers, texts to
+# bytes, times to dates.
+_ALONE = {"bool", "int", "str", "bytes", "date", "datetime", "datetime with a zone"}
 # Packages whose tables are in memory, so that they can be read several times.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 
@@ -344,16 +358,29 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
     """
     import pyarrow as pa
 
-    kinds = {type(value) for value in values} - {type(None)}
+    kinds = {_kind(value) for value in values if value is not None}
     try:
-        if kinds & {bool, int} and len(kinds) > 1:
-            # Arrow would convert whole numbers to floats, and booleans to numbers.
-            raise pa.ArrowInvalid(f"they are {', '.join(sorted(one.__name__ for one in kinds))}")
-        return pa.array(values, kind)
+        if kinds & _ALONE and len(kinds) > 1:
+            raise pa.ArrowInvalid(f"they are {', '.join(sorted(kinds))}")
+        array = pa.array(values, kind)
+        # Of pandas; Arrow would cut them.
+        if kind is None and any(getattr(value, "nanosecond", 0) for value in values):
+            array = pa.array(values, pa.timestamp("ns", array.type.tz))
+        return array
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
         raise InputError(
             f"{where}: the values of {name!r} have no single type that Arrow knows: {err!s:.200}"
         ) from err
+
+
+def _kind(value: Any) -> str:
+    """The name of a value's type, for subclasses and numpy's types that of Python."""
+    if isinstance(value, datetime):
+        return "datetime" if value.tzinfo is None else "datetime with a zone"
+    for name, kind in _KINDS.items():
+        if isinstance(value, kind):
+            return name
+    return type(value).__name__.removesuffix("_")
 
 
 def unified_type(name: str, one: pa.DataType, other: pa.DataType, argument: str) -> pa.DataType:

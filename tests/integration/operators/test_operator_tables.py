@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from time import monotonic, sleep
@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import duckdb
+import numpy
 import pandas
 import polars as pl
 import pyarrow as pa
@@ -256,6 +257,33 @@ def test_ids_of_several_types_are_refused_where_a_column_has_one(service: Servic
     assert service.nothing_sent()
     direct(inputs, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
     assert [row["id"] for row in rows_of(tmp_path / "p.jsonl")] == [1, "x"]
+
+
+DAY = date(2026, 1, 1)
+NAIVE, AWARE = datetime(2026, 1, 1, 13), datetime(2026, 1, 1, 13, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(NAIVE, AWARE), (AWARE, NAIVE), (DAY, NAIVE), (NAIVE, DAY), ("a", b"b"), (numpy.int64(1), 1.5)],
+)
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+def test_values_that_a_column_would_change_are_refused(
+    service: Service, tmp_path: Path, values: tuple[Any, Any], make: Any
+) -> None:
+    rows = [{"id": number, "text": "a", "c": one} for number, one in enumerate(values)]
+    with pytest.raises(InputError, match=r"'c' have no single type .*: they are "):
+        direct(make(rows), columns=["c"], result_path=str(tmp_path / "p.parquet")).execute(new_context())
+    assert service.nothing_sent()
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+def test_nanoseconds_of_a_key_stay(service: Service, tmp_path: Path, zone: str | None, make: Any) -> None:
+    path, ids = tmp_path / "p.parquet", [pandas.Timestamp(n, tz=zone) for n in (1, 2)]
+    direct(make([{"id": one, "text": "a"} for one in ids]), result_path=str(path)).execute(new_context())
+    keys = pq.read_table(path)["id"]
+    assert (keys.type, keys.to_pylist()) == (pa.timestamp("ns", zone), ids)
 
 
 def test_values_that_json_has_no_type_for_are_text(service: Service, tmp_path: Path) -> None:
