@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import chain
 from numbers import Integral
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -157,10 +158,34 @@ def open_table(inputs: object, columns: TableColumns) -> Table | None:
     check_installed()
     if uri is not None:
         files = _list(uri, columns.argument)
-        return Table(uri, lambda: _read_files(files, columns), uri)
+        return Table(uri, lambda: _with_rows(_read_files(files, columns)), uri)
     name = type(inputs).__name__
     again = array or (type(inputs).__module__.partition(".")[0] in _IN_MEMORY and hasattr(inputs, "shape"))
-    return Table(name, lambda: _read_arrow(inputs, name, columns, array=array and not stream), again=again)
+
+    def read() -> Iterator[pa.RecordBatch]:
+        return _with_rows(_read_arrow(inputs, name, columns, array=array and not stream))
+
+    return Table(name, read, again=again)
+
+
+def _with_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches that have rows; if there are none, the first one, for its types."""
+    first = next(batches, None)
+    if first is None:
+        return
+    some = False
+    for batch in chain([first], batches):
+        if batch.num_rows:
+            some = True
+            yield batch
+    if not some:
+        yield first
+
+
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.record_batch([column.combine_chunks() for column in schema.empty_table().columns], schema.names)
 
 
 def _list(uri: str, argument: str) -> list[SourceFile]:
@@ -210,6 +235,7 @@ def _read_arrow(inputs: Any, name: str, columns: TableColumns, *, array: bool) -
         batches = pa.RecordBatchReader.from_stream(inputs)
         schema = batches.schema
     chosen = _chosen(name, schema.names, columns)
+    yield _selected(_empty(schema), chosen)
     for batch in batches:
         for start in range(0, batch.num_rows, _ROWS):
             yield _selected(batch.slice(start, _ROWS), chosen)
@@ -224,6 +250,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
         try:
             parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
             chosen = _chosen(file.uri, parquet.schema_arrow.names, columns)
+            yield _selected(_empty(parquet.schema_arrow), chosen)
             for number in range(parquet.metadata.num_row_groups):
                 group = parquet.metadata.row_group(number)
                 rows = max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))

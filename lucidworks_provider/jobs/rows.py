@@ -492,7 +492,7 @@ def read_batches(
             spool.discard()
         raise
     if typed:
-        survey.types = {name: _known(kind) for name, kind in survey.types.items()}
+        survey.types = {name: _known(survey.types.get(name)) for name in columns.kept}
     return Batches(read, size, survey, uri, spooled)
 
 
@@ -532,11 +532,11 @@ def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
     return {name: one.type for name, one in arrays.items()}
 
 
-def _known(kind: pa.DataType) -> pa.DataType:
+def _known(kind: pa.DataType | None) -> pa.DataType:
     """String, for a column without a value."""
     import pyarrow as pa
 
-    return pa.string() if pa.types.is_null(kind) else kind
+    return pa.string() if kind is None or pa.types.is_null(kind) else kind
 
 
 def _table_rows(table: Table, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:

@@ -434,6 +434,40 @@ def test_no_rows(service: Service, tmp_path: Path, inputs: Any, form: str) -> No
     assert not service.calls("submit-prediction")
 
 
+EMPTY: dict[str, Any] = {
+    "pandas": lambda _: TABLE.slice(0, 0).to_pandas(),
+    "Polars": lambda _: pl.DataFrame(ROWS).clear(),
+    "pyarrow": lambda _: TABLE.schema.empty_table(),
+    "a stream": lambda _: FromStream(TABLE.slice(0, 0)),
+    "DuckDB": lambda _: duckdb.from_arrow(TABLE).filter("sku < 0"),
+    "a generator": lambda _: iter(()),
+    "a list": lambda _: [],
+    "t.parquet": lambda path: pq.write_table(TABLE.slice(0, 0), path),
+    "t.csv": lambda path: path.write_text("sku,text,brand,price\n"),
+    "t.jsonl": lambda path: path.write_text(""),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_the_result_of_no_rows_has_the_columns(service: Service, tmp_path: Path, name: str) -> None:
+    source, path = tmp_path / name, tmp_path / "p.parquet"
+    given = EMPTY[name](source)
+    columns: Any = {"id_column": "sku", "columns": ["price"]}
+    direct(source if "." in name else given, **columns, result_path=str(path)).execute(new_context())
+    found = pq.read_schema(path)
+    known = name not in {"a generator", "a list", "t.csv", "t.jsonl"}
+    assert found.field("sku").type == (pa.int64() if known else pa.string())
+    assert found.field("price").type == (pa.float64() if known else pa.string())
+
+
+def test_the_types_of_a_file_without_rows_do_not_matter(service: Service, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "2.parquet")
+    pq.write_table(pa.table({"sku": pa.array([], pa.string()), "text": []}), tmp_path / "in" / "1.parquet")
+    path = tmp_path / "p.parquet"
+    direct(str(tmp_path / "in"), id_column="sku", result_path=str(path)).execute(new_context())
+    assert [row["sku"] for row in rows_of(path)] == SKUS
+
+
 # Retries
 
 
