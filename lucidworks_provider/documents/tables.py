@@ -22,6 +22,9 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from itertools import chain
+from numbers import Integral
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +46,18 @@ LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
 _TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
 _COMPRESSED = {"gz", "zst"}
+# Kinds of values, by the names of Python's types.
+_KINDS: dict[str, Any] = {
+    "str": str,
+    "bool": bool,
+    "int": Integral,
+    "float": float,
+    "bytes": bytes | bytearray | memoryview,
+    "date": date,
+}
+# Values that Arrow would convert beside those of another kind: whole numbers to floats, booleans to numbers, texts to
+# bytes, times to dates.
+_ALONE = {"bool", "int", "str", "bytes", "date", "datetime", "datetime with a zone"}
 # Packages whose tables are in memory, so that they can be read several times.
 _IN_MEMORY = {"pandas", "polars", "pyarrow"}
 # Characters of a URI; a longer text is no URI, and must not be repeated in an error.
@@ -145,10 +160,34 @@ def open_table(inputs: object, columns: TableColumns) -> Table | None:
     check_installed()
     if uri is not None:
         files = _list(uri, columns.argument)
-        return Table(uri, lambda: _read_files(files, columns), uri)
+        return Table(uri, lambda: _with_rows(_read_files(files, columns)), uri)
     name = type(inputs).__name__
     again = array or (type(inputs).__module__.partition(".")[0] in _IN_MEMORY and hasattr(inputs, "shape"))
-    return Table(name, lambda: _read_arrow(inputs, name, columns, array=array and not stream), again=again)
+
+    def read() -> Iterator[pa.RecordBatch]:
+        return _with_rows(_read_arrow(inputs, name, columns, array=array and not stream))
+
+    return Table(name, read, again=again)
+
+
+def _with_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches that have rows; if there are none, the first one, for its types."""
+    first = next(batches, None)
+    if first is None:
+        return
+    some = False
+    for batch in chain([first], batches):
+        if batch.num_rows:
+            some = True
+            yield batch
+    if not some:
+        yield first
+
+
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.record_batch([column.combine_chunks() for column in schema.empty_table().columns], schema.names)
 
 
 def _list(uri: str, argument: str) -> list[SourceFile]:
@@ -203,6 +242,7 @@ def _read_arrow(inputs: Any, name: str, columns: TableColumns, *, array: bool) -
         batches = pa.RecordBatchReader.from_stream(inputs)
         schema = batches.schema
     chosen = _chosen(name, schema.names, columns)
+    yield _selected(_empty(schema), chosen)
     for batch in batches:
         for start in range(0, batch.num_rows, _ROWS):
             yield _selected(batch.slice(start, _ROWS), chosen)
@@ -217,6 +257,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
         try:
             parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
             chosen = _chosen(file.uri, parquet.schema_arrow.names, columns)
+            yield _selected(_empty(parquet.schema_arrow), chosen)
             for number in range(parquet.metadata.num_row_groups):
                 group = parquet.metadata.row_group(number)
                 rows = max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
@@ -351,16 +392,29 @@ def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType
     """
     import pyarrow as pa
 
-    kinds = {type(value) for value in values} - {type(None)}
+    kinds = {_kind(value) for value in values if value is not None}
     try:
-        if kinds & {bool, int} and len(kinds) > 1:
-            # Arrow would convert whole numbers to floats, and booleans to numbers.
-            raise pa.ArrowInvalid(f"they are {', '.join(sorted(one.__name__ for one in kinds))}")
-        return pa.array(values, kind)
+        if kinds & _ALONE and len(kinds) > 1:
+            raise pa.ArrowInvalid(f"they are {', '.join(sorted(kinds))}")
+        array = pa.array(values, kind)
+        # Of pandas; Arrow would cut them.
+        if kind is None and any(getattr(value, "nanosecond", 0) for value in values):
+            array = pa.array(values, pa.timestamp("ns", array.type.tz))
+        return array
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as err:
         raise InputError(
             f"{where}: the values of {name!r} have no single type that Arrow knows: {err!s:.200}"
         ) from err
+
+
+def _kind(value: Any) -> str:
+    """The name of a value's type, for subclasses and numpy's types that of Python."""
+    if isinstance(value, datetime):
+        return "datetime" if value.tzinfo is None else "datetime with a zone"
+    for name, kind in _KINDS.items():
+        if isinstance(value, kind):
+            return name
+    return type(value).__name__.removesuffix("_")
 
 
 def unified_type(name: str, one: pa.DataType, other: pa.DataType, argument: str) -> pa.DataType:
@@ -405,11 +459,43 @@ def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
 
 
 def _selected(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
-    """Select columns; string and binary views become plain types, which all readers support."""
+    """Select columns, without views."""
     import pyarrow as pa
 
-    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-    arrays = [batch.column(name) for name in names]
-    return pa.record_batch(
-        [one.cast(views[one.type]) if one.type in views else one for one in arrays], list(names)
-    )
+    return pa.record_batch([without_views(batch.column(name)) for name in names], list(names))
+
+
+def without_views(column: pa.Array, *, decoded: bool = False) -> pa.Array:
+    """
+    Convert string and binary views, nested ones too, to plain types, which all readers support.
+
+    :param decoded: convert dictionaries to their values as well.
+    """
+    kind = _plain(column.type, decoded=decoded)
+    return column if kind == column.type else column.cast(kind)
+
+
+def _plain(kind: pa.DataType, *, decoded: bool) -> pa.DataType:
+    import pyarrow as pa
+
+    def plain(field: pa.Field) -> pa.Field:
+        return field.with_type(_plain(field.type, decoded=decoded))
+
+    if kind == pa.string_view():
+        kind = pa.string()
+    elif kind == pa.binary_view():
+        kind = pa.binary()
+    elif pa.types.is_dictionary(kind):
+        values = _plain(kind.value_type, decoded=decoded)
+        kind = values if decoded else pa.dictionary(kind.index_type, values, kind.ordered)
+    elif pa.types.is_list(kind):
+        kind = pa.list_(plain(kind.value_field))
+    elif pa.types.is_large_list(kind):
+        kind = pa.large_list(plain(kind.value_field))
+    elif pa.types.is_fixed_size_list(kind):
+        kind = pa.list_(plain(kind.value_field), kind.list_size)
+    elif pa.types.is_struct(kind):
+        kind = pa.struct([plain(kind.field(place)) for place in range(kind.num_fields)])
+    elif pa.types.is_map(kind):
+        kind = pa.map_(plain(kind.key_field), plain(kind.item_field), kind.keys_sorted)
+    return kind

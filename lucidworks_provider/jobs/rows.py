@@ -35,6 +35,7 @@ from lucidworks_provider.documents.tables import (
     python_array,
     python_batch,
     unified_type,
+    without_views,
 )
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.record import fingerprint_of
@@ -208,9 +209,10 @@ class Survey:
                 if known == column.type
                 else unified_type(column.name, known, column.type, self.argument)
             )
-        # Copied by take(), since the bytes of a NULL are undefined.
-        whole = kept.take(pa.array(range(kept.num_rows), pa.int64()))
-        self._digest.update(whole.serialize())
+        # Without dictionaries, which serialize() leaves out. Copied by take(): the bytes of a NULL are undefined.
+        places = pa.array(range(kept.num_rows), pa.int64())
+        columns = [without_views(column, decoded=True).take(places) for column in kept.columns]
+        self._digest.update(pa.record_batch(columns, kept.schema.names).serialize())
 
     def check(self, *, reject: bool, max_reject_ratio: float) -> None:
         """
@@ -497,7 +499,7 @@ def read_batches(
             spool.discard()
         raise
     if typed:
-        survey.types = {name: _known(kind) for name, kind in survey.types.items()}
+        survey.types = {name: _known(survey.types.get(name)) for name in columns.kept}
     return Batches(read, size, survey, uri, spooled)
 
 
@@ -537,11 +539,11 @@ def _types(kept: list[dict[str, Any]], columns: TableColumns) -> dict[str, Any]:
     return {name: one.type for name, one in arrays.items()}
 
 
-def _known(kind: pa.DataType) -> pa.DataType:
+def _known(kind: pa.DataType | None) -> pa.DataType:
     """String, for a column without a value."""
     import pyarrow as pa
 
-    return pa.string() if pa.types.is_null(kind) else kind
+    return pa.string() if kind is None or pa.types.is_null(kind) else kind
 
 
 def _table_rows(table: Table, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:

@@ -345,13 +345,24 @@ def test_a_task_that_waits_in_the_triggerer_resumes_in_another_process(
     assert sent(service) == [1] * 10
 
 
-def test_a_table_that_changes_during_the_wait(service: Service, tmp_path: Path) -> None:
-    source, path, context = write(tmp_path / "t.parquet"), tmp_path / "c.parquet", new_context()
+CATEGORY = pa.dictionary(pa.int32(), pa.string())
+
+
+@pytest.mark.parametrize("kind", [pa.string(), CATEGORY, pa.list_(CATEGORY), pa.struct([("a", CATEGORY)])])
+def test_a_table_that_changes_during_the_wait(service: Service, tmp_path: Path, kind: pa.DataType) -> None:
+    def of(brand: str) -> pa.Array:
+        value: Any = (
+            [brand] if pa.types.is_list(kind) else {"a": brand} if pa.types.is_struct(kind) else brand
+        )
+        return pa.table({"sku": [1], "text": ["A."], "brand": pa.array([value], kind)})
+
+    source, path, context = tmp_path / "t.parquet", tmp_path / "c.parquet", new_context()
+    pq.write_table(of("one"), source)
     one = chunking(str(source), path, **COLUMNS, deferrable=True)
     with pytest.raises(TaskDeferred) as deferred:
         one.execute(context)
     event = wait(deferred.value)
-    write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}])
+    pq.write_table(of("another"), source)
     with pytest.raises(InputError, match="changed while the task was waiting"):
         chunking(str(source), path, **COLUMNS, deferrable=True).execute_complete(
             context, event, **deferred.value.kwargs

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 from time import monotonic, sleep
@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 import duckdb
+import numpy
 import pandas
 import polars as pl
 import pyarrow as pa
@@ -258,6 +259,33 @@ def test_ids_of_several_types_are_refused_where_a_column_has_one(service: Servic
     assert [row["id"] for row in rows_of(tmp_path / "p.jsonl")] == [1, "x"]
 
 
+DAY = date(2026, 1, 1)
+NAIVE, AWARE = datetime(2026, 1, 1, 13), datetime(2026, 1, 1, 13, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(NAIVE, AWARE), (AWARE, NAIVE), (DAY, NAIVE), (NAIVE, DAY), ("a", b"b"), (numpy.int64(1), 1.5)],
+)
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+def test_values_that_a_column_would_change_are_refused(
+    service: Service, tmp_path: Path, values: tuple[Any, Any], make: Any
+) -> None:
+    rows = [{"id": number, "text": "a", "c": one} for number, one in enumerate(values)]
+    with pytest.raises(InputError, match=r"'c' have no single type .*: they are "):
+        direct(make(rows), columns=["c"], result_path=str(tmp_path / "p.parquet")).execute(new_context())
+    assert service.nothing_sent()
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+def test_nanoseconds_of_a_key_stay(service: Service, tmp_path: Path, zone: str | None, make: Any) -> None:
+    path, ids = tmp_path / "p.parquet", [pandas.Timestamp(n, tz=zone) for n in (1, 2)]
+    direct(make([{"id": one, "text": "a"} for one in ids]), result_path=str(path)).execute(new_context())
+    keys = pq.read_table(path)["id"]
+    assert (keys.type, keys.to_pylist()) == (pa.timestamp("ns", zone), ids)
+
+
 def test_values_that_json_has_no_type_for_are_text(service: Service, tmp_path: Path) -> None:
     kinds = [name for name in KEYS if name not in {"uuid"}]
     columns = {name: pa.array(KEYS[name][1], KEYS[name][0]) for name in kinds}
@@ -404,6 +432,40 @@ def test_no_rows(service: Service, tmp_path: Path, inputs: Any, form: str) -> No
     assert found == [] if form == "returned" else (found["predictions"] == 0 and rows_of(path) == [])
     assert not service.calls("predict")
     assert not service.calls("submit-prediction")
+
+
+EMPTY: dict[str, Any] = {
+    "pandas": lambda _: TABLE.slice(0, 0).to_pandas(),
+    "Polars": lambda _: pl.DataFrame(ROWS).clear(),
+    "pyarrow": lambda _: TABLE.schema.empty_table(),
+    "a stream": lambda _: FromStream(TABLE.slice(0, 0)),
+    "DuckDB": lambda _: duckdb.from_arrow(TABLE).filter("sku < 0"),
+    "a generator": lambda _: iter(()),
+    "a list": lambda _: [],
+    "t.parquet": lambda path: pq.write_table(TABLE.slice(0, 0), path),
+    "t.csv": lambda path: path.write_text("sku,text,brand,price\n"),
+    "t.jsonl": lambda path: path.write_text(""),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_the_result_of_no_rows_has_the_columns(service: Service, tmp_path: Path, name: str) -> None:
+    source, path = tmp_path / name, tmp_path / "p.parquet"
+    given = EMPTY[name](source)
+    columns: Any = {"id_column": "sku", "columns": ["price"]}
+    direct(source if "." in name else given, **columns, result_path=str(path)).execute(new_context())
+    found = pq.read_schema(path)
+    known = name not in {"a generator", "a list", "t.csv", "t.jsonl"}
+    assert found.field("sku").type == (pa.int64() if known else pa.string())
+    assert found.field("price").type == (pa.float64() if known else pa.string())
+
+
+def test_the_types_of_a_file_without_rows_do_not_matter(service: Service, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "2.parquet")
+    pq.write_table(pa.table({"sku": pa.array([], pa.string()), "text": []}), tmp_path / "in" / "1.parquet")
+    path = tmp_path / "p.parquet"
+    direct(str(tmp_path / "in"), id_column="sku", result_path=str(path)).execute(new_context())
+    assert [row["sku"] for row in rows_of(path)] == SKUS
 
 
 # Retries
