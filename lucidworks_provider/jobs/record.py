@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs.progress import count
 from lucidworks_provider.jobs.result_store import ResultDirectory, retry_write
 from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
@@ -251,8 +252,17 @@ class JobStateStore:
 
         The record beside the result stays where no state store has it: without it, or with an older copy because
         Airflow's API server was away, a retry would repeat everything. A failed deletion is no error.
+
+        :raises StorageError: neither has the result.
         """
-        if not self.save(record):
+        try:
+            in_state = self.save(record)
+        except StorageError as err:
+            in_state = self.state is not None and not record.stale[1]
+            if not in_state:
+                raise
+            log.warning("The result is recorded in Airflow's task state store only: %s", err)
+        if not in_state:
             self.results.clear(_file_name(0))
             return
         discard_folder(self.results.folder)
