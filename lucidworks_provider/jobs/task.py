@@ -11,7 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -202,6 +202,7 @@ class JobTask(ABC, Generic[File]):
             record.intend(missing[:1])
             self.store.save(record)
         except StorageError as err:
+            self._withdraw(record, list(record.intents))
             raise StorageError(f"result_path {self.result_uri} cannot be written: {err}") from err
         failures = await self._submit_all(record, missing)
         for position in sorted(failures)[1:]:
@@ -246,12 +247,23 @@ class JobTask(ABC, Generic[File]):
                     await in_thread(self.store.save, record)
                 except StorageError as err:
                     self._warn_of_unsaved(record, unsaved)
-                    record.withdraw(following)
+                    await in_thread(self._withdraw, record, following)
                     failures.setdefault(self.count, err)
                     following = []
                 unsaved = []
         progress.end()
         return failures
+
+    def _withdraw(self, record: JobRecord, positions: Sequence[int]) -> None:
+        """
+        Withdraw the intents of POSTs that are not sent, since the record with them could not be written on storage.
+
+        The task state store may have them, and an attempt that reads them there takes the POSTs for sent.
+        """
+        if positions:
+            record.withdraw(positions)
+            with suppress(StorageError):
+                self.store.save(record)
 
     def _window(self, record: JobRecord) -> list[int]:
         """Positions to submit now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -336,6 +337,32 @@ def test_a_record_that_cannot_be_written_stops_submissions(
     assert [one.getMessage() for one in caplog.records if "could not be saved" in one.getMessage()] == [
         f"Part {p}: the id of job {job} could not be saved on storage." for p, job in sorted(unsaved.items())
     ]
+
+
+@pytest.mark.parametrize("posts", [0, 1])
+def test_the_task_state_store_has_no_intents_of_posts_that_a_failed_write_prevented(
+    tmp_path: Path, posts: int
+) -> None:
+    """By policy they would block each retry."""
+    stage, folder = Stage(tmp_path / "x"), tmp_path / "x"
+
+    def fail_storage(position: int = 0) -> str:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.write_text("no folder")
+        return f"job-{position}"
+
+    if posts:
+        stage.service.answer = fail_storage
+    else:
+        fail_storage()
+    with pytest.raises(StorageError):
+        stage.attempt("fail")
+    assert len(stage.service.began) == posts
+    folder.unlink()
+    stage.service.answer = "job-{}".format
+    record = stage.attempt("fail")
+    assert record.jobs == {p: f"job-{p}" for p in range(PARTS)}
+    assert len(stage.service.began) == PARTS
 
 
 def test_the_log_has_the_number_of_jobs_and_no_id(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
