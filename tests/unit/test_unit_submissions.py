@@ -18,6 +18,7 @@ import pytest
 from lucidworks_provider.client.http.aio import CONNECTIONS
 from lucidworks_provider.client.jobs import CHUNKING, JobKind
 from lucidworks_provider.errors import (
+    EmptyResultError,
     InputError,
     JobFailedError,
     LucidworksError,
@@ -220,6 +221,23 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
         stage.results.save(position, record.jobs[position], b"{}")
     stage.attempt()
     assert stage.service.began[stage.size :] == [0]
+
+
+def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitted_again(
+    tmp_path: Path, window: int
+) -> None:
+    stage = Stage(tmp_path, window + 10)
+    parts, record = stage.begin()
+    asyncio.run(parts.submit_missing(record))
+    for position in range(1, window):
+        stage.results.save(position, record.jobs[position], b"{}")
+    assert not parts.settle(record, JobsOutcome(collected=window - 1, empty=[0], messages={0: "why"}))
+    assert 0 not in stage.record.awaited, "it is not polled again in this attempt"
+    asyncio.run(parts.submit_missing(record))
+    with pytest.raises(EmptyResultError, match=r"1 of 30 parts have no result: Part 0 \(job job-0\): why"):
+        parts.settle(record, JobsOutcome(collected=10))
+    assert 0 in stage.attempt().awaited
+    assert sorted(stage.service.began) == list(range(stage.size))
 
 
 @pytest.mark.parametrize("at", [0, 5, 11, PARTS - 1])
