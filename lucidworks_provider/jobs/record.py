@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs.progress import count
 from lucidworks_provider.jobs.result_store import ResultDirectory, retry_write
 from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
@@ -44,7 +45,7 @@ VERSION = 1
 # Positions of a part: 25 KB of ids. Airflow warns about values of 64 KB in its task state store.
 PART = 500
 _HEAD = ("fingerprint", "generation", "nonce", "size", "result")
-_POSITIONS = ("jobs", "failed")
+_POSITIONS = ("jobs", "failed", "empty")
 _SETS = ("intents", "resubmitted")
 _STATE_NAME = "lucidworks_jobs"
 # Ids that a log line names.
@@ -79,6 +80,7 @@ class JobRecord:
     :param intents: the positions that are being submitted.
     :param resubmitted: positions whose result was gone and that this attempt submitted again.
     :param failed: the service's message by the position of a job that ended in ERROR; empty if it is not kept.
+    :param empty: as ``failed``, of a job that is ready without a result; another attempt polls it again.
     :param result: the manifest, once the result file is written.
     :param resumed: whether an earlier attempt began it.
     :param stale: the parts that are not in storage and in the task state store as they are here.
@@ -94,6 +96,7 @@ class JobRecord:
     intents: set[int] = field(default_factory=set)
     resubmitted: set[int] = field(default_factory=set)
     failed: dict[int, str] = field(default_factory=dict)
+    empty: dict[int, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     resumed: bool = field(default=False, compare=False)
     stale: tuple[set[int], set[int]] = field(default_factory=lambda: ({0}, {0}), compare=False)
@@ -105,8 +108,8 @@ class JobRecord:
 
     @property
     def awaited(self) -> dict[int, str]:
-        """The jobs that have not failed."""
-        return {p: job for p, job in self.jobs.items() if p not in self.failed}
+        """The jobs that may still have a result."""
+        return {p: job for p, job in self.jobs.items() if p not in self.failed and p not in self.empty}
 
     def missing(self) -> list[int]:
         """Positions that need a submission."""
@@ -140,6 +143,11 @@ class JobRecord:
         self._changed(messages)
         self.failed |= messages
 
+    def mark_empty(self, messages: Mapping[int, str]) -> None:
+        """:param messages: by the position of a job that is ready without a result."""
+        self._changed(messages)
+        self.empty |= messages
+
     def mark_gone(self, position: int) -> None:
         """A result is gone: it is submitted again, once in an attempt."""
         self._changed([position])
@@ -153,10 +161,11 @@ class JobRecord:
         It may submit each position again once. Clearing a task that failed over an unknown submission is the decision
         to submit again.
         """
-        self._changed([0, *self.failed, *self.resubmitted, *self.intents])
+        self._changed([0, *self.failed, *self.empty, *self.resubmitted, *self.intents])
         for position in self.failed:
             del self.jobs[position]
         self.failed.clear()
+        self.empty.clear()
         self.resubmitted.clear()
         if generation != self.generation:
             self.intents.clear()
@@ -180,6 +189,9 @@ class JobRecord:
         for name in _POSITIONS:
             values = getattr(self, name)
             plain[name] = {str(p): values[p] for p in positions if p in values}
+        if not plain["empty"]:
+            # Most records have none, and the format is that of a record without them.
+            del plain["empty"]
         for name in _SETS:
             plain[name] = sorted(p for p in getattr(self, name) if p in positions)
         return json.dumps(plain)
@@ -251,8 +263,17 @@ class JobStateStore:
 
         The record beside the result stays where no state store has it: without it, or with an older copy because
         Airflow's API server was away, a retry would repeat everything. A failed deletion is no error.
+
+        :raises StorageError: neither has the result.
         """
-        if not self.save(record):
+        try:
+            in_state = self.save(record)
+        except StorageError as err:
+            in_state = self.state is not None and not record.stale[1]
+            if not in_state:
+                raise
+            log.warning("The result is recorded in Airflow's task state store only: %s", err)
+        if not in_state:
             self.results.clear(_file_name(0))
             return
         discard_folder(self.results.folder)
@@ -376,6 +397,7 @@ def _read_part(text: object, number: int, where: str) -> dict[str, Any] | None:
             raise ValueError(plain["version"])
         names = ("record_id", "revision", *(() if number else _HEAD))
         part = {name: plain[name] for name in names}
+        plain.setdefault("empty", {})
         for name in _POSITIONS:
             part[name] = {int(position): str(value) for position, value in plain[name].items()}
         for name in _SETS:

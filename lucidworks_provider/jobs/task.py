@@ -11,7 +11,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -199,6 +199,7 @@ class JobTask(ABC, Generic[File]):
             record.intend(missing[:1])
             self.store.save(record)
         except StorageError as err:
+            self._withdraw(record, list(record.intents))
             raise StorageError(f"result_path {self.result_uri} cannot be written: {err}") from err
         failures = await self._submit_all(record, missing)
         for position in sorted(failures)[1:]:
@@ -243,12 +244,23 @@ class JobTask(ABC, Generic[File]):
                     await in_thread(self.store.save, record)
                 except StorageError as err:
                     self._warn_of_unsaved(record, unsaved)
-                    record.withdraw(following)
+                    await in_thread(self._withdraw, record, following)
                     failures.setdefault(self.count, err)
                     following = []
                 unsaved = []
         progress.end()
         return failures
+
+    def _withdraw(self, record: JobRecord, positions: Sequence[int]) -> None:
+        """
+        Withdraw the intents of POSTs that are not sent, since the record with them could not be written on storage.
+
+        The task state store may have them, and an attempt that reads them there takes the POSTs for sent.
+        """
+        if positions:
+            record.withdraw(positions)
+            with suppress(StorageError):
+                self.store.save(record)
 
     def _window(self, record: JobRecord) -> list[int]:
         """Positions to submit now."""
@@ -271,24 +283,33 @@ class JobTask(ABC, Generic[File]):
         """
         Save the outcome of a wait; parts whose result is gone need another job afterwards.
 
-        Jobs that the service reports as ERROR fail the task when no part is left to submit, or at once when they are
-        more than the results: the others would probably fail too.
+        Jobs that the service reports as ERROR, or as ready without a result, fail the task when no part is left to
+        submit, or at once when they are more than the results: the others would probably fail too.
 
         :return: whether all results are stored.
         :raises JobFailedError: a retry of the task submits those parts again.
         :raises EmptyResultError: a job is ready without a result.
         :raises ResultGoneError: a result is gone for the second time.
         """
-        if outcome.failed:
-            record.mark_failed({p: outcome.messages.get(p, "") for p in outcome.failed})
+        failed, empty = (
+            {p: outcome.messages.get(p, "") for p in ps} for ps in (outcome.failed, outcome.empty)
+        )
+        if failed or empty:
+            record.mark_failed(failed)
+            record.mark_empty(empty)
             self.store.save(record)
         complete = not outcome.left and not record.missing()
-        if record.failed and (complete or len(outcome.failed) > outcome.collected):
+        ends = complete or len(failed) + len(empty) > outcome.collected
+        if record.failed and ends:
             raise JobFailedError(self.describe(record, sorted(record.failed), record.failed, "failed"))
-        if outcome.failed:
-            log.warning("%s", self.describe(record, outcome.failed, outcome.messages, "failed"))
-        if outcome.empty:
-            raise EmptyResultError(self.describe(record, outcome.empty, outcome.messages, "have no result"))
+        if record.empty and ends:
+            raise EmptyResultError(
+                self.describe(record, sorted(record.empty), record.empty, "have no result")
+            )
+        if failed:
+            log.warning("%s", self.describe(record, outcome.failed, failed, "failed"))
+        if empty:
+            log.warning("%s", self.describe(record, outcome.empty, empty, "have no result"))
         for position in outcome.gone:
             self.resubmit(record, position, outcome.messages.get(position, ""))
         if outcome.gone:

@@ -89,11 +89,12 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         Submit and wait, in the triggerer or in this process, until every result is stored; then write them.
 
         :param outcome: of the wait before.
-        :param deadline: of that wait. The next one has another, unless it is for results that were gone.
+        :param deadline: of that wait. The next one has another, unless it is only for results that were gone.
         """
         while outcome is None or not self._settle(context, task, record, outcome):
+            repeated = outcome is not None and not outcome.left and record.missing() == sorted(outcome.gone)
             asyncio.run(task.submit_missing(record))
-            if deadline is None or outcome is None or not outcome.gone:
+            if deadline is None or not repeated:
                 deadline = self._deadline(context)
             if self._in_triggerer:
                 from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucidworks_provider.client.jobs import JobState, PollResult
+from lucidworks_provider.errors import StorageError
 from lucidworks_provider.jobs.decisions import (
     EMPTY_POLLS,
     FIRST_WAIT,
@@ -280,6 +281,27 @@ def test_a_change_costs_one_part_of_a_record_whatever_its_size(store: JobStateSt
     store.close(record)
     assert names_in(store.results.folder) == []
     assert list(store.state.values) == ["lucidworks_jobs"]
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_a_result_is_recorded_if_one_of_the_two_stores_takes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, down: bool
+) -> None:
+    """A full disk would fail each retry, and clearing the failed task would repeat what has succeeded."""
+    (tmp_path / "file").write_text("")
+    store = JobStateStore(ResultDirectory(f"{tmp_path}/file/x"), TaskStateStore(down=down))
+    record = with_jobs("a", "b", "c")
+    record.finish({"uri": "u"})
+    if down:
+        with pytest.raises(StorageError):
+            store.close(record)
+        return
+    store.close(record)
+    assert "task state store only" in caplog.text
+    found = store.load()
+    assert found is not None
+    assert found.result == {"uri": "u"}
+    store.close(found)
 
 
 def test_parts_of_another_record_are_ignored(store: JobStateStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ import pytest
 from lucidworks_provider.client.http.aio import CONNECTIONS
 from lucidworks_provider.client.jobs import CHUNKING, JobKind
 from lucidworks_provider.errors import (
+    EmptyResultError,
     InputError,
     JobFailedError,
     LucidworksError,
@@ -221,6 +223,23 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
     assert stage.service.began[stage.size :] == [0]
 
 
+def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitted_again(
+    tmp_path: Path, window: int
+) -> None:
+    stage = Stage(tmp_path, window + 10)
+    parts, record = stage.begin()
+    asyncio.run(parts.submit_missing(record))
+    for position in range(1, window):
+        stage.results.save(position, record.jobs[position], b"{}")
+    assert not parts.settle(record, JobsOutcome(collected=window - 1, empty=[0], messages={0: "why"}))
+    assert 0 not in stage.record.awaited, "it is not polled again in this attempt"
+    asyncio.run(parts.submit_missing(record))
+    with pytest.raises(EmptyResultError, match=r"1 of 30 parts have no result: Part 0 \(job job-0\): why"):
+        parts.settle(record, JobsOutcome(collected=10))
+    assert 0 in stage.attempt().awaited
+    assert sorted(stage.service.began) == list(range(stage.size))
+
+
 @pytest.mark.parametrize("at", [0, 5, 11, PARTS - 1])
 def test_a_kill_loses_the_ids_of_the_posts_in_flight_at_most(stage: Stage, at: int) -> None:
     def dying(position: int) -> str:
@@ -336,6 +355,32 @@ def test_a_record_that_cannot_be_written_stops_submissions(
     assert [one.getMessage() for one in caplog.records if "could not be saved" in one.getMessage()] == [
         f"Part {p}: the id of job {job} could not be saved on storage." for p, job in sorted(unsaved.items())
     ]
+
+
+@pytest.mark.parametrize("posts", [0, 1])
+def test_the_task_state_store_has_no_intents_of_posts_that_a_failed_write_prevented(
+    tmp_path: Path, posts: int
+) -> None:
+    """By policy they would block each retry."""
+    stage, folder = Stage(tmp_path / "x"), tmp_path / "x"
+
+    def fail_storage(position: int = 0) -> str:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.write_text("no folder")
+        return f"job-{position}"
+
+    if posts:
+        stage.service.answer = fail_storage
+    else:
+        fail_storage()
+    with pytest.raises(StorageError):
+        stage.attempt("fail")
+    assert len(stage.service.began) == posts
+    folder.unlink()
+    stage.service.answer = "job-{}".format
+    record = stage.attempt("fail")
+    assert record.jobs == {p: f"job-{p}" for p in range(PARTS)}
+    assert len(stage.service.began) == PARTS
 
 
 def test_the_log_has_the_number_of_jobs_and_no_id(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

@@ -1138,6 +1138,20 @@ def test_results_that_another_host_took_are_waited_for_in_windows(
     assert max(service.submitted().values()) == 2
 
 
+@pytest.mark.parametrize(("inputs", "deadlines"), [(30, 2), (10, 1)])
+def test_the_next_window_has_a_timeout_of_its_own_and_a_result_that_is_gone_has_not(
+    service: Service, tmp_path: Path, window: int, inputs: int, deadlines: int
+) -> None:
+    context = new_context()
+    make = lambda: by_jobs(MANY[:inputs], tmp_path / "p.jsonl", batch_size=2, deferrable=True)  # noqa: E731
+    with pytest.raises(TaskDeferred) as first:
+        make().execute(context)
+    service.job(0, "GONE")
+    with pytest.raises(TaskDeferred) as second:
+        make().execute_complete(context, wait(first.value), **first.value.kwargs)
+    assert len({first.value.kwargs["deadline"], second.value.kwargs["deadline"]}) == deadlines
+
+
 def test_one_trigger_waits_for_two_hundred_jobs(
     service: Service, context: dict[str, Any], tmp_path: Path
 ) -> None:
