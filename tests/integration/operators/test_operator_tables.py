@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from time import monotonic, sleep
@@ -260,6 +260,7 @@ def test_ids_of_several_types_are_refused_where_a_column_has_one(service: Servic
 
 
 DAY = date(2026, 1, 1)
+HOUR = timedelta(hours=1)
 NAIVE, AWARE = datetime(2026, 1, 1, 13), datetime(2026, 1, 1, 13, tzinfo=UTC)
 
 
@@ -323,6 +324,47 @@ def test_batches_of_a_column_may_have_several_dictionaries_and_no_values(
     result = pq.read_table(path)
     assert result["id"].to_pylist() == ["b", "a", "c", "b", None, None]
     assert result.schema.field("none").type == pa.string(), "no other type is known"
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (numpy.int64(1), 1),
+        (numpy.bool_(True), True),
+        (numpy.float32(0.5), 0.5),
+        (numpy.float32("nan"), None),
+        (numpy.array([[1, 2]]), [[1, 2]]),
+        (numpy.array(["a"]), ["a"]),
+        (numpy.datetime64("2026-01-01"), "2026-01-01"),
+        (numpy.array(["2026-01-01", "NaT"], "datetime64[ns]"), ["2026-01-01T00:00:00.000000000", None]),
+        (pandas.NA, None),
+        (pandas.NaT, None),
+        ([pandas.NA], [None]),
+    ],
+)
+def test_values_of_numpy_and_pandas_in_json(
+    service: Service, tmp_path: Path, value: Any, wanted: Any
+) -> None:
+    direct(
+        [{"id": 1, "text": "a", "c": value}], columns=["c"], result_path=str(tmp_path / "p.jsonl")
+    ).execute(new_context())
+    assert rows_of(tmp_path / "p.jsonl")[0]["c"] == wanted
+
+
+@pytest.mark.parametrize("missing", [float("nan"), pandas.NA, pandas.NaT])
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+def test_what_pandas_has_for_a_missing_value_is_null(
+    service: Service, tmp_path: Path, missing: Any, make: Any
+) -> None:
+    path = tmp_path / "p.parquet"
+    rows = [
+        {"id": AWARE, "text": missing},
+        {"id": pandas.NaT, "text": "b"},
+        {"id": AWARE + HOUR, "text": "c"},
+    ]
+    direct(make(rows), max_reject_ratio=0.5, result_path=str(path)).execute(new_context())
+    assert [row["status"] for row in rows_of(path)] == ["rejected", "predicted", "predicted"]
+    assert [row["id"] for row in rows_of(path)] == [AWARE, None, AWARE + HOUR]
 
 
 # Rows that cannot be sent
