@@ -16,6 +16,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -652,7 +653,7 @@ def _python_row(
     if given is None or isinstance(given, str):
         return _input({"text": given}, what, rules), {}
     named = _by_name(given, what, columns, names)
-    missing = [name for name in columns.required if name not in named and name != "id"]
+    missing = [name for name in columns.required if name not in named and not name == columns.key == "id"]
     if missing:
         keys = ", ".join(map(repr, list(named)[:10])) or "none"
         raise InputError(f"{what} has no {missing[0]!r}; its keys are {keys}.")
@@ -693,6 +694,8 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     """Validate a value that is passed through."""
     if _is_missing(value):
         return None
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, memoryview | bytearray):

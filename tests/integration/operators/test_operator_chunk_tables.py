@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,16 @@ def test_a_key_document_id_is_the_column_of_the_result(service: Service, tmp_pat
         assert one._lineage().columns == {
             field.name: str(field.type).replace("element: ", "") for field in pq.read_schema(path)
         }
+
+
+class Sku(str, Enum):  # noqa: UP042  # whose str() is not the value
+    A = "a"
+
+
+def test_the_value_of_an_enumeration_is_the_id(service: Service, tmp_path: Path) -> None:
+    chunking([{"id": Sku.A, "text": "A."}], tmp_path / "c.jsonl").execute(new_context())
+    row = rows_of(tmp_path / "c.jsonl")[0]
+    assert (row["document_id"], row["id"]) == ("a", "a")
 
 
 @pytest.mark.parametrize("documents", [["A.", "B."], pa.table({"text": ["A.", "B."]}), iter(["A.", "B."])])

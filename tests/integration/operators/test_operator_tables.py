@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -173,6 +174,7 @@ def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name
         ),
         ((n for n in range(3)), {}, ["inputs[0] has int"]),
         (iter([{"sku": 1, "text": "a"}, {"sku": 2}]), {"id_column": "sku"}, ["inputs[1] has no 'text'"]),
+        ([{"sku": 1, "text": "a"}], {"id_column": "sku", "columns": ["id"]}, ["inputs[0] has no 'id'"]),
         ({1: "a"}, {}, ["inputs is dict with the keys 1"]),
         (b"[]", {}, ["inputs is bytes"]),
         ("/no/such/table.parquet", {}, ["inputs: there is no file"]),
@@ -365,6 +367,25 @@ def test_what_pandas_has_for_a_missing_value_is_null(
     direct(make(rows), max_reject_ratio=0.5, result_path=str(path)).execute(new_context())
     assert [row["status"] for row in rows_of(path)] == ["rejected", "predicted", "predicted"]
     assert [row["id"] for row in rows_of(path)] == [AWARE, None, AWARE + HOUR]
+
+
+class Sku(str, Enum):  # noqa: UP042  # whose str() is not the value
+    A = "a"
+
+
+class Number(Enum):
+    ONE = 1
+
+
+@pytest.mark.parametrize("form", ["p.parquet", "p.jsonl"])
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+def test_the_value_of_an_enumeration_is_passed_through(
+    service: Service, tmp_path: Path, form: str, make: Any
+) -> None:
+    rows = make([{"id": Sku.A, "text": "a", "n": Number.ONE}])
+    direct(rows, columns=["n"], result_path=str(tmp_path / form)).execute(new_context())
+    row = rows_of(tmp_path / form)[0]
+    assert (row["id"], type(row["id"]), row["n"]) == ("a", str, 1)
 
 
 # Rows that cannot be sent
