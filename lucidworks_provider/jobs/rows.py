@@ -16,6 +16,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -659,7 +660,7 @@ def _python_row(
     if given is None or isinstance(given, str):
         return _input({"text": given}, what, rules), {}
     named = _by_name(given, what, columns, names)
-    missing = [name for name in columns.required if name not in named and name != "id"]
+    missing = [name for name in columns.required if name not in named and not name == columns.key == "id"]
     if missing:
         keys = ", ".join(map(repr, list(named)[:10])) or "none"
         raise InputError(f"{what} has no {missing[0]!r}; its keys are {keys}.")
@@ -669,6 +670,8 @@ def _python_row(
         name: value for name, value in named.items() if name not in columns.kept or name == columns.text
     }
     text = fields.pop(columns.text)
+    if _is_missing(text) or (isinstance(text, float) and math.isnan(text)):
+        text = None  # as pandas has it
     if not isinstance(given, Mapping):
         fields = {name: value for name, value in fields.items() if name in columns.optional}
     elif "text" in fields:
@@ -696,6 +699,10 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
 
 def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     """Validate a value that is passed through."""
+    if _is_missing(value):
+        return None
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, memoryview | bytearray):
@@ -711,6 +718,23 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
         if blank or many:
             raise InputError(f"{what} has the {name} {value!r}; give it a text or a number.")
     return value
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is NA or NaT of pandas or numpy."""
+    name = type(value).__name__
+    return name in {"NAType", "NaTType"} or (name in {"datetime64", "timedelta64"} and str(value) == "NaT")
+
+
+def _as_python(value: Any) -> Any:
+    """A value of numpy as a number or list; None for a missing value."""
+    if _is_missing(value):
+        return None
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind in {"m", "M"}:
+        # As text: with nanoseconds they would become numbers.
+        return list(value) if value.shape else str(value)
+    return value.tolist() if kind else value
 
 
 def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Item | Rejected:
@@ -807,8 +831,9 @@ def json_value(value: Any) -> Any:
     """
     Convert a value of a table to JSON.
 
-    Decimals and other types are strings, times in ISO 8601, bytes in base64. NaN and infinities are null.
+    Decimals and other types are strings, times in ISO 8601, bytes in base64. NaN, infinities, NA, and NaT are null.
     """
+    value = _as_python(value)
     match value:
         case None | bool() | int() | str():
             return value

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,16 @@ def test_a_key_document_id_is_the_column_of_the_result(service: Service, tmp_pat
         }
 
 
+class Sku(str, Enum):  # noqa: UP042  # whose str() is not the value
+    A = "a"
+
+
+def test_the_value_of_an_enumeration_is_the_id(service: Service, tmp_path: Path) -> None:
+    chunking([{"id": Sku.A, "text": "A."}], tmp_path / "c.jsonl").execute(new_context())
+    row = rows_of(tmp_path / "c.jsonl")[0]
+    assert (row["document_id"], row["id"]) == ("a", "a")
+
+
 @pytest.mark.parametrize("documents", [["A.", "B."], pa.table({"text": ["A.", "B."]}), iter(["A.", "B."])])
 def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, documents: Any) -> None:
     chunking(documents, tmp_path / "c.parquet", id_column=None).execute(new_context())
@@ -201,6 +212,8 @@ def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, 
         ([{"id": 1, "text": "a"}, {"id": "1", "text": "b"}], {}, ["documents[1]", "id '1'"]),
         (pa.table({"id": [1, None], "text": ["a", "b"]}), {}, ["documents[1] has no 'id'", "id_column=None"]),
         (["a", "b"], {}, ["documents[0] has no 'id'"]),
+        ([{"id": pandas.NA, "text": "a"}], {}, ["documents[0] has no 'id'"]),
+        (iter([{"id": pandas.NaT, "text": "a"}]), {}, ["documents[0] has no 'id'"]),
         ([{"text": "a"}], {}, ["documents[0] has no 'id'"]),
         (pa.table({"id": ["a", " "], "text": ["a", "b"]}), {}, ["documents[1] has the id ' '"]),
         ([{"id": 1, "text": "a", "brand": "b"}], {}, ["documents[0] has brand", "columns"]),

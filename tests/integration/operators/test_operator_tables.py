@@ -13,8 +13,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -173,6 +174,7 @@ def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name
         ),
         ((n for n in range(3)), {}, ["inputs[0] has int"]),
         (iter([{"sku": 1, "text": "a"}, {"sku": 2}]), {"id_column": "sku"}, ["inputs[1] has no 'text'"]),
+        ([{"sku": 1, "text": "a"}], {"id_column": "sku", "columns": ["id"]}, ["inputs[0] has no 'id'"]),
         ({1: "a"}, {}, ["inputs is dict with the keys 1"]),
         (b"[]", {}, ["inputs is bytes"]),
         ("/no/such/table.parquet", {}, ["inputs: there is no file"]),
@@ -260,6 +262,7 @@ def test_ids_of_several_types_are_refused_where_a_column_has_one(service: Servic
 
 
 DAY = date(2026, 1, 1)
+HOUR = timedelta(hours=1)
 NAIVE, AWARE = datetime(2026, 1, 1, 13), datetime(2026, 1, 1, 13, tzinfo=UTC)
 
 
@@ -323,6 +326,66 @@ def test_batches_of_a_column_may_have_several_dictionaries_and_no_values(
     result = pq.read_table(path)
     assert result["id"].to_pylist() == ["b", "a", "c", "b", None, None]
     assert result.schema.field("none").type == pa.string(), "no other type is known"
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (numpy.int64(1), 1),
+        (numpy.bool_(True), True),
+        (numpy.float32(0.5), 0.5),
+        (numpy.float32("nan"), None),
+        (numpy.array([[1, 2]]), [[1, 2]]),
+        (numpy.array(["a"]), ["a"]),
+        (numpy.datetime64("2026-01-01"), "2026-01-01"),
+        (numpy.array(["2026-01-01", "NaT"], "datetime64[ns]"), ["2026-01-01T00:00:00.000000000", None]),
+        (pandas.NA, None),
+        (pandas.NaT, None),
+        ([pandas.NA], [None]),
+    ],
+)
+def test_values_of_numpy_and_pandas_in_json(
+    service: Service, tmp_path: Path, value: Any, wanted: Any
+) -> None:
+    direct(
+        [{"id": 1, "text": "a", "c": value}], columns=["c"], result_path=str(tmp_path / "p.jsonl")
+    ).execute(new_context())
+    assert rows_of(tmp_path / "p.jsonl")[0]["c"] == wanted
+
+
+@pytest.mark.parametrize("missing", [float("nan"), pandas.NA, pandas.NaT])
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+def test_what_pandas_has_for_a_missing_value_is_null(
+    service: Service, tmp_path: Path, missing: Any, make: Any
+) -> None:
+    path = tmp_path / "p.parquet"
+    rows = [
+        {"id": AWARE, "text": missing},
+        {"id": pandas.NaT, "text": "b"},
+        {"id": AWARE + HOUR, "text": "c"},
+    ]
+    direct(make(rows), max_reject_ratio=0.5, result_path=str(path)).execute(new_context())
+    assert [row["status"] for row in rows_of(path)] == ["rejected", "predicted", "predicted"]
+    assert [row["id"] for row in rows_of(path)] == [AWARE, None, AWARE + HOUR]
+
+
+class Sku(str, Enum):  # noqa: UP042  # whose str() is not the value
+    A = "a"
+
+
+class Number(Enum):
+    ONE = 1
+
+
+@pytest.mark.parametrize("form", ["p.parquet", "p.jsonl"])
+@pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
+def test_the_value_of_an_enumeration_is_passed_through(
+    service: Service, tmp_path: Path, form: str, make: Any
+) -> None:
+    rows = make([{"id": Sku.A, "text": "a", "n": Number.ONE}])
+    direct(rows, columns=["n"], result_path=str(tmp_path / form)).execute(new_context())
+    row = rows_of(tmp_path / form)[0]
+    assert (row["id"], type(row["id"]), row["n"]) == ("a", str, 1)
 
 
 # Rows that cannot be sent
