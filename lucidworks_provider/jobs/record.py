@@ -257,6 +257,19 @@ class JobStateStore:
                 in_state.discard(number)
         return self.state is not None and not in_state
 
+    def restore(self, record: JobRecord) -> None:
+        """
+        Write the whole record again if the first part on storage is of another attempt.
+
+        A process of an older attempt that still runs, after a heartbeat gap, writes its own copy of a part.
+        """
+        head = _files(self.results)(0)
+        if head is None or head["nonce"] != record.nonce:
+            log.warning("An older attempt has overwritten the job record; it is written again.")
+            for stale in record.stale:
+                stale.update(record.parts)
+            self.save(record)
+
     def close(self, record: JobRecord) -> None:
         """
         Save the record of a task whose result is written, and delete the bodies.

@@ -209,6 +209,7 @@ class JobTask(ABC, Generic[File]):
             log.warning("%s", failures[position])
         if failures:
             raise failures[min(failures)]
+        self.store.restore(record)
 
     async def _submit_all(self, record: JobRecord, missing: list[int]) -> dict[int, Exception]:
         """

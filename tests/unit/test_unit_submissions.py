@@ -240,6 +240,27 @@ def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitt
     assert sorted(stage.service.began) == list(range(stage.size))
 
 
+def test_a_part_that_an_older_attempt_overwrites_is_written_again_before_the_wait(tmp_path: Path) -> None:
+    """Its process still runs: Airflow started another one after a heartbeat gap."""
+    stage = Stage(tmp_path, PART + 20)
+    parts, older = stage.begin()
+    older.begin_wait()
+    older.intend([0])
+    parts.store.save(older)
+
+    def overwrite(position: int) -> str:
+        if position == PART + 10:
+            older.submitted(0, "job of the older attempt")
+            parts.store.save(older)
+        return f"job-{position}"
+
+    stage.service.answer = overwrite
+    record = stage.attempt()
+    assert stage.record.nonce == record.nonce != older.nonce
+    assert stage.record.jobs == record.jobs == {p: f"job-{p}" for p in range(PART + 20)}
+    assert parts.store.load() == record
+
+
 @pytest.mark.parametrize("at", [0, 5, 11, PARTS - 1])
 def test_a_kill_loses_the_ids_of_the_posts_in_flight_at_most(stage: Stage, at: int) -> None:
     def dying(position: int) -> str:
