@@ -195,9 +195,10 @@ class JobTask(ABC, Generic[File]):
         # Also where nothing is missing: the trigger checks for the record of this attempt.
         record.begin_wait()
         try:
-            if not record.jobs and not record.resumed:
+            if record.new:
                 # It may hold bodies of another input.
                 discard_folder(self.store.results.folder)
+                record.new = False
             missing = self._window(record)
             record.intend(missing[:1])
             self.store.save(record)
