@@ -82,7 +82,7 @@ class JobRecord:
     :param failed: the service's message by the position of a job that ended in ERROR; empty if it is not kept.
     :param empty: as ``failed``, of a job that is ready without a result; another attempt polls it again.
     :param result: the manifest, once the result file is written.
-    :param resumed: whether an earlier attempt began it.
+    :param new: it was never stored, and the folder may have the bodies of another one.
     :param stale: the parts that are not in storage and in the task state store as they are here.
     """
 
@@ -98,7 +98,7 @@ class JobRecord:
     failed: dict[int, str] = field(default_factory=dict)
     empty: dict[int, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
-    resumed: bool = field(default=False, compare=False)
+    new: bool = field(default=True, compare=False)
     stale: tuple[set[int], set[int]] = field(default_factory=lambda: ({0}, {0}), compare=False)
 
     @property
@@ -170,7 +170,7 @@ class JobRecord:
         if generation != self.generation:
             self.intents.clear()
         self.generation = generation
-        self.resumed = True
+        self.new = False
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """The result file is written; nothing else matters now."""
@@ -256,6 +256,19 @@ class JobStateStore:
                     break
                 in_state.discard(number)
         return self.state is not None and not in_state
+
+    def restore(self, record: JobRecord) -> None:
+        """
+        Write the whole record again if the first part on storage is of another attempt.
+
+        A process of an older attempt that still runs, after a heartbeat gap, writes its own copy of a part.
+        """
+        head = _files(self.results)(0)
+        if head is None or head["nonce"] != record.nonce:
+            log.warning("An older attempt has overwritten the job record; it is written again.")
+            for stale in record.stale:
+                stale.update(record.parts)
+            self.save(record)
 
     def close(self, record: JobRecord) -> None:
         """
@@ -349,6 +362,7 @@ def _assemble(*copies: Callable[[int], dict[str, Any] | None]) -> JobRecord | No
         return None
     record = JobRecord(**{name: head[name] for name in (*_HEAD, "record_id")})
     record.stale = (set(), set())
+    record.new = False
     for number in record.parts if record.result is None else range(1):
         found = [copy(number) for copy in copies] if number else heads
         found = [part if part and part["record_id"] == record.record_id else None for part in found]

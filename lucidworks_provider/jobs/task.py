@@ -192,9 +192,10 @@ class JobTask(ABC, Generic[File]):
         # Also where nothing is missing: the trigger checks for the record of this attempt.
         record.begin_wait()
         try:
-            if not record.jobs and not record.resumed:
+            if record.new:
                 # It may hold bodies of another input.
                 discard_folder(self.store.results.folder)
+                record.new = False
             missing = self._window(record)
             record.intend(missing[:1])
             self.store.save(record)
@@ -206,6 +207,7 @@ class JobTask(ABC, Generic[File]):
             log.warning("%s", failures[position])
         if failures:
             raise failures[min(failures)]
+        self.store.restore(record)
 
     async def _submit_all(self, record: JobRecord, missing: list[int]) -> dict[int, Exception]:
         """
@@ -284,7 +286,7 @@ class JobTask(ABC, Generic[File]):
         Save the outcome of a wait; parts whose result is gone need another job afterwards.
 
         Jobs that the service reports as ERROR, or as ready without a result, fail the task when no part is left to
-        submit, or at once when they are more than the results: the others would probably fail too.
+        submit, or at once when they are more than the results of the window: the others would probably fail too.
 
         :return: whether all results are stored.
         :raises JobFailedError: a retry of the task submits those parts again.
@@ -299,7 +301,7 @@ class JobTask(ABC, Generic[File]):
             record.mark_empty(empty)
             self.store.save(record)
         complete = not outcome.left and not record.missing()
-        ends = complete or len(failed) + len(empty) > outcome.collected
+        ends = complete or self._mostly_failed(record, outcome)
         if record.failed and ends:
             raise JobFailedError(self.describe(record, sorted(record.failed), record.failed, "failed"))
         if record.empty and ends:
@@ -315,6 +317,15 @@ class JobTask(ABC, Generic[File]):
         if outcome.gone:
             self.store.save(record)
         return complete and not outcome.gone
+
+    def _mostly_failed(self, record: JobRecord, outcome: JobsOutcome) -> bool:
+        """Whether more jobs of the window failed than not."""
+        failed = len(outcome.failed) + len(outcome.empty)
+        if failed <= outcome.collected:
+            return False
+        # An earlier wait for the window, of a triggerer that was restarted, may have stored the others.
+        window = {position: record.jobs[position] for position in sorted(record.jobs)[-WINDOW:]}
+        return failed > len(self.store.results.stored(window))
 
     def write(self, record: JobRecord) -> dict[str, Any]:
         """

@@ -320,7 +320,7 @@ def test_a_retry_goes_on_with_the_same_jobs() -> None:
     found = with_jobs("a")
     nonce = found.nonce
     record, said = resume(found, fingerprint="f", generation=2, size=3)
-    assert (record.jobs, record.nonce, record.resumed) == ({0: "a"}, nonce, True)
+    assert (record.jobs, record.nonce, record.new) == ({0: "a"}, nonce, False)
     assert "Resuming 1 job of" in said
 
 

@@ -223,6 +223,27 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
     assert stage.service.began[stage.size :] == [0]
 
 
+@pytest.mark.parametrize(("stored", "stops"), [(14, False), (4, True)])
+def test_results_that_a_restarted_triggerer_has_stored_count_as_well(
+    tmp_path: Path, window: int, stored: int, stops: bool
+) -> None:
+    stage = Stage(tmp_path, 2 * window + 10)
+    parts, record = stage.begin()
+    for number in (1, 2):
+        asyncio.run(parts.submit_missing(record))
+        if number == 1:
+            for position in range(window):
+                stage.results.save(position, record.jobs[position], b"{}")
+    for position in range(window, window + stored):
+        stage.results.save(position, record.jobs[position], b"{}")
+    last = JobsOutcome(collected=0, failed=list(range(2 * window - 6, 2 * window)))
+    if stops:
+        with pytest.raises(JobFailedError, match="6 of 50 parts failed"):
+            parts.settle(record, last)
+    else:
+        assert not parts.settle(record, last)
+
+
 def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitted_again(
     tmp_path: Path, window: int
 ) -> None:
@@ -238,6 +259,27 @@ def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitt
         parts.settle(record, JobsOutcome(collected=10))
     assert 0 in stage.attempt().awaited
     assert sorted(stage.service.began) == list(range(stage.size))
+
+
+def test_a_part_that_an_older_attempt_overwrites_is_written_again_before_the_wait(tmp_path: Path) -> None:
+    """Its process still runs: Airflow started another one after a heartbeat gap."""
+    stage = Stage(tmp_path, PART + 20)
+    parts, older = stage.begin()
+    older.begin_wait()
+    older.intend([0])
+    parts.store.save(older)
+
+    def overwrite(position: int) -> str:
+        if position == PART + 10:
+            older.submitted(0, "job of the older attempt")
+            parts.store.save(older)
+        return f"job-{position}"
+
+    stage.service.answer = overwrite
+    record = stage.attempt()
+    assert stage.record.nonce == record.nonce != older.nonce
+    assert stage.record.jobs == record.jobs == {p: f"job-{p}" for p in range(PART + 20)}
+    assert parts.store.load() == record
 
 
 @pytest.mark.parametrize("at", [0, 5, 11, PARTS - 1])

@@ -57,7 +57,7 @@ from lucidworks_provider.errors import (
     UnknownResourceError,
 )
 from lucidworks_provider.jobs import polling, record, result_store, task
-from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs.result_store import QuarantineReason, ResultDirectory
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
 from tests.task_state import TaskStateStore
@@ -1056,6 +1056,24 @@ def test_a_result_that_is_gone_twice_is_an_error(
     with pytest.raises(ResultGoneError, match=r"Input 0: .*second time"):
         make().execute_complete(context, wait(again.value), **again.value.kwargs)
     assert by_jobs(["One."], tmp_path / "p.jsonl").execute(context)["predictions"] == 1
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_quarantined_body_outlives_the_next_submission_of_the_only_job(
+    service: Service, context: dict[str, Any], tmp_path: Path, attempts: int
+) -> None:
+    """It may be the only copy of a result."""
+    make = lambda: by_jobs(["One."], tmp_path / "p.jsonl", deferrable=True)  # noqa: E731
+    for _ in range(attempts):
+        with pytest.raises(TaskDeferred) as deferred:
+            make().execute(context)
+    (job,) = service.emulator.state.jobs.all()
+    bodies = ResultDirectory(deferred.value.trigger.folder)
+    kept = bodies.quarantine(0, job.job_id, b"body", QuarantineReason.UNUSABLE)
+    service.job(0, "GONE")
+    with pytest.raises(TaskDeferred):
+        make().execute_complete(context, wait(deferred.value), **deferred.value.kwargs)
+    assert storage.read_file(kept) == b"body"
 
 
 def test_a_late_job_keeps_its_id_for_the_retry(
