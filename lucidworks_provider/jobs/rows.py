@@ -32,11 +32,11 @@ from lucidworks_provider.documents.tables import (
     Table,
     TableColumns,
     check_installed,
+    copied,
     open_table,
     python_array,
     python_batch,
     unified_type,
-    without_views,
 )
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.record import fingerprint_of
@@ -210,10 +210,10 @@ class Survey:
                 if known == column.type
                 else unified_type(column.name, known, column.type, self.argument)
             )
-        # Without dictionaries, which serialize() leaves out. Copied by take(): the bytes of a NULL are undefined.
-        places = pa.array(range(kept.num_rows), pa.int64())
-        columns = [without_views(column, decoded=True).take(places) for column in kept.columns]
-        self._digest.update(pa.record_batch(columns, kept.schema.names).serialize())
+        # Without dictionaries, which serialize() leaves out. A copy: the bytes of a NULL are undefined.
+        names = kept.schema.names
+        columns = [copied(kept.column(name), name, self.argument, decoded=True) for name in names]
+        self._digest.update(pa.record_batch(columns, names).serialize())
 
     def check(self, *, reject: bool, max_reject_ratio: float) -> None:
         """

@@ -175,6 +175,19 @@ def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name
         ((n for n in range(3)), {}, ["inputs[0] has int"]),
         (iter([{"sku": 1, "text": "a"}, {"sku": 2}]), {"id_column": "sku"}, ["inputs[1] has no 'text'"]),
         ([{"sku": 1, "text": "a"}], {"id_column": "sku", "columns": ["id"]}, ["inputs[0] has no 'id'"]),
+        (pandas.DataFrame([[1, "a", 2]], columns=["id", "text", "id"]), {}, ["has the column 'id' 2 times"]),
+        (
+            pandas.DataFrame({"id": [1, "x"], "text": ["a", "b"]}),
+            {},
+            ["inputs: DataFrame cannot be", "column id"],
+        ),
+        (pandas.Series(["a"]), {}, ["inputs: Series cannot be read as a table"]),
+        (pl.Series(["a"]), {}, ["inputs: Series cannot be read as a table"]),
+        (
+            pa.table({"id": pa.RunEndEncodedArray.from_arrays([1], ["x"]), "text": ["a"]}),
+            {},
+            ["Table: column 'id' is of type run_end"],
+        ),
         ({1: "a"}, {}, ["inputs is dict with the keys 1"]),
         (b"[]", {}, ["inputs is bytes"]),
         ("/no/such/table.parquet", {}, ["inputs: there is no file"]),
@@ -367,6 +380,31 @@ def test_what_pandas_has_for_a_missing_value_is_null(
     direct(make(rows), max_reject_ratio=0.5, result_path=str(path)).execute(new_context())
     assert [row["status"] for row in rows_of(path)] == ["rejected", "predicted", "predicted"]
     assert [row["id"] for row in rows_of(path)] == [AWARE, None, AWARE + HOUR]
+
+
+POLARS: dict[str, tuple[Any, Any]] = {
+    "list of text": (["a", "b"], pl.List(pl.String)),
+    "struct of text": ({"a": "b"}, pl.Struct({"a": pl.String})),
+    "list of binary": ([b"a"], pl.List(pl.Binary)),
+    "categories": ("a", pl.Categorical),
+    "enumeration": ("a", pl.Enum(["a", "b"])),
+    "list of categories": (["a"], pl.List(pl.Categorical)),
+}
+
+
+@pytest.mark.parametrize("name", POLARS)
+def test_types_of_polars(service: Service, tmp_path: Path, name: str) -> None:
+    value, kind = POLARS[name]
+    column, path = pl.Series([value], dtype=kind), tmp_path / "p.parquet"
+    frame = pl.DataFrame({"id": column, "c": column, "text": pl.Series(["a"], dtype=pl.Categorical)})
+    direct(frame, columns=["c"], result_path=str(path)).execute(new_context())
+    row = rows_of(path)[0]
+    assert (row["id"], row["c"], row["response"]) == (value, value, "a")
+
+
+def test_a_column_that_is_not_read_may_have_any_values(service: Service, tmp_path: Path) -> None:
+    frame = pandas.DataFrame([[1, "a", 1, 2], [2, "b", "x", 3]], columns=["id", "text", "c", "c"])
+    assert len(direct(frame).execute(new_context())) == 2
 
 
 class Sku(str, Enum):  # noqa: UP042  # whose str() is not the value
