@@ -679,7 +679,9 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
         return found  # SQLAlchemy
     if callable(convert := getattr(given, "_asdict", None)):
         return dict(convert())  # a named tuple
-    if not isinstance(given, tuple | list):
+    if callable(keys := getattr(given, "keys", None)):
+        names = list(keys())  # sqlite3.Row
+    elif not isinstance(given, tuple | list):
         raise InputError(f"{what} has {type(given).__name__} instead of text.")
     expected = names or (*([] if columns.key is None else [columns.key]), columns.text, *columns.others)
     if len(given) != len(expected):
@@ -687,7 +689,12 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
             f"{what} is a row of {len(given)} values; by id_column, text_column and columns it has "
             f"{len(expected)}: {', '.join(expected)}."
         )
-    return dict(zip(expected, given, strict=True))
+    named = dict(zip(expected, given, strict=True))
+    if len(named) < len(expected):
+        for name in (*columns.required, *columns.optional):
+            if (count := list(expected).count(name)) > 1:
+                raise InputError(f"{what} has the column {name!r} {count} times.")
+    return named
 
 
 def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
