@@ -383,11 +383,24 @@ def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: s
     """
     import pyarrow as pa
 
+    def array(name: str) -> pa.Array:
+        values = [row.get(name) for row in rows]
+        try:
+            return python_array(values, name, where)
+        except InputError as err:
+            if (
+                name in columns.kept
+                or name != columns.text
+                or not isinstance(err.__cause__, UnicodeEncodeError)
+            ):
+                raise
+        # As bytes, of which those that are no text are rejected.
+        encoded = [None if one is None else one.encode(errors="surrogatepass") for one in values]
+        return python_array(encoded, name, where)
+
     optional = [name for name in columns.optional if any(name in row for row in rows)]
     names = [*columns.required, *optional]
-    return pa.record_batch(
-        [python_array([row.get(name) for row in rows], name, where) for name in names], names
-    )
+    return pa.record_batch([array(name) for name in names], names)
 
 
 def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType | None = None) -> pa.Array:

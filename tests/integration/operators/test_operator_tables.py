@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -407,6 +408,26 @@ def test_a_column_that_is_not_read_may_have_any_values(service: Service, tmp_pat
     assert len(direct(frame).execute(new_context())) == 2
 
 
+QUERY = "SELECT 'a' AS text, 7 AS brand, 1 AS id, 8 AS brand"
+
+
+@pytest.mark.parametrize("make", [iter, list], ids=["cursor", "list"])
+def test_rows_of_sqlite_are_read_by_name(service: Service, make: Any) -> None:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    rows = direct(make(database.execute(QUERY))).execute(new_context())
+    assert [(row["id"], row["response"]) for row in rows] == [(1, "a")]
+
+
+@pytest.mark.parametrize("factory", [None, sqlite3.Row])
+def test_a_cursor_with_a_column_twice(service: Service, factory: Any) -> None:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = factory
+    with pytest.raises(InputError, match=r"inputs\[0\] has the column 'brand' 2 times"):
+        direct(database.execute(QUERY), columns=["brand"]).execute(new_context())
+    assert service.nothing_sent()
+
+
 class Sku(str, Enum):  # noqa: UP042  # whose str() is not the value
     A = "a"
 
@@ -468,6 +489,17 @@ def test_rows_that_cannot_be_sent_stand_in_the_result(
 def test_half_a_surrogate_pair_is_no_text_either(service: Service) -> None:
     rows = direct(["a", UNSENDABLE["half a pair"]], max_reject_ratio=0.5).execute(new_context())
     assert [row["status"] for row in rows] == ["predicted", "rejected"]
+
+
+def test_half_a_surrogate_pair_in_a_file_is_a_rejected_row(service: Service, tmp_path: Path) -> None:
+    texts = ["ü", UNSENDABLE["half a pair"], None]
+    source = write(tmp_path / "t.jsonl", [{"id": n, "text": text} for n, text in enumerate(texts)])
+    rows = direct(str(source), max_reject_ratio=0.7).execute(new_context())
+    assert [(row["id"], row["status"], row.get("response")) for row in rows] == [
+        (0, "predicted", "ü"),
+        (1, "rejected", None),
+        (2, "rejected", None),
+    ]
 
 
 @pytest.mark.parametrize("make", [to_file, by_jobs], ids=["direct", "jobs"])
