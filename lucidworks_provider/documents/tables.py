@@ -184,10 +184,12 @@ def _with_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield first
 
 
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
+def _empty(schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
     import pyarrow as pa
 
-    return pa.record_batch([column.combine_chunks() for column in schema.empty_table().columns], schema.names)
+    kinds = [(name, _plain(schema.field(name).type, decoded=False)) for name in names]
+    columns = pa.schema(kinds).empty_table().columns
+    return pa.record_batch([column.combine_chunks() for column in columns], list(names))
 
 
 def _list(uri: str, argument: str) -> list[SourceFile]:
@@ -235,17 +237,29 @@ def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[
 def _read_arrow(inputs: Any, name: str, columns: TableColumns, *, array: bool) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    if array:
-        batches: Any = [pa.record_batch(inputs)]
-        schema = batches[0].schema
-    else:
-        batches = pa.RecordBatchReader.from_stream(inputs)
-        schema = batches.schema
+    if type(inputs).__module__.partition(".")[0] == "pandas" and hasattr(inputs, "columns"):
+        inputs = _needed(inputs, name, columns)
+    try:
+        batches: Any = [pa.record_batch(inputs)] if array else pa.RecordBatchReader.from_stream(inputs)
+    except (pa.ArrowException, TypeError, ValueError) as err:
+        raise InputError(
+            f"{columns.argument}: {name} cannot be read as a table with columns: {err!s:.200}"
+        ) from err
+    schema = batches[0].schema if array else batches.schema
     chosen = _chosen(name, schema.names, columns)
-    yield _selected(_empty(schema), chosen)
+    yield _empty(schema, chosen)
     for batch in batches:
         for start in range(0, batch.num_rows, _ROWS):
-            yield _selected(batch.slice(start, _ROWS), chosen)
+            yield _selected(batch.slice(start, _ROWS), chosen, name)
+
+
+def _needed(frame: Any, name: str, columns: TableColumns) -> Any:
+    """The columns of a DataFrame that are read; Arrow may not support the others."""
+    found = [str(one) for one in frame.columns]
+    if not set(columns.required) <= set(found):
+        return frame
+    chosen = _chosen(name, found, columns)
+    return frame.iloc[:, [place for place, one in enumerate(found) if one in chosen]]
 
 
 def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
@@ -257,12 +271,12 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
         try:
             parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
             chosen = _chosen(file.uri, parquet.schema_arrow.names, columns)
-            yield _selected(_empty(parquet.schema_arrow), chosen)
+            yield _empty(parquet.schema_arrow, chosen)
             for number in range(parquet.metadata.num_row_groups):
                 group = parquet.metadata.row_group(number)
                 rows = max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
                 for batch in parquet.iter_batches(rows, [number], chosen, use_threads=False):
-                    yield _selected(batch, chosen)
+                    yield _selected(batch, chosen, file.uri)
                     row += batch.num_rows
         except StorageError:
             raise
@@ -376,11 +390,24 @@ def python_batch(rows: Sequence[dict[str, Any]], columns: TableColumns, where: s
     """
     import pyarrow as pa
 
+    def array(name: str) -> pa.Array:
+        values = [row.get(name) for row in rows]
+        try:
+            return python_array(values, name, where)
+        except InputError as err:
+            if (
+                name in columns.kept
+                or name != columns.text
+                or not isinstance(err.__cause__, UnicodeEncodeError)
+            ):
+                raise
+        # As bytes, of which those that are no text are rejected.
+        encoded = [None if one is None else one.encode(errors="surrogatepass") for one in values]
+        return python_array(encoded, name, where)
+
     optional = [name for name in columns.optional if any(name in row for row in rows)]
     names = [*columns.required, *optional]
-    return pa.record_batch(
-        [python_array([row.get(name) for row in rows], name, where) for name in names], names
-    )
+    return pa.record_batch([array(name) for name in names], names)
 
 
 def python_array(values: Sequence[Any], name: str, where: str, kind: pa.DataType | None = None) -> pa.Array:
@@ -458,21 +485,30 @@ def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
     )
 
 
-def _selected(batch: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+def _selected(batch: pa.RecordBatch, names: Sequence[str], where: str) -> pa.RecordBatch:
     """Select columns, without views."""
     import pyarrow as pa
 
-    return pa.record_batch([without_views(batch.column(name)) for name in names], list(names))
+    return pa.record_batch([copied(batch.column(name), name, where) for name in names], list(names))
 
 
-def without_views(column: pa.Array, *, decoded: bool = False) -> pa.Array:
+def copied(column: pa.Array, name: str, where: str, *, decoded: bool = False) -> pa.Array:
     """
-    Convert string and binary views, nested ones too, to plain types, which all readers support.
+    Copy a column, with plain types in place of string and binary views, nested ones too, for readers without views.
 
+    :param where: for the message.
     :param decoded: convert dictionaries to their values as well.
+    :raises InputError: Arrow does not support that for the type.
     """
+    import pyarrow as pa
+
     kind = _plain(column.type, decoded=decoded)
-    return column if kind == column.type else column.cast(kind)
+    try:
+        return column.cast(kind).take(pa.array(range(len(column)), pa.int64()))
+    except pa.ArrowException as err:
+        raise InputError(
+            f"{where}: column {name!r} is of type {column.type}, which cannot be read: {err!s:.200}"
+        ) from err
 
 
 def _plain(kind: pa.DataType, *, decoded: bool) -> pa.DataType:

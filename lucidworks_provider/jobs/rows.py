@@ -32,11 +32,11 @@ from lucidworks_provider.documents.tables import (
     Table,
     TableColumns,
     check_installed,
+    copied,
     open_table,
     python_array,
     python_batch,
     unified_type,
-    without_views,
 )
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.jobs.record import fingerprint_of
@@ -210,10 +210,10 @@ class Survey:
                 if known == column.type
                 else unified_type(column.name, known, column.type, self.argument)
             )
-        # Without dictionaries, which serialize() leaves out. Copied by take(): the bytes of a NULL are undefined.
-        places = pa.array(range(kept.num_rows), pa.int64())
-        columns = [without_views(column, decoded=True).take(places) for column in kept.columns]
-        self._digest.update(pa.record_batch(columns, kept.schema.names).serialize())
+        # Without dictionaries, which serialize() leaves out. A copy: the bytes of a NULL are undefined.
+        names = kept.schema.names
+        columns = [copied(kept.column(name), name, self.argument, decoded=True) for name in names]
+        self._digest.update(pa.record_batch(columns, names).serialize())
 
     def check(self, *, reject: bool, max_reject_ratio: float) -> None:
         """
@@ -686,7 +686,9 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
         return found  # SQLAlchemy
     if callable(convert := getattr(given, "_asdict", None)):
         return dict(convert())  # a named tuple
-    if not isinstance(given, tuple | list):
+    if callable(keys := getattr(given, "keys", None)):
+        names = list(keys())  # sqlite3.Row
+    elif not isinstance(given, tuple | list):
         raise InputError(f"{what} has {type(given).__name__} instead of text.")
     expected = names or (*([] if columns.key is None else [columns.key]), columns.text, *columns.others)
     if len(given) != len(expected):
@@ -694,7 +696,12 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
             f"{what} is a row of {len(given)} values; by id_column, text_column and columns it has "
             f"{len(expected)}: {', '.join(expected)}."
         )
-    return dict(zip(expected, given, strict=True))
+    named = dict(zip(expected, given, strict=True))
+    if len(named) < len(expected):
+        for name in (*columns.required, *columns.optional):
+            if (count := list(expected).count(name)) > 1:
+                raise InputError(f"{what} has the column {name!r} {count} times.")
+    return named
 
 
 def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:

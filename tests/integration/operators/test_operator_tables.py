@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -175,6 +176,19 @@ def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name
         ((n for n in range(3)), {}, ["inputs[0] has int"]),
         (iter([{"sku": 1, "text": "a"}, {"sku": 2}]), {"id_column": "sku"}, ["inputs[1] has no 'text'"]),
         ([{"sku": 1, "text": "a"}], {"id_column": "sku", "columns": ["id"]}, ["inputs[0] has no 'id'"]),
+        (pandas.DataFrame([[1, "a", 2]], columns=["id", "text", "id"]), {}, ["has the column 'id' 2 times"]),
+        (
+            pandas.DataFrame({"id": [1, "x"], "text": ["a", "b"]}),
+            {},
+            ["inputs: DataFrame cannot be", "column id"],
+        ),
+        (pandas.Series(["a"]), {}, ["inputs: Series cannot be read as a table"]),
+        (pl.Series(["a"]), {}, ["inputs: Series cannot be read as a table"]),
+        (
+            pa.table({"id": pa.RunEndEncodedArray.from_arrays([1], ["x"]), "text": ["a"]}),
+            {},
+            ["Table: column 'id' is of type run_end"],
+        ),
         ({1: "a"}, {}, ["inputs is dict with the keys 1"]),
         (b"[]", {}, ["inputs is bytes"]),
         ("/no/such/table.parquet", {}, ["inputs: there is no file"]),
@@ -369,6 +383,51 @@ def test_what_pandas_has_for_a_missing_value_is_null(
     assert [row["id"] for row in rows_of(path)] == [AWARE, None, AWARE + HOUR]
 
 
+POLARS: dict[str, tuple[Any, Any]] = {
+    "list of text": (["a", "b"], pl.List(pl.String)),
+    "struct of text": ({"a": "b"}, pl.Struct({"a": pl.String})),
+    "list of binary": ([b"a"], pl.List(pl.Binary)),
+    "categories": ("a", pl.Categorical),
+    "enumeration": ("a", pl.Enum(["a", "b"])),
+    "list of categories": (["a"], pl.List(pl.Categorical)),
+}
+
+
+@pytest.mark.parametrize("name", POLARS)
+def test_types_of_polars(service: Service, tmp_path: Path, name: str) -> None:
+    value, kind = POLARS[name]
+    column, path = pl.Series([value], dtype=kind), tmp_path / "p.parquet"
+    frame = pl.DataFrame({"id": column, "c": column, "text": pl.Series(["a"], dtype=pl.Categorical)})
+    direct(frame, columns=["c"], result_path=str(path)).execute(new_context())
+    row = rows_of(path)[0]
+    assert (row["id"], row["c"], row["response"]) == (value, value, "a")
+
+
+def test_a_column_that_is_not_read_may_have_any_values(service: Service, tmp_path: Path) -> None:
+    frame = pandas.DataFrame([[1, "a", 1, 2], [2, "b", "x", 3]], columns=["id", "text", "c", "c"])
+    assert len(direct(frame).execute(new_context())) == 2
+
+
+QUERY = "SELECT 'a' AS text, 7 AS brand, 1 AS id, 8 AS brand"
+
+
+@pytest.mark.parametrize("make", [iter, list], ids=["cursor", "list"])
+def test_rows_of_sqlite_are_read_by_name(service: Service, make: Any) -> None:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    rows = direct(make(database.execute(QUERY))).execute(new_context())
+    assert [(row["id"], row["response"]) for row in rows] == [(1, "a")]
+
+
+@pytest.mark.parametrize("factory", [None, sqlite3.Row])
+def test_a_cursor_with_a_column_twice(service: Service, factory: Any) -> None:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = factory
+    with pytest.raises(InputError, match=r"inputs\[0\] has the column 'brand' 2 times"):
+        direct(database.execute(QUERY), columns=["brand"]).execute(new_context())
+    assert service.nothing_sent()
+
+
 class Sku(str, Enum):  # noqa: UP042  # whose str() is not the value
     A = "a"
 
@@ -430,6 +489,17 @@ def test_rows_that_cannot_be_sent_stand_in_the_result(
 def test_half_a_surrogate_pair_is_no_text_either(service: Service) -> None:
     rows = direct(["a", UNSENDABLE["half a pair"]], max_reject_ratio=0.5).execute(new_context())
     assert [row["status"] for row in rows] == ["predicted", "rejected"]
+
+
+def test_half_a_surrogate_pair_in_a_file_is_a_rejected_row(service: Service, tmp_path: Path) -> None:
+    texts = ["ü", UNSENDABLE["half a pair"], None]
+    source = write(tmp_path / "t.jsonl", [{"id": n, "text": text} for n, text in enumerate(texts)])
+    rows = direct(str(source), max_reject_ratio=0.7).execute(new_context())
+    assert [(row["id"], row["status"], row.get("response")) for row in rows] == [
+        (0, "predicted", "ü"),
+        (1, "rejected", None),
+        (2, "rejected", None),
+    ]
 
 
 @pytest.mark.parametrize("make", [to_file, by_jobs], ids=["direct", "jobs"])
