@@ -297,7 +297,7 @@ class _History:
 @dataclass(frozen=True, slots=True)
 class JobsOutcome:
     """
-    What a wait for jobs returns to the worker: an event of a few hundred bytes, never a result.
+    What a wait for jobs returns to the worker: an event of up to some 7 KB, never a result.
 
     :param failed: positions whose job ended in ERROR.
     :param gone: positions whose result is neither on storage nor at the service.

@@ -83,6 +83,7 @@ class JobRecord:
     :param empty: as ``failed``, of a job that is ready without a result; another attempt polls it again.
     :param result: the manifest, once the result file is written.
     :param new: it was never stored, and the folder may have the bodies of another one.
+    :param replaced: parts of that one, which the task state store may have.
     :param stale: the parts that are not in storage and in the task state store as they are here.
     """
 
@@ -99,6 +100,7 @@ class JobRecord:
     empty: dict[int, str] = field(default_factory=dict)
     result: Mapping[str, Any] | None = None
     new: bool = field(default=True, compare=False)
+    replaced: int = field(default=0, compare=False)
     stale: tuple[set[int], set[int]] = field(default_factory=lambda: ({0}, {0}), compare=False)
 
     @property
@@ -257,6 +259,12 @@ class JobStateStore:
                 in_state.discard(number)
         return self.state is not None and not in_state
 
+    def discard_replaced(self, record: JobRecord) -> None:
+        """Delete what the record that a new one replaces has left, if the storage and the state store allow it."""
+        discard_folder(self.results.folder)
+        self._delete_parts(range(len(record.parts), record.replaced))
+        record.new = False
+
     def restore(self, record: JobRecord) -> None:
         """
         Write the whole record again if the first part on storage is of another attempt.
@@ -290,7 +298,10 @@ class JobStateStore:
             self.results.clear(_file_name(0))
             return
         discard_folder(self.results.folder)
-        for number in record.parts[1:]:
+        self._delete_parts(record.parts[1:])
+
+    def _delete_parts(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             if not _called(self.state, "delete", _state_name(number)):
                 break
 
@@ -315,6 +326,8 @@ def resume(found: JobRecord | None, *, fingerprint: str, generation: int, size: 
         return JobRecord(fingerprint, generation, size), ""
     # Revisions continue: a store that misses a write then has the older copy.
     new = JobRecord(fingerprint, generation, size, revision=found.revision)
+    # A record with a result has had its other parts deleted.
+    new.replaced = len(found.parts) if found.result is None else 0
     if found.fingerprint != fingerprint:
         ids = list(found.jobs.values())
         named = ", ".join(ids[:_NAMED]) or "none"

@@ -35,7 +35,7 @@ from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.progress import Progress, Warnings
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
 from lucidworks_provider.retrying import retry_on
-from lucidworks_provider.storage import discard_folder, is_folder
+from lucidworks_provider.storage import is_folder
 from lucidworks_provider.threads import in_thread, read_ahead
 
 if TYPE_CHECKING:
@@ -193,9 +193,8 @@ class JobTask(ABC, Generic[File]):
         record.begin_wait()
         try:
             if record.new:
-                # It may hold bodies of another input.
-                discard_folder(self.store.results.folder)
-                record.new = False
+                # The folder may hold bodies of another input.
+                self.store.discard_replaced(record)
             missing = self._window(record)
             record.intend(missing[:1])
             self.store.save(record)

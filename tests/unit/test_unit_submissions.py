@@ -425,6 +425,17 @@ def test_the_task_state_store_has_no_intents_of_posts_that_a_failed_write_preven
     assert len(stage.service.began) == PARTS
 
 
+def test_parts_of_a_larger_record_do_not_stay_in_the_task_state_store(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, 2 * PART + 1)
+    JobStateStore(stage.results, stage.state).save(
+        JobRecord("another input", 0, stage.size, stale=({0, 1, 2}, {0, 1, 2}))
+    )
+    assert set(stage.state.values) == {"lucidworks_jobs", "lucidworks_jobs_1", "lucidworks_jobs_2"}
+    stage.size = PART
+    stage.attempt()
+    assert set(stage.state.values) == {"lucidworks_jobs"}
+
+
 def test_the_log_has_the_number_of_jobs_and_no_id(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     stage.attempt()
