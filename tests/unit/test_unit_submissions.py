@@ -31,7 +31,7 @@ from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, read_record
 from lucidworks_provider.jobs.result_store import ResultDirectory
-from lucidworks_provider.jobs.task import SUBMISSIONS, Budget, JobTask
+from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask
 from tests.task_state import TaskStateStore
 
 PARTS = 30
@@ -126,7 +126,7 @@ class Stage:
         store = JobStateStore(self.results, self.state)
         hook: Any = Hook()
         uri = f"{self.folder}/r.parquet"
-        parts = Parts(uri, store, hook, policy == "resubmit", Budget(), self.service, self.size)
+        parts = Parts(uri, store, hook, policy == "resubmit", self.service, self.size)
         return parts, store.begin("f", 0, self.size, uri)
 
     def attempt(self, policy: str = "resubmit") -> JobRecord:

@@ -50,8 +50,8 @@ def test_a_chunk_task_that_waits_in_its_worker(folder: str, store: Store, emulat
     # gcsfs removes a hundred with one request, but not from an emulator.
     removals = DOCUMENTS if store.uri.startswith("gs") else 0
     assert counts["DELETE"] == removals, counts
-    # The record, and listings of its folder: at the begin, before the removal, and by Azure's client several times.
-    assert counts["GET"] + counts["HEAD"] <= 12, counts
+    # The record at the begin and before the wait, and listings of its folder, for which Azure has several.
+    assert counts["GET"] + counts["HEAD"] <= 14, counts
 
 
 def test_a_removal_is_one_request(folder: str, store: Store) -> None:
