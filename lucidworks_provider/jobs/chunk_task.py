@@ -139,8 +139,8 @@ class _JsonLinesWriter:
         check_quantised(document_id, chunks, self._method)
         rows = []
         named = {"document_id": document_id}
-        for values in kept_values([kept or []]):
-            named = {**named, **values, **named}
+        for values in kept_values([] if kept is None else [kept]):
+            named |= {name: value for name, value in values.items() if name != "document_id"}
         for index, (chunk, (start, end)) in enumerate(zip(chunks, spans, strict=True)):
             row = {
                 **named,

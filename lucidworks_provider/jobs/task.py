@@ -34,7 +34,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
 from lucidworks_provider.jobs.progress import Progress, Warnings
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
-from lucidworks_provider.retrying import retry_on
+from lucidworks_provider.retrying import Wait, retry_async, retry_on
 from lucidworks_provider.storage import is_folder
 from lucidworks_provider.threads import in_thread, read_ahead
 
@@ -405,10 +405,6 @@ class JobTask(ABC, Generic[File]):
 
     async def _submit(self, position: int) -> str:
         """POST one part, again where its outcome is unknown and the policy allows it."""
-        from tenacity import AsyncRetrying
-
-        from lucidworks_provider.retrying import Wait
-
         policy = retry_on(
             SubmissionUnknownError,
             attempts=1 + RESUBMISSIONS if self.resubmit_unknown else 1,
@@ -417,7 +413,7 @@ class JobTask(ABC, Generic[File]):
         )
         policy["before_sleep"] = lambda state: self._unknown([position], str(state.outcome.exception()))
         try:
-            return await AsyncRetrying(**policy)(self.submit, position)
+            return await retry_async(self.submit, position, **policy)
         except SubmissionUnknownError as err:
             if not self.resubmit_unknown:
                 self._unknown([position], str(err))

@@ -47,6 +47,8 @@ E = TypeVar("E", bound=LucidworksError)
 DEFER_SLACK = timedelta(minutes=5)
 # Of execution_timeout, for the resumption: a tenth, and no more than queueing a task and starting a worker takes.
 _MARGIN, _LONGEST_MARGIN = 0.1, 30.0
+# Share of documents or inputs.
+MAX_REJECT_RATIO = 0.05
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
 
 

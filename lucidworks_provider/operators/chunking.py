@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFERRABLE, ChunkingOptionsMixin, RowsMixin
+from lucidworks_provider.operators.base import DEFERRABLE, MAX_REJECT_RATIO, ChunkingOptionsMixin, RowsMixin
 from lucidworks_provider.operators.job import JobOperator
 from lucidworks_provider.operators.results import Lineage, of_chunks
 from lucidworks_provider.operators.values import one_of, whole
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 # As in `client.chunking`, whose import would cost each parse of a DAG file 5 ms. A test holds them equal.
 MAX_TEXT_BYTES = 1_000_000
-MAX_REJECT_RATIO = 0.05
 
 
 class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
@@ -69,8 +68,8 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     :param max_text_bytes: reject a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
     :param max_reject_ratio: share of the documents, 0 to 1, that may be rejected. If more are, the task fails before
         anything is sent.
-    :param on_invalid: what to do with a text that is NULL, blank, too long or not a text: ``reject`` it, so that the
-        result has no chunks of it and a warning names it, or ``fail`` the task before anything is sent.
+    :param on_invalid: what to do with a text that is NULL, blank, too long or not Unicode: ``reject`` it, so that
+        the result has no chunks of it and a warning names it, or ``fail`` the task before anything is sent.
     :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the documents, the jobs and the reasons.

@@ -15,6 +15,7 @@ from lucidworks_provider.errors import InputError
 from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.base import (
+    MAX_REJECT_RATIO,
     ChunkingOptionsMixin,
     HookMixin,
     NoneTemplatesMixin,
@@ -165,7 +166,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         plan_only: bool | str = False,
         max_requests: int | str | None = None,
         max_tokens: int | str | None = None,
-        max_reject_ratio: float = 0.05,
+        max_reject_ratio: float = MAX_REJECT_RATIO,
         on_truncated: Literal["warn", "reject"] = "warn",
         on_mismatch: Literal["reject", "warn"] = "reject",
         on_missing_chunks: Literal["resend", "drop"] = "resend",

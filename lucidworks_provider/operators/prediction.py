@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import StorageError
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFERRABLE, HookMixin, RowsMixin
+from lucidworks_provider.operators.base import DEFERRABLE, MAX_REJECT_RATIO, HookMixin, RowsMixin
 from lucidworks_provider.operators.job import JobOperator, result_directory
 from lucidworks_provider.operators.results import Lineage, ResultMixin, of_predictions
 from lucidworks_provider.operators.secrets import (
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 INLINE_BYTES = 48 * 1024
 # That of the API and of the client's connections, repeated: importing them would cost each parse of a DAG file.
 BATCH_SIZE = 32
-MAX_REJECT_RATIO = 0.05
 MAX_CONCURRENCY = 8
 
 
@@ -224,8 +223,8 @@ class LucidworksPredictionOperator(_Predicting):
     :param batch_size: inputs of a request, 32 at most.
     :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
         the reason in ``error``. If more are, the task fails and nothing is written.
-    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not a text: ``reject`` it, so
-        that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
+    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject`` it,
+        so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
     :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`.
@@ -433,8 +432,8 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :param batch_size: inputs of a job, 32 at most.
     :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
         the reason in ``error``. If more are, the task fails and nothing is written.
-    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not a text: ``reject`` it, so
-        that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
+    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject`` it,
+        so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
     :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`.
