@@ -20,9 +20,9 @@ GOAL_MS, GOAL_MIB = 30.0, 2.0
 SHARED = "from airflow.providers.common.compat.sdk import BaseOperator, conf"
 MODULES = (
     *("operators.chunking", "operators.corpus", "operators.models", "operators.prediction"),
-    *("sensors.jobs", "sensors.models", "triggers.events", "triggers.jobs", "triggers.models"),
+    *("sensors.jobs", "sensors.models", "triggers"),
     *("hooks.auth", "hooks.lucidworks", "decorators.chunk", "decorators.predict"),
-    *("links.report", "assets", "retry_policy", "errors", "documents", "corpus.shards", "client.settings"),
+    *("links", "assets", "retry_policy", "errors", "documents", "corpus.shards", "client.settings"),
     *("client.models", "client.use_cases", "emulator", "get_provider_info"),
 )
 OFFICIAL = ("http.operators.http", "openai.operators.openai", "cohere.operators.embedding")

@@ -139,7 +139,7 @@ def ours(place: Place, index: int, jobs: list[str]) -> tuple[str, dict[str, Any]
     for position, job_id in enumerate(jobs):
         record.submitted(position, job_id)
     JobStateStore(bodies, None).save(record)
-    return "lucidworks_provider.triggers.jobs.LucidworksJobsTrigger", {
+    return "lucidworks_provider.triggers.LucidworksJobsTrigger", {
         "kind": "chunking",
         "lucidworks_conn_id": "lucidworks_default",
         "folder": bodies.folder,

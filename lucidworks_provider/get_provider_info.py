@@ -187,11 +187,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": name,
-                "python-modules": [
-                    "lucidworks_provider.triggers.events",
-                    "lucidworks_provider.triggers.jobs",
-                    "lucidworks_provider.triggers.models",
-                ],
+                "python-modules": ["lucidworks_provider.triggers"],
             }
         ],
         "task-decorators": [
@@ -206,8 +202,8 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "asset-uris": [{"schemes": ["lucidworks"], "handler": "lucidworks_provider.assets.sanitize_uri"}],
         "extra-links": [
-            "lucidworks_provider.links.report.LucidworksReportLink",
-            "lucidworks_provider.links.result.LucidworksResultLink",
+            "lucidworks_provider.links.LucidworksReportLink",
+            "lucidworks_provider.links.LucidworksResultLink",
         ],
         "connection-types": [
             {

@@ -378,7 +378,7 @@ class StateWaitMixin(WaitMixin):
         """
         deadline = self._deadline(context)
         if self._in_triggerer:
-            from lucidworks_provider.triggers.models import LucidworksStateTrigger
+            from lucidworks_provider.triggers import LucidworksStateTrigger
 
             self.defer(
                 trigger=LucidworksStateTrigger(

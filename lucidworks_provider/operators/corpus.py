@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.links.report import LucidworksReportLink, push_report, report_address
+from lucidworks_provider.links import LucidworksReportLink, push_report, report_address
 from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.base import (
     MAX_REJECT_RATIO,

@@ -97,7 +97,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
             if deadline is None or not repeated:
                 deadline = self._deadline(context)
             if self._in_triggerer:
-                from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+                from lucidworks_provider.triggers import LucidworksJobsTrigger
 
                 self.defer(
                     trigger=LucidworksJobsTrigger(

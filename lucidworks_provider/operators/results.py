@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.errors import InputError, LucidworksError
-from lucidworks_provider.links.result import LucidworksResultLink, push_result
+from lucidworks_provider.links import LucidworksResultLink, push_result
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context

@@ -12,7 +12,7 @@ from lucidworks_provider.client.models import Progress
 from lucidworks_provider.errors import ConfigurationError, InputError, ServiceError
 from lucidworks_provider.jobs import polling
 from lucidworks_provider.jobs.decisions import ResourceState
-from lucidworks_provider.triggers.events import LucidworksDeploymentEventTrigger, LucidworksModelEventTrigger
+from lucidworks_provider.triggers import LucidworksDeploymentEventTrigger, LucidworksModelEventTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

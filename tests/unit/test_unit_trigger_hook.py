@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lucidworks_provider.errors import ConfigurationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.triggers.jobs import _shared_hook
+from lucidworks_provider.triggers import _shared_hook
 
 if TYPE_CHECKING:
     import pytest

@@ -273,7 +273,7 @@ def test_the_package_does_not_import_it() -> None:
         "operators.prediction",
         "operators.chunking",
         "sensors.jobs",
-        "triggers.jobs",
+        "triggers",
     ]
     code = f"import sys, {', '.join('lucidworks_provider.' + name for name in names)}; " + (
         "print('lucidworks_provider.check' in sys.modules)"

@@ -30,8 +30,7 @@ from lucidworks_provider.operators.prediction import (
     LucidworksAsyncPredictionOperator,
     LucidworksPredictionOperator,
 )
-from lucidworks_provider.triggers import jobs
-from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+from lucidworks_provider.triggers import LucidworksJobsTrigger
 from tests.task_state import TaskStateStore
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def service_of(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Se
     """The emulator as the default connection, and waits of milliseconds."""
     monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.2)
     monkeypatch.setattr(decisions, "NEVER_SEEN", 0.1)
-    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
     service = Service(emulator, monkeypatch)
     service.connect()
     return service

@@ -46,8 +46,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs import decisions, task
 from lucidworks_provider.operators import chunking as chunk_operator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.triggers import jobs
-from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+from lucidworks_provider.triggers import LucidworksJobsTrigger
 from tests.task_state import TaskStateStore
 
 TEXTS = {
@@ -117,7 +116,7 @@ class Service:
 @pytest.fixture
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.3)
-    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
     monkeypatch.setattr(decisions, "NEVER_SEEN", 0.1)
     service = Service(emulator.url, monkeypatch)
     service.connect()
@@ -769,9 +768,7 @@ def test_a_deferral_outlasts_the_heartbeat_of_the_worker(
     service: Service, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else Airflow 3 may take the late exit report of the deferring process for the resumed task's."""
-    monkeypatch.undo()
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "1")
-    service.connect()
     with pytest.raises(TaskDeferred) as deferred:
         operator(tmp_path / "c.jsonl", text="One.", deferrable=True).execute(context)
     begin = time.monotonic()

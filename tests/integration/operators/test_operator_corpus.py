@@ -29,7 +29,7 @@ from lucidworks_provider.errors import (
     InputError,
     LucidworksError,
 )
-from lucidworks_provider.links.report import XCOM_KEY
+from lucidworks_provider.links import LucidworksReportLink
 from lucidworks_provider.operators.corpus import (
     LucidworksChunkCorpusOperator,
     LucidworksPublishShardsOperator,
@@ -209,7 +209,9 @@ def test_plan_only_writes_and_sends_nothing(corpus: Run, switch: Any) -> None:
 
 def test_the_report_has_a_link_where_people_find_it(corpus: Run) -> None:
     corpus.execute(report_url="https://reports.example.com/catalogue")
-    assert corpus.pushed == {XCOM_KEY: "https://reports.example.com/catalogue/report.html"}
+    assert corpus.pushed == {
+        LucidworksReportLink.xcom_key: "https://reports.example.com/catalogue/report.html"
+    }
     assert "<html" in (corpus.root / "dataset" / "report.html").read_text()
 
 
@@ -396,7 +398,9 @@ def test_its_counts_go_with_the_asset_event(corpus: Run) -> None:
 
 def test_the_link_to_the_report_of_all_shards(corpus: Run) -> None:
     corpus.publish(corpus.stage(2), report_url="https://reports.example.com/catalogue")
-    assert corpus.pushed == {XCOM_KEY: "https://reports.example.com/catalogue/report.html"}
+    assert corpus.pushed == {
+        LucidworksReportLink.xcom_key: "https://reports.example.com/catalogue/report.html"
+    }
 
 
 def test_without_deletion_vectors(corpus: Run) -> None:

@@ -16,8 +16,7 @@ from sqlalchemy import create_engine, text
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
 from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.triggers import jobs
-from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+from lucidworks_provider.triggers import LucidworksJobsTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +103,7 @@ def test_documents_come_from_the_function(
     returned: Any,
     deferrable: bool,
 ) -> None:
-    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
 
     @lucidworks_chunk_task(
         chunker="sentence",
@@ -172,7 +171,7 @@ async def first_event(deferred: TaskDeferred) -> dict[str, Any]:
 def test_a_function_is_not_called_again_after_the_wait(
     emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
     calls: list[int] = []
 
     @lucidworks_chunk_task(

@@ -21,8 +21,7 @@ from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs import decisions, result_store
 from lucidworks_provider.jobs.result_store import ResultDirectory
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
-from lucidworks_provider.triggers import jobs
-from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+from lucidworks_provider.triggers import LucidworksJobsTrigger
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +34,7 @@ KINDS = ("chunking", "prediction")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
     monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.2)
     monkeypatch.setattr(decisions, "NEVER_SEEN", 0.1)
 

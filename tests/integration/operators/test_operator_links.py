@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lucidworks_provider import storage
-from lucidworks_provider.links.result import LucidworksResultLink, console_address, endpoint_of, push_result
+from lucidworks_provider.links import LucidworksResultLink, console_address, endpoint_of, push_result
 
 AWS, GOOGLE = "https://s3.eu-west-1.amazonaws.com", "https://storage.googleapis.com/storage/v1/"
 S3, GCS = "https://console.aws.amazon.com/s3/buckets", "https://console.cloud.google.com/storage/browser"

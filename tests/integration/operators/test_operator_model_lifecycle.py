@@ -37,7 +37,7 @@ from lucidworks_provider.operators.models import (
     LucidworksUndeployModelOperator,
 )
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor, LucidworksModelSensor
-from lucidworks_provider.triggers import models as triggers
+from lucidworks_provider.triggers import LucidworksStateTrigger
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
@@ -48,7 +48,7 @@ DATA = {"catalog": "gs://b/catalog", "signals": "gs://b/signals"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triggers, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
     monkeypatch.setattr(operators, "_SEARCH_WAIT", 0.01)
 
 
@@ -107,10 +107,10 @@ def undeploy(deployment_id: str, **arguments: Any) -> LucidworksUndeployModelOpe
 def resumed(operator: Any, deferred: TaskDeferred, context: dict[str, Any]) -> Any:
     """What the triggerer and the worker after it do."""
     path, kwargs = deferred.trigger.serialize()
-    assert path == "lucidworks_provider.triggers.models.LucidworksStateTrigger"
+    assert path == "lucidworks_provider.triggers.LucidworksStateTrigger"
 
     async def first() -> dict[str, Any]:
-        async for event in triggers.LucidworksStateTrigger(**json.loads(json.dumps(kwargs))).run():
+        async for event in LucidworksStateTrigger(**json.loads(json.dumps(kwargs))).run():
             return dict(json.loads(json.dumps(event.payload)))
         raise AssertionError("no event")
 

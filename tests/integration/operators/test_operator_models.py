@@ -60,8 +60,7 @@ from lucidworks_provider.operators.models import (
     LucidworksUndeployModelOperator,
 )
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor, LucidworksModelSensor
-from lucidworks_provider.triggers import models as triggers
-from lucidworks_provider.triggers.models import LucidworksStateTrigger
+from lucidworks_provider.triggers import LucidworksStateTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +132,7 @@ def logs(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    monkeypatch.setattr(triggers, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
     monkeypatch.setattr(model_operators, "_SEARCH_WAIT", 0.01)
     monkeypatch.setattr(decisions, "YOUNG", 0.3)
     return Service(emulator)
@@ -572,7 +571,7 @@ def test_a_trigger_is_small_and_only_looks(service: Service) -> None:
     with pytest.raises(TaskDeferred) as deferred:
         train(deferrable=True, timeout=0.3).execute(CONTEXT)
     path, kwargs = deferred.value.trigger.serialize()
-    assert path == "lucidworks_provider.triggers.models.LucidworksStateTrigger"
+    assert path == "lucidworks_provider.triggers.LucidworksStateTrigger"
     assert set(kwargs) == {"lucidworks_conn_id", "kind", "resource_id", "target", "poll_interval", "deadline"}
     before = service.calls("create-model")
     assert event_of(deferred.value)["end"] == "timeout"

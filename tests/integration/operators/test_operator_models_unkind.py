@@ -31,7 +31,7 @@ from lucidworks_provider.operators.models import (
     LucidworksUndeployModelOperator,
 )
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor
-from lucidworks_provider.triggers import models as triggers
+from lucidworks_provider.triggers import LucidworksStateTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,7 @@ class Service:
 
 @pytest.fixture
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
-    monkeypatch.setattr(triggers, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
     monkeypatch.setattr(operators, "_SEARCH_WAIT", 0.01)
     monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     return Service(emulator)
@@ -428,7 +428,7 @@ def run(task: Any, deferrable: bool) -> Any:
         _, kwargs = deferred.trigger.serialize()
 
         async def first() -> Any:
-            async for event in triggers.LucidworksStateTrigger(**json.loads(json.dumps(kwargs))).run():
+            async for event in LucidworksStateTrigger(**json.loads(json.dumps(kwargs))).run():
                 return dict(json.loads(json.dumps(event.payload)))
             raise AssertionError("no event")
 

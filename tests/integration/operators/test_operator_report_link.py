@@ -13,8 +13,7 @@ from airflow.providers.common.compat.version_compat import AIRFLOW_V_3_0_PLUS
 
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.get_provider_info import get_provider_info
-from lucidworks_provider.links.report import XCOM_KEY, LucidworksReportLink, push_report, report_address
-from lucidworks_provider.links.result import LucidworksResultLink
+from lucidworks_provider.links import LucidworksReportLink, LucidworksResultLink, push_report, report_address
 
 ADDRESS = "https://reports.example.com/catalogue/report.html"
 
@@ -130,7 +129,7 @@ def test_a_link_asks_for_no_xcom(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_others_push_makes_no_script(xcoms: Rows, pushed: Any) -> None:
     task = Chunking(task_id="chunk")
     ti = instance(task, xcoms)
-    ti.xcom_push(key=XCOM_KEY, value=pushed)
+    ti.xcom_push(key=LucidworksReportLink.xcom_key, value=pushed)
     assert LucidworksReportLink().get_link(task, ti_key=ti) == ""
 
 
@@ -170,7 +169,7 @@ def test_the_server_reads_what_the_task_has_pushed(mapped: bool) -> None:
     assert list(task.extra_links) == ["Report"]
     [link] = task.operator_extra_links
     # Airflow 3 reads the XCom of this key, with a class of its own; before, it makes our class again.
-    assert link.xcom_key == XCOM_KEY
+    assert link.xcom_key == "lucidworks_report"
 
 
 def test_the_end_of_a_task(xcoms: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,15 +74,15 @@ for then in {thens!r}:
 FACES = sorted(
     path.removesuffix(".py").replace("/", ".")
     for path in MODULES
-    if path.startswith(("operators/", "sensors/", "decorators/", "links/"))
+    if path.startswith(("operators/", "sensors/", "decorators/", "links."))
 )
-ROOMS_OF_FACES = {"operators", "sensors", "decorators", "links"}
+ROOMS_OF_FACES = {"operators", "sensors", "decorators"}
 CHEAP = {
     *(
         "client",
         "client.settings",
+        "client.options",
         "client.auth",
-        "client.secrets",
         "client.secrets",
     ),
     *("errors", *ROOMS_OF_FACES, *FACES),

@@ -20,8 +20,7 @@ PUBLIC = {
     ],
     "lucidworks_provider.corpus": ["changes", "open_dataset", "open_documents", "version_of"],
     "lucidworks_provider.corpus.shards": ["read_listing", "write_listings"],
-    "lucidworks_provider.links.report": ["LucidworksReportLink"],
-    "lucidworks_provider.links.result": ["LucidworksResultLink"],
+    "lucidworks_provider.links": ["LucidworksReportLink", "LucidworksResultLink"],
     "lucidworks_provider.assets": ["sanitize_uri"],
     "lucidworks_provider.retry_policy": ["LucidworksRetryPolicy"],
     "lucidworks_provider.operators.prediction": [
@@ -33,7 +32,10 @@ PUBLIC = {
     ],
     "lucidworks_provider.sensors.jobs": ["LucidworksJobSensor"],
     "lucidworks_provider.sensors.models": ["LucidworksModelSensor", "LucidworksDeploymentSensor"],
-    "lucidworks_provider.triggers.models": ["LucidworksStateTrigger"],
+    "lucidworks_provider.triggers": [
+        *("LucidworksJobsTrigger", "LucidworksStateTrigger"),
+        *("LucidworksModelEventTrigger", "LucidworksDeploymentEventTrigger"),
+    ],
     "lucidworks_provider.client.client": ["LucidworksClient"],
     "lucidworks_provider.client.settings": ["LucidworksSettings", "parse_settings"],
     "lucidworks_provider.client.models": ["Model", "Deployment"],
@@ -44,7 +46,6 @@ PUBLIC = {
         *("embedding", "classification", "passthrough", "rag", "summarization", "keyword_extraction", "ner"),
         *("faq_enrichment", "standalone_query_rewriter", "PredictionOptions"),
     ],
-    "lucidworks_provider.triggers.jobs": ["LucidworksJobsTrigger"],
     "lucidworks_provider.emulator": ["EmulatorSettings", "create_app", "running"],
     "lucidworks_provider.get_provider_info": ["get_provider_info"],
 }
@@ -172,14 +173,14 @@ METHODS = {
         "__init__": "target_state kwargs",
         "execute_complete": "context event",
     },
-    ("lucidworks_provider.triggers.models", "LucidworksStateTrigger"): {
+    ("lucidworks_provider.triggers", "LucidworksStateTrigger"): {
         "__init__": "lucidworks_conn_id kind resource_id target poll_interval deadline model_id",
     },
     ("lucidworks_provider.sensors.jobs", "LucidworksJobSensor"): {
         "__init__": ("job_id kind result_path lucidworks_conn_id deferrable poke_interval timeout kwargs"),
         "execute_complete": "context event deadline",
     },
-    ("lucidworks_provider.triggers.jobs", "LucidworksJobsTrigger"): {
+    ("lucidworks_provider.triggers", "LucidworksJobsTrigger"): {
         "__init__": "kind lucidworks_conn_id folder nonce poll_interval deadline",
     },
 }
@@ -260,16 +261,16 @@ def test_templated_fields() -> None:
 
 
 def test_what_a_state_trigger_writes_is_what_it_reads() -> None:
-    from lucidworks_provider.triggers.models import LucidworksStateTrigger
+    from lucidworks_provider.triggers import LucidworksStateTrigger
 
     given = {"lucidworks_conn_id": "c", "kind": "model", "resource_id": "m", "target": "ready"}
     given |= {"poll_interval": 1.0, "deadline": 2.0}
     path, kwargs = LucidworksStateTrigger(**given).serialize()
-    assert (path, kwargs) == ("lucidworks_provider.triggers.models.LucidworksStateTrigger", given)
+    assert (path, kwargs) == ("lucidworks_provider.triggers.LucidworksStateTrigger", given)
 
 
 def test_what_a_trigger_writes_is_what_it_reads() -> None:
-    from lucidworks_provider.triggers.jobs import LucidworksJobsTrigger
+    from lucidworks_provider.triggers import LucidworksJobsTrigger
 
     given = {
         "kind": "chunking",
@@ -280,4 +281,4 @@ def test_what_a_trigger_writes_is_what_it_reads() -> None:
         "deadline": 2.0,
     }
     path, kwargs = LucidworksJobsTrigger(**given).serialize()
-    assert (path, kwargs) == ("lucidworks_provider.triggers.jobs.LucidworksJobsTrigger", given)
+    assert (path, kwargs) == ("lucidworks_provider.triggers.LucidworksJobsTrigger", given)

@@ -27,7 +27,6 @@ from lucidworks_provider.operators.prediction import (
 )
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.storage import names_in, reading
-from lucidworks_provider.triggers import jobs
 
 if TYPE_CHECKING:
     from store_servers import Store
@@ -45,7 +44,7 @@ IN_FLIGHT = 8
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are polled at once, and triggers end at once."""
     monkeypatch.setattr(decisions, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(jobs, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
 
 
 def context() -> Any:

@@ -8,7 +8,7 @@ import os
 from airflow.sdk import DAG, Asset, AssetWatcher, task
 
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.triggers.events import LucidworksModelEventTrigger
+from lucidworks_provider.triggers import LucidworksModelEventTrigger
 
 MODEL = os.environ["WATCHED_MODEL"]
 
