@@ -6,30 +6,48 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 from lucidworks_provider.errors import InputError
 
+T = TypeVar("T")
+N = TypeVar("N", bound=float)
 # What a value must be, in words, and a function that returns it in that type or raises ValueError.
-Option = tuple[str, Callable[[object], object]]
-Options = Mapping[str, Option]
+Option = tuple[str, Callable[[object], T]]
+Options = Mapping[str, Option[Any]]
 
 # As JSON writes numbers: no NaN, no infinity, no hexadecimal digits, no underscores.
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _SWITCHES = {"true": True, "false": False, "1": True, "0": False}
 
 
-def check_choice(value: object, what: str, choices: Collection[str]) -> None:
+def check_choice(value: object, what: str, choices: Collection[str]) -> str:
     """
     Refuse a word that is none of those that there are.
 
     :param what: names the argument in the message.
+    :return: the word.
     :raises InputError: names the choices, and the nearest one.
     """
     if not isinstance(value, str) or value not in choices:
         raise InputError(
             f"{what} is {value!r}; use one of {', '.join(choices)}.{did_you_mean(value, choices)}"
         )
+    return value
+
+
+def check_option(value: object, what: str, option: Option[T]) -> T:
+    """
+    Convert a value to the type of an option.
+
+    :param what: names it in the message.
+    :raises InputError: names it and what it may be.
+    """
+    meaning, convert = option
+    try:
+        return convert(value)
+    except ValueError:
+        raise InputError(f"{what} is {value!r}; it must be {meaning}.") from None
 
 
 def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -94,16 +112,17 @@ def as_bool(value: object) -> bool:
     raise ValueError("no truth value")
 
 
-def whole(minimum: int) -> Option:
-    """A whole number."""
-    return f"a whole number from {minimum}", lambda v: _within(as_int(v), minimum, math.inf)
+def whole(minimum: int, maximum: float = math.inf) -> Option[int]:
+    """A whole number of a range."""
+    words = f"a whole number from {minimum}" + ("" if math.isinf(maximum) else f" to {maximum}")
+    return words, lambda v: _within(as_int(v), minimum, maximum)
 
 
-def integral(minimum: int) -> Option:
+def integral(minimum: int) -> Option[float]:
     """A whole number that a page writes with a decimal point, too."""
     meaning, _ = whole(minimum)
 
-    def convert(value: object) -> object:
+    def convert(value: object) -> float:
         found = as_number(value)
         if found != int(found):
             raise ValueError
@@ -112,25 +131,25 @@ def integral(minimum: int) -> Option:
     return meaning, convert
 
 
-def number(low: float = -math.inf, high: float = math.inf) -> Option:
+def number(low: float = -math.inf, high: float = math.inf) -> Option[float]:
     """A finite number of a range."""
     words = "a number" if math.isinf(low) else f"a number from {low:g} to {high:g}"
     return words, lambda v: _within(as_number(v), low, high)
 
 
-def _within(value: float, low: float, high: float) -> float:
+def _within(value: N, low: float, high: float) -> N:
     if not low <= value <= high:
         raise ValueError
     return value
 
 
-def one_of(*values: str) -> Option:
+def one_of(*values: str) -> Option[object]:
     """One of some words."""
     return " or ".join(values), valid(lambda v: v in values)
 
 
-TEXT: Option = ("a text", valid(lambda v: isinstance(v, str) and bool(v.strip())))
-SWITCH: Option = ("true or false", as_bool)
+TEXT: Option[object] = ("a text", valid(lambda v: isinstance(v, str) and bool(v.strip())))
+SWITCH: Option[bool] = ("true or false", as_bool)
 
 
 def is_int(value: object) -> TypeGuard[int]:
@@ -168,11 +187,7 @@ def check_options(
     options = {name: value for name, value in given.items() if value is not None}
     for name, value in options.items():
         if name in known:
-            meaning, convert = known[name]
-            try:
-                options[name] = convert(value)
-            except ValueError:
-                raise InputError(f"{what}: {name} is {value!r}; it must be {meaning}.") from None
+            options[name] = check_option(value, f"{what}: {name}", known[name])
         elif (
             (hint := did_you_mean(name, known, 0.6 if closed else 0.85))
             or closed

@@ -72,8 +72,8 @@ def _is_texts(value: object, least: int = 1) -> bool:
     )
 
 
-_LABELS: Option = ("a list of texts, at least one", valid(_is_texts))
-_TYPE_MAP: Option = (
+_LABELS: Option[object] = ("a list of texts, at least one", valid(_is_texts))
+_TYPE_MAP: Option[object] = (
     "a dictionary of an entity type to a list of texts",
     valid(
         lambda v: isinstance(v, Mapping) and all(isinstance(k, str) and _is_texts(e, 0) for k, e in v.items())

@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from lucidworks_provider.operators.arguments import DecoratorArguments
+from lucidworks_provider.operators.base import DecoratorArguments
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from lucidworks_provider.operators.arguments import DecoratorArguments
+from lucidworks_provider.operators.base import DecoratorArguments
 from lucidworks_provider.operators.prediction import (
     LucidworksPredictionOperator,
 )

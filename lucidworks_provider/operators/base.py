@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Mixins of operators and sensors: errors that are not retried, templates that render None, the hook, and waiting.
+What operators and sensors share: types of arguments, templates that render None, errors, the hook, results, rows, and
+waiting.
 
 Errors of an operator or sensor and Airflow's retries:
 
@@ -24,17 +25,29 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache, cached_property, wraps
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
 
+from lucidworks_provider.client.options import (
+    Option,
+    as_bool,
+    as_json,
+    as_number,
+    check_choice,
+    check_option,
+    number,
+    whole,
+)
 from lucidworks_provider.errors import InputError, JobFailedError, JobTimeoutError, LucidworksError
-from lucidworks_provider.operators.values import dictionary, limit, one_of, seconds, share, switch
+from lucidworks_provider.links import LucidworksResultLink, push_result
+from lucidworks_provider.operators.lineage import Lineage, LineageMixin
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
 
     from lucidworks_provider.client.chunking import ChunkingOptions
     from lucidworks_provider.documents.tables import TableColumns
@@ -50,6 +63,41 @@ _MARGIN, _LONGEST_MARGIN = 0.1, 30.0
 # Share of documents or inputs.
 MAX_REJECT_RATIO = 0.05
 DEFERRABLE = conf.getboolean("operators", "default_deferrable", fallback=False)
+# How long the service keeps a result is not documented.
+_LONGEST = 365 * 86_400.0
+
+
+def _as_seconds(value: object) -> float:
+    found = value.total_seconds() if isinstance(value, timedelta) else float(as_number(value))
+    if not 0 < found <= _LONGEST:
+        raise ValueError
+    return found
+
+
+# Types of arguments. A template renders to a text, so texts of numbers and of truth values are accepted.
+SECONDS: Option[float] = (f"seconds above 0, or a timedelta, of {_LONGEST:,.0f} s at most", _as_seconds)
+LIMIT: Option[int | None] = (
+    f"{whole(0)[0]}, or None for no limit",
+    lambda value: None if value is None else whole(0)[1](value),
+)
+FLAG: Option[bool] = ("True or False", lambda value: value is not None and as_bool(value))
+
+
+def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str, Any] | None:
+    """
+    A dictionary, or a string with a JSON object, without the options that are None.
+
+    :raises InputError: any other string. Other values are returned, to be validated with their options.
+    """
+    decoded: Any = value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            decoded = json.loads(value)
+        if decoded is not None and not isinstance(decoded, dict):
+            raise InputError(f"{what} is {value[:80]!r}, which is no JSON object; give a dictionary.")
+    # A RedactedDict has more than its items.
+    options: Mapping[str, Any] | None = as_json(decoded) if type(decoded) is dict else decoded
+    return options
 
 
 class NonRetryableErrorsMixin:
@@ -166,6 +214,49 @@ class HookMixin(NoneTemplatesMixin, NonRetryableErrorsMixin):
         return LucidworksHook(self.lucidworks_conn_id)
 
 
+class ResultMixin(LineageMixin):
+    """Publishes the result of an operator or sensor."""
+
+    if TYPE_CHECKING:
+        outlets: Any
+
+    operator_extra_links: Collection[BaseOperatorLink] = (LucidworksResultLink(),)
+    # Set in the process that ends the task, which after a deferral is not the one that began it.
+    _manifest: Mapping[str, Any] | None = None
+
+    def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Publish the result once it is written, and return it."""
+        self._manifest = manifest
+        push_result(context, manifest.get("dataset") or manifest.get("uri"), is_folder="dataset" in manifest)
+        add_asset_extra(context, self.outlets, manifest)
+        return manifest
+
+    def _lineage(self) -> Lineage:
+        return Lineage(output=(self._manifest or {}).get("uri"))
+
+
+def add_asset_extra(context: Context, outlets: Sequence[Any], manifest: Mapping[str, Any]) -> None:
+    """
+    Add a manifest's numbers and strings to the event of each asset of ``outlets``.
+
+    Keys that the task has set itself are not changed. Aliases get nothing: their assets are not known.
+
+    :param outlets: of the operator.
+    :param manifest: what the task returns; lists and dictionaries are omitted.
+    """
+    events = context.get("outlet_events")
+    if events is None or not outlets:
+        return
+    from airflow.providers.common.compat.sdk import Asset
+
+    extra_values = {name: value for name, value in manifest.items() if isinstance(value, str | int | float)}
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            extra = events[outlet].extra
+            for name, value in extra_values.items():
+                extra.setdefault(name, value)
+
+
 class ChunkingOptionsMixin:
     """Arguments that determine how documents are chunked and vectorised."""
 
@@ -251,10 +342,10 @@ class RowsMixin:
         from lucidworks_provider.jobs.rows import check_kept, read_batches
         from lucidworks_provider.jobs.task import Budget
 
-        budget = Budget(limit(self.max_requests, "max_requests"))
-        ratio = share(self.max_reject_ratio, "max_reject_ratio")
-        reject = one_of(self.on_invalid, "on_invalid", "reject", "fail") == "reject"
-        on_empty = one_of(self.on_empty, "on_empty", "succeed", "skip", "fail")
+        budget = Budget(check_option(self.max_requests, "max_requests", LIMIT))
+        ratio = check_option(self.max_reject_ratio, "max_reject_ratio", number(0, 1))
+        reject = check_choice(self.on_invalid, "on_invalid", ("reject", "fail")) == "reject"
+        on_empty = check_choice(self.on_empty, "on_empty", ("succeed", "skip", "fail"))
         check_kept(taken, columns.kept)
         typed = bool(self.result_path) and str(self.result_path).strip().endswith(".parquet")
         batches = read_batches(rows, columns, rules, size, typed=typed, spool=spool)
@@ -308,15 +399,15 @@ class WaitMixin(HookMixin):
 
     @property
     def _poll_seconds(self) -> float:
-        return seconds(self.poll_interval, "poll_interval")
+        return check_option(self.poll_interval, "poll_interval", SECONDS)
 
     @property
     def _in_triggerer(self) -> bool:
-        return switch(self.deferrable, "deferrable")
+        return check_option(self.deferrable, "deferrable", FLAG)
 
     @property
     def _timeout_seconds(self) -> float:
-        return seconds(self.timeout, "timeout")
+        return check_option(self.timeout, "timeout", SECONDS)
 
     def _deadline(self, context: Context) -> float:
         """Of this attempt, in seconds since the epoch."""
@@ -431,3 +522,81 @@ def _raise(event: dict[str, Any], status: str, target: str, message: str, limit:
     failed = LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
     failed.retryable = bool(event.get("retryable"))
     raise failed
+
+
+class BaseOperatorArguments(TypedDict, total=False):
+    """Of ``BaseOperator``, Airflow 2.11 to 3.3."""
+
+    task_id: str
+    owner: str
+    email: str | Sequence[str] | None
+    email_on_retry: bool
+    email_on_failure: bool
+    retries: int | None
+    retry_delay: timedelta | float
+    retry_exponential_backoff: bool | float
+    retry_policy: Any
+    max_retry_delay: timedelta | float | None
+    start_date: datetime | None
+    end_date: datetime | None
+    depends_on_past: bool
+    ignore_first_depends_on_past: bool
+    wait_for_past_depends_before_skipping: bool
+    wait_for_downstream: bool
+    dag: Any
+    params: Any
+    default_args: dict[str, Any] | None
+    priority_weight: int
+    weight_rule: Any
+    queue: str
+    pool: str | None
+    pool_slots: int
+    sla: timedelta | None
+    execution_timeout: timedelta | None
+    on_execute_callback: Any
+    on_failure_callback: Any
+    on_success_callback: Any
+    on_retry_callback: Any
+    on_skipped_callback: Any
+    pre_execute: Any
+    post_execute: Any
+    trigger_rule: str
+    resources: dict[str, Any] | None
+    run_as_user: str | None
+    map_index_template: str | None
+    max_active_tis_per_dag: int | None
+    max_active_tis_per_dagrun: int | None
+    executor: str | None
+    executor_config: dict[str, Any] | None
+    do_xcom_push: bool
+    multiple_outputs: bool
+    inlets: Any
+    outlets: Any
+    task_group: Any
+    doc: str | None
+    doc_md: str | None
+    doc_json: str | None
+    doc_yaml: str | None
+    doc_rst: str | None
+    task_display_name: str | None
+    logger_name: str | None
+    allow_nested_operators: bool
+    render_template_as_native_obj: bool | None
+
+
+class BaseSensorArguments(BaseOperatorArguments, total=False):
+    """Of ``BaseSensorOperator``, without those that the sensors of this package have themselves."""
+
+    soft_fail: bool
+    mode: str
+    exponential_backoff: bool
+    max_wait: timedelta | float | None
+    silent_fail: bool
+    never_fail: bool
+
+
+class DecoratorArguments(BaseOperatorArguments, total=False):
+    """Of a decorated task."""
+
+    op_args: Collection[Any] | None
+    op_kwargs: Mapping[str, Any] | None

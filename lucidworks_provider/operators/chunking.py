@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+from lucidworks_provider.client.options import check_choice, check_option, whole
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFERRABLE, MAX_REJECT_RATIO, ChunkingOptionsMixin, RowsMixin
+from lucidworks_provider.operators.base import (
+    DEFERRABLE,
+    MAX_REJECT_RATIO,
+    BaseOperatorArguments,
+    ChunkingOptionsMixin,
+    RowsMixin,
+)
 from lucidworks_provider.operators.job import JobOperator
-from lucidworks_provider.operators.results import Lineage, of_chunks
-from lucidworks_provider.operators.values import one_of, whole
+from lucidworks_provider.operators.lineage import Lineage, of_chunks
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -166,13 +171,13 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         from lucidworks_provider.jobs.rows import Spool
 
         options = self._options()
-        most = whole(self.max_text_bytes, "max_text_bytes", 1)
+        most = check_option(self.max_text_bytes, "max_text_bytes", whole(1))
         columns = self._table_columns("documents" if self.text is None else "text")
         documents = self._documents(columns, most)
         job_options = self._job_options(context)
-        lenient = one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn"
+        lenient = check_choice(self.on_mismatch, "on_mismatch", ("fail", "warn")) == "warn"
         ids = DocumentIds(columns.key, columns.argument)
-        spool = Spool(self._results(context).table, context["ti"].max_tries, self._stores_rows)
+        spool = Spool(job_options["store"].results.table, context["ti"].max_tries, self._stores_rows)
         taken = COLUMNS if columns.key == "document_id" else {*COLUMNS, "document_id"}
         rules = row_rules(ids, most)
         batches = self._read_rows(

@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from lucidworks_provider.client.options import check_choice, check_option, number, whole
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.links import LucidworksReportLink, push_report, report_address
-from lucidworks_provider.operators.arguments import BaseOperatorArguments
 from lucidworks_provider.operators.base import (
+    FLAG,
+    LIMIT,
     MAX_REJECT_RATIO,
+    SECONDS,
+    BaseOperatorArguments,
     ChunkingOptionsMixin,
     HookMixin,
     NoneTemplatesMixin,
     NonRetryableErrorsMixin,
+    ResultMixin,
 )
 from lucidworks_provider.operators.chunking import MAX_TEXT_BYTES
-from lucidworks_provider.operators.results import Lineage, ResultMixin, of_chunks
-from lucidworks_provider.operators.values import limit, one_of, seconds, share, switch, whole
+from lucidworks_provider.operators.lineage import Lineage, of_chunks
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
@@ -230,7 +234,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         wait = _busy_wait(self.on_busy, self.busy_timeout)
         # Validate the connection before anything is written or sent.
         _ = self.hook.get_settings().application_base
-        if switch(self.plan_only, "plan_only"):
+        if check_option(self.plan_only, "plan_only", FLAG):
             found = plan_run(corpus)
             self.log.info("Nothing was sent: %s", found)
             return found
@@ -257,31 +261,32 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
                 self.id_column,
                 self.text_column,
                 self.encoding,
-                whole(self.max_document_bytes, "max_document_bytes", 1),
+                check_option(self.max_document_bytes, "max_document_bytes", whole(1)),
                 self.csv_delimiter,
                 self.csv_quotechar,
                 self.csv_escapechar,
                 self.csv_columns,
             ),
             pipeline=PipelineSettings(
-                max_in_flight=whole(self.max_in_flight, "max_in_flight", 1),
-                timeout=seconds(self.timeout, "timeout"),
-                poll_interval=seconds(self.poll_interval, "poll_interval"),
-                refuse_truncated=one_of(self.on_truncated, "on_truncated", "warn", "reject") == "reject",
-                lenient=one_of(self.on_mismatch, "on_mismatch", "reject", "warn") == "warn",
-                max_tokens=limit(self.max_tokens, "max_tokens"),
+                max_in_flight=check_option(self.max_in_flight, "max_in_flight", whole(1)),
+                timeout=check_option(self.timeout, "timeout", SECONDS),
+                poll_interval=check_option(self.poll_interval, "poll_interval", SECONDS),
+                refuse_truncated=check_choice(self.on_truncated, "on_truncated", ("warn", "reject"))
+                == "reject",
+                lenient=check_choice(self.on_mismatch, "on_mismatch", ("reject", "warn")) == "warn",
+                max_tokens=check_option(self.max_tokens, "max_tokens", LIMIT),
             ),
             listing=self.listing or None,
-            full_refresh=switch(self.full_refresh, "full_refresh"),
-            prune=switch(self.prune, "prune"),
-            max_requests=limit(self.max_requests, "max_requests"),
-            max_reject_ratio=share(self.max_reject_ratio, "max_reject_ratio"),
+            full_refresh=check_option(self.full_refresh, "full_refresh", FLAG),
+            prune=check_option(self.prune, "prune", FLAG),
+            max_requests=check_option(self.max_requests, "max_requests", LIMIT),
+            max_reject_ratio=check_option(self.max_reject_ratio, "max_reject_ratio", number(0, 1)),
             # A character takes four bytes at most, and each piece has one.
-            max_text_bytes=whole(self.max_text_bytes, "max_text_bytes", 4),
-            keep_raw=switch(self.keep_raw, "keep_raw"),
-            on_missing_chunks=one_of(self.on_missing_chunks, "on_missing_chunks", "resend", "drop"),  # type: ignore[arg-type]
-            deletion_vectors=switch(self.deletion_vectors, "deletion_vectors"),
-            retention=seconds(self.retention, "retention"),
+            max_text_bytes=check_option(self.max_text_bytes, "max_text_bytes", whole(4)),
+            keep_raw=check_option(self.keep_raw, "keep_raw", FLAG),
+            on_missing_chunks=check_choice(self.on_missing_chunks, "on_missing_chunks", ("resend", "drop")),  # type: ignore[arg-type]
+            deletion_vectors=check_option(self.deletion_vectors, "deletion_vectors", FLAG),
+            retention=check_option(self.retention, "retention", SECONDS),
         )
 
     def _lineage(self) -> Lineage:
@@ -303,7 +308,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
             self.source,
             id_column=self.id_column,
             text_column=self.text_column,
-            max_document_bytes=whole(self.max_document_bytes, "max_document_bytes", 1),
+            max_document_bytes=check_option(self.max_document_bytes, "max_document_bytes", whole(1)),
         )
 
     def _service(self, corpus: Corpus) -> Service:
@@ -390,7 +395,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
             holder=_holder(context),
             generation=context["ti"].max_tries,
             wait_seconds=_busy_wait(self.on_busy, self.busy_timeout),
-            retention=seconds(self.retention, "retention"),
+            retention=check_option(self.retention, "retention", SECONDS),
         )
         push_report(context, output, self.report_url)
         return self._ended(context, manifest)
@@ -419,8 +424,8 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
 
 
 def _busy_wait(on_busy: Any, busy_timeout: Any) -> float:
-    wait = seconds(busy_timeout, "busy_timeout")
-    return wait if one_of(on_busy, "on_busy", "wait", "fail") == "wait" else 0.0
+    wait = check_option(busy_timeout, "busy_timeout", SECONDS)
+    return wait if check_choice(on_busy, "on_busy", ("wait", "fail")) == "wait" else 0.0
 
 
 def _holder(context: Context) -> Holder:

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from lucidworks_provider.client.options import check_choice
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError, JobTimeoutError, LucidworksError, StorageNotSharedError
-from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFER_SLACK, DEFERRABLE, WaitMixin, seconds_since_start
-from lucidworks_provider.operators.results import ResultMixin
-from lucidworks_provider.operators.values import one_of
+from lucidworks_provider.operators.base import (
+    DEFER_SLACK,
+    DEFERRABLE,
+    BaseOperatorArguments,
+    ResultMixin,
+    WaitMixin,
+    seconds_since_start,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -46,9 +51,9 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         record = task.store.begin(task.fingerprint, context["ti"].max_tries, task.count, task.result_uri)
         if record.result is not None:
             task.store.close(record)
-            return dict(record.result)
+            return self._ended(context, dict(record.result))
         if not task.count:
-            return task.write(record)
+            return self._ended(context, task.write(record))
         return self._wait(context, task, record)
 
     def execute_complete(
@@ -71,7 +76,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
                 "Nothing was written; a retry submits the new ones."
             ).as_retryable()
         if record is not None and record.result is not None and record.generation == context["ti"].max_tries:
-            return dict(record.result)
+            return self._ended(context, dict(record.result))
         on_storage = read_record(task.store.results)
         if record is None or on_storage is None or on_storage.nonce != record.nonce:
             raise self._unshared("the worker that the task resumed on")
@@ -124,7 +129,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
                     deadline=deadline,
                 )
             )
-        return task.write(record)
+        return self._ended(context, task.write(record))
 
     def _settle(self, context: Context, task: JobTask[Any], record: JobRecord, outcome: JobsOutcome) -> bool:
         """Whether every result is stored."""
@@ -151,9 +156,6 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
     @abstractmethod
     def _task(self, context: Context) -> JobTask[Any]:
         """Validate the rendered values, before anything is sent or written."""
-
-    def _results(self, context: Context) -> ResultDirectory:
-        return result_directory(self.result_path, context)
 
     def _unshared(self, reader: str) -> StorageNotSharedError:
         return StorageNotSharedError(
@@ -202,17 +204,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Submit what has no job yet, then wait."""
-        return self._ended(context, self._run(context))
-
-    def execute_complete(
-        self, context: Context, event: dict[str, Any], deadline: float | None = None
-    ) -> dict[str, Any]:
-        """
-        Resume after the triggerer's wait.
-
-        :param deadline: of the attempt. ``dag.test()`` does not pass it; another wait then has a new one.
-        """
-        return self._ended(context, super().execute_complete(context, event, deadline))
+        return self._run(context)
 
     def _job_options(self, context: Context) -> dict[str, Any]:
         """Validated arguments of every task."""
@@ -220,27 +212,21 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
         from lucidworks_provider.jobs.task import check_suffix
         from lucidworks_provider.storage import check_uri
 
-        policy = one_of(self.on_unknown_submission, "on_unknown_submission", "resubmit", "fail")
+        policy = check_choice(self.on_unknown_submission, "on_unknown_submission", ("resubmit", "fail"))
         _ = self._poll_seconds, self._timeout_seconds, self._in_triggerer
         uri = check_uri(self.result_path, "result_path")
         check_suffix(uri)
         return {
             "result_uri": uri,
-            "store": JobStateStore(self._results(context), context.get("task_state_store")),
+            "store": JobStateStore(result_directory(uri, context), context.get("task_state_store")),
             "hook": self.hook,
             "resubmit_unknown": policy == "resubmit",
         }
 
 
-def result_directory(result_path: str, context: Context) -> ResultDirectory:
-    """
-    The folder of a task instance, beside its result.
-
-    :raises InputError: the result path does not name a file.
-    """
+def result_directory(uri: str, context: Context) -> ResultDirectory:
+    """The folder of a task instance, beside its result file."""
     from lucidworks_provider.jobs.result_store import ResultDirectory
-    from lucidworks_provider.storage import check_uri
 
     ti = context["ti"]
-    uri = check_uri(result_path, "result_path")
     return ResultDirectory.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)

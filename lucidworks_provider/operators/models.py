@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from lucidworks_provider.client.options import check_choice, check_option
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
@@ -23,11 +24,15 @@ from lucidworks_provider.errors import (
     SubmissionUnknownError,
     UnknownResourceError,
 )
-from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFERRABLE, StateWaitMixin
-from lucidworks_provider.operators.results import TrainingLineageMixin
+from lucidworks_provider.operators.base import (
+    DEFERRABLE,
+    FLAG,
+    BaseOperatorArguments,
+    StateWaitMixin,
+    dictionary,
+)
+from lucidworks_provider.operators.lineage import Lineage, LineageMixin
 from lucidworks_provider.operators.secrets import CredentialsMixin
-from lucidworks_provider.operators.values import dictionary, one_of, switch
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -87,7 +92,7 @@ class _ModelOperator(StateWaitMixin, BaseOperator):
 
     @property
     def _waits(self) -> bool:
-        return switch(self.wait_for_completion, "wait_for_completion")
+        return check_option(self.wait_for_completion, "wait_for_completion", FLAG)
 
     def _validate(self) -> None:
         """Validate the connection and the arguments, before anything is sent."""
@@ -111,7 +116,7 @@ class _CreatingOperator(_ModelOperator):
 
     def _validate(self) -> None:
         super()._validate()
-        one_of(self.if_ambiguous, "if_ambiguous", *get_args(IfAmbiguous))
+        check_choice(self.if_ambiguous, "if_ambiguous", get_args(IfAmbiguous))
 
     def _get_or_create(
         self,
@@ -202,7 +207,7 @@ class _CreatingOperator(_ModelOperator):
         return Retrying(**policy)(search)
 
 
-class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _CreatingOperator):
+class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOperator):
     """
     Train an embedding model, and return its id.
 
@@ -307,6 +312,12 @@ class LucidworksTrainModelOperator(CredentialsMixin, TrainingLineageMixin, _Crea
 
     def _what(self, kind: str, resource_id: str) -> str:
         return f"Model {self.name!r} ({resource_id})"
+
+    def _lineage(self) -> Lineage:
+        """A model is not a dataset."""
+        data = dictionary(self.training_data, "training_data") or {}
+        inputs = [one for one in data.values() if isinstance(one, str) and "://" in one]
+        return Lineage(inputs=inputs, parameters={"model_type": str(self.model_type)})
 
     def _earlier_attempt(self, context: Context) -> UnansweredPost | None:
         """Without a task state store, each earlier attempt may have sent a POST."""

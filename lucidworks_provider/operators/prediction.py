@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from lucidworks_provider.client.options import check_choice, check_option, number, whole
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import StorageError
-from lucidworks_provider.operators.arguments import BaseOperatorArguments
-from lucidworks_provider.operators.base import DEFERRABLE, MAX_REJECT_RATIO, HookMixin, RowsMixin
+from lucidworks_provider.operators.base import (
+    DEFERRABLE,
+    LIMIT,
+    MAX_REJECT_RATIO,
+    BaseOperatorArguments,
+    HookMixin,
+    ResultMixin,
+    RowsMixin,
+    dictionary,
+)
 from lucidworks_provider.operators.job import JobOperator, result_directory
-from lucidworks_provider.operators.results import Lineage, ResultMixin, of_predictions
+from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.secrets import (
     SecretMap,
     redact_argument,
@@ -26,7 +35,6 @@ from lucidworks_provider.operators.secrets import (
     split_secrets,
     warn_about_secrets,
 )
-from lucidworks_provider.operators.values import dictionary, limit, one_of, share, whole
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -136,8 +144,8 @@ class _Predicting(RowsMixin, ResultMixin, HookMixin, BaseOperator):
         from lucidworks_provider.jobs.prediction_file import ResultPolicy
 
         return ResultPolicy(
-            share(self.max_reject_ratio, "max_reject_ratio"),
-            one_of(self.on_mismatch, "on_mismatch", "fail", "warn") == "warn",
+            check_option(self.max_reject_ratio, "max_reject_ratio", number(0, 1)),
+            check_choice(self.on_mismatch, "on_mismatch", ("fail", "warn")) == "warn",
         )
 
     def _prediction_options(self) -> PredictionOptions[Any]:
@@ -161,7 +169,7 @@ class _Predicting(RowsMixin, ResultMixin, HookMixin, BaseOperator):
 
         # What the vendor calls the sources of a RAG answer.
         columns = self._table_columns("inputs", ("documents",) if options.name == "rag" else ())
-        size = whole(self.batch_size, "batch_size", 1, BATCH_SIZE)
+        size = check_option(self.batch_size, "batch_size", whole(1, BATCH_SIZE))
         taken = result_names(options)
         return self._read_rows(
             self.inputs, columns, row_rules(options), size=size, taken=taken, spool=spool, check=check
@@ -336,17 +344,17 @@ class LucidworksPredictionOperator(_Predicting):
         from lucidworks_provider.storage import check_uri, is_folder
 
         options = self._prediction_options()
-        concurrency = whole(self.concurrency, "concurrency", 1, MAX_CONCURRENCY)
+        concurrency = check_option(self.concurrency, "concurrency", whole(1, MAX_CONCURRENCY))
         policy = self._result_policy()
         results = spool = None
         if self.result_path:
-            results = result_directory(self.result_path, context)
             check_suffix(uri := check_uri(self.result_path, "result_path"))
+            results = result_directory(uri, context)
             if is_folder(uri):
                 raise StorageError(f"{uri} is a folder; result_path must name a file.")
             spool = Spool(results.table, context["ti"].max_tries)
         _ = self.hook.get_settings().application_base
-        budget = Budget(max_tokens=limit(self.max_tokens, "max_tokens"))
+        budget = Budget(max_tokens=check_option(self.max_tokens, "max_tokens", LIMIT))
         batches = self._read(options, spool)
         return SyncBatchRunner(
             options,
@@ -511,7 +519,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         check_asynchronous(options)
         job_options = self._job_options(context)
         policy = self._result_policy()
-        spool = Spool(self._results(context).table, context["ti"].max_tries)
+        spool = Spool(job_options["store"].results.table, context["ti"].max_tries)
         batches = self._read(options, spool, check_jobs)
         return PredictionTask(
             **job_options,

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
 
+from lucidworks_provider.client.options import check_option
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import EmptyResultError, JobFailedError, JobTimeoutError, ResultGoneError
-from lucidworks_provider.operators.base import DEFERRABLE, WaitMixin, non_retryable
-from lucidworks_provider.operators.values import text_as_seconds
+from lucidworks_provider.operators.base import DEFERRABLE, SECONDS, WaitMixin, non_retryable
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -39,9 +39,9 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
         timeout: float | timedelta | None = None,
         **kwargs: Any,
     ) -> None:
-        poke_interval = text_as_seconds(poke_interval, "poke_interval")
+        poke_interval = _text_as_seconds(poke_interval, "poke_interval")
         if timeout is not None:
-            kwargs["timeout"] = text_as_seconds(timeout, "timeout")
+            kwargs["timeout"] = _text_as_seconds(timeout, "timeout")
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.lucidworks_conn_id = lucidworks_conn_id
         self.deferrable = deferrable
@@ -67,3 +67,8 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
             raise AirflowSensorTimeout(str(err)) from None
         except (EmptyResultError, JobFailedError, ResultGoneError) as err:
             raise non_retryable(err) from err
+
+
+def _text_as_seconds(value: float | timedelta | str, what: str) -> float | timedelta:
+    """Convert a duration that is a text; Airflow accepts the others."""
+    return check_option(value, what, SECONDS) if isinstance(value, str) else value

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.providers.common.compat.sdk import PokeReturnValue
 
+from lucidworks_provider.client.options import check_choice
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import (
     EmptyResultError,
@@ -20,9 +21,8 @@ from lucidworks_provider.errors import (
     MalformedAnswerError,
     ResultGoneError,
 )
-from lucidworks_provider.operators.arguments import BaseSensorArguments
-from lucidworks_provider.operators.base import DEFERRABLE
-from lucidworks_provider.operators.job import DeferrableJobMixin
+from lucidworks_provider.operators.base import DEFERRABLE, BaseSensorArguments
+from lucidworks_provider.operators.job import DeferrableJobMixin, result_directory
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
 if TYPE_CHECKING:
@@ -93,14 +93,14 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         if (found := self._found(self._task(context))) is not None:
             return self._ended(context, found)
         with self._sensor_errors(context):
-            return self._ended(context, self._run(context))
+            return self._run(context)
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], deadline: float | None = None
     ) -> dict[str, Any]:
         """Resume after the triggerer's wait."""
         with self._sensor_errors(context):
-            return self._ended(context, super().execute_complete(context, event, deadline))
+            return super().execute_complete(context, event, deadline)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Poll once, and again where one response does not decide."""
@@ -201,7 +201,6 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     def _checked(self) -> JobKind:
         from lucidworks_provider.client.http.messages import path_segment
         from lucidworks_provider.client.jobs import KINDS
-        from lucidworks_provider.client.options import check_choice
 
         check_choice(self.kind, "kind", KINDS)
         path_segment(self.job_id, "job_id")
@@ -217,9 +216,10 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         from lucidworks_provider.jobs.record import JobStateStore
         from lucidworks_provider.storage import check_uri
 
+        uri = check_uri(self.result_path, "result_path")
         return ExternalJob(
-            result_uri=check_uri(self.result_path, "result_path"),
-            store=JobStateStore(self._results(context), context.get("task_state_store")),
+            result_uri=uri,
+            store=JobStateStore(result_directory(uri, context), context.get("task_state_store")),
             hook=self.hook,
             resubmit_unknown=True,
             job_kind=self._checked(),

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.operators.arguments import BaseSensorArguments
-from lucidworks_provider.operators.base import DEFERRABLE, StateWaitMixin
+from lucidworks_provider.operators.base import DEFERRABLE, BaseSensorArguments, StateWaitMixin
 from lucidworks_provider.sensors.base import BaseLucidworksSensor
 
 if TYPE_CHECKING:

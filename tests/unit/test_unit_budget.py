@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import pytest
 
+from lucidworks_provider.client.options import check_option
 from lucidworks_provider.errors import BudgetExceededError, InputError
 from lucidworks_provider.jobs.task import Budget
-from lucidworks_provider.operators.values import limit
+from lucidworks_provider.operators.base import LIMIT
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,6 @@ def test_tokens_are_known_after_each_response() -> None:
 
 
 def test_limits_of_operators() -> None:
-    assert [limit(given, "max_tokens") for given in (None, 0, "17")] == [None, 0, 17]
+    assert [check_option(given, "max_tokens", LIMIT) for given in (None, 0, "17")] == [None, 0, 17]
     with pytest.raises(InputError, match="max_tokens is -1"):
-        limit(-1, "max_tokens")
+        check_option(-1, "max_tokens", LIMIT)

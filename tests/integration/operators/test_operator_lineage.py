@@ -21,9 +21,9 @@ from lucidworks_provider.operators.corpus import (
     LucidworksChunkCorpusOperator,
     LucidworksPublishShardsOperator,
 )
+from lucidworks_provider.operators.lineage import Lineage, dataset_name, facets_of
 from lucidworks_provider.operators.models import LucidworksTrainModelOperator
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
-from lucidworks_provider.operators.results import Lineage, dataset_name, facets_of
 from lucidworks_provider.operators.secrets import SecretMap
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 

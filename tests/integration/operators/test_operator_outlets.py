@@ -8,7 +8,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from lucidworks_provider.operators.results import add_asset_extra
+from lucidworks_provider.operators.base import add_asset_extra
 
 MANIFEST = {
     "documents": 3,

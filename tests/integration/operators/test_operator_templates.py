@@ -390,7 +390,7 @@ def test_what_is_no_number_is_refused(
 def test_what_is_no_boolean_is_refused(
     emulator: RunningEmulator, tmp_path: Any, operator: type[BaseOperator], argument: str, value: object
 ) -> None:
-    with pytest.raises(InputError, match=f"^{argument} is .*; give True or False"):
+    with pytest.raises(InputError, match=f"^{argument} is .*; it must be True or False"):
         made(operator, tmp_path, **{argument: value}).execute(new_context())
 
 
@@ -465,5 +465,5 @@ def test_the_times_of_a_sensor(operator: type[BaseOperator]) -> None:
     assert (sensor.poke_interval, sensor.poll_interval, sensor.timeout) == (10.0, 10.0, 60.0)
     assert (sensor._poll_seconds, sensor._timeout_seconds) == (10.0, 60.0)
     for name in ("poke_interval", "timeout"):
-        with pytest.raises(InputError, match=f"^{name} is 'soon'; give seconds"):
+        with pytest.raises(InputError, match=f"^{name} is 'soon'; it must be seconds"):
             operator(task_id="t", **{name: "soon"}, **CASES[operator][0])

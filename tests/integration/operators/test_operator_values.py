@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, TaskDeferred
 
+from lucidworks_provider.client.options import check_option, number, whole
 from lucidworks_provider.errors import InputError, JobTimeoutError
-from lucidworks_provider.operators.base import execution_limit
-from lucidworks_provider.operators.models import LucidworksDeployModelOperator
-from lucidworks_provider.operators.values import seconds, share, switch, whole
+from lucidworks_provider.operators.base import FLAG, SECONDS, execution_limit
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
 from lucidworks_provider.sensors.models import LucidworksDeploymentSensor
+
+SHARE = number(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -30,55 +32,60 @@ from lucidworks_provider.sensors.models import LucidworksDeploymentSensor
     ],
 )
 def test_truth_values(given: Any, value: bool) -> None:
-    assert switch(given, "prune") is value
-    sensor = LucidworksDeploymentSensor(task_id="t", deployment_id="d", deferrable=given)
-    assert sensor._in_triggerer is value
+    assert check_option(given, "prune", FLAG) is value
 
 
 @pytest.mark.parametrize("given", ["no", "off", "2", "", 2, 0, 1.0, [], "{{ x }}"])
 def test_what_is_no_truth_value(given: Any) -> None:
-    with pytest.raises(InputError, match=r"deferrable is .*give True or False"):
-        _ = LucidworksJobSensor(task_id="t", job_id="j", deferrable=given)._in_triggerer
+    with pytest.raises(InputError, match=r"deferrable is .*it must be True or False"):
+        LucidworksJobSensor(task_id="t", job_id="j", deferrable=given).execute({})
 
 
 @pytest.mark.parametrize(
-    ("convert", "given", "value"),
+    ("option", "given", "value"),
     [
-        (seconds, "30", 30.0),
-        (seconds, " 0.5 ", 0.5),
-        (seconds, "1e3", 1000.0),
-        (seconds, timedelta(minutes=1), 60.0),
-        (share, "0.05", 0.05),
-        (share, "1", 1.0),
-        (share, 0, 0.0),
+        (SECONDS, "30", 30.0),
+        (SECONDS, " 0.5 ", 0.5),
+        (SECONDS, "1e3", 1000.0),
+        (SECONDS, timedelta(minutes=1), 60.0),
+        (SHARE, "0.05", 0.05),
+        (SHARE, "1", 1.0),
+        (SHARE, 0, 0.0),
     ],
 )
-def test_numbers(convert: Any, given: Any, value: float) -> None:
-    assert convert(given, "x") == value
+def test_numbers(option: Any, given: Any, value: float) -> None:
+    assert check_option(given, "x", option) == value
 
 
 @pytest.mark.parametrize(
-    ("convert", "given"),
+    ("option", "given"),
     [
-        *[(seconds, one) for one in ("0", "-1", "nan", "inf", "0x10", "1_000", "", "soon", True, None, 1e12)],
-        *[(share, one) for one in ("1.1", "-0.1", "5%", "nan", True, None)],
+        *[(SECONDS, one) for one in ("0", "-1", "nan", "inf", "0x10", "1_000", "", "soon", True, None, 1e12)],
+        *[(SHARE, one) for one in ("1.1", "-0.1", "5%", "nan", True, None)],
     ],
 )
-def test_what_is_no_number(convert: Any, given: Any) -> None:
+def test_what_is_no_number(option: Any, given: Any) -> None:
     with pytest.raises(InputError, match="x is "):
-        convert(given, "x")
+        check_option(given, "x", option)
 
 
 def test_whole_numbers() -> None:
-    assert [whole(one, "x", 0) for one in (0, "7", " 512 ", "+3")] == [0, 7, 512, 3]
+    assert [check_option(one, "x", whole(0)) for one in (0, "7", " 512 ", "+3")] == [0, 7, 512, 3]
     for bad in (-1, "-1", 1.0, "1.0", "1e3", True, None, "", "x", "9" * 5000):
-        with pytest.raises(InputError, match=r"x is .*whole number of at least 0"):
-            whole(bad, "x", 0)
+        with pytest.raises(InputError, match=r"x is .*whole number from 0"):
+            check_option(bad, "x", whole(0))
     with pytest.raises(InputError, match="from 1 to 8"):
-        whole("9", "x", 1, 8)
+        check_option("9", "x", whole(1, 8))
 
 
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
+TIMED_OUT = {
+    "kind": "deployment",
+    "resource_id": "d",
+    "target": "DEPLOYED",
+    "state": "DEPLOYING",
+    "end": "timeout",
+}
 
 
 @pytest.mark.parametrize(
@@ -107,16 +114,30 @@ def test_a_wait_ends_a_little_before_execution_timeout(limit: timedelta | None, 
     ],
 )
 def test_the_smaller_limit_counts_and_is_named(
-    timeout: Any, execution_timeout: timedelta | None, left: float, named: str
+    timeout: Any,
+    execution_timeout: timedelta | None,
+    left: float,
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    operator = LucidworksDeployModelOperator(
-        task_id="t", model_id="m", timeout=timeout, execution_timeout=execution_timeout
+    connection = {
+        "conn_type": "lucidworks",
+        "login": "id",
+        "password": "secret",
+        "extra": {"customer_id": "c"},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+    sensor = LucidworksDeploymentSensor(
+        task_id="t", deployment_id="d", timeout=timeout, execution_timeout=execution_timeout, deferrable=True
     )
     now = datetime.now(UTC)
-    context: Any = {"ti": SimpleNamespace(start_date=now)}
-    assert operator._deadline(context) - now.timestamp() == pytest.approx(left, abs=1)
+    with pytest.raises(TaskDeferred) as deferred:
+        sensor.execute({"ti": SimpleNamespace(start_date=now)})
+    trigger: Any = deferred.value.trigger
+    assert trigger.deadline - now.timestamp() == pytest.approx(left, abs=1)
     ended: Any = {"ti": SimpleNamespace(start_date=now - timedelta(seconds=left))}
-    assert operator._waited(ended).startswith(named)
+    with pytest.raises((AirflowSensorTimeout, JobTimeoutError), match=f" within {named}"):
+        sensor.execute_complete(ended, TIMED_OUT)
 
 
 @pytest.mark.parametrize(
@@ -133,13 +154,6 @@ def test_a_sensor_at_execution_timeout_is_retried(execution_timeout: timedelta |
         task_id="t", deployment_id="d", timeout=3600, execution_timeout=execution_timeout, deferrable=True
     )
     context: Any = {"ti": SimpleNamespace(start_date=datetime.now(UTC) - timedelta(seconds=19))}
-    event = {
-        "kind": "deployment",
-        "resource_id": "d",
-        "target": "DEPLOYED",
-        "state": "DEPLOYING",
-        "end": "timeout",
-    }
     with pytest.raises(error, match="DEPLOYING, and was not 'DEPLOYED' within"):
-        sensor.execute_complete(context, event)
+        sensor.execute_complete(context, TIMED_OUT)
     assert JobTimeoutError.retryable

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What an operator publishes about its result: asset events, a link in the UI, and OpenLineage datasets.
+What a task reads and writes, for OpenLineage.
 
 Lineage has URIs, columns, counts and options, never keys or texts. An operator describes it in plain values
 (:class:`Lineage`); :func:`facets_of` converts them to OpenLineage facets, and alone imports its packages.
@@ -9,16 +9,14 @@ Lineage has URIs, columns, counts and options, never keys or texts. An operator 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.errors import InputError, LucidworksError
-from lucidworks_provider.links import LucidworksResultLink, push_result
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from lucidworks_provider.client.chunking import ChunkingOptions
@@ -110,42 +108,6 @@ class LineageMixin:
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any] | None:
         """Called by OpenLineage's listener, after a failure too."""
         return self.get_openlineage_facets_on_start()
-
-
-class ResultMixin(LineageMixin):
-    """Publishes the result of an operator or sensor."""
-
-    if TYPE_CHECKING:
-        outlets: Any
-
-    operator_extra_links: Collection[BaseOperatorLink] = (LucidworksResultLink(),)
-    # Set in the process that ends the task, which after a deferral is not the one that began it.
-    _manifest: Mapping[str, Any] | None = None
-
-    def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Publish the result once it is written, and return it."""
-        self._manifest = manifest
-        push_result(context, manifest.get("dataset") or manifest.get("uri"), is_folder="dataset" in manifest)
-        add_asset_extra(context, self.outlets, manifest)
-        return manifest
-
-    def _lineage(self) -> Lineage:
-        return Lineage(output=(self._manifest or {}).get("uri"))
-
-
-class TrainingLineageMixin(LineageMixin):
-    """Of an operator that trains: a model is not a dataset."""
-
-    if TYPE_CHECKING:
-        model_type: str
-        training_data: Any
-
-    def _lineage(self) -> Lineage:
-        from lucidworks_provider.operators.values import dictionary
-
-        data = dictionary(self.training_data, "training_data") or {}
-        inputs = [one for one in data.values() if isinstance(one, str) and "://" in one]
-        return Lineage(inputs=inputs, parameters={"model_type": str(self.model_type)})
 
 
 def of_chunks(
@@ -279,25 +241,3 @@ def facets_of(lineage: Lineage, inlets: Sequence[Any] = ()) -> OperatorLineage[A
         outputs=outputs,
         run_facets={"executionParameters": facet} if parameters else {},
     )
-
-
-def add_asset_extra(context: Context, outlets: Sequence[Any], manifest: Mapping[str, Any]) -> None:
-    """
-    Add a manifest's numbers and strings to the event of each asset of ``outlets``.
-
-    Keys that the task has set itself are not changed. Aliases get nothing: their assets are not known.
-
-    :param outlets: of the operator.
-    :param manifest: what the task returns; lists and dictionaries are omitted.
-    """
-    events = context.get("outlet_events")
-    if events is None or not outlets:
-        return
-    from airflow.providers.common.compat.sdk import Asset
-
-    extra_values = {name: value for name, value in manifest.items() if isinstance(value, str | int | float)}
-    for outlet in outlets:
-        if isinstance(outlet, Asset):
-            extra = events[outlet].extra
-            for name, value in extra_values.items():
-                extra.setdefault(name, value)
