@@ -173,8 +173,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "The key of a third party is in no serialized DAG.",
             "integration/operators/test_operator_prediction_secrets.py::test_no_key_is_in_the_serialized_dag",
-            "operators/prediction.py",
-            'return {**arguments, "model_config": redact_argument(arguments["model_config"])}',
+            "operators/secrets.py",
+            "return {**arguments, name: cls._redact(arguments[name])} if name in arguments else arguments",
             "return arguments",
         ),
     ),

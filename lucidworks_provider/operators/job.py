@@ -166,20 +166,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
 
 
 class JobOperator(DeferrableJobMixin, BaseOperator):
-    """
-    Submits jobs, waits for them, and returns a manifest.
-
-    :param result_path: URI of the file to write. (templated)
-    :param lucidworks_conn_id: the connection. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
-        more often.
-    :param timeout: seconds, or a timedelta, to wait for all jobs; of more than 1,000, for each 1,000 of them. A retry
-        resumes the wait.
-    :param on_unknown_submission: what to do when a submission got no response, so that a job with an
-        unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
-    :param max_requests: fail before the first submission if the task needs more of them. (templated)
-    """
+    """Submits jobs, waits for them, and returns a manifest."""
 
     def __init__(
         self,

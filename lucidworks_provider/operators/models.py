@@ -58,13 +58,7 @@ R = TypeVar("R")
 
 
 class _ModelOperator(StateWaitMixin, BaseOperator):
-    """
-    :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param wait_for_completion: wait until it is done; else return as soon as it has begun.
-    :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two polls, seconds or a timedelta.
-    :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
-    """
+    """Begins something, and waits until it is done."""
 
     ui_color = "#e8f1fb"
 
@@ -107,9 +101,6 @@ class _CreatingOperator(_ModelOperator):
     The service has no idempotency key, so its lists are read before each POST, and a POST without a response is
     followed by a search, not by another POST. Before a POST, the existing ids are saved in the task state store, if
     there is one; after it, the id of the new resource: a list may lag.
-
-    :param if_ambiguous: what to do where one exists that may or may not meet the arguments: ``fail``, ``reuse``
-        it, or ``create`` another one.
     """
 
     if_ambiguous: IfAmbiguous

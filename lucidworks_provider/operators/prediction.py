@@ -28,17 +28,10 @@ from lucidworks_provider.operators.base import (
 )
 from lucidworks_provider.operators.job import JobOperator, result_directory
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
-from lucidworks_provider.operators.secrets import (
-    SecretMap,
-    redact_argument,
-    restore_secrets,
-    split_secrets,
-    warn_about_secrets,
-)
+from lucidworks_provider.operators.secrets import SecretArgumentMixin, restore_secrets
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from lucidworks_provider.client.prediction_types import Prediction
     from lucidworks_provider.client.use_cases import PredictionOptions
@@ -54,7 +47,7 @@ BATCH_SIZE = 32
 MAX_CONCURRENCY = 8
 
 
-class _Predicting(RowsMixin, ResultMixin, HookMixin, BaseOperator):
+class _Predicting(SecretArgumentMixin, RowsMixin, ResultMixin, HookMixin, BaseOperator):
     """Arguments of both prediction operators."""
 
     template_fields: Sequence[str] = (
@@ -78,6 +71,8 @@ class _Predicting(RowsMixin, ResultMixin, HookMixin, BaseOperator):
         "model_config": "json",
     }
     ui_color = "#e8f1fb"
+    _redacted_argument = "model_config"
+    _cure = "put it into the password of a connection and name that in api_key_conn_id"
 
     def __init__(
         self,
@@ -106,39 +101,14 @@ class _Predicting(RowsMixin, ResultMixin, HookMixin, BaseOperator):
         self.text_column = text_column
         self.columns = columns
         self.use_case_config = use_case_config
-        self._keys = SecretMap({})
         self.model_config = model_config
-        warn_about_secrets(
-            self._keys,
-            "model_config",
-            "put it into the password of a connection and name that in api_key_conn_id",
-        )
+        self._warn_about_keys()
         self.api_key_conn_id = api_key_conn_id
         self.batch_size = batch_size
         self.max_reject_ratio = max_reject_ratio
         self.on_invalid = on_invalid
         self.on_empty = on_empty
         self.on_mismatch = on_mismatch
-
-    @property
-    def model_config(self) -> Any:
-        """Without keys, as Airflow stores and shows it."""
-        return self._model_config
-
-    @model_config.setter
-    def model_config(self, value: Any) -> None:
-        self._model_config, keys = split_secrets(value)
-        self._keys = SecretMap({**self._keys, **keys})
-
-    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Called by Airflow with the arguments that it stores."""
-        return args, _without_keys(kwargs)
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """Airflow stores the arguments of a mapped operator."""
-        partial: OperatorPartial = super().partial(**_without_keys(kwargs))
-        return partial
 
     def _result_policy(self) -> ResultPolicy:
         from lucidworks_provider.jobs.prediction_file import ResultPolicy
@@ -189,12 +159,6 @@ class _Predicting(RowsMixin, ResultMixin, HookMixin, BaseOperator):
         options = self._options(dictionary(self.model_config, "model_config"))
         uri = table_uri(self.inputs)
         return of_predictions(options, self._manifest or {}, [uri] if uri else [], self._kept_types)
-
-
-def _without_keys(arguments: dict[str, Any]) -> dict[str, Any]:
-    if "model_config" not in arguments:
-        return arguments
-    return {**arguments, "model_config": redact_argument(arguments["model_config"])}
 
 
 class LucidworksPredictionOperator(_Predicting):

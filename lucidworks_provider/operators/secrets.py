@@ -12,7 +12,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lucidworks_provider.client.secrets import MASK, TokenText, is_secret_name
 from lucidworks_provider.errors import InputError
@@ -115,15 +115,6 @@ def redact_argument(argument: Any) -> Any:
     return stored
 
 
-def warn_about_secrets(keys: Mapping[str, str], what: str, cure: str) -> None:
-    """
-    :param what: the argument's name.
-    :param cure: what to do instead.
-    """
-    if keys:
-        warnings.warn(f"{what} was given a key ({', '.join(keys)}); {cure}.", UserWarning, stacklevel=3)
-
-
 def _split_text(text: str) -> tuple[str, dict[str, str]]:
     keys: dict[str, str] = {}
 
@@ -174,41 +165,67 @@ def _decoded(argument: Any) -> Any:
         return argument
 
 
-class CredentialsMixin:
+class SecretArgumentMixin:
+    """An argument that Airflow stores and shows without its keys."""
+
+    _redacted_argument: ClassVar[str]
+    # What to do instead, for the warning.
+    _cure: ClassVar[str]
+    _keys: Mapping[str, str] = SecretMap({})
+
+    @staticmethod
+    def _redact(argument: Any) -> Any:
+        return redact_argument(argument)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Mask the keys before Airflow keeps an argument, given or rendered."""
+        if name == self._redacted_argument:
+            value, keys = split_secrets(self._redact(value))
+            # What is rendered is a copy in which those that were given are masked already.
+            self._keys = SecretMap({**self._keys, **keys})
+        super().__setattr__(name, value)
+
+    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Called by Airflow with the arguments that it stores."""
+        return args, self._redact_kwargs(kwargs)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Airflow stores the arguments of a mapped operator."""
+        partial: OperatorPartial = super().partial(**cls._redact_kwargs(kwargs))  # type: ignore[misc]
+        return partial
+
+    @classmethod
+    def _redact_kwargs(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        name = cls._redacted_argument
+        return {**arguments, name: cls._redact(arguments[name])} if name in arguments else arguments
+
+    def _warn_about_keys(self) -> None:
+        if self._keys:
+            warnings.warn(
+                f"{self._redacted_argument} was given a key ({', '.join(self._keys)}); {self._cure}.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+class CredentialsMixin(SecretArgumentMixin):
     """``credentials_conn_id`` and ``training_data_credentials``."""
 
-    _credential_keys: Mapping[str, str] = SecretMap({})
+    _redacted_argument = ARGUMENT
+    _cure = "put it into a connection and name that in credentials_conn_id"
 
     if TYPE_CHECKING:
         credentials_conn_id: str | None
         training_data_credentials: Any
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Mask the keys before Airflow keeps an argument, given or rendered."""
-        if name == ARGUMENT:
-            value, keys = split_secrets(redact_credentials(value))
-            # What is rendered is a copy in which those that were given are masked already.
-            self._credential_keys = SecretMap({**self._credential_keys, **keys})
-        super().__setattr__(name, value)
-
-    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Called by Airflow with the arguments that it stores."""
-        return args, _redact_kwargs(kwargs)
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """Airflow stores the arguments of a mapped operator."""
-        partial: OperatorPartial = super().partial(**_redact_kwargs(kwargs))  # type: ignore[misc]
-        return partial
-
-    def _warn_about_keys(self) -> None:
-        warn_about_secrets(
-            self._credential_keys, ARGUMENT, "put it into a connection and name that in credentials_conn_id"
-        )
+    @staticmethod
+    def _redact(argument: Any) -> Any:
+        return redact_credentials(argument)
 
     def _credentials(self) -> dict[str, str] | None:
         """Return what to send; a connection is read only now."""
-        given = resolve_credentials(self.training_data_credentials, self._credential_keys)
+        given = resolve_credentials(self.training_data_credentials, self._keys)
         if not self.credentials_conn_id:
             return given
         if given:
@@ -271,9 +288,3 @@ def resolve_credentials(rendered: Any, keys: Mapping[str, str]) -> dict[str, str
         if not isinstance(name, str) or not isinstance(value, str) or not value.strip() or value == MASK:
             raise InputError(f"{ARGUMENT}: {name} must be a text that is not empty.")
     return given or None
-
-
-def _redact_kwargs(arguments: dict[str, Any]) -> dict[str, Any]:
-    if ARGUMENT not in arguments:
-        return arguments
-    return {**arguments, ARGUMENT: redact_credentials(arguments[ARGUMENT])}

@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 
 class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
-    """
-    :param lucidworks_conn_id: the connection. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poke_interval: seconds (or a timedelta) between two polls.
-    :param timeout: seconds, or a timedelta, after which the sensor fails.
-    """
+    """Pokes, or waits in the triggerer; its timeout and the end of a job are not retried."""
 
     ui_color = "#e8f1fb"
 

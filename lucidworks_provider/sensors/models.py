@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
-    """:param target_state: the state to wait for."""
+    """Waits until a model or a deployment is in a state."""
 
     kind: str
 

@@ -208,7 +208,7 @@ def test_no_text_and_no_key_is_in_any_event(world: World) -> None:
     # These have all attributes of the operator, of which one has the keys.
     in_full = world.event("lineage_in_full.refused", "START")["run"]["facets"]["airflow"]["task"]
     assert in_full["inputs"] == "['A harmless question']"
-    assert in_full["_model_config"] == {"serviceAccountKey": "***"}
+    assert in_full["model_config"] == {"serviceAccountKey": "***"}
 
 
 def test_the_buttons(world: World) -> None:
