@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 # Searches for what a POST without a response may have made, and seconds between two.
 _SEARCHES = 4
-_SEARCH_WAIT = 5.0
+SEARCH_WAIT = 5.0
 
 # Seconds that a list may lag behind a creation.
 _LAG = 60.0
@@ -192,7 +192,7 @@ class _CreatingOperator(_ModelOperator):
             SubmissionUnknownError,
             AmbiguousResourceError,
             attempts=_SEARCHES,
-            wait=wait_fixed(_SEARCH_WAIT),
+            wait=wait_fixed(SEARCH_WAIT),
             what=f"{what}: the search for it",
         )
         return Retrying(**policy)(search)

@@ -4,17 +4,41 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from lucidworks_provider.errors import ConfigurationError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.triggers import _shared_hook
+from lucidworks_provider.triggers import LucidworksJobsTrigger
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    Wait = Callable[[str], Coroutine[Any, Any, dict[str, Any]]]
 
 
-async def test_a_burst_reads_the_connection_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Wait:
+    """What a trigger returns that finds no record of a task, once it has its connection."""
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
+
+    async def event_of(lucidworks_conn_id: str) -> dict[str, Any]:
+        trigger = LucidworksJobsTrigger(
+            kind="chunking",
+            lucidworks_conn_id=lucidworks_conn_id,
+            folder=str(tmp_path),
+            nonce="n",
+            poll_interval=1.0,
+            deadline=0.0,
+        )
+        return dict((await anext(trigger.run())).payload)
+
+    return event_of
+
+
+async def test_a_burst_reads_the_connection_once(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
     async def slowly(self: LucidworksHook) -> None:
@@ -22,29 +46,31 @@ async def test_a_burst_reads_the_connection_once(monkeypatch: pytest.MonkeyPatch
         await asyncio.sleep(0.02)
 
     monkeypatch.setattr(LucidworksHook, "aget_settings", slowly)
-    hooks = await asyncio.gather(*(_shared_hook("one") for _ in range(50)), _shared_hook("other"))
+    events = await asyncio.gather(*(wait("one") for _ in range(50)), wait("other"))
     assert sorted(read) == ["one", "other"]
-    assert len({id(hook) for hook in hooks}) == 2
-    await _shared_hook("one")
+    assert all(event["unshared"] for event in events)
+    await wait("one")
     assert sorted(read) == ["one", "one", "other"], "a connection may have changed meanwhile"
 
 
-async def test_who_asked_first_may_be_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_asked_first_may_be_cancelled(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     async def slowly(self: LucidworksHook) -> None:
         await asyncio.sleep(0.05)
 
     monkeypatch.setattr(LucidworksHook, "aget_settings", slowly)
-    first = asyncio.create_task(_shared_hook("one"))
+    first = asyncio.create_task(wait("one"))
     await asyncio.sleep(0.01)
-    second = asyncio.create_task(_shared_hook("one"))
+    second = asyncio.create_task(wait("one"))
+    await asyncio.sleep(0.01)
     first.cancel()
-    assert (await second).lucidworks_conn_id == "one"
+    assert (await second)["unshared"]
+    assert first.cancelled()
 
 
-async def test_a_connection_that_is_wrong_is_told_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_is_wrong_is_told_to_all(wait: Wait, monkeypatch: pytest.MonkeyPatch) -> None:
     async def wrong(self: LucidworksHook) -> None:
         raise ConfigurationError("no such field")
 
     monkeypatch.setattr(LucidworksHook, "aget_settings", wrong)
-    told = await asyncio.gather(*(_shared_hook("one") for _ in range(3)), return_exceptions=True)
-    assert [type(one) for one in told] == [ConfigurationError] * 3
+    events = await asyncio.gather(*(wait("one") for _ in range(3)))
+    assert [event["error"] for event in events] == ["ConfigurationError: no such field"] * 3

@@ -102,6 +102,15 @@ class Service:
             book.force(found, JobState(state), message)
 
 
+def lineage_of(operator: Any) -> tuple[list[str], str, int, dict[str, str]]:
+    """Of an operator that has ended: its inputs, its output, rows, and the types of the columns."""
+    facets = operator.get_openlineage_facets_on_complete(None)
+    [output] = facets.outputs
+    columns = {one.name: one.type for one in output.facets["schema"].fields}
+    inputs = [one.name for one in facets.inputs]
+    return inputs, output.name, output.outputFacets["outputStatistics"].rowCount, columns
+
+
 def service_of(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     """The emulator as the default connection, and waits of milliseconds."""
     monkeypatch.setattr(decisions, "GONE_PATIENCE", 0.2)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, TaskDeferred
-from prediction_service import Service, new_context, rows_of, service_of, through_triggers, wait
+from prediction_service import Service, lineage_of, new_context, rows_of, service_of, through_triggers, wait
 from table_sources import FILES, KEYS, ROWS, SKUS, SOURCES, TABLE, FromStream, dictionaries, keyed, write
 
 from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
@@ -180,7 +180,8 @@ def test_a_key_document_id_is_the_column_of_the_result(service: Service, tmp_pat
     one.execute(new_context())
     assert [row["document_id"] for row in rows_of(path)] == ["7", "8"]
     if form == "c.parquet":
-        assert one._lineage().columns == {
+        *_, columns = lineage_of(one)
+        assert columns == {
             field.name: str(field.type).replace("element: ", "") for field in pq.read_schema(path)
         }
 
@@ -473,11 +474,9 @@ def test_the_log_and_the_lineage_name_the_table(
     with caplog.at_level(logging.INFO):
         one.execute(new_context())
     assert f"Read 10 documents of 70 bytes from {source}." in caplog.messages
-    lineage = one._lineage()
-    assert (lineage.inputs, lineage.output, lineage.rows) == ([str(source)], str(path), 10)
-    assert lineage.columns == {
-        field.name: str(field.type).replace("element: ", "") for field in pq.read_schema(path)
-    }
+    inputs, output, count, columns = lineage_of(one)
+    assert (inputs, output, count) == ([str(source)], str(path), 10)
+    assert columns == {field.name: str(field.type).replace("element: ", "") for field in pq.read_schema(path)}
 
 
 def test_a_job_id_that_another_document_has(service: Service, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from lucidworks_provider.errors import (
     TokenError,
 )
 from lucidworks_provider.jobs import decisions, task
+from lucidworks_provider.jobs.chunk_task import ChunkTask
 from lucidworks_provider.operators import chunking as chunk_operator
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.triggers import LucidworksJobsTrigger
@@ -350,9 +351,10 @@ def die_after_waiting(first: LucidworksChunkOperator, context: dict[str, Any]) -
     def die(*_: Any) -> Any:
         raise Death
 
-    first._settle = die  # type: ignore[method-assign]
-    with pytest.raises(Death):
-        first.execute(context)
+    with pytest.MonkeyPatch.context() as dying:
+        dying.setattr(ChunkTask, "settle", die)
+        with pytest.raises(Death):
+            first.execute(context)
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])

@@ -49,7 +49,7 @@ DATA = {"catalog": "gs://b/catalog", "signals": "gs://b/signals"}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
-    monkeypatch.setattr(operators, "_SEARCH_WAIT", 0.01)
+    monkeypatch.setattr(operators, "SEARCH_WAIT", 0.01)
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def logs(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) ->
 @pytest.fixture
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
-    monkeypatch.setattr(model_operators, "_SEARCH_WAIT", 0.01)
+    monkeypatch.setattr(model_operators, "SEARCH_WAIT", 0.01)
     monkeypatch.setattr(decisions, "YOUNG", 0.3)
     return Service(emulator)
 
@@ -680,18 +680,11 @@ def test_no_path_works(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         assert words in str(caught.value)
 
 
-def test_an_error_of_both_paths_says_what_says_most(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hook, answers = LucidworksHook(), [RequestRefusedError("HTTP 409: still deploying", status=409)]
-    answers.append(UnknownResourceError("HTTP 404", status=404))  # type: ignore[arg-type]
-
-    def refuse(*_: Any) -> Any:
-        raise answers.pop(0)
-
-    monkeypatch.setattr("lucidworks_provider.client.client.LucidworksClient._exchange", refuse)
-    with pytest.raises(RequestRefusedError, match=r"still deploying.*HTTP 409.*HTTP 404"):
-        hook.call(delete_deployment("d"))
+def test_an_error_of_both_paths_says_what_says_most(service: Service) -> None:
+    service.fault("undeploy", "409")
+    service.fault("undeploy", "404")
+    with pytest.raises(RequestRefusedError, match=r"HTTP 409.*HTTP 404"):
+        LucidworksHook().call(delete_deployment("d"))
 
 
 def test_the_list_of_deployments_has_another_path(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

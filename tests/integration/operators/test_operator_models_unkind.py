@@ -77,7 +77,7 @@ class Service:
 @pytest.fixture
 def service(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
-    monkeypatch.setattr(operators, "_SEARCH_WAIT", 0.01)
+    monkeypatch.setattr(operators, "SEARCH_WAIT", 0.01)
     monkeypatch.setattr(retrying, "FIRST_WAIT", 0.01)
     return Service(emulator)
 

@@ -56,7 +56,8 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs import polling, record, result_store, task
+from lucidworks_provider.jobs import polling, progress, record, result_store, task
+from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
 from lucidworks_provider.jobs.result_store import QuarantineReason, ResultDirectory
 from lucidworks_provider.operators import results
 from lucidworks_provider.operators.job import JobOperator
@@ -556,17 +557,21 @@ def test_a_storage_that_fails_in_the_middle_ends_the_asking(
     ],
 )
 def test_a_retry_with_changed_arguments_sends_what_changed(
-    service: Service, tmp_path: Path, change: dict[str, Any], sent_again: int
+    service: Service,
+    tmp_path: Path,
+    change: dict[str, Any],
+    sent_again: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path, context = tmp_path / "p.jsonl", new_context()
 
     def die(*_: Any) -> Any:
         raise Death
 
-    first = direct(TEN, result_path=str(path))
-    first._write = die  # type: ignore[method-assign]
-    with pytest.raises(Death):
-        first.execute(context)
+    with monkeypatch.context() as dying:
+        dying.setattr(SyncBatchRunner, "write", die)
+        with pytest.raises(Death):
+            direct(TEN, result_path=str(path)).execute(context)
     service.emulator.state.log.clear()
     given: dict[str, Any] = {"inputs": TEN, "result_path": str(path)} | change
     direct(**given).execute(context)
@@ -588,11 +593,10 @@ def test_once_the_result_stands_a_retry_pays_for_nothing(
     store = context.get("task_state_store", TaskStateStore())
     store.down = True
     with monkeypatch.context() as away:
+        away.setattr(progress, "log_result", die)
         for _ in range(2):
-            first = direct(TEN, result_path=path)
-            away.setattr(first, "_ended", die)
             with pytest.raises(Death):
-                first.execute(context)
+                direct(TEN, result_path=path).execute(context)
     store.down = False
     manifest = direct(TEN, result_path=path).execute(context)
     assert (manifest["uri"], manifest["predictions"]) == (path, 10)

@@ -36,6 +36,7 @@ from prediction_service import (
     by_jobs,
     direct,
     hash_of,
+    lineage_of,
     new_context,
     rows_of,
     service_of,
@@ -49,6 +50,7 @@ from lucidworks_provider.documents import tables
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
 from lucidworks_provider.jobs import progress
+from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
@@ -661,19 +663,21 @@ def test_a_table_that_changes_between_two_tries(service: Service, tmp_path: Path
     assert rows_of(path)[9]["brand"] == "another"
 
 
-def test_a_table_that_changes_while_it_is_read(service: Service, tmp_path: Path) -> None:
+def test_a_table_that_changes_while_it_is_read(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context, source, path = new_context(), write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
-    one = direct(str(source), **COLUMNS, result_path=str(path))
-    run = one._run
+    run = SyncBatchRunner.run
 
-    async def change(runner: Any) -> Any:
+    async def change(runner: SyncBatchRunner) -> Any:
         found = await run(runner)
         write(source, [*ROWS[:9], ROWS[9] | {"brand": "another"}])
         return found
 
-    one._run = change  # type: ignore[method-assign]
-    with pytest.raises(InputError, match="was changed while") as caught:
-        one.execute(context)
+    with monkeypatch.context() as changing:
+        changing.setattr(SyncBatchRunner, "run", change)
+        with pytest.raises(InputError, match="was changed while") as caught:
+            direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
     assert caught.value.retryable
     assert not path.exists()
     direct(str(source), **COLUMNS, result_path=str(path)).execute(context)
@@ -731,9 +735,9 @@ def test_lineage_has_the_files_and_the_types_of_the_key(service: Service, tmp_pa
     source, path = write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
     one = direct(source, **COLUMNS, result_path=str(path))
     one.execute(new_context())
-    lineage = one._lineage()
-    assert (lineage.inputs, lineage.output, lineage.rows) == ([str(source)], str(path), 10)
-    assert lineage.columns == {field.name: str(field.type) for field in pq.read_schema(path)}
+    inputs, output, count, columns = lineage_of(one)
+    assert (inputs, output, count) == ([str(source)], str(path), 10)
+    assert columns == {field.name: str(field.type) for field in pq.read_schema(path)}
 
 
 @pytest.mark.parametrize("what", ["uri", "generator"])

@@ -327,10 +327,10 @@ def test_the_credentials_of_a_training() -> None:
         assert rendered(LucidworksTrainModelOperator, training_data_credentials=given)._credentials() is None
 
 
-def test_an_input_that_is_none_keeps_its_position() -> None:
+def test_an_input_that_is_none_keeps_its_position(emulator: RunningEmulator) -> None:
     task = rendered(LucidworksPredictionOperator, inputs=["a", NONE])
     with pytest.raises(InputError, match=r"inputs\[1\]: It has no text"):
-        task._read(task._prediction_options())
+        task.execute(new_context())
 
 
 # Texts for numbers and booleans
@@ -463,7 +463,6 @@ def test_a_corpus_with_texts_for_everything(emulator: RunningEmulator, tmp_path:
 def test_the_times_of_a_sensor(operator: type[BaseOperator]) -> None:
     sensor: Any = operator(task_id="t", poke_interval="1e1", timeout=" 60 ", **CASES[operator][0])
     assert (sensor.poke_interval, sensor.poll_interval, sensor.timeout) == (10.0, 10.0, 60.0)
-    assert (sensor._poll_seconds, sensor._timeout_seconds) == (10.0, 60.0)
     for name in ("poke_interval", "timeout"):
         with pytest.raises(InputError, match=f"^{name} is 'soon'; it must be seconds"):
             operator(task_id="t", **{name: "soon"}, **CASES[operator][0])

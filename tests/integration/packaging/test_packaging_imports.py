@@ -118,8 +118,14 @@ def test_provider_info_costs_airflow_nothing() -> None:
     assert foreign == set()
 
 
-def test_a_hook_costs_no_http_library_until_it_is_used() -> None:
-    first = "from airflow.providers.common.compat.sdk import BaseHook"
-    then = f"from {NAME}.hooks.lucidworks import LucidworksHook; LucidworksHook()"
+@pytest.mark.parametrize(
+    "then",
+    [
+        f"from {NAME}.hooks.lucidworks import LucidworksHook; LucidworksHook()",
+        f"from {NAME}.triggers import LucidworksModelEventTrigger; LucidworksModelEventTrigger(model_id='m')",
+    ],
+)
+def test_there_is_no_http_library_until_it_is_used(then: str) -> None:
+    first = "from airflow.providers.common.compat.sdk import BaseHook; import airflow.triggers.base"
     roots = {name.partition(".")[0] for name in loaded_by(first, then)[then]}
     assert not roots & {"requests", "aiohttp", "pyarrow", "orjson", "cryptography"}
