@@ -59,7 +59,7 @@ from lucidworks_provider.errors import (
 from lucidworks_provider.jobs import polling, progress, record, result_store, task
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
 from lucidworks_provider.jobs.result_store import QuarantineReason, ResultDirectory
-from lucidworks_provider.operators import results
+from lucidworks_provider.operators import base
 from lucidworks_provider.operators.job import JobOperator
 from tests.task_state import TaskStateStore
 
@@ -621,7 +621,7 @@ def test_whatever_ends_it_once_the_result_stands_a_retry_returns_that(
 
     with monkeypatch.context() as dying:
         if place == "link":
-            dying.setattr(results, "push_result", die)
+            dying.setattr(base, "push_result", die)
         else:
             dying.setattr(result_store, "discard", die)
             dying.setattr(record, "discard_folder", die)
