@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 _LOCAL = {"file", "local"}
 # Messages of ObjectStoragePath about an unknown scheme.
 _UNKNOWN_SCHEME = ("No filesystem registered", "Unsupported filesystem")
-# s3fs sends If-Match with every range, so that a read is of one version. It ignores an unknown connection, and uses the
-# worker's own credentials then.
+# s3fs sends If-Match with every range, so that a read is of one version. It ignores an unknown connection and uses
+# the worker's own credentials then.
 _S3 = ("s3", "s3a", "s3n")
 _GOOGLE = ("gs", "gcs")
 _AZURE = ("abfs", "abfss", "adl", "az", "wasb", "wasbs")
