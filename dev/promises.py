@@ -145,7 +145,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "A compressed response cannot fill the memory.",
             "integration/transport/test_transport_body.py::test_a_small_answer_that_unpacks_to_a_large_one",
-            "client/http/common.py",
+            "client/http/transport.py",
             "if self._size > MOST_BYTES:",
             "if False:",
         ),

@@ -30,19 +30,17 @@ from lucidworks_provider.client.options import (
     check_choice,
     check_options,
     number,
-    one_of,
     quantization_of,
     valid,
     whole,
 )
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_case_list import naming_models
+from lucidworks_provider.client.use_cases import DATA_TYPES, MODEL_OPTIONS, naming_models
+from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import InputError, MalformedAnswerError, UnknownResourceError
 
 # "Approximately 1 MB" of text. Whether per item or per request is not said, so it bounds the request.
 MAX_TEXT_BYTES = 1_000_000
-DATA_TYPES = ("passage", "query")
-QUANTIZATIONS = ("min-max", "max-scale")
 _NUMBERS = {int, float}
 
 
@@ -74,11 +72,6 @@ CHUNKERS: Mapping[str, Options] = {
         "approximate": SWITCH,
     },
     "sentence": {"chunkSize": _SIZE, "overlapSize": _OVERLAP},
-}
-# Section 3.3: of every embedding, in chunks or not, and of tokenization.
-MODEL_OPTIONS: Options = {
-    "vectorQuantizationMethod": one_of(*QUANTIZATIONS),
-    "dimReductionSize": _SIZE,
 }
 
 
@@ -281,10 +274,7 @@ def _numbers(value: object, job_id: str) -> list[float]:
 
 
 def _malformed(job_id: str, what: str) -> MalformedAnswerError:
-    error = MalformedAnswerError(f"Chunking job {job_id}: the result holds {what}.", status=200)
-    # Not retryable: another request would cost the same again.
-    error.retryable = False
-    return error
+    return refused(f"Chunking job {job_id}: the result holds {what}")
 
 
 def submit_chunking(

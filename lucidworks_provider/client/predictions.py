@@ -39,8 +39,7 @@ from lucidworks_provider.client.jobs import (
 from lucidworks_provider.client.prediction_types import Prediction, TokensUsed, read_predictions
 from lucidworks_provider.client.secrets import blank
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_case_list import naming_models
-from lucidworks_provider.client.use_cases import Item, P, PredictionOptions, read_items
+from lucidworks_provider.client.use_cases import Item, P, PredictionOptions, naming_models, read_items
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import InputError, MalformedAnswerError, RequestRefusedError
 

@@ -39,10 +39,12 @@ import unicodedata
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
 from lucidworks_provider.errors import EmptyResultError, MalformedAnswerError
+
+if TYPE_CHECKING:
+    from lucidworks_provider.client.chunking import Chunk, ChunkingOptions, ChunkingResult
 
 # Of the words in chunks that are not in the text verbatim; a service that rewrites texts keeps most.
 LEAST_SHARE = 0.5

@@ -123,8 +123,8 @@ class LucidworksAuthHook(BaseHook):
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         :raises InputError: from the call, for a URL of a host that is not the connection's.
         """
-        from lucidworks_provider.client.http.common import AllowedHosts
         from lucidworks_provider.client.http.sync import BearerAuth
+        from lucidworks_provider.client.http.transport import AllowedHosts
 
         settings = self.get_settings()
         return BearerAuth(self._source(settings, scope), AllowedHosts.of(settings))
@@ -169,7 +169,7 @@ class LucidworksAuthHook(BaseHook):
         :param scope: as in :meth:`get_token`.
         :raises ConfigurationError: names the field of the connection that is missing or wrong.
         """
-        from lucidworks_provider.client.http.common import AllowedHosts
+        from lucidworks_provider.client.http.transport import AllowedHosts
 
         settings = await self.aget_settings()
         aio = await import_in_thread(_AIO)

@@ -16,7 +16,7 @@ from lucidworks_provider.client.auth.source import TokenSource, request_token
 from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE, Request, check_status, redact
 from lucidworks_provider.client.models import list_models
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.errors import (
     LucidworksError,
     RateLimitError,

@@ -28,8 +28,7 @@ from lucidworks_provider.client.prediction_types import (
     read_predictions,
 )
 from lucidworks_provider.client.predictions import read_answer, read_prompt, read_result, read_tokens
-from lucidworks_provider.client.use_case_list import nearest, read_use_cases
-from lucidworks_provider.client.use_cases import USE_CASES, PredictionOptions
+from lucidworks_provider.client.use_cases import USE_CASES, PredictionOptions, nearest, read_use_cases
 from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
 
 MODEL = "llama-3-8b-instruct"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from lucidworks_provider.client.http.common import AllowedHosts
+from lucidworks_provider.client.http.transport import AllowedHosts
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import InputError
 

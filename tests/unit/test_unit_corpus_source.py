@@ -20,8 +20,7 @@ from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import Format, SourceFile, list_source, may_contain, source_folder
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.listing import find_entry, list_below, list_folder
-from lucidworks_provider.storage import read_file, write_file
+from lucidworks_provider.storage import find_entry, list_below, list_folder, read_file, write_file
 
 try:
     from airflow.sdk.io import attach

@@ -15,8 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -25,25 +24,28 @@ from aiohttp.payload import BytesPayload, IOBasePayload, Payload
 from yarl import URL
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.http.common import (
-    CONNECT_TIMEOUT,
-    AllowedHosts,
-    BodyReader,
-    Tokens,
-    authorization,
-    base_url,
-    endpoint_of,
-    failure_outcome,
-    proxy_for,
-    trusted,
-    untrusted_certificate,
-)
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.rate_limiter import queue_for
+from lucidworks_provider.client.http.transport import (
+    AllowedHosts,
+    BodyReader,
+    Failure,
+    base_url,
+    endpoint_of,
+    failure_error,
+    failure_outcome,
+    headers_of,
+    proxy_for,
+    timeouts,
+    trusted,
+)
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import ConfigurationError, LucidworksError, NotSentError, TransportError
+from lucidworks_provider.errors import ConfigurationError, TransportError
 from lucidworks_provider.retrying import TOKEN_ROUNDS
 from lucidworks_provider.threads import in_thread
+
+if TYPE_CHECKING:
+    from lucidworks_provider.client.auth.source import TokenSource
 
 # Connections per application, and so responses in memory at once.
 CONNECTIONS = 8
@@ -85,9 +87,6 @@ class AsyncTransport:
 
         Raises what :meth:`SyncTransport.send` raises.
         """
-        headers = dict(request.headers)
-        if value := authorization(request, access_token):
-            headers["Authorization"] = value
         url = URL(request.url, encoded=True)
         if request.params:
             url = url.update_query(request.params)
@@ -102,7 +101,7 @@ class AsyncTransport:
                     request.method,
                     url,
                     data=request.body,
-                    headers=headers,
+                    headers=headers_of(request, access_token),
                     proxy=self._proxy(url),
                     allow_redirects=False,
                 ) as response:
@@ -112,7 +111,11 @@ class AsyncTransport:
                     sent_back["content-encoding"] = encoding
                 answer = Response(response.status, sent_back, body)
             except (aiohttp.ClientError, OSError, TimeoutError, TransportError) as err:
-                error = err if isinstance(err, TransportError) else translate(err, request, self.settings)
+                error = (
+                    err
+                    if isinstance(err, TransportError)
+                    else failure_error(failure_of(err), err, request, self.settings)
+                )
                 self._ended(request, failure_outcome(error), sent)
                 raise error from None
             finally:
@@ -132,9 +135,7 @@ class AsyncTransport:
             self.observe(outcome)
 
     async def _body(self, response: aiohttp.ClientResponse, request: Request) -> bytes:
-        what = f"{request.name}: {urlsplit(request.url).netloc}: "
-        body = BodyReader(what, self.settings.timeout, _encoding(response))
-        body.check_length(response.content_length)
+        body = BodyReader(request, self.settings.timeout, _encoding(response), response.content_length)
         # Leaving a body that has not been read closes the connection.
         while data := await response.content.readany():
             body.add(data)
@@ -244,15 +245,12 @@ def client_session(
     settings: LucidworksSettings, connector: aiohttp.BaseConnector, **options: Any
 ) -> aiohttp.ClientSession:
     """A session with the connection's timeouts. Proxies are an option, or set for each request."""
+    connect, read = timeouts(settings)
     return aiohttp.ClientSession(
         connector=connector,
         # Like requests: the time between bytes, not of the whole response.
-        timeout=aiohttp.ClientTimeout(
-            total=None,
-            sock_connect=min(CONNECT_TIMEOUT, settings.timeout),
-            sock_read=settings.timeout,
-        ),
-        # Proxies are decided in `common`; trusting the environment would also read ~/.netrc.
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=read),
+        # Proxies are decided in `transport`; trusting the environment would also read ~/.netrc.
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
         **options,
@@ -280,21 +278,17 @@ def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
         ) from None
 
 
-def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
-    """Map an error of aiohttp, as :func:`lucidworks_provider.client.http.sync.translate`."""
-    host = urlsplit(request.url).netloc
-    what = f"{request.name}: {host}: "
+def failure_of(err: Exception) -> Failure:
+    """What an error of aiohttp or the operating system means."""
     if isinstance(err, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return untrusted_certificate(host, settings)
+        return Failure.CERTIFICATE
     if isinstance(err, aiohttp.ClientSSLError | ssl.SSLError):
-        return NotSentError(f"{what}the TLS handshake failed ({type(err).__name__})")
+        return Failure.TLS
     if isinstance(err, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
-        return NotSentError(f"{what}the proxy of the environment did not connect ({type(err).__name__})")
+        return Failure.PROXY
     if isinstance(err, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return NotSentError(f"{what}no connection ({type(err).__name__})")
-    if isinstance(err, TimeoutError):
-        return TransportError(f"{what}no answer within {settings.timeout:g} s")
-    return TransportError(f"{what}the connection broke ({type(err).__name__})")
+        return Failure.CONNECTION
+    return Failure.TIMEOUT if isinstance(err, TimeoutError) else Failure.BROKEN
 
 
 class BearerMiddleware:
@@ -305,7 +299,7 @@ class BearerMiddleware:
     :param allowed: the hosts that may see them.
     """
 
-    def __init__(self, tokens: Tokens, allowed: AllowedHosts) -> None:
+    def __init__(self, tokens: TokenSource, allowed: AllowedHosts) -> None:
         self._tokens = tokens
         self._allowed = allowed
 

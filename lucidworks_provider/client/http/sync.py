@@ -6,8 +6,7 @@ from __future__ import annotations
 import http.client
 import time
 from functools import partial
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -16,24 +15,27 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from lucidworks_provider import metrics
-from lucidworks_provider.client.http.common import (
-    CONNECT_TIMEOUT,
-    AllowedHosts,
-    BodyReader,
-    Tokens,
-    authorization,
-    base_url,
-    endpoint_of,
-    failure_outcome,
-    proxy_for,
-    trusted,
-    untrusted_certificate,
-)
 from lucidworks_provider.client.http.messages import ACCEPT_ENCODING, Request, Response
 from lucidworks_provider.client.http.rate_limiter import queue_for
+from lucidworks_provider.client.http.transport import (
+    AllowedHosts,
+    BodyReader,
+    Failure,
+    base_url,
+    endpoint_of,
+    failure_error,
+    failure_outcome,
+    headers_of,
+    proxy_for,
+    timeouts,
+    trusted,
+)
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import LucidworksError, NotSentError, TransportError
+from lucidworks_provider.errors import TransportError
 from lucidworks_provider.retrying import TOKEN_ROUNDS
+
+if TYPE_CHECKING:
+    from lucidworks_provider.client.auth.source import TokenSource
 
 # Bytes of a body that are read at once.
 _CHUNK = 1 << 20
@@ -49,7 +51,7 @@ class SyncTransport:
     def __init__(self, settings: LucidworksSettings) -> None:
         self._settings = settings
         self._session = requests.Session()
-        # Proxies and certificates are decided in `common`; trusting the environment would also read ~/.netrc.
+        # Proxies and certificates are decided in `transport`; trusting the environment would also read ~/.netrc.
         self._session.trust_env = False
         self._session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         mount_interim_adapter(self._session)
@@ -85,9 +87,8 @@ class SyncTransport:
                 request.url,
                 params=request.params or None,
                 data=request.body,
-                headers=dict(request.headers),
-                auth=_Authorization(authorization(request, access_token)),
-                timeout=(min(CONNECT_TIMEOUT, self._settings.timeout), self._settings.timeout),
+                headers=headers_of(request, access_token),
+                timeout=timeouts(self._settings),
                 verify=verify,
                 proxies={"all": proxy} if proxy else None,
                 allow_redirects=False,
@@ -95,8 +96,11 @@ class SyncTransport:
             ) as response:
                 body = _body(response, request, self._settings)
         except (requests.RequestException, HTTPError, OSError, TransportError) as err:
-            # Not chained: the message of a library may quote a proxy's address with its password.
-            error = err if isinstance(err, TransportError) else translate(err, request, self._settings)
+            error = (
+                err
+                if isinstance(err, TransportError)
+                else failure_error(*failure_of(err), request, self._settings)
+            )
             metrics.request(request.endpoint, failure_outcome(error), time.monotonic() - sent)
             raise error from None
         metrics.request(request.endpoint, response.status_code, time.monotonic() - sent)
@@ -108,10 +112,9 @@ class SyncTransport:
 
 
 def _body(response: requests.Response, request: Request, settings: LucidworksSettings) -> bytes:
-    what = f"{request.name}: {urlsplit(request.url).netloc}: "
-    body = BodyReader(what, settings.timeout, response.headers.get("Content-Encoding"))
     raw = response.raw
-    body.check_length(raw.length_remaining)
+    encoding = response.headers.get("Content-Encoding")
+    body = BodyReader(request, settings.timeout, encoding, raw.length_remaining)
     # read1 returns what has arrived, so that each part is timed; older urllib3 has only read.
     read = getattr(raw, "read1", raw.read)
     while data := read(_CHUNK, decode_content=False):
@@ -119,28 +122,15 @@ def _body(response: requests.Response, request: Request, settings: LucidworksSet
     return body.body()
 
 
-class _Authorization(requests.auth.AuthBase):
-    def __init__(self, value: str | None) -> None:
-        self._value = value
-
-    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._value is not None:
-            r.headers["Authorization"] = self._value
-        return r
-
-
-def translate(err: Exception, request: Request, settings: LucidworksSettings) -> LucidworksError:
-    """Map an error of requests, urllib3 or the operating system to one of this package."""
-    host = urlsplit(request.url).netloc
-    what = f"{request.name}: {host}: "
+def failure_of(err: Exception) -> tuple[Failure, object]:
+    """What an error of requests, urllib3 or the operating system means, and its cause."""
     if isinstance(err, requests.exceptions.SSLError):
         # A broken handshake may pass; a wrong certificate or bundle does not.
         text = str(err).lower()
-        if "certificate verify failed" in text or "x509" in text or "pem" in text:
-            return untrusted_certificate(host, settings)
-        return NotSentError(f"{what}the TLS handshake failed ({type(err).__name__})")
+        wrong = any(word in text for word in ("certificate verify failed", "x509", "pem"))
+        return Failure.CERTIFICATE if wrong else Failure.TLS, err
     if isinstance(err, requests.exceptions.ProxyError):
-        return NotSentError(f"{what}the proxy of the environment did not connect ({type(err).__name__})")
+        return Failure.PROXY, err
     cause = err.args[0] if err.args else None
     reason = getattr(cause, "reason", cause)
     # urllib3 has one error for a timeout of the handshake and of the response.
@@ -150,10 +140,10 @@ def translate(err: Exception, request: Request, settings: LucidworksSettings) ->
         or isinstance(err, requests.ConnectTimeout)
         or isinstance(reason, NewConnectionError | ConnectTimeoutError)
     ):
-        return NotSentError(f"{what}no connection ({type(reason).__name__})")
+        return Failure.CONNECTION, reason
     if isinstance(err, requests.Timeout | ReadTimeoutError):
-        return TransportError(f"{what}no answer within {settings.timeout:g} s")
-    return TransportError(f"{what}the connection broke ({type(reason or err).__name__})")
+        return Failure.TIMEOUT, err
+    return Failure.BROKEN, reason or err
 
 
 class BearerAuth(requests.auth.AuthBase):
@@ -164,7 +154,7 @@ class BearerAuth(requests.auth.AuthBase):
     :param allowed: the hosts that may see them.
     """
 
-    def __init__(self, tokens: Tokens, allowed: AllowedHosts) -> None:
+    def __init__(self, tokens: TokenSource, allowed: AllowedHosts) -> None:
         self._tokens = tokens
         self._allowed = allowed
 
@@ -250,7 +240,7 @@ class _RedirectedRequest(requests.PreparedRequest):
 class LucidworksSession(requests.Session):
     """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_conn`."""
 
-    def __init__(self, settings: LucidworksSettings, scope: str, tokens: Tokens) -> None:
+    def __init__(self, settings: LucidworksSettings, scope: str, tokens: TokenSource) -> None:
         super().__init__()
         self._settings = settings
         self._scope = scope
@@ -261,8 +251,7 @@ class LucidworksSession(requests.Session):
         """Like ``requests.Session.request``, with relative paths and a default timeout."""
         if isinstance(url, str) and url.startswith("/"):
             url = base_url(self._settings, self._scope) + url
-        limit = self._settings.timeout
-        kwargs.setdefault("timeout", (min(CONNECT_TIMEOUT, limit), limit))
+        kwargs.setdefault("timeout", timeouts(self._settings))
         return super().request(method, url, *args, **kwargs)
 
     def merge_environment_settings(

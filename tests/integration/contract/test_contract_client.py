@@ -26,8 +26,6 @@ from openapi_core.exceptions import OpenAPIError
 from lucidworks_provider.client.auth.source import forget_sources
 from lucidworks_provider.client.chunking import (
     CHUNKERS,
-    DATA_TYPES,
-    QUANTIZATIONS,
     ChunkingOptions,
     get_chunking,
     submit_chunking,
@@ -47,11 +45,13 @@ from lucidworks_provider.client.predictions import (
     tokenize,
 )
 from lucidworks_provider.client.settings import parse_settings
-from lucidworks_provider.client.use_case_list import list_use_cases
 from lucidworks_provider.client.use_cases import (
+    DATA_TYPES,
     GENERATIVE_OPTIONS,
+    QUANTIZATIONS,
     USE_CASES,
     PredictionOptions,
+    list_use_cases,
     read_items,
 )
 from lucidworks_provider.emulator import EmulatorSettings, running

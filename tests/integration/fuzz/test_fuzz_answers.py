@@ -45,8 +45,7 @@ from lucidworks_provider.client.models import (
 )
 from lucidworks_provider.client.predictions import read_answer, read_prompt, read_tokens
 from lucidworks_provider.client.predictions import read_result as read_prediction_result
-from lucidworks_provider.client.use_case_list import read_use_cases
-from lucidworks_provider.client.use_cases import read_items
+from lucidworks_provider.client.use_cases import read_items, read_use_cases
 from lucidworks_provider.client.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_task import chunk_file

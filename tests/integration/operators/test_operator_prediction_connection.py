@@ -13,7 +13,7 @@ from prediction_service import LLAMA, Service, by_jobs, direct, new_context, scr
 
 from lucidworks_provider.client import use_cases
 from lucidworks_provider.client.predictions import predict, submit_prediction
-from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import AuthenticationError, ConfigurationError, UnknownResourceError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

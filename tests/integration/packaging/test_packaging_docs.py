@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import lucidworks_provider
-from lucidworks_provider.client import chunking, models, predictions, use_case_list
+from lucidworks_provider.client import chunking, models, predictions, use_cases
 from lucidworks_provider.get_provider_info import CONN_FIELDS, get_provider_info
 
 ROOT = Path(lucidworks_provider.__file__).parents[1]
@@ -179,7 +179,7 @@ def test_the_hooks_page_has_every_call() -> None:
     page = (DOCS / "hook.md").read_text()
     calls = {
         name
-        for module in (chunking, models, predictions, use_case_list)
+        for module in (chunking, models, predictions, use_cases)
         for name, function in vars(module).items()
         if inspect.isfunction(function)
         and function.__module__ == module.__name__

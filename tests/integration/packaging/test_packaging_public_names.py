@@ -204,7 +204,7 @@ def test_the_error_tree() -> None:
 
 
 FUNCTIONS = {
-    "lucidworks_provider.client.use_case_list": {"list_use_cases": ""},
+    "lucidworks_provider.client.use_cases": {"list_use_cases": ""},
     "lucidworks_provider.client.predictions": {
         **dict.fromkeys(("predict", "submit_prediction", "tokenize", "preview_prompt"), "options inputs"),
         **dict.fromkeys(("predict_items", "submit_items"), "options items"),

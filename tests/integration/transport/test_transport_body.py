@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from transport_wire import MODES, Mode, answer, get, scripted, send, settings
 
-from lucidworks_provider.client.http import common as http_body
-from lucidworks_provider.client.http.common import BodyReader
+from lucidworks_provider.client.http import transport as http_body
+from lucidworks_provider.client.http.transport import BodyReader
 from lucidworks_provider.errors import NotSentError, TransportError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_every_other_answer_is_read_as_it_is(mode: Mode, wire: bytes) -> None:
 def test_the_speed_counts_only_after_the_timeout(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(http_body.time, "monotonic", lambda: now)
-    one = BodyReader(f"{mode}: ", timeout=10)
+    one = BodyReader(get("http://127.0.0.1"), timeout=10)
     now = 9.9
     one.add(b"x")
     now = 10.0 + 30_001 / http_body.LEAST_SPEED - 0.1

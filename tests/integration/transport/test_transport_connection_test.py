@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lucidworks_provider.client.auth.source import forget_sources
-from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 

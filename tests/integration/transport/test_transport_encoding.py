@@ -25,7 +25,7 @@ from transport_wire import (
 
 from lucidworks_provider.client.chunking import get_chunking
 from lucidworks_provider.client.http import sync
-from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import (
     ContentEncodingError,

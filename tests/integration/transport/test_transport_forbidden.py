@@ -13,7 +13,7 @@ from transport_wire import MODES, Mode, call, submit
 
 from lucidworks_provider.client.auth.source import CachedToken, MemoryStore, Service, TokenCache, TokenSource
 from lucidworks_provider.client.auth.token import AccessToken, TokenResponse
-from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.emulator.tokens import Scope
 from lucidworks_provider.errors import ForbiddenError, TokenStoreError

@@ -26,7 +26,7 @@ from transport_wire import (
 )
 
 from lucidworks_provider.client.http.messages import PREDICT_SCOPE
-from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.auth import LucidworksAuthHook
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

@@ -31,7 +31,7 @@ from lucidworks_provider.client.http.rate_limiter import (
 from lucidworks_provider.client.http.sync import SyncTransport
 from lucidworks_provider.client.jobs import CHUNKING, poll_job
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.emulator.faults import Fault
 from lucidworks_provider.errors import TransportError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 TEST = """
-from lucidworks_provider.client.use_case_list import list_use_cases
+from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
 def test_it(lucidworks_emulator):

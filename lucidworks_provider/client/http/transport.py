@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is the same for ``requests`` and ``aiohttp``: certificates, proxies, bodies, and the hosts that may see a token.
+What both transports decide alike: certificates, proxies, headers, timeouts, errors, bodies, and which hosts may see a
+token.
 
 The two libraries differ in their defaults (certifi or the system's store; ``HTTPS_PROXY`` honoured or ignored), so
 that behind a corporate proxy workers would work and triggers would hang.
@@ -13,8 +14,8 @@ import os
 import time
 import zlib
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit
 
 import certifi
@@ -79,12 +80,52 @@ def proxy_for(url: str) -> str | None:
     return proxy
 
 
-def authorization(request: Request, access_token: str | None) -> str | None:
-    """The ``Authorization`` header: Basic for the token request (encoded once, as UTF-8), Bearer otherwise."""
+def headers_of(request: Request, access_token: str | None) -> dict[str, str]:
+    """The headers to send: with Basic authentication (encoded once, as UTF-8) or a bearer token."""
+    headers = dict(request.headers)
     if request.basic is not None:
-        pair = ":".join(request.basic).encode()
-        return f"Basic {base64.b64encode(pair).decode()}"
-    return None if access_token is None else f"Bearer {access_token}"
+        headers["Authorization"] = f"Basic {base64.b64encode(':'.join(request.basic).encode()).decode()}"
+    elif access_token is not None:
+        headers["Authorization"] = f"Bearer {access_token}"
+    return headers
+
+
+def timeouts(settings: LucidworksSettings) -> tuple[float, float]:
+    """Seconds to connect, and between two parts of a response."""
+    return min(CONNECT_TIMEOUT, settings.timeout), settings.timeout
+
+
+class Failure(Enum):
+    """Why a request got no response."""
+
+    CERTIFICATE = "the certificate is not trusted"
+    TLS = "the TLS handshake failed"
+    PROXY = "the proxy of the environment did not connect"
+    CONNECTION = "no connection"
+    TIMEOUT = "no answer"
+    BROKEN = "the connection broke"
+
+
+def failure_error(
+    failure: Failure, cause: object, request: Request, settings: LucidworksSettings
+) -> LucidworksError:
+    """
+    The error of a failure.
+
+    :param cause: its type is named. Its message is not shown: it may quote a proxy's address with its password.
+    """
+    what = _what(request)
+    match failure:
+        case Failure.CERTIFICATE:
+            return ConfigurationError(
+                f"Connection {settings.conn_id!r}: the certificate of {urlsplit(request.url).netloc} is not trusted; "
+                "behind a private authority set `ca_bundle` to its PEM file."
+            )
+        case Failure.TIMEOUT:
+            return TransportError(f"{what}no answer within {settings.timeout:g} s")
+        case Failure.BROKEN:
+            return TransportError(f"{what}{failure.value} ({type(cause).__name__})")
+    return NotSentError(f"{what}{failure.value} ({type(cause).__name__})")
 
 
 def failure_outcome(error: LucidworksError) -> str:
@@ -94,12 +135,9 @@ def failure_outcome(error: LucidworksError) -> str:
     return "broken" if sent else "not_sent"
 
 
-def untrusted_certificate(host: str, settings: LucidworksSettings) -> ConfigurationError:
-    """The error for a certificate that is not trusted."""
-    return ConfigurationError(
-        f"Connection {settings.conn_id!r}: the certificate of {host} is not trusted; behind a private authority "
-        "set `ca_bundle` to its PEM file."
-    )
+def _what(request: Request) -> str:
+    """The start of an error's text."""
+    return f"{request.name}: {urlsplit(request.url).netloc}: "
 
 
 # Five times the largest result that the documented limits allow (about 12.6 MB).
@@ -117,25 +155,21 @@ class BodyReader:
     A timeout between bytes alone would let an endless response fill the memory, and one that arrives byte by byte
     keep its connection forever.
 
-    :param what: the start of an error's text: the request and the host.
     :param timeout: seconds that any response may take.
     :param encoding: the ``Content-Encoding``; a body in an unknown one is not decoded.
+    :param length: the ``Content-Length``.
+    :raises TransportError: the body is too large.
     """
 
-    def __init__(self, what: str, timeout: float, encoding: str | None = None) -> None:
-        self._what = what
+    def __init__(
+        self, request: Request, timeout: float, encoding: str | None = None, length: int | None = None
+    ) -> None:
+        self._what = _what(request)
         self._timeout = timeout
         self._started = time.monotonic()
         self._decoders = [_Decoder(coding) for coding in reversed(content_codings(encoding) or ())]
         self._parts: list[bytes] = []
         self._size = 0
-
-    def check_length(self, length: int | None) -> None:
-        """
-        Check the ``Content-Length`` before the body is read.
-
-        :raises TransportError: it is too large.
-        """
         if length is not None and length > MOST_BYTES:
             raise TransportError(
                 f"{self._what}an answer of {length} bytes; more than {MOST_BYTES} are not read"
@@ -200,28 +234,6 @@ class _Decoder:
             return zlib.MAX_WBITS | 16
         # By RFC 9110 it has a zlib header, which some servers leave out.
         return zlib.MAX_WBITS if data[0] & 0xF == 8 else -zlib.MAX_WBITS
-
-
-class Tokens(Protocol):
-    """A source of tokens: :class:`lucidworks_provider.client.auth.source.TokenSource`."""
-
-    def get(self) -> str:
-        """Return a token."""
-
-    async def aget(self) -> str:
-        """:meth:`get` for an event loop."""
-
-    def invalidate(self, value: str) -> None:
-        """Record a 401."""
-
-    def accepted(self, value: str, endpoint: str) -> None:
-        """Record a response with neither 401 nor 403."""
-
-    def token_after_403(self, value: str, endpoint: str) -> str | None:
-        """Return the token with which to repeat a call after a 403; None where the 403 is not about the token."""
-
-    async def atoken_after_403(self, value: str, endpoint: str) -> str | None:
-        """:meth:`token_after_403` for an event loop."""
 
 
 # Scheme, and host with its port.
