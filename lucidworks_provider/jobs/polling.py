@@ -52,13 +52,7 @@ from lucidworks_provider.jobs.decisions import (
     unknown_state,
 )
 from lucidworks_provider.jobs.progress import WaitProgress, count, duration
-from lucidworks_provider.jobs.record import read_record
-from lucidworks_provider.jobs.result_store import (
-    FileResultStore,
-    QuarantineReason,
-    ResultDirectory,
-    ResultStore,
-)
+from lucidworks_provider.jobs.record import QuarantineReason, ResultDirectory, ResultStore, read_record
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -307,7 +301,7 @@ async def wait_for_jobs(
                     job_decision(
                         poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations
                     ),
-                    store=FileResultStore(results, position, job_id),
+                    store=results.of(position, job_id),
                     fetch=fetch,
                     slots=client.slots,
                     kind=kind,

@@ -41,11 +41,15 @@ from lucidworks_provider.jobs.prediction_file import (
     prediction_file,
 )
 from lucidworks_provider.jobs.progress import Progress, count
-from lucidworks_provider.jobs.record import JobRecord
-from lucidworks_provider.jobs.result_store import FileResultStore, QuarantineReason, ResultDirectory
+from lucidworks_provider.jobs.record import (
+    REJECTED,
+    FileResultStore,
+    JobRecord,
+    QuarantineReason,
+    ResultDirectory,
+)
 from lucidworks_provider.jobs.rows import Batch, Batches, BatchReader, RowRules
 from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody
-from lucidworks_provider.storage import names_in, split_uri
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -191,9 +195,12 @@ class SyncBatchRunner:
         """Of everything that is sent."""
         return self.batches.fingerprint(self.options.as_json())
 
-    def _name(self, batch: Batch) -> str:
-        """Of a batch's stored response."""
-        return f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}"
+    def _stored(self, batch: Batch) -> FileResultStore:
+        """Where the response of a batch is stored, if the task has a result file."""
+        assert self.results is not None  # noqa: S101  # for the type checker
+        return self.results.of(
+            batch.position, f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}"
+        )
 
     async def run(self) -> list[tuple[Prediction, ...]]:
         """
@@ -204,17 +211,16 @@ class SyncBatchRunner:
         :raises LucidworksError: batches failed; names their inputs. The others have been finished, unless the error
             is common to all batches or ``_MAX_FAILURES`` batches in a row failed.
         """
+        names = frozenset[str]()
         if self.results is not None:
             try:
                 await in_thread(self.results.check_writable)
             except StorageError as refused:
                 raise StorageError(f"result_path cannot be written: {refused}") from refused
-        rejected, stored = frozenset[str](), frozenset[str]()
-        if self.results is not None:
-            rejected = await in_thread(self.results.rejected)
             # One listing instead of a request for each batch.
-            stored = frozenset(await in_thread(names_in, self.results.folder))
-        queue = _Queue(iter(self.batches), lambda batch: bool(rejected) and self._name(batch) in rejected)
+            names = await in_thread(self.results.names)
+        some = any(name.endswith(REJECTED) for name in names)
+        queue = _Queue(iter(self.batches), lambda batch: some and self._stored(batch).rejected_name in names)
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
         failures = 0
@@ -224,7 +230,7 @@ class SyncBatchRunner:
             nonlocal failures
             while (batch := await queue.next()) is not None:
                 try:
-                    predictions = await self._one(batch, stored)
+                    predictions = await self._one(batch, names)
                 except BudgetExceededError as err:
                     over_budget.append(err)
                     queue.stop()
@@ -252,21 +258,20 @@ class SyncBatchRunner:
             raise over_budget[0]
         return [done[position] for position in sorted(done)]
 
-    async def _one(self, batch: Batch, stored: Collection[str]) -> tuple[Prediction, ...] | None:
+    async def _one(self, batch: Batch, names: Collection[str]) -> tuple[Prediction, ...] | None:
         items = batch.sent
         if self.results is None:
             _, predictions = await self._predict(items)
             self._count(batch)
             return predictions
-        name = self._name(batch)
-        store = FileResultStore(self.results, batch.position, name)
-        if stored and split_uri(self.results.uri(batch.position, name))[1] in stored:
+        store = self._stored(batch)
+        if store.name in names:
             self._count(batch, kept=True)
             return None
         try:
             body, _ = await self._predict(items)
         except MalformedAnswerError:
-            await in_thread(self.results.mark_rejected, name)
+            await in_thread(store.mark_rejected)
             raise
         except ContentEncodingError as err:
             err.kept(await store.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
@@ -299,10 +304,9 @@ class SyncBatchRunner:
         try:
             file.add(batch, self._read(batch))
         except MalformedAnswerError as err:
-            assert self.results is not None  # noqa: S101  # for the type checker
-            name = self._name(batch)
-            self.results.mark_rejected(name)
-            kept = self.results.quarantine_result(batch.position, name)
+            stored = self._stored(batch)
+            stored.mark_rejected()
+            kept = stored.reject()
             message = str(err).rstrip(".")
             raise refused(
                 f"{batch.name}: {message}. The answer is kept in {kept}; clearing the task sends the batch again"
@@ -310,13 +314,10 @@ class SyncBatchRunner:
 
     def _read(self, batch: Batch) -> tuple[Prediction, ...]:
         """The stored response of a batch."""
-        assert self.results is not None  # noqa: S101  # for the type checker
-        name = self._name(batch)
-        body = self.results.read(batch.position, name)
+        stored = self._stored(batch)
+        body = stored.read()
         if body is None:
-            raise StorageError(
-                f"{self.results.uri(batch.position, name)} no longer exists; a retry sends the batch again."
-            )
+            raise StorageError(f"{stored.uri} no longer exists; a retry sends the batch again.")
 
         def read(answer: Response) -> tuple[Prediction, ...]:
             sent = parse_object(answer.body, batch.name)

@@ -339,7 +339,7 @@ class JobTask(ABC, Generic[File]):
         results = self.store.results
         sizes = results.stored(record.jobs)
         bodies = read_ahead(
-            lambda position: results.read(position, record.jobs[position]),
+            lambda position: results.of(position, record.jobs[position]).read(),
             range(self.count),
             size=lambda position: sizes.get(position, 0),
             max_bytes=_READ_AHEAD_BYTES,
@@ -360,10 +360,11 @@ class JobTask(ABC, Generic[File]):
 
     def _read(self, record: JobRecord, position: int, body: bytes | None) -> Any:
         """The result in a body. A large one was stored without being parsed."""
-        results, job_id = self.store.results, record.jobs[position]
+        job_id = record.jobs[position]
+        stored = self.store.results.of(position, job_id)
         if body is None:
             raise StorageError(
-                f"{results.uri(position, job_id)} no longer exists. A retry polls the job "
+                f"{stored.uri} no longer exists. A retry polls the job "
                 "again, and submits its input again if the service does not return the result twice."
             )
         read = self.parse(body, position, job_id)
@@ -374,7 +375,7 @@ class JobTask(ABC, Generic[File]):
                 self.warnings.add("Job %s: read a result with the unknown status %r.", job_id, read.status)
                 return read.value
             case JobState.FAILED:
-                results.delete(position, job_id)
+                stored.delete()
                 record.mark_failed({position: read.message})
                 self.store.save(record)
                 raise JobFailedError(self.describe(record, [position], {position: read.message}, "failed"))
@@ -388,7 +389,7 @@ class JobTask(ABC, Generic[File]):
         """Quarantine bodies, which may be the only copies; another attempt submits their parts again."""
         messages = []
         for position, err in errors.items():
-            kept = self.store.results.quarantine_result(position, record.jobs[position])
+            kept = self.store.results.of(position, record.jobs[position]).reject()
             messages.append(f"{self._job(record, position)}: {err} The answer is kept in {kept}.")
         record.mark_failed(dict.fromkeys(errors, ""))
         self.store.save(record)

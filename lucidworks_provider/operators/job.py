@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from lucidworks_provider.jobs.decisions import JobsOutcome
-    from lucidworks_provider.jobs.record import JobRecord
-    from lucidworks_provider.jobs.result_store import ResultDirectory
+    from lucidworks_provider.jobs.record import JobRecord, ResultDirectory
     from lucidworks_provider.jobs.task import JobTask
 
 
@@ -238,7 +237,7 @@ def result_directory(result_path: str, context: Context) -> ResultDirectory:
 
     :raises InputError: the result path does not name a file.
     """
-    from lucidworks_provider.jobs.result_store import ResultDirectory
+    from lucidworks_provider.jobs.record import ResultDirectory
     from lucidworks_provider.storage import check_uri
 
     ti = context["ti"]

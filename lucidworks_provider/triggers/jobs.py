@@ -17,7 +17,7 @@ from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.jobs.decisions import JobsOutcome
 from lucidworks_provider.jobs.polling import wait_for_jobs
-from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs.record import ResultDirectory
 
 
 class LucidworksJobsTrigger(BaseTrigger):

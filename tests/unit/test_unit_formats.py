@@ -26,8 +26,7 @@ from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
-from lucidworks_provider.jobs.record import read_record
-from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs.record import ResultDirectory, read_record
 
 RECORD = """{"version": 1, "record_id": "77aa", "revision": 7, "fingerprint": "5f0c", "generation": 2, "nonce": "9d3b",
     "size": 501, "result": null, "jobs": {"0": "job-a", "2": "job-c"}, "failed": {"0": "why"}, "intents": [1],
