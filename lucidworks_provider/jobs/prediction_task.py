@@ -146,7 +146,7 @@ class PredictionTask(JobTask[PredictionFile]):
     def open(self) -> Iterator[PredictionFile]:
         """The file of rows."""
         types = self.batches.survey.types
-        with prediction_file(self.result_uri, self.options, self.policy, types, self.warnings) as file:
+        with prediction_file(self.result_uri, self.options, self.policy, types) as file:
             yield file
             # Read to the end, where a change of the table is detected.
             for batch in self._reader.rest():
@@ -156,10 +156,6 @@ class PredictionTask(JobTask[PredictionFile]):
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         """Append a batch's rows."""
         file.add(self._reader.get(position), value)
-
-    def manifest(self, file: PredictionFile) -> dict[str, Any]:
-        """Counts and the address."""
-        return {**file.manifest.as_json(), "warnings": self.warnings.count}
 
 
 Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]

@@ -12,7 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
@@ -31,8 +31,9 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
+from lucidworks_provider.jobs.columns import ResultFile
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
-from lucidworks_provider.jobs.progress import Progress, Warnings
+from lucidworks_provider.jobs.progress import Progress
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
 from lucidworks_provider.retrying import Wait, retry_async, retry_on
 from lucidworks_provider.storage import is_folder
@@ -59,7 +60,7 @@ _UNKNOWN = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
 
 SUFFIXES = (".parquet", ".jsonl")
 
-File = TypeVar("File")
+File = TypeVar("File", bound=ResultFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,6 @@ class JobTask(ABC, Generic[File]):
     store: JobStateStore
     hook: AsyncHook
     resubmit_unknown: bool
-    # About results that are accepted.
-    warnings: Warnings = field(default_factory=Warnings, init=False, repr=False, compare=False)
 
     @property
     @abstractmethod
@@ -166,9 +165,9 @@ class JobTask(ABC, Generic[File]):
     def add(self, file: File, position: int, value: Any) -> None:
         """Append a part's result to the file; raises MalformedAnswerError."""
 
-    @abstractmethod
     def manifest(self, file: File) -> dict[str, Any]:
         """What the task returns."""
+        return file.manifest
 
     def redact(self, text: str) -> str:
         """Remove secrets from a message of the service. The trigger does not know them."""
@@ -347,7 +346,7 @@ class JobTask(ABC, Generic[File]):
         with closing(bodies), self.open() as file:
             for position, body in enumerate(bodies):
                 try:
-                    self.add(file, position, self._read(record, position, body))
+                    self.add(file, position, self._read(record, file, position, body))
                 except MalformedAnswerError as err:
                     unusable[position] = err
             if unusable:
@@ -358,7 +357,7 @@ class JobTask(ABC, Generic[File]):
         metrics.written(manifest)
         return manifest
 
-    def _read(self, record: JobRecord, position: int, body: bytes | None) -> Any:
+    def _read(self, record: JobRecord, file: File, position: int, body: bytes | None) -> Any:
         """The result in a body. A large one was stored without being parsed."""
         job_id = record.jobs[position]
         stored = self.store.results.of(position, job_id)
@@ -372,7 +371,7 @@ class JobTask(ABC, Generic[File]):
             case JobState.RESULT:
                 return read.value
             case JobState.PENDING if read.value:
-                self.warnings.add("Job %s: read a result with the unknown status %r.", job_id, read.status)
+                file.warnings.add("Job %s: read a result with the unknown status %r.", job_id, read.status)
                 return read.value
             case JobState.FAILED:
                 stored.delete()

@@ -366,15 +366,12 @@ class LucidworksPredictionOperator(_Predicting):
     def _write(self, runner: SyncBatchRunner, uri: str) -> dict[str, Any]:
         from lucidworks_provider import metrics
         from lucidworks_provider.jobs.prediction_file import prediction_file
-        from lucidworks_provider.jobs.progress import Warnings
 
-        types, warnings = runner.batches.survey.types, Warnings()
-        with prediction_file(uri, runner.options, runner.policy, types, warnings) as file:
+        with prediction_file(uri, runner.options, runner.policy, runner.batches.survey.types) as file:
             for batch in runner.batches.checked():
                 runner.write(file, batch)
-        manifest = {**file.manifest.as_json(), "warnings": warnings.count}
-        metrics.written(manifest)
-        return manifest
+        metrics.written(file.manifest)
+        return file.manifest
 
     def _rows(
         self, runner: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]], warnings: Warnings

@@ -122,7 +122,7 @@ def write_chunks(body: bytes) -> object:
     with tempfile.TemporaryDirectory() as folder:
         with chunk_file(f"{folder}/x.parquet", options) as file:
             file.add("a", result.chunks, checked.spans)
-        return file.manifest.as_json()
+        return file.manifest
 
 
 def write_predictions(use_case: str) -> Callable[[Response], object]:
@@ -137,7 +137,7 @@ def write_predictions(use_case: str) -> Callable[[Response], object]:
         with tempfile.TemporaryDirectory() as folder:
             with prediction_file(f"{folder}/x.jsonl", options) as file:
                 file.add(Batch(0, 0, items), found)
-            return file.manifest.as_json()
+            return file.manifest
 
     return read
 
