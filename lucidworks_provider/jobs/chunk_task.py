@@ -37,9 +37,9 @@ from lucidworks_provider.jobs.columns import (
     check_quantised,
     unfit,
 )
-from lucidworks_provider.jobs.progress import count
 from lucidworks_provider.jobs.rows import Batches, BatchReader, RowRules, Rows, kept_values, repeated
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
+from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import writing
 from lucidworks_provider.threads import in_thread
 

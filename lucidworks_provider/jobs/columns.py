@@ -20,6 +20,7 @@ columns           of a task only)
 from __future__ import annotations
 
 import json
+import logging
 import math
 import struct
 from array import array
@@ -30,12 +31,13 @@ from typing import TYPE_CHECKING, Any
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.validation import Span
 from lucidworks_provider.errors import MalformedAnswerError
-from lucidworks_provider.jobs.progress import Warnings
 from lucidworks_provider.jobs.rows import kept_arrays
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+log = logging.getLogger(__name__)
 
 # Rows of a row group of a result file: many tiny groups are slow to read.
 GROUP_ROWS = 2048
@@ -50,6 +52,22 @@ _AT_ONCE = 512
 _TOKENS = range(-(2**31), 2**31)
 # Of a row beside its text, its vector and its document's id.
 _ROW_BYTES = 24
+
+
+class Warnings:
+    """Logs warnings about results that are accepted, and counts them for the manifest and the metrics."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, message: str, *values: object, results: int = 1) -> None:
+        """
+        Log a warning.
+
+        :param results: that it is about.
+        """
+        self.count += results
+        log.warning(message, *values)
 
 
 class ResultFile:

@@ -42,8 +42,7 @@ from lucidworks_provider.client import validation
 from lucidworks_provider.client.prediction_types import Embedding, Prediction
 from lucidworks_provider.client.use_cases import Item, PredictionOptions
 from lucidworks_provider.errors import TooManyRejectsError
-from lucidworks_provider.jobs.columns import BYTES, JsonLinesWriter, ParquetWriter, ResultFile
-from lucidworks_provider.jobs.progress import Warnings
+from lucidworks_provider.jobs.columns import BYTES, JsonLinesWriter, ParquetWriter, ResultFile, Warnings
 from lucidworks_provider.jobs.rows import Batch, Rejected, kept_arrays, kept_values
 from lucidworks_provider.storage import writing
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -40,16 +40,15 @@ from lucidworks_provider.jobs.prediction_file import (
     ResultPolicy,
     prediction_file,
 )
-from lucidworks_provider.jobs.progress import Progress, count
 from lucidworks_provider.jobs.record import (
     REJECTED,
     FileResultStore,
-    JobRecord,
     QuarantineReason,
     ResultDirectory,
 )
 from lucidworks_provider.jobs.rows import Batch, Batches, BatchReader, RowRules
-from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody
+from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody, Progress
+from lucidworks_provider.metrics import count
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -131,13 +130,6 @@ class PredictionTask(JobTask[PredictionFile]):
         result = read_blanked(read, Response(200, {}, body), *self.options.secrets)
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
 
-    def describe(
-        self, record: JobRecord, positions: Sequence[int], messages: Mapping[int, str], what: str
-    ) -> str:
-        """Messages of the wait may contain keys, which the trigger does not know."""
-        blanked = {job: self.redact(message) for job, message in messages.items()}
-        return self.redact(JobTask.describe(self, record, positions, blanked, what))
-
     def redact(self, text: str) -> str:
         """Remove the keys."""
         return blank(text, self.options.secrets)
@@ -216,7 +208,9 @@ class SyncBatchRunner:
             # One listing instead of a request for each batch.
             names = await in_thread(self.results.names)
         some = any(name.endswith(REJECTED) for name in names)
-        queue = _Queue(iter(self.batches), lambda batch: some and self._stored(batch).rejected_name in names)
+        queue = _Queue(
+            _to_send(self.batches, lambda batch: some and self._stored(batch).rejected_name in names)
+        )
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
         failures = 0
@@ -322,46 +316,43 @@ class SyncBatchRunner:
         return read_blanked(read, Response(200, {}, body), *self.options.secrets)
 
 
-class _Queue:
+def _to_send(batches: Iterable[Batch], last: Callable[[Batch], bool]) -> Iterator[Batch]:
     """
-    Batches with something to send, read a few at a time.
+    Batches with something to send.
 
     :param last: whether a batch comes last: its response was rejected before, and must not stop the others.
     """
+    later = []
+    for batch in batches:
+        if batch.sent and last(batch):
+            later.append(batch)
+        elif batch.sent:
+            yield batch
+    yield from later
 
-    def __init__(self, batches: Iterator[Batch], last: Callable[[Batch], bool]) -> None:
+
+class _Queue:
+    """Batches, read a few at a time."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
-        self._last = last
-        self._later: list[Batch] = []
         self._ahead: deque[Batch] = deque()
-        self._stopped = False
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     def stop(self) -> None:
         """Return no more batches."""
-        self._stopped = True
+        self._batches = iter(())
+        self._ahead.clear()
 
     async def next(self) -> Batch | None:
         """The next one; None at the end."""
-        async with self._turn:
-            if not self._ahead and not self._stopped:
-                self._ahead += await in_thread(self._read)
-            return self._ahead.popleft() if self._ahead and not self._stopped else None
-
-    def _read(self) -> list[Batch]:
-        batches = list(islice(self._unrejected(), _READ_AHEAD))
-        if not batches:
-            batches, self._later = self._later, []
-        return batches
-
-    def _unrejected(self) -> Iterator[Batch]:
-        for batch in self._batches:
-            if not batch.sent:
-                continue
-            if not self._last(batch):
-                yield batch
-            else:
-                self._later.append(batch)
+        async with self._lock:
+            if not self._ahead:
+                batches = self._batches
+                read = await in_thread(list, islice(batches, _READ_AHEAD))
+                # It may have been stopped meanwhile.
+                self._ahead.extend(read if self._batches is batches else ())
+            return self._ahead.popleft() if self._ahead else None
 
 
 class _Failures:

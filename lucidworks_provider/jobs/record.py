@@ -41,8 +41,8 @@ from typing import Any, Protocol, TypeVar
 from tenacity import AsyncRetrying, retry, wait_exponential, wait_random_exponential
 
 from lucidworks_provider.errors import StorageError
-from lucidworks_provider.jobs.progress import count
 from lucidworks_provider.listing import list_folder
+from lucidworks_provider.metrics import count
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import (
     discard,

@@ -142,7 +142,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         return complete
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        from lucidworks_provider.jobs.progress import log_result
+        from lucidworks_provider.metrics import log_result
 
         log_result(manifest, seconds_since_start(context))
         return super()._ended(context, manifest)

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.client.prediction_types import Prediction
     from lucidworks_provider.client.use_cases import PredictionOptions
+    from lucidworks_provider.jobs.columns import Warnings
     from lucidworks_provider.jobs.prediction_file import ResultPolicy
     from lucidworks_provider.jobs.prediction_task import PredictionTask, SyncBatchRunner
-    from lucidworks_provider.jobs.progress import Warnings
     from lucidworks_provider.jobs.rows import Batches, Spool
 
 # A larger result should be in a file: XCom is a row of the metadata database.
@@ -288,8 +288,9 @@ class LucidworksPredictionOperator(_Predicting):
 
     def execute(self, context: Context) -> Any:
         """Predict every batch, then return or write the rows."""
+        from lucidworks_provider.jobs.columns import Warnings
         from lucidworks_provider.jobs.prediction_task import log_input
-        from lucidworks_provider.jobs.progress import Warnings, log_result
+        from lucidworks_provider.metrics import log_result
 
         began = time.monotonic()
         runner = self._batch_runner(context)
@@ -330,9 +331,8 @@ class LucidworksPredictionOperator(_Predicting):
     def _batch_runner(self, context: Context) -> SyncBatchRunner:
         from lucidworks_provider.client.predictions import predict_items
         from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
-        from lucidworks_provider.jobs.progress import Progress
         from lucidworks_provider.jobs.rows import Spool
-        from lucidworks_provider.jobs.task import Budget, check_suffix
+        from lucidworks_provider.jobs.task import Budget, Progress, check_suffix
         from lucidworks_provider.storage import check_uri, is_folder
 
         options = self._prediction_options()
