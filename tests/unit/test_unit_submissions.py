@@ -24,6 +24,7 @@ from lucidworks_provider.errors import (
     LucidworksError,
     MalformedAnswerError,
     NoJobIdError,
+    ResultGoneError,
     StorageError,
     SubmissionUnknownError,
 )
@@ -90,7 +91,10 @@ class Parts(JobTask[Any]):
     async def submit(self, position: int) -> str:
         return await self.service.post(position)
 
-    parse = open = add = manifest = None  # type: ignore[assignment]
+    def redact(self, text: str) -> str:
+        return text.replace("key", "***")
+
+    parse = open = add = None  # type: ignore[assignment]
 
 
 Parts.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
@@ -224,6 +228,19 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
         stage.store(position, record.jobs[position])
     stage.attempt()
     assert stage.service.began[stage.size :] == [0]
+
+
+def test_messages_of_a_wait_are_redacted_before_they_are_stored(stage: Stage) -> None:
+    parts, record = stage.begin()
+    asyncio.run(parts.submit_missing(record))
+    record.mark_gone(2)
+    record.submitted(2, "another job")
+    with pytest.raises(ResultGoneError, match=r"\*\*\* seen"):
+        parts.settle(record, JobsOutcome(gone=[2], messages={2: "key seen"}))
+    outcome = JobsOutcome(failed=[0], empty=[1], messages={0: "a key", 1: "my key"})
+    with pytest.raises(JobFailedError, match=r"Part 0 \(job job-0\): a \*\*\*$"):
+        parts.settle(record, outcome)
+    assert (stage.record.failed, stage.record.empty) == ({0: "a ***"}, {1: "my ***"})
 
 
 @pytest.mark.parametrize(("stored", "stops"), [(14, False), (4, True)])
