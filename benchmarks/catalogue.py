@@ -42,7 +42,7 @@ from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile,
 from lucidworks_provider.corpus.publish import TableSettings, maintain, publish
 from lucidworks_provider.corpus.run_database import SAME, TODO, Row, RunDatabase
 from lucidworks_provider.corpus.tables import load_documents, read_tables, reconcile
-from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
+from lucidworks_provider.jobs.columns import stored_chunk_schema
 
 OPTIONS = ChunkingOptions("dynamic-sentence", "gte-small")
 DIMENSION, EACH = 384, 5

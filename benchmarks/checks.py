@@ -15,7 +15,7 @@ from collections.abc import Callable
 from lucidworks_provider.client.chunking import ChunkingOptions, read_result
 from lucidworks_provider.client.http.messages import parse_object
 from lucidworks_provider.client.validation import check_chunks, locate
-from lucidworks_provider.jobs.chunk_columns import ChunkColumns
+from lucidworks_provider.jobs.columns import ChunkColumns
 
 OPTIONS = ChunkingOptions("sentence", "gte-small")
 DIMENSION, SECONDS = 384, 3.0

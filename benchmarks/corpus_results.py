@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from lucidworks_provider.client.chunking import ChunkingOptions, read_result
 from lucidworks_provider.client.http.messages import parse_object
 from lucidworks_provider.client.validation import locate
-from lucidworks_provider.jobs.chunk_columns import ChunkColumns, chunk_schema
+from lucidworks_provider.jobs.columns import ChunkColumns, chunk_schema
 from lucidworks_provider.threads import in_thread
 
 CHUNKS, DIMENSION, ROUNDS = 1500, 384, 15

@@ -130,8 +130,7 @@ def sleeping(place: Place, _index: int, _jobs: list[str]) -> tuple[str, dict[str
 
 def ours(place: Place, index: int, jobs: list[str]) -> tuple[str, dict[str, Any]]:
     """With the record that a worker leaves beside its result."""
-    from lucidworks_provider.jobs.record import JobRecord, JobStateStore
-    from lucidworks_provider.jobs.result_store import ResultDirectory
+    from lucidworks_provider.jobs.record import JobRecord, JobStateStore, ResultDirectory
 
     result = f"file://{place.home}/results/{index}.parquet"
     bodies = ResultDirectory.beside(result, DAG_ID, place.run_id, TASK_ID, index)

@@ -267,7 +267,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
         Promise(
             "A result waits in memory while the disk is full.",
             "unit/test_unit_storage.py::test_a_result_waits_in_memory_for_a_full_disk",
-            "jobs/result_store.py",
+            "jobs/record.py",
             "attempts=SAVE_ATTEMPTS,",
             "attempts=1,",
         ),
@@ -387,8 +387,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "integration/operators/test_operator_tables.py::"
             "test_a_killed_process_pays_again_for_no_more_than_the_batches_in_flight",
             "jobs/prediction_task.py",
-            "if stored and split_uri(",
-            "if not stored and split_uri(",
+            "if store.name in names:",
+            "if False:",
         ),
         Promise(
             "A file takes its place whole, or not at all.",

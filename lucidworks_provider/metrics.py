@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is counted and timed, for StatsD, OpenTelemetry or Datadog: through Airflow's own ``Stats``, as configured there.
+What is counted and timed: the line about a result in a log, and metrics for StatsD, OpenTelemetry or Datadog.
 
-The page about metrics has the table of all names. Tags are words from short lists, never an id, a
-name given by a user, or a text. Without Airflow nothing is counted.
+Metrics go through Airflow's own ``Stats``, as configured there. The page about metrics has a table of all names. Tags
+are words from short lists, never an id, a name given by a user, or a text. Without Airflow nothing is counted.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 import threading
@@ -18,6 +19,8 @@ from datetime import timedelta
 from functools import cache
 from time import monotonic
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 _in_flight = 0
 _lock = threading.Lock()
@@ -108,6 +111,50 @@ def warnings(count: int) -> None:
     """Results are accepted with a warning."""
     if count and (stats := _stats()) is not None:
         stats.incr("lucidworks.warnings", count)
+
+
+def log_result(manifest: Mapping[str, Any], seconds: float | None, what: str = "") -> None:
+    """
+    Log the result of a task: its address, counts and duration.
+
+    :param manifest: what the task returns.
+    :param what: instead of the address, for a result that is returned.
+    """
+    rejected = manifest.get("rejected") or 0
+    failed = (manifest.get("errors") or 0) - rejected
+    counts = [
+        count(manifest[name], noun)
+        for name, noun in {"documents": "document", "chunks": "chunk", "predictions": "row"}.items()
+        if name in manifest
+    ]
+    counts += [
+        f"{number:,} {state}" for number, state in ((rejected, "rejected"), (failed, "failed")) if number
+    ]
+    counts += [count(manifest["tokens"], "token")] if "tokens" in manifest else []
+    counts += [count(manifest["warnings"], "warning")] if manifest.get("warnings") else []
+    counts = counts or ["written"]
+    counts += [] if seconds is None else [f"in {duration(seconds)}"]
+    log.info("%s: %s.", what or manifest["uri"], ", ".join(counts))
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Format a duration: ``1.2 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``, ``1 d 03 h``."""
+    if 0 < seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for size, unit, below, smaller in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size:,} {unit} {whole % size // below:02d} {smaller}"
+    return f"{whole} s"
 
 
 def _jobs(change: int) -> None:

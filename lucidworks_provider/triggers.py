@@ -83,7 +83,7 @@ class LucidworksJobsTrigger(BaseTrigger):
         from lucidworks_provider.client.jobs import KINDS
         from lucidworks_provider.jobs.decisions import JobsOutcome
         from lucidworks_provider.jobs.polling import wait_for_jobs
-        from lucidworks_provider.jobs.result_store import ResultDirectory
+        from lucidworks_provider.jobs.record import ResultDirectory
 
         not_before = time.monotonic() + shortest_deferral()
         try:

@@ -146,7 +146,7 @@ def open_dataset(output: str, version: int | None = None) -> Dataset:
     :raises InputError: there is no such table or version, or the ``documents`` extra is not installed.
     :raises StorageError: the log cannot be read.
     """
-    from lucidworks_provider.jobs.chunk_columns import chunk_schema
+    from lucidworks_provider.jobs.columns import chunk_schema
 
     table = open_delta_table(output, CHUNKS, version)
     if OPTIONS not in table.configuration:

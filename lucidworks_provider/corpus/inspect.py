@@ -211,7 +211,7 @@ class _Inspector:
 
     def _check_columns(self) -> None:
         from lucidworks_provider.delta.schema import delta_schema
-        from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
+        from lucidworks_provider.jobs.columns import stored_chunk_schema
 
         stored = delta_schema(stored_chunk_schema(self.options, self.dimension))
         wanted, columns = (

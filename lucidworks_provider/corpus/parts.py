@@ -20,7 +20,7 @@ from lucidworks_provider.corpus.plan import Candidate, SegmentRequest
 from lucidworks_provider.corpus.run_database import Row
 from lucidworks_provider.documents.document import Reason
 from lucidworks_provider.errors import EmptyResultError, InputError, MalformedAnswerError
-from lucidworks_provider.jobs.chunk_columns import ChunkColumns, stored_chunk_schema
+from lucidworks_provider.jobs.columns import ChunkColumns, stored_chunk_schema
 from lucidworks_provider.storage import read_file, writing
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ from lucidworks_provider.errors import (
 )
 from lucidworks_provider.jobs.decisions import JobEnd, PollOutcome, job_decision
 from lucidworks_provider.jobs.polling import shielded, wait_for_job
-from lucidworks_provider.jobs.result_store import QuarantineReason
+from lucidworks_provider.jobs.record import QuarantineReason
 from lucidworks_provider.jobs.task import Budget
 from lucidworks_provider.retrying import Wait, retry_async, retry_on
 from lucidworks_provider.threads import in_thread
@@ -248,7 +248,7 @@ class PollDelayEstimator:
 
 class JournalResultStore:
     """
-    The :class:`~lucidworks_provider.jobs.result_store.ResultStore` of one job.
+    The :class:`~lucidworks_provider.jobs.record.ResultStore` of one job.
 
     :param hold: keep the body in memory as well, because it is written to a part at once.
     :param fresh: the job was submitted by this process, so its duration is known.

@@ -72,7 +72,7 @@ from lucidworks_provider.delta.rows import read_file_rows
 from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.delta.vectors import read_vector, write_vectors
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
-from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
+from lucidworks_provider.jobs.columns import stored_chunk_schema
 from lucidworks_provider.storage import discard, exists, names_in, read_file, reading, write_file, writing
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from lucidworks_provider.corpus.dataset import REPORT, below
-from lucidworks_provider.jobs.progress import duration
+from lucidworks_provider.metrics import duration
 from lucidworks_provider.storage import write_file
 
 # Bounds of untrusted values: characters, bytes after escaping, rows of a table.

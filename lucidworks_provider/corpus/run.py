@@ -59,7 +59,7 @@ from lucidworks_provider.documents.document import Document, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import SourceFile, list_source, may_contain
 from lucidworks_provider.errors import BudgetExceededError, InputError, LucidworksError, TooManyRejectsError
-from lucidworks_provider.jobs.progress import count, log_result
+from lucidworks_provider.metrics import count, log_result
 from lucidworks_provider.storage import free_bytes, is_file, names_in, writing
 
 log = logging.getLogger(__name__)

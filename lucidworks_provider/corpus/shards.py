@@ -55,7 +55,7 @@ from lucidworks_provider.corpus.tables import (
 )
 from lucidworks_provider.documents.source import Format, SourceFile, list_source
 from lucidworks_provider.errors import InputError, LucidworksError, StorageError
-from lucidworks_provider.jobs.progress import count, log_result
+from lucidworks_provider.metrics import count, log_result
 from lucidworks_provider.storage import (
     arrow_place,
     check_folder,

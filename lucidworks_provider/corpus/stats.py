@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from lucidworks_provider.jobs.progress import duration
+from lucidworks_provider.metrics import duration
 
 # Steps of the time series; an even number.
 STEPS = 240

@@ -2,20 +2,19 @@
 """
 A task that chunks documents: one job for each, and a file of chunks and vectors, Parquet or JSON Lines by its suffix.
 
-The columns are those of :mod:`~lucidworks_provider.jobs.chunk_columns`, without the hash. A document that cannot be
+The columns are those of :mod:`~lucidworks_provider.jobs.columns`, without the hash. A document that cannot be
 sent has no row.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lucidworks_provider.client.chunking import (
     Chunk,
@@ -28,22 +27,24 @@ from lucidworks_provider.client.jobs import CHUNKING, JobKind, JobState
 from lucidworks_provider.client.use_cases import Item
 from lucidworks_provider.client.validation import Span, check_chunks
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.jobs.chunk_columns import (
+from lucidworks_provider.jobs.columns import (
+    GROUP_ROWS,
     ChunkColumns,
+    JsonLinesWriter,
+    ParquetWriter,
+    ResultFile,
     check_dimension,
     check_quantised,
-    chunk_schema,
     unfit,
 )
-from lucidworks_provider.jobs.progress import count
 from lucidworks_provider.jobs.rows import Batches, BatchReader, RowRules, Rows, kept_values, repeated
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
+from lucidworks_provider.metrics import count
 from lucidworks_provider.storage import writing
 from lucidworks_provider.threads import in_thread
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 log = logging.getLogger(__name__)
 
@@ -53,43 +54,25 @@ MAX_DOCUMENTS = 10_000
 COLUMNS = frozenset({"chunk_index", "text", "start", "end", "vector", "input_tokens"})
 
 
-@dataclass(slots=True)
-class Manifest:
+class ChunkFile(ResultFile):
     """
-    What a task returns.
+    Writes documents and counts them.
 
-    :param uri: the file.
-    :param dimension: length of every vector, 0 when there is none.
-    :param tokens: sum of the input tokens that the service reported.
-    :param rejected: documents that were not sent, where there are any.
+    The manifest has ``documents``, ``chunks``, ``dimension`` (length of every vector, 0 if there is none), ``tokens``
+    (sum of the input tokens that the service reported), and ``rejected`` documents, if there are any.
     """
 
-    uri: str
-    documents: int = 0
-    chunks: int = 0
-    dimension: int = 0
-    tokens: int = 0
-    rejected: int | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """For XCom."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-class _Writer(Protocol):
-    def add(
-        self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None
-    ) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class ChunkFile:
-    """Writes documents and counts them."""
-
-    def __init__(self, writer: _Writer, manifest: Manifest) -> None:
-        self._writer = writer
-        self.manifest = manifest
+    def __init__(
+        self, uri: str, path: Path, options: ChunkingOptions, kept: Mapping[str, pa.DataType]
+    ) -> None:
+        super().__init__(path, uri=uri, documents=0, chunks=0, dimension=0, tokens=0, rejected=None)
+        self._quantization = options.quantization
+        self._columns = ChunkColumns(options, with_hash=False, kept=kept)
+        self._writer = (
+            ParquetWriter(path, repeated=["document_id", *kept])
+            if uri.endswith(".parquet")
+            else JsonLinesWriter(path)
+        )
 
     def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None) -> None:
         """
@@ -99,12 +82,55 @@ class ChunkFile:
         :raises MalformedAnswerError: vectors of another length than before, not of the requested quantisation, or
             with values that the file cannot store.
         """
-        self._writer.add(document_id, chunks, spans, kept)
-        manifest = self.manifest
-        manifest.dimension = len(chunks[0].vector) if chunks else manifest.dimension
-        manifest.documents += 1
-        manifest.chunks += len(chunks)
-        manifest.tokens += sum(chunk.input_tokens or 0 for chunk in chunks)
+        counts = self.counts
+        if isinstance(self._writer, ParquetWriter):
+            self._columns.add(document_id, chunks, spans, kept=kept)
+            if self._columns.rows >= GROUP_ROWS:
+                self._flush(self._writer)
+        else:
+            check_dimension(document_id, chunks, counts["dimension"])
+            check_quantised(document_id, chunks, self._quantization)
+            try:
+                self._writer.write(_json_rows(document_id, chunks, spans, kept))
+            except UnicodeEncodeError as err:
+                raise unfit(document_id, str(err)) from err
+        counts["dimension"] = len(chunks[0].vector) if chunks else counts["dimension"]
+        counts["documents"] += 1
+        counts["chunks"] += len(chunks)
+        counts["tokens"] += sum(chunk.input_tokens or 0 for chunk in chunks)
+
+    def close(self) -> None:
+        if isinstance(self._writer, ParquetWriter):
+            self._flush(self._writer)
+            self._writer.close(self._columns.schema)
+        else:
+            self._writer.close()
+
+    def _flush(self, writer: ParquetWriter) -> None:
+        """Write whole documents, so that memory is bounded by the largest one."""
+        import pyarrow as pa
+
+        batch = self._columns.take()
+        if batch is not None:
+            writer.write(pa.Table.from_batches([batch]))
+
+
+def _json_rows(
+    document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any
+) -> Iterator[dict[str, Any]]:
+    named = {"document_id": document_id}
+    for values in kept_values([] if kept is None else [kept]):
+        named |= {name: value for name, value in values.items() if name != "document_id"}
+    for index, (chunk, (start, end)) in enumerate(zip(chunks, spans, strict=True)):
+        yield {
+            **named,
+            "chunk_index": index,
+            "text": chunk.text,
+            "start": start,
+            "end": end,
+            "vector": list(chunk.vector),
+            "input_tokens": chunk.input_tokens,
+        }
 
 
 @contextmanager
@@ -116,91 +142,8 @@ def chunk_file(
 
     :param kept: types of the key and the other columns that are passed through, for Parquet.
     """
-    with writing(uri) as path:
-        writer: _Writer = (
-            _ParquetWriter(path, options, kept or {})
-            if uri.endswith(".parquet")
-            else _JsonLinesWriter(path, options)
-        )
-        try:
-            yield ChunkFile(writer, Manifest(uri))
-        finally:
-            writer.close()
-
-
-class _JsonLinesWriter:
-    def __init__(self, path: Path, options: ChunkingOptions) -> None:
-        self._file = path.open("wb")
-        self._method = options.quantization
-        self._dimension = 0
-
-    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None) -> None:
-        dimension = check_dimension(document_id, chunks, self._dimension)
-        check_quantised(document_id, chunks, self._method)
-        rows = []
-        named = {"document_id": document_id}
-        for values in kept_values([] if kept is None else [kept]):
-            named |= {name: value for name, value in values.items() if name != "document_id"}
-        for index, (chunk, (start, end)) in enumerate(zip(chunks, spans, strict=True)):
-            row = {
-                **named,
-                "chunk_index": index,
-                "text": chunk.text,
-                "start": start,
-                "end": end,
-                "vector": list(chunk.vector),
-                "input_tokens": chunk.input_tokens,
-            }
-            rows.append(json.dumps(row, ensure_ascii=False) + "\n")
-        try:
-            encoded = "".join(rows).encode()
-        except UnicodeEncodeError as err:
-            raise unfit(document_id, str(err)) from err
-        self._file.write(encoded)
-        self._dimension = dimension
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _ParquetWriter:
-    """Row groups of whole documents, so that memory is bounded by the largest one."""
-
-    # Small documents share a row group: many tiny groups are slow to read.
-    _ROWS = 2048
-
-    def __init__(self, path: Path, options: ChunkingOptions, kept: Mapping[str, pa.DataType]) -> None:
-        self._path = path
-        self._options = options
-        self._kept = kept
-        self._columns = ChunkColumns(options, with_hash=False, kept=kept)
-        self._writer: pq.ParquetWriter | None = None
-
-    def add(self, document_id: str, chunks: Sequence[Chunk], spans: Sequence[Span], kept: Any = None) -> None:
-        self._columns.add(document_id, chunks, spans, kept=kept)
-        if self._columns.rows >= self._ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._open().close()
-
-    def _open(self) -> pq.ParquetWriter:
-        """Create the schema, once the length of the vectors is known."""
-        import pyarrow.parquet as pq
-
-        if self._writer is None:
-            schema = chunk_schema(self._options, self._columns.dimension, with_hash=False, kept=self._kept)
-            # Texts and vectors do not repeat: dictionaries of them take three times as long to write.
-            self._writer = pq.ParquetWriter(
-                self._path, schema, compression="zstd", use_dictionary=["document_id", *self._kept]
-            )
-        return self._writer
-
-    def _flush(self) -> None:
-        batch = self._columns.take()
-        if batch is not None:
-            self._open().write_batch(batch)
+    with writing(uri) as path, closing(ChunkFile(uri, path, options, kept or {})) as file:
+        yield file
 
 
 class DocumentIds:
@@ -362,10 +305,11 @@ class ChunkTask(JobTask[ChunkFile]):
         """The file of chunks."""
         with chunk_file(self.result_uri, self.options, self.batches.survey.types) as file:
             yield file
-            file.manifest.rejected = self.batches.survey.rejected or None
+            file.counts["rejected"] = self.batches.survey.rejected or None
             # Read to the end, where a change of the table is detected.
             for _ in self._reader.rest():
                 pass
+            self._warn_of_gaps(file)
 
     def add(self, file: ChunkFile, position: int, value: ChunkingResult) -> None:
         """Append a document's chunks, if they are of its text."""
@@ -373,15 +317,14 @@ class ChunkTask(JobTask[ChunkFile]):
         checked = check_chunks(text, self.options, value, lenient=self.lenient)
         file.add(document_id, value.chunks, checked.spans, kept)
         for warning in checked.warnings:
-            self.warnings.add("Document %r: %s", document_id, warning)
+            file.warnings.add("Document %r: %s", document_id, warning)
         if checked.gap is not None:
             self._gaps[document_id] = checked.gap
 
-    def manifest(self, file: ChunkFile) -> dict[str, Any]:
-        """Counts and the address."""
+    def _warn_of_gaps(self, file: ChunkFile) -> None:
         if self._gaps:
             first, gap = next(iter(self._gaps.items()))
-            self.warnings.add(
+            file.warnings.add(
                 "%s of %s documents are not covered by their chunks. The first: %r, %s. The service limits the "
                 "chunks of a request by dimension and cuts silently: split long documents, or quantise.",
                 len(self._gaps),
@@ -390,4 +333,3 @@ class ChunkTask(JobTask[ChunkFile]):
                 gap,
                 results=len(self._gaps),
             )
-        return {**file.manifest.as_json(), "warnings": self.warnings.count}

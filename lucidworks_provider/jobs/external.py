@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from lucidworks_provider.client.http.messages import parse_object
 from lucidworks_provider.client.jobs import JobKind, JobState, state_of
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import ResultGoneError
+from lucidworks_provider.jobs.columns import ResultFile
 from lucidworks_provider.jobs.record import JobRecord, fingerprint_of
 from lucidworks_provider.jobs.task import JobTask, ParsedBody
 from lucidworks_provider.storage import writing
 
 
 @dataclass(frozen=True, slots=True)
-class ExternalJob(JobTask[Path]):
+class ExternalJob(JobTask[ResultFile]):
     """
     One job, known by its id. It cannot be submitted again, as its input is unknown.
 
@@ -59,15 +60,17 @@ class ExternalJob(JobTask[Path]):
         """The value is the body itself."""
         return read_body(body, self.job_kind, job_id)
 
-    def open(self) -> AbstractContextManager[Path]:
+    @contextmanager
+    def open(self) -> Iterator[ResultFile]:
         """The result file."""
-        return writing(self.result_uri)
+        with writing(self.result_uri) as path:
+            yield ResultFile(path)
 
-    def add(self, file: Path, position: int, value: Any) -> None:
+    def add(self, file: ResultFile, position: int, value: Any) -> None:
         """Write the body unchanged."""
-        file.write_bytes(value)
+        file.path.write_bytes(value)
 
-    def manifest(self, file: Path) -> dict[str, Any]:
+    def manifest(self, file: ResultFile) -> dict[str, Any]:
         """URI and job id."""
         return {"uri": self.result_uri, "job_id": self.job_id}
 

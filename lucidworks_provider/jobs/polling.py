@@ -51,14 +51,8 @@ from lucidworks_provider.jobs.decisions import (
     state_decision,
     unknown_state,
 )
-from lucidworks_provider.jobs.progress import WaitProgress, count, duration
-from lucidworks_provider.jobs.record import read_record
-from lucidworks_provider.jobs.result_store import (
-    FileResultStore,
-    QuarantineReason,
-    ResultDirectory,
-    ResultStore,
-)
+from lucidworks_provider.jobs.record import QuarantineReason, ResultDirectory, ResultStore, read_record
+from lucidworks_provider.metrics import count, duration
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -259,6 +253,43 @@ async def wait_for_job(
     return outcome
 
 
+class WaitProgress:
+    """
+    Logs how many results are stored: after 30 seconds, then at twice the time, at least every five minutes.
+
+    :param total: results of the task.
+    :param stored: those that are stored already.
+    :param deadline: seconds since the epoch.
+    """
+
+    FIRST, LONGEST = 30.0, 300.0
+
+    def __init__(self, total: int, stored: int, deadline: float) -> None:
+        self._total, self._stored, self._deadline = total, stored, deadline
+        self._began = time.monotonic()
+        self._next = self.FIRST
+
+    async def update(self, number: int) -> None:
+        """
+        Log in a thread: in a triggerer the log is a pipe whose reader may be busy for a second.
+
+        :param number: of results that this wait has stored.
+        """
+        waited = time.monotonic() - self._began
+        if waited >= self._next:
+            self._next = waited + min(max(waited, self.FIRST), self.LONGEST)
+            left = duration(max(0.0, self._deadline - time.time()))
+            await in_thread(log.info, "%s stored, at most %s left.", self._counted(number), left)
+
+    async def end(self, number: int) -> None:
+        """:param number: of results that this wait has stored."""
+        took = duration(time.monotonic() - self._began)
+        await in_thread(log.info, "%s stored after %s.", self._counted(number), took)
+
+    def _counted(self, number: int) -> str:
+        return f"{self._stored + number:,} of {count(self._total, 'result')}"
+
+
 async def wait_for_jobs(
     hook: AsyncHook,
     kind: JobKind,
@@ -307,7 +338,7 @@ async def wait_for_jobs(
                     job_decision(
                         poll_interval=poll_interval, deadline=deadline, now=time.time, durations=durations
                     ),
-                    store=FileResultStore(results, position, job_id),
+                    store=results.of(position, job_id),
                     fetch=fetch,
                     slots=client.slots,
                     kind=kind,

@@ -32,8 +32,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,46 +42,17 @@ from lucidworks_provider.client import validation
 from lucidworks_provider.client.prediction_types import Embedding, Prediction
 from lucidworks_provider.client.use_cases import Item, PredictionOptions
 from lucidworks_provider.errors import TooManyRejectsError
-from lucidworks_provider.jobs.chunk_columns import BYTES
-from lucidworks_provider.jobs.progress import Warnings
+from lucidworks_provider.jobs.columns import BYTES, JsonLinesWriter, ParquetWriter, ResultFile, Warnings
 from lucidworks_provider.jobs.rows import Batch, Rejected, kept_arrays, kept_values
 from lucidworks_provider.storage import writing
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 log = logging.getLogger(__name__)
 
 # Characters of an error in the log.
 _DESCRIBED = 300
-
-
-@dataclass(slots=True)
-class Manifest:
-    """
-    What a task returns.
-
-    :param uri: the file.
-    :param predictions: rows in it, one for each input.
-    :param tokens: sum of the tokens that the service reported.
-    :param memory_uuid: of the conversation, where there is just one.
-    :param dimension: length of every vector, where there are vectors.
-    :param errors: rows without a prediction, where there are any.
-    :param rejected: those of them that were not sent.
-    """
-
-    uri: str
-    predictions: int = 0
-    tokens: int = 0
-    memory_uuid: str | None = None
-    dimension: int | None = None
-    errors: int | None = None
-    rejected: int | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """For XCom."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
@@ -194,24 +165,33 @@ def check_vectors(
     return dimension
 
 
-class PredictionFile:
-    """Writes batches and counts their rows."""
+class PredictionFile(ResultFile):
+    """
+    Writes batches and counts their rows.
+
+    The manifest has ``predictions`` (rows, one for each input), ``tokens`` (sum of those that the service reported),
+    and, if there are any, ``memory_uuid`` (of the conversation, where there is just one), ``dimension`` (length of
+    every vector), ``errors`` (rows without a prediction), and ``rejected`` (those of them that were not sent).
+    """
 
     def __init__(
         self,
-        writer: _JsonLines | _Parquet,
         uri: str,
+        path: Path,
         options: PredictionOptions[Any],
-        warnings: Warnings,
+        kept: Mapping[str, pa.DataType],
         *,
         lenient: bool,
     ) -> None:
-        self._writer = writer
+        counts = ("memory_uuid", "dimension", "errors", "rejected")
+        super().__init__(path, uri=uri, predictions=0, tokens=0, **dict.fromkeys(counts))
+        self._writer = ParquetWriter(path) if uri.endswith(".parquet") else JsonLinesWriter(path)
         self._options = options
-        self._warnings = warnings
+        self._kept = kept
         self._lenient = lenient
         self._conversations: set[str] = set()
-        self.manifest = Manifest(uri)
+        # Batches before the first vector, whose length the schema has.
+        self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
         # The first error of an input that was sent.
         self.failed: str | None = None
 
@@ -222,27 +202,50 @@ class PredictionFile:
         :param predictions: of the inputs that were sent.
         :raises MalformedAnswerError: values that the file cannot hold.
         """
-        known = self.manifest.dimension
+        counts = self.counts
         dimension = check_vectors(
-            predictions, self._options, known, lenient=self._lenient, warnings=self._warnings
+            predictions, self._options, counts["dimension"], lenient=self._lenient, warnings=self.warnings
         )
         try:
-            self._writer.add(batch, predictions)
+            self._write(batch, predictions, dimension)
         except (ValueError, TypeError, OverflowError, RecursionError) as err:
             raise validation.refused(f"a value that the file cannot hold: {err}") from err
-        manifest = self.manifest
-        manifest.dimension = dimension
-        manifest.predictions += len(batch.inputs)
+        counts["dimension"] = dimension
+        counts["predictions"] += len(batch.inputs)
         rejected = len(batch.inputs) - len(predictions)
         if errors := rejected + sum(one.error is not None for one in predictions):
-            manifest.errors = (manifest.errors or 0) + errors
+            counts["errors"] = (counts["errors"] or 0) + errors
         if self.failed is None:
             self.failed = next((str(one.error) for one in predictions if one.error is not None), None)
         if rejected:
-            manifest.rejected = (manifest.rejected or 0) + rejected
-        manifest.tokens += sum(one.tokens_used.sum for one in predictions)
+            counts["rejected"] = (counts["rejected"] or 0) + rejected
+        counts["tokens"] += sum(one.tokens_used.sum for one in predictions)
         self._conversations |= {one.sent["memoryUuid"] for one in predictions if _is_conversation(one)}
-        manifest.memory_uuid = next(iter(self._conversations)) if len(self._conversations) == 1 else None
+        counts["memory_uuid"] = next(iter(self._conversations)) if len(self._conversations) == 1 else None
+
+    def close(self) -> None:
+        if isinstance(self._writer, ParquetWriter):
+            schema = self._write_waiting(self._writer, self.counts["dimension"])
+            self._writer.close(schema)
+        else:
+            self._writer.close()
+
+    def _write(self, batch: Batch, predictions: Sequence[Prediction], dimension: int | None) -> None:
+        if isinstance(self._writer, JsonLinesWriter):
+            self._writer.write(rows_of(batch, predictions))
+        elif self._options.name == "embedding" and not dimension:
+            self._waiting.append((batch, predictions))
+        else:
+            # Now, so that an invalid value is an error of this batch and not of the whole file.
+            schema = self._write_waiting(self._writer, dimension)
+            self._writer.write(_table(schema, self._kept, batch, predictions))
+
+    def _write_waiting(self, writer: ParquetWriter, dimension: int | None) -> pa.Schema:
+        schema = prediction_schema(self._options, dimension or 0, self._kept)
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            writer.write(_table(schema, self._kept, *one))
+        return schema
 
 
 def _is_conversation(prediction: Prediction) -> bool:
@@ -255,24 +258,22 @@ def prediction_file(
     options: PredictionOptions[Any],
     policy: ResultPolicy = DEFAULT_POLICY,
     kept: Mapping[str, pa.DataType] | None = None,
-    warnings: Warnings | None = None,
 ) -> Iterator[PredictionFile]:
     """
     Open a file that is published when the block ends without an error.
 
     :param kept: types of the key and the other columns that are passed through, for Parquet.
-    :param warnings: gets those about predictions that are accepted.
     :raises TooManyRejectsError: more have none.
     """
-    with writing(uri) as path:
-        writer = _Parquet(path, options, kept or {}) if uri.endswith(".parquet") else _JsonLines(path)
-        try:
-            file = PredictionFile(writer, uri, options, warnings or Warnings(), lenient=policy.lenient)
-            yield file
-            made = file.manifest
-            check_errors(made.errors or 0, made.predictions, policy.max_reject_ratio, failed=file.failed)
-        finally:
-            writer.close()
+    with (
+        writing(uri) as path,
+        closing(PredictionFile(uri, path, options, kept or {}, lenient=policy.lenient)) as file,
+    ):
+        yield file
+        counts = file.counts
+        check_errors(
+            counts["errors"] or 0, counts["predictions"], policy.max_reject_ratio, failed=file.failed
+        )
 
 
 # Names that a row has in either format.
@@ -295,91 +296,31 @@ _TYPES: Mapping[str, type] = {
 }
 
 
-class _JsonLines:
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", encoding="utf-8")
+def _table(
+    schema: pa.Schema,
+    kept: Mapping[str, pa.DataType],
+    batch: Batch,
+    predictions: Sequence[Prediction],
+) -> pa.Table:
+    import pyarrow as pa
 
-    def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
-        rows = rows_of(batch, predictions)
-        self._file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Parquet:
-    """Row groups of some thousand rows."""
-
-    _ROWS = 4096
-
-    def __init__(self, path: Path, options: PredictionOptions[Any], kept: Mapping[str, pa.DataType]) -> None:
-        self._path = path
-        self._options = options
-        self._kept = kept
-        self._schema: pa.Schema | None = None
-        self._writer: pq.ParquetWriter | None = None
-        self._tables: list[pa.Table] = []
-        # Batches before the first vector, whose length the schema has.
-        self._waiting: list[tuple[Batch, Sequence[Prediction]]] = []
-
-    def add(self, batch: Batch, predictions: Sequence[Prediction]) -> None:
-        vectors = [one.vector for one in predictions if isinstance(one, Embedding) and one.vector]
-        if self._schema is None and self._options.name == "embedding" and not vectors:
-            self._waiting.append((batch, predictions))
-            return
-        schema = self._open(len(vectors[0]) if vectors else 0)
-        # Now, so that an invalid value is an error of this batch and not of the whole file.
-        self._tables.append(self._table(schema, batch, predictions))
-        if sum(map(len, self._tables)) >= self._ROWS:
-            self._flush()
-
-    def _table(self, schema: pa.Schema, batch: Batch, predictions: Sequence[Prediction]) -> pa.Table:
-        import pyarrow as pa
-
-        columns = set(schema.names) - {"tokens_used", "more", *self._kept}
-        rows = []
-        for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
-            row, more = _row(batch.start + n, {}, given, prediction)
-            row.pop("tokensUsed", None)
-            more |= {name: row.pop(name) for name in list(row) if name not in columns or _misfit(name, row)}
-            row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
-            row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
-            rows.append(_shaped(row))
-        kept = dict(zip(self._kept, kept_arrays(batch.kept, self._kept, batch.name), strict=True))
-        arrays = [
-            kept[field.name]
-            if field.name in kept
-            else _array([row.get(field.name) for row in rows], field.type)
-            for field in schema
-        ]
-        return pa.table(arrays, schema=schema)
-
-    def close(self) -> None:
-        self._open(0)
-        self._flush()
-        if self._writer is not None:
-            self._writer.close()
-
-    def _open(self, dimension: int) -> pa.Schema:
-        """Create the schema, once the length of the vectors is known."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if self._schema is None:
-            described = json.dumps(self._options.as_json(), sort_keys=True)
-            fields = prediction_fields(self._options, dimension, self._kept)
-            self._schema = pa.schema(fields, metadata={"lucidworks": described})
-            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
-            waiting, self._waiting = self._waiting, []
-            self._tables += [self._table(self._schema, *one) for one in waiting]
-        return self._schema
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._tables and self._writer is not None:
-            self._writer.write_table(pa.concat_tables(self._tables))
-            self._tables = []
+    columns = set(schema.names) - {"tokens_used", "more", *kept}
+    rows = []
+    for n, (given, prediction) in enumerate(_pairs(batch, predictions)):
+        row, more = _row(batch.start + n, {}, given, prediction)
+        row.pop("tokensUsed", None)
+        more |= {name: row.pop(name) for name in list(row) if name not in columns or _misfit(name, row)}
+        row["tokens_used"] = None if prediction is None else prediction.tokens_used.sum
+        row["more"] = json.dumps(more, ensure_ascii=False, sort_keys=True) if more else None
+        rows.append(_shaped(row))
+    passed = dict(zip(kept, kept_arrays(batch.kept, kept, batch.name), strict=True))
+    arrays = [
+        passed[field.name]
+        if field.name in passed
+        else _array([row.get(field.name) for row in rows], field.type)
+        for field in schema
+    ]
+    return pa.table(arrays, schema=schema)
 
 
 def result_names(options: PredictionOptions[Any]) -> frozenset[str]:
@@ -387,11 +328,11 @@ def result_names(options: PredictionOptions[Any]) -> frozenset[str]:
     return _RESULT | _OWN.get(options.name, frozenset())
 
 
-def prediction_fields(
+def prediction_schema(
     options: PredictionOptions[Any], dimension: int, kept: Mapping[str, pa.DataType] | None = None
-) -> list[pa.Field]:
+) -> pa.Schema:
     """
-    The columns of the Parquet file.
+    The columns of the Parquet file, with the options in their metadata.
 
     :param dimension: length of every vector; 0 where there is none, and then the list is of any size.
     :param kept: the key and the other columns that are passed through, with their types.
@@ -414,7 +355,8 @@ def prediction_fields(
     }
     common = {"status": text, "response": text, "tokens_used": pa.int64(), "error": text}
     columns = {"index": pa.int64(), **(kept or {}), **common, **own.get(options.name, {}), "more": text}
-    return [pa.field(name, kind) for name, kind in columns.items()]
+    described = json.dumps(options.as_json(), sort_keys=True)
+    return pa.schema(columns.items(), metadata={"lucidworks": described})
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:

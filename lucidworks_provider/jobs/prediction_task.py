@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -40,12 +40,15 @@ from lucidworks_provider.jobs.prediction_file import (
     ResultPolicy,
     prediction_file,
 )
-from lucidworks_provider.jobs.progress import Progress, count
-from lucidworks_provider.jobs.record import JobRecord
-from lucidworks_provider.jobs.result_store import FileResultStore, QuarantineReason, ResultDirectory
+from lucidworks_provider.jobs.record import (
+    REJECTED,
+    FileResultStore,
+    QuarantineReason,
+    ResultDirectory,
+)
 from lucidworks_provider.jobs.rows import Batch, Batches, BatchReader, RowRules
-from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody
-from lucidworks_provider.storage import names_in, split_uri
+from lucidworks_provider.jobs.task import MAX_JOBS, Budget, JobTask, ParsedBody, Progress
+from lucidworks_provider.metrics import count
 from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -127,13 +130,6 @@ class PredictionTask(JobTask[PredictionFile]):
         result = read_blanked(read, Response(200, {}, body), *self.options.secrets)
         return ParsedBody(result.state, result.status, self.redact(result.message), result.predictions)
 
-    def describe(
-        self, record: JobRecord, positions: Sequence[int], messages: Mapping[int, str], what: str
-    ) -> str:
-        """Messages of the wait may contain keys, which the trigger does not know."""
-        blanked = {job: self.redact(message) for job, message in messages.items()}
-        return self.redact(JobTask.describe(self, record, positions, blanked, what))
-
     def redact(self, text: str) -> str:
         """Remove the keys."""
         return blank(text, self.options.secrets)
@@ -142,7 +138,7 @@ class PredictionTask(JobTask[PredictionFile]):
     def open(self) -> Iterator[PredictionFile]:
         """The file of rows."""
         types = self.batches.survey.types
-        with prediction_file(self.result_uri, self.options, self.policy, types, self.warnings) as file:
+        with prediction_file(self.result_uri, self.options, self.policy, types) as file:
             yield file
             # Read to the end, where a change of the table is detected.
             for batch in self._reader.rest():
@@ -152,10 +148,6 @@ class PredictionTask(JobTask[PredictionFile]):
     def add(self, file: PredictionFile, position: int, value: Sequence[Prediction]) -> None:
         """Append a batch's rows."""
         file.add(self._reader.get(position), value)
-
-    def manifest(self, file: PredictionFile) -> dict[str, Any]:
-        """Counts and the address."""
-        return {**file.manifest.as_json(), "warnings": self.warnings.count}
 
 
 Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
@@ -191,9 +183,12 @@ class SyncBatchRunner:
         """Of everything that is sent."""
         return self.batches.fingerprint(self.options.as_json())
 
-    def _name(self, batch: Batch) -> str:
-        """Of a batch's stored response."""
-        return f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}"
+    def _stored(self, batch: Batch) -> FileResultStore:
+        """Where the response of a batch is stored, if the task has a result file."""
+        assert self.results is not None  # noqa: S101  # for the type checker
+        return self.results.of(
+            batch.position, f"{batch.fingerprint(self.options.as_json())}{self.revision or ''}"
+        )
 
     async def run(self) -> list[tuple[Prediction, ...]]:
         """
@@ -204,17 +199,18 @@ class SyncBatchRunner:
         :raises LucidworksError: batches failed; names their inputs. The others have been finished, unless the error
             is common to all batches or ``_MAX_FAILURES`` batches in a row failed.
         """
+        names = frozenset[str]()
         if self.results is not None:
             try:
                 await in_thread(self.results.check_writable)
             except StorageError as refused:
                 raise StorageError(f"result_path cannot be written: {refused}") from refused
-        rejected, stored = frozenset[str](), frozenset[str]()
-        if self.results is not None:
-            rejected = await in_thread(self.results.rejected)
             # One listing instead of a request for each batch.
-            stored = frozenset(await in_thread(names_in, self.results.folder))
-        queue = _Queue(iter(self.batches), lambda batch: bool(rejected) and self._name(batch) in rejected)
+            names = await in_thread(self.results.names)
+        some = any(name.endswith(REJECTED) for name in names)
+        queue = _Queue(
+            _to_send(self.batches, lambda batch: some and self._stored(batch).rejected_name in names)
+        )
         failed = _Failures()
         done: dict[int, tuple[Prediction, ...]] = {}
         failures = 0
@@ -224,7 +220,7 @@ class SyncBatchRunner:
             nonlocal failures
             while (batch := await queue.next()) is not None:
                 try:
-                    predictions = await self._one(batch, stored)
+                    predictions = await self._one(batch, names)
                 except BudgetExceededError as err:
                     over_budget.append(err)
                     queue.stop()
@@ -252,21 +248,20 @@ class SyncBatchRunner:
             raise over_budget[0]
         return [done[position] for position in sorted(done)]
 
-    async def _one(self, batch: Batch, stored: Collection[str]) -> tuple[Prediction, ...] | None:
+    async def _one(self, batch: Batch, names: Collection[str]) -> tuple[Prediction, ...] | None:
         items = batch.sent
         if self.results is None:
             _, predictions = await self._predict(items)
             self._count(batch)
             return predictions
-        name = self._name(batch)
-        store = FileResultStore(self.results, batch.position, name)
-        if stored and split_uri(self.results.uri(batch.position, name))[1] in stored:
+        store = self._stored(batch)
+        if store.name in names:
             self._count(batch, kept=True)
             return None
         try:
             body, _ = await self._predict(items)
         except MalformedAnswerError:
-            await in_thread(self.results.mark_rejected, name)
+            await in_thread(store.mark_rejected)
             raise
         except ContentEncodingError as err:
             err.kept(await store.quarantine(err.body, QuarantineReason.UNDECODED, err.encoding))
@@ -299,10 +294,9 @@ class SyncBatchRunner:
         try:
             file.add(batch, self._read(batch))
         except MalformedAnswerError as err:
-            assert self.results is not None  # noqa: S101  # for the type checker
-            name = self._name(batch)
-            self.results.mark_rejected(name)
-            kept = self.results.quarantine_result(batch.position, name)
+            stored = self._stored(batch)
+            stored.mark_rejected()
+            kept = stored.reject()
             message = str(err).rstrip(".")
             raise refused(
                 f"{batch.name}: {message}. The answer is kept in {kept}; clearing the task sends the batch again"
@@ -310,13 +304,10 @@ class SyncBatchRunner:
 
     def _read(self, batch: Batch) -> tuple[Prediction, ...]:
         """The stored response of a batch."""
-        assert self.results is not None  # noqa: S101  # for the type checker
-        name = self._name(batch)
-        body = self.results.read(batch.position, name)
+        stored = self._stored(batch)
+        body = stored.read()
         if body is None:
-            raise StorageError(
-                f"{self.results.uri(batch.position, name)} no longer exists; a retry sends the batch again."
-            )
+            raise StorageError(f"{stored.uri} no longer exists; a retry sends the batch again.")
 
         def read(answer: Response) -> tuple[Prediction, ...]:
             sent = parse_object(answer.body, batch.name)
@@ -325,46 +316,43 @@ class SyncBatchRunner:
         return read_blanked(read, Response(200, {}, body), *self.options.secrets)
 
 
-class _Queue:
+def _to_send(batches: Iterable[Batch], last: Callable[[Batch], bool]) -> Iterator[Batch]:
     """
-    Batches with something to send, read a few at a time.
+    Batches with something to send.
 
     :param last: whether a batch comes last: its response was rejected before, and must not stop the others.
     """
+    later = []
+    for batch in batches:
+        if batch.sent and last(batch):
+            later.append(batch)
+        elif batch.sent:
+            yield batch
+    yield from later
 
-    def __init__(self, batches: Iterator[Batch], last: Callable[[Batch], bool]) -> None:
+
+class _Queue:
+    """Batches, read a few at a time."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches
-        self._last = last
-        self._later: list[Batch] = []
         self._ahead: deque[Batch] = deque()
-        self._stopped = False
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     def stop(self) -> None:
         """Return no more batches."""
-        self._stopped = True
+        self._batches = iter(())
+        self._ahead.clear()
 
     async def next(self) -> Batch | None:
         """The next one; None at the end."""
-        async with self._turn:
-            if not self._ahead and not self._stopped:
-                self._ahead += await in_thread(self._read)
-            return self._ahead.popleft() if self._ahead and not self._stopped else None
-
-    def _read(self) -> list[Batch]:
-        batches = list(islice(self._unrejected(), _READ_AHEAD))
-        if not batches:
-            batches, self._later = self._later, []
-        return batches
-
-    def _unrejected(self) -> Iterator[Batch]:
-        for batch in self._batches:
-            if not batch.sent:
-                continue
-            if not self._last(batch):
-                yield batch
-            else:
-                self._later.append(batch)
+        async with self._lock:
+            if not self._ahead:
+                batches = self._batches
+                read = await in_thread(list, islice(batches, _READ_AHEAD))
+                # It may have been stopped meanwhile.
+                self._ahead.extend(read if self._batches is batches else ())
+            return self._ahead.popleft() if self._ahead else None
 
 
 class _Failures:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The state of a task's jobs, stored outside of the process that may be killed.
+What a task stores outside of the process that may be killed: the record of its jobs, and their bodies as they arrive.
 
-The service has no idempotency key, no list of jobs and no cancel, so a lost id is paid work lost. The record has the
-intents before the POSTs, the job ids right after them, and the manifest when the result file is written:
+Both are in a folder beside the result file (:class:`ResultDirectory`). The service has no idempotency key, no list of
+jobs and no cancel, so a lost id is paid work lost. The record has the intents before the POSTs, the job ids right
+after them, and the manifest when the result file is written:
 
 ================================  ==============================================================
 a new attempt finds               it
@@ -29,17 +30,34 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from enum import Enum
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from tenacity import AsyncRetrying, retry, wait_exponential, wait_random_exponential
 
 from lucidworks_provider.errors import StorageError
-from lucidworks_provider.jobs.progress import count
-from lucidworks_provider.jobs.result_store import ResultDirectory, retry_write
-from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
+from lucidworks_provider.metrics import count
+from lucidworks_provider.retrying import retry_on
+from lucidworks_provider.storage import (
+    discard,
+    discard_folder,
+    exists,
+    list_folder,
+    names_in,
+    read_file,
+    split_uri,
+    write_file,
+)
+from lucidworks_provider.threads import in_thread
 
 log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 VERSION = 1
 # Positions of a part: 25 KB of ids. Airflow warns about values of 64 KB in its task state store.
@@ -50,6 +68,244 @@ _SETS = ("intents", "resubmitted")
 _STATE_NAME = "lucidworks_jobs"
 # Ids that a log line names.
 _NAMED = 20
+# Attempts to store a result that the service may return only once, and the longest wait between them in seconds: a
+# full disk is emptied, and a storage recovers. Together less than the slack of Airflow's own timeout.
+SAVE_ATTEMPTS = 29
+SAVE_WAIT = 5.0
+_WRITE_CHECK = "writable"
+REJECTED = ".refused"
+# Bodies, and their bytes, that a worker keeps in memory until it reads them.
+_CACHED, _CACHE_BYTES = 1000, 32_000_000
+
+_retry_write: Callable[[F], F] = retry(
+    **retry_on(
+        StorageError,
+        attempts=4,
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        what="Writing a job's state",
+    )
+)
+
+
+class QuarantineReason(Enum):
+    """Why a body is quarantined. Each may be the only copy of a result."""
+
+    UNKNOWN_STATUS = "aside"
+    """A payload with a status that is not documented."""
+    OTHER_JOB = "other.json"
+    """It names another job than the one that was polled."""
+    UNDECODED = "undecoded"
+    """Its content encoding is unknown."""
+    UNUSABLE = "unusable"
+    """It is not a valid result."""
+
+
+class ResultStore(Protocol):
+    """Where a job's body is stored before it is read."""
+
+    async def exists(self) -> bool:
+        """Whether the result is stored already."""
+
+    async def save(self, body: bytes) -> None:
+        """Return when the result is stored."""
+
+    async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
+        """Store a body that is not the result, or not yet; where, for messages."""
+
+    async def restore(self, reason: QuarantineReason) -> bool:
+        """Make a quarantined body the result; whether there is one."""
+
+
+@dataclass(slots=True)
+class MemoryResultStore:
+    """The body of one job, for a caller that has no storage for it."""
+
+    body: bytes | None = None
+    quarantined: dict[QuarantineReason, bytes] = field(default_factory=dict)
+
+    async def exists(self) -> bool:
+        return self.body is not None
+
+    async def save(self, body: bytes) -> None:
+        self.body = body
+
+    async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
+        self.quarantined[reason] = body
+        return "memory"
+
+    async def restore(self, reason: QuarantineReason) -> bool:
+        self.body = self.quarantined.get(reason)
+        return self.body is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultDirectory:
+    """
+    The folder beside a result file with a task's record and the bodies of its jobs.
+
+    :param folder: its URI.
+    :param cache: bodies by URI; None in a triggerer, whose bodies are read by another process.
+    """
+
+    folder: str
+    cache: dict[str, bytes] | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def beside(cls, result_uri: str, *task: object) -> ResultDirectory:
+        """The folder of one task instance of one run: the same for each retry, another for each run."""
+        parent, name = split_uri(result_uri)
+        digest = hashlib.sha256("\0".join(map(str, task)).encode()).hexdigest()[:16]
+        # Readers of Parquet folders ignore names that start with an underscore.
+        return cls(f"{parent}/_{name}.{digest}", {})
+
+    @property
+    def table(self) -> str:
+        """The folder of rows whose source can be read only once."""
+        return f"{self.folder}.table"
+
+    def of(self, position: int, job_id: str) -> FileResultStore:
+        """The body of a document's job."""
+        return FileResultStore(self, position, job_id)
+
+    def stored(self, jobs: Mapping[int, str]) -> dict[int, int]:
+        """The bytes of the stored bodies of jobs, by position and by one listing."""
+        sizes = {entry.name: entry.size for entry in list_folder(self.folder)}
+        names = {position: self.of(position, job_id).name for position, job_id in jobs.items()}
+        return {position: sizes[name] for position, name in names.items() if name in sizes}
+
+    def names(self) -> frozenset[str]:
+        """Of all files; see :attr:`FileResultStore.name` and :attr:`FileResultStore.rejected_name`."""
+        return frozenset(names_in(self.folder))
+
+    def check_writable(self) -> None:
+        """
+        Check that bodies can be stored here, before the service hands one out.
+
+        :raises StorageError: they cannot.
+        """
+        # A full disk accepts an empty file.
+        write_file(f"{self.folder}/{_WRITE_CHECK}", b" " * 4096)
+
+    def clear(self, keep: str) -> None:
+        """Delete all but one file, if the storage allows it."""
+        try:
+            names = self.names()
+        except StorageError as err:
+            log.warning("Files that are no longer needed remain: %s", err)
+            return
+        discard(*[f"{self.folder}/{name}" for name in names if name != keep])
+
+
+@dataclass(frozen=True, slots=True)
+class FileResultStore:
+    """
+    The body of one job in a :class:`ResultDirectory`.
+
+    :param job_id: or any other name, where there is no job. Another job of the same document has another file.
+    """
+
+    results: ResultDirectory
+    position: int
+    job_id: str
+
+    @property
+    def _stem(self) -> str:
+        return f"{self.position:05d}-{hashlib.sha256(self.job_id.encode()).hexdigest()[:12]}"
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return f"{self._stem}.json"
+
+    @property
+    def uri(self) -> str:
+        """Of the file."""
+        return f"{self.results.folder}/{self.name}"
+
+    @property
+    def rejected_name(self) -> str:
+        """Of the file that :meth:`mark_rejected` writes."""
+        return f"{self.job_id}{REJECTED}"
+
+    async def exists(self) -> bool:
+        return await in_thread(exists, self.uri)
+
+    async def save(self, body: bytes) -> None:
+        """
+        Write the body atomically.
+
+        :raises StorageError: after minutes.
+        """
+        policy = retry_on(
+            StorageError,
+            attempts=SAVE_ATTEMPTS,
+            wait=wait_exponential(multiplier=0.2, max=SAVE_WAIT),
+            what=f"Storing the result of {self.job_id}",
+        )
+        # The loop waits, and not one of the few threads. The log line is written in a thread.
+        policy["before_sleep"] = partial(in_thread, policy["before_sleep"])
+        await AsyncRetrying(**policy)(in_thread, write_file, self.uri, body)
+        if (cache := self.results.cache) is not None:
+            cache.pop(self.uri, None)
+            if len(cache) < _CACHED and len(body) + sum(map(len, cache.values())) <= _CACHE_BYTES:
+                cache[self.uri] = body
+
+    def read(self) -> bytes | None:
+        """Read the body, if it is stored; from memory, once, if this process wrote it."""
+        if (cache := self.results.cache) and (body := cache.pop(self.uri, None)) is not None:
+            return body
+        return read_file(self.uri)
+
+    def delete(self) -> None:
+        """Delete the body, if the storage allows it."""
+        discard(self.uri)
+
+    async def quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
+        """
+        Store a body that is not the job's result, or not yet.
+
+        What names another job or is undecoded outlives the task.
+
+        :param encoding: of an undecoded body.
+        :return: its URI.
+        """
+        return await in_thread(self._quarantine, body, reason, encoding)
+
+    async def restore(self, reason: QuarantineReason) -> bool:
+        """Make a quarantined body the job's result; whether there is one."""
+        body = await in_thread(read_file, self._quarantine_uri(reason))
+        if body is None:
+            return False
+        await self.save(body)
+        return True
+
+    def reject(self) -> str:
+        """Move a body that is not a valid result to the quarantine; its URI there."""
+        uri = self._quarantine(self.read() or b"", QuarantineReason.UNUSABLE)
+        self.delete()
+        return uri
+
+    def mark_rejected(self) -> None:
+        """Record that the response of that name was not valid."""
+        write_file(f"{self.results.folder}/{self.rejected_name}", b"")
+
+    @_retry_write
+    def _quarantine(self, body: bytes, reason: QuarantineReason, encoding: str = "") -> str:
+        uri = self._quarantine_uri(reason)
+        if reason is QuarantineReason.UNDECODED:
+            # Named by its content: a later one does not replace it.
+            coding = re.sub(r"\W+", "-", encoding)[:32]
+            uri = f"{uri}.{hashlib.sha256(body).hexdigest()[:8]}.{coding}"
+        write_file(uri, body)
+        return uri
+
+    def _quarantine_uri(self, reason: QuarantineReason) -> str:
+        match reason:
+            case QuarantineReason.UNKNOWN_STATUS | QuarantineReason.UNUSABLE:
+                return f"{self.uri}.{reason.value}"
+            case QuarantineReason.OTHER_JOB:
+                return f"{self.results.folder}.{self._stem}.{reason.value}"
+        return f"{self.results.folder}.{self._stem}"
 
 
 class TaskStateStore(Protocol):
@@ -401,7 +657,7 @@ def _files(results: ResultDirectory) -> Callable[[int], dict[str, Any] | None]:
     )
 
 
-@retry_write
+@_retry_write
 def _write_part(results: ResultDirectory, number: int, text: str) -> None:
     write_file(f"{results.folder}/{_file_name(number)}", text.encode())
 

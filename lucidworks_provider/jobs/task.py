@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lucidworks_provider import metrics
@@ -31,9 +32,10 @@ from lucidworks_provider.errors import (
     StorageError,
     SubmissionUnknownError,
 )
+from lucidworks_provider.jobs.columns import ResultFile
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
-from lucidworks_provider.jobs.progress import Progress, Warnings
 from lucidworks_provider.jobs.record import JobRecord, JobStateStore
+from lucidworks_provider.metrics import count, duration
 from lucidworks_provider.retrying import Wait, retry_async, retry_on
 from lucidworks_provider.storage import is_folder
 from lucidworks_provider.threads import in_thread, read_ahead
@@ -59,7 +61,7 @@ _UNKNOWN = (ContentEncodingError, NoJobIdError, SubmissionUnknownError)
 
 SUFFIXES = (".parquet", ".jsonl")
 
-File = TypeVar("File")
+File = TypeVar("File", bound=ResultFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,44 @@ class ParsedBody:
     status: str
     message: str
     value: Any = None
+
+
+class Progress:
+    """
+    Logs the progress of requests every few seconds.
+
+    :param verb: e.g. ``Predicted``.
+    :param noun: e.g. ``input``.
+    """
+
+    EVERY = 10.0
+
+    def __init__(self, verb: str, noun: str, total: int) -> None:
+        self._verb, self._noun, self._total = verb, noun, total
+        self.done = self._kept = 0
+        self._began = self._logged = time.monotonic()
+
+    def add(self, number: int, *, kept: bool = False) -> None:
+        """:param kept: an earlier attempt did it, so it does not count for the rate."""
+        self.done += number
+        self._kept += number * kept
+        now = time.monotonic()
+        if now - self._logged < self.EVERY or self.done >= self._total:
+            return
+        self._logged = now
+        rate = (self.done - self._kept) / (now - self._began)
+        left = f", {duration((self._total - self.done) / rate)} left" if rate else ""
+        log.info("%s %s, %.1f/s%s.", self._verb, self._counted(), rate, left)
+
+    def end(self) -> None:
+        """Log what was done, if there was anything to do."""
+        if self._total:
+            took = duration(time.monotonic() - self._began)
+            log.info("%s %s in %s.", self._verb, self._counted(), took)
+
+    def _counted(self) -> str:
+        of = "" if self.done == self._total else f"{self.done:,} of "
+        return of + count(self._total, self._noun)
 
 
 @dataclass(slots=True)
@@ -130,8 +170,6 @@ class JobTask(ABC, Generic[File]):
     store: JobStateStore
     hook: AsyncHook
     resubmit_unknown: bool
-    # About results that are accepted.
-    warnings: Warnings = field(default_factory=Warnings, init=False, repr=False, compare=False)
 
     @property
     @abstractmethod
@@ -166,9 +204,9 @@ class JobTask(ABC, Generic[File]):
     def add(self, file: File, position: int, value: Any) -> None:
         """Append a part's result to the file; raises MalformedAnswerError."""
 
-    @abstractmethod
     def manifest(self, file: File) -> dict[str, Any]:
         """What the task returns."""
+        return file.manifest
 
     def redact(self, text: str) -> str:
         """Remove secrets from a message of the service. The trigger does not know them."""
@@ -229,8 +267,9 @@ class JobTask(ABC, Generic[File]):
                 done, _ = await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED)
                 for position, post in sorted((posts.pop(post), post) for post in done):
                     try:
-                        self._check_id(position, positions.setdefault(post.result(), position), post.result())
-                        record.submitted(position, post.result())
+                        job_id = post.result()
+                        self._check_id(position, positions.setdefault(job_id, position), job_id)
+                        record.submitted(position, job_id)
                         most = SUBMISSIONS
                         unsaved.append(position)
                         progress.add(1)
@@ -244,7 +283,13 @@ class JobTask(ABC, Generic[File]):
                 try:
                     await in_thread(self.store.save, record)
                 except StorageError as err:
-                    self._warn_of_unsaved(record, unsaved)
+                    for position in unsaved:
+                        # Otherwise the id would be lost with this process.
+                        log.warning(
+                            "%s: the id of job %s could not be saved on storage.",
+                            self.name(position),
+                            record.jobs[position],
+                        )
                     await in_thread(self._withdraw, record, following)
                     failures.setdefault(self.count, err)
                     following = []
@@ -271,15 +316,6 @@ class JobTask(ABC, Generic[File]):
         outstanding = len(record.awaited) - len(self.store.results.stored(record.awaited))
         return missing[: max(0, WINDOW - outstanding)]
 
-    def _warn_of_unsaved(self, record: JobRecord, positions: Sequence[int]) -> None:
-        """Without the warning, a job's id would be lost with this process."""
-        for position in positions:
-            log.warning(
-                "%s: the id of job %s could not be saved on storage.",
-                self.name(position),
-                record.jobs[position],
-            )
-
     def settle(self, record: JobRecord, outcome: JobsOutcome) -> bool:
         """
         Save the outcome of a wait; parts whose result is gone need another job afterwards.
@@ -292,27 +328,24 @@ class JobTask(ABC, Generic[File]):
         :raises EmptyResultError: a job is ready without a result.
         :raises ResultGoneError: a result is gone for the second time.
         """
-        failed, empty = (
-            {p: outcome.messages.get(p, "") for p in ps} for ps in (outcome.failed, outcome.empty)
-        )
+        messages = {position: self.redact(message) for position, message in outcome.messages.items()}
+        failed, empty = ({p: messages.get(p, "") for p in ps} for ps in (outcome.failed, outcome.empty))
         if failed or empty:
             record.mark_failed(failed)
             record.mark_empty(empty)
             self.store.save(record)
         complete = not outcome.left and not record.missing()
         ends = complete or self._mostly_failed(record, outcome)
-        if record.failed and ends:
-            raise JobFailedError(self.describe(record, sorted(record.failed), record.failed, "failed"))
-        if record.empty and ends:
-            raise EmptyResultError(
-                self.describe(record, sorted(record.empty), record.empty, "have no result")
-            )
-        if failed:
-            log.warning("%s", self.describe(record, outcome.failed, failed, "failed"))
-        if empty:
-            log.warning("%s", self.describe(record, outcome.empty, empty, "have no result"))
+        for error, all_of_them, new, what in (
+            (JobFailedError, record.failed, failed, "failed"),
+            (EmptyResultError, record.empty, empty, "have no result"),
+        ):
+            if all_of_them and ends:
+                raise error(self.describe(record, sorted(all_of_them), all_of_them, what))
+            if new:
+                log.warning("%s", self.describe(record, sorted(new), new, what))
         for position in outcome.gone:
-            self.resubmit(record, position, outcome.messages.get(position, ""))
+            self.resubmit(record, position, messages.get(position, ""))
         if outcome.gone:
             self.store.save(record)
         return complete and not outcome.gone
@@ -339,7 +372,7 @@ class JobTask(ABC, Generic[File]):
         results = self.store.results
         sizes = results.stored(record.jobs)
         bodies = read_ahead(
-            lambda position: results.read(position, record.jobs[position]),
+            lambda position: results.of(position, record.jobs[position]).read(),
             range(self.count),
             size=lambda position: sizes.get(position, 0),
             max_bytes=_READ_AHEAD_BYTES,
@@ -347,23 +380,24 @@ class JobTask(ABC, Generic[File]):
         with closing(bodies), self.open() as file:
             for position, body in enumerate(bodies):
                 try:
-                    self.add(file, position, self._read(record, position, body))
+                    self.add(file, position, self._read(record, file, position, body))
                 except MalformedAnswerError as err:
                     unusable[position] = err
             if unusable:
-                raise self._unusable(record, unusable)
+                raise self._reject(record, unusable)
         manifest = self.manifest(file)
         record.finish(manifest)
         self.store.close(record)
         metrics.written(manifest)
         return manifest
 
-    def _read(self, record: JobRecord, position: int, body: bytes | None) -> Any:
+    def _read(self, record: JobRecord, file: File, position: int, body: bytes | None) -> Any:
         """The result in a body. A large one was stored without being parsed."""
-        results, job_id = self.store.results, record.jobs[position]
+        job_id = record.jobs[position]
+        stored = self.store.results.of(position, job_id)
         if body is None:
             raise StorageError(
-                f"{results.uri(position, job_id)} no longer exists. A retry polls the job "
+                f"{stored.uri} no longer exists. A retry polls the job "
                 "again, and submits its input again if the service does not return the result twice."
             )
         read = self.parse(body, position, job_id)
@@ -371,10 +405,10 @@ class JobTask(ABC, Generic[File]):
             case JobState.RESULT:
                 return read.value
             case JobState.PENDING if read.value:
-                self.warnings.add("Job %s: read a result with the unknown status %r.", job_id, read.status)
+                file.warnings.add("Job %s: read a result with the unknown status %r.", job_id, read.status)
                 return read.value
             case JobState.FAILED:
-                results.delete(position, job_id)
+                stored.delete()
                 record.mark_failed({position: read.message})
                 self.store.save(record)
                 raise JobFailedError(self.describe(record, [position], {position: read.message}, "failed"))
@@ -382,13 +416,11 @@ class JobTask(ABC, Generic[File]):
             f"{self._job(record, position)}: the status is {read.status!r}, without a result."
         )
 
-    def _unusable(
-        self, record: JobRecord, errors: Mapping[int, MalformedAnswerError]
-    ) -> MalformedAnswerError:
+    def _reject(self, record: JobRecord, errors: Mapping[int, MalformedAnswerError]) -> MalformedAnswerError:
         """Quarantine bodies, which may be the only copies; another attempt submits their parts again."""
         messages = []
         for position, err in errors.items():
-            kept = self.store.results.quarantine_result(position, record.jobs[position])
+            kept = self.store.results.of(position, record.jobs[position]).reject()
             messages.append(f"{self._job(record, position)}: {err} The answer is kept in {kept}.")
         record.mark_failed(dict.fromkeys(errors, ""))
         self.store.save(record)
@@ -480,11 +512,12 @@ class JobTask(ABC, Generic[File]):
         """
         described = []
         for position in positions[:_DESCRIBED]:
-            message = messages.get(position)
+            # By itself: a key may be cut at its end.
+            message = self.redact(messages.get(position, ""))
             described.append(self._job(record, position) + (f": {message}" if message else ""))
         if len(positions) > _DESCRIBED:
             described.append(f"and {len(positions) - _DESCRIBED} more")
-        return f"{len(positions)} of {self.count} {self.parts} {what}: {'; '.join(described)}"
+        return self.redact(f"{len(positions)} of {self.count} {self.parts} {what}: {'; '.join(described)}")
 
     def _job(self, record: JobRecord, position: int) -> str:
         return f"{self.name(position)} (job {record.jobs[position]})"

@@ -505,7 +505,7 @@ class StateWaitMixin(WaitMixin):
         state, message = event.get("state"), event.get("message") or ""
         if event["end"] != "reached":
             _raise(event, f"{what} is {state or 'missing'}", target, message, self._waited(context))
-        from lucidworks_provider.jobs.progress import duration
+        from lucidworks_provider.metrics import duration
 
         took = seconds_since_start(context)
         self.log.info("%s: %s%s", what, state or "deleted", "" if took is None else f", in {duration(took)}")

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from lucidworks_provider.jobs.decisions import JobsOutcome
-    from lucidworks_provider.jobs.record import JobRecord
-    from lucidworks_provider.jobs.result_store import ResultDirectory
+    from lucidworks_provider.jobs.record import JobRecord, ResultDirectory
     from lucidworks_provider.jobs.task import JobTask
 
 
@@ -148,7 +147,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         return complete
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
-        from lucidworks_provider.jobs.progress import log_result
+        from lucidworks_provider.metrics import log_result
 
         log_result(manifest, seconds_since_start(context))
         return super()._ended(context, manifest)
@@ -213,7 +212,7 @@ class JobOperator(DeferrableJobMixin, BaseOperator):
 
 def result_directory(uri: str, context: Context) -> ResultDirectory:
     """The folder of a task instance, beside its result file."""
-    from lucidworks_provider.jobs.result_store import ResultDirectory
+    from lucidworks_provider.jobs.record import ResultDirectory
 
     ti = context["ti"]
     return ResultDirectory.beside(uri, ti.dag_id, ti.run_id, ti.task_id, ti.map_index)

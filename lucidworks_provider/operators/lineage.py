@@ -128,7 +128,7 @@ def of_chunks(
     output = manifest.get("dataset") or manifest.get("uri")
     columns: dict[str, str] = {}
     if output is not None:
-        from lucidworks_provider.jobs.chunk_columns import chunk_schema
+        from lucidworks_provider.jobs.columns import chunk_schema
 
         try:
             dimension = manifest.get("dimension") or 0
@@ -162,9 +162,9 @@ def of_predictions(
     columns: dict[str, str] = {}
     # JSON Lines have no schema.
     if output is not None and output.endswith(".parquet"):
-        from lucidworks_provider.jobs.prediction_file import prediction_fields
+        from lucidworks_provider.jobs.prediction_file import prediction_schema
 
-        columns = _columns(prediction_fields(options, manifest.get("dimension") or 0, kept))
+        columns = _columns(prediction_schema(options, manifest.get("dimension") or 0, kept))
     public = {name: value for name, value in options.as_json().items() if isinstance(value, str)}
     return Lineage(
         inputs=inputs,

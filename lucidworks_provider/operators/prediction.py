@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.client.prediction_types import Prediction
     from lucidworks_provider.client.use_cases import PredictionOptions
+    from lucidworks_provider.jobs.columns import Warnings
     from lucidworks_provider.jobs.prediction_file import ResultPolicy
     from lucidworks_provider.jobs.prediction_task import PredictionTask, SyncBatchRunner
-    from lucidworks_provider.jobs.progress import Warnings
     from lucidworks_provider.jobs.rows import Batches, Spool
 
 # A larger result should be in a file: XCom is a row of the metadata database.
@@ -260,8 +260,9 @@ class LucidworksPredictionOperator(_Predicting):
 
     def execute(self, context: Context) -> Any:
         """Predict every batch, then return or write the rows."""
+        from lucidworks_provider.jobs.columns import Warnings
         from lucidworks_provider.jobs.prediction_task import log_input
-        from lucidworks_provider.jobs.progress import Warnings, log_result
+        from lucidworks_provider.metrics import log_result
 
         began = time.monotonic()
         runner = self._batch_runner(context)
@@ -302,9 +303,8 @@ class LucidworksPredictionOperator(_Predicting):
     def _batch_runner(self, context: Context) -> SyncBatchRunner:
         from lucidworks_provider.client.predictions import predict_items
         from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
-        from lucidworks_provider.jobs.progress import Progress
         from lucidworks_provider.jobs.rows import Spool
-        from lucidworks_provider.jobs.task import Budget, check_suffix
+        from lucidworks_provider.jobs.task import Budget, Progress, check_suffix
         from lucidworks_provider.storage import check_uri, is_folder
 
         options = self._prediction_options()
@@ -338,15 +338,12 @@ class LucidworksPredictionOperator(_Predicting):
     def _write(self, runner: SyncBatchRunner, uri: str) -> dict[str, Any]:
         from lucidworks_provider import metrics
         from lucidworks_provider.jobs.prediction_file import prediction_file
-        from lucidworks_provider.jobs.progress import Warnings
 
-        types, warnings = runner.batches.survey.types, Warnings()
-        with prediction_file(uri, runner.options, runner.policy, types, warnings) as file:
+        with prediction_file(uri, runner.options, runner.policy, runner.batches.survey.types) as file:
             for batch in runner.batches.checked():
                 runner.write(file, batch)
-        manifest = {**file.manifest.as_json(), "warnings": warnings.count}
-        metrics.written(manifest)
-        return manifest
+        metrics.written(file.manifest)
+        return file.manifest
 
     def _rows(
         self, runner: SyncBatchRunner, predicted: Sequence[tuple[Prediction, ...]], warnings: Warnings

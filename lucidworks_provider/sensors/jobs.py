@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.jobs import JobKind
     from lucidworks_provider.jobs.decisions import PollOutcome
     from lucidworks_provider.jobs.external import ExternalJob
-    from lucidworks_provider.jobs.result_store import ResultStore
+    from lucidworks_provider.jobs.record import ResultStore
 
 # A poke polls again within these seconds where one response does not decide, e.g. ERROR.
 _CONFIRM = 30.0
@@ -110,7 +110,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     def _poke(self, context: Context) -> bool | PokeReturnValue:
         from lucidworks_provider.jobs.decisions import JobEnd
         from lucidworks_provider.jobs.external import read_body
-        from lucidworks_provider.jobs.result_store import FileResultStore, MemoryResultStore
+        from lucidworks_provider.jobs.record import MemoryResultStore
 
         kind = self._checked()
         name = f"{kind.name.capitalize()} job {self.job_id}"
@@ -122,7 +122,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         store: ResultStore = memory
         if task is not None:
             task.store.results.check_writable()
-            store = FileResultStore(task.store.results, 0, self.job_id)
+            store = task.store.results.of(0, self.job_id)
         outcome = asyncio.run(self._poll(kind, store, self._started(context)))
         match outcome.end:
             case JobEnd.FAILED:
@@ -179,12 +179,13 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         from lucidworks_provider.storage import discard_folder, exists, read_file, write_file
 
         results = task.store.results
-        body = results.read(0, self.job_id)
+        stored = results.of(0, self.job_id)
+        body = stored.read()
         if body is not None:
             try:
                 parsed = read_body(body, task.job_kind, self.job_id)
             except MalformedAnswerError as err:
-                kept = results.quarantine_result(0, self.job_id)
+                kept = stored.reject()
                 err.args = (f"{err} The answer is kept in {kept}.", *err.args[1:])
                 raise
             if parsed.state is JobState.FAILED:

@@ -25,9 +25,8 @@ from lucidworks_provider.corpus.tables import check_empty, documents_schema, rea
 from lucidworks_provider.delta.schema import delta_schema
 from lucidworks_provider.documents.source import Format, SourceFile
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
-from lucidworks_provider.jobs.record import read_record
-from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs.columns import stored_chunk_schema
+from lucidworks_provider.jobs.record import ResultDirectory, read_record
 
 RECORD = """{"version": 1, "record_id": "77aa", "revision": 7, "fingerprint": "5f0c", "generation": 2, "nonce": "9d3b",
     "size": 501, "result": null, "jobs": {"0": "job-a", "2": "job-c"}, "failed": {"0": "why"}, "intents": [1],
@@ -101,7 +100,7 @@ def test_the_tables_of_a_catalogue(catalogue: Path) -> None:
 
 
 def test_the_columns_of_chunks() -> None:
-    """What is stored for these options; the columns of the dataset are those of ``test_unit_chunk_columns``."""
+    """What is stored for these options; the columns of the dataset are those of ``test_unit_columns``."""
     schema = stored_chunk_schema(ChunkingOptions("sentence", "gte-small"), 384)
     assert [(field.name, str(field.type), field.nullable) for field in schema] == [
         ("document_id", "string", False),

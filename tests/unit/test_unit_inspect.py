@@ -30,7 +30,7 @@ from lucidworks_provider.delta.log import DataFile, commit, metadata_action, pro
 from lucidworks_provider.documents.document import content_hash
 from lucidworks_provider.documents.readers import ReadOptions
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
+from lucidworks_provider.jobs.columns import stored_chunk_schema
 
 try:
     from airflow.sdk.io import attach

@@ -33,11 +33,11 @@ from lucidworks_provider.jobs.record import (
     PART,
     JobRecord,
     JobStateStore,
+    ResultDirectory,
     fingerprint_of,
     read_record,
     resume,
 )
-from lucidworks_provider.jobs.result_store import ResultDirectory
 from lucidworks_provider.storage import names_in, write_file
 from tests.task_state import TaskStateStore
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``jobs/progress.py``: lines of a task's log."""
+"""Lines of a task's log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from lucidworks_provider.jobs.progress import Progress, WaitProgress, log_result
+from lucidworks_provider.jobs.polling import WaitProgress
+from lucidworks_provider.jobs.task import Progress
+from lucidworks_provider.metrics import log_result
 
 
 @pytest.fixture(autouse=True)

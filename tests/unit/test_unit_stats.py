@@ -22,7 +22,7 @@ from lucidworks_provider.corpus.stats import (
     Series,
 )
 from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.jobs.progress import duration
+from lucidworks_provider.metrics import duration
 
 
 class TestHistogram:

@@ -25,11 +25,10 @@ from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.jobs import CHUNKING
 from lucidworks_provider.client.validation import locate
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
-from lucidworks_provider.jobs import result_store
+from lucidworks_provider.jobs import record as job_record
 from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.polling import wait_for_jobs
-from lucidworks_provider.jobs.record import JobRecord, JobStateStore
-from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs.record import JobRecord, JobStateStore, QuarantineReason, ResultDirectory
 from lucidworks_provider.jobs.task import check_suffix
 from lucidworks_provider.storage import (
     check_uri,
@@ -209,11 +208,12 @@ def test_the_job_state_store_keeps_the_newer_copy_and_deletes_the_bodies(base: s
     record.submitted(0, "job")
     JobStateStore(bodies, None).save(record)
     assert store.load() == record
-    bodies.save(0, "job", b"{}")
-    assert bodies.exists(0, "job")
-    assert not bodies.exists(0, "another job")
-    aside = bodies.quarantine_result(0, "job")
-    assert (bodies.exists(0, "job"), read_file(aside)) == (False, b"{}")
+    body = bodies.of(0, "job")
+    asyncio.run(body.save(b"{}"))
+    assert asyncio.run(body.exists())
+    assert bodies.stored({0: "job", 1: "another job"}) == {0: 2}
+    aside = body.reject()
+    assert (asyncio.run(body.exists()), read_file(aside)) == (False, b"{}")
     record.finish({"uri": "u"})
     store.close(record)
     assert not exists(bodies.folder)
@@ -225,11 +225,11 @@ def test_a_state_store_that_fails_leaves_the_record_on_storage(tmp_path: Path) -
     store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
     record = record_of("job")
     store.save(record)
-    store.results.save(0, "job", b"{}")
+    asyncio.run(store.results.of(0, "job").save(b"{}"))
     state.down = True
     record.finish({"uri": "u"})
     store.close(record)
-    assert not store.results.exists(0, "job")
+    assert store.results.of(0, "job").read() is None
     found = store.load()
     assert found is not None
     assert found.result == {"uri": "u"}
@@ -253,7 +253,7 @@ def test_a_storage_that_removes_nothing_fails_no_result(
     store = JobStateStore(ResultDirectory(f"{tmp_path}/_r.parquet"), state)
     record = record_of("job")
     store.save(record)
-    store.results.save(0, "job", b"{}")
+    asyncio.run(store.results.of(0, "job").save(b"{}"))
     monkeypatch.setattr(storage, "remove_file", refuses)
     monkeypatch.setattr(storage, "remove_folder", refuses)
     record.finish({"uri": "u"})
@@ -280,10 +280,13 @@ def test_a_body_outlives_a_storage_that_fails_for_a_moment(
             raise failures.pop()
         write_file(uri, data)
 
-    monkeypatch.setattr("lucidworks_provider.jobs.result_store.write_file", write)
-    bodies = ResultDirectory(str(tmp_path))
-    bodies.save(0, "job", b"the only copy")
-    assert bodies.read(0, "job") == b"the only copy"
+    monkeypatch.setattr(job_record, "write_file", write)
+    body = ResultDirectory(str(tmp_path)).of(0, "job")
+    asyncio.run(body.save(b"the only copy"))
+    assert body.read() == b"the only copy"
+    failures.append(StorageError("503"))
+    kept = asyncio.run(body.quarantine(b"another", QuarantineReason.UNUSABLE))
+    assert read_file(kept) == b"another"
 
 
 @pytest.mark.parametrize("full_for", [3, 1000])
@@ -310,12 +313,11 @@ def test_a_result_waits_in_memory_for_a_full_disk(
         async def shared_client(self) -> AsyncIterator[SimpleNamespace]:
             yield SimpleNamespace(slots=asyncio.Semaphore(1))
 
-    # Without the retries within the thread, which are another test's.
-    monkeypatch.setattr(ResultDirectory, "save", lambda self, at, job, body: write(self.uri(at, job), body))
-    monkeypatch.setattr(result_store, "SAVE_WAIT", 0.001)
     bodies = ResultDirectory(str(tmp_path))
     record = record_of("job")
     JobStateStore(bodies, None).save(record)
+    monkeypatch.setattr(job_record, "write_file", write)
+    monkeypatch.setattr(job_record, "SAVE_WAIT", 0.001)
     wait = wait_for_jobs(
         Hook(),
         CHUNKING,
@@ -324,13 +326,13 @@ def test_a_result_waits_in_memory_for_a_full_disk(
         poll_interval=0.01,
         deadline=time.time() + 60,
     )
-    if full_for > result_store.SAVE_ATTEMPTS:
+    if full_for > job_record.SAVE_ATTEMPTS:
         with pytest.raises(StorageError, match="no space left"):
             asyncio.run(wait)
-        assert written == result_store.SAVE_ATTEMPTS
+        assert written == job_record.SAVE_ATTEMPTS
     else:
         assert asyncio.run(wait).collected == 1
-        assert bodies.exists(0, "job")
+        assert bodies.of(0, "job").read() is not None
     assert len(polls) == 1, "what is handed out once is polled once"
 
 
@@ -446,7 +448,7 @@ def test_both_formats_hold_the_same(base: str, suffix: str) -> None:
             "a", given := [chunk("One.", (0, 4)), chunk("Two.", None, [0.0, 1.0])], locate("One. Two.", given)
         )
         file.add("b", given := [chunk("Three.", (0, 6))], locate("Three.", given))
-    assert (file.manifest.documents, file.manifest.chunks, file.manifest.dimension) == (2, 3, 2)
+    assert [file.manifest[name] for name in ("documents", "chunks", "dimension")] == [2, 3, 2]
     data = read_file(uri) or b""
     if suffix == "parquet":
         local = Path(os.environ["AIRFLOW_HOME"]) / "read.parquet"
@@ -477,7 +479,7 @@ def test_both_formats_hold_the_same(base: str, suffix: str) -> None:
 def test_a_file_without_chunks_is_a_file(tmp_path: Path, suffix: str) -> None:
     with chunk_file(f"{tmp_path}/c.{suffix}", OPTIONS) as file:
         file.add("a", given := [], locate("x", given))
-    assert file.manifest.as_json()["chunks"] == 0
+    assert file.manifest["chunks"] == 0
     assert (tmp_path / f"c.{suffix}").exists()
 
 

@@ -24,13 +24,13 @@ from lucidworks_provider.errors import (
     LucidworksError,
     MalformedAnswerError,
     NoJobIdError,
+    ResultGoneError,
     StorageError,
     SubmissionUnknownError,
 )
 from lucidworks_provider.jobs import task
 from lucidworks_provider.jobs.decisions import WINDOW, JobsOutcome
-from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, read_record
-from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs.record import PART, JobRecord, JobStateStore, ResultDirectory, read_record
 from lucidworks_provider.jobs.task import SUBMISSIONS, JobTask
 from tests.task_state import TaskStateStore
 
@@ -91,7 +91,10 @@ class Parts(JobTask[Any]):
     async def submit(self, position: int) -> str:
         return await self.service.post(position)
 
-    parse = open = add = manifest = None  # type: ignore[assignment]
+    def redact(self, text: str) -> str:
+        return text.replace("key", "***")
+
+    parse = open = add = None  # type: ignore[assignment]
 
 
 Parts.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
@@ -133,6 +136,10 @@ class Stage:
         parts, record = self.begin(policy)
         asyncio.run(parts.submit_missing(record))
         return record
+
+    def store(self, position: int, job_id: str) -> None:
+        """A wait has stored a result."""
+        asyncio.run(self.results.of(position, job_id).save(b"{}"))
 
     @property
     def record(self) -> JobRecord:
@@ -190,7 +197,7 @@ def test_no_more_jobs_are_outstanding_than_a_window(tmp_path: Path, window: int)
         assert len(record.jobs) == submitted, "nothing while the results are outstanding"
         waited = sorted(record.jobs.keys() - stage.results.stored(record.jobs))
         for position in waited:
-            stage.results.save(position, record.jobs[position], b"{}")
+            stage.store(position, record.jobs[position])
         complete = parts.settle(record, JobsOutcome(collected=len(waited)))
         assert complete == (submitted == stage.size)
     assert stage.record.jobs == record.jobs
@@ -212,15 +219,28 @@ def test_failed_jobs_of_a_window_end_the_task_at_its_end_or_if_they_are_most(
         return
     assert not parts.settle(record, outcome)
     for position in range(failed, window):
-        stage.results.save(position, record.jobs[position], b"{}")
+        stage.store(position, record.jobs[position])
     asyncio.run(parts.submit_missing(record))
     assert len(stage.service.began) == stage.size, "what failed is not submitted again in this attempt"
     with pytest.raises(JobFailedError, match=r"1 of 30 parts failed: Part 0 \(job job-0\): why"):
         parts.settle(record, JobsOutcome(collected=10))
     for position in range(window, stage.size):
-        stage.results.save(position, record.jobs[position], b"{}")
+        stage.store(position, record.jobs[position])
     stage.attempt()
     assert stage.service.began[stage.size :] == [0]
+
+
+def test_messages_of_a_wait_are_redacted_before_they_are_stored(stage: Stage) -> None:
+    parts, record = stage.begin()
+    asyncio.run(parts.submit_missing(record))
+    record.mark_gone(2)
+    record.submitted(2, "another job")
+    with pytest.raises(ResultGoneError, match=r"\*\*\* seen"):
+        parts.settle(record, JobsOutcome(gone=[2], messages={2: "key seen"}))
+    outcome = JobsOutcome(failed=[0], empty=[1], messages={0: "a key", 1: "my key"})
+    with pytest.raises(JobFailedError, match=r"Part 0 \(job job-0\): a \*\*\*$"):
+        parts.settle(record, outcome)
+    assert (stage.record.failed, stage.record.empty) == ({0: "a ***"}, {1: "my ***"})
 
 
 @pytest.mark.parametrize(("stored", "stops"), [(14, False), (4, True)])
@@ -233,9 +253,9 @@ def test_results_that_a_restarted_triggerer_has_stored_count_as_well(
         asyncio.run(parts.submit_missing(record))
         if number == 1:
             for position in range(window):
-                stage.results.save(position, record.jobs[position], b"{}")
+                stage.store(position, record.jobs[position])
     for position in range(window, window + stored):
-        stage.results.save(position, record.jobs[position], b"{}")
+        stage.store(position, record.jobs[position])
     last = JobsOutcome(collected=0, failed=list(range(2 * window - 6, 2 * window)))
     if stops:
         with pytest.raises(JobFailedError, match="6 of 50 parts failed"):
@@ -251,7 +271,7 @@ def test_a_job_without_a_result_does_not_stop_the_next_window_and_is_not_submitt
     parts, record = stage.begin()
     asyncio.run(parts.submit_missing(record))
     for position in range(1, window):
-        stage.results.save(position, record.jobs[position], b"{}")
+        stage.store(position, record.jobs[position])
     assert not parts.settle(record, JobsOutcome(collected=window - 1, empty=[0], messages={0: "why"}))
     assert 0 not in stage.record.awaited, "it is not polled again in this attempt"
     asyncio.run(parts.submit_missing(record))

@@ -8,6 +8,7 @@ Answers are made from documented ones: a value replaced, a name repeated, bytes 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -50,7 +51,7 @@ from lucidworks_provider.client.validation import check_chunks
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.jobs.chunk_task import chunk_file
 from lucidworks_provider.jobs.prediction_file import prediction_file
-from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs.record import ResultDirectory
 from lucidworks_provider.jobs.rows import Batch
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "100"))
@@ -120,7 +121,7 @@ def write_chunks(body: bytes) -> object:
     with tempfile.TemporaryDirectory() as folder:
         with chunk_file(f"{folder}/x.parquet", options) as file:
             file.add("a", result.chunks, checked.spans)
-        return file.manifest.as_json()
+        return file.manifest
 
 
 def write_predictions(use_case: str) -> Callable[[Response], object]:
@@ -135,7 +136,7 @@ def write_predictions(use_case: str) -> Callable[[Response], object]:
         with tempfile.TemporaryDirectory() as folder:
             with prediction_file(f"{folder}/x.jsonl", options) as file:
                 file.add(Batch(0, 0, items), found)
-            return file.manifest.as_json()
+            return file.manifest
 
     return read
 
@@ -151,7 +152,7 @@ def job_id_of(kind: Any) -> Callable[[Response], object]:
         assert rest not in {".", ".."}
         with tempfile.TemporaryDirectory() as folder:
             bodies = ResultDirectory(f"{folder}/below")
-            bodies.save(0, job_id, b"{}")
+            asyncio.run(bodies.of(0, job_id).save(b"{}"))
             (kept,) = (path for path in Path(folder).rglob("*") if path.is_file())
             assert kept.parent == Path(folder) / "below"
         return job_id

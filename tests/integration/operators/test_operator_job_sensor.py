@@ -18,9 +18,9 @@ from lucidworks_provider.client.jobs import poll_request
 from lucidworks_provider.client.predictions import submit_prediction
 from lucidworks_provider.errors import InputError, MalformedAnswerError, StorageError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
-from lucidworks_provider.jobs import decisions, result_store
-from lucidworks_provider.jobs.result_store import ResultDirectory
+from lucidworks_provider.jobs import decisions, record
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
+from lucidworks_provider.storage import write_file
 from lucidworks_provider.triggers import LucidworksJobsTrigger
 
 if TYPE_CHECKING:
@@ -184,16 +184,15 @@ def test_bad_input_is_refused_before_anything_is_asked(
 def test_a_result_that_is_handed_out_once_waits_for_its_storage(
     emulator: RunningEmulator, context: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(result_store, "SAVE_WAIT", 0.01)
+    monkeypatch.setattr(record, "SAVE_WAIT", 0.01)
     failures = [StorageError("503")] * 10
-    keep = ResultDirectory.save
 
-    def fails(self: ResultDirectory, *arguments: Any) -> None:
-        if failures:
+    def fails(uri: str, data: bytes) -> None:
+        if uri.endswith(".json") and failures:
             raise failures.pop()
-        keep(self, *arguments)
+        write_file(uri, data)
 
-    monkeypatch.setattr(ResultDirectory, "save", fails)
+    monkeypatch.setattr(record, "write_file", fails)
     path = tmp_path / "body.json"
     sensor("chunking", submit("chunking"), result_path=str(path)).execute(context)
     assert failures == []

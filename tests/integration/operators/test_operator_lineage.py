@@ -122,7 +122,7 @@ def test_a_file_has_the_columns_that_were_written(tmp_path: Path) -> None:
     operator = LucidworksChunkOperator(result_path=path, text="A text.", **CHUNKING)
     with chunk_file(path, operator._options()) as file:
         file.add("a", [Chunk("A text.", (0, 7), [0.5, 0.25, 0.125], 3)], [(0, 7)])
-    [output] = of(operator, file.manifest.as_json())["outputs"]
+    [output] = of(operator, file.manifest)["outputs"]
     found = {one["name"]: one["type"] for one in output["facets"]["schema"]["fields"]}
     assert found == {one.name: str(one.type).replace("element: ", "") for one in pq.read_schema(path)}
     assert found["vector"] == "fixed_size_list<float>[3]"

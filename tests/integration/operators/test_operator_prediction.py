@@ -7,6 +7,7 @@ Attempts are played by making the operator anew with the same task instance, as 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -33,7 +34,7 @@ from prediction_service import (
     wait,
 )
 
-from lucidworks_provider import retrying, storage
+from lucidworks_provider import metrics, retrying, storage
 from lucidworks_provider.client import predictions as client_predictions
 from lucidworks_provider.client.http import rate_limiter
 from lucidworks_provider.client.predictions import predict_items, submit_items
@@ -56,9 +57,9 @@ from lucidworks_provider.errors import (
     TokenRefusedError,
     UnknownResourceError,
 )
-from lucidworks_provider.jobs import polling, progress, record, result_store, task
+from lucidworks_provider.jobs import polling, record, task
 from lucidworks_provider.jobs.prediction_task import SyncBatchRunner
-from lucidworks_provider.jobs.result_store import QuarantineReason, ResultDirectory
+from lucidworks_provider.jobs.record import QuarantineReason, ResultDirectory
 from lucidworks_provider.operators import base
 from lucidworks_provider.operators.job import JobOperator
 from tests.task_state import TaskStateStore
@@ -529,15 +530,16 @@ def test_failures_with_answers_in_between_hold_up_nobody(service: Service, tmp_p
 def test_a_storage_that_fails_in_the_middle_ends_the_asking(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[int] = []
+    kept: list[str] = []
 
-    def keep(self: ResultDirectory, position: int, job_id: str, body: bytes) -> None:
-        if kept:
-            raise StorageError("The disk is full.")
-        kept.append(position)
+    def keep(uri: str, data: bytes) -> None:
+        if uri.endswith(".json"):
+            if kept:
+                raise StorageError("The disk is full.")
+            kept.append(uri)
 
-    monkeypatch.setattr(ResultDirectory, "save", keep)
-    monkeypatch.setattr(result_store, "SAVE_WAIT", 0.001)
+    monkeypatch.setattr(record, "write_file", keep)
+    monkeypatch.setattr(record, "SAVE_WAIT", 0.001)
     with pytest.raises(StorageError, match=r"1 of 10 batches failed. Input 1: The disk is full"):
         direct(TEN, batch_size=1, concurrency=1, result_path=str(tmp_path / "p.jsonl")).execute(new_context())
     assert len(service.calls("predict")) == 2, "what cannot be kept is not paid for"
@@ -593,7 +595,7 @@ def test_once_the_result_stands_a_retry_pays_for_nothing(
     store = context.get("task_state_store", TaskStateStore())
     store.down = True
     with monkeypatch.context() as away:
-        away.setattr(progress, "log_result", die)
+        away.setattr(metrics, "log_result", die)
         for _ in range(2):
             with pytest.raises(Death):
                 direct(TEN, result_path=path).execute(context)
@@ -623,7 +625,7 @@ def test_whatever_ends_it_once_the_result_stands_a_retry_returns_that(
         if place == "link":
             dying.setattr(base, "push_result", die)
         else:
-            dying.setattr(result_store, "discard", die)
+            dying.setattr(record, "discard", die)
             dying.setattr(record, "discard_folder", die)
         with pytest.raises(Death):
             direct(TEN, result_path=str(path)).execute(context)
@@ -1073,7 +1075,7 @@ def test_a_quarantined_body_outlives_the_next_submission_of_the_only_job(
             make().execute(context)
     (job,) = service.emulator.state.jobs.all()
     bodies = ResultDirectory(deferred.value.trigger.folder)
-    kept = bodies.quarantine(0, job.job_id, b"body", QuarantineReason.UNUSABLE)
+    kept = asyncio.run(bodies.of(0, job.job_id).quarantine(b"body", QuarantineReason.UNUSABLE))
     service.job(0, "GONE")
     with pytest.raises(TaskDeferred):
         make().execute_complete(context, wait(deferred.value), **deferred.value.kwargs)

@@ -19,7 +19,7 @@ from lucidworks_provider.delta import check_installed
 from lucidworks_provider.delta.log import DataFile, commit, metadata_action, protocol_action
 from lucidworks_provider.delta.vectors import write_vectors
 from lucidworks_provider.documents.html_text import html_text
-from lucidworks_provider.jobs.chunk_columns import stored_chunk_schema
+from lucidworks_provider.jobs.columns import stored_chunk_schema
 
 if __name__ == "__main__":
     check_installed()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Chunks as columns, for result files and the tables of a corpus.
+Result files, and chunks as columns of them and of the tables of a corpus.
 
 ================  ==========================================================================
 column            meaning
@@ -20,10 +20,12 @@ columns           of a task only)
 from __future__ import annotations
 
 import json
+import logging
 import math
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
@@ -33,6 +35,12 @@ from lucidworks_provider.jobs.rows import kept_arrays
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+log = logging.getLogger(__name__)
+
+# Rows of a row group of a result file: many tiny groups are slow to read.
+GROUP_ROWS = 2048
 
 # Quantised values by the vendor's method: unsigned and signed bytes.
 BYTES = {"min-max": ("uint8", 0, 255), "max-scale": ("int8", -128, 127)}
@@ -44,6 +52,103 @@ _AT_ONCE = 512
 _TOKENS = range(-(2**31), 2**31)
 # Of a row beside its text, its vector and its document's id.
 _ROW_BYTES = 24
+
+
+class Warnings:
+    """Logs warnings about results that are accepted, and counts them for the manifest and the metrics."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, message: str, *values: object, results: int = 1) -> None:
+        """
+        Log a warning.
+
+        :param results: that it is about.
+        """
+        self.count += results
+        log.warning(message, *values)
+
+
+class ResultFile:
+    """
+    A file that a task writes.
+
+    :param path: where it is written before it is published.
+    :param counts: of the manifest, and the URI; those that are None are left out.
+    """
+
+    def __init__(self, path: Path, **counts: Any) -> None:
+        self.path = path
+        self.counts = counts
+        # About results that are accepted.
+        self.warnings = Warnings()
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the task returns."""
+        counts = {name: value for name, value in self.counts.items() if value is not None}
+        return counts | {"warnings": self.warnings.count}
+
+
+class JsonLinesWriter:
+    """Writes a line of JSON for each row."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """
+        Append all rows, or none.
+
+        :raises UnicodeEncodeError: a text holds half a surrogate pair.
+        """
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ParquetWriter:
+    """
+    Writes row groups of at least :data:`GROUP_ROWS`; the first rows give the schema.
+
+    :param repeated: names of the columns whose values repeat, or all. A dictionary of other columns takes three times
+        as long to write.
+    """
+
+    def __init__(self, path: Path, *, repeated: Sequence[str] | bool = True) -> None:
+        self._path = path
+        self._repeated = repeated
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows."""
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= GROUP_ROWS:
+            self._flush()
+
+    def close(self, schema: pa.Schema) -> None:
+        """:param schema: of a file without rows."""
+        self._flush()
+        self._open(schema).close()
+
+    def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._path, schema, compression="zstd", use_dictionary=self._repeated
+            )
+        return self._writer
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            self._open(self._waiting[0].schema).write_table(pa.concat_tables(self._waiting))
+            self._waiting = []
 
 
 def chunk_schema(
@@ -183,6 +288,11 @@ class ChunkColumns:
         """Chunks since the last :meth:`take`; ``nbytes`` is about their size in memory."""
         return len(self._texts)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """By the options and the dimension."""
+        return chunk_schema(self._options, self.dimension, with_hash=self._with_hash, kept=self._kept_types)
+
     def add(
         self,
         document_id: str,
@@ -233,7 +343,7 @@ class ChunkColumns:
 
         if not self._texts:
             return None
-        schema = chunk_schema(self._options, self.dimension, with_hash=self._with_hash, kept=self._kept_types)
+        schema = self.schema
         kind = schema.field("vector").type
         numbers = len(self._texts) * self.dimension
         flat = pa.Array.from_buffers(kind.value_type, numbers, [None, pa.py_buffer(self._vectors)])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lucidworks_provider.client.chunking import Chunk, ChunkingOptions
 from lucidworks_provider.client.validation import Span
 from lucidworks_provider.errors import MalformedAnswerError
-from lucidworks_provider.jobs.chunk_columns import ChunkColumns, chunk_schema
+from lucidworks_provider.jobs.columns import ChunkColumns, chunk_schema
 
 FLOATS = ChunkingOptions("sentence", "gte-small")
 UNSIGNED = ChunkingOptions("sentence", "gte-small", model_config={"vectorQuantizationMethod": "min-max"})
