@@ -8,8 +8,8 @@ No authentication, so bind the emulator to the loopback interface only, which is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import Job, JobState
-from lucidworks_provider.emulator.models_api import Deployment, Model, Registry, deployment_json, model_json
+from lucidworks_provider.emulator.models_api import Deployment, Model, deployment_json, model_json
 from lucidworks_provider.emulator.rules import (
     InvalidValue,
     check,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from lucidworks_provider.emulator.state import EmulatorState
 
 _GONE = "GONE"
-_Made = TypeVar("_Made", Model, Deployment)
 _Control = Callable[[Request], Awaitable[Response]]
 
 
@@ -60,25 +59,25 @@ async def log(request: Request) -> Response:
     state = _state(request)
     if request.method == "DELETE":
         state.log.clear()
-    return JSONResponse([record.public() for record in state.log])
+    return JSONResponse([dataclasses.asdict(record) for record in state.log])
 
 
 async def stats(request: Request) -> Response:
     """Show the counts since the start."""
     state = _state(request)
-    counts = state.log
+    calls, statuses = state.log.endpoints, state.log.statuses
     return JSONResponse(
         {
-            "issued": {scope.value: counts.issued[scope.value] for scope in Scope},
-            "submissions": counts.endpoints[EndpointName.SUBMIT.value],
-            "polls": counts.endpoints[EndpointName.POLL.value],
-            "unauthorized": counts.statuses[401],
-            "forbidden": counts.statuses[403],
-            "rate_limited": counts.statuses[429],
-            "dropped": counts.statuses[None],
+            "issued": {scope: state.log.issued[scope] for scope in Scope},
+            "submissions": calls["submit"],
+            "polls": calls["poll"],
+            "unauthorized": statuses[401],
+            "forbidden": statuses[403],
+            "rate_limited": statuses[429],
+            "dropped": statuses[None],
             "live_tokens": state.tokens.live_count(),
             "jobs": state.jobs.count_by_state(state.settings),
-            "calls": {name.value: counts.endpoints[name.value] for name in EndpointName},
+            "calls": {name: calls[name] for name in EndpointName},
         }
     )
 
@@ -107,57 +106,47 @@ async def job(request: Request) -> Response:
         if order.get("state") == _GONE:
             state.jobs.forget(found.job_id)
             return JSONResponse({"job_id": found.job_id, "state": _GONE})
-        state.jobs.force(found, JobState(order.get("state")), str(order.get("message", "Forced by a test.")))
+        state.jobs.force(
+            found, JobState(order.get("state", "")), str(order.get("message", "Forced by a test."))
+        )
     return JSONResponse(_shown(state, found))
 
 
-def _forceable(
-    everything: Callable[[Registry], Sequence[_Made]],
-    find: Callable[[Registry, str], _Made | None],
-    forget: Callable[[Registry, str], None],
-    shown: Callable[[EmulatorState, _Made], dict[str, object]],
-) -> tuple[_Control, _Control]:
-    """
-    Make the endpoints that show models or deployments as the Models API does.
-
-    That of one forces its state; GONE removes it, null returns to what the clock says.
-    """
-
-    async def listed(request: Request) -> Response:
-        state = _state(request)
-        return JSONResponse([shown(state, one) for one in everything(state.registry)])
-
-    async def one(request: Request) -> Response:
-        state, wanted = _state(request), request.path_params["id"]
-        found = find(state.registry, wanted)
-        if found is None:
-            return JSONResponse({"message": "there is no such id"}, 404)
-        if request.method == "POST":
-            order = check("order", await _object(request), {"state": nullable(text)})
-            if not order:
-                raise InvalidValue("state: a text, or null for what the clock says")
-            found.forced = order["state"]
-            if found.forced == _GONE:
-                forget(state.registry, wanted.lower())
-                return JSONResponse({"id": wanted, "state": _GONE})
-        return JSONResponse(shown(state, found))
-
-    return listed, one
+def _every(request: Request) -> dict[str, Model] | dict[str, Deployment]:
+    registry = _state(request).registry
+    if "/models" in request.url.path:
+        return {one.model_id: one for one in registry.models()}
+    return {one.deployment_id: one for one in registry.deployments()}
 
 
-def _shown_model(state: EmulatorState, found: Model) -> dict[str, object]:
-    # The settings of a control answer never order the credentials.
+def _resource(state: EmulatorState, found: Model | Deployment) -> dict[str, object]:
+    """Show a model or a deployment as the Models API does, but never the credentials."""
+    if isinstance(found, Deployment):
+        return deployment_json(found, state.clock())
     settings = dataclasses.replace(state.settings, echo_credentials=False)
     return model_json(found, state.registry.deployments(found.model_id), state.clock(), settings)
 
 
-models, model = _forceable(Registry.models, Registry.model, Registry.forget_model, _shown_model)
-deployments, deployment = _forceable(
-    Registry.deployments,
-    Registry.deployment,
-    Registry.forget_deployment,
-    lambda state, found: deployment_json(found, state.clock()),
-)
+async def resources(request: Request) -> Response:
+    """List the models or the deployments."""
+    return JSONResponse([_resource(_state(request), one) for one in _every(request).values()])
+
+
+async def resource(request: Request) -> Response:
+    """Show a model or a deployment or force its state; GONE removes it, null is what the clock says."""
+    state, wanted = _state(request), request.path_params["id"]
+    found = _every(request).get(wanted.lower())
+    if found is None:
+        return JSONResponse({"message": "there is no such id"}, 404)
+    if request.method == "POST":
+        order = check("order", await _object(request), {"state": nullable(text)})
+        if not order:
+            raise InvalidValue("state: a text, or null for what the clock says")
+        found.forced = order["state"]
+        if found.forced == _GONE:
+            state.registry.forget(wanted.lower())
+            return JSONResponse({"id": wanted, "state": _GONE})
+    return JSONResponse(_resource(state, found))
 
 
 async def clock(request: Request) -> Response:
@@ -183,8 +172,8 @@ def _state(request: Request) -> EmulatorState:
 def _shown(state: EmulatorState, job: Job) -> dict[str, object]:
     return {
         "job_id": job.job_id,
-        "kind": job.kind.value,
-        "state": state.jobs.peek(job, state.settings).value,
+        "kind": job.kind,
+        "state": state.jobs.peek(job, state.settings),
         "polls": job.polls,
     }
 
@@ -219,10 +208,10 @@ ROUTES = [
     _route("/tokens/kill", kill_tokens, "POST"),
     _route("/jobs", jobs, "GET"),
     _route("/jobs/{job_id}", job, "GET", "POST"),
-    _route("/models", models, "GET"),
-    _route("/models/{id}", model, "GET", "POST"),
-    _route("/deployments", deployments, "GET"),
-    _route("/deployments/{id}", deployment, "GET", "POST"),
+    _route("/models", resources, "GET"),
+    _route("/models/{id}", resource, "GET", "POST"),
+    _route("/deployments", resources, "GET"),
+    _route("/deployments/{id}", resource, "GET", "POST"),
     _route("/clock", clock, "GET", "POST"),
     _route("/reset", reset, "POST"),
 ]

@@ -52,10 +52,6 @@ DEPLOYED, DEPLOYING, DEPLOY_FAILED = "DEPLOYED", "DEPLOYING", "DEPLOY_FAILED"
 DELETED, DELETING, DELETE_FAILED = "DELETED", "DELETING", "DELETE_FAILED"
 
 
-def _new_id() -> str:
-    return str(uuid4())
-
-
 @dataclass
 class Model:
     """One model; a pre-trained one has no order and never trains."""
@@ -88,7 +84,7 @@ class Deployment:
     gone_at: float | None = None
     stays: bool = False
     forced: str | None = None
-    deployment_id: str = field(default_factory=_new_id)
+    deployment_id: str = field(default_factory=lambda: str(uuid4()))
 
     def state(self, now: float) -> str:
         """Return the state at a time; DELETED: the record is about to disappear."""
@@ -118,45 +114,35 @@ class Registry:
         self._deployments: dict[str, Deployment] = {}
 
     def add(self, made: Model | Deployment) -> None:
-        """Keep a new one."""
         if isinstance(made, Model):
             self._models[made.model_id] = made
         else:
             self._deployments[made.deployment_id] = made
 
     def models(self) -> list[Model]:
-        """Return every model."""
         return list(self._models.values())
 
     def model(self, model_id: str) -> Model | None:
-        """Return a model."""
-        return self._models.get(model_id) or self._models.get(model_id.lower())
-
-    def forget_model(self, model_id: str) -> None:
-        """Drop a model; its deployments stay."""
-        self._models.pop(model_id, None)
+        return self._models.get(model_id.lower())
 
     def deployments(self, model_id: str | None = None) -> list[Deployment]:
         """Return the deployments, all or those of a model, without those whose deletion is over."""
         now = self._clock()
         for one in list(self._deployments.values()):
             if one.forced is None and one.state(now) == DELETED:
-                self.forget_deployment(one.deployment_id)
+                del self._deployments[one.deployment_id]
         return [one for one in self._deployments.values() if model_id in {None, one.order["modelId"]}]
 
     def deployment(self, deployment_id: str) -> Deployment | None:
-        """Return a deployment."""
-        wanted = deployment_id.lower()
-        return next((one for one in self.deployments() if one.deployment_id == wanted), None)
+        return next((one for one in self.deployments() if one.deployment_id == deployment_id.lower()), None)
 
-    def forget_deployment(self, deployment_id: str) -> None:
-        """Drop a deployment."""
-        self._deployments.pop(deployment_id, None)
+    def forget(self, id_: str) -> None:
+        """Drop a model, whose deployments stay, or a deployment."""
+        self._models.pop(id_, None)
+        self._deployments.pop(id_, None)
 
     def live(self) -> list[str]:
         """Return the ids of the deployments that serve predictions."""
-        if not self._deployments:
-            return []
         now = self._clock()
         return [one.deployment_id for one in self.deployments() if one.state(now) == DEPLOYED]
 
@@ -313,7 +299,7 @@ async def create_model(call: Call) -> Response:
         raise InvalidValue("trainingData: a catalog or signals are required.")
     now = call.state.clock()
     model = Model(
-        _new_id(),
+        str(uuid4()),
         order,
         started=now,
         completed=now + call.settings.training_seconds,

@@ -187,7 +187,7 @@ def test_what_a_bucket_lets_through() -> None:
     # The bucket keeps what it has when the rate is changed.
     assert limit.refuse(settings, 15.0) == 1
     assert sum(limit.refuse(settings, 100.0) is None for _ in range(50)) == 10
-    limit.clear()
+    limit = RateLimit()
     assert sum(limit.refuse(settings, 100.0) is None for _ in range(50)) == 10
 
 
