@@ -52,7 +52,6 @@ class Call:
         self.settings = self.state.settings
 
     def suffers(self, kind: str) -> bool:
-        """Return whether a fault of a kind was injected into this call."""
         return self.fault is not None and self.fault.kind == kind
 
     def segment(self, text: str) -> str:

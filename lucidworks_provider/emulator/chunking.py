@@ -124,7 +124,6 @@ def _dump(value: object) -> str:
 
 
 async def submit(call: Call) -> Response:
-    """Accept a text."""
     segment, model_id = call.request.path_params["chunker"], call.request.path_params["model_id"]
     call.record.chunker, call.record.model = segment, model_id
     chunker = call.segment(segment)
@@ -156,5 +155,4 @@ async def submit(call: Call) -> Response:
 
 
 async def fetch(call: Call) -> Response:
-    """Return the state of a job and, once, its results."""
     return await poll(call, JobKind.CHUNKING, call.request.path_params["chunking_id"])

@@ -41,7 +41,6 @@ async def drop(scope: MutableMapping[str, Any], *, reset: bool = False) -> None:
 
 
 def write(scope: MutableMapping[str, Any], data: bytes) -> None:
-    """Write to the connection of a request, past the server."""
     _transport(scope).write(data)
 
 

@@ -8,10 +8,9 @@ No authentication, so bind the emulator to the loopback interface only, which is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -30,96 +29,89 @@ from lucidworks_provider.emulator.rules import (
 from lucidworks_provider.emulator.tokens import Scope
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from lucidworks_provider.emulator.state import EmulatorState
 
 _GONE = "GONE"
-_Control = Callable[[Request], Awaitable[Response]]
+_Order: TypeAlias = dict[str, Any]
+_Control: TypeAlias = "Callable[[EmulatorState, Request, _Order], object]"
+"""Gives the JSON to answer with; the last argument is the body of a POST or PATCH, else empty."""
 
 
-async def settings(request: Request) -> Response:
-    """Show the switches or change some."""
-    state = _state(request)
+def settings(state: EmulatorState, request: Request, order: _Order) -> object:
     if request.method == "PATCH":
-        state.settings = state.settings.patched(await _object(request))
-    return JSONResponse(state.settings.public())
+        state.settings = state.settings.patched(order)
+    return state.settings.public()
 
 
-async def faults(request: Request) -> Response:
-    """Order faults, list the open ones, or cancel them."""
-    state = _state(request)
+def faults(state: EmulatorState, request: Request, order: _Order) -> object:
+    """Add a fault, list the open ones, or cancel them."""
     if request.method == "POST":
-        state.faults.inject(Fault.from_json(await _object(request)))
+        state.faults.inject(Fault.from_json(order))
     elif request.method == "DELETE":
         state.faults.clear()
-    return JSONResponse([fault.public() for fault in state.faults.open()])
+    return [fault.public() for fault in state.faults.open()]
 
 
-async def log(request: Request) -> Response:
-    """Show the request log or clear it."""
-    state = _state(request)
+def log(state: EmulatorState, request: Request, order: _Order) -> object:
     if request.method == "DELETE":
         state.log.clear()
-    return JSONResponse([dataclasses.asdict(record) for record in state.log])
+    return [dataclasses.asdict(record) for record in state.log]
 
 
-async def stats(request: Request) -> Response:
-    """Show the counts since the start."""
-    state = _state(request)
+def stats(state: EmulatorState, request: Request, order: _Order) -> object:
     calls, statuses = state.log.endpoints, state.log.statuses
-    return JSONResponse(
-        {
-            "issued": {scope: state.log.issued[scope] for scope in Scope},
-            "submissions": calls["submit"],
-            "polls": calls["poll"],
-            "unauthorized": statuses[401],
-            "forbidden": statuses[403],
-            "rate_limited": statuses[429],
-            "dropped": statuses[None],
-            "live_tokens": state.tokens.live_count(),
-            "jobs": state.jobs.count_by_state(state.settings),
-            "calls": {name: calls[name] for name in EndpointName},
-        }
-    )
+    return {
+        "issued": {scope: state.log.issued[scope] for scope in Scope},
+        "submissions": calls["submit"],
+        "polls": calls["poll"],
+        "unauthorized": statuses[401],
+        "forbidden": statuses[403],
+        "rate_limited": statuses[429],
+        "dropped": statuses[None],
+        "live_tokens": state.tokens.live_count(),
+        "jobs": state.jobs.count_by_state(state.settings),
+        "calls": {name: calls[name] for name in EndpointName},
+    }
 
 
-async def kill_tokens(request: Request) -> Response:
+def kill_tokens(state: EmulatorState, request: Request, order: _Order) -> object:
     """Delete live tokens, all or those of one scope, as a foreign holder of the client id does by issuing."""
-    order = await _object(request)
     scopes = [Scope(order["scope"])] if "scope" in order else list(Scope)
-    return JSONResponse({"killed": _state(request).tokens.kill(scopes)})
+    return {"killed": state.tokens.kill(scopes)}
 
 
-async def jobs(request: Request) -> Response:
-    """List the jobs in order of submission."""
-    state = _state(request)
-    return JSONResponse([_shown(state, job) for job in state.jobs.all()])
+def jobs(state: EmulatorState, request: Request, order: _Order) -> object:
+    return [_job_json(state, job) for job in state.jobs.all()]
 
 
-async def job(request: Request) -> Response:
+def job(state: EmulatorState, request: Request, order: _Order) -> object:
     """Show a job or force its state; GONE ends its retention."""
-    state = _state(request)
-    found = state.jobs.find(request.path_params["job_id"], state.settings)
+    found = state.jobs.find(request.path_params["id"], state.settings)
     if found is None:
-        return JSONResponse({"message": "no such job"}, 404)
+        raise LookupError("there is no such job")
     if request.method == "POST":
-        order = await _object(request)
         if order.get("state") == _GONE:
             state.jobs.forget(found.job_id)
-            return JSONResponse({"job_id": found.job_id, "state": _GONE})
-        state.jobs.force(
-            found, JobState(order.get("state", "")), str(order.get("message", "Forced by a test."))
-        )
-    return JSONResponse(_shown(state, found))
+            return {"job_id": found.job_id, "state": _GONE}
+        wanted = JobState(order.get("state", ""))
+        state.jobs.force(found, wanted, str(order.get("message", "Forced by a test.")))
+    return _job_json(state, found)
 
 
-def _every(request: Request) -> dict[str, Model] | dict[str, Deployment]:
-    registry = _state(request).registry
+def _job_json(state: EmulatorState, job: Job) -> dict[str, object]:
+    shown = state.jobs.peek(job, state.settings)
+    return {"job_id": job.job_id, "kind": job.kind, "state": shown, "polls": job.polls}
+
+
+def _resources(state: EmulatorState, request: Request) -> dict[str, Model] | dict[str, Deployment]:
     if "/models" in request.url.path:
-        return {one.model_id: one for one in registry.models()}
-    return {one.deployment_id: one for one in registry.deployments()}
+        return {one.model_id: one for one in state.registry.models()}
+    return {one.deployment_id: one for one in state.registry.deployments()}
 
 
-def _resource(state: EmulatorState, found: Model | Deployment) -> dict[str, object]:
+def _resource_json(state: EmulatorState, found: Model | Deployment) -> dict[str, object]:
     """Show a model or a deployment as the Models API does, but never the credentials."""
     if isinstance(found, Deployment):
         return deployment_json(found, state.clock())
@@ -127,77 +119,53 @@ def _resource(state: EmulatorState, found: Model | Deployment) -> dict[str, obje
     return model_json(found, state.registry.deployments(found.model_id), state.clock(), settings)
 
 
-async def resources(request: Request) -> Response:
-    """List the models or the deployments."""
-    return JSONResponse([_resource(_state(request), one) for one in _every(request).values()])
+def resources(state: EmulatorState, request: Request, order: _Order) -> object:
+    return [_resource_json(state, one) for one in _resources(state, request).values()]
 
 
-async def resource(request: Request) -> Response:
+def resource(state: EmulatorState, request: Request, order: _Order) -> object:
     """Show a model or a deployment or force its state; GONE removes it, null is what the clock says."""
-    state, wanted = _state(request), request.path_params["id"]
-    found = _every(request).get(wanted.lower())
+    wanted = request.path_params["id"].lower()
+    found = _resources(state, request).get(wanted)
     if found is None:
-        return JSONResponse({"message": "there is no such id"}, 404)
+        raise LookupError("there is no such id")
     if request.method == "POST":
-        order = check("order", await _object(request), {"state": nullable(text)})
+        order = check("order", order, {"state": nullable(text)})
         if not order:
             raise InvalidValue("state: a text, or null for what the clock says")
         found.forced = order["state"]
         if found.forced == _GONE:
-            state.registry.forget(wanted.lower())
-            return JSONResponse({"id": wanted, "state": _GONE})
-    return JSONResponse(_resource(state, found))
+            state.registry.forget(wanted)
+            return {"id": wanted, "state": _GONE}
+    return _resource_json(state, found)
 
 
-async def clock(request: Request) -> Response:
+def clock(state: EmulatorState, request: Request, order: _Order) -> object:
     """Show the emulator's time or push it forward by ``advance`` seconds."""
-    state = _state(request)
     if request.method == "POST":
-        order = check("order", await _object(request), {"advance": required(number(0))})
-        state.clock.advance(order["advance"])
-    return JSONResponse({"time": state.clock()})
+        state.clock.advance(check("order", order, {"advance": required(number(0))})["advance"])
+    return {"time": state.clock()}
 
 
-async def reset(request: Request) -> Response:
-    """Return to the state after start."""
-    _state(request).reset()
-    return JSONResponse({"reset": True})
-
-
-def _state(request: Request) -> EmulatorState:
-    state: EmulatorState = request.app.state.emulator
-    return state
-
-
-def _shown(state: EmulatorState, job: Job) -> dict[str, object]:
-    return {
-        "job_id": job.job_id,
-        "kind": job.kind,
-        "state": state.jobs.peek(job, state.settings),
-        "polls": job.polls,
-    }
-
-
-async def _object(request: Request) -> dict[str, Any]:
-    body = await request.body()
-    order = load_json(body) if body else {}
-    if not isinstance(order, dict):
-        raise InvalidValue("an object is required")
-    return order
-
-
-def _checked(handler: _Control) -> _Control:
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except ValueError as wrong:  # wrong values and unknown names of enumerations
-            return JSONResponse({"message": str(wrong)}, 400)
-
-    return answer
+def reset(state: EmulatorState, request: Request, order: _Order) -> object:
+    state.reset()
+    return {"reset": True}
 
 
 def _route(path: str, handler: _Control, *methods: str) -> Route:
-    return Route(f"/_emulator{path}", _checked(handler), methods=list(methods))
+    async def answer(request: Request) -> Response:
+        try:
+            body = await request.body() if request.method in {"POST", "PATCH"} else b""
+            order = load_json(body) if body else {}
+            if not isinstance(order, dict):
+                raise InvalidValue("an object is required")
+            return JSONResponse(handler(request.app.state.emulator, request, order))
+        except LookupError as unknown:
+            return JSONResponse({"message": str(unknown)}, 404)
+        except ValueError as wrong:  # wrong values and unknown names of enumerations
+            return JSONResponse({"message": str(wrong)}, 400)
+
+    return Route(f"/_emulator{path}", answer, methods=list(methods))
 
 
 ROUTES = [
@@ -207,7 +175,7 @@ ROUTES = [
     _route("/stats", stats, "GET"),
     _route("/tokens/kill", kill_tokens, "POST"),
     _route("/jobs", jobs, "GET"),
-    _route("/jobs/{job_id}", job, "GET", "POST"),
+    _route("/jobs/{id}", job, "GET", "POST"),
     _route("/models", resources, "GET"),
     _route("/models/{id}", resource, "GET", "POST"),
     _route("/deployments", resources, "GET"),

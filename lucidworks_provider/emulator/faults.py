@@ -102,7 +102,6 @@ class Fault:
 
     @classmethod
     def from_json(cls, given: Mapping[str, Any]) -> Fault:
-        """Parse a fault of the control endpoint."""
         fault = cls(**check("fault", dict(given), _RULES))
         if fault.match not in {None, *KINDS[fault.kind]}:
             raise InvalidValue(f"{fault.kind} means nothing for {given['match']}")

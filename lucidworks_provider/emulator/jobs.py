@@ -54,7 +54,7 @@ class JobFailure(Exception):
 
 
 JobResult: TypeAlias = "Callable[[bool], str]"
-"""Gives the JSON of the fields with the results; True asks for an older published shape, if there is one."""
+"""Gives the JSON of the fields with the results; True: in an older published shape, if there is one."""
 
 
 @dataclass
@@ -143,7 +143,6 @@ class JobRegistry:
         return list(self._jobs.values())
 
     def count_by_state(self, settings: EmulatorSettings) -> dict[str, int]:
-        """Count the jobs by the state that a poll would show now."""
         counts = Counter(self.peek(job, settings) for job in self.all())
         return {state: counts[state] for state in JobState}
 

@@ -65,7 +65,6 @@ class Model:
     forced: str | None = None
 
     def state(self, now: float) -> str:
-        """Return the state at a time."""
         if self.forced is not None:
             return self.forced
         if now < self.completed:
@@ -142,7 +141,6 @@ class Registry:
         self._deployments.pop(id_, None)
 
     def live(self) -> list[str]:
-        """Return the ids of the deployments that serve predictions."""
         now = self._clock()
         return [one.deployment_id for one in self.deployments() if one.state(now) == DEPLOYED]
 
@@ -286,13 +284,11 @@ def _time(seconds: float) -> str:
 
 
 async def list_models(call: Call) -> Response:
-    """List pre-trained and custom models."""
     _check_customer(call)
     return _answer(call, [_shown(call, one) for one in call.state.registry.models()])
 
 
 async def create_model(call: Call) -> Response:
-    """Create a model and start its training."""
     _check_customer(call)
     order = await call.body(_MODEL)
     if not order["trainingData"]:
@@ -324,13 +320,11 @@ async def get_model(call: Call) -> Response:
 
 
 async def list_model_deployments(call: Call) -> Response:
-    """List the deployments of a model."""
     model = _model(call)
     return _list(call, call.state.registry.deployments(model.model_id))
 
 
 async def list_deployments(call: Call) -> Response:
-    """List all deployments."""
     _check_customer(call)
     return _list(call, call.state.registry.deployments())
 

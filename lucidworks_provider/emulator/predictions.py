@@ -44,7 +44,6 @@ def _compute(answerer: Answerer, count: int) -> JobResult:
 
 
 async def predict(call: Call) -> Response:
-    """Answer at once."""
     use_case = _use_case(call)
     ask = await _ask(call, use_case)
     answerer, count = use_case.prepare(ask), len(ask.items)
@@ -57,7 +56,6 @@ async def predict(call: Call) -> Response:
 
 
 async def submit(call: Call) -> Response:
-    """Accept a request for later."""
     use_case = _use_case(call)
     if not use_case.asynchronous:
         raise ApiError(404, "There is no such asynchronous use case.")
@@ -67,7 +65,6 @@ async def submit(call: Call) -> Response:
 
 
 async def fetch(call: Call) -> Response:
-    """Return the state of a prediction and, once, its results."""
     return await poll(call, JobKind.PREDICTION, call.request.path_params["prediction_id"])
 
 

@@ -86,14 +86,12 @@ def text(name: str, value: Any) -> str:
 
 
 def boolean(name: str, value: Any) -> bool:
-    """Accept true and false."""
     if not isinstance(value, bool):
         raise InvalidValue(f"{name}: true or false is required.")
     return value
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str, Any], int]:
-    """Accept the integers of a range."""
     limits = f"at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
 
     def rule(name: str, value: Any) -> int:
@@ -108,7 +106,6 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str, Any], in
 
 
 def number(minimum: float, maximum: float | None = None) -> Callable[[str, Any], float]:
-    """Accept the numbers of a range."""
     limits = f"of at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
 
     def rule(name: str, value: Any) -> float:
@@ -121,7 +118,6 @@ def number(minimum: float, maximum: float | None = None) -> Callable[[str, Any],
 
 
 def one_of(*choices: str) -> Callable[[str, Any], str]:
-    """Accept some words."""
 
     def rule(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
@@ -138,7 +134,6 @@ def member_of(choices: type[_Choice]) -> Callable[[str, Any], _Choice]:
 
 
 def nullable(rule: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """Accept a null, too."""
     return lambda name, value: None if value is None else rule(name, value)
 
 

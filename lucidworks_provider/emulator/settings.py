@@ -78,8 +78,17 @@ def _segment(name: str, value: Any) -> str:
     return str(value)
 
 
-def _setting(default: Any, rule: Rule) -> Any:
-    return field(default=default, metadata={"rule": rule})
+def _setting(default: Any, rule: Rule, option: str = "") -> Any:
+    """
+    Describe a setting.
+
+    :param default: the value, or what makes it.
+    :param option: the help of its option on the command line; without one, ``--set`` reaches it.
+    """
+    metadata = {"rule": rule, "option": option}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -89,30 +98,38 @@ class EmulatorSettings:
     clients: Mapping[str, str] = field(
         default_factory=lambda: {"demo-client": "demo-secret"}, repr=False, metadata={"rule": _clients}
     )
-    auth_server_id: str = _setting("ausao8uveaPmyhv0v357", text)
-    token_ttl: int = _setting(3600, integer(1))
-    both_tokens_live: bool = _setting(False, boolean)
+    auth_server_id: str = _setting("ausao8uveaPmyhv0v357", text, "another one in the token path gives 404")
+    token_ttl: int = _setting(3600, integer(1), "lifetime of a token, in seconds")
+    both_tokens_live: bool = _setting(False, boolean, "a new token does not delete the old one")
     # 401 is documented for an expired token.
     dead_token: str = _setting("401", one_of("401", "403"))
-    scope_check: bool = _setting(True, boolean)
-    query_only: bool = _setting(False, boolean)
-    pending_polls: int = _setting(1, integer(0))
-    pending_seconds: float = _setting(0.0, _seconds)
-    retrieved: str = _setting("empty", one_of("empty", "payload", "404"))
-    retention: float = _setting(24 * 3600.0, _seconds)
-    chunk_overflow: str = _setting("truncate", one_of("truncate", "error"))
-    oversize: str = _setting("413", one_of("413", "400", "error-job"))
+    scope_check: bool = _setting(True, boolean, "refuse a token of another scope")
+    query_only: bool = _setting(False, boolean, "token parameters in the query only, not in a form body")
+    pending_polls: int = _setting(1, integer(0), "polls answered SUBMITTED")
+    pending_seconds: float = _setting(0.0, _seconds, "seconds for which polls are answered SUBMITTED")
+    retrieved: str = _setting(
+        "empty", one_of("empty", "payload", "404"), "later polls get empty, payload or 404"
+    )
+    retention: float = _setting(24 * 3600.0, _seconds, "seconds from the submission to a 404")
+    chunk_overflow: str = _setting(
+        "truncate", one_of("truncate", "error"), "too many chunks: truncate or error"
+    )
+    oversize: str = _setting("413", one_of("413", "400", "error-job"), "too much text: 413, 400 or error-job")
     # About 1 MB is documented.
     max_text_bytes: int = _setting(1_000_000, integer(1))
     rate_limit: int | None = _setting(None, nullable(integer(1)))
     rate_window: float = _setting(1.0, number(1e-6))
-    rate_mode: str = _setting("window", one_of("window", "bucket"))
-    retry_after: bool = _setting(True, boolean)
+    rate_mode: str = _setting(
+        "window",
+        one_of("window", "bucket"),
+        "a sliding window, or a bucket of tokens that holds those of one second",
+    )
+    retry_after: bool = _setting(True, boolean, "send it with a 429 of the rate limit")
     shed_share: float = _setting(0.0, number(0, 1))
-    strict_segments: bool = _setting(False, boolean)
-    legacy_shape: bool = _setting(False, boolean)
-    latency: float = _setting(0.0, _seconds)
-    token_latency: float = _setting(0.0, _seconds)
+    strict_segments: bool = _setting(False, boolean, "'_' is not read as '-' in the path")
+    legacy_shape: bool = _setting(False, boolean, "results in the older published shape")
+    latency: float = _setting(0.0, _seconds, "delay of each other endpoint")
+    token_latency: float = _setting(0.0, _seconds, "delay of the token endpoint")
     deployments: tuple[str, ...] = _setting((), _deployments)
     batch_overflow: str = _setting("400", one_of("400", "truncate"))
     unknown_options: str = _setting("400", one_of("400", "ignore"))
@@ -121,22 +138,22 @@ class EmulatorSettings:
     sources_shape: str = _setting("array", one_of("array", "string"))
     embedding_shape: str = _setting("vector", _field_name)
     joined_tokens: bool = _setting(False, boolean)
-    customer_id: str = _setting("demo-customer", _segment)
-    training_seconds: float = _setting(2.0, _seconds)
+    customer_id: str = _setting(
+        "demo-customer", _segment, "another one in the path of the Models API gives 403"
+    )
+    training_seconds: float = _setting(2.0, _seconds, "seconds from TRAINING to AVAILABLE")
     training_fails: bool = _setting(False, boolean)
-    deploy_seconds: float = _setting(1.0, _seconds)
+    deploy_seconds: float = _setting(1.0, _seconds, "seconds from DEPLOYING to DEPLOYED")
     deploy_fails: bool = _setting(False, boolean)
-    undeploy_seconds: float = _setting(0.0, _seconds)
+    undeploy_seconds: float = _setting(0.0, _seconds, "seconds for which a deleted deployment is listed")
     undeploy_fails: bool = _setting(False, boolean)
     # Two readings of section 10.6.
     undeploy_path: str = _setting("both", one_of("both", "literal", "rest"))
     undeploy_refusal: int = _setting(404, integer(400, 499))
     echo_credentials: bool = _setting(False, boolean)
     vector_size_text: bool = _setting(True, boolean)
-    hidden_fields: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict, metadata={"rule": _fields_by_endpoint}
-    )
-    rewritten_texts: Mapping[str, str] = field(default_factory=dict, metadata={"rule": _text_pairs})
+    hidden_fields: Mapping[str, tuple[str, ...]] = _setting(dict, _fields_by_endpoint)
+    rewritten_texts: Mapping[str, str] = _setting(dict, _text_pairs)
     missing_endpoints: tuple[str, ...] = _setting((), _endpoints)
 
     def __post_init__(self) -> None:

@@ -139,7 +139,6 @@ class Clock:
         return time.time() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Push the time forward."""
         self._ahead += seconds
 
 

@@ -39,8 +39,6 @@ _LOGGED_JTI = 8
 
 
 class Scope(StrEnum):
-    """The scopes of Lucidworks AI."""
-
     PREDICT = "machinelearning.predict"
     MODEL = "machinelearning.model"
 
@@ -67,7 +65,6 @@ class Token:
 
     @property
     def jti_prefix(self) -> str:
-        """Return the part that may be logged."""
         return self.jti[:_LOGGED_JTI]
 
 
@@ -95,7 +92,6 @@ class TokenRegistry:
         return text, token
 
     def find(self, text: str) -> tuple[Token | None, TokenState]:
-        """Look up a bearer token and its state."""
         token = self._tokens.get(text)
         return token, self._state(token) if token else TokenState.UNKNOWN
 
@@ -108,7 +104,6 @@ class TokenRegistry:
         return len(doomed)
 
     def live_count(self) -> int:
-        """Count the tokens that would be accepted now."""
         return len(self._live())
 
     def _live(self) -> list[Token]:

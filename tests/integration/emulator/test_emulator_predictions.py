@@ -202,8 +202,8 @@ def test_conversations_are_bounded() -> None:
     assert (len(memory), "0" in memory, "10004" in memory) == (10_000, False, True)
     for number in range(40):
         memory.remember("x", str(number))
-    assert memory.history("x")[-1] == "39"
-    assert len(memory.history("x")) == 16
+    assert memory["x"][-1] == "39"
+    assert len(memory["x"]) == 16
 
 
 def test_summary_keywords_entities_and_questions(caller: Caller) -> None:
