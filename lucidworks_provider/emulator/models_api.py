@@ -236,11 +236,7 @@ def metrics_json(model: Model, now: float) -> dict[str, float]:
 
 def deployment_json(deployment: Deployment, now: float, state: str | None = None) -> dict[str, object]:
     """Return a deployment, in a state that only an answer to the deletion has if one is given."""
-    shown = {
-        **deployment.order,
-        **_short_json(deployment, now),
-        "createdBy": deployment.created_by,
-    }
+    shown = {**deployment.order, **_short_json(deployment, now), "createdBy": deployment.created_by}
     if state is not None:
         shown["state"] = state
     return {name: value for name, value in shown.items() if value is not None}
@@ -353,31 +349,25 @@ async def deploy(call: Call) -> Response:
     return _answer(call, deployment_json(deployment, now))
 
 
-async def undeploy_literally(call: Call) -> Response:
-    """Delete by the path of the vendor's own specification, with the deployment in the customer's place."""
-    if call.settings.undeploy_path == "rest":
-        raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
-    return _undeploy(call, call.request.path_params["customer_id"])
-
-
 async def undeploy(call: Call) -> Response:
-    """Delete by the usual path, which no page shows [A]."""
-    if call.settings.undeploy_path == "literal":
-        raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
-    _check_customer(call)
-    return _undeploy(call, call.request.path_params["deployment_id"])
+    """
+    Delete by either path.
 
-
-def _undeploy(call: Call, deployment_id: str) -> Response:
-    call.record.deployment = deployment_id
-    settings, now = call.settings, call.state.clock()
-    deployment = call.state.registry.deployment(deployment_id)
+    That of the vendor's own specification has the deployment in the customer's place; no page shows the usual one [A].
+    """
+    parameters, settings, now = call.request.path_params, call.settings, call.state.clock()
+    literal = "deployment_id" not in parameters
+    if settings.undeploy_path == ("rest" if literal else "literal"):
+        raise ApiError(settings.undeploy_refusal, "There is no such endpoint.")
+    if not literal:
+        _check_customer(call)
+    call.record.deployment = parameters["customer_id" if literal else "deployment_id"]
+    deployment = call.state.registry.deployment(call.record.deployment or "")
     if deployment is None:
         raise ApiError(404, "There is no such deployment.")
     deployment.delete(now, seconds=settings.undeploy_seconds, fails=settings.undeploy_fails)
-    return _answer(
-        call, deployment_json(deployment, now, DELETE_FAILED if settings.undeploy_fails else DELETED)
-    )
+    state = DELETE_FAILED if settings.undeploy_fails else DELETED
+    return _answer(call, deployment_json(deployment, now, state))
 
 
 def _answer(call: Call, shown: object) -> Response:

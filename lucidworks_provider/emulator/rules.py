@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
+from uuid import UUID
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
@@ -85,6 +86,14 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def uuid(name: str, value: Any) -> str:
+    """Accept a UUID, and write it in lower case with hyphens."""
+    try:
+        return str(UUID(text(name, value)))
+    except ValueError:
+        raise InvalidValue(f"{name}: a UUID is required.") from None
+
+
 def boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InvalidValue(f"{name}: true or false is required.")
@@ -131,6 +140,19 @@ def member_of(choices: type[_Choice]) -> Callable[[str, Any], _Choice]:
     """Accept the values of an enumeration."""
     word = one_of(*(one.value for one in choices))
     return lambda name, value: choices(word(name, value))
+
+
+def table_of(key: Callable[[str, Any], str], each: Rule) -> Callable[[str, Any], dict[str, Any]]:
+    """Accept an object whose names are not known before."""
+
+    def rule(name: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise InvalidValue(f"{name}: an object is required.")
+        return {
+            key(f"{name}, name of a field", one): check(f"{name}.{one}", value[one], each) for one in value
+        }
+
+    return rule
 
 
 def nullable(rule: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:

@@ -12,7 +12,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 from lucidworks_provider.emulator.faults import EndpointName
 from lucidworks_provider.emulator.rules import (
@@ -24,46 +23,36 @@ from lucidworks_provider.emulator.rules import (
     nullable,
     number,
     one_of,
+    table_of,
     text,
+    uuid,
 )
 
 _seconds = number(0)
-_ENDPOINTS = {one.value for one in EndpointName}
+_endpoint = one_of(*EndpointName)
+
+
+def _string(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidValue(f"{name}: a string is required.")
+    return value
+
+
+def _client_id(name: str, value: Any) -> str:
+    if ":" in text(name, value):
+        # Basic authentication cannot carry a colon in the user name (RFC 7617 section 2).
+        raise InvalidValue(f"{name}: a client id without a colon is required.")
+    return str(value)
 
 
 def _clients(name: str, value: Any) -> Mapping[str, str]:
-    if not isinstance(value, Mapping) or not value or any(not one or ":" in one for one in value):
-        # Basic authentication cannot carry a colon in the user name (RFC 7617 section 2).
-        raise InvalidValue(f"{name}: at least one client id, none of them empty or with a colon")
-    return value
+    if not value:
+        raise InvalidValue(f"{name}: at least one client id is required.")
+    return table_of(_client_id, _string)(name, value)
 
 
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    return tuple(check(name, list(value) if isinstance(value, tuple) else value, [text]))
-
-
-def _deployments(name: str, value: Any) -> tuple[str, ...]:
-    """Check deployment ids: MODEL_ID of a custom model is the UUID of its deployment."""
-    try:
-        return tuple(str(UUID(one)) for one in _texts(name, value))
-    except ValueError:
-        raise InvalidValue(f"{name}: a list of UUIDs") from None
-
-
-def _endpoints(name: str, value: Any) -> tuple[str, ...]:
-    return tuple(one_of(*_ENDPOINTS)(name, one) for one in _texts(name, value))
-
-
-def _fields_by_endpoint(name: str, value: Any) -> Mapping[str, tuple[str, ...]]:
-    if not isinstance(value, Mapping):
-        raise InvalidValue(f"{name}: an object with lists of fields by endpoint")
-    return {one_of(*_ENDPOINTS)(name, endpoint): _texts(name, fields) for endpoint, fields in value.items()}
-
-
-def _text_pairs(name: str, value: Any) -> Mapping[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(one, str) for one in value.values()):
-        raise InvalidValue(f"{name}: an object with a text for each text")
-    return value
+def _tuple_of(rule: Rule) -> Rule:
+    return lambda name, value: tuple(check(name, list(value) if isinstance(value, tuple) else value, [rule]))
 
 
 def _field_name(name: str, value: Any) -> str:
@@ -130,7 +119,8 @@ class EmulatorSettings:
     legacy_shape: bool = _setting(False, boolean, "results in the older published shape")
     latency: float = _setting(0.0, _seconds, "delay of each other endpoint")
     token_latency: float = _setting(0.0, _seconds, "delay of the token endpoint")
-    deployments: tuple[str, ...] = _setting((), _deployments)
+    # MODEL_ID of a custom model is the UUID of its deployment.
+    deployments: tuple[str, ...] = _setting((), _tuple_of(uuid))
     batch_overflow: str = _setting("400", one_of("400", "truncate"))
     unknown_options: str = _setting("400", one_of("400", "ignore"))
     managed_keys: bool = _setting(False, boolean)
@@ -152,9 +142,9 @@ class EmulatorSettings:
     undeploy_refusal: int = _setting(404, integer(400, 499))
     echo_credentials: bool = _setting(False, boolean)
     vector_size_text: bool = _setting(True, boolean)
-    hidden_fields: Mapping[str, tuple[str, ...]] = _setting(dict, _fields_by_endpoint)
-    rewritten_texts: Mapping[str, str] = _setting(dict, _text_pairs)
-    missing_endpoints: tuple[str, ...] = _setting((), _endpoints)
+    hidden_fields: Mapping[str, tuple[str, ...]] = _setting(dict, table_of(_endpoint, _tuple_of(text)))
+    rewritten_texts: Mapping[str, str] = _setting(dict, table_of(_string, _string))
+    missing_endpoints: tuple[str, ...] = _setting((), _tuple_of(_endpoint))
 
     def __post_init__(self) -> None:
         """Refuse wrong values, and bring those of JSON to their types."""

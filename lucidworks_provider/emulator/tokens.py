@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from lucidworks_provider.emulator.calls import Call
+    from lucidworks_provider.emulator.settings import EmulatorSettings
 
 _SHORTEST, _LONGEST = 500, 1000  # documented length of access_token
 _AIMED_LENGTH = 720
@@ -76,16 +77,16 @@ class TokenRegistry:
         self._tokens: dict[str, Token] = {}  # by their text, in order of issuing
 
     def issue(
-        self, client_id: str, scopes: tuple[Scope, ...], *, ttl: int, issuer: str, both_live: bool = False
+        self, client_id: str, scopes: tuple[Scope, ...], settings: EmulatorSettings
     ) -> tuple[str, Token]:
         """Make a token and, unless both may live, delete the live ones that share a scope with it."""
         now = self._clock()
-        if not both_live:
+        if not settings.both_tokens_live:
             for old in self._live():
                 if old.client_id == client_id and set(old.scopes) & set(scopes):
                     old.state = TokenState.SUPERSEDED
-        token = Token(f"AT.{secrets.token_urlsafe(32)}", client_id, scopes, expires=now + ttl)
-        text = _jwt(token, issued=now, issuer=issuer)
+        token = Token(f"AT.{secrets.token_urlsafe(32)}", client_id, scopes, expires=now + settings.token_ttl)
+        text = _jwt(token, issued=now, server=settings.auth_server_id)
         self._tokens[text] = token
         while len(self._tokens) > _REMEMBERED:
             del self._tokens[next(iter(self._tokens))]
@@ -115,12 +116,12 @@ class TokenRegistry:
         return token.state
 
 
-def _jwt(token: Token, *, issued: float, issuer: str) -> str:
+def _jwt(token: Token, *, issued: float, server: str) -> str:
     """Write a JWT of the documented length: an Okta-like set of claims [A], padding, a random signature."""
     claims: dict[str, object] = {
         "ver": 1,
         "jti": token.jti,
-        "iss": issuer,
+        "iss": f"https://identity.lucidworks.com/oauth2/{server}",
         "aud": "https://api.lucidworks.com",
         "iat": int(issued),
         "exp": int(token.expires),
@@ -166,13 +167,7 @@ async def issue_token(call: Call) -> Response:
     if grant_type != "client_credentials":
         raise OAuthError(400, "unsupported_grant_type", "The grant type must be client_credentials.")
     scopes = _scopes(parameters.get("scope"))
-    text, token = call.state.tokens.issue(
-        client_id,
-        scopes,
-        ttl=settings.token_ttl,
-        issuer=f"https://identity.lucidworks.com/oauth2/{settings.auth_server_id}",
-        both_live=settings.both_tokens_live,
-    )
+    text, token = call.state.tokens.issue(client_id, scopes, settings)
     call.record.jti_prefix = token.jti_prefix
     for scope in scopes:
         call.state.log.issued[scope] += 1

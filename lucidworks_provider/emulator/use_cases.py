@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from lucidworks_provider.emulator.models import EMBEDDING_MODELS, HOSTED_GENERATIVE, NER_ONLY, OPENAI
 from lucidworks_provider.emulator.rules import (
@@ -30,7 +30,9 @@ from lucidworks_provider.emulator.rules import (
     number,
     one_of,
     required,
+    table_of,
     text,
+    uuid,
 )
 from lucidworks_provider.emulator.sentences import (
     COMMON_WORDS,
@@ -265,15 +267,6 @@ def _ner(ask: Ask, at: int) -> str:
     return _generated(ask.text(at), _dump(entities), entities=entities)
 
 
-def _entity_types(name: str, value: Any) -> dict[str, list[str]]:
-    if not isinstance(value, dict):
-        raise InvalidValue(f"{name}: an object of lists of strings is required.")
-    for kind in value:
-        text(f"{name}, name of a type", kind)
-    types: dict[str, list[str]] = check(name, value, {kind: [text] for kind in value})
-    return types
-
-
 def _names(given: str) -> list[str]:
     """Return runs of capitalised words, each once, without common words at the beginning of a sentence."""
     runs: list[list[re.Match[str]]] = []
@@ -312,13 +305,6 @@ def _question(sentence: str) -> str:
 
 _NOT_FOUND = "The documents do not hold an answer."  # the vendor's own words are not seen [A]
 _DOCUMENTS: Rule = [{"body": required(text), "source": required(text), "title": text, "date": text}]
-
-
-def _uuid(name: str, value: Any) -> str:
-    try:
-        return str(UUID(text(name, value)))
-    except ValueError:
-        raise InvalidValue(f"{name}: a UUID is required.") from None
 
 
 def _rag(ask: Ask) -> Answerer:
@@ -441,7 +427,7 @@ USE_CASES: Mapping[str, UseCase] = {
     "rag": UseCase(
         _rag,
         config={
-            "memoryUuid": _uuid,
+            "memoryUuid": uuid,
             "extractRelevantContent": boolean,
             "answerNotFoundMessage": Default(text, _NOT_FOUND),
         },
@@ -451,7 +437,9 @@ USE_CASES: Mapping[str, UseCase] = {
     "keyword-extraction": UseCase(
         _each(_keyword_extraction), config={"maxKeywords": Default(integer(1), _EXAMPLE)}
     ),
-    "ner": UseCase(_each(_ner), (*NER_ONLY, *_GENERATIVE), {"entityTypeMap": Default(_entity_types, {})}),
+    "ner": UseCase(
+        _each(_ner), (*NER_ONLY, *_GENERATIVE), {"entityTypeMap": Default(table_of(text, [text]), {})}
+    ),
     "faq-enrichment": UseCase(_each(_faq_enrichment)),
-    "standalone-query-rewriter": UseCase(_standalone_query_rewriter, config={"memoryUuid": required(_uuid)}),
+    "standalone-query-rewriter": UseCase(_standalone_query_rewriter, config={"memoryUuid": required(uuid)}),
 }
