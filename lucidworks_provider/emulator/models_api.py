@@ -353,7 +353,7 @@ async def undeploy(call: Call) -> Response:
     """
     Delete by either path.
 
-    That of the vendor's own specification has the deployment in the customer's place; no page shows the usual one [A].
+    The vendor's own specification has the deployment in the customer's place; no page shows the usual path [A].
     """
     parameters, settings, now = call.request.path_params, call.settings, call.state.clock()
     literal = "deployment_id" not in parameters
