@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import signal
@@ -17,30 +18,10 @@ from lucidworks_provider.emulator.settings import EmulatorSettings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Settings with an option of their own: what it says, and the name of its value. ``--set`` reaches the others.
-_OPTIONS = {
-    "auth_server_id": ("another one in the token path gives 404", "ID"),
-    "token_ttl": ("lifetime of a token", "SECONDS"),
-    "both_tokens_live": ("a new token does not delete the old one", ""),
-    "scope_check": ("refuse a token of another scope", ""),
-    "query_only": ("token parameters in the query only, not in a form body", ""),
-    "pending_polls": ("polls answered SUBMITTED", "N"),
-    "pending_seconds": ("seconds for which polls are answered SUBMITTED", "T"),
-    "retrieved": ("later polls get empty, payload or 404", "WHAT"),
-    "retention": ("seconds from the submission to a 404", "SECONDS"),
-    "chunk_overflow": ("too many chunks: truncate or error", "WHAT"),
-    "oversize": ("too much text: 413, 400 or error-job", "WHAT"),
-    "rate_mode": ("a sliding window, or a bucket of tokens that holds those of one second", "MODE"),
-    "retry_after": ("send it with a 429 of the rate limit", ""),
-    "strict_segments": ("'_' is not read as '-' in the path", ""),
-    "legacy_shape": ("results in the older published shape", ""),
-    "latency": ("delay of each other endpoint", "SECONDS"),
-    "token_latency": ("delay of the token endpoint", "SECONDS"),
-    "customer_id": ("another one in the path of the Models API gives 403", "ID"),
-    "training_seconds": ("seconds from TRAINING to AVAILABLE", "T"),
-    "deploy_seconds": ("seconds from DEPLOYING to DEPLOYED", "T"),
-    "undeploy_seconds": ("seconds for which a deleted deployment is listed", "T"),
-}
+_DEFAULTS = EmulatorSettings()
+# Settings with an option of their own; ``--set`` reaches the others.
+_OPTIONS = {one.name: one for one in dataclasses.fields(_DEFAULTS) if one.metadata.get("option")}
+_METAVARS = {int: "N", float: "SECONDS"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ssl_certfile=options.certfile,
             ssl_keyfile=options.keyfile,
         ) as emulator:
-            _greet(emulator.url, emulator.conn_json(), settings)
+            _say(
+                "Emulator of the Lucidworks AI API. This is NOT the vendor's service; "
+                "its vectors and texts are made up.",
+                f"URL:       {emulator.url}",
+                f"Client id: {', '.join(settings.clients)}",
+                f"Customer:  {settings.customer_id}",
+                f"Control:   {emulator.url}/_emulator/settings (no authentication; keep it on the loopback)",
+                f"export AIRFLOW_CONN_LUCIDWORKS_DEFAULT={shlex.quote(emulator.conn_json())}",
+            )
             stop.wait()
     except OSError as unavailable:
         parser.exit(1, f"Cannot listen on {options.host}:{options.port}: {unavailable}\n")
@@ -74,24 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _greet(url: str, connection: str, settings: EmulatorSettings) -> None:
-    _say(
-        "Emulator of the Lucidworks AI API. This is NOT the vendor's service; its vectors and texts are made up."
-    )
-    _say(f"URL:       {url}")
-    _say(f"Client id: {', '.join(settings.clients)}")
-    _say(f"Customer:  {settings.customer_id}")
-    _say(f"Control:   {url}/_emulator/settings (no authentication; keep it on the loopback)")
-    _say(f"export AIRFLOW_CONN_LUCIDWORKS_DEFAULT={shlex.quote(connection)}")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+def _say(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 
 
 def command_line() -> argparse.ArgumentParser:
-    """Return the parser of all options."""
     parser = argparse.ArgumentParser(
         prog="lucidworks-emulator",
         description="A strict local emulator of the Lucidworks AI HTTP API. It is not the vendor's service.",
@@ -109,12 +86,12 @@ def command_line() -> argparse.ArgumentParser:
     add("--client-id", default="demo-client")
     add("--client-secret", default="demo-secret")
     add("--client", action="append", default=[], metavar="ID:SECRET", help="one more client; repeatable")
-    for name, (what, value) in _OPTIONS.items():
-        default = getattr(EmulatorSettings, name)
-        kind: dict[str, Any] = {"type": type(default), "metavar": value}
+    for name, setting in _OPTIONS.items():
+        default = getattr(_DEFAULTS, name)
+        kind: dict[str, Any] = {"type": type(default), "metavar": _METAVARS.get(type(default), "VALUE")}
         if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
-        add(f"--{name.replace('_', '-')}", default=default, help=what, **kind)
+        add(f"--{name.replace('_', '-')}", default=default, help=setting.metadata["option"], **kind)
     add("--rate-limit", metavar="N/SECONDS", help="so many calls pass in so many seconds; more get 429")
     add("--deployment", action="append", default=[], metavar="UUID", help="a custom model; repeatable")
     add(
@@ -128,7 +105,6 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def read_settings(options: argparse.Namespace) -> EmulatorSettings:
-    """Return the settings of the options."""
     clients = {options.client_id: options.client_secret}
     for pair in options.client:
         client_id, colon, secret = pair.partition(":")
@@ -150,7 +126,7 @@ def _assignment(given: str) -> tuple[str, object]:
     name, equals, value = given.partition("=")
     if not equals:
         raise InvalidValue("--set: NAME=VALUE")
-    default = getattr(EmulatorSettings, name, None)
+    default = getattr(_DEFAULTS, name, None)
     if isinstance(default, str):  # 404 is a text for some
         return name, value
     try:
@@ -161,7 +137,7 @@ def _assignment(given: str) -> tuple[str, object]:
 
 def _rate(given: str | None) -> tuple[int | None, float]:
     if given is None:
-        return None, EmulatorSettings.rate_window
+        return None, _DEFAULTS.rate_window
     calls, _, seconds = given.partition("/")
     try:
         return int(calls), float(seconds or 1)

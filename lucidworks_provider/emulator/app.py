@@ -54,7 +54,7 @@ _ENDPOINTS: dict[Scope | None, list[tuple[str, str, EndpointName, Handler]]] = {
         ("GET", f"{_MODEL}/deployments", EndpointName.LIST_MODEL_DEPLOYMENTS, models_api.list_model_deployments),
         ("GET", _DEPLOYMENTS, EndpointName.LIST_DEPLOYMENTS, models_api.list_deployments),
         ("POST", _DEPLOYMENTS, EndpointName.DEPLOY, models_api.deploy),
-        ("DELETE", _DEPLOYMENTS, EndpointName.UNDEPLOY, models_api.undeploy_literally),
+        ("DELETE", _DEPLOYMENTS, EndpointName.UNDEPLOY, models_api.undeploy),
         ("DELETE", _DEPLOYMENT, EndpointName.UNDEPLOY, models_api.undeploy),
     ],
 }  # fmt: skip

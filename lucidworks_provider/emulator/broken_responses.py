@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from lucidworks_provider.emulator.connections import drop, write
 from lucidworks_provider.emulator.errors import ApiError
-from lucidworks_provider.emulator.faults import Fault, FaultKind
+from lucidworks_provider.emulator.faults import Fault
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -134,34 +134,34 @@ def _labels(body: Body, fault: Fault) -> Body:
 
 
 _INJECTED = "An injected fault."
-_CHANGES: dict[FaultKind, _Change] = {
-    FaultKind.NULL_PAYLOAD: _each(_PAYLOADS, lambda: None),
-    FaultKind.EMPTY_PAYLOAD: _each(_PAYLOADS, list),
-    FaultKind.NO_CHUNKS: _without(lambda count: slice(None)),
-    FaultKind.ENVELOPE: lambda body, fault: {fault.value or "data": body},
-    FaultKind.STATUS: lambda body, fault: body | {"status": fault.value or "FAILED", "message": _INJECTED},
-    FaultKind.ERROR_BODY: lambda body, fault: {"error": fault.value or _INJECTED},
-    FaultKind.OTHER_ID: _each(_IDS, lambda: str(uuid4())),
-    FaultKind.PREVIOUS_ANSWER: _previous,
-    FaultKind.SAME_ID: _same_id,
-    FaultKind.ID_NAME: _id_name,
-    FaultKind.NO_ID: _no_id,
-    FaultKind.LOWER_CASE: _texts(str.lower),
-    FaultKind.COMPOSED: _texts(lambda text: unicodedata.normalize("NFC", text)),
-    FaultKind.OTHER_TEXT: _texts(lambda text: "Entirely unrelated pancakes"),
-    FaultKind.CUT_CHUNKS: _without(lambda count: slice((count + 1) // 2, None)),
-    FaultKind.NO_FIRST_CHUNK: _without(lambda count: slice(0, 1)),
-    FaultKind.NO_MIDDLE_CHUNK: _without(lambda count: slice(count // 2, count // 2 + 1)),
-    FaultKind.TWICE: _twice,
-    FaultKind.LONG_VECTORS: _vectors(lambda vector: vector * 2),
-    FaultKind.WHOLE_NUMBERS: _vectors(lambda vector: [round(number * 1000) for number in vector]),
-    FaultKind.FRACTIONS: _vectors(lambda vector: [number + 0.5 for number in vector]),
-    FaultKind.ZEROS: _vectors(lambda vector: [0.0 for _ in vector]),
-    FaultKind.ITEM_ERROR: _first_prediction({"error": _INJECTED, "response": None}),
-    FaultKind.ITEM_NOTHING: _first_prediction({}),
-    FaultKind.REVERSED: _reversed,
-    FaultKind.INDEX: _index,
-    FaultKind.LABELS: _labels,
+_CHANGES: dict[str, _Change] = {
+    "null-payload": _each(_PAYLOADS, lambda: None),
+    "empty-payload": _each(_PAYLOADS, list),
+    "no-chunks": _without(lambda count: slice(None)),
+    "envelope": lambda body, fault: {fault.value or "data": body},
+    "status": lambda body, fault: body | {"status": fault.value or "FAILED", "message": _INJECTED},
+    "error-body": lambda body, fault: {"error": fault.value or _INJECTED},
+    "other-id": _each(_IDS, lambda: str(uuid4())),
+    "previous-answer": _previous,
+    "same-id": _same_id,
+    "id-name": _id_name,
+    "no-id": _no_id,
+    "lower-case": _texts(str.lower),
+    "composed": _texts(lambda text: unicodedata.normalize("NFC", text)),
+    "other-text": _texts(lambda text: "Entirely unrelated pancakes"),
+    "cut-chunks": _without(lambda count: slice((count + 1) // 2, None)),
+    "no-first-chunk": _without(lambda count: slice(0, 1)),
+    "no-middle-chunk": _without(lambda count: slice(count // 2, count // 2 + 1)),
+    "twice": _twice,
+    "long-vectors": _vectors(lambda vector: vector * 2),
+    "whole-numbers": _vectors(lambda vector: [round(number * 1000) for number in vector]),
+    "fractions": _vectors(lambda vector: [number + 0.5 for number in vector]),
+    "zeros": _vectors(lambda vector: [0.0 for _ in vector]),
+    "item-error": _first_prediction({"error": _INJECTED, "response": None}),
+    "item-nothing": _first_prediction({}),
+    "reversed": _reversed,
+    "index": _index,
+    "labels": _labels,
 }
 
 # "Without an end" ends here, so that a client that reads on does not keep the emulator busy for ever.
@@ -212,8 +212,8 @@ class _Reset(Response):
 
 def encoded(whole: Response, fault: Fault) -> Response:
     """The JSON in an encoding that was not accepted, as from a proxy that compresses everything."""
-    body = (brotli if fault.kind is FaultKind.BR else zstandard)(bytes(whole.body))
-    headers = {"content-encoding": fault.kind.value}
+    body = (brotli if fault.kind == "br" else zstandard)(bytes(whole.body))
+    headers = {"content-encoding": fault.kind}
     return Response(body, whole.status_code, headers, media_type="application/json")
 
 
@@ -254,15 +254,15 @@ class _Hinted(Response):
         await self._whole(scope, receive, send)
 
 
-BREAKERS: dict[FaultKind, Callable[[Response, Fault], Response]] = {
-    FaultKind.CUT_JSON: cut,
-    FaultKind.ENDLESS: endless,
-    FaultKind.DRIP: drip,
-    FaultKind.RESET: lambda whole, _: _Reset(whole.body, whole.status_code, media_type="application/json"),
+BREAKERS: dict[str, Callable[[Response, Fault], Response]] = {
+    "cut-json": cut,
+    "endless": endless,
+    "drip": drip,
+    "reset": lambda whole, _: _Reset(whole.body, whole.status_code, media_type="application/json"),
     **dict.fromkeys(_CHANGES, altered),
     # As from a gateway that did not wait.
-    FaultKind.ERROR_AFTER: lambda whole, _: ApiError(500, _INJECTED).response(),
-    FaultKind.BR: encoded,
-    FaultKind.ZSTD: encoded,
-    FaultKind.EARLY_HINTS: lambda whole, _: _Hinted(whole),
+    "error-after": lambda whole, _: ApiError(500, _INJECTED).response(),
+    "br": encoded,
+    "zstd": encoded,
+    "early-hints": lambda whole, _: _Hinted(whole),
 }

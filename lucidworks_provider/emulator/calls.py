@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, Response
 from lucidworks_provider.emulator.broken_responses import BREAKERS
 from lucidworks_provider.emulator.connections import drop
 from lucidworks_provider.emulator.errors import ApiError, OAuthError
-from lucidworks_provider.emulator.faults import EndpointName, Fault, FaultKind
+from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.models import EmbeddingModel, find_model
 from lucidworks_provider.emulator.rules import Default, InvalidValue, Rule, check, load_json
 from lucidworks_provider.emulator.state import LogRecord
@@ -51,9 +51,8 @@ class Call:
         """Keep the settings of the beginning, so that a change does not split a call in two."""
         self.settings = self.state.settings
 
-    def suffers(self, kind: FaultKind) -> bool:
-        """Return whether a fault of a kind was injected into this call."""
-        return self.fault is not None and self.fault.kind is kind
+    def suffers(self, kind: str) -> bool:
+        return self.fault is not None and self.fault.kind == kind
 
     def segment(self, text: str) -> str:
         """Read a path segment, in which older pages write ``_`` for ``-`` (section 5.1)."""
@@ -108,10 +107,9 @@ class Endpoint:
     scope: Scope | None = None
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         request = Request(scope, receive)
         state: EmulatorState = request.app.state.emulator
-        record = LogRecord(state.clock(), request.method, request.url.path, self.name.value)
+        record = LogRecord(state.clock(), request.method, request.url.path, self.name)
         began = time.perf_counter()
         response: Response | None = None
         try:
@@ -121,7 +119,7 @@ class Endpoint:
         except ClientDisconnect:
             return  # the client disconnected while sending
         except asyncio.CancelledError:
-            response = None  # the server stops while a fault sleeps: hang up instead of a 500
+            pass  # the server stops while a fault sleeps: hang up instead of a 500
         finally:
             record.seconds = round(time.perf_counter() - began, 4)
             state.log.add(record)
@@ -136,49 +134,45 @@ class Endpoint:
         await request.body()
         fault = state.faults.take(self.name)
         call = Call(request, state, record, fault)
-        is_token = self.name is EndpointName.TOKEN
-        await asyncio.sleep(call.settings.token_latency if is_token else call.settings.latency)
+        settings = call.settings
+        await asyncio.sleep(settings.token_latency if self.name == EndpointName.TOKEN else settings.latency)
         if fault is None:
             return await self._serve(call)
-        record.fault = fault.kind.value
+        record.fault = fault.kind
         return await self._serve_badly(call, fault)
 
     async def _serve_badly(self, call: Call, fault: Fault) -> Response | None:
         """Do what a fault orders; its delay comes first, or after the operation where that is the point."""
-        if fault.kind in {FaultKind.SLOW, FaultKind.DISCONNECT_AFTER}:
+        response: Response
+        if fault.kind in {"slow", "disconnect-after"}:
             response = await self._serve(call)
             await asyncio.sleep(fault.delay)
-            return response if fault.kind is FaultKind.SLOW else None
-        if fault.kind is not FaultKind.DRIP:  # which has its pauses between the bytes
+            return response if fault.kind == "slow" else None
+        if fault.kind != "drip":  # which has its pauses between the bytes
             await asyncio.sleep(fault.delay)
-        if fault.kind in {FaultKind.TIMEOUT, FaultKind.DISCONNECT}:
-            return None
-        if wrong := await self._wrong_answer(call, fault):
-            return wrong
-        response = await self._serve(call)
-        broken = BREAKERS.get(fault.kind)
-        return broken(response, fault) if broken else response
-
-    async def _wrong_answer(self, call: Call, fault: Fault) -> Response | None:
-        """Return the answer of a fault that keeps the operation from happening."""
-        if fault.kind is FaultKind.QUOTED_KEYS:
-            return _quoted_keys(await call.request.body()).response()
-        if fault.kind is FaultKind.HTML:
-            return HTMLResponse("<html><body><h1>Gateway</h1><p>Please try again later.</p></body></html>")
-        if fault.kind is FaultKind.UNAUTHORIZED:
-            return self._unauthorized().response()
-        if fault.kind is FaultKind.NOT_MODIFIED:
-            return Response(status_code=304)
-        if fault.kind.status is not None:
-            return _status(fault.kind.status, fault.retry_after, as_date=fault.as_date).response()
-        return None
+        match fault.kind:  # all but the last keep the operation from happening
+            case "timeout" | "disconnect":
+                return None
+            case "quoted-keys":
+                response = _quoted_keys(await call.request.body()).response()
+            case "html":
+                response = HTMLResponse("<html><body><h1>Gateway</h1><p>Try again later.</p></body></html>")
+            case "unauthorized":
+                response = self._unauthorized().response()
+            case "304":
+                response = Response(status_code=304)
+            case status if status.isdigit():
+                response = _status(int(status), fault.retry_after, as_date=fault.as_date).response()
+            case _:
+                response = await self._serve(call)
+        return BREAKERS[fault.kind](response, fault) if fault.kind in BREAKERS else response
 
     async def _serve(self, call: Call) -> Response:
         try:
             if self.scope is not None:
                 self._check_rate(call)
                 self._check_bearer(call, self.scope)
-            if self.name.value in call.settings.missing_endpoints:
+            if self.name in call.settings.missing_endpoints:
                 raise ApiError(404, "There is no such endpoint.")
             return await self.handler(call)
         except InvalidValue as invalid:
@@ -201,15 +195,15 @@ class Endpoint:
             call.record.client_id, call.record.jti_prefix = token.client_id, token.jti_prefix
         if token is None or worth is not TokenState.LIVE:
             if token is not None and call.settings.dead_token == "403":  # noqa: S105
-                raise ApiError(403, worth.value)
-            raise _bearer_error(worth.value)
+                raise ApiError(403, worth)
+            raise _bearer_error(worth)
         if call.settings.scope_check and needed not in token.scopes:
-            raise ApiError(403, f"The access token lacks the scope {needed.value}.")
+            raise ApiError(403, f"The access token lacks the scope {needed}.")
 
     def _unauthorized(self) -> ApiError:
         if self.scope is None:
             return OAuthError(401, "invalid_client", "An injected fault.", {"WWW-Authenticate": "Basic"})
-        return _bearer_error(TokenState.EXPIRED.value)
+        return _bearer_error(TokenState.EXPIRED)
 
 
 def _quoted_keys(body: bytes) -> ApiError:

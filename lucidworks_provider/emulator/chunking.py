@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lucidworks_provider.emulator import chunkers
 from lucidworks_provider.emulator.calls import Call
 from lucidworks_provider.emulator.errors import ApiError
-from lucidworks_provider.emulator.jobs import JobFailure, JobKind, accept, poll
+from lucidworks_provider.emulator.jobs import JobFailure, JobKind, JobResult, accept, poll
 from lucidworks_provider.emulator.models import max_chunks
 from lucidworks_provider.emulator.rules import (
     Default,
@@ -60,66 +60,47 @@ _CHUNKERS: Mapping[str, tuple[Callable[..., Iterator[Span]], Mapping[str, Rule |
 }
 
 
-@dataclass(frozen=True)
-class ChunkingRequest:
-    """A valid submission; ``options`` are those of the chunker."""
-
-    texts: tuple[str, ...]
-    chunker: str
-    options: tuple[Any, ...]
-    vectors: VectorOptions
-
-    def spans(self, text: str) -> Iterator[Span]:
-        """Yield the chunks of a text."""
-        chunk, _ = _CHUNKERS[self.chunker]
-        return chunk(text, *self.options)
-
-
 _LARGEST_OUTPUT = 64_000_000
 
 
-@dataclass(frozen=True)
-class ChunkedItem:
+class ChunkedItem(NamedTuple):
     """One element of ``chunkedData``, as pieces of JSON."""
 
     chunks: str
     spans: str
-    vectors: tuple[str, ...]
+    vectors: list[str]
 
 
-@dataclass(frozen=True)
-class ChunkingResult:
-    """All items of one job."""
-
-    items: tuple[ChunkedItem, ...]
-
-    def to_json(self, job_id: str, status: str, *, legacy: bool) -> bytes:
-        """Write the newest shape or, as one older example has it, the vectors beside ``chunkedData``."""
-        head = f'{{"chunkingId":"{job_id}","status":"{status}","chunkedData":['
-        if legacy:
-            data = ",".join(f'{{"chunks":{item.chunks}}}' for item in self.items)
-            vectors = ",".join(vector for item in self.items for vector in item.vectors)
-            return f'{head}{data}],"vector":[{vectors}]}}'.encode()
-        data = ",".join(
-            f'{{"chunks":{item.chunks},"spans":{item.spans},"vectors":[{",".join(item.vectors)}]}}'
-            for item in self.items
-        )
-        return f"{head}{data}]}}".encode()
+def _payload(items: list[ChunkedItem], legacy: bool) -> str:
+    """Write the newest shape or, as one older example has it, the vectors beside ``chunkedData``."""
+    if legacy:
+        data = ",".join(f'{{"chunks":{item.chunks}}}' for item in items)
+        return f'"chunkedData":[{data}],"vector":[{",".join(vector for item in items for vector in item.vectors)}]'
+    data = ",".join(
+        f'{{"chunks":{item.chunks},"spans":{item.spans},"vectors":[{",".join(item.vectors)}]}}'
+        for item in items
+    )
+    return f'"chunkedData":[{data}]'
 
 
-def compute(request: ChunkingRequest, *, overflow_is_error: bool) -> ChunkingResult:
+def compute(
+    texts: list[str],
+    chunk: Callable[[str], Iterator[Span]],
+    vectors: VectorOptions,
+    *,
+    overflow_is_error: bool,
+) -> JobResult:
     """
     Chunk and embed every text of a request, up to the number of chunks of section 7.5 in total.
 
     Slow, so it runs in a worker thread. Each vector becomes JSON on its own: one call over a whole result would hold
     the GIL for a second and block the event loop.
     """
-    vectors = request.vectors
     room = max_chunks(vectors.dimension, quantized=vectors.quantization is not None)
     items: list[ChunkedItem] = []
     characters = 0
-    for whole in request.texts:
-        spans = list(islice(request.spans(whole), room + 1))
+    for whole in texts:
+        spans = list(islice(chunk(whole), room + 1))
         if len(spans) > room:
             if overflow_is_error:
                 raise JobFailure("The text gives more chunks than one request may return.")
@@ -132,10 +113,10 @@ def compute(request: ChunkingRequest, *, overflow_is_error: bool) -> ChunkingRes
             ChunkedItem(
                 chunks=_dump([whole[start:end] for start, end in spans]),
                 spans=_dump(spans),
-                vectors=tuple(vectors.to_json(whole[start:end]) for start, end in spans),
+                vectors=[vectors.to_json(whole[start:end]) for start, end in spans],
             )
         )
-    return ChunkingResult(tuple(items))
+    return partial(_payload, items)
 
 
 def _dump(value: object) -> str:
@@ -143,33 +124,35 @@ def _dump(value: object) -> str:
 
 
 async def submit(call: Call) -> Response:
-    """Accept a text."""
     segment, model_id = call.request.path_params["chunker"], call.request.path_params["model_id"]
     call.record.chunker, call.record.model = segment, model_id
     chunker = call.segment(segment)
     if chunker not in _CHUNKERS:
         raise ApiError(404, "There is no such chunker.")
     model = call.embedding_model(model_id)
-    _, config_rules = _CHUNKERS[chunker]
+    chunk, config_rules = _CHUNKERS[chunker]
     rules = {"batch": required([{"text": required(text)}]), "chunkerConfig": Default(config_rules, {})}
     body = await call.body({**rules, **VectorOptions.rules(model)})
     config = body["chunkerConfig"]
     # [A]: such chunks would never advance.
     if "chunkSize" in config and config["overlapSize"] >= config["chunkSize"]:
         raise InvalidValue("chunkerConfig.overlapSize: less than chunkSize is required.")
-    texts = tuple(item["text"] for item in call.batch(body))
+    texts = [item["text"] for item in call.batch(body)]
     # The UTF-8 size of all texts is what the limit of about 1 MB is read to mean [A].
     if (call.record.text_bytes or 0) > call.settings.max_text_bytes:
         too_large = f"The text of the request is larger than {call.settings.max_text_bytes} bytes."
         if call.settings.oversize != "error-job":
             raise ApiError(int(call.settings.oversize), too_large)
         return accept(call, JobKind.CHUNKING, None, error=too_large)
-    request = ChunkingRequest(texts, chunker, tuple(config.values()), VectorOptions.of(body, model))
-    overflow_is_error = call.settings.chunk_overflow == "error"
-    work = call.state.workers.submit(compute, request, overflow_is_error=overflow_is_error)
+    work = call.state.workers.submit(
+        compute,
+        texts,
+        lambda text: chunk(text, *config.values()),
+        VectorOptions.of(body, model),
+        overflow_is_error=call.settings.chunk_overflow == "error",
+    )
     return accept(call, JobKind.CHUNKING, work)
 
 
 async def fetch(call: Call) -> Response:
-    """Return the state of a job and, once, its results."""
     return await poll(call, JobKind.CHUNKING, call.request.path_params["chunking_id"])

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Dropping a connection without an answer.
+Access to the connection below a request, to drop it or to write past the server.
 
-ASGI has no word for it: an application that returns without answering makes the server say 500. So the HTTP
-protocol class notes its transports here, by the two ends of the connection, and a fault looks its own one up.
+ASGI has no word for it: an application that returns without answering makes the server say 500.
 """
 
 from __future__ import annotations
@@ -11,36 +10,27 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-_Ends: TypeAlias = tuple[tuple[str, int | None] | None, tuple[str, int] | None]
-_transports: dict[_Ends, asyncio.Transport] = {}
-
 
 class DroppableH11Protocol(H11Protocol):
-    """Uvicorn's HTTP/1.1 with a register of open connections."""
+    """Uvicorn's HTTP/1.1, which puts the transport into the state of each request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Note the connection."""
         super().connection_made(transport)
-        _transports[self.server, self.client] = transport
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
-        _transports.pop((self.server, self.client), None)
-        super().connection_lost(exc)
+        self.app_state = {**self.app_state, "transport": transport}
 
 
 async def drop(scope: MutableMapping[str, Any], *, reset: bool = False) -> None:
     """
     Cut the connection of a request and return once the server knows.
 
-    :param reset: with a RST, where a close would say good-bye.
+    :param reset: with a RST instead of an orderly close.
     """
     transport = _transport(scope)
     if reset and (connection := transport.get_extra_info("socket")) is not None:
@@ -51,13 +41,11 @@ async def drop(scope: MutableMapping[str, Any], *, reset: bool = False) -> None:
 
 
 def write(scope: MutableMapping[str, Any], data: bytes) -> None:
-    """Write to the connection of a request, past the server."""
     _transport(scope).write(data)
 
 
 def _transport(scope: MutableMapping[str, Any]) -> asyncio.Transport:
-    server, client = scope.get("server"), scope.get("client")
-    transport = _transports.get((server and tuple(server), client and tuple(client)))
+    transport: asyncio.Transport | None = scope.get("state", {}).get("transport")
     if transport is None:
         # Not served by this package's own server, for example by an in-process test client.
         raise ConnectionAbortedError("connection dropped by a fault")

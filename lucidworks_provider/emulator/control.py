@@ -8,16 +8,15 @@ No authentication, so bind the emulator to the loopback interface only, which is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lucidworks_provider.emulator.faults import EndpointName, Fault
 from lucidworks_provider.emulator.jobs import Job, JobState
-from lucidworks_provider.emulator.models_api import Deployment, Model, Registry, deployment_json, model_json
+from lucidworks_provider.emulator.models_api import Deployment, Model, deployment_json, model_json
 from lucidworks_provider.emulator.rules import (
     InvalidValue,
     check,
@@ -30,185 +29,143 @@ from lucidworks_provider.emulator.rules import (
 from lucidworks_provider.emulator.tokens import Scope
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from lucidworks_provider.emulator.state import EmulatorState
 
 _GONE = "GONE"
-_Made = TypeVar("_Made", Model, Deployment)
-_Control = Callable[[Request], Awaitable[Response]]
+_Order: TypeAlias = dict[str, Any]
+_Control: TypeAlias = "Callable[[EmulatorState, Request, _Order], object]"
+"""Gives the JSON to answer with; the last argument is the body of a POST or PATCH, else empty."""
 
 
-async def settings(request: Request) -> Response:
-    """Show the switches or change some."""
-    state = _state(request)
+def settings(state: EmulatorState, request: Request, order: _Order) -> object:
     if request.method == "PATCH":
-        state.settings = state.settings.patched(await _object(request))
-    return JSONResponse(state.settings.public())
+        state.settings = state.settings.patched(order)
+    return state.settings.public()
 
 
-async def faults(request: Request) -> Response:
-    """Order faults, list the open ones, or cancel them."""
-    state = _state(request)
+def faults(state: EmulatorState, request: Request, order: _Order) -> object:
+    """Add a fault, list the open ones, or cancel them."""
     if request.method == "POST":
-        state.faults.inject(Fault.from_json(await _object(request)))
+        state.faults.inject(Fault.from_json(order))
     elif request.method == "DELETE":
         state.faults.clear()
-    return JSONResponse([fault.public() for fault in state.faults.open()])
+    return [fault.public() for fault in state.faults.open()]
 
 
-async def log(request: Request) -> Response:
-    """Show the request log or clear it."""
-    state = _state(request)
+def log(state: EmulatorState, request: Request, order: _Order) -> object:
     if request.method == "DELETE":
         state.log.clear()
-    return JSONResponse([record.public() for record in state.log])
+    return [dataclasses.asdict(record) for record in state.log]
 
 
-async def stats(request: Request) -> Response:
-    """Show the counts since the start."""
-    state = _state(request)
-    counts = state.log
-    return JSONResponse(
-        {
-            "issued": {scope.value: counts.issued[scope.value] for scope in Scope},
-            "submissions": counts.endpoints[EndpointName.SUBMIT.value],
-            "polls": counts.endpoints[EndpointName.POLL.value],
-            "unauthorized": counts.statuses[401],
-            "forbidden": counts.statuses[403],
-            "rate_limited": counts.statuses[429],
-            "dropped": counts.statuses[None],
-            "live_tokens": state.tokens.live_count(),
-            "jobs": state.jobs.count_by_state(state.settings),
-            "calls": {name.value: counts.endpoints[name.value] for name in EndpointName},
-        }
-    )
+def stats(state: EmulatorState, request: Request, order: _Order) -> object:
+    calls, statuses = state.log.endpoints, state.log.statuses
+    return {
+        "issued": {scope: state.log.issued[scope] for scope in Scope},
+        "submissions": calls["submit"],
+        "polls": calls["poll"],
+        "unauthorized": statuses[401],
+        "forbidden": statuses[403],
+        "rate_limited": statuses[429],
+        "dropped": statuses[None],
+        "live_tokens": state.tokens.live_count(),
+        "jobs": state.jobs.count_by_state(state.settings),
+        "calls": {name: calls[name] for name in EndpointName},
+    }
 
 
-async def kill_tokens(request: Request) -> Response:
+def kill_tokens(state: EmulatorState, request: Request, order: _Order) -> object:
     """Delete live tokens, all or those of one scope, as a foreign holder of the client id does by issuing."""
-    order = await _object(request)
     scopes = [Scope(order["scope"])] if "scope" in order else list(Scope)
-    return JSONResponse({"killed": _state(request).tokens.kill(scopes)})
+    return {"killed": state.tokens.kill(scopes)}
 
 
-async def jobs(request: Request) -> Response:
-    """List the jobs in order of submission."""
-    state = _state(request)
-    return JSONResponse([_shown(state, job) for job in state.jobs.all()])
+def jobs(state: EmulatorState, request: Request, order: _Order) -> object:
+    return [_job_json(state, job) for job in state.jobs.all()]
 
 
-async def job(request: Request) -> Response:
+def job(state: EmulatorState, request: Request, order: _Order) -> object:
     """Show a job or force its state; GONE ends its retention."""
-    state = _state(request)
-    found = state.jobs.find(request.path_params["job_id"], state.settings)
+    found = state.jobs.find(request.path_params["id"], state.settings)
     if found is None:
-        return JSONResponse({"message": "no such job"}, 404)
+        raise LookupError("there is no such job")
     if request.method == "POST":
-        order = await _object(request)
         if order.get("state") == _GONE:
             state.jobs.forget(found.job_id)
-            return JSONResponse({"job_id": found.job_id, "state": _GONE})
-        state.jobs.force(found, JobState(order.get("state")), str(order.get("message", "Forced by a test.")))
-    return JSONResponse(_shown(state, found))
+            return {"job_id": found.job_id, "state": _GONE}
+        wanted = JobState(order.get("state", ""))
+        state.jobs.force(found, wanted, str(order.get("message", "Forced by a test.")))
+    return _job_json(state, found)
 
 
-def _forceable(
-    everything: Callable[[Registry], Sequence[_Made]],
-    find: Callable[[Registry, str], _Made | None],
-    forget: Callable[[Registry, str], None],
-    shown: Callable[[EmulatorState, _Made], dict[str, object]],
-) -> tuple[_Control, _Control]:
-    """
-    Make the endpoints that show models or deployments as the Models API does.
-
-    That of one forces its state; GONE removes it, null returns to what the clock says.
-    """
-
-    async def listed(request: Request) -> Response:
-        state = _state(request)
-        return JSONResponse([shown(state, one) for one in everything(state.registry)])
-
-    async def one(request: Request) -> Response:
-        state, wanted = _state(request), request.path_params["id"]
-        found = find(state.registry, wanted)
-        if found is None:
-            return JSONResponse({"message": "there is no such id"}, 404)
-        if request.method == "POST":
-            order = check("order", await _object(request), {"state": nullable(text)})
-            if not order:
-                raise InvalidValue("state: a text, or null for what the clock says")
-            found.forced = order["state"]
-            if found.forced == _GONE:
-                forget(state.registry, wanted.lower())
-                return JSONResponse({"id": wanted, "state": _GONE})
-        return JSONResponse(shown(state, found))
-
-    return listed, one
+def _job_json(state: EmulatorState, job: Job) -> dict[str, object]:
+    shown = state.jobs.peek(job, state.settings)
+    return {"job_id": job.job_id, "kind": job.kind, "state": shown, "polls": job.polls}
 
 
-def _shown_model(state: EmulatorState, found: Model) -> dict[str, object]:
-    # The settings of a control answer never order the credentials.
+def _resources(state: EmulatorState, request: Request) -> dict[str, Model] | dict[str, Deployment]:
+    if "/models" in request.url.path:
+        return {one.model_id: one for one in state.registry.models()}
+    return {one.deployment_id: one for one in state.registry.deployments()}
+
+
+def _resource_json(state: EmulatorState, found: Model | Deployment) -> dict[str, object]:
+    """Show a model or a deployment as the Models API does, but never the credentials."""
+    if isinstance(found, Deployment):
+        return deployment_json(found, state.clock())
     settings = dataclasses.replace(state.settings, echo_credentials=False)
     return model_json(found, state.registry.deployments(found.model_id), state.clock(), settings)
 
 
-models, model = _forceable(Registry.models, Registry.model, Registry.forget_model, _shown_model)
-deployments, deployment = _forceable(
-    Registry.deployments,
-    Registry.deployment,
-    Registry.forget_deployment,
-    lambda state, found: deployment_json(found, state.clock()),
-)
+def resources(state: EmulatorState, request: Request, order: _Order) -> object:
+    return [_resource_json(state, one) for one in _resources(state, request).values()]
 
 
-async def clock(request: Request) -> Response:
-    """Show the emulator's time or push it forward by ``advance`` seconds."""
-    state = _state(request)
+def resource(state: EmulatorState, request: Request, order: _Order) -> object:
+    """Show a model or a deployment or force its state; GONE removes it, null is what the clock says."""
+    wanted = request.path_params["id"].lower()
+    found = _resources(state, request).get(wanted)
+    if found is None:
+        raise LookupError("there is no such id")
     if request.method == "POST":
-        order = check("order", await _object(request), {"advance": required(number(0))})
-        state.clock.advance(order["advance"])
-    return JSONResponse({"time": state.clock()})
+        order = check("order", order, {"state": nullable(text)})
+        if not order:
+            raise InvalidValue("state: a text, or null for what the clock says")
+        found.forced = order["state"]
+        if found.forced == _GONE:
+            state.registry.forget(wanted)
+            return {"id": wanted, "state": _GONE}
+    return _resource_json(state, found)
 
 
-async def reset(request: Request) -> Response:
-    """Return to the state after start."""
-    _state(request).reset()
-    return JSONResponse({"reset": True})
+def clock(state: EmulatorState, request: Request, order: _Order) -> object:
+    """Show the emulator's time or push it forward by ``advance`` seconds."""
+    if request.method == "POST":
+        state.clock.advance(check("order", order, {"advance": required(number(0))})["advance"])
+    return {"time": state.clock()}
 
 
-def _state(request: Request) -> EmulatorState:
-    state: EmulatorState = request.app.state.emulator
-    return state
-
-
-def _shown(state: EmulatorState, job: Job) -> dict[str, object]:
-    return {
-        "job_id": job.job_id,
-        "kind": job.kind.value,
-        "state": state.jobs.peek(job, state.settings).value,
-        "polls": job.polls,
-    }
-
-
-async def _object(request: Request) -> dict[str, Any]:
-    body = await request.body()
-    order = load_json(body) if body else {}
-    if not isinstance(order, dict):
-        raise InvalidValue("an object is required")
-    return order
-
-
-def _checked(handler: _Control) -> _Control:
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except ValueError as wrong:  # wrong values and unknown names of enumerations
-            return JSONResponse({"message": str(wrong)}, 400)
-
-    return answer
+def reset(state: EmulatorState, request: Request, order: _Order) -> object:
+    state.reset()
+    return {"reset": True}
 
 
 def _route(path: str, handler: _Control, *methods: str) -> Route:
-    return Route(f"/_emulator{path}", _checked(handler), methods=list(methods))
+    async def answer(request: Request) -> Response:
+        try:
+            body = await request.body() if request.method in {"POST", "PATCH"} else b""
+            order = load_json(body) if body else {}
+            if not isinstance(order, dict):
+                raise InvalidValue("an object is required")
+            return JSONResponse(handler(request.app.state.emulator, request, order))
+        except LookupError as unknown:
+            return JSONResponse({"message": str(unknown)}, 404)
+        except ValueError as wrong:  # wrong values and unknown names of enumerations
+            return JSONResponse({"message": str(wrong)}, 400)
+
+    return Route(f"/_emulator{path}", answer, methods=list(methods))
 
 
 ROUTES = [
@@ -218,11 +175,11 @@ ROUTES = [
     _route("/stats", stats, "GET"),
     _route("/tokens/kill", kill_tokens, "POST"),
     _route("/jobs", jobs, "GET"),
-    _route("/jobs/{job_id}", job, "GET", "POST"),
-    _route("/models", models, "GET"),
-    _route("/models/{id}", model, "GET", "POST"),
-    _route("/deployments", deployments, "GET"),
-    _route("/deployments/{id}", deployment, "GET", "POST"),
+    _route("/jobs/{id}", job, "GET", "POST"),
+    _route("/models", resources, "GET"),
+    _route("/models/{id}", resource, "GET", "POST"),
+    _route("/deployments", resources, "GET"),
+    _route("/deployments/{id}", resource, "GET", "POST"),
     _route("/clock", clock, "GET", "POST"),
     _route("/reset", reset, "POST"),
 ]

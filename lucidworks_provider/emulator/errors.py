@@ -19,11 +19,9 @@ class ApiError(Exception):
         self.headers = headers
 
     def body(self) -> dict[str, object]:
-        """Return the JSON body."""
         return {"status": self.status, "error": HTTPStatus(self.status).phrase, "message": self.message}
 
     def response(self) -> Response:
-        """Return the answer."""
         return JSONResponse(self.body(), self.status, self.headers)
 
 
@@ -37,5 +35,4 @@ class OAuthError(ApiError):
         self.code = code
 
     def body(self) -> dict[str, object]:
-        """Return the JSON body."""
         return {"error": self.code, "error_description": self.message}

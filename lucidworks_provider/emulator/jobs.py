@@ -13,14 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
 from uuid import uuid4
 
 from starlette.responses import JSONResponse, Response
 
 from lucidworks_provider.emulator.errors import ApiError
-from lucidworks_provider.emulator.faults import FaultKind
 from lucidworks_provider.emulator.settings import EmulatorSettings
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.emulator.calls import Call
 
 
-class JobState(Enum):
+class JobState(StrEnum):
     """The values of ``status``."""
 
     SUBMITTED = "SUBMITTED"
@@ -39,7 +38,7 @@ class JobState(Enum):
     RETRIEVED = "RETRIEVED"
 
 
-class JobKind(Enum):
+class JobKind(StrEnum):
     """The two APIs with jobs; an id of one means nothing to the other."""
 
     CHUNKING = "chunking"
@@ -47,20 +46,15 @@ class JobKind(Enum):
 
     @property
     def id_field(self) -> str:
-        """Return the name of the id in answers."""
-        return f"{self.value}Id"
+        return f"{self}Id"
 
 
 class JobFailure(Exception):
     """The job ends in ERROR; the message becomes ``message``."""
 
 
-class JobResult(Protocol):
-    """The result of a finished job."""
-
-    def to_json(self, job_id: str, status: str, *, legacy: bool) -> bytes:
-        """Write the answer of the GET that carries the results."""
-        ...
+JobResult: TypeAlias = "Callable[[bool], str]"
+"""Gives the JSON of the fields with the results; True: in an older published shape, if there is one."""
 
 
 @dataclass
@@ -68,7 +62,7 @@ class Job:
     """One job; ``work`` is dropped once its results were returned, since they may be large."""
 
     created: float
-    work: Future[Any] | None
+    work: Future[JobResult] | None
     kind: JobKind = JobKind.CHUNKING
     legacy: bool = False
     forced: JobState | None = None
@@ -85,7 +79,7 @@ class JobRegistry:
         self._clock = clock
         self._jobs: dict[str, Job] = {}
 
-    def add(self, kind: JobKind, work: Future[Any] | None, settings: EmulatorSettings) -> Job:
+    def add(self, kind: JobKind, work: Future[JobResult] | None, settings: EmulatorSettings) -> Job:
         """Accept a job, and drop those over their retention."""
         while self._jobs:
             oldest = next(iter(self._jobs))
@@ -108,6 +102,11 @@ class JobRegistry:
         job = self._jobs.pop(job_id.lower(), None)
         if job is not None and job.work is not None:
             job.work.cancel()
+
+    def cancel(self) -> None:
+        """Forget every job, and do not begin what is still to be done."""
+        for job_id in list(self._jobs):
+            self.forget(job_id)
 
     def due(self, job: Job, settings: EmulatorSettings) -> bool:
         """Return whether the next poll may return results."""
@@ -141,13 +140,11 @@ class JobRegistry:
         return str(job.work.exception())
 
     def all(self) -> list[Job]:
-        """Return every job that was not forgotten."""
         return list(self._jobs.values())
 
     def count_by_state(self, settings: EmulatorSettings) -> dict[str, int]:
-        """Count the jobs by the state that a poll would show now."""
-        counts = Counter(self.peek(job, settings).value for job in self.all())
-        return {state.value: counts[state.value] for state in JobState}
+        counts = Counter(self.peek(job, settings) for job in self.all())
+        return {state: counts[state] for state in JobState}
 
     def peek(self, job: Job, settings: EmulatorSettings) -> JobState:
         """Return the state without counting a poll."""
@@ -159,11 +156,6 @@ class JobRegistry:
             return JobState.SUBMITTED
         return JobState.ERROR if job.work.exception() is not None else JobState.READY
 
-    def clear(self) -> None:
-        """Forget every job."""
-        for job in self.all():
-            self.forget(job.job_id)
-
 
 # A poll that is due waits this long for the result, so that small texts need exactly the polls of the settings. The
 # event loop stays free meanwhile; after it the job is pending like any other.
@@ -171,24 +163,26 @@ _PATIENCE = 1.0
 _FORCED_ERROR = "The job was made to fail."
 
 
-def accept(call: Call, kind: JobKind, work: Future[Any] | None, *, error: str | None = None) -> Response:
+def accept(
+    call: Call, kind: JobKind, work: Future[JobResult] | None, *, error: str | None = None
+) -> Response:
     """Make a job and answer with its id; ``error`` makes one that fails. Every documented success is a 200."""
     job = call.state.jobs.add(kind, work, call.settings)
-    job.legacy = call.settings.legacy_shape or call.suffers(FaultKind.LEGACY_SHAPE)
+    job.legacy = call.settings.legacy_shape or call.suffers("legacy-shape")
+    if call.suffers("error-job"):
+        error = error or _FORCED_ERROR
     if error is not None:
         call.state.jobs.force(job, JobState.ERROR, error)
-    elif call.suffers(FaultKind.ERROR_JOB):
-        call.state.jobs.force(job, JobState.ERROR, _FORCED_ERROR)
-    elif call.suffers(FaultKind.NEVER_ENDING):
+    elif call.suffers("never-ending"):
         call.state.jobs.force(job, JobState.SUBMITTED, "")
-    call.record.job_id, call.record.job_status = job.job_id, JobState.SUBMITTED.value
-    return JSONResponse({kind.id_field: job.job_id, "status": JobState.SUBMITTED.value})
+    call.record.job_id, call.record.job_status = job.job_id, JobState.SUBMITTED
+    return JSONResponse({kind.id_field: job.job_id, "status": JobState.SUBMITTED})
 
 
 def _find(call: Call, kind: JobKind, job_id: str) -> Job:
     job = call.state.jobs.find(job_id, call.settings)
     if job is None or job.kind is not kind:
-        raise ApiError(404, f"There is no such {kind.value} job, or its results are no longer kept.")
+        raise ApiError(404, f"There is no such {kind} job, or its results are no longer kept.")
     return job
 
 
@@ -204,21 +198,22 @@ async def poll(call: Call, kind: JobKind, job_id: str) -> Response:
         # It may be forgotten meanwhile.
         job = _find(call, kind, job_id)
     call.record.job_id = job.job_id
-    if call.suffers(FaultKind.ERROR_JOB):
+    if call.suffers("error-job"):
         # The documented wording ties ERROR to the GET (section 6.3), so this one passes and the job lives on.
         return _reply(call, job, JobState.ERROR, _FORCED_ERROR)
-    if call.suffers(FaultKind.LEGACY_SHAPE):
+    if call.suffers("legacy-shape"):
         job.legacy = True
     state, result = jobs.poll(job, settings)
     if state is JobState.RETRIEVED and settings.retrieved == "404":
-        raise ApiError(404, f"The results of this {kind.value} job were fetched before.")
+        raise ApiError(404, f"The results of this {kind} job were fetched before.")
     if result is None:
         return _reply(call, job, state, jobs.message(job) if state is JobState.ERROR else "")
-    call.record.job_status = state.value
-    return Response(result.to_json(job.job_id, state.value, legacy=job.legacy), media_type="application/json")
+    call.record.job_status = state
+    head = f'{{"{kind.id_field}":"{job.job_id}","status":"{state}"'
+    return Response(f"{head},{result(job.legacy)}}}".encode(), media_type="application/json")
 
 
 def _reply(call: Call, job: Job, state: JobState, message: str) -> Response:
-    call.record.job_status = state.value
-    shown = {job.kind.id_field: job.job_id, "status": state.value}
+    call.record.job_status = state
+    shown = {job.kind.id_field: job.job_id, "status": state}
     return JSONResponse(shown | ({"message": message} if message else {}))

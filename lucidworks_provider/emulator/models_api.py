@@ -52,10 +52,6 @@ DEPLOYED, DEPLOYING, DEPLOY_FAILED = "DEPLOYED", "DEPLOYING", "DEPLOY_FAILED"
 DELETED, DELETING, DELETE_FAILED = "DELETED", "DELETING", "DELETE_FAILED"
 
 
-def _new_id() -> str:
-    return str(uuid4())
-
-
 @dataclass
 class Model:
     """One model; a pre-trained one has no order and never trains."""
@@ -69,7 +65,6 @@ class Model:
     forced: str | None = None
 
     def state(self, now: float) -> str:
-        """Return the state at a time."""
         if self.forced is not None:
             return self.forced
         if now < self.completed:
@@ -88,7 +83,7 @@ class Deployment:
     gone_at: float | None = None
     stays: bool = False
     forced: str | None = None
-    deployment_id: str = field(default_factory=_new_id)
+    deployment_id: str = field(default_factory=lambda: str(uuid4()))
 
     def state(self, now: float) -> str:
         """Return the state at a time; DELETED: the record is about to disappear."""
@@ -118,45 +113,34 @@ class Registry:
         self._deployments: dict[str, Deployment] = {}
 
     def add(self, made: Model | Deployment) -> None:
-        """Keep a new one."""
         if isinstance(made, Model):
             self._models[made.model_id] = made
         else:
             self._deployments[made.deployment_id] = made
 
     def models(self) -> list[Model]:
-        """Return every model."""
         return list(self._models.values())
 
     def model(self, model_id: str) -> Model | None:
-        """Return a model."""
-        return self._models.get(model_id) or self._models.get(model_id.lower())
-
-    def forget_model(self, model_id: str) -> None:
-        """Drop a model; its deployments stay."""
-        self._models.pop(model_id, None)
+        return self._models.get(model_id.lower())
 
     def deployments(self, model_id: str | None = None) -> list[Deployment]:
         """Return the deployments, all or those of a model, without those whose deletion is over."""
         now = self._clock()
         for one in list(self._deployments.values()):
             if one.forced is None and one.state(now) == DELETED:
-                self.forget_deployment(one.deployment_id)
+                del self._deployments[one.deployment_id]
         return [one for one in self._deployments.values() if model_id in {None, one.order["modelId"]}]
 
     def deployment(self, deployment_id: str) -> Deployment | None:
-        """Return a deployment."""
-        wanted = deployment_id.lower()
-        return next((one for one in self.deployments() if one.deployment_id == wanted), None)
+        return next((one for one in self.deployments() if one.deployment_id == deployment_id.lower()), None)
 
-    def forget_deployment(self, deployment_id: str) -> None:
-        """Drop a deployment."""
-        self._deployments.pop(deployment_id, None)
+    def forget(self, id_: str) -> None:
+        """Drop a model, whose deployments stay, or a deployment."""
+        self._models.pop(id_, None)
+        self._deployments.pop(id_, None)
 
     def live(self) -> list[str]:
-        """Return the ids of the deployments that serve predictions."""
-        if not self._deployments:
-            return []
         now = self._clock()
         return [one.deployment_id for one in self.deployments() if one.state(now) == DEPLOYED]
 
@@ -252,11 +236,7 @@ def metrics_json(model: Model, now: float) -> dict[str, float]:
 
 def deployment_json(deployment: Deployment, now: float, state: str | None = None) -> dict[str, object]:
     """Return a deployment, in a state that only an answer to the deletion has if one is given."""
-    shown = {
-        **deployment.order,
-        **_short_json(deployment, now),
-        "createdBy": deployment.created_by,
-    }
+    shown = {**deployment.order, **_short_json(deployment, now), "createdBy": deployment.created_by}
     if state is not None:
         shown["state"] = state
     return {name: value for name, value in shown.items() if value is not None}
@@ -300,20 +280,18 @@ def _time(seconds: float) -> str:
 
 
 async def list_models(call: Call) -> Response:
-    """List pre-trained and custom models."""
     _check_customer(call)
     return _answer(call, [_shown(call, one) for one in call.state.registry.models()])
 
 
 async def create_model(call: Call) -> Response:
-    """Create a model and start its training."""
     _check_customer(call)
     order = await call.body(_MODEL)
     if not order["trainingData"]:
         raise InvalidValue("trainingData: a catalog or signals are required.")
     now = call.state.clock()
     model = Model(
-        _new_id(),
+        str(uuid4()),
         order,
         started=now,
         completed=now + call.settings.training_seconds,
@@ -338,13 +316,11 @@ async def get_model(call: Call) -> Response:
 
 
 async def list_model_deployments(call: Call) -> Response:
-    """List the deployments of a model."""
     model = _model(call)
     return _list(call, call.state.registry.deployments(model.model_id))
 
 
 async def list_deployments(call: Call) -> Response:
-    """List all deployments."""
     _check_customer(call)
     return _list(call, call.state.registry.deployments())
 
@@ -373,31 +349,25 @@ async def deploy(call: Call) -> Response:
     return _answer(call, deployment_json(deployment, now))
 
 
-async def undeploy_literally(call: Call) -> Response:
-    """Delete by the path of the vendor's own specification, with the deployment in the customer's place."""
-    if call.settings.undeploy_path == "rest":
-        raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
-    return _undeploy(call, call.request.path_params["customer_id"])
-
-
 async def undeploy(call: Call) -> Response:
-    """Delete by the usual path, which no page shows [A]."""
-    if call.settings.undeploy_path == "literal":
-        raise ApiError(call.settings.undeploy_refusal, "There is no such endpoint.")
-    _check_customer(call)
-    return _undeploy(call, call.request.path_params["deployment_id"])
+    """
+    Delete by either path.
 
-
-def _undeploy(call: Call, deployment_id: str) -> Response:
-    call.record.deployment = deployment_id
-    settings, now = call.settings, call.state.clock()
-    deployment = call.state.registry.deployment(deployment_id)
+    The vendor's own specification has the deployment in the customer's place; no page shows the usual path [A].
+    """
+    parameters, settings, now = call.request.path_params, call.settings, call.state.clock()
+    literal = "deployment_id" not in parameters
+    if settings.undeploy_path == ("rest" if literal else "literal"):
+        raise ApiError(settings.undeploy_refusal, "There is no such endpoint.")
+    if not literal:
+        _check_customer(call)
+    call.record.deployment = parameters["customer_id" if literal else "deployment_id"]
+    deployment = call.state.registry.deployment(call.record.deployment or "")
     if deployment is None:
         raise ApiError(404, "There is no such deployment.")
     deployment.delete(now, seconds=settings.undeploy_seconds, fails=settings.undeploy_fails)
-    return _answer(
-        call, deployment_json(deployment, now, DELETE_FAILED if settings.undeploy_fails else DELETED)
-    )
+    state = DELETE_FAILED if settings.undeploy_fails else DELETED
+    return _answer(call, deployment_json(deployment, now, state))
 
 
 def _answer(call: Call, shown: object) -> Response:

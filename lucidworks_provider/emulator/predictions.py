@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
 
 from starlette.responses import JSONResponse, Response
 
 from lucidworks_provider.emulator.calls import Call
 from lucidworks_provider.emulator.errors import ApiError
-from lucidworks_provider.emulator.jobs import JobKind, accept, poll
+from lucidworks_provider.emulator.jobs import JobKind, JobResult, accept, poll
 from lucidworks_provider.emulator.models import MODEL_CONTEXT_TOKENS
 from lucidworks_provider.emulator.rules import Default, InvalidValue, required, text
 from lucidworks_provider.emulator.sentences import count_tokens, tokens, truncate_words
@@ -38,24 +37,13 @@ from lucidworks_provider.emulator.vectors import VectorOptions
 _SMALL_BATCH, _SMALL_TEXTS = 2, 4_096
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """The elements of ``predictions``, in order of the batch [A], as a JSON list."""
-
-    as_list: str
-
-    def to_json(self, job_id: str, status: str, *, legacy: bool) -> bytes:
-        """Write the answer of a job; there is no older shape of it."""
-        head = f'{{"predictionId":"{job_id}","status":"{status}"'
-        return f'{head},"predictions":{self.as_list}}}'.encode()
-
-
-def _compute(answerer: Answerer, count: int) -> Predictions:
-    return Predictions(f"[{','.join(map(answerer, range(count)))}]")
+def _compute(answerer: Answerer, count: int) -> JobResult:
+    """Write ``predictions``, in order of the batch [A]; there is no older shape of it."""
+    listed = f'"predictions":[{",".join(map(answerer, range(count)))}]'
+    return lambda legacy: listed
 
 
 async def predict(call: Call) -> Response:
-    """Answer at once."""
     use_case = _use_case(call)
     ask = await _ask(call, use_case)
     answerer, count = use_case.prepare(ask), len(ask.items)
@@ -64,11 +52,10 @@ async def predict(call: Call) -> Response:
     else:
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(call.state.workers, _compute, answerer, count)
-    return Response(f'{{"predictions":{result.as_list}}}'.encode(), media_type="application/json")
+    return Response(f"{{{result(False)}}}".encode(), media_type="application/json")
 
 
 async def submit(call: Call) -> Response:
-    """Accept a request for later."""
     use_case = _use_case(call)
     if not use_case.asynchronous:
         raise ApiError(404, "There is no such asynchronous use case.")
@@ -78,7 +65,6 @@ async def submit(call: Call) -> Response:
 
 
 async def fetch(call: Call) -> Response:
-    """Return the state of a prediction and, once, its results."""
     return await poll(call, JobKind.PREDICTION, call.request.path_params["prediction_id"])
 
 

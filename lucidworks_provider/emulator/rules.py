@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar
+from uuid import UUID
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
@@ -85,15 +86,21 @@ def text(name: str, value: Any) -> str:
     return value
 
 
+def uuid(name: str, value: Any) -> str:
+    """Accept a UUID, and write it in lower case with hyphens."""
+    try:
+        return str(UUID(text(name, value)))
+    except ValueError:
+        raise InvalidValue(f"{name}: a UUID is required.") from None
+
+
 def boolean(name: str, value: Any) -> bool:
-    """Accept true and false."""
     if not isinstance(value, bool):
         raise InvalidValue(f"{name}: true or false is required.")
     return value
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[str, Any], int]:
-    """Accept the integers of a range."""
     limits = f"at least {minimum}" if maximum is None else f"{minimum} to {maximum}"
 
     def rule(name: str, value: Any) -> int:
@@ -108,7 +115,6 @@ def integer(minimum: int, maximum: int | None = None) -> Callable[[str, Any], in
 
 
 def number(minimum: float, maximum: float | None = None) -> Callable[[str, Any], float]:
-    """Accept the numbers of a range."""
     limits = f"of at least {minimum:g}" if maximum is None else f"from {minimum:g} to {maximum:g}"
 
     def rule(name: str, value: Any) -> float:
@@ -121,7 +127,6 @@ def number(minimum: float, maximum: float | None = None) -> Callable[[str, Any],
 
 
 def one_of(*choices: str) -> Callable[[str, Any], str]:
-    """Accept some words."""
 
     def rule(name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
@@ -137,8 +142,20 @@ def member_of(choices: type[_Choice]) -> Callable[[str, Any], _Choice]:
     return lambda name, value: choices(word(name, value))
 
 
+def table_of(key: Callable[[str, Any], str], each: Rule) -> Callable[[str, Any], dict[str, Any]]:
+    """Accept an object whose names are not known before."""
+
+    def rule(name: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise InvalidValue(f"{name}: an object is required.")
+        return {
+            key(f"{name}, name of a field", one): check(f"{name}.{one}", value[one], each) for one in value
+        }
+
+    return rule
+
+
 def nullable(rule: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """Accept a null, too."""
     return lambda name, value: None if value is None else rule(name, value)
 
 

@@ -49,7 +49,6 @@ COMMON_WORDS: Final = frozenset(_COMMON.split())
 
 
 def count_tokens(text: str) -> int:
-    """Count the tokens of a text."""
     return len(_TOKEN.findall(text))
 
 

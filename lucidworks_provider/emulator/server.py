@@ -37,21 +37,15 @@ class RunningEmulator:
     def conn_json(self) -> str:
         """Return an Airflow connection to this emulator, for AIRFLOW_CONN_LUCIDWORKS_DEFAULT."""
         client_id, secret = next(iter(self.state.settings.clients.items()))
-        extra = {
-            "auth_url": self.url,
-            "application_url": self.url,
-            "models_url": self.url,
-            "customer_id": self.state.settings.customer_id,
+        extra = dict.fromkeys(("auth_url", "application_url", "models_url"), self.url)
+        extra["customer_id"] = self.state.settings.customer_id
+        connection = {
+            "conn_type": "lucidworks",
+            "login": client_id,
+            "password": secret,
+            "host": "emulated-app",
         }
-        return json.dumps(
-            {
-                "conn_type": "lucidworks",
-                "login": client_id,
-                "password": secret,
-                "host": "emulated-app",
-                "extra": extra,
-            }
-        )
+        return json.dumps({**connection, "extra": extra})
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 import time
@@ -50,10 +49,6 @@ class LogRecord:
     text_sha256: str | None = None
     fault: str | None = None
 
-    def public(self) -> dict[str, object]:
-        """Return the record as JSON values."""
-        return dataclasses.asdict(self)
-
 
 class RequestLog:
     """The requests in the order in which they ended, and counts that a cleared log keeps."""
@@ -78,11 +73,10 @@ class RequestLog:
         self._records.clear()
 
     def __iter__(self) -> Iterator[LogRecord]:
-        """Iterate over a copy, so that a test thread may read while requests arrive."""
+        # Over a copy, so that a test thread may read while requests arrive.
         return iter(list(self._records))
 
     def __len__(self) -> int:
-        """Return the number of requests kept."""
         return len(self._records)
 
 
@@ -110,11 +104,6 @@ class RateLimit:
         if settings.rate_mode == "bucket":
             return self._from_bucket(settings.rate_limit / settings.rate_window, now)
         return self._in_window(settings.rate_limit, settings.rate_window, now)
-
-    def clear(self) -> None:
-        """Forget the calls made."""
-        self._times.clear()
-        self._tokens = math.inf
 
     def _in_window(self, limit: int, window: float, now: float) -> int | None:
         while self._times and now - self._times[0] >= window:
@@ -150,12 +139,7 @@ class Clock:
         return time.time() + self._ahead
 
     def advance(self, seconds: float) -> None:
-        """Push the time forward."""
         self._ahead += seconds
-
-    def reset(self) -> None:
-        """Return to the real time."""
-        self._ahead = 0.0
 
 
 class EmulatorState:
@@ -163,7 +147,14 @@ class EmulatorState:
 
     def __init__(self, settings: EmulatorSettings) -> None:
         self._initial = settings
-        self.settings = settings
+        self.jobs = JobRegistry(Clock())
+        self.workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lucidworks-emulator-chunker")
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the state after start, with the settings of the start; whatever was made is gone."""
+        self.jobs.cancel()
+        self.settings = self._initial
         self.clock = Clock()
         self.tokens = TokenRegistry(self.clock)
         self.jobs = JobRegistry(self.clock)
@@ -172,19 +163,6 @@ class EmulatorState:
         self.faults = FaultRegistry()
         self.log = RequestLog()
         self.rate_limit = RateLimit()
-        self.workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="lucidworks-emulator-chunker")
-
-    def reset(self) -> None:
-        """Return to the state after start, with the settings of the start; whatever was made is gone."""
-        self.settings = self._initial
-        self.clock.reset()
-        self.tokens = TokenRegistry(self.clock)
-        self.jobs.clear()
-        self.registry = Registry(self.clock)
-        self.conversations.clear()
-        self.faults.clear()
-        self.log = RequestLog()
-        self.rate_limit.clear()
 
     def live_deployments(self, settings: EmulatorSettings) -> tuple[str, ...]:
         """Return the ids that serve as MODEL_ID: those of the settings, and those deployed since."""

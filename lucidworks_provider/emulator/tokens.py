@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import json
 import secrets
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 from uuid import uuid4
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from lucidworks_provider.emulator.calls import Call
+    from lucidworks_provider.emulator.settings import EmulatorSettings
 
 _SHORTEST, _LONGEST = 500, 1000  # documented length of access_token
 _AIMED_LENGTH = 720
@@ -39,14 +39,12 @@ _REMEMBERED = 5_000
 _LOGGED_JTI = 8
 
 
-class Scope(Enum):
-    """The scopes of Lucidworks AI."""
-
+class Scope(StrEnum):
     PREDICT = "machinelearning.predict"
     MODEL = "machinelearning.model"
 
 
-class TokenState(Enum):
+class TokenState(StrEnum):
     """What a bearer token is worth; the value is said in the 401 answer, which never repeats the token."""
 
     LIVE = "live"
@@ -68,7 +66,6 @@ class Token:
 
     @property
     def jti_prefix(self) -> str:
-        """Return the part that may be logged."""
         return self.jti[:_LOGGED_JTI]
 
 
@@ -77,37 +74,27 @@ class TokenRegistry:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._key = secrets.token_bytes(32)
-        self._tokens: dict[bytes, Token] = {}  # by SHA-256 of the text, in order of issuing
+        self._tokens: dict[str, Token] = {}  # by their text, in order of issuing
 
     def issue(
-        self,
-        client_id: str,
-        scopes: tuple[Scope, ...],
-        *,
-        ttl: int,
-        issuer: str,
-        both_live: bool = False,
+        self, client_id: str, scopes: tuple[Scope, ...], settings: EmulatorSettings
     ) -> tuple[str, Token]:
         """Make a token and, unless both may live, delete the live ones that share a scope with it."""
         now = self._clock()
-        if not both_live:
+        if not settings.both_tokens_live:
             for old in self._live():
                 if old.client_id == client_id and set(old.scopes) & set(scopes):
                     old.state = TokenState.SUPERSEDED
-        token = Token(f"AT.{secrets.token_urlsafe(32)}", client_id, scopes, expires=now + ttl)
-        text = self._encode(token, issued=now, issuer=issuer)
-        self._tokens[_digest(text)] = token
+        token = Token(f"AT.{secrets.token_urlsafe(32)}", client_id, scopes, expires=now + settings.token_ttl)
+        text = _jwt(token, issued=now, server=settings.auth_server_id)
+        self._tokens[text] = token
         while len(self._tokens) > _REMEMBERED:
             del self._tokens[next(iter(self._tokens))]
         return text, token
 
     def find(self, text: str) -> tuple[Token | None, TokenState]:
-        """Look up a bearer token and its state."""
-        token = self._tokens.get(_digest(text))
-        if token is None:
-            return None, TokenState.UNKNOWN
-        return token, self._state(token)
+        token = self._tokens.get(text)
+        return token, self._state(token) if token else TokenState.UNKNOWN
 
     def kill(self, scopes: Iterable[Scope]) -> int:
         """Delete live tokens of the given scopes, as another holder of the client id would do by issuing."""
@@ -118,7 +105,6 @@ class TokenRegistry:
         return len(doomed)
 
     def live_count(self) -> int:
-        """Count the tokens that would be accepted now."""
         return len(self._live())
 
     def _live(self) -> list[Token]:
@@ -129,45 +115,33 @@ class TokenRegistry:
             return TokenState.EXPIRED
         return token.state
 
-    def _encode(self, token: Token, *, issued: float, issuer: str) -> str:
-        """Sign a JWT of the documented length; an Okta-like set of claims [A] plus padding."""
-        claims: dict[str, object] = {
-            "ver": 1,
-            "jti": token.jti,
-            "iss": issuer,
-            "aud": "https://api.lucidworks.com",
-            "iat": int(issued),
-            "exp": int(token.expires),
-            "cid": token.client_id,
-            "scp": [scope.value for scope in token.scopes],
-            "sub": token.client_id,
-            "emulated": True,
-        }
-        header = {"kid": uuid4().hex, "alg": "HS256", "typ": "JWT"}
-        text = self._sign(header, claims)
-        if len(text) < _AIMED_LENGTH:
-            claims["pad"] = secrets.token_hex((_AIMED_LENGTH - len(text)) * 3 // 8)
-            text = self._sign(header, claims)
-        if not _SHORTEST <= len(text) <= _LONGEST:
-            raise ValueError(f"a token of {len(text)} characters; use a shorter client id")
-        return text
 
-    def _sign(self, header: dict[str, str], claims: dict[str, object]) -> str:
-        signed = f"{_segment(header)}.{_segment(claims)}"
-        signature = hmac.new(self._key, signed.encode(), hashlib.sha256).digest()
-        return f"{signed}.{_base64url(signature)}"
+def _jwt(token: Token, *, issued: float, server: str) -> str:
+    """Write a JWT of the documented length: an Okta-like set of claims [A], padding, a random signature."""
+    claims: dict[str, object] = {
+        "ver": 1,
+        "jti": token.jti,
+        "iss": f"https://identity.lucidworks.com/oauth2/{server}",
+        "aud": "https://api.lucidworks.com",
+        "iat": int(issued),
+        "exp": int(token.expires),
+        "cid": token.client_id,
+        "scp": token.scopes,
+        "sub": token.client_id,
+        "emulated": True,
+    }
+    ends = _segment({"kid": uuid4().hex, "alg": "HS256", "typ": "JWT"}), secrets.token_urlsafe(32)
+    room = _AIMED_LENGTH - len("..".join(ends)) - len(_segment(claims))
+    if room > 0:
+        claims["pad"] = secrets.token_hex(room * 3 // 8)
+    text = f"{ends[0]}.{_segment(claims)}.{ends[1]}"
+    if not _SHORTEST <= len(text) <= _LONGEST:
+        raise ValueError(f"a token of {len(text)} characters; use a shorter client id")
+    return text
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
-def _segment(value: dict[str, object] | dict[str, str]) -> str:
-    return _base64url(json.dumps(value, separators=(",", ":")).encode())
-
-
-def _base64url(value: bytes) -> str:
-    return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+def _segment(value: dict[str, object]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value, separators=(",", ":")).encode()).rstrip(b"=").decode()
 
 
 # All three are documented as required (section 2.1).
@@ -193,21 +167,15 @@ async def issue_token(call: Call) -> Response:
     if grant_type != "client_credentials":
         raise OAuthError(400, "unsupported_grant_type", "The grant type must be client_credentials.")
     scopes = _scopes(parameters.get("scope"))
-    text, token = call.state.tokens.issue(
-        client_id,
-        scopes,
-        ttl=settings.token_ttl,
-        issuer=f"https://identity.lucidworks.com/oauth2/{settings.auth_server_id}",
-        both_live=settings.both_tokens_live,
-    )
+    text, token = call.state.tokens.issue(client_id, scopes, settings)
     call.record.jti_prefix = token.jti_prefix
     for scope in scopes:
-        call.state.log.issued[scope.value] += 1
+        call.state.log.issued[scope] += 1
     body = {
         "token_type": "Bearer",
         "expires_in": settings.token_ttl,
         "access_token": text,
-        "scope": " ".join(scope.value for scope in scopes),
+        "scope": " ".join(scopes),
     }
     return JSONResponse(body, headers={"Cache-Control": "no-store", "Pragma": "no-cache"})
 

@@ -14,8 +14,9 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from lucidworks_provider.emulator.models import EMBEDDING_MODELS, HOSTED_GENERATIVE, NER_ONLY, OPENAI
 from lucidworks_provider.emulator.rules import (
@@ -29,7 +30,9 @@ from lucidworks_provider.emulator.rules import (
     number,
     one_of,
     required,
+    table_of,
     text,
+    uuid,
 )
 from lucidworks_provider.emulator.sentences import (
     COMMON_WORDS,
@@ -77,34 +80,14 @@ _CONVERSATIONS = 10_000
 _QUESTIONS = 16
 
 
-class Conversations:
-    """The last questions of each conversation."""
-
-    def __init__(self) -> None:
-        self._questions: dict[str, deque[str]] = {}
-
-    def __contains__(self, memory_uuid: str) -> bool:
-        """Return whether a conversation is known."""
-        return memory_uuid.lower() in self._questions
-
-    def __len__(self) -> int:
-        """Return the number of conversations kept."""
-        return len(self._questions)
+class Conversations(dict[str, deque[str]]):
+    """The last questions of each conversation, by its UUID."""
 
     def remember(self, memory_uuid: str, question: str) -> None:
         """Add a question, and forget the oldest conversation when there are too many."""
-        questions = self._questions.setdefault(memory_uuid.lower(), deque(maxlen=_QUESTIONS))
-        questions.append(question)
-        while len(self._questions) > _CONVERSATIONS:
-            del self._questions[next(iter(self._questions))]
-
-    def history(self, memory_uuid: str) -> tuple[str, ...]:
-        """Return the questions of a conversation, oldest first."""
-        return tuple(self._questions.get(memory_uuid.lower(), ()))
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._questions.clear()
+        self.setdefault(memory_uuid, deque(maxlen=_QUESTIONS)).append(question)
+        if len(self) > _CONVERSATIONS:
+            del self[next(iter(self))]
 
 
 Answerer: TypeAlias = Callable[[int], str]
@@ -123,15 +106,13 @@ class Ask:
     memory: Conversations
 
     @property
-    def texts(self) -> list[str]:
-        """Return the texts of the items."""
-        return [item["text"] for item in self.items]
-
-    @property
     def config(self) -> Mapping[str, Any]:
-        """Return ``useCaseConfig``."""
         config: Mapping[str, Any] = self.body["useCaseConfig"]
         return config
+
+    def text(self, at: int) -> str:
+        text: str = self.items[at]["text"]
+        return text
 
     def cut(self, response: str) -> str:
         """End a text where the model would have to stop."""
@@ -165,42 +146,36 @@ def _generated(prompt: str, response: str, **fields: object) -> str:
 # Embedding and classification
 
 
-def _embedding(ask: Ask) -> Answerer:
-    """Return the vectors of the texts, in a field whose name is not documented [A]."""
+def _embedding(ask: Ask, at: int) -> str:
+    """Return the vector of a text, in a field whose name is not documented [A]."""
     assert ask.embedding_model is not None  # noqa: S101  the path has been resolved before
     options = VectorOptions.of(ask.body, ask.embedding_model)
-    texts, name = ask.texts, ask.settings.embedding_shape
-    return lambda at: options.to_json(truncate_words(texts[at], EMBEDDED_WORDS), name)
+    return options.to_json(truncate_words(ask.text(at), EMBEDDED_WORDS), ask.settings.embedding_shape)
 
 
 _STEPS = 4096  # the example's scores are multiples of 1/4096
 
 
-def _classification(ask: Ask) -> Answerer:
+def _labels(name: str, value: Any) -> list[str]:
+    labels: list[str] = check(name, value, [text])
+    if not labels or len(set(labels)) < len(labels):
+        raise InvalidValue(f"{name}: at least one label, each once, is required.")
+    return labels
+
+
+def _classification(ask: Ask, at: int) -> str:
     """
     Score each label by a hash of model, label and text, best first; scores need not add up to 1.
 
     ``topK`` and ``similarityCutoff`` leave labels out, possibly all of them.
     """
-    labels, texts = ask.config["labels"], ask.texts
-    most, cutoff = ask.config.get("topK"), ask.config["similarityCutoff"]
-    if not labels or len(set(labels)) < len(labels):
-        raise InvalidValue("useCaseConfig.labels: at least one label, each once, is required.")
-    label_tokens = sum(count_tokens(label) for label in labels)
-
-    def answer(at: int) -> str:
-        scores = {label: _score(ask.model_id, label, texts[at]) for label in labels}
-        best = sorted(scores.items(), key=lambda pair: -pair[1])[:most]
-        ranked = {label: score for label, score in best if score >= cutoff}
-        return _dump(
-            {
-                "tokensUsed": {"inputTokens": count_tokens(texts[at]), "labelsTokens": label_tokens},
-                "labels": ranked,
-                "response": ", ".join(f"{label}: {score:.2f}" for label, score in ranked.items()),
-            }
-        )
-
-    return answer
+    given, labels, cutoff = ask.text(at), ask.config["labels"], ask.config["similarityCutoff"]
+    scores = {label: _score(ask.model_id, label, given) for label in labels}
+    best = sorted(scores.items(), key=lambda pair: -pair[1])[: ask.config.get("topK")]
+    ranked = {label: score for label, score in best if score >= cutoff}
+    counts = {"inputTokens": count_tokens(given), "labelsTokens": sum(map(count_tokens, labels))}
+    shown = ", ".join(f"{label}: {score:.2f}" for label, score in ranked.items())
+    return _dump({"tokensUsed": counts, "labels": ranked, "response": shown})
 
 
 def _score(*parts: str) -> float:
@@ -217,8 +192,7 @@ _MESSAGES: Rule = [{"role": required(one_of("system", "user", "assistant")), "co
 
 
 def _messages(ask: Ask, at: int) -> list[dict[str, str]]:
-    """Return the turns of an item."""
-    given, kind = ask.texts[at], ask.config.get("dataType")
+    given, kind = ask.text(at), ask.config.get("dataType")
     if kind == "json_prompt":
         name = f"batch[{at}].text"
         try:
@@ -236,10 +210,9 @@ def _messages(ask: Ask, at: int) -> list[dict[str, str]]:
 
 
 def prompt_of(ask: Ask, at: int) -> str:
-    """Return the text that the model would get."""
     messages = _messages(ask, at)
     if "dataType" not in ask.config and not ask.config["useSystemPrompt"]:
-        return ask.texts[at]
+        return ask.text(at)
     if ask.model_id.startswith("llama"):
         turns = (
             f"<|start_header_id|>{one['role']}<|end_header_id|>\n\n{one['content']}<|eot_id|>"
@@ -272,45 +245,26 @@ _ENTITY_TYPES = ("person", "location", "organization")  # without an entityTypeM
 _NAME = re.compile(r"[^\W\d_][\w’'-]*")
 
 
-def _summarization(ask: Ask) -> Answerer:
-    """Return the first words."""
-    texts, most = ask.texts, ask.config["maxWords"]
-    return lambda at: _generated(texts[at], ask.cut(truncate_words(texts[at].strip(), most)))
+def _summarization(ask: Ask, at: int) -> str:
+    given = ask.text(at)
+    return _generated(given, ask.cut(truncate_words(given.strip(), ask.config["maxWords"])))
 
 
-def _keyword_extraction(ask: Ask) -> Answerer:
+def _keyword_extraction(ask: Ask, at: int) -> str:
     """Return the most frequent words; the list beside ``response`` is called ``keywords`` [A]."""
-    texts, most = ask.texts, ask.config["maxKeywords"]
-
-    def answer(at: int) -> str:
-        found = [word for word, _ in Counter(content_words(texts[at])).most_common(most)]
-        return _generated(texts[at], ", ".join(found), keywords=found)
-
-    return answer
+    given = ask.text(at)
+    found = [word for word, _ in Counter(content_words(given)).most_common(ask.config["maxKeywords"])]
+    return _generated(given, ", ".join(found), keywords=found)
 
 
-def _ner(ask: Ask) -> Answerer:
+def _ner(ask: Ask, at: int) -> str:
     """Return capitalised words as entities, and the same as JSON in ``response``."""
-    texts = ask.texts
-    given = ask.config["entityTypeMap"] or dict.fromkeys(_ENTITY_TYPES, ())
-    examples = {kind: {one.casefold() for one in known} for kind, known in given.items()}
-
-    def answer(at: int) -> str:
-        entities: dict[str, list[str]] = {name: [] for name in examples}
-        for entity in _names(texts[at]):
-            entities[_type_of(entity, examples)].append(entity)
-        return _generated(texts[at], _dump(entities), entities=entities)
-
-    return answer
-
-
-def _entity_types(name: str, value: Any) -> dict[str, list[str]]:
-    if not isinstance(value, dict):
-        raise InvalidValue(f"{name}: an object of lists of strings is required.")
-    for kind in value:
-        text(f"{name}, name of a type", kind)
-    types: dict[str, list[str]] = check(name, value, {kind: [text] for kind in value})
-    return types
+    types = ask.config["entityTypeMap"] or dict.fromkeys(_ENTITY_TYPES, ())
+    examples = {kind: {one.casefold() for one in known} for kind, known in types.items()}
+    entities: dict[str, list[str]] = {name: [] for name in examples}
+    for entity in _names(ask.text(at)):
+        entities[_type_of(entity, examples)].append(entity)
+    return _generated(ask.text(at), _dump(entities), entities=entities)
 
 
 def _names(given: str) -> list[str]:
@@ -334,16 +288,12 @@ def _type_of(entity: str, examples: Mapping[str, set[str]]) -> str:
     return kinds[hashlib.blake2b(entity.encode(), digest_size=1).digest()[0] % len(kinds)]
 
 
-def _faq_enrichment(ask: Ask) -> Answerer:
+def _faq_enrichment(ask: Ask, at: int) -> str:
     """Return a JSON list of questions and answers inside ``response``; the names of its fields are [A]."""
-    texts = ask.texts
-
-    def answer(at: int) -> str:
-        sentences = [texts[at][start:end] for start, end in sentence_spans(texts[at])[:_FAQ_QUESTIONS]]
-        pairs = [{"question": _question(sentence), "answer": sentence} for sentence in sentences]
-        return _generated(texts[at], _dump(pairs))
-
-    return answer
+    given = ask.text(at)
+    sentences = [given[start:end] for start, end in sentence_spans(given)[:_FAQ_QUESTIONS]]
+    pairs = [{"question": _question(sentence), "answer": sentence} for sentence in sentences]
+    return _generated(given, _dump(pairs))
 
 
 def _question(sentence: str) -> str:
@@ -357,13 +307,6 @@ _NOT_FOUND = "The documents do not hold an answer."  # the vendor's own words ar
 _DOCUMENTS: Rule = [{"body": required(text), "source": required(text), "title": text, "date": text}]
 
 
-def _uuid(name: str, value: Any) -> str:
-    try:
-        return str(UUID(text(name, value)))
-    except ValueError:
-        raise InvalidValue(f"{name}: a UUID is required.") from None
-
-
 def _rag(ask: Ask) -> Answerer:
     """
     Answer from the documents, and open or continue the conversations.
@@ -371,9 +314,9 @@ def _rag(ask: Ask) -> Answerer:
     A ``memoryUuid`` that the emulator does not know starts a conversation of that name, for one may have been
     forgotten [A]; without any, each item starts its own [A]. An item without documents has no answer [A].
     """
-    texts = ask.texts
+    texts = [item["text"] for item in ask.items]
     conversations = [ask.config.get("memoryUuid") or str(uuid4()) for _ in texts]
-    histories = [ask.memory.history(name) for name in conversations]
+    histories = [list(ask.memory.get(name, ())) for name in conversations]
     for name, question in zip(conversations, texts, strict=True):
         ask.memory.remember(name, question)
 
@@ -415,11 +358,15 @@ def _standalone_query_rewriter(ask: Ask) -> Answerer:
 
     The query itself is not remembered, so a repeated request gets the same answer [A].
     """
-    texts, memory_uuid = ask.texts, ask.config["memoryUuid"]
+    memory_uuid = ask.config["memoryUuid"]
     if memory_uuid not in ask.memory:
         raise InvalidValue("useCaseConfig.memoryUuid: there is no such conversation.")
-    history = ask.memory.history(memory_uuid)
-    return lambda at: _generated("\n".join([*history, texts[at]]), _rewritten(texts[at], history[-1]))
+    history = list(ask.memory[memory_uuid])
+
+    def answer(at: int) -> str:
+        return _generated("\n".join([*history, ask.text(at)]), _rewritten(ask.text(at), history[-1]))
+
+    return answer
 
 
 def _rewritten(query: str, question: str) -> str:
@@ -430,6 +377,12 @@ def _rewritten(query: str, question: str) -> str:
 
 
 # The table
+
+
+def _each(answer: Callable[[Ask, int], str]) -> Callable[[Ask], Answerer]:
+    """Nothing is left to be refused, so each item is answered on its own."""
+    return lambda ask: partial(answer, ask)
+
 
 _TEXT_ITEM: Mapping[str, Rule | Default] = {"text": required(text)}
 _GENERATIVE = (*HOSTED_GENERATIVE, *OPENAI)
@@ -454,13 +407,13 @@ class UseCase:
 # By the values of ``USE_CASE``; ``classification`` is seen nowhere as a segment [A]. Embedding and classification
 # have no asynchronous page (section 6.1). Deployments of custom models join the models of embedding.
 USE_CASES: Mapping[str, UseCase] = {
-    "embedding": UseCase(_embedding, tuple(EMBEDDING_MODELS), asynchronous=False),
+    "embedding": UseCase(_each(_embedding), tuple(EMBEDDING_MODELS), asynchronous=False),
     # No page names a model for it; its token counts look like an encoder's, so all may serve it [A].
     "classification": UseCase(
-        _classification,
+        _each(_classification),
         (*EMBEDDING_MODELS, *_GENERATIVE),
         {
-            "labels": required([text]),
+            "labels": required(_labels),
             "topK": integer(1),
             "similarityCutoff": Default(number(-1, 1), -1.0),
         },
@@ -474,15 +427,19 @@ USE_CASES: Mapping[str, UseCase] = {
     "rag": UseCase(
         _rag,
         config={
-            "memoryUuid": _uuid,
+            "memoryUuid": uuid,
             "extractRelevantContent": boolean,
             "answerNotFoundMessage": Default(text, _NOT_FOUND),
         },
         item={**_TEXT_ITEM, "documents": Default(_DOCUMENTS, [])},
     ),
-    "summarization": UseCase(_summarization, config={"maxWords": Default(integer(1), _EXAMPLE)}),
-    "keyword-extraction": UseCase(_keyword_extraction, config={"maxKeywords": Default(integer(1), _EXAMPLE)}),
-    "ner": UseCase(_ner, (*NER_ONLY, *_GENERATIVE), {"entityTypeMap": Default(_entity_types, {})}),
-    "faq-enrichment": UseCase(_faq_enrichment),
-    "standalone-query-rewriter": UseCase(_standalone_query_rewriter, config={"memoryUuid": required(_uuid)}),
+    "summarization": UseCase(_each(_summarization), config={"maxWords": Default(integer(1), _EXAMPLE)}),
+    "keyword-extraction": UseCase(
+        _each(_keyword_extraction), config={"maxKeywords": Default(integer(1), _EXAMPLE)}
+    ),
+    "ner": UseCase(
+        _each(_ner), (*NER_ONLY, *_GENERATIVE), {"entityTypeMap": Default(table_of(text, [text]), {})}
+    ),
+    "faq-enrichment": UseCase(_each(_faq_enrichment)),
+    "standalone-query-rewriter": UseCase(_standalone_query_rewriter, config={"memoryUuid": required(uuid)}),
 }

@@ -182,7 +182,6 @@ class VectorOptions:
 
     @classmethod
     def of(cls, body: Mapping[str, Any], model: EmbeddingModel) -> VectorOptions:
-        """Return the options of a checked body."""
         config = body["modelConfig"]
         return cls(
             model,

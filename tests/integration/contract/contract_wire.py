@@ -32,9 +32,12 @@ CONFIGS = {
     "semantic": "SemanticChunkerConfig",
     "sentence": "SentenceChunkerConfig",
 }
+# What a client may send has no other fields than these schemas and the requests of predictions name.
 _CLOSED = (
     "ChunkingRequest",
     "BatchText",
+    "RagDocument",
+    "GenModelConfig",
     "EmbeddingModelConfig",
     "EmbeddingUseCaseConfig",
     *CONFIGS.values(),
@@ -111,21 +114,28 @@ class _Judge:
     def __init__(self) -> None:
         document = yaml.safe_load(DOCUMENT.read_text())
         self.answers = OpenAPI.from_dict(document)
-        # A client may send nothing that the document does not know, so the schemas of requests are closed
-        # and each chunker gets a path of its own with its own configuration.
+        # A client may send nothing that the document does not know, so the schemas of requests are closed, and
+        # each chunker and each asynchronous use case gets a path of its own with its own body.
         strict = copy.deepcopy(document)
-        schemas = strict["components"]["schemas"]
+        schemas, paths = strict["components"]["schemas"], strict["paths"]
+        for name in schemas:
+            if name.endswith("Request") or name in _CLOSED:
+                _close(schemas[name])
         for name in _CLOSED:
             schemas[name]["additionalProperties"] = False
-        generic = strict["paths"].pop("/ai/async-chunking/{CHUNKER}/{MODEL_ID}")
+        chunking = paths.pop("/ai/async-chunking/{CHUNKER}/{MODEL_ID}")
         for chunker, schema in CONFIGS.items():
-            one = copy.deepcopy(generic)
-            del one["post"]["parameters"][0]
-            one["post"]["operationId"] += f"-{chunker}"
             own = copy.deepcopy(schemas["ChunkingRequest"])
             own["properties"]["chunkerConfig"] = {"$ref": f"#/components/schemas/{schema}"}
-            one["post"]["requestBody"]["content"]["application/json"]["schema"] = own
-            strict["paths"][f"/ai/async-chunking/{chunker}/{{MODEL_ID}}"] = one
+            body = {"required": True, "content": {"application/json": {"schema": own}}}
+            paths[f"/ai/async-chunking/{chunker}/{{MODEL_ID}}"] = _with_body(chunking, chunker, body)
+        prediction = paths.pop("/ai/async-prediction/{USE_CASE}/{MODEL_ID}")
+        prefix = "/ai/prediction/"
+        for path in [path for path in paths if path.startswith(prefix)]:
+            use_case = path.removeprefix(prefix).partition("/")[0]
+            if use_case not in {"{USE_CASE}", "embedding"}:  # which have no asynchronous page
+                own = _with_body(prediction, use_case, paths[path]["post"]["requestBody"])
+                paths[path.replace(prefix, "/ai/async-prediction/")] = own
         self.requests = OpenAPI.from_dict(strict)
 
     def request(self, exchange: Exchange) -> None:
@@ -136,6 +146,23 @@ class _Judge:
     def answer(self, exchange: Exchange) -> None:
         """Raise unless the document has this answer to this request."""
         self.answers.validate_response(exchange, _AnswerView(exchange))
+
+
+def _close(schema: Any) -> None:
+    if isinstance(schema, dict):
+        if schema.get("additionalProperties") is True:
+            schema["additionalProperties"] = False
+        for inner in schema.values():
+            _close(inner)
+
+
+def _with_body(generic: Any, name: str, body: Any) -> Any:
+    """One value of the first parameter of a path, as a path of its own."""
+    one = copy.deepcopy(generic)
+    del one["post"]["parameters"][0]
+    one["post"]["operationId"] += f"-{name}"
+    one["post"]["requestBody"] = body
+    return one
 
 
 @cache

@@ -12,6 +12,8 @@ import pytest
 import requests
 
 from lucidworks_provider.emulator import EmulatorSettings
+from lucidworks_provider.emulator.broken_responses import BREAKERS
+from lucidworks_provider.emulator.faults import KINDS
 from lucidworks_provider.emulator.rules import InvalidValue
 from lucidworks_provider.emulator.state import RateLimit
 
@@ -187,7 +189,7 @@ def test_what_a_bucket_lets_through() -> None:
     # The bucket keeps what it has when the rate is changed.
     assert limit.refuse(settings, 15.0) == 1
     assert sum(limit.refuse(settings, 100.0) is None for _ in range(50)) == 10
-    limit.clear()
+    limit = RateLimit()
     assert sum(limit.refuse(settings, 100.0) is None for _ in range(50)) == 10
 
 
@@ -264,3 +266,7 @@ def test_nothing_secret_in_the_log(caller: Caller) -> None:
     ):
         assert secret not in shown
     assert caller.control("GET", "/log")[0]["jti_prefix"].startswith("AT.")
+
+
+def test_every_broken_response_is_a_kind_of_fault() -> None:
+    assert set(BREAKERS) < set(KINDS)

@@ -202,8 +202,8 @@ def test_conversations_are_bounded() -> None:
     assert (len(memory), "0" in memory, "10004" in memory) == (10_000, False, True)
     for number in range(40):
         memory.remember("x", str(number))
-    assert memory.history("x")[-1] == "39"
-    assert len(memory.history("x")) == 16
+    assert memory["x"][-1] == "39"
+    assert len(memory["x"]) == 16
 
 
 def test_summary_keywords_entities_and_questions(caller: Caller) -> None:
@@ -268,7 +268,6 @@ DOCUMENT = {"body": "b", "source": "s"}
 HYPER = ["temperature", "topP", "topK", "presencePenalty", "frequencyPenalty", "maxTokens"]
 INVALID: list[tuple[str, Any, str]] = [
     ("passthrough", [], "body"),
-    ("passthrough", {}, "batch"),
     ("passthrough", {"batch": []}, "batch"),
     ("passthrough", {"batch": {"text": "x"}}, "batch"),
     ("passthrough", {"batch": ["x"]}, "batch[0]"),
@@ -277,58 +276,46 @@ INVALID: list[tuple[str, Any, str]] = [
     ("passthrough", {"batch": [{"text": 1}]}, "batch[0].text"),
     ("passthrough", {"batch": [{"text": "x", "documents": []}]}, "documents"),
     ("passthrough", {"batch": ONE * 33}, "32"),
-    ("passthrough", {"batch": ONE, "chunkerConfig": {}}, "chunkerConfig"),
-    ("passthrough", {"batch": ONE, "useCaseConfig": None}, "useCaseConfig"),
-    ("passthrough", {"batch": ONE, "useCaseConfig": {"maxWords": 1}}, "maxWords"),
-    ("passthrough", {"batch": ONE, "useCaseConfig": {"useSystemPrompt": "true"}}, "useSystemPrompt"),
-    ("passthrough", {"batch": ONE, "useCaseConfig": {"dataType": "query"}}, "dataType"),
-    ("passthrough", {"batch": ONE, "useCaseConfig": {"dataType": "json_prompt"}}, "json_prompt"),
+    ("passthrough", {"chunkerConfig": {}}, "chunkerConfig"),
+    ("passthrough", {"useCaseConfig": None}, "useCaseConfig"),
+    ("passthrough", {"useCaseConfig": {"maxWords": 1}}, "maxWords"),
+    ("passthrough", {"useCaseConfig": {"useSystemPrompt": "true"}}, "useSystemPrompt"),
+    ("passthrough", {"useCaseConfig": {"dataType": "query"}}, "dataType"),
+    ("passthrough", {"useCaseConfig": {"dataType": "json_prompt"}}, "json_prompt"),
     *(
         ("passthrough", {"batch": [{"text": text}], "useCaseConfig": {"dataType": "json_prompt"}}, "batch[0]")
         for text in ("[]", "{}", '["x"]', '[{"role":"user"}]', '[{"role":"robot","content":"x"}]')
     ),
     *(
-        ("summarization", {"batch": ONE, "modelConfig": {name: value}}, name)
+        ("summarization", {"modelConfig": {name: value}}, name)
         for name in HYPER
         for value in ("1", True, None, -3)
     ),
-    ("summarization", {"batch": ONE, "modelConfig": {"temperature": 2.1}}, "temperature"),
-    ("summarization", {"batch": ONE, "modelConfig": {"topP": 1.1}}, "topP"),
-    ("summarization", {"batch": ONE, "modelConfig": {"topK": 0}}, "topK"),
-    ("summarization", {"batch": ONE, "modelConfig": {"topK": 1.5}}, "topK"),
-    ("summarization", {"batch": ONE, "modelConfig": {"topk": 1}}, "topk"),
-    ("summarization", {"batch": ONE, "modelConfig": {"presencePenalty": 2.5}}, "presencePenalty"),
-    ("summarization", {"batch": ONE, "modelConfig": {"maxTokens": 0}}, "maxTokens"),
-    ("summarization", {"batch": ONE, "modelConfig": {"maxTokens": 1.0}}, "maxTokens"),
-    ("summarization", {"batch": ONE, "modelConfig": {"apiKey": ""}}, "apiKey"),
-    (
-        "summarization",
-        {"batch": ONE, "modelConfig": {"azureEndpoint": "e", "apiKey": "k"}},
-        "azureDeployment",
-    ),
-    (
-        "summarization",
-        {"batch": ONE, "modelConfig": {"azureEndpoint": "e", "azureDeployment": "d"}},
-        "apiKey",
-    ),
-    ("summarization", {"batch": ONE, "useCaseConfig": {"maxWords": 0}}, "maxWords"),
-    ("summarization", {"batch": ONE, "useCaseConfig": {"maxWords": "5"}}, "maxWords"),
-    ("keyword-extraction", {"batch": ONE, "useCaseConfig": {"maxKeywords": 0}}, "maxKeywords"),
-    ("ner", {"batch": ONE, "useCaseConfig": {"entityTypeMap": ["person"]}}, "entityTypeMap"),
-    ("ner", {"batch": ONE, "useCaseConfig": {"entityTypeMap": {"person": "Bob"}}}, "entityTypeMap.person"),
-    ("ner", {"batch": ONE, "useCaseConfig": {"entityTypeMap": {"person": [1]}}}, "entityTypeMap.person[0]"),
-    ("faq-enrichment", {"batch": ONE, "useCaseConfig": {"maxQuestions": 1}}, "maxQuestions"),
-    ("classification", {"batch": ONE}, "labels"),
-    ("classification", {"batch": ONE, "useCaseConfig": {"labels": []}}, "labels"),
-    ("classification", {"batch": ONE, "useCaseConfig": {"labels": "a"}}, "labels"),
-    ("classification", {"batch": ONE, "useCaseConfig": {"labels": ["a", ""]}}, "labels[1]"),
-    ("classification", {"batch": ONE, "useCaseConfig": {"labels": ["a", "a"]}}, "labels"),
-    ("classification", {"batch": ONE, "useCaseConfig": {"labels": ["a"], "topK": 0}}, "topK"),
-    (
-        "classification",
-        {"batch": ONE, "useCaseConfig": {"labels": ["a"], "similarityCutoff": "a"}},
-        "similarity",
-    ),
+    ("summarization", {"modelConfig": {"temperature": 2.1}}, "temperature"),
+    ("summarization", {"modelConfig": {"topP": 1.1}}, "topP"),
+    ("summarization", {"modelConfig": {"topK": 0}}, "topK"),
+    ("summarization", {"modelConfig": {"topK": 1.5}}, "topK"),
+    ("summarization", {"modelConfig": {"topk": 1}}, "topk"),
+    ("summarization", {"modelConfig": {"presencePenalty": 2.5}}, "presencePenalty"),
+    ("summarization", {"modelConfig": {"maxTokens": 0}}, "maxTokens"),
+    ("summarization", {"modelConfig": {"maxTokens": 1.0}}, "maxTokens"),
+    ("summarization", {"modelConfig": {"apiKey": ""}}, "apiKey"),
+    ("summarization", {"modelConfig": {"azureEndpoint": "e", "apiKey": "k"}}, "azureDeployment"),
+    ("summarization", {"modelConfig": {"azureEndpoint": "e", "azureDeployment": "d"}}, "apiKey"),
+    ("summarization", {"useCaseConfig": {"maxWords": 0}}, "maxWords"),
+    ("summarization", {"useCaseConfig": {"maxWords": "5"}}, "maxWords"),
+    ("keyword-extraction", {"useCaseConfig": {"maxKeywords": 0}}, "maxKeywords"),
+    ("ner", {"useCaseConfig": {"entityTypeMap": ["person"]}}, "entityTypeMap"),
+    ("ner", {"useCaseConfig": {"entityTypeMap": {"person": "Bob"}}}, "entityTypeMap.person"),
+    ("ner", {"useCaseConfig": {"entityTypeMap": {"person": [1]}}}, "entityTypeMap.person[0]"),
+    ("faq-enrichment", {"useCaseConfig": {"maxQuestions": 1}}, "maxQuestions"),
+    ("classification", {}, "labels"),
+    ("classification", {"useCaseConfig": {"labels": []}}, "labels"),
+    ("classification", {"useCaseConfig": {"labels": "a"}}, "labels"),
+    ("classification", {"useCaseConfig": {"labels": ["a", ""]}}, "labels[1]"),
+    ("classification", {"useCaseConfig": {"labels": ["a", "a"]}}, "labels"),
+    ("classification", {"useCaseConfig": {"labels": ["a"], "topK": 0}}, "topK"),
+    ("classification", {"useCaseConfig": {"labels": ["a"], "similarityCutoff": "a"}}, "similarity"),
     ("rag", {"batch": [{"text": "x", "documents": {}}]}, "batch[0].documents"),
     ("rag", {"batch": [{"text": "x", "documents": ["b"]}]}, "batch[0].documents[0]"),
     ("rag", {"batch": [{"text": "x", "documents": [{"body": "b"}]}]}, "documents[0].source"),
@@ -336,22 +323,18 @@ INVALID: list[tuple[str, Any, str]] = [
     ("rag", {"batch": [{"text": "x", "documents": [{**DOCUMENT, "date": 2022}]}]}, "documents[0].date"),
     ("rag", {"batch": [{"text": "x", "documents": [{**DOCUMENT, "title": 1}]}]}, "documents[0].title"),
     ("rag", {"batch": [{"text": "x", "documents": [{**DOCUMENT, "url": "u"}]}]}, "url"),
-    ("rag", {"batch": ONE, "useCaseConfig": {"memoryUuid": "mine"}}, "memoryUuid"),
-    ("rag", {"batch": ONE, "useCaseConfig": {"extractRelevantContent": 0}}, "extractRelevantContent"),
-    ("rag", {"batch": ONE, "useCaseConfig": {"answerNotFoundMessage": ""}}, "answerNotFoundMessage"),
-    ("standalone-query-rewriter", {"batch": ONE}, "memoryUuid"),
-    ("standalone-query-rewriter", {"batch": ONE, "useCaseConfig": {"memoryUuid": "mine"}}, "memoryUuid"),
-    (
-        "standalone-query-rewriter",
-        {"batch": ONE, "useCaseConfig": {"memoryUuid": str(uuid4())}},
-        "memoryUuid",
-    ),
+    ("rag", {"useCaseConfig": {"memoryUuid": "mine"}}, "memoryUuid"),
+    ("rag", {"useCaseConfig": {"extractRelevantContent": 0}}, "extractRelevantContent"),
+    ("rag", {"useCaseConfig": {"answerNotFoundMessage": ""}}, "answerNotFoundMessage"),
+    ("standalone-query-rewriter", {}, "memoryUuid"),
+    ("standalone-query-rewriter", {"useCaseConfig": {"memoryUuid": "mine"}}, "memoryUuid"),
+    ("standalone-query-rewriter", {"useCaseConfig": {"memoryUuid": str(uuid4())}}, "memoryUuid"),
 ]
 EMBEDDING_INVALID: list[tuple[Any, str]] = [
-    ({"batch": ONE, "modelConfig": {"vectorQuantizationMethod": "int8"}}, "vectorQuantizationMethod"),
-    ({"batch": ONE, "modelConfig": {"dimReductionSize": 385}}, "dimReductionSize"),
-    ({"batch": ONE, "modelConfig": {"temperature": 1}}, "temperature"),
-    ({"batch": ONE, "useCaseConfig": {"dataType": "text"}}, "dataType"),
+    ({"modelConfig": {"vectorQuantizationMethod": "int8"}}, "vectorQuantizationMethod"),
+    ({"modelConfig": {"dimReductionSize": 385}}, "dimReductionSize"),
+    ({"modelConfig": {"temperature": 1}}, "temperature"),
+    ({"useCaseConfig": {"dataType": "text"}}, "dataType"),
     ({"batch": ONE * 33}, "32"),
 ]
 
@@ -360,7 +343,7 @@ EMBEDDING_INVALID: list[tuple[Any, str]] = [
 def test_invalid_bodies_name_the_field(shared: Caller, use_case: str, body: Any, field: str) -> None:
     for kind in ("prediction", "async-prediction"):
         path = f"/ai/{kind}/{use_case}/llama-3-8b-instruct"
-        answer = shared.call("POST", path, json=body)
+        answer = shared.call("POST", path, json={"batch": ONE, **body} if isinstance(body, dict) else body)
         if (kind, use_case) == ("async-prediction", "classification"):
             assert answer.status_code == 404
             continue
@@ -370,7 +353,7 @@ def test_invalid_bodies_name_the_field(shared: Caller, use_case: str, body: Any,
 
 @pytest.mark.parametrize(("body", "field"), EMBEDDING_INVALID)
 def test_invalid_embedding_bodies(shared: Caller, body: Any, field: str) -> None:
-    answer = shared.predict("embedding", model="gte-small", **body)
+    answer = shared.predict("embedding", model="gte-small", **{"batch": ONE, **body})
     assert (answer.status_code, field in answer.json()["message"]) == (400, True)
 
 
@@ -396,7 +379,7 @@ def test_valid_model_configs(shared: Caller, config: dict[str, Any]) -> None:
 
 def test_broken_json_and_content_type(shared: Caller) -> None:
     path = "/ai/prediction/passthrough/llama-3-8b-instruct"
-    for data in (b"", b"{", b'{"batch":[{"text":"\\ud800"}]}', b"NaN"):
+    for data in (b"", b"{", b"{}", b'{"batch":[{"text":"\\ud800"}]}', b"NaN"):
         headers = {"Content-Type": "application/json"}
         assert shared.call("POST", path, data=data, headers=headers).status_code == 400
     answer = shared.call("POST", path, data=b"{}", headers={"Content-Type": "text/plain"})

@@ -113,7 +113,7 @@ def test_tls(tmp_path: Path) -> None:
         assert json.loads(emulator.conn_json())["extra"]["application_url"] == emulator.url
         caller = Caller(emulator)
         assert caller.ask_token(verify=str(ca)).status_code == 200
-        emulator.state.faults.inject(package.faults.Fault(package.faults.FaultKind.DISCONNECT))
+        emulator.state.faults.inject(package.faults.Fault("disconnect"))
         with pytest.raises(requests.ConnectionError):
             caller.ask_token(verify=str(ca))
         assert caller.ask_token(verify=str(ca)).status_code == 200
