@@ -118,7 +118,7 @@ class Finding(NamedTuple):
     :param field: the connection field to change, with its value.
     """
 
-    sent: str
+    tested: str
     received: str
     reading: str
     field: tuple[str, str] | None = None
@@ -158,7 +158,7 @@ class _Response(Response):
         return self.verdict in {Verdict.ANSWERS, Verdict.NO_PATH, Verdict.REFUSED}
 
     def finding(
-        self, sent: str, received: str = "", change: tuple[str, str] | None = None, **facts: str
+        self, tested: str, received: str = "", change: tuple[str, str] | None = None, **facts: str
     ) -> Finding:
         """
         What the response proves.
@@ -168,7 +168,7 @@ class _Response(Response):
         """
         fact = facts.get(self.verdict.name.lower()) or (facts.get("accepted") if self.accepted else None)
         reading = fact or f"No answer: {self.verdict.value} ({self.status})."
-        return Finding(sent, received or str(self), reading, change)
+        return Finding(tested, received or str(self), reading, change)
 
     def field(self, name: str) -> Any:
         """A field of a success."""
@@ -214,14 +214,21 @@ class _Job:
         return self.last.listed(self.payload)
 
     def finding(
-        self, sent: str, received: str = "", *, has: str, failed: str = "", gone: str = "", refused: str = ""
+        self,
+        tested: str,
+        received: str = "",
+        *,
+        has: str,
+        failed: str = "",
+        gone: str = "",
+        refused: str = "",
     ) -> Finding:
         """What the last poll proves, or the submission if there is no job."""
         if not self.path:
-            return self.submitted.finding(sent, refused=refused)
+            return self.submitted.finding(tested, refused=refused)
         received = f"submission: {self.submitted.word}; polls: {', '.join(self.words)}{received}"
         none = failed if failed and self.last.word == "ERROR" else "No answer: the job had no result."
-        return self.last.finding(sent, received, answers=has if self.result else none, no_path=gone)
+        return self.last.finding(tested, received, answers=has if self.result else none, no_path=gone)
 
 
 class _Service:
@@ -384,13 +391,13 @@ def _token(service: _Service) -> Iterator[Finding]:
     if service.options.keep_token:
         yield Finding("nothing (`--keep-token`)", "", "Not asked.")
         return
-    sent = "two tokens of `machinelearning.predict`; the first one before and after the second was issued"
+    tested = "two tokens of `machinelearning.predict`; the first one before and after the second was issued"
     entitled = "No answer: a new token is refused, too. Is the application entitled to this scope?"
     old = service.new_token(PREDICT_SCOPE)
     before = service.unknown_job(old)
     received = f"before: HTTP {before.status}"
     if not before.accepted:
-        yield before.finding(sent, received, no_permission=entitled)
+        yield before.finding(tested, received, no_permission=entitled)
         return
     newest = service.new_token(PREDICT_SCOPE)
     after, when = service.unknown_job(old), "at once"
@@ -403,9 +410,9 @@ def _token(service: _Service) -> Iterator[Finding]:
     invalid = f"The old token is invalid {when} ({after.status}): one token per scope, the strict reading."
     control = service.unknown_job(newest)
     if control.accepted:
-        yield after.finding(sent, received, accepted=valid, no_permission=invalid)
+        yield after.finding(tested, received, accepted=valid, no_permission=invalid)
     else:
-        yield control.finding(sent, received, no_permission=entitled)
+        yield control.finding(tested, received, no_permission=entitled)
     if not service.settings.customer_id:
         return
     service.new_token(MODEL_SCOPE)
@@ -414,9 +421,9 @@ def _token(service: _Service) -> Iterator[Finding]:
     # Without permission, a new token is refused, too.
     if not after.accepted and service.unknown_job(service.new_token(PREDICT_SCOPE)).accepted:
         lost = "A token of one scope invalidates that of the other, contrary to the vendor's page."
-    sent = "a token of `machinelearning.model`, then the newest one of `machinelearning.predict`"
+    tested = "a token of `machinelearning.model`, then the newest one of `machinelearning.predict`"
     independent = "The scopes are independent, as documented."
-    yield after.finding(sent, f"HTTP {after.status}", accepted=independent, no_permission=lost)
+    yield after.finding(tested, f"HTTP {after.status}", accepted=independent, no_permission=lost)
 
 
 def _errors(service: _Service) -> Iterator[Finding]:
@@ -427,7 +434,7 @@ def _errors(service: _Service) -> Iterator[Finding]:
     yield _error("a prediction of an empty batch", service.call("POST", service.embedding, {"batch": []}))
 
 
-def _error(sent: str, response: _Response) -> Finding:
+def _error(tested: str, response: _Response) -> Finding:
     names = set(response.json) if isinstance(response.json, Mapping) else set()
     if {"errorCode", "errorSummary"} & names:
         shape = "The shape of an Okta server."
@@ -435,7 +442,7 @@ def _error(sent: str, response: _Response) -> Finding:
         shape = "The shape of OAuth 2.0 (RFC 6749)."
     else:
         shape = "A shape that no page documents." if names else ""
-    return response.finding(sent, answers="It is no error.", accepted=shape, no_permission=shape)
+    return response.finding(tested, answers="It is no error.", accepted=shape, no_permission=shape)
 
 
 def _first_path(paths: Sequence[str], send: Callable[[str], _Response]) -> tuple[list[str], _Response]:
@@ -483,24 +490,24 @@ def _segments(service: _Service) -> Iterator[Finding]:
         return service.call("POST", path, {"batch": []})
 
     tried, response = _first_path((service.settings.segment_of(_REWRITER), *_REWRITER_SEGMENTS), send)
-    sent = f"an empty batch to {', '.join(f'`{segment}`' for segment in tried)}"
+    tested = f"an empty batch to {', '.join(f'`{segment}`' for segment in tried)}"
     if response.verdict is Verdict.NO_PATH:
         # The model, too, may be the reason of a 404.
         control = send("passthrough")
         none = f"No known segment exists ({response.status})."
-        yield control.finding(sent, f"{response}; for `passthrough`: {control}", answers=none, refused=none)
+        yield control.finding(tested, f"{response}; for `passthrough`: {control}", answers=none, refused=none)
     elif not response.accepted:
-        yield response.finding(sent)
+        yield response.finding(tested)
     elif len(tried) == 1:
         control = send("no-such-use-case")
         right, same = "`use_case_segments` is right.", "No answer: the service checks the batch first."
         received = f"{response}; for a use case that does not exist: {control}"
-        yield control.finding(sent, received, no_path=right, answers=same, refused=same)
+        yield control.finding(tested, received, no_path=right, answers=same, refused=same)
     else:
         wrong = f"`use_case_segments` is wrong; the segment is `{tried[-1]}`."
         segments = {**dict(service.settings.use_case_segments), _REWRITER: tried[-1]}
         change = ("use_case_segments", json.dumps(segments))
-        yield response.finding(sent, "", change, answers=wrong, refused=wrong)
+        yield response.finding(tested, "", change, answers=wrong, refused=wrong)
 
 
 def _predictions(service: _Service) -> Iterator[Finding]:
@@ -554,11 +561,11 @@ def _jobs(service: _Service) -> Iterator[Finding]:
     yield from _read_twice(service, "a prediction job", job)
 
 
-def _read_twice(service: _Service, sent: str, job: _Job) -> Iterator[Finding]:
+def _read_twice(service: _Service, tested: str, job: _Job) -> Iterator[Finding]:
     service.poll(job)
     like = "as in" if job.last.word == "READY" else "unlike"
     has = f"The result comes with the status {job.last.word}, {like} the vendor's examples."
-    yield job.finding(f"{sent} until it had a result", has=has)
+    yield job.finding(f"{tested} until it had a result", has=has)
     if not job.result:
         return
     again = service.call("GET", job.path)
@@ -566,7 +573,7 @@ def _read_twice(service: _Service, sent: str, job: _Job) -> Iterator[Finding]:
     strict = ": the strict reading" if times == "once" and again.word == "RETRIEVED" else ""
     says = f"A result is readable {times}; the second response says {again.word}{strict}."
     yield again.finding(
-        f"the result of {sent} a second time",
+        f"the result of {tested} a second time",
         answers=says if again.field("status") else "",
         no_path=f"A result is readable once; afterwards the id is unknown ({again.status}).",
     )
@@ -639,8 +646,8 @@ def _chunk_limit(service: _Service) -> Iterator[Finding]:
         has = f"Chunks over a limit of {got:,} are cut without an error; the table says {_CHUNK_LIMIT:,}."
     else:
         has = "The table's limit is not enforced." if got else ""
-    sent = f"{_LINES:,} lines as chunks of {_DIMENSION} floats; the table allows {_CHUNK_LIMIT:,}"
-    yield job.finding(sent, f"; {got:,} chunks", has=has, failed="A job over the limit fails.")
+    tested = f"{_LINES:,} lines as chunks of {_DIMENSION} floats; the table allows {_CHUNK_LIMIT:,}"
+    yield job.finding(tested, f"; {got:,} chunks", has=has, failed="A job over the limit fails.")
 
 
 def _models(service: _Service) -> Iterator[Finding]:
@@ -676,16 +683,16 @@ def _rate(service: _Service) -> Iterator[Finding]:
     started = time.monotonic()
     responses = [service.send("GET", path, token) for _ in range(service.options.rate)]
     seconds = time.monotonic() - started
-    sent = f"{len(responses)} polls of a job that does not exist, one after the other, in {seconds:.1f} s"
+    tested = f"{len(responses)} polls of a job that does not exist, one after the other, in {seconds:.1f} s"
     limited = [one for one in responses if one.status == 429]
     if limited:
         header = "with" if any("retry-after" in one.headers for one in limited) else "without"
         reading = f"A 429 comes {header} `Retry-After`."
-        yield Finding(sent, f"{len(limited)} times 429; the first: {limited[0]}", reading)
+        yield Finding(tested, f"{len(limited)} times 429; the first: {limited[0]}", reading)
         return
     worst = min(responses, key=lambda one: one.accepted)
     none = f"No limit below {len(responses) / max(seconds, 0.001):.0f} requests a second was met."
-    yield worst.finding(sent, f"0 times 429; {worst}", accepted=none)
+    yield worst.finding(tested, f"0 times 429; {worst}", accepted=none)
 
 
 def _retention(service: _Service) -> Iterator[Finding]:
@@ -852,7 +859,7 @@ def _report(service: _Service, findings: Mapping[str, Sequence[Finding]], ended:
             lines += ["", f"## {title}", ""]
         for one in found:
             received = f" Received: {one.received}." if one.received else ""
-            lines.append(f"* Sent: {one.sent}.{received} **{one.reading}**")
+            lines.append(f"* Tested: {one.tested}.{received} **{one.reading}**")
             if one.field:
                 fields.append("* `{}`: `{}`".format(*one.field))
     lines += ["", "## Connection fields to change", "", *(fields or ["None."])]

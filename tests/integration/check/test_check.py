@@ -315,7 +315,7 @@ def test_the_page_shows_the_report_of_the_emulator(ask) -> None:
 
 
 def test_the_page_has_the_command_and_the_numbers(ask) -> None:
-    assert re.findall(r"^\$ (.*)", PAGE, re.M) == ["python -m lucidworks_provider.check"]
+    assert re.findall(r"^\$ (.*)", PAGE, re.M) == ["python -m lucidworks_provider.check > report.md"]
     rows = re.findall(r"^\| `([a-z-]+)` \|.*?\| ([0-9]+)(?: for each time)? \|", PAGE, re.M)
     assert rows == [(one.name, str(one.requests)) for one in check.QUESTIONS]
     assert f"Together {sum(one.requests for one in check.QUESTIONS) + 2} requests," in PAGE
