@@ -251,11 +251,8 @@ class _Service:
         self.generative_model: str | None = options.generative_model
         self.model: str = options.model or "gte-small"
         self._tokens: dict[str, str] = {}
-        self._secrets = {
-            self.settings.client_id,
-            self.settings.client_secret,
-            self.settings.customer_id or "",
-        }
+        known = self.settings
+        self._secrets = {known.client_id, known.client_secret, known.customer_id or ""}
         self._session: requests.Session = hook.get_conn(PREDICT_SCOPE)
 
     @property
@@ -418,7 +415,7 @@ def _token(service: _Service) -> Iterator[Finding]:
     service.new_token(MODEL_SCOPE)
     after = service.unknown_job(newest)
     lost = ""
-    # Without permission, a new token is refused, too.
+    # If permission is missing, a new token is refused, too.
     if not after.accepted and service.unknown_job(service.new_token(PREDICT_SCOPE)).accepted:
         lost = "A token of one scope invalidates that of the other, contrary to the vendor's page."
     tested = "a token of `machinelearning.model`, then the newest one of `machinelearning.predict`"
