@@ -48,7 +48,7 @@ from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.documents import tables
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import InputError, JobTimeoutError, ServiceError
-from lucidworks_provider.jobs import progress
+from lucidworks_provider.jobs.task import Progress
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 
 COLUMNS: dict[str, Any] = {"id_column": "sku", "columns": ["brand"]}
@@ -717,7 +717,7 @@ def test_a_killed_process_pays_again_for_no_more_than_the_batches_in_flight(
 def test_the_log_says_what_was_read_sent_and_written(
     service: Service, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress.Progress, "EVERY", 0.0)
+    monkeypatch.setattr(Progress, "EVERY", 0.0)
     source, path = write(tmp_path / "t.parquet"), tmp_path / "p.parquet"
     with caplog.at_level(logging.INFO):
         direct(str(source), **COLUMNS, result_path=str(path), concurrency=1).execute(new_context())
