@@ -30,7 +30,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tenacity import wait_fixed
 
@@ -60,8 +60,7 @@ WRITE_ATTEMPTS = 30
 WRITE_WAIT = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentKey:
+class SegmentKey(NamedTuple):
     """
     Identifies a segment of one version of a document.
 
@@ -75,8 +74,7 @@ class SegmentKey:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class BodyLocation:
+class BodyLocation(NamedTuple):
     """Position of a body in a file of the journal, in bytes."""
 
     file: str
@@ -99,7 +97,6 @@ class Record:
     job: str = ""
     location: BodyLocation | None = None
     value: Any = None
-    file: str = ""
 
 
 @dataclass
@@ -258,7 +255,7 @@ class Journal:
             if key is not None:
                 self._add_reference(name, key.document_id)
             location = BodyLocation(name, stop + 1, length) if plain["kind"] == "body" else None
-            yield Record(plain["kind"], key, plain["job"], location, plain["value"], name)
+            yield Record(plain["kind"], key, plain["job"], location, plain["value"])
             at = stop + 1 + length + 1
 
     # -- writing; on the event loop --------------------------------------------------------------------
@@ -295,7 +292,7 @@ class Journal:
     def append(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
         """Add a record to the next group; see :meth:`write`."""
         self._kept.add(self._counted(Record(kind, value=value)))
-        self._wake()
+        self._full.set()
 
     def flushed(self) -> asyncio.Future[str]:
         """
@@ -378,14 +375,11 @@ class Journal:
         offset = self._work.add(self._counted(record), body)
         if record.key is not None:
             self._work.documents.add(record.key.document_id)
-        self._wake()
+        self._full.set()
         return offset
 
     def _counted(self, record: Record) -> dict[str, Any]:
         return _plain(record) | {"sent": [self.submissions, self.resubmissions]}
-
-    def _wake(self) -> None:
-        self._full.set()
 
     def _new_name(self, suffix: str) -> str:
         # The nonce keeps a process that has lost the lease from overwriting files of its successor.
@@ -418,7 +412,4 @@ def _number(count: int) -> str:
 
 
 def _plain(record: Record) -> dict[str, Any]:
-    key = None
-    if (segment := record.key) is not None:
-        key = [segment.document_id, segment.content_hash, segment.start, segment.length]
-    return {"kind": record.kind, "key": key, "job": record.job, "value": record.value}
+    return {"kind": record.kind, "key": record.key, "job": record.job, "value": record.value}

@@ -24,7 +24,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lucidworks_provider.corpus.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUN, below
+from lucidworks_provider.corpus.dataset import (
+    CHUNKS,
+    DESCRIBES,
+    DIMENSION,
+    DOCUMENTS,
+    NAMES,
+    OPTIONS,
+    RUN,
+    below,
+)
 from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, RunDatabase
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
@@ -170,11 +179,10 @@ def read_tables(output: str, known: Tables | None = None) -> Tables:
     return Tables(chunks, documents)
 
 
-def check_empty(output: str, ours: set[str]) -> None:
+def check_empty(output: str) -> None:
     """
     Refuse a folder without tables that has other contents.
 
-    :param ours: names that runs use.
     :raises InputError: names the contents.
     """
     names = names_in(output)
@@ -183,7 +191,7 @@ def check_empty(output: str, ours: set[str]) -> None:
             f"{output} holds a dataset of an earlier version of this provider (snapshot.json), which is not "
             "converted. Choose another output; every document is submitted again."
         )
-    strange = sorted(name for name in names if name not in ours and name[0] not in "._")
+    strange = sorted(name for name in names if name not in NAMES and name[0] not in "._")
     if strange:
         raise InputError(
             f"{output} has no table {CHUNKS} and holds something else ({', '.join(strange[:_NAMED])}, …). Give the "

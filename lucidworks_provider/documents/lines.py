@@ -92,8 +92,7 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
             for number, line in read_lines(opened, options.encoding, options.max_document_bytes):
                 place = f"{file.path}:{number}"
                 if isinstance(line, int):
-                    rejection = too_large(line, options.max_document_bytes)
-                    yield RejectedDocument(place, rejection.reason, rejection.detail)
+                    yield RejectedDocument(place, *too_large(line, options.max_document_bytes))
                 else:
                     record = parse_line(line, options.encoding)
                     if fields and isinstance(record, dict):
@@ -113,7 +112,7 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
 
 def _document(place: str, record: Any, options: ReadOptions) -> Document | RejectedDocument:
     if isinstance(record, Rejection):
-        return RejectedDocument(place, record.reason, record.detail)
+        return RejectedDocument(place, *record)
     if not isinstance(record, dict):
         return RejectedDocument(place, Reason.INVALID, f"It is no JSON object, but {type(record).__name__}.")
     if options.text_column not in record:

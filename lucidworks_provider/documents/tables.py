@@ -45,7 +45,17 @@ _ROWS, _BATCH_BYTES = 1024, 8_000_000
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
 _TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
-_COMPRESSED = {"gz", "zst"}
+_TABLES = Formats(
+    {
+        "parquet": Format.PARQUET,
+        **{f"{suffix}{end}": Format.CSV for suffix in ("csv", "tsv") for end in ("", ".gz", ".zst")},
+        **{
+            f"{suffix}{end}": Format.JSON_LINES
+            for suffix in ("jsonl", "ndjson")
+            for end in ("", ".gz", ".zst")
+        },
+    }
+)
 # Kinds of values, by the names of Python's types.
 _KINDS: dict[str, Any] = {
     "str": str,
@@ -209,23 +219,6 @@ def _list(uri: str, argument: str) -> list[SourceFile]:
         if file.format is Format.DELTA:
             raise InputError(f"{argument}: {uri} is a Delta table; give Parquet, CSV or JSON Lines.")
     return files
-
-
-def _table_format(name: str) -> Format | None:
-    plain, _, last = name.lower().rpartition(".")
-    compressed = last in _COMPRESSED
-    suffix = plain.rpartition(".")[2] if compressed else last
-    match suffix:
-        case "csv" | "tsv":
-            return Format.CSV
-        case "jsonl" | "ndjson":
-            return Format.JSON_LINES
-        case "parquet" if not compressed:
-            return Format.PARQUET
-    return None
-
-
-_TABLES = Formats(_table_format, ".parquet, .csv, .jsonl, .ndjson, .tsv, and with .gz or .zst behind them")
 
 
 def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[pa.RecordBatch]:
