@@ -140,6 +140,7 @@ class Journal:
         self._next = 1
         self._nonce = uuid.uuid4().hex[:8]
         self._work, self._kept = _Group(), _Group()
+        # Done when the records of `_work` are stored, with the name of their file.
         self._flushed: asyncio.Future[str] | None = None
         self._full = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -282,7 +283,9 @@ class Journal:
         :param unconfirmed: it may not be the result, so a resumed run polls the job again.
         """
         offset = self._add_work(Record("unconfirmed" if unconfirmed else "body", key, job), body)
-        return BodyLocation(await self.flushed(), offset, len(body))
+        if self._flushed is None:
+            self._flushed = asyncio.get_running_loop().create_future()
+        return BodyLocation(await asyncio.shield(self._flushed), offset, len(body))
 
     async def write(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
         """Write a record that stays until :meth:`end`; returns once it is stored."""
@@ -293,16 +296,6 @@ class Journal:
         """Add a record to the next group; see :meth:`write`."""
         self._kept.add(self._counted(Record(kind, value=value)))
         self._full.set()
-
-    def flushed(self) -> asyncio.Future[str]:
-        """
-        A future that is done when all records so far are stored, and fails if they cannot be.
-
-        :return: the name of the work file.
-        """
-        if self._flushed is None:
-            self._flushed = asyncio.get_running_loop().create_future()
-        return asyncio.shield(self._flushed)
 
     async def write_groups(self) -> None:
         """Flush every quarter of a second, or when a group is large; runs as a task of its own."""
@@ -318,7 +311,7 @@ class Journal:
         """
         Write all records that are not stored yet.
 
-        :raises StorageError: all attempts failed; also raised by the futures of :meth:`flushed`.
+        :raises StorageError: all attempts failed; also raised by :meth:`write_body`.
         """
         async with self._writing:
             # In this order, as a document fails after its submission.

@@ -258,7 +258,7 @@ def load_rejects(db: RunDatabase, *, remember: bool) -> None:
 def reconcile(
     db: RunDatabase,
     tables: Tables,
-    on_missing_chunks: Literal["resend", "drop"] | None,
+    on_missing_chunks: Literal["resend", "drop"],
     *,
     whole: bool = True,
 ) -> None:
@@ -269,7 +269,7 @@ def reconcile(
     otherwise.
 
     :param on_missing_chunks: ``resend`` documents with missing chunks, or ``drop`` their other chunks until their
-        text changes; None where the tasks of the shards have decided.
+        text changes.
     :param whole: the run database has all documents, not only those of a shard.
     """
     chunks, documents = tables.chunks, tables.documents
@@ -309,15 +309,7 @@ def reconcile(
         "FROM documents LEFT JOIN sums ON sums.id = documents.id "
         "WHERE present AND (coalesce(sums.count, 0) != documents.chunks OR sums.total != sums.count)"
     )
-    count = db.count(f"SELECT count(*) {missing}")
-    if count and on_missing_chunks is None:
-        # The rows are searched for when they have to be removed.
-        db.run(
-            "UPDATE documents SET first = NULL, moved = 1, "  # noqa: S608
-            "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0) "
-            f"WHERE id IN (SELECT documents.id {missing})"
-        )
-    elif count:
+    if count := db.count(f"SELECT count(*) {missing}"):
         some = [row[0] for row in db.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]
         log.warning(
             "%s: since the last run another program has removed or replaced chunks of %s documents (%s, …); "

@@ -13,7 +13,6 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, BinaryIO, cast
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
@@ -87,6 +86,7 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
     """
     number = 0
     fields: tuple[str, ...] = (options.id_column, options.text_column)
+    loads = _loads()
     with open_decompressed(file) as opened:
         try:
             for number, line in read_lines(opened, options.encoding, options.max_document_bytes):
@@ -94,7 +94,7 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
                 if isinstance(line, int):
                     yield RejectedDocument(place, *too_large(line, options.max_document_bytes))
                 else:
-                    record = parse_line(line, options.encoding)
+                    record = _parsed(line, options.encoding, loads)
                     if fields and isinstance(record, dict):
                         for name in fields:
                             if name not in record:
@@ -120,10 +120,10 @@ def _document(place: str, record: Any, options: ReadOptions) -> Document | Rejec
     return read_record(place, record.get(options.id_column), record[options.text_column], options)
 
 
-def parse_line(line: bytes, encoding: str | None) -> Any:
+def _parsed(line: bytes, encoding: str | None, loads: Callable[[bytes], Any]) -> Any:
     """The value of a line; a rejection if it is no JSON."""
     try:
-        return _loads()(line)
+        return loads(line)
     except (ValueError, RecursionError):
         pass  # maybe another encoding, or NaN, which Python's json accepts
     text = decode(line, encoding or "utf-8")
@@ -135,7 +135,6 @@ def parse_line(line: bytes, encoding: str | None) -> Any:
         return Rejection(Reason.INVALID, f"It is no JSON: {err!s:.100}.")
 
 
-@cache
 def _loads() -> Callable[[bytes], Any]:
     try:
         from orjson import loads

@@ -44,7 +44,6 @@ _ROWS, _BATCH_BYTES = 1024, 8_000_000
 # Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
-_TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
 _TABLES = Formats(
     {
         "parquet": Format.PARQUET,
@@ -280,14 +279,13 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
 
 
 def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
-
     with open_decompressed(file) as opened:
         records = CsvRecords(file, opened, ReadOptions(max_document_bytes=LONGEST_LINE))
         try:
             header = records.peek()
         except (UnicodeDecodeError, *BROKEN) as err:
             raise InputError(f"{file.uri} cannot be read: {err!s:.200}") from err
-        for separator in "" if file.path.lower().endswith(_TAB_SEPARATED) else _SEPARATORS:
+        for separator in "" if records.delimiter == "\t" else _SEPARATORS:
             names = [records.decode(name) for name in next(csv.reader([header], delimiter=separator), [])]
             if set(columns.required) <= set(names):
                 records.delimiter = separator
