@@ -69,13 +69,13 @@ class Dataset:
     """
 
     def __init__(self, table: Table, schema: pa.Schema) -> None:
-        self._table = table
+        self.snapshot = table
         self.version = table.version
         self.schema = schema
 
     def __len__(self) -> int:
         """Number of rows, from the log if it has it."""
-        counts = [file.live for file in self._table.files.values()]
+        counts = [file.live for file in self.snapshot.files.values()]
         if None in counts:
             return sum(batch.num_rows for batch in self.to_batches(columns=self.schema.names[:1]))
         return sum(count or 0 for count in counts)
@@ -98,7 +98,7 @@ class Dataset:
         wanted = self._selected(columns)
         # The filter may need columns that are not selected.
         names = wanted.names if filter is None else self.schema.names
-        for batch in read_rows(self._table, columns=names):
+        for batch in read_rows(self.snapshot, columns=names):
             found = pa.Table.from_batches([batch])
             if filter is not None:
                 found = found.filter(filter)
@@ -125,7 +125,7 @@ class Dataset:
         if columns is None:
             return self.schema
         if unknown := [name for name in columns if name not in self.schema.names]:
-            raise InputError(f"{self._table.uri} has no column {', '.join(map(repr, unknown))}.")
+            raise InputError(f"{self.snapshot.uri} has no column {', '.join(map(repr, unknown))}.")
         return pa.schema([self.schema.field(name) for name in columns])
 
 
@@ -296,7 +296,7 @@ def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> 
     """
     import pyarrow as pa
 
-    table = chunks._table
+    table = chunks.snapshot
     files = [row[0] for row in db.execute("SELECT DISTINCT file FROM changed WHERE chunks")]
     if all(file in table.files for file in files):
         table = replace(table, files={path: table.files[path] for path in files})

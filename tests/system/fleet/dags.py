@@ -114,7 +114,7 @@ def die(dag_run: Any = None) -> None:
     from lucidworks_provider.hooks.auth import LucidworksAuthHook
 
     before, after = dag_run.conf["step"].split()
-    perform = source.TokenSource._perform
+    perform = source.TokenSource.perform
 
     def deadly(self: Any, command: Any) -> Any:
         name = type(command).__name__
@@ -125,7 +125,7 @@ def die(dag_run: Any = None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return reply
 
-    source.TokenSource._perform = deadly  # type: ignore[method-assign]
+    source.TokenSource.perform = deadly  # type: ignore[method-assign]
     hook = LucidworksAuthHook(dag_run.conf["conn_id"])
     hook.get_token()
     raise RuntimeError(f"never came to {dag_run.conf['step']}")

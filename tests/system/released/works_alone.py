@@ -111,7 +111,7 @@ def main() -> None:
     task = LucidworksChunkCorpusOperator(
         task_id="t", source=str(work), output_uri=str(work / "out"), chunker="sentence", model_id="m"
     )
-    refused(task._corpus, "documents")
+    refused(lambda: task.execute({}), "documents")
     refused(lambda: emulator.running, "emulator")
     refused(lambda: emulator.create_app, "emulator")
     extra = {"share_via": "redis", "redis_conn_id": "r"}
