@@ -64,7 +64,8 @@ class Dataset:
     """
     One version of a table, read lazily. Polars, DuckDB and pandas accept it by the Arrow PyCapsule interface.
 
-    :param version: of the table.
+    :param snapshot: the version of the Delta table that is read.
+    :param version: its number.
     :param schema: of its columns.
     """
 
