@@ -94,14 +94,17 @@ with DAG("fleet_warm", schedule=None):
         options={"conn_ids": "warm", "seconds": 1.0, "interval": 0.5},
     )
 
-for dag_id, trigger_name in (("fleet_renewals", "WatchTrigger"), ("fleet_idle", "IdleTrigger")):
+for dag_id, trigger_name, limit in (
+    ("fleet_renewals", "WatchTrigger", "FLEET_RENEWING_SECONDS"),
+    ("fleet_idle", "IdleTrigger", "FLEET_IDLE_SECONDS"),
+):
     with DAG(dag_id, schedule=None):
         FromTrigger(
             task_id="watch",
             trigger=trigger_name,
             options={
                 "conn_ids": os.environ["FLEET_RENEWING"],
-                "seconds": float(os.environ["FLEET_RENEWING_SECONDS"]),
+                "seconds": float(os.environ[limit]),
                 "interval": 0.1,
             },
         )
