@@ -531,7 +531,7 @@ def _check_output(corpus: Corpus) -> None:
     """:raises InputError: the output is within the source, or is a file."""
     if is_file(corpus.output):
         raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
-    if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output):
+    if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output, NAMES):
         raise InputError(
             f"output_uri {corpus.output} is within source {corpus.source}: the next run would take the tables "
             "for documents. Give them a folder outside."

@@ -6,13 +6,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
+from lucidworks_provider.client.options import did_you_mean
 from lucidworks_provider.delta import check_installed
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.listing import Entry, find_entry, list_below, list_folder
-from lucidworks_provider.storage import local_path, without_scheme
+from lucidworks_provider.storage import local_path, names_in, split_uri, without_scheme
 from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)
@@ -106,8 +107,10 @@ def list_source(
     :raises InputError: there is no such source, or it has no file that can be read. Raised during the iteration.
     :raises StorageError: a folder cannot be read; its documents would otherwise count as deleted.
     """
-    base = _checked(source)
-    found = _found(base)
+    base, parts = _split(_checked(source))
+    found = None if parts else _found(base)
+    if found is None and not parts:
+        raise InputError(f"source: there is no file and no folder {base}.{_neighbour(base)}")
     if found is not None and not found.folder:
         if (one := formats.of(found.name)) is None:
             raise InputError(
@@ -118,10 +121,7 @@ def list_source(
     if found is not None and find_entry(f"{base}/{_LOG}") is not None:
         yield from _delta_files(base)
         return
-    walk = _Walk(base)
-    if found is None:
-        walk = _globbing(base)
-    walk.formats, walk.warn = formats, warn
+    walk = _Walk(base, parts, re.compile(_expression(parts)) if parts else None, formats, warn)
     some = False
     for file in walk.files():
         some = True
@@ -129,7 +129,7 @@ def list_source(
     walk.report()
     if not some:
         raise InputError(
-            f"source: {base} {'matches' if walk.matches else 'holds'} no file that can be read "
+            f"source: {_checked(source)} {'matches' if parts else 'holds'} no file that can be read "
             f"({formats.suffixes}), and {walk.others:,} of other kinds."
         )
 
@@ -169,7 +169,7 @@ def source_folder(source: str) -> str:
     """
     The file or folder of a source; for a glob, the last folder before its first wildcard.
 
-    A name with ``[``, ``]``, ``?`` or ``*`` is no glob if such a file or folder exists.
+    Names with ``[``, ``]``, ``?`` or ``*`` are no wildcards while folders, or at the end a file, of these names exist.
 
     :param source: as for :func:`list_source`.
     :raises StorageError: the storage cannot be read.
@@ -177,18 +177,25 @@ def source_folder(source: str) -> str:
     return _split(_checked(source))[0]
 
 
-def may_contain(source: str, folder: str) -> bool:
+def may_contain(source: str, folder: str, names: Iterable[str]) -> bool:
     """
     Whether files below a folder can be files of the source, by their paths.
 
     :param source: as for :func:`list_source`.
     :param folder: URI; need not exist.
+    :param names: of what the folder itself has; its subfolders may have files of any name.
     :raises StorageError: the storage cannot be read.
     """
-    root, pattern = _split(_checked(source))
+    root, parts = _split(_checked(source))
     above, below = (f"{without_scheme(place).rstrip('/')}/" for place in (root, folder))
-    path = below.removeprefix(above)
-    return below.startswith(above) and (not pattern or _reaches(pattern, path.split("/")[:-1]))
+    if not below.startswith(above):
+        return False
+    folders = below.removeprefix(above).split("/")[:-1]
+    if not parts or not _reaches(parts, folders):
+        return not parts
+    if "**" in parts or len(parts) > len(folders) + 1:
+        return True
+    return any(re.fullmatch(_part(parts[-1]), name) for name in names)
 
 
 def is_file_of(source: str, uri: str) -> bool:
@@ -212,12 +219,23 @@ def _found(base: str) -> Entry | None:
 
 
 def _split(base: str) -> tuple[str, list[str]]:
-    """A folder, and the parts of the glob below it; no parts if the source is no glob."""
-    magic = _MAGIC.search(base)
-    if magic is None or _found(base) is not None:
+    """
+    A folder, and the parts of the glob below it; no parts if the source is no glob.
+
+    :raises InputError: a wildcard is in the name of a bucket, or the glob cannot be understood.
+    """
+    names = base.split("/")
+    for number, name in enumerate(names, 1):
+        if not _MAGIC.search(name):
+            continue
+        # Of a URI, the third part is the bucket.
+        if number == 3 and local_path(base) is None:
+            raise InputError(f"source is {base!r}; a wildcard cannot replace a bucket.")
+        if not _is_literal("/".join(names[:number]), last=number == len(names)):
+            break
+    else:
         return base, []
-    folder = base[: base.rindex("/", 0, magic.start())]
-    parts = base[len(folder) + 1 :].split("/")
+    folder, parts = "/".join(names[: number - 1]), names[number - 1 :]
     try:
         re.compile(_expression(parts))
     except re.error:
@@ -225,13 +243,22 @@ def _split(base: str) -> tuple[str, list[str]]:
     return folder, parts
 
 
-def _globbing(base: str) -> _Walk:
-    folder, parts = _split(base)
-    if not parts:
-        raise InputError(f"source: there is no file and no folder {base}.")
-    if folder.endswith(":/"):
-        raise InputError(f"source is {base!r}; a wildcard cannot replace a bucket.")
-    return _Walk(folder, re.compile(_expression(parts)), parts)
+def _is_literal(place: str, *, last: bool) -> bool:
+    """Whether there is a folder of this name, or, at the end of a source, a file."""
+    found = _found(place)
+    # A store may have a file and a folder of one name.
+    return found is not None and (last or found.folder or any(True for _ in list_folder(place)))
+
+
+def _neighbour(base: str) -> str:
+    """A sentence with the nearest name in the same folder; empty if none is near."""
+    parent, name = split_uri(base)
+    if parent.endswith(":/"):
+        return ""
+    try:
+        return did_you_mean(name, names_in(f"{parent}/"))
+    except StorageError:
+        return ""
 
 
 def _reaches(parts: list[str], folders: list[str]) -> bool:
@@ -250,20 +277,20 @@ class _Walk:
     Walks through a folder.
 
     :param base: the folder, without a slash at its end.
-    :param matches: pattern of the paths below the folder; None for all.
-    :param parts: the parts of the glob of ``matches``.
+    :param parts: the parts of a glob below the folder; none for all files.
+    :param matches: pattern of the paths below the folder, from ``parts``; None for all.
     :param others: number of files of other formats.
     :param misnamed: number of files whose names are not UTF-8.
     """
 
     base: str
-    matches: re.Pattern[str] | None = None
-    parts: list[str] = field(default_factory=list)
+    parts: list[str]
+    matches: re.Pattern[str] | None
+    formats: Formats
+    warn: Callable[..., None]
     others: int = 0
     misnamed: int = 0
     first_other: str = ""
-    formats: Formats = DOCUMENTS
-    warn: Callable[..., None] = log.warning
 
     def files(self) -> Iterator[SourceFile]:
         """Files that match and can be read."""

@@ -18,7 +18,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
-from lucidworks_provider.documents.source import Format, SourceFile, list_source, may_contain, source_folder
+from lucidworks_provider.documents.source import (
+    Format,
+    SourceFile,
+    is_file_of,
+    list_source,
+    may_contain,
+    source_folder,
+)
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.listing import find_entry, list_below, list_folder
 from lucidworks_provider.storage import read_file, write_file
@@ -142,10 +149,17 @@ def test_a_glob(base: str, glob: str, found: set[str]) -> None:
         ("[draft]", "chunks", False),
         ("[draft]", "[draft]/chunks", True),
         ("*.txt", "chunks", False),
-        ("*/*.txt", "chunks", True),
-        ("*/*.txt", "2024/chunks", False),
+        ("*/*.txt", "chunks", False),
+        ("*/*.jsonl", "chunks", True),
+        ("*/*", "chunks", True),
+        ("*/*.jsonl", "2024/chunks", False),
         ("202?/*/*.txt", "chunks", False),
-        ("202?/*/*.txt", "2024/chunks", True),
+        ("202?/*/*.txt", "2024", True),
+        ("202?/*/*.txt", "2024/chunks", False),
+        ("202?/*/*.htm*", "2024/chunks", True),
+        ("[draft]/*", "[draft]/chunks", False),
+        ("[draft]/*/*", "[draft]/chunks", True),
+        ("[draft]/*/*", "d/chunks", False),
         ("**/*.txt", "chunks", True),
         ("sub/**", "chunks", False),
         ("sub/**", "sub/deep/chunks", True),
@@ -153,7 +167,8 @@ def test_a_glob(base: str, glob: str, found: set[str]) -> None:
 )
 def test_what_a_source_may_hold(base: str, source: str, output: str, expected: bool) -> None:
     fill(base, *TREE, "[draft]/a.txt")
-    assert may_contain(f"{base}/{source}", f"{base}/{output}".rstrip("/")) == expected
+    names = {"rejects.jsonl", "report.html", "chunks"}
+    assert may_contain(f"{base}/{source}", f"{base}/{output}".rstrip("/"), names) == expected
 
 
 def test_a_glob_goes_into_no_folder_that_it_cannot_match(base: str) -> None:
@@ -168,6 +183,32 @@ def test_a_name_that_looks_like_a_glob(base: str) -> None:
     assert source_folder(f"{base}/[dx]raft/*") == base
     assert paths(f"{base}/[draft]") == {"a*.txt", "b.txt"}
     assert paths(f"{base}/[draft]/a*.txt") == {"a*.txt"}
+
+
+@pytest.mark.parametrize("glob", ["*.txt", "**/*.txt", "**", "[z]*", "[z].txt"])
+@pytest.mark.parametrize("folder", ["a[1]", "x?/b/c*", "[q]/[q]"])
+def test_a_glob_in_a_folder_whose_name_looks_like_one(base: str, folder: str, glob: str) -> None:
+    # The neighbours are folders that the names would match.
+    fill(base, f"{folder}/z.txt", "a1/z.txt", "xx/b/cc/z.txt", "q/q/z.txt", "[q]/q/z.txt")
+    [file] = list_source(f"{base}/{folder}/{glob}")
+    assert (file.uri, file.path) == (f"{base}/{folder}/z.txt", "z.txt")
+    assert source_folder(f"{base}/{folder}/{glob}") == f"{base}/{folder}"
+    assert is_file_of(f"{base}/{folder}/{glob}", file.uri)
+    assert not is_file_of(f"{base}/{folder}/{glob}", f"{base}/a1/z.txt")
+
+
+def test_a_file_is_no_folder_of_a_glob(base: str) -> None:
+    fill(base, "a*", "ab/c.txt")
+    assert paths(f"{base}/a*/*.txt") == {"ab/c.txt"}
+
+
+@pytest.mark.parametrize(("given", "meant"), [("Reports", "reports"), ("reprots", "reports"), ("x", None)])
+def test_a_missing_place_names_its_neighbour(base: str, given: str, meant: str | None) -> None:
+    fill(base, "reports/a.txt")
+    with pytest.raises(InputError) as caught:
+        list(list_source(f"{base}/{given}"))
+    hint = f" Did you mean {meant!r}?" if meant else ""
+    assert str(caught.value) == f"source: there is no file and no folder {base}/{given}.{hint}"
 
 
 @pytest.mark.parametrize(

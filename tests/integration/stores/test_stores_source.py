@@ -31,6 +31,14 @@ def test_a_file_beside_a_folder_of_its_name(folder: str) -> None:
         assert list(read_file_documents(file, ReadOptions())) == [Document(path, path)]
 
 
+def test_a_glob_in_a_folder_whose_name_looks_like_one(folder: str) -> None:
+    for path in ("a[1]", "a[1]/b.txt", "a[1]/d/c.txt", "a1/b.txt", "a1/d/c.txt"):
+        write_file(f"{folder}/{path}", path.encode())
+    assert {file.uri for file in list_source(f"{folder}/a[1]/*.txt")} == {f"{folder}/a[1]/b.txt"}
+    files = {f"{folder}/a[1]/b.txt", f"{folder}/a[1]/d/c.txt"}
+    assert {file.uri for file in list_source(f"{folder}/a[1]/**")} == files
+
+
 @pytest.mark.parametrize("store", ["abfs"], indirect=True)
 def test_markers_of_folders_are_no_files(folder: str) -> None:
     from azure.storage.blob import BlobServiceClient
