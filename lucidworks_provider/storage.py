@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Reads and writes files on any storage of Airflow's ``ObjectStoragePath``: local disks, S3, GCS, Azure.
+Reads, writes and lists files on any storage of Airflow's ``ObjectStoragePath``: local disks, S3, GCS, Azure.
 
 All functions block, and an ``ObjectStoragePath`` reads its connection when it is created, so an event loop calls them
 in a thread (:func:`~lucidworks_provider.threads.in_thread`).
@@ -14,10 +14,14 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -32,13 +36,20 @@ log = logging.getLogger(__name__)
 _LOCAL = {"file", "local"}
 # Messages of ObjectStoragePath about an unknown scheme.
 _UNKNOWN_SCHEME = ("No filesystem registered", "Unsupported filesystem")
+# s3fs sends If-Match with every range, so that a read is of one version. It ignores an unknown connection, and uses the
+# worker's own credentials then.
+_S3 = ("s3", "s3a", "s3n")
+_GOOGLE = ("gs", "gcs")
+_AZURE = ("abfs", "abfss", "adl", "az", "wasb", "wasbs")
+# Object stores list all keys below a prefix, a thousand a request. For other file systems fsspec walks, and silently
+# skips folders that it cannot read.
+_FLAT = {*_S3, *_GOOGLE, *_AZURE}
 # The extra for the file system of a scheme; these are the schemes of the official providers.
 _EXTRAS = {
-    **dict.fromkeys(("s3", "s3a", "s3n"), "s3"),
-    **dict.fromkeys(("gs", "gcs"), "gcs"),
-    **dict.fromkeys(("abfs", "abfss", "adl"), "azure"),
+    **dict.fromkeys(_S3, "s3"),
+    **dict.fromkeys(_GOOGLE, "gcs"),
+    **dict.fromkeys(_AZURE[:3], "azure"),
 }
-_AZURE = {"abfs", "abfss", "az", "adl", "wasb", "wasbs"}
 _AZURE_REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 # Concurrent deletions of single keys.
 _REMOVALS = 16
@@ -48,8 +59,8 @@ _READ_AHEAD = 4 << 20
 _CREATE_ATTEMPTS, _CREATE_WAIT = 3, 0.2
 # Errors of hard links on file systems that do not support them.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-# s3fs sends If-Match with every range.
-_PINNED = {"s3", "s3a"}
+# Names of the modification time in the file systems.
+_CHANGED = ("LastModified", "last_modified", "updated", "mtime", "modified")
 # Names of the metadata that differ between two versions of an object.
 _VERSION = (
     "size",
@@ -62,8 +73,6 @@ _VERSION = (
     "mtime",
     "created",
 )
-# S3's file system ignores an unknown connection, and uses the worker's own credentials.
-_SILENT = {"s3", "s3a", "s3n"}
 # Connections that exist.
 _connections: set[str] = set()
 # Messages of stores about a missing bucket or container, and about missing permissions.
@@ -111,6 +120,12 @@ def _absolute(uri: object, what: str, needed: str) -> str:
     return uri
 
 
+def without_scheme(uri: str) -> str:
+    """Normalize a local path for comparisons; other URIs stay."""
+    local = local_path(uri)
+    return str(local.resolve()) if local is not None else uri
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Parent and name, as text: whether ``parent`` keeps the connection depends on the version of Airflow."""
     parent, _, name = uri.rpartition("/")
@@ -130,7 +145,7 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
                 return local.read_bytes() if most is None else _read_start(local, most)
             path = store_path(uri)
             part: dict[str, int] = {} if most is None else {"start": 0, "end": most}
-            if uri.partition("://")[0] in _PINNED:
+            if uri.partition("://")[0] in _S3:
                 # Otherwise s3fs requests the size first, to read parts concurrently.
                 part["max_concurrency"] = 1
             try:
@@ -144,6 +159,21 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
             if not is_absent(err):
                 raise
             return None
+
+
+def read_range(uri: str, start: int, length: int) -> bytes:
+    """
+    Read a range of bytes.
+
+    :raises StorageError: there is no such file, or the storage cannot be read.
+    """
+    with naming("read", uri):
+        if (local := local_path(uri)) is not None:
+            with local.open("rb") as file:
+                file.seek(start)
+                return file.read(length)
+        path = store_path(uri)
+        return bytes(path.fs.cat_file(path.path, start=start, end=start + length))
 
 
 @contextmanager
@@ -161,7 +191,7 @@ def reading(uri: str) -> Iterator[BinaryIO]:
                 file = stack.enter_context(local.open("rb", buffering=0))
             else:
                 path = store_path(uri)
-                if uri.partition("://")[0] not in _PINNED:
+                if uri.partition("://")[0] not in _S3:
                     pinned = _Version(path)
                 # The default of some is 50 MB.
                 file = stack.enter_context(path.fs.open(path.path, "rb", block_size=_READ_AHEAD))
@@ -241,16 +271,185 @@ def is_file(uri: str) -> bool:
     return local is not None and local.is_file()
 
 
-def without_scheme(uri: str) -> str:
-    """Normalize a local path for comparisons; other URIs stay."""
-    local = local_path(uri)
-    return str(local.resolve()) if local is not None else uri
-
-
 def is_folder(uri: str) -> bool:
     """Whether there is a local folder; False on object stores."""
     local = local_path(uri)
     return local is not None and local.is_dir()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    A file or folder in a listing.
+
+    :param name: relative to the listed folder.
+    :param size: bytes; 0 for a folder, -1 for a link that cannot be followed.
+    :param etag: changes when the file does: ``etag:…`` if the store has one, else ``mtime:`` and nanoseconds. For a
+        store without both, ``seen:`` and the time of the listing, so that its files never count as unchanged.
+    :param modified: seconds since the epoch; None for a folder, and if the store does not have it.
+    """
+
+    name: str
+    size: int
+    etag: str
+    folder: bool = False
+    modified: float | None = field(default=None, compare=False)
+
+
+def find_entry(uri: str) -> Entry | None:
+    """The entry of a file or folder; None if there is none."""
+    name = split_uri(uri.rstrip("/"))[1]
+    with naming("read", uri):
+        try:
+            if (local := local_path(uri)) is not None:
+                found = local.stat()
+                if stat.S_ISDIR(found.st_mode):
+                    return Entry(name, 0, "", folder=True)
+                return _local_file(name, found) if stat.S_ISREG(found.st_mode) else None
+            return _stored(name, store_path(uri).info())
+        except (FileNotFoundError, NotADirectoryError) as err:
+            if not is_absent(err):
+                raise
+            return None
+
+
+def list_folder(uri: str, warn: Callable[..., None] = log.warning) -> Iterator[Entry]:
+    """
+    Iterate over a folder, in no order; a missing folder is empty.
+
+    A local folder is read during the iteration, one of a store at once. Links are followed, except to a parent
+    folder, which is a warning; anything but files and folders is skipped.
+
+    :param warn: called with a message and its values.
+    :raises StorageError: the folder cannot be read.
+    """
+    with naming("read", uri):
+        if (local := local_path(uri)) is not None:
+            yield from _scan(local, warn)
+            return
+        path = store_path(uri)
+        path.fs.invalidate_cache(path.path)
+        try:
+            found = path.fs.ls(path.path, detail=True)
+        except (FileNotFoundError, NotADirectoryError) as err:
+            if not is_absent(err):
+                raise
+            return
+        path.fs.invalidate_cache(path.path)
+        yield from _named_below(path.path, ((info["name"], info) for info in found))
+
+
+def names_in(uri: str) -> list[str]:
+    """Names of the files and folders in a folder; empty for a missing folder."""
+    if (local := local_path(uri)) is None:
+        return [entry.name for entry in list_folder(uri)]
+    with naming("read", uri):
+        try:
+            return [child.name for child in local.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+
+def list_below(uri: str) -> Iterator[Entry] | None:
+    """
+    All files below a folder in few requests; None for a storage that can only list single folders.
+
+    :raises StorageError: the storage cannot be read.
+    """
+    if uri.partition("://")[0] not in _FLAT:
+        return None
+    return _list_below(uri)
+
+
+def _list_below(uri: str) -> Iterator[Entry]:
+    with naming("read", uri):
+        path = store_path(uri)
+        path.fs.invalidate_cache(path.path)
+        found = path.fs.find(path.path, detail=True)
+        if isinstance(found, list):
+            # adlfs cannot list a folder if a blob has its name, but it can list a prefix.
+            above, _, name = path.path.rstrip("/").rpartition("/")
+            found = path.fs.find(above, prefix=name, detail=True)
+            found = {key: info for key, info in found.items() if key.startswith(f"{above}/{name}/")}
+        path.fs.invalidate_cache(path.path)
+        yield from (entry for entry in _named_below(path.path, found.items()) if not entry.folder)
+
+
+def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Entry]:
+    # Some file systems return keys with a leading slash.
+    root = root.strip("/")
+    start = len(root) + 1 if root else 0
+    folders = set()
+    for full, info in found:
+        name = full.lstrip("/")[start:]
+        if name.endswith("/") and info.get("type") != "directory":
+            continue  # a marker object that some tools create for a folder
+        # A store may also have an object with the folder's own name.
+        if name := name.rstrip("/"):
+            entry = _stored(name, info)
+            # Azure lists a folder with a marker blob twice.
+            if not entry.folder or name not in folders:
+                yield entry
+            if entry.folder:
+                folders.add(name)
+
+
+def _scan(folder: Path, warn: Callable[..., None]) -> Iterator[Entry]:
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            try:
+                if entry.is_dir():
+                    if entry.is_symlink() and _is_within(folder, entry.stat()):
+                        warn("%s links to one of its parent folders; not followed.", entry.path)
+                    else:
+                        yield Entry(entry.name, 0, "", folder=True)
+                elif entry.is_file():
+                    yield _local_file(entry.name, entry.stat())
+            except FileNotFoundError:
+                continue  # deleted since the listing
+            except OSError:
+                if not entry.is_symlink():
+                    raise
+                # A link to itself or into an unreadable folder; reading it raises an error.
+                yield Entry(entry.name, -1, f"seen:{time.time_ns()}")
+
+
+def _is_within(folder: Path, target: os.stat_result) -> bool:
+    return any(os.path.samestat(target, parent.stat()) for parent in (folder, *folder.parents))
+
+
+def _local_file(name: str, found: os.stat_result) -> Entry:
+    return Entry(name, found.st_size, f"mtime:{found.st_mtime_ns}", modified=found.st_mtime)
+
+
+def _stored(name: str, info: Mapping[str, Any]) -> Entry:
+    """The entry of an object; file systems have different names for the same values."""
+    if info.get("type") == "directory":
+        return Entry(name, 0, "", folder=True)
+    size = int(info.get("size") or 0)
+    changed = next((info[key] for key in _CHANGED if info.get(key)), None)
+    modified = _seconds(changed or info.get("created"))
+    if etag := info.get("ETag") or info.get("etag"):
+        return Entry(name, size, f"etag:{str(etag).strip(chr(34))}", modified=modified)
+    if changed and modified is not None and not isinstance(changed, str):
+        return Entry(name, size, f"mtime:{modified * 1e9:.0f}", modified=modified)
+    # Some file systems have the time as text.
+    return Entry(name, size, f"mtime:{changed}" if changed else f"seen:{time.time_ns()}", modified=modified)
+
+
+def _seconds(changed: object) -> float | None:
+    if isinstance(changed, str):
+        try:
+            changed = datetime.fromisoformat(changed)
+        except ValueError:
+            return None
+    if isinstance(changed, datetime):
+        return changed.timestamp()
+    return float(changed) if isinstance(changed, int | float) else None
 
 
 def write_file(uri: str, data: bytes | Sequence[bytes]) -> None:
@@ -571,7 +770,7 @@ def store_path(uri: str) -> StorePath:
     try:
         # Not of the whole URI: ObjectStoragePath removes a "?" at its end.
         root = ObjectStoragePath(f"{scheme}://{bucket}")
-        if scheme in _SILENT:
+        if scheme in _S3:
             _check_connection(conn_id)
         _ = root.fs
     except AirflowNotFoundException as err:
@@ -684,38 +883,6 @@ def _says(err: BaseException | None, words: Sequence[str]) -> bool:
 def is_absent(err: OSError) -> bool:
     """Whether an error means that a file or folder does not exist, and not its bucket."""
     return isinstance(err, FileNotFoundError | NotADirectoryError) and not _says(err, _NO_BUCKET)
-
-
-def names_in(uri: str) -> list[str]:
-    """Names of the files and folders in a folder; empty for a missing folder."""
-    with naming("read", uri):
-        try:
-            if (local := local_path(uri)) is not None:
-                return [child.name for child in local.iterdir()]
-            path = store_path(uri)
-            # The file system may have a cached listing.
-            path.fs.invalidate_cache(path.path)
-            found = path.fs.ls(path.path, detail=False)
-            return [name for one in found if (name := str(one).rstrip("/").rpartition("/")[2])]
-        except (FileNotFoundError, NotADirectoryError) as err:
-            if not is_absent(err):
-                raise
-            return []
-
-
-def read_range(uri: str, start: int, length: int) -> bytes:
-    """
-    Read a range of bytes.
-
-    :raises StorageError: there is no such file, or the storage cannot be read.
-    """
-    with naming("read", uri):
-        if (local := local_path(uri)) is not None:
-            with local.open("rb") as file:
-                file.seek(start)
-                return file.read(length)
-        path = store_path(uri)
-        return bytes(path.fs.cat_file(path.path, start=start, end=start + length))
 
 
 def arrow_place(uri: str) -> tuple[Any, str]:

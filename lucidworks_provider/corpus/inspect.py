@@ -34,8 +34,7 @@ from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, RejectedDocument, content_hash
 from lucidworks_provider.documents.source import SourceFile, list_source
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.listing import find_entry
-from lucidworks_provider.storage import naming
+from lucidworks_provider.storage import find_entry, naming
 
 if TYPE_CHECKING:
     import pyarrow as pa

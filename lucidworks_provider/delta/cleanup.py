@@ -17,8 +17,7 @@ from lucidworks_provider.delta.log import (
     file_uri,
 )
 from lucidworks_provider.errors import StorageError
-from lucidworks_provider.listing import Entry, list_folder
-from lucidworks_provider.storage import discard
+from lucidworks_provider.storage import Entry, discard, list_folder
 
 log = logging.getLogger(__name__)
 

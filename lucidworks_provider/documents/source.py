@@ -12,8 +12,16 @@ from enum import StrEnum
 from lucidworks_provider.client.options import did_you_mean
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.listing import Entry, find_entry, list_below, list_folder
-from lucidworks_provider.storage import local_path, names_in, split_uri, without_scheme
+from lucidworks_provider.storage import (
+    Entry,
+    find_entry,
+    list_below,
+    list_folder,
+    local_path,
+    names_in,
+    split_uri,
+    without_scheme,
+)
 from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from typing import Any, Protocol, TypeVar
 from tenacity import AsyncRetrying, retry, wait_fixed, wait_random_exponential
 
 from lucidworks_provider.errors import StorageError
-from lucidworks_provider.listing import list_folder
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import (
     discard,
     exists,
+    list_folder,
     names_in,
     read_file,
     split_uri,

@@ -27,8 +27,7 @@ from lucidworks_provider.documents.source import (
     source_folder,
 )
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.listing import find_entry, list_below, list_folder
-from lucidworks_provider.storage import read_file, write_file
+from lucidworks_provider.storage import find_entry, list_below, list_folder, read_file, write_file
 
 try:
     from airflow.sdk.io import attach
