@@ -255,7 +255,7 @@ def _is_literal(place: str, *, last: bool) -> bool:
     """Whether there is a folder of this name, or, at the end of a source, a file."""
     found = _found(place)
     # A store may have a file and a folder of one name.
-    return found is not None and (last or found.folder or any(True for _ in list_folder(place)))
+    return found is not None and (last or found.folder or any(True for _ in list_below(place) or list_folder(place)))
 
 
 def _neighbour(base: str) -> str:
