@@ -283,10 +283,11 @@ class Entry:
     A file or folder in a listing.
 
     :param name: relative to the listed folder.
-    :param size: bytes; 0 for a folder, -1 for a link that cannot be followed.
+    :param size: bytes; 0 for a folder, -1 for a link whose target is gone or cannot be read.
     :param etag: changes when the file does: ``etag:…`` if the store has one, else ``mtime:`` and nanoseconds. For a
         store without both, ``seen:`` and the time of the listing, so that its files never count as unchanged.
     :param modified: seconds since the epoch; None for a folder, and if the store does not have it.
+    :param target: of a link to a local folder, its path without links; empty for others.
     """
 
     name: str
@@ -294,6 +295,7 @@ class Entry:
     etag: str
     folder: bool = False
     modified: float | None = field(default=None, compare=False)
+    target: str = ""
 
 
 def find_entry(uri: str) -> Entry | None:
@@ -375,6 +377,47 @@ def _list_below(uri: str) -> Iterator[Entry]:
         yield from (entry for entry in _named_below(path.path, found.items()) if not entry.folder)
 
 
+def list_unnamed(uri: str) -> Iterator[Entry]:
+    """
+    All files below folders without a name directly below a folder, as ``a//b.txt``.
+
+    Only some object stores have them. Their file systems hide them in the listing of the folder, or show the folder
+    itself for them.
+
+    :raises StorageError: the storage cannot be read.
+    """
+    if uri.partition("://")[0] not in _FLAT:
+        return
+    with naming("read", uri):
+        path = store_path(uri)
+        root = path.path.rstrip("/")
+        path.fs.invalidate_cache(root)
+        if "abfs" in _protocols(path.fs):
+            found = _unnamed_blobs(path.fs, root)
+        else:
+            found = path.fs.find(root, prefix="/", detail=True)
+        path.fs.invalidate_cache(root)
+        below = ((key, info) for key, info in found.items() if key.lstrip("/").startswith(f"{root}//"))
+        yield from _named_below(root, below)
+
+
+def _unnamed_blobs(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    # adlfs removes slashes from prefixes.
+    from fsspec.asyn import sync
+
+    container, _, folder = root.partition("/")
+    prefix = f"{folder}//" if folder else "/"
+
+    async def listed() -> list[dict[str, Any]]:
+        async with fs.service_client.get_container_client(container) as client:
+            return [
+                {"name": f"{container}/{blob.name}", "size": blob.size, "etag": blob.etag}
+                async for blob in client.list_blobs(name_starts_with=prefix)
+            ]
+
+    return {info["name"]: info for info in sync(fs.loop, listed)}
+
+
 def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Entry]:
     # Some file systems return keys with a leading slash.
     root = root.strip("/")
@@ -403,19 +446,23 @@ def _scan(folder: Path, warn: Callable[..., None]) -> Iterator[Entry]:
         for entry in entries:
             try:
                 if entry.is_dir():
-                    if entry.is_symlink() and _is_within(folder, entry.stat()):
+                    if not entry.is_symlink():
+                        yield Entry(entry.name, 0, "", folder=True)
+                    elif _is_within(folder, entry.stat()):
                         warn("%s links to one of its parent folders; not followed.", entry.path)
                     else:
-                        yield Entry(entry.name, 0, "", folder=True)
+                        yield Entry(entry.name, 0, "", folder=True, target=os.path.realpath(entry.path))
                 elif entry.is_file():
                     yield _local_file(entry.name, entry.stat())
-            except FileNotFoundError:
-                continue  # deleted since the listing
-            except OSError:
-                if not entry.is_symlink():
+                else:
+                    # Raises an error if it is a link whose target is gone.
+                    entry.stat()
+            except OSError as err:
+                if entry.is_symlink() and os.path.lexists(entry.path):
+                    yield Entry(entry.name, -1, f"seen:{time.time_ns()}")
+                elif not isinstance(err, FileNotFoundError):
                     raise
-                # A link to itself or into an unreadable folder; reading it raises an error.
-                yield Entry(entry.name, -1, f"seen:{time.time_ns()}")
+                # Otherwise it was deleted since the listing.
 
 
 def _is_within(folder: Path, target: os.stat_result) -> bool:

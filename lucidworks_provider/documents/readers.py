@@ -111,7 +111,8 @@ def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:
 
 
 def _not_there(file: SourceFile) -> RejectedDocument:
-    return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} was listed, and is not there any more.")
+    what = "was listed, and is not there any more" if file.size >= 0 else "is a link whose target is gone"
+    return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} {what}.")
 
 
 def read_inline_documents(

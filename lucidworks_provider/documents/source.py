@@ -6,8 +6,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
+from pathlib import PurePath
 
 from lucidworks_provider.client.options import did_you_mean
 from lucidworks_provider.delta import check_installed
@@ -17,6 +19,7 @@ from lucidworks_provider.storage import (
     find_entry,
     list_below,
     list_folder,
+    list_unnamed,
     local_path,
     names_in,
     split_uri,
@@ -106,14 +109,15 @@ def list_source(
 
     A folder with a ``_delta_log`` is a Delta table; its files are those of the newest version. Hidden files and
     folders (``.x``) and those of table writers (``_temporary``, ``_spark_metadata`` etc.) are skipped, and files of
-    other formats are counted in one warning. Symbolic links are followed, except to a parent folder. Memory is
-    bounded by the listings of some folders directly below the source.
+    other formats are counted in one warning. Symbolic links are followed, except to a parent folder, and in linked
+    folders to what is listed elsewhere. Memory is bounded by the listings of some folders directly below the source.
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
     :param warn: called with a message and its values.
     :raises InputError: there is no such source, or it has no file that can be read. Raised during the iteration.
-    :raises StorageError: a folder cannot be read; its documents would otherwise count as deleted.
+    :raises StorageError: a folder, or a link that may be one, cannot be read; its documents would otherwise count as
+        deleted.
     """
     base, parts = _split(_checked(source))
     found = None if parts else _found(base)
@@ -177,7 +181,7 @@ def source_folder(source: str) -> str:
     """
     The file or folder of a source; for a glob, the last folder before its first wildcard.
 
-    Names with ``[``, ``]``, ``?`` or ``*`` are no wildcards while folders, or at the end a file, of these names exist.
+    Names with ``[``, ``]``, ``?`` or ``*`` are no wildcards while folders, or at the end a file, of that name exist.
 
     :param source: as for :func:`list_source`.
     :raises StorageError: the storage cannot be read.
@@ -195,7 +199,7 @@ def may_contain(source: str, folder: str, names: Iterable[str]) -> bool:
     :raises StorageError: the storage cannot be read.
     """
     root, parts = _split(_checked(source))
-    above, below = (f"{without_scheme(place).rstrip('/')}/" for place in (root, folder))
+    above, below = (f"{_plain(place)}/" for place in (root, folder))
     if not below.startswith(above):
         return False
     folders = below.removeprefix(above).split("/")[:-1]
@@ -215,10 +219,15 @@ def is_file_of(source: str, uri: str) -> bool:
     :raises StorageError: the storage cannot be read.
     """
     root, parts = _split(_checked(source))
-    base, path = without_scheme(root).rstrip("/"), without_scheme(uri)
+    base, path = _plain(root), without_scheme(uri)
     if not path.startswith(f"{base}/"):
         return path == base
     return not parts or re.fullmatch(_expression(parts), path[len(base) + 1 :]) is not None
+
+
+def _plain(folder: str) -> str:
+    # The slash of the root of a disk must stay.
+    return without_scheme(f"{folder}/").rstrip("/")
 
 
 def _found(base: str) -> Entry | None:
@@ -255,7 +264,9 @@ def _is_literal(place: str, *, last: bool) -> bool:
     """Whether there is a folder of this name, or, at the end of a source, a file."""
     found = _found(place)
     # A store may have a file and a folder of one name.
-    return found is not None and (last or found.folder or any(True for _ in list_below(place) or list_folder(place)))
+    return found is not None and (
+        last or found.folder or any(True for _ in list_below(place) or list_folder(place))
+    )
 
 
 def _neighbour(base: str) -> str:
@@ -279,6 +290,21 @@ def _reaches(parts: list[str], folders: list[str]) -> bool:
     return len(parts) > len(folders)
 
 
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """
+    A folder to list.
+
+    :param path: below the base of the walk, with a slash at its end; empty for the base.
+    :param target: if it is a link, where it leads.
+    :param linked: whether it is within a linked folder.
+    """
+
+    path: str
+    target: str = ""
+    linked: bool = False
+
+
 @dataclass(slots=True)
 class _Walk:
     """
@@ -289,6 +315,8 @@ class _Walk:
     :param matches: pattern of the paths below the folder, from ``parts``; None for all.
     :param others: number of files of other formats.
     :param misnamed: number of files whose names are not UTF-8.
+    :param dotted: number of files and folders with ``.`` or ``..`` as a part of their names.
+    :param repeated: number of links that are not followed, as their folders are listed elsewhere.
     """
 
     base: str
@@ -298,30 +326,68 @@ class _Walk:
     warn: Callable[..., None]
     others: int = 0
     misnamed: int = 0
+    dotted: int = 0
+    repeated: int = 0
     first_other: str = ""
+    first_dotted: str = ""
+    first_repeated: str = ""
+    _targets: set[str] = field(default_factory=set)
 
     def files(self) -> Iterator[SourceFile]:
         """Files that match and can be read."""
-        # Paths of folders that are not listed yet.
-        folders = [""]
+        folders = [_Folder("")]
         while folders:
             some, folders = folders, []
-            for below, entries in read_ahead(self._list, some):
-                yield from self._files(below, entries, folders)
+            for folder, entries in read_ahead(self._list, some):
+                yield from self._files(folder, entries, folders)
+            folders = self._once(folders)
 
-    def _list(self, below: str) -> tuple[str, Iterable[Entry]]:
-        place = f"{self.base}/{below}"
+    def _once(self, folders: list[_Folder]) -> list[_Folder]:
+        """Without links in linked folders to what is listed elsewhere; n crosswise links would make n! paths."""
+        # By names, so that the next run decides alike.
+        nested = {folder.path: folder for folder in folders if folder.linked and folder.target}
+        once = [folder for folder in folders if folder.path not in nested]
+        self._targets.update(folder.target for folder in once if folder.target)
+        for path, folder in sorted(nested.items()):
+            if self._is_listed(folder.target):
+                self.repeated += 1
+                self.first_repeated = self.first_repeated or path
+            else:
+                self._targets.add(folder.target)
+                once.append(folder)
+        return once
+
+    def _is_listed(self, target: str) -> bool:
+        """Whether a folder is listed without the links in linked folders."""
+        if not self._targets.isdisjoint((target, *map(str, PurePath(target).parents))):
+            return True
+        below = f"{target}/".removeprefix(f"{_plain(self.base)}/")
+        return not below.startswith("/") and "/." not in f"/{below}" and self._enters(below)
+
+    def _enters(self, path: str) -> bool:
+        """Whether a folder is listed, by its path with a slash at its end."""
+        return not self.parts or _reaches(self.parts, path.split("/")[:-1])
+
+    def _list(self, folder: _Folder) -> tuple[_Folder, Iterable[Entry]]:
+        place = f"{self.base}/{folder.path}"
         # The source itself is listed without its subfolders, as it may have all files.
-        whole = list_below(place) if below and (not self.parts or "**" in self.parts) else None
+        whole = list_below(place) if folder.path and (not self.parts or "**" in self.parts) else None
         entries = whole or list_folder(place, self.warn)
-        return below, entries if local_path(place) is not None else list(entries)
+        if whole is None and self._enters(f"{folder.path}/"):
+            entries = chain(entries, list_unnamed(place))
+        return folder, entries if local_path(place) is not None else list(entries)
 
-    def _files(self, below: str, entries: Iterable[Entry], folders: list[str]) -> Iterator[SourceFile]:
+    def _files(
+        self, folder: _Folder, entries: Iterable[Entry], folders: list[_Folder]
+    ) -> Iterator[SourceFile]:
         """:param folders: gets the subfolders to list."""
         for entry in entries:
+            path = f"{folder.path}{entry.name}"
             if "/." in f"/{entry.name}":
+                if not {".", ".."}.isdisjoint(path.split("/")):
+                    self.dotted += 1
+                    self.first_dotted = self.first_dotted or path
                 continue
-            path = f"{below}{entry.name}"
             parents = set(path.split("/")[: None if entry.folder else -1])
             if _LOG in parents:
                 table = f"{self.base}/{path}".partition(f"/{_LOG}")[0]
@@ -332,15 +398,21 @@ class _Walk:
             if parents & _OF_WRITERS:
                 continue
             if entry.folder:
-                if not self.parts or _reaches(self.parts, path.split("/")):
-                    folders.append(f"{path}/")
+                if self._enters(f"{path}/"):
+                    linked = folder.linked or bool(folder.target)
+                    folders.append(_Folder(f"{path}/", entry.target, linked))
             elif file := self._file(path, entry):
                 yield file
 
     def _file(self, path: str, entry: Entry) -> SourceFile | None:
+        kind = self.formats.of(entry.name)
+        if entry.size < 0 and kind is None and self._enters(f"{path}/"):
+            raise StorageError(
+                f"{self.base}/{path} cannot be read: it is a link whose target is gone or locked. The documents of a "
+                "folder would count as deleted. Make the target readable, or remove the link."
+            )
         if self.matches is not None and not self.matches.fullmatch(path):
             return None
-        kind = self.formats.of(entry.name)
         if kind is None:
             self.others += 1
             self.first_other = self.first_other or path
@@ -358,6 +430,16 @@ class _Walk:
                 "%s has %s files of other formats, which are skipped (first: %r); supported are %s.",
                 *(self.base, f"{self.others:,}", self.first_other, self.formats.suffixes),
             )
+        if self.dotted:
+            self.warn(
+                "%s has %s names with a part '.' or '..', which are skipped (first: %r).",
+                *(self.base, f"{self.dotted:,}", self.first_dotted),
+            )
+        if self.repeated:
+            self.warn(
+                "%s has %s links in linked folders to what is listed elsewhere, which are not followed (first: %r).",
+                *(self.base, f"{self.repeated:,}", self.first_repeated),
+            )
         if self.misnamed:
             self.warn("%s has %s files whose names are not UTF-8; rename them.", self.base, self.misnamed)
 
@@ -374,7 +456,8 @@ def _expression(parts: list[str]) -> str:
     """The regular expression of a glob, for paths below its folder."""
     expression = ""
     for part in parts[:-1]:
-        expression += "(?:[^/]+/)*" if part == "**" else f"{_part(part)}/"
+        # Some stores have folders without a name.
+        expression += "(?:[^/]*/)*" if part == "**" else f"{_part(part)}/"
     return expression + (".+" if parts[-1] == "**" else _part(parts[-1]))
 
 
