@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 _LOCAL = {"file", "local"}
 # Messages of ObjectStoragePath about an unknown scheme.
 _UNKNOWN_SCHEME = ("No filesystem registered", "Unsupported filesystem")
-# s3fs sends If-Match with every range, so that a read is of one version. It ignores an unknown connection, and uses the
-# worker's own credentials then.
+# s3fs sends If-Match with every range, so that a read is of one version. It ignores an unknown connection, and uses
+# the worker's own credentials then.
 _S3 = ("s3", "s3a", "s3n")
 _GOOGLE = ("gs", "gcs")
 _AZURE = ("abfs", "abfss", "adl", "az", "wasb", "wasbs")
@@ -647,7 +647,9 @@ def remove_folder(uri: str) -> None:
 
 
 def _remove_keys(fs: Any, keys: Sequence[str]) -> None:
-    """Remove keys of one bucket, in bulk if the file system supports that."""
+    """Remove keys of one bucket, in bulk if possible; none of them if one cannot be addressed."""
+    for key in keys:
+        _check_key(fs, key, key)
     if (bulk := next((_BULK[one] for one in _protocols(fs) if one in _BULK), None)) and len(keys) > 1:
         most, remove = bulk
         try:
@@ -834,12 +836,19 @@ def store_path(uri: str) -> StorePath:
     if scheme in _AZURE:
         _retry_soon(root.fs)
     path = f"{root.path.rstrip('/')}{slash}{key}"
-    if (taken := str(root.fs._strip_protocol(path))).strip("/") != path.strip("/"):
+    _check_key(root.fs, path, uri)
+    return StorePath(root.fs, path)
+
+
+def _check_key(fs: Any, path: str, name: str) -> None:
+    """:raises StorageError: the file system reads something else from a key, e.g. the version of another one."""
+    split = getattr(fs, "split_path", None)
+    taken = str(fs._strip_protocol(path)) if split is None else "/".join(split(path)[:2])
+    if taken.strip("/") != path.strip("/"):
         raise StorageError(
-            f"{uri} cannot be addressed: {type(root.fs).__name__} takes it for {taken}. Choose a name without "
+            f"{name} cannot be addressed: {type(fs).__name__} takes it for {taken}. Choose a name without "
             "'?' and '#'."
         )
-    return StorePath(root.fs, path)
 
 
 def _check_connection(conn_id: str) -> None:

@@ -178,8 +178,7 @@ class Plan:
         return file, documents if file.format in _RECORDS else list(documents)
 
     def _reject(self, found: RejectedDocument, file: SourceFile) -> None:
-        before = self._db.one("SELECT attempts FROM before WHERE id = ?", found.id)
-        attempts = (before[0] if before else 0) + 1
+        attempts = self._db.attempts(found.id)
         self._db.reject(Reject(found.id, found.reason, found.detail, attempts, file.path))
 
     def _candidate(self, document: Document, file: SourceFile) -> Candidate | RejectedDocument | None:
@@ -222,14 +221,11 @@ class Plan:
             key = SegmentKey(document.id, digest, segment.start, len(segment.text))
             row = self._db.one(
                 "SELECT job, log, offset, bytes FROM segments WHERE id = ? AND hash = ? AND start = ? AND length = ?",
-                key.document_id,
-                key.content_hash,
-                key.start,
-                key.length,
+                *key,
             )
             job, body = "", None
             if row:
-                job, body = row[0], BodyLocation(row[1], row[2], row[3]) if row[1] else None
+                job, body = row[0], BodyLocation(*row[1:]) if row[1] else None
             yield SegmentRequest(key, segment.text, job, body)
 
     @staticmethod

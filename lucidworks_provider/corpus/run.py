@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.chunking import MAX_TEXT_BYTES, ChunkingOptions
-from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, SHARDS, below
+from lucidworks_provider.corpus.dataset import CHUNKS, REJECTS, REPORT, SHARDS, below
 from lucidworks_provider.corpus.journal import BodyLocation, Journal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
@@ -181,8 +181,13 @@ class _Run:
     def __post_init__(self) -> None:
         self._journal = Journal(self.folder, keep=self.corpus.keep_raw)
         self._keep_old = self.tables.options == self.corpus.options.as_json()
-        self._dimension = self.tables.dimension if self._keep_old else 0
         self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
+
+    @property
+    def _dimension(self) -> int:
+        """Of the vectors; 0 if unknown."""
+        before = self.tables.dimension if self._keep_old else 0
+        return next((part.dimension for part in reversed(self.parts) if part.dimension), before)
 
     def execute(self) -> dict[str, Any]:
         corpus, db = self.corpus, self.db
@@ -197,8 +202,7 @@ class _Run:
             has_tables=self.tables.chunks is not None,
         )
         if resumed is not None:
-            self.parts, dimension = resumed
-            self._dimension = dimension or self._dimension
+            self.parts = resumed
         if self.shard is not None:
             delete_staged(self.folder, self._published)
         exact = corpus.max_requests is not None
@@ -260,11 +264,7 @@ class _Run:
             self.corpus.options,
             index_folder=below(self.folder, self._journal.run),
             dimension=self._dimension,
-            on_dimension=self._set_dimension,
         )
-
-    def _set_dimension(self, dimension: int) -> None:
-        self._dimension = dimension
 
     def _finish(self, pipeline: Pipeline, stats: RunStats, last: RunRecord | None) -> dict[str, Any]:
         corpus, rejected = self.corpus, self._check_rejects(stats)
@@ -398,7 +398,7 @@ class _Run:
             # A process that was suspended since the commit must not remove files of its successor.
             self.lease.renew()
             # Before the removal of files that it names.
-            if pipeline.unfinished_jobs:
+            if pipeline.runner.unfinished_jobs:
                 carry_over(self._journal, self.db)
             else:
                 self._journal.end()
@@ -433,8 +433,8 @@ class _Run:
         )
         kept = self.db.count("SELECT count(*) FROM new")
         raise BudgetExceededError(
-            f"The results of this try used {pipeline.budget.tokens:,} tokens, and max_tokens="
-            f"{pipeline.budget.max_tokens:,}. {left:,} of {count(summary.documents, 'document')} are left. "
+            f"The results of this try used {pipeline.runner.budget.tokens:,} tokens, and max_tokens="
+            f"{pipeline.runner.budget.max_tokens:,}. {left:,} of {count(summary.documents, 'document')} are left. "
             f"The chunks of {kept:,} are kept, and the tables are unchanged. Clearing the task, or the next run, "
             "sends the rest with a new budget, and nothing twice."
         )
@@ -521,7 +521,7 @@ def _checked_tables(corpus: Corpus, tables: Tables | None = None) -> Tables:
     _check_output(corpus)
     tables = tables or read_tables(corpus.output)
     if tables.options is None:
-        check_empty(corpus.output, NAMES)
+        check_empty(corpus.output)
     else:
         check_options(tables.options, corpus, corpus.output)
     return tables
@@ -577,12 +577,13 @@ def resume_run(
     published_journal: str,
     published_parts: Callable[[], set[str]] | None,
     has_tables: bool,
-) -> tuple[list[Part], int] | None:
+) -> list[Part] | None:
     """
     Load the journal of an unfinished run.
+
     :param published_journal: the journal of the last published run; only its unfinished jobs are resumed.
     :param published_parts: returns the paths of its parts that the tables have; None for all of them.
-    :return: its parts, and the dimension of their vectors (0 if unknown); None if there is no unfinished run.
+    :return: its parts; None if there is no unfinished run.
     :raises InputError: the run had another configuration.
     """
     head = journal.head()
@@ -612,7 +613,7 @@ def resume_run(
         )
         journal.end()
         return None
-    parts, dimension = _replay(journal, db, set(names_in(below(corpus.output, CHUNKS))))
+    parts = _replay(journal, db, set(names_in(below(corpus.output, CHUNKS))))
     log.info(
         "Resuming an unfinished run: %s parts, %s jobs or results.",
         len(parts),
@@ -624,7 +625,7 @@ def resume_run(
         for path in had:
             db.run("DELETE FROM new WHERE part = ?", path)
         parts = [part for part in parts if part.path not in had]
-    return parts, dimension
+    return parts
 
 
 def carry_over(journal: Journal, db: RunDatabase) -> None:
@@ -649,20 +650,17 @@ def carry_over(journal: Journal, db: RunDatabase) -> None:
         journal.end()
 
 
-def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> tuple[list[Part], int]:
+def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[Part]:
     """
     Load the records of a journal into the run database.
 
     :param files: names in the folder of ``chunks``; a part without its file is skipped. None to skip none.
-    :return: the parts, and the dimension of their vectors (0 if unknown).
     """
     parts: list[Part] = []
-    dimension = 0
     for record in journal.load():
         match record.kind:
             case "part":
                 part = _part(record.value, journal)
-                dimension = part.dimension or dimension
                 if files is not None and part.path and part.path not in files:
                     log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
                     continue
@@ -675,11 +673,9 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> tuple[
             case "end":
                 db.clear_failures()
             case _ if record.key is not None:
-                key, body = record.key, record.location
-                where = (body.file, body.offset, body.length) if body else (None, None, None)
-                values = (key.document_id, key.content_hash, key.start, key.length, record.job, *where)
+                values = (*record.key, record.job, *(record.location or (None, None, None)))
                 db.run("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
-    return parts, dimension
+    return parts
 
 
 def _part(value: Any, journal: Journal) -> Part:

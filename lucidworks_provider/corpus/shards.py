@@ -28,7 +28,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from lucidworks_provider.client.chunking import ChunkingOptions
-from lucidworks_provider.corpus.dataset import NAMES, REPORT, below
+from lucidworks_provider.corpus.dataset import REPORT, below
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import GROUP_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.publish import (
@@ -225,11 +225,7 @@ _FACTS = {
     "touched": ("touched_size INTEGER", "touched_etag TEXT", "touched_file TEXT"),
     "rejects": ("reason TEXT", "detail TEXT", "attempts INTEGER", "reject_file TEXT", "reject_hash TEXT"),
 }
-
-
 _COLUMNS = [column for columns in _FACTS.values() for column in columns]
-
-
 _READ_FACTS = """
 SELECT source.id, action, n.hash, n.size, n.etag, n.file, n.chunks, n.part, n.first, n.tokens, t.size, t.etag, t.file,
     r.reason, r.detail, r.attempts, r.file, r.hash
@@ -364,7 +360,7 @@ def publish_shards(
         shards = [read_staged(uri) for uri in uris]
         options = _check_shards(shards)
         if tables.options is None:
-            check_empty(output, NAMES)
+            check_empty(output)
         _check_unpublished(tables, shards)
         _check_base(output, tables, shards)
         parts = [Part(**part) for shard in shards for part in shard.parts]
@@ -495,9 +491,7 @@ def _check_base(output: str, tables: Tables, shards: Sequence[StagedShard]) -> N
 
 
 def _sums(output: str, shards: Sequence[StagedShard]) -> dict[str, Any]:
-    summed = (
-        *("written", "tokens", "skipped", "rejected", "submitted", "resubmitted", "truncated", "warnings"),
-    )
+    summed = ["written", "tokens", "skipped", "rejected", "submitted", "resubmitted", "truncated", "warnings"]
     return {
         "dataset": output,
         "dimension": max((shard.dimension for shard in shards), default=0),

@@ -57,7 +57,7 @@ def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Docu
     _check_installed(file.format)
     if file.format in {Format.TEXT, Format.HTML}:
         wrong = check_id(file.path)
-        yield _rejected(file, Rejection(Reason.INVALID, wrong)) if wrong else _read_whole(file, options)
+        yield RejectedDocument(file.path, Reason.INVALID, wrong) if wrong else _read_whole(file, options)
         return
     try:
         yield from _RECORDS[file.format](file, options)
@@ -78,7 +78,7 @@ def _check_installed(form: Format) -> None:
 def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDocument:
     most = options.max_document_bytes
     if file.size > most:
-        return _rejected(file, too_large(file.size, most))
+        return RejectedDocument(file.path, *too_large(file.size, most))
     if not file.size:
         return RejectedDocument(file.path, Reason.EMPTY, "It has no text.")
     try:
@@ -88,9 +88,9 @@ def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDo
     if data is None:
         return _not_there(file)
     if len(data) > most:
-        return _rejected(file, too_large(len(data), most))
+        return RejectedDocument(file.path, *too_large(len(data), most))
     text = _text_of(data, file.format, options)
-    return _rejected(file, text) if isinstance(text, Rejection) else Document(file.path, text)
+    return RejectedDocument(file.path, *text) if isinstance(text, Rejection) else Document(file.path, text)
 
 
 def _text_of(data: bytes, form: Format, options: ReadOptions) -> str | Rejection:
@@ -100,10 +100,6 @@ def _text_of(data: bytes, form: Format, options: ReadOptions) -> str | Rejection
     page = decode(data, options.encoding, html=True)
     text = page if isinstance(page, Rejection) else html_text(page)
     return text if isinstance(text, Rejection) else check_text(text, options.max_document_bytes) or text
-
-
-def _rejected(file: SourceFile, rejection: Rejection) -> RejectedDocument:
-    return RejectedDocument(file.path, rejection.reason, rejection.detail)
 
 
 def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:
@@ -143,11 +139,7 @@ def _read_inline(position: int, given: object, options: ReadOptions) -> Document
     id_column, text_column = options.id_column, options.text_column
     if not isinstance(given, Mapping) or not {id_column, text_column} <= set(given):
         raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
-    document_id, text = given[id_column], given[text_column]
-    is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
-    wrong = check_id(str(document_id)) if is_id else None
-    if wrong or not is_id:
-        raise InputError(
-            f"source[{position}] has the id {document_id!r:.80}; give it a text or a number. {wrong or ''}".rstrip()
-        )
-    return read_record("", document_id, text, options)
+    found = read_record("", given[id_column], given[text_column], options)
+    if not found.id:
+        raise InputError(f"source[{position}]: {found.detail}")
+    return found

@@ -100,7 +100,7 @@ def read_record(
         rejection = text
     else:
         rejection = Rejection(Reason.INVALID, f"Its text is of type {type(text).__name__}.")
-    return RejectedDocument(name, rejection.reason, rejection.detail)
+    return RejectedDocument(name, *rejection)
 
 
 def missing_column(uri: str, name: str, there: list[str], hint: str = "") -> InputError:

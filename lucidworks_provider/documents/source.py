@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -41,18 +41,6 @@ class Format(StrEnum):
     DELTA = "delta"
 
 
-_FORMATS = {
-    "txt": Format.TEXT,
-    "md": Format.TEXT,
-    "html": Format.HTML,
-    "htm": Format.HTML,
-    "jsonl": Format.JSON_LINES,
-    "ndjson": Format.JSON_LINES,
-    "csv": Format.CSV,
-    "tsv": Format.CSV,
-    "parquet": Format.PARQUET,
-}
-_COMPRESSED = {f"{suffix}.gz": _FORMATS[suffix] for suffix in ("jsonl", "ndjson", "csv", "tsv")}
 # Folders of table formats and their writers that have no data.
 _LOG = "_delta_log"
 _OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metadata"}
@@ -85,20 +73,33 @@ class Formats:
     """
     Which files are read.
 
-    :param of: returns the format of a file by its name; None to skip it.
-    :param suffixes: for messages.
+    :param by_suffix: the format of each suffix of one or two parts, such as ``csv`` and ``csv.gz``.
     """
 
-    of: Callable[[str], Format | None]
-    suffixes: str
+    by_suffix: Mapping[str, Format]
+
+    def of(self, name: str) -> Format | None:
+        """The format of a file by its name; None to skip it."""
+        _, *suffixes = name.lower().split(".")
+        return self.by_suffix.get("".join(suffixes[-1:])) or self.by_suffix.get(".".join(suffixes[-2:]))
+
+    @property
+    def suffixes(self) -> str:
+        """For messages."""
+        return ", ".join(f".{suffix}" for suffix in self.by_suffix)
 
 
-def _format(name: str) -> Format | None:
-    _, *suffixes = name.lower().split(".")
-    return _FORMATS.get("".join(suffixes[-1:])) or _COMPRESSED.get(".".join(suffixes[-2:]))
-
-
-DOCUMENTS = Formats(_format, ", ".join(f".{suffix}" for suffix in (*_FORMATS, *_COMPRESSED)))
+DOCUMENTS = Formats(
+    {
+        **dict.fromkeys(("txt", "md"), Format.TEXT),
+        **dict.fromkeys(("html", "htm"), Format.HTML),
+        **dict.fromkeys(("jsonl", "ndjson"), Format.JSON_LINES),
+        **dict.fromkeys(("csv", "tsv"), Format.CSV),
+        "parquet": Format.PARQUET,
+        **dict.fromkeys(("jsonl.gz", "ndjson.gz"), Format.JSON_LINES),
+        **dict.fromkeys(("csv.gz", "tsv.gz"), Format.CSV),
+    }
+)
 
 
 def list_source(
@@ -417,11 +418,10 @@ class _Walk:
             self.others += 1
             self.first_other = self.first_other or path
             return None
-        if not _is_text(path):
-            # No file has this name, so reading it makes a reject.
-            self.misnamed += 1
-            path = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return SourceFile(f"{self.base}/{path}", path, entry.size, entry.etag, kind)
+        named = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        # If they differ, no file has this name, so reading it makes a reject.
+        self.misnamed += named != path
+        return SourceFile(f"{self.base}/{named}", named, entry.size, entry.etag, kind)
 
     def report(self) -> None:
         """Log what was skipped."""
@@ -442,14 +442,6 @@ class _Walk:
             )
         if self.misnamed:
             self.warn("%s has %s files whose names are not UTF-8; rename them.", self.base, self.misnamed)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _expression(parts: list[str]) -> str:

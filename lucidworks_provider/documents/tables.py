@@ -44,8 +44,17 @@ _ROWS, _BATCH_BYTES = 1024, 8_000_000
 # Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
-_TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
-_COMPRESSED = {"gz", "zst"}
+_TABLES = Formats(
+    {
+        "parquet": Format.PARQUET,
+        **{f"{suffix}{end}": Format.CSV for suffix in ("csv", "tsv") for end in ("", ".gz", ".zst")},
+        **{
+            f"{suffix}{end}": Format.JSON_LINES
+            for suffix in ("jsonl", "ndjson")
+            for end in ("", ".gz", ".zst")
+        },
+    }
+)
 # Kinds of values, by the names of Python's types.
 _KINDS: dict[str, Any] = {
     "str": str,
@@ -211,23 +220,6 @@ def _list(uri: str, argument: str) -> list[SourceFile]:
     return files
 
 
-def _table_format(name: str) -> Format | None:
-    plain, _, last = name.lower().rpartition(".")
-    compressed = last in _COMPRESSED
-    suffix = plain.rpartition(".")[2] if compressed else last
-    match suffix:
-        case "csv" | "tsv":
-            return Format.CSV
-        case "jsonl" | "ndjson":
-            return Format.JSON_LINES
-        case "parquet" if not compressed:
-            return Format.PARQUET
-    return None
-
-
-_TABLES = Formats(_table_format, ".parquet, .csv, .jsonl, .ndjson, .tsv, and with .gz or .zst behind them")
-
-
 def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[pa.RecordBatch]:
     readers = {Format.PARQUET: _read_parquet, Format.CSV: _read_csv, Format.JSON_LINES: _read_json_lines}
     for file in files:
@@ -287,14 +279,13 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
 
 
 def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
-
     with open_decompressed(file) as opened:
         records = CsvRecords(file, opened, ReadOptions(max_document_bytes=LONGEST_LINE))
         try:
             header = records.peek()
         except (UnicodeDecodeError, *BROKEN) as err:
             raise InputError(f"{file.uri} cannot be read: {err!s:.200}") from err
-        for separator in "" if file.path.lower().endswith(_TAB_SEPARATED) else _SEPARATORS:
+        for separator in "" if records.delimiter == "\t" else _SEPARATORS:
             names = [records.decode(name) for name in next(csv.reader([header], delimiter=separator), [])]
             if set(columns.required) <= set(names):
                 records.delimiter = separator

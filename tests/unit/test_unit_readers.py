@@ -164,9 +164,7 @@ def test_a_storage_that_fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
-def test_an_object_that_is_replaced_while_it_is_read_is_a_reject(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
+def test_an_object_that_is_replaced_while_it_is_read_is_a_reject(tmp_path: Path, name: str) -> None:
     """Its parts would be of two versions."""
     fs = attach(protocol="memory", fs=fsspec.filesystem("memory")).fs
     rows = [{"id": str(n), "text": f"Sentence {n}. " * 50_000} for n in range(8)]
@@ -239,16 +237,12 @@ LINES = {
 @pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("parser", ["orjson", "json"])
 def test_a_line(line: bytes, parser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lucidworks_provider.documents import lines
-
     if parser == "json":
         monkeypatch.setitem(sys.modules, "orjson", None)
-    lines._loads.cache_clear()
     # The lines before and after it are read whatever this one is.
     around = b'{"id": "first", "text": "x"}\n%s\n{"id": "next", "text": "x"}'
     file = placed(str(tmp_path), "f.jsonl", around % line)
     found = read(file)
-    lines._loads.cache_clear()
     assert told(found) == [("first", "x"), LINES[line], ("next", "x")]
     assert all(isinstance(one, Document) or one.detail.endswith(".") for one in found)
 
@@ -469,6 +463,13 @@ def test_inline_documents(text: object, expected: str) -> None:
         [{"sku": 7, "body": text}], id_column="sku", text_column="body", max_document_bytes=100
     )
     assert told(found) == [("7", expected)]
+
+
+@pytest.mark.parametrize("given", [None, True, 1.5, "", "a\n", [], {}])
+def test_an_inline_document_without_a_valid_id_is_an_error(given: object) -> None:
+    documents = [{"id": "a", "text": "One."}, {"id": given, "text": "Two."}]
+    with pytest.raises(InputError, match=r"source\[1\]: Its id "):
+        read_inline_documents(documents, id_column="id", text_column="text", max_document_bytes=100)
 
 
 @pytest.mark.parametrize(

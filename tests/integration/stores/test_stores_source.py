@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import time
 from typing import Any
 
 import pytest
+from store_servers import azure_client, store_exactly
 
 from lucidworks_provider.corpus.plan import Plan
 from lucidworks_provider.corpus.run_database import RunDatabase
@@ -41,11 +40,8 @@ def test_a_glob_in_a_folder_whose_name_looks_like_one(folder: str) -> None:
 
 @pytest.mark.parametrize("store", ["abfs"], indirect=True)
 def test_markers_of_folders_are_no_files(folder: str) -> None:
-    from azure.storage.blob import BlobServiceClient
-
     write_file(f"{folder}/sub/deep/a.txt", b"a")
-    account = json.loads(os.environ["AIRFLOW_CONN_TEST_ABFS"])["extra"]["connection_string"]
-    with BlobServiceClient.from_connection_string(account) as client:
+    with azure_client() as client:
         for marked in ("", "/sub", "/sub/deep", "/empty"):
             container, _, name = f"{store_path(folder).path}{marked}".partition("/")
             client.get_blob_client(container, name).upload_blob(b"", metadata={"hdi_isfolder": "true"})
@@ -80,6 +76,20 @@ def test_a_name_with_control_characters_is_one_reject(folder: str, name: str) ->
     ]
     assert reject.reason is Reason.INVALID
     assert "ids have no control characters" in reject.detail
+
+
+@pytest.mark.parametrize("store", ["s3", "abfs"], indirect=True)
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_a_name_that_looks_like_a_version_is_one_reject(folder: str, suffix: str) -> None:
+    versioned = f"n.txt?version{'Id' if folder.startswith('s3') else 'id'}=1.{suffix}"
+    for name in ("n.txt", versioned):
+        store_exactly(folder, name)
+    found = {file.path: list(read_file_documents(file, ReadOptions())) for file in list_source(folder)}
+    assert found["n.txt"] == [Document("n.txt", f"{folder}/n.txt")]
+    [reject] = found[versioned]
+    assert isinstance(reject, RejectedDocument)
+    assert (reject.id, reject.reason) == (versioned, Reason.UNREADABLE)
+    assert f"{folder}/{versioned} cannot be addressed" in reject.detail
 
 
 @pytest.mark.parametrize("store", ["s3"], indirect=True)
