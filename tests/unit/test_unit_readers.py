@@ -479,6 +479,8 @@ def test_an_inline_document_without_a_valid_id_is_an_error(given: object) -> Non
         ({"text_column": None}, "text_column is None"),
         ({"id_column": "text"}, "both 'text'"),
         ({"encoding": "utf-9"}, "encoding is 'utf-9'"),
+        ({"encoding": []}, r"encoding is \[\]; give the name"),
+        ({"encoding": 5}, "encoding is 5; give the name"),
         ({"max_document_bytes": 0}, "max_document_bytes is 0"),
         ({"max_document_bytes": True}, "max_document_bytes is True"),
         ({"max_document_bytes": 1e6}, "max_document_bytes is 1000000.0"),
