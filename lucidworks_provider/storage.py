@@ -135,6 +135,21 @@ def without_scheme(uri: str) -> str:
     return str(local.resolve()) if local is not None else uri
 
 
+def plain_uri(uri: str) -> str:
+    """
+    A URI without its connection, for other programs.
+
+    The user part of Azure's own addresses (``abfss://container@account.dfs.core.windows.net/key``) is the container,
+    and stays.
+    """
+    scheme, separator, rest = uri.partition("://")
+    authority, slash, key = rest.partition("/")
+    user, _, host = authority.rpartition("@")
+    if scheme in _AZURE and host.endswith(".core.windows.net") and ":" not in user:
+        return uri
+    return f"{scheme}{separator}{host}{slash}{key}"
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Parent and name, as text: whether ``parent`` keeps the connection depends on the version of Airflow."""
     parent, _, name = uri.rpartition("/")
@@ -976,7 +991,10 @@ def _hint(uri: str, verb: str, err: BaseException) -> str:
     if "connection_string or account_name" in str(err):
         return f" Give {login} the field account_name in its extra; its login is not taken for it."
     if _says(err, _DENIED):
-        return f" Access is denied to {login}: look at the credentials, and at what they permit."
+        needed = ""
+        if verb == "written" and uri.partition("://")[0] in _GOOGLE and _says(err, ("Forbidden",)):
+            needed = " Replacing an object needs storage.objects.delete, besides storage.objects.create."
+        return f" Access is denied to {login}: look at the credentials, and at what they permit.{needed}"
     return ""
 
 
