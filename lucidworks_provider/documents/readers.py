@@ -148,6 +148,6 @@ def _read_inline(position: int, given: object, options: ReadOptions) -> Document
     if not isinstance(given, Mapping) or not {id_column, text_column} <= set(given):
         raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
     found = read_record("", given[id_column], given[text_column], options)
-    if not found.id:
+    if isinstance(found, RejectedDocument) and not found.id:
         raise InputError(f"source[{position}]: {found.detail}")
     return found

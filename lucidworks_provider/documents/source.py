@@ -139,15 +139,13 @@ class Formats:
         return ", ".join(f".{suffix}" for suffix in self.by_suffix)
 
 
+_LINES = {"jsonl": Format.JSON_LINES, "ndjson": Format.JSON_LINES, "csv": Format.CSV, "tsv": Format.CSV}
 DOCUMENTS = Formats(
     {
-        **dict.fromkeys(("txt", "md"), Format.TEXT),
-        **dict.fromkeys(("html", "htm"), Format.HTML),
-        **dict.fromkeys(("jsonl", "ndjson"), Format.JSON_LINES),
-        **dict.fromkeys(("csv", "tsv"), Format.CSV),
+        **{"txt": Format.TEXT, "md": Format.TEXT, "html": Format.HTML, "htm": Format.HTML},
+        **_LINES,
         "parquet": Format.PARQUET,
-        **dict.fromkeys(("jsonl.gz", "ndjson.gz"), Format.JSON_LINES),
-        **dict.fromkeys(("csv.gz", "tsv.gz"), Format.CSV),
+        **{f"{suffix}.gz": form for suffix, form in _LINES.items()},
     }
 )
 

@@ -52,17 +52,9 @@ _ROWS, _BATCH_BYTES = 1024, 8_000_000
 # Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
-_TABLES = Formats(
-    {
-        "parquet": Format.PARQUET,
-        **{f"{suffix}{end}": Format.CSV for suffix in ("csv", "tsv") for end in ("", ".gz", ".zst")},
-        **{
-            f"{suffix}{end}": Format.JSON_LINES
-            for suffix in ("jsonl", "ndjson")
-            for end in ("", ".gz", ".zst")
-        },
-    }
-)
+_LINES = {"csv": Format.CSV, "jsonl": Format.JSON_LINES, "ndjson": Format.JSON_LINES, "tsv": Format.CSV}
+_COMPRESSED = {f"{suffix}.{end}": form for end in ("gz", "zst") for suffix, form in _LINES.items()}
+_TABLES = Formats({"parquet": Format.PARQUET, **_LINES, **_COMPRESSED})
 # Kinds of values, by the names of Python's types.
 _KINDS: dict[str, Any] = {
     "str": str,
