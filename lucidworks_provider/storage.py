@@ -41,7 +41,7 @@ _Fetch = Callable[[int, int], bytes]
 _LOCAL = {"file", "local"}
 # Messages of ObjectStoragePath about an unknown scheme.
 _UNKNOWN_SCHEME = ("No filesystem registered", "Unsupported filesystem")
-# s3fs sends If-Match with every range, so that a read is of one version. It ignores an unknown connection, and uses
+# s3fs sends If-Match with every range, so that a read is of one version. It ignores an unknown connection and uses
 # the worker's own credentials then.
 _S3 = ("s3", "s3a", "s3n")
 _GOOGLE = ("gs", "gcs")
