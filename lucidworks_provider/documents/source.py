@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain
 from pathlib import PurePath
+from typing import BinaryIO, TypeVar
 
 from lucidworks_provider.client.options import did_you_mean
 from lucidworks_provider.delta import check_installed
@@ -22,12 +25,21 @@ from lucidworks_provider.storage import (
     list_unnamed,
     local_path,
     names_in,
+    read_file,
+    reading,
     split_uri,
     without_scheme,
 )
 from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+# Files up to this size are read by one request.
+_SMALL = 4 << 20
+# Limit of the contents that are read ahead.
+_AHEAD_BYTES = 32_000_000
 
 
 class Format(StrEnum):
@@ -59,6 +71,7 @@ class SourceFile:
     :param size: bytes.
     :param etag: changes when the file does: ``etag:…``, ``mtime:<ns>``, or ``seen:<ns>``, the time of the listing, if
         the store has neither.
+    :param contents: of a small file that was fetched.
     """
 
     uri: str
@@ -66,6 +79,49 @@ class SourceFile:
     size: int
     etag: str
     format: Format
+    contents: bytes | None = field(default=None, compare=False, repr=False)
+
+
+def fetch(file: SourceFile) -> SourceFile:
+    """
+    Read a small file, by one request; any other file stays as it is.
+
+    :raises StorageError: the storage cannot be read.
+    """
+    if not _is_small(file):
+        return file
+    contents = read_file(file.uri, _SMALL + 1)
+    # A file that has grown is read in parts. Of one that is gone, opening it is the error.
+    return file if contents is None or len(contents) > _SMALL else replace(file, contents=contents)
+
+
+def open_file(file: SourceFile) -> AbstractContextManager[BinaryIO]:
+    """
+    Open a file for random access, all of one version.
+
+    :raises StorageError: the file cannot be read, also later.
+    """
+    return reading(file.uri) if file.contents is None else io.BytesIO(file.contents)
+
+
+def read_files_ahead(
+    work: Callable[[SourceFile], R], files: Iterable[SourceFile]
+) -> Generator[R, None, None]:
+    """
+    :func:`~lucidworks_provider.threads.read_ahead` for files, with a limit of the contents in memory.
+
+    :param work: reads a file of one document, and fetches one of records; thread-safe.
+    """
+    return read_ahead(work, files, size=_bytes_ahead, max_bytes=_AHEAD_BYTES)
+
+
+def _bytes_ahead(file: SourceFile) -> int:
+    whole = file.format in {Format.TEXT, Format.HTML}
+    return max(file.size, 0) if whole or _is_small(file) else 0
+
+
+def _is_small(file: SourceFile) -> bool:
+    return file.format is not Format.DELTA and 0 < file.size <= _SMALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +145,13 @@ class Formats:
         return ", ".join(f".{suffix}" for suffix in self.by_suffix)
 
 
+_LINES = {"jsonl": Format.JSON_LINES, "ndjson": Format.JSON_LINES, "csv": Format.CSV, "tsv": Format.CSV}
 DOCUMENTS = Formats(
     {
-        **dict.fromkeys(("txt", "md"), Format.TEXT),
-        **dict.fromkeys(("html", "htm"), Format.HTML),
-        **dict.fromkeys(("jsonl", "ndjson"), Format.JSON_LINES),
-        **dict.fromkeys(("csv", "tsv"), Format.CSV),
+        **{"txt": Format.TEXT, "md": Format.TEXT, "html": Format.HTML, "htm": Format.HTML},
+        **_LINES,
         "parquet": Format.PARQUET,
-        **dict.fromkeys(("jsonl.gz", "ndjson.gz"), Format.JSON_LINES),
-        **dict.fromkeys(("csv.gz", "tsv.gz"), Format.CSV),
+        **{f"{suffix}.gz": form for suffix, form in _LINES.items()},
     }
 )
 

@@ -23,7 +23,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.generator import Generator
 from pathlib import Path
@@ -105,6 +105,17 @@ def deletion_forbidden(keys: str) -> Iterator[None]:
         yield
     finally:
         client.delete_bucket_policy(Bucket=BUCKET)
+
+
+@contextmanager
+def deletion_refused(store: Store) -> Iterator[None]:
+    """With 403, of single objects and in bulk."""
+    with ExitStack() as stack:
+        stack.enter_context(store.proxy.failing(status=403, methods=["DELETE"]))
+        if not store.uri.startswith("gs"):
+            # Google's writes are POST as well, and its emulator has no bulk deletion.
+            stack.enter_context(store.proxy.failing(status=403, methods=["POST"]))
+        yield
 
 
 @contextmanager

@@ -4,20 +4,38 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
+import json
 import logging
+import math
+import random
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from store_servers import azure_client, store_exactly
 
-from lucidworks_provider.corpus.plan import Plan
+from lucidworks_provider.corpus.plan import Candidate, Plan
 from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
+from lucidworks_provider.documents.tables import TableColumns, open_table
 from lucidworks_provider.storage import store_path, write_file
 
+if TYPE_CHECKING:
+    from store_servers import Store
+
+SMALL_FILES = 60
+# Seconds of each request.
+LATENCY = 0.1
+# Requests that list a folder, on Azure.
+LISTING = 10
 REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 
 
@@ -145,3 +163,106 @@ def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.Monk
         ] == sorted(f"{number}/a.txt" for number in range(64))
     # One after the other, 64 lists and 64 reads wait for 12.8 s.
     assert time.monotonic() - begin < 9
+
+
+def small_file(suffix: str, number: int) -> bytes:
+    """A file of one document."""
+    row = {"id": f"{number}", "text": "A text. " * 50}
+    match suffix:
+        case "txt":
+            return str(row["text"]).encode()
+        case "csv":
+            return f"id,text\n{row['id']},{row['text']}\n".encode()
+        case "parquet":
+            written = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist([row]), written)
+            return written.getvalue()
+    line = json.dumps(row).encode()
+    return gzip.compress(line) if suffix.endswith(".gz") else line
+
+
+def write_small_files(folder: str, suffix: str) -> None:
+    for number in range(SMALL_FILES):
+        write_file(f"{folder}/{number}.{suffix}", small_file(suffix, number))
+
+
+@contextmanager
+def shorter_than_one_by_one() -> Iterator[None]:
+    """Less time than a request for each small file takes, if each is waited for."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < SMALL_FILES * LATENCY
+
+
+@pytest.mark.parametrize(
+    ("suffix", "exact"),
+    [
+        ("txt", False),
+        ("txt", True),
+        ("jsonl", False),
+        ("jsonl.gz", False),
+        ("csv", True),
+        ("parquet", False),
+    ],
+)
+def test_small_files_are_read_ahead_by_one_request_each(
+    folder: str, store: Store, suffix: str, exact: bool
+) -> None:
+    write_small_files(folder, suffix)
+    store.proxy.latency = LATENCY
+    with RunDatabase() as db:
+        plan = Plan(
+            db,
+            read=lambda file: read_file_documents(file, ReadOptions()),
+            reuse=False,
+            max_text_bytes=1000,
+        )
+        store.requests()
+        with shorter_than_one_by_one():
+            assert plan.scan(list_source(folder), exact=exact).candidates == SMALL_FILES
+        with shorter_than_one_by_one():
+            assert sum(isinstance(found, Candidate) for found in plan.candidates()) == SMALL_FILES
+    passes = 1 if suffix == "txt" and not exact else 2
+    counts = store.requests()
+    assert counts["GET"] + counts["HEAD"] <= passes * SMALL_FILES + LISTING, counts
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_small_files_of_a_table_are_read_ahead(folder: str, store: Store, suffix: str) -> None:
+    write_small_files(folder, suffix)
+    store.proxy.latency = LATENCY
+    store.requests()
+    with shorter_than_one_by_one():
+        table = open_table(folder, TableColumns())
+        assert table is not None
+        assert sum(batch.num_rows for batch in table.read()) == SMALL_FILES
+    counts = store.requests()
+    assert counts["GET"] + counts["HEAD"] <= SMALL_FILES + LISTING, counts
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_requests_of_a_large_file(folder: str, store: Store, suffix: str) -> None:
+    numbers = random.Random(1)
+    rows = [{"id": str(number), "text": numbers.randbytes(4000).hex()} for number in range(2000)]
+    if suffix == "parquet":
+        written = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), written, row_group_size=500, compression="none")
+        data = written.getvalue()
+    else:
+        data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    write_file(f"{folder}/a.{suffix}", data)
+    [file] = list_source(folder)
+    store.requests()
+    found = list(read_file_documents(file, ReadOptions()))
+    assert [one.text for one in found if isinstance(one, Document)] == [row["text"] for row in rows]
+    counts = store.requests()
+    assert sum(counts.values()) <= math.ceil(len(data) / (4 << 20)) + 3, counts
+
+
+@pytest.mark.parametrize("size", [0, 5 << 20])
+def test_a_small_file_that_has_another_size_since_its_listing(folder: str, size: int) -> None:
+    write_file(f"{folder}/a.jsonl", b'{"id": "a", "text": "One."}\n')
+    [file] = list_source(folder)
+    lines = [b'{"id": "%d", "text": "%s"}\n' % (number, b"x" * 1_000_000) for number in range(size >> 20)]
+    write_file(file.uri, b"".join(lines))
+    assert [one.id for one in read_file_documents(file, ReadOptions())] == [str(n) for n in range(len(lines))]
