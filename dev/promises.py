@@ -398,6 +398,21 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "    temporary = target\n",
         ),
         Promise(
+            "No key is taken for a version of another one.",
+            "integration/stores/test_stores_removal.py"
+            "::test_a_key_that_looks_like_a_version_is_not_that_of_its_neighbour",
+            "storage.py",
+            '    split = getattr(fs, "split_path", None)\n',
+            "    split = None\n",
+        ),
+        Promise(
+            "A document never has parts of two versions of its file.",
+            "unit/test_unit_readers.py::test_an_object_that_is_replaced_while_it_is_read_is_a_reject",
+            "storage.py",
+            "        if _version(path.info()) != _version(info):\n",
+            "        if False:\n",
+        ),
+        Promise(
             "A version of a table has one owner.",
             "unit/test_delta_log.py::test_a_version_has_one_owner",
             "storage.py",

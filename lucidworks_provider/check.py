@@ -38,7 +38,7 @@ from lucidworks_provider.client.settings import (
     DEFAULT_DEPLOYMENTS_PATH,
     DEFAULT_USE_CASES_PATH,
 )
-from lucidworks_provider.client.use_case_list import read_use_cases
+from lucidworks_provider.client.use_cases import read_use_cases
 from lucidworks_provider.errors import LucidworksError
 
 if TYPE_CHECKING:

@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import (
     CHUNKS,
     DESCRIBES,
@@ -46,6 +45,7 @@ from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, 
 from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.corpus.tables import (
     OWN,
+    CatalogueOptions,
     Counts,
     Tables,
     build_upserts,
@@ -108,7 +108,7 @@ class TableSettings:
     :param on_missing_chunks: as for :func:`~lucidworks_provider.corpus.tables.reconcile`.
     """
 
-    options: ChunkingOptions
+    options: CatalogueOptions
     dimension: int = 0
     deletion_vectors: bool = True
     retention: float = RETENTION

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lucidworks_provider import metrics
 from lucidworks_provider.client.chunking import MAX_TEXT_BYTES, ChunkingOptions
-from lucidworks_provider.corpus.dataset import CHUNKS, REJECTS, REPORT, SHARDS, below
+from lucidworks_provider.corpus.dataset import CHUNKS, NAMES, REJECTS, REPORT, SHARDS, below
 from lucidworks_provider.corpus.journal import BodyLocation, Journal, Record, SegmentKey
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import Part, PartWriter, read_index
@@ -44,6 +44,7 @@ from lucidworks_provider.corpus.shards import (
 )
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.corpus.tables import (
+    CatalogueOptions,
     Counts,
     Tables,
     add_documents_of_other_shards,
@@ -104,6 +105,14 @@ class Corpus:
     on_missing_chunks: Literal["resend", "drop"] = "resend"
     deletion_vectors: bool = True
     retention: float = 7 * 86_400.0
+
+    @property
+    def catalogue(self) -> CatalogueOptions:
+        """What all chunks of the output have in common."""
+        reading = self.reading
+        return CatalogueOptions(
+            **self.options.as_json(), id_column=reading.id_column, text_column=reading.text_column
+        )
 
 
 def plan_run(corpus: Corpus) -> dict[str, Any]:
@@ -180,7 +189,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.folder, keep=self.corpus.keep_raw)
-        self._keep_old = self.tables.options == self.corpus.options.as_json()
+        self._keep_old = self.tables.options == self.corpus.catalogue.as_json()
         self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
 
     @property
@@ -209,7 +218,7 @@ class _Run:
         plan, summary = _plan(corpus, db, self.tables, self.shard, self._warn, exact=exact)
         self._check_limits(summary)
         if resumed is None:
-            self._journal.begin(corpus.options.as_json())
+            self._journal.begin(corpus.catalogue.as_json())
         stats = RunStats(summary.documents, time.monotonic())
         stats.skipped(summary.documents - summary.candidates)
         if summary.documents:
@@ -269,7 +278,7 @@ class _Run:
     def _finish(self, pipeline: Pipeline, stats: RunStats, last: RunRecord | None) -> dict[str, Any]:
         corpus, rejected = self.corpus, self._check_rejects(stats)
         settings = TableSettings(
-            corpus.options,
+            corpus.catalogue,
             self._dimension,
             corpus.deletion_vectors,
             corpus.retention,
@@ -418,7 +427,7 @@ class _Run:
             stats.as_json(time.monotonic()),
             task=self.task["instance"],
             returned=returned,
-            options=corpus.options.as_json(),
+            options=corpus.catalogue.as_json(),
             source=corpus.source if isinstance(corpus.source, str) else "documents of a task",
             rejects=[dict(zip(fields, row, strict=True)) for row in rejects],
         )
@@ -483,7 +492,7 @@ def _plan(
     *,
     exact: bool,
 ) -> tuple[Plan, PlanSummary]:
-    same = tables.options == corpus.options.as_json()
+    same = tables.options == corpus.catalogue.as_json()
     files: Iterator[SourceFile]
     read: Callable[[SourceFile], Iterator[Document | RejectedDocument]]
     if isinstance(corpus.source, str):
@@ -531,7 +540,7 @@ def _check_output(corpus: Corpus) -> None:
     """:raises InputError: the output is within the source, or is a file."""
     if is_file(corpus.output):
         raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
-    if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output):
+    if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output, NAMES):
         raise InputError(
             f"output_uri {corpus.output} is within source {corpus.source}: the next run would take the tables "
             "for documents. Give them a folder outside."
@@ -555,7 +564,7 @@ def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
     :param found: options of the existing chunks.
     :raises InputError: names the options that differ.
     """
-    wanted = corpus.options.as_json()
+    wanted = corpus.catalogue.as_json()
     if found == wanted or corpus.full_refresh:
         return
     differences = ", ".join(
@@ -601,7 +610,7 @@ def resume_run(
     if head is None:
         return None
     options = head.get("options") or {}
-    if options != corpus.options.as_json():
+    if options != corpus.catalogue.as_json():
         if not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
             # If there are tables with this configuration, that of the unfinished run was the mistake.
             check_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")

@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
-from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import REPORT, below
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import GROUP_ROWS, ParquetFile, Part
@@ -45,6 +44,7 @@ from lucidworks_provider.corpus.publish import (
 from lucidworks_provider.corpus.report import write_report
 from lucidworks_provider.corpus.run_database import REJECTED, RunDatabase
 from lucidworks_provider.corpus.tables import (
+    CatalogueOptions,
     Counts,
     Tables,
     check_empty,
@@ -425,7 +425,7 @@ def _publish(
     return result
 
 
-def _check_shards(shards: Sequence[StagedShard]) -> ChunkingOptions:
+def _check_shards(shards: Sequence[StagedShard]) -> CatalogueOptions:
     """:raises InputError: their configurations differ, or one is missing or there twice."""
     if not shards:
         raise InputError("staged is empty; give what the tasks of the shards have returned.")
@@ -457,7 +457,7 @@ def _check_shards(shards: Sequence[StagedShard]) -> ChunkingOptions:
             f"staged: the shards have vectors of different lengths ({sorted(dimensions)}), though they were made "
             "with one configuration: the deployment changed. Run all shards with full_refresh=True."
         )
-    return ChunkingOptions(**first.options)
+    return CatalogueOptions(**first.options)
 
 
 def _check_unpublished(tables: Tables, shards: Sequence[StagedShard]) -> None:

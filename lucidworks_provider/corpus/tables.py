@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import (
     CHUNKS,
     DESCRIBES,
@@ -90,6 +91,23 @@ def documents_schema() -> pa.Schema:
             pa.field("rejected_hash", text),
         ]
     )
+
+
+@dataclass(frozen=True)
+class CatalogueOptions(ChunkingOptions):
+    """
+    How all chunks of a catalogue are made.
+
+    :param id_column: of the source's records: another one makes other documents of them.
+    :param text_column: another one makes other texts of the same documents.
+    """
+
+    id_column: str = "id"
+    text_column: str = "text"
+
+    def as_json(self) -> dict[str, Any]:
+        """The options as plain JSON, in a fixed order."""
+        return {**super().as_json(), "id_column": self.id_column, "text_column": self.text_column}
 
 
 @dataclass(frozen=True, slots=True)

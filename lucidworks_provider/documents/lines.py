@@ -18,8 +18,7 @@ from typing import Any, BinaryIO, cast
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.encoding import Rejection, decode, too_large, wide_codec
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
-from lucidworks_provider.documents.source import SourceFile
-from lucidworks_provider.storage import reading as open_to_read
+from lucidworks_provider.documents.source import SourceFile, open_file
 
 BLOCK_BYTES = 1 << 20
 _MARK = codecs.BOM_UTF8
@@ -36,7 +35,7 @@ def open_decompressed(file: SourceFile) -> Iterator[BinaryIO]:
     :raises StorageError: the file cannot be read, also later.
     """
     name = file.path.lower()
-    with open_to_read(file.uri) as opened:
+    with open_file(file) as opened:
         if name.endswith(".gz"):
             with gzip.GzipFile(fileobj=opened, mode="rb") as decompressed:
                 yield cast("BinaryIO", decompressed)

@@ -30,7 +30,7 @@ from lucidworks_provider.documents.html_text import html_text
 from lucidworks_provider.documents.lines import read_json_lines
 from lucidworks_provider.documents.parquet_rows import read_delta, read_parquet
 from lucidworks_provider.documents.records import ReadOptions, read_record
-from lucidworks_provider.documents.source import Format, SourceFile
+from lucidworks_provider.documents.source import Format, SourceFile, fetch
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import read_file
 
@@ -47,8 +47,9 @@ _PACKAGES = {Format.HTML: "lxml", Format.PARQUET: "pyarrow"}
 
 def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
-    Iterate over the documents of a file, in constant memory. Records with the same id are all returned.
+    The documents of a file, in constant memory. Records with the same id are all returned.
 
+    The call reads a file of one document, and a small file of records; any other file is read during the iteration.
     Missing and damaged files are rejected documents.
 
     :raises InputError: a file of which every document would be rejected, by its first line or its schema: a column is
@@ -57,8 +58,16 @@ def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Docu
     _check_installed(file.format)
     if file.format in {Format.TEXT, Format.HTML}:
         wrong = check_id(file.path)
-        yield RejectedDocument(file.path, Reason.INVALID, wrong) if wrong else _read_whole(file, options)
-        return
+        return iter(
+            [RejectedDocument(file.path, Reason.INVALID, wrong) if wrong else _read_whole(file, options)]
+        )
+    try:
+        return _read_records(fetch(file), options)
+    except StorageError as err:
+        return iter([_failed(file, err)])
+
+
+def _read_records(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     try:
         yield from _RECORDS[file.format](file, options)
     except StorageError as err:
@@ -107,7 +116,8 @@ def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:
 
 
 def _not_there(file: SourceFile) -> RejectedDocument:
-    return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} was listed, and is not there any more.")
+    what = "was listed, and is not there any more" if file.size >= 0 else "is a link whose target is gone"
+    return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} {what}.")
 
 
 def read_inline_documents(

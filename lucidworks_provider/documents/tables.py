@@ -21,6 +21,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
@@ -32,9 +33,16 @@ from lucidworks_provider.documents.csv_rows import CsvRecords
 from lucidworks_provider.documents.encoding import Rejection
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions
-from lucidworks_provider.documents.source import Format, Formats, SourceFile, list_source
+from lucidworks_provider.documents.source import (
+    Format,
+    Formats,
+    SourceFile,
+    fetch,
+    list_source,
+    open_file,
+    read_files_ahead,
+)
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.storage import reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -214,8 +222,9 @@ def _list(uri: str, argument: str) -> list[SourceFile]:
 
 def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[pa.RecordBatch]:
     readers = {Format.PARQUET: _read_parquet, Format.CSV: _read_csv, Format.JSON_LINES: _read_json_lines}
-    for file in files:
-        yield from readers[file.format](file, columns)
+    with closing(read_files_ahead(fetch, files)) as fetched:
+        for file in fetched:
+            yield from readers[file.format](file, columns)
 
 
 def _read_arrow(inputs: Any, name: str, columns: TableColumns, *, array: bool) -> Iterator[pa.RecordBatch]:
@@ -251,7 +260,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
     import pyarrow.parquet as pq
 
     row = 0
-    with reading(file.uri) as opened:
+    with open_file(file) as opened:
         try:
             parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
             chosen = _chosen(file.uri, parquet.schema_arrow.names, columns)

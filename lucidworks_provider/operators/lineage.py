@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _MAGIC = re.compile(r"[*?\[]")
 # Several schemes for one store; OpenLineage knows it by one.
 _SAME = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "abfss", "az": "abfss", "wasb": "wasbs"}
-_AZURE = frozenset({"abfss", "wasbs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +60,16 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
         there is a local file or folder of that name.
     """
     uri = uri.strip()
+    from lucidworks_provider.storage import local_path, plain_uri
+
     if glob and _MAGIC.search(uri):
         from lucidworks_provider.documents.source import source_folder
-        from lucidworks_provider.storage import local_path
 
         # Only local: an unavailable store would block the listener. The task itself reports unreadable disks.
         if local_path(uri) is not None:
             with suppress(LucidworksError):
                 uri, glob = source_folder(uri), False
-    scheme, separator, rest = uri.partition("://")
+    scheme, separator, rest = plain_uri(uri).partition("://")
     if not separator:
         scheme, rest = "file", scheme
     scheme = _SAME.get(scheme, scheme)
@@ -80,10 +80,6 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
     if scheme in {"file", "local"}:
         return "file", rest.rstrip("/") or "/"
     authority, _, path = rest.partition("/")
-    before, _, host = authority.rpartition("@")
-    # In Azure's own addresses the user part is the container.
-    if not (scheme in _AZURE and host.endswith(".core.windows.net") and ":" not in before):
-        authority = host
     return f"{scheme}://{authority}", path.strip("/") or "/"
 
 

@@ -25,6 +25,7 @@ from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Pipel
 from lucidworks_provider.corpus.run import plan_run
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.documents.document import content_hash
+from lucidworks_provider.documents.readers import ReadOptions
 from lucidworks_provider.errors import (
     BudgetExceededError,
     ForbiddenError,
@@ -197,6 +198,29 @@ class TestNextRun:
         assert (delta["vanished"], delta["removed"]) == (1, 1)
         assert world.run()["vanished"] == 0
 
+    def test_prune_keeps_what_is_behind_a_link_whose_target_is_gone(self, world: World) -> None:
+        texts = fill(world)
+        shared = world.write("../share/in/s.txt", "Text of a share.").parent
+        (world.source / "one.txt").symlink_to(shared / "s.txt")
+        (world.source / "lines.jsonl").symlink_to(shared / "l.jsonl")
+        (shared / "l.jsonl").write_text('{"id": "l", "text": "Text of a line."}')
+        texts |= {"one.txt": "Text of a share.", "l": "Text of a line."}
+        world.set(prune=True, max_reject_ratio=1.0)
+        world.run()
+        assert world.texts() == texts
+
+        (world.root / "share").rename(world.root / "unmounted")
+        delta = world.run()
+        assert world.texts() == texts
+        assert (delta["removed"], delta["vanished"], delta["rejected"]) == (0, 0, 2)
+
+        (world.source / "folder").symlink_to(shared)
+        with pytest.raises(
+            StorageError, match="source/folder cannot be read: it is a link whose target is gone"
+        ):
+            world.run()
+        assert world.texts() == texts
+
     def test_what_vanished_and_comes_back_is_not_sent(self, world: World) -> None:
         texts = fill(world)
         world.run()
@@ -272,6 +296,31 @@ class TestNextRun:
         ):
             world.run()
         assert world.service.posted == []
+
+    def test_another_column_is_another_configuration(self, world: World) -> None:
+        world.write("rows.csv", "id,key,title,body\n1,a,Title,Text of the body\n")
+        world.set(reading=ReadOptions(text_column="title"))
+        world.run()
+        world.service.forget()
+
+        for reading, message in (
+            (ReadOptions(text_column="body"), "text_column was 'title' and is 'body'"),
+            (ReadOptions(text_column="no such"), "text_column was 'title' and is 'no such'"),
+            (ReadOptions("key", "title"), "id_column was 'id' and is 'key'"),
+        ):
+            world.set(reading=reading)
+            with pytest.raises(
+                InputError, match=rf"made with another configuration: {message}.*full_refresh"
+            ):
+                world.run()
+        assert world.service.posted == []
+        assert world.texts() == {"1": "Title"}
+
+        world.set(reading=ReadOptions("key", "body"), full_refresh=True)
+        world.run()
+        assert world.texts() == {"a": "Text of the body"}
+        world.set(full_refresh=False)
+        assert world.run()["skipped"] == 1
 
     def test_full_refresh_replaces_everything(self, world: World) -> None:
         texts = fill(world)

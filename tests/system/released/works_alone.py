@@ -105,7 +105,7 @@ def main() -> None:
     check_suffix("a.jsonl")
     for form in (Format.HTML, Format.PARQUET):
         refused(
-            partial(next, read_file_documents(SourceFile(str(work / "a"), "a", 1, "", form), ReadOptions())),
+            partial(read_file_documents, SourceFile(str(work / "a"), "a", 1, "", form), ReadOptions()),
             "documents",
         )
     task = LucidworksChunkCorpusOperator(
