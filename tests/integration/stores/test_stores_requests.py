@@ -46,6 +46,7 @@ def test_a_chunk_task_that_waits_in_its_worker(folder: str, store: Store, emulat
     store.requests()
     assert operator.execute(context())["documents"] == DOCUMENTS
     counts = store.requests()
+    print(store.uri, dict(counts))
     # The record after each submission, the body of each job, the result and the record at both ends.
     assert counts["PUT"] + counts["POST"] <= 2 * DOCUMENTS + 4, counts
     # gcsfs removes a hundred with one request, but not from an emulator.
