@@ -57,6 +57,8 @@ class Format(StrEnum):
 _LOG = "_delta_log"
 _OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metadata"}
 _MAGIC = re.compile(r"[*?[]")
+# What source_folder has returned for names with magic.
+_folders: dict[str, str] = {}
 # Tokens of a glob: a class of characters, stars, or another character.
 _TOKENS = re.compile(r"\[(!?)(\][^\]]*|[^\]]+)\]|(\*+)|(.)", re.DOTALL)
 
@@ -244,6 +246,15 @@ def source_folder(source: str) -> str:
     return _split(_checked(source))[0]
 
 
+def known_folder(source: str) -> str | None:
+    """
+    :func:`source_folder` of a source with ``[``, ``]``, ``?`` or ``*``, once this process has read it; else None.
+
+    Reads no storage.
+    """
+    return _folders.get(_checked(source))
+
+
 def may_contain(source: str, folder: str, names: Iterable[str]) -> bool:
     """
     Whether files below a folder can be files of the source, by their paths.
@@ -306,12 +317,15 @@ def _split(base: str) -> tuple[str, list[str]]:
         if not _is_literal("/".join(names[:number]), last=number == len(names)):
             break
     else:
+        if _MAGIC.search(base):
+            _folders[base] = base
         return base, []
     folder, parts = "/".join(names[: number - 1]), names[number - 1 :]
     try:
         re.compile(_expression(parts))
     except re.error:
         raise InputError(f"source is {base!r}, which is no glob that can be understood.") from None
+    _folders[base] = folder
     return folder, parts
 
 

@@ -56,19 +56,20 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
     is part of the name.
 
     :param uri: of a file or a folder; or an absolute path.
-    :param glob: whether it may be a glob, which is named by the last folder before its first wildcard, unless
-        there is a local file or folder of that name.
+    :param glob: whether it may be a glob, which is named by the last folder before its first wildcard. Local
+        files and folders with the name of one are found, those of a store once this process has read the source.
     """
     uri = uri.strip()
     from lucidworks_provider.storage import local_path, plain_uri
 
     if glob and _MAGIC.search(uri):
-        from lucidworks_provider.documents.source import source_folder
+        from lucidworks_provider.documents.source import known_folder, source_folder
 
-        # Only local: an unavailable store would block the listener. The task itself reports unreadable disks.
-        if local_path(uri) is not None:
-            with suppress(LucidworksError):
-                uri, glob = source_folder(uri), False
+        # An unavailable store would block the listener. The task itself reports unreadable disks.
+        find_folder = known_folder if local_path(uri) is None else source_folder
+        with suppress(LucidworksError):
+            if (folder := find_folder(uri)) is not None:
+                uri, glob = folder, False
     scheme, separator, rest = plain_uri(uri).partition("://")
     if not separator:
         scheme, rest = "file", scheme
