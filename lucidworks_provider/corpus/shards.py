@@ -127,7 +127,9 @@ def write_listings(source: str, into: str, *, shards: int) -> list[str]:
             listing.write(json.dumps(asdict(shard)) + "\n")
         for file in list_source(source):
             number = shard_of(file.path, shards)
-            files[number].write(json.dumps(asdict(file), ensure_ascii=False) + "\n")
+            line = asdict(file)
+            del line["contents"]
+            files[number].write(json.dumps(line, ensure_ascii=False) + "\n")
             counts[number] += 1
     log.info(
         "%s: %s files, %s to %s in each of %s shards.", source, sum(counts), min(counts), max(counts), shards
