@@ -48,6 +48,7 @@ from lucidworks_provider.operators.lineage import Lineage, LineageMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from lucidworks_provider.client.chunking import ChunkingOptions
     from lucidworks_provider.documents.tables import TableColumns
@@ -147,7 +148,24 @@ class NoneTemplatesMixin:
     Jinja renders ``None`` as the text ``None``, and Airflow decodes that text only with
     ``render_template_as_native_obj``. Within a dictionary or a list such a value is None. A literal ``"None"`` is
     a string.
+
+    The output of another task is refused in an argument that Airflow does not resolve.
     """
+
+    if TYPE_CHECKING:
+        template_fields: Collection[str]
+
+    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Called by Airflow with the arguments of a task."""
+        refuse_upstream(kwargs, self.template_fields)
+        return args, kwargs
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Called in a DAG file with the arguments that all mapped tasks share."""
+        refuse_upstream(kwargs, cls.template_fields)
+        partial: OperatorPartial = super().partial(**kwargs)  # type: ignore[misc]
+        return partial
 
     def render_template(
         self, content: Any, context: Context, jinja_env: Any = None, seen_oids: set[int] | None = None
@@ -172,6 +190,23 @@ class NoneTemplatesMixin:
         for field in given:
             if getattr(self, field) is None:
                 setattr(self, field, _default_of(type(self), field))
+
+
+def refuse_upstream(arguments: Mapping[str, Any], template_fields: Collection[str]) -> None:
+    """
+    Refuse the output of another task where Airflow would neither wait for it nor resolve it.
+
+    :param arguments: of a task; those that the package does not know belong to a user's subclass.
+    :raises InputError: names the argument and the other task.
+    """
+    from airflow.providers.common.compat.sdk import XComArg
+
+    for name in sorted(_PARSED & set(arguments) - set(template_fields)):
+        for upstream, _ in XComArg.iter_xcom_references(arguments[name]):
+            raise InputError(
+                f"{name} is the output of task {upstream.task_id!r}, but is no template field. Give a value"
+                f"{f', or map over it: .expand({name}=…)' if name in _EXPANDED else ''}."
+            )
 
 
 def _join_surrogates(value: Any) -> Any:
@@ -287,7 +322,7 @@ class RowsMixin:
         id_column: str | None
         text_column: str
         columns: Any
-        max_reject_ratio: float
+        max_reject_ratio: float | str
         on_invalid: str
         on_empty: str
         result_path: Any
@@ -390,8 +425,8 @@ class WaitMixin(HookMixin):
     """Waits in the triggerer or in the worker."""
 
     if TYPE_CHECKING:
-        deferrable: bool
-        poll_interval: float | timedelta
+        deferrable: bool | str
+        poll_interval: float | timedelta | str
         timeout: Any
         execution_timeout: timedelta | None
         log: Any
@@ -593,6 +628,11 @@ class BaseSensorArguments(BaseOperatorArguments, total=False):
     max_wait: timedelta | float | None
     silent_fail: bool
     never_fail: bool
+
+
+# What Airflow reads without rendering it, and of that what each mapped task may have for itself.
+_EXPANDED = frozenset({"poke_interval", "timeout", "soft_fail", "never_fail", "silent_fail"})
+_PARSED = {*BaseSensorArguments.__annotations__, *_EXPANDED} - {"default_args"}
 
 
 class DecoratorArguments(BaseOperatorArguments, total=False):

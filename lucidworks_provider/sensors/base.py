@@ -29,7 +29,7 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
         self,
         *,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
+        deferrable: bool | str = DEFERRABLE,
         poke_interval: float | timedelta,
         timeout: float | timedelta | None = None,
         **kwargs: Any,

@@ -52,14 +52,14 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     :param result_path: URI of a file for the body, e.g. ``s3://…/{{ run_id }}.json``. Without it the decoded body is
         the return value, and goes into the metadata database. Needed when deferrable. (templated)
     :param lucidworks_conn_id: the connection. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poke_interval: seconds (or a timedelta) between two polls; in the triggerer the longest time between two.
     :param timeout: seconds, or a timedelta, after which the sensor fails.
     :raises AirflowFailException: the job ended in ERROR (a ``JobFailedError`` as well), or its result is gone (a
         ``ResultGoneError`` as well): a retry would see the same.
     """
 
-    template_fields: Sequence[str] = ("job_id", "kind", "result_path", "lucidworks_conn_id")
+    template_fields: Sequence[str] = ("job_id", "kind", "result_path", "lucidworks_conn_id", "deferrable")
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         kind: Literal["chunking", "prediction"] = "chunking",
         result_path: str | None = None,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
+        deferrable: bool | str = DEFERRABLE,
         poke_interval: float | timedelta = 30.0,
         timeout: float | timedelta | None = None,
         **kwargs: Unpack[BaseSensorArguments],

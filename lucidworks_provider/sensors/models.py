@@ -79,13 +79,13 @@ class LucidworksModelSensor(_StateSensor):
     :param model_id: of the model. (templated)
     :param target_state: the state to wait for. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poke_interval: seconds (or a timedelta) between two polls.
     :param timeout: seconds, or a timedelta, after which the sensor fails.
     """
 
     kind = "model"
-    template_fields: Sequence[str] = ("model_id", "target_state", "lucidworks_conn_id")
+    template_fields: Sequence[str] = ("model_id", "target_state", "lucidworks_conn_id", "deferrable")
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class LucidworksModelSensor(_StateSensor):
         model_id: str,
         target_state: str = "AVAILABLE",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
+        deferrable: bool | str = DEFERRABLE,
         poke_interval: float | timedelta = 60.0,
         timeout: float | timedelta | None = None,
         **kwargs: Unpack[BaseSensorArguments],
@@ -120,13 +120,13 @@ class LucidworksDeploymentSensor(_StateSensor):
     :param deployment_id: of the deployment. (templated)
     :param target_state: the state to wait for; ``DELETED`` also means that it is not listed any more. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poke_interval: seconds (or a timedelta) between two polls.
     :param timeout: seconds, or a timedelta, after which the sensor fails.
     """
 
     kind = "deployment"
-    template_fields: Sequence[str] = ("deployment_id", "target_state", "lucidworks_conn_id")
+    template_fields: Sequence[str] = ("deployment_id", "target_state", "lucidworks_conn_id", "deferrable")
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class LucidworksDeploymentSensor(_StateSensor):
         deployment_id: str,
         target_state: str = "DEPLOYED",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
+        deferrable: bool | str = DEFERRABLE,
         poke_interval: float | timedelta = 60.0,
         timeout: float | timedelta | None = None,
         **kwargs: Unpack[BaseSensorArguments],

@@ -951,14 +951,18 @@ def test_a_sensor_in_reschedule_mode(service: Service) -> None:
         (
             LucidworksTrainModelOperator,
             "name model_type training_data region config credentials_conn_id training_data_credentials "
-            "lucidworks_conn_id",
+            "if_ambiguous wait_for_completion deferrable poll_interval timeout",
         ),
-        (LucidworksDeployModelOperator, "model_id region config lucidworks_conn_id"),
-        (LucidworksUndeployModelOperator, "deployment_id lucidworks_conn_id"),
-        (LucidworksModelSensor, "model_id target_state lucidworks_conn_id"),
-        (LucidworksDeploymentSensor, "deployment_id target_state lucidworks_conn_id"),
+        (
+            LucidworksDeployModelOperator,
+            "model_id region config min_replicas max_replicas if_ambiguous "
+            "wait_for_completion deferrable poll_interval timeout",
+        ),
+        (LucidworksUndeployModelOperator, "deployment_id wait_for_completion deferrable poll_interval timeout"),
+        (LucidworksModelSensor, "model_id target_state deferrable"),
+        (LucidworksDeploymentSensor, "deployment_id target_state deferrable"),
     ],
 )
 def test_templated_fields(cls: Any, fields: str) -> None:
-    assert set(cls.template_fields) == set(fields.split())
+    assert set(cls.template_fields) == {*fields.split(), "lucidworks_conn_id"}
     assert set(cls.template_fields_renderers) <= set(cls.template_fields)
