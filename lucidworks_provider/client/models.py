@@ -55,7 +55,7 @@ from lucidworks_provider.client.http.messages import (
     path_segment,
     post,
 )
-from lucidworks_provider.client.options import is_int
+from lucidworks_provider.client.options import did_you_mean, is_int
 from lucidworks_provider.client.secrets import without_secrets
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.errors import AnswerError, InputError, MalformedAnswerError
@@ -105,6 +105,20 @@ def deployment_progress(state: str | None) -> Progress:
 def is_unknown_state(state: str | None, progress: Progress) -> bool:
     """Whether a state that counts as running is in none of the tables above."""
     return progress is Progress.RUNNING and _word(state) not in RUNNING_STATES
+
+
+def unknown_target(kind: str, state: str) -> str:
+    """
+    A sentence about a state to wait for that is in none of the tables above, with the nearest; empty if it is in one.
+
+    :param kind: ``model`` or ``deployment``.
+    """
+    success = AVAILABLE_STATES if kind == "model" else DEPLOYED_STATES
+    if not is_unknown_state(state, _progress(state, success)):
+        return ""
+    failures = {"TRAIN_FAILED" if kind == "model" else "DEPLOY_FAILED", "DELETE_FAILED"}
+    near = did_you_mean(state, sorted(success | DELETED_STATES | RUNNING_STATES | failures))
+    return f"{state!r} is not a known state of a {kind}.{near}"
 
 
 def _progress(state: str | None, success: frozenset[str]) -> Progress:

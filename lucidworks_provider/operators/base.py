@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache, cached_property, wraps
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
 
@@ -455,6 +455,10 @@ class WaitMixin(HookMixin):
             return f"execution_timeout={self.execution_timeout.total_seconds():g} s of the attempt's start"  # type: ignore[union-attr]
         return f"timeout={self._timeout_seconds:g} s"
 
+    def _resumption(self, context: Context) -> str:
+        """What continues after a timeout, for messages."""
+        return "A retry resumes the wait."
+
     def _ends_by_execution_timeout(self, context: Context) -> bool:
         """Whether ``execution_timeout`` is the smaller limit. A retry has a new one, also of a sensor."""
         ti = context["ti"]
@@ -537,26 +541,36 @@ class StateWaitMixin(WaitMixin):
     def _end(self, context: Context, event: dict[str, Any]) -> None:
         """Raise unless the state was reached."""
         what, target = self._what(event["kind"], event["resource_id"]), event["target"]
-        state, message = event.get("state"), event.get("message") or ""
-        if event["end"] != "reached":
-            _raise(event, f"{what} is {state or 'missing'}", target, message, self._waited(context))
-        from lucidworks_provider.metrics import duration
+        status, message = f"{what} is {event.get('state') or 'missing'}", event.get("message") or ""
+        match event["end"]:
+            case "reached":
+                from lucidworks_provider.metrics import duration
 
-        took = seconds_since_start(context)
-        self.log.info("%s: %s%s", what, state or "deleted", "" if took is None else f", in {duration(took)}")
+                took = seconds_since_start(context)
+                after = "" if took is None else f", in {duration(took)}"
+                self.log.info("%s: %s%s", what, event.get("state") or "deleted", after)
+            case "failed":
+                raise JobFailedError(f"{status}, and will not get to {target!r}. {message}".strip())
+            case "timeout":
+                raise JobTimeoutError(self._timed_out(context, event))
+            case _:
+                failed = LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
+                failed.retryable = bool(event.get("retryable"))
+                raise failed
 
+    def _timed_out(self, context: Context, event: dict[str, Any]) -> str:
+        from lucidworks_provider.client.models import unknown_target
+        from lucidworks_provider.jobs.decisions import GONE, READY
 
-def _raise(event: dict[str, Any], status: str, target: str, message: str, limit: str) -> NoReturn:
-    match event["end"]:
-        case "failed":
-            raise JobFailedError(f"{status}, and will not get to {target!r}. {message}".strip())
-        case "timeout":
-            raise JobTimeoutError(
-                f"{status}, and was not {target!r} within {limit}. {message} A retry resumes the wait."
-            )
-    failed = LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
-    failed.retryable = bool(event.get("retryable"))
-    raise failed
+        kind, target = event["kind"], event["target"]
+        status = f"{self._what(kind, event['resource_id'])} is {event.get('state') or 'missing'}"
+        sentences = (
+            f"{status}, and was not {target!r} within {self._waited(context)}.",
+            event.get("message"),
+            "" if target in {READY, GONE} else unknown_target(kind, target),
+            self._resumption(context),
+        )
+        return " ".join(filter(None, sentences))
 
 
 class BaseOperatorArguments(TypedDict, total=False):

@@ -143,7 +143,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         if outcome.timed_out:
             raise JobTimeoutError(
                 f"{task.describe(record, outcome.timed_out, outcome.messages, 'were not ready')} within "
-                f"{self._waited(context)}. A retry resumes the wait for the same jobs."
+                f"{self._waited(context)}. {self._resumption(context)}"
             )
         return complete
 

@@ -104,6 +104,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Poll once, and again where one response does not decide."""
+        self._last_seen = None
         with self._sensor_errors(context):
             return self._poke(context)
 
@@ -143,6 +144,8 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         elif outcome.end is JobEnd.COLLECTED:
             return PokeReturnValue(True, self._ended(context, self._found(task) or {}))
         self.log.info("%s: %s", name, outcome.message or "not ready")
+        late = f"{name} was not ready within {self._waited(context)}."
+        self._last_seen = " ".join(filter(None, (late, outcome.message, self._resumption(context))))
         return False
 
     async def _poll(self, kind: JobKind, store: ResultStore, started: float) -> PollOutcome:

@@ -34,12 +34,15 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""
         from lucidworks_provider.client.http.messages import path_segment
+        from lucidworks_provider.client.models import unknown_target
 
         path_segment(self._resource_id, f"{self.kind}_id")
         if not isinstance(self.target_state, str) or not self.target_state.strip():
             raise InputError(
                 f"target_state is {self.target_state!r}; give a state, e.g. AVAILABLE or DEPLOYED."
             )
+        if hint := unknown_target(self.kind, self.target_state):
+            self.log.warning("target_state: %s", hint)
         _ = self.hook.get_settings().models_base
         if not self._in_triggerer:
             return super().execute(context)
@@ -55,6 +58,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
         """Poll once: the wait with a deadline that has passed."""
         from lucidworks_provider.jobs.polling import wait_for_state
 
+        self._last_seen = None
         event = asyncio.run(
             wait_for_state(
                 self.hook,
@@ -67,6 +71,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
             )
         )
         if event["end"] == "timeout":
+            self._last_seen = self._timed_out(context, event)
             return False
         self.execute_complete(context, event)
         return True
