@@ -933,7 +933,7 @@ def test_a_failure_after_a_poke_keeps_its_own_message(service: Service) -> None:
     [
         ("model", "availabel", "'availabel' is not a known state of a model. Did you mean 'AVAILABLE'?"),
         ("model", "DEPLOYED", "'DEPLOYED' is not a known state of a model."),
-        ("deployment", "deploy-faild", "Did you mean 'DEPLOY_FAILED'?"),
+        ("deployment", "deployd", "Did you mean 'DEPLOYED'?"),
         ("model", "Available", ""),
         ("model", "TRAIN_FAILED", ""),
         ("deployment", "serving", ""),
