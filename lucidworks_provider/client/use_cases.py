@@ -51,6 +51,7 @@ from lucidworks_provider.client.options import (
     check_options,
     did_you_mean,
     integral,
+    no_text,
     number,
     one_of,
     plain,
@@ -367,7 +368,7 @@ def check_wire(wire: Mapping[str, Any], what: str, options: PredictionOptions[An
 
 def _check_text(text: object, what: str) -> None:
     if not isinstance(text, str):
-        raise InputError(f"{what} has {type(text).__name__} instead of text.")
+        raise no_text(text, what)
     if not text.strip():
         raise InputError(f"{what} has no text; leave it out or give it some.")
     try:

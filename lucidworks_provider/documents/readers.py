@@ -144,9 +144,8 @@ def _read_inline(position: int, given: object, options: ReadOptions) -> Document
         raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
     document_id, text = given[id_column], given[text_column]
     is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
-    wrong = check_id(str(document_id)) if is_id else None
-    if wrong or not is_id:
-        raise InputError(
-            f"source[{position}] has the id {document_id!r:.80}; give it a text or a number. {wrong or ''}".rstrip()
-        )
+    if not is_id:
+        raise InputError(f"source[{position}] has the id {document_id!r:.80}; give it a text or a number.")
+    if wrong := check_id(str(document_id)):
+        raise InputError(f"source[{position}] has the id {document_id!r:.80}. {wrong}")
     return read_record("", document_id, text, options)

@@ -64,7 +64,8 @@ class ReadOptions:
         columns = self.csv_columns
         if columns is None:
             return
-        if isinstance(columns, str) or not all(isinstance(one, str) for one in columns):
+        is_list = isinstance(columns, Sequence) and not isinstance(columns, str)
+        if not is_list or not all(isinstance(one, str) for one in columns):
             raise InputError(f"csv_columns is {columns!r:.200}; give a list of the columns' names.")
         for name in (self.id_column, self.text_column):
             if list(columns).count(name) != 1:

@@ -73,7 +73,7 @@ class LucidworksAuthHook(BaseHook):
         if self._settings is None:
             with reading_connection(self.lucidworks_conn_id):
                 conn = self.get_connection(self.lucidworks_conn_id)
-                self._settings = self._parse(conn, conn.extra_dejson)
+                self._settings = self._read(conn, conn.extra_dejson)
         return self._settings
 
     async def aget_settings(self) -> LucidworksSettings:
@@ -87,7 +87,7 @@ class LucidworksAuthHook(BaseHook):
             with reading_connection(self.lucidworks_conn_id):
                 conn = await get_async_connection(self.lucidworks_conn_id, hook=type(self))
                 extra = await get_async_extra_dejson(conn)
-                self._settings = self._parse(conn, extra)
+                self._settings = self._read(conn, extra)
         return self._settings
 
     def get_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:
@@ -205,29 +205,11 @@ class LucidworksAuthHook(BaseHook):
         # The UI tests a copy of the connection with another id.
         return passed, message.replace(f"Connection {self.lucidworks_conn_id!r}", "The connection")
 
-    def _parse(self, conn: Connection, extra: Any) -> LucidworksSettings:
-        conn_id = self.lucidworks_conn_id
-        if conn.conn_type not in _TYPES:
-            # Its password is for another service.
-            raise ConfigurationError(
-                f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
-                f"{did_you_mean(conn.conn_type, (CONNECTION_TYPE,))}"
-            )
-        extra = {} if extra is None else extra
-        # Airflow decodes invalid JSON to an empty dictionary.
-        if not isinstance(extra, dict) or (not extra and not _is_empty(conn.extra)):
-            raise ConfigurationError(f"Connection {conn_id!r}: extra is no JSON object; write it as {{...}}.")
-        self._misspelt = misspelt_fields(extra)
+    def _read(self, conn: Connection, extra: Any) -> LucidworksSettings:
+        self._misspelt = misspelt_fields(extra) if isinstance(extra, dict) else ""
         if self._misspelt:
-            _warn_once(conn_id, self._misspelt)
-        return parse_settings(
-            conn_id,
-            login=conn.login,
-            password=conn.password,
-            host=conn.host,
-            extra=extra,
-            stores=AirflowStores(),
-        )
+            _warn_once(self.lucidworks_conn_id, self._misspelt)
+        return _parse(self.lucidworks_conn_id, conn, extra)
 
     @staticmethod
     def _source(settings: LucidworksSettings, scope: str) -> TokenSource:
@@ -277,6 +259,27 @@ class LucidworksAuthHook(BaseHook):
                 case _:
                     widgets[name] = StringField(**common, widget=BS3TextFieldWidget())
         return widgets
+
+
+def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
+    if conn.conn_type not in _TYPES:
+        # Its password is for another service.
+        raise ConfigurationError(
+            f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
+            f"{did_you_mean(conn.conn_type, (CONNECTION_TYPE,))}"
+        )
+    extra = {} if extra is None else extra
+    # Airflow decodes invalid JSON to an empty dictionary.
+    if not isinstance(extra, dict) or (not extra and not _is_empty(conn.extra)):
+        raise ConfigurationError(f"Connection {conn_id!r}: extra is no JSON object; write it as {{...}}.")
+    return parse_settings(
+        conn_id,
+        login=conn.login,
+        password=conn.password,
+        host=conn.host,
+        extra=extra,
+        stores=AirflowStores(),
+    )
 
 
 def misspelt_fields(extra: Mapping[str, Any]) -> str:

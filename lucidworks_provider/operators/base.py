@@ -175,7 +175,12 @@ class NoneTemplatesMixin:
         if isinstance(content, str):
             rendered = _join_surrogates(rendered)
         is_none = isinstance(content, str) and isinstance(rendered, str) and rendered.strip() == "None"
-        return None if is_none and content.strip() != "None" else rendered
+        if not is_none or content.strip() == "None":
+            return rendered
+        from jinja2.nativetypes import NativeEnvironment
+
+        # It decodes None itself, so this is the text of `| tojson`.
+        return rendered if rendered == "None" and isinstance(jinja_env, NativeEnvironment) else None
 
     @failing_at_once
     def _do_render_template_fields(

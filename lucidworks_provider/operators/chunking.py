@@ -195,6 +195,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     def _documents(self, columns: TableColumns, most: int) -> Any:
         """What has the rows; a text is one row with the id ``text``."""
         from lucidworks_provider.client.chunking import check_text
+        from lucidworks_provider.jobs.rows import not_rendered
 
         if (self.text is None) == (self.documents is None):
             raise InputError(
@@ -202,6 +203,8 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
             )
         if self.text is None:
             return self.documents
+        if not isinstance(self.text, str):
+            raise not_rendered(self.text, "text")
         check_text(self.text, "Document 'text'", max_bytes=most)
         return [{columns.text: self.text} | ({} if columns.key is None else {columns.key: "text"})]
 
