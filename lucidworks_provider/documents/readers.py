@@ -142,10 +142,7 @@ def _read_inline(position: int, given: object, options: ReadOptions) -> Document
     id_column, text_column = options.id_column, options.text_column
     if not isinstance(given, Mapping) or not {id_column, text_column} <= set(given):
         raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
-    document_id, text = given[id_column], given[text_column]
-    is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
-    if not is_id:
-        raise InputError(f"source[{position}] has the id {document_id!r:.80}; give it a text or a number.")
-    if wrong := check_id(str(document_id)):
-        raise InputError(f"source[{position}] has the id {document_id!r:.80}. {wrong}")
-    return read_record("", document_id, text, options)
+    found = read_record("", given[id_column], given[text_column], options)
+    if isinstance(found, RejectedDocument) and not found.id:
+        raise InputError(f"source[{position}]: {found.detail}")
+    return found
