@@ -187,7 +187,9 @@ class SecretArgumentMixin:
 
     def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Called by Airflow with the arguments that it stores."""
-        return args, self._redact_kwargs(kwargs)
+        stored = self._redact_kwargs(kwargs)
+        passed: tuple[Any, dict[str, Any]] = super()._hook_apply_defaults(*args, **stored)  # type: ignore[misc]
+        return passed
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections.abc import Iterator
@@ -144,6 +145,32 @@ def test_the_type_of_a_key_survives_and_joins(service: Service, tmp_path: Path, 
 def test_a_key_that_is_no_text_and_no_number(service: Service, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"documents\[0\] has the key .*; give it a text or a number"):
         chunking(keyed(*KEYS[name]), tmp_path / "c.parquet", id_column="key").execute(new_context())
+    assert service.nothing_sent()
+
+
+@pytest.mark.parametrize("form", ["list", "t.csv", "t.parquet"])
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("a\tb", r"U\+0009 at character 1; ids have no control characters\."),
+        ("a\x85b", r"U\+0085 at character 1; ids have no control characters\."),
+        ("a" * 5000, r"5,000 characters; it may have 4,096\."),
+        (" ", r"no text\."),
+    ],
+)
+def test_ids_follow_the_rule_of_a_corpus(
+    service: Service, tmp_path: Path, form: str, key: str, reason: str
+) -> None:
+    documents: Any = [{"id": "1", "text": "A."}, {"id": key, "text": "B."}]
+    if form == "t.csv":
+        with (tmp_path / form).open("w", newline="") as file:
+            csv.writer(file).writerows([["id", "text"], ["1", "A."], [key, "B."]])
+        documents = str(tmp_path / form)
+    elif form == "t.parquet":
+        pq.write_table(pa.Table.from_pylist(documents), tmp_path / form)
+        documents = str(tmp_path / form)
+    with pytest.raises(InputError, match=rf"^documents\[1\] has the id .*'?\. Its id has {reason}$"):
+        chunking(documents, tmp_path / "c.jsonl").execute(new_context())
     assert service.nothing_sent()
 
 

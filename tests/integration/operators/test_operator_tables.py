@@ -175,7 +175,7 @@ def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name
             {"id_column": "error"},
             ["'error'", "result has"],
         ),
-        ((n for n in range(3)), {}, ["inputs[0] has int"]),
+        ((n for n in range(3)), {}, ["inputs[0] is 0 (int)"]),
         (iter([{"sku": 1, "text": "a"}, {"sku": 2}]), {"id_column": "sku"}, ["inputs[1] has no 'text'"]),
         ([{"sku": 1, "text": "a"}], {"id_column": "sku", "columns": ["id"]}, ["inputs[0] has no 'id'"]),
         (pandas.DataFrame([[1, "a", 2]], columns=["id", "text", "id"]), {}, ["has the column 'id' 2 times"]),
