@@ -93,20 +93,28 @@ tutorial: $(READY) ## follow docs/tutorial.md word by word in an empty folder, t
 	@$(BIN)/python -m dev.tutorial
 
 bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.catalogue
+	@$(BIN)/python -m benchmarks.catalogue --changes
+	@$(BIN)/python -m benchmarks.checks
 	@$(BIN)/python -m benchmarks.cold_start
 	@$(BIN)/python -m benchmarks.connection_form
 	@$(BIN)/python -m benchmarks.corpus all
 	@$(BIN)/python -m benchmarks.corpus_results
 	@$(BIN)/python -m benchmarks.imports
+	@$(BIN)/python -m benchmarks.many_jobs
 	@$(BIN)/python -m benchmarks.prediction_table
 	@$(BIN)/python -m benchmarks.predictions
 	@$(BIN)/python -m benchmarks.rate
 	@$(BIN)/python -m benchmarks.rate_emulator
 	@$(BIN)/python -m benchmarks.rate_noise
+	@$(BIN)/python -m benchmarks.refused
 	@$(BIN)/python -m benchmarks.side_by_side
+	@$(BIN)/python -m benchmarks.store_latency
+	@$(BIN)/python -m benchmarks.store_requests
+	@$(BIN)/python -m benchmarks.submissions
 	@$(BIN)/python -m benchmarks.tokens
-	@$(BIN)/python -m tests.system.storm
 	@$(BIN)/python -m benchmarks.triggers
+	@$(BIN)/python -m tests.system.storm
 
 # Its connector refuses versions that the others are measured with.
 .venv-databricks/.ready: constraints.txt
