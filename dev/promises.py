@@ -440,8 +440,8 @@ def page() -> str:
         "# Promises",
         "",
         "Guarantees of the package, each with the test that fails if it is broken. Mutation testing verifies this:",
-        "`make promises` breaks each promise by one change of the source in a copy of the repository, and expects its",
-        "test to fail. The list is in `dev/promises.py`, which writes this page.",
+        "`make promises` breaks each promise by one change of the source in a copy of the repository, and expects",
+        "its test to fail. The list is in `dev/promises.py`, which writes this page.",
     ]
     for title, promises in PROMISES.items():
         lines += ["", f"## {title}", "", "| promise | test | broken in |", "| --- | --- | --- |"]
