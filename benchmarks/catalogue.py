@@ -35,16 +35,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import CHUNKS, changes, new_name, open_dataset
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.publish import TableSettings, maintain, publish
 from lucidworks_provider.corpus.run_database import SAME, TODO, Row, RunDatabase
-from lucidworks_provider.corpus.tables import load_documents, read_tables, reconcile
+from lucidworks_provider.corpus.tables import CatalogueOptions, load_documents, read_tables, reconcile
 from lucidworks_provider.jobs.columns import stored_chunk_schema
 
-OPTIONS = ChunkingOptions("dynamic-sentence", "gte-small")
+OPTIONS = CatalogueOptions("dynamic-sentence", "gte-small")
 DIMENSION, EACH = 384, 5
 SETTINGS = TableSettings(OPTIONS, DIMENSION)
 RETENTION = 7 * 86_400.0

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How long reading a source on S3 takes with and without latency of the store.
+How long reading a source on S3 takes with and without latency of the store: files of one document, and of one record.
 
 ::
 
-    python -m benchmarks.store_latency           # 1,000 files in one folder, 1,000 folders of one file
+    python -m benchmarks.store_latency           # 1,000 files in one folder, and in 1,000 folders
     python -m benchmarks.store_latency --short   # 100
 
 The bucket is one of moto's server in this process; the latency is waited for before each request of s3fs.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -36,6 +37,7 @@ CONN_ID = "bench_s3"
 # Each request would be a line.
 logging.getLogger("werkzeug").setLevel(logging.WARNING)
 LATENCIES = (0.0, 0.04)
+SOURCES = {"files": "{:04}.txt", "folders": "{:04}/a.txt", "files of a record": "{:04}.jsonl"}
 
 
 class Late:
@@ -80,9 +82,11 @@ def main() -> int:
     print("| source | latency | seconds to list | seconds to read |\n| --- | --- | --- | --- |")
     with s3_server(CONN_ID) as uri:
         client = s3_client(CONN_ID)
-        for name, key in (("files", "{:04}.txt"), ("folders", "{:04}/a.txt")):
+        for name, key in SOURCES.items():
             for number in range(count):
-                client.put_object(Bucket=BUCKET, Key=f"{name}/{key.format(number)}", Body=b"A text. " * 500)
+                text = "A text. " * 500
+                data = json.dumps({"id": str(number), "text": text}) if key.endswith("jsonl") else text
+                client.put_object(Bucket=BUCKET, Key=f"{name}/{key.format(number)}", Body=data.encode())
             measure(f"{uri}/{name}")
             for late.seconds in LATENCIES:
                 listed, read = measure(f"{uri}/{name}")

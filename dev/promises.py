@@ -339,6 +339,13 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "pass",
         ),
         Promise(
+            "Documents behind a link whose target is gone are not removed.",
+            "integration/corpus/test_corpus_run.py::test_prune_keeps_what_is_behind_a_link_whose_target_is_gone",
+            "storage.py",
+            "if entry.is_symlink() and os.path.lexists(entry.path):",
+            "if False:",
+        ),
+        Promise(
             "A changed document that is rejected keeps its old chunks.",
             "integration/corpus/test_corpus_run.py::test_a_changed_document_that_is_rejected_keeps_its_old_chunks",
             "corpus/tables.py",
@@ -396,6 +403,21 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "storage.py",
             '    temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.part")\n',
             "    temporary = target\n",
+        ),
+        Promise(
+            "No key is taken for a version of another one.",
+            "integration/stores/test_stores_removal.py"
+            "::test_a_key_that_looks_like_a_version_is_not_that_of_its_neighbour",
+            "storage.py",
+            '    split = getattr(fs, "split_path", None)\n',
+            "    split = None\n",
+        ),
+        Promise(
+            "A document never has parts of two versions of its file.",
+            "unit/test_unit_readers.py::test_an_object_that_is_replaced_while_it_is_read_is_a_reject",
+            "storage.py",
+            "        if _version(path.info()) != _version(info):\n",
+            "        if False:\n",
         ),
         Promise(
             "Two writers cannot create the same version of a table.",

@@ -1,29 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The command line ``python -m lucidworks_provider.check``: what does the service do where its documents leave it open?
+The command line ``python -m lucidworks_provider.check``: it tests what the vendor's documents leave open.
 
-It sends texts of its own, within a budget of requests that is shown first, and prints a report without secrets.
-Requests are sent once, without the retries of the client, because the retries hide what is asked.
+It sends texts of its own within a budget of requests, and prints a report without secrets. The client's retries would
+hide what the questions ask, so requests are sent once; only a 429 is repeated.
 
-:data:`QUESTIONS` lists the questions. Each is a generator that sends requests by a :class:`_Service` and yields what
-it finds.
+:data:`QUESTIONS` lists the questions. Each is a generator that sends requests through :class:`_Service` and yields
+findings. :func:`verdict_of` decides what a response proves, and :meth:`_Response.finding` states a fact
+only for the verdict that proves it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from lucidworks_provider import __version__
 from lucidworks_provider.client.auth.token import token_request
-from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE
-from lucidworks_provider.client.settings import DEFAULT_CONN_ID
+from lucidworks_provider.client.http.messages import (
+    MODEL_SCOPE,
+    PREDICT_SCOPE,
+    Response,
+    parse_json,
+    retry_after,
+)
+from lucidworks_provider.client.settings import (
+    DEFAULT_CONN_ID,
+    DEFAULT_DEPLOYMENTS_PATH,
+    DEFAULT_USE_CASES_PATH,
+)
+from lucidworks_provider.client.use_cases import read_use_cases
 from lucidworks_provider.errors import LucidworksError
 
 if TYPE_CHECKING:
@@ -32,7 +47,7 @@ if TYPE_CHECKING:
     from lucidworks_provider.client.settings import LucidworksSettings
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
-# Characters of one, two, three and four bytes: what the service counts shows in its spans.
+# Characters of one, two, three and four bytes show what the spans count.
 _TEXT = (
     "Ein Zelt für zwei \N{CAMPING} hält dicht. A stove boils water \N{SNOWMAN} at night. The rest is plain."
 )
@@ -42,15 +57,54 @@ _DIMENSION, _CHUNK_LIMIT, _LINES = 256, 1_500, 1_600
 _BATCH_LIMIT = 32
 _POLLS = 10
 _LONGEST_POLL_WAIT = 30.0
-# Requests at most for one answer that is no 429.
+# Requests at most until the status is not 429.
 _TRIES = 4
 _LONGEST_RETRY_AFTER = 60.0
-_USE_CASE_PATHS = ("/ai/usecases", "/ai/usecase", "/ai/use-cases")
+_USE_CASE_PATHS = (DEFAULT_USE_CASES_PATH, "/ai/usecase", "/ai/use-cases")
+_REWRITER = "standalone-query-rewriter"
+_REWRITER_SEGMENTS = (_REWRITER, "standalone_query_rewriter")
 _FIELD_NAME = re.compile(r"[A-Za-z_]{1,40}")
 _STATUS_WORD = re.compile(r"[A-Za-z_]{1,30}")
 # Shorter values are parts of ordinary words.
 _SHORTEST_SECRET = 4
-_REFUSED = {401, 403}
+# The field with a job's id, and the list in its result.
+_JOB_FIELDS = {
+    "async-chunking": ("chunkingId", "chunkedData"),
+    "async-prediction": ("predictionId", "predictions"),
+}
+_ANY_LIST = (list, Mapping)
+_MODELS_PATH = "/customers/{customer_id}/ai/models"
+_YES = {True: "yes", False: "no"}
+
+
+class Verdict(Enum):
+    """What a response proves. The value is the reading if the question needs another verdict."""
+
+    ANSWERS = "the response lacks the expected fields"
+    NO_PATH = "no such path, use case, model or job"
+    NO_PERMISSION = "no permission"
+    REFUSED = "the request was refused"
+    NO_ANSWER = "no usable response"
+
+
+def verdict_of(status: int, body: object, expected: tuple[type, ...] = (Mapping,)) -> Verdict:
+    """
+    What a response proves.
+
+    :param status: of HTTP.
+    :param body: decoded JSON; None if it is no JSON.
+    :param expected: types of the body of a success.
+    """
+    if 200 <= status < 300 and isinstance(body, expected):
+        return Verdict.ANSWERS
+    if status in {404, 405, 410}:
+        return Verdict.NO_PATH
+    if status in {401, 403}:
+        return Verdict.NO_PERMISSION
+    # A gateway sends 400 for reasons of its own, but without the service's JSON.
+    if status == 413 or (status in {400, 422} and isinstance(body, Mapping)):
+        return Verdict.REFUSED
+    return Verdict.NO_ANSWER
 
 
 class _Stopped(Exception):
@@ -59,37 +113,66 @@ class _Stopped(Exception):
 
 class Finding(NamedTuple):
     """
-    What a question has found.
+    A finding of a question.
 
     :param field: the connection field to change, with its value.
     """
 
-    asked: str
-    came: str
+    tested: str
+    received: str
     reading: str
     field: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Response:
-    status: int
-    headers: Mapping[str, str]
-    body: Any
+_NO_GENERATIVE_MODEL = Finding(
+    "nothing",
+    "no generative model is known",
+    "Not asked; the question `use-cases` finds one, or `--generative-model` names it.",
+)
 
-    @property
-    def ok(self) -> bool:
-        return 200 <= self.status < 300
+
+@dataclass(frozen=True, slots=True)
+class _Response(Response):
+    json: Any
+    expected: tuple[type, ...] = (Mapping,)
 
     def __str__(self) -> str:
         """Describe it without a value of the body, which may quote what was sent."""
-        if isinstance(self.body, Mapping):
-            names = sorted(f"`{name}`" for name in map(str, self.body) if _FIELD_NAME.fullmatch(name))
+        if isinstance(self.json, Mapping):
+            names = sorted(f"`{name}`" for name in map(str, self.json) if _FIELD_NAME.fullmatch(name))
             return f"HTTP {self.status}, a JSON object with {', '.join(names) or 'no known fields'}"
-        kind = {list: "a JSON array", type(None): "no JSON"}.get(type(self.body), "another JSON value")
+        kind = {list: "a JSON array", type(None): "no JSON"}.get(type(self.json), "another JSON value")
         return f"HTTP {self.status}, {kind}"
 
+    @property
+    def verdict(self) -> Verdict:
+        return verdict_of(self.status, self.json, self.expected)
+
+    @property
+    def answers(self) -> bool:
+        return self.verdict is Verdict.ANSWERS
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the service accepted the token."""
+        return self.verdict in {Verdict.ANSWERS, Verdict.NO_PATH, Verdict.REFUSED}
+
+    def finding(
+        self, tested: str, received: str = "", change: tuple[str, str] | None = None, **facts: str
+    ) -> Finding:
+        """
+        What the response proves.
+
+        :param received: what is shown of the response.
+        :param facts: readings, by the verdict that proves each, or ``accepted``; others prove nothing.
+        """
+        fact = facts.get(self.verdict.name.lower()) or (facts.get("accepted") if self.accepted else None)
+        reading = fact or f"No answer: {self.verdict.value} ({self.status})."
+        return Finding(tested, received or str(self), reading, change)
+
     def field(self, name: str) -> Any:
-        return self.body.get(name) if isinstance(self.body, Mapping) else None
+        """A field of a success."""
+        return self.json.get(name) if self.answers and isinstance(self.json, Mapping) else None
 
     @property
     def word(self) -> str:
@@ -106,8 +189,46 @@ class _Response:
 
     def values(self, name: str) -> list[Any]:
         """The values of a field in a list of objects."""
-        listed = self.body if isinstance(self.body, list) else []
+        listed = self.json if self.answers and isinstance(self.json, list) else []
         return [one.get(name) for one in listed if isinstance(one, Mapping)]
+
+
+@dataclass(slots=True)
+class _Job:
+    """
+    A submitted job.
+
+    :param path: to poll; empty if there is no job.
+    :param payload: name of the list in its result.
+    :param last: the last response to a poll.
+    """
+
+    submitted: _Response
+    path: str
+    payload: str
+    last: _Response
+    words: list[str]
+
+    @property
+    def result(self) -> list[Any]:
+        return self.last.listed(self.payload)
+
+    def finding(
+        self,
+        tested: str,
+        received: str = "",
+        *,
+        has: str,
+        failed: str = "",
+        gone: str = "",
+        refused: str = "",
+    ) -> Finding:
+        """What the last poll proves, or the submission if there is no job."""
+        if not self.path:
+            return self.submitted.finding(tested, refused=refused)
+        received = f"submission: {self.submitted.word}; polls: {', '.join(self.words)}{received}"
+        none = failed if failed and self.last.word == "ERROR" else "No answer: the job had no result."
+        return self.last.finding(tested, received, answers=has if self.result else none, no_path=gone)
 
 
 class _Service:
@@ -130,12 +251,16 @@ class _Service:
         self.generative_model: str | None = options.generative_model
         self.model: str = options.model or "gte-small"
         self._tokens: dict[str, str] = {}
-        self._secrets = {
-            self.settings.client_id,
-            self.settings.client_secret,
-            self.settings.customer_id or "",
-        }
+        known = self.settings
+        self._secrets = {known.client_id, known.client_secret, known.customer_id or ""}
         self._session: requests.Session = hook.get_conn(PREDICT_SCOPE)
+
+    @property
+    def embedding(self) -> str:
+        return f"/ai/prediction/embedding/{self.model}"
+
+    def chunking(self, chunker: str) -> str:
+        return f"/ai/async-chunking/{chunker}/{self.model}"
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], **what: Any) -> _Response:
         if self.sent >= self.options.budget:
@@ -145,15 +270,12 @@ class _Service:
             method,
             url,
             headers={"Accept": "application/json", **headers},
-            auth=what.pop("auth", _as_it_is),
+            auth=what.pop("auth", _unchanged),
             allow_redirects=False,
             **what,
         )
-        try:
-            body = got.json()
-        except ValueError:
-            body = None
-        return _Response(got.status_code, {k.lower(): v for k, v in got.headers.items()}, body)
+        names = {name.lower(): value for name, value in got.headers.items()}
+        return _Response(got.status_code, names, got.content, parse_json(got.content))
 
     def request_token(self, scope: str) -> _Response:
         """Request a token, which may invalidate the one that other processes use."""
@@ -170,13 +292,16 @@ class _Service:
         return self._send("POST", request.url, request.headers, params=request.params, auth=pair)
 
     def new_token(self, scope: str) -> str:
-        answer = self.request_token(scope)
-        token = answer.field("access_token")
-        if not answer.ok or not isinstance(token, str):
-            raise _Stopped(
-                f"The identity server issued no token for {scope}: {answer}. Compare Client ID and Client Secret "
-                "with the integration's screen."
-            )
+        response = self.request_token(scope)
+        token = response.field("access_token")
+        if not isinstance(token, str):
+            wrong = {
+                Verdict.NO_PATH: "`auth_url` and `auth_server_id` with the integration's token URL",
+                Verdict.NO_PERMISSION: "Client ID and Client Secret with the integration's screen",
+                Verdict.REFUSED: "Client ID, Client Secret and scopes with the integration's screen",
+            }.get(response.verdict)
+            advice = f" Compare {wrong}." if wrong else ""
+            raise _Stopped(f"The identity server issued no token for {scope}: {response}.{advice}")
         self._secrets.add(token)
         self._tokens[scope] = token
         return token
@@ -197,6 +322,7 @@ class _Service:
         *,
         scope: str = PREDICT_SCOPE,
         token: str | None = None,
+        expected: tuple[type, ...] = (Mapping,),
     ) -> _Response:
         """
         Send a request with a token; wait and repeat it on a 429.
@@ -205,63 +331,54 @@ class _Service:
         :param token: None for the current one, which is replaced once if it is refused.
         """
         shown = token or self.token(scope)
-        answer = self._paced(method, path, body, shown)
-        if answer.status == 401 and token is None:
-            answer = self._paced(method, path, body, self.token(scope, refused=shown))
-        return answer
+        response = self.send(method, path, shown, body, tries=_TRIES)
+        if response.status == 401 and token is None:
+            response = self.send(method, path, self.token(scope, refused=shown), body, tries=_TRIES)
+        return replace(response, expected=expected)
 
-    def _paced(self, method: str, path: str, body: object, token: str) -> _Response:
-        for attempt in range(_TRIES):
-            answer = self.once(method, path, token, body)
-            if answer.status != 429:
-                break
-            self.sleep(min(_seconds(answer.headers.get("retry-after")) or 2.0**attempt, _LONGEST_RETRY_AFTER))
-        return answer
-
-    def once(self, method: str, path: str, token: str, body: object = None) -> _Response:
-        """Send a request with a token, once."""
+    def send(self, method: str, path: str, token: str, body: object = None, *, tries: int = 1) -> _Response:
+        """Send a request with a token, at most ``tries`` times while the status is 429."""
         url = self.settings.application_base + path if path.startswith("/") else path
         what = {} if body is None else {"json": body}
-        return self._send(method, url, {"Authorization": f"Bearer {token}"}, **what)
-
-    def submit(self, text: str, path: str, **config: object) -> tuple[_Response, str | None]:
-        """Submit a job; return the response and the path to poll."""
-        family = path.split("/")[2]
-        answer = self.call("POST", path, {"batch": [{"text": text}], **config})
-        job_id = answer.field("chunkingId" if family == "async-chunking" else "predictionId")
-        if not answer.ok or not isinstance(job_id, str) or not job_id:
-            return answer, None
-        self._secrets.add(job_id)
-        return answer, f"/ai/{family}/{job_id}"
-
-    def poll(self, path: str, payload: str) -> tuple[_Response, str]:
-        """Poll until there is a result, an error or no job any more; return the last response and the words."""
-        words: list[str] = []
-        for attempt in range(_POLLS):
-            self.sleep(min(2.0**attempt, _LONGEST_POLL_WAIT))
-            answer = self.call("GET", path)
-            words.append(answer.word if answer.ok else f"HTTP {answer.status}")
-            pending = answer.ok and not answer.listed(payload) and answer.word not in {"ERROR", "RETRIEVED"}
-            if not pending:
+        for attempt in range(tries):
+            response = self._send(method, url, {"Authorization": f"Bearer {token}"}, **what)
+            if response.status != 429:
                 break
-        return answer, f"polls: {', '.join(words)}"
+            if attempt + 1 < tries:
+                self.sleep(min(retry_after(response) or 2.0**attempt, _LONGEST_RETRY_AFTER))
+        return response
+
+    def unknown_job(self, token: str | None = None) -> _Response:
+        """Poll a job that does not exist: 404 if the token is accepted."""
+        return self.call("GET", f"/ai/async-chunking/{uuid4()}", token=token)
+
+    def submit(self, text: str, path: str, **config: object) -> _Job:
+        family = path.split("/")[2]
+        id_name, payload = _JOB_FIELDS[family]
+        response = self.call("POST", path, {"batch": [{"text": text}], **config})
+        job_id = response.field(id_name)
+        path = ""
+        if isinstance(job_id, str) and job_id:
+            self._secrets.add(job_id)
+            path = f"/ai/{family}/{job_id}"
+        return _Job(response, path, payload, response, [])
+
+    def poll(self, job: _Job) -> None:
+        """Poll until there is a result, an error or no job any more."""
+        for attempt in range(_POLLS if job.path else 0):
+            self.sleep(min(2.0**attempt, _LONGEST_POLL_WAIT))
+            job.last = self.call("GET", job.path)
+            job.words.append(job.last.word if job.last.answers else f"HTTP {job.last.status}")
+            if job.result or not job.last.answers or job.last.word in {"ERROR", "RETRIEVED"}:
+                break
 
     def hide(self, text: str) -> str:
-        """Mask what belongs to the account, wherever it comes from."""
+        """Mask what belongs to the account."""
         hosts = (self.settings.application_url, self.settings.models_url, self.settings.auth_url)
         for secret in (*self._secrets, *filter(None, hosts)):
             if len(secret) >= _SHORTEST_SECRET:
                 text = text.replace(secret, "***")
         return text
-
-
-def _unknown_job() -> str:
-    """The path of a job that does not exist: 404 with a token that is accepted."""
-    return f"/ai/async-chunking/{uuid4()}"
-
-
-def _refusal(answer: _Response) -> str:
-    return f"No answer: the submission was refused ({answer.status})."
 
 
 # Questions
@@ -271,172 +388,202 @@ def _token(service: _Service) -> Iterator[Finding]:
     if service.options.keep_token:
         yield Finding("nothing (`--keep-token`)", "", "Not asked.")
         return
-    old, path = service.new_token(PREDICT_SCOPE), _unknown_job()
-    first = service.call("GET", path, token=old)
+    tested = "two tokens of `machinelearning.predict`; the first one before and after the second was issued"
+    entitled = "No answer: a new token is refused, too. Is the application entitled to this scope?"
+    old = service.new_token(PREDICT_SCOPE)
+    before = service.unknown_job(old)
+    received = f"before: HTTP {before.status}"
+    if not before.accepted:
+        yield before.finding(tested, received, no_permission=entitled)
+        return
     newest = service.new_token(PREDICT_SCOPE)
-    at_once = service.call("GET", path, token=old)
-    came = f"before: HTTP {first.status}; after: HTTP {at_once.status}"
-    if first.status in _REFUSED:
-        reading = "No answer: a new token is refused, too. Is the application entitled to this scope?"
-    elif at_once.status in _REFUSED:
-        reading = (
-            f"The old token is invalid at once ({at_once.status}): one token per scope, the strict reading."
-        )
-    else:
+    after, when = service.unknown_job(old), "at once"
+    received += f"; after: HTTP {after.status}"
+    if after.accepted:
         service.sleep(5.0)
-        later = service.call("GET", path, token=old)
-        came += f"; 5 s later: HTTP {later.status}"
-        reading = (
-            f"The old token becomes invalid within 5 s ({later.status})."
-            if later.status in _REFUSED
-            else "The old token stays valid: the newer page, without the sentence about deletion."
-        )
-    asked = "two tokens of `machinelearning.predict`; the first one before and after the second was issued"
-    yield Finding(asked, came, reading)
-    if service.settings.customer_id:
-        service.new_token(MODEL_SCOPE)
-        after = service.call("GET", path, token=newest)
-        yield Finding(
-            "a token of `machinelearning.model`, then the newest one of `machinelearning.predict`",
-            f"HTTP {after.status}",
-            "A token of one scope invalidates that of the other: the page says that it does not."
-            if after.status in _REFUSED
-            else "The scopes are independent, as documented.",
-        )
+        after, when = service.unknown_job(old), "within 5 s"
+        received += f"; 5 s later: HTTP {after.status}"
+    valid = "The old token stays valid: the newer page, without the sentence about deletion."
+    invalid = f"The old token is invalid {when} ({after.status}): one token per scope, the strict reading."
+    control = service.unknown_job(newest)
+    if control.accepted:
+        yield after.finding(tested, received, accepted=valid, no_permission=invalid)
+    else:
+        yield control.finding(tested, received, no_permission=entitled)
+    if not service.settings.customer_id:
+        return
+    service.new_token(MODEL_SCOPE)
+    after = service.unknown_job(newest)
+    lost = ""
+    # If permission is missing, a new token is refused, too.
+    if not after.accepted and service.unknown_job(service.new_token(PREDICT_SCOPE)).accepted:
+        lost = "A token of one scope invalidates that of the other, contrary to the vendor's page."
+    tested = "a token of `machinelearning.model`, then the newest one of `machinelearning.predict`"
+    independent = "The scopes are independent, as documented."
+    yield after.finding(tested, f"HTTP {after.status}", accepted=independent, no_permission=lost)
 
 
 def _errors(service: _Service) -> Iterator[Finding]:
     unknown = service.request_token("machinelearning.unknown")
-    yield _error("a scope that does not exist, at the identity server", unknown)
-    yield _error("a token that is none", service.call("GET", _unknown_job(), token="none"))  # noqa: S106
-    yield _error("a job that does not exist", service.call("GET", _unknown_job()))
-    empty = service.call("POST", f"/ai/prediction/embedding/{service.model}", {"batch": []})
-    yield _error("a prediction of an empty batch", empty)
+    yield _error("a scope that does not exist, to the identity server", unknown)
+    yield _error("an invalid token", service.unknown_job(token="none"))  # noqa: S106
+    yield _error("a poll of a job that does not exist", service.unknown_job())
+    yield _error("a prediction of an empty batch", service.call("POST", service.embedding, {"batch": []}))
 
 
-def _error(asked: str, answer: _Response) -> Finding:
-    names = set(answer.body) if isinstance(answer.body, Mapping) else set()
-    if answer.ok:
-        reading = "It is no error."
-    elif {"errorCode", "errorSummary"} & names:
-        reading = "The shape of an Okta server."
+def _error(tested: str, response: _Response) -> Finding:
+    names = set(response.json) if isinstance(response.json, Mapping) else set()
+    if {"errorCode", "errorSummary"} & names:
+        shape = "The shape of an Okta server."
     elif "error" in names and "message" not in names:
-        reading = "The shape of OAuth 2.0 (RFC 6749)."
+        shape = "The shape of OAuth 2.0 (RFC 6749)."
     else:
-        reading = "A shape that no page documents." if names else "No JSON object."
-    return Finding(asked, str(answer), reading)
+        shape = "A shape that no page documents." if names else ""
+    return response.finding(tested, answers="It is no error.", accepted=shape, no_permission=shape)
+
+
+def _first_path(paths: Sequence[str], send: Callable[[str], _Response]) -> tuple[list[str], _Response]:
+    """Try paths in order until one exists; return those tried, and the last response."""
+    tried: list[str] = []
+    for path in dict.fromkeys(paths):
+        tried.append(path)
+        response = send(path)
+        if response.verdict is not Verdict.NO_PATH:
+            break
+    return tried, response
+
+
+def _list_path(field: str, tried: Sequence[str], response: _Response, received: str = "") -> Finding:
+    """What :func:`_first_path` found about the path of a list, of which the connection's is the first."""
+    right = len(tried) == 1
+    return response.finding(
+        ", ".join(f"`GET {path}`" for path in tried),
+        received,
+        (field, tried[-1]) if response.answers and not right else None,
+        answers=f"`{field}` is right." if right else f"`{field}` is wrong; the path is `{tried[-1]}`.",
+        no_path=f"No known path exists ({response.status}).",
+    )
 
 
 def _use_cases(service: _Service) -> Iterator[Finding]:
-    configured = service.settings.use_cases_path
-    for path in dict.fromkeys((configured, *_USE_CASE_PATHS)):
-        answer = service.call("GET", path)
-        if answer.ok:
-            break
-    else:
-        came = f"the last one: {answer}"
-        yield Finding("paths of the list", came, "No path is the service's; no page states it.")
-        return
-    right = path == configured
-    yield Finding(
-        f"`GET {path}`",
-        str(answer),
-        "`use_cases_path` is right." if right else "`use_cases_path` of the connection is another path.",
-        None if right else ("use_cases_path", path),
-    )
-    models = {
-        str(name): [str(one) for one in listed]
-        for name, listed in zip(answer.values("useCase"), answer.values("models"), strict=True)
-        if isinstance(listed, list)
-    }
+    paths = (service.settings.use_cases_path, *_USE_CASE_PATHS)
+    tried, response = _first_path(paths, lambda path: service.call("GET", path, expected=_ANY_LIST))
+    yield _list_path("use_cases_path", tried, response)
+    models = read_use_cases(response) if response.answers else {}
     if not service.options.model and (names := models.get("embedding")):
         service.model = service.model if service.model in names else names[0]
     if not service.generative_model and (names := models.get("passthrough")):
         service.generative_model = names[0]
 
 
-def _predictions(service: _Service) -> Iterator[Finding]:
-    path = f"/ai/prediction/embedding/{service.model}"
-    one = service.call("POST", path, {"batch": [{"text": _TEXT}]})
-    if not one.ok:
-        reading = f"No answer: it was refused ({one.status}); `--model` names another embedding model."
-        yield Finding("the embedding of one text", str(one), reading)
+def _segments(service: _Service) -> Iterator[Finding]:
+    if service.generative_model is None:
+        yield _NO_GENERATIVE_MODEL
         return
+
+    def send(segment: str) -> _Response:
+        """An existing use case refuses an empty batch, so nothing is computed."""
+        path = f"/ai/prediction/{segment}/{service.generative_model}"
+        return service.call("POST", path, {"batch": []})
+
+    tried, response = _first_path((service.settings.segment_of(_REWRITER), *_REWRITER_SEGMENTS), send)
+    tested = f"an empty batch to {', '.join(f'`{segment}`' for segment in tried)}"
+    if response.verdict is Verdict.NO_PATH:
+        # The model, too, may be the reason of a 404.
+        control = send("passthrough")
+        none = f"No known segment exists ({response.status})."
+        yield control.finding(tested, f"{response}; for `passthrough`: {control}", answers=none, refused=none)
+    elif not response.accepted:
+        yield response.finding(tested)
+    elif len(tried) == 1:
+        control = send("no-such-use-case")
+        right, same = "`use_case_segments` is right.", "No answer: the service checks the batch first."
+        received = f"{response}; for a use case that does not exist: {control}"
+        yield control.finding(tested, received, no_path=right, answers=same, refused=same)
+    else:
+        wrong = f"`use_case_segments` is wrong; the segment is `{tried[-1]}`."
+        segments = {**dict(service.settings.use_case_segments), _REWRITER: tried[-1]}
+        change = ("use_case_segments", json.dumps(segments))
+        yield response.finding(tested, "", change, answers=wrong, refused=wrong)
+
+
+def _predictions(service: _Service) -> Iterator[Finding]:
+    one = service.call("POST", service.embedding, {"batch": [{"text": _TEXT}]})
     fields = [
         name
         for name, value in one.item("predictions").items()
         if isinstance(value, list) and _FIELD_NAME.fullmatch(name)
     ]
-    shown = ", ".join(f"`{name}`" for name in fields) or "none"
-    yield Finding(
+    vector = "The vector is `vector`, as assumed."
+    if fields != ["vector"]:
+        vector = "The vector is under another name." if fields else ""
+    yield one.finding(
         "the embedding of one text",
-        f"{one}; fields of a prediction that are lists: {shown}",
-        "The vector is `vector`, as assumed."
-        if fields == ["vector"]
-        else "The vector is under another name.",
+        f"{one}; lists in a prediction: {', '.join(f'`{name}`' for name in fields) or 'none'}",
+        answers=vector,
+        no_path=f"There is no such embedding model ({one.status}); `--model` names another.",
     )
-    unknown = service.call("POST", path, {"batch": [{"text": _TEXT}], "modelConfig": {"notAnOption": 1}})
-    reading = (
-        "Unknown options are ignored." if unknown.ok else f"Unknown options are refused ({unknown.status})."
+    if not one.answers:
+        return
+    body = {"batch": [{"text": _TEXT}], "modelConfig": {"notAnOption": 1}}
+    unknown = service.call("POST", service.embedding, body)
+    yield unknown.finding(
+        "an option that does not exist",
+        answers="Unknown options are ignored." if unknown.listed("predictions") else "",
+        refused=f"Unknown options are refused ({unknown.status}).",
     )
-    yield Finding("an option that does not exist", str(unknown), reading)
-    many = service.call("POST", path, {"batch": [{"text": f"Tent {n}"} for n in range(_BATCH_LIMIT + 1)]})
+    batch = [{"text": f"Tent {n}"} for n in range(_BATCH_LIMIT + 1)]
+    many = service.call("POST", service.embedding, {"batch": batch})
     got = len(many.listed("predictions"))
-    if not many.ok:
-        reading = f"A batch over the documented {_BATCH_LIMIT} items is refused ({many.status})."
-    elif got <= _BATCH_LIMIT:
-        reading = f"A batch over {_BATCH_LIMIT} items is cut without an error."
-    else:
-        reading = f"The documented maximum of {_BATCH_LIMIT} items is not enforced."
-    yield Finding(f"a batch of {_BATCH_LIMIT + 1} texts", f"{many}; {got} predictions", reading)
+    more = f"The documented maximum of {_BATCH_LIMIT} items is not enforced."
+    cut = f"A batch over {_BATCH_LIMIT} items is cut without an error." if got else ""
+    yield many.finding(
+        f"a batch of {len(batch)} texts",
+        f"{many}; {got} predictions",
+        answers=more if got > _BATCH_LIMIT else cut,
+        refused=f"A batch over the documented {_BATCH_LIMIT} items is refused ({many.status}).",
+    )
 
 
 def _jobs(service: _Service) -> Iterator[Finding]:
-    chunking = f"/ai/async-chunking/sentence/{service.model}"
-    submitted = service.submit(_TEXT, chunking, chunkerConfig={"chunkSize": 1})
-    yield from _read_twice(service, "a chunking job", "chunkedData", *submitted)
+    job = service.submit(_TEXT, service.chunking("sentence"), chunkerConfig={"chunkSize": 1})
+    yield from _read_twice(service, "a chunking job", job)
+    if job.result:
+        yield from _shape(job.last)
     if service.generative_model is None:
-        reading = "Not asked; `--generative-model` names one."
-        yield Finding("no prediction job", "no generative model is known", reading)
+        yield _NO_GENERATIVE_MODEL
         return
-    prediction = f"/ai/async-prediction/passthrough/{service.generative_model}"
-    submitted = service.submit("Say yes.", prediction, modelConfig={"maxTokens": 8})
-    yield from _read_twice(service, "a prediction job", "predictions", *submitted)
+    path = f"/ai/async-prediction/passthrough/{service.generative_model}"
+    job = service.submit("Say yes.", path, modelConfig={"maxTokens": 8})
+    yield from _read_twice(service, "a prediction job", job)
 
 
-def _read_twice(
-    service: _Service, asked: str, payload: str, submitted: _Response, path: str | None
-) -> Iterator[Finding]:
-    if path is None:
-        yield Finding(asked, str(submitted), "No answer: the submission was refused.")
+def _read_twice(service: _Service, tested: str, job: _Job) -> Iterator[Finding]:
+    service.poll(job)
+    like = "as in" if job.last.word == "READY" else "unlike"
+    has = f"The result comes with the status {job.last.word}, {like} the vendor's examples."
+    yield job.finding(f"{tested} until it had a result", has=has)
+    if not job.result:
         return
-    result, polls = service.poll(path, payload)
-    came = f"submission: {submitted.word}; {polls}"
-    if not result.listed(payload):
-        yield Finding(asked, came, "No answer: the job had no result.")
-        return
-    like = "as in" if result.word == "READY" else "unlike"
-    reading = f"The result comes with the status {result.word}, {like} the vendor's examples."
-    yield Finding(f"{asked} until it had a result", came, reading)
-    again = service.call("GET", path)
-    if not again.ok:
-        reading = f"A result is readable once; afterwards the id is unknown ({again.status})."
-    elif again.listed(payload):
-        reading = f"A result is readable twice; the second response says {again.word}."
-    else:
-        reading = f"A result is readable once; the second response says {again.word}: the strict reading."
-    yield Finding(f"the result of {asked} a second time", str(again), reading)
-    if payload == "chunkedData":
-        yield from _shape(result)
+    again = service.call("GET", job.path)
+    times = "twice" if again.listed(job.payload) else "once"
+    strict = ": the strict reading" if times == "once" and again.word == "RETRIEVED" else ""
+    says = f"A result is readable {times}; the second response says {again.word}{strict}."
+    yield again.finding(
+        f"the result of {tested} a second time",
+        answers=says if again.field("status") else "",
+        no_path=f"A result is readable once; afterwards the id is unknown ({again.status}).",
+    )
 
 
 def _shape(result: _Response) -> Iterator[Finding]:
     data = result.item("chunkedData")
-    newer, beside = isinstance(data.get("vectors"), list), bool(result.listed("vector"))
+    newer, older = isinstance(data.get("vectors"), list), bool(result.listed("vector"))
+    shape = "The newer page's shape." if newer else "The older page's shape."
     yield Finding(
         "the shape of that result",
-        f"`vectors` in `chunkedData`: {_YES[newer]}; `vector` beside it: {_YES[beside]}",
-        "The newer page's shape." if newer else "The older page's shape.",
+        f"`vectors` in `chunkedData`: {_YES[newer]}; `vector` beside it: {_YES[older]}",
+        shape if newer or older else "No answer: there are no vectors.",
     )
     chunks, spans = data.get("chunks"), data.get("spans")
     if isinstance(chunks, list) and isinstance(spans, list):
@@ -470,128 +617,99 @@ def _unit_of(text: str, chunks: Sequence[Any], spans: Sequence[Any]) -> str:
 
 def _text_limit(service: _Service) -> Iterator[Finding]:
     text = ("tent stove " * (_OVERSIZE // 11 + 1))[:_OVERSIZE]
-    chunking = f"/ai/async-chunking/dynamic-newline/{service.model}"
-    answer, path = service.submit(text, chunking, modelConfig={"vectorQuantizationMethod": "max-scale"})
-    came = str(answer)
-    if path is None:
-        reading = f"A text over 1,000,000 bytes is refused ({answer.status})."
-    else:
-        result, polls = service.poll(path, "chunkedData")
-        came = f"submission: {answer.word}; {polls}"
-        if result.listed("chunkedData"):
-            reading = "A text over 1,000,000 bytes is accepted."
-        elif result.word == "ERROR":
-            reading = "A text over 1,000,000 bytes makes a job that fails."
-        else:
-            reading = "No answer: the job had no result."
-    yield Finding(f"a text of {_OVERSIZE:,} bytes", came, reading)
+    options = {"vectorQuantizationMethod": "max-scale"}
+    job = service.submit(text, service.chunking("dynamic-newline"), modelConfig=options)
+    service.poll(job)
+    yield job.finding(
+        f"a text of {_OVERSIZE:,} bytes",
+        has="A text over 1,000,000 bytes is accepted.",
+        failed="A text over 1,000,000 bytes makes a job that fails.",
+        refused=f"A text over 1,000,000 bytes is refused ({job.submitted.status}).",
+    )
 
 
 def _chunk_limit(service: _Service) -> Iterator[Finding]:
-    answer, path = service.submit(
+    job = service.submit(
         "\n".join(f"tent{n}" for n in range(_LINES)),
-        f"/ai/async-chunking/regex-splitter/{service.model}",
+        service.chunking("regex-splitter"),
         modelConfig={"dimReductionSize": _DIMENSION},
         chunkerConfig={"regex": "\n"},
     )
-    asked = f"{_LINES:,} lines as chunks of {_DIMENSION} floats; the table allows {_CHUNK_LIMIT:,}"
-    if path is None:
-        yield Finding(asked, str(answer), _refusal(answer))
-        return
-    result, polls = service.poll(path, "chunkedData")
-    got = len(result.item("chunkedData").get("chunks") or ())
-    if result.word == "ERROR":
-        reading = "A job over the limit fails."
-    elif not got:
-        reading = "No answer: the job had no result."
-    elif got == _CHUNK_LIMIT:
-        reading = (
-            "Chunks over the limit are cut without an error; the table holds, for the reduced dimension."
-        )
-    elif got < _LINES:
-        reading = f"Chunks over a limit of {got:,} are cut without an error; the table says {_CHUNK_LIMIT:,}."
+    service.poll(job)
+    got = len(job.last.item("chunkedData").get("chunks") or ())
+    if got == _CHUNK_LIMIT:
+        has = "Chunks over the limit are cut without an error; the table holds, for the reduced dimension."
+    elif 0 < got < _LINES:
+        has = f"Chunks over a limit of {got:,} are cut without an error; the table says {_CHUNK_LIMIT:,}."
     else:
-        reading = "The table's limit is not enforced."
-    yield Finding(asked, f"{polls}; {got:,} chunks", reading)
+        has = "The table's limit is not enforced." if got else ""
+    tested = f"{_LINES:,} lines as chunks of {_DIMENSION} floats; the table allows {_CHUNK_LIMIT:,}"
+    yield job.finding(tested, f"; {got:,} chunks", has=has, failed="A job over the limit fails.")
 
 
 def _models(service: _Service) -> Iterator[Finding]:
     settings = service.settings
     if not settings.customer_id:
-        reading = "Not asked; the Models API needs it."
-        yield Finding("nothing", "the connection has no `customer_id`", reading)
+        yield Finding("nothing", "the connection has no `customer_id`", "Not asked; the Models API needs it.")
         return
-    models = service.call("GET", settings.models_base + "/models", scope=MODEL_SCOPE)
+
+    def send(path: str, *expected: type) -> _Response:
+        return service.call("GET", settings.models_path(path), scope=MODEL_SCOPE, expected=expected)
+
+    models = send(_MODELS_PATH, list)
     sizes = {type(size).__name__ for size in models.values("vectorSize")} - {"NoneType"}
-    yield Finding(
-        "the list of models",
-        f"{models}; {len(models.values('id'))} models; {_states(models)}; "
-        f"`vectorSize`: {', '.join(sorted(sizes)) or 'absent'}",
-        f"The Models API {'answers' if models.ok else 'does not answer'} as documented.",
-    )
-    path = settings.deployments_path
-    listed = service.call("GET", settings.models_path(path), scope=MODEL_SCOPE)
-    if not listed.ok:
-        reading = (
-            f"`deployments_path` is not the service's path ({listed.status}); the models' lists are used."
-        )
-    else:
-        reading = "`deployments_path` is right."
-        if not listed.values("state"):
-            reading += " There is no deployment, so its states are not seen."
-    yield Finding(f"`GET {path}`", f"{listed}; {_states(listed)}", reading)
-    yield Finding("nothing about `undeploy_path`", "", "Not asked: a deletion cannot be undone.")
+    received = _with_states(models)
+    if models.answers:
+        received += f"; `vectorSize`: {', '.join(sorted(sizes)) or 'absent'}"
+    yield models.finding("the list of models", received, answers="The Models API answers as documented.")
+    paths = (settings.deployments_path, DEFAULT_DEPLOYMENTS_PATH)
+    tried, listed = _first_path(paths, lambda path: send(path, *_ANY_LIST))
+    yield _list_path("deployments_path", tried, listed, _with_states(listed))
+    yield Finding("nothing to `undeploy_path`", "", "Not asked: a deletion cannot be undone.")
 
 
-def _states(listed: _Response) -> str:
+def _with_states(listed: _Response) -> str:
+    if not listed.answers:
+        return str(listed)
     states = {_word(state, "(no word)") for state in listed.values("state")}
-    return f"states: {', '.join(sorted(states)) or 'none'}"
+    return f"{listed}; {len(listed.values('id'))} items; states: {', '.join(sorted(states)) or 'none'}"
 
 
 def _rate(service: _Service) -> Iterator[Finding]:
-    path, token = _unknown_job(), service.token(PREDICT_SCOPE)
+    path, token = f"/ai/async-chunking/{uuid4()}", service.token(PREDICT_SCOPE)
     started = time.monotonic()
-    answers = [service.once("GET", path, token) for _ in range(service.options.rate)]
+    responses = [service.send("GET", path, token) for _ in range(service.options.rate)]
     seconds = time.monotonic() - started
-    refused = [one for one in answers if one.status == 429]
-    came = f"{len(refused)} times 429" + (f"; the first: {refused[0]}" if refused else "")
-    if not refused:
-        reading = f"No limit below {len(answers) / max(seconds, 0.001):.0f} requests a second was met."
-    elif any("retry-after" in one.headers for one in refused):
-        reading = "A 429 comes with `Retry-After`."
-    else:
-        reading = "A 429 comes without `Retry-After`."
-    asked = f"{len(answers)} polls of a job that does not exist, one after the other, in {seconds:.1f} s"
-    yield Finding(asked, came, reading)
+    tested = f"{len(responses)} polls of a job that does not exist, one after the other, in {seconds:.1f} s"
+    limited = [one for one in responses if one.status == 429]
+    if limited:
+        header = "with" if any("retry-after" in one.headers for one in limited) else "without"
+        reading = f"A 429 comes {header} `Retry-After`."
+        yield Finding(tested, f"{len(limited)} times 429; the first: {limited[0]}", reading)
+        return
+    worst = min(responses, key=lambda one: one.accepted)
+    none = f"No limit below {len(responses) / max(seconds, 0.001):.0f} requests a second was met."
+    yield worst.finding(tested, f"0 times 429; {worst}", accepted=none)
 
 
 def _retention(service: _Service) -> Iterator[Finding]:
-    started, waiting = time.monotonic(), []
-    for seconds in sorted(service.options.retention):
-        answer, path = service.submit(_TEXT, f"/ai/async-chunking/sentence/{service.model}")
-        if path is None:
-            yield Finding("a chunking job", str(answer), "No answer: the submission was refused.")
-            return
-        waiting.append((seconds, path))
-    for seconds, path in waiting:
-        service.sleep(max(0.0, started + seconds - time.monotonic()))
-        result, polls = service.poll(path, "chunkedData")
-        kept = bool(result.listed("chunkedData"))
-        yield Finding(
+    started, times = time.monotonic(), sorted(service.options.retention)
+    jobs = [service.submit(_TEXT, service.chunking("sentence")) for _ in times]
+    for seconds, job in zip(times, jobs, strict=True):
+        service.sleep(max(0.0, started + seconds - time.monotonic()) if job.path else 0.0)
+        service.poll(job)
+        yield job.finding(
             f"the result of a job for the first time after {seconds:g} s",
-            polls,
-            f"A result is kept for {seconds:g} s at least."
-            if kept
-            else f"A result is no longer there after {seconds:g} s.",
+            has=f"A result is kept for {seconds:g} s at least.",
+            gone=f"A result is no longer there after {seconds:g} s.",
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """
     A question.
 
-    :param requests: what it sends at most, while none is answered with 429 or 401.
+    :param requests: what it sends at most, if none is answered with 429 or 401.
     :param cost: what is computed.
     """
 
@@ -604,14 +722,15 @@ class Question:
 
 # fmt: off
 QUESTIONS = (
-    Question("token", "Does a new token invalidate the old one?", 7, _token),
+    Question("token", "Does a new token invalidate the old one?", 10, _token),
     Question("errors", "What is in an error's body?", 4, _errors),
     Question("use-cases", "Where is the list of use cases?", 4, _use_cases),
+    Question("segments", "What is the path segment of the query rewriter?", 4, _segments),
     Question("predictions", "What is in a prediction, and what is refused?", 3, _predictions, "35 short texts"),
     Question("jobs", "Is a result readable twice?", 2 * (_POLLS + 2), _jobs, "two short texts, one generative"),
     Question("text-limit", "What happens to a text over 1 MB?", _POLLS + 1, _text_limit, "up to 1 MB of text"),
     Question("chunk-limit", "What happens to chunks over the limit?", _POLLS + 1, _chunk_limit, "1,600 short texts"),
-    Question("models", "Do the paths of the Models API hold?", 2, _models),
+    Question("models", "Are the paths of the Models API right?", 3, _models),
     Question("rate", "Which rate is refused, and how?", 30, _rate),
     Question("retention", "How long is a result kept?", _POLLS + 1, _retention, "one short text each"),
 )
@@ -623,31 +742,35 @@ QUESTIONS = (
 
 def main(arguments: Sequence[str] | None = None, *, sleep: Callable[[float], object] = time.sleep) -> int:
     """
-    Ask, and print the report.
+    Ask, and print the report; the plan and the prompt are written to standard error.
 
     :param sleep: waits between polls, in seconds.
     :return: the exit code: 0 if every question was asked, 130 after Ctrl-C, else 1.
+    :raises SystemExit: 2 for an invalid argument.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     questions = _chosen(options)
+    if not questions:
+        parser.error("--only and --skip leave no question")
     # A token for each scope.
     needed = 2 + sum(one.requests for one in questions)
-    options.budget = needed if options.budget is None else options.budget
+    options.budget = options.budget or needed
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     try:
         service = _Service(LucidworksHook(options.conn_id), options, sleep)
         service.settings.application_base  # noqa: B018  an error if there is none
     except LucidworksError as err:
-        sys.stderr.write(f"{err}\n")
+        _note(str(err))
         return 1
     try:
-        _say(_plan(questions, options, needed))
-        if not options.yes and input("Send them? [y/N] ").strip().lower() not in {"y", "yes"}:
-            _say("Nothing was sent.")
+        _note(_plan(questions, options, needed))
+        if not options.yes and not _confirmed():
+            _note("Nothing was sent.")
             return 1
     except (EOFError, KeyboardInterrupt):
-        _say("\nNothing was sent.")
+        _note("\nNothing was sent.")
         return 1
     findings: dict[str, list[Finding]] = {}
     try:
@@ -655,14 +778,26 @@ def main(arguments: Sequence[str] | None = None, *, sleep: Callable[[float], obj
         code = 1 if ended else 0
     except KeyboardInterrupt:
         ended, code = "It was interrupted.", 130
-    _say(service.hide(_report(service, findings, ended)))
+    sys.stdout.write(service.hide(_report(service, findings, ended)) + "\n")
+    sys.stdout.flush()
     return code
+
+
+def _confirmed() -> bool:
+    # The prompt of input() would be written to a redirected standard output.
+    _note("Send them? [y/N] ", end="")
+    return input().strip().lower() in {"y", "yes"}
+
+
+def _note(text: str, end: str = "\n") -> None:
+    sys.stderr.write(text + end)
+    sys.stderr.flush()
 
 
 def _chosen(options: argparse.Namespace) -> list[Question]:
     sizes = {"rate": options.rate, "retention": (_POLLS + 1) * len(options.retention)}
     return [
-        replace(one, requests=sizes.get(one.name, one.requests))
+        one._replace(requests=sizes.get(one.name, one.requests))
         for one in QUESTIONS
         if one.name not in (options.skip or ()) and one.name in (options.only or (one.name,))
     ]
@@ -686,7 +821,7 @@ def _ask(service: _Service, questions: Sequence[Question], findings: dict[str, l
             return str(err)
         except LucidworksError as err:
             # The text may name what is of the account, so it is not in the report.
-            sys.stderr.write(f"{err}\n")
+            _note(str(err))
             return f"It ended with {type(err).__name__}."
         except OSError as err:  # every exception of requests is one
             unanswered += 1
@@ -720,31 +855,36 @@ def _report(service: _Service, findings: Mapping[str, Sequence[Finding]], ended:
         if found:
             lines += ["", f"## {title}", ""]
         for one in found:
-            came = f" Came: {one.came}." if one.came else ""
-            lines.append(f"* Asked: {one.asked}.{came} **{one.reading}**")
+            received = f" Received: {one.received}." if one.received else ""
+            lines.append(f"* Tested: {one.tested}.{received} **{one.reading}**")
             if one.field:
                 fields.append("* `{}`: `{}`".format(*one.field))
     lines += ["", "## Connection fields to change", "", *(fields or ["None."])]
     return "\n".join(lines)
 
 
-_YES = {True: "yes", False: "no"}
-
-
 def _word(value: object, otherwise: str) -> str:
     return value if isinstance(value, str) and _STATUS_WORD.fullmatch(value) else otherwise
 
 
-def _seconds(value: str | None) -> float | None:
-    try:
-        return float(value or "")
-    except ValueError:
-        return None
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Neither the session's token nor an entry of netrc."""
+def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Send neither the session's token nor an entry of netrc."""
     return request
+
+
+def _above_zero(text: str) -> float:
+    with suppress(ValueError):
+        # A sleep of a century raises OverflowError.
+        if 0 < (number := float(text)) < 1e9:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no finite number above 0")
+
+
+def _count(text: str) -> int:
+    number = _above_zero(text)
+    if not number.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -755,29 +895,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--conn-id", default=DEFAULT_CONN_ID, help="the connection (%(default)s)")
-    add("--yes", action="store_true", help="send without asking")
-    add("--budget", type=int, metavar="N", help="requests at most; what the questions need if not given")
+    add("--yes", action="store_true", help="send without confirmation")
+    add("--budget", type=_count, metavar="N", help="requests at most; what the questions need if not given")
     add("--keep-token", action="store_true", help="use the shared token, and skip the question about it")
     add("--only", nargs="+", choices=names, metavar="NAME", help=f"of {', '.join(names)}")
     add("--skip", nargs="+", choices=names, metavar="NAME", help="leave out questions")
     add("--model", metavar="ID", help="an embedding model (gte-small, if the service lists it)")
-    add("--generative-model", metavar="ID", help="for a prediction job (the first one listed)")
-    add("--rate", type=int, default=30, metavar="N", help="requests of the question rate (%(default)s)")
+    add("--generative-model", metavar="ID", help="for jobs and segments (the first one listed)")
+    add("--rate", type=_count, default=30, metavar="N", help="requests of the question rate (%(default)s)")
     add(
         "--retention",
-        type=float,
+        type=_above_zero,
         nargs="+",
         default=[60.0],
         metavar="SECONDS",
         help="when to read a result (60)",
     )
     return parser
-
-
-def _say(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -172,10 +172,10 @@ def console_address(uri: str, endpoint: str, *, is_folder: bool = False) -> str:
     :param endpoint: URL of the store.
     :return: an empty string where there is none.
     """
-    scheme, _, rest = uri.partition("://")
-    authority, _, path = rest.partition("/")
-    # The user part may be a connection id.
-    bucket = authority.rpartition("@")[2]
+    from lucidworks_provider.storage import plain_uri
+
+    scheme, _, rest = plain_uri(uri).partition("://")
+    bucket, _, path = rest.partition("/")
     folder = path.rstrip("/") if is_folder else path.rpartition("/")[0]
     host = urlsplit(endpoint).hostname or ""
     # China and GovCloud have other hosts and consoles.

@@ -121,7 +121,8 @@ def log_result(manifest: Mapping[str, Any], seconds: float | None, what: str = "
     :param what: instead of the address, for a result that is returned.
     """
     rejected = manifest.get("rejected") or 0
-    failed = (manifest.get("errors") or 0) - rejected
+    # The counts of a catalogue have no errors.
+    failed = manifest["errors"] - rejected if manifest.get("errors") else 0
     counts = [
         count(manifest[name], noun)
         for name, noun in {"documents": "document", "chunks": "chunk", "predictions": "row"}.items()

@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -32,6 +34,9 @@ from lucidworks_provider.errors import ConfigurationError, InputError, Lucidwork
 from lucidworks_provider.retrying import retry_on
 
 log = logging.getLogger(__name__)
+
+# Reads a range of bytes, from a start to an end.
+_Fetch = Callable[[int, int], bytes]
 
 _LOCAL = {"file", "local"}
 # Messages of ObjectStoragePath about an unknown scheme.
@@ -54,7 +59,11 @@ _AZURE_REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 # Concurrent deletions of single keys.
 _REMOVALS = 16
 _GLOB = "*?["
-_READ_AHEAD = 4 << 20
+# Bytes of a range that is read of a larger object, and how many ranges of an open one are kept.
+_BLOCK_BYTES, _BLOCKS = 4 << 20, 4
+_REPLACED = "it was changed while it was read"
+# Buckets that gcsfs reads through gRPC, without the generation.
+_BY_GRPC = {"RAPID"}
 # S3 answers 409 to one of two concurrent creations, and then neither may exist.
 _CREATE_ATTEMPTS, _CREATE_WAIT = 3, 0.2
 # Errors of hard links on file systems that do not support them.
@@ -126,6 +135,21 @@ def without_scheme(uri: str) -> str:
     return str(local.resolve()) if local is not None else uri
 
 
+def plain_uri(uri: str) -> str:
+    """
+    A URI without its connection, for other programs.
+
+    The user part of Azure's own addresses (``abfss://container@account.dfs.core.windows.net/key``) is the container,
+    and stays.
+    """
+    scheme, separator, rest = uri.partition("://")
+    authority, slash, key = rest.partition("/")
+    user, _, host = authority.rpartition("@")
+    if scheme in _AZURE and host.endswith(".core.windows.net") and ":" not in user:
+        return uri
+    return f"{scheme}{separator}{host}{slash}{key}"
+
+
 def split_uri(uri: str) -> tuple[str, str]:
     """Parent and name, as text: whether ``parent`` keeps the connection depends on the version of Airflow."""
     parent, _, name = uri.rpartition("/")
@@ -136,7 +160,7 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
     """
     Read a file; None if there is none.
 
-    :param most: limit of the bytes, for files that may have grown; object stores refuse it for an empty file.
+    :param most: limit of the bytes, for files that may have grown.
     :raises StorageError: the storage cannot be read.
     """
     with naming("read", uri):
@@ -155,6 +179,10 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
                 if not path.forget_listing():
                     raise
                 return bytes(path.fs.cat_file(path.path, **part))
+            except Exception as err:  # storages have different errors for a range of an empty file
+                if most is None or _http_status(err) != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    raise
+                return b""
         except (FileNotFoundError, NotADirectoryError) as err:
             if not is_absent(err):
                 raise
@@ -184,44 +212,126 @@ def reading(uri: str) -> Iterator[BinaryIO]:
     :raises StorageError: there is no such file (its cause is a ``FileNotFoundError``), or it cannot be read, also
         later. Also if an object is replaced in between, as its parts would be of two versions.
     """
-    pinned: _Version | None = None
     with ExitStack() as stack:
         with naming("read", uri):
             if (local := local_path(uri)) is not None:
-                file = stack.enter_context(local.open("rb", buffering=0))
+                file: Any = stack.enter_context(local.open("rb", buffering=0))
             else:
-                path = store_path(uri)
-                if uri.partition("://")[0] not in _S3:
-                    pinned = _Version(path)
-                # The default of some is 50 MB.
-                file = stack.enter_context(path.fs.open(path.path, "rb", block_size=_READ_AHEAD))
-        yield cast("BinaryIO", _NamedFile(file, uri, pinned))
+                file = _StoredFile(*_pinned(store_path(uri), uri.partition("://")[0], stack))
+        yield cast("BinaryIO", _NamedFile(file, uri))
 
 
-class _Version:
-    """The version of an object, for file systems that do not pin it during a read."""
+def _pinned(path: StorePath, scheme: str, stack: ExitStack) -> tuple[int, _Fetch]:
+    """
+    The size of an object, and a function that reads a range of this version.
 
-    def __init__(self, path: StorePath) -> None:
-        self._path = path
-        self._seen = self._look()
+    :param stack: closes what the function uses.
+    :raises FileNotFoundError: there is no such object.
+    """
+    fs, key = path
+    if scheme in _S3:
+        # It sends If-Match.
+        file = stack.enter_context(fs.open(key, "rb", cache_type="none"))
 
-    def check(self) -> None:
-        """:raises OSError: the object was replaced."""
-        if self._look() != self._seen:
-            raise OSError("it was changed while it was read")
+        def fetch(start: int, end: int) -> bytes:
+            file.seek(start)
+            return bytes(file.read(end - start))
 
-    def _look(self) -> list[object]:
-        info = self._path.info()
-        return [info.get(name) for name in _VERSION]
+        return file.size, fetch
+    info = path.info()
+    if info.get("type") == "directory":
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+    size = int(info["size"])
+    if scheme in _GOOGLE and info.get("storageClass") not in _BY_GRPC:
+        return size, lambda start, end: fs.cat_file(key, start=start, end=end, generation=info["generation"])
+    if scheme in _AZURE:
+        return size, lambda start, end: _azure_range(fs, key, start, end, info["etag"])
+
+    def fetch_and_check(start: int, end: int) -> bytes:
+        data = bytes(fs.cat_file(key, start=start, end=end))
+        if _version(path.info()) != _version(info):
+            raise OSError(_REPLACED)
+        return data
+
+    return size, fetch_and_check
+
+
+def _version(info: Mapping[str, Any]) -> list[object]:
+    return [info.get(name) for name in _VERSION]
+
+
+def _azure_range(fs: Any, key: str, start: int, end: int, etag: str) -> bytes:
+    # adlfs does not pass the condition on.
+    from azure.core import MatchConditions
+    from fsspec.asyn import sync
+
+    container, blob, _ = fs.split_path(key)
+
+    async def fetch() -> bytes:
+        async with fs.service_client.get_blob_client(container, blob) as client:
+            condition = {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+            stream = await client.download_blob(start, end - start, **condition)
+            return bytes(await stream.readall())
+
+    return cast("bytes", sync(fs.loop, fetch))
+
+
+class _StoredFile(io.RawIOBase):
+    """
+    An object that is read in aligned blocks, of which some are kept: columns of Parquet files are read in turns.
+
+    :param fetch: reads a range of bytes, by its start and its end.
+    """
+
+    def __init__(self, size: int, fetch: _Fetch) -> None:
+        self._size = size
+        self._position = 0
+        self._fetch = fetch
+        self._block = lru_cache(_BLOCKS)(self._read_block)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def _read_block(self, number: int) -> bytes:
+        start = number * _BLOCK_BYTES
+        end = min(start + _BLOCK_BYTES, self._size)
+        try:
+            block = self._fetch(start, end)
+        except FileNotFoundError as err:
+            raise OSError(_REPLACED) from err
+        if len(block) != end - start:
+            raise OSError(f"it has {len(block):,} bytes from {start:,} on instead of {end - start:,}")
+        return block
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), max(self._size - self._position, 0))
+        done = 0
+        while done < wanted:
+            number, start = divmod(self._position, _BLOCK_BYTES)
+            part = self._block(number)[start : start + wanted - done]
+            buffer[done : done + len(part)] = part
+            done += len(part)
+            self._position += len(part)
+        return done
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
 
 
 class _NamedFile(io.RawIOBase):
-    """A file whose errors name its URI, and which detects a replaced object."""
+    """A file whose errors name its URI."""
 
-    def __init__(self, file: Any, uri: str, pinned: _Version | None) -> None:
+    def __init__(self, file: io.RawIOBase, uri: str) -> None:
         self._file = file
         self._uri = uri
-        self._pinned = pinned
 
     def readable(self) -> bool:
         return True
@@ -231,18 +341,14 @@ class _NamedFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with naming("read", self._uri):
-            data = self._file.read(len(buffer))
-            if self._pinned is not None:
-                self._pinned.check()
-        buffer[: len(data)] = data
-        return len(data)
+            return self._file.readinto(buffer) or 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         with naming("read", self._uri):
-            return int(self._file.seek(offset, whence))
+            return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        return int(self._file.tell())
+        return self._file.tell()
 
 
 def _read_start(path: Path, most: int) -> bytes:
@@ -283,10 +389,11 @@ class Entry:
     A file or folder in a listing.
 
     :param name: relative to the listed folder.
-    :param size: bytes; 0 for a folder, -1 for a link that cannot be followed.
+    :param size: bytes; 0 for a folder, -1 for a link whose target is gone or cannot be read.
     :param etag: changes when the file does: ``etag:…`` if the store has one, else ``mtime:`` and nanoseconds. For a
         store without both, ``seen:`` and the time of the listing, so that its files never count as unchanged.
     :param modified: seconds since the epoch; None for a folder, and if the store does not have it.
+    :param target: of a link to a local folder, its path without links; empty for others.
     """
 
     name: str
@@ -294,6 +401,7 @@ class Entry:
     etag: str
     folder: bool = False
     modified: float | None = field(default=None, compare=False)
+    target: str = ""
 
 
 def find_entry(uri: str) -> Entry | None:
@@ -375,6 +483,47 @@ def _list_below(uri: str) -> Iterator[Entry]:
         yield from (entry for entry in _named_below(path.path, found.items()) if not entry.folder)
 
 
+def list_unnamed(uri: str) -> Iterator[Entry]:
+    """
+    All files below folders without a name directly below a folder, as ``a//b.txt``.
+
+    Only some object stores have them. Their file systems hide them in the listing of the folder, or show the folder
+    itself for them.
+
+    :raises StorageError: the storage cannot be read.
+    """
+    if uri.partition("://")[0] not in _FLAT:
+        return
+    with naming("read", uri):
+        path = store_path(uri)
+        root = path.path.rstrip("/")
+        path.fs.invalidate_cache(root)
+        if "abfs" in _protocols(path.fs):
+            found = _unnamed_blobs(path.fs, root)
+        else:
+            found = path.fs.find(root, prefix="/", detail=True)
+        path.fs.invalidate_cache(root)
+        below = ((key, info) for key, info in found.items() if key.lstrip("/").startswith(f"{root}//"))
+        yield from _named_below(root, below)
+
+
+def _unnamed_blobs(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    # adlfs removes slashes from prefixes.
+    from fsspec.asyn import sync
+
+    container, _, folder = root.partition("/")
+    prefix = f"{folder}//" if folder else "/"
+
+    async def listed() -> list[dict[str, Any]]:
+        async with fs.service_client.get_container_client(container) as client:
+            return [
+                {"name": f"{container}/{blob.name}", "size": blob.size, "etag": blob.etag}
+                async for blob in client.list_blobs(name_starts_with=prefix)
+            ]
+
+    return {info["name"]: info for info in sync(fs.loop, listed)}
+
+
 def _named_below(root: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Entry]:
     # Some file systems return keys with a leading slash.
     root = root.strip("/")
@@ -403,19 +552,23 @@ def _scan(folder: Path, warn: Callable[..., None]) -> Iterator[Entry]:
         for entry in entries:
             try:
                 if entry.is_dir():
-                    if entry.is_symlink() and _is_within(folder, entry.stat()):
+                    if not entry.is_symlink():
+                        yield Entry(entry.name, 0, "", folder=True)
+                    elif _is_within(folder, entry.stat()):
                         warn("%s links to one of its parent folders; not followed.", entry.path)
                     else:
-                        yield Entry(entry.name, 0, "", folder=True)
+                        yield Entry(entry.name, 0, "", folder=True, target=os.path.realpath(entry.path))
                 elif entry.is_file():
                     yield _local_file(entry.name, entry.stat())
-            except FileNotFoundError:
-                continue  # deleted since the listing
-            except OSError:
-                if not entry.is_symlink():
+                else:
+                    # Raises an error if it is a link whose target is gone.
+                    entry.stat()
+            except OSError as err:
+                if entry.is_symlink() and os.path.lexists(entry.path):
+                    yield Entry(entry.name, -1, f"seen:{time.time_ns()}")
+                elif not isinstance(err, FileNotFoundError):
                     raise
-                # A link to itself or into an unreadable folder; reading it raises an error.
-                yield Entry(entry.name, -1, f"seen:{time.time_ns()}")
+                # Otherwise it was deleted since the listing.
 
 
 def _is_within(folder: Path, target: os.stat_result) -> bool:
@@ -600,7 +753,9 @@ def remove_folder(uri: str) -> None:
 
 
 def _remove_keys(fs: Any, keys: Sequence[str]) -> None:
-    """Remove keys of one bucket, in bulk if the file system supports that."""
+    """Remove keys of one bucket, in bulk if possible; none of them if one cannot be addressed."""
+    for key in keys:
+        _check_key(fs, key, key)
     if (bulk := next((_BULK[one] for one in _protocols(fs) if one in _BULK), None)) and len(keys) > 1:
         most, remove = bulk
         try:
@@ -609,13 +764,17 @@ def _remove_keys(fs: Any, keys: Sequence[str]) -> None:
             for folder in {key.rpartition("/")[0] for key in keys}:
                 fs.invalidate_cache(folder)
             return
+        except PermissionError:
+            raise
         except Exception as err:  # noqa: BLE001  # some servers lack bulk deletion, or need another permission for it
             log.debug("%d files are removed one by one: %s", len(keys), err)
     pool = ThreadPoolExecutor(max_workers=_REMOVALS)
     try:
-        for removed in [pool.submit(fs.rm_file, key) for key in keys]:
-            with suppress(FileNotFoundError):
-                removed.result()
+        # The first one alone, as a refusal is one of all.
+        for some in (keys[:1], keys[1:]):
+            for removed in [pool.submit(fs.rm_file, key) for key in some]:
+                with suppress(FileNotFoundError):
+                    removed.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -630,7 +789,7 @@ def _remove_s3(fs: Any, keys: Sequence[str]) -> None:
     answer = fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
     # s3fs ignores these.
     for error in answer.get("Errors", ()):
-        raise OSError(f"{error.get('Key')}: {error.get('Code')}")
+        raise _not_removed(str(error.get("Key")), str(error.get("Code")), denied="AccessDenied")
 
 
 def _remove_google(fs: Any, keys: Sequence[str]) -> None:
@@ -654,7 +813,13 @@ def _remove_azure(fs: Any, keys: Sequence[str]) -> None:
 
     for blob, status in zip(blobs, sync(fs.loop, remove), strict=True):
         if status not in {202, 404}:
-            raise OSError(f"{blob}: HTTP {status}")
+            raise _not_removed(blob, status, denied=HTTPStatus.FORBIDDEN)
+
+
+def _not_removed(key: str, why: str | int, *, denied: str | int) -> OSError:
+    """:param denied: the reason that is final; after others, keys are removed one by one."""
+    kind = PermissionError if why == denied else OSError
+    return kind(f"{key}: {why}")
 
 
 # Bulk deletion by protocol: keys per request, and the function.
@@ -787,12 +952,19 @@ def store_path(uri: str) -> StorePath:
     if scheme in _AZURE:
         _retry_soon(root.fs)
     path = f"{root.path.rstrip('/')}{slash}{key}"
-    if (taken := str(root.fs._strip_protocol(path))).strip("/") != path.strip("/"):
+    _check_key(root.fs, path, uri)
+    return StorePath(root.fs, path)
+
+
+def _check_key(fs: Any, path: str, name: str) -> None:
+    """:raises StorageError: the file system reads something else from a key, e.g. the version of another one."""
+    split = getattr(fs, "split_path", None)
+    taken = str(fs._strip_protocol(path)) if split is None else "/".join(split(path)[:2])
+    if taken.strip("/") != path.strip("/"):
         raise StorageError(
-            f"{uri} cannot be addressed: {type(root.fs).__name__} takes it for {taken}. Choose a name without "
+            f"{name} cannot be addressed: {type(fs).__name__} takes it for {taken}. Choose a name without "
             "'?' and '#'."
         )
-    return StorePath(root.fs, path)
 
 
 def _check_connection(conn_id: str) -> None:
@@ -866,7 +1038,10 @@ def _hint(uri: str, verb: str, err: BaseException) -> str:
     if "connection_string or account_name" in str(err):
         return f" Give {login} the field account_name in its extra; its login is not taken for it."
     if _says(err, _DENIED):
-        return f" Access is denied to {login}: look at the credentials, and at what they permit."
+        needed = ""
+        if verb == "written" and uri.partition("://")[0] in _GOOGLE and _says(err, ("Forbidden",)):
+            needed = " Replacing an object needs storage.objects.delete, besides storage.objects.create."
+        return f" Access is denied to {login}: look at the credentials, and at what they permit.{needed}"
     return ""
 
 
@@ -878,6 +1053,21 @@ def _says(err: BaseException | None, words: Sequence[str]) -> bool:
             return True
         err = err.__cause__ or err.__context__
     return False
+
+
+def _http_status(err: BaseException | None) -> int | None:
+    """The status of the response that an error or one of its causes is about."""
+    while err is not None:
+        response = getattr(err, "response", None)
+        metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+        found = (
+            metadata.get("HTTPStatusCode"),
+            *(getattr(err, name, None) for name in ("status_code", "code")),
+        )
+        if status := next((one for one in found if isinstance(one, int)), None):
+            return status
+        err = err.__cause__ or err.__context__
+    return None
 
 
 def is_absent(err: OSError) -> bool:

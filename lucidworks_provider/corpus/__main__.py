@@ -7,6 +7,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from lucidworks_provider.errors import LucidworksError
@@ -33,15 +34,9 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.source:
         from lucidworks_provider.documents.readers import ReadOptions
 
-        read = ReadOptions(
-            options.id_column,
-            options.text_column,
-            options.encoding,
-            csv_delimiter=options.csv_delimiter,
-            csv_quotechar=options.csv_quotechar,
-            csv_escapechar=options.csv_escapechar,
-            csv_columns=options.csv_columns,
-        )
+        # An argument has the name of its option.
+        names = {one.name for one in fields(ReadOptions)} & vars(options).keys()
+        read = ReadOptions(**{name: getattr(options, name) for name in names})
     started = time.monotonic()
     found = inspect(
         _uri(options.output),

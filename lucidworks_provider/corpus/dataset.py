@@ -42,15 +42,12 @@ OPTIONS, DIMENSION = "lucidworks.options", "lucidworks.dimension"
 RUN = "lucidworks-run"
 # Transaction identifier in the documents: the version of the chunks that they describe.
 DESCRIBES = "lucidworks-chunks"
-
-
 # Documents that have changed; may be larger than the memory.
 _CHANGED = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;
 CREATE TABLE changed (id TEXT PRIMARY KEY, change TEXT, file TEXT, chunks INTEGER) WITHOUT ROWID;
 BEGIN;
 """
-_CHANGED_OF = "SELECT change, chunks FROM changed WHERE id = ? AND chunks"
 
 
 def below(output: str, path: str) -> str:
@@ -67,18 +64,19 @@ class Dataset:
     """
     One version of a table, read lazily. Polars, DuckDB and pandas accept it by the Arrow PyCapsule interface.
 
-    :param version: of the table.
+    :param snapshot: the version of the Delta table that is read.
+    :param version: its number.
     :param schema: of its columns.
     """
 
     def __init__(self, table: Table, schema: pa.Schema) -> None:
-        self._table = table
+        self.snapshot = table
         self.version = table.version
         self.schema = schema
 
     def __len__(self) -> int:
         """Number of rows, from the log if it has it."""
-        counts = [file.live for file in self._table.files.values()]
+        counts = [file.live for file in self.snapshot.files.values()]
         if None in counts:
             return sum(batch.num_rows for batch in self.to_batches(columns=self.schema.names[:1]))
         return sum(count or 0 for count in counts)
@@ -94,7 +92,20 @@ class Dataset:
         :raises InputError: there is no such column.
         :raises StorageError: a file is missing or cannot be read.
         """
-        yield from self._batches(self._table, columns, filter)
+        import pyarrow as pa
+
+        from lucidworks_provider.delta.rows import read_rows
+
+        wanted = self._selected(columns)
+        # The filter may need columns that are not selected.
+        names = wanted.names if filter is None else self.schema.names
+        for batch in read_rows(self.snapshot, columns=names):
+            found = pa.Table.from_batches([batch])
+            if filter is not None:
+                found = found.filter(filter)
+            for part in found.select(wanted.names).cast(wanted).to_batches():
+                if part.num_rows:
+                    yield part
 
     def to_table(self, columns: Sequence[str] | None = None, filter: pc.Expression | None = None) -> pa.Table:
         """:meth:`to_batches` as one table in memory."""
@@ -115,26 +126,8 @@ class Dataset:
         if columns is None:
             return self.schema
         if unknown := [name for name in columns if name not in self.schema.names]:
-            raise InputError(f"{self._table.uri} has no column {', '.join(map(repr, unknown))}.")
+            raise InputError(f"{self.snapshot.uri} has no column {', '.join(map(repr, unknown))}.")
         return pa.schema([self.schema.field(name) for name in columns])
-
-    def _batches(
-        self, table: Table, columns: Sequence[str] | None, filter: pc.Expression | None
-    ) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        from lucidworks_provider.delta.rows import read_rows
-
-        wanted = self._selected(columns)
-        # The filter may need columns that are not selected.
-        names = wanted.names if filter is None else self.schema.names
-        for batch in read_rows(table, columns=names):
-            found = pa.Table.from_batches([batch])
-            if filter is not None:
-                found = found.filter(filter)
-            for part in found.select(wanted.names).cast(wanted).to_batches():
-                if part.num_rows:
-                    yield part
 
 
 def open_dataset(output: str, version: int | None = None) -> Dataset:
@@ -304,12 +297,13 @@ def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> 
     """
     import pyarrow as pa
 
-    table = chunks._table
+    table = chunks.snapshot
     files = [row[0] for row in db.execute("SELECT DISTINCT file FROM changed WHERE chunks")]
     if all(file in table.files for file in files):
         table = replace(table, files={path: table.files[path] for path in files})
+    changed = "SELECT change, chunks FROM changed WHERE id = ? AND chunks"
     waiting: dict[str, list[pa.RecordBatch]] = {}
-    for batch in chunks._batches(table, None, None):
+    for batch in Dataset(table, chunks.schema).to_batches():
         rows: dict[str, list[int]] = {}
         for row, document_id in enumerate(batch.column("document_id").to_pylist()):
             rows.setdefault(document_id, []).append(row)
@@ -318,7 +312,7 @@ def _with_chunks(chunks: Dataset, db: sqlite3.Connection, schema: pa.Schema) -> 
         how: list[str] = []
         ready: list[pa.RecordBatch] = []
         for document_id, its in rows.items():
-            if (found := db.execute(_CHANGED_OF, (document_id,)).fetchone()) is None:
+            if (found := db.execute(changed, (document_id,)).fetchone()) is None:
                 continue
             change, count = found
             if len(its) >= count:

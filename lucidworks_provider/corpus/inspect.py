@@ -20,7 +20,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import (
     CHUNKS,
     DESCRIBES,
@@ -30,6 +29,7 @@ from lucidworks_provider.corpus.dataset import (
     RUN,
     open_delta_table,
 )
+from lucidworks_provider.corpus.tables import CatalogueOptions
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, RejectedDocument, content_hash
 from lucidworks_provider.documents.source import SourceFile, list_source
@@ -166,7 +166,7 @@ class _Inspector:
         self.described = marks[DESCRIBES]
         self._check_versions(marks.get(RUN, 0))
         try:
-            self.options = ChunkingOptions(**json.loads(self.chunks.configuration[OPTIONS]))
+            self.options = CatalogueOptions(**json.loads(self.chunks.configuration[OPTIONS]))
         except (TypeError, ValueError) as err:
             raise InputError(f"{self.chunks.uri}: its property {OPTIONS} is no configuration: {err}") from err
         self.dimension = int(self.chunks.configuration.get(DIMENSION, 0))

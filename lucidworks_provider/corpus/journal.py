@@ -30,7 +30,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tenacity import wait_fixed
 
@@ -60,8 +60,7 @@ WRITE_ATTEMPTS = 30
 WRITE_WAIT = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentKey:
+class SegmentKey(NamedTuple):
     """
     Identifies a segment of one version of a document.
 
@@ -75,8 +74,7 @@ class SegmentKey:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class BodyLocation:
+class BodyLocation(NamedTuple):
     """Position of a body in a file of the journal, in bytes."""
 
     file: str
@@ -99,7 +97,6 @@ class Record:
     job: str = ""
     location: BodyLocation | None = None
     value: Any = None
-    file: str = ""
 
 
 @dataclass
@@ -143,6 +140,7 @@ class Journal:
         self._next = 1
         self._nonce = uuid.uuid4().hex[:8]
         self._work, self._kept = _Group(), _Group()
+        # Done when the records of `_work` are stored, with the name of their file.
         self._flushed: asyncio.Future[str] | None = None
         self._full = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -258,7 +256,7 @@ class Journal:
             if key is not None:
                 self._add_reference(name, key.document_id)
             location = BodyLocation(name, stop + 1, length) if plain["kind"] == "body" else None
-            yield Record(plain["kind"], key, plain["job"], location, plain["value"], name)
+            yield Record(plain["kind"], key, plain["job"], location, plain["value"])
             at = stop + 1 + length + 1
 
     # -- writing; on the event loop --------------------------------------------------------------------
@@ -285,7 +283,9 @@ class Journal:
         :param unconfirmed: it may not be the result, so a resumed run polls the job again.
         """
         offset = self._add_work(Record("unconfirmed" if unconfirmed else "body", key, job), body)
-        return BodyLocation(await self.flushed(), offset, len(body))
+        if self._flushed is None:
+            self._flushed = asyncio.get_running_loop().create_future()
+        return BodyLocation(await asyncio.shield(self._flushed), offset, len(body))
 
     async def write(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
         """Write a record that stays until :meth:`end`; returns once it is stored."""
@@ -295,17 +295,7 @@ class Journal:
     def append(self, kind: Literal["part", "failed", "end"], value: Any) -> None:
         """Add a record to the next group; see :meth:`write`."""
         self._kept.add(self._counted(Record(kind, value=value)))
-        self._wake()
-
-    def flushed(self) -> asyncio.Future[str]:
-        """
-        A future that is done when all records so far are stored, and fails if they cannot be.
-
-        :return: the name of the work file.
-        """
-        if self._flushed is None:
-            self._flushed = asyncio.get_running_loop().create_future()
-        return asyncio.shield(self._flushed)
+        self._full.set()
 
     async def write_groups(self) -> None:
         """Flush every quarter of a second, or when a group is large; runs as a task of its own."""
@@ -321,7 +311,7 @@ class Journal:
         """
         Write all records that are not stored yet.
 
-        :raises StorageError: all attempts failed; also raised by the futures of :meth:`flushed`.
+        :raises StorageError: all attempts failed; also raised by :meth:`write_body`.
         """
         async with self._writing:
             # In this order, as a document fails after its submission.
@@ -378,14 +368,11 @@ class Journal:
         offset = self._work.add(self._counted(record), body)
         if record.key is not None:
             self._work.documents.add(record.key.document_id)
-        self._wake()
+        self._full.set()
         return offset
 
     def _counted(self, record: Record) -> dict[str, Any]:
         return _plain(record) | {"sent": [self.submissions, self.resubmissions]}
-
-    def _wake(self) -> None:
-        self._full.set()
 
     def _new_name(self, suffix: str) -> str:
         # The nonce keeps a process that has lost the lease from overwriting files of its successor.
@@ -418,7 +405,4 @@ def _number(count: int) -> str:
 
 
 def _plain(record: Record) -> dict[str, Any]:
-    key = None
-    if (segment := record.key) is not None:
-        key = [segment.document_id, segment.content_hash, segment.start, segment.length]
-    return {"kind": record.kind, "key": key, "job": record.job, "value": record.value}
+    return {"kind": record.kind, "key": record.key, "job": record.job, "value": record.value}

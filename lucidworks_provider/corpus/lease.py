@@ -40,7 +40,7 @@ from typing import NamedTuple, TypeVar, cast
 
 from tenacity import Retrying, wait_fixed
 
-from lucidworks_provider.corpus.dataset import LEASE
+from lucidworks_provider.corpus.dataset import LEASE, below
 from lucidworks_provider.errors import InputError, OutputBusyError, StorageError
 from lucidworks_provider.retrying import retry_on
 from lucidworks_provider.storage import create_file, discard, names_in, read_file, write_file
@@ -262,7 +262,7 @@ class Lease:
     def __init__(self, output: str) -> None:
         self.output = output
         self.number = 0
-        self._folder = f"{output.rstrip('/')}/{LEASE}"
+        self._folder = below(output, LEASE)
         self._mine: LeaseRecord | None = None
         self._lost: OutputBusyError | None = None
         # One renewal at a time.

@@ -61,6 +61,7 @@ class Part:
 class RejectedError(Exception):
     """
     A document is rejected; the run continues.
+
     :param job_unfinished: its job may still be good, so the next run polls it.
     """
 
@@ -75,6 +76,7 @@ class RejectedError(Exception):
 class SegmentResult:
     """
     The result of a segment.
+
     :param location: where the body is in the journal.
     :param body: a copy in memory, if there is one.
     :param seconds: from the submission to the result; 0 for a result of an earlier try.
@@ -85,11 +87,6 @@ class SegmentResult:
     location: BodyLocation
     body: bytes | None = None
     seconds: float = 0.0
-
-    @property
-    def size_in_memory(self) -> int:
-        """Bytes in memory."""
-        return len(self.body or b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +188,6 @@ class PartWriter:
     :param output: URI of the folder of the tables.
     :param index_folder: URI of the folder of the index.
     :param dimension: of the vectors; 0 if unknown.
-    :param on_dimension: called with the dimension.
     """
 
     def __init__(
@@ -201,10 +197,8 @@ class PartWriter:
         *,
         index_folder: str,
         dimension: int = 0,
-        on_dimension: Callable[[int], None] = lambda dimension: None,
     ) -> None:
         self._name = new_name()
-        self._on_dimension = on_dimension
         self._options = options
         self._index = below(index_folder, f"{self._name}.parquet")
         self._columns = ChunkColumns(options, with_hash=True, dimension=dimension)
@@ -270,7 +264,6 @@ class PartWriter:
             raise RejectedError(Reason.EMPTY_RESULT, str(err)) from None
         except MalformedAnswerError as err:
             raise RejectedError(Reason.MALFORMED, str(err)) from None
-        self._on_dimension(self._columns.dimension)
         file = candidate.file
         about = (candidate.document.id, candidate.content_hash, file.size, file.etag, file.path)
         tokens = sum(chunk.input_tokens or 0 for chunk in chunks)

@@ -250,7 +250,7 @@ class JournalResultStore:
     """
     The :class:`~lucidworks_provider.jobs.record.ResultStore` of one job.
 
-    :param hold: keep the body in memory as well, because it is written to a part at once.
+    :param keep_in_memory: keep the body in memory as well, because it is written to a part at once.
     :param fresh: the job was submitted by this process, so its duration is known.
     """
 
@@ -337,6 +337,7 @@ _REFUSED = (RequestRefusedError, ForbiddenError, UnknownResourceError)
 class PipelineSettings:
     """
     Limits and checks of a pipeline.
+
     :param timeout: seconds for each job.
     :param poll_interval: the longest time between two polls of a job, seconds.
     :param refuse_truncated: reject documents whose chunks do not cover their text.
@@ -354,22 +355,19 @@ class PipelineSettings:
 
 @dataclass
 class JobRunner:
-    """
-    Submits the segments of a run and waits for their jobs.
-
-    :param body_budget: of the bodies in memory.
-    """
+    """Submits the segments of a run and waits for their jobs."""
 
     service: Service
     journal: Journal
     stats: RunStats
     settings: PipelineSettings
-    body_budget: BodyBudget
     # Jobs that were not ready in time or could not be polled; the next run polls them.
     unfinished_jobs: int = 0
 
     def __post_init__(self) -> None:
+        # The tokens of this try, and the bodies in memory.
         self.budget = Budget(max_tokens=self.settings.max_tokens)
+        self.body_budget = BodyBudget()
         self.delays = PollDelayEstimator(self.settings.poll_interval)
         self._submitting = asyncio.Semaphore(SUBMISSIONS)
         # Set after the first submission.
@@ -438,7 +436,7 @@ class JobRunner:
 
         :raises RejectedError: another text has this job id, so one of the two would get the other's result.
         """
-        text = segment.key.content_hash, segment.key.start, segment.key.length
+        text = segment.key[1:]
         if self._texts_by_job.setdefault(job, text) != text:
             raise RejectedError(
                 Reason.MALFORMED,
@@ -570,24 +568,13 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self._in_flight_limit = InFlightLimit(self.settings.max_in_flight)
-        self._body_budget = BodyBudget()
-        self._runner = JobRunner(self.service, self.journal, self.stats, self.settings, self._body_budget)
-        self._completed: asyncio.Queue[CompletedDocument | None] = asyncio.Queue()
+        self.runner = JobRunner(self.service, self.journal, self.stats, self.settings)
+        self._completed: asyncio.Queue[CompletedDocument] = asyncio.Queue()
         self._part: PartWriter | None = None
         self._part_since = 0.0
         self._rejected_in_a_row = 0
         self._reported: Counter[str] = Counter()
         self._warnings: Counter[str] = Counter()
-
-    @property
-    def budget(self) -> Budget:
-        """The tokens of this try."""
-        return self._runner.budget
-
-    @property
-    def unfinished_jobs(self) -> int:
-        """Jobs that the next run polls again."""
-        return self._runner.unfinished_jobs
 
     async def run(self, candidates: Iterator[Candidate | RejectedDocument]) -> None:
         """
@@ -601,46 +588,36 @@ class Pipeline:
             async with asyncio.TaskGroup() as group:
                 beside = [
                     group.create_task(_watched(journal)),
-                    group.create_task(_periodically(PROGRESS_SECONDS, self._progress)),
-                    group.create_task(self._check_periodically()),
+                    group.create_task(_periodically(PROGRESS_SECONDS, lambda: in_thread(self._progress))),
+                    group.create_task(_periodically(CHECK_SECONDS, self._check)),
                     group.create_task(self._import_early()),
+                    group.create_task(self._write_completed()),
                 ]
-                writer = group.create_task(self._write_completed())
                 await self._send_all(candidates)
-                self._completed.put_nowait(None)
-                await writer
+                await self._completed.join()
                 for task in beside:
                     task.cancel()
         except BaseExceptionGroup as failures:
             failure = _first(failures)
-            await self._end(
-                journal,
-                lost=isinstance(failure, OutputBusyError),
-                all_rejected=isinstance(failure, ConsecutiveFailuresError),
-            )
+            await self._end(journal, failure)
             raise failure from None
         except BaseException:
             await self._end(journal)
             raise
         await self._end(journal)
 
-    async def _end(
-        self, journal: asyncio.Task[None], *, lost: bool = False, all_rejected: bool = False
-    ) -> None:
-        """
-        Flush the journal and close the part.
-
-        :param lost: the lease is lost, so nothing may be written.
-        :param all_rejected: the next attempt submits the rejected documents again.
-        """
+    async def _end(self, journal: asyncio.Task[None], failure: BaseException | None = None) -> None:
+        """Flush the journal and close the part."""
         self._report_metrics()
         journal.cancel()
         await asyncio.wait([journal])
-        if lost:
+        if isinstance(failure, OutputBusyError):
+            # The lease is lost, so nothing may be written.
             if self._part is not None:
                 await in_thread(self._part.abandon)
             return
-        if all_rejected:
+        if isinstance(failure, ConsecutiveFailuresError):
+            # The next attempt submits the rejected documents again.
             self.journal.append("end", None)
         # Before the part, whose contents are in the journal.
         await self.journal.flush()
@@ -648,14 +625,9 @@ class Pipeline:
 
     async def _import_early(self) -> None:
         """Import pyarrow while the first jobs are in progress."""
-        await self._runner.submitted.wait()
+        await self.runner.submitted.wait()
         for name in ("pyarrow.parquet", "pyarrow.compute"):
             await in_thread(import_module, name)
-
-    async def _check_periodically(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            await self._check()
 
     async def _check(self) -> None:
         """Renew the lease; a storage that fails for a minute does not end the run."""
@@ -688,10 +660,10 @@ class Pipeline:
         alone = len(candidate.segments) == 1
         try:
             if alone:
-                results = [await self._runner.segment(candidate.segments[0], alone=True)]
+                results = [await self.runner.segment(candidate.segments[0], alone=True)]
             else:
                 results = await _gather(
-                    self._runner.segment(segment, alone=False) for segment in candidate.segments
+                    self.runner.segment(segment, alone=False) for segment in candidate.segments
                 )
         except BudgetExceededError:
             self.over_budget = True
@@ -705,29 +677,24 @@ class Pipeline:
     # -- the parts -----------------------------------------------------------------------------------
 
     async def _write_completed(self) -> None:
-        ended = False
-        while not ended:
-            batch: list[CompletedDocument] = []
-            ended = _collect(await self._completed.get(), batch)
-            while not ended and not self._completed.empty() and len(batch) < WRITE_AT_ONCE:
-                ended = _collect(self._completed.get_nowait(), batch)
-            if not batch:
-                continue
-            self._part = self._part or self._open_part()
+        while True:
+            batch = [await self._completed.get()]
+            while not self._completed.empty() and len(batch) < WRITE_AT_ONCE:
+                batch.append(self._completed.get_nowait())
+            if self._part is None:
+                self._part, self._part_since = self.new_part(), time.monotonic()
             outcomes = await in_thread(self._append, self._part, batch)
             for completed, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, RejectedError):
                     self._reject(completed.candidate, outcome)
                 else:
                     self._count(completed, outcome)
-                self._body_budget.release(sum(result.size_in_memory for result in completed.results))
+                self.runner.body_budget.release(sum(len(result.body or b"") for result in completed.results))
                 self._release(completed.candidate)
             if self._part.full or time.monotonic() - self._part_since > PART_SECONDS:
                 await self._close_part()
-
-    def _open_part(self) -> PartWriter:
-        self._part_since = time.monotonic()
-        return self.new_part()
+            for _ in batch:
+                self._completed.task_done()
 
     def _append(
         self, part: PartWriter, batch: Sequence[CompletedDocument]
@@ -742,7 +709,7 @@ class Pipeline:
                         read=self.journal.body,
                         refuse_truncated=self.settings.refuse_truncated,
                         lenient=self.settings.lenient,
-                        spend=self.budget.spend,
+                        spend=self.runner.budget.spend,
                     )
                 )
             except RejectedError as err:
@@ -781,8 +748,7 @@ class Pipeline:
 
     def _reject(self, candidate: Candidate, err: RejectedError) -> None:
         document_id = candidate.document.id
-        before = self.db.one("SELECT attempts FROM before WHERE id = ?", document_id)
-        attempts = (before[0] if before else 0) + 1
+        attempts = self.db.attempts(document_id)
         file, digest = candidate.file.path, candidate.content_hash
         self.db.reject(Reject(document_id, err.reason, err.detail, attempts, file, digest))
         self.stats.rejected(err.reason)
@@ -836,13 +802,6 @@ def _take(candidates: Iterator[Candidate | RejectedDocument]) -> list[Candidate 
     return taken
 
 
-def _collect(completed: CompletedDocument | None, batch: list[CompletedDocument]) -> bool:
-    """Add a document to a batch; True at the end of the queue."""
-    if completed is not None:
-        batch.append(completed)
-    return completed is None
-
-
 async def _gather(calls: Iterable[Coroutine[Any, Any, SegmentResult]]) -> list[SegmentResult]:
     """Wait for all, as their jobs cost money, then raise the first failure; other failures go before rejects."""
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -852,10 +811,10 @@ async def _gather(calls: Iterable[Coroutine[Any, Any, SegmentResult]]) -> list[S
     return [result for result in results if isinstance(result, SegmentResult)]
 
 
-async def _periodically(seconds: float, call: Callable[[], None]) -> None:
+async def _periodically(seconds: float, call: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(seconds)
-        await in_thread(call)
+        await call()
 
 
 async def _watched(task: asyncio.Task[None]) -> None:

@@ -23,15 +23,12 @@ from typing import Any
 from lucidworks_provider.corpus.journal import BodyLocation, SegmentKey
 from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, Reject, Row, RunDatabase
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument, content_hash
-from lucidworks_provider.documents.source import Format, SourceFile
+from lucidworks_provider.documents.source import Format, SourceFile, read_files_ahead
 from lucidworks_provider.documents.split import split
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)
 
-# Sizes of the files that are read ahead.
-_AHEAD_BYTES = 32_000_000
 _RECORDS = {Format.JSON_LINES, Format.CSV, Format.PARQUET, Format.DELTA}
 # The file of inline documents.
 INLINE = SourceFile("", "", 0, "", Format.JSON_LINES)
@@ -88,7 +85,7 @@ class Plan:
     """
     Compares a source with the tables.
 
-    :param read: returns the documents of a file.
+    :param read: returns the documents of a file; thread-safe.
     :param reuse: skip unchanged documents.
     :param max_text_bytes: of one request.
     :param add_from_other_shards: for a shard, loads the rows of its documents that were in files of other shards.
@@ -118,27 +115,15 @@ class Plan:
         :raises InputError: two documents have the same id, or a column is missing.
         """
         db = self._db
-        for file in files:
-            if file.format in _RECORDS:
-                if self._reuse and file is not INLINE and self._records_same(file):
-                    continue
-                self._scan(file, exact=exact)
-            elif self._same(file, self._db.known(file.path, old=self._reuse)):
-                self._add(file.path, SAME, file)
-                continue
-            else:
-                self._add(file.path, TODO, file)
-                if exact and not self._differs(file):
-                    continue
-                self._bytes += file.size
-            db.run(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
-                file.path,
-                file.uri,
-                file.size,
-                file.etag,
-                file.format,
-            )
+        # Files are read ahead; the database is used by this thread only.
+        with closing(read_files_ahead(self._open, self._unknown_files(files, exact=exact))) as read:
+            for file, documents in read:
+                if file.format in _RECORDS:
+                    self._scan(file, documents, exact=exact)
+                    self._add_file(file)
+                elif self._differs(file, documents):
+                    self._bytes += file.size
+                    self._add_file(file)
         self._skip_from_other_shards()
         todo = db.count("SELECT count(*) FROM source WHERE action = ?", TODO)
         return PlanSummary(db.count("SELECT count(*) FROM source"), todo, self._requests, self._bytes)
@@ -149,11 +134,7 @@ class Plan:
 
         Unchanged documents are recorded with their new size and etag.
         """
-        # Files are read ahead; the database is used by this thread only.
-        read = read_ahead(
-            self._open, self._files(), size=lambda file: max(file.size, 0), max_bytes=_AHEAD_BYTES
-        )
-        with closing(read):
+        with closing(read_files_ahead(self._open, self._files())) as read:
             for file, documents in read:
                 for found in documents:
                     if isinstance(found, RejectedDocument):
@@ -161,6 +142,27 @@ class Plan:
                         yield found
                     elif candidate := self._candidate(found, file):
                         yield candidate
+
+    def _unknown_files(self, files: Iterator[SourceFile], *, exact: bool) -> Iterator[SourceFile]:
+        """The files that a scan has to read; the others are decided by their metadata."""
+        for file in files:
+            if file.format in _RECORDS:
+                if not self._reuse or file is INLINE or not self._records_same(file):
+                    yield file
+            elif self._same(file, self._db.known(file.path, old=self._reuse)):
+                self._add(file.path, SAME, file)
+            else:
+                self._add(file.path, TODO, file)
+                if exact:
+                    yield file
+                else:
+                    self._bytes += file.size
+                    self._add_file(file)
+
+    def _add_file(self, file: SourceFile) -> None:
+        """Add a file that has documents to send."""
+        values = (file.path, file.uri, file.size, file.etag, file.format)
+        self._db.run("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", *values)
 
     def _files(self) -> Iterator[SourceFile]:
         # Not by a cursor: the database is written during the iteration, which may take hours.
@@ -173,13 +175,10 @@ class Plan:
             last = row[0] + "\0"
 
     def _open(self, file: SourceFile) -> tuple[SourceFile, Iterable[Document | RejectedDocument]]:
-        """Read a file of one document; a file of records is read as it is iterated over."""
-        documents = self._read(file)
-        return file, documents if file.format in _RECORDS else list(documents)
+        return file, self._read(file)
 
     def _reject(self, found: RejectedDocument, file: SourceFile) -> None:
-        before = self._db.one("SELECT attempts FROM before WHERE id = ?", found.id)
-        attempts = (before[0] if before else 0) + 1
+        attempts = self._db.attempts(found.id)
         self._db.reject(Reject(found.id, found.reason, found.detail, attempts, file.path))
 
     def _candidate(self, document: Document, file: SourceFile) -> Candidate | RejectedDocument | None:
@@ -222,14 +221,11 @@ class Plan:
             key = SegmentKey(document.id, digest, segment.start, len(segment.text))
             row = self._db.one(
                 "SELECT job, log, offset, bytes FROM segments WHERE id = ? AND hash = ? AND start = ? AND length = ?",
-                key.document_id,
-                key.content_hash,
-                key.start,
-                key.length,
+                *key,
             )
             job, body = "", None
             if row:
-                job, body = row[0], BodyLocation(row[1], row[2], row[3]) if row[1] else None
+                job, body = row[0], BodyLocation(*row[1:]) if row[1] else None
             yield SegmentRequest(key, segment.text, job, body)
 
     @staticmethod
@@ -261,10 +257,12 @@ class Plan:
         )
         return True
 
-    def _scan(self, file: SourceFile, *, exact: bool) -> None:
+    def _scan(
+        self, file: SourceFile, documents: Iterable[Document | RejectedDocument], *, exact: bool
+    ) -> None:
         """Add all ids of a file of records, and count the texts that have changed."""
         unreadable = False
-        for found in self._read(file):
+        for found in documents:
             if isinstance(found, RejectedDocument):
                 unreadable = True
                 self._add(found.id, REJECTED, file)
@@ -297,9 +295,9 @@ class Plan:
         self._bytes -= db.count(f"SELECT sum(u.bytes) {same}")
         self._requests -= db.count(f"SELECT sum(u.requests) {same}")
 
-    def _differs(self, file: SourceFile) -> bool:
+    def _differs(self, file: SourceFile, documents: Iterable[Document | RejectedDocument]) -> bool:
         """Whether the text of a file of one document has changed; records an unchanged one."""
-        for found in self._read(file):
+        for found in documents:
             if isinstance(found, RejectedDocument):
                 self._reject(found, file)
                 return True

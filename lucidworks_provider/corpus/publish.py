@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lucidworks_provider.client.chunking import ChunkingOptions
 from lucidworks_provider.corpus.dataset import (
     CHUNKS,
     DESCRIBES,
@@ -46,6 +45,7 @@ from lucidworks_provider.corpus.parts import GROUP_ROWS, PART_BYTES, PART_ROWS, 
 from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.corpus.tables import (
     OWN,
+    CatalogueOptions,
     Counts,
     Tables,
     build_upserts,
@@ -108,7 +108,7 @@ class TableSettings:
     :param on_missing_chunks: as for :func:`~lucidworks_provider.corpus.tables.reconcile`.
     """
 
-    options: ChunkingOptions
+    options: CatalogueOptions
     dimension: int = 0
     deletion_vectors: bool = True
     retention: float = RETENTION
@@ -385,8 +385,13 @@ def _copy(
     new: Mapping[str, DataFile],
     schema: pa.Schema,
 ) -> Iterator[list[tuple[str, str, int]]]:
-    """Replace files by copies without deleted rows; yields documents with their new file and first row."""
-    copy = _Copy(target)
+    """
+    Replace files by copies without deleted rows; yields documents with their new file and first row.
+
+    Consecutive rows of one document go to one file.
+    """
+    copy: ParquetFile | None = None
+    copy_path, rows, size, last_id = "", 0, 0, ""
     for path in paths:
         if path not in new:
             target.remove(path)
@@ -395,45 +400,24 @@ def _copy(
         if deleted is None and file.vector:
             deleted = read_vector(target.uri, file.vector)
         for batch in read_file_rows(target.uri, file, schema, deleted=deleted):
-            yield copy.write(batch)
-    copy.close()
-
-
-class _Copy:
-    """Writes the files of :func:`_copy`."""
-
-    def __init__(self, target: _Commit) -> None:
-        self._target = target
-        self._file: ParquetFile | None = None
-        self._path, self._rows, self._bytes, self._last_id = "", 0, 0, ""
-
-    def write(self, batch: pa.RecordBatch) -> list[tuple[str, str, int]]:
-        """Append rows; consecutive rows of one document go to one file."""
-        if not batch.num_rows:
-            return []
-        ids = batch.column("document_id").to_pylist()
-        if (self._rows >= PART_ROWS or self._bytes >= PART_BYTES) and ids[0] != self._last_id:
-            self.close()
-        if self._file is None:
-            self._path = f"{new_name()}.parquet"
-            self._file = ParquetFile(below(self._target.uri, self._path))
-            self._rows, self._bytes, self._last_id = 0, 0, ""
-        moved = []
-        for row, document_id in enumerate(ids, self._rows):
-            if document_id != self._last_id:
-                moved.append((document_id, self._path, row))
-                self._last_id = document_id
-        self._file.write(batch)
-        self._rows += batch.num_rows
-        self._bytes += batch.nbytes
-        return moved
-
-    def close(self) -> None:
-        """Add the file to the commit."""
-        if self._file is not None:
-            self._target.add(DataFile(self._path, self._file.close(), _now(), self._rows))
-            self._file = None
-            self._rows = self._bytes = 0
+            ids = batch.column("document_id").to_pylist()
+            if copy is not None and (rows >= PART_ROWS or size >= PART_BYTES) and ids[0] != last_id:
+                target.add(DataFile(copy_path, copy.close(), _now(), rows))
+                copy = None
+            if copy is None:
+                copy_path, rows, size, last_id = f"{new_name()}.parquet", 0, 0, ""
+                copy = ParquetFile(below(target.uri, copy_path))
+            moved = []
+            for row, document_id in enumerate(ids, rows):
+                if document_id != last_id:
+                    moved.append((document_id, copy_path, row))
+                    last_id = document_id
+            copy.write(batch)
+            rows += batch.num_rows
+            size += batch.nbytes
+            yield moved
+    if copy is not None:
+        target.add(DataFile(copy_path, copy.close(), _now(), rows))
 
 
 # -- documents -----------------------------------------------------------------------------------------

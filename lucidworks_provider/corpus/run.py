@@ -44,6 +44,7 @@ from lucidworks_provider.corpus.shards import (
 )
 from lucidworks_provider.corpus.stats import RunStats
 from lucidworks_provider.corpus.tables import (
+    CatalogueOptions,
     Counts,
     Tables,
     add_documents_of_other_shards,
@@ -104,6 +105,14 @@ class Corpus:
     on_missing_chunks: Literal["resend", "drop"] = "resend"
     deletion_vectors: bool = True
     retention: float = 7 * 86_400.0
+
+    @property
+    def catalogue(self) -> CatalogueOptions:
+        """What all chunks of the output have in common."""
+        reading = self.reading
+        return CatalogueOptions(
+            **self.options.as_json(), id_column=reading.id_column, text_column=reading.text_column
+        )
 
 
 def plan_run(corpus: Corpus) -> dict[str, Any]:
@@ -180,9 +189,14 @@ class _Run:
 
     def __post_init__(self) -> None:
         self._journal = Journal(self.folder, keep=self.corpus.keep_raw)
-        self._keep_old = self.tables.options == self.corpus.options.as_json()
-        self._dimension = self.tables.dimension if self._keep_old else 0
+        self._keep_old = self.tables.options == self.corpus.catalogue.as_json()
         self._published = self.tables.run if self.shard is None else self.tables.staged(self.shard)
+
+    @property
+    def _dimension(self) -> int:
+        """Of the vectors; 0 if unknown."""
+        before = self.tables.dimension if self._keep_old else 0
+        return next((part.dimension for part in reversed(self.parts) if part.dimension), before)
 
     def execute(self) -> dict[str, Any]:
         corpus, db = self.corpus, self.db
@@ -197,15 +211,14 @@ class _Run:
             has_tables=self.tables.chunks is not None,
         )
         if resumed is not None:
-            self.parts, dimension = resumed
-            self._dimension = dimension or self._dimension
+            self.parts = resumed
         if self.shard is not None:
             delete_staged(self.folder, self._published)
         exact = corpus.max_requests is not None
         plan, summary = _plan(corpus, db, self.tables, self.shard, self._warn, exact=exact)
         self._check_limits(summary)
         if resumed is None:
-            self._journal.begin(corpus.options.as_json())
+            self._journal.begin(corpus.catalogue.as_json())
         stats = RunStats(summary.documents, time.monotonic())
         stats.skipped(summary.documents - summary.candidates)
         if summary.documents:
@@ -260,16 +273,12 @@ class _Run:
             self.corpus.options,
             index_folder=below(self.folder, self._journal.run),
             dimension=self._dimension,
-            on_dimension=self._set_dimension,
         )
-
-    def _set_dimension(self, dimension: int) -> None:
-        self._dimension = dimension
 
     def _finish(self, pipeline: Pipeline, stats: RunStats, last: RunRecord | None) -> dict[str, Any]:
         corpus, rejected = self.corpus, self._check_rejects(stats)
         settings = TableSettings(
-            corpus.options,
+            corpus.catalogue,
             self._dimension,
             corpus.deletion_vectors,
             corpus.retention,
@@ -398,7 +407,7 @@ class _Run:
             # A process that was suspended since the commit must not remove files of its successor.
             self.lease.renew()
             # Before the removal of files that it names.
-            if pipeline.unfinished_jobs:
+            if pipeline.runner.unfinished_jobs:
                 carry_over(self._journal, self.db)
             else:
                 self._journal.end()
@@ -418,7 +427,7 @@ class _Run:
             stats.as_json(time.monotonic()),
             task=self.task["instance"],
             returned=returned,
-            options=corpus.options.as_json(),
+            options=corpus.catalogue.as_json(),
             source=corpus.source if isinstance(corpus.source, str) else "documents of a task",
             rejects=[dict(zip(fields, row, strict=True)) for row in rejects],
         )
@@ -433,8 +442,8 @@ class _Run:
         )
         kept = self.db.count("SELECT count(*) FROM new")
         raise BudgetExceededError(
-            f"The results of this try used {pipeline.budget.tokens:,} tokens, and max_tokens="
-            f"{pipeline.budget.max_tokens:,}. {left:,} of {count(summary.documents, 'document')} are left. "
+            f"The results of this try used {pipeline.runner.budget.tokens:,} tokens, and max_tokens="
+            f"{pipeline.runner.budget.max_tokens:,}. {left:,} of {count(summary.documents, 'document')} are left. "
             f"The chunks of {kept:,} are kept, and the tables are unchanged. Clearing the task, or the next run, "
             "sends the rest with a new budget, and nothing twice."
         )
@@ -483,7 +492,7 @@ def _plan(
     *,
     exact: bool,
 ) -> tuple[Plan, PlanSummary]:
-    same = tables.options == corpus.options.as_json()
+    same = tables.options == corpus.catalogue.as_json()
     files: Iterator[SourceFile]
     read: Callable[[SourceFile], Iterator[Document | RejectedDocument]]
     if isinstance(corpus.source, str):
@@ -521,7 +530,7 @@ def _checked_tables(corpus: Corpus, tables: Tables | None = None) -> Tables:
     _check_output(corpus)
     tables = tables or read_tables(corpus.output)
     if tables.options is None:
-        check_empty(corpus.output, NAMES)
+        check_empty(corpus.output)
     else:
         check_options(tables.options, corpus, corpus.output)
     return tables
@@ -531,7 +540,7 @@ def _check_output(corpus: Corpus) -> None:
     """:raises InputError: the output is within the source, or is a file."""
     if is_file(corpus.output):
         raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
-    if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output):
+    if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output, NAMES):
         raise InputError(
             f"output_uri {corpus.output} is within source {corpus.source}: the next run would take the tables "
             "for documents. Give them a folder outside."
@@ -555,7 +564,7 @@ def check_options(found: Mapping[str, Any], corpus: Corpus, where: str) -> None:
     :param found: options of the existing chunks.
     :raises InputError: names the options that differ.
     """
-    wanted = corpus.options.as_json()
+    wanted = corpus.catalogue.as_json()
     if found == wanted or corpus.full_refresh:
         return
     differences = ", ".join(
@@ -577,12 +586,13 @@ def resume_run(
     published_journal: str,
     published_parts: Callable[[], set[str]] | None,
     has_tables: bool,
-) -> tuple[list[Part], int] | None:
+) -> list[Part] | None:
     """
     Load the journal of an unfinished run.
+
     :param published_journal: the journal of the last published run; only its unfinished jobs are resumed.
     :param published_parts: returns the paths of its parts that the tables have; None for all of them.
-    :return: its parts, and the dimension of their vectors (0 if unknown); None if there is no unfinished run.
+    :return: its parts; None if there is no unfinished run.
     :raises InputError: the run had another configuration.
     """
     head = journal.head()
@@ -600,7 +610,7 @@ def resume_run(
     if head is None:
         return None
     options = head.get("options") or {}
-    if options != corpus.options.as_json():
+    if options != corpus.catalogue.as_json():
         if not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
             # If there are tables with this configuration, that of the unfinished run was the mistake.
             check_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
@@ -612,7 +622,7 @@ def resume_run(
         )
         journal.end()
         return None
-    parts, dimension = _replay(journal, db, set(names_in(below(corpus.output, CHUNKS))))
+    parts = _replay(journal, db, set(names_in(below(corpus.output, CHUNKS))))
     log.info(
         "Resuming an unfinished run: %s parts, %s jobs or results.",
         len(parts),
@@ -624,7 +634,7 @@ def resume_run(
         for path in had:
             db.run("DELETE FROM new WHERE part = ?", path)
         parts = [part for part in parts if part.path not in had]
-    return parts, dimension
+    return parts
 
 
 def carry_over(journal: Journal, db: RunDatabase) -> None:
@@ -649,20 +659,17 @@ def carry_over(journal: Journal, db: RunDatabase) -> None:
         journal.end()
 
 
-def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> tuple[list[Part], int]:
+def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> list[Part]:
     """
     Load the records of a journal into the run database.
 
     :param files: names in the folder of ``chunks``; a part without its file is skipped. None to skip none.
-    :return: the parts, and the dimension of their vectors (0 if unknown).
     """
     parts: list[Part] = []
-    dimension = 0
     for record in journal.load():
         match record.kind:
             case "part":
                 part = _part(record.value, journal)
-                dimension = part.dimension or dimension
                 if files is not None and part.path and part.path not in files:
                     log.warning("%s of an unfinished run is gone; its documents are sent again.", part.path)
                     continue
@@ -675,11 +682,9 @@ def _replay(journal: Journal, db: RunDatabase, files: set[str] | None) -> tuple[
             case "end":
                 db.clear_failures()
             case _ if record.key is not None:
-                key, body = record.key, record.location
-                where = (body.file, body.offset, body.length) if body else (None, None, None)
-                values = (key.document_id, key.content_hash, key.start, key.length, record.job, *where)
+                values = (*record.key, record.job, *(record.location or (None, None, None)))
                 db.run("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
-    return parts, dimension
+    return parts
 
 
 def _part(value: Any, journal: Journal) -> Part:

@@ -159,13 +159,13 @@ class RunDatabase:
         """The number in the first row; 0 for NULL."""
         return int(self.one(query, *values)[0] or 0)
 
-    def rows(self, query: str, *values: Any, at_once: int = 1000) -> Iterator[Any]:
+    def rows(self, query: str, *values: Any) -> Iterator[Any]:
         """All rows; the tables of the query must not be written during the iteration."""
         with self._lock:
             cursor = self._db.execute(query, values)
         while True:
             with self._lock:
-                some = cursor.fetchmany(at_once)
+                some = cursor.fetchmany(1000)
             if not some:
                 return
             yield from some
@@ -208,6 +208,10 @@ class RunDatabase:
     def set_action(self, document_id: str, action: int) -> None:
         """Update the action of a document."""
         self.run("INSERT OR REPLACE INTO source VALUES (?, ?)", document_id, action)
+
+    def attempts(self, document_id: str) -> int:
+        """Runs that have rejected a document, if this run rejects it."""
+        return self.count("SELECT sum(attempts) FROM before WHERE id = ?", document_id) + 1
 
     def reject(self, reject: Reject) -> None:
         """Reject a document; chunks of an earlier version stay."""

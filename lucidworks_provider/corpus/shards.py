@@ -27,8 +27,7 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal
 
-from lucidworks_provider.client.chunking import ChunkingOptions
-from lucidworks_provider.corpus.dataset import NAMES, REPORT, below
+from lucidworks_provider.corpus.dataset import REPORT, below
 from lucidworks_provider.corpus.lease import Holder, Lease
 from lucidworks_provider.corpus.parts import GROUP_ROWS, ParquetFile, Part
 from lucidworks_provider.corpus.publish import (
@@ -45,6 +44,7 @@ from lucidworks_provider.corpus.publish import (
 from lucidworks_provider.corpus.report import write_report
 from lucidworks_provider.corpus.run_database import REJECTED, RunDatabase
 from lucidworks_provider.corpus.tables import (
+    CatalogueOptions,
     Counts,
     Tables,
     check_empty,
@@ -127,7 +127,9 @@ def write_listings(source: str, into: str, *, shards: int) -> list[str]:
             listing.write(json.dumps(asdict(shard)) + "\n")
         for file in list_source(source):
             number = shard_of(file.path, shards)
-            files[number].write(json.dumps(asdict(file), ensure_ascii=False) + "\n")
+            line = asdict(file)
+            del line["contents"]
+            files[number].write(json.dumps(line, ensure_ascii=False) + "\n")
             counts[number] += 1
     log.info(
         "%s: %s files, %s to %s in each of %s shards.", source, sum(counts), min(counts), max(counts), shards
@@ -225,11 +227,7 @@ _FACTS = {
     "touched": ("touched_size INTEGER", "touched_etag TEXT", "touched_file TEXT"),
     "rejects": ("reason TEXT", "detail TEXT", "attempts INTEGER", "reject_file TEXT", "reject_hash TEXT"),
 }
-
-
 _COLUMNS = [column for columns in _FACTS.values() for column in columns]
-
-
 _READ_FACTS = """
 SELECT source.id, action, n.hash, n.size, n.etag, n.file, n.chunks, n.part, n.first, n.tokens, t.size, t.etag, t.file,
     r.reason, r.detail, r.attempts, r.file, r.hash
@@ -364,7 +362,7 @@ def publish_shards(
         shards = [read_staged(uri) for uri in uris]
         options = _check_shards(shards)
         if tables.options is None:
-            check_empty(output, NAMES)
+            check_empty(output)
         _check_unpublished(tables, shards)
         _check_base(output, tables, shards)
         parts = [Part(**part) for shard in shards for part in shard.parts]
@@ -429,7 +427,7 @@ def _publish(
     return result
 
 
-def _check_shards(shards: Sequence[StagedShard]) -> ChunkingOptions:
+def _check_shards(shards: Sequence[StagedShard]) -> CatalogueOptions:
     """:raises InputError: their configurations differ, or one is missing or there twice."""
     if not shards:
         raise InputError("staged is empty; give what the tasks of the shards have returned.")
@@ -461,7 +459,7 @@ def _check_shards(shards: Sequence[StagedShard]) -> ChunkingOptions:
             f"staged: the shards have vectors of different lengths ({sorted(dimensions)}), though they were made "
             "with one configuration: the deployment changed. Run all shards with full_refresh=True."
         )
-    return ChunkingOptions(**first.options)
+    return CatalogueOptions(**first.options)
 
 
 def _check_unpublished(tables: Tables, shards: Sequence[StagedShard]) -> None:
@@ -495,9 +493,7 @@ def _check_base(output: str, tables: Tables, shards: Sequence[StagedShard]) -> N
 
 
 def _sums(output: str, shards: Sequence[StagedShard]) -> dict[str, Any]:
-    summed = (
-        *("written", "tokens", "skipped", "rejected", "submitted", "resubmitted", "truncated", "warnings"),
-    )
+    summed = ["written", "tokens", "skipped", "rejected", "submitted", "resubmitted", "truncated", "warnings"]
     return {
         "dataset": output,
         "dimension": max((shard.dimension for shard in shards), default=0),

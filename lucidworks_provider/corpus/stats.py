@@ -325,9 +325,5 @@ class RunStats:
 def _of(done: int, total: int | None) -> str:
     if not total:
         return f"{done:,} documents"
-    return f"{done:,} of {total:,} documents ({_percent(done, total)})"
-
-
-def _percent(part: int, whole: int) -> str:
     # Rounded down, so that 100 % is the end.
-    return f"{part * 100 // whole} %"
+    return f"{done:,} of {total:,} documents ({done * 100 // total} %)"

@@ -24,7 +24,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lucidworks_provider.corpus.dataset import CHUNKS, DESCRIBES, DIMENSION, DOCUMENTS, OPTIONS, RUN, below
+from lucidworks_provider.client.chunking import ChunkingOptions
+from lucidworks_provider.corpus.dataset import (
+    CHUNKS,
+    DESCRIBES,
+    DIMENSION,
+    DOCUMENTS,
+    NAMES,
+    OPTIONS,
+    RUN,
+    below,
+)
 from lucidworks_provider.corpus.run_database import REJECTED, SAME, TODO, RunDatabase
 from lucidworks_provider.delta.log import Table, check_writable, read_table
 from lucidworks_provider.delta.rows import read_rows
@@ -81,6 +91,23 @@ def documents_schema() -> pa.Schema:
             pa.field("rejected_hash", text),
         ]
     )
+
+
+@dataclass(frozen=True)
+class CatalogueOptions(ChunkingOptions):
+    """
+    How all chunks of a catalogue are made.
+
+    :param id_column: of the source's records: another one makes other documents of them.
+    :param text_column: another one makes other texts of the same documents.
+    """
+
+    id_column: str = "id"
+    text_column: str = "text"
+
+    def as_json(self) -> dict[str, Any]:
+        """The options as plain JSON, in a fixed order."""
+        return {**super().as_json(), "id_column": self.id_column, "text_column": self.text_column}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +197,10 @@ def read_tables(output: str, known: Tables | None = None) -> Tables:
     return Tables(chunks, documents)
 
 
-def check_empty(output: str, ours: set[str]) -> None:
+def check_empty(output: str) -> None:
     """
     Refuse a folder without tables that has other contents.
 
-    :param ours: names that runs use.
     :raises InputError: names the contents.
     """
     names = names_in(output)
@@ -183,7 +209,7 @@ def check_empty(output: str, ours: set[str]) -> None:
             f"{output} holds a dataset of an earlier version of this provider (snapshot.json), which is not "
             "converted. Choose another output; every document is submitted again."
         )
-    strange = sorted(name for name in names if name not in ours and name[0] not in "._")
+    strange = sorted(name for name in names if name not in NAMES and name[0] not in "._")
     if strange:
         raise InputError(
             f"{output} has no table {CHUNKS} and holds something else ({', '.join(strange[:_NAMED])}, …). Give the "
@@ -250,7 +276,7 @@ def load_rejects(db: RunDatabase, *, remember: bool) -> None:
 def reconcile(
     db: RunDatabase,
     tables: Tables,
-    on_missing_chunks: Literal["resend", "drop"] | None,
+    on_missing_chunks: Literal["resend", "drop"],
     *,
     whole: bool = True,
 ) -> None:
@@ -261,7 +287,7 @@ def reconcile(
     otherwise.
 
     :param on_missing_chunks: ``resend`` documents with missing chunks, or ``drop`` their other chunks until their
-        text changes; None where the tasks of the shards have decided.
+        text changes.
     :param whole: the run database has all documents, not only those of a shard.
     """
     chunks, documents = tables.chunks, tables.documents
@@ -301,15 +327,7 @@ def reconcile(
         "FROM documents LEFT JOIN sums ON sums.id = documents.id "
         "WHERE present AND (coalesce(sums.count, 0) != documents.chunks OR sums.total != sums.count)"
     )
-    count = db.count(f"SELECT count(*) {missing}")
-    if count and on_missing_chunks is None:
-        # The rows are searched for when they have to be removed.
-        db.run(
-            "UPDATE documents SET first = NULL, moved = 1, "  # noqa: S608
-            "chunks = coalesce((SELECT total FROM sums WHERE sums.id = documents.id), 0) "
-            f"WHERE id IN (SELECT documents.id {missing})"
-        )
-    elif count:
+    if count := db.count(f"SELECT count(*) {missing}"):
         some = [row[0] for row in db.rows(f"SELECT documents.id {missing} ORDER BY 1 LIMIT {_NAMED}")]
         log.warning(
             "%s: since the last run another program has removed or replaced chunks of %s documents (%s, …); "

@@ -16,9 +16,25 @@ _MOST_TAGS = 1_000_000
 _SPACE = re.compile("[ \t\n\f]+")
 _DISPLAY_NONE = re.compile(r"display\s{0,9}:\s{0,9}none", re.IGNORECASE)
 _UNSEEN = {"iframe", "noframes", "script", "style", "template", "title"}
-_VERBATIM = {"pre", "textarea"}
+_VERBATIM = {"listing", "plaintext", "pre", "textarea", "xmp"}
+# Elements of which HTML ignores a line break right behind the tag.
+_DROPPING = {"listing", "pre", "textarea"}
 # Elements with a blank line before and after.
-_PARAGRAPHS = {"blockquote", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "p", "pre"}
+_PARAGRAPHS = {
+    "blockquote",
+    "figure",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "listing",
+    "p",
+    "plaintext",
+    "pre",
+    "xmp",
+}
 # Elements that begin a line.
 _LINES = {
     *("address", "article", "aside", "body", "caption", "center", "dd", "details", "dialog", "div", "dl"),
@@ -32,7 +48,8 @@ def html_text(html: str) -> str | Rejection:
     """
     The text of a page without scripts, styles and hidden elements; list items and table rows are lines.
 
-    White space is kept in ``<pre>`` and ``<textarea>``, and collapsed elsewhere.
+    White space is kept in ``<pre>``, ``<listing>``, ``<xmp>``, ``<plaintext>`` and ``<textarea>``, and collapsed
+    elsewhere. For libxml2, a list, a table or a form ends a ``<pre>``.
 
     :param html: the page.
     :return: a rejection for what is no page that can be read.
@@ -70,6 +87,7 @@ class _Text:
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """An element begins."""
+        self._first = tag in _DROPPING
         hidden = tag in _UNSEEN or "hidden" in attributes or _DISPLAY_NONE.search(attributes.get("style", ""))
         if self._hidden or hidden:
             self._hidden += 1
@@ -77,7 +95,6 @@ class _Text:
         self._border(tag)
         if tag in _VERBATIM:
             self._verbatim += 1
-            self._first = True
         elif tag in {"ol", "ul"}:
             self._lists.append(0 if tag == "ol" else None)
         elif tag == "li":
@@ -88,6 +105,7 @@ class _Text:
 
     def end(self, tag: str) -> None:
         """An element ends, also one without an end tag."""
+        self._first = False
         if self._hidden:
             self._hidden -= 1
             return
@@ -106,7 +124,6 @@ class _Text:
         if self._hidden:
             return
         if self._verbatim:
-            # HTML ignores a line break right behind the tag.
             self._write(text.removeprefix("\n") if self._first else text)
             self._first = False
             return
@@ -115,6 +132,10 @@ class _Text:
         if words != " ":
             self._write(words.strip(" "))
             self._blank = words.endswith(" ")
+
+    def comment(self, text: str) -> None:
+        """A comment, which is not shown."""
+        self._first = False
 
     def close(self) -> None:
         """The page ends."""

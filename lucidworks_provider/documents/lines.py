@@ -13,14 +13,12 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, BinaryIO, cast
 
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.encoding import Rejection, decode, too_large, wide_codec
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
-from lucidworks_provider.documents.source import SourceFile
-from lucidworks_provider.storage import reading as open_to_read
+from lucidworks_provider.documents.source import SourceFile, open_file
 
 BLOCK_BYTES = 1 << 20
 _MARK = codecs.BOM_UTF8
@@ -37,7 +35,7 @@ def open_decompressed(file: SourceFile) -> Iterator[BinaryIO]:
     :raises StorageError: the file cannot be read, also later.
     """
     name = file.path.lower()
-    with open_to_read(file.uri) as opened:
+    with open_file(file) as opened:
         if name.endswith(".gz"):
             with gzip.GzipFile(fileobj=opened, mode="rb") as decompressed:
                 yield cast("BinaryIO", decompressed)
@@ -87,15 +85,15 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
     """
     number = 0
     fields: tuple[str, ...] = (options.id_column, options.text_column)
+    loads = _loads()
     with open_decompressed(file) as opened:
         try:
             for number, line in read_lines(opened, options.encoding, options.max_document_bytes):
                 place = f"{file.path}:{number}"
                 if isinstance(line, int):
-                    rejection = too_large(line, options.max_document_bytes)
-                    yield RejectedDocument(place, rejection.reason, rejection.detail)
+                    yield RejectedDocument(place, *too_large(line, options.max_document_bytes))
                 else:
-                    record = parse_line(line, options.encoding)
+                    record = _parsed(line, options.encoding, loads)
                     if fields and isinstance(record, dict):
                         for name in fields:
                             if name not in record:
@@ -113,7 +111,7 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
 
 def _document(place: str, record: Any, options: ReadOptions) -> Document | RejectedDocument:
     if isinstance(record, Rejection):
-        return RejectedDocument(place, record.reason, record.detail)
+        return RejectedDocument(place, *record)
     if not isinstance(record, dict):
         return RejectedDocument(place, Reason.INVALID, f"It is no JSON object, but {type(record).__name__}.")
     if options.text_column not in record:
@@ -121,10 +119,10 @@ def _document(place: str, record: Any, options: ReadOptions) -> Document | Rejec
     return read_record(place, record.get(options.id_column), record[options.text_column], options)
 
 
-def parse_line(line: bytes, encoding: str | None) -> Any:
+def _parsed(line: bytes, encoding: str | None, loads: Callable[[bytes], Any]) -> Any:
     """The value of a line; a rejection if it is no JSON."""
     try:
-        return _loads()(line)
+        return loads(line)
     except (ValueError, RecursionError):
         pass  # maybe another encoding, or NaN, which Python's json accepts
     text = decode(line, encoding or "utf-8")
@@ -136,7 +134,6 @@ def parse_line(line: bytes, encoding: str | None) -> Any:
         return Rejection(Reason.INVALID, f"It is no JSON: {err!s:.100}.")
 
 
-@cache
 def _loads() -> Callable[[bytes], Any]:
     try:
         from orjson import loads

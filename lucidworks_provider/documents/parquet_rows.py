@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 from lucidworks_provider.delta import check_installed
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.records import ReadOptions, missing_column, read_record
-from lucidworks_provider.documents.source import SourceFile
+from lucidworks_provider.documents.source import SourceFile, open_file
 from lucidworks_provider.errors import InputError
-from lucidworks_provider.storage import reading as open_to_read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +44,7 @@ def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | 
     import pyarrow.parquet as pq
 
     row = 0
-    with open_to_read(file.uri) as opened:
+    with open_file(file) as opened:
         try:
             parquet = pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False)
             _check_columns(file, parquet.schema_arrow, options)

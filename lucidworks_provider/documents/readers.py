@@ -30,7 +30,7 @@ from lucidworks_provider.documents.html_text import html_text
 from lucidworks_provider.documents.lines import read_json_lines
 from lucidworks_provider.documents.parquet_rows import read_delta, read_parquet
 from lucidworks_provider.documents.records import ReadOptions, read_record
-from lucidworks_provider.documents.source import Format, SourceFile
+from lucidworks_provider.documents.source import Format, SourceFile, fetch
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import read_file
 
@@ -47,8 +47,9 @@ _PACKAGES = {Format.HTML: "lxml", Format.PARQUET: "pyarrow"}
 
 def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     """
-    Iterate over the documents of a file, in constant memory. Records with the same id are all returned.
+    The documents of a file, in constant memory. Records with the same id are all returned.
 
+    The call reads a file of one document, and a small file of records; any other file is read during the iteration.
     Missing and damaged files are rejected documents.
 
     :raises InputError: a file of which every document would be rejected, by its first line or its schema: a column is
@@ -57,8 +58,16 @@ def read_file_documents(file: SourceFile, options: ReadOptions) -> Iterator[Docu
     _check_installed(file.format)
     if file.format in {Format.TEXT, Format.HTML}:
         wrong = check_id(file.path)
-        yield _rejected(file, Rejection(Reason.INVALID, wrong)) if wrong else _read_whole(file, options)
-        return
+        return iter(
+            [RejectedDocument(file.path, Reason.INVALID, wrong) if wrong else _read_whole(file, options)]
+        )
+    try:
+        return _read_records(fetch(file), options)
+    except StorageError as err:
+        return iter([_failed(file, err)])
+
+
+def _read_records(file: SourceFile, options: ReadOptions) -> Iterator[Document | RejectedDocument]:
     try:
         yield from _RECORDS[file.format](file, options)
     except StorageError as err:
@@ -78,7 +87,7 @@ def _check_installed(form: Format) -> None:
 def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDocument:
     most = options.max_document_bytes
     if file.size > most:
-        return _rejected(file, too_large(file.size, most))
+        return RejectedDocument(file.path, *too_large(file.size, most))
     if not file.size:
         return RejectedDocument(file.path, Reason.EMPTY, "It has no text.")
     try:
@@ -88,9 +97,9 @@ def _read_whole(file: SourceFile, options: ReadOptions) -> Document | RejectedDo
     if data is None:
         return _not_there(file)
     if len(data) > most:
-        return _rejected(file, too_large(len(data), most))
+        return RejectedDocument(file.path, *too_large(len(data), most))
     text = _text_of(data, file.format, options)
-    return _rejected(file, text) if isinstance(text, Rejection) else Document(file.path, text)
+    return RejectedDocument(file.path, *text) if isinstance(text, Rejection) else Document(file.path, text)
 
 
 def _text_of(data: bytes, form: Format, options: ReadOptions) -> str | Rejection:
@@ -102,16 +111,13 @@ def _text_of(data: bytes, form: Format, options: ReadOptions) -> str | Rejection
     return text if isinstance(text, Rejection) else check_text(text, options.max_document_bytes) or text
 
 
-def _rejected(file: SourceFile, rejection: Rejection) -> RejectedDocument:
-    return RejectedDocument(file.path, rejection.reason, rejection.detail)
-
-
 def _failed(file: SourceFile, err: StorageError) -> RejectedDocument:
     return RejectedDocument(file.path, Reason.UNREADABLE, str(err))
 
 
 def _not_there(file: SourceFile) -> RejectedDocument:
-    return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} was listed, and is not there any more.")
+    what = "was listed, and is not there any more" if file.size >= 0 else "is a link whose target is gone"
+    return RejectedDocument(file.path, Reason.MISSING, f"{file.uri} {what}.")
 
 
 def read_inline_documents(
@@ -142,11 +148,7 @@ def _read_inline(position: int, given: object, options: ReadOptions) -> Document
     id_column, text_column = options.id_column, options.text_column
     if not isinstance(given, Mapping) or not {id_column, text_column} <= set(given):
         raise InputError(f"source[{position}] must be a dictionary with {id_column!r} and {text_column!r}.")
-    document_id, text = given[id_column], given[text_column]
-    is_id = isinstance(document_id, str | int) and not isinstance(document_id, bool)
-    wrong = check_id(str(document_id)) if is_id else None
-    if wrong or not is_id:
-        raise InputError(
-            f"source[{position}] has the id {document_id!r:.80}; give it a text or a number. {wrong or ''}".rstrip()
-        )
-    return read_record("", document_id, text, options)
+    found = read_record("", given[id_column], given[text_column], options)
+    if isinstance(found, RejectedDocument) and not found.id:
+        raise InputError(f"source[{position}]: {found.detail}")
+    return found

@@ -43,6 +43,8 @@ class ReadOptions:
                 raise InputError(f"{name} is {value!r}; give the name of a column.")
         if self.id_column == self.text_column:
             raise InputError(f"id_column and text_column are both {self.id_column!r}; they must differ.")
+        if not isinstance(self.encoding, str | None):
+            raise InputError(f"encoding is {self.encoding!r:.200}; give the name of an encoding.")
         if self.encoding is not None:
             check_encoding(self.encoding)
         most = self.max_document_bytes
@@ -53,7 +55,7 @@ class ReadOptions:
     def _check_csv(self) -> None:
         special = [self.csv_delimiter, self.csv_quotechar, self.csv_escapechar]
         for name, value in zip(("csv_delimiter", "csv_quotechar", "csv_escapechar"), special, strict=True):
-            if value in {None, ""}:
+            if value is None or value == "":
                 continue
             if not isinstance(value, str) or len(value) != 1 or not value.isascii() or value in "\r\n\0 ":
                 raise InputError(
@@ -64,7 +66,8 @@ class ReadOptions:
         columns = self.csv_columns
         if columns is None:
             return
-        if isinstance(columns, str) or not all(isinstance(one, str) for one in columns):
+        is_list = isinstance(columns, Sequence) and not isinstance(columns, str)
+        if not is_list or not all(isinstance(one, str) for one in columns):
             raise InputError(f"csv_columns is {columns!r:.200}; give a list of the columns' names.")
         for name in (self.id_column, self.text_column):
             if list(columns).count(name) != 1:
@@ -100,7 +103,7 @@ def read_record(
         rejection = text
     else:
         rejection = Rejection(Reason.INVALID, f"Its text is of type {type(text).__name__}.")
-    return RejectedDocument(name, rejection.reason, rejection.detail)
+    return RejectedDocument(name, *rejection)
 
 
 def missing_column(uri: str, name: str, there: list[str], hint: str = "") -> InputError:

@@ -3,18 +3,43 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
+from pathlib import PurePath
+from typing import BinaryIO, TypeVar
 
+from lucidworks_provider.client.options import did_you_mean
 from lucidworks_provider.delta import check_installed
-from lucidworks_provider.errors import InputError
-from lucidworks_provider.storage import Entry, find_entry, list_below, list_folder, local_path, without_scheme
+from lucidworks_provider.errors import InputError, StorageError
+from lucidworks_provider.storage import (
+    Entry,
+    find_entry,
+    list_below,
+    list_folder,
+    list_unnamed,
+    local_path,
+    names_in,
+    read_file,
+    reading,
+    split_uri,
+    without_scheme,
+)
 from lucidworks_provider.threads import read_ahead
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+# Files up to this size are read by one request.
+_SMALL = 4 << 20
+# Limit of the contents that are read ahead.
+_AHEAD_BYTES = 32_000_000
 
 
 class Format(StrEnum):
@@ -28,22 +53,12 @@ class Format(StrEnum):
     DELTA = "delta"
 
 
-_FORMATS = {
-    "txt": Format.TEXT,
-    "md": Format.TEXT,
-    "html": Format.HTML,
-    "htm": Format.HTML,
-    "jsonl": Format.JSON_LINES,
-    "ndjson": Format.JSON_LINES,
-    "csv": Format.CSV,
-    "tsv": Format.CSV,
-    "parquet": Format.PARQUET,
-}
-_COMPRESSED = {f"{suffix}.gz": _FORMATS[suffix] for suffix in ("jsonl", "ndjson", "csv", "tsv")}
 # Folders of table formats and their writers that have no data.
 _LOG = "_delta_log"
 _OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metadata"}
 _MAGIC = re.compile(r"[*?[]")
+# What source_folder has returned for names with magic.
+_folders: dict[str, str] = {}
 # Tokens of a glob: a class of characters, stars, or another character.
 _TOKENS = re.compile(r"\[(!?)(\][^\]]*|[^\]]+)\]|(\*+)|(.)", re.DOTALL)
 
@@ -58,6 +73,7 @@ class SourceFile:
     :param size: bytes.
     :param etag: changes when the file does: ``etag:…``, ``mtime:<ns>``, or ``seen:<ns>``, the time of the listing, if
         the store has neither.
+    :param contents: of a small file that was fetched.
     """
 
     uri: str
@@ -65,6 +81,49 @@ class SourceFile:
     size: int
     etag: str
     format: Format
+    contents: bytes | None = field(default=None, compare=False, repr=False)
+
+
+def fetch(file: SourceFile) -> SourceFile:
+    """
+    Read a small file, by one request; any other file stays as it is.
+
+    :raises StorageError: the storage cannot be read.
+    """
+    if not _is_small(file):
+        return file
+    contents = read_file(file.uri, _SMALL + 1)
+    # A file that has grown is read in parts. Of one that is gone, opening it is the error.
+    return file if contents is None or len(contents) > _SMALL else replace(file, contents=contents)
+
+
+def open_file(file: SourceFile) -> AbstractContextManager[BinaryIO]:
+    """
+    Open a file for random access, all of one version.
+
+    :raises StorageError: the file cannot be read, also later.
+    """
+    return reading(file.uri) if file.contents is None else io.BytesIO(file.contents)
+
+
+def read_files_ahead(
+    work: Callable[[SourceFile], R], files: Iterable[SourceFile]
+) -> Generator[R, None, None]:
+    """
+    :func:`~lucidworks_provider.threads.read_ahead` for files, with a limit of the contents in memory.
+
+    :param work: reads a file of one document, and fetches one of records; thread-safe.
+    """
+    return read_ahead(work, files, size=_bytes_ahead, max_bytes=_AHEAD_BYTES)
+
+
+def _bytes_ahead(file: SourceFile) -> int:
+    whole = file.format in {Format.TEXT, Format.HTML}
+    return max(file.size, 0) if whole or _is_small(file) else 0
+
+
+def _is_small(file: SourceFile) -> bool:
+    return file.format is not Format.DELTA and 0 < file.size <= _SMALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +131,31 @@ class Formats:
     """
     Which files are read.
 
-    :param of: returns the format of a file by its name; None to skip it.
-    :param suffixes: for messages.
+    :param by_suffix: the format of each suffix of one or two parts, such as ``csv`` and ``csv.gz``.
     """
 
-    of: Callable[[str], Format | None]
-    suffixes: str
+    by_suffix: Mapping[str, Format]
+
+    def of(self, name: str) -> Format | None:
+        """The format of a file by its name; None to skip it."""
+        _, *suffixes = name.lower().split(".")
+        return self.by_suffix.get("".join(suffixes[-1:])) or self.by_suffix.get(".".join(suffixes[-2:]))
+
+    @property
+    def suffixes(self) -> str:
+        """For messages."""
+        return ", ".join(f".{suffix}" for suffix in self.by_suffix)
 
 
-def _format(name: str) -> Format | None:
-    _, *suffixes = name.lower().split(".")
-    return _FORMATS.get("".join(suffixes[-1:])) or _COMPRESSED.get(".".join(suffixes[-2:]))
-
-
-DOCUMENTS = Formats(_format, ", ".join(f".{suffix}" for suffix in (*_FORMATS, *_COMPRESSED)))
+_LINES = {"jsonl": Format.JSON_LINES, "ndjson": Format.JSON_LINES, "csv": Format.CSV, "tsv": Format.CSV}
+DOCUMENTS = Formats(
+    {
+        **{"txt": Format.TEXT, "md": Format.TEXT, "html": Format.HTML, "htm": Format.HTML},
+        **_LINES,
+        "parquet": Format.PARQUET,
+        **{f"{suffix}.gz": form for suffix, form in _LINES.items()},
+    }
+)
 
 
 def list_source(
@@ -96,17 +166,20 @@ def list_source(
 
     A folder with a ``_delta_log`` is a Delta table; its files are those of the newest version. Hidden files and
     folders (``.x``) and those of table writers (``_temporary``, ``_spark_metadata`` etc.) are skipped, and files of
-    other formats are counted in one warning. Symbolic links are followed, except to a parent folder. Memory is
-    bounded by the listings of some folders directly below the source.
+    other formats are counted in one warning. Symbolic links are followed, except to a parent folder, and in linked
+    folders to what is listed elsewhere. Memory is bounded by the listings of some folders directly below the source.
 
     :param source: absolute path or ``ObjectStoragePath`` URI of a file, folder or glob (``*``, ``?``, ``[…]``,
         and ``**`` for any number of folders).
     :param warn: called with a message and its values.
     :raises InputError: there is no such source, or it has no file that can be read. Raised during the iteration.
-    :raises StorageError: a folder cannot be read; its documents would otherwise count as deleted.
+    :raises StorageError: a folder, or a link that may be one, cannot be read; its documents would otherwise count as
+        deleted.
     """
-    base = _checked(source)
-    found = _found(base)
+    base, parts = _split(_checked(source))
+    found = None if parts else _found(base)
+    if found is None and not parts:
+        raise InputError(f"source: there is no file and no folder {base}.{_neighbour(base)}")
     if found is not None and not found.folder:
         if (one := formats.of(found.name)) is None:
             raise InputError(
@@ -117,10 +190,7 @@ def list_source(
     if found is not None and find_entry(f"{base}/{_LOG}") is not None:
         yield from _delta_files(base)
         return
-    walk = _Walk(base)
-    if found is None:
-        walk = _globbing(base)
-    walk.formats, walk.warn = formats, warn
+    walk = _Walk(base, parts, re.compile(_expression(parts)) if parts else None, formats, warn)
     some = False
     for file in walk.files():
         some = True
@@ -128,7 +198,7 @@ def list_source(
     walk.report()
     if not some:
         raise InputError(
-            f"source: {base} {'matches' if walk.matches else 'holds'} no file that can be read "
+            f"source: {_checked(source)} {'matches' if parts else 'holds'} no file that can be read "
             f"({formats.suffixes}), and {walk.others:,} of other kinds."
         )
 
@@ -168,7 +238,7 @@ def source_folder(source: str) -> str:
     """
     The file or folder of a source; for a glob, the last folder before its first wildcard.
 
-    A name with ``[``, ``]``, ``?`` or ``*`` is no glob if such a file or folder exists.
+    Names with ``[``, ``]``, ``?`` or ``*`` are no wildcards while folders, or at the end a file, of that name exist.
 
     :param source: as for :func:`list_source`.
     :raises StorageError: the storage cannot be read.
@@ -176,18 +246,34 @@ def source_folder(source: str) -> str:
     return _split(_checked(source))[0]
 
 
-def may_contain(source: str, folder: str) -> bool:
+def known_folder(source: str) -> str | None:
+    """
+    :func:`source_folder` of a source with ``[``, ``]``, ``?`` or ``*``, once this process has read it; else None.
+
+    Reads no storage.
+    """
+    return _folders.get(_checked(source))
+
+
+def may_contain(source: str, folder: str, names: Iterable[str]) -> bool:
     """
     Whether files below a folder can be files of the source, by their paths.
 
     :param source: as for :func:`list_source`.
     :param folder: URI; need not exist.
+    :param names: of what the folder itself has; its subfolders may have files of any name.
     :raises StorageError: the storage cannot be read.
     """
-    root, pattern = _split(_checked(source))
-    above, below = (f"{without_scheme(place).rstrip('/')}/" for place in (root, folder))
-    path = below.removeprefix(above)
-    return below.startswith(above) and (not pattern or _reaches(pattern, path.split("/")[:-1]))
+    root, parts = _split(_checked(source))
+    above, below = (f"{_plain(place)}/" for place in (root, folder))
+    if not below.startswith(above):
+        return False
+    folders = below.removeprefix(above).split("/")[:-1]
+    if not parts or not _reaches(parts, folders):
+        return not parts
+    if "**" in parts or len(parts) > len(folders) + 1:
+        return True
+    return any(re.fullmatch(_part(parts[-1]), name) for name in names)
 
 
 def is_file_of(source: str, uri: str) -> bool:
@@ -199,10 +285,15 @@ def is_file_of(source: str, uri: str) -> bool:
     :raises StorageError: the storage cannot be read.
     """
     root, parts = _split(_checked(source))
-    base, path = without_scheme(root).rstrip("/"), without_scheme(uri)
+    base, path = _plain(root), without_scheme(uri)
     if not path.startswith(f"{base}/"):
         return path == base
     return not parts or re.fullmatch(_expression(parts), path[len(base) + 1 :]) is not None
+
+
+def _plain(folder: str) -> str:
+    # The slash of the root of a disk must stay.
+    return without_scheme(f"{folder}/").rstrip("/")
 
 
 def _found(base: str) -> Entry | None:
@@ -211,26 +302,51 @@ def _found(base: str) -> Entry | None:
 
 
 def _split(base: str) -> tuple[str, list[str]]:
-    """A folder, and the parts of the glob below it; no parts if the source is no glob."""
-    magic = _MAGIC.search(base)
-    if magic is None or _found(base) is not None:
+    """
+    A folder, and the parts of the glob below it; no parts if the source is no glob.
+
+    :raises InputError: a wildcard is in the name of a bucket, or the glob cannot be understood.
+    """
+    names = base.split("/")
+    for number, name in enumerate(names, 1):
+        if not _MAGIC.search(name):
+            continue
+        # Of a URI, the third part is the bucket.
+        if number == 3 and local_path(base) is None:
+            raise InputError(f"source is {base!r}; a wildcard cannot replace a bucket.")
+        if not _is_literal("/".join(names[:number]), last=number == len(names)):
+            break
+    else:
+        if _MAGIC.search(base):
+            _folders[base] = base
         return base, []
-    folder = base[: base.rindex("/", 0, magic.start())]
-    parts = base[len(folder) + 1 :].split("/")
+    folder, parts = "/".join(names[: number - 1]), names[number - 1 :]
     try:
         re.compile(_expression(parts))
     except re.error:
         raise InputError(f"source is {base!r}, which is no glob that can be understood.") from None
+    _folders[base] = folder
     return folder, parts
 
 
-def _globbing(base: str) -> _Walk:
-    folder, parts = _split(base)
-    if not parts:
-        raise InputError(f"source: there is no file and no folder {base}.")
-    if folder.endswith(":/"):
-        raise InputError(f"source is {base!r}; a wildcard cannot replace a bucket.")
-    return _Walk(folder, re.compile(_expression(parts)), parts)
+def _is_literal(place: str, *, last: bool) -> bool:
+    """Whether there is a folder of this name, or, at the end of a source, a file."""
+    found = _found(place)
+    # A store may have a file and a folder of one name.
+    return found is not None and (
+        last or found.folder or any(True for _ in list_below(place) or list_folder(place))
+    )
+
+
+def _neighbour(base: str) -> str:
+    """A sentence with the nearest name in the same folder; empty if none is near."""
+    parent, name = split_uri(base)
+    if parent.endswith(":/"):
+        return ""
+    try:
+        return did_you_mean(name, names_in(f"{parent}/"))
+    except StorageError:
+        return ""
 
 
 def _reaches(parts: list[str], folders: list[str]) -> bool:
@@ -243,49 +359,104 @@ def _reaches(parts: list[str], folders: list[str]) -> bool:
     return len(parts) > len(folders)
 
 
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """
+    A folder to list.
+
+    :param path: below the base of the walk, with a slash at its end; empty for the base.
+    :param target: if it is a link, where it leads.
+    :param linked: whether it is within a linked folder.
+    """
+
+    path: str
+    target: str = ""
+    linked: bool = False
+
+
 @dataclass(slots=True)
 class _Walk:
     """
     Walks through a folder.
 
     :param base: the folder, without a slash at its end.
-    :param matches: pattern of the paths below the folder; None for all.
-    :param parts: the parts of the glob of ``matches``.
+    :param parts: the parts of a glob below the folder; none for all files.
+    :param matches: pattern of the paths below the folder, from ``parts``; None for all.
     :param others: number of files of other formats.
     :param misnamed: number of files whose names are not UTF-8.
+    :param dotted: number of files and folders with ``.`` or ``..`` as a part of their names.
+    :param repeated: number of links that are not followed, as their folders are listed elsewhere.
     """
 
     base: str
-    matches: re.Pattern[str] | None = None
-    parts: list[str] = field(default_factory=list)
+    parts: list[str]
+    matches: re.Pattern[str] | None
+    formats: Formats
+    warn: Callable[..., None]
     others: int = 0
     misnamed: int = 0
+    dotted: int = 0
+    repeated: int = 0
     first_other: str = ""
-    formats: Formats = DOCUMENTS
-    warn: Callable[..., None] = log.warning
+    first_dotted: str = ""
+    first_repeated: str = ""
+    _targets: set[str] = field(default_factory=set)
 
     def files(self) -> Iterator[SourceFile]:
         """Files that match and can be read."""
-        # Paths of folders that are not listed yet.
-        folders = [""]
+        folders = [_Folder("")]
         while folders:
             some, folders = folders, []
-            for below, entries in read_ahead(self._list, some):
-                yield from self._files(below, entries, folders)
+            for folder, entries in read_ahead(self._list, some):
+                yield from self._files(folder, entries, folders)
+            folders = self._once(folders)
 
-    def _list(self, below: str) -> tuple[str, Iterable[Entry]]:
-        place = f"{self.base}/{below}"
+    def _once(self, folders: list[_Folder]) -> list[_Folder]:
+        """Without links in linked folders to what is listed elsewhere; n crosswise links would make n! paths."""
+        # By names, so that the next run decides alike.
+        nested = {folder.path: folder for folder in folders if folder.linked and folder.target}
+        once = [folder for folder in folders if folder.path not in nested]
+        self._targets.update(folder.target for folder in once if folder.target)
+        for path, folder in sorted(nested.items()):
+            if self._is_listed(folder.target):
+                self.repeated += 1
+                self.first_repeated = self.first_repeated or path
+            else:
+                self._targets.add(folder.target)
+                once.append(folder)
+        return once
+
+    def _is_listed(self, target: str) -> bool:
+        """Whether a folder is listed without the links in linked folders."""
+        if not self._targets.isdisjoint((target, *map(str, PurePath(target).parents))):
+            return True
+        below = f"{target}/".removeprefix(f"{_plain(self.base)}/")
+        return not below.startswith("/") and "/." not in f"/{below}" and self._enters(below)
+
+    def _enters(self, path: str) -> bool:
+        """Whether a folder is listed, by its path with a slash at its end."""
+        return not self.parts or _reaches(self.parts, path.split("/")[:-1])
+
+    def _list(self, folder: _Folder) -> tuple[_Folder, Iterable[Entry]]:
+        place = f"{self.base}/{folder.path}"
         # The source itself is listed without its subfolders, as it may have all files.
-        whole = list_below(place) if below and (not self.parts or "**" in self.parts) else None
+        whole = list_below(place) if folder.path and (not self.parts or "**" in self.parts) else None
         entries = whole or list_folder(place, self.warn)
-        return below, entries if local_path(place) is not None else list(entries)
+        if whole is None and self._enters(f"{folder.path}/"):
+            entries = chain(entries, list_unnamed(place))
+        return folder, entries if local_path(place) is not None else list(entries)
 
-    def _files(self, below: str, entries: Iterable[Entry], folders: list[str]) -> Iterator[SourceFile]:
+    def _files(
+        self, folder: _Folder, entries: Iterable[Entry], folders: list[_Folder]
+    ) -> Iterator[SourceFile]:
         """:param folders: gets the subfolders to list."""
         for entry in entries:
+            path = f"{folder.path}{entry.name}"
             if "/." in f"/{entry.name}":
+                if not {".", ".."}.isdisjoint(path.split("/")):
+                    self.dotted += 1
+                    self.first_dotted = self.first_dotted or path
                 continue
-            path = f"{below}{entry.name}"
             parents = set(path.split("/")[: None if entry.folder else -1])
             if _LOG in parents:
                 table = f"{self.base}/{path}".partition(f"/{_LOG}")[0]
@@ -296,24 +467,29 @@ class _Walk:
             if parents & _OF_WRITERS:
                 continue
             if entry.folder:
-                if not self.parts or _reaches(self.parts, path.split("/")):
-                    folders.append(f"{path}/")
+                if self._enters(f"{path}/"):
+                    linked = folder.linked or bool(folder.target)
+                    folders.append(_Folder(f"{path}/", entry.target, linked))
             elif file := self._file(path, entry):
                 yield file
 
     def _file(self, path: str, entry: Entry) -> SourceFile | None:
+        kind = self.formats.of(entry.name)
+        if entry.size < 0 and kind is None and self._enters(f"{path}/"):
+            raise StorageError(
+                f"{self.base}/{path} cannot be read: it is a link whose target is gone or locked. The documents of a "
+                "folder would count as deleted. Make the target readable, or remove the link."
+            )
         if self.matches is not None and not self.matches.fullmatch(path):
             return None
-        kind = self.formats.of(entry.name)
         if kind is None:
             self.others += 1
             self.first_other = self.first_other or path
             return None
-        if not _is_text(path):
-            # No file has this name, so reading it makes a reject.
-            self.misnamed += 1
-            path = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        return SourceFile(f"{self.base}/{path}", path, entry.size, entry.etag, kind)
+        named = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        # If they differ, no file has this name, so reading it makes a reject.
+        self.misnamed += named != path
+        return SourceFile(f"{self.base}/{named}", named, entry.size, entry.etag, kind)
 
     def report(self) -> None:
         """Log what was skipped."""
@@ -322,23 +498,26 @@ class _Walk:
                 "%s has %s files of other formats, which are skipped (first: %r); supported are %s.",
                 *(self.base, f"{self.others:,}", self.first_other, self.formats.suffixes),
             )
+        if self.dotted:
+            self.warn(
+                "%s has %s names with a part '.' or '..', which are skipped (first: %r).",
+                *(self.base, f"{self.dotted:,}", self.first_dotted),
+            )
+        if self.repeated:
+            self.warn(
+                "%s has %s links in linked folders to what is listed elsewhere, which are not followed (first: %r).",
+                *(self.base, f"{self.repeated:,}", self.first_repeated),
+            )
         if self.misnamed:
             self.warn("%s has %s files whose names are not UTF-8; rename them.", self.base, self.misnamed)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _expression(parts: list[str]) -> str:
     """The regular expression of a glob, for paths below its folder."""
     expression = ""
     for part in parts[:-1]:
-        expression += "(?:[^/]+/)*" if part == "**" else f"{_part(part)}/"
+        # Some stores have folders without a name.
+        expression += "(?:[^/]*/)*" if part == "**" else f"{_part(part)}/"
     return expression + (".+" if parts[-1] == "**" else _part(parts[-1]))
 
 

@@ -21,6 +21,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
@@ -32,9 +33,16 @@ from lucidworks_provider.documents.csv_rows import CsvRecords
 from lucidworks_provider.documents.encoding import Rejection
 from lucidworks_provider.documents.lines import BROKEN, open_decompressed, read_lines
 from lucidworks_provider.documents.records import ReadOptions
-from lucidworks_provider.documents.source import Format, Formats, SourceFile, list_source
+from lucidworks_provider.documents.source import (
+    Format,
+    Formats,
+    SourceFile,
+    fetch,
+    list_source,
+    open_file,
+    read_files_ahead,
+)
 from lucidworks_provider.errors import InputError, StorageError
-from lucidworks_provider.storage import reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,8 +52,9 @@ _ROWS, _BATCH_BYTES = 1024, 8_000_000
 # Limit of a line of JSON and of a record of CSV, bytes.
 LONGEST_LINE = 64_000_000
 _SEPARATORS = ",;\t|"
-_TAB_SEPARATED = (".tsv", ".tsv.gz", ".tsv.zst")
-_COMPRESSED = {"gz", "zst"}
+_LINES = {"csv": Format.CSV, "jsonl": Format.JSON_LINES, "ndjson": Format.JSON_LINES, "tsv": Format.CSV}
+_COMPRESSED = {f"{suffix}.{end}": form for end in ("gz", "zst") for suffix, form in _LINES.items()}
+_TABLES = Formats({"parquet": Format.PARQUET, **_LINES, **_COMPRESSED})
 # Kinds of values, by the names of Python's types.
 _KINDS: dict[str, Any] = {
     "str": str,
@@ -211,27 +220,11 @@ def _list(uri: str, argument: str) -> list[SourceFile]:
     return files
 
 
-def _table_format(name: str) -> Format | None:
-    plain, _, last = name.lower().rpartition(".")
-    compressed = last in _COMPRESSED
-    suffix = plain.rpartition(".")[2] if compressed else last
-    match suffix:
-        case "csv" | "tsv":
-            return Format.CSV
-        case "jsonl" | "ndjson":
-            return Format.JSON_LINES
-        case "parquet" if not compressed:
-            return Format.PARQUET
-    return None
-
-
-_TABLES = Formats(_table_format, ".parquet, .csv, .jsonl, .ndjson, .tsv, and with .gz or .zst behind them")
-
-
 def _read_files(files: Sequence[SourceFile], columns: TableColumns) -> Iterator[pa.RecordBatch]:
     readers = {Format.PARQUET: _read_parquet, Format.CSV: _read_csv, Format.JSON_LINES: _read_json_lines}
-    for file in files:
-        yield from readers[file.format](file, columns)
+    with closing(read_files_ahead(fetch, files)) as fetched:
+        for file in fetched:
+            yield from readers[file.format](file, columns)
 
 
 def _read_arrow(inputs: Any, name: str, columns: TableColumns, *, array: bool) -> Iterator[pa.RecordBatch]:
@@ -267,7 +260,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
     import pyarrow.parquet as pq
 
     row = 0
-    with reading(file.uri) as opened:
+    with open_file(file) as opened:
         try:
             parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
             chosen = _chosen(file.uri, parquet.schema_arrow.names, columns)
@@ -287,14 +280,13 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
 
 
 def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatch]:
-
     with open_decompressed(file) as opened:
         records = CsvRecords(file, opened, ReadOptions(max_document_bytes=LONGEST_LINE))
         try:
             header = records.peek()
         except (UnicodeDecodeError, *BROKEN) as err:
             raise InputError(f"{file.uri} cannot be read: {err!s:.200}") from err
-        for separator in "" if file.path.lower().endswith(_TAB_SEPARATED) else _SEPARATORS:
+        for separator in "" if records.delimiter == "\t" else _SEPARATORS:
             names = [records.decode(name) for name in next(csv.reader([header], delimiter=separator), [])]
             if set(columns.required) <= set(names):
                 records.delimiter = separator

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _MAGIC = re.compile(r"[*?\[]")
 # Several schemes for one store; OpenLineage knows it by one.
 _SAME = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "abfss", "az": "abfss", "wasb": "wasbs"}
-_AZURE = frozenset({"abfss", "wasbs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +56,21 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
     is part of the name.
 
     :param uri: of a file or a folder; or an absolute path.
-    :param glob: whether it may be a glob, which is named by the last folder before its first wildcard, unless
-        there is a local file or folder of that name.
+    :param glob: whether it may be a glob, which is named by the last folder before its first wildcard. Local
+        files and folders with the name of one are found, those of a store once this process has read the source.
     """
     uri = uri.strip()
-    if glob and _MAGIC.search(uri):
-        from lucidworks_provider.documents.source import source_folder
-        from lucidworks_provider.storage import local_path
+    from lucidworks_provider.storage import local_path, plain_uri
 
-        # Only local: an unavailable store would block the listener. The task itself reports unreadable disks.
-        if local_path(uri) is not None:
-            with suppress(LucidworksError):
-                uri, glob = source_folder(uri), False
-    scheme, separator, rest = uri.partition("://")
+    if glob and _MAGIC.search(uri):
+        from lucidworks_provider.documents.source import known_folder, source_folder
+
+        # An unavailable store would block the listener. The task itself reports unreadable disks.
+        find_folder = known_folder if local_path(uri) is None else source_folder
+        with suppress(LucidworksError):
+            if (folder := find_folder(uri)) is not None:
+                uri, glob = folder, False
+    scheme, separator, rest = plain_uri(uri).partition("://")
     if not separator:
         scheme, rest = "file", scheme
     scheme = _SAME.get(scheme, scheme)
@@ -80,10 +81,6 @@ def dataset_name(uri: str, *, glob: bool = False) -> tuple[str, str]:
     if scheme in {"file", "local"}:
         return "file", rest.rstrip("/") or "/"
     authority, _, path = rest.partition("/")
-    before, _, host = authority.rpartition("@")
-    # In Azure's own addresses the user part is the container.
-    if not (scheme in _AZURE and host.endswith(".core.windows.net") and ":" not in before):
-        authority = host
     return f"{scheme}://{authority}", path.strip("/") or "/"
 
 

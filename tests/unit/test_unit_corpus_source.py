@@ -18,7 +18,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
-from lucidworks_provider.documents.source import Format, SourceFile, list_source, may_contain, source_folder
+from lucidworks_provider.documents.source import (
+    Format,
+    SourceFile,
+    is_file_of,
+    list_source,
+    may_contain,
+    source_folder,
+)
 from lucidworks_provider.errors import InputError, StorageError
 from lucidworks_provider.storage import find_entry, list_below, list_folder, read_file, write_file
 
@@ -141,10 +148,17 @@ def test_a_glob(base: str, glob: str, found: set[str]) -> None:
         ("[draft]", "chunks", False),
         ("[draft]", "[draft]/chunks", True),
         ("*.txt", "chunks", False),
-        ("*/*.txt", "chunks", True),
-        ("*/*.txt", "2024/chunks", False),
+        ("*/*.txt", "chunks", False),
+        ("*/*.jsonl", "chunks", True),
+        ("*/*", "chunks", True),
+        ("*/*.jsonl", "2024/chunks", False),
         ("202?/*/*.txt", "chunks", False),
-        ("202?/*/*.txt", "2024/chunks", True),
+        ("202?/*/*.txt", "2024", True),
+        ("202?/*/*.txt", "2024/chunks", False),
+        ("202?/*/*.htm*", "2024/chunks", True),
+        ("[draft]/*", "[draft]/chunks", False),
+        ("[draft]/*/*", "[draft]/chunks", True),
+        ("[draft]/*/*", "d/chunks", False),
         ("**/*.txt", "chunks", True),
         ("sub/**", "chunks", False),
         ("sub/**", "sub/deep/chunks", True),
@@ -152,7 +166,8 @@ def test_a_glob(base: str, glob: str, found: set[str]) -> None:
 )
 def test_what_a_source_may_hold(base: str, source: str, output: str, expected: bool) -> None:
     fill(base, *TREE, "[draft]/a.txt")
-    assert may_contain(f"{base}/{source}", f"{base}/{output}".rstrip("/")) == expected
+    names = {"rejects.jsonl", "report.html", "chunks"}
+    assert may_contain(f"{base}/{source}", f"{base}/{output}".rstrip("/"), names) == expected
 
 
 def test_a_glob_goes_into_no_folder_that_it_cannot_match(base: str) -> None:
@@ -167,6 +182,32 @@ def test_a_name_that_looks_like_a_glob(base: str) -> None:
     assert source_folder(f"{base}/[dx]raft/*") == base
     assert paths(f"{base}/[draft]") == {"a*.txt", "b.txt"}
     assert paths(f"{base}/[draft]/a*.txt") == {"a*.txt"}
+
+
+@pytest.mark.parametrize("glob", ["*.txt", "**/*.txt", "**", "[z]*", "[z].txt"])
+@pytest.mark.parametrize("folder", ["a[1]", "x?/b/c*", "[q]/[q]"])
+def test_a_glob_in_a_folder_whose_name_looks_like_one(base: str, folder: str, glob: str) -> None:
+    # The neighbours are folders that the names would match.
+    fill(base, f"{folder}/z.txt", "a1/z.txt", "xx/b/cc/z.txt", "q/q/z.txt", "[q]/q/z.txt")
+    [file] = list_source(f"{base}/{folder}/{glob}")
+    assert (file.uri, file.path) == (f"{base}/{folder}/z.txt", "z.txt")
+    assert source_folder(f"{base}/{folder}/{glob}") == f"{base}/{folder}"
+    assert is_file_of(f"{base}/{folder}/{glob}", file.uri)
+    assert not is_file_of(f"{base}/{folder}/{glob}", f"{base}/a1/z.txt")
+
+
+def test_a_file_is_no_folder_of_a_glob(base: str) -> None:
+    fill(base, "a*", "ab/c.txt")
+    assert paths(f"{base}/a*/*.txt") == {"ab/c.txt"}
+
+
+@pytest.mark.parametrize(("given", "meant"), [("Reports", "reports"), ("reprots", "reports"), ("x", None)])
+def test_a_missing_place_names_its_neighbour(base: str, given: str, meant: str | None) -> None:
+    fill(base, "reports/a.txt")
+    with pytest.raises(InputError) as caught:
+        list(list_source(f"{base}/{given}"))
+    hint = f" Did you mean {meant!r}?" if meant else ""
+    assert str(caught.value) == f"source: there is no file and no folder {base}/{given}.{hint}"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +255,6 @@ def test_links_and_what_is_no_file(tmp_path: Path, caplog: pytest.LogCaptureFixt
     folder.mkdir()
     (folder / "a.txt").write_text("x")
     (folder / "link.txt").symlink_to(folder / "a.txt")
-    (folder / "broken.txt").symlink_to(folder / "nowhere")
     (folder / "loop").symlink_to(folder)
     (folder / "above").symlink_to(tmp_path)
     os.mkfifo(folder / "pipe.txt")
@@ -234,6 +274,125 @@ def test_a_folder_that_became_a_link_keeps_its_documents(tmp_path: Path) -> None
     (tmp_path / "moved/back").symlink_to(tmp_path / "elsewhere")
     assert paths(str(tmp_path / "corpus")) == {"b.txt", "sub/a.txt", "sub/on/c.txt"}
     assert paths(str(tmp_path / "corpus/*/a.txt")) == {"sub/a.txt"}
+
+
+def test_two_links_to_one_folder_are_two_folders(tmp_path: Path) -> None:
+    fill(str(tmp_path), "other/a.txt", "other/sub/b.txt")
+    (tmp_path / "corpus").mkdir()
+    for name in ("x", "y"):
+        (tmp_path / "corpus" / name).symlink_to(tmp_path / "other")
+    assert paths(str(tmp_path / "corpus")) == {"x/a.txt", "x/sub/b.txt", "y/a.txt", "y/sub/b.txt"}
+
+
+@pytest.mark.parametrize(("outside", "expected"), [(False, 49), (True, 7)])
+def test_crosswise_links_are_bounded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, outside: bool, expected: int
+) -> None:
+    # 7 folders with links to each other have 13,699 paths.
+    names, source, folders = "0123456", tmp_path / "corpus", tmp_path / "folders"
+    fill(str(folders), *(f"{name}/a.txt" for name in names))
+    for name in names:
+        for other in set(names) - {name}:
+            (folders / name / f"to{other}").symlink_to(folders / other)
+    if outside:
+        source.mkdir()
+        (source / "in").symlink_to(folders / "0")
+    else:
+        folders.rename(source)
+        folders.symlink_to(source)
+    found = paths(str(source))
+    assert len(found) == expected
+    assert paths(str(source)) == found
+    [warning] = {record.getMessage() for record in caplog.records if "listed elsewhere" in record.message}
+    assert f"{source} has {7 * 6 * 5 if not outside else 6 * 5:,} links in linked folders" in warning
+
+
+def test_a_link_in_a_linked_folder_to_what_is_not_listed_is_followed(tmp_path: Path) -> None:
+    fill(str(tmp_path), "corpus/.hidden/a.txt", "corpus/b/c.txt", "other/d.txt")
+    (tmp_path / "corpus/link").symlink_to(tmp_path / "other")
+    (tmp_path / "other/hidden").symlink_to(tmp_path / "corpus/.hidden")
+    (tmp_path / "other/b").symlink_to(tmp_path / "corpus/b")
+    assert paths(str(tmp_path / "corpus")) == {"b/c.txt", "link/d.txt", "link/hidden/a.txt"}
+    assert paths(str(tmp_path / "corpus/l*/**")) == {"link/d.txt", "link/hidden/a.txt", "link/b/c.txt"}
+
+
+@pytest.mark.parametrize("name", ["gone.txt", "gone.jsonl", "gone.csv", "gone.parquet"])
+def test_a_link_whose_target_is_gone_is_one_reject(name: str, tmp_path: Path) -> None:
+    fill(str(tmp_path), "a.txt")
+    (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    files = {file.path: file for file in list_source(str(tmp_path))}
+    assert files.keys() == {"a.txt", name}
+    [reject] = read_file_documents(files[name], ReadOptions())
+    assert isinstance(reject, RejectedDocument)
+    assert (reject.id, reject.reason) == (name, Reason.MISSING)
+    assert reject.detail == f"{tmp_path}/{name} is a link whose target is gone."
+
+
+@pytest.mark.parametrize("name", ["share", "share.2", "deep/share"])
+def test_a_link_to_a_folder_that_is_gone_is_not_passed_over(name: str, tmp_path: Path) -> None:
+    # As of a share that is not mounted.
+    fill(str(tmp_path), "a.txt", "deep/b.txt")
+    link = tmp_path / name
+    link.symlink_to(tmp_path / "nowhere")
+    message = f"{link} cannot be read: it is a link whose target is gone or locked"
+    for source in ("", "/**/*.txt", *(["/*/*.txt"] if "/" not in name else [])):
+        with pytest.raises(StorageError, match=message):
+            list(list_source(f"{tmp_path}{source}"))
+    # Neither pattern enters it.
+    assert paths(f"{tmp_path}/*.txt") == {"a.txt"}
+    assert paths(f"{tmp_path}/*") == {"a.txt"}
+    link.rename(link.with_name(".hidden"))
+    assert paths(str(tmp_path)) == {"a.txt", "deep/b.txt"}
+
+
+def scan_as(monkeypatch: pytest.MonkeyPatch, seen: Callable[[list[Any]], list[Any]]) -> None:
+    scandir = os.scandir
+
+    class Scanned(list[Any]):
+        def __enter__(self) -> Scanned:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("os.scandir", lambda path: Scanned(seen(list(scandir(path)))))
+
+
+def test_a_link_into_a_locked_folder_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may enter all folders.
+    fill(str(tmp_path), "corpus/a.txt", "locked/in/b.txt")
+    (tmp_path / "corpus/share").symlink_to(tmp_path / "locked/in")
+
+    class Locked:
+        name, path = "share", str(tmp_path / "corpus/share")
+
+        def is_symlink(self) -> bool:
+            return True
+
+        def is_dir(self) -> bool:
+            raise PermissionError(13, "Permission denied")
+
+    scan_as(monkeypatch, lambda entries: [Locked() if entry.is_symlink() else entry for entry in entries])
+    with pytest.raises(StorageError, match="corpus/share cannot be read"):
+        list(list_source(str(tmp_path / "corpus")))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_deleted_while_its_folder_is_listed_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: bool
+) -> None:
+    fill(str(tmp_path), "corpus/a.txt", "b.txt")
+    gone = tmp_path / "corpus/gone"
+    gone.symlink_to(tmp_path / "b.txt") if link else gone.write_text("x")
+
+    def late(entries: list[Any]) -> list[Any]:
+        gone.unlink(missing_ok=True)
+        return entries
+
+    scan_as(monkeypatch, late)
+    assert paths(str(tmp_path / "corpus")) == {"a.txt"}
 
 
 @pytest.mark.parametrize("name", ["self.txt", "self.jsonl"])

@@ -172,4 +172,4 @@ def test_a_dataset_of_before_the_tables_is_refused_by_its_name(tmp_path: Path) -
     with pytest.raises(
         InputError, match=r"a dataset of an earlier version of this provider \(snapshot.json\)"
     ):
-        check_empty(str(tmp_path), set())
+        check_empty(str(tmp_path))

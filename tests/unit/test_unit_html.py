@@ -31,6 +31,12 @@ from lucidworks_provider.documents.html_text import html_text
         ("<section>one</section><section>two</section><dl><dt>t</dt><dd>d</dd></dl>", "one\ntwo\nt\nd"),
         ("a<br>b<br/>c", "a\nb\nc"),
         ("<pre>  x\n    y</pre>", "  x\n    y"),
+        ("<pre>\n\n x</pre>", "\n x"),
+        ("<pre><code>\nx\n  y\n</code></pre>", "\nx\n  y\n"),
+        ("<pre><!-- c -->\n x</pre>", "\n x"),
+        ("<pre>&#10;x</pre><textarea>\n y</textarea>", "x\n\n y"),
+        ("<p>a<xmp>\nb  <i>c\n</xmp><listing>\nd  e</listing>f  g", "a\n\n\nb  <i>c\n\nd  e\n\nf g"),
+        ("a<plaintext>b  <i>c\n  d", "a\n\nb  <i>c\n  d"),
         # White space is kept in what is within, too; a line break behind the tag is none.
         ("<p>a</p><pre>\n  b\r\n<b>    c\n d</b>\n  <i>e\n</i></pre><p>f", "a\n\n  b\n    c\n d\n  e\n\nf"),
         ("<textarea> a\n  b</textarea>c  d", " a\n  b\nc d"),

@@ -72,6 +72,7 @@ def test_a_long_wait_is_logged_ever_more_rarely(
         ({"predictions": 1, "tokens": 1}, "u: 1 row, 1 token, in 1.5 s."),
         ({"predictions": 9, "errors": 3, "rejected": 1}, "u: 9 rows, 1 rejected, 2 failed, in 1.5 s."),
         ({"documents": 2, "chunks": 1_000, "rejected": 0}, "u: 2 documents, 1,000 chunks, in 1.5 s."),
+        ({"documents": 2, "chunks": 3, "rejected": 1}, "u: 2 documents, 3 chunks, 1 rejected, in 1.5 s."),
         ({"chunks": 1, "warnings": 2}, "u: 1 chunk, 2 warnings, in 1.5 s."),
         ({"job_id": "j"}, "u: written, in 1.5 s."),
     ],

@@ -36,6 +36,7 @@ from lucidworks_provider.storage import (
     exists,
     is_folder,
     names_in,
+    plain_uri,
     read_file,
     remove_file,
     remove_folder,
@@ -626,3 +627,20 @@ def test_a_conflict_of_two_creations_is_tried_again(
     else:
         assert create_file(uri, b"one") is found
         assert read_file(uri) == (written or b"one")
+
+
+@pytest.mark.parametrize(
+    ("uri", "plain"),
+    [
+        ("s3://aws_default@bucket/a@b/c.parquet", "s3://bucket/a@b/c.parquet"),
+        ("s3://bucket/a@b.parquet", "s3://bucket/a@b.parquet"),
+        ("abfs://wasb_default@container", "abfs://container"),
+        *[(f"abfss://container@account.dfs.core.windows.net/{key}",) * 2 for key in ("a.parquet", "")],
+        ("abfss://user:key@account.dfs.core.windows.net/a", "abfss://account.dfs.core.windows.net/a"),
+        ("https://user:password@host/a?b", "https://host/a?b"),
+        ("file:///data/a@b.parquet", "file:///data/a@b.parquet"),
+        ("/data/a@b.parquet", "/data/a@b.parquet"),
+    ],
+)
+def test_a_uri_without_its_connection(uri: str, plain: str) -> None:
+    assert plain_uri(uri) == plain

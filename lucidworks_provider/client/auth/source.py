@@ -481,7 +481,7 @@ class TokenSource:
             return held.token
         token = self._store.read().token
         if token is not None and self._clock.now() >= token.expires_at and not self._clock.synchronized:
-            self._perform(protocol.FetchTime())
+            self.perform(protocol.FetchTime())
         return token if token is not None and self._clock.now() < token.expires_at else None
 
     def _acquire_good(self) -> str:
@@ -509,7 +509,7 @@ class TokenSource:
         try:
             while True:
                 command = acquisition.send(reply)
-                reply = self._perform(command)
+                reply = self.perform(command)
                 if isinstance(reply, AccessToken):
                     unpublished = reply
                 elif isinstance(command, protocol.Publish) and reply is None:
@@ -519,7 +519,7 @@ class TokenSource:
         except BaseException:
             # The task is being stopped; other processes need the new token.
             if unpublished is not None:
-                self._perform(protocol.Publish(unpublished))
+                self.perform(protocol.Publish(unpublished))
             raise
         if outcome.warning:
             self._warn(outcome.warning)
@@ -532,7 +532,7 @@ class TokenSource:
             self._cache.use(outcome, self._clocks)
         return outcome.token.value
 
-    def _perform(self, command: Command) -> Reply:
+    def perform(self, command: Command) -> Reply:
         try:
             match command:
                 case protocol.Read():
@@ -569,14 +569,14 @@ class TokenSource:
             try:
                 while not wait_for([requested], timeout=protocol.HEARTBEAT).done:
                     claim = claim.next_heartbeat()
-                    if isinstance(reply := self._perform(protocol.WriteClaim(claim)), Failed):
+                    if isinstance(reply := self.perform(protocol.WriteClaim(claim)), Failed):
                         log.debug("The claim could not be renewed: %s", reply.error)
             except BaseException:
                 # The task is being stopped; other processes need the new token.
                 wait_for([requested])
                 if requested.exception() is None:
-                    self._perform(protocol.Publish(requested.result()))
-                self._perform(protocol.ReleaseClaim(claim))
+                    self.perform(protocol.Publish(requested.result()))
+                self.perform(protocol.ReleaseClaim(claim))
                 raise
             return requested.result()
 

@@ -100,10 +100,10 @@ class Failure(Enum):
 
     CERTIFICATE = "the certificate is not trusted"
     TLS = "the TLS handshake failed"
-    PROXY = "the proxy of the environment did not connect"
-    CONNECTION = "no connection"
-    TIMEOUT = "no answer"
-    BROKEN = "the connection broke"
+    PROXY = "the proxy of the environment did not connect ({cause})"
+    CONNECTION = "no connection ({cause})"
+    TIMEOUT = "no answer within {timeout:g} s"
+    BROKEN = "the connection broke ({cause})"
 
 
 def failure_error(
@@ -114,18 +114,14 @@ def failure_error(
 
     :param cause: its type is named. Its message is not shown: it may quote a proxy's address with its password.
     """
-    what = _what(request)
-    match failure:
-        case Failure.CERTIFICATE:
-            return ConfigurationError(
-                f"Connection {settings.conn_id!r}: the certificate of {urlsplit(request.url).netloc} is not trusted; "
-                "behind a private authority set `ca_bundle` to its PEM file."
-            )
-        case Failure.TIMEOUT:
-            return TransportError(f"{what}no answer within {settings.timeout:g} s")
-        case Failure.BROKEN:
-            return TransportError(f"{what}{failure.value} ({type(cause).__name__})")
-    return NotSentError(f"{what}{failure.value} ({type(cause).__name__})")
+    if failure is Failure.CERTIFICATE:
+        return ConfigurationError(
+            f"Connection {settings.conn_id!r}: the certificate of {urlsplit(request.url).netloc} is not trusted; "
+            "behind a private authority set `ca_bundle` to its PEM file."
+        )
+    kind = TransportError if failure in {Failure.TIMEOUT, Failure.BROKEN} else NotSentError
+    why = failure.value.format(cause=type(cause).__name__, timeout=settings.timeout)
+    return kind(f"{_what(request)}{why}")
 
 
 def failure_outcome(error: LucidworksError) -> str:

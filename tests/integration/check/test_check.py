@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
 import re
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import requests
 
 from lucidworks_provider import check
 from lucidworks_provider.emulator.faults import Fault
@@ -29,6 +32,7 @@ def ask(emulator: RunningEmulator, capsys: pytest.CaptureFixture[str]):
         got = check.main(["--yes", *arguments], sleep=emulator.state.clock.advance)
         report = capsys.readouterr().out
         assert got == code, report
+        assert report.startswith("# Check of Lucidworks AI")
         return report
 
     return ask
@@ -43,6 +47,8 @@ def change_connection(monkeypatch: pytest.MonkeyPatch, **changes: object) -> Non
     )
 
 
+VARYING = re.compile(r"in [0-9.]+ s\.|below [0-9]+ requests|provider [0-9.]+")
+MODEL = ("--generative-model", "llama-3-8b-instruct")
 READINGS = [
     ("token", {}, "The old token is invalid at once (401)"),
     ("token", {"dead_token": "403"}, "The old token is invalid at once (403)"),
@@ -51,12 +57,13 @@ READINGS = [
     ("errors", {}, "The shape of OAuth 2.0"),
     ("errors", {}, "HTTP 404, a JSON object with `error`, `message`, `status`"),
     ("use-cases", {}, "`use_cases_path` is right."),
-    ("use-cases", {"missing_endpoints": ["usecases"]}, "No path is the service's"),
+    ("use-cases", {"missing_endpoints": ["usecases"]}, "No known path exists (404)."),
+    ("segments", {}, "Not asked; the question `use-cases` finds one"),
     ("predictions", {}, "The vector is `vector`, as assumed."),
     (
         "predictions",
         {"embedding_shape": "embedding"},
-        "lists: `embedding`. **The vector is under another name.",
+        "lists in a prediction: `embedding`. **The vector is under another name.",
     ),
     ("predictions", {}, "Unknown options are refused (400)."),
     ("predictions", {"unknown_options": "ignore"}, "Unknown options are ignored."),
@@ -77,13 +84,13 @@ READINGS = [
     ("chunk-limit", {"chunk_overflow": "error"}, "A job over the limit fails."),
     ("models", {}, "`vectorSize`: str"),
     ("models", {"vector_size_text": False}, "`vectorSize`: int"),
-    ("models", {}, "`deployments_path` is right. There is no deployment, so its states are not seen."),
+    ("models", {}, "0 items; states: none. **`deployments_path` is right.**"),
     (
         "models",
         {"missing_endpoints": ["list-deployments"]},
-        "`deployments_path` is not the service's path (404)",
+        "GET /customers/{customer_id}/ai/deployments`. Received: HTTP 404",
     ),
-    ("rate", {}, "0 times 429. **No limit below "),
+    ("rate", {}, "0 times 429; HTTP 404, a JSON object with `error`, `message`, `status`. **No limit below "),
     ("rate", {"rate_limit": 10, "rate_window": 60.0}, "20 times 429; the first: HTTP 429"),
     ("rate", {"rate_limit": 10, "rate_window": 60.0}, "A 429 comes with `Retry-After`."),
     (
@@ -107,6 +114,184 @@ def test_each_question_has_a_reading() -> None:
     assert {question for question, _, _ in READINGS} == {one.name for one in check.QUESTIONS}
 
 
+# Verdicts
+
+
+HTML = b"<html><body>Sign in</body></html>"
+BROKEN = {
+    "html": (200, HTML),
+    "empty": (200, b""),
+    "another type": (200, b'"ok"'),
+    "401": (401, b'{"message": "Unauthorized"}'),
+    "403": (403, b'{"message": "Forbidden"}'),
+    "429": (429, b'{"message": "Slow down"}'),
+    "503": (503, b'{"message": "Unavailable"}'),
+}
+
+
+# The broken response is what these questions are about.
+EXPECTED = {
+    ("rate", "429"): {"A 429 comes without `Retry-After`."},
+    ("errors", "401"): {"A shape that no page documents."},
+    ("errors", "403"): {"A shape that no page documents."},
+}
+
+
+@pytest.fixture
+def break_requests(monkeypatch: pytest.MonkeyPatch):
+    """Replaces the responses to all requests after some, except those for tokens of a known scope."""
+    send = requests.adapters.HTTPAdapter.send
+
+    def break_requests(status: int, body: bytes, *, after: int = 0) -> None:
+        count = itertools.count()
+
+        def broken(adapter, request, **options):
+            token = "/oauth2/" in request.url and "unknown" not in request.url
+            if token or next(count) < after:
+                return send(adapter, request, **options)
+            response = requests.Response()
+            response.status_code, response.raw, response.url = status, io.BytesIO(body), request.url
+            return response
+
+        monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", broken)
+
+    return break_requests
+
+
+def readings(report: str) -> set[str]:
+    return {VARYING.sub("…", one) for one in re.findall(r"\*\*(.*?)\*\*", report)}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("question", [one.name for one in check.QUESTIONS])
+def test_a_broken_response_proves_nothing(
+    ask, break_requests, emulator: RunningEmulator, question: str, broken: str
+) -> None:
+    arguments = ("--only", question, "--budget", "200", *MODEL)
+    proven = readings(ask(*arguments))
+    for after in range(4):
+        emulator.state.reset()
+        break_requests(*BROKEN[broken], after=after)
+        report = ask(*arguments)
+        facts = {one for one in readings(report) if not one.startswith(("No answer", "Not asked"))}
+        facts -= EXPECTED.get((question, broken), set())
+        assert facts <= (proven if after else set()), report
+        assert report.endswith("## Connection fields to change\n\nNone.\n")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "verdict"),
+    [
+        (200, {}, "ANSWERS"),
+        (200, [], "NO_ANSWER"),
+        (204, None, "NO_ANSWER"),
+        (302, {}, "NO_ANSWER"),
+        (400, {}, "REFUSED"),
+        (400, None, "NO_ANSWER"),
+        (401, {}, "NO_PERMISSION"),
+        (403, None, "NO_PERMISSION"),
+        (404, None, "NO_PATH"),
+        (405, {}, "NO_PATH"),
+        (413, None, "REFUSED"),
+        (422, {}, "REFUSED"),
+        (429, {}, "NO_ANSWER"),
+        (500, {}, "NO_ANSWER"),
+    ],
+)
+def test_verdicts(status: int, body: object, verdict: str) -> None:
+    assert check.verdict_of(status, body) is check.Verdict[verdict]
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [("503", ""), ("429", ""), ("html", ""), ("404", "Compare `auth_url` and `auth_server_id`")],
+)
+def test_only_a_refused_client_is_a_reason_to_compare_credentials(
+    ask, emulator: RunningEmulator, kind: str, advice: str
+) -> None:
+    emulator.state.faults.inject(Fault.from_json({"kind": kind, "match": "token", "times": 5}))
+    report = ask("--only", "use-cases", code=1)
+    assert "Ended early: The identity server issued no token" in report
+    assert advice in report
+    assert "Client Secret" not in report
+
+
+# Connection fields
+
+
+def test_a_refused_path_is_not_another_one(ask, emulator: RunningEmulator, monkeypatch) -> None:
+    """The documented path would answer, but a 403 does not prove that the connection's is wrong."""
+    change_connection(monkeypatch, extra={"use_cases_path": "/ai/usecase"})
+    emulator.state.faults.inject(Fault.from_json({"kind": "403", "match": "usecases", "times": 1}))
+    report = ask("--only", "use-cases")
+    assert "No answer: no permission (403)." in report
+    assert report.endswith("## Connection fields to change\n\nNone.\n")
+
+
+def test_another_path_of_the_deployments_is_a_field_to_change(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_connection(monkeypatch, extra={"deployments_path": "/customers/{customer_id}/nowhere"})
+    report = ask("--only", "models")
+    assert "`deployments_path` is wrong" in report
+    assert report.endswith("* `deployments_path`: `/customers/{customer_id}/ai/deployments`\n")
+
+
+def test_another_segment_of_the_rewriter_is_a_field_to_change(
+    ask, emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segments = {"ner": "entities", "standalone-query-rewriter": "standalone_query_rewriter"}
+    change_connection(monkeypatch, extra={"use_case_segments": segments})
+    report = ask("--only", "segments", *MODEL, strict_segments=True)
+    assert "`use_case_segments` is wrong; the segment is `standalone-query-rewriter`." in report
+    segments["standalone-query-rewriter"] = "standalone-query-rewriter"
+    assert report.endswith(f"* `use_case_segments`: `{json.dumps(segments)}`\n")
+    asked = [one.use_case for one in emulator.state.log if one.endpoint == "predict"]
+    assert asked == ["standalone_query_rewriter", "standalone-query-rewriter"]
+    change_connection(monkeypatch, extra={"use_case_segments": segments})
+    assert "`use_case_segments` is right." in ask("--only", "segments", *MODEL)
+
+
+def test_an_unknown_model_gives_no_answer_about_segments(ask) -> None:
+    report = ask("--only", "segments", "--generative-model", "no-model")
+    assert "for `passthrough`: HTTP 404" in report
+    assert "No answer: no such path" in report
+
+
+def test_segments_are_not_read_from_a_service_that_checks_the_batch_first(ask, break_requests) -> None:
+    break_requests(400, b'{"message": "batch: empty"}')
+    report = ask("--only", "segments", *MODEL)
+    assert "No answer: the service checks the batch first." in report
+
+
+# Arguments
+
+
+@pytest.mark.parametrize("option", ["--rate", "--budget", "--retention"])
+@pytest.mark.parametrize("value", ["-3", "0", "nan", "inf", "1e300", "many"])
+def test_numbers_are_finite_and_above_zero(
+    emulator: RunningEmulator, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["--yes", option, value])
+    assert f"argument {option}: '{value}' is no finite number above 0" in capsys.readouterr().err
+    assert len(emulator.state.log) == 0
+
+
+@pytest.mark.parametrize("option", ["--rate", "--budget"])
+def test_counts_are_whole_numbers(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["--yes", option, "1.5"])
+    assert f"argument {option}: '1.5' is no whole number" in capsys.readouterr().err
+
+
+def test_a_selection_without_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        check.main(["--only", "rate", "--skip", "rate"])
+    assert "--only and --skip leave no question" in capsys.readouterr().err
+
+
+# The run
+
+
 def test_several_times_of_retention(ask) -> None:
     report = ask("--only", "retention", "--retention", "60", "600", retention=300.0)
     assert "A result is kept for 60 s at least." in report
@@ -120,17 +305,16 @@ def test_another_path_of_the_use_cases_is_a_field_to_change(ask, monkeypatch: py
 
 
 PAGE = (Path(check.__file__).parents[1] / "docs" / "check.md").read_text()
-VARYING = re.compile(r"in [0-9.]+ s\.|below [0-9]+ requests|provider [0-9.]+")
 
 
 def test_the_page_shows_the_report_of_the_emulator(ask) -> None:
     [shown] = re.findall(r"^```text\n(.*?)^```", PAGE, re.M | re.S)
-    report = ask("--only", "token", "use-cases", "jobs", "rate")
-    assert VARYING.sub("…", report[report.index("# Check") :]) == VARYING.sub("…", shown)
+    report = ask("--only", "token", "use-cases", "segments", "jobs", "rate")
+    assert VARYING.sub("…", report) == VARYING.sub("…", shown)
 
 
 def test_the_page_has_the_command_and_the_numbers(ask) -> None:
-    assert re.findall(r"^\$ (.*)", PAGE, re.M) == ["python -m lucidworks_provider.check"]
+    assert re.findall(r"^\$ (.*)", PAGE, re.M) == ["python -m lucidworks_provider.check > report.md"]
     rows = re.findall(r"^\| `([a-z-]+)` \|.*?\| ([0-9]+)(?: for each time)? \|", PAGE, re.M)
     assert rows == [(one.name, str(one.requests)) for one in check.QUESTIONS]
     assert f"Together {sum(one.requests for one in check.QUESTIONS) + 2} requests," in PAGE
@@ -145,10 +329,13 @@ def test_nothing_of_the_account_is_in_the_report(ask, emulator: RunningEmulator)
     assert "None." in report
 
 
-def test_the_requests_are_those_that_were_announced(ask, emulator: RunningEmulator) -> None:
-    report = ask()
+def test_the_requests_are_those_that_were_announced(
+    emulator: RunningEmulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check.main(["--yes"], sleep=emulator.state.clock.advance) == 0
+    report, plan = capsys.readouterr()
     sent = len(emulator.state.log)
-    announced = int(report.split(" requests at most")[0])
+    announced = int(plan.split(" requests at most")[0])
     assert f"{sent} requests of a budget of {announced}." in report
     assert sent <= announced
 
@@ -241,9 +428,11 @@ def test_a_host_that_does_not_answer(ask, monkeypatch: pytest.MonkeyPatch) -> No
 def test_nothing_is_sent_without_a_yes(
     emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str
 ) -> None:
-    monkeypatch.setattr("builtins.input", lambda _: said)
+    monkeypatch.setattr("builtins.input", lambda: said)
     assert check.main(["--only", "rate"]) == 1
-    assert "Nothing was sent." in capsys.readouterr().out
+    report, prompt = capsys.readouterr()
+    assert prompt.endswith("Send them? [y/N] Nothing was sent.\n")
+    assert report == ""
     assert len(emulator.state.log) == 0
 
 
@@ -255,16 +444,20 @@ def test_a_connection_that_cannot_be_used(
     assert "login (Client ID) is missing" in capsys.readouterr().err
 
 
-def test_as_a_command(emulator: RunningEmulator) -> None:
+def test_a_redirected_output_has_the_report_alone(emulator: RunningEmulator) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "lucidworks_provider.check", "--yes", "--only", "use-cases"],
+        [sys.executable, "-m", "lucidworks_provider.check", "--only", "use-cases"],
+        input="y\n",
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "NO_PROXY": "127.0.0.1"},
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# Check of Lucidworks AI")
     assert "`use_cases_path` is right." in done.stdout
+    assert "6 requests at most" in done.stderr
+    assert "Send them? [y/N]" in done.stderr
 
 
 def test_the_package_does_not_import_it() -> None:

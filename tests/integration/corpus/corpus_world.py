@@ -116,6 +116,11 @@ class World:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
+    def write_all(self, texts: dict[str, str]) -> None:
+        """Files of the source by their names."""
+        for name, text in texts.items():
+            self.write(name, text)
+
     def swap_contents(self) -> None:
         """Other texts of the same size and time in all files: who opens one sees a change."""
         for path in self.source.rglob("*.*"):

@@ -25,6 +25,7 @@ from lucidworks_provider.corpus.pipeline import FIRST_WINDOW, SUBMISSIONS, Pipel
 from lucidworks_provider.corpus.run import plan_run
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.documents.document import content_hash
+from lucidworks_provider.documents.readers import ReadOptions
 from lucidworks_provider.errors import (
     BudgetExceededError,
     ForbiddenError,
@@ -40,8 +41,7 @@ from lucidworks_provider.errors import (
 
 def fill(world: World, count: int = 12) -> dict[str, str]:
     texts = {f"{number:03}.txt": f"Document {number} has a sentence. " * 20 for number in range(count)}
-    for name, text in texts.items():
-        world.write(name, text)
+    world.write_all(texts)
     return texts
 
 
@@ -150,9 +150,7 @@ class TestFirstRun:
 
 
 class TestNextRun:
-    def test_nothing_changed_nothing_sent_nothing_opened(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_nothing_changed_nothing_sent_nothing_opened(self, world: World) -> None:
         fill(world)
         world.run()
         world.service.forget()
@@ -200,6 +198,29 @@ class TestNextRun:
         assert (delta["vanished"], delta["removed"]) == (1, 1)
         assert world.run()["vanished"] == 0
 
+    def test_prune_keeps_what_is_behind_a_link_whose_target_is_gone(self, world: World) -> None:
+        texts = fill(world)
+        shared = world.write("../share/in/s.txt", "Text of a share.").parent
+        (world.source / "one.txt").symlink_to(shared / "s.txt")
+        (world.source / "lines.jsonl").symlink_to(shared / "l.jsonl")
+        (shared / "l.jsonl").write_text('{"id": "l", "text": "Text of a line."}')
+        texts |= {"one.txt": "Text of a share.", "l": "Text of a line."}
+        world.set(prune=True, max_reject_ratio=1.0)
+        world.run()
+        assert world.texts() == texts
+
+        (world.root / "share").rename(world.root / "unmounted")
+        delta = world.run()
+        assert world.texts() == texts
+        assert (delta["removed"], delta["vanished"], delta["rejected"]) == (0, 0, 2)
+
+        (world.source / "folder").symlink_to(shared)
+        with pytest.raises(
+            StorageError, match="source/folder cannot be read: it is a link whose target is gone"
+        ):
+            world.run()
+        assert world.texts() == texts
+
     def test_what_vanished_and_comes_back_is_not_sent(self, world: World) -> None:
         texts = fill(world)
         world.run()
@@ -239,9 +260,7 @@ class TestNextRun:
             assert len(table.files) < 16
         assert len(world.texts()) == len(open_documents(str(world.output))) == 18
 
-    def test_a_file_of_records_is_skipped_as_a_whole(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_file_of_records_is_skipped_as_a_whole(self, world: World) -> None:
         path = world.write("rows.jsonl", "".join(f'{{"id": {n}, "text": "Row {n}."}}\n' for n in range(5)))
         world.run()
         world.service.forget()
@@ -255,9 +274,7 @@ class TestNextRun:
         world.swap_contents()
         assert world.run()["skipped"] == 6
 
-    def test_a_file_that_a_record_has_vanished_from_is_read_once(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_file_that_a_record_has_vanished_from_is_read_once(self, world: World) -> None:
         world.write("a.jsonl", "".join(f'{{"id": {n}, "text": "Row {n}."}}\n' for n in range(3)))
         world.run()
         world.write("a.jsonl", "".join(f'{{"id": {n}, "text": "Row {n}."}}\n' for n in range(2)))
@@ -279,6 +296,31 @@ class TestNextRun:
         ):
             world.run()
         assert world.service.posted == []
+
+    def test_another_column_is_another_configuration(self, world: World) -> None:
+        world.write("rows.csv", "id,key,title,body\n1,a,Title,Text of the body\n")
+        world.set(reading=ReadOptions(text_column="title"))
+        world.run()
+        world.service.forget()
+
+        for reading, message in (
+            (ReadOptions(text_column="body"), "text_column was 'title' and is 'body'"),
+            (ReadOptions(text_column="no such"), "text_column was 'title' and is 'no such'"),
+            (ReadOptions("key", "title"), "id_column was 'id' and is 'key'"),
+        ):
+            world.set(reading=reading)
+            with pytest.raises(
+                InputError, match=rf"made with another configuration: {message}.*full_refresh"
+            ):
+                world.run()
+        assert world.service.posted == []
+        assert world.texts() == {"1": "Title"}
+
+        world.set(reading=ReadOptions("key", "body"), full_refresh=True)
+        world.run()
+        assert world.texts() == {"a": "Text of the body"}
+        world.set(full_refresh=False)
+        assert world.run()["skipped"] == 1
 
     def test_full_refresh_replaces_everything(self, world: World) -> None:
         texts = fill(world)
@@ -497,9 +539,7 @@ class TestCrashes:
         assert delta["resubmitted"] == 0
 
     @pytest.mark.parametrize("sent", [7, 20])
-    def test_a_retry_returns_the_counts_of_all_tries(
-        self, world: World, monkeypatch: pytest.MonkeyPatch, sent: int
-    ) -> None:
+    def test_a_retry_returns_the_counts_of_all_tries(self, world: World, sent: int) -> None:
         """Killed after some submissions, or when only the commit was missing."""
         texts = fill(world, 20)
         cut = texts["001.txt"]
@@ -821,9 +861,7 @@ class TestCrashes:
         assert world.run(run_id="night", try_number=2) == first
         assert world.service.posted == []
 
-    def test_a_retry_returns_the_same_though_another_run_came_between(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_retry_returns_the_same_though_another_run_came_between(self, world: World) -> None:
         fill(world)
         with killed("end"):
             world.run(run_id="night")
@@ -842,9 +880,7 @@ class TestCrashes:
         assert world.run(run_id="another night", try_number=2)["skipped"] == 12
 
     @pytest.mark.parametrize("retried", [True, False])
-    def test_a_run_that_died_while_tidying_up_is_not_taken_twice(
-        self, world: World, monkeypatch: pytest.MonkeyPatch, retried: bool
-    ) -> None:
+    def test_a_run_that_died_while_tidying_up_is_not_taken_twice(self, world: World, retried: bool) -> None:
         texts = fill(world)
         world.run()
         texts["001.txt"] = "Another."
@@ -1149,16 +1185,22 @@ class TestGuards:
         assert sent > 0
         assert len(world.service.posted) == 12
 
-    def test_a_project_is_no_dataset(self, world: World) -> None:
+    @pytest.mark.parametrize(
+        ("names", "named"),
+        [
+            ({"thesis.docx"}, "thesis.docx, …"),
+            ({"data/mine.parquet", "raw/orders.csv", "index/sub/thesis.tex"}, "data, index, …"),
+        ],
+    )
+    def test_a_folder_that_holds_something_else(self, world: World, names: set[str], named: str) -> None:
         fill(world)
-        for name in ("data/mine.parquet", "raw/orders.csv", "index/sub/thesis.tex"):
+        for name in names:
             path = world.output / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("mine")
-        before = tree(world.output)
-        with pytest.raises(InputError, match="holds something else"):
+        with pytest.raises(InputError, match=rf"holds something else \({named}\)"):
             world.run()
-        assert tree(world.output) == before
+        assert tree(world.output) == names
 
     @pytest.mark.parametrize("within", ["", "sub/chunks"])
     def test_a_dataset_within_its_source(self, world: World, within: str) -> None:
@@ -1195,14 +1237,6 @@ class TestGuards:
         world.write("a.jsonl", '{"id": "x", "body": "One."}\n')
         with pytest.raises(InputError, match="text"):
             world.run()
-
-    def test_a_folder_that_holds_something_else(self, world: World) -> None:
-        fill(world)
-        world.output.mkdir()
-        (world.output / "thesis.docx").write_text("mine")
-        with pytest.raises(InputError, match=r"holds something else \(thesis.docx"):
-            world.run()
-        assert tree(world.output) == {"thesis.docx"}
 
     def test_no_space_left(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         fill(world)

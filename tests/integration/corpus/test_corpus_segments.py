@@ -273,7 +273,7 @@ def test_rows_of_a_query_are_read_while_others_write() -> None:
     with RunDatabase() as db:
         db.add_new(Row(str(n), "h", 1, "s", "f", 1, "p", n, 7) for n in range(5000))
         seen = 0
-        for row in db.rows("SELECT id FROM new", at_once=10):
+        for row in db.rows("SELECT id FROM new"):
             db.add_to_source(row[0], SAME)
             seen += 1
         assert seen == db.count("SELECT count(*) FROM source") == 5000

@@ -22,10 +22,6 @@ from lucidworks_provider.corpus.shards import publish_shards, shard_of, write_li
 from lucidworks_provider.errors import BudgetExceededError, InputError
 
 
-def holder(task: str = "publish", *, run_id: str = "night", try_number: int = 1) -> Holder:
-    return Holder.here(dag_id="dag", run_id=run_id, task_id=task, map_index=-1, try_number=try_number)
-
-
 def stage(world: World, shards: int, *, only: set[int] | None = None, **changes: Any) -> list[dict[str, Any]]:
     """A task for each shard."""
     listings = write_listings(str(world.source), f"{world.output}/listings", shards=shards)
@@ -37,10 +33,23 @@ def stage(world: World, shards: int, *, only: set[int] | None = None, **changes:
     return found
 
 
-def commit(world: World, staged: list[dict[str, Any]], **who: Any) -> dict[str, Any]:
-    uris = [one["staged"] for one in staged]
+def commit(
+    world: World,
+    staged: list[dict[str, Any]],
+    *,
+    generation: int = 0,
+    run_id: str = "night",
+    try_number: int = 1,
+) -> dict[str, Any]:
     return publish_shards(
-        uris, str(world.output), holder=holder(**who), generation=0, wait_seconds=0.0, retention=7 * 86_400.0
+        [one["staged"] for one in staged],
+        str(world.output),
+        holder=Holder.here(
+            dag_id="dag", run_id=run_id, task_id="publish", map_index=-1, try_number=try_number
+        ),
+        generation=generation,
+        wait_seconds=0.0,
+        retention=7 * 86_400.0,
     )
 
 
@@ -51,8 +60,7 @@ def night(world: World, shards: int = 3, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def texts(world: World) -> dict[str, str]:
     texts = {f"{number:02}.txt": f"Document {number}. " * 40 for number in range(14)}
-    for name, text in texts.items():
-        world.write(name, text)
+    world.write_all(texts)
     world.set(prune=True)
     return texts
 
@@ -295,8 +303,7 @@ def test_documents_that_somebody_restored(world: World, texts: dict[str, str]) -
     for name in list(texts)[7:]:
         (world.source / name).unlink()
     night(world)
-    for name, text in texts.items():
-        world.write(name, text)
+    world.write_all(texts)
     night(world)
     deltalake.DeltaTable(str(world.output / "documents")).restore(0)
     night(world)
@@ -487,11 +494,7 @@ def test_a_record_that_cannot_be_read_and_a_document_that_has_moved(world: World
 def test_all_tasks_of_a_night_are_cleared_and_nothing_is_new(world: World, texts: dict[str, str]) -> None:
     """Later tasks may not have run, and need to know what the night has brought."""
     first = commit(world, stage(world, 2))
-    uris = [one["staged"] for one in stage(world, 2)]
-    again = publish_shards(
-        uris, str(world.output), holder=holder(), generation=1, wait_seconds=0.0, retention=7 * 86_400.0
-    )
-    assert again == first
+    assert commit(world, stage(world, 2), generation=1) == first
 
 
 def test_what_is_added_after_a_staging_without_new_chunks(world: World, texts: dict[str, str]) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 from openlineage.client.serde import Serde
 
 from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator
+from lucidworks_provider.documents.source import list_source
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import (
     LucidworksChunkCorpusOperator,
@@ -26,6 +28,12 @@ from lucidworks_provider.operators.models import LucidworksTrainModelOperator
 from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
 from lucidworks_provider.operators.secrets import SecretMap
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
+from lucidworks_provider.storage import write_file
+
+try:
+    from airflow.sdk.io import attach
+except ImportError:  # Airflow 2
+    from airflow.io.store import attach
 
 CHUNKING: dict[str, Any] = {"task_id": "t", "chunker": "sentence", "model_id": "gte-small"}
 
@@ -79,6 +87,17 @@ def test_a_folder_that_looks_like_a_glob_has_its_own_name(tmp_path: Path) -> Non
     (tmp_path / "[draft]").mkdir()
     assert dataset_name(str(tmp_path / "[draft]"), glob=True) == ("file", f"{tmp_path}/[draft]")
     assert dataset_name(str(tmp_path / "[draf]t"), glob=True) == ("file", str(tmp_path))
+
+
+def test_a_folder_of_a_store_that_looks_like_a_glob_has_its_own_name_once_it_was_read() -> None:
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
+    source = "memory://lineage/a[1]/**/*.txt"
+    write_file("memory://lineage/a[1]/b.txt", b"text")
+    assert dataset_name(source, glob=True) == ("memory://lineage", "/")
+    assert [file.path for file in list_source(source)] == ["b.txt"]
+    assert dataset_name(source, glob=True) == ("memory://lineage", "a[1]")
+    assert list(list_source("memory://lineage/a[1]"))
+    assert dataset_name("memory://lineage/a[1]/", glob=True) == ("memory://lineage", "a[1]")
 
 
 def test_what_is_written_is_no_glob() -> None:

@@ -14,6 +14,7 @@ import logging
 import pickle
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -30,7 +31,9 @@ from airflow.providers.common.compat.sdk import (
 )
 from made_up_calls import raising, then
 
+from dev.processes import until
 from lucidworks_provider.client import models
+from lucidworks_provider.client.http.aio import AsyncTransport
 from lucidworks_provider.client.models import (
     create_deployment,
     create_model,
@@ -502,11 +505,12 @@ def test_a_deployment_that_will_not_be(service: Service, deferrable: bool, state
         with pytest.raises(JobFailedError):
             deploy(model_id).execute_complete(CONTEXT, event=event, **(deferred.value.kwargs or {}))
     else:
-        task = deploy(model_id)
-        wait = task._wait
-        task._wait = lambda *args: (spoil(), wait(*args))  # type: ignore[assignment, func-returns-value]
-        with pytest.raises(JobFailedError):
-            task.execute(CONTEXT)
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(deploy(model_id).execute, CONTEXT)
+            until(service.deployments, "a deployment", 10)
+            spoil()
+            with pytest.raises(JobFailedError):
+                waiting.result()
 
 
 @both
@@ -579,13 +583,11 @@ def test_a_trigger_is_small_and_only_looks(service: Service) -> None:
     assert service.calls("create-model") == before
 
 
-def test_many_triggers_share_their_sockets(service: Service) -> None:
+def test_many_triggers_share_their_sockets(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     model_id = trained(service)
-    shared = []
+    ended = []
 
     async def all_of_them() -> None:
-        from lucidworks_provider.client.http import aio
-
         async def one() -> None:
             trigger = LucidworksStateTrigger(
                 lucidworks_conn_id="lucidworks_default",
@@ -596,13 +598,21 @@ def test_many_triggers_share_their_sockets(service: Service) -> None:
                 deadline=time.time() + 10,
             )
             event = await anext(trigger.run())
-            shared.append((event.payload["end"], len(aio._shared[asyncio.get_running_loop()])))
+            ended.append(event.payload["end"])
 
         await asyncio.gather(*(one() for _ in range(50)))
 
+    made = []
+    begin = AsyncTransport.__init__
+
+    def note(self: AsyncTransport, *args: Any, **kwargs: Any) -> None:
+        made.append(self)
+        begin(self, *args, **kwargs)
+
+    monkeypatch.setattr(AsyncTransport, "__init__", note)
     asyncio.run(all_of_them())
-    assert {ending for ending, _ in shared} == {"reached"}
-    assert max(clients for _, clients in shared) <= 1
+    assert ended == ["reached"] * 50
+    assert len(made) == 1
     assert service.calls("token") <= 2
 
 

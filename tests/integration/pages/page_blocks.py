@@ -41,6 +41,7 @@ PAGES = [
 ELSEWHERE = {
     "docs/check.md": "tests/integration/check/test_check.py, against the emulator",
     "docs/client.md": "tests/integration/packaging/test_packaging_client.py, in a process without Airflow",
+    "docs/storage.md": "tests/integration/stores/test_stores_operators.py, on S3",
     "docs/tutorial.md": "dev/tutorial.py, by `make tutorial`",
     "docs/testing.md": "tests/integration/packaging/test_packaging_testing.py",
 }

@@ -23,15 +23,17 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from email.generator import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dev.faulty_proxy import FaultyProxy
 from dev.s3_server import BUCKET, s3_client, s3_server
+from lucidworks_provider.storage import store_path, write_file
 
 # Documented by Microsoft, the same in every Azurite.
 AZURITE_ACCOUNT = "devstoreaccount1"
@@ -106,6 +108,17 @@ def deletion_forbidden(keys: str) -> Iterator[None]:
 
 
 @contextmanager
+def deletion_refused(store: Store) -> Iterator[None]:
+    """With 403, of single objects and in bulk."""
+    with ExitStack() as stack:
+        stack.enter_context(store.proxy.failing(status=403, methods=["DELETE"]))
+        if not store.uri.startswith("gs"):
+            # Google's writes are POST as well, and its emulator has no bulk deletion.
+            stack.enter_context(store.proxy.failing(status=403, methods=["POST"]))
+        yield
+
+
+@contextmanager
 def _running(command: list[str | Path], port: int) -> Iterator[None]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
@@ -167,3 +180,24 @@ def abfs(command: Path, folder: Path) -> Iterator[Store]:
         AzureBlobFileSystem(connection_string=text).mkdir(BUCKET)
         yield Store(f"abfs://test_abfs@{BUCKET}", proxy)
     monkeypatch.undo()
+
+
+def azure_client() -> Any:
+    """A client of Azurite's account."""
+    from azure.storage.blob import BlobServiceClient
+
+    account = json.loads(os.environ["AIRFLOW_CONN_TEST_ABFS"])["extra"]["connection_string"]
+    return BlobServiceClient.from_connection_string(account)
+
+
+def store_exactly(folder: str, name: str) -> None:
+    """Store an object by the store's own client, with its URI as the content."""
+    bucket, _, prefix = store_path(folder).path.partition("/")
+    key, data = f"{prefix}/{name}", f"{folder}/{name}".encode()
+    if folder.startswith("s3"):
+        s3_client(S3_CONN_ID).put_object(Bucket=bucket, Key=key, Body=data)
+    elif folder.startswith("abfs"):
+        with azure_client() as client:
+            client.get_blob_client(bucket, key).upload_blob(data)
+    else:
+        write_file(f"{folder}/{name}", data)

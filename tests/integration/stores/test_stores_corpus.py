@@ -147,6 +147,18 @@ def open_files(catalogue: Catalogue, name: str) -> set[str]:
     return set(table.files)
 
 
+def test_a_store_that_refuses_deletion(catalogue: Catalogue, store: Store) -> None:
+    catalogue.night()
+    changes: dict[str, Any] = {"deletion_vectors": False, "retention": 0.0}
+    with store_servers.deletion_refused(store):
+        assert catalogue.night(**changes)["skipped"] == 10
+        catalogue.write("03.txt", "Another.")
+        assert catalogue.night(**changes)["submitted"] == 1
+        assert catalogue.night(**changes)["skipped"] == 10
+    assert store.proxy.refused
+    assert len(catalogue.service.posted) == 11
+
+
 def test_a_bucket_that_forbids_deletion(catalogue: Catalogue, request: pytest.FixtureRequest) -> None:
     if not catalogue.folder.startswith("s3"):
         pytest.skip("only this server has policies")

@@ -70,6 +70,9 @@ def test_access_that_is_denied(store: Store, folder: str, action: str, status: i
     with store.proxy.failing(status=status, text=XML.format("AccessDenied")):
         message = str(error_of(ACTIONS[action], folder))
     assert f"Access is denied to {login(store.uri)}" in message
+    assert ("storage.objects.delete" in message) == (
+        store.uri.startswith("gs") and action == "write" and status == 403
+    )
 
 
 @pytest.mark.parametrize("store", ["abfs"], indirect=True)

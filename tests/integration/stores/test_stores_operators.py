@@ -7,15 +7,18 @@ import asyncio
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from store_servers import register_gs
+from store_servers import S3_CONN_ID, register_gs
 
 from lucidworks_provider.client.chunking import submit_chunking
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
@@ -26,7 +29,7 @@ from lucidworks_provider.operators.prediction import (
     LucidworksPredictionOperator,
 )
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
-from lucidworks_provider.storage import names_in, reading
+from lucidworks_provider.storage import names_in, reading, writing
 
 if TYPE_CHECKING:
     from store_servers import Store
@@ -162,3 +165,20 @@ def test_a_killed_process_is_continued(kind: str, folder: str, emulator: Running
     check(result["uri"])
     requests = len(TEXTS) if kind == "chunks" else len(TEXTS) // EMBEDDING["batch_size"]
     assert requests <= sent() <= requests + IN_FLIGHT, before
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_the_page_on_reading_results(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{folder}/chunks.parquet"
+    with writing(uri) as path:
+        pq.write_table(pa.table({"text": TEXTS}), path)
+    connection = json.loads(os.environ[f"AIRFLOW_CONN_{S3_CONN_ID.upper()}"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", connection["extra"]["endpoint_url"])
+    page = (Path(__file__).parents[3] / "docs" / "storage.md").read_text()
+    names: dict[str, Any] = {"uri": uri}
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    assert len(blocks) == 2
+    for block in blocks:
+        names.pop("chunks", None)
+        exec(block.replace("…", "key"), names)  # noqa: S102
+        assert list(names["chunks"]["text"]) == TEXTS

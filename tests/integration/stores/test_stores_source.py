@@ -4,21 +4,38 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
 import json
 import logging
-import os
+import math
+import random
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from store_servers import azure_client, store_exactly
 
-from lucidworks_provider.corpus.plan import Plan
+from lucidworks_provider.corpus.plan import Candidate, Plan
 from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.documents.document import Document, Reason, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import list_source
+from lucidworks_provider.documents.tables import TableColumns, open_table
 from lucidworks_provider.storage import store_path, write_file
 
+if TYPE_CHECKING:
+    from store_servers import Store
+
+SMALL_FILES = 60
+# Seconds of each request.
+LATENCY = 0.1
+# Requests that list a folder, on Azure.
+LISTING = 10
 REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 
 
@@ -31,13 +48,44 @@ def test_a_file_beside_a_folder_of_its_name(folder: str) -> None:
         assert list(read_file_documents(file, ReadOptions())) == [Document(path, path)]
 
 
+def test_a_glob_in_a_folder_whose_name_looks_like_one(folder: str) -> None:
+    # adlfs cannot list a folder that has the name of a blob.
+    blob = () if folder.startswith("abfs") else ("a[1]",)
+    for path in (*blob, "a[1]/b.txt", "a[1]/d/c.txt", "a1/b.txt", "a1/d/c.txt"):
+        write_file(f"{folder}/{path}", path.encode())
+    assert {file.uri for file in list_source(f"{folder}/a[1]/*.txt")} == {f"{folder}/a[1]/b.txt"}
+    files = {f"{folder}/a[1]/b.txt", f"{folder}/a[1]/d/c.txt"}
+    assert {file.uri for file in list_source(f"{folder}/a[1]/**")} == files
+
+
+def test_folders_without_a_name(folder: str) -> None:
+    keys = {"ok.txt", "/x.txt", "/d/y.txt", "//z.txt", "a//w.txt", "a/b/c.txt"}
+    for key in keys:
+        write_file(f"{folder}/src/{key}", key.encode())
+    # A neighbour whose name begins in the same way.
+    write_file(f"{folder}/src2//n.txt", b"n")
+    files = {file.path: file for file in list_source(f"{folder}/src")}
+    assert files.keys() == keys
+    for key, file in files.items():
+        assert file.uri == f"{folder}/src/{key}"
+        assert list(read_file_documents(file, ReadOptions())) == [Document(key, key)]
+    assert {file.path for file in list_source(f"{folder}/src/**/*.txt")} == keys
+    assert {file.path for file in list_source(f"{folder}/src/*/*.txt")} == {"/x.txt"}
+    assert {file.path for file in list_source(f"{folder}/src/*.txt")} == {"ok.txt"}
+
+
+@pytest.mark.parametrize("store", ["gs"], indirect=True)
+def test_names_with_dots_are_counted(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    for path in ("a.txt", "./b.txt", "../c.txt", "d/../e.txt", "d/f.txt"):
+        write_file(f"{folder}/src/{path}", b"text")
+    assert {file.path for file in list_source(f"{folder}/src")} == {"a.txt", "d/f.txt"}
+    assert f"{folder}/src has 3 names with a part '.' or '..', which are skipped" in caplog.text
+
+
 @pytest.mark.parametrize("store", ["abfs"], indirect=True)
 def test_markers_of_folders_are_no_files(folder: str) -> None:
-    from azure.storage.blob import BlobServiceClient
-
     write_file(f"{folder}/sub/deep/a.txt", b"a")
-    account = json.loads(os.environ["AIRFLOW_CONN_TEST_ABFS"])["extra"]["connection_string"]
-    with BlobServiceClient.from_connection_string(account) as client:
+    with azure_client() as client:
         for marked in ("", "/sub", "/sub/deep", "/empty"):
             container, _, name = f"{store_path(folder).path}{marked}".partition("/")
             client.get_blob_client(container, name).upload_blob(b"", metadata={"hdi_isfolder": "true"})
@@ -74,6 +122,20 @@ def test_a_name_with_control_characters_is_one_reject(folder: str, name: str) ->
     assert "ids have no control characters" in reject.detail
 
 
+@pytest.mark.parametrize("store", ["s3", "abfs"], indirect=True)
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_a_name_that_looks_like_a_version_is_one_reject(folder: str, suffix: str) -> None:
+    versioned = f"n.txt?version{'Id' if folder.startswith('s3') else 'id'}=1.{suffix}"
+    for name in ("n.txt", versioned):
+        store_exactly(folder, name)
+    found = {file.path: list(read_file_documents(file, ReadOptions())) for file in list_source(folder)}
+    assert found["n.txt"] == [Document("n.txt", f"{folder}/n.txt")]
+    [reject] = found[versioned]
+    assert isinstance(reject, RejectedDocument)
+    assert (reject.id, reject.reason) == (versioned, Reason.UNREADABLE)
+    assert f"{folder}/{versioned} cannot be addressed" in reject.detail
+
+
 @pytest.mark.parametrize("store", ["s3"], indirect=True)
 def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import s3fs
@@ -101,3 +163,106 @@ def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.Monk
         ] == sorted(f"{number}/a.txt" for number in range(64))
     # One after the other, 64 lists and 64 reads wait for 12.8 s.
     assert time.monotonic() - begin < 9
+
+
+def small_file(suffix: str, number: int) -> bytes:
+    """A file of one document."""
+    row = {"id": f"{number}", "text": "A text. " * 50}
+    match suffix:
+        case "txt":
+            return str(row["text"]).encode()
+        case "csv":
+            return f"id,text\n{row['id']},{row['text']}\n".encode()
+        case "parquet":
+            written = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist([row]), written)
+            return written.getvalue()
+    line = json.dumps(row).encode()
+    return gzip.compress(line) if suffix.endswith(".gz") else line
+
+
+def write_small_files(folder: str, suffix: str) -> None:
+    for number in range(SMALL_FILES):
+        write_file(f"{folder}/{number}.{suffix}", small_file(suffix, number))
+
+
+@contextmanager
+def shorter_than_one_by_one() -> Iterator[None]:
+    """Less time than a request for each small file takes, if each is waited for."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < SMALL_FILES * LATENCY
+
+
+@pytest.mark.parametrize(
+    ("suffix", "exact"),
+    [
+        ("txt", False),
+        ("txt", True),
+        ("jsonl", False),
+        ("jsonl.gz", False),
+        ("csv", True),
+        ("parquet", False),
+    ],
+)
+def test_small_files_are_read_ahead_by_one_request_each(
+    folder: str, store: Store, suffix: str, exact: bool
+) -> None:
+    write_small_files(folder, suffix)
+    store.proxy.latency = LATENCY
+    with RunDatabase() as db:
+        plan = Plan(
+            db,
+            read=lambda file: read_file_documents(file, ReadOptions()),
+            reuse=False,
+            max_text_bytes=1000,
+        )
+        store.requests()
+        with shorter_than_one_by_one():
+            assert plan.scan(list_source(folder), exact=exact).candidates == SMALL_FILES
+        with shorter_than_one_by_one():
+            assert sum(isinstance(found, Candidate) for found in plan.candidates()) == SMALL_FILES
+    passes = 1 if suffix == "txt" and not exact else 2
+    counts = store.requests()
+    assert counts["GET"] + counts["HEAD"] <= passes * SMALL_FILES + LISTING, counts
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_small_files_of_a_table_are_read_ahead(folder: str, store: Store, suffix: str) -> None:
+    write_small_files(folder, suffix)
+    store.proxy.latency = LATENCY
+    store.requests()
+    with shorter_than_one_by_one():
+        table = open_table(folder, TableColumns())
+        assert table is not None
+        assert sum(batch.num_rows for batch in table.read()) == SMALL_FILES
+    counts = store.requests()
+    assert counts["GET"] + counts["HEAD"] <= SMALL_FILES + LISTING, counts
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_requests_of_a_large_file(folder: str, store: Store, suffix: str) -> None:
+    numbers = random.Random(1)
+    rows = [{"id": str(number), "text": numbers.randbytes(4000).hex()} for number in range(2000)]
+    if suffix == "parquet":
+        written = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), written, row_group_size=500, compression="none")
+        data = written.getvalue()
+    else:
+        data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    write_file(f"{folder}/a.{suffix}", data)
+    [file] = list_source(folder)
+    store.requests()
+    found = list(read_file_documents(file, ReadOptions()))
+    assert [one.text for one in found if isinstance(one, Document)] == [row["text"] for row in rows]
+    counts = store.requests()
+    assert sum(counts.values()) <= math.ceil(len(data) / (4 << 20)) + 3, counts
+
+
+@pytest.mark.parametrize("size", [0, 5 << 20])
+def test_a_small_file_that_has_another_size_since_its_listing(folder: str, size: int) -> None:
+    write_file(f"{folder}/a.jsonl", b'{"id": "a", "text": "One."}\n')
+    [file] = list_source(folder)
+    lines = [b'{"id": "%d", "text": "%s"}\n' % (number, b"x" * 1_000_000) for number in range(size >> 20)]
+    write_file(file.uri, b"".join(lines))
+    assert [one.id for one in read_file_documents(file, ReadOptions())] == [str(n) for n in range(len(lines))]

@@ -284,7 +284,7 @@ async def test_the_first_user_decides_how_many_connections(wanted: int | None) -
         async with shared_transport(one, wanted) as first, shared_transport(one, 5) as second:
             assert first is second
             assert first.connections == (wanted or CONNECTIONS)
-            at_once = first._session.connector
+            at_once = first._session.connector  # noqa: SLF001
             assert at_once is not None
             assert at_once.limit == (wanted or CONNECTIONS)
         async with shared_transport(one) as later:

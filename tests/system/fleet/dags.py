@@ -94,14 +94,17 @@ with DAG("fleet_warm", schedule=None):
         options={"conn_ids": "warm", "seconds": 1.0, "interval": 0.5},
     )
 
-for dag_id, trigger_name in (("fleet_renewals", "WatchTrigger"), ("fleet_idle", "IdleTrigger")):
+for dag_id, trigger_name, limit in (
+    ("fleet_renewals", "WatchTrigger", "FLEET_RENEWING_SECONDS"),
+    ("fleet_idle", "IdleTrigger", "FLEET_IDLE_SECONDS"),
+):
     with DAG(dag_id, schedule=None):
         FromTrigger(
             task_id="watch",
             trigger=trigger_name,
             options={
                 "conn_ids": os.environ["FLEET_RENEWING"],
-                "seconds": float(os.environ["FLEET_RENEWING_SECONDS"]),
+                "seconds": float(os.environ[limit]),
                 "interval": 0.1,
             },
         )
@@ -114,7 +117,7 @@ def die(dag_run: Any = None) -> None:
     from lucidworks_provider.hooks.auth import LucidworksAuthHook
 
     before, after = dag_run.conf["step"].split()
-    perform = source.TokenSource._perform
+    perform = source.TokenSource.perform
 
     def deadly(self: Any, command: Any) -> Any:
         name = type(command).__name__
@@ -125,7 +128,7 @@ def die(dag_run: Any = None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return reply
 
-    source.TokenSource._perform = deadly  # type: ignore[method-assign]
+    source.TokenSource.perform = deadly  # type: ignore[method-assign]
     hook = LucidworksAuthHook(dag_run.conf["conn_id"])
     hook.get_token()
     raise RuntimeError(f"never came to {dag_run.conf['step']}")

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ DAGS = (
     "fleet_warm",
 )
 RENEWING = 10
+# The idle loop is watched for a quarter of the time.
+IDLE_SHARE = 4
 STEPS = ("before WriteClaim", "after WriteClaim", "before Refresh", "after Refresh", "after Publish")
 SUPERSEDED = "refused before expiry"
 CONTESTED = "No new token is requested during"
@@ -171,8 +173,10 @@ class Run:
         states: list[str] = []
 
         def ended() -> bool:
-            states[:] = [str(self.fleet.airflow.api("GET", path)["state"])]
-            return states[0] in {"success", "failed"}
+            # A busy API server may take longer than the client waits.
+            with suppress(requests.Timeout):
+                states[:] = [str(self.fleet.airflow.api("GET", path)["state"])]
+            return states[-1:] in (["success"], ["failed"])
 
         until(ended, f"run {self.run_id} of {self.dag_id}", timeout)
         return states[0]
@@ -297,9 +301,11 @@ def crowd(fleet: Fleet) -> None:
 def deaths(fleet: Fleet) -> None:
     """``kill -9`` at every step of a refresh, and how the next task fares."""
     fleet.live_for(HOUR)
-    for number, step in enumerate(STEPS):
-        client = f"death-{number}"
-        run = fleet.run("fleet_deaths", conn_id=client, step=step)
+    runs = {
+        step: (f"death-{number}", fleet.run("fleet_deaths", conn_id=f"death-{number}", step=step))
+        for number, step in enumerate(STEPS)
+    }
+    for step, (client, run) in runs.items():
         run.ends()
         seconds = run.xcom("recover").get("seconds", float("inf"))
         seen = fleet.seen(client)
@@ -320,18 +326,20 @@ def deaths(fleet: Fleet) -> None:
 
 
 def foreign(fleet: Fleet) -> None:
-    """Another system with the same client id: now and then, and far too often."""
+    """Two other systems, each with one of our client ids: one now and then, one far too often."""
     fleet.live_for(HOUR)
     seconds = fleet.size.foreign_seconds
-    conf = {"conn_id": "foreign", "tasks": 8, "seconds": seconds, "interval": 0.5}
-    with fleet.another_system("foreign", 10) as asked:
-        run = fleet.run("fleet_calls", **conf)
+    conf = {"tasks": 8, "interval": 0.5}
+    with fleet.another_system("foreign", 10) as seldom, fleet.another_system("rival", 2) as often:
+        run = fleet.run("fleet_calls", **conf, conn_id="foreign", seconds=seconds)
+        rival = fleet.run("fleet_calls", **conf, conn_id="rival", seconds=90)
         run.ends()
-    ours = len(fleet.seen("foreign").refreshes) - len(asked)
+        rival.ends()
+    ours = len(fleet.seen("foreign").refreshes) - len(seldom)
     warnings = fleet.logged(run, SUPERSEDED)
     what = "another system, a token every 10 s"
     fleet.tell(f"{what}: failed tasks", "0", run.failed(), good=not run.failed())
-    fleet.tell(f"{what}: our refreshes", f"<= {2 * len(asked)}", ours, good=ours <= 2 * len(asked))
+    fleet.tell(f"{what}: our refreshes", f"<= {2 * len(seldom)}", ours, good=ours <= 2 * len(seldom))
     minutes = seconds / 60
     fleet.tell(
         f"{what}: warnings in {minutes:.1f} minutes",
@@ -339,12 +347,8 @@ def foreign(fleet: Fleet) -> None:
         warnings,
         good=1 <= warnings <= minutes + 2,
     )
-    conf |= {"conn_id": "rival", "seconds": 90}
-    with fleet.another_system("rival", 2) as asked:
-        run = fleet.run("fleet_calls", **conf)
-        run.ends()
-    ours = len(fleet.seen("rival").refreshes) - len(asked)
-    named = fleet.logged(run, CONTESTED)
+    ours = len(fleet.seen("rival").refreshes) - len(often)
+    named = fleet.logged(rival, CONTESTED)
     what = "another system, a token every 2 s"
     fleet.tell(f"{what}: named error in the logs", ">= 1", named, good=named >= 1)
     fleet.tell(f"{what}: our refreshes", "<= 22 and 1 a foreign one", ours, good=ours <= 22)
@@ -395,10 +399,12 @@ def renewals(fleet: Fleet) -> None:
         f"{what}: longest stall of its loop",
         "<= 50 ms",
         f"{seen['longest_stall_ms']:.0f} ms, {seen['stalls_over_50_ms']} over 50 ms; idle loop on this machine: "
-        f"{nothing['longest_stall_ms']:.0f} ms, {nothing['stalls_over_50_ms']} over 50 ms; longest garbage "
+        f"{nothing['longest_stall_ms']:.0f} ms, {nothing['stalls_over_50_ms']} over 50 ms in a "
+        f"quarter of the time; longest garbage "
         f"collections: {seen['longest_collections']}",
         timing=True,
-        good=seen["longest_stall_ms"] <= 50 or seen["stalls_over_50_ms"] <= nothing["stalls_over_50_ms"] + 1,
+        good=seen["longest_stall_ms"] <= 50
+        or seen["stalls_over_50_ms"] <= IDLE_SHARE * nothing["stalls_over_50_ms"] + 1,
     )
     first, middle, last = seen["memory_mib"]
     fleet.tell(
@@ -436,6 +442,7 @@ def fleet_of(root: Path, size: Size) -> Iterator[Fleet]:
             "FLEET_CROWD": "crowd",
             "FLEET_RENEWING": ",".join(f"renewing-{number}" for number in range(RENEWING)),
             "FLEET_RENEWING_SECONDS": str(seconds),
+            "FLEET_IDLE_SECONDS": str(seconds / IDLE_SHARE),
             "PYTHONPATH": str(REPOSITORY),
         } | fleet_catalogue.environment(root)
         for name, secret in clients.items():

@@ -105,13 +105,13 @@ def main() -> None:
     check_suffix("a.jsonl")
     for form in (Format.HTML, Format.PARQUET):
         refused(
-            partial(next, read_file_documents(SourceFile(str(work / "a"), "a", 1, "", form), ReadOptions())),
+            partial(read_file_documents, SourceFile(str(work / "a"), "a", 1, "", form), ReadOptions()),
             "documents",
         )
     task = LucidworksChunkCorpusOperator(
         task_id="t", source=str(work), output_uri=str(work / "out"), chunker="sentence", model_id="m"
     )
-    refused(task._corpus, "documents")
+    refused(lambda: task.execute({}), "documents")
     refused(lambda: emulator.running, "emulator")
     refused(lambda: emulator.create_app, "emulator")
     extra = {"share_via": "redis", "redis_conn_id": "r"}
