@@ -41,7 +41,7 @@ system: $(READY) ## tests in a real Airflow: scheduler, workers, triggerer, API 
 fuzz: $(READY) ## 200,000 hostile answers to everything that reads one, and a million to the checks, half an hour
 	@FUZZ_EXAMPLES=9200 FUZZ_CHECKS=50000 $(BIN)/python -m pytest -n 2 --dist worksteal tests/integration/fuzz
 
-fleet: $(VENV)/.fleet ## a distributed Airflow: all that can happen to its token, and a catalogue, half an hour
+fleet: $(VENV)/.fleet ## a distributed Airflow: token sharing under faults, and a catalogue, half an hour
 	@$(BIN)/python -m pytest -m fleet tests/system/live/test_live_fleet_stack.py
 	@$(BIN)/python -m tests.system.fleet
 
@@ -51,10 +51,10 @@ fleet-short: $(VENV)/.fleet ## the same with fewer tasks, ten minutes
 chaos: $(VENV)/.fleet ## faults of the service, the network, disks and clocks, kills: what is lost, half an hour
 	@$(BIN)/python -m tests.system.chaos
 
-chaos-short: $(VENV)/.fleet ## the most telling ones, five minutes
+chaos-short: $(VENV)/.fleet ## the most important ones, five minutes
 	@$(BIN)/python -m tests.system.chaos --short
 
-soak: $(VENV)/.fleet ## an hour of steady work: what grows
+soak: $(VENV)/.fleet ## memory, sockets and threads during an hour of steady work
 	@$(BIN)/python -m tests.system.chaos.soak
 
 soak-short: $(VENV)/.fleet ## ten minutes of it
@@ -93,20 +93,28 @@ tutorial: $(READY) ## follow docs/tutorial.md word by word in an empty folder, t
 	@$(BIN)/python -m dev.tutorial
 
 bench: $(VENV)/.bench .venv-databricks/.ready ## the other figures of docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.catalogue
+	@$(BIN)/python -m benchmarks.catalogue --changes
+	@$(BIN)/python -m benchmarks.checks
 	@$(BIN)/python -m benchmarks.cold_start
 	@$(BIN)/python -m benchmarks.connection_form
 	@$(BIN)/python -m benchmarks.corpus all
 	@$(BIN)/python -m benchmarks.corpus_results
 	@$(BIN)/python -m benchmarks.imports
+	@$(BIN)/python -m benchmarks.many_jobs
 	@$(BIN)/python -m benchmarks.prediction_table
 	@$(BIN)/python -m benchmarks.predictions
 	@$(BIN)/python -m benchmarks.rate
 	@$(BIN)/python -m benchmarks.rate_emulator
 	@$(BIN)/python -m benchmarks.rate_noise
+	@$(BIN)/python -m benchmarks.refused
 	@$(BIN)/python -m benchmarks.side_by_side
+	@$(BIN)/python -m benchmarks.store_latency
+	@$(BIN)/python -m benchmarks.store_requests
+	@$(BIN)/python -m benchmarks.submissions
 	@$(BIN)/python -m benchmarks.tokens
-	@$(BIN)/python -m tests.system.storm
 	@$(BIN)/python -m benchmarks.triggers
+	@$(BIN)/python -m tests.system.storm
 
 # Its connector refuses versions that the others are measured with.
 .venv-databricks/.ready: constraints.txt

@@ -57,7 +57,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "if False:",
         ),
         Promise(
-            "After a 401 the token in the shared store is used, if it is another one.",
+            "After a 401, a process uses the token of the shared store if that is a different one.",
             "unit/test_unit_protocol.py::test_a_good_token_in_the_store_is_used_without_writing_anything",
             "client/auth/protocol.py",
             "if good is not None and not context.due(good):",
@@ -71,7 +71,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "            seen = Snapshot()\n        if (ours",
         ),
         Promise(
-            "A store that does not show what was written to it counts as down.",
+            "If a value that was just written cannot be read back, the store counts as down.",
             "unit/test_unit_protocol.py::test_a_store_that_shows_nothing_of_what_was_written_counts_as_down",
             "client/auth/protocol.py",
             "return seen.claim is None or (seen.token is None and before.token is not None)",
@@ -85,7 +85,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "return True",
         ),
         Promise(
-            "A token that was issued to a caller that is stopped is published.",
+            "A new token is published even if the task that requested it is stopped.",
             "unit/test_unit_source.py::test_a_refresh_whose_caller_is_stopped_is_published_all_the_same",
             "client/auth/source.py",
             "if requested.exception() is None:",
@@ -257,7 +257,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "if False:",
         ),
         Promise(
-            "A triggerer that does not see the task's storage reads no result.",
+            "A triggerer without access to the task's storage reads no result.",
             "integration/operators/test_operator_chunking.py::"
             "test_a_trigger_that_sees_another_storage_gives_the_jobs_back_unread",
             "jobs/polling.py",
@@ -272,7 +272,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "attempts=1,",
         ),
         Promise(
-            "A payload that came with an unknown status is kept, and is the result if it comes twice.",
+            "A result with an unknown status is stored, and accepted if the next poll returns the same.",
             "integration/operators/test_operator_unkind.py::test_a_chunking_task",
             "jobs/polling.py",
             "case JobState.PENDING if result.has_payload:",
@@ -398,7 +398,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "if False:",
         ),
         Promise(
-            "A file takes its place whole, or not at all.",
+            "Files are written atomically.",
             "unit/test_unit_storage.py::test_nothing_partial_is_ever_visible",
             "storage.py",
             '    temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.part")\n',
@@ -420,7 +420,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "        if False:\n",
         ),
         Promise(
-            "A version of a table has one owner.",
+            "Two writers cannot create the same version of a table.",
             "unit/test_delta_log.py::test_a_version_has_one_owner",
             "storage.py",
             "                    return temporary.stat().st_nlink > 1\n",
@@ -461,9 +461,9 @@ def page() -> str:
     lines = [
         "# Promises",
         "",
-        "What you can rely on, and for each promise a test that fails without it. A mutant proves that: `make",
-        "promises` breaks each promise by one change of the source in a copy of the repository, and expects its test",
-        "to fail. The list is in `dev/promises.py`, which writes this page.",
+        "Guarantees of the package, each with the test that fails if it is broken. Mutation testing verifies this:",
+        "`make promises` breaks each promise by one change of the source in a copy of the repository, and expects",
+        "its test to fail. The list is in `dev/promises.py`, which writes this page.",
     ]
     for title, promises in PROMISES.items():
         lines += ["", f"## {title}", "", "| promise | test | broken in |", "| --- | --- | --- |"]

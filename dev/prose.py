@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Check prose: turns of phrase that are banned in pages, docstrings, comments and messages.
+Check prose: phrases that are banned in pages, docstrings, comments and messages.
 
 ``python -m dev.prose`` prints ``file:line: phrase: use …`` for each, and fails if there are any. Code is
 skipped: fenced blocks, inline code, and quoted messages in pages.
@@ -19,7 +19,12 @@ from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKED = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "docs", "lucidworks_provider")
+PACKAGE = ROOT / "lucidworks_provider"
+CHECKED = (
+    *("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md"),
+    *(".github", "docs", "deploy", "example_dags", "lucidworks_provider"),
+)
+SUFFIXES = (".md", ".py", ".yml", ".yaml", ".tf", ".json")
 # It has a list of stop words.
 SKIPPED = "lucidworks_provider/emulator/sentences.py"
 
@@ -29,13 +34,15 @@ BANNED = {
     r"(?:some|no|every|any)body|someone|everyone|anyone": "the component or the user as the subject",
     r"tells?|told|telling": "report, return, show, distinguish",
     r"go(?:es|ing)? on(?! storage)|went on": "continue",
-    r"stands?(?!-)|stood": "is, remains, is stored",
+    r"stands?(?!-| up to)|stood": "is, remains, is stored",
     r"lies|lie|lying": "is, is stored",
     r"the other way round": "say what happens",
-    r"cuts? (?:\w+ )?off|cut off": "invalidate, truncate",
+    r"cuts? (?:\w+ ){0,3}off": "invalidate, truncate",
     r"(?:a|an|each|one|two|every|first|last|next) looks?|looks into": "poll, read",
     r"as (?:it|they) (?:stands?|came|comes?)": "unchanged",
     r"what follows": "effect",
+    r"what becomes? of|know better": "status, effect",
+    r"what is (?:not )?there": "existing, missing",
     r"under ?way": "in flight, active",
     r"hand(?:s|ed|ing)? (?:over|out|on|in)": "pass, return, submit",
     r"ask(?:s|ed|ing)? (?:\w+ )?for": "request, poll",
@@ -47,11 +54,37 @@ BANNED = {
     r"crowds?": "many processes",
     r"mint(?:s|ed|ing)?": "refresh",
     r"nothing is to be": "not needed",
+    r"brings? (?:\w+ ){1,3}up to(?! date)": "sync",
+    r"ends? the story|quiet (?:minute|night)": "reset",
+    r"fails? for a button": "say what is not fatal",
+    r"learnt": "since the change, knows",
+    r"lets? (?:the (?:next|other)s?(?: one)?|others) in": "release",
+    r"the one live|live access": "the access token",
+    r"under the hands": "for every client",
+    r"(?:is|are|was|were) wanted": "the goal is",
 }
-_PATTERNS = [
-    (re.compile(r"\b(?:" + phrase.replace(" ", r"\s+") + r")\b", re.IGNORECASE), use)
-    for phrase, use in BANNED.items()
-]
+# What is banned in addition outside the package.
+BANNED_IN_PAGES = {
+    r"cutting (?:\w+ ){0,3}off": "invalidate, truncate",
+    r"look(?:s|ed|ing)? (?:at|for)": "read, search, check",
+    r"what people|what one \w+s": "name the users, or the component",
+    r"ha(?:s|ve) (?:its|their) say": "decide",
+    r"is worth": "state, effect",
+    r"judges?|judged|judging": "check, decide",
+    r"mend(?:s|ed|ing)?": "fix, repair",
+    r"no screen": "the UI does not show it",
+}
+
+
+def compiled(banned: dict[str, str]) -> list[tuple[re.Pattern[str], str]]:
+    """Patterns of whole words, in any case and over line breaks, with what to write instead."""
+    return [
+        (re.compile(r"\b(?:" + phrase.replace(" ", r"\s+") + r")\b", re.IGNORECASE), use)
+        for phrase, use in banned.items()
+    ]
+
+
+IN_PACKAGE, IN_PAGES = compiled(BANNED), compiled(BANNED | BANNED_IN_PAGES)
 
 
 def main() -> int:
@@ -64,10 +97,10 @@ def main() -> int:
 
 
 def files() -> Iterator[Path]:
-    """The pages, and the modules of the package."""
+    """The pages, the files for users, and the modules of the package."""
     for name in CHECKED:
         place = ROOT / name
-        within = sorted(one for end in ("md", "py") for one in place.rglob(f"*.{end}"))
+        within = sorted(one for one in place.rglob("*") if one.suffix in SUFFIXES)
         for path in within if place.is_dir() else [place] if place.exists() else []:
             relative = path.relative_to(ROOT)
             if "_build" not in relative.parts and str(relative) != SKIPPED:
@@ -76,11 +109,11 @@ def files() -> Iterator[Path]:
 
 def problems(path: Path) -> list[str]:
     """A line for each banned phrase."""
-    passages = of_page(path.read_text()) if path.suffix == ".md" else of_module(path.read_text())
+    passages = (of_module if path.suffix == ".py" else of_page)(path.read_text())
     found = sorted(
         (line + text.count("\n", 0, match.start()), " ".join(match[0].split()), use)
         for line, text in passages
-        for pattern, use in _PATTERNS
+        for pattern, use in (IN_PACKAGE if PACKAGE in path.parents else IN_PAGES)
         for match in pattern.finditer(text)
     )
     return [f"{path.relative_to(ROOT)}:{line}: {phrase}: use {use}" for line, phrase, use in found]

@@ -2,8 +2,8 @@
 """
 ### A conversation over documents
 
-Asks a question about documents (RAG), rewrites the follow-up question so that it stands alone, and asks that in the
-same conversation: `memoryUuid` goes from one task to the next.
+Asks a question about documents (RAG), rewrites the follow-up question so that it is complete without the first one,
+and sends it in the same conversation: `memoryUuid` goes from one task to the next.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 """
 ### Call an endpoint of your own choice
 
-For what this provider has no operator for: a task gets a session that carries the access token of the whole
-fleet, takes the next one when it is refused, and sends it to the hosts of the connection only. Once with
-`requests`, once with `aiohttp` for many calls at a time, once with a client that only wants a token.
+Calls an endpoint that has no operator. A task gets a session that sends the shared access token, only to the hosts
+of the connection, and repeats a refused request with the next token. The tasks use `requests`, `aiohttp` (many calls
+at a time), and a client that needs only a token.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """
 ### Chunk a catalogue every night, on several workers
 
-Lists a folder once, cuts the list into shards, and lets a task for each shard chunk what is new or changed in its
+Lists a folder once and divides the list into shards. One task per shard chunks the new and changed documents of its
 part. Then one task commits all shards as one version of two Delta tables. The last task sets the Variable
 `lucidworks_catalogue` to the folder of the tables, and its asset event, which has the counts, starts the DAG that
 indexes them.
@@ -10,8 +10,8 @@ indexes them.
 Read the chunks with `lucidworks_provider.corpus.open_dataset(Variable.get("lucidworks_catalogue"))` or any engine
 that reads Delta tables. Readers see the version of the night before until `publish` has ended.
 
-To change the model, edit `MODEL`. The next run builds tables in another folder, and the Variable keeps naming the old
-ones until the new ones are complete.
+To change the model, edit `MODEL`. The next run builds tables in another folder, and the Variable keeps naming the
+old ones until the new ones are complete.
 
 Set `LUCIDWORKS_DOCUMENTS` and `LUCIDWORKS_OUTPUT` in the environment of the workers (folders, as URIs of any
 storage that all workers reach, e.g. `s3://aws_default@bucket/catalogue`), or edit the constants. The tables do not

@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS lucidworks_loaded (
 );
 INSERT INTO lucidworks_loaded (version) VALUES (NULL) ON CONFLICT DO NOTHING;
 """
-# Waits for a load that is under way, and then sees its version.
+# Waits for an active load, and then reads its version.
 LOADED = "SELECT catalogue, options, version FROM lucidworks_loaded FOR UPDATE"
 CREATE_CHUNKS = """
 CREATE TABLE lucidworks_chunks_next (

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import re
 from importlib import import_module
 from pathlib import Path
@@ -197,17 +198,77 @@ def test_every_field_of_the_connection_is_described() -> None:
     assert [name for name in CONN_FIELDS if f"`{name}`" not in page] == []
 
 
+def prose_of(path: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+# Dotted names that begin as a module of ours does.
+OTHER_NAMES = {"delta.deletedFileRetentionDuration", "delta.logRetentionDuration", "emulator.log"}
+
+
+FILES_OF_USERS = {
+    "nightly.py",
+    "dags/catalogue.py",
+    "tests/test_catalogue.py",
+    "tests/unit/test_unit_translation.py",
+}
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=named)
+def test_names_of_modules_and_their_contents_resolve(path: Path) -> None:
+    package = Path(lucidworks_provider.__file__).parent
+    begins = {file.stem for file in package.iterdir() if file.stem.isidentifier()}
+    for name in re.findall(r"`(\w+(?:\.\w+)+)`", prose_of(path)):
+        if name.endswith((".py", ".md")) or name in OTHER_NAMES:
+            continue
+        within = name.removeprefix("lucidworks_provider.")
+        if within.partition(".")[0] in begins:
+            assert pkgutil.resolve_name(f"lucidworks_provider.{within}") is not None
+    for file in re.findall(r"`((?:\w+/)*\w+\.py)`", prose_of(path)):
+        parents = (ROOT, package, ROOT / "tests")
+        assert file in FILES_OF_USERS or any((parent / file).exists() for parent in parents), file
+
+
+def test_each_benchmark_exists_and_is_run_by_make_bench() -> None:
+    page, makefile = (DOCS / "benchmarks.md").read_text(), (ROOT / "Makefile").read_text()
+    bench = makefile.partition("\nbench:")[2].partition("\n\n")[0]
+    modules = set(re.findall(r"python\s+-m\s+((?:benchmarks|tests)\.[\w.]+)", page))
+    assert len(modules) > 20
+    for name in modules:
+        file = ROOT / name.replace(".", "/")
+        assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), name
+    ours = {name for name in modules if name.startswith("benchmarks.")}
+    assert ours == set(re.findall(r"-m (benchmarks\.\w+)", bench))
+    tests = re.findall(r"tests/[\w/.]+", " ".join(re.findall(r"`pytest\s([^`]+)`", page)))
+    assert len(tests) > 5
+    assert [one for one in tests if not (ROOT / one).exists()] == []
+    assert set(re.findall(r"`make ([\w-]+)`", page)) <= set(
+        re.findall(r"^([\w-]+):.*##", makefile, re.MULTILINE)
+    )
+
+
+def figures_of(text: str) -> set[str]:
+    """Numbers of two digits or more, or with a decimal point; thousands without commas."""
+    return set(re.findall(r"(?<![\w.])\d+\.\d+|(?<![\w.])\d{2,}", re.sub(r"(?<=\d),(?=\d{3})", "", text)))
+
+
+def test_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Measured")[2].partition("\n## ")[0]
+    figures = figures_of("\n".join(line for line in table.splitlines() if line.startswith("|")))
+    assert {"1.85", "6.7", "1280", "100000"} <= figures
+    assert figures - figures_of((DOCS / "benchmarks.md").read_text()) == set()
+
+
 def anchors_of(path: Path) -> set[str]:
     """As GitHub makes them of headings."""
-    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose_of(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("path", LINKING, ids=named)
 def test_links_lead_somewhere(path: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(path)):
         if re.match(r"https?:|mailto:", target):
             continue
         file, _, anchor = target.partition("#")

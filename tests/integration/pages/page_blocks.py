@@ -9,7 +9,8 @@ What a block is stands in the page, as its language:
                     rest as it stands, page by page from top to bottom
 ``console``, ``sh`` each command is run, or checked where running it would install or take minutes
 ``json`` and so on  parsed
-``text``            shown only: an output, a picture, a sketch
+``text``            shown only: an output, a picture, a sketch; the commands of README.md, which a test runs
+                    together
 none                as ``text``, but as ``sh`` where a line begins with a command, so that none is shown only by
                     accident
 ==================  ====================================================================================

@@ -7,6 +7,7 @@ import ast
 import configparser
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
@@ -29,6 +30,7 @@ from packaging.version import Version
 from page_blocks import BLOCKS, ELSEWHERE, ROOT, Block, Fate, commands_of, of, outputs_of
 
 from dev.processes import ManagedProcess, clean_environment
+from lucidworks_provider.corpus import open_dataset
 from lucidworks_provider.get_provider_info import get_provider_info
 
 if TYPE_CHECKING:
@@ -228,6 +230,46 @@ def test_a_command(block: Block, command: str, ran: Ran) -> None:
             pytest.fail(
                 f"Nothing here knows how to run or check {command!r}; teach it, or mark the block `text`."
             )
+
+
+def test_the_commands_of_the_readme(ran: Ran, tmp_path: Path) -> None:
+    """As they are, by one shell; another folder and port, and the line that the emulator prints is run."""
+    [dag] = [block for block in of(Fate.DAG) if block.page == "README.md"]
+    [commands] = [block for block in BLOCKS if block.page == "README.md" and "dags test" in block.code]
+    started = "lucidworks-emulator &"
+    assert commands.code.count(started) == 1
+    waited = 'until grep -q ^export emulator.log; do sleep 0.2; done\neval "$(grep ^export emulator.log)"\n'
+    script = re.sub(
+        rf"^{started}.*$",
+        lambda _: f"lucidworks-emulator --port 0 > emulator.log &\ntrap 'kill %1; wait' EXIT\n{waited}",
+        commands.code,
+        flags=re.M,
+    )
+    home = tmp_path / "home"
+    (home / "dags").mkdir(parents=True)
+    shutil.copy(ran.folder / "home" / "airflow.db", home)
+    (home / "dags" / "nightly.py").write_text(dag.code.replace("/tmp/lucidworks", str(tmp_path)))  # noqa: S108
+    done = subprocess.run(
+        ["bash", "-ec", script.replace("/tmp/lucidworks", str(tmp_path))],  # noqa: S108
+        cwd=tmp_path,
+        env=clean_environment()
+        | {
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "NO_PROXY": "127.0.0.1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    chunks = (
+        open_dataset((tmp_path / "chunks").as_uri()).to_table(columns=["document_id", "text"]).to_pylist()
+    )
+    assert {row["document_id"] for row in chunks} == {"alpine.txt"}
+    assert " ".join(row["text"] for row in chunks) in (tmp_path / "documents" / "alpine.txt").read_text()
 
 
 def exported(block: Block) -> dict[str, str]:
