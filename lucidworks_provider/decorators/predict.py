@@ -102,5 +102,8 @@ def lucidworks_predict_task(
     """
     refuse_upstream(kwargs, _PredictDecoratedOperator.template_fields)
     return task_decorator_factory(
-        python_callable=python_callable, decorated_operator_class=_PredictDecoratedOperator, **kwargs
+        python_callable=python_callable,
+        decorated_operator_class=_PredictDecoratedOperator,
+        # Airflow stores the arguments of a mapped task as they are given here.
+        **LucidworksPredictionOperator.redact_arguments(kwargs),
     )

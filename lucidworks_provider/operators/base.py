@@ -262,17 +262,17 @@ class ResultMixin(LineageMixin):
 
     operator_extra_links: Collection[BaseOperatorLink] = (LucidworksResultLink(),)
     # Set in the process that ends the task, which after a deferral is not the one that began it.
-    _manifest: Mapping[str, Any] | None = None
+    manifest: Mapping[str, Any] | None = None
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
         """Publish the result once it is written, and return it."""
-        self._manifest = manifest
+        self.manifest = manifest
         push_result(context, manifest.get("dataset") or manifest.get("uri"), is_folder="dataset" in manifest)
         add_asset_extra(context, self.outlets, manifest)
         return manifest
 
     def _lineage(self) -> Lineage:
-        return Lineage(output=(self._manifest or {}).get("uri"))
+        return Lineage(output=(self.manifest or {}).get("uri"))
 
 
 def add_asset_extra(context: Context, outlets: Sequence[Any], manifest: Mapping[str, Any]) -> None:
@@ -307,7 +307,7 @@ class ChunkingOptionsMixin:
         chunker_config: Any
         model_config: Any
 
-    def _options(self) -> ChunkingOptions:
+    def chunking_options(self) -> ChunkingOptions:
         """Validate the rendered values; raises InputError."""
         from lucidworks_provider.client.chunking import ChunkingOptions
 
@@ -349,10 +349,11 @@ class RowsMixin:
 
         columns = self.columns
         if isinstance(columns, str):
-            columns = (
-                json.loads(columns) if columns.lstrip().startswith("[") else [columns] if columns else []
-            )
-        if not isinstance(columns, Sequence):
+            with suppress(ValueError):
+                columns = (
+                    json.loads(columns) if columns.lstrip().startswith("[") else [columns] if columns else []
+                )
+        if isinstance(columns, str) or not isinstance(columns, Sequence):
             raise InputError(f"columns is {columns!r}; give a list of names.")
         return TableColumns(self.id_column, self.text_column, tuple(columns), optional, argument)
 

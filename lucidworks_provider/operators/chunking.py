@@ -173,7 +173,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         )
         from lucidworks_provider.jobs.rows import Spool
 
-        options = self._options()
+        options = self.chunking_options()
         most = check_option(self.max_text_bytes, "max_text_bytes", whole(1))
         columns = self._table_columns("documents" if self.text is None else "text")
         documents = self._documents(columns, most)
@@ -213,5 +213,5 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
 
         uri = table_uri(self.documents)
         return of_chunks(
-            self._options(), self._manifest or {}, inputs=[uri] if uri else [], kept=self._kept_types
+            self.chunking_options(), self.manifest or {}, inputs=[uri] if uri else [], kept=self._kept_types
         )

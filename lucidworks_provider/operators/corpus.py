@@ -262,7 +262,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         return Corpus(
             source=self._source(),
             output=check_folder(self.output_uri, "output_uri"),
-            options=self._options(),
+            options=self.chunking_options(),
             reading=ReadOptions(
                 self.id_column,
                 self.text_column,
@@ -297,7 +297,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
 
     def _lineage(self) -> Lineage:
         inputs = [self.source] if self._is_of_files() else []
-        return of_chunks(self._options(), self._manifest or {}, inputs=inputs, with_hash=True)
+        return of_chunks(self.chunking_options(), self.manifest or {}, inputs=inputs, with_hash=True)
 
     def _is_of_files(self) -> bool:
         return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
@@ -422,7 +422,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
         return uris
 
     def _lineage(self) -> Lineage:
-        manifest = self._manifest or {}
+        manifest = self.manifest or {}
         version = manifest.get("version")
         return Lineage(
             output=manifest.get("dataset"),

@@ -160,7 +160,7 @@ class _Predicting(SecretArgumentMixin, RowsMixin, ResultMixin, HookMixin, BaseOp
 
         options = self._options(dictionary(self.model_config, "model_config"))
         uri = table_uri(self.inputs)
-        return of_predictions(options, self._manifest or {}, [uri] if uri else [], self._kept_types)
+        return of_predictions(options, self.manifest or {}, [uri] if uri else [], self._kept_types)
 
 
 class LucidworksPredictionOperator(_Predicting):

@@ -266,6 +266,7 @@ def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, 
         ("/no/such/table.parquet", {}, ["documents: there is no file"]),
         ([], {"on_empty": "never"}, ["on_empty is 'never'"]),
         ([], {"columns": 7}, ["columns is 7"]),
+        ([], {"columns": "[brand"}, ["columns is '[brand'"]),
     ],
 )
 def test_what_is_refused_before_anything_is_sent(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import os
 from datetime import datetime, timedelta
 from importlib import import_module
 from types import SimpleNamespace
@@ -11,13 +13,14 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
+from prediction_service import scripted
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator, lucidworks_chunk_task
 from lucidworks_provider.decorators.predict import _PredictDecoratedOperator, lucidworks_predict_task
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, LucidworksError
 from lucidworks_provider.get_provider_info import get_provider_info
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import (
@@ -405,11 +408,22 @@ def test_a_chunkers_options(operator: type[BaseOperator], given: Any, read: Any)
     task = rendered(
         operator, chunker="semantic", chunker_config=given, model_config={"dimReductionSize": NONE}
     )
-    options = task._options()
+    options = task.chunking_options()
     assert (options.chunker_config, options.model_config) == (read, {})
 
 
-def test_a_predictions_options() -> None:
+def sent_by(task: BaseOperator, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The body of a task's first POST."""
+    with scripted(lambda path, body: (403, {}) if body else (200, {"models": []})) as server:
+        connection = json.loads(os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"])
+        connection["extra"] |= {"application_url": server.url, "models_url": server.url}
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+        with pytest.raises(LucidworksError):
+            task.execute(new_context())
+        return server.heard[0]
+
+
+def test_a_predictions_options(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
     task = rendered(
         LucidworksPredictionOperator,
         use_case="rag",
@@ -417,17 +431,21 @@ def test_a_predictions_options() -> None:
         model_config={"temperature": NONE, "maxTokens": "{{ params.size }}", "apiKey": NONE},
         inputs=[{"id": NONE, "text": "2024", "documents": [{"body": "b", "source": "s", "title": NONE}]}],
     )
-    options = task._prediction_options()
-    [rows] = task._read(options).read()
-    assert options.use_case_config == {"extractRelevantContent": False}
-    assert options.model_config == {"maxTokens": 512}
-    assert rows.kept == [{}]
-    assert rows.inputs[0].wire == {"text": "2024", "documents": [{"body": "b", "source": "s"}]}
+    assert sent_by(task, monkeypatch) == {
+        "batch": [{"text": "2024", "documents": [{"body": "b", "source": "s"}]}],
+        "useCaseConfig": {"extractRelevantContent": False},
+        "modelConfig": {"maxTokens": 512},
+    }
 
 
-def test_the_credentials_of_a_training() -> None:
-    for given in (NONE, {"serviceAccountKey": NONE}):
-        assert rendered(LucidworksTrainModelOperator, training_data_credentials=given)._credentials() is None
+@pytest.mark.parametrize("credentials", [NONE, {"serviceAccountKey": NONE}])
+def test_the_credentials_of_a_training(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, credentials: Any
+) -> None:
+    task = rendered(LucidworksTrainModelOperator, training_data_credentials=credentials)
+    sent = sent_by(task, monkeypatch)
+    assert sent["name"] == "n"
+    assert "trainingDataCredentials" not in json.dumps(sent)
 
 
 def test_an_input_that_is_none_keeps_its_position(emulator: RunningEmulator) -> None:
