@@ -9,6 +9,7 @@ in a thread (:func:`~lucidworks_provider.threads.in_thread`).
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import logging
 import os
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -169,8 +170,8 @@ def read_file(uri: str, most: int | None = None) -> bytes | None:
                 return local.read_bytes() if most is None else _read_start(local, most)
             path = store_path(uri)
             part: dict[str, int] = {} if most is None else {"start": 0, "end": most}
-            if uri.partition("://")[0] in _S3:
-                # Otherwise s3fs requests the size first, to read parts concurrently.
+            if uri.partition("://")[0] in _S3 and _accepts(path.fs.cat_file, "max_concurrency"):
+                # Otherwise newer versions of s3fs request the size first, to read parts concurrently.
                 part["max_concurrency"] = 1
             try:
                 return bytes(path.fs.cat_file(path.path, **part))
@@ -242,7 +243,9 @@ def _pinned(path: StorePath, scheme: str, stack: ExitStack) -> tuple[int, _Fetch
     if info.get("type") == "directory":
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
     size = int(info["size"])
-    if scheme in _GOOGLE and info.get("storageClass") not in _BY_GRPC:
+    # Older versions of gcsfs ignore it.
+    with_generation = scheme in _GOOGLE and _accepts(fs.url, "generation")
+    if with_generation and info.get("storageClass") not in _BY_GRPC:
         return size, lambda start, end: fs.cat_file(key, start=start, end=end, generation=info["generation"])
     if scheme in _AZURE:
         return size, lambda start, end: _azure_range(fs, key, start, end, info["etag"])
@@ -254,6 +257,10 @@ def _pinned(path: StorePath, scheme: str, stack: ExitStack) -> tuple[int, _Fetch
         return data
 
     return size, fetch_and_check
+
+
+def _accepts(function: Callable[..., Any], argument: str) -> bool:
+    return argument in inspect.signature(function).parameters
 
 
 def _version(info: Mapping[str, Any]) -> list[object]:
@@ -286,25 +293,14 @@ class _StoredFile(io.RawIOBase):
     def __init__(self, size: int, fetch: _Fetch) -> None:
         self._size = size
         self._position = 0
-        self._fetch = fetch
-        self._block = lru_cache(_BLOCKS)(self._read_block)
+        # Without a reference to this object: a cycle would keep the blocks until the next garbage collection.
+        self._block = lru_cache(_BLOCKS)(partial(_read_block, fetch, size))
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
         return True
-
-    def _read_block(self, number: int) -> bytes:
-        start = number * _BLOCK_BYTES
-        end = min(start + _BLOCK_BYTES, self._size)
-        try:
-            block = self._fetch(start, end)
-        except FileNotFoundError as err:
-            raise OSError(_REPLACED) from err
-        if len(block) != end - start:
-            raise OSError(f"it has {len(block):,} bytes from {start:,} on instead of {end - start:,}")
-        return block
 
     def readinto(self, buffer: Any) -> int:
         wanted = min(len(buffer), max(self._size - self._position, 0))
@@ -324,6 +320,18 @@ class _StoredFile(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+
+def _read_block(fetch: _Fetch, size: int, number: int) -> bytes:
+    start = number * _BLOCK_BYTES
+    end = min(start + _BLOCK_BYTES, size)
+    try:
+        block = fetch(start, end)
+    except FileNotFoundError as err:
+        raise OSError(_REPLACED) from err
+    if len(block) != end - start:
+        raise OSError(f"it has {len(block):,} bytes from {start:,} on instead of {end - start:,}")
+    return block
 
 
 class _NamedFile(io.RawIOBase):
@@ -501,7 +509,13 @@ def list_unnamed(uri: str) -> Iterator[Entry]:
         if "abfs" in _protocols(path.fs):
             found = _unnamed_blobs(path.fs, root)
         else:
-            found = path.fs.find(root, prefix="/", detail=True)
+            try:
+                found = path.fs.find(root, prefix="/", detail=True)
+            except Exception as err:
+                # MinIO has no keys with an empty folder name, and refuses to list them.
+                if _http_status(err) != HTTPStatus.BAD_REQUEST:
+                    raise
+                found = {}
         path.fs.invalidate_cache(root)
         below = ((key, info) for key, info in found.items() if key.lstrip("/").startswith(f"{root}//"))
         yield from _named_below(root, below)
@@ -764,7 +778,7 @@ def _remove_keys(fs: Any, keys: Sequence[str]) -> None:
             for folder in {key.rpartition("/")[0] for key in keys}:
                 fs.invalidate_cache(folder)
             return
-        except PermissionError:
+        except _RefusedKeyError:
             raise
         except Exception as err:  # noqa: BLE001  # some servers lack bulk deletion, or need another permission for it
             log.debug("%d files are removed one by one: %s", len(keys), err)
@@ -816,9 +830,13 @@ def _remove_azure(fs: Any, keys: Sequence[str]) -> None:
             raise _not_removed(blob, status, denied=HTTPStatus.FORBIDDEN)
 
 
+class _RefusedKeyError(PermissionError):
+    """A bulk deletion was refused for a key; the same key alone would be refused, too."""
+
+
 def _not_removed(key: str, why: str | int, *, denied: str | int) -> OSError:
     """:param denied: the reason that is final; after others, keys are removed one by one."""
-    kind = PermissionError if why == denied else OSError
+    kind = _RefusedKeyError if why == denied else OSError
     return kind(f"{key}: {why}")
 
 

@@ -21,6 +21,7 @@ from lucidworks_provider.documents.readers import ReadOptions, read_file_documen
 from lucidworks_provider.documents.source import (
     Format,
     SourceFile,
+    fetch,
     is_file_of,
     list_source,
     may_contain,
@@ -74,6 +75,32 @@ class Flat(MemoryFileSystem):
     def find(self, path: str, **kwargs: Any) -> Any:
         found = super().find(path, **kwargs)
         return {name: {**info, "ETag": f'"{info["created"]}"'} for name, info in found.items()}
+
+
+class Older(Flat):
+    """As s3fs before 2026.4, on a server that refuses prefixes with an empty folder name, as MinIO does."""
+
+    def cat_file(self, path: str, version_id: str | None = None, start: Any = None, end: Any = None) -> Any:
+        return super().cat_file(path, start=start, end=end)
+
+    def find(self, path: str, *args: Any, prefix: str = "", **kwargs: Any) -> Any:
+        if prefix == "/":
+            refusal = OSError("XMinioInvalidObjectName")
+            refusal.response = {"ResponseMetadata": {"HTTPStatusCode": 400}}  # type: ignore[attr-defined]
+            raise refusal
+        return super().find(path, *args, prefix=prefix, **kwargs)
+
+
+def test_older_file_systems_and_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = attach(protocol="s3", conn_id="bucket_of_tests", fs=Older())
+    store.fs.store.clear()
+    monkeypatch.setenv("AIRFLOW_CONN_BUCKET_OF_TESTS", "aws://")
+    base = "s3://bucket_of_tests@bucket/corpus"
+    fill(base, *TREE)
+    for file in list_source(base):
+        assert fetch(file).contents in {b"12345", None}
+        assert read_file(file.uri) == b"12345"
+    assert paths(base) == READABLE
 
 
 def fill(base: str, *paths: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import os
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -627,6 +629,23 @@ def test_a_conflict_of_two_creations_is_tried_again(
     else:
         assert create_file(uri, b"one") is found
         assert read_file(uri) == (written or b"one")
+
+
+def test_a_file_that_was_read_takes_no_memory() -> None:
+    attach(protocol="memory", fs=fsspec.filesystem("memory"))
+    write_file("memory://bucket/large", bytes(20 << 20))
+    gc.collect()
+    gc.disable()  # as it is while documents are read
+    tracemalloc.start()
+    try:
+        with storage.reading("memory://bucket/large") as file:
+            while file.read(1 << 20):
+                pass
+        del file
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 @pytest.mark.parametrize(

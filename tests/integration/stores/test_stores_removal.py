@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from store_servers import S3_CONN_ID, azure_client, store_exactly
+from store_servers import S3_CONN_ID, Store, azure_client, store_exactly
 
 from dev.s3_server import s3_client
 from lucidworks_provider.documents.document import Document
@@ -28,6 +28,7 @@ from lucidworks_provider.storage import (
 
 # What a file system takes for a version of another key, or omits.
 NOT_ADDRESSED = {"s3": ("?versionId=",), "abfs": ("?versionid=", "?/")}
+DENIED = "<Error><Code>AccessDenied</Code><Message>No.</Message></Error>"
 VERSIONS = ["?versionId=1", "?versionid=2024-01-01T00:00:00.0000000Z", "#1700000000000000"]
 
 
@@ -140,3 +141,14 @@ def test_an_object_that_is_replaced_between_two_reads_is_an_error(folder: str) -
         # What is still buffered is of the first version, and so is everything that is returned.
         with pytest.raises(StorageError, match=r"a\.bin cannot be read"):
             assert all(opened.read(1 << 20) == b"1" * (1 << 20) for _ in range(9))
+
+
+def test_files_are_removed_one_by_one_where_bulk_deletion_needs_another_permission(
+    store: Store, folder: str
+) -> None:
+    uris = [f"{folder}/{name}" for name in ("a", "b", "c")]
+    for uri in uris:
+        write_file(uri, b"1")
+    with store.proxy.failing(methods=("POST",), status=403, text=DENIED):
+        assert discard(*uris)
+    assert not any(map(exists, uris))
