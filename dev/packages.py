@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of Debian (PostgreSQL, Redis, Chromium) and of npm (Azurite): found, or installed if that is possible."""
+"""Programs of Debian (PostgreSQL, Redis, Chromium, promtool) and of npm: found, or installed if that is possible."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def redis_binary() -> Path | None:
 def chromium_binary() -> Path | None:
     """Debian's browser, or the one of the PATH."""
     return _on_path("chromium")
+
+
+def promtool_binary() -> Path | None:
+    """The program of Debian's package ``prometheus``, or the one of the PATH."""
+    return _on_path("promtool")
 
 
 def install_services(say: Callable[[str], object] = print) -> None:

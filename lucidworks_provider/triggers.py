@@ -258,10 +258,13 @@ class _StateEventTrigger(BaseEventTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield an event each time that the state is reached."""
+        from lucidworks_provider.client.models import unknown_target
         from lucidworks_provider.hooks.lucidworks import LucidworksHook
         from lucidworks_provider.jobs.decisions import event_decision
         from lucidworks_provider.jobs.polling import ResourcePoller, perform
 
+        if hint := unknown_target(self.kind, self.target_state):
+            log.warning("%s: target_state: %s", self, hint)
         poller = ResourcePoller(
             LucidworksHook(self.lucidworks_conn_id), self.kind, self.resource_id, save=self._save_notified
         )

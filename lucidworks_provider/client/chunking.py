@@ -29,6 +29,7 @@ from lucidworks_provider.client.options import (
     Options,
     check_choice,
     check_options,
+    no_text,
     number,
     quantization_of,
     valid,
@@ -136,9 +137,7 @@ def check_text(text: object, what: str, *, max_bytes: int = MAX_TEXT_BYTES) -> i
     :return: its size in UTF-8 bytes.
     """
     if text is not None and not isinstance(text, str):
-        raise InputError(
-            f"{what} has {type(text).__name__} instead of text; decode or convert it, or it is no text."
-        )
+        raise no_text(text, what)
     if text is None or not text.strip():
         raise InputError(f"{what} has no text; leave it out or give it some.")
     try:

@@ -53,7 +53,7 @@ from lucidworks_provider.client.models import (
     is_shown,
     merge_deployments,
 )
-from lucidworks_provider.client.options import whole
+from lucidworks_provider.client.options import check_option, whole
 from lucidworks_provider.client.secrets import is_secret_name
 from lucidworks_provider.errors import AmbiguousResourceError, InputError
 
@@ -201,10 +201,7 @@ class DeploymentSpec:
             _text(self.region, "region")
         _dictionary(self.config, "config")
         for name, value in (("min_replicas", self.min_replicas), ("max_replicas", self.max_replicas)):
-            try:
-                object.__setattr__(self, name, whole(1)[1](value))
-            except ValueError:
-                raise InputError(f"{name} is {value!r}; give a whole number from 1.") from None
+            object.__setattr__(self, name, check_option(value, name, whole(1)))
         if self.min_replicas > self.max_replicas:
             raise InputError(
                 f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}; swap them."

@@ -33,7 +33,7 @@ API reference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -49,16 +49,23 @@ from lucidworks_provider.client.http.messages import (
     Steps,
     check_status,
     endpoint,
+    endpoint_with_hint,
     excerpt,
     get,
     parse_json,
     path_segment,
     post,
 )
-from lucidworks_provider.client.options import is_int
+from lucidworks_provider.client.options import did_you_mean, is_int
 from lucidworks_provider.client.secrets import without_secrets
 from lucidworks_provider.client.settings import LucidworksSettings
-from lucidworks_provider.errors import AnswerError, InputError, MalformedAnswerError
+from lucidworks_provider.errors import (
+    AnswerError,
+    InputError,
+    MalformedAnswerError,
+    RequestRefusedError,
+    UnknownResourceError,
+)
 
 if TYPE_CHECKING:
     from lucidworks_provider.client.model_specs import DeploymentSpec, TrainingSpec
@@ -105,6 +112,20 @@ def deployment_progress(state: str | None) -> Progress:
 def is_unknown_state(state: str | None, progress: Progress) -> bool:
     """Whether a state that counts as running is in none of the tables above."""
     return progress is Progress.RUNNING and _word(state) not in RUNNING_STATES
+
+
+def unknown_target(kind: str, state: str) -> str:
+    """
+    A sentence about a state to wait for that is in none of the tables above, with the nearest; empty if it is in one.
+
+    :param kind: ``model`` or ``deployment``.
+    """
+    success = AVAILABLE_STATES if kind == "model" else DEPLOYED_STATES
+    if not is_unknown_state(state, _progress(state, success)):
+        return ""
+    failures = {"TRAIN_FAILED" if kind == "model" else "DEPLOY_FAILED", "DELETE_FAILED"}
+    near = did_you_mean(state, sorted(success | DELETED_STATES | RUNNING_STATES | failures))
+    return f"{state!r} is not a known state of a {kind}.{near}"
 
 
 def _progress(state: str | None, success: frozenset[str]) -> Progress:
@@ -431,12 +452,32 @@ def create_deployment(placement: DeploymentSpec) -> Call[Deployment]:
     Start to deploy a model. Never in a trigger.
 
     :raises SubmissionUnknownError: sent, and no response came: a deployment may exist.
+    :raises UnknownResourceError: no such model; names near ones where the service lists them.
     """
     name, body = f"Deploy model {placement.model_id}", placement.as_json()
-    return endpoint(
+    return endpoint_with_hint(
         lambda settings: _post(name, _deployments_url(settings), body, endpoint="create_deployment"),
         read_deployment,
+        list_models(),
+        lambda models: nearest_models(models, placement.model_id),
+        refusals=(UnknownResourceError, RequestRefusedError),
     )
+
+
+def nearest_models(models: Sequence[Model], model_id: str) -> str:
+    """A sentence with the ids of the models that are near by id or name; empty if the id is listed."""
+    given = model_id.strip()
+    if not models or any(one.id == given for one in models):
+        return ""
+    import difflib  # only for messages
+
+    by_word = {word: one for one in models for word in (one.name, one.id) if word}
+    close = difflib.get_close_matches(given, by_word, n=3, cutoff=0.4)
+    shown = dict.fromkeys(
+        f"{one.id} ({one.name})" if one.name else one.id
+        for one in ([by_word[word] for word in close] or list(models)[:5])
+    )
+    return f"The service lists {', '.join(shown)}.{did_you_mean(given, close)}"
 
 
 def delete_deployment(deployment_id: str) -> Call[str | None]:

@@ -50,6 +50,17 @@ def check_option(value: object, what: str, option: Option[T]) -> T:
         raise InputError(f"{what} is {value!r}; it must be {meaning}.") from None
 
 
+def no_text(value: object, what: str) -> InputError:
+    """
+    The error for a value where a text belongs.
+
+    :param what: names the text in the message.
+    """
+    return InputError(
+        f"{what} is {value!r:.80} ({type(value).__name__}), which is no text; decode or convert it."
+    )
+
+
 def did_you_mean(given: object, known: Iterable[str], cutoff: float = 0.6) -> str:
     """
     A sentence with the nearest name, to be appended to a message; empty if none is near.

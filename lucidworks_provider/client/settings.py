@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from lucidworks_provider.client.options import did_you_mean
 from lucidworks_provider.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -203,7 +204,8 @@ def parse_settings(
         application_url = _application_url(conn_id, application_id)
     share_via = fields.text("share_via", "airflow")
     if share_via not in SHARE_VIA:
-        raise _wrong(conn_id, "share_via", f"is {share_via!r}", f"use one of {', '.join(SHARE_VIA)}")
+        near = did_you_mean(share_via, SHARE_VIA)
+        raise _wrong(conn_id, "share_via", f"is {share_via!r}", f"use one of {', '.join(SHARE_VIA)}", near)
     redis_conn_id = fields.text("redis_conn_id", None)
     if share_via == "redis" and redis_conn_id is None:
         raise _wrong(
@@ -379,5 +381,5 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _wrong(conn_id: str, name: str, what: str, cure: str) -> ConfigurationError:
-    return ConfigurationError(f"Connection {conn_id!r}: {name} {what}; {cure}.")
+def _wrong(conn_id: str, name: str, what: str, cure: str, hint: str = "") -> ConfigurationError:
+    return ConfigurationError(f"Connection {conn_id!r}: {name} {what}; {cure}.{hint}")

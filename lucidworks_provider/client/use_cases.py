@@ -26,17 +26,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from lucidworks_provider.client.http.messages import (
     Call,
-    Exchange,
     Request,
     Response,
-    Steps,
     check_status,
     endpoint,
+    endpoint_with_hint,
     excerpt,
     get,
     json_body,
@@ -52,6 +51,7 @@ from lucidworks_provider.client.options import (
     check_options,
     did_you_mean,
     integral,
+    no_text,
     number,
     one_of,
     plain,
@@ -368,7 +368,7 @@ def check_wire(wire: Mapping[str, Any], what: str, options: PredictionOptions[An
 
 def _check_text(text: object, what: str) -> None:
     if not isinstance(text, str):
-        raise InputError(f"{what} has {type(text).__name__} instead of text.")
+        raise no_text(text, what)
     if not text.strip():
         raise InputError(f"{what} has no text; leave it out or give it some.")
     try:
@@ -585,24 +585,9 @@ def naming_models(
 
     :param refusals: possible errors for an unknown one; which of them is undocumented.
     """
-
-    def steps(settings: LucidworksSettings) -> Steps[T]:
-        try:
-            parsed: T = yield Exchange(build(settings), parse)
-        except refusals as err:
-            refused: LucidworksError = err
-        else:
-            return parsed
-        try:
-            listed = yield replace(list_use_cases().first(settings), attempts=1)
-            hint = nearest(listed, use_case, model_id)
-        except LucidworksError:
-            hint = ""
-        if hint:
-            refused.args = (f"{str(refused).rstrip('.')}. {hint}", *refused.args[1:])
-        raise refused from None
-
-    return Call(steps)
+    return endpoint_with_hint(
+        build, parse, list_use_cases(), lambda listed: nearest(listed, use_case, model_id), refusals
+    )
 
 
 # Names that a list of use cases may put its strings under (no page shows it).
@@ -697,4 +682,4 @@ def nearest(use_cases: Mapping[str, Sequence[str]], use_case: str, model_id: str
     import difflib  # only for messages
 
     close = difflib.get_close_matches(model_id, models, n=3, cutoff=0.4) or list(models)[:5]
-    return f"For {use_case!r} the service lists {', '.join(close)}."
+    return f"For {use_case!r} the service lists {', '.join(close)}.{did_you_mean(model_id, close)}"

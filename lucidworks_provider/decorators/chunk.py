@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from lucidworks_provider.operators.base import DecoratorArguments
+from lucidworks_provider.operators.base import DecoratorArguments, refuse_upstream
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 
 if TYPE_CHECKING:
@@ -90,15 +90,15 @@ class ChunkTaskArguments(DecoratorArguments, total=False):
     chunker_config: Mapping[str, Any] | str | None
     model_config: Mapping[str, Any] | str | None
     data_type: str | None
-    max_text_bytes: int
-    max_reject_ratio: float
+    max_text_bytes: int | str
+    max_reject_ratio: float | str
     on_invalid: Literal["reject", "fail"]
     on_empty: Literal["succeed", "skip", "fail"]
     on_mismatch: Literal["fail", "warn"]
     lucidworks_conn_id: str
-    deferrable: bool
-    poll_interval: float | timedelta
-    timeout: float | timedelta
+    deferrable: bool | str
+    poll_interval: float | timedelta | str
+    timeout: float | timedelta | str
     on_unknown_submission: Literal["resubmit", "fail"]
     max_requests: int | str | None
 
@@ -120,6 +120,7 @@ def lucidworks_chunk_task(
 
     :param kwargs: arguments of :class:`~lucidworks_provider.operators.chunking.LucidworksChunkOperator`.
     """
+    refuse_upstream(kwargs, _ChunkDecoratedOperator.template_fields)
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=_ChunkDecoratedOperator, **kwargs
     )

@@ -13,7 +13,7 @@ from airflow.providers.common.compat.sdk import (
     task_decorator_factory,
 )
 
-from lucidworks_provider.operators.base import DecoratorArguments
+from lucidworks_provider.operators.base import DecoratorArguments, refuse_upstream
 from lucidworks_provider.operators.prediction import (
     LucidworksPredictionOperator,
 )
@@ -71,12 +71,12 @@ class PredictTaskArguments(DecoratorArguments, total=False):
     model_config: Mapping[str, Any] | str | None
     api_key_conn_id: str | None
     result_path: str | None
-    batch_size: int
-    max_reject_ratio: float
+    batch_size: int | str
+    max_reject_ratio: float | str
     on_invalid: Literal["reject", "fail"]
     on_empty: Literal["succeed", "skip", "fail"]
     on_mismatch: Literal["fail", "warn"]
-    concurrency: int
+    concurrency: int | str
     max_requests: int | str | None
     max_tokens: int | str | None
     lucidworks_conn_id: str
@@ -100,6 +100,10 @@ def lucidworks_predict_task(
 
     :param kwargs: arguments of :class:`~lucidworks_provider.operators.prediction.LucidworksPredictionOperator`.
     """
+    refuse_upstream(kwargs, _PredictDecoratedOperator.template_fields)
     return task_decorator_factory(
-        python_callable=python_callable, decorated_operator_class=_PredictDecoratedOperator, **kwargs
+        python_callable=python_callable,
+        decorated_operator_class=_PredictDecoratedOperator,
+        # Airflow stores the arguments of a mapped task as they are given here.
+        **LucidworksPredictionOperator.redact_arguments(kwargs),
     )

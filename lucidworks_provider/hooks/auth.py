@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
 from lucidworks_provider.client.http.messages import PREDICT_SCOPE
+from lucidworks_provider.client.options import did_you_mean
 from lucidworks_provider.client.settings import (
     CONNECTION_TYPE,
     DEFAULT_CONN_ID,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
     from lucidworks_provider.client.auth.source import TokenSource
     from lucidworks_provider.client.http.aio import BearerMiddleware
+
+log = logging.getLogger(__name__)
 
 # Of connections that may be used; some are created without a type.
 _TYPES = {CONNECTION_TYPE, "generic", "", None}
@@ -56,6 +61,8 @@ class LucidworksAuthHook(BaseHook):
         super().__init__(**kwargs)
         self.lucidworks_conn_id = lucidworks_conn_id
         self._settings: LucidworksSettings | None = None
+        # Sentences about the connection's extra.
+        self._misspelt = ""
 
     def get_settings(self) -> LucidworksSettings:
         """
@@ -66,7 +73,7 @@ class LucidworksAuthHook(BaseHook):
         if self._settings is None:
             with reading_connection(self.lucidworks_conn_id):
                 conn = self.get_connection(self.lucidworks_conn_id)
-                self._settings = _parse(self.lucidworks_conn_id, conn, conn.extra_dejson)
+                self._settings = self._read(conn, conn.extra_dejson)
         return self._settings
 
     async def aget_settings(self) -> LucidworksSettings:
@@ -80,7 +87,7 @@ class LucidworksAuthHook(BaseHook):
             with reading_connection(self.lucidworks_conn_id):
                 conn = await get_async_connection(self.lucidworks_conn_id, hook=type(self))
                 extra = await get_async_extra_dejson(conn)
-                self._settings = _parse(self.lucidworks_conn_id, conn, extra)
+                self._settings = self._read(conn, extra)
         return self._settings
 
     def get_token(self, scope: str = PREDICT_SCOPE, *, refused: str | None = None) -> str:
@@ -194,8 +201,15 @@ class LucidworksAuthHook(BaseHook):
             passed, message = check_endpoints(self.get_settings(), self._source)
         except LucidworksError as err:
             passed, message = False, str(err)
+        message = f"{message} {self._misspelt}".rstrip()
         # The UI tests a copy of the connection with another id.
         return passed, message.replace(f"Connection {self.lucidworks_conn_id!r}", "The connection")
+
+    def _read(self, conn: Connection, extra: Any) -> LucidworksSettings:
+        self._misspelt = misspelt_fields(extra) if isinstance(extra, dict) else ""
+        if self._misspelt:
+            _warn_once(self.lucidworks_conn_id, self._misspelt)
+        return _parse(self.lucidworks_conn_id, conn, extra)
 
     @staticmethod
     def _source(settings: LucidworksSettings, scope: str) -> TokenSource:
@@ -252,6 +266,7 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
         # Its password is for another service.
         raise ConfigurationError(
             f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
+            f"{did_you_mean(conn.conn_type, (CONNECTION_TYPE,))}"
         )
     extra = {} if extra is None else extra
     # Airflow decodes invalid JSON to an empty dictionary.
@@ -265,6 +280,17 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
         extra=extra,
         stores=AirflowStores(),
     )
+
+
+def misspelt_fields(extra: Mapping[str, Any]) -> str:
+    """A sentence for each name that is none of a field of the connection, but near one."""
+    hints = {name: did_you_mean(name, CONN_FIELDS, 0.8) for name in extra if name not in CONN_FIELDS}
+    return " ".join(f"extra has {name!r}, which is not read.{hint}" for name, hint in hints.items() if hint)
+
+
+@cache
+def _warn_once(conn_id: str, message: str) -> None:
+    log.warning("Connection %r: %s", conn_id, message)
 
 
 def _is_empty(extra: str | None) -> bool:

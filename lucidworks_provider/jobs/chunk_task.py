@@ -26,6 +26,7 @@ from lucidworks_provider.client.http.messages import parse_object
 from lucidworks_provider.client.jobs import CHUNKING, JobKind, JobState
 from lucidworks_provider.client.use_cases import Item
 from lucidworks_provider.client.validation import Span, check_chunks
+from lucidworks_provider.documents.document import check_id
 from lucidworks_provider.errors import InputError
 from lucidworks_provider.jobs.columns import (
     GROUP_ROWS,
@@ -167,7 +168,7 @@ class DocumentIds:
         Add the documents of some rows.
 
         :param start: position of the first row.
-        :raises InputError: a document has no id, or that of another one.
+        :raises InputError: a document has no valid id, or that of another one.
         """
         if len(self.sent) > MAX_DOCUMENTS:
             return  # too many, which is an error when all are counted
@@ -194,8 +195,10 @@ class DocumentIds:
                 f"{what} has no {self._key!r}. Give each document an id of its own, or set id_column=None to number "
                 "them."
             )
-        if isinstance(value, bool | list | dict) or not str(value).strip():
+        if isinstance(value, bool | list | dict):
             raise InputError(f"{what} has the {self._key} {value!r}; give it a text or a number.")
+        if wrong := check_id(str(value)):
+            raise InputError(f"{what} has the {self._key} {value!r:.80}. {wrong}")
         return str(value)
 
 

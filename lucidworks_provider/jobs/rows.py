@@ -24,7 +24,7 @@ from uuid import UUID
 
 from lucidworks_provider.client.chunking import MAX_TEXT_BYTES
 from lucidworks_provider.client.http.messages import json_body
-from lucidworks_provider.client.options import as_json
+from lucidworks_provider.client.options import as_json, no_text
 from lucidworks_provider.client.use_cases import Item
 from lucidworks_provider.documents.encoding import check_text
 from lucidworks_provider.documents.parquet_rows import is_textual
@@ -603,6 +603,16 @@ def _in_memory(inputs: Sequence[Any], columns: TableColumns, rules: RowRules) ->
     return Rows([one for one, _ in rows], kept)
 
 
+def not_rendered(value: object, what: str) -> InputError:
+    """The error for a value where a text belongs, which a template may have made of a text."""
+    err = no_text(value, what)
+    err.args = (
+        f"{err} If a template made it: with render_template_as_native_obj the text '2024' becomes a number, unless "
+        "the template ends in `| tojson`.",
+    )
+    return err
+
+
 def repeated(what: str, key: str | None, value: object) -> str:
     """The message about a row with the key of an earlier one."""
     return f"{what}: the {key} {value!r} is there more than once."
@@ -689,7 +699,7 @@ def _by_name(given: Any, what: str, columns: TableColumns, names: Sequence[str] 
     if callable(keys := getattr(given, "keys", None)):
         names = list(keys())  # sqlite3.Row
     elif not isinstance(given, tuple | list):
-        raise InputError(f"{what} has {type(given).__name__} instead of text.")
+        raise not_rendered(given, what)
     expected = names or (*([] if columns.key is None else [columns.key]), columns.text, *columns.others)
     if len(given) != len(expected):
         raise InputError(
@@ -720,10 +730,11 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
         except UnicodeEncodeError:
             raise InputError(f"{what}: {name!r} holds half a surrogate pair, which is no text.") from None
     if name == columns.key:
-        blank = isinstance(value, str | bytes) and not value.strip()
-        many = isinstance(value, bool | Collection) and not isinstance(value, str | bytes)
-        if blank or many:
-            raise InputError(f"{what} has the {name} {value!r}; give it a text or a number.")
+        if isinstance(value, str | bytes):
+            if not value.strip():
+                raise InputError(f"{what} has the {name} {value!r:.80}. Its id has no text.")
+        elif isinstance(value, bool | Collection):
+            raise InputError(f"{what} has the {name} {value!r:.80}; give it a text or a number.")
     return value
 
 
@@ -749,7 +760,7 @@ def _input(wire: Mapping[str, Any], what: str, rules: RowRules) -> Item | Reject
     if text is None:
         return Rejected(_NO_TEXT)
     if not isinstance(text, str):
-        raise InputError(f"{what} has {type(text).__name__} instead of text.")
+        raise not_rendered(text, what)
     if fault := check_text(text, rules.max_bytes):
         return Rejected(_without_option(fault.detail))
     plain = as_json(wire)

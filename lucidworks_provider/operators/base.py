@@ -28,7 +28,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache, cached_property, wraps
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, conf
 
@@ -48,6 +48,7 @@ from lucidworks_provider.operators.lineage import Lineage, LineageMixin
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from lucidworks_provider.client.chunking import ChunkingOptions
     from lucidworks_provider.documents.tables import TableColumns
@@ -147,7 +148,24 @@ class NoneTemplatesMixin:
     Jinja renders ``None`` as the text ``None``, and Airflow decodes that text only with
     ``render_template_as_native_obj``. Within a dictionary or a list such a value is None. A literal ``"None"`` is
     a string.
+
+    The output of another task is refused in an argument that Airflow does not resolve.
     """
+
+    if TYPE_CHECKING:
+        template_fields: Collection[str]
+
+    def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Called by Airflow with the arguments of a task."""
+        refuse_upstream(kwargs, self.template_fields)
+        return args, kwargs
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Called in a DAG file with the arguments that all mapped tasks share."""
+        refuse_upstream(kwargs, cls.template_fields)
+        partial: OperatorPartial = super().partial(**kwargs)  # type: ignore[misc]
+        return partial
 
     def render_template(
         self, content: Any, context: Context, jinja_env: Any = None, seen_oids: set[int] | None = None
@@ -157,7 +175,12 @@ class NoneTemplatesMixin:
         if isinstance(content, str):
             rendered = _join_surrogates(rendered)
         is_none = isinstance(content, str) and isinstance(rendered, str) and rendered.strip() == "None"
-        return None if is_none and content.strip() != "None" else rendered
+        if not is_none or content.strip() == "None":
+            return rendered
+        from jinja2.nativetypes import NativeEnvironment
+
+        # It decodes None itself, so this is the text of `| tojson`.
+        return rendered if rendered == "None" and isinstance(jinja_env, NativeEnvironment) else None
 
     @failing_at_once
     def _do_render_template_fields(
@@ -172,6 +195,23 @@ class NoneTemplatesMixin:
         for field in given:
             if getattr(self, field) is None:
                 setattr(self, field, _default_of(type(self), field))
+
+
+def refuse_upstream(arguments: Mapping[str, Any], template_fields: Collection[str]) -> None:
+    """
+    Refuse the output of another task where Airflow would neither wait for it nor resolve it.
+
+    :param arguments: of a task; those that the package does not know belong to a user's subclass.
+    :raises InputError: names the argument and the other task.
+    """
+    from airflow.providers.common.compat.sdk import XComArg
+
+    for name in sorted(_PARSED & set(arguments) - set(template_fields)):
+        for upstream, _ in XComArg.iter_xcom_references(arguments[name]):
+            raise InputError(
+                f"{name} is the output of task {upstream.task_id!r}, but is no template field. Give a value"
+                f"{f', or map over it: .expand({name}=…)' if name in _EXPANDED else ''}."
+            )
 
 
 def _join_surrogates(value: Any) -> Any:
@@ -222,17 +262,17 @@ class ResultMixin(LineageMixin):
 
     operator_extra_links: Collection[BaseOperatorLink] = (LucidworksResultLink(),)
     # Set in the process that ends the task, which after a deferral is not the one that began it.
-    _manifest: Mapping[str, Any] | None = None
+    manifest: Mapping[str, Any] | None = None
 
     def _ended(self, context: Context, manifest: dict[str, Any]) -> dict[str, Any]:
         """Publish the result once it is written, and return it."""
-        self._manifest = manifest
+        self.manifest = manifest
         push_result(context, manifest.get("dataset") or manifest.get("uri"), is_folder="dataset" in manifest)
         add_asset_extra(context, self.outlets, manifest)
         return manifest
 
     def _lineage(self) -> Lineage:
-        return Lineage(output=(self._manifest or {}).get("uri"))
+        return Lineage(output=(self.manifest or {}).get("uri"))
 
 
 def add_asset_extra(context: Context, outlets: Sequence[Any], manifest: Mapping[str, Any]) -> None:
@@ -267,7 +307,7 @@ class ChunkingOptionsMixin:
         chunker_config: Any
         model_config: Any
 
-    def _options(self) -> ChunkingOptions:
+    def chunking_options(self) -> ChunkingOptions:
         """Validate the rendered values; raises InputError."""
         from lucidworks_provider.client.chunking import ChunkingOptions
 
@@ -287,7 +327,7 @@ class RowsMixin:
         id_column: str | None
         text_column: str
         columns: Any
-        max_reject_ratio: float
+        max_reject_ratio: float | str
         on_invalid: str
         on_empty: str
         result_path: Any
@@ -309,10 +349,11 @@ class RowsMixin:
 
         columns = self.columns
         if isinstance(columns, str):
-            columns = (
-                json.loads(columns) if columns.lstrip().startswith("[") else [columns] if columns else []
-            )
-        if not isinstance(columns, Sequence):
+            with suppress(ValueError):
+                columns = (
+                    json.loads(columns) if columns.lstrip().startswith("[") else [columns] if columns else []
+                )
+        if isinstance(columns, str) or not isinstance(columns, Sequence):
             raise InputError(f"columns is {columns!r}; give a list of names.")
         return TableColumns(self.id_column, self.text_column, tuple(columns), optional, argument)
 
@@ -390,8 +431,8 @@ class WaitMixin(HookMixin):
     """Waits in the triggerer or in the worker."""
 
     if TYPE_CHECKING:
-        deferrable: bool
-        poll_interval: float | timedelta
+        deferrable: bool | str
+        poll_interval: float | timedelta | str
         timeout: Any
         execution_timeout: timedelta | None
         log: Any
@@ -419,6 +460,10 @@ class WaitMixin(HookMixin):
         if self._ends_by_execution_timeout(context):
             return f"execution_timeout={self.execution_timeout.total_seconds():g} s of the attempt's start"  # type: ignore[union-attr]
         return f"timeout={self._timeout_seconds:g} s"
+
+    def _resumption(self, context: Context) -> str:
+        """What continues after a timeout, for messages."""
+        return "A retry resumes the wait."
 
     def _ends_by_execution_timeout(self, context: Context) -> bool:
         """Whether ``execution_timeout`` is the smaller limit. A retry has a new one, also of a sensor."""
@@ -502,26 +547,36 @@ class StateWaitMixin(WaitMixin):
     def _end(self, context: Context, event: dict[str, Any]) -> None:
         """Raise unless the state was reached."""
         what, target = self._what(event["kind"], event["resource_id"]), event["target"]
-        state, message = event.get("state"), event.get("message") or ""
-        if event["end"] != "reached":
-            _raise(event, f"{what} is {state or 'missing'}", target, message, self._waited(context))
-        from lucidworks_provider.metrics import duration
+        status, message = f"{what} is {event.get('state') or 'missing'}", event.get("message") or ""
+        match event["end"]:
+            case "reached":
+                from lucidworks_provider.metrics import duration
 
-        took = seconds_since_start(context)
-        self.log.info("%s: %s%s", what, state or "deleted", "" if took is None else f", in {duration(took)}")
+                took = seconds_since_start(context)
+                after = "" if took is None else f", in {duration(took)}"
+                self.log.info("%s: %s%s", what, event.get("state") or "deleted", after)
+            case "failed":
+                raise JobFailedError(f"{status}, and will not get to {target!r}. {message}".strip())
+            case "timeout":
+                raise JobTimeoutError(self._timed_out(context, event))
+            case _:
+                failed = LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
+                failed.retryable = bool(event.get("retryable"))
+                raise failed
 
+    def _timed_out(self, context: Context, event: dict[str, Any]) -> str:
+        from lucidworks_provider.client.models import unknown_target
+        from lucidworks_provider.jobs.decisions import GONE, READY
 
-def _raise(event: dict[str, Any], status: str, target: str, message: str, limit: str) -> NoReturn:
-    match event["end"]:
-        case "failed":
-            raise JobFailedError(f"{status}, and will not get to {target!r}. {message}".strip())
-        case "timeout":
-            raise JobTimeoutError(
-                f"{status}, and was not {target!r} within {limit}. {message} A retry resumes the wait."
-            )
-    failed = LucidworksError(f"{status}; waiting for {target!r} failed: {message}")
-    failed.retryable = bool(event.get("retryable"))
-    raise failed
+        kind, target = event["kind"], event["target"]
+        status = f"{self._what(kind, event['resource_id'])} is {event.get('state') or 'missing'}"
+        sentences = (
+            f"{status}, and was not {target!r} within {self._waited(context)}.",
+            event.get("message"),
+            "" if target in {READY, GONE} else unknown_target(kind, target),
+            self._resumption(context),
+        )
+        return " ".join(filter(None, sentences))
 
 
 class BaseOperatorArguments(TypedDict, total=False):
@@ -593,6 +648,11 @@ class BaseSensorArguments(BaseOperatorArguments, total=False):
     max_wait: timedelta | float | None
     silent_fail: bool
     never_fail: bool
+
+
+# What Airflow reads without rendering it, and of that what each mapped task may have for itself.
+_EXPANDED = frozenset({"poke_interval", "timeout", "soft_fail", "never_fail", "silent_fail"})
+_PARSED = {*BaseSensorArguments.__annotations__, *_EXPANDED} - {"default_args"}
 
 
 class DecoratorArguments(BaseOperatorArguments, total=False):

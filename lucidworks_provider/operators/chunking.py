@@ -61,21 +61,24 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     :param model_config: ``vectorQuantizationMethod``, ``dimReductionSize``. (templated)
     :param data_type: ``passage``: documents; ``query``: search queries. (templated)
     :param lucidworks_conn_id: the connection. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
-        more often.
-    :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait.
+        more often. (templated)
+    :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait. (templated)
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
-        unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
+        unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``. (templated)
     :param max_requests: fail before the first submission if the task needs more of them. (templated)
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
-        :doc:`/checks`.
+        :doc:`/checks`. (templated)
     :param max_text_bytes: reject a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
+        (templated)
     :param max_reject_ratio: share of the documents, 0 to 1, that may be rejected. If more are, the task fails before
-        anything is sent.
-    :param on_invalid: what to do with a text that is NULL, blank, too long or not Unicode: ``reject`` it, so that
-        the result has no chunks of it and a warning names it, or ``fail`` the task before anything is sent.
-    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
+        anything is sent. (templated)
+    :param on_invalid: what to do with a text that is NULL, blank, too long or not Unicode: ``reject`` it, so
+        that the result has no chunks of it and a warning names it, or ``fail`` the task before anything is
+        sent. (templated)
+    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or
+        ``fail``. (templated)
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the documents, the jobs and the reasons.
     """
@@ -91,9 +94,9 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         "chunker_config",
         "model_config",
         "data_type",
-        "result_path",
-        "max_requests",
-        "lucidworks_conn_id",
+        "max_text_bytes",
+        *("max_reject_ratio", "on_invalid", "on_empty", "on_mismatch"),
+        *JobOperator.template_fields,
     )
     template_fields_renderers = {  # noqa: RUF012
         "documents": "json",
@@ -120,15 +123,15 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         chunker_config: Mapping[str, Any] | str | None = None,
         model_config: Mapping[str, Any] | str | None = None,
         data_type: str | None = "passage",
-        max_text_bytes: int = MAX_TEXT_BYTES,
-        max_reject_ratio: float = MAX_REJECT_RATIO,
+        max_text_bytes: int | str = MAX_TEXT_BYTES,
+        max_reject_ratio: float | str = MAX_REJECT_RATIO,
         on_invalid: Literal["reject", "fail"] = "reject",
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         on_mismatch: Literal["fail", "warn"] = "fail",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 30.0,
-        timeout: float | timedelta = 3600.0,
+        deferrable: bool | str = DEFERRABLE,
+        poll_interval: float | timedelta | str = 30.0,
+        timeout: float | timedelta | str = 3600.0,
         on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
         max_requests: int | str | None = None,
         **kwargs: Unpack[BaseOperatorArguments],
@@ -170,7 +173,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
         )
         from lucidworks_provider.jobs.rows import Spool
 
-        options = self._options()
+        options = self.chunking_options()
         most = check_option(self.max_text_bytes, "max_text_bytes", whole(1))
         columns = self._table_columns("documents" if self.text is None else "text")
         documents = self._documents(columns, most)
@@ -192,6 +195,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     def _documents(self, columns: TableColumns, most: int) -> Any:
         """What has the rows; a text is one row with the id ``text``."""
         from lucidworks_provider.client.chunking import check_text
+        from lucidworks_provider.jobs.rows import not_rendered
 
         if (self.text is None) == (self.documents is None):
             raise InputError(
@@ -199,6 +203,8 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
             )
         if self.text is None:
             return self.documents
+        if not isinstance(self.text, str):
+            raise not_rendered(self.text, "text")
         check_text(self.text, "Document 'text'", max_bytes=most)
         return [{columns.text: self.text} | ({} if columns.key is None else {columns.key: "text"})]
 
@@ -207,5 +213,5 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
 
         uri = table_uri(self.documents)
         return of_chunks(
-            self._options(), self._manifest or {}, inputs=[uri] if uri else [], kept=self._kept_types
+            self.chunking_options(), self.manifest or {}, inputs=[uri] if uri else [], kept=self._kept_types
         )

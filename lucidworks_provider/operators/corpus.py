@@ -90,26 +90,28 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param max_tokens: submit nothing more when the results of this try have used so many tokens, and fail when those
         in flight are stored; the next try or run continues. (templated)
     :param max_reject_ratio: share of the source's documents, 0 to 1; when more are rejected the task fails. The
-        results are kept.
+        results are kept. (templated)
     :param on_truncated: ``warn`` about documents whose chunks end before their text does, or ``reject`` them.
+        (templated)
     :param on_mismatch: ``reject`` documents whose result seems to be of another text or request, or ``warn`` and
-        accept it; see :doc:`/checks`.
+        accept it; see :doc:`/checks`. (templated)
     :param on_missing_chunks: documents whose chunks another program has deleted from the table: ``resend`` them, or
-        ``drop`` their other chunks until their text changes.
-    :param on_busy: when another task writes into ``output_uri``: ``wait`` for it, or ``fail``.
-    :param busy_timeout: seconds, or a timedelta, to wait for it.
-    :param keep_raw: keep the service's responses unchanged, below ``raw/``.
+        ``drop`` their other chunks until their text changes. (templated)
+    :param on_busy: when another task writes into ``output_uri``: ``wait`` for it, or ``fail``. (templated)
+    :param busy_timeout: seconds, or a timedelta, to wait for it. (templated)
+    :param keep_raw: keep the service's responses unchanged, below ``raw/``. (templated)
     :param deletion_vectors: mask replaced chunks by deletion vectors; False copies files without them, for readers
-        that do not support deletion vectors.
-    :param retention: seconds, or a timedelta, for which older versions can be read.
+        that do not support deletion vectors. (templated)
+    :param retention: seconds, or a timedelta, for which older versions can be read. (templated)
     :param report_url: where a browser finds the folder ``output_uri``, for the link to the report in the UI.
         (templated)
-    :param max_in_flight: documents.
-    :param timeout: seconds, or a timedelta, to wait for each job. The next run polls a job that was not ready.
-    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta.
+    :param max_in_flight: documents. (templated)
+    :param timeout: seconds, or a timedelta, to wait for each job. The next run polls a job that was not
+        ready. (templated)
+    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta. (templated)
     :param max_text_bytes: UTF-8 bytes of one request; longer documents are split. The vendor says "approximately
-        1 MB".
-    :param max_document_bytes: reject a document, or a line, with more.
+        1 MB". (templated)
+    :param max_document_bytes: reject a document, or a line, with more. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :raises InputError: before anything is sent.
     :raises BudgetExceededError: ``max_requests``, before anything is sent; ``max_tokens``, with all results kept.
@@ -137,7 +139,11 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         "plan_only",
         "max_requests",
         "max_tokens",
+        "max_reject_ratio",
+        *("on_truncated", "on_mismatch", "on_missing_chunks", "on_busy", "busy_timeout"),
+        *("keep_raw", "deletion_vectors", "retention"),
         "report_url",
+        *("max_in_flight", "timeout", "poll_interval", "max_text_bytes", "max_document_bytes"),
         "lucidworks_conn_id",
     )
     template_fields_renderers = {"chunker_config": "json", "model_config": "json"}  # noqa: RUF012
@@ -170,21 +176,21 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         plan_only: bool | str = False,
         max_requests: int | str | None = None,
         max_tokens: int | str | None = None,
-        max_reject_ratio: float = MAX_REJECT_RATIO,
+        max_reject_ratio: float | str = MAX_REJECT_RATIO,
         on_truncated: Literal["warn", "reject"] = "warn",
         on_mismatch: Literal["reject", "warn"] = "reject",
         on_missing_chunks: Literal["resend", "drop"] = "resend",
         on_busy: Literal["wait", "fail"] = "wait",
-        busy_timeout: float | timedelta = 3600.0,
-        keep_raw: bool = False,
-        deletion_vectors: bool = True,
-        retention: float | timedelta = timedelta(days=7),
+        busy_timeout: float | timedelta | str = 3600.0,
+        keep_raw: bool | str = False,
+        deletion_vectors: bool | str = True,
+        retention: float | timedelta | str = timedelta(days=7),
         report_url: str | None = None,
-        max_in_flight: int = 512,
-        timeout: float | timedelta = 3600.0,
-        poll_interval: float | timedelta = 30.0,
-        max_text_bytes: int = MAX_TEXT_BYTES,
-        max_document_bytes: int = MAX_DOCUMENT_BYTES,
+        max_in_flight: int | str = 512,
+        timeout: float | timedelta | str = 3600.0,
+        poll_interval: float | timedelta | str = 30.0,
+        max_text_bytes: int | str = MAX_TEXT_BYTES,
+        max_document_bytes: int | str = MAX_DOCUMENT_BYTES,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
@@ -256,7 +262,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         return Corpus(
             source=self._source(),
             output=check_folder(self.output_uri, "output_uri"),
-            options=self._options(),
+            options=self.chunking_options(),
             reading=ReadOptions(
                 self.id_column,
                 self.text_column,
@@ -291,7 +297,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
 
     def _lineage(self) -> Lineage:
         inputs = [self.source] if self._is_of_files() else []
-        return of_chunks(self._options(), self._manifest or {}, inputs=inputs, with_hash=True)
+        return of_chunks(self.chunking_options(), self.manifest or {}, inputs=inputs, with_hash=True)
 
     def _is_of_files(self) -> bool:
         return isinstance(self.source, str) and not self.source.lstrip().startswith("[")
@@ -344,9 +350,9 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
     :param staged: what the tasks of the shards have returned, or the URIs in it under ``staged``; all of one run.
         (templated)
     :param output_uri: URI of the folder of the tables. (templated)
-    :param on_busy: when another task writes into ``output_uri``: ``wait`` for it, or ``fail``.
-    :param busy_timeout: seconds, or a timedelta, to wait for it.
-    :param retention: seconds, or a timedelta, for which older versions can be read.
+    :param on_busy: when another task writes into ``output_uri``: ``wait`` for it, or ``fail``. (templated)
+    :param busy_timeout: seconds, or a timedelta, to wait for it. (templated)
+    :param retention: seconds, or a timedelta, for which older versions can be read. (templated)
     :param report_url: where a browser finds the folder ``output_uri``, for the link to the report in the UI.
         (templated)
     :raises InputError: the shards are not of one run: another configuration, a missing shard, a document in two
@@ -354,7 +360,9 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
     :raises OutputBusyError: another task writes into ``output_uri``.
     """
 
-    template_fields: Sequence[str] = ("staged", "output_uri", "report_url")
+    template_fields: Sequence[str] = (
+        *("staged", "output_uri", "on_busy", "busy_timeout", "retention", "report_url"),
+    )
     operator_extra_links: Collection[BaseOperatorLink] = (
         LucidworksReportLink(),
         *ResultMixin.operator_extra_links,
@@ -367,8 +375,8 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
         staged: Any,
         output_uri: str,
         on_busy: Literal["wait", "fail"] = "wait",
-        busy_timeout: float | timedelta = 3600.0,
-        retention: float | timedelta = timedelta(days=7),
+        busy_timeout: float | timedelta | str = 3600.0,
+        retention: float | timedelta | str = timedelta(days=7),
         report_url: str | None = None,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
@@ -414,7 +422,7 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
         return uris
 
     def _lineage(self) -> Lineage:
-        manifest = self._manifest or {}
+        manifest = self.manifest or {}
         version = manifest.get("version")
         return Lineage(
             output=manifest.get("dataset"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -142,7 +143,7 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
         if outcome.timed_out:
             raise JobTimeoutError(
                 f"{task.describe(record, outcome.timed_out, outcome.messages, 'were not ready')} within "
-                f"{self._waited(context)}. A retry resumes the wait for the same jobs."
+                f"{self._waited(context)}. {self._resumption(context)}"
             )
         return complete
 
@@ -167,14 +168,19 @@ class DeferrableJobMixin(ResultMixin, WaitMixin):
 class JobOperator(DeferrableJobMixin, BaseOperator):
     """Submits jobs, waits for them, and returns a manifest."""
 
+    template_fields: Sequence[str] = (
+        *("result_path", "lucidworks_conn_id", "deferrable", "poll_interval", "timeout"),
+        *("on_unknown_submission", "max_requests"),
+    )
+
     def __init__(
         self,
         *,
         result_path: str,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 30.0,
-        timeout: float | timedelta = 3600.0,
+        deferrable: bool | str = DEFERRABLE,
+        poll_interval: float | timedelta | str = 30.0,
+        timeout: float | timedelta | str = 3600.0,
         on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
         max_requests: int | str | None = None,
         **kwargs: Unpack[BaseOperatorArguments],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from lucidworks_provider.client.options import check_choice, check_option
+from lucidworks_provider.client.options import check_choice, check_option, whole
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
 from lucidworks_provider.errors import (
     AmbiguousResourceError,
@@ -60,16 +60,19 @@ R = TypeVar("R")
 class _ModelOperator(StateWaitMixin, BaseOperator):
     """Begins something, and waits until it is done."""
 
+    template_fields: Sequence[str] = (
+        *("lucidworks_conn_id", "wait_for_completion", "deferrable", "poll_interval", "timeout"),
+    )
     ui_color = "#e8f1fb"
 
     def __init__(
         self,
         *,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        wait_for_completion: bool = True,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 15.0,
-        timeout: float | timedelta = 3600.0,
+        wait_for_completion: bool | str = True,
+        deferrable: bool | str = DEFERRABLE,
+        poll_interval: float | timedelta | str = 15.0,
+        timeout: float | timedelta | str = 3600.0,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(**kwargs)
@@ -219,12 +222,13 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
     :param training_data_credentials: instead, ``{"serviceAccountKey": …}``, which draws a warning unless it is a
         template. Shown nowhere. Do not map over it: Airflow would store it. (templated)
     :param if_ambiguous: what to do where a model exists that may or may not be this one, by what the service shows:
-        ``fail``, ``reuse`` it, or ``create`` another one.
+        ``fail``, ``reuse`` it, or ``create`` another one. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training has begun.
-    :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two polls, seconds or a timedelta.
-    :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
+    :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training has
+        begun. (templated)
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
+    :param poll_interval: the longest time between two polls, seconds or a timedelta. (templated)
+    :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait. (templated)
     :raises InputError: before anything is sent.
     :raises AmbiguousResourceError: see ``if_ambiguous``; nothing was created.
     :raises JobFailedError: training ended in a failure state; names the model's id and the state.
@@ -232,7 +236,8 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
 
     template_fields: Sequence[str] = (
         *("name", "model_type", "training_data", "region", "config"),
-        *("credentials_conn_id", "training_data_credentials", "lucidworks_conn_id"),
+        *("credentials_conn_id", "training_data_credentials", "if_ambiguous"),
+        *_ModelOperator.template_fields,
     )
     template_fields_renderers = {"training_data": "json", "config": "json"}  # noqa: RUF012
 
@@ -248,10 +253,10 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
         training_data_credentials: Mapping[str, str] | None = None,
         if_ambiguous: IfAmbiguous = "fail",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        wait_for_completion: bool = True,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 60.0,
-        timeout: float | timedelta = timedelta(hours=24),
+        wait_for_completion: bool | str = True,
+        deferrable: bool | str = DEFERRABLE,
+        poll_interval: float | timedelta | str = 60.0,
+        timeout: float | timedelta | str = timedelta(hours=24),
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(
@@ -353,21 +358,25 @@ class LucidworksDeployModelOperator(_CreatingOperator):
     :param model_id: of a model that is ``AVAILABLE``, e.g. ``train.output``. (templated)
     :param region: where it runs. (templated)
     :param config: free options of the deployment. (templated)
-    :param min_replicas: fewest copies.
-    :param max_replicas: most copies.
+    :param min_replicas: fewest copies. (templated)
+    :param max_replicas: most copies. (templated)
     :param if_ambiguous: what to do where a deployment exists that may or may not be this one, by what the service
-        shows: ``fail``, ``reuse`` it, or ``create`` another one.
+        shows: ``fail``, ``reuse`` it, or ``create`` another one. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until it is ``DEPLOYED``; else return as soon as deploying has begun.
-    :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two polls, seconds or a timedelta.
-    :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait.
+        (templated)
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
+    :param poll_interval: the longest time between two polls, seconds or a timedelta. (templated)
+    :param timeout: seconds, or a timedelta, to wait. A retry resumes the wait. (templated)
     :raises InputError: before anything is sent.
     :raises AmbiguousResourceError: see ``if_ambiguous``; nothing was created.
     :raises JobFailedError: deploying failed; names the deployment's id and the state.
     """
 
-    template_fields: Sequence[str] = ("model_id", "region", "config", "lucidworks_conn_id")
+    template_fields: Sequence[str] = (
+        *("model_id", "region", "config", "min_replicas", "max_replicas", "if_ambiguous"),
+        *_ModelOperator.template_fields,
+    )
     template_fields_renderers = {"config": "json"}  # noqa: RUF012
 
     def __init__(
@@ -376,14 +385,14 @@ class LucidworksDeployModelOperator(_CreatingOperator):
         model_id: str,
         region: str | None = None,
         config: Mapping[str, Any] | str | None = None,
-        min_replicas: int = 1,
-        max_replicas: int = 1,
+        min_replicas: int | str = 1,
+        max_replicas: int | str = 1,
         if_ambiguous: IfAmbiguous = "fail",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        wait_for_completion: bool = True,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 15.0,
-        timeout: float | timedelta = 3600.0,
+        wait_for_completion: bool | str = True,
+        deferrable: bool | str = DEFERRABLE,
+        poll_interval: float | timedelta | str = 15.0,
+        timeout: float | timedelta | str = 3600.0,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(
@@ -410,8 +419,8 @@ class LucidworksDeployModelOperator(_CreatingOperator):
             self.model_id,
             self.region,
             dictionary(self.config, "config"),
-            self.min_replicas,
-            self.max_replicas,
+            check_option(self.min_replicas, "min_replicas", whole(1)),
+            check_option(self.max_replicas, "max_replicas", whole(1)),
         )
         self._validate()
         deployment: Deployment = self._get_or_create(
@@ -476,24 +485,25 @@ class LucidworksUndeployModelOperator(_ModelOperator):
     :param deployment_id: e.g. ``deploy.output``. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until it is deleted; else return as soon as deletion has begun.
-    :param deferrable: wait in the triggerer, without holding a worker slot.
-    :param poll_interval: the longest time between two polls, seconds or a timedelta.
-    :param timeout: seconds, or a timedelta, to wait.
+        (templated)
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
+    :param poll_interval: the longest time between two polls, seconds or a timedelta. (templated)
+    :param timeout: seconds, or a timedelta, to wait. (templated)
     :raises InputError: before anything is sent.
     :raises JobFailedError: the deletion failed; names the deployment's id and the state.
     """
 
-    template_fields: Sequence[str] = ("deployment_id", "lucidworks_conn_id")
+    template_fields: Sequence[str] = ("deployment_id", *_ModelOperator.template_fields)
 
     def __init__(
         self,
         *,
         deployment_id: str,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        wait_for_completion: bool = True,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 15.0,
-        timeout: float | timedelta = 3600.0,
+        wait_for_completion: bool | str = True,
+        deferrable: bool | str = DEFERRABLE,
+        poll_interval: float | timedelta | str = 15.0,
+        timeout: float | timedelta | str = 3600.0,
         **kwargs: Unpack[BaseOperatorArguments],
     ) -> None:
         super().__init__(

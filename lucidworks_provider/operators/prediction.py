@@ -61,6 +61,8 @@ class _Predicting(SecretArgumentMixin, RowsMixin, ResultMixin, HookMixin, BaseOp
         "model_config",
         "api_key_conn_id",
         "result_path",
+        "batch_size",
+        *("max_reject_ratio", "on_invalid", "on_empty", "on_mismatch"),
         "max_requests",
         "lucidworks_conn_id",
     )
@@ -86,8 +88,8 @@ class _Predicting(SecretArgumentMixin, RowsMixin, ResultMixin, HookMixin, BaseOp
         use_case_config: Mapping[str, Any] | str | None = None,
         model_config: Mapping[str, Any] | str | None = None,
         api_key_conn_id: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        max_reject_ratio: float = MAX_REJECT_RATIO,
+        batch_size: int | str = BATCH_SIZE,
+        max_reject_ratio: float | str = MAX_REJECT_RATIO,
         on_invalid: Literal["reject", "fail"] = "reject",
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         on_mismatch: Literal["fail", "warn"] = "fail",
@@ -158,7 +160,7 @@ class _Predicting(SecretArgumentMixin, RowsMixin, ResultMixin, HookMixin, BaseOp
 
         options = self._options(dictionary(self.model_config, "model_config"))
         uri = table_uri(self.inputs)
-        return of_predictions(options, self._manifest or {}, [uri] if uri else [], self._kept_types)
+        return of_predictions(options, self.manifest or {}, [uri] if uri else [], self._kept_types)
 
 
 class LucidworksPredictionOperator(_Predicting):
@@ -192,15 +194,17 @@ class LucidworksPredictionOperator(_Predicting):
         password, or a Google service account. Sent as ``modelConfig.apiKey``, and stored nowhere. (templated)
     :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
         Without it they are the return value, which is for small results. (templated)
-    :param batch_size: inputs of a request, 32 at most.
+    :param batch_size: inputs of a request, 32 at most. (templated)
     :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
-        the reason in ``error``. If more are, the task fails and nothing is written.
-    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject`` it,
-        so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
-    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
+        the reason in ``error``. If more are, the task fails and nothing is written. (templated)
+    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject``
+        it, so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
+        (templated)
+    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or
+        ``fail``. (templated)
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
-        :doc:`/checks`.
-    :param concurrency: requests at a time, 8 at most.
+        :doc:`/checks`. (templated)
+    :param concurrency: requests at a time, 8 at most. (templated)
     :param max_requests: fail before the first request if the inputs take more of them. (templated)
     :param max_tokens: stop when the responses of this attempt have used that many tokens; the requests in flight are
         finished. With ``result_path`` the responses are kept, and clearing the task sends the rest. (templated)
@@ -209,7 +213,7 @@ class LucidworksPredictionOperator(_Predicting):
     :raises UnknownResourceError: no such use case or model; names similar ones that the service lists.
     """
 
-    template_fields: Sequence[str] = (*_Predicting.template_fields, "max_tokens")
+    template_fields: Sequence[str] = (*_Predicting.template_fields, "concurrency", "max_tokens")
 
     def __init__(
         self,
@@ -224,12 +228,12 @@ class LucidworksPredictionOperator(_Predicting):
         model_config: Mapping[str, Any] | str | None = None,
         api_key_conn_id: str | None = None,
         result_path: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        max_reject_ratio: float = MAX_REJECT_RATIO,
+        batch_size: int | str = BATCH_SIZE,
+        max_reject_ratio: float | str = MAX_REJECT_RATIO,
         on_invalid: Literal["reject", "fail"] = "reject",
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         on_mismatch: Literal["fail", "warn"] = "fail",
-        concurrency: int = 4,
+        concurrency: int | str = 4,
         max_requests: int | str | None = None,
         max_tokens: int | str | None = None,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
@@ -398,26 +402,32 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
     :param model_config: the model's options under the vendor's names. (templated)
     :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model.
         (templated)
-    :param batch_size: inputs of a job, 32 at most.
+    :param batch_size: inputs of a job, 32 at most. (templated)
     :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
-        the reason in ``error``. If more are, the task fails and nothing is written.
-    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject`` it,
-        so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
-    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or ``fail``.
+        the reason in ``error``. If more are, the task fails and nothing is written. (templated)
+    :param on_invalid: what to do with a text that is NULL, blank, longer than 1 MB or not Unicode: ``reject``
+        it, so that its row has the ``status`` ``rejected``, or ``fail`` the task before anything is sent.
+        (templated)
+    :param on_empty: what to do where there are no rows: ``succeed`` with an empty result, ``skip``, or
+        ``fail``. (templated)
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
-        :doc:`/checks`.
+        :doc:`/checks`. (templated)
     :param lucidworks_conn_id: the connection. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
-        more often.
+        more often. (templated)
     :param timeout: seconds, or a timedelta, to wait for all jobs; of more than 1,000, for each 1,000 of them. A retry
-        resumes the wait.
+        resumes the wait. (templated)
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
-        unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``.
+        unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``. (templated)
     :param max_requests: fail before the first submission if the task needs more of them. (templated)
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the inputs, the jobs and the reasons.
     """
+
+    template_fields: Sequence[str] = tuple(
+        dict.fromkeys((*_Predicting.template_fields, *JobOperator.template_fields))
+    )
 
     def __init__(
         self,
@@ -432,15 +442,15 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         use_case_config: Mapping[str, Any] | str | None = None,
         model_config: Mapping[str, Any] | str | None = None,
         api_key_conn_id: str | None = None,
-        batch_size: int = BATCH_SIZE,
-        max_reject_ratio: float = MAX_REJECT_RATIO,
+        batch_size: int | str = BATCH_SIZE,
+        max_reject_ratio: float | str = MAX_REJECT_RATIO,
         on_invalid: Literal["reject", "fail"] = "reject",
         on_empty: Literal["succeed", "skip", "fail"] = "succeed",
         on_mismatch: Literal["fail", "warn"] = "fail",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
-        poll_interval: float | timedelta = 30.0,
-        timeout: float | timedelta = 3600.0,
+        deferrable: bool | str = DEFERRABLE,
+        poll_interval: float | timedelta | str = 30.0,
+        timeout: float | timedelta | str = 3600.0,
         on_unknown_submission: Literal["resubmit", "fail"] = "resubmit",
         max_requests: int | str | None = None,
         **kwargs: Unpack[BaseOperatorArguments],

@@ -187,18 +187,21 @@ class SecretArgumentMixin:
 
     def _hook_apply_defaults(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Called by Airflow with the arguments that it stores."""
-        return args, self._redact_kwargs(kwargs)
+        stored = self.redact_arguments(kwargs)
+        passed: tuple[Any, dict[str, Any]] = super()._hook_apply_defaults(*args, **stored)  # type: ignore[misc]
+        return passed
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
         """Airflow stores the arguments of a mapped operator."""
-        partial: OperatorPartial = super().partial(**cls._redact_kwargs(kwargs))  # type: ignore[misc]
+        partial: OperatorPartial = super().partial(**cls.redact_arguments(kwargs))  # type: ignore[misc]
         return partial
 
     @classmethod
-    def _redact_kwargs(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+    def redact_arguments(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments as Airflow may store them."""
         name = cls._redacted_argument
-        return {**arguments, name: cls._redact(arguments[name])} if name in arguments else arguments
+        return {**arguments, name: cls._redact(arguments[name])} if name in arguments else dict(arguments)
 
     def _warn_about_keys(self) -> None:
         if self._keys:

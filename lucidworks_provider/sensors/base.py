@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowSensorTimeout, BaseSensorOperator
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+)
 
 from lucidworks_provider.client.options import check_option
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
@@ -29,7 +33,7 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
         self,
         *,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
+        deferrable: bool | str = DEFERRABLE,
         poke_interval: float | timedelta,
         timeout: float | timedelta | None = None,
         **kwargs: Any,
@@ -42,6 +46,23 @@ class BaseLucidworksSensor(WaitMixin, BaseSensorOperator):
         self.deferrable = deferrable
         self.poll_interval = poke_interval
         self._first_poke: float | None = None
+        # What the last poke saw, in words; None while a poke runs.
+        self._last_seen: str | None = None
+
+    def execute(self, context: Context) -> Any:
+        """Poke. Airflow's message about a timeout does not have what was waited for."""
+        try:
+            return super().execute(context)
+        except (AirflowSensorTimeout, AirflowSkipException) as err:
+            if self._last_seen is None:
+                raise
+            raise type(err)(self._last_seen) from err
+
+    def _resumption(self, context: Context) -> str:
+        """Airflow does not retry the timeout of a sensor."""
+        if self._ends_by_execution_timeout(context):
+            return super()._resumption(context)
+        return "Clear the task to resume the wait."
 
     def _started(self, context: Context) -> float:
         """Time of the first poke, also where each poke is a process of its own."""

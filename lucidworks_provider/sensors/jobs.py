@@ -52,14 +52,14 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     :param result_path: URI of a file for the body, e.g. ``s3://…/{{ run_id }}.json``. Without it the decoded body is
         the return value, and goes into the metadata database. Needed when deferrable. (templated)
     :param lucidworks_conn_id: the connection. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poke_interval: seconds (or a timedelta) between two polls; in the triggerer the longest time between two.
     :param timeout: seconds, or a timedelta, after which the sensor fails.
     :raises AirflowFailException: the job ended in ERROR (a ``JobFailedError`` as well), or its result is gone (a
         ``ResultGoneError`` as well): a retry would see the same.
     """
 
-    template_fields: Sequence[str] = ("job_id", "kind", "result_path", "lucidworks_conn_id")
+    template_fields: Sequence[str] = ("job_id", "kind", "result_path", "lucidworks_conn_id", "deferrable")
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         kind: Literal["chunking", "prediction"] = "chunking",
         result_path: str | None = None,
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
+        deferrable: bool | str = DEFERRABLE,
         poke_interval: float | timedelta = 30.0,
         timeout: float | timedelta | None = None,
         **kwargs: Unpack[BaseSensorArguments],
@@ -104,6 +104,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
         """Poll once, and again where one response does not decide."""
+        self._last_seen = None
         with self._sensor_errors(context):
             return self._poke(context)
 
@@ -143,6 +144,8 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
         elif outcome.end is JobEnd.COLLECTED:
             return PokeReturnValue(True, self._ended(context, self._found(task) or {}))
         self.log.info("%s: %s", name, outcome.message or "not ready")
+        late = f"{name} was not ready within {self._waited(context)}."
+        self._last_seen = " ".join(filter(None, (late, outcome.message, self._resumption(context))))
         return False
 
     async def _poll(self, kind: JobKind, store: ResultStore, started: float) -> PollOutcome:

@@ -34,12 +34,15 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
     def execute(self, context: Context) -> Any:
         """Wait in the triggerer, or poke."""
         from lucidworks_provider.client.http.messages import path_segment
+        from lucidworks_provider.client.models import unknown_target
 
         path_segment(self._resource_id, f"{self.kind}_id")
         if not isinstance(self.target_state, str) or not self.target_state.strip():
             raise InputError(
                 f"target_state is {self.target_state!r}; give a state, e.g. AVAILABLE or DEPLOYED."
             )
+        if hint := unknown_target(self.kind, self.target_state):
+            self.log.warning("target_state: %s", hint)
         _ = self.hook.get_settings().models_base
         if not self._in_triggerer:
             return super().execute(context)
@@ -55,6 +58,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
         """Poll once: the wait with a deadline that has passed."""
         from lucidworks_provider.jobs.polling import wait_for_state
 
+        self._last_seen = None
         event = asyncio.run(
             wait_for_state(
                 self.hook,
@@ -67,6 +71,7 @@ class _StateSensor(StateWaitMixin, BaseLucidworksSensor):
             )
         )
         if event["end"] == "timeout":
+            self._last_seen = self._timed_out(context, event)
             return False
         self.execute_complete(context, event)
         return True
@@ -79,13 +84,13 @@ class LucidworksModelSensor(_StateSensor):
     :param model_id: of the model. (templated)
     :param target_state: the state to wait for. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poke_interval: seconds (or a timedelta) between two polls.
     :param timeout: seconds, or a timedelta, after which the sensor fails.
     """
 
     kind = "model"
-    template_fields: Sequence[str] = ("model_id", "target_state", "lucidworks_conn_id")
+    template_fields: Sequence[str] = ("model_id", "target_state", "lucidworks_conn_id", "deferrable")
 
     def __init__(
         self,
@@ -93,7 +98,7 @@ class LucidworksModelSensor(_StateSensor):
         model_id: str,
         target_state: str = "AVAILABLE",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
+        deferrable: bool | str = DEFERRABLE,
         poke_interval: float | timedelta = 60.0,
         timeout: float | timedelta | None = None,
         **kwargs: Unpack[BaseSensorArguments],
@@ -120,13 +125,13 @@ class LucidworksDeploymentSensor(_StateSensor):
     :param deployment_id: of the deployment. (templated)
     :param target_state: the state to wait for; ``DELETED`` also means that it is not listed any more. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
-    :param deferrable: wait in the triggerer, without holding a worker slot.
+    :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
     :param poke_interval: seconds (or a timedelta) between two polls.
     :param timeout: seconds, or a timedelta, after which the sensor fails.
     """
 
     kind = "deployment"
-    template_fields: Sequence[str] = ("deployment_id", "target_state", "lucidworks_conn_id")
+    template_fields: Sequence[str] = ("deployment_id", "target_state", "lucidworks_conn_id", "deferrable")
 
     def __init__(
         self,
@@ -134,7 +139,7 @@ class LucidworksDeploymentSensor(_StateSensor):
         deployment_id: str,
         target_state: str = "DEPLOYED",
         lucidworks_conn_id: str = DEFAULT_CONN_ID,
-        deferrable: bool = DEFERRABLE,
+        deferrable: bool | str = DEFERRABLE,
         poke_interval: float | timedelta = 60.0,
         timeout: float | timedelta | None = None,
         **kwargs: Unpack[BaseSensorArguments],

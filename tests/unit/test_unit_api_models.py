@@ -35,6 +35,7 @@ from lucidworks_provider.client.models import (
     list_models,
     merge_models,
     model_progress,
+    nearest_models,
     read_deployment,
     read_deployments,
     read_model,
@@ -675,3 +676,19 @@ def shown(name: str, **fields: Any) -> Deployment:
 def test_deployments_of_a_model_from_three_answers(own: Any, itself: Any, every: Any, expected: Any) -> None:
     joined = join_deployments("m1", own, itself, every)
     assert {one.id: (one.model_id, one.region) for one in joined} == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("rank", "The service lists 1a2b (ranking). Did you mean 'ranking'?"),
+        ("1a2c", "The service lists 1a2b (ranking). Did you mean '1a2b'?"),
+        ("qqq", "The service lists 1a2b (ranking), text-encoder."),
+        ("1a2b", ""),
+        (" 1a2b ", ""),
+    ],
+)
+def test_the_nearest_models(given: str, sentence: str) -> None:
+    models = [model(id="1a2b", name="ranking"), model(id="text-encoder", name=None)]
+    assert nearest_models(models, given) == sentence
+    assert nearest_models([], given) == ""

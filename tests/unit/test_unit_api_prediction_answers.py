@@ -516,7 +516,11 @@ def test_a_list_of_use_cases_that_is_none(body: bytes) -> None:
             "The service lists no use case 'embeding', but embedding, rag. Did you mean 'embedding'?",
         ),
         ("xyz", "gte-small", "The service lists no use case 'xyz', but embedding, rag."),
-        ("embedding", "gte-smal", "For 'embedding' the service lists gte-small"),
+        (
+            "embedding",
+            "gte-smal",
+            "For 'embedding' the service lists gte-small, bge-large. Did you mean 'gte-small'?",
+        ),
         ("embedding", "qqq", "For 'embedding' the service lists gte-small, bge-large."),
         ("embedding", "gte-small", ""),
     ],

@@ -47,7 +47,10 @@ class BrokenStore:
 
 
 def fired(
-    monkeypatch: pytest.MonkeyPatch, seen: Sequence[ResourceState | Exception], store: object = None
+    monkeypatch: pytest.MonkeyPatch,
+    seen: Sequence[ResourceState | Exception],
+    store: object = None,
+    target_state: str = "AVAILABLE",
 ) -> list[dict[str, Any]]:
     """The events of a watcher that sees this, one look after the other, and is stopped then."""
     looks = iter(seen)
@@ -69,7 +72,7 @@ def fired(
     monkeypatch.setattr(polling.asyncio, "sleep", no_time)
 
     async def watch() -> None:
-        trigger = LucidworksModelEventTrigger(model_id="m")
+        trigger = LucidworksModelEventTrigger(model_id="m", target_state=target_state)
         trigger.asset_state_store = store
         async for event in trigger.run():
             told.append(event.payload)  # noqa: PERF401 - what was told before it is stopped counts
@@ -198,3 +201,12 @@ def test_it_can_be_made_anew_from_its_row() -> None:
 def test_a_wrong_argument_is_refused_when_the_dag_is_parsed(kwargs: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError, match=named):
         LucidworksModelEventTrigger(**kwargs)
+
+
+@pytest.mark.parametrize(("state", "hint"), [("availabel", "Did you mean 'AVAILABLE'?"), ("AVAILABLE", "")])
+def test_a_misspelt_state_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, state: str, hint: str
+) -> None:
+    fired(monkeypatch, [TRAINING], target_state=state)
+    assert hint in caplog.text
+    assert ("known state" in caplog.text) == bool(hint)

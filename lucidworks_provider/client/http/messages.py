@@ -42,6 +42,7 @@ MODEL_SCOPE = "machinelearning.model"
 SCOPES = (PREDICT_SCOPE, MODEL_SCOPE)
 
 T = TypeVar("T")
+L = TypeVar("L")
 T_co = TypeVar("T_co", covariant=True)
 
 EXCERPT_CHARACTERS = 300
@@ -154,6 +155,39 @@ def endpoint(build: Callable[[LucidworksSettings], Request], parse: Callable[[Re
     def steps(settings: LucidworksSettings) -> Steps[T]:
         parsed: T = yield Exchange(build(settings), parse)
         return parsed
+
+    return Call(steps)
+
+
+def endpoint_with_hint(
+    build: Callable[[LucidworksSettings], Request],
+    parse: Callable[[Response], T],
+    listing: Call[L],
+    hint: Callable[[L], str],
+    refusals: tuple[type[LucidworksError], ...],
+) -> Call[T]:
+    """
+    Return a call of one request, whose error names what the service lists instead.
+
+    :param listing: performed once after a refusal; its own errors are ignored.
+    :param hint: a sentence about what is listed, or an empty text.
+    :param refusals: the errors that may be about a name.
+    """
+
+    def steps(settings: LucidworksSettings) -> Steps[T]:
+        try:
+            parsed: T = yield Exchange(build(settings), parse)
+        except refusals as err:
+            refused: LucidworksError = err
+        else:
+            return parsed
+        try:
+            sentence = hint((yield replace(listing.first(settings), attempts=1)))
+        except LucidworksError:
+            sentence = ""
+        if sentence:
+            refused.args = (f"{str(refused).rstrip('.')}. {sentence}", *refused.args[1:])
+        raise refused from None
 
     return Call(steps)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections.abc import Iterator
@@ -147,6 +148,32 @@ def test_a_key_that_is_no_text_and_no_number(service: Service, tmp_path: Path, n
     assert service.nothing_sent()
 
 
+@pytest.mark.parametrize("form", ["list", "t.csv", "t.parquet"])
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("a\tb", r"U\+0009 at character 1; ids have no control characters\."),
+        ("a\x85b", r"U\+0085 at character 1; ids have no control characters\."),
+        ("a" * 5000, r"5,000 characters; it may have 4,096\."),
+        (" ", r"no text\."),
+    ],
+)
+def test_ids_follow_the_rule_of_a_corpus(
+    service: Service, tmp_path: Path, form: str, key: str, reason: str
+) -> None:
+    documents: Any = [{"id": "1", "text": "A."}, {"id": key, "text": "B."}]
+    if form == "t.csv":
+        with (tmp_path / form).open("w", newline="") as file:
+            csv.writer(file).writerows([["id", "text"], ["1", "A."], [key, "B."]])
+        documents = str(tmp_path / form)
+    elif form == "t.parquet":
+        pq.write_table(pa.Table.from_pylist(documents), tmp_path / form)
+        documents = str(tmp_path / form)
+    with pytest.raises(InputError, match=rf"^documents\[1\] has the id .*'?\. Its id has {reason}$"):
+        chunking(documents, tmp_path / "c.jsonl").execute(new_context())
+    assert service.nothing_sent()
+
+
 def test_types_of_other_columns_survive(service: Service, tmp_path: Path) -> None:
     columns = {name: pa.array(KEYS[name][1], KEYS[name][0]) for name in KEYS if name not in {"uuid", "text"}}
     table = pa.table({"id": [1, 2], "text": ["A. B.", "C."], **columns})
@@ -239,6 +266,7 @@ def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, 
         ("/no/such/table.parquet", {}, ["documents: there is no file"]),
         ([], {"on_empty": "never"}, ["on_empty is 'never'"]),
         ([], {"columns": 7}, ["columns is 7"]),
+        ([], {"columns": "[brand"}, ["columns is '[brand'"]),
     ],
 )
 def test_what_is_refused_before_anything_is_sent(

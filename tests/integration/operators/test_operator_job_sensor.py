@@ -155,11 +155,13 @@ def test_a_job_that_never_ends_times_out(
     looking = sensor(
         "chunking", job_id, timeout=0.3, deferrable=deferrable, result_path=str(tmp_path / "b.json")
     )
-    with pytest.raises(AirflowSensorTimeout):  # noqa: PT012
+    late = r"hunking job.* within timeout=0\.3 s.*Clear the task to resume the wait\."
+    with pytest.raises(AirflowSensorTimeout, match=late) as caught:  # noqa: PT012
         try:
             looking.execute(context)
         except TaskDeferred as deferred:
             looking.execute_complete(context, wait(deferred), **deferred.kwargs)
+    assert job_id in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_names_are_those_of_openlineage(scheme: str) -> None:
 
 def of(operator: Any, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
     """What OpenLineage would send."""
-    operator._manifest = manifest
+    operator.manifest = manifest
     said = operator.get_openlineage_facets_on_complete(SimpleNamespace())
     assert said is not None
     return json.loads(Serde.to_json(said))
@@ -139,7 +139,7 @@ def test_a_file_has_the_columns_that_were_written(tmp_path: Path) -> None:
 
     path = f"{tmp_path}/chunks.parquet"
     operator = LucidworksChunkOperator(result_path=path, text="A text.", **CHUNKING)
-    with chunk_file(path, operator._options()) as file:
+    with chunk_file(path, operator.chunking_options()) as file:
         file.add("a", [Chunk("A text.", (0, 7), [0.5, 0.25, 0.125], 3)], [(0, 7)])
     [output] = of(operator, file.manifest)["outputs"]
     found = {one["name"]: one["type"] for one in output["facets"]["schema"]["fields"]}

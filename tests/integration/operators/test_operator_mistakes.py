@@ -14,21 +14,49 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowSensorTimeout
 
+from lucidworks_provider.decorators.chunk import lucidworks_chunk_task
+from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.errors import LucidworksError
 from lucidworks_provider.hooks.lucidworks import LucidworksHook
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
-from lucidworks_provider.operators.corpus import LucidworksChunkCorpusOperator
-from lucidworks_provider.operators.models import LucidworksDeployModelOperator, LucidworksTrainModelOperator
-from lucidworks_provider.operators.prediction import LucidworksPredictionOperator
+from lucidworks_provider.operators.corpus import (
+    LucidworksChunkCorpusOperator,
+    LucidworksPublishShardsOperator,
+)
+from lucidworks_provider.operators.models import (
+    LucidworksDeployModelOperator,
+    LucidworksTrainModelOperator,
+    LucidworksUndeployModelOperator,
+)
+from lucidworks_provider.operators.prediction import (
+    LucidworksAsyncPredictionOperator,
+    LucidworksPredictionOperator,
+)
 from lucidworks_provider.sensors.jobs import LucidworksJobSensor
-from lucidworks_provider.sensors.models import LucidworksModelSensor
+from lucidworks_provider.sensors.models import LucidworksDeploymentSensor, LucidworksModelSensor
 
 if TYPE_CHECKING:
     from lucidworks_provider.emulator.server import RunningEmulator
 
 TABLE = Path(__file__).with_name("mistakes.txt")
 CHUNKING = {"chunker": "sentence", "model_id": "gte-small"}
+POKING = {"poke_interval": 0.05, "timeout": 0.1, "deferrable": False}
+
+
+def chunked(task_id: str, returned: Any = "One.", **arguments: Any) -> Any:
+    """The operator of a decorated function."""
+    with DAG("d", schedule=None):
+        return lucidworks_chunk_task(task_id=task_id, **arguments)(lambda: returned)().operator
+
+
+def predicted(task_id: str, returned: Any = ("One.",), **arguments: Any) -> Any:
+    """The operator of a decorated function."""
+    with DAG("d", schedule=None):
+        return lucidworks_predict_task(task_id=task_id, **arguments)(lambda: returned)().operator
+
+
 # An operator, and arguments with which it works.
 WORKING: dict[str, tuple[Any, dict[str, Any]]] = {
     "Chunk": (
@@ -54,11 +82,26 @@ WORKING: dict[str, tuple[Any, dict[str, Any]]] = {
         },
     ),
     "Deploy": (LucidworksDeployModelOperator, {"model_id": "ranking-1", "deferrable": False}),
+    "Async": (
+        LucidworksAsyncPredictionOperator,
+        {
+            "use_case": "passthrough",
+            "model_id": "llama-3-8b-instruct",
+            "inputs": ["One."],
+            "result_path": "file://TMP/rows.jsonl",
+            "deferrable": False,
+        },
+    ),
+    "Shards": (LucidworksPublishShardsOperator, {"staged": [], "output_uri": "file://TMP/tables"}),
+    "Undeploy": (LucidworksUndeployModelOperator, {"deployment_id": "a", "deferrable": False}),
     "JobSensor": (
         LucidworksJobSensor,
         {"job_id": "a", "kind": "chunking", "result_path": "file://TMP/job.json"},
     ),
-    "ModelSensor": (LucidworksModelSensor, {"model_id": "ranking-1"}),
+    "ModelSensor": (LucidworksModelSensor, {"model_id": "ranking-1", **POKING}),
+    "DeploymentSensor": (LucidworksDeploymentSensor, {"deployment_id": "a", **POKING}),
+    "task.lucidworks_chunk": (chunked, CHUNKING | {"result_path": "file://TMP/chunks.jsonl"}),
+    "task.lucidworks_predict": (predicted, {"use_case": "embedding", "model_id": "gte-small"}),
 }
 MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("Chunk", {"chunker": "sentance"}),
@@ -75,6 +118,8 @@ MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("Chunk", {"text": None}),
     ("Chunk", {"text": " "}),
     ("Chunk", {"text": b"One."}),
+    ("Chunk", {"text": 2024}),
+    ("Chunk", {"text": None, "documents": [{"id": "a\tb", "text": "One."}]}),
     ("Chunk", {"text": None, "documents": {"ticket": "One."}}),
     ("Chunk", {"text": None, "documents": ["One."]}),
     ("Chunk", {"text": None, "documents": [{"id": 1, "text": "One."}, {"id": 1, "text": "Two."}]}),
@@ -92,6 +137,8 @@ MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("Corpus", {"source": "file://TMP/source/semicolons.csv"}),
     ("Corpus", {"csv_delimiter": "tab"}),
     ("Corpus", {"csv_columns": "id,text"}),
+    ("Corpus", {"csv_columns": 5}),
+    ("Corpus", {"source": [{"id": "a\tb", "text": "One."}]}),
     ("Corpus", {"encoding": "latin-42"}),
     ("Corpus", {"output_uri": "file://TMP/source/tables"}),
     ("Corpus", {"on_busy": "waits"}),
@@ -102,12 +149,33 @@ MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("Predict", {"model_id": "gte-smal"}),
     ("Predict", {"batch_size": 100}),
     ("Predict", {"model_config": {"vectorQuantizationMethods": "min-max"}}),
+    ("Async", {"use_case": "embedding"}),
+    ("Async", {"use_case": "pass-trough"}),
+    ("Async", {"model_id": "llama-3-8b-instuct"}),
+    ("Async", {"result_path": None}),
     ("Deploy", {"model_id": "nope"}),
+    ("Deploy", {"model_id": "text-encodr"}),
     ("Deploy", {"min_replicas": 3}),
     ("Deploy", {"if_ambiguous": "re-use"}),
     ("Train", {"training_data": "gs://b"}),
+    ("Undeploy", {"deployment_id": " "}),
+    ("Undeploy", {"wait_for_completion": "no"}),
+    ("Shards", {"staged": ["file://TMP/nothing"]}),
+    ("Shards", {"staged": [{"dataset": "file://TMP/tables"}]}),
+    ("Shards", {"on_busy": "waits", "staged": "file://TMP/nothing"}),
     ("JobSensor", {"kind": "chunk"}),
+    ("JobSensor", {"timeout": "an hour"}),
     ("ModelSensor", {"target_state": ""}),
+    ("ModelSensor", {"target_state": "availabel"}),
+    ("DeploymentSensor", {"deployment_id": ""}),
+    ("DeploymentSensor", {"deployment_id": "nope"}),
+    ("DeploymentSensor", {"target_state": "AVAILABLE"}),
+    ("task.lucidworks_chunk", {"chunker": "sentance"}),
+    ("task.lucidworks_chunk", {"returned": 5}),
+    ("task.lucidworks_chunk", {"returned": [{"id": 1, "txt": "One."}]}),
+    ("task.lucidworks_predict", {"model_id": "gte-smal"}),
+    ("task.lucidworks_predict", {"returned": "One."}),
+    ("task.lucidworks_predict", {"returned": [{"text": 5}]}),
 ]
 # Fields of a connection that are given instead, in the task "Chunk".
 CONNECTIONS: list[dict[str, Any]] = [
@@ -118,7 +186,10 @@ CONNECTIONS: list[dict[str, Any]] = [
     {"host": "my app", "application_url": None},
     {"host": None, "application_url": None},
     {"auth_url": "http://identity.example"},
+    {"conn_type": "lucidwork"},
     {"share_via": "reddis"},
+    {"share_via": "Redis"},
+    {"aplication_url": "https://gateway.example", "application_url": None, "host": None},
     {"timeout": "2 minutes"},
     {"verify": "perhaps"},
 ]
@@ -154,7 +225,7 @@ def message(name: str, given: dict[str, Any], tmp_path: Path) -> str:
         for key, value in (working | given).items()
     }
     ti = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1, max_tries=2, try_number=1)
-    with pytest.raises(LucidworksError) as caught:
+    with pytest.raises((LucidworksError, AirflowSensorTimeout)) as caught:
         operator(task_id="t", **arguments).execute({"ti": ti})
     return f"{type(caught.value).__name__}: {caught.value}".replace(str(tmp_path), "TMP")
 
@@ -179,7 +250,24 @@ def test_what_a_wrong_connection_gets(
     assert message("Chunk", {}, tmp_path) == expected()[f"Connection({shown(given)})"]
     # The UI tests a copy under another id.
     monkeypatch.setenv("AIRFLOW_CONN_X7Q2", json.dumps(connection))
-    assert "x7q2" not in LucidworksHook("x7q2").test_connection()[1]
+    tested = LucidworksHook("x7q2").test_connection()[1]
+    assert "x7q2" not in tested
+    assert ("Did you mean 'application_url'?" in tested) == ("aplication_url" in given)
+
+
+def test_a_misspelt_field_of_a_connection_is_a_warning(
+    world: RunningEmulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = json.loads(world.conn_json())
+    connection["extra"] |= {"customerId": "c", "use_case_paths": "/x", "note": "ours"}
+    monkeypatch.setenv("AIRFLOW_CONN_MISSPELT", json.dumps(connection))
+    for _ in range(2):
+        LucidworksHook("misspelt").get_settings()
+    warned = [one.getMessage() for one in caplog.records if one.name.startswith("lucidworks_provider.hooks")]
+    assert warned == [
+        "Connection 'misspelt': extra has 'customerId', which is not read. Did you mean 'customer_id'? extra has "
+        "'use_case_paths', which is not read. Did you mean 'use_cases_path'?"
+    ]
 
 
 def test_the_table_has_nothing_else() -> None:

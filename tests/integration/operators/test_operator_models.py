@@ -8,6 +8,7 @@ Attempts are played by making the operator anew, as Airflow does; a trigger is m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import logging
@@ -920,8 +921,41 @@ def test_a_failure_state_fails_a_sensor_at_once(
 def test_sensors_time_out_as_sensors_do(service: Service, soft: bool, deferrable: bool) -> None:
     service.settings(training_seconds=FOREVER)
     model_id = str(train(wait_for_completion=False).execute(CONTEXT))
-    with pytest.raises(AirflowSkipException if soft else AirflowSensorTimeout):
+    with pytest.raises(AirflowSkipException if soft else AirflowSensorTimeout) as caught:
         run(lambda: model_sensor(model_id, timeout=0.2, soft_fail=soft), deferrable=deferrable)
+    late = f"Model {model_id} is TRAINING, and was not 'AVAILABLE' within timeout=0.2 s."
+    assert f"{late} Clear the task to resume the wait." in {str(caught.value), str(caught.value.__cause__)}
+
+
+def test_a_failure_after_a_poke_keeps_its_own_message(service: Service) -> None:
+    """What an earlier poke saw is not the message of a later one."""
+    service.settings(training_seconds=FOREVER)
+    model_id = str(train(wait_for_completion=False).execute(CONTEXT))
+    sensor = model_sensor(model_id, soft_fail=True)
+    assert not sensor.poke(CONTEXT)
+    service.force("model", model_id, "TRAIN_FAILED")
+    with pytest.raises(AirflowSkipException, match="Skipping due to soft_fail"):
+        sensor.execute(CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "hint"),
+    [
+        ("model", "availabel", "'availabel' is not a known state of a model. Did you mean 'AVAILABLE'?"),
+        ("model", "DEPLOYED", "'DEPLOYED' is not a known state of a model."),
+        ("deployment", "deployd", "Did you mean 'DEPLOYED'?"),
+        ("model", "Available", ""),
+        ("model", "TRAIN_FAILED", ""),
+        ("deployment", "serving", ""),
+        ("deployment", "DELETED", ""),
+    ],
+)
+def test_a_misspelt_target_state(service: Service, kind: str, state: str, hint: str, logs: Logs) -> None:
+    make = model_sensor if kind == "model" else deployment_sensor
+    with contextlib.suppress(AirflowSensorTimeout):
+        make("nope", target_state=state, timeout=0.01).execute(CONTEXT)
+    assert hint in logs.text
+    assert ("known state" in logs.text) == bool(hint)
 
 
 def test_a_sensor_waits_failures_through(service: Service) -> None:
@@ -961,14 +995,21 @@ def test_a_sensor_in_reschedule_mode(service: Service) -> None:
         (
             LucidworksTrainModelOperator,
             "name model_type training_data region config credentials_conn_id training_data_credentials "
-            "lucidworks_conn_id",
+            "if_ambiguous wait_for_completion deferrable poll_interval timeout",
         ),
-        (LucidworksDeployModelOperator, "model_id region config lucidworks_conn_id"),
-        (LucidworksUndeployModelOperator, "deployment_id lucidworks_conn_id"),
-        (LucidworksModelSensor, "model_id target_state lucidworks_conn_id"),
-        (LucidworksDeploymentSensor, "deployment_id target_state lucidworks_conn_id"),
+        (
+            LucidworksDeployModelOperator,
+            "model_id region config min_replicas max_replicas if_ambiguous "
+            "wait_for_completion deferrable poll_interval timeout",
+        ),
+        (
+            LucidworksUndeployModelOperator,
+            "deployment_id wait_for_completion deferrable poll_interval timeout",
+        ),
+        (LucidworksModelSensor, "model_id target_state deferrable"),
+        (LucidworksDeploymentSensor, "deployment_id target_state deferrable"),
     ],
 )
 def test_templated_fields(cls: Any, fields: str) -> None:
-    assert set(cls.template_fields) == set(fields.split())
+    assert set(cls.template_fields) == {*fields.split(), "lucidworks_conn_id"}
     assert set(cls.template_fields_renderers) <= set(cls.template_fields)

@@ -83,11 +83,18 @@ def test_outputs_are_right_in_every_dag(emulator: RunningEmulator, inputs: Any) 
     [
         *[(text, "output", native, None) for text in TEXTS for native in (True, False)],
         *[(text, PULLED, False, None) for text in TEXTS],
-        *[(text, AS_JSON, True, None) for text in TEXTS],
+        *[(text, AS_JSON, True, None) for text in [*TEXTS, "None", "'quoted'", '"quoted"']],
         ("A tent \N{CAMPING} for two", PULLED, True, None),
         # Native rendering reads Python literals.
-        ("2024", PULLED, True, "int"),
-        ("[1]", PULLED, True, "list"),
+        (
+            "2024",
+            PULLED,
+            True,
+            r"^text is 2024 \(int\), which is no text; .* render_template_as_native_obj .* `\| tojson`",
+        ),
+        ("[1]", PULLED, True, r"^text is \[1\] \(list\)"),
+        ("None", PULLED, True, "not neither"),
+        ("None", PULLED, False, "not neither"),
     ],
 )
 def test_one_text(
@@ -108,6 +115,12 @@ def test_one_text(
     run(LucidworksChunkOperator, text, native=native, **arguments)
     [record] = [one for one in emulator.state.log if one.endpoint == "submit"]
     assert record.text_sha256 == hashed([text])
+
+
+def test_an_element_that_native_rendering_has_decoded(emulator: RunningEmulator) -> None:
+    with pytest.raises(InputError, match=r"^inputs\[1\] is 2024 \(int\), which is no text; .* `\| tojson`"):
+        predicted(emulator, "2024", ["a", PULLED], native=True)
+    assert predicted(emulator, "2024", ["a", AS_JSON], native=True) == hashed(["a", "2024"])
 
 
 def test_pairs_are_joined_and_halves_are_left() -> None:

@@ -33,6 +33,7 @@ from prediction_service import (
     wait,
 )
 
+from lucidworks_provider.decorators.predict import lucidworks_predict_task
 from lucidworks_provider.emulator.server import RunningEmulator
 from lucidworks_provider.errors import ConfigurationError, InputError, JobFailedError, LucidworksError
 from lucidworks_provider.hooks import third_party
@@ -262,14 +263,19 @@ def test_a_key_is_in_no_fingerprint_so_that_a_rotated_one_pays_for_nothing_again
 def test_no_key_is_in_the_serialized_dag(service: Service, source: str) -> None:
     arguments, key = SOURCES[source]
     common: dict[str, Any] = {"use_case": "rag", "model_id": "gpt-4o", **arguments}
+
+    def texts(text: str) -> list[str]:
+        return [text]
+
     with DAG("d", schedule=None) as dag:
         direct(TEXTS, **arguments, params=RENDERED["params"] if key not in repr(RENDERED) else {})
         by_jobs(TEXTS, "/x/p.jsonl", **arguments, task_id="jobs")
         LucidworksPredictionOperator.partial(task_id="mapped", **common).expand(inputs=[["a"], ["b"]])
+        lucidworks_predict_task(texts, **common).expand(text=["a", "b"])
     stored = serialized(dag)
     assert key not in stored
     if "model_config" in arguments and "literal" in source:
-        assert stored.count("***") == 3
+        assert stored.count("***") == 4
 
 
 def test_a_literal_is_warned_about(service: Service) -> None:

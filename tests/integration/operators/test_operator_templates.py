@@ -4,21 +4,23 @@
 from __future__ import annotations
 
 import inspect
-import sys
+import json
+import os
 from datetime import datetime, timedelta
 from importlib import import_module
-from types import SimpleNamespace, UnionType
-from typing import Any, Literal, get_args, get_origin
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, TaskDeferred
+from prediction_service import scripted
 
 from lucidworks_provider.client.settings import DEFAULT_CONN_ID
-from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator
-from lucidworks_provider.decorators.predict import _PredictDecoratedOperator
+from lucidworks_provider.decorators.chunk import _ChunkDecoratedOperator, lucidworks_chunk_task
+from lucidworks_provider.decorators.predict import _PredictDecoratedOperator, lucidworks_predict_task
 from lucidworks_provider.delta.log import read_table
 from lucidworks_provider.emulator.server import RunningEmulator
-from lucidworks_provider.errors import InputError
+from lucidworks_provider.errors import InputError, LucidworksError
 from lucidworks_provider.get_provider_info import get_provider_info
 from lucidworks_provider.operators.chunking import LucidworksChunkOperator
 from lucidworks_provider.operators.corpus import (
@@ -46,15 +48,22 @@ PREDICTION: dict[str, Any] = {"use_case": "embedding", "model_id": "gte-small"}
 TRAINING: dict[str, Any] = {"name": "n", "model_type": "t", "training_data": {"catalog": "gs://a/b"}}
 
 # Each class, its required arguments, and by attribute what an argument that rendered None becomes.
-TABLE = {"id_column": "id", "text_column": "text", "columns": ()}
+ROWS = {"max_reject_ratio": 0.05, "on_invalid": "reject", "on_empty": "succeed", "on_mismatch": "fail"}
+TABLE = {"id_column": "id", "text_column": "text", "columns": (), **ROWS}
+JOBS = {
+    **{"deferrable": False, "poll_interval": 30.0, "timeout": 3600.0},
+    **{"on_unknown_submission": "resubmit", "max_requests": None},
+}
+WAIT = {"wait_for_completion": True, "deferrable": False, "poll_interval": 15.0, "timeout": 3600.0}
 CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
     LucidworksChunkOperator: (
         {**CHUNKING, "result_path": "/a.jsonl", "text": "x"},
         {
             **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
-            **dict.fromkeys(["text", "documents", "chunker_config", "model_config", "max_requests"]),
-            "data_type": "passage",
+            **dict.fromkeys(["text", "documents", "chunker_config", "model_config"]),
+            **{"data_type": "passage", "max_text_bytes": 1_000_000},
             **TABLE,
+            **JOBS,
         },
     ),
     LucidworksChunkCorpusOperator: (
@@ -69,11 +78,19 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
             "data_type": "passage",
             "id_column": "id",
             "text_column": "text",
+            **{"max_reject_ratio": 0.05, "on_truncated": "warn", "on_mismatch": "reject"},
+            **{"on_missing_chunks": "resend", "on_busy": "wait", "busy_timeout": 3600.0},
+            **{"keep_raw": False, "deletion_vectors": True, "retention": timedelta(days=7)},
+            **{"max_in_flight": 512, "timeout": 3600.0, "poll_interval": 30.0},
+            **{"max_text_bytes": 1_000_000, "max_document_bytes": 20_000_000},
         },
     ),
     LucidworksPublishShardsOperator: (
         {"staged": [], "output_uri": "/b"},
-        {"staged": REQUIRED, "output_uri": REQUIRED, "report_url": None},
+        {
+            **{"staged": REQUIRED, "output_uri": REQUIRED, "report_url": None},
+            **{"on_busy": "wait", "busy_timeout": 3600.0, "retention": timedelta(days=7)},
+        },
     ),
     LucidworksPredictionOperator: (
         {**PREDICTION, "inputs": ["x"]},
@@ -81,6 +98,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
             **dict.fromkeys(["use_case", "model_id", "inputs"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
             **dict.fromkeys(["max_requests", "max_tokens"]),
+            **{"batch_size": 32, "concurrency": 4},
             **TABLE,
         },
     ),
@@ -89,8 +107,9 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(["use_case", "model_id", "inputs", "result_path"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id"]),
-            "max_requests": None,
+            "batch_size": 32,
             **TABLE,
+            **JOBS,
         },
     ),
     LucidworksTrainModelOperator: (
@@ -98,30 +117,40 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
         {
             **dict.fromkeys(TRAINING, REQUIRED),
             **dict.fromkeys(["region", "config", "credentials_conn_id", "training_data_credentials"]),
+            "if_ambiguous": "fail",
+            **WAIT,
+            **{"poll_interval": 60.0, "timeout": timedelta(hours=24)},
         },
     ),
     LucidworksDeployModelOperator: (
         {"model_id": "m"},
-        {"model_id": REQUIRED, "region": None, "config": None},
+        {
+            **{"model_id": REQUIRED, "region": None, "config": None},
+            **{"min_replicas": 1, "max_replicas": 1, "if_ambiguous": "fail"},
+            **WAIT,
+        },
     ),
-    LucidworksUndeployModelOperator: ({"deployment_id": "d"}, {"deployment_id": REQUIRED}),
+    LucidworksUndeployModelOperator: ({"deployment_id": "d"}, {"deployment_id": REQUIRED, **WAIT}),
     LucidworksJobSensor: (
         {"job_id": "j"},
-        {"job_id": REQUIRED, "kind": "chunking", "result_path": None},
+        {"job_id": REQUIRED, "kind": "chunking", "result_path": None, "deferrable": False},
     ),
-    LucidworksModelSensor: ({"model_id": "m"}, {"model_id": REQUIRED, "target_state": "AVAILABLE"}),
+    LucidworksModelSensor: (
+        {"model_id": "m"},
+        {"model_id": REQUIRED, "target_state": "AVAILABLE", "deferrable": False},
+    ),
     LucidworksDeploymentSensor: (
         {"deployment_id": "d"},
-        {"deployment_id": REQUIRED, "target_state": "DEPLOYED"},
+        {"deployment_id": REQUIRED, "target_state": "DEPLOYED", "deferrable": False},
     ),
     _ChunkDecoratedOperator: (
         {**CHUNKING, "result_path": "/a.jsonl", "python_callable": lambda: "x"},
         {
             **dict.fromkeys(["chunker", "model_id", "result_path"], REQUIRED),
             **dict.fromkeys(["chunker_config", "model_config"]),
-            "max_requests": None,
-            "data_type": "passage",
+            **{"data_type": "passage", "max_text_bytes": 1_000_000},
             **TABLE,
+            **JOBS,
         },
     ),
     _PredictDecoratedOperator: (
@@ -130,6 +159,7 @@ CASES: dict[type[BaseOperator], tuple[dict[str, Any], dict[str, Any]]] = {
             **dict.fromkeys(["use_case", "model_id"], REQUIRED),
             **dict.fromkeys(["use_case_config", "model_config", "api_key_conn_id", "result_path"]),
             **dict.fromkeys(["max_requests", "max_tokens"]),
+            **{"batch_size": 32, "concurrency": 4},
             **TABLE,
         },
     ),
@@ -146,51 +176,127 @@ def rendered(operator: type[BaseOperator], *, native: bool = False, **arguments:
     return task
 
 
+# Of the base class of decorated operators.
+OF_AIRFLOW = {"op_args", "op_kwargs"}
+
+
 def test_every_templated_argument_is_in_the_table() -> None:
     for operator, (_, arguments) in CASES.items():
-        given = set(operator.template_fields) - {"op_args", "op_kwargs"}
-        assert set(arguments) == given, operator
+        assert set(arguments) == set(operator.template_fields) - OF_AIRFLOW, operator
 
 
-# Arguments that are neither templated nor a number, a duration, a switch or one of a few words.
-NOT_TEMPLATED = {
-    (_ChunkDecoratedOperator, "python_callable"): "the decorated function",
-    (_ChunkDecoratedOperator, "text"): "what the function returns",
-    (_ChunkDecoratedOperator, "documents"): "what the function returns",
-    (_PredictDecoratedOperator, "python_callable"): "the decorated function",
-    (_PredictDecoratedOperator, "inputs"): "what the function returns",
+# What no template field has.
+NOT_TEMPLATED: dict[type[BaseOperator], dict[str, str]] = {
+    _ChunkDecoratedOperator: {
+        "python_callable": "the decorated function",
+        "text": "what the function returns",
+        "documents": "what the function returns",
+    },
+    _PredictDecoratedOperator: {
+        "python_callable": "the decorated function",
+        "inputs": "what the function returns",
+    },
+    **{
+        sensor: {"poke_interval": "Airflow validates it", "timeout": "Airflow validates it"}
+        for sensor in (LucidworksJobSensor, LucidworksModelSensor, LucidworksDeploymentSensor)
+    },
 }
-SETTINGS = (bool, int, float, timedelta, type(None))
 
 
-def arguments_of(operator: type[BaseOperator]) -> dict[str, Any]:
-    """The arguments of this package, with their types; Any where the type is known to type checkers alone."""
-    found: dict[str, Any] = {}
-    for cls in operator.__mro__:
-        if cls.__module__.startswith("lucidworks_provider") and "__init__" in vars(cls):
-            init = inspect.unwrap(vars(cls)["__init__"])
-            for one in inspect.signature(init).parameters.values():
-                if one.kind is one.KEYWORD_ONLY:
-                    try:
-                        found.setdefault(one.name, eval(one.annotation, vars(sys.modules[cls.__module__])))  # noqa: S307
-                    except NameError:
-                        found.setdefault(one.name, Any)
-    return found
-
-
-def is_setting(kind: Any) -> bool:
-    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    return all(one in SETTINGS or get_origin(one) is Literal for one in parts)
+def arguments_of(operator: type[BaseOperator]) -> set[str]:
+    """The arguments of this package."""
+    constructors = [
+        inspect.unwrap(vars(cls)["__init__"])
+        for cls in operator.__mro__
+        if cls.__module__.startswith("lucidworks_provider") and "__init__" in vars(cls)
+    ]
+    parameters = [one for init in constructors for one in inspect.signature(init).parameters.values()]
+    return {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
 @pytest.mark.parametrize("operator", CASES)
-def test_an_argument_that_can_take_an_upstream_task_is_templated(operator: type[BaseOperator]) -> None:
-    arguments = arguments_of(operator)
-    assert "lucidworks_conn_id" in arguments or operator is LucidworksPublishShardsOperator
-    others = {name for name, kind in arguments.items() if not is_setting(kind)}
-    assert others - set(operator.template_fields) == {name for cls, name in NOT_TEMPLATED if cls is operator}
-    # A template field under another name would not be found by Airflow as what was passed.
-    assert set(operator.template_fields) <= {*arguments, "op_args", "op_kwargs"}
+def test_every_argument_is_templated(operator: type[BaseOperator]) -> None:
+    """Under its own name: Airflow looks there for what was passed."""
+    templated = set(operator.template_fields) - OF_AIRFLOW
+    assert arguments_of(operator) - OF_AIRFLOW == templated | set(NOT_TEMPLATED.get(operator, ()))
+    assert len(operator.template_fields) == len(set(operator.template_fields))
+
+
+# How a DAG file gives a task the output of another one.
+
+HOW = ("plain", "nested", "partial", "expand", "decorated", "override", "mapped")
+DECORATORS: dict[type[BaseOperator], Any] = {
+    _ChunkDecoratedOperator: lucidworks_chunk_task,
+    _PredictDecoratedOperator: lucidworks_predict_task,
+}
+
+
+def with_upstream(operator: type[BaseOperator], name: str, how: str) -> Any:
+    """A task, or a mapped one, whose argument is the output of a task "up"."""
+    given = {one: value for one, value in CASES[operator][0].items() if one not in {name, "python_callable"}}
+    with DAG("d", schedule=None, start_date=datetime(2026, 1, 1)):
+        up = BaseOperator(task_id="up").output
+        if decorator := DECORATORS.get(operator):
+            if how == "override":
+                return (
+                    decorator(**given | {name: "x"})(lambda: "x")
+                    .override(task_id="t", **{name: up})()
+                    .operator
+                )
+            decorated = decorator(task_id="t", **given | {name: up})(lambda x="a": x)
+            return (decorated.expand(x=["a"]) if how == "mapped" else decorated()).operator
+        if how == "expand":
+            return operator.partial(task_id="t", **given).expand(**{name: up})
+        if how == "partial":
+            return operator.partial(task_id="t", **given, **{name: up}).expand(doc_md=["a", "b"])
+        return operator(task_id="t", **given, **{name: {"a": [up]} if how == "nested" else up})
+
+
+@pytest.mark.parametrize(
+    ("operator", "how"),
+    [(operator, how) for operator in CASES for how in (HOW[4:] if operator in DECORATORS else HOW[:4])],
+)
+def test_an_upstream_task_in_any_argument_is_waited_for(operator: type[BaseOperator], how: str) -> None:
+    for name in set(operator.template_fields) - OF_AIRFLOW:
+        assert with_upstream(operator, name, how).upstream_task_ids == {"up"}, name
+
+
+@pytest.mark.parametrize(
+    ("operator", "name", "how"),
+    [
+        (operator, name, how)
+        for operator, names in NOT_TEMPLATED.items()
+        if operator not in DECORATORS
+        for name in (*names, "soft_fail", "pool", "on_failure_callback")
+        for how in ("plain", "nested", "partial")
+    ]
+    + [(LucidworksChunkOperator, "execution_timeout", how) for how in ("plain", "partial")]
+    + [(LucidworksTrainModelOperator, "retry_policy", how) for how in ("plain", "partial")]
+    + [(operator, "pool", how) for operator in DECORATORS for how in ("decorated", "mapped")],
+)
+def test_an_upstream_task_that_airflow_would_ignore_is_refused(
+    operator: type[BaseOperator], name: str, how: str
+) -> None:
+    with pytest.raises(
+        InputError, match=f"^{name} is the output of task 'up', but is no template field. Give a"
+    ):
+        with_upstream(operator, name, how)
+
+
+@pytest.mark.parametrize("name", ["timeout", "poke_interval"])
+def test_a_sensor_is_mapped_over_its_times(name: str) -> None:
+    assert with_upstream(LucidworksModelSensor, name, "expand").upstream_task_ids == {"up"}
+
+
+def test_a_setting_from_an_upstream_task_is_resolved() -> None:
+    class Returned:
+        """As XComArg."""
+
+        def resolve(self, context: Any) -> int:
+            return 3
+
+    task = rendered(LucidworksDeployModelOperator, min_replicas="{{ params.size }}", max_replicas=Returned())
+    assert (task.min_replicas, task.max_replicas) == ("512", 3)
 
 
 def test_the_table_has_every_operator_sensor_and_decorator() -> None:
@@ -302,11 +408,22 @@ def test_a_chunkers_options(operator: type[BaseOperator], given: Any, read: Any)
     task = rendered(
         operator, chunker="semantic", chunker_config=given, model_config={"dimReductionSize": NONE}
     )
-    options = task._options()
+    options = task.chunking_options()
     assert (options.chunker_config, options.model_config) == (read, {})
 
 
-def test_a_predictions_options() -> None:
+def sent_by(task: BaseOperator, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The body of a task's first POST."""
+    with scripted(lambda path, body: (403, {}) if body else (200, {"models": []})) as server:
+        connection = json.loads(os.environ["AIRFLOW_CONN_LUCIDWORKS_DEFAULT"])
+        connection["extra"] |= {"application_url": server.url, "models_url": server.url}
+        monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
+        with pytest.raises(LucidworksError):
+            task.execute(new_context())
+        return server.heard[0]
+
+
+def test_a_predictions_options(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
     task = rendered(
         LucidworksPredictionOperator,
         use_case="rag",
@@ -314,17 +431,21 @@ def test_a_predictions_options() -> None:
         model_config={"temperature": NONE, "maxTokens": "{{ params.size }}", "apiKey": NONE},
         inputs=[{"id": NONE, "text": "2024", "documents": [{"body": "b", "source": "s", "title": NONE}]}],
     )
-    options = task._prediction_options()
-    [rows] = task._read(options).read()
-    assert options.use_case_config == {"extractRelevantContent": False}
-    assert options.model_config == {"maxTokens": 512}
-    assert rows.kept == [{}]
-    assert rows.inputs[0].wire == {"text": "2024", "documents": [{"body": "b", "source": "s"}]}
+    assert sent_by(task, monkeypatch) == {
+        "batch": [{"text": "2024", "documents": [{"body": "b", "source": "s"}]}],
+        "useCaseConfig": {"extractRelevantContent": False},
+        "modelConfig": {"maxTokens": 512},
+    }
 
 
-def test_the_credentials_of_a_training() -> None:
-    for given in (NONE, {"serviceAccountKey": NONE}):
-        assert rendered(LucidworksTrainModelOperator, training_data_credentials=given)._credentials() is None
+@pytest.mark.parametrize("credentials", [NONE, {"serviceAccountKey": NONE}])
+def test_the_credentials_of_a_training(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, credentials: Any
+) -> None:
+    task = rendered(LucidworksTrainModelOperator, training_data_credentials=credentials)
+    sent = sent_by(task, monkeypatch)
+    assert sent["name"] == "n"
+    assert "trainingDataCredentials" not in json.dumps(sent)
 
 
 def test_an_input_that_is_none_keeps_its_position(emulator: RunningEmulator) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 import lucidworks_provider
+from dev.packages import promtool_binary
 from lucidworks_provider import metrics
 from lucidworks_provider.client.settings import CONNECTION_TYPE, parse_settings
 from lucidworks_provider.emulator.faults import Fault
@@ -30,17 +31,21 @@ from lucidworks_provider.operators.prediction import LucidworksPredictionOperato
 ROOT = Path(lucidworks_provider.__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 MAPPINGS = yaml.safe_load((DEPLOY / "prometheus/statsd_mapping.yaml").read_text())["mappings"]
-RULES = [
-    rule
-    for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())["groups"]
-    for rule in group["rules"]
-]
+ALERTS_FILE = DEPLOY / "prometheus/alerts.yaml"
+[GROUP] = yaml.safe_load(ALERTS_FILE.read_text())["groups"]
+RULES = [rule for rule in GROUP["rules"] if "alert" in rule]
+RECORDED = {rule["record"]: rule["expr"] for rule in GROUP["rules"] if "record" in rule}
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboard.json").read_text())
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 TERRAFORM = (DEPLOY / "terraform/connection.tf").read_text()
 EXPRESSIONS = {
-    **{rule["alert"]: rule["expr"] for rule in RULES},
+    **{
+        rule["alert"]: " ".join(
+            [rule["expr"], *(expr for name, expr in RECORDED.items() if name in rule["expr"])]
+        )
+        for rule in RULES
+    },
     **{
         f"{panel['title']} {target['refId']}": target["expr"]
         for panel in DASHBOARD["panels"]
@@ -195,6 +200,118 @@ def test_alerts_say_what_to_do() -> None:
         assert rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
         assert rule["expr"].count("(") == rule["expr"].count(")")
+
+
+@dataclass(frozen=True)
+class Course:
+    """
+    How counters change, in promtool's notation and minutes, and when an alert fires.
+
+    :param series: values by the rest of a counter's name.
+    :param fires: by minute.
+    """
+
+    alert: str
+    series: dict[str, str]
+    fires: dict[int, bool]
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+REFUSED = 'requests_total{endpoint="token",outcome="401"}'
+ANSWERED = 'requests_total{endpoint="predict",outcome="200"}'
+COURSES = [
+    # A counter that appears with its first burst.
+    Course(
+        "LucidworksCredentialsRefused", {REFUSED: "_x20 2x60"}, {19: False, 21: True, 30: True, 40: False}
+    ),
+    # One that exists: nothing, growth, a reset to zero and a new burst, and a gap of the scrapes.
+    Course("LucidworksCredentialsRefused", {REFUSED: "5x90"}, {20: False, 80: False}),
+    Course("LucidworksCredentialsRefused", {REFUSED: "5x30 6x60"}, {29: False, 33: True, 60: False}),
+    Course("LucidworksCredentialsRefused", {REFUSED: "5x30 0x10 1x60"}, {38: False, 45: True, 70: False}),
+    Course(
+        "LucidworksCredentialsRefused",
+        {REFUSED: "5x30 _x25 5x60"},
+        {20: False, 58: False, 64: False, 75: False},
+    ),
+    Course(
+        "LucidworksUnreachable",
+        {ANSWERED: "100+1x120", 'requests_total{endpoint="predict",outcome="broken"}': "_x20 30x90"},
+        {22: False, 34: True, 60: False},
+    ),
+    Course(
+        "LucidworksTokenContested",
+        {'token_refreshes_total{scope="machinelearning.predict"}': "_x20 8x120"},
+        {19: False, 25: True, 90: False},
+        {"scope": "machinelearning.predict"},
+    ),
+    Course(
+        "LucidworksTokenContested",
+        {'token_refreshes_total{scope="machinelearning.predict"}': "_x20 1x60 2x60"},
+        {25: False, 90: False},
+    ),
+    Course(
+        "LucidworksRateLimited",
+        {ANSWERED: "100+1x120", 'requests_total{endpoint="predict",outcome="429"}': "_x20 30+10x90"},
+        {25: False, 55: True},
+    ),
+    Course(
+        "LucidworksJobsFail",
+        {
+            'jobs_ended_total{outcome="collected"}': "10x120",
+            'jobs_ended_total{outcome="failed"}': "_x20 3x120",
+        },
+        {30: False, 40: True, 90: False},
+    ),
+    Course(
+        "LucidworksRejects",
+        {
+            'documents_total{outcome="chunked"}': "_x20 70x120",
+            'documents_total{outcome="rejected"}': "_x20 30x120",
+        },
+        {19: False, 21: True, 90: False},
+    ),
+    Course(
+        "LucidworksRejects",
+        {
+            'documents_total{outcome="chunked"}': "_x20 97x120",
+            'documents_total{outcome="rejected"}': "_x20 3x120",
+        },
+        {21: False},
+    ),
+]
+
+
+def test_alerts_fire_at_the_first_burst_and_resolve(tmp_path: Path) -> None:
+    promtool = promtool_binary()
+    if promtool is None:
+        pytest.skip("promtool is in Debian's package prometheus")
+    rules = {rule["alert"]: rule for rule in RULES}
+    assert {one.alert for one in COURSES if any(one.fires.values())} == set(rules)
+
+    def expected(course: Course, fires: bool) -> list[dict[str, Any]]:
+        rule = rules[course.alert]
+        fired = {"exp_labels": rule["labels"] | course.labels, "exp_annotations": rule["annotations"]}
+        return [fired] if fires else []
+
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [
+                {"series": f"lucidworks_{name}", "values": values} for name, values in course.series.items()
+            ],
+            "alert_rule_test": [
+                {"eval_time": f"{minute}m", "alertname": course.alert, "exp_alerts": expected(course, fires)}
+                for minute, fires in course.fires.items()
+            ],
+        }
+        for course in COURSES
+    ]
+    file = tmp_path / "tests.yaml"
+    file.write_text(
+        json.dumps({"rule_files": [str(ALERTS_FILE)], "evaluation_interval": "1m", "tests": tests})
+    )
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_dashboard_has_a_place_for_each_panel() -> None:

@@ -254,6 +254,8 @@ def test_templated_fields() -> None:
         *("chunker", "model_id", "text", "documents", "chunker_config", "model_config"),
         *("id_column", "text_column", "columns"),
         *("data_type", "result_path", "max_requests", "lucidworks_conn_id"),
+        *("max_text_bytes", "max_reject_ratio", "on_invalid", "on_empty", "on_mismatch"),
+        *("deferrable", "poll_interval", "timeout", "on_unknown_submission"),
     }
     assert set(LucidworksChunkOperator.template_fields_renderers) <= set(
         LucidworksChunkOperator.template_fields
