@@ -174,8 +174,8 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "The key of a third party is in no serialized DAG.",
             "integration/operators/test_operator_prediction_secrets.py::test_no_key_is_in_the_serialized_dag",
             "operators/secrets.py",
-            "return {**arguments, name: cls._redact(arguments[name])} if name in arguments else arguments",
-            "return arguments",
+            "return {**arguments, name: cls._redact(arguments[name])} if name in arguments else dict(arguments)",
+            "return dict(arguments)",
         ),
     ),
     "Jobs": (

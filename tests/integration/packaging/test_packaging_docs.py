@@ -204,9 +204,11 @@ def prose_of(path: Path) -> str:
 
 
 # Dotted names that begin as a module of ours does.
-OTHER_NAMES = {"delta.deletedFileRetentionDuration", "delta.logRetentionDuration", "emulator.log"}
-
-
+OTHER_NAMES = {
+    *("delta.deletedFileRetentionDuration", "delta.logRetentionDuration", "emulator.log"),
+    *("storage.objects.create", "storage.objects.delete"),
+}
+# Files that a page has its reader write.
 FILES_OF_USERS = {
     "nightly.py",
     "dags/catalogue.py",

@@ -33,9 +33,9 @@ def printed() -> list[str]:
             if (
                 isinstance(node, ast.Call)
                 and getattr(node.func, "id", "") == "_wrong"
-                and len(node.args) == 4
+                and len(node.args) >= 4
             ):
-                name, what, cure = (text_of(one) or HOLE for one in node.args[1:])
+                name, what, cure = (text_of(one) or HOLE for one in node.args[1:4])
                 texts.append(f"Connection {HOLE}: {name} {what}; {cure}.")
     return texts
 
