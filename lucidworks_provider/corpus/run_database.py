@@ -2,7 +2,7 @@
 """
 A temporary SQLite database with what a run knows of each document.
 
-It needs a few megabytes of memory for any corpus, and about 500 bytes of disk a document. It is built from the table
+It needs a few megabytes of memory for any corpus, and 350 to 700 bytes of disk a document. It is built from the table
 of documents, the journal and the source.
 
 ==============  ==================================================================
