@@ -65,6 +65,7 @@ _REWRITER = "standalone-query-rewriter"
 _REWRITER_SEGMENTS = (_REWRITER, "standalone_query_rewriter")
 _FIELD_NAME = re.compile(r"[A-Za-z_]{1,40}")
 _STATUS_WORD = re.compile(r"[A-Za-z_]{1,30}")
+_INVALID_TOKEN = "none"  # noqa: S105
 # Shorter values are parts of ordinary words.
 _SHORTEST_SECRET = 4
 # The field with a job's id, and the list in its result.
@@ -187,10 +188,15 @@ class _Response(Response):
         """The first object of a list."""
         return next((one for one in self.listed(name) if isinstance(one, Mapping)), {})
 
+    @property
+    def contained(self) -> list[Any] | None:
+        """The list that a success is, or that its object contains."""
+        fields = self.json.values() if isinstance(self.json, Mapping) else (self.json,)
+        return next((one for one in fields if self.answers and isinstance(one, list)), None)
+
     def values(self, name: str) -> list[Any]:
         """The values of a field in a list of objects."""
-        listed = self.json if self.answers and isinstance(self.json, list) else []
-        return [one.get(name) for one in listed if isinstance(one, Mapping)]
+        return [one.get(name) for one in self.contained or () if isinstance(one, Mapping)]
 
 
 @dataclass(slots=True)
@@ -213,6 +219,10 @@ class _Job:
     def result(self) -> list[Any]:
         return self.last.listed(self.payload)
 
+    @property
+    def failed(self) -> bool:
+        return self.submitted.verdict is Verdict.REFUSED or self.last.word == "ERROR"
+
     def finding(
         self,
         tested: str,
@@ -227,7 +237,7 @@ class _Job:
         if not self.path:
             return self.submitted.finding(tested, refused=refused)
         received = f"submission: {self.submitted.word}; polls: {', '.join(self.words)}{received}"
-        none = failed if failed and self.last.word == "ERROR" else "No answer: the job had no result."
+        none = failed if failed and self.failed else "No answer: the job had no result."
         return self.last.finding(tested, received, answers=has if self.result else none, no_path=gone)
 
 
@@ -250,6 +260,7 @@ class _Service:
         self.sent = 0
         self.generative_model: str | None = options.generative_model
         self.model: str = options.model or "gte-small"
+        self.rewriter_models: Sequence[str] = ()
         self._tokens: dict[str, str] = {}
         known = self.settings
         self._secrets = {known.client_id, known.client_secret, known.customer_id or ""}
@@ -258,6 +269,12 @@ class _Service:
     @property
     def embedding(self) -> str:
         return f"/ai/prediction/embedding/{self.model}"
+
+    @property
+    def rewriter_model(self) -> str | None:
+        """The model of ``--generative-model``, or one that the service lists for the query rewriter."""
+        model, listed = self.generative_model, self.rewriter_models
+        return model if self.options.generative_model or model in listed or not listed else listed[0]
 
     def chunking(self, chunker: str) -> str:
         return f"/ai/async-chunking/{chunker}/{self.model}"
@@ -396,6 +413,11 @@ def _token(service: _Service) -> Iterator[Finding]:
     if not before.accepted:
         yield before.finding(tested, received, no_permission=entitled)
         return
+    invalid = service.unknown_job(_INVALID_TOKEN)
+    if invalid.verdict is not Verdict.NO_PERMISSION:
+        received += f"; with an invalid token: HTTP {invalid.status}"
+        yield invalid.finding(tested, received, accepted="No answer: an invalid token is accepted, too.")
+        return
     newest = service.new_token(PREDICT_SCOPE)
     after, when = service.unknown_job(old), "at once"
     received += f"; after: HTTP {after.status}"
@@ -404,10 +426,10 @@ def _token(service: _Service) -> Iterator[Finding]:
         after, when = service.unknown_job(old), "within 5 s"
         received += f"; 5 s later: HTTP {after.status}"
     valid = "The old token stays valid: the newer page, without the sentence about deletion."
-    invalid = f"The old token is invalid {when} ({after.status}): one token per scope, the strict reading."
+    dead = f"The old token is invalid {when} ({after.status}): one token per scope, the strict reading."
     control = service.unknown_job(newest)
     if control.accepted:
-        yield after.finding(tested, received, accepted=valid, no_permission=invalid)
+        yield after.finding(tested, received, accepted=valid, no_permission=dead)
     else:
         yield control.finding(tested, received, no_permission=entitled)
     if not service.settings.customer_id:
@@ -426,7 +448,7 @@ def _token(service: _Service) -> Iterator[Finding]:
 def _errors(service: _Service) -> Iterator[Finding]:
     unknown = service.request_token("machinelearning.unknown")
     yield _error("a scope that does not exist, to the identity server", unknown)
-    yield _error("an invalid token", service.unknown_job(token="none"))  # noqa: S106
+    yield _error("an invalid token", service.unknown_job(_INVALID_TOKEN))
     yield _error("a poll of a job that does not exist", service.unknown_job())
     yield _error("a prediction of an empty batch", service.call("POST", service.embedding, {"batch": []}))
 
@@ -453,14 +475,21 @@ def _first_path(paths: Sequence[str], send: Callable[[str], _Response]) -> tuple
     return tried, response
 
 
-def _list_path(field: str, tried: Sequence[str], response: _Response, received: str = "") -> Finding:
-    """What :func:`_first_path` found about the path of a list, of which the connection's is the first."""
-    right = len(tried) == 1
+def _list_path(
+    field: str, tried: Sequence[str], response: _Response, *, listed: bool, received: str = ""
+) -> Finding:
+    """
+    What :func:`_first_path` found about the path of a list, of which the connection's is the first.
+
+    :param listed: whether the response has a list, without which a success proves nothing.
+    """
+    right = f"`{field}` is right." if len(tried) == 1 else ""
+    wrong = f"`{field}` is wrong; the path is `{tried[-1]}`."
     return response.finding(
         ", ".join(f"`GET {path}`" for path in tried),
         received,
-        (field, tried[-1]) if response.answers and not right else None,
-        answers=f"`{field}` is right." if right else f"`{field}` is wrong; the path is `{tried[-1]}`.",
+        (field, tried[-1]) if listed and not right else None,
+        answers=(right or wrong) if listed else "",
         no_path=f"No known path exists ({response.status}).",
     )
 
@@ -468,8 +497,10 @@ def _list_path(field: str, tried: Sequence[str], response: _Response, received: 
 def _use_cases(service: _Service) -> Iterator[Finding]:
     paths = (service.settings.use_cases_path, *_USE_CASE_PATHS)
     tried, response = _first_path(paths, lambda path: service.call("GET", path, expected=_ANY_LIST))
-    yield _list_path("use_cases_path", tried, response)
-    models = read_use_cases(response) if response.answers else {}
+    listed = read_use_cases(response) if response.answers else {}
+    yield _list_path("use_cases_path", tried, response, listed=bool(listed))
+    models = {name.replace("_", "-"): names for name, names in listed.items()}
+    service.rewriter_models = models.get(_REWRITER, ())
     if not service.options.model and (names := models.get("embedding")):
         service.model = service.model if service.model in names else names[0]
     if not service.generative_model and (names := models.get("passthrough")):
@@ -477,21 +508,23 @@ def _use_cases(service: _Service) -> Iterator[Finding]:
 
 
 def _segments(service: _Service) -> Iterator[Finding]:
-    if service.generative_model is None:
+    model = service.rewriter_model
+    if model is None:
         yield _NO_GENERATIVE_MODEL
         return
 
     def send(segment: str) -> _Response:
         """An existing use case refuses an empty batch, so nothing is computed."""
-        path = f"/ai/prediction/{segment}/{service.generative_model}"
-        return service.call("POST", path, {"batch": []})
+        return service.call("POST", f"/ai/prediction/{segment}/{model}", {"batch": []})
 
     tried, response = _first_path((service.settings.segment_of(_REWRITER), *_REWRITER_SEGMENTS), send)
     tested = f"an empty batch to {', '.join(f'`{segment}`' for segment in tried)}"
     if response.verdict is Verdict.NO_PATH:
         # The model, too, may be the reason of a 404.
         control = send("passthrough")
-        none = f"No known segment exists ({response.status})."
+        none = "No answer: the model may not serve the query rewriter."
+        if model in service.rewriter_models:
+            none = f"No known segment exists ({response.status})."
         yield control.finding(tested, f"{response}; for `passthrough`: {control}", answers=none, refused=none)
     elif not response.accepted:
         yield response.finding(tested)
@@ -521,7 +554,7 @@ def _predictions(service: _Service) -> Iterator[Finding]:
         "the embedding of one text",
         f"{one}; lists in a prediction: {', '.join(f'`{name}`' for name in fields) or 'none'}",
         answers=vector,
-        no_path=f"There is no such embedding model ({one.status}); `--model` names another.",
+        no_path=f"No such path or model ({one.status}); `--model` names another model.",
     )
     if not one.answers:
         return
@@ -615,28 +648,36 @@ def _unit_of(text: str, chunks: Sequence[Any], spans: Sequence[Any]) -> str:
     return "something else than characters, bytes of UTF-8 or units of UTF-16"
 
 
+def _fails_too(service: _Service, job: _Job, path: str, **config: object) -> str:
+    """A reading if a failure of the job proves nothing about its size, as a small one with its options fails."""
+    if not job.failed:
+        return ""
+    small = service.submit(_TEXT, path, **config)
+    service.poll(small)
+    return "" if small.result else "No answer: small jobs fail, too."
+
+
 def _text_limit(service: _Service) -> Iterator[Finding]:
     text = ("tent stove " * (_OVERSIZE // 11 + 1))[:_OVERSIZE]
-    options = {"vectorQuantizationMethod": "max-scale"}
-    job = service.submit(text, service.chunking("dynamic-newline"), modelConfig=options)
+    path, options = service.chunking("dynamic-newline"), {"vectorQuantizationMethod": "max-scale"}
+    job = service.submit(text, path, modelConfig=options)
     service.poll(job)
+    unproven = _fails_too(service, job, path, modelConfig=options)
     yield job.finding(
         f"a text of {_OVERSIZE:,} bytes",
         has="A text over 1,000,000 bytes is accepted.",
-        failed="A text over 1,000,000 bytes makes a job that fails.",
-        refused=f"A text over 1,000,000 bytes is refused ({job.submitted.status}).",
+        failed=unproven or "A text over 1,000,000 bytes makes a job that fails.",
+        refused=unproven or f"A text over 1,000,000 bytes is refused ({job.submitted.status}).",
     )
 
 
 def _chunk_limit(service: _Service) -> Iterator[Finding]:
-    job = service.submit(
-        "\n".join(f"tent{n}" for n in range(_LINES)),
-        service.chunking("regex-splitter"),
-        modelConfig={"dimReductionSize": _DIMENSION},
-        chunkerConfig={"regex": "\n"},
-    )
+    path = service.chunking("regex-splitter")
+    config = {"modelConfig": {"dimReductionSize": _DIMENSION}, "chunkerConfig": {"regex": "\n"}}
+    job = service.submit("\n".join(f"tent{n}" for n in range(_LINES)), path, **config)
     service.poll(job)
-    got = len(job.last.item("chunkedData").get("chunks") or ())
+    chunks = job.last.item("chunkedData").get("chunks")
+    got = len(chunks) if isinstance(chunks, list) else 0
     if got == _CHUNK_LIMIT:
         has = "Chunks over the limit are cut without an error; the table holds, for the reduced dimension."
     elif 0 < got < _LINES:
@@ -644,7 +685,14 @@ def _chunk_limit(service: _Service) -> Iterator[Finding]:
     else:
         has = "The table's limit is not enforced." if got else ""
     tested = f"{_LINES:,} lines as chunks of {_DIMENSION} floats; the table allows {_CHUNK_LIMIT:,}"
-    yield job.finding(tested, f"; {got:,} chunks", has=has, failed="A job over the limit fails.")
+    unproven = _fails_too(service, job, path, **config)
+    yield job.finding(
+        tested,
+        f"; {got:,} chunks",
+        has=has,
+        failed=unproven or "A job over the limit fails.",
+        refused=unproven or f"A job over the limit is refused ({job.submitted.status}).",
+    )
 
 
 def _models(service: _Service) -> Iterator[Finding]:
@@ -664,7 +712,8 @@ def _models(service: _Service) -> Iterator[Finding]:
     yield models.finding("the list of models", received, answers="The Models API answers as documented.")
     paths = (settings.deployments_path, DEFAULT_DEPLOYMENTS_PATH)
     tried, listed = _first_path(paths, lambda path: send(path, *_ANY_LIST))
-    yield _list_path("deployments_path", tried, listed, _with_states(listed))
+    has_list = listed.contained is not None
+    yield _list_path("deployments_path", tried, listed, listed=has_list, received=_with_states(listed))
     yield Finding("nothing to `undeploy_path`", "", "Not asked: a deletion cannot be undone.")
 
 
@@ -722,14 +771,14 @@ class Question(NamedTuple):
 
 # fmt: off
 QUESTIONS = (
-    Question("token", "Does a new token invalidate the old one?", 10, _token),
+    Question("token", "Does a new token invalidate the old one?", 11, _token),
     Question("errors", "What is in an error's body?", 4, _errors),
     Question("use-cases", "Where is the list of use cases?", 4, _use_cases),
     Question("segments", "What is the path segment of the query rewriter?", 4, _segments),
     Question("predictions", "What is in a prediction, and what is refused?", 3, _predictions, "35 short texts"),
     Question("jobs", "Is a result readable twice?", 2 * (_POLLS + 2), _jobs, "two short texts, one generative"),
-    Question("text-limit", "What happens to a text over 1 MB?", _POLLS + 1, _text_limit, "up to 1 MB of text"),
-    Question("chunk-limit", "What happens to chunks over the limit?", _POLLS + 1, _chunk_limit, "1,600 short texts"),
+    Question("text-limit", "What happens to a text over 1 MB?", 2 * (_POLLS + 1), _text_limit, "up to 1 MB of text"),
+    Question("chunk-limit", "What happens to too many chunks?", 2 * (_POLLS + 1), _chunk_limit, "1,601 short texts"),
     Question("models", "Are the paths of the Models API right?", 3, _models),
     Question("rate", "Which rate is refused, and how?", 30, _rate),
     Question("retention", "How long is a result kept?", _POLLS + 1, _retention, "one short text each"),
@@ -745,7 +794,8 @@ def main(arguments: Sequence[str] | None = None, *, sleep: Callable[[float], obj
     Ask, and print the report; the plan and the prompt are written to standard error.
 
     :param sleep: waits between polls, in seconds.
-    :return: the exit code: 0 if every question was asked, 130 after Ctrl-C, else 1.
+    :return: the exit code: 0 if every question was asked, 2 if the connection is not defined, 130 after Ctrl-C,
+        else 1.
     :raises SystemExit: 2 for an invalid argument.
     """
     parser = _parser()
@@ -756,11 +806,16 @@ def main(arguments: Sequence[str] | None = None, *, sleep: Callable[[float], obj
     # A token for each scope.
     needed = 2 + sum(one.requests for one in questions)
     options.budget = options.budget or needed
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
     from lucidworks_provider.hooks.lucidworks import LucidworksHook
 
     try:
         service = _Service(LucidworksHook(options.conn_id), options, sleep)
         service.settings.application_base  # noqa: B018  an error if there is none
+    except AirflowNotFoundException:
+        _note(f"The connection {options.conn_id!r} is not defined; --conn-id names another.")
+        return 2
     except LucidworksError as err:
         _note(str(err))
         return 1
@@ -819,15 +874,15 @@ def _ask(service: _Service, questions: Sequence[Question], findings: dict[str, l
             unanswered = 0
         except _Stopped as err:
             return str(err)
-        except LucidworksError as err:
-            # The text may name what is of the account, so it is not in the report.
-            _note(str(err))
-            return f"It ended with {type(err).__name__}."
         except OSError as err:  # every exception of requests is one
             unanswered += 1
             found.append(Finding(question.title, f"no response ({type(err).__name__})", "No answer."))
             if unanswered == 2:
                 return "Two questions in a row got no response."
+        except Exception as err:  # noqa: BLE001  # the report has what was paid for
+            # The text may name what is of the account, so it is not in the report.
+            _note(service.hide(str(err)))
+            return f"It ended with {type(err).__name__}."
     return None
 
 

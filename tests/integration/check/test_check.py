@@ -20,6 +20,8 @@ from lucidworks_provider import check
 from lucidworks_provider.emulator.faults import Fault
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from lucidworks_provider.emulator.server import RunningEmulator
 
 
@@ -81,7 +83,7 @@ READINGS = [
     ("text-limit", {"oversize": "400"}, "A text over 1,000,000 bytes is refused (400)."),
     ("text-limit", {"oversize": "error-job"}, "A text over 1,000,000 bytes makes a job that fails."),
     ("chunk-limit", {}, "Chunks over the limit are cut without an error; the table holds"),
-    ("chunk-limit", {"chunk_overflow": "error"}, "A job over the limit fails."),
+    ("chunk-limit", {"chunk_overflow": "error"}, "**A job over the limit fails.**"),
     ("models", {}, "`vectorSize`: str"),
     ("models", {"vector_size_text": False}, "`vectorSize`: int"),
     ("models", {}, "0 items; states: none. **`deployments_path` is right.**"),
@@ -138,22 +140,36 @@ EXPECTED = {
 
 
 @pytest.fixture
-def break_requests(monkeypatch: pytest.MonkeyPatch):
-    """Replaces the responses to all requests after some, except those for tokens of a known scope."""
+def respond(monkeypatch: pytest.MonkeyPatch):
+    """
+    Replaces responses, except those to requests for tokens of a known scope.
+
+    The given function returns the status and the body for a request; None leaves it to the emulator.
+    """
     send = requests.adapters.HTTPAdapter.send
+
+    def respond(respond_to: Callable[[requests.PreparedRequest], tuple[int, bytes] | None]) -> None:
+        def sent(adapter, request, **options):
+            token = "/oauth2/" in request.url and "unknown" not in request.url
+            if token or (replaced := respond_to(request)) is None:
+                return send(adapter, request, **options)
+            response = requests.Response()
+            response.status_code, body = replaced
+            response.raw, response.url = io.BytesIO(body), request.url
+            return response
+
+        monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", sent)
+
+    return respond
+
+
+@pytest.fixture
+def break_requests(respond):
+    """Replaces the responses to all requests after some."""
 
     def break_requests(status: int, body: bytes, *, after: int = 0) -> None:
         count = itertools.count()
-
-        def broken(adapter, request, **options):
-            token = "/oauth2/" in request.url and "unknown" not in request.url
-            if token or next(count) < after:
-                return send(adapter, request, **options)
-            response = requests.Response()
-            response.status_code, response.raw, response.url = status, io.BytesIO(body), request.url
-            return response
-
-        monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", broken)
+        respond(lambda request: None if next(count) < after else (status, body))
 
     return break_requests
 
@@ -216,6 +232,87 @@ def test_only_a_refused_client_is_a_reason_to_compare_credentials(
     assert "Client Secret" not in report
 
 
+@pytest.mark.parametrize(
+    ("status", "reading"),
+    [
+        (200, "No answer: an invalid token is accepted, too."),
+        (404, "No answer: an invalid token is accepted, too."),
+        (503, "No answer: no usable response (503)."),
+    ],
+)
+def test_a_host_that_does_not_refuse_an_invalid_token_says_nothing_about_tokens(
+    ask, break_requests, status: int, reading: str
+) -> None:
+    break_requests(status, b"{}", after=0 if status != 503 else 1)
+    assert readings(ask("--only", "token")) == {reading}
+
+
+UNLISTED = [b"{}", b'{"status": "ok"}', b'{"status": {"code": 0}}']
+
+
+@pytest.mark.parametrize("body", [*UNLISTED, b"[]", b"[1]"])
+@pytest.mark.parametrize("path", ["/ai/usecases", "/ai/nowhere"])
+def test_a_success_without_use_cases_proves_no_path(
+    ask, respond, monkeypatch: pytest.MonkeyPatch, body: bytes, path: str
+) -> None:
+    change_connection(monkeypatch, extra={"use_cases_path": path})
+    respond(lambda request: (200, body) if "/ai/usecases" in request.url else None)
+    report = ask("--only", "use-cases")
+    assert readings(report) == {"No answer: the response lacks the expected fields (200)."}
+    assert report.endswith("## Connection fields to change\n\nNone.\n")
+
+
+@pytest.mark.parametrize("body", UNLISTED)
+@pytest.mark.parametrize("path", ["", "/nowhere"])
+def test_a_success_without_a_list_proves_no_path_of_deployments(
+    ask, respond, monkeypatch: pytest.MonkeyPatch, body: bytes, path: str
+) -> None:
+    change_connection(
+        monkeypatch, extra={"deployments_path": f"/customers/{{customer_id}}/ai/deployments{path}"}
+    )
+    respond(lambda request: (200, body) if request.url.endswith("/ai/deployments") else None)
+    report = ask("--only", "models")
+    assert "No answer: the response lacks the expected fields (200)." in report
+    assert "`deployments_path` is" not in report
+    assert report.endswith("## Connection fields to change\n\nNone.\n")
+
+
+def test_an_object_with_a_list_of_deployments_proves_their_path(ask, respond) -> None:
+    body = b'{"total": 2, "data": [{"id": "a", "state": "DEPLOYED"}, {"id": "b", "state": "DEPLOYED"}]}'
+    respond(lambda request: (200, body) if request.url.endswith("/ai/deployments") else None)
+    assert "2 items; states: DEPLOYED. **`deployments_path` is right.**" in ask("--only", "models")
+
+
+@pytest.mark.parametrize("question", ["text-limit", "chunk-limit"])
+def test_a_limit_needs_a_small_job_with_a_result(ask, emulator: RunningEmulator, question: str) -> None:
+    emulator.state.faults.inject(Fault.from_json({"kind": "error-job", "match": "submit", "times": 2}))
+    report = ask("--only", question, oversize="error-job", chunk_overflow="error")
+    assert "**No answer: small jobs fail, too.**" in report
+
+
+@pytest.mark.parametrize("question", ["text-limit", "chunk-limit"])
+def test_a_refusal_of_every_job_proves_no_limit(ask, break_requests, question: str) -> None:
+    break_requests(400, b'{"message": "no such option"}')
+    assert readings(ask("--only", question)) == {"No answer: small jobs fail, too."}
+
+
+def test_a_refused_number_of_chunks(ask, respond) -> None:
+    def refuse(request: requests.PreparedRequest) -> tuple[int, bytes] | None:
+        return (422, b'{"message": "too many"}') if b"tent1599" in (request.body or b"") else None
+
+    respond(refuse)
+    assert "**A job over the limit is refused (422).**" in ask("--only", "chunk-limit")
+
+
+@pytest.mark.parametrize("chunks", [5, "text", {"a": 1}, None])
+def test_values_of_other_types_prove_nothing(ask, break_requests, chunks: object) -> None:
+    data = [{"chunks": chunks, "spans": 5, "vectors": []}]
+    body = {"status": "READY", "chunkingId": "another", "chunkedData": data}
+    break_requests(200, json.dumps(body).encode())
+    report = ask("--only", "jobs", "chunk-limit")
+    assert "0 chunks. **No answer: the response lacks the expected fields (200).**" in report
+
+
 # Connection fields
 
 
@@ -254,6 +351,33 @@ def test_an_unknown_model_gives_no_answer_about_segments(ask) -> None:
     report = ask("--only", "segments", "--generative-model", "no-model")
     assert "for `passthrough`: HTTP 404" in report
     assert "No answer: no such path" in report
+
+
+def no_rewriter(request: requests.PreparedRequest) -> tuple[int, bytes] | None:
+    return (404, b"{}") if re.search("/standalone[-_]query[-_]rewriter/", str(request.url)) else None
+
+
+def test_no_segment_of_the_rewriter_exists(ask, respond) -> None:
+    respond(no_rewriter)
+    assert "**No known segment exists (404).**" in ask("--only", "use-cases", "segments")
+
+
+@pytest.mark.parametrize("questions", [("segments",), ("use-cases", "segments")])
+def test_a_model_that_is_not_listed_for_the_rewriter_proves_no_segment_wrong(
+    ask, respond, questions: tuple[str, ...]
+) -> None:
+    use_cases = json.dumps({"passthrough": [MODEL[1]], "standalone_query_rewriter": ["another"]}).encode()
+    respond(lambda request: (200, use_cases) if "/usecases" in request.url else no_rewriter(request))
+    assert "**No answer: the model may not serve the query rewriter.**" in ask("--only", *questions, *MODEL)
+
+
+def test_the_segment_is_tested_with_a_model_that_is_listed_for_the_rewriter(
+    ask, respond, emulator: RunningEmulator
+) -> None:
+    use_cases = json.dumps({"passthrough": ["another"], "standalone_query_rewriter": [MODEL[1]]}).encode()
+    respond(lambda request: (200, use_cases) if "/usecases" in request.url else None)
+    assert "`use_case_segments` is right." in ask("--only", "use-cases", "segments")
+    assert {one.model for one in emulator.state.log if one.endpoint == "predict"} <= {MODEL[1], None}
 
 
 def test_segments_are_not_read_from_a_service_that_checks_the_batch_first(ask, break_requests) -> None:
@@ -442,6 +566,33 @@ def test_a_connection_that_cannot_be_used(
     change_connection(monkeypatch, login="")
     assert check.main(["--yes"]) == 1
     assert "login (Client ID) is missing" in capsys.readouterr().err
+
+
+def test_an_error_of_a_question_leaves_the_report(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [secret] = emulator.state.settings.clients.values()
+
+    def broken(service: object) -> Iterator[check.Finding]:
+        yield check.Finding("a first request", "HTTP 200", "A fact.")
+        raise TypeError(f"in {secret}")
+
+    questions = [one._replace(ask=broken) if one.name == "errors" else one for one in check.QUESTIONS]
+    monkeypatch.setattr(check, "QUESTIONS", questions)
+    assert check.main(["--yes", "--only", "errors", "rate"]) == 1
+    report, noted = capsys.readouterr()
+    assert "Ended early: It ended with TypeError.\n" in report
+    assert "**A fact.**" in report
+    assert noted.endswith("\nin ***\n")
+
+
+def test_a_connection_that_is_not_defined(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check.main(["--yes", "--conn-id", "no_such_connection"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "The connection 'no_such_connection' is not defined; --conn-id names another.\n"
 
 
 def test_a_redirected_output_has_the_report_alone(emulator: RunningEmulator) -> None:
