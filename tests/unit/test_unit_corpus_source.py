@@ -16,6 +16,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from lucidworks_provider.corpus.plan import Plan
+from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import (
@@ -326,6 +328,19 @@ def test_a_link_whose_target_is_gone_is_one_reject(name: str, tmp_path: Path) ->
     assert isinstance(reject, RejectedDocument)
     assert (reject.id, reject.reason) == (name, Reason.MISSING)
     assert reject.detail == f"{tmp_path}/{name} is a link whose target is gone."
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_link_whose_target_is_gone_counts_no_bytes(tmp_path: Path, exact: bool) -> None:
+    fill(str(tmp_path), "a.txt")
+    for number in range(9):
+        (tmp_path / f"{number}.txt").symlink_to(tmp_path / "nowhere")
+    with RunDatabase() as db:
+        plan = Plan(
+            db, read=lambda file: read_file_documents(file, ReadOptions()), reuse=True, max_text_bytes=1000
+        )
+        found = plan.scan(list_source(str(tmp_path)), exact=exact)
+    assert (found.documents, found.bytes) == (10, 5)
 
 
 @pytest.mark.parametrize("name", ["share", "share.2", "deep/share"])
