@@ -122,7 +122,7 @@ class Plan:
                     self._scan(file, documents, exact=exact)
                     self._add_file(file)
                 elif self._differs(file, documents):
-                    self._bytes += file.size
+                    self._bytes += max(file.size, 0)
                     self._add_file(file)
         self._skip_from_other_shards()
         todo = db.count("SELECT count(*) FROM source WHERE action = ?", TODO)
@@ -156,7 +156,7 @@ class Plan:
                 if exact:
                     yield file
                 else:
-                    self._bytes += file.size
+                    self._bytes += max(file.size, 0)
                     self._add_file(file)
 
     def _add_file(self, file: SourceFile) -> None:

@@ -6,11 +6,11 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, islice
 from pathlib import PurePath
 from typing import BinaryIO, TypeVar
 
@@ -24,7 +24,6 @@ from lucidworks_provider.storage import (
     list_folder,
     list_unnamed,
     local_path,
-    names_in,
     read_file,
     reading,
     split_uri,
@@ -59,6 +58,8 @@ _OF_WRITERS = {_LOG, "_delta_index", "_change_data", "_temporary", "_spark_metad
 _MAGIC = re.compile(r"[*?[]")
 # What source_folder has returned for names with magic.
 _folders: dict[str, str] = {}
+# A folder with more names is not searched for the nearest one.
+_NEIGHBOURS = 1_000
 # Tokens of a glob: a class of characters, stars, or another character.
 _TOKENS = re.compile(r"\[(!?)(\][^\]]*|[^\]]+)\]|(\*+)|(.)", re.DOTALL)
 
@@ -190,7 +191,7 @@ def list_source(
     if found is not None and find_entry(f"{base}/{_LOG}") is not None:
         yield from _delta_files(base)
         return
-    walk = _Walk(base, parts, re.compile(_expression(parts)) if parts else None, formats, warn)
+    walk = _Walk(base, parts or ["**"], formats, warn)
     some = False
     for file in walk.files():
         some = True
@@ -269,7 +270,7 @@ def may_contain(source: str, folder: str, names: Iterable[str]) -> bool:
     if not below.startswith(above):
         return False
     folders = below.removeprefix(above).split("/")[:-1]
-    if not parts or not _reaches(parts, folders):
+    if not parts or not _positions(parts, folders):
         return not parts
     if "**" in parts or len(parts) > len(folders) + 1:
         return True
@@ -341,22 +342,43 @@ def _is_literal(place: str, *, last: bool) -> bool:
 def _neighbour(base: str) -> str:
     """A sentence with the nearest name in the same folder; empty if none is near."""
     parent, name = split_uri(base)
-    if parent.endswith(":/"):
+    # An object store lists all keys of a folder, page by page.
+    if parent.endswith(":/") or list_below(f"{parent}/") is not None:
         return ""
     try:
-        return did_you_mean(name, names_in(f"{parent}/"))
+        entries = list_folder(f"{parent}/", lambda *_: None)
+        names = [entry.name for entry in islice(entries, _NEIGHBOURS + 1)]
     except StorageError:
         return ""
+    return did_you_mean(name, names) if len(names) <= _NEIGHBOURS else ""
 
 
-def _reaches(parts: list[str], folders: list[str]) -> bool:
-    """Whether a pattern can match below a folder."""
-    for part, folder in zip(parts, folders, strict=False):
-        if part == "**":
-            return True
-        if not re.fullmatch(_part(part), folder):
-            return False
-    return len(parts) > len(folders)
+def _positions(
+    parts: list[str], folders: Iterable[str], start: Collection[int] = frozenset({0})
+) -> frozenset[int]:
+    """
+    The parts of a pattern that can match next, below some folders; none if it matches nothing there.
+
+    :param start: the parts that can match the first folder.
+    """
+    now = _with_next(parts, start)
+    for folder in folders:
+        some = {one for one in now if parts[one] == "**"}
+        # The last part is of files.
+        some |= {
+            one + 1 for one in now - some if one + 1 < len(parts) and re.fullmatch(_part(parts[one]), folder)
+        }
+        now = _with_next(parts, some)
+    return now
+
+
+def _with_next(parts: list[str], positions: Iterable[int]) -> frozenset[int]:
+    """Also the positions after a ``**``, as it can match no folder."""
+    some = set(positions)
+    for position, part in enumerate(parts[:-1]):
+        if part == "**" and position in some:
+            some.add(position + 1)
+    return frozenset(some)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,8 +402,7 @@ class _Walk:
     Walks through a folder.
 
     :param base: the folder, without a slash at its end.
-    :param parts: the parts of a glob below the folder; none for all files.
-    :param matches: pattern of the paths below the folder, from ``parts``; None for all.
+    :param parts: the parts of a glob below the folder.
     :param others: number of files of other formats.
     :param misnamed: number of files whose names are not UTF-8.
     :param dotted: number of files and folders with ``.`` or ``..`` as a part of their names.
@@ -390,7 +411,6 @@ class _Walk:
 
     base: str
     parts: list[str]
-    matches: re.Pattern[str] | None
     formats: Formats
     warn: Callable[..., None]
     others: int = 0
@@ -400,7 +420,13 @@ class _Walk:
     first_other: str = ""
     first_dotted: str = ""
     first_repeated: str = ""
-    _targets: set[str] = field(default_factory=set)
+    _matches: re.Pattern[str] = field(init=False)
+    _targets: dict[str, frozenset[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._matches = re.compile(_expression(self.parts))
+        # The folders that are walked through, by their paths without links, with what the pattern can match there.
+        self._targets = {_plain(self.base) or "/": frozenset({0})}
 
     def files(self) -> Iterator[SourceFile]:
         """Files that match and can be read."""
@@ -416,33 +442,43 @@ class _Walk:
         # By names, so that the next run decides alike.
         nested = {folder.path: folder for folder in folders if folder.linked and folder.target}
         once = [folder for folder in folders if folder.path not in nested]
-        self._targets.update(folder.target for folder in once if folder.target)
+        for folder in once:
+            self._add_target(folder)
         for path, folder in sorted(nested.items()):
-            if self._is_listed(folder.target):
+            if self._positions(path) <= self._listed(folder.target):
                 self.repeated += 1
                 self.first_repeated = self.first_repeated or path
             else:
-                self._targets.add(folder.target)
+                self._add_target(folder)
                 once.append(folder)
         return once
 
-    def _is_listed(self, target: str) -> bool:
-        """Whether a folder is listed without the links in linked folders."""
-        if not self._targets.isdisjoint((target, *map(str, PurePath(target).parents))):
-            return True
-        below = f"{target}/".removeprefix(f"{_plain(self.base)}/")
-        return not below.startswith("/") and "/." not in f"/{below}" and self._enters(below)
+    def _add_target(self, folder: _Folder) -> None:
+        if folder.target:
+            known = self._targets.get(folder.target, frozenset())
+            self._targets[folder.target] = known | self._positions(folder.path)
 
-    def _enters(self, path: str) -> bool:
-        """Whether a folder is listed, by its path with a slash at its end."""
-        return not self.parts or _reaches(self.parts, path.split("/")[:-1])
+    def _listed(self, target: str) -> frozenset[int]:
+        """What the pattern can match below a folder on the paths by which it is listed anyway."""
+        found: frozenset[int] = frozenset()
+        for place in ((path := PurePath(target)), *path.parents):
+            folders = path.relative_to(place).parts
+            if any(name.startswith(".") or name in _OF_WRITERS for name in folders):
+                break
+            if start := self._targets.get(str(place)):
+                found |= _positions(self.parts, folders, start)
+        return found
+
+    def _positions(self, path: str) -> frozenset[int]:
+        """What the pattern can match in a folder, by its path with a slash at its end."""
+        return _positions(self.parts, path.split("/")[:-1])
 
     def _list(self, folder: _Folder) -> tuple[_Folder, Iterable[Entry]]:
         place = f"{self.base}/{folder.path}"
         # The source itself is listed without its subfolders, as it may have all files.
-        whole = list_below(place) if folder.path and (not self.parts or "**" in self.parts) else None
+        whole = list_below(place) if folder.path and "**" in self.parts else None
         entries = whole or list_folder(place, self.warn)
-        if whole is None and self._enters(f"{folder.path}/"):
+        if whole is None and self._positions(f"{folder.path}/"):
             entries = chain(entries, list_unnamed(place))
         return folder, entries if local_path(place) is not None else list(entries)
 
@@ -467,7 +503,7 @@ class _Walk:
             if parents & _OF_WRITERS:
                 continue
             if entry.folder:
-                if self._enters(f"{path}/"):
+                if self._positions(f"{path}/"):
                     linked = folder.linked or bool(folder.target)
                     folders.append(_Folder(f"{path}/", entry.target, linked))
             elif file := self._file(path, entry):
@@ -475,12 +511,12 @@ class _Walk:
 
     def _file(self, path: str, entry: Entry) -> SourceFile | None:
         kind = self.formats.of(entry.name)
-        if entry.size < 0 and kind is None and self._enters(f"{path}/"):
+        if entry.size < 0 and kind is None and self._positions(f"{path}/"):
             raise StorageError(
                 f"{self.base}/{path} cannot be read: it is a link whose target is gone or locked. The documents of a "
                 "folder would count as deleted. Make the target readable, or remove the link."
             )
-        if self.matches is not None and not self.matches.fullmatch(path):
+        if not self._matches.fullmatch(path):
             return None
         if kind is None:
             self.others += 1
@@ -518,7 +554,7 @@ def _expression(parts: list[str]) -> str:
     for part in parts[:-1]:
         # Some stores have folders without a name.
         expression += "(?:[^/]*/)*" if part == "**" else f"{_part(part)}/"
-    return expression + (".+" if parts[-1] == "**" else _part(parts[-1]))
+    return expression + ("(?s:.+)" if parts[-1] == "**" else _part(parts[-1]))
 
 
 def _part(part: str) -> str:

@@ -16,6 +16,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from lucidworks_provider.corpus.plan import Plan
+from lucidworks_provider.corpus.run_database import RunDatabase
 from lucidworks_provider.documents.document import Reason, RejectedDocument
 from lucidworks_provider.documents.readers import ReadOptions, read_file_documents
 from lucidworks_provider.documents.source import (
@@ -156,6 +158,8 @@ def test_a_file(base: str) -> None:
         ("**", READABLE),
         ("sub/**", {"c.txt", "deep/d.txt"}),
         ("sub/**/d.txt", {"deep/d.txt"}),
+        ("**/deep/*.txt", {"sub/deep/d.txt"}),
+        ("**/sub/**/d*", {"sub/deep/d.txt"}),
         ("*/deep/*", {"sub/deep/d.txt"}),
         ("[ab].txt", {"a.txt"}),
         ("l*s.json[l-m]", {"lines.jsonl"}),
@@ -233,8 +237,37 @@ def test_a_missing_place_names_its_neighbour(base: str, given: str, meant: str |
     fill(base, "reports/a.txt")
     with pytest.raises(InputError) as caught:
         list(list_source(f"{base}/{given}"))
-    hint = f" Did you mean {meant!r}?" if meant else ""
+    # An object store would list all keys of the folder.
+    hint = f" Did you mean {meant!r}?" if meant and not base.startswith("s3") else ""
     assert str(caught.value) == f"source: there is no file and no folder {base}/{given}.{hint}"
+
+
+def test_no_neighbour_is_searched_in_a_large_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lucidworks_provider.documents.source._NEIGHBOURS", 3)
+    fill(str(tmp_path), "reports/a.txt", "b.txt", "c.txt")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=r"reprots\. Did you mean 'reports'\?$"):
+        list(list_source(f"{tmp_path}/reprots"))
+    fill(str(tmp_path), "d.txt")
+    with pytest.raises(InputError, match=r"reprots\.$"):
+        list(list_source(f"{tmp_path}/reprots"))
+
+
+def test_no_neighbour_is_searched_in_an_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+
+    class Store(Flat):
+        def ls(self, path: str, *args: Any, **kwargs: Any) -> Any:
+            listed.append(path)
+            return super().ls(path, *args, **kwargs)
+
+    attach(protocol="s3", conn_id="without_listing", fs=Store())
+    monkeypatch.setenv("AIRFLOW_CONN_WITHOUT_LISTING", "aws://")
+    fill("s3://without_listing@bucket/corpus", "reports/a.txt")
+    listed.clear()
+    with pytest.raises(InputError, match=r"reprots\.$"):
+        list(list_source("s3://without_listing@bucket/corpus/reprots"))
+    assert not [path for path in listed if path.strip("/") == "bucket/corpus"]
 
 
 @pytest.mark.parametrize(
@@ -343,6 +376,81 @@ def test_a_link_in_a_linked_folder_to_what_is_not_listed_is_followed(tmp_path: P
     assert paths(str(tmp_path / "corpus/l*/**")) == {"link/d.txt", "link/hidden/a.txt", "link/b/c.txt"}
 
 
+@pytest.mark.parametrize(
+    ("links", "files", "glob", "expected"),
+    [
+        # As git-sync makes them.
+        (
+            {"corpus/repo": "git", "git/current": "git/.worktrees/abc"},
+            ["git/.worktrees/abc/a.txt", "git/b.txt"],
+            "",
+            {"repo/current/a.txt", "repo/b.txt"},
+        ),
+        (
+            {"corpus/l": "other", "other/m": "corpus/_temporary/k", "other/n": "other/_spark_metadata"},
+            ["corpus/_temporary/k/a.txt", "other/_spark_metadata/b.txt", "corpus/c.txt"],
+            "",
+            {"l/m/a.txt", "l/n/b.txt", "c.txt"},
+        ),
+        # Globs enter corpus/x, but what matches depends on the path.
+        ({"corpus/l": "other", "other/m": "corpus/x"}, ["corpus/x/a.txt"], "*/*/*.txt", {"l/m/a.txt"}),
+        ({"corpus/l": "other", "other/m": "corpus/x"}, ["corpus/x/a.txt"], "**/m/*.txt", {"l/m/a.txt"}),
+        ({"corpus/l": "other", "other/m": "corpus/x"}, ["corpus/x/a.txt"], "l/**/*.txt", {"m/a.txt"}),
+        (
+            {"corpus/l": "other", "other/m": "corpus/x/y"},
+            ["corpus/x/y/a.txt"],
+            "*/*/*.txt",
+            {"x/y/a.txt"},
+        ),
+        # The path of a link has another depth than the path of its target.
+        (
+            {"corpus/l": "other", "other/m": "elsewhere/y", "corpus/x/k": "elsewhere"},
+            ["elsewhere/y/a.txt"],
+            "*/*/*.txt",
+            {"l/m/a.txt"},
+        ),
+        ({"corpus/l": "other", "other/m": "corpus/x"}, ["corpus/x/a.txt"], "**/*.txt", {"x/a.txt"}),
+        (
+            {"corpus/x": "t", "corpus/y/p": "t", "corpus/l": "other", "other/z/x": "t"},
+            ["t/a.txt"],
+            "**/x/**/*.txt",
+            {"x/a.txt"},
+        ),
+    ],
+)
+def test_no_document_is_only_behind_links_that_are_not_followed(
+    tmp_path: Path, links: dict[str, str], files: list[str], glob: str, expected: set[str]
+) -> None:
+    fill(str(tmp_path), *files)
+    for link, target in links.items():
+        (tmp_path / link).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / target).mkdir(parents=True, exist_ok=True)
+        (tmp_path / link).symlink_to(tmp_path / target)
+    assert paths(f"{tmp_path}/corpus/{glob}") == expected
+
+
+@pytest.mark.parametrize("glob", ["**/to1/*.txt", "**/to1/**/to2/*.txt", "*/*/*/*/*/*.txt"])
+def test_crosswise_links_of_a_glob_are_bounded(tmp_path: Path, glob: str) -> None:
+    names, git = "0123456", tmp_path / "git"
+    fill(str(git), *(f".hidden/{name}/a.txt" for name in names))
+    (tmp_path / "corpus").mkdir()
+    for name in names:
+        (tmp_path / "corpus" / name).symlink_to(git / ".hidden" / name)
+        for other in set(names) - {name}:
+            (git / ".hidden" / name / f"to{other}").symlink_to(git / ".hidden" / other)
+    found = paths(f"{tmp_path}/corpus/{glob}")
+    # By each part of the glob, a folder is entered by at most the 49 links once.
+    assert 0 < len(found) <= 49 * len(glob.split("/"))
+    assert paths(f"{tmp_path}/corpus/{glob}") == found
+
+
+@pytest.mark.parametrize("glob", ["**", "*", "a*.txt", "a?b.txt", "a[!x]b.txt", "**/*.txt"])
+def test_a_name_with_a_line_break_matches(tmp_path: Path, glob: str) -> None:
+    fill(str(tmp_path), "a\nb.txt")
+    assert paths(f"{tmp_path}/{glob}") == {"a\nb.txt"}
+    assert is_file_of(f"{tmp_path}/{glob}", f"{tmp_path}/a\nb.txt")
+
+
 @pytest.mark.parametrize("name", ["gone.txt", "gone.jsonl", "gone.csv", "gone.parquet"])
 def test_a_link_whose_target_is_gone_is_one_reject(name: str, tmp_path: Path) -> None:
     fill(str(tmp_path), "a.txt")
@@ -353,6 +461,19 @@ def test_a_link_whose_target_is_gone_is_one_reject(name: str, tmp_path: Path) ->
     assert isinstance(reject, RejectedDocument)
     assert (reject.id, reject.reason) == (name, Reason.MISSING)
     assert reject.detail == f"{tmp_path}/{name} is a link whose target is gone."
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_link_whose_target_is_gone_counts_no_bytes(tmp_path: Path, exact: bool) -> None:
+    fill(str(tmp_path), "a.txt")
+    for number in range(9):
+        (tmp_path / f"{number}.txt").symlink_to(tmp_path / "nowhere")
+    with RunDatabase() as db:
+        plan = Plan(
+            db, read=lambda file: read_file_documents(file, ReadOptions()), reuse=True, max_text_bytes=1000
+        )
+        found = plan.scan(list_source(str(tmp_path)), exact=exact)
+    assert (found.documents, found.bytes) == (10, 5)
 
 
 @pytest.mark.parametrize("name", ["share", "share.2", "deep/share"])
