@@ -5,7 +5,7 @@ The errors of this package, as one tree.
 ::
 
     LucidworksError
-    ├── ConfigurationError        the connection: which field, what it may be
+    ├── ConfigurationError        an invalid connection; names the field and its valid values
     ├── InputError                an argument, refused before anything was sent or written
     ├── TransportError            no usable response arrived
     │   └── NotSentError          ... and the service has not received the request
@@ -27,7 +27,7 @@ The errors of this package, as one tree.
     ├── StorageError              a storage location cannot be written or read
     ├── OutputBusyError           another task writes into the same output; names the task
     ├── BudgetExceededError       more requests or tokens than a task may use
-    ├── TooManyRejectsError       more documents of a corpus were rejected than its owner allows
+    ├── TooManyRejectsError       more documents of a corpus were rejected than max_reject_ratio allows
     └── JobError                  an asynchronous job
         ├── JobFailedError        the service reports ERROR
         ├── EmptyResultError      the service reports a result, which is empty
@@ -173,7 +173,7 @@ class AuthenticationError(AnswerError):
 
 
 class TokenError(LucidworksError):
-    """No token can be had without cutting off every other process that uses this client id."""
+    """There is no token, and a new one would invalidate that of other processes with this client ID."""
 
     retryable = True
 
@@ -187,11 +187,11 @@ class TokenContestedError(TokenError):
 
 
 class AmbiguousResourceError(LucidworksError):
-    """A model or deployment exists that may be the one requested; names both. No other one was made."""
+    """An existing model or deployment may be the one requested. No other one was created."""
 
 
 class StorageError(LucidworksError):
-    """A place for results cannot be written or read."""
+    """A storage location cannot be written or read."""
 
     retryable = True
 
@@ -211,7 +211,7 @@ class BudgetExceededError(LucidworksError):
 
 
 class TooManyRejectsError(LucidworksError):
-    """More documents were rejected than ``max_reject_ratio`` allows, or too many in a row. What went well is kept."""
+    """More documents were rejected than ``max_reject_ratio`` allows, or too many in a row. The results are kept."""
 
     retryable = True
 
@@ -225,7 +225,7 @@ class JobFailedError(JobError):
 
 
 class EmptyResultError(JobError):
-    """A job is ready and its result is empty. Submitting it again would be paid for again, for the same."""
+    """A job is ready and its result is empty. Submitting it again would be charged again, for the same result."""
 
 
 class JobTimeoutError(JobError):

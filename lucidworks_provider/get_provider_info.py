@@ -3,7 +3,7 @@
 What Airflow reads about this package: its name, its classes, and the connection form.
 
 Airflow 3.2 and later build the form from ``conn-fields`` and ``ui-field-behaviour`` without importing the
-hook; older versions ask two classmethods of the hook, which are generated from this same dictionary
+hook; older versions call two classmethods of the hook, which are generated from this same dictionary
 (:func:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_connection_form_widgets`).
 """
 
@@ -29,12 +29,14 @@ from lucidworks_provider.client.settings import (
 CONN_FIELDS: dict[str, dict[str, Any]] = {
     "customer_id": {
         "label": "Customer ID",
-        "description": "Needed for the Models API only. Lucidworks hands it out; no screen shows it.",
+        "description": "Required for the Models API only. Lucidworks provides it; its UI does not show it.",
         "schema": {"type": ["string", "null"]},
     },
     "application_url": {
         "label": "Application URL",
-        "description": "Replaces the address made from the Application ID, for a gateway or the emulator.",
+        "description": (
+            "Base URL instead of https://APPLICATION_ID.applications.lucidworks.com, e.g. of a gateway or emulator."
+        ),
         "schema": {"type": ["string", "null"], "format": "url"},
     },
     "auth_url": {
@@ -54,21 +56,21 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "verify": {
         "label": "Verify TLS certificates",
-        "description": "Switch off for tests only.",
+        "description": "Disable for tests only: without verification, the Client Secret can be intercepted.",
         "schema": {"type": ["boolean", "null"], "default": True},
     },
     "ca_bundle": {
         "label": "CA bundle",
-        "description": "PEM file with the authorities to trust, at the same path on every host.",
+        "description": "PEM file with the certificate authorities to trust, at the same path on every host.",
         "schema": {"type": ["string", "null"]},
     },
     "timeout": {
         "label": "Timeout (seconds)",
-        "description": "Seconds without an answer after which a request is given up.",
+        "description": "A request fails after this many seconds without receiving a byte.",
         "schema": {"type": ["integer", "null"], "minimum": 1, "default": int(DEFAULT_TIMEOUT)},
     },
     "share_via": {
-        "label": "Share access via",
+        "label": "Share the access token via",
         "description": (
             "Where all workers and triggerers share the access token: airflow (an encrypted Variable), redis, "
             "or memory (one process only: a second process would invalidate it)."
@@ -82,23 +84,23 @@ CONN_FIELDS: dict[str, dict[str, Any]] = {
     },
     "use_cases_path": {
         "label": "Path of the use cases",
-        "description": "Below the Application URL. No page of the vendor states it.",
+        "description": "Path below the Application URL. The vendor does not document it.",
         "schema": {"type": ["string", "null"], "default": DEFAULT_USE_CASES_PATH},
     },
     "use_case_segments": {
         "label": "Path segments of use cases",
-        "description": 'JSON, for a use case whose path segment is not its name: {"ner": "entities"}.',
+        "description": 'JSON object of use cases whose path segment is not their name: {"ner": "entities"}.',
         "schema": {"type": ["string", "null"]},
     },
     "deployments_path": {
         "label": "Path of the deployments",
-        "description": "Below the Models API URL; the vendor's pages disagree about it.",
+        "description": "Path below the Models API URL. The vendor's pages contradict each other.",
         "schema": {"type": ["string", "null"], "default": DEFAULT_DEPLOYMENTS_PATH},
     },
     "undeploy_path": {
         "label": "Path of a deployment's deletion",
         "description": (
-            f"Below the Models API URL. Empty: {UNDEPLOY_PATHS[0]}, and where that is refused {UNDEPLOY_PATHS[1]}."
+            f"Path below the Models API URL. Empty: {UNDEPLOY_PATHS[0]}, or {UNDEPLOY_PATHS[1]} if refused."
         ),
         "schema": {"type": ["string", "null"]},
     },
@@ -146,7 +148,8 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "airflow-provider-lucidworks",
         "name": name,
         "description": (
-            "Run `Lucidworks AI <https://lucidworks.com/>`__ jobs: predictions, chunks and vectors, models."
+            "Runs jobs of `Lucidworks AI <https://lucidworks.com/>`__: predictions, chunks with vectors, "
+            "training and deployment of models."
         ),
         "versions": [__version__],
         "integrations": [

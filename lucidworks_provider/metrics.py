@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is counted and timed: the line about a result in a log, and metrics for StatsD, OpenTelemetry or Datadog.
+Counters and timers: the log line about a result, and metrics for StatsD, OpenTelemetry or Datadog.
 
-Metrics go through Airflow's own ``Stats``, as configured there. The page about metrics has a table of all names. Tags
-are words from short lists, never an id, a name given by a user, or a text. Without Airflow nothing is counted.
+Metrics are sent through Airflow's ``Stats``, with its configuration. The page about metrics has a table of all names.
+Tags are words from short lists, never an id, a name given by a user, or a text. Without Airflow nothing is counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def request(endpoint: str, outcome: int | str, seconds: float) -> None:
 
     :param endpoint: a :attr:`~lucidworks_provider.client.http.messages.Request.endpoint`.
     :param outcome: the HTTP status; ``not_sent`` or ``broken`` where no answer came.
-    :param seconds: from sending it to the end of its answer; waiting for a turn does not count.
+    :param seconds: from sending it to the end of its answer; without the wait for the rate limiter.
     """
     if (stats := _stats()) is None:
         return
@@ -168,7 +168,7 @@ def _jobs(change: int) -> None:
 
 
 def _stats() -> Any:
-    # Airflow alone knows where metrics go, and takes long to load where it is not there already.
+    # Metrics need Airflow's configuration; importing Airflow only for them would be slow.
     return _load() if "airflow.sdk" in sys.modules or "airflow.models" in sys.modules else None
 
 

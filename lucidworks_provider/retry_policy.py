@@ -95,7 +95,7 @@ def decide(exception: BaseException, jitter: Callable[[], float] = random.random
         return RetryDecision.default()
     name = type(exception).__name__
     if not exception.retryable:
-        return RetryDecision.fail(f"{name}: the same attempt again would fail the same way")
+        return RetryDecision.fail(f"{name}: a retry would fail in the same way")
     retry_after: float | None = getattr(exception, "retry_after", None)
     if retry_after is None:
         return RetryDecision.retry(reason=f"{name}: may succeed later")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-When something that failed is tried again, by tenacity: requests to the service (:func:`policy`), and everything else
+Retry policies, performed by tenacity: for requests to the service (:func:`policy`), and for everything else
 (:func:`retry_on`).
 
 ==========================  =========================  ===================================

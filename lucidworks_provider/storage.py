@@ -431,7 +431,7 @@ def find_entry(uri: str) -> Entry | None:
 
 def list_folder(uri: str, warn: Callable[..., None] = log.warning) -> Iterator[Entry]:
     """
-    Iterate over a folder, in no order; a missing folder is empty.
+    Iterate over a folder in arbitrary order; a missing folder counts as empty.
 
     A local folder is read during the iteration, one of a store at once. Links are followed, except to a parent
     folder, which is a warning; anything but files and folders is skipped.
@@ -980,8 +980,8 @@ def _check_key(fs: Any, path: str, name: str) -> None:
     taken = str(fs._strip_protocol(path)) if split is None else "/".join(split(path)[:2])
     if taken.strip("/") != path.strip("/"):
         raise StorageError(
-            f"{name} cannot be addressed: {type(fs).__name__} takes it for {taken}. Choose a name without "
-            "'?' and '#'."
+            f"{name} cannot be addressed: {type(fs).__name__} would use {taken} instead. Choose a name "
+            "without '?' and '#'."
         )
 
 
@@ -1048,18 +1048,20 @@ def _hint(uri: str, verb: str, err: BaseException) -> str:
         return ""
     conn_id, named, bucket = uri.partition("://")[2].partition("/")[0].rpartition("@")
     login = (
-        f"connection {conn_id!r}" if named else "the worker's own credentials, as the URI names no connection"
+        f"connection {conn_id!r}" if named else "the worker's own credentials (the URI has no connection id)"
     )
     # For a write, the missing file can only be the bucket.
     if _says(err, _NO_BUCKET) or (verb == "written" and isinstance(err, FileNotFoundError)):
         return f" There is no bucket or container {bucket!r} for {login}."
     if "connection_string or account_name" in str(err):
-        return f" Give {login} the field account_name in its extra; its login is not taken for it."
+        return (
+            f" Give {login} the field account_name in its extra; the login is not used as the account name."
+        )
     if _says(err, _DENIED):
         needed = ""
         if verb == "written" and uri.partition("://")[0] in _GOOGLE and _says(err, ("Forbidden",)):
             needed = " Replacing an object needs storage.objects.delete, besides storage.objects.create."
-        return f" Access is denied to {login}: look at the credentials, and at what they permit.{needed}"
+        return f" Access is denied to {login}: check the credentials and their permissions.{needed}"
     return ""
 
 

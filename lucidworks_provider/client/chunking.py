@@ -46,7 +46,7 @@ _NUMBERS = {int, float}
 
 
 def _is_pattern(value: object) -> bool:
-    # The vendor follows the conventions of Python's `re`, so this is the right judge.
+    # The vendor documents the syntax of Python's `re`.
     try:
         re.compile(value if isinstance(value, str) and value.encode() else "(")
         return not is_exponential(str(value))
@@ -79,11 +79,11 @@ CHUNKERS: Mapping[str, Options] = {
 @dataclass(frozen=True, slots=True)
 class ChunkingOptions:
     """
-    How documents are chunked and vectorised; validated when made.
+    Options of a chunking request; validated by the constructor.
 
     :param chunker: one of :data:`CHUNKERS`.
     :param model_id: an embedding model, or the deployment id of a custom one.
-    :param data_type: ``passage`` for what is searched, ``query`` for what one searches with.
+    :param data_type: ``passage`` for documents, ``query`` for search queries.
     :param chunker_config: the chunker's own options; defaults where absent.
     :param model_config: ``vectorQuantizationMethod`` and ``dimReductionSize``.
     :raises InputError: names the option and the values it may have.
@@ -258,8 +258,8 @@ def _vector(value: object, job_id: str) -> tuple[Sequence[float], int | None]:
 
 
 def _numbers(value: object, job_id: str) -> list[float]:
-    """A list of numbers; an array needs no look, since what packed it has looked."""
-    # A result has half a million numbers: each is looked at by what runs in C only. A bool is no number.
+    """A list of numbers. An array was validated when it was packed."""
+    # A result has half a million numbers, so only C code iterates over them. A bool is not a number.
     if not isinstance(value, list) or not value or not set(map(type, value)) <= _NUMBERS:
         raise _malformed(job_id, "a vector that is no list of numbers")
     try:

@@ -77,7 +77,7 @@ _FAILED = frozenset(
     }
 )  # fmt: skip
 _REASONS = ("message", "error", "errorMessage", "errors", "detail", "details", "reason")
-# Names of ids that are not the job's.
+# Names of fields with ids of something else.
 _OTHER_IDS = (
     "request", "trace", "correlation", "span", "session", "transaction", "customer", "application", "app",
     "client", "user", "account", "tenant", "organization", "org", "model", "deployment", "batch",
@@ -175,7 +175,7 @@ def read_submission(answer: Response, kind: JobKind) -> str:
     found = {named for name, value in _fields(body) if (named := _job_id(name, value, kind))}
     if len(found) == 1:
         [named] = found
-        log.warning("%s: the id %s came under another name than `%s`.", kind.submitting, named, kind.id_field)
+        log.warning("%s: the id %s is in another field than `%s`.", kind.submitting, named, kind.id_field)
         return named
     seen = state_of(body, kind)
     if seen.state is JobState.FAILED:

@@ -293,8 +293,8 @@ def choose(
     more = len(doubtful) - len(named)
     found = "; ".join([*named, f"and {more} more"] if more else named)
     raise AmbiguousResourceError(
-        f"{asked.what} may exist already, and the service does not show enough to decide. Found {found}. No other "
-        "one was made. Set if_ambiguous='reuse' to take what was found, or 'create' to make another one."
+        f"{asked.what} may exist already, and the service does not show enough to decide. Found {found}. No "
+        "other one was created. Set if_ambiguous='reuse' to use what was found, or 'create' to create another one."
     )
 
 

@@ -23,10 +23,10 @@ _SWITCHES = {"true": True, "false": False, "1": True, "0": False}
 
 def check_choice(value: object, what: str, choices: Collection[str]) -> str:
     """
-    Refuse a word that is none of those that there are.
+    Refuse a value that is not one of the choices.
 
     :param what: names the argument in the message.
-    :return: the word.
+    :return: the value.
     :raises InputError: names the choices, and the nearest one.
     """
     if not isinstance(value, str) or value not in choices:
@@ -112,7 +112,7 @@ def as_int(value: object) -> int:
 
 def as_bool(value: object) -> bool:
     """
-    A truth value; a rendered template is its text: ``true``, ``false``, ``1`` or ``0``, in any case.
+    A boolean, or the string that a template rendered to: ``true``, ``false``, ``1`` or ``0``, in any case.
 
     :raises ValueError: it is none.
     """
@@ -210,7 +210,7 @@ def check_options(
 
 def as_json(value: Any) -> Any:
     """
-    The same in dictionaries and lists, of whatever types of mappings and sequences it is made.
+    Convert nested mappings and sequences to dictionaries and lists.
 
     A key whose value is None is left out: a template that rendered to None.
     """
@@ -222,7 +222,7 @@ def as_json(value: Any) -> Any:
 
 
 def plain(name: str) -> str:
-    """A name without what people write differently."""
+    """A name without case, ``_`` and ``-``."""
     return name.lower().replace("_", "").replace("-", "")
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the Prediction API answers with: one typed, frozen value for each input.
+Results of the Prediction API: one frozen, typed value for each input.
 
 A field that this package does not know is kept in ``sent``; one that a use case should have and that is
 missing or of another shape is an error only where nothing can be done without it (a vector, the scores).
@@ -28,7 +28,7 @@ _ASIDE = frozenset({"tokensUsed", "index", "status", "message", *_ERRORS})
 
 @dataclass(frozen=True, slots=True)
 class TokensUsed:
-    """What the service counted (section 3.5); None where it said nothing."""
+    """Tokens as the service reports them (section 3.5); None where it reports none."""
 
     input: int | None = None
     labels: int | None = None
@@ -38,7 +38,7 @@ class TokensUsed:
 
     @classmethod
     def read(cls, value: object) -> TokensUsed:
-        """From ``tokensUsed``; anything unreadable counts as not said."""
+        """From ``tokensUsed``; invalid values are None."""
         if not isinstance(value, Mapping):
             return cls()
         names = ("inputTokens", "labelsTokens", "promptTokens", "completionTokens", "totalTokens")
@@ -60,7 +60,7 @@ class Prediction:
     :param error: why there is no prediction for this input, where there is none.
     """
 
-    # What takes the place of the use case's own fields where there is an error.
+    # Values of the use case's own fields where there is an error.
     _absent: ClassVar[Mapping[str, Any]] = {}
 
     sent: Mapping[str, Any] = field(repr=False)
@@ -283,7 +283,7 @@ def read_predictions(
 
 
 def _error(sent: Mapping[str, Any]) -> str | None:
-    """Why a prediction is none. An `error` that is null, empty or false says that there is none."""
+    """The error of a prediction, if it has one. An `error` that is null, empty or false is ignored."""
     status = str(sent.get("status") or "").upper()
     if any(map(sent.get, _ERRORS)) or "ERROR" in status or "FAIL" in status:
         return reason_in(sent) or "the service gave no reason"
@@ -321,7 +321,7 @@ def _labelled(one: object) -> tuple[str, float | None] | None:
 
 
 def _is_count(value: object) -> bool:
-    # What no column of a table could hold is no count.
+    # A column of a table could not hold a larger number.
     return is_number(value) and 0 <= value < 2**53
 
 
@@ -334,7 +334,7 @@ def _vector_field(sent: Mapping[str, Any]) -> str | None:
 
 
 def _is_vector(value: object) -> bool:
-    # An embedding has a thousand numbers, so this is said in the fastest way.
+    # An embedding has a thousand numbers, so this is the fastest check.
     if not isinstance(value, list) or not value or not set(map(type, value)) <= {int, float}:
         return False
     try:

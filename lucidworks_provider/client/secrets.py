@@ -2,12 +2,12 @@
 """
 Secrets in texts: which names have one, how to blank one in a message, and how to keep it out of logs.
 
-What this package says is blanked where it is made (:func:`blank`). The filter of the log handlers is for what others
-say: users' code and libraries at DEBUG log tokens, headers and tracebacks, which no message of ours can prevent.
-Airflow's ``mask_secret`` is not for tokens: Airflow compiles one regular expression of all masked values for each new
-one and searches every log line with it, and there is a new token every hour, so that a triggerer or an API server
-would become slower with each. So the latest tokens are replaced by ``***`` in records of :mod:`logging`, and in the
-rendered lines of structlog.
+Messages of this package are blanked where they are made (:func:`blank`). The filter of the log handlers is for those
+of other code: users' code and libraries at DEBUG log tokens, headers and tracebacks, which no message of ours can
+prevent. Airflow's ``mask_secret`` is not for tokens: Airflow compiles one regular expression of all masked values for
+each new one and searches every log line with it, and there is a new token every hour, so that a triggerer or an API
+server would become slower with each. So the latest tokens are replaced by ``***`` in records of :mod:`logging`, and
+in the rendered lines of structlog.
 
 Output without logging (``print``) is not covered, but Airflow replaces what looks like a JSON Web Token (``eyJ...``).
 Results are not changed.

@@ -112,8 +112,8 @@ class LucidworksSettings:
         """
         if self.stores is None:
             raise ConfigurationError(
-                f"share_via is {self.share_via!r}, which needs Airflow, and these settings are of no hook of "
-                "lucidworks_provider. Outside of Airflow set share_via to 'memory'."
+                f"share_via is {self.share_via!r}, which needs Airflow, but these settings were not created by a "
+                "hook of lucidworks_provider. Outside of Airflow set share_via to 'memory'."
             )
         return self.stores
 
@@ -138,7 +138,7 @@ class LucidworksSettings:
                 self.conn_id,
                 "customer_id",
                 "is missing",
-                "the Models API needs it; Lucidworks hands it out, no screen shows it",
+                "the Models API needs it; Lucidworks provides it, its UI does not show it",
             )
         return self.models_url + template.format(customer_id=self.customer_id, **segments)
 
@@ -190,14 +190,16 @@ def parse_settings(
     fields = _Fields(conn_id, extra)
     client_id = _present(login)
     if client_id is None:
-        raise _wrong(conn_id, "login (Client ID)", "is missing", "copy it from the integration's screen")
+        raise _wrong(
+            conn_id, "login (Client ID)", "is missing", "copy it from the integration in Lucidworks AI"
+        )
     if ":" in client_id:
         # Basic authentication separates user name and password by the first colon.
         raise _wrong(conn_id, "login (Client ID)", "contains a colon", "give the Client ID alone")
     secret = _present(password)
     if secret is None:
         raise _wrong(
-            conn_id, "password (Client Secret)", "is missing", "copy it from the integration's screen"
+            conn_id, "password (Client Secret)", "is missing", "copy it from the integration in Lucidworks AI"
         )
     application_url = fields.url("application_url", None)
     if application_url is None and (application_id := _present(host)) is not None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The use cases of the Prediction API: what each takes, what it answers with, and which the service lists.
+The use cases of the Prediction API: options, types of results, and which ones the service lists.
 
 ==============================  ==============================================  ================  =====
 use case                        ``use_case_config``                             answer            async
@@ -18,8 +18,8 @@ use case                        ``use_case_config``                             
 any other                       anything                                        Prediction        yes
 ==============================  ==============================================  ================  =====
 
-The vendor's pages disagree about the options of some, so an unknown option is sent as it is, unless it
-looks like a known one misspelt. Source: sections 3 and 5 of the API reference.
+The vendor's pages disagree about the options of some, so an unknown option is sent unchanged, unless it
+resembles a known one. Source: sections 3 and 5 of the API reference.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ OTHER = UseCase(model_options={})
 @dataclass(frozen=True, slots=True)
 class PredictionOptions(Generic[P]):
     """
-    What is asked of the texts; validated when made.
+    Options of a prediction request; validated by the constructor.
 
     :param use_case: a name of the table above (``_`` for ``-`` will do), or any other path segment.
     :param model_id: a model that serves it; for a custom embedding model the deployment id.
@@ -209,7 +209,7 @@ class PredictionOptions(Generic[P]):
                 raise InputError(f"model_config: {name} is no text; give the key itself.")
         if misplaced := [name for name, _ in _secrets(self.use_case_config)]:
             raise InputError(
-                f"use_case_config of {self.use_case!r} holds {misplaced[0]}; a key belongs into model_config."
+                f"use_case_config of {self.use_case!r} has the key {misplaced[0]}; put it into model_config."
             )
         for name, reason in known.required.items():
             if not (self.use_case_config or {}).get(name):
@@ -428,7 +428,7 @@ def embedding(
     Vectors of short texts; the service cuts a text after some 256 words.
 
     :param model_id: an embedding model, or the deployment id of a custom one.
-    :param data_type: ``passage`` for what is searched, ``query`` for what one searches with.
+    :param data_type: ``passage`` for documents, ``query`` for search queries.
     :param quantization: ``max-scale`` (signed bytes) or ``min-max`` (unsigned bytes); floats when None.
     :param dimensions: length of the vectors, at most the model's.
     """

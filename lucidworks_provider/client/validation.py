@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Whether a result is the answer to what was asked. What does not fit is an error or a warning, never a row.
+Checks that a result belongs to its request. A mismatch is an error or a warning, never a row.
 
 =====================================================  ====================================================
 what came                                              what happens
@@ -95,7 +95,7 @@ def check_chunks(
     if sum(map(bool, result.items)) > 1 and (
         gap is not None or not _one_after_the_other(spans, result.items)
     ):
-        raise refused(f"{job}: {len(result.items)} results for one text, which do not cover it just once")
+        raise refused(f"{job}: {len(result.items)} results for one text, which do not cover it exactly once")
     return CheckedChunks(spans, gap, tuple(warnings))
 
 
@@ -131,7 +131,7 @@ def check_vectors(
         largest = max(max(map(abs, vector), default=0) for vector in vectors)
         if largest > 1:
             doubts.append(
-                f"{what}: whole numbers up to {largest:g} in all vectors, and no quantization was requested"
+                f"{what}: whole numbers up to {largest:g} in all vectors, although no quantization was requested"
             )
     warnings = [_doubt(doubt, lenient=lenient) for doubt in doubts]
     if zeros := sum(not any(vector) for vector in vectors):
@@ -150,7 +150,7 @@ def _doubt(message: str, *, lenient: bool) -> str:
     """A warning, or the error that says how to have one instead."""
     if lenient:
         return f"{message}."
-    raise refused(f'{message}. If that is right for this model, on_mismatch="warn" takes it')
+    raise refused(f'{message}. If this is correct for this model, set on_mismatch="warn"')
 
 
 def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Mapping[str, Any]]:
@@ -263,7 +263,7 @@ def _of_another_text(
 
 
 def _letters(text: str) -> str:
-    """What stays of a text through changes of case, normal form, white space and punctuation."""
+    """Letters and digits of a text, without differences of case and normal form."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", text).casefold()))
 
 

@@ -52,7 +52,7 @@ def _inspect(options: argparse.Namespace) -> int:
     for line in found.problems():
         _print(f"WRONG: {line}")
     seconds = time.monotonic() - started
-    _print(f"{'Problems were found.' if found.counts else 'Nothing is wrong.'} ({seconds:.1f} s)")
+    _print(f"{'Problems were found.' if found.counts else 'No problems found.'} ({seconds:.1f} s)")
     return 1 if found.counts else 0
 
 
@@ -76,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         help="describe the tables of a catalogue and check them; exits with 1 when something is wrong",
     )
     one.add_argument("output", metavar="OUTPUT", help="the folder of the tables: a path or a URI")
+    one.add_argument("--source", metavar="URI", help="compare with the source: a file, a folder or a glob")
     one.add_argument(
-        "--source", metavar="URI", help="compare with what it was made of: a file, folder or glob"
+        "--sample", metavar="N", type=_count, help="number of documents to compare, chosen at random"
     )
-    one.add_argument("--sample", metavar="N", type=_count, help="compare so many documents, chosen at random")
     one.add_argument(
         "--id-column", default="id", metavar="NAME", help="of .jsonl, .csv and .parquet files (%(default)s)"
     )

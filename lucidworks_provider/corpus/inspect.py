@@ -203,7 +203,7 @@ class _Inspector:
         elif newest > described:
             self.found.notes.append(
                 f"Another writer has changed {CHUNKS}: it is at version {newest}, {DOCUMENTS} describes version "
-                f"{described}. The next run looks for all chunks again; their places are not checked."
+                f"{described}. The next run determines the positions of all chunks again; they were not checked."
             )
         elif newest < described:
             example = f"{newest} is the newest, {DOCUMENTS} describes version {described}"

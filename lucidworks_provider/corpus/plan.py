@@ -316,6 +316,6 @@ class Plan:
 def _duplicate_id(document_id: str, file: SourceFile) -> InputError:
     where = f"{file.uri} has" if file.uri else "The documents have"
     return InputError(
-        f"{where} the document id {document_id!r}, which another document has as well. Chunks of one id "
-        "replace those of the run before. Make the ids of the source unique."
+        f"{where} the document id {document_id!r}, which another document has as well. A run replaces the "
+        "chunks of an id, so each id of the source must be unique."
     )

@@ -129,7 +129,7 @@ def _summary(stats: Mapping[str, Any]) -> str:
     if stats["seconds"] > 0 and documents:
         words += f", {documents / stats['seconds']:,.1f} a second"
     if skipped:
-        words += f"; {skipped:,} unchanged and left alone"
+        words += f"; {skipped:,} unchanged and not sent"
     return words + (f"; {rejects:,} rejected." if rejects else "; none rejected.")
 
 
@@ -144,7 +144,7 @@ def _figures(stats: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
         ("Tokens", _count(tokens), _ratio(tokens, chunks, "a chunk"), False),
         ("Requests", _count(requests), _ratio(requests, documents, "a document"), False),
         ("429s", _count(stats["throttled"]), _share(stats["throttled"], requests), False),
-        ("Submitted twice", _count(twice), _also(stats["reused"], "taken over from a try before"), twice > 0),
+        ("Submitted twice", _count(twice), _also(stats["reused"], "from an earlier try"), twice > 0),
         ("Rejects", _count(rejects), _share(rejects, documents + rejects), rejects > 0),
         ("Duration", duration(stats["seconds"]), _also(stats["skipped"], "unchanged"), False),
     ]
@@ -188,7 +188,7 @@ def _timeline(stats: Mapping[str, Any]) -> dict[str, Any] | None:
     rates = [step.documents / step.seconds for step in drawn]
     in_flight = [step.in_flight for step in drawn]
     note = f"Up to {max(rates):,.1f} documents a second, up to {max(in_flight):,} jobs in flight"
-    note += f", {stats['throttled']:,} answers of 429." if stats["throttled"] else ", no answer of 429."
+    note += f", {stats['throttled']:,} answers of 429." if stats["throttled"] else ", no 429."
     panels: list[tuple[str, str, Sequence[float], int]]
     panels = [("documents a second", "accent", rates, 3), ("jobs in flight", "muted", in_flight, 1)]
     if stats["throttled"]:

@@ -223,11 +223,10 @@ class _Run:
         stats.skipped(summary.documents - summary.candidates)
         if summary.documents:
             log.info(
-                "%s: %s, of which %s %s new or may have changed. Chunking them with %s into %s.",
+                "%s: %s, %s of them new or possibly changed. Chunking with %s into %s.",
                 corpus.source if isinstance(corpus.source, str) else "Documents of a task",
                 count(summary.documents, "document"),
                 f"{summary.candidates:,}",
-                "is" if summary.candidates == 1 else "are",
                 corpus.options.model_id,
                 corpus.output,
             )
@@ -390,9 +389,7 @@ class _Run:
 
     def _log_end(self, what: str, returned: Mapping[str, Any], stats: RunStats) -> None:
         if stats.requests:
-            unusual = (
-                f", of which {stats.throttles:,} were answered with 429 and {stats.unanswered:,} not at all"
-            )
+            unusual = f"; {stats.throttles:,} got a 429, and {stats.unanswered:,} no response"
             log.info(
                 "Sent %s in %s%s.",
                 count(stats.submissions, "document"),
@@ -454,13 +451,13 @@ class _Run:
             raise BudgetExceededError(
                 f"{count(summary.candidates, 'document')} ({summary.bytes:,} bytes) would take {summary.requests:,} "
                 f"requests, more than max_requests={corpus.max_requests:,}. Nothing was sent. Raise it if that is "
-                "intended, or find out with plan_only=True what changed."
+                "intended, or see with plan_only=True what has changed."
             )
         free = free_bytes(corpus.output)
         if free is not None and free < summary.bytes:
             raise InputError(
                 f"{corpus.output} has {free:,} bytes left; the {summary.candidates:,} documents to be sent have "
-                f"{summary.bytes:,}, and their vectors more. Nothing was sent. Make room."
+                f"{summary.bytes:,}, and their vectors more. Nothing was sent. Free some space."
             )
 
 
@@ -542,8 +539,8 @@ def _check_output(corpus: Corpus) -> None:
         raise InputError(f"output_uri is {corpus.output}, a file; give the URI of a folder.")
     if isinstance(corpus.source, str) and may_contain(corpus.source, corpus.output, NAMES):
         raise InputError(
-            f"output_uri {corpus.output} is within source {corpus.source}: the next run would take the tables "
-            "for documents. Give them a folder outside."
+            f"output_uri {corpus.output} is within source {corpus.source}: the next run would read the tables "
+            "as documents. Choose a folder outside of it."
         )
 
 
@@ -612,7 +609,7 @@ def resume_run(
     options = head.get("options") or {}
     if options != corpus.catalogue.as_json():
         if not has_tables and any(record.kind in {"part", "body"} for record in journal.load()):
-            # If there are tables with this configuration, that of the unfinished run was the mistake.
+            # If there are tables, they have this configuration, and that of the unfinished run was the mistake.
             check_options(options, corpus, f"The journal of an unfinished run in {corpus.output}")
         orphans = [record.job for record in journal.load() if record.kind == "submitted"]
         log.warning(

@@ -435,8 +435,8 @@ def _check_shards(shards: Sequence[StagedShard]) -> CatalogueOptions:
     count = int(names[0].rpartition("-")[2])
     if sorted(names) != [Shard(number, count).name for number in range(count)]:
         raise InputError(
-            f"staged: there are the shards {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}, and not "
-            f"each of {count} once. Publish when the tasks of all shards have ended well; leave trigger_rule at "
+            f"staged: there are the shards {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}, instead "
+            f"of each of {count} once. Publish after the tasks of all shards have succeeded; keep trigger_rule at "
             "all_success."
         )
     first = shards[0]

@@ -489,7 +489,7 @@ def check_writable(table: Table) -> None:
     if active:
         raise InputError(
             f"{table.uri} was upgraded by another writer and uses {', '.join(sorted(active))}, which is not "
-            "supported here. Drop the features, or write to another output."
+            "supported here. Drop the features, or choose another output."
         )
 
 

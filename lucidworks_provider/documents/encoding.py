@@ -32,7 +32,7 @@ _MARKS = (
 )
 # Control characters except white space and escape, which terminals and ISO-2022-JP use.
 _CONTROLS = bytes(code for code in (*range(32), 127) if code not in b"\t\n\v\f\r\x1b")
-# More than one control character in a hundred characters is no text.
+# With more than one control character in a hundred characters it is not text.
 _CONTROLS_IN = 100
 # Control characters that no text has, except the line break U+0085: the result of decoding with a wrong encoding,
 # e.g. Windows-1252 as ISO-8859-1.
@@ -177,12 +177,12 @@ def _binary(data: bytes) -> Rejection | None:
     """:param data: in an encoding that extends ASCII."""
     if (at := data.find(0)) >= 0:
         return Rejection(
-            Reason.BINARY, f"It is no text: a NUL at byte {at:,}. UTF-16 without a mark must be declared."
+            Reason.BINARY, f"It is not text: a NUL at byte {at:,}. UTF-16 without a mark must be declared."
         )
     controls = len(data) - len(data.translate(None, _CONTROLS))
     if controls > 1 and controls * _CONTROLS_IN > len(data):
         return Rejection(
-            Reason.BINARY, f"It is no text: {controls:,} of {len(data):,} bytes are control characters."
+            Reason.BINARY, f"It is not text: {controls:,} of {len(data):,} bytes are control characters."
         )
     return None
 
@@ -200,7 +200,7 @@ def _utf8(data: bytes, *, known: bool, html: bool) -> str | Rejection:
     replaced = data.decode(errors="replace")
     broken = replaced.count("\ufffd")
     if _beyond_ascii(replaced) > 3 * broken:
-        return _undecodable(f"It is UTF-8 but for {broken:,} places, the first at byte {start:,}.")
+        return _undecodable(f"It is UTF-8 except for {broken:,} places, the first at byte {start:,}.")
     return _as_page_says(data, f"It is not UTF-8 (byte {start:,})", html=html)
 
 
@@ -216,22 +216,20 @@ def _as_page_says(data: bytes, found: str, *, html: bool) -> str | Rejection:
     """
     said = _META.search(data, 0, _META_WITHIN) if html else None
     if said is None:
-        return _undecodable(
-            f"{found} and nothing says what it is; give its encoding, e.g. encoding='windows-1252'."
-        )
+        return _undecodable(f"{found} and declares no encoding; set it, e.g. encoding='windows-1252'.")
     label = (said[1] or said[2]).decode().lower()
     try:
         codec = check_encoding(_LABELS.get(label, label))
         # A readable declaration proves that the page is not UTF-16.
         text = data.decode("utf-8" if codec.startswith("utf") else codec)
     except InputError:
-        return _undecodable(f"It says that it is written in {label}, which is unknown.")
+        return _undecodable(f"It declares the encoding {label}, which is unknown.")
     except UnicodeDecodeError as err:
-        return _undecodable(f"It says that it is written in {label}, and is not (byte {err.start:,}).")
-    if _C1.search(text):
         return _undecodable(
-            f"It says that it is written in {label}, but has bytes that have no meaning there."
+            f"It declares the encoding {label}, but cannot be decoded with it (byte {err.start:,})."
         )
+    if _C1.search(text):
+        return _undecodable(f"It declares the encoding {label}, but has bytes without a meaning there.")
     return text
 
 
@@ -241,7 +239,9 @@ def _contradicted(data: bytes, text: str, codec: str) -> Rejection | None:
         return None
     one_byte_each = len(text) == len(data)
     if one_byte_each and (found := _C1.search(text)):
-        return _undecodable(f"Character {found.start():,} is none that {codec} has for texts.")
+        return _undecodable(
+            f"Character {found.start():,} is a control character, so {codec} is probably not its encoding."
+        )
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -102,10 +102,10 @@ def read_json_lines(file: SourceFile, options: ReadOptions) -> Iterator[Document
                 fields = ()
         except UnicodeDecodeError as err:
             # The beginning of the next line cannot be found.
-            detail = f"Behind line {number:,} it cannot be decoded as {err.encoding}: {err.reason}."
+            detail = f"After line {number:,} it cannot be decoded as {err.encoding}: {err.reason}."
             yield RejectedDocument(file.path, Reason.ENCODING, detail)
         except BROKEN as err:
-            detail = f"Behind line {number:,} it cannot be decompressed: {err!s:.100}."
+            detail = f"After line {number:,} it cannot be decompressed: {err!s:.100}."
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 

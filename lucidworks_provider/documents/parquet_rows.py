@@ -163,5 +163,5 @@ def _table(uri: str) -> Table:
     place, _, version = uri.rpartition("@v")
     table = read_table(place, int(version))
     if table is None:
-        raise InputError(f"source: {place} was a Delta table, and is none any more.")
+        raise InputError(f"source: {place} is no longer a Delta table.")
     return table

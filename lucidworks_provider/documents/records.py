@@ -62,7 +62,7 @@ class ReadOptions:
                     f"{name} is {value!r}; give one character of ASCII, no line break and no space."
                 )
             if special.count(value) > 1:
-                raise InputError(f"{name} is {value!r}, and so is another one of them; they must differ.")
+                raise InputError(f"{name} is {value!r}, which another option has as well; they must differ.")
         columns = self.csv_columns
         if columns is None:
             return

@@ -92,7 +92,11 @@ def command_line() -> argparse.ArgumentParser:
         if isinstance(default, bool):
             kind = {"action": argparse.BooleanOptionalAction}
         add(f"--{name.replace('_', '-')}", default=default, help=setting.metadata["option"], **kind)
-    add("--rate-limit", metavar="N/SECONDS", help="so many calls pass in so many seconds; more get 429")
+    add(
+        "--rate-limit",
+        metavar="N/SECONDS",
+        help="at most N calls in this number of seconds; further ones get 429",
+    )
     add("--deployment", action="append", default=[], metavar="UUID", help="a custom model; repeatable")
     add(
         "--set",

@@ -46,7 +46,7 @@ def settings(state: EmulatorState, request: Request, order: _Order) -> object:
 
 
 def faults(state: EmulatorState, request: Request, order: _Order) -> object:
-    """Add a fault, list the open ones, or cancel them."""
+    """Add a fault, list the open ones, or remove them."""
     if request.method == "POST":
         state.faults.inject(Fault.from_json(order))
     elif request.method == "DELETE":

@@ -113,9 +113,9 @@ class EmulatorSettings:
         one_of("window", "bucket"),
         "a sliding window, or a bucket of tokens that holds those of one second",
     )
-    retry_after: bool = _setting(True, boolean, "send it with a 429 of the rate limit")
+    retry_after: bool = _setting(True, boolean, "send Retry-After with a 429 of the rate limit")
     shed_share: float = _setting(0.0, number(0, 1))
-    strict_segments: bool = _setting(False, boolean, "'_' is not read as '-' in the path")
+    strict_segments: bool = _setting(False, boolean, "distinguish '_' from '-' in the path")
     legacy_shape: bool = _setting(False, boolean, "results in the older published shape")
     latency: float = _setting(0.0, _seconds, "delay of each other endpoint")
     token_latency: float = _setting(0.0, _seconds, "delay of the token endpoint")

@@ -4,8 +4,8 @@ The access tokens: which of them are live, and why the others are not.
 
 Vendor facts (section 2.3): a token lives 3600 s; a request for a new token of a scope invalidates the
 existing one for every client; scopes are independent of each other. Assumptions [A]: "existing" is
-counted per client id, the old token dies at once, and a token issued for two scopes dies as a whole when one
-of them is issued anew.
+counted per client id, the old token becomes invalid at once, and a token of two scopes becomes invalid when a
+token of one of them is issued.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Scope(StrEnum):
 
 
 class TokenState(StrEnum):
-    """What a bearer token is worth; the value is said in the 401 answer, which never repeats the token."""
+    """State of a bearer token; the value is the message of the 401 response, which never repeats the token."""
 
     LIVE = "live"
     UNKNOWN = "The access token is unknown."

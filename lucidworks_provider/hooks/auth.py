@@ -44,8 +44,9 @@ class LucidworksAuthHook(BaseHook):
     """
     Provides the access token that all processes of a deployment share.
 
-    Lucidworks AI keeps one live token per client ID and scope: a new one invalidates the old one. This hook requests
-    no new token while there is a good one, so any number of tasks and triggers can use it.
+    A new token invalidates the previous one of the same client ID and scope (documented on one of the vendor's pages;
+    assumed here). This hook requests no new token while there is a valid one, so any number of tasks and triggers can
+    use it.
 
     :param lucidworks_conn_id: the connection with Client ID and Client Secret.
 
@@ -271,7 +272,9 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
     extra = {} if extra is None else extra
     # Airflow decodes invalid JSON to an empty dictionary.
     if not isinstance(extra, dict) or (not extra and not _is_empty(conn.extra)):
-        raise ConfigurationError(f"Connection {conn_id!r}: extra is no JSON object; write it as {{...}}.")
+        raise ConfigurationError(
+            f"Connection {conn_id!r}: the extra is not a JSON object; write it as {{...}}."
+        )
     return parse_settings(
         conn_id,
         login=conn.login,

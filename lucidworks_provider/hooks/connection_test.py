@@ -69,7 +69,7 @@ def check_endpoints(
         passed = passed and works
         sentences.append(f"{check.name} ({check.url}), scope {check.scope}: {message}")
     if not settings.customer_id:
-        sentences.append("Models API: not tried, since the connection has no Customer ID.")
+        sentences.append("Models API: not tested, because the connection has no Customer ID.")
     return passed, " ".join(sentences)
 
 
@@ -102,11 +102,11 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
     """
     match err:
         case RateLimitError():
-            return True, f"accepts {access}, and is busy (429)."
+            return True, f"accepts {access}; the rate limit is reached (429)."
         case UnknownResourceError() if assumed:
             return True, (
-                f"answers, but the list of use cases is not where use_cases_path says ({err.status}); so the host is "
-                f"there, and whether it accepts {access} is not proven."
+                f"responds, but the list of use cases is not at use_cases_path ({err.status}). Whether it "
+                f"accepts {access} was not tested."
             )
         case TokenRefusedError():
             return False, (

@@ -223,8 +223,8 @@ def check_documents(batches: Batches) -> None:
     """:raises InputError: more documents than a task takes."""
     if len(batches) > MAX_DOCUMENTS:
         raise InputError(
-            f"{len(batches):,} documents are more than one task takes ({MAX_DOCUMENTS:,}). Map the operator over "
-            "parts of them (`.expand`); whole corpora are for LucidworksChunkCorpusOperator."
+            f"{len(batches):,} documents are more than the maximum per task ({MAX_DOCUMENTS:,}). Map the operator "
+            "over parts of them (`.expand`); whole corpora are for LucidworksChunkCorpusOperator."
         )
 
 
@@ -328,7 +328,7 @@ class ChunkTask(JobTask[ChunkFile]):
         if self._gaps:
             first, gap = next(iter(self._gaps.items()))
             file.warnings.add(
-                "%s of %s documents are not covered by their chunks. The first: %r, %s. The service limits the "
+                "%s of %s documents have text that is in no chunk. The first: %r, %s. The service limits the "
                 "chunks of a request by dimension and cuts silently: split long documents, or quantise.",
                 len(self._gaps),
                 self.count,

@@ -176,7 +176,7 @@ class JobPoller(Poller):
         if 300 <= err.status < 400 and err.status not in _NOT_NOW:
             raise err
         self.forbidden = err if isinstance(err, ForbiddenError) else None
-        await self._warn("refused for now: %s", err)
+        await self._warn("refused (polling continues): %s", err)
         return PollResult(JobState.GONE if err.status in _NOT_NOW else JobState.REFUSED, message=str(err))
 
     async def _other_job(self, result: PollResult, body: bytes) -> PollResult:

@@ -160,7 +160,7 @@ def check_vectors(
             _, low, high = BYTES[method]
             if not all(value == int(value) and low <= value <= high for value in vector):
                 raise validation.refused(
-                    f"{method} was requested, but a vector holds other than whole numbers from {low} to {high}"
+                    f"{method} was requested, but a vector has a number that is not a whole one from {low} to {high}"
                 )
     return dimension
 

@@ -374,7 +374,7 @@ class _Failures:
         if self.count > _DESCRIBED:
             described.append(f"and {self.count - _DESCRIBED} more")
         first = self._first[0][2]
-        others = " The other answers are kept for a retry." if kept else ""
+        others = " The other responses are stored for a retry." if kept else ""
         first.args = (
             f"{self.count} of {batches} batches failed. {'; '.join(described)}{others}",
             *first.args[1:],
@@ -416,6 +416,6 @@ def check_jobs(batches: Batches) -> None:
     """:raises InputError: more batches than a task takes as jobs."""
     if len(batches) > MAX_JOBS:
         raise InputError(
-            f"{batches.survey.sent:,} inputs are {len(batches):,} jobs, more than one task takes ({MAX_JOBS:,}). Map "
-            "the operator over parts of them (`.expand`)."
+            f"{batches.survey.sent:,} inputs are {len(batches):,} jobs, more than the maximum per task "
+            f"({MAX_JOBS:,}). Map the operator over parts of them (`.expand`)."
         )

@@ -431,7 +431,7 @@ class JobRecord:
         self.new = False
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
-        """The result file is written; nothing else matters now."""
+        """The result file is written: save its manifest, and discard the rest of the record."""
         self.result = dict(manifest)
         self.intents.clear()
         for stale in self.stale:
@@ -592,7 +592,7 @@ def resume(found: JobRecord | None, *, fingerprint: str, generation: int, size: 
     if found.result is not None and found.generation != generation:
         return new, "Cleared after a success: submitting again."
     if found.result is not None:
-        return found, "The last attempt had collected everything."
+        return found, "The last attempt has written the result."
     failed = f"; {len(found.failed):,} that ended in ERROR are submitted again" if found.failed else ""
     resumed = f"Resuming {count(len(found.awaited), 'job')} of an earlier attempt{failed}."
     found.resume(generation)

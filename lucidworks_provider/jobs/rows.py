@@ -226,7 +226,7 @@ class Survey:
         if not self.rejected:
             return
         if not reject:
-            raise InputError(f"{self.summary()} on_invalid='reject' sends the others.")
+            raise InputError(f"{self.summary()} With on_invalid='reject', the others are sent.")
         if self.rejected > max_reject_ratio * self.rows:
             raise InputError(
                 f"{self.summary()} That is more than max_reject_ratio={max_reject_ratio:g} allows."

@@ -227,7 +227,7 @@ class JobTask(ABC, Generic[File]):
             raise StorageError(f"{self.result_uri} is a folder; result_path must name a file.")
         if record.intents:
             self._unknown(sorted(record.intents), "An earlier attempt ended during a submission.")
-        # Also where nothing is missing: the trigger checks for the record of this attempt.
+        # Also if nothing has to be submitted: the trigger checks for the record of this attempt.
         record.begin_wait()
         try:
             if record.new:

@@ -236,8 +236,8 @@ def _default_of(operator: type, argument: str) -> Any:
                     break
                 return parameter.default
     raise InputError(
-        f"{argument} rendered to None, and it is required. Check the template: a task that it reads from may have "
-        "returned nothing, or been skipped, and a param may be None."
+        f"{argument} rendered to None, and it is required. Check the template: an upstream task may have "
+        "returned nothing or been skipped, or a param is None."
     )
 
 
@@ -420,7 +420,7 @@ class RowsMixin:
 
 def _handle_empty(argument: str, policy: str) -> None:
     if policy == "fail":
-        raise InputError(f"{argument} has no rows. on_empty='succeed' takes that, and 'skip' skips the task.")
+        raise InputError(f"{argument} has no rows. on_empty='succeed' accepts this, 'skip' skips the task.")
     if policy == "skip":
         from airflow.providers.common.compat.sdk import AirflowSkipException
 

@@ -309,7 +309,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         if self._is_of_files():
             return check_folder(self.source, "source")
         if self.listing:
-            raise InputError("listing is for a source of files; leave it out, or give the files' folder.")
+            raise InputError("listing needs a source of files; set source to a URI, or omit listing.")
         return read_inline_documents(
             self.source,
             id_column=self.id_column,

@@ -156,7 +156,7 @@ class _CreatingOperator(_ModelOperator):
         if existing:
             ids = ", ".join(one.id for one in existing)
             self.log.warning(
-                "%s: the existing ones failed or differ: %s. Creating another one.", spec.what, ids
+                "%s: the existing ones have failed or differ (%s). Creating another one.", spec.what, ids
             )
         post = earlier if earlier is not None and earlier.before is not None else None
         post = post or UnansweredPost(time.time(), frozenset(one.id for one in existing), creator)
@@ -221,7 +221,7 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
         (templated)
     :param training_data_credentials: instead, ``{"serviceAccountKey": …}``, which draws a warning unless it is a
         template. Shown nowhere. Do not map over it: Airflow would store it. (templated)
-    :param if_ambiguous: what to do where a model exists that may or may not be this one, by what the service shows:
+    :param if_ambiguous: what to do if an existing model may be the requested one, by what the service shows:
         ``fail``, ``reuse`` it, or ``create`` another one. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until the model is ``AVAILABLE``; else return as soon as training has
@@ -360,7 +360,7 @@ class LucidworksDeployModelOperator(_CreatingOperator):
     :param config: free options of the deployment. (templated)
     :param min_replicas: fewest copies. (templated)
     :param max_replicas: most copies. (templated)
-    :param if_ambiguous: what to do where a deployment exists that may or may not be this one, by what the service
+    :param if_ambiguous: what to do if an existing deployment may be the requested one, by what the service
         shows: ``fail``, ``reuse`` it, or ``create`` another one. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)
     :param wait_for_completion: wait until it is ``DEPLOYED``; else return as soon as deploying has begun.

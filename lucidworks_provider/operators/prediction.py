@@ -369,7 +369,7 @@ class LucidworksPredictionOperator(_Predicting):
         size = len(json.dumps(rows))
         if size > INLINE_BYTES:
             self.log.warning(
-                "The result has %s bytes and goes into the metadata database; give a result_path.",
+                "The return value has %s bytes and is stored in the metadata database; set a result_path.",
                 f"{size:,}",
             )
         return rows

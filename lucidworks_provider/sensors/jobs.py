@@ -47,7 +47,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
     The service may return a result only once. The sensor returns the body that it polled, or writes it to
     ``result_path`` and returns ``{"uri", "job_id"}``.
 
-    :param job_id: what ``LucidworksHook.submit_chunking`` or ``submit_prediction`` returned. (templated)
+    :param job_id: what ``hook.call`` returned for ``submit_chunking`` or ``submit_prediction``. (templated)
     :param kind: ``chunking`` or ``prediction``. (templated)
     :param result_path: URI of a file for the body, e.g. ``s3://…/{{ run_id }}.json``. Without it the decoded body is
         the return value, and goes into the metadata database. Needed when deferrable. (templated)

@@ -96,7 +96,7 @@ def test_a_declared_encoding_wins(data: bytes, declared: str, text: str) -> None
         ("déjà".encode(), "cp1252", "It is UTF-8, and cp1252 would make other characters of it"),
         ("déjà".encode("utf-8-sig"), "cp1252", "begins with the byte order mark of UTF-8"),
         ("déjà".encode("utf-16"), "latin-1", "begins with the byte order mark of UTF-16"),
-        ("“déjà”".encode("cp1252"), "latin-1", "Character 0 is none that iso8859-1 has for texts"),
+        ("“déjà”".encode("cp1252"), "latin-1", "Character 0 is a control character, so iso8859-1"),
         ("你好你好".encode(), "gbk", "It is UTF-8, and gbk would"),
         (b"a\xff\xfe", "utf-16", "cannot be decoded as utf-16"),
     ],
@@ -161,7 +161,7 @@ def test_nothing_is_guessed(text: str, codec: str, html: bool) -> None:
     found = decode(data, html=html)
     assert isinstance(found, Rejection)
     assert found.reason is Reason.ENCODING
-    assert "give its encoding, e.g. encoding='windows-1252'" in found.detail
+    assert "set it, e.g. encoding='windows-1252'" in found.detail
     assert decode(data, codec, html=html) == text * 20
 
 
@@ -172,7 +172,7 @@ def test_utf8_with_a_broken_place_is_not_something_else() -> None:
     found = decode(bytes(data))
     assert isinstance(found, Rejection)
     assert found.reason is Reason.ENCODING
-    assert f"UTF-8 but for 1 places, the first at byte {at}" in found.detail
+    assert f"UTF-8 except for 1 places, the first at byte {at}" in found.detail
 
 
 @pytest.mark.parametrize("declared", [None, "cp1252", "gbk", "utf-16"])

@@ -637,7 +637,7 @@ class TestCommand:
         assert main(["inspect", str(catalogue.output), *source]) == 0
         said = capsys.readouterr().out
         assert "  documents       4\n" in said
-        assert "Nothing is wrong. (" in said
+        assert "No problems found. (" in said
 
     def test_problems(self, catalogue: Catalogue, capsys: pytest.CaptureFixture[str]) -> None:
         catalogue.add("a.parquet", "b\x1b[31m\u202ered.txt")

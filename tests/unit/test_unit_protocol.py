@@ -561,7 +561,7 @@ def test_a_process_without_a_token_does_not_wait_forever() -> None:
         world.run(1.0)
         heartbeat += 1
         assert conversation.send(None) == commands.Read()
-    with pytest.raises(TokenError, match="Other processes have been getting a token"):
+    with pytest.raises(TokenError, match="Other processes have been requesting a token"):
         conversation.send(Snapshot(None, Claim("other", heartbeat)))
 
 

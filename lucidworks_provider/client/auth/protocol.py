@@ -2,7 +2,8 @@
 """
 Compare and refresh: the decisions of a process that needs a token, as a generator without I/O.
 
-A new token invalidates the old one for every client, so all processes share one and request it as rarely as possible.
+A new token invalidates the old one for every client (documented on one of the vendor's pages; assumed here), so all
+processes share one and request it as rarely as possible.
 A process uses the token that it has, and runs this protocol only when that token was refused (401), is due for a
 refresh, or does not exist:
 
@@ -364,7 +365,7 @@ def acquire(
     while True:
         seen = yield from context.read_with_retries()
         if seen == Snapshot() and context.unpublished(None) is None and context.usable(held):
-            seen = Failed(TokenStoreError("it shows nothing at all"))
+            seen = Failed(TokenStoreError("the token store returned no value"))
         if not isinstance(seen, Snapshot):
             return _without_store(context, seen)
         if (ours := context.unpublished(seen.token)) is not None:
@@ -376,7 +377,7 @@ def acquire(
         waited = clocks.monotonic() - started
         if waited >= PATIENCE and good is None:
             raise TokenError(
-                f"Other processes have been getting a token for {waited:.0f} s; try again later."
+                f"Other processes have been requesting a token for {waited:.0f} s; try again later."
             )
         if context.monitor.alive(seen.claim, clocks.monotonic(), LEASE + 6 * context.read_seconds):
             if good is not None and waited >= GRACE:
@@ -470,7 +471,7 @@ def _refresh(
     if isinstance(reply, Failed):
         return _without_store(context, reply)
     if context.settle and context.clocks.monotonic() - context.read_at >= LEASE:
-        # The store is slow for this host: another process may have taken the claim for dead since it was read back.
+        # The store is slow for this host: another process may have replaced the claim since it was read back.
         again = yield from context.read()
         if again != Snapshot(seen.token, claim):
             if isinstance(again, Snapshot) and again.claim == claim:

@@ -287,8 +287,8 @@ class TokenCache:
             return None
         return TokenError(
             f"{self.backoff.refusals} access tokens in a row were refused with 401 before any call accepted one. "
-            "Another system that requests tokens with the same client id does that (give it an integration of its "
-            "own), and so does an application that is not entitled to what is asked, or an Application ID that "
+            "Another system that requests tokens with the same client id causes this (give it an integration of its "
+            "own), as does an application without permission for the request, or an Application ID that "
             f"belongs to other credentials. No new token is requested during {pause:.0f} s."
         )
 

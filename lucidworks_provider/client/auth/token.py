@@ -35,8 +35,9 @@ FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 600.0
 
 _CURE = (
-    "Another system requests access tokens with the same client id, which deletes the ones of this Airflow: give "
-    "each system an integration, and so a client id, of its own. Or an application is not entitled to what it asks."
+    "Another system requests access tokens with the same client id, which invalidates those of this Airflow "
+    "(documented on one of the vendor's pages): create a separate integration, with its own client id, for each "
+    "system. Another possible cause is an application without permission for what it requests."
 )
 
 

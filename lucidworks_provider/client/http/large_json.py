@@ -5,7 +5,7 @@ Decodes results of many megabytes without blocking the event loop of the process
 A decoder holds the GIL until it is done: 64 ms for the twelve megabytes of 1,500 vectors. So the vectors, nearly all
 of a result, are cut out and decoded one by one.
 
-Why the result is the same: within a string of JSON a quote has a backslash before it. Where
+Why the result is the same: within a JSON string, a quote has a backslash before it. Where
 ``"vector"`` has none before it, its first quote begins a string or ends one, and behind one that ends there is
 no letter. So it begins a key, and after its colon is a value. A piece that begins there and is an array
 by itself is all of that value, since no array is the beginning of another. And a value in the place of a value
@@ -64,7 +64,7 @@ class WithoutVectors:
             try:
                 vector = loads(piece)
             except (ValueError, RecursionError):
-                continue  # it stays where it is, and what decodes the rest has its say
+                continue  # not an array of numbers: left for the decoder of the rest
             if packed:
                 vector = _array(piece, vector)
             parts += (body[done:begin], f'"{self._mark}{len(self.vectors)}"'.encode())
@@ -80,7 +80,7 @@ class WithoutVectors:
         """
         size, left = len(self._mark), len(self.vectors)
         waiting = [decoded] if isinstance(decoded, dict | list) else []
-        # A vector whose key came again is left over, and then all is looked at.
+        # A repeated key leaves a vector over; then the whole document is searched.
         while waiting and left:
             node = waiting.pop()
             if type(node) is dict:

@@ -361,13 +361,13 @@ def check_status(response: Response, name: str) -> None:
     encoded = content_codings(encoding) is None
     succeeded = 200 <= status < 300
     if succeeded and not encoded:
-        return  # before anything is made of a body that is none of an error
+        return  # before the body is parsed as that of an error
     shown = f"a body in Content-Encoding {encoding!r}" if encoded else vendor_message(response.body)
     text = f"{name}: HTTP {status}: {shown}"
     if succeeded:
         raise ContentEncodingError(
             f"{text}, although only {ACCEPT_ENCODING} was accepted. Configure the proxy or gateway that "
-            "compresses it to honour Accept-Encoding; the request was carried out and is not repeated.",
+            "compresses it to honour Accept-Encoding; the service has executed the request, so it is not repeated.",
             status=status,
             body=response.body,
             encoding=encoding or "",

@@ -296,7 +296,7 @@ class AdaptiveRateLimiter:
         return self._score >= threshold
 
     def _usual_share(self) -> float:
-        """Return the share of 429s below the limit. With other processes it is no noise: they use the limit up."""
+        """Return the share of 429s below the limit. It is 0 beside other processes, which may cause them."""
         if not self._alone or self._limit < FIRST_RATE:
             return 0.0
         return min(NOISE, self._below_refused / max(self._below, BELOW_REQUESTS))

@@ -351,7 +351,7 @@ _ERRORS: tuple[tuple[str, type[ConfigurationError | TokenStoreError], str], ...]
     (
         r"NoPermissionError|NOPERM|user executing the script can't",
         ConfigurationError,
-        f"lets its user do too little; needed: {_NEEDED}",
+        f"does not permit its user all required commands: {_NEEDED}",
     ),
     (r"MovedError|MOVED", ConfigurationError, "is of a Redis Cluster; give a single server"),
     (r"DB index|Invalid Database|not an integer", ConfigurationError, "has no such database"),

@@ -30,7 +30,7 @@ class VariableTokenStore:
     # Ten times longer than a write (17 ms).
     settle = 0.3
 
-    _DESCRIPTION = "Shared by airflow-provider-lucidworks; encrypted; made anew when deleted."
+    _DESCRIPTION = "Encrypted access token of airflow-provider-lucidworks; created again if deleted."
 
     def __init__(self, identity: TokenIdentity, cipher: TokenCipher) -> None:
         self._live = f"lucidworks_live_{identity.digest}"
@@ -175,7 +175,7 @@ def _down(verb: str, err: Exception) -> TokenStoreError:
         return _outside()
     return TokenStoreError(
         f"The Variable with the shared access token could not be {verb} ({type(err).__name__}); "
-        "this passes with the API server."
+        "it works again when the API server does."
     )
 
 

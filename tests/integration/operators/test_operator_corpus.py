@@ -440,7 +440,7 @@ def test_what_cannot_be_published_is_refused(corpus: Run, options: dict[str, Any
 def test_a_shard_that_is_missing_is_named(corpus: Run) -> None:
     staged = corpus.stage(3)
     with pytest.raises(
-        InputError, match="there are the shards 000-of-003, 002-of-003, and not each of 3 once"
+        InputError, match="there are the shards 000-of-003, 002-of-003, instead of each of 3 once"
     ):
         corpus.publish([staged[0], staged[2]])
     assert corpus.tables() == set()

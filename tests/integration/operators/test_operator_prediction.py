@@ -922,7 +922,7 @@ def test_a_large_result_without_a_file_is_told(
     direct(["x"]).execute(new_context())
     assert "result_path" not in capsys.readouterr().out + caplog.text
     direct(["word " * 200] * 64, batch_size=32, model_config={"maxTokens": 9999}).execute(new_context())
-    assert "give a result_path" in capsys.readouterr().out + caplog.text
+    assert "set a result_path" in capsys.readouterr().out + caplog.text
 
 
 def test_a_budget_of_tokens_keeps_the_responses_and_a_clear_sends_the_rest(

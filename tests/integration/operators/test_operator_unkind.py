@@ -88,7 +88,7 @@ CHUNKING: dict[str, Case] = {
     "half of the chunks": Case(("poll", "cut-chunks"), warns="cover", same_rows=False),
     "first chunk missing": Case(("poll", "no-first-chunk"), warns="cover", same_rows=False),
     "middle chunk missing": Case(("poll", "no-middle-chunk"), warns="cover", same_rows=False),
-    "two items": Case(("poll", "twice"), chunk="just once", corpus="malformed"),
+    "two items": Case(("poll", "twice"), chunk="exactly once", corpus="malformed"),
     "dimension ignored": Case(
         ("poll", "long-vectors"),
         arguments={"model_config": {"dimReductionSize": 48}},
@@ -254,7 +254,7 @@ def test_a_corpus_counts_every_429_and_every_request_without_an_answer(
     with caplog.at_level(logging.INFO):
         corpus(tmp_path / "out", 1)
     asked = len([*service.calls("submit"), *service.calls("poll")])
-    assert f"{asked} requests, of which 9 were answered with 429 and 1 not at all." in caplog.text
+    assert f"{asked} requests; 9 got a 429, and 1 no response." in caplog.text
 
 
 MAY_BE_GOOD = ("chunks of another text", "dimension ignored", "whole numbers for floats")

@@ -247,5 +247,5 @@ def test_an_extra_that_says_nothing_is_no_error(extra: str | None) -> None:
 @pytest.mark.parametrize("extra", ["{", "timeout=5", '{"timeout": 5'])
 def test_an_extra_that_is_no_json_is_named(extra: str) -> None:
     conn = SimpleNamespace(conn_type="lucidworks", login="i", password="s", host="app", extra=extra)
-    with pytest.raises(ConfigurationError, match="'c': extra is no JSON object"):
+    with pytest.raises(ConfigurationError, match="'c': the extra is not a JSON object"):
         _parse("c", conn, {})

@@ -221,7 +221,7 @@ def test_a_user_with_too_few_rights(
     server.connect(login="airflow", password="another")
     with pytest.raises(ConfigurationError) as raised:
         use(new_store())
-    assert "lets its user do too little" in said(raised)
+    assert "does not permit its user all required commands" in said(raised)
     assert "EVALSHA" in said(raised)
 
 

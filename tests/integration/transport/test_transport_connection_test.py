@@ -53,7 +53,7 @@ def test_without_a_customer_id_the_models_api_is_not_tried(
 ) -> None:
     good, said = press(emulator, monkeypatch, customer_id=None)
     assert good
-    assert said.endswith("Models API: not tried, since the connection has no Customer ID.")
+    assert said.endswith("Models API: not tested, because the connection has no Customer ID.")
     assert [call.endpoint for call in emulator.state.log] == ["token", "usecases"]
 
 
@@ -99,7 +99,7 @@ def test_another_customers_id(emulator: RunningEmulator, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("kind", "good", "words"),
     [
-        ("429", True, "and is busy (429)."),
+        ("429", True, "; the rate limit is reached (429)."),
         ("503", False, "HTTP 503"),
         ("unauthorized", False, "Another system that requests tokens with the same client id"),
         ("disconnect", False, "the connection broke"),
@@ -122,8 +122,8 @@ def test_a_list_that_is_elsewhere_does_not_speak_against_the_connection(
 ) -> None:
     good, said = press(emulator, monkeypatch, use_cases_path="/ai/elsewhere")
     assert good
-    assert "not where use_cases_path says (404)" in said
-    assert "not proven" in said
+    assert "is not at use_cases_path (404)" in said
+    assert "was not tested" in said
 
 
 def test_no_token_is_quoted(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def test_a_worker_killed_after_submitting_costs_no_second_submission(
     ready = {job: run.polls()[job, "READY"] for job in jobs.values()}
     assert set(ready.values()) == {1}, "each result was returned once"
     check_result(run, run.xcom())
-    expected = "had collected everything" if collected else "Resuming 2 jobs"
+    expected = "has written the result" if collected else "Resuming 2 jobs"
     assert expected in run.log(2)
 
 
@@ -429,7 +429,7 @@ def test_airflow_retries_what_the_policy_says(stage: Stage) -> None:
     assert (refused.ends(), unwritable.ends()) == ("failed", "failed")
 
     assert refused.task("failed")["try_number"] == 1
-    assert "InputError: the same attempt again would fail the same way" in refused.log()
+    assert "InputError: a retry would fail in the same way" in refused.log()
     assert unwritable.task("failed")["try_number"] == 2
     assert "StorageError: may succeed later" in unwritable.log()
 
