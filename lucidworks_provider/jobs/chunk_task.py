@@ -328,7 +328,7 @@ class ChunkTask(JobTask[ChunkFile]):
         if self._gaps:
             first, gap = next(iter(self._gaps.items()))
             file.warnings.add(
-                "%s of %s documents have text that is in no chunk. The first: %r, %s. The service limits the "
+                "The chunks of %s of %s documents do not cover the text. The first: %r, %s. The service limits the "
                 "chunks of a request by dimension and cuts silently: split long documents, or quantise.",
                 len(self._gaps),
                 self.count,

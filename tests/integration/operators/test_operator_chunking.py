@@ -784,7 +784,7 @@ def test_a_cut_off_tail_is_told(
     text = "A b. " * 1200
     manifest = operator(tmp_path / "c.jsonl", text=text).execute(context)
     assert manifest["chunks"] < 1200
-    assert "1 of 1 documents have text that is in no chunk. The first: 'text', its end" in caplog.text
+    assert "The chunks of 1 of 1 documents do not cover the text. The first: 'text', its end" in caplog.text
 
 
 def test_unquantised_values_where_bytes_were_asked_for_are_an_error(

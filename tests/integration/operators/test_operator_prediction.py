@@ -437,7 +437,7 @@ def test_a_batch_that_fails_for_good_leaves_the_others_on_storage_and_a_retry_se
     path = tmp_path / "p.jsonl"
     service.fault("predict", "500", times=retrying.ATTEMPTS)
     with pytest.raises(
-        ServiceError, match=r"1 of 3 batches failed. Inputs 0 to 3: .*HTTP 500.*kept for a retry"
+        ServiceError, match=r"1 of 3 batches failed. Inputs 0 to 3: .*HTTP 500.*stored for a retry"
     ):
         direct(TEN, concurrency=1, result_path=str(path)).execute(context)
     assert not path.exists()

@@ -80,7 +80,7 @@ CHUNKING: dict[str, Case] = {
     # The second answer took another job's result with it.
     "previous answer once": Case(("poll", "previous-answer"), {"times": 2}, posts=2),
     "one id for all": Case(("submit", "same-id"), chunk="is the job of Document", corpus="malformed"),
-    "id under another name": Case(("submit", "id-name"), warns="another name", counts=False),
+    "id under another name": Case(("submit", "id-name"), warns="in another field", counts=False),
     "no id": Case(("submit", "no-id"), chunk="without a usable", corpus="failed"),
     "lower case": Case(("poll", "lower-case"), same_rows=False),
     "composed": Case(("poll", "composed")),
@@ -359,7 +359,7 @@ JOBS: dict[str, Case] = {
     "previous answer once": Case(("poll-prediction", "previous-answer"), {"times": 2}, posts=2),
     "one id for all": Case(("submit-prediction", "same-id"), chunk="is the job of Input"),
     "id under another name": Case(
-        ("submit-prediction", "id-name"), {"value": "job_id"}, warns="another name"
+        ("submit-prediction", "id-name"), {"value": "job_id"}, warns="in another field"
     ),
     "no id": Case(("submit-prediction", "no-id"), chunk="without a usable"),
     "an item is an error": Case(("poll-prediction", "item-error"), chunk="2 of 4 inputs have no prediction"),
