@@ -19,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "lucidworks_provider"
 CHECKED = (
     *("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "CODE_OF_CONDUCT.md"),
     *(".github", "docs", "deploy", "example_dags", "lucidworks_provider"),
@@ -62,9 +61,6 @@ BANNED = {
     r"the one live|live access": "the access token",
     r"under the hands": "for every client",
     r"(?:is|are|was|were) wanted": "the goal is",
-}
-# What is banned in addition outside the package.
-BANNED_IN_PAGES = {
     r"cutting (?:\w+ ){0,3}off": "invalidate, truncate",
     r"look(?:s|ed|ing)? (?:at|for)": "read, search, check",
     r"what people|what one \w+s": "name the users, or the component",
@@ -76,15 +72,11 @@ BANNED_IN_PAGES = {
 }
 
 
-def compiled(banned: dict[str, str]) -> list[tuple[re.Pattern[str], str]]:
-    """Patterns of whole words, in any case and over line breaks, with what to write instead."""
-    return [
-        (re.compile(r"\b(?:" + phrase.replace(" ", r"\s+") + r")\b", re.IGNORECASE), use)
-        for phrase, use in banned.items()
-    ]
-
-
-IN_PACKAGE, IN_PAGES = compiled(BANNED), compiled(BANNED | BANNED_IN_PAGES)
+# Whole words, in any case and over line breaks, with what to write instead.
+PATTERNS = [
+    (re.compile(r"\b(?:" + phrase.replace(" ", r"\s+") + r")\b", re.IGNORECASE), use)
+    for phrase, use in BANNED.items()
+]
 
 
 def main() -> int:
@@ -113,7 +105,7 @@ def problems(path: Path) -> list[str]:
     found = sorted(
         (line + text.count("\n", 0, match.start()), " ".join(match[0].split()), use)
         for line, text in passages
-        for pattern, use in (IN_PACKAGE if PACKAGE in path.parents else IN_PAGES)
+        for pattern, use in PATTERNS
         for match in pattern.finditer(text)
     )
     return [f"{path.relative_to(ROOT)}:{line}: {phrase}: use {use}" for line, phrase, use in found]

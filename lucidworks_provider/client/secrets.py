@@ -56,7 +56,7 @@ _FILLER = re.compile(r"(?:[*\N{BULLET}\N{HORIZONTAL ELLIPSIS}]|\\u2026|\.{3})+")
 # At least so many characters of a key are in an abbreviation of it.
 _LEAST_SHOWN = 4
 _MOST_SHOWN = 64
-# A text that is longer is no message; abbreviations are not looked for in it.
+# A text that is longer is no message, and is not searched for abbreviations.
 _LONGEST_MESSAGE = 1 << 20
 
 

@@ -522,7 +522,7 @@ def ner(
     """
     Named entities.
 
-    :param entity_type_map: the types to look for, each with examples.
+    :param entity_type_map: the types of the entities, each with examples.
     """
     kinds = entity_type_map
     if isinstance(kinds, Mapping):

@@ -349,10 +349,11 @@ class RowsMixin:
 
         columns = self.columns
         if isinstance(columns, str):
-            with suppress(ValueError):
-                columns = (
-                    json.loads(columns) if columns.lstrip().startswith("[") else [columns] if columns else []
-                )
+            if columns.lstrip().startswith("["):
+                with suppress(ValueError):
+                    columns = json.loads(columns)
+            else:
+                columns = [columns] if columns else []
         if isinstance(columns, str) or not isinstance(columns, Sequence):
             raise InputError(f"columns is {columns!r}; give a list of names.")
         return TableColumns(self.id_column, self.text_column, tuple(columns), optional, argument)

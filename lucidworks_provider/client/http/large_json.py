@@ -9,8 +9,8 @@ Why the result is the same: within a JSON string, a quote has a backslash before
 ``"vector"`` has none before it, its first quote begins a string or ends one, and behind one that ends there is
 no letter. So it begins a key, and after its colon is a value. A piece that begins there and is an array
 by itself is all of that value, since no array is the beginning of another. And a value in the place of a value
-changes nothing around it: the whole is JSON exactly where the rest and the pieces are. (If the rest has to be
-mended, whole numbers beyond 64 bits are floats in the pieces, as they are in a body that need not be.)
+changes nothing around it: the whole is JSON exactly where the rest and the pieces are. (If the rest needs
+a repair, whole numbers beyond 64 bits are floats in the pieces, as they are in a body that needs none.)
 """
 
 from __future__ import annotations

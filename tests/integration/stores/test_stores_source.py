@@ -39,6 +39,12 @@ LISTING = 10
 REQUESTS = "azure.core.pipeline.policies.http_logging_policy"
 
 
+def new_plan(db: RunDatabase) -> Plan:
+    return Plan(
+        db, read=lambda file: read_file_documents(file, ReadOptions()), reuse=False, max_text_bytes=1000
+    )
+
+
 def test_a_file_beside_a_folder_of_its_name(folder: str) -> None:
     for path in ("a/x.txt", "a/x.txt/y.txt", "a/x.txt-2/z.txt", "x.txt", "x.txt/y.txt"):
         write_file(f"{folder}/{path}", path.encode())
@@ -150,12 +156,7 @@ def test_waiting_for_a_store_is_done_ahead(folder: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", late)
     with RunDatabase() as db:
-        plan = Plan(
-            db,
-            read=lambda file: read_file_documents(file, ReadOptions()),
-            reuse=False,
-            max_text_bytes=1000,
-        )
+        plan = new_plan(db)
         begin = time.monotonic()
         assert plan.scan(list_source(folder), exact=False).candidates == 64
         assert [
@@ -211,12 +212,7 @@ def test_small_files_are_read_ahead_by_one_request_each(
     write_small_files(folder, suffix)
     store.proxy.latency = LATENCY
     with RunDatabase() as db:
-        plan = Plan(
-            db,
-            read=lambda file: read_file_documents(file, ReadOptions()),
-            reuse=False,
-            max_text_bytes=1000,
-        )
+        plan = new_plan(db)
         store.requests()
         with shorter_than_one_by_one():
             assert plan.scan(list_source(folder), exact=exact).candidates == SMALL_FILES
