@@ -217,9 +217,9 @@ def test_a_document_that_two_shards_have(world: World) -> None:
 
 def test_shards_that_do_not_belong_together(world: World, texts: dict[str, str]) -> None:
     staged = stage(world, 3)
-    with pytest.raises(InputError, match="not each of 3 once"):
+    with pytest.raises(InputError, match="instead of each of 3 once"):
         commit(world, staged[:2])
-    with pytest.raises(InputError, match="not each of 3 once"):
+    with pytest.raises(InputError, match="instead of each of 3 once"):
         commit(world, [*staged, staged[0]])
     with pytest.raises(InputError, match="staged is empty"):
         commit(world, [])
