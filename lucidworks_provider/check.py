@@ -39,7 +39,7 @@ from lucidworks_provider.client.settings import (
     DEFAULT_USE_CASES_PATH,
 )
 from lucidworks_provider.client.use_cases import read_use_cases
-from lucidworks_provider.errors import LucidworksError
+from lucidworks_provider.errors import LucidworksError, MalformedAnswerError
 
 if TYPE_CHECKING:
     import requests
@@ -497,8 +497,13 @@ def _list_path(
 def _use_cases(service: _Service) -> Iterator[Finding]:
     paths = (service.settings.use_cases_path, *_USE_CASE_PATHS)
     tried, response = _first_path(paths, lambda path: service.call("GET", path, expected=_ANY_LIST))
-    listed = read_use_cases(response) if response.answers else {}
-    yield _list_path("use_cases_path", tried, response, listed=bool(listed))
+    listed: Mapping[str, Sequence[str]] = {}
+    received = ""
+    try:
+        listed = read_use_cases(response) if response.answers else {}
+    except MalformedAnswerError as err:
+        received = f"HTTP {response.status}. {str(err).rstrip('.')}"
+    yield _list_path("use_cases_path", tried, response, listed=bool(listed), received=received)
     models = {name.replace("_", "-"): names for name, names in listed.items()}
     service.rewriter_models = models.get(_REWRITER, ())
     if not service.options.model and (names := models.get("embedding")):

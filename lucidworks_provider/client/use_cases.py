@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from lucidworks_provider.client.http.messages import (
     Call,
@@ -41,6 +41,7 @@ from lucidworks_provider.client.http.messages import (
     json_body,
     parse_json,
     path_segment,
+    scrub,
 )
 from lucidworks_provider.client.options import (
     SWITCH,
@@ -590,83 +591,72 @@ def naming_models(
     )
 
 
-# Names that a list of use cases may put its strings under (no page shows it).
-_NAME_FIELDS = ("useCase", "usecase", "use_case", "name", "id")
-_MODEL_FIELDS = ("models", "modelIds", "modelId", "model")
-_LISTS_OF_MODELS = ("models", "modelIds")
+_EXPECTED_LIST = (
+    'a JSON array of {"useCase": …, "models": […]}, or an object that has this array as `useCases`'
+)
 
 
 def read_use_cases(answer: Response) -> dict[str, tuple[str, ...]]:
     """
     The models of each use case.
 
-    No page shows this answer, so whatever looks like names is taken: a list of objects with a name and
-    models, an object of lists, or either of them one level down.
+    No vendor page shows this response, so only the shapes that section 4 of the API reference assumes are read: a
+    list of ``{"useCase": …, "models": […]}``, or an object with that list as ``useCases``. A model is its id, or an
+    object with ``modelId``.
 
-    :raises MalformedAnswerError: no JSON at all.
+    :raises MalformedAnswerError: another shape; says which fields and types were received.
     """
     check_status(answer, "List use cases")
     decoded = parse_json(answer.body)
-    if not isinstance(decoded, list | dict):
-        raise MalformedAnswerError(
-            f"List use cases: no JSON list or object; it starts: {excerpt(answer.body)!r}",
-            status=answer.status,
-        )
-    return _use_cases(decoded, depth=2)
+    entries = decoded.get("useCases") if isinstance(decoded, Mapping) else decoded
+    if decoded is None:
+        raise _unknown_list(answer, f"the response is no JSON and starts with {excerpt(answer.body)!r}")
+    if not isinstance(entries, list):
+        raise _unknown_list(answer, f"the response is {_shape(decoded)}")
+    listed: dict[str, tuple[str, ...]] = {}
+    for position, entry in enumerate(entries):
+        fields = entry if isinstance(entry, Mapping) else {}
+        name, models = fields.get("useCase"), fields.get("models")
+        if not _is_name(name) or not isinstance(models, list):
+            raise _unknown_list(answer, f"entry {position} is {_shape(entry)}")
+        ids: list[Any] = [one.get("modelId") if isinstance(one, Mapping) else one for one in models]
+        if wrong := [one for one, model_id in zip(models, ids, strict=True) if not _is_name(model_id)]:
+            raise _unknown_list(answer, f"a model of entry {position} is {_shape(wrong[0])}")
+        listed[name] = (*listed.get(name, ()), *ids)
+    return listed
 
 
-def _use_cases(value: object, depth: int) -> dict[str, tuple[str, ...]]:
-    if isinstance(value, list):
-        found: dict[str, tuple[str, ...]] = {}
-        for one in value:
-            if isinstance(one, str):
-                found.setdefault(one, ())
-            elif isinstance(one, Mapping):
-                name = next((one[n] for n in _NAME_FIELDS if isinstance(one.get(n), str)), None)
-                if name is not None:
-                    found[name] = found.get(name, ()) + _models(one)
-        return found
-    if isinstance(value, Mapping):
-        # {"useCases": [{"useCase": …, "models": […]}, …], "total": 9}, or {"data": {…}}.
-        for name, one in value.items():
-            if depth and (plain(str(name)) == "usecases" or _holds_use_cases(one)):
-                return _use_cases(one, depth - 1)
-        # {"embedding": ["gte-small", …], …}, or {"embedding": {"models": […]}, …}.
-        listed = {
-            str(name): _models(one) if isinstance(one, Mapping) else _strings(one)
-            for name, one in value.items()
-            if isinstance(one, list) or (isinstance(one, Mapping) and set(_MODEL_FIELDS) & set(one))
-        }
-        inner = [one for one in value.values() if isinstance(one, Mapping)]
-        return _use_cases(inner[0], depth - 1) if depth and not listed and len(inner) == 1 else listed
-    return {}
+def _is_name(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value.strip())
 
 
-def _holds_use_cases(value: object) -> bool:
-    return isinstance(value, list) and any(
-        isinstance(one, Mapping)
-        and any(isinstance(one.get(name), str) for name in _NAME_FIELDS)
-        and any(isinstance(one.get(name), list) for name in _LISTS_OF_MODELS)
-        for one in value
+def _unknown_list(answer: Response, received: str) -> MalformedAnswerError:
+    return MalformedAnswerError(
+        f"List use cases: {received}; expected {_EXPECTED_LIST}.", status=answer.status
     )
 
 
-def _models(one: Mapping[str, Any]) -> tuple[str, ...]:
-    return next((_strings(one[name]) for name in _MODEL_FIELDS if name in one), ())
+# Of what a JSON decoder returns.
+_TYPES = {
+    dict: "an object",
+    list: "an array",
+    str: "a text",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+_SHOWN_FIELDS = 8
 
 
-def _strings(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list):
-        return ()
-    named = (
-        next((one[n] for n in ("modelId", *_NAME_FIELDS) if isinstance(one.get(n), str)), None)
-        if isinstance(one, Mapping)
-        else one
-        for one in value
-    )
-    return tuple(name for name in named if isinstance(name, str))
+def _shape(value: object) -> str:
+    """Fields and types of decoded JSON, without the values, which may be secrets."""
+    kind = _TYPES[type(value)]
+    if not isinstance(value, Mapping):
+        return kind
+    fields = [f"`{scrub(name)[:40]}` ({_TYPES[type(one)]})" for name, one in value.items()]
+    shown = [*fields[:_SHOWN_FIELDS], *(["…"] if len(fields) > _SHOWN_FIELDS else [])]
+    return f"{kind} with {', '.join(shown)}" if shown else f"{kind} without fields"
 
 
 def nearest(use_cases: Mapping[str, Sequence[str]], use_case: str, model_id: str) -> str:

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lucidworks_provider.client.auth.source import TokenSource, request_token
-from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE, Request, check_status, redact
+from lucidworks_provider.client.http.messages import MODEL_SCOPE, PREDICT_SCOPE, Exchange, read_blanked
 from lucidworks_provider.client.models import list_models
 from lucidworks_provider.client.settings import LucidworksSettings
 from lucidworks_provider.client.use_cases import list_use_cases
 from lucidworks_provider.errors import (
     LucidworksError,
+    MalformedAnswerError,
     RateLimitError,
     TokenRefusedError,
     UnknownResourceError,
@@ -33,23 +35,23 @@ class EndpointCheck:
     """
     A host that takes tokens of one scope.
 
-    :param request: reads a list.
-    :param assumed: whether the path of that list is undocumented.
+    :param listing: reads a list.
+    :param assumed: whether path and shape of that list are undocumented.
     """
 
     name: str
     url: str
     scope: str
-    request: Request
+    listing: Exchange[Any]
     assumed: bool = False
 
 
 def endpoints_of(settings: LucidworksSettings) -> Iterator[EndpointCheck]:
     """The hosts of a connection, besides the identity server."""
-    use_cases = list_use_cases().first(settings).request
+    use_cases = list_use_cases().first(settings)
     yield EndpointCheck("Application", settings.application_base, PREDICT_SCOPE, use_cases, True)
     if settings.customer_id:
-        models = list_models().first(settings).request
+        models = list_models().first(settings)
         yield EndpointCheck("Models API", settings.models_url, MODEL_SCOPE, models)
 
 
@@ -85,8 +87,8 @@ def _run(settings: LucidworksSettings, check: EndpointCheck, source: TokenSource
     access = "the shared access token" if live else f"a new access token of {settings.auth_url}"
     try:
         with closing(SyncTransport(settings)) as transport:
-            answer = redact(transport.send(check.request, token), token, settings.client_secret)
-        check_status(answer, check.request.name)
+            answer = transport.send(check.listing.request, token)
+        read_blanked(check.listing.parse, answer, token, settings.client_secret)
     except LucidworksError as err:
         return explain(err, access, assumed=check.assumed)
     return True, f"works with {access}."
@@ -107,6 +109,11 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
             return True, (
                 f"responds, but the list of use cases is not at use_cases_path ({err.status}). Whether it "
                 f"accepts {access} was not tested."
+            )
+        case MalformedAnswerError() if assumed:
+            return (
+                True,
+                f"responds, but not with a known list. Whether it accepts {access} was not tested. {err}",
             )
         case TokenRefusedError():
             return False, (

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -461,49 +462,88 @@ ENTRIES = [{"useCase": name, "models": list(models)} for name, models in LISTED.
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "read"),
     [
-        ENTRIES,
-        [{"name": one["useCase"], "modelIds": one["models"]} for one in ENTRIES],
-        [
-            {"id": one["useCase"], "models": [{"modelId": m, "type": "x"} for m in one["models"]]}
-            for one in ENTRIES
-        ],
-        [{"use_case": name, "model": model} for name, models in LISTED.items() for model in models],
-        {"useCases": ENTRIES},
-        {"useCases": ENTRIES, "total": 2, "links": []},
-        {"data": {"useCases": ENTRIES}},
-        {"data": ENTRIES, "page": {"size": 2}},
-        LISTED,
-        {"useCases": LISTED},
-        {name: [{"name": model} for model in models] for name, models in LISTED.items()},
-        {name: {"models": models} for name, models in LISTED.items()},
+        (ENTRIES, LISTED),
+        ({"useCases": ENTRIES}, LISTED),
+        ({"useCases": ENTRIES, "total": 2, "links": ["x"]}, LISTED),
+        ([{**one, "description": "x", "aliases": ["y"]} for one in ENTRIES], LISTED),
+        (
+            [{**one, "models": [{"modelId": m, "type": "x"} for m in one["models"]]} for one in ENTRIES],
+            LISTED,
+        ),
+        ([{"useCase": "rag", "models": [m]} for m in ("a", "b")], {"rag": ("a", "b")}),
+        ([{"useCase": "rag", "models": []}], {"rag": ()}),
+        ([], {}),
+        ({"useCases": []}, {}),
     ],
     ids=lambda body: json.dumps(body)[:40],
 )
-def test_use_cases_in_many_shapes(body: object) -> None:
-    assert read_use_cases(answer(body)) == LISTED
-
-
-@pytest.mark.parametrize(
-    ("body", "read"),
-    [
-        ([], {}),
-        ({}, {}),
-        (["embedding", "rag"], {"embedding": (), "rag": ()}),
-        ({"useCases": ["embedding", "rag"]}, {"embedding": (), "rag": ()}),
-        ({"useCases": [{"useCase": "rag", "models": []}]}, {"rag": ()}),
-        ([[1], None, 7, {"models": ["a"]}], {}),
-        ({"version": 3, "ok": True}, {}),
-    ],
-)
-def test_use_cases_that_say_little(body: object, read: dict[str, tuple[str, ...]]) -> None:
+def test_use_cases_in_the_assumed_shapes(body: object, read: dict[str, tuple[str, ...]]) -> None:
     assert read_use_cases(answer(body)) == read
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"", b"7", b'"x"', b"null", b"[" * 100_000])
-def test_a_list_of_use_cases_that_is_none(body: bytes) -> None:
-    with pytest.raises(MalformedAnswerError, match="List use cases"):
+@pytest.mark.parametrize(
+    ("body", "received"),
+    [
+        (7, "the response is a number"),
+        ("x", "the response is a text"),
+        ({}, "the response is an object without fields"),
+        ({"version": 3, "ok": True}, "the response is an object with `version` (a number), `ok` (a boolean)"),
+        ({"errors": ["no", "access"]}, "the response is an object with `errors` (an array)"),
+        (
+            {"status": ["a"], "message": "b"},
+            "the response is an object with `status` (an array), `message` (a text)",
+        ),
+        (LISTED, "the response is an object with `embedding` (an array), `rag` (an array)"),
+        ({"data": {"useCases": ENTRIES}}, "the response is an object with `data` (an object)"),
+        ({"data": ENTRIES}, "the response is an object with `data` (an array)"),
+        ({"useCases": LISTED}, "the response is an object with `useCases` (an object)"),
+        ({"useCases": None}, "the response is an object with `useCases` (null)"),
+        ({"usecases": ENTRIES}, "the response is an object with `usecases` (an array)"),
+        ({str(n): n for n in range(9)}, "`7` (a number), …"),
+        (["embedding", "rag"], "entry 0 is a text"),
+        ([ENTRIES[0], [1]], "entry 1 is an array"),
+        ([None], "entry 0 is null"),
+        ([{"models": ["a"]}], "entry 0 is an object with `models` (an array)"),
+        ([{"useCase": "rag"}], "entry 0 is an object with `useCase` (a text)"),
+        ([{"useCase": " ", "models": ["a"]}], "entry 0 is an object with"),
+        ([{"useCase": 1.5, "models": ["a"]}], "`useCase` (a number), `models` (an array)"),
+        (
+            [{"name": "rag", "modelIds": ["a"]}],
+            "entry 0 is an object with `name` (a text), `modelIds` (an array)",
+        ),
+        ([{"useCase": "rag", "models": "a"}], "`useCase` (a text), `models` (a text)"),
+        ([{"useCase": "rag", "models": ["a", 7]}], "a model of entry 0 is a number"),
+        ([{"useCase": "rag", "models": ["a", ""]}], "a model of entry 0 is a text"),
+        ([{"useCase": "rag", "models": [{"id": "a"}]}], "a model of entry 0 is an object with `id` (a text)"),
+        (
+            [{"useCase": "rag", "models": [{"modelId": None}]}],
+            "a model of entry 0 is an object with `modelId` (null)",
+        ),
+    ],
+    ids=lambda body: json.dumps(body)[:60],
+)
+def test_use_cases_in_another_shape_are_an_error(body: object, received: str) -> None:
+    with pytest.raises(
+        MalformedAnswerError, match=f"^List use cases: .*{re.escape(received)}.*; expected a JSON array"
+    ):
+        read_use_cases(answer(body))
+
+
+def test_the_error_about_the_shape_contains_no_value() -> None:
+    secret = "sk-" + "a1B2" * 8
+    with pytest.raises(MalformedAnswerError) as raised:
+        read_use_cases(answer({"apiKey": "hunter2hunter2", secret: "x", "text": "Two people fit."}))
+    assert "`apiKey` (a text), `***` (a text), `text` (a text)" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b"null", b"[" * 100_000])
+def test_a_list_of_use_cases_that_is_no_json(body: bytes) -> None:
+    with pytest.raises(
+        MalformedAnswerError, match="List use cases: the response is no JSON and starts with '"
+    ):
         read_use_cases(Response(200, {}, body))
 
 

@@ -9,6 +9,7 @@ exchanges, and receives the parsed response of each, or its error.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Generator, Mapping
@@ -40,6 +41,8 @@ PREDICT_SCOPE = "machinelearning.predict"
 # The Models API: models and deployments.
 MODEL_SCOPE = "machinelearning.model"
 SCOPES = (PREDICT_SCOPE, MODEL_SCOPE)
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 L = TypeVar("L")
@@ -169,7 +172,7 @@ def endpoint_with_hint(
     """
     Return a call of one request, whose error names what the service lists instead.
 
-    :param listing: performed once after a refusal; its own errors are ignored.
+    :param listing: performed once after a refusal; its own errors are only logged.
     :param hint: a sentence about what is listed, or an empty text.
     :param refusals: the errors that may be about a name.
     """
@@ -183,7 +186,8 @@ def endpoint_with_hint(
             return parsed
         try:
             sentence = hint((yield replace(listing.first(settings), attempts=1)))
-        except LucidworksError:
+        except LucidworksError as err:
+            log.info("The error below names no alternatives. %s", err)
             sentence = ""
         if sentence:
             refused.args = (f"{str(refused).rstrip('.')}. {sentence}", *refused.args[1:])

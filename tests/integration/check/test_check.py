@@ -250,6 +250,17 @@ def test_a_host_that_does_not_refuse_an_invalid_token_says_nothing_about_tokens(
 UNLISTED = [b"{}", b'{"status": "ok"}', b'{"status": {"code": 0}}']
 
 
+def test_a_list_of_use_cases_in_another_shape_is_described(ask, respond) -> None:
+    respond(lambda request: (200, b'{"embedding": ["gte-small"]}') if "/ai/usecases" in request.url else None)
+    report = ask("--only", "use-cases")
+    assert (
+        "List use cases: the response is an object with `embedding` (an array); expected a JSON array"
+        in report
+    )
+    assert readings(report) == {"No answer: the response lacks the expected fields (200)."}
+    assert "gte-small" not in report
+
+
 @pytest.mark.parametrize("body", [*UNLISTED, b"[]", b"[1]"])
 @pytest.mark.parametrize("path", ["/ai/usecases", "/ai/nowhere"])
 def test_a_success_without_use_cases_proves_no_path(
@@ -353,6 +364,11 @@ def test_an_unknown_model_gives_no_answer_about_segments(ask) -> None:
     assert "No answer: no such path" in report
 
 
+def list_of(**models: list[str]) -> bytes:
+    """A list of use cases."""
+    return json.dumps([{"useCase": name, "models": ids} for name, ids in models.items()]).encode()
+
+
 def no_rewriter(request: requests.PreparedRequest) -> tuple[int, bytes] | None:
     return (404, b"{}") if re.search("/standalone[-_]query[-_]rewriter/", str(request.url)) else None
 
@@ -366,7 +382,7 @@ def test_no_segment_of_the_rewriter_exists(ask, respond) -> None:
 def test_a_model_that_is_not_listed_for_the_rewriter_proves_no_segment_wrong(
     ask, respond, questions: tuple[str, ...]
 ) -> None:
-    use_cases = json.dumps({"passthrough": [MODEL[1]], "standalone_query_rewriter": ["another"]}).encode()
+    use_cases = list_of(passthrough=[MODEL[1]], standalone_query_rewriter=["another"])
     respond(lambda request: (200, use_cases) if "/usecases" in request.url else no_rewriter(request))
     assert "**No answer: the model may not serve the query rewriter.**" in ask("--only", *questions, *MODEL)
 
@@ -374,7 +390,7 @@ def test_a_model_that_is_not_listed_for_the_rewriter_proves_no_segment_wrong(
 def test_the_segment_is_tested_with_a_model_that_is_listed_for_the_rewriter(
     ask, respond, emulator: RunningEmulator
 ) -> None:
-    use_cases = json.dumps({"passthrough": ["another"], "standalone_query_rewriter": [MODEL[1]]}).encode()
+    use_cases = list_of(passthrough=["another"], standalone_query_rewriter=[MODEL[1]])
     respond(lambda request: (200, use_cases) if "/usecases" in request.url else None)
     assert "`use_case_segments` is right." in ask("--only", "use-cases", "segments")
     assert {one.model for one in emulator.state.log if one.endpoint == "predict"} <= {MODEL[1], None}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,6 +165,41 @@ def test_a_corpus_tells_what_this_run_has_written() -> None:
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == 7
     assert output["facets"]["version"]["datasetVersion"] == "4"
     assert [(one["namespace"], one["name"]) for one in said["inputs"]] == [("s3://b", "raw")]
+
+
+def test_the_event_on_the_page_is_the_one_that_is_sent() -> None:
+    page = (Path(__file__).parents[3] / "docs/lineage.md").read_text()
+    [shown] = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", page, re.M | re.S)]
+    operator = LucidworksChunkCorpusOperator(
+        **CHUNKING,
+        source="s3://shop/catalogue",
+        output_uri="s3://search/chunks",
+        chunker_config={"chunkSize": 1},
+        model_config={"dimReductionSize": 256, "vectorQuantizationMethod": "max-scale"},
+    )
+    manifest = {
+        "dataset": "s3://search/chunks",
+        "version": 42,
+        "written": 18,
+        "chunks": 900,
+        "dimension": 256,
+    }
+    sent = of(operator, manifest)
+    sent["run"] = {"facets": sent.pop("run_facets")}
+    assert without_producers(sent) == {
+        **{name: shown[name] for name in ("inputs", "outputs")},
+        "run": shown["run"],
+    }
+
+
+def without_producers(value: Any) -> Any:
+    """Without empty fields and those that every facet has, and with a fingerprint as the page shows it."""
+    if isinstance(value, list):
+        return [without_producers(one) for one in value]
+    if isinstance(value, dict):
+        kept = {name: without_producers(one) for name, one in value.items() if not name.startswith("_")}
+        return {name: one for name, one in kept.items() if one not in (None, {}, [])}
+    return f"{value[:12]}…" if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else value
 
 
 def test_shards_are_published_as_a_version() -> None:

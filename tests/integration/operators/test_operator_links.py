@@ -4,13 +4,21 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lucidworks_provider import storage
-from lucidworks_provider.links import LucidworksResultLink, console_address, endpoint_of, push_result
+from lucidworks_provider.links import (
+    LucidworksResultLink,
+    console_address,
+    endpoint_of,
+    push_result,
+    report_address,
+)
 
 AWS, GOOGLE = "https://s3.eu-west-1.amazonaws.com", "https://storage.googleapis.com/storage/v1/"
 S3, GCS = "https://console.aws.amazon.com/s3/buckets", "https://console.cloud.google.com/storage/browser"
@@ -43,6 +51,15 @@ def test_the_folder_in_a_console(uri: str, endpoint: str, address: str) -> None:
 def test_a_dataset_is_a_folder() -> None:
     assert console_address("s3://bucket/chunks/", AWS, is_folder=True) == f"{S3}/bucket?prefix=chunks/"
     assert console_address("gs://bucket/chunks", GOOGLE, is_folder=True) == f"{GCS}/bucket/chunks"
+
+
+def test_the_addresses_on_the_page() -> None:
+    page = (Path(__file__).parents[3] / "docs/links.md").read_text()
+    [output], [report_url] = (
+        re.findall(rf'^ +{name}="([^"]+)"', page, re.M) for name in ("output_uri", "report_url")
+    )
+    opened_there = [console_address(output, AWS, is_folder=True), report_address(output, report_url)]
+    assert re.findall(r"<(https://[^>]+)>", page) == opened_there
 
 
 def context() -> tuple[Any, dict[str, Any]]:

@@ -400,11 +400,16 @@ def test_what_concerns_all_batches_is_not_tried_with_each(
     assert len(service.calls("predict")) == 1
 
 
-def test_a_list_of_use_cases_that_cannot_be_had_hides_nothing(service: Service) -> None:
-    service.fault("usecases", "500", times=50)
-    with pytest.raises(UnknownResourceError, match="404"):
+@pytest.mark.parametrize(("kind", "reason"), [("500", "HTTP 500"), ("html", "the response is no JSON")])
+def test_a_list_of_use_cases_that_cannot_be_had_hides_nothing(
+    service: Service, caplog: pytest.LogCaptureFixture, kind: str, reason: str
+) -> None:
+    service.fault("usecases", kind, times=50)
+    with caplog.at_level("INFO"), pytest.raises(UnknownResourceError, match="404"):
         direct(TEN, model_id="nobody", concurrency=1).execute(new_context())
     assert len(service.calls("usecases")) == 1
+    [said] = [text for text in caplog.messages if "names no alternatives" in text]
+    assert reason in said
 
 
 # Batches that fail

@@ -42,7 +42,7 @@ def test_the_path_of_the_list_of_use_cases(service: Service, mode: str, path: st
 
 
 def test_the_nearest_names_come_from_that_path(service: Service) -> None:
-    listed = {"data": {"use-cases": [{"name": "passthrough", "models": ["llama-9"]}]}, "version": 1}
+    listed = {"useCases": [{"useCase": "passthrough", "models": ["llama-9"]}], "version": 1}
 
     def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return (200, listed) if path == "/catalog/v2/use-cases" else (404, {"message": f"No {path}."})

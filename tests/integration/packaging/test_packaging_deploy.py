@@ -101,8 +101,8 @@ def wire(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def emitted(wire: socket.socket, emulator: RunningEmulator, tmp_path: Path) -> set[Series]:
-    """What a run emits: chunks of a job with a warning, predictions with a reject, a 429."""
+def sent(wire: socket.socket, emulator: RunningEmulator, tmp_path: Path) -> list[str]:
+    """What a run sends: chunks of a job with a warning, predictions with a reject, a 429."""
     emulator.state.settings = emulator.state.settings.patched({"pending_polls": 0})
     emulator.state.faults.inject(Fault.from_json({"kind": "429", "match": "predict", "retry_after": 0}))
     emulator.state.faults.inject(Fault.from_json({"kind": "zeros", "match": "poll"}))
@@ -130,7 +130,13 @@ def emitted(wire: socket.socket, emulator: RunningEmulator, tmp_path: Path) -> s
             lines += wire.recv(65_536).decode().splitlines()
     except TimeoutError:
         pass
-    return {series for line in lines if (series := exported(line))}
+    return lines
+
+
+@pytest.fixture
+def emitted(sent: list[str]) -> set[Series]:
+    """What the exporter makes of it."""
+    return {series for line in sent if (series := exported(line))}
 
 
 def used(expression: str) -> tuple[set[str], set[str]]:
@@ -163,6 +169,13 @@ def test_a_run_emits_each_documented_metric_under_its_mapping(emitted: set[Serie
         for name, kind, tags in rows
     }
     assert emitted == documented
+
+
+def test_the_lines_on_the_page_are_sent(sent: list[str]) -> None:
+    page = (ROOT / "docs/metrics.md").read_text()
+    [shown] = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
+    received = {re.sub(r":[\d.]+\|ms", ":41.7|ms", line) for line in sent}
+    assert set(shown.splitlines()) <= received
 
 
 @pytest.mark.parametrize("where", EXPRESSIONS)

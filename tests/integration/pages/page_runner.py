@@ -26,7 +26,12 @@ from page_blocks import Block, Fate, of
 
 FOLDER = Path(sys.argv[1])
 PLACES = FOLDER / "places"
-SOURCES = ("bucket/catalogue", "catalogue/texts", "documents")
+TENT = "Two people fit. It takes three minutes to pitch."
+SOURCES = {
+    **dict.fromkeys(("bucket/catalogue", "catalogue/texts", "documents"), TENT),
+    # Of a page that says that its text is not in Airflow's database.
+    "bucket/invoices": "Invoice 4711 is unpaid.",
+}
 # Tasks that wait for what nothing on the page has made: the id of a model.
 NEEDS_A_MODEL = "model_id"
 
@@ -129,9 +134,9 @@ def main() -> None:
     """Entry point."""
     from airflow.utils.db import initdb
 
-    for folder in SOURCES:
+    for folder, text in SOURCES.items():
         (PLACES / folder).mkdir(parents=True)
-        (PLACES / folder / "tent.txt").write_text("Two people fit. It takes three minutes to pitch.")
+        (PLACES / folder / "tent.txt").write_text(text)
     (FOLDER / "dags").mkdir(exist_ok=True)
     for block in of(Fate.DAG):
         (FOLDER / "dags" / f"{block.slug}.py").write_text(placed(block.code))

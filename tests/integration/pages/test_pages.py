@@ -163,6 +163,10 @@ def test_tests_pass(ran: Ran, tmp_path: Path) -> None:
     assert f"{len(blocks)} passed" in done.stdout, done.stdout[-4000:]
 
 
+def tables(database: sqlite3.Connection) -> list[str]:
+    return [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+
+
 TEXTS = ("Two people fit", "A roof for two", "My parcel has not arrived")
 
 
@@ -176,6 +180,11 @@ def test_what_the_page_about_security_says_of_the_database(ran: Ran) -> None:
         for text in TEXTS:
             assert text in all_of("rendered_task_instance_fields") + all_of("xcom")
             assert text not in all_of("trigger") + all_of("task_state_store") + all_of("variable")
+        # The first example of the page: its text is in the result, and neither text nor key is in a table.
+        [result] = (ran.folder / "places" / "bucket").glob("*/summaries.jsonl")
+        assert "Invoice 4711" in result.read_text()
+        for secret in ("Invoice 4711", "sk-…"):
+            assert [table for table in tables(database) if secret in all_of(table)] == []
         kept = [json.loads(row[0]) for row in database.execute("SELECT kwargs FROM trigger")]
     named = {name for one in kept for name in one}
     jobs = {"kind", "lucidworks_conn_id", "folder", "nonce", "poll_interval", "deadline"}

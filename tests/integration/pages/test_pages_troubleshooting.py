@@ -78,6 +78,15 @@ def test_it_is_printed_so(message: str) -> None:
     assert any(in_order.search(text) for text in printed()), parts
 
 
+def test_the_example_is_an_error_that_a_task_raises() -> None:
+    """One of those that a test of common mistakes gets."""
+    [example] = re.findall(r"^```text\n(.*)\n```$", PAGE, re.M)
+    assert example in (DOCS.parent / "tests/integration/operators/mistakes.txt").read_text()
+    for part in re.findall(r"Search for `(\w+)` and `([^`]+)`", PAGE)[0]:
+        assert part in example
+        assert part in OURS.partition("Search for")[2].partition("|")[2]
+
+
 def test_it_is_about_messages() -> None:
     assert len(quoted()) > 60
     # A message that nobody prints would be noticed.

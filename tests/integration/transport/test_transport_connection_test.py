@@ -126,6 +126,23 @@ def test_a_list_that_is_elsewhere_does_not_speak_against_the_connection(
     assert "was not tested" in said
 
 
+@pytest.mark.parametrize(
+    ("match", "kind", "good", "words"),
+    [
+        ("usecases", "html", True, "responds, but not with a known list. Whether it accepts"),
+        ("list-models", "html", False, "does not work with a new access token"),
+    ],
+)
+def test_a_page_in_place_of_a_list(
+    emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch, match: str, kind: str, good: bool, words: str
+) -> None:
+    """The shape of the list of use cases is an assumption, that of models is documented."""
+    order(emulator, kind, match)
+    found = press(emulator, monkeypatch)
+    assert found[0] is good
+    assert words in found[1]
+
+
 def test_no_token_is_quoted(emulator: RunningEmulator, monkeypatch: pytest.MonkeyPatch) -> None:
     token = LucidworksHook().get_token()
     order(emulator, "503", "usecases")
