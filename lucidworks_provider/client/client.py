@@ -214,8 +214,9 @@ def _explain(err: LucidworksError, request: Request, conn_id: str) -> Lucidworks
     reason = str(err).rstrip(".")
     if isinstance(err, TokenRefusedError):
         return TokenRefusedError(
-            f"{reason}. Several access tokens were refused. Another system that requests tokens with the same client "
-            "id causes that (give it an integration of its own), or an application that is not entitled to this.",
+            f"{reason}. Several access tokens were refused. Either another system requests tokens with the same "
+            "client id (create a separate integration for it), or the application has no permission for this "
+            "request.",
             status=err.status,
         )
     unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)

@@ -286,7 +286,7 @@ def _read(answer: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -
         [inner] = body.values()
         body = inner if isinstance(inner, Mapping) and "id" in inner else body
     if not isinstance(body, Mapping):
-        raise _malformed(answer, what, "no JSON object")
+        raise _malformed(answer, what, "not a JSON object")
     return read(body)
 
 
@@ -297,7 +297,7 @@ def _list(answer: Response, what: str) -> list[Mapping[str, Any]]:
         lists = [one for one in decoded.values() if isinstance(one, list)]
         decoded = lists[0] if len(lists) == 1 else None
     if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
-        raise _malformed(answer, what, "no list of objects")
+        raise _malformed(answer, what, "not a list of objects")
     return decoded
 
 
@@ -612,7 +612,7 @@ def _check_credentials(credentials: Mapping[str, str] | None) -> None:
     if credentials is None:
         return
     if not isinstance(credentials, Mapping):
-        raise InputError('credentials is no dictionary; write it as {"serviceAccountKey": "…"}.')
+        raise InputError('credentials is not a dictionary; write it as {"serviceAccountKey": "…"}.')
     for name, secret in credentials.items():
         if not isinstance(name, str) or not isinstance(secret, str) or not secret.strip():
             raise InputError(f"credentials: {name} must be a text that is not empty.")

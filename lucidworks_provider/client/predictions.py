@@ -208,8 +208,8 @@ def check_asynchronous(options: PredictionOptions[Any]) -> None:
     """
     if not options.known.asynchronous:
         raise InputError(
-            f"{options.use_case!r} does not run asynchronously; use LucidworksPredictionOperator (or predict), "
-            "and for the vectors of long texts chunking."
+            f"{options.use_case!r} does not run asynchronously; use LucidworksPredictionOperator or predict, "
+            "or chunking for the vectors of long texts."
         )
 
 
@@ -243,7 +243,7 @@ def read_result(
     name = f"Prediction job {job_id}"
     if seen.other_job:
         # A prediction does not name its input.
-        raise refused(f"{name}: the answer is about job {seen.other_job}")
+        raise refused(f"{name}: the response is about job {seen.other_job}")
     read: tuple[Any, ...] = ()
     if seen.has_payload and seen.state is not JobState.FAILED:
         read = read_predictions(top_level(body, PREDICTION), answer, name, inputs=inputs)

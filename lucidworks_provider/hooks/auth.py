@@ -266,7 +266,7 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
     if conn.conn_type not in _TYPES:
         # Its password is for another service.
         raise ConfigurationError(
-            f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
+            f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use a connection of type {CONNECTION_TYPE!r}."
             f"{did_you_mean(conn.conn_type, (CONNECTION_TYPE,))}"
         )
     extra = {} if extra is None else extra
@@ -288,7 +288,7 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
 def misspelt_fields(extra: Mapping[str, Any]) -> str:
     """A sentence for each name that is none of a field of the connection, but near one."""
     hints = {name: did_you_mean(name, CONN_FIELDS, 0.8) for name in extra if name not in CONN_FIELDS}
-    return " ".join(f"extra has {name!r}, which is not read.{hint}" for name, hint in hints.items() if hint)
+    return " ".join(f"extra has the unknown field {name!r}.{hint}" for name, hint in hints.items() if hint)
 
 
 @cache

@@ -181,7 +181,7 @@ class JobPoller(Poller):
 
     async def _other_job(self, result: PollResult, body: bytes) -> PollResult:
         """The first response about another job: a cache or a mix-up."""
-        message = f"The answer is about job {result.other_job}."
+        message = f"The response is about job {result.other_job}."
         await self._warn("%s Polling again.", message)
         if result.has_payload:
             kept = await self.store.quarantine(body, QuarantineReason.OTHER_JOB)

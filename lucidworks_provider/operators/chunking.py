@@ -199,7 +199,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
 
         if (self.text is None) == (self.documents is None):
             raise InputError(
-                f"Give either `text` or `documents`, not {'neither' if self.text is None else 'both'}."
+                f"Give either `text` or `documents`; {'neither is' if self.text is None else 'both are'} given."
             )
         if self.text is None:
             return self.documents

@@ -416,8 +416,8 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
         for uri in uris:
             if not isinstance(uri, str):
                 raise InputError(
-                    "staged: give what the tasks of the shards have returned, e.g. staged=chunk.output; their "
-                    "operator needs a listing."
+                    "staged: give what the tasks of the shards return, e.g. staged=chunk.output; set listing on "
+                    "their operator."
                 )
         return uris
 

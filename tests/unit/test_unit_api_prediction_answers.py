@@ -222,7 +222,7 @@ def test_an_empty_error_is_none(nothing: object) -> None:
 def test_an_index_tells_the_order_or_nothing(given: list[Any], order: str | None) -> None:
     sent = [{"response": text, "index": at} for text, at in zip("abc", given, strict=True)]
     if order is None:
-        with pytest.raises(MalformedAnswerError, match="is no order") as caught:
+        with pytest.raises(MalformedAnswerError, match="does not define an order") as caught:
             read_predictions({"predictions": sent}, Prediction, "It")
         assert not caught.value.retryable
     else:

@@ -142,7 +142,9 @@ def test_what_is_no_listing_is_refused_with_its_line(content: bytes, tmp_path: P
 )
 def test_what_has_no_shard_is_no_listing(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match=r"list.jsonl is no listing. Give one that write_listings made"):
+    with pytest.raises(
+        InputError, match=r"list.jsonl is not a listing. Give one that write_listings has written"
+    ):
         read_shard(f"{tmp_path}/list.jsonl")
 
 

@@ -270,7 +270,7 @@ BAD_ARGUMENTS = [
     ({"inputs": 7}, ["inputs is int"]),
     ({"inputs": [{"txt": "a"}]}, ["inputs[0] has no 'text'", "'txt'"]),
     ({"inputs": [("a", "b", "c")]}, ["inputs[0] is a row of 3 values", "2: id, text"]),
-    ({"inputs": [{"text": "a", "id": 1}, {"text": "b", "id": 1}]}, ["the id 1 is there more than once"]),
+    ({"inputs": [{"text": "a", "id": 1}, {"text": "b", "id": 1}]}, ["duplicate id 1"]),
     ({"inputs": ["a", "b\0"]}, ["inputs[1]", "NUL"]),
     ({"inputs": ["a"] * 99 + ["b\0"], "on_invalid": "fail"}, ["1 of 100 rows", "inputs[99]", "NUL"]),
     ({"inputs": [{"text": "a", "error": 7}], "columns": ["error"]}, ["'error'", "passed through"]),

@@ -278,7 +278,7 @@ def test_an_upstream_task_that_airflow_would_ignore_is_refused(
     operator: type[BaseOperator], name: str, how: str
 ) -> None:
     with pytest.raises(
-        InputError, match=f"^{name} is the output of task 'up', but is no template field. Give a"
+        InputError, match=f"^{name} is the output of task 'up', but is not a template field. Give a"
     ):
         with_upstream(operator, name, how)
 
