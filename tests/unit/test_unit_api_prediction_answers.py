@@ -334,9 +334,9 @@ def test_token_counts_that_cannot_be_read_count_as_not_said(counts: object, tota
         ({"predictions": ["x"]}, "no list"),
         ({"predictions": []}, "0 predictions for 1 inputs"),
         ({"predictions": [{}, {}]}, "2 predictions for 1 inputs"),
-        ([], "no JSON object"),
-        ("x", "no JSON object"),
-        (None, "no JSON object"),
+        ([], "not a JSON object"),
+        ("x", "not a JSON object"),
+        (None, "not a JSON object"),
     ],
 )
 def test_an_answer_with_another_number_of_predictions_is_an_error(body: object, words: str) -> None:

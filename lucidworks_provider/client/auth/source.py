@@ -288,8 +288,8 @@ class TokenCache:
         return TokenError(
             f"{self.backoff.refusals} access tokens in a row were refused with 401 before any call accepted one. "
             "Either another system requests tokens with the same client id (create a separate integration for it), "
-            "or the application has no permission for the request, or the Application ID belongs to other credentials."
-            f" No new token is requested for {pause:.0f} s."
+            "or the application has no permission for the request, or the Application ID belongs to other "
+            f"credentials. No new token is requested for {pause:.0f} s."
         )
 
 
