@@ -200,7 +200,7 @@ def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
     if seen.has_payload and seen.state is not JobState.FAILED:
         items = body[CHUNKING.payload_field]
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-            raise _malformed(job_id, f"`{CHUNKING.payload_field}` is not a list of objects")
+            raise _malformed(job_id, f"`{CHUNKING.payload_field}`, which is not a list of objects")
         # The older shape keeps the vectors of all items in one list beside the items.
         beside = body.get("vector", body.get("vectors"))
         remaining = list(beside) if isinstance(beside, list) else []
@@ -233,7 +233,7 @@ def _zip(texts: list[str], spans: object, vectors: list[object], job_id: str) ->
 
 def _strings(value: object, job_id: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise _malformed(job_id, "`chunks` is not a list of texts")
+        raise _malformed(job_id, "`chunks`, which is not a list of texts")
     return value
 
 

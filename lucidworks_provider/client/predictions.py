@@ -280,7 +280,7 @@ def read_tokens(answer: Response, inputs: int) -> Tokens:
     ]
     if len(texts) != inputs or not all(isinstance(one, list | str) for one in texts):
         raise MalformedAnswerError(
-            f"Tokenize: `generatedTokens` is no list of {inputs} lists; it starts: {excerpt(answer.body)!r}",
+            f"Tokenize: `generatedTokens` is not a list of {inputs} lists; it starts: {excerpt(answer.body)!r}",
             status=answer.status,
         )
     tokens = tuple(

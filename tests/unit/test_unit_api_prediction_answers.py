@@ -441,7 +441,7 @@ def test_tokens_in_lists_and_in_one_text(listed: object, texts: tuple[tuple[str,
     "listed", [None, {}, [], [{"tokens": ["a"]}], [{"tokens": None}, {"tokens": []}], [1, 2], "ab"]
 )
 def test_tokens_of_other_inputs_are_an_error(listed: object) -> None:
-    with pytest.raises(MalformedAnswerError, match="no list of 2 lists"):
+    with pytest.raises(MalformedAnswerError, match="not a list of 2 lists"):
         read_tokens(answer({"generatedTokens": listed}), 2)
 
 

@@ -196,9 +196,9 @@ def test_columns(data: bytes, how: dict[str, Any], message: str | None, tmp_path
         ({"csv_columns": ["id", 5]}, "csv_columns is "),
         ({"csv_columns": 5}, "csv_columns is 5; give a list"),
         ({"csv_columns": {"id", "text"}}, "csv_columns is "),
-        ({"csv_delimiter": []}, r"csv_delimiter is \[\]; give one character"),
-        ({"csv_quotechar": {}}, "csv_quotechar is {}; give one character"),
-        ({"csv_escapechar": False}, "csv_escapechar is False; give one character"),
+        ({"csv_delimiter": []}, r"csv_delimiter is \[\]; give one ASCII character"),
+        ({"csv_quotechar": {}}, "csv_quotechar is {}; give one ASCII character"),
+        ({"csv_escapechar": False}, "csv_escapechar is False; give one ASCII character"),
         ({"csv_columns": ["id", "body"]}, "csv_columns has no column 'text'; it has 'id', 'body'"),
     ],
 )

@@ -155,7 +155,7 @@ def test_a_key_that_is_no_text_and_no_number(service: Service, tmp_path: Path, n
         ("a\tb", r"U\+0009 at character 1; ids have no control characters\."),
         ("a\x85b", r"U\+0085 at character 1; ids have no control characters\."),
         ("a" * 5000, r"5,000 characters; it may have 4,096\."),
-        (" ", r"no text\."),
+        (" ", r"id is blank\."),
     ],
 )
 def test_ids_follow_the_rule_of_a_corpus(

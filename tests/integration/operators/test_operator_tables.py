@@ -138,7 +138,7 @@ BROKEN: dict[str, tuple[bytes, list[str]]] = {
         ["'sku' is of type int64 in some rows, and of double in others"],
     ),
     "huge.jsonl": (b'{"sku": 36893488147419103232, "text": "a"}\n', ["'sku'", "no single type"]),
-    "broken.parquet": (b"PAR1 and no more", ["no Parquet"]),
+    "broken.parquet": (b"PAR1 and no more", ["not Parquet"]),
     "cut.csv.gz": (gzip.compress(b"sku,text\n1,a\n" * 99)[:-9], ["cannot be read"]),
     "other.txt": (b"a", [".parquet, .csv, .jsonl"]),
 }
