@@ -169,12 +169,12 @@ class Chunk:
 @dataclass(frozen=True, slots=True)
 class ChunkingResult:
     """
-    A chunking job as one GET showed it.
+    The response to a poll of a chunking job.
 
-    :param status: the service's own word.
-    :param chunks: of all batch items in order, wherever the answer carries a payload.
+    :param status: as the service sent it.
+    :param chunks: of all batch items in order, wherever the response has a payload.
     :param items: how many of them each batch item has.
-    :param other_job: the id that the answer gives, where it is not this one.
+    :param other_job: the id in the response, if it is another one.
     """
 
     job_id: str
@@ -288,7 +288,7 @@ def submit_chunking(
     """
     Submit one text to be chunked and vectorised.
 
-    Never in a trigger: a restarted trigger would submit again.
+    Do not call it in a trigger: a restarted trigger would submit again.
 
     :param text: at most 1,000,000 bytes of UTF-8.
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.

@@ -60,7 +60,7 @@ class LucidworksClient:
         """
         Perform a call.
 
-        :param attempts: requests at most where a failure may pass; None for the number of the retry policy.
+        :param attempts: most requests for retryable errors; None for the number of the retry policy.
         :raises LucidworksError: names the connection.
         """
         steps = call.steps(self.settings)
@@ -98,7 +98,7 @@ class LucidworksClient:
         """
         Keep the connections of the running loop open while this is held, instead of opening one per call.
 
-        :param connections: requests at once; the first user of the loop decides. 8 unless given.
+        :param connections: requests at a time, 8 by default; the first caller in the loop decides.
         """
         aio = await import_in_thread(_AIO)
         async with aio.shared_transport(self.settings, connections) as transport:
@@ -106,7 +106,7 @@ class LucidworksClient:
 
     @property
     def rate_limit(self) -> RateLimitStats:
-        """What this process has learned about the application's rate limit."""
+        """The rate limit as this process has estimated it."""
         from lucidworks_provider.client.http.rate_limiter import queue_of
 
         return queue_of(self.settings.application_base, self.settings).stats

@@ -81,7 +81,7 @@ def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[s
     """
     Submit texts to be predicted asynchronously.
 
-    Never in a trigger: a restarted trigger would submit again.
+    Do not call it in a trigger: a restarted trigger would submit again.
 
     :param inputs: as for :func:`predict`.
     :return: the job's id. **Store it at once**: the service has no list of jobs.
@@ -106,7 +106,7 @@ def get_prediction(job_id: str, options: PredictionOptions[Any] | None = None) -
     **The response that carries the result may be the only one**: store it before anything else.
 
     :param job_id: what :func:`submit_prediction` returned.
-    :param options: what was asked, which gives the predictions their type.
+    :param options: those of the submission, which determine the type of the predictions.
     :raises UnknownResourceError: no such job, or its result is no longer kept.
     """
 
@@ -185,7 +185,7 @@ def _post(
 
 def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
     """
-    The predictions of a synchronous answer, one for each input.
+    The predictions of a synchronous response, one for each input.
 
     :raises MalformedAnswerError: not one for each, or not readable.
     """
@@ -216,10 +216,10 @@ def check_asynchronous(options: PredictionOptions[Any]) -> None:
 @dataclass(frozen=True, slots=True)
 class PredictionResult:
     """
-    A prediction job as one GET showed it.
+    The response to a poll of a prediction job.
 
-    :param status: the service's own word.
-    :param predictions: one for each input, wherever the answer carries them.
+    :param status: as the service sent it.
+    :param predictions: one for each input, wherever the response has them.
     """
 
     job_id: str

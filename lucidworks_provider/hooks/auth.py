@@ -96,7 +96,7 @@ class LucidworksAuthHook(BaseHook):
         An access token of a scope: the cached one while it is fresh, else the shared one.
 
         :param scope: ``machinelearning.predict`` (every ``/ai/*`` call) or ``machinelearning.model``.
-        :param refused: a token that was just answered with 401, as for :meth:`invalidate`.
+        :param refused: a token that was just refused with 401, as for :meth:`invalidate`.
         :raises AuthenticationError: the service refuses the credentials.
         :raises TokenError: there is no token, and a new one would invalidate that of other processes; retryable.
         :raises TokenContestedError: another system keeps requesting tokens with the same client ID.
@@ -111,7 +111,7 @@ class LucidworksAuthHook(BaseHook):
 
     def invalidate(self, token: str, scope: str = PREDICT_SCOPE) -> None:
         """
-        Report that a call with this token was answered with 401.
+        Report that a call with this token got a 401.
 
         A token that is not in use any more is ignored. The next :meth:`get_token` reads the shared store before it
         requests a new token.
