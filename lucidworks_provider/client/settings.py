@@ -138,7 +138,7 @@ class LucidworksSettings:
                 self.conn_id,
                 "customer_id",
                 "is missing",
-                "the Models API needs it; Lucidworks provides it, its UI does not show it",
+                "the Models API needs it; request it from Lucidworks, its UI does not show it",
             )
         return self.models_url + template.format(customer_id=self.customer_id, **segments)
 

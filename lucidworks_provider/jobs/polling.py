@@ -197,7 +197,8 @@ class JobPoller(Poller):
                 same, self.quarantined = bool(digest) and digest == self.quarantined, digest
                 if same:
                     await self._warn(
-                        "the same payload twice with status %r: it is the result.", result.status
+                        "received the same payload twice with status %r; accepted it as the result.",
+                        result.status,
                     )
                     await self.store.save(body)
                     return PollResult(JobState.RESULT, result.status)

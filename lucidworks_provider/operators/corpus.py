@@ -242,7 +242,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         _ = self.hook.get_settings().application_base
         if check_option(self.plan_only, "plan_only", FLAG):
             found = plan_run(corpus)
-            self.log.info("Nothing was sent: %s", found)
+            self.log.info("plan_only: nothing was sent. %s", found)
             return found
         service, generation = self._service(corpus), context["ti"].max_tries
         delta = run(corpus, service, holder=_holder(context), generation=generation, wait_seconds=wait)
