@@ -74,7 +74,7 @@ def check_id(document_id: str) -> str | None:
     :return: what is wrong with it; None for a valid id.
     """
     if not document_id.strip():
-        return "Its id is blank."
+        return "Its id has no text."
     if len(document_id) > LONGEST_ID:
         return f"Its id has {len(document_id):,} characters; it may have {LONGEST_ID:,}."
     if found := _NOT_IN_IDS.search(document_id):

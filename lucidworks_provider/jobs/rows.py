@@ -732,7 +732,7 @@ def _value(value: Any, name: str, what: str, columns: TableColumns) -> Any:
     if name == columns.key:
         if isinstance(value, str | bytes):
             if not value.strip():
-                raise InputError(f"{what} has the {name} {value!r:.80}. Its id is blank.")
+                raise InputError(f"{what} has the {name} {value!r:.80}. Its id has no text.")
         elif isinstance(value, bool | Collection):
             raise InputError(f"{what} has the {name} {value!r:.80}; give it a text or a number.")
     return value

@@ -155,7 +155,7 @@ def test_a_key_that_is_no_text_and_no_number(service: Service, tmp_path: Path, n
         ("a\tb", r"U\+0009 at character 1; ids have no control characters\."),
         ("a\x85b", r"U\+0085 at character 1; ids have no control characters\."),
         ("a" * 5000, r"5,000 characters; it may have 4,096\."),
-        (" ", r"id is blank\."),
+        (" ", r"no text\."),
     ],
 )
 def test_ids_follow_the_rule_of_a_corpus(
@@ -235,7 +235,7 @@ def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("documents", "arguments", "words"),
     [
-        (pa.table({"id": [1, 2, 1], "text": ["a", "b", "c"]}), {}, ["documents[2]", "id '1'", "more than"]),
+        (pa.table({"id": [1, 2, 1], "text": ["a", "b", "c"]}), {}, ["documents[2]", "duplicate id '1'"]),
         (iter([{"id": 1, "text": "a"}, {"id": 1, "text": "b"}]), {}, ["documents[1]", "id '1'"]),
         ([{"id": 1, "text": "a"}, {"id": "1", "text": "b"}], {}, ["documents[1]", "id '1'"]),
         (pa.table({"id": [1, None], "text": ["a", "b"]}), {}, ["documents[1] has no 'id'", "id_column=None"]),
@@ -259,8 +259,8 @@ def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, 
             {},
             ["documents is of type dict with the keys 'a'; give a list of {'id': …, 'text': …}, the URI"],
         ),
-        (7, {}, ["documents is int"]),
-        (b"[]", {}, ["documents is bytes"]),
+        (7, {}, ["documents is of type int"]),
+        (b"[]", {}, ["documents is of type bytes"]),
         ("hello", {}, ["documents is 'hello'"]),
         ("[{'id': 1}]", {}, ["documents is a text that begins with [", "tojson"]),
         ("/no/such/table.parquet", {}, ["documents: there is no file"]),

@@ -282,7 +282,7 @@ def test_secrets_are_in_no_file(corpus: Run) -> None:
     [
         ({"source": ""}, "source is ''"),
         ({"source": "relative/folder"}, "absolute"),
-        ({"source": {"id": "a", "text": "b"}}, "source is dict"),
+        ({"source": {"id": "a", "text": "b"}}, "source is of type dict"),
         ({"source": [{"id": "a"}]}, r"source\[0\]"),
         ({"source": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}, "'a', which another"),
         ({"source": []}, "no document"),

@@ -261,13 +261,13 @@ def test_inputs_may_be_rendered_json(service: Service, tmp_path: Path) -> None:
 # Refused before anything is sent or written
 
 BAD_ARGUMENTS = [
-    ({"inputs": None}, ["inputs is NoneType"]),
+    ({"inputs": None}, ["inputs is of type NoneType"]),
     ({"inputs": [], "on_empty": "fail"}, ["inputs has no rows"]),
     ({"inputs": "Hello"}, ["tojson"]),
     ({"inputs": "[Hello"}, ["tojson"]),
     ({"inputs": '"Hello"'}, ["tojson"]),
-    ({"inputs": {"texts": ["a"]}}, ["inputs is dict", "'texts'"]),
-    ({"inputs": 7}, ["inputs is int"]),
+    ({"inputs": {"texts": ["a"]}}, ["inputs is of type dict", "'texts'"]),
+    ({"inputs": 7}, ["inputs is of type int"]),
     ({"inputs": [{"txt": "a"}]}, ["inputs[0] has no 'text'", "'txt'"]),
     ({"inputs": [("a", "b", "c")]}, ["inputs[0] is a row of 3 values", "2: id, text"]),
     ({"inputs": [{"text": "a", "id": 1}, {"text": "b", "id": 1}]}, ["duplicate id 1"]),

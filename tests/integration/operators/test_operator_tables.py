@@ -191,8 +191,8 @@ def test_a_file_that_is_broken_is_refused(service: Service, tmp_path: Path, name
             {},
             ["Table: column 'id' is of type run_end"],
         ),
-        ({1: "a"}, {}, ["inputs is dict with the keys 1"]),
-        (b"[]", {}, ["inputs is bytes"]),
+        ({1: "a"}, {}, ["inputs is of type dict with the keys 1"]),
+        (b"[]", {}, ["inputs is of type bytes"]),
         ("/no/such/table.parquet", {}, ["inputs: there is no file"]),
     ],
 )
