@@ -345,7 +345,7 @@ def test_what_was_compared_with_older_tables_is_refused(world: World, texts: dic
     world.write("03.txt", texts["03.txt"])
     world.set(listing=None)
     world.run()
-    with pytest.raises(InputError, match=r"was compared with run 1 of .*, which is at run 2"):
+    with pytest.raises(InputError, match=r"was compared with run 1 of .*, which is now at run 2"):
         commit(world, staged, run_id="late")
     assert world.texts() == texts
 

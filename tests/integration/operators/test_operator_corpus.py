@@ -422,9 +422,9 @@ def test_without_deletion_vectors(corpus: Run) -> None:
         ({"retention": -1}, "retention is -1"),
         ({"report_url": "ftp://x"}, "report_url"),
         ({"staged": []}, "staged is empty"),
-        ({"staged": None}, "staged: give what the tasks of the shards have returned"),
-        ({"staged": 7}, "staged: give what the tasks of the shards have returned"),
-        ({"staged": [None]}, "staged: give what the tasks of the shards have returned"),
+        ({"staged": None}, "staged: give what the tasks of the shards return"),
+        ({"staged": 7}, "staged: give what the tasks of the shards return"),
+        ({"staged": [None]}, "staged: give what the tasks of the shards return"),
         # Of a task without a listing.
         ({"staged": {"dataset": "file:///data", "version": 3}}, "set listing"),
         ({"staged": ["file:///no/such.json"]}, "no/such.json was not staged by the task of a shard"),
