@@ -71,14 +71,14 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "            seen = Snapshot()\n        if (ours",
         ),
         Promise(
-            "If a value that was just written cannot be read back, the store counts as down.",
+            "A store that does not return a value that was just written counts as down.",
             "unit/test_unit_protocol.py::test_a_store_that_shows_nothing_of_what_was_written_counts_as_down",
             "client/auth/protocol.py",
             "return seen.claim is None or (seen.token is None and before.token is not None)",
             "return False",
         ),
         Promise(
-            "A process that was killed during a refresh delays the others by a few seconds.",
+            "A process that is killed during a refresh delays the others by a few seconds only.",
             "unit/test_unit_protocol.py::test_a_dead_claimant_is_survived",
             "client/auth/protocol.py",
             "return now - self.since < lease",
@@ -92,21 +92,21 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "if False:",
         ),
         Promise(
-            "Another system with the same client id is named as the cause, and does not start a race for tokens.",
+            "Another system with the same client id causes an error that names it, not a race for tokens.",
             "unit/test_unit_protocol.py::test_thirty_foreign_tokens_a_minute_end_in_an_error_that_names_the_cause",
             "client/auth/token.py",
             "ALLOWED = 20",
             "ALLOWED = 2000",
         ),
         Promise(
-            "A host whose clock is wrong requests no token because of it.",
+            "A wrong clock causes no request for a token.",
             "unit/test_unit_protocol.py::test_a_clock_that_is_off_costs_no_refresh",
             "client/auth/protocol.py",
             "if context.expiry_uncertain(seen.token):",
             "if False:",
         ),
         Promise(
-            "A 403 costs at most one new token in a token's lifetime.",
+            "403s cost at most one new token in a token's lifetime.",
             "integration/transport/test_transport_forbidden.py::test_when_a_403_counts_as_a_401",
             "client/auth/source.py",
             "            or held.token.after_403\n",
@@ -129,7 +129,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "return True",
         ),
         Promise(
-            "A poll is repeated.",
+            "A failed poll is repeated.",
             "integration/transport/test_transport_retry.py::test_a_poll_is_repeated",
             "retrying.py",
             "return self.replayable or isinstance(error, NOTHING_DONE)",
@@ -150,28 +150,28 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "if False:",
         ),
         Promise(
-            "A response in an encoding that was not accepted is an error that keeps the body.",
+            "A response in an encoding that the request does not accept is an error that keeps the body.",
             "integration/transport/test_transport_encoding.py::test_another_encoding_is_named_and_nothing_is_repeated",
             "client/http/messages.py",
             "encoded = content_codings(encoding) is None",
             "encoded = False",
         ),
         Promise(
-            "An error that quotes a secret is shown without it.",
+            "Secrets are removed from error responses.",
             "integration/transport/test_transport_secrets.py::test_a_server_that_quotes_the_secret",
             "client/http/messages.py",
             "return read(redact(response, *secrets))",
             "return read(response)",
         ),
         Promise(
-            "A token does not show itself in values, tracebacks and collections.",
+            "Values, collections and tracebacks never show a token.",
             "unit/test_unit_redaction.py::test_it_does_not_show_itself",
             "client/secrets.py",
             'return "<access token>"',
             "return str.__repr__(self)",
         ),
         Promise(
-            "The key of a third party is in no serialized DAG.",
+            "No serialized DAG contains the key of a third party.",
             "integration/operators/test_operator_prediction_secrets.py::test_no_key_is_in_the_serialized_dag",
             "operators/secrets.py",
             "return {**arguments, name: cls._redact(arguments[name])} if name in arguments else dict(arguments)",
@@ -187,21 +187,21 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "return list(range(self.size))",
         ),
         Promise(
-            "Clearing a task that succeeded does everything again.",
+            "Clearing a task that succeeded submits everything again.",
             "integration/operators/test_operator_chunking.py::test_after_a_success_a_retry_returns_and_a_clear_repeats",
             "jobs/record.py",
             "if found.result is not None and found.generation != generation:",
             "if False:",
         ),
         Promise(
-            "Results of other input are not used.",
+            "Results of another input are not used.",
             "integration/operators/test_operator_chunking.py::test_changed_input_does_not_meet_the_old_bodies",
             "jobs/record.py",
             "if found.fingerprint != fingerprint:",
             "if False:",
         ),
         Promise(
-            "A killed process loses the ids of the submissions in flight at most, and the record names these.",
+            "A killed process loses at most the ids of the submissions in flight, and the record names these.",
             "unit/test_unit_submissions.py::test_a_kill_loses_the_ids_of_the_posts_in_flight_at_most",
             "jobs/task.py",
             "record.intend(following)",
@@ -215,7 +215,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "return missing",
         ),
         Promise(
-            "A submission costs the same however many jobs its task has.",
+            "The cost of a submission does not grow with the jobs of its task.",
             "unit/test_unit_jobs.py::test_a_change_costs_one_part_of_a_record_whatever_its_size",
             "jobs/record.py",
             "stale.update(position // PART for position in positions)",
@@ -279,7 +279,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "case JobState.PENDING if False:",
         ),
     ),
-    "What the service answers": (
+    "Responses of the service": (
         Promise(
             "Chunks of another text are refused.",
             "unit/test_unit_validation.py::test_chunks_of_another_text_are_refused",
@@ -332,7 +332,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "pass",
         ),
         Promise(
-            "What was stored before a kill is found by the next process.",
+            "The next process continues with what was stored before a kill.",
             "integration/corpus/test_corpus_segments.py::test_what_was_flushed_is_found_by_the_next_process",
             "corpus/journal.py",
             "await in_thread(self._write_file, self._uri(name), group.lines)",
@@ -390,7 +390,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
     ),
     "Tables and files": (
         Promise(
-            "A killed prediction task pays again for no more than the batches in flight.",
+            "A killed prediction task pays again for the batches in flight at most.",
             "integration/operators/test_operator_tables.py::"
             "test_a_killed_process_pays_again_for_no_more_than_the_batches_in_flight",
             "jobs/prediction_task.py",
@@ -405,7 +405,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "    temporary = target\n",
         ),
         Promise(
-            "No key is taken for a version of another one.",
+            "No key is read as a version of another one.",
             "integration/stores/test_stores_removal.py"
             "::test_a_key_that_looks_like_a_version_is_not_that_of_its_neighbour",
             "storage.py",
@@ -413,7 +413,7 @@ PROMISES: dict[str, tuple[Promise, ...]] = {
             "    split = None\n",
         ),
         Promise(
-            "A document never has parts of two versions of its file.",
+            "A document is never read from two versions of its file.",
             "unit/test_unit_readers.py::test_an_object_that_is_replaced_while_it_is_read_is_a_reject",
             "storage.py",
             "        if _version(path.info()) != _version(info):\n",

@@ -9,10 +9,10 @@ The errors of this package, as one tree.
     ├── InputError                an argument, refused before anything was sent or written
     ├── TransportError            no usable response arrived
     │   └── NotSentError          ... and the service has not received the request
-    ├── AnswerError               the response is no result
+    ├── AnswerError               the response is not a result
     │   ├── RequestRefusedError   400, 413, 422 and other 4xx: a retry does not help
     │   ├── TokenRefusedError     401: the access token is expired or superseded
-    │   ├── ForbiddenError        403: wrong scope, or not entitled
+    │   ├── ForbiddenError        403: wrong scope, or no permission
     │   ├── UnknownResourceError  404: no such chunker, model or job
     │   ├── RateLimitError        429, with the service's Retry-After where it sent one
     │   ├── ServiceError          5xx
@@ -84,7 +84,7 @@ class NotSentError(TransportError):
 
 class AnswerError(LucidworksError):
     """
-    The response of the service is no result.
+    The response of the service is not a result.
 
     :param message: the request, the status, and the message of the service.
     :param status: the HTTP status.
@@ -106,7 +106,7 @@ class TokenRefusedError(AnswerError):
 
 
 class ForbiddenError(AnswerError):
-    """403: a token of the wrong scope, or an application that is not entitled to the model."""
+    """403: a token of the wrong scope, or an application without permission for the model."""
 
 
 class UnknownResourceError(AnswerError):
@@ -144,15 +144,15 @@ class MalformedAnswerError(AnswerError):
 
 
 class NoJobIdError(MalformedAnswerError):
-    """A submission was answered without an id: a job may exist, and another POST makes one more."""
+    """A response to a submission without a job id: a job may exist, and another POST would create a second one."""
 
 
 class ContentEncodingError(AnswerError):
     """
     A success status with a body in a ``Content-Encoding`` that the request did not accept.
 
-    A proxy or gateway compresses answers. Every answer is affected, and the service has done what was asked, so
-    repeating the request would only pay for it again.
+    A proxy or gateway compresses responses. The service has executed the request, so repeating it would only be
+    charged again.
 
     :param body: not decoded.
     :param encoding: the header.
@@ -206,7 +206,7 @@ class BudgetExceededError(LucidworksError):
     """
     ``max_requests`` or ``max_tokens`` of a task is reached; the responses so far are kept.
 
-    Not retryable: an automatic retry would have a new budget. Clearing the task is the decision for one.
+    Not retryable: an automatic retry would have a new budget. Clearing the task starts one.
     """
 
 

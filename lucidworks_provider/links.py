@@ -66,7 +66,7 @@ class PushedLink(BaseOperatorLink):
             context["ti"].xcom_push(key=cls.xcom_key, value=address)
         except Exception:
             # Link errors are non-fatal.
-            log.warning("%s could not be pushed.", cls.xcom_key, exc_info=True)
+            log.warning("The link %s could not be stored in XCom.", cls.xcom_key, exc_info=True)
 
 
 def split_web_address(url: Any) -> SplitResult | None:

@@ -35,7 +35,8 @@ LONGEST_DELAY = timedelta(hours=1)
 
 class LucidworksRetryPolicy(RetryPolicy):
     """
-    Fails at once for errors that no retry can cure, and retries the others when the service requests it.
+    Fails at once for errors that no retry can resolve, and retries the others after the delay that the service
+    requests.
 
     * Rejected arguments and connections, 4xx, jobs that ended in ERROR: the task fails without further retries.
     * Rate limits, 5xx, broken connections, results that are gone, jobs that were not ready in time: a retry,

@@ -1016,11 +1016,9 @@ def _advice(scheme: str) -> str:
     if extra := _EXTRAS.get(scheme):
         return f"On workers and triggerers: pip install 'airflow-provider-lucidworks[{extra}]'."
     if scheme in _AZURE:
-        return "Airflow knows Azure Blob Storage as abfs://."
+        return "Use abfs:// for Azure Blob Storage."
     known = ", ".join(f"{one}://" for one in _EXTRAS)
-    return (
-        f"Extras of this package bring {known}; other schemes need an Airflow provider that registers them."
-    )
+    return f"The extras of this package support {known}; other schemes need an Airflow provider that registers them."
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def shortest_deferral() -> float:
 
 class LucidworksStateTrigger(BaseTrigger):
     """
-    Waits until a model or a deployment is in a state, or cannot get there.
+    Waits until a model or a deployment is in a state, or cannot reach it.
 
     It only reads, since a restarted triggerer runs a trigger again.
 

@@ -169,12 +169,12 @@ class Chunk:
 @dataclass(frozen=True, slots=True)
 class ChunkingResult:
     """
-    A chunking job as one GET showed it.
+    The response to a poll of a chunking job.
 
-    :param status: the service's own word.
-    :param chunks: of all batch items in order, wherever the answer carries a payload.
+    :param status: as the service sent it.
+    :param chunks: of all batch items in order, wherever the response has a payload.
     :param items: how many of them each batch item has.
-    :param other_job: the id that the answer gives, where it is not this one.
+    :param other_job: the id in the response, if it is another one.
     """
 
     job_id: str
@@ -200,7 +200,7 @@ def read_result(body: Mapping[str, Any], job_id: str) -> ChunkingResult:
     if seen.has_payload and seen.state is not JobState.FAILED:
         items = body[CHUNKING.payload_field]
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-            raise _malformed(job_id, f"`{CHUNKING.payload_field}` is no list of objects")
+            raise _malformed(job_id, f"`{CHUNKING.payload_field}`, which is not a list of objects")
         # The older shape keeps the vectors of all items in one list beside the items.
         beside = body.get("vector", body.get("vectors"))
         remaining = list(beside) if isinstance(beside, list) else []
@@ -233,7 +233,7 @@ def _zip(texts: list[str], spans: object, vectors: list[object], job_id: str) ->
 
 def _strings(value: object, job_id: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise _malformed(job_id, "`chunks` is no list of texts")
+        raise _malformed(job_id, "`chunks`, which is not a list of texts")
     return value
 
 
@@ -261,14 +261,14 @@ def _numbers(value: object, job_id: str) -> list[float]:
     """A list of numbers. An array was validated when it was packed."""
     # A result has half a million numbers, so only C code iterates over them. A bool is not a number.
     if not isinstance(value, list) or not value or not set(map(type, value)) <= _NUMBERS:
-        raise _malformed(job_id, "a vector that is no list of numbers")
+        raise _malformed(job_id, "a vector that is not a list of numbers")
     try:
         # A value that is not finite makes the sum so; the sum of finite values may overflow.
         finite = math.isfinite(sum(value, 0.0)) or all(map(math.isfinite, value))
     except OverflowError:
         finite = False
     if not finite:
-        raise _malformed(job_id, "a vector with a value that is no finite number")
+        raise _malformed(job_id, "a vector with a value that is not a finite number")
     return value
 
 
@@ -288,7 +288,7 @@ def submit_chunking(
     """
     Submit one text to be chunked and vectorised.
 
-    Never in a trigger: a restarted trigger would submit again.
+    Do not call it in a trigger: a restarted trigger would submit again.
 
     :param text: at most 1,000,000 bytes of UTF-8.
     :param chunker: ``dynamic-newline``, ``dynamic-sentence``, ``regex-splitter``, ``semantic`` or ``sentence``.

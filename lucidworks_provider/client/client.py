@@ -60,7 +60,7 @@ class LucidworksClient:
         """
         Perform a call.
 
-        :param attempts: requests at most where a failure may pass; None for the number of the retry policy.
+        :param attempts: most requests for retryable errors; None for the number of the retry policy.
         :raises LucidworksError: names the connection.
         """
         steps = call.steps(self.settings)
@@ -98,7 +98,7 @@ class LucidworksClient:
         """
         Keep the connections of the running loop open while this is held, instead of opening one per call.
 
-        :param connections: requests at once; the first user of the loop decides. 8 unless given.
+        :param connections: requests at a time, 8 by default; the first caller in the loop decides.
         """
         aio = await import_in_thread(_AIO)
         async with aio.shared_transport(self.settings, connections) as transport:
@@ -106,7 +106,7 @@ class LucidworksClient:
 
     @property
     def rate_limit(self) -> RateLimitStats:
-        """What this process has learned about the application's rate limit."""
+        """The rate limit as this process has estimated it."""
         from lucidworks_provider.client.http.rate_limiter import queue_of
 
         return queue_of(self.settings.application_base, self.settings).stats
@@ -214,8 +214,9 @@ def _explain(err: LucidworksError, request: Request, conn_id: str) -> Lucidworks
     reason = str(err).rstrip(".")
     if isinstance(err, TokenRefusedError):
         return TokenRefusedError(
-            f"{reason}. Several access tokens were refused. Another system that requests tokens with the same client "
-            "id causes that (give it an integration of its own), or an application that is not entitled to this.",
+            f"{reason}. Several access tokens were refused. Either another system requests tokens with the same "
+            "client id (create a separate integration for it), or the application has no permission for this "
+            "request.",
             status=err.status,
         )
     unknown = isinstance(err, ServiceError | MalformedAnswerError | TransportError)

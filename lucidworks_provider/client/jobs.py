@@ -175,7 +175,7 @@ def read_submission(answer: Response, kind: JobKind) -> str:
     found = {named for name, value in _fields(body) if (named := _job_id(name, value, kind))}
     if len(found) == 1:
         [named] = found
-        log.warning("%s: the id %s is in another field than `%s`.", kind.submitting, named, kind.id_field)
+        log.warning("%s: no `%s`; the id %s is in another field.", kind.submitting, kind.id_field, named)
         return named
     seen = state_of(body, kind)
     if seen.state is JobState.FAILED:

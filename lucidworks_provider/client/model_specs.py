@@ -445,7 +445,7 @@ def _dictionary(value: object, what: str) -> None:
     if value is None:
         return
     if not isinstance(value, Mapping):
-        raise InputError(f"{what} is {value!r}, which is no dictionary.")
+        raise InputError(f"{what} is {value!r}; give a dictionary.")
     try:
         json_body(value)
     except (TypeError, ValueError, RecursionError) as err:

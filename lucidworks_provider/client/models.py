@@ -147,7 +147,7 @@ def _word(state: str | None) -> str:
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """
-    A model that runs somewhere.
+    A deployed model.
 
     :param id: also the MODEL_ID of predictions, chunking and tokenization.
     :param sent: every field as the service sent it.
@@ -219,17 +219,17 @@ def unseen_deployment(deployment_id: str) -> Deployment:
 
 
 def is_shown(value: object) -> bool:
-    """Whether the service shows a field: older answers leave fields out, or empty."""
+    """Whether the service shows a field: older responses leave fields out, or empty."""
     return value not in (None, "", {}, [])
 
 
 def merge_models(first: Model, other: Model) -> Model:
-    """The same model as two answers show it: the first one's fields, and what it leaves out."""
+    """Merge two responses about one model: the second adds fields that the first leaves out."""
     return _model(_merged(first.sent, other.sent))
 
 
 def merge_deployments(first: Deployment, other: Deployment) -> Deployment:
-    """The same deployment as two answers show it: the first one's fields, and what it leaves out."""
+    """Merge two responses about one deployment: the second adds fields that the first leaves out."""
     return _deployment(_merged(first.sent, other.sent))
 
 
@@ -286,7 +286,7 @@ def _read(answer: Response, what: str, read: Callable[[Mapping[str, Any]], T]) -
         [inner] = body.values()
         body = inner if isinstance(inner, Mapping) and "id" in inner else body
     if not isinstance(body, Mapping):
-        raise _malformed(answer, what, "no JSON object")
+        raise _malformed(answer, what, "not a JSON object")
     return read(body)
 
 
@@ -297,7 +297,7 @@ def _list(answer: Response, what: str) -> list[Mapping[str, Any]]:
         lists = [one for one in decoded.values() if isinstance(one, list)]
         decoded = lists[0] if len(lists) == 1 else None
     if not isinstance(decoded, list) or not all(isinstance(one, Mapping) for one in decoded):
-        raise _malformed(answer, what, "no list of objects")
+        raise _malformed(answer, what, "not a list of objects")
     return decoded
 
 
@@ -405,9 +405,9 @@ def get_model(model_id: str, *, metrics: bool = False) -> Call[Model]:
 
 def create_model(training: TrainingSpec, credentials: Mapping[str, str] | None = None) -> Call[Model]:
     """
-    Start to train a model. It cannot be changed or deleted afterwards.
+    Start to train a model, which cannot be changed or deleted afterwards.
 
-    Never in a trigger: a restarted trigger would train again.
+    Do not call it in a trigger: a restarted trigger would train again.
 
     :param credentials: ``{"serviceAccountKey": …}`` for the training data; never logged, never stored.
     :raises SubmissionUnknownError: sent, and no response came: a model of that name may exist.
@@ -449,7 +449,7 @@ def list_deployments() -> Call[tuple[Deployment, ...]]:
 
 def create_deployment(placement: DeploymentSpec) -> Call[Deployment]:
     """
-    Start to deploy a model. Never in a trigger.
+    Start to deploy a model. Do not call it in a trigger.
 
     :raises SubmissionUnknownError: sent, and no response came: a deployment may exist.
     :raises UnknownResourceError: no such model; names near ones where the service lists them.
@@ -612,7 +612,7 @@ def _check_credentials(credentials: Mapping[str, str] | None) -> None:
     if credentials is None:
         return
     if not isinstance(credentials, Mapping):
-        raise InputError('credentials is no dictionary; write it as {"serviceAccountKey": "…"}.')
+        raise InputError('credentials is not a dictionary; write it as {"serviceAccountKey": "…"}.')
     for name, secret in credentials.items():
         if not isinstance(name, str) or not isinstance(secret, str) or not secret.strip():
             raise InputError(f"credentials: {name} must be a text that is not empty.")

@@ -57,7 +57,7 @@ def no_text(value: object, what: str) -> InputError:
     :param what: names the text in the message.
     """
     return InputError(
-        f"{what} is {value!r:.80} ({type(value).__name__}), which is no text; decode or convert it."
+        f"{what} is {value!r:.80} ({type(value).__name__}), which is not text; decode or convert it."
     )
 
 
@@ -194,7 +194,7 @@ def check_options(
         return None
     names = f"its options are {', '.join(known)}" if known else "no options of it are known"
     if not isinstance(given, Mapping):
-        raise InputError(f"{what} is no dictionary; {names}.")
+        raise InputError(f"{what} is not a dictionary; {names}.")
     options = {name: value for name, value in given.items() if value is not None}
     for name, value in options.items():
         if name in known:

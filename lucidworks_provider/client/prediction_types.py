@@ -165,7 +165,7 @@ class RagAnswer(Prediction):
 
     :param answer_found: whether the documents hold the answer, if the service said.
     :param sources: of the documents that the answer is from. One page shows a list, an older one a text.
-    :param memory_uuid: of the conversation, for the ``use_case_config`` of what is asked next.
+    :param memory_uuid: of the conversation, for the ``use_case_config`` of the next request.
     """
 
     answer: str | None
@@ -193,8 +193,8 @@ class Keywords(Prediction):
     """
     Of ``keyword-extraction``.
 
-    :param keywords: from ``keywords``, else from a list within ``response``; empty where the service sends
-        them in another way (no page shows this answer), see ``response`` then.
+    :param keywords: from ``keywords``, else from a list within ``response``; empty where the service sends them in
+        another way (no page shows this response), see ``response`` then.
     """
 
     keywords: tuple[str, ...]
@@ -262,7 +262,7 @@ def read_predictions(
     body: Mapping[str, Any], answer: type[Prediction], name: str, *, inputs: int | None = None
 ) -> tuple[Any, ...]:
     """
-    Read the ``predictions`` of an answer.
+    Read the ``predictions`` of a response.
 
     :param name: of the request, for messages.
     :param inputs: how many were sent: one prediction for each of them is expected, in their order.

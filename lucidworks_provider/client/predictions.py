@@ -81,7 +81,7 @@ def submit_prediction(options: PredictionOptions[Any], inputs: Inputs) -> Call[s
     """
     Submit texts to be predicted asynchronously.
 
-    Never in a trigger: a restarted trigger would submit again.
+    Do not call it in a trigger: a restarted trigger would submit again.
 
     :param inputs: as for :func:`predict`.
     :return: the job's id. **Store it at once**: the service has no list of jobs.
@@ -106,7 +106,7 @@ def get_prediction(job_id: str, options: PredictionOptions[Any] | None = None) -
     **The response that carries the result may be the only one**: store it before anything else.
 
     :param job_id: what :func:`submit_prediction` returned.
-    :param options: what was asked, which gives the predictions their type.
+    :param options: those of the submission, which determine the type of the predictions.
     :raises UnknownResourceError: no such job, or its result is no longer kept.
     """
 
@@ -185,7 +185,7 @@ def _post(
 
 def read_answer(answer: Response, options: PredictionOptions[P], inputs: int) -> tuple[P, ...]:
     """
-    The predictions of a synchronous answer, one for each input.
+    The predictions of a synchronous response, one for each input.
 
     :raises MalformedAnswerError: not one for each, or not readable.
     """
@@ -208,18 +208,18 @@ def check_asynchronous(options: PredictionOptions[Any]) -> None:
     """
     if not options.known.asynchronous:
         raise InputError(
-            f"{options.use_case!r} does not run asynchronously; use LucidworksPredictionOperator (or predict), "
-            "and for the vectors of long texts chunking."
+            f"{options.use_case!r} does not run asynchronously; use LucidworksPredictionOperator or predict, "
+            "or chunking for the vectors of long texts."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionResult:
     """
-    A prediction job as one GET showed it.
+    The response to a poll of a prediction job.
 
-    :param status: the service's own word.
-    :param predictions: one for each input, wherever the answer carries them.
+    :param status: as the service sent it.
+    :param predictions: one for each input, wherever the response has them.
     """
 
     job_id: str
@@ -243,7 +243,7 @@ def read_result(
     name = f"Prediction job {job_id}"
     if seen.other_job:
         # A prediction does not name its input.
-        raise refused(f"{name}: the answer is about job {seen.other_job}")
+        raise refused(f"{name}: the response is about job {seen.other_job}")
     read: tuple[Any, ...] = ()
     if seen.has_payload and seen.state is not JobState.FAILED:
         read = read_predictions(top_level(body, PREDICTION), answer, name, inputs=inputs)
@@ -280,7 +280,7 @@ def read_tokens(answer: Response, inputs: int) -> Tokens:
     ]
     if len(texts) != inputs or not all(isinstance(one, list | str) for one in texts):
         raise MalformedAnswerError(
-            f"Tokenize: `generatedTokens` is no list of {inputs} lists; it starts: {excerpt(answer.body)!r}",
+            f"Tokenize: `generatedTokens` is not a list of {inputs} lists; it starts: {excerpt(answer.body)!r}",
             status=answer.status,
         )
     tokens = tuple(

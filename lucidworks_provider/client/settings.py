@@ -138,7 +138,7 @@ class LucidworksSettings:
                 self.conn_id,
                 "customer_id",
                 "is missing",
-                "the Models API needs it; Lucidworks provides it, its UI does not show it",
+                "the Models API needs it; request it from Lucidworks, its UI does not show it",
             )
         return self.models_url + template.format(customer_id=self.customer_id, **segments)
 
@@ -243,15 +243,15 @@ def _application_url(conn_id: str, application_id: str) -> str:
         raise _wrong(
             conn_id,
             "host (Application ID)",
-            f"is {application_id!r}, which is not one",
-            f"give {_first_label(application_id)}; a whole address goes into `application_url`",
+            f"is {application_id!r}",
+            f"use {_first_label(application_id)}; set `application_url` for a whole URL",
         )
     return f"https://{application_id}.applications.lucidworks.com"
 
 
 def _first_label(host: str) -> str:
     label = re.sub(r"^\w+://", "", host).partition(".")[0]
-    return f"{label!r} alone" if _LABEL.fullmatch(label) else "its letters and digits, - and _ between them"
+    return f"{label!r} alone" if _LABEL.fullmatch(label) else "letters and digits, with - and _ between them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +307,7 @@ class _Fields:
             for one in pair
         ):
             raise _wrong(
-                self.conn_id, name, "is no JSON object of path segments", 'write it as {"ner": "entities"}'
+                self.conn_id, name, "is not a JSON object of path segments", 'write it as {"ner": "entities"}'
             )
         return tuple(sorted(value.items()))
 
@@ -332,7 +332,10 @@ class _Fields:
             number = math.nan
         if not 0 < number <= _LONGEST_TIMEOUT:
             raise _wrong(
-                self.conn_id, name, f"is {value!r}", f"use seconds above 0, {_LONGEST_TIMEOUT:g} at most"
+                self.conn_id,
+                name,
+                f"is {value!r}",
+                f"use a number of seconds above 0, at most {_LONGEST_TIMEOUT:g}",
             )
         return number
 
@@ -340,7 +343,10 @@ class _Fields:
         value = self.text(name, None)
         if value is not None and not Path(value).is_file():
             raise _wrong(
-                self.conn_id, name, f"names {value!r}, which is no file here", "use a PEM file's path"
+                self.conn_id,
+                name,
+                f"names {value!r}, which is not a file on this host",
+                "use the path of a PEM file",
             )
         return value
 
@@ -352,11 +358,11 @@ class _Fields:
             parts = urlsplit(value)
             host, _ = parts.hostname, parts.port
         except ValueError:
-            raise _wrong(self.conn_id, name, "is no URL", "use https://HOST") from None
+            raise _wrong(self.conn_id, name, "is not a URL", "use https://HOST") from None
         if parts.username is not None or parts.password is not None:
-            raise _wrong(self.conn_id, name, "contains credentials", "they belong into login and password")
+            raise _wrong(self.conn_id, name, "contains credentials", "put them into login and password")
         if re.search(r"\s", value):
-            raise _wrong(self.conn_id, name, f"is {value!r}", "there is white space in it")
+            raise _wrong(self.conn_id, name, f"is {value!r}", "remove the white space")
         if not host or parts.scheme not in {"http", "https"} or parts.query or parts.fragment:
             raise _wrong(self.conn_id, name, f"is {value!r}", "use https://HOST, without a query")
         if parts.scheme == "http" and not _is_loopback(host):

@@ -79,7 +79,9 @@ def check_chunks(
     """
     chunks, job = result.chunks, f"Chunking job {result.job_id}"
     if not any(chunk.text.strip() for chunk in chunks):
-        raise EmptyResultError(f"{job}: the service says {result.status!r} and gives no chunk of the text.")
+        raise EmptyResultError(
+            f"{job}: the service reports {result.status!r} but returns no chunk of the text."
+        )
     dimension = (options.model_config or {}).get("dimReductionSize")
     vectors = (chunk.vector for chunk in chunks)
     warnings = check_vectors(vectors, options.quantization, dimension, job, lenient=lenient)
@@ -91,7 +93,7 @@ def check_chunks(
         if strange:
             warnings += _of_another_text(text, chunks, strange, result.other_job, job, lenient=lenient)
     if result.other_job and not strange:
-        warnings.append(f"The answer is about job {result.other_job}, and its chunks fit the text.")
+        warnings.append(f"The response is about job {result.other_job}, and its chunks fit the text.")
     if sum(map(bool, result.items)) > 1 and (
         gap is not None or not _one_after_the_other(spans, result.items)
     ):
@@ -173,7 +175,9 @@ def in_order(predictions: Sequence[Mapping[str, Any]], name: str) -> Sequence[Ma
             return [
                 one for _, one in sorted(zip(numbers, predictions, strict=True), key=lambda pair: pair[0])
             ]
-    raise refused(f"{name}: the predictions have the `index` {str(given)[:100]}, which is no order")
+    raise refused(
+        f"{name}: the predictions have the `index` {str(given)[:100]}, which does not define an order"
+    )
 
 
 def _is_whole(vector: Sequence[float]) -> bool:

@@ -168,7 +168,9 @@ class _Inspector:
         try:
             self.options = CatalogueOptions(**json.loads(self.chunks.configuration[OPTIONS]))
         except (TypeError, ValueError) as err:
-            raise InputError(f"{self.chunks.uri}: its property {OPTIONS} is no configuration: {err}") from err
+            raise InputError(
+                f"{self.chunks.uri}: its property {OPTIONS} is not a configuration: {err}"
+            ) from err
         self.dimension = int(self.chunks.configuration.get(DIMENSION, 0))
 
     def _table(self, name: str, version: int | None = None) -> Table:
@@ -400,7 +402,7 @@ class _Inspector:
             return
         if isinstance(one, RejectedDocument):
             add(
-                "documents that cannot be read, and are no rejects",
+                "documents that cannot be read, and are not rejects",
                 f"{one.id!r} ({one.reason}: {one.detail})",
             )
         elif known is None and not present:

@@ -301,8 +301,8 @@ class PartWriter:
 def not_covered(gap: str) -> str:
     """The message about a gap."""
     return (
-        f"The chunks do not cover the text: {gap}. The service limits the chunks of a request by dimension and cuts "
-        "silently: lower max_text_bytes, or quantise."
+        f"The chunks do not cover the text: {gap}. The service limits the chunks of a request by dimension and "
+        "silently drops the rest: lower max_text_bytes, or quantise the vectors."
     )
 
 

@@ -600,7 +600,7 @@ def resume_run(
         for record in journal.load()
     )
     if was_published and not added:
-        log.info("The last run died after its commits; its journal is ended.")
+        log.info("The last run died after its commits; its journal is closed.")
         carry_over(journal, db)
         db.clear_run()
         head = journal.head()

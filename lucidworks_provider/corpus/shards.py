@@ -149,7 +149,7 @@ def read_shard(uri: str) -> Shard:
             return Shard(int(plain["number"]), int(plain["of"]))
         except (TypeError, KeyError, ValueError):
             break
-    raise InputError(f"listing: {uri} is no listing. Give one that write_listings made.")
+    raise InputError(f"listing: {uri} is not a listing. Give one that write_listings has written.")
 
 
 def read_listing(uri: str) -> Iterator[SourceFile]:
@@ -166,7 +166,7 @@ def read_listing(uri: str) -> Iterator[SourceFile]:
             yield SourceFile(**plain | {"format": Format(plain["format"])})
         except (ValueError, TypeError, KeyError):
             raise InputError(
-                f"listing: line {number} of {uri} is not of a listing. Give one that write_listings made."
+                f"listing: line {number} of {uri} is invalid. Give a listing that write_listings has written."
             ) from None
 
 
@@ -179,7 +179,7 @@ def _lines(uri: str) -> Iterator[dict[str, Any]]:
                     yield json.loads(line)
                 except ValueError:
                     raise InputError(
-                        f"listing: line {number} of {uri} is not of a listing. Give one that write_listings made."
+                        f"listing: line {number} of {uri} is invalid. Give a listing that write_listings has written."
                     ) from None
     except StorageError as err:
         if isinstance(err.__cause__, FileNotFoundError):
@@ -281,7 +281,7 @@ def read_staged(uri: str) -> StagedShard:
         return StagedShard(**json.loads(data or b""))
     except (ValueError, TypeError):
         raise InputError(
-            f"staged: {uri} is not what the task of a shard has staged. Give what those tasks return, and leave "
+            f"staged: {uri} was not staged by the task of a shard. Give what those tasks return, and keep "
             "trigger_rule at all_success."
         ) from None
 
@@ -430,13 +430,13 @@ def _publish(
 def _check_shards(shards: Sequence[StagedShard]) -> CatalogueOptions:
     """:raises InputError: their configurations differ, or one is missing or there twice."""
     if not shards:
-        raise InputError("staged is empty; give what the tasks of the shards have returned.")
+        raise InputError("staged is empty; give what the tasks of the shards return.")
     names = [shard.shard for shard in shards]
     count = int(names[0].rpartition("-")[2])
     if sorted(names) != [Shard(number, count).name for number in range(count)]:
         raise InputError(
-            f"staged: there are the shards {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}, instead "
-            f"of each of {count} once. Publish after the tasks of all shards have succeeded; keep trigger_rule at "
+            f"staged: has the shards {', '.join(sorted(names)[:5])}{', …' if len(names) > 5 else ''}, but needs "
+            f"each of {count} once. Publish after the tasks of all shards have succeeded; keep trigger_rule at "
             "all_success."
         )
     first = shards[0]
@@ -478,8 +478,8 @@ def _check_base(output: str, tables: Tables, shards: Sequence[StagedShard]) -> N
     for shard in shards:
         if shard.base != tables.run:
             raise InputError(
-                f"staged: shard {shard.shard} was compared with run {shard.base} of {output}, which is at run "
-                f"{tables.run} by now. Run the tasks of the shards again, and nothing else in between."
+                f"staged: shard {shard.shard} was compared with run {shard.base} of {output}, which is now at run "
+                f"{tables.run}. Run the tasks of the shards again, and no other task on this output in between."
             )
         if (
             options is not None

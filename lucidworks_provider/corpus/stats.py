@@ -266,7 +266,7 @@ class RunStats:
         ]
         if self.rate is not None:
             words.append(f"limit {self.rate:,.1f} requests/s")
-        counts = {"429s": self.throttles, "rejects": self.rejects, "without an answer": self.unanswered}
+        counts = {"429s": self.throttles, "rejects": self.rejects, "without a response": self.unanswered}
         words += [f"{name}: {number:,}" for name, number in counts.items() if number]
         done, during = self._recent
         known = self._counted >= MIN_DOCUMENTS and now - self._first >= MIN_SECONDS

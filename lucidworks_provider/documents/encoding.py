@@ -85,7 +85,7 @@ def check_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except (LookupError, ValueError, TypeError):
         raise InputError(
-            f"encoding is {name!r}, which is none that Python knows; e.g. utf-8, cp1252, utf-16."
+            f"encoding is {name!r}, which Python does not know; use e.g. utf-8, cp1252, utf-16."
         ) from None
 
 

@@ -113,7 +113,9 @@ def _document(place: str, record: Any, options: ReadOptions) -> Document | Rejec
     if isinstance(record, Rejection):
         return RejectedDocument(place, *record)
     if not isinstance(record, dict):
-        return RejectedDocument(place, Reason.INVALID, f"It is no JSON object, but {type(record).__name__}.")
+        return RejectedDocument(
+            place, Reason.INVALID, f"It is of type {type(record).__name__}, not a JSON object."
+        )
     if options.text_column not in record:
         return RejectedDocument(place, Reason.INVALID, f"It has no field {options.text_column!r}.")
     return read_record(place, record.get(options.id_column), record[options.text_column], options)
@@ -131,7 +133,7 @@ def _parsed(line: bytes, encoding: str | None, loads: Callable[[bytes], Any]) ->
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as err:
-        return Rejection(Reason.INVALID, f"It is no JSON: {err!s:.100}.")
+        return Rejection(Reason.INVALID, f"It is not JSON: {err!s:.100}.")
 
 
 def _loads() -> Callable[[bytes], Any]:

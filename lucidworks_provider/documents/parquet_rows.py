@@ -52,7 +52,7 @@ def read_parquet(file: SourceFile, options: ReadOptions) -> Iterator[Document | 
                 row += 1
                 yield read_record(f"{file.path}:{row}", document_id, text, options)
         except (pa.ArrowException, OSError, EOFError) as err:
-            detail = f"It cannot be read as Parquet behind row {row:,}: {type(err).__name__}: {err!s:.200}"
+            detail = f"It cannot be read as Parquet after row {row:,}: {type(err).__name__}: {err!s:.200}"
             yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 
@@ -69,7 +69,8 @@ def _check_columns(file: SourceFile, schema: pa.Schema, options: ReadOptions) ->
         readable = is_textual(kind) or (name == options.id_column and kinds.is_integer(kind))
         if not readable and not kinds.is_null(kind):
             raise InputError(
-                f"{file.uri}: column {name!r} is of type {kind}; ids must be texts or whole numbers, and texts texts."
+                f"{file.uri}: column {name!r} is of type {kind}; id_column must have texts or whole numbers, "
+                "and text_column texts."
             )
 
 
@@ -151,7 +152,7 @@ def read_delta(file: SourceFile, options: ReadOptions) -> Iterator[Document | Re
             for row, document_id, text in zip(*values, strict=True):
                 yield read_record(f"{file.path}:{row + 1}", document_id, text, options)
     except (pa.ArrowException, UnicodeDecodeError) as err:
-        detail = f"It is broken behind row {row + 1:,}: {type(err).__name__}: {err!s:.200}"
+        detail = f"It is corrupt after row {row + 1:,}: {type(err).__name__}: {err!s:.200}"
         yield RejectedDocument(file.path, Reason.INVALID, detail)
 
 

@@ -135,10 +135,13 @@ def read_inline_documents(
         try:
             source = json.loads(source)
         except ValueError:
-            raise InputError("source is a text that begins with [ and is no JSON; use `| tojson`.") from None
+            raise InputError(
+                "source is a text that begins with [ and is not JSON; in a template use `| tojson`."
+            ) from None
     if not isinstance(source, Iterable) or isinstance(source, Mapping | bytes):
         raise InputError(
-            f"source is {type(source).__name__}; give a URI, or a list of {{{id_column!r}: …, {text_column!r}: …}}."
+            f"source is of type {type(source).__name__}; give a URI, or a list of "
+            f"{{{id_column!r}: …, {text_column!r}: …}}."
         )
     options = ReadOptions(id_column, text_column, max_document_bytes=max_document_bytes)
     return [_read_inline(position, given, options) for position, given in enumerate(source)]

@@ -59,7 +59,7 @@ class ReadOptions:
                 continue
             if not isinstance(value, str) or len(value) != 1 or not value.isascii() or value in "\r\n\0 ":
                 raise InputError(
-                    f"{name} is {value!r}; give one character of ASCII, no line break and no space."
+                    f"{name} is {value!r}; give one ASCII character, not a line break or a space."
                 )
             if special.count(value) > 1:
                 raise InputError(f"{name} is {value!r}, which another option has as well; they must differ.")
@@ -114,8 +114,8 @@ def missing_column(uri: str, name: str, there: list[str], hint: str = "") -> Inp
     """
     meant = did_you_mean(name, there)
     return InputError(
-        f"{uri} has no column {name!r}, but {', '.join(map(repr, there[:20])) or 'none at all'}.{meant} Say in "
-        f"id_column and text_column which to use.{'' if meant or not hint else f' {hint}'}"
+        f"{uri} has no column {name!r}; it has {', '.join(map(repr, there[:20])) or 'none'}.{meant} Set "
+        f"id_column and text_column.{'' if meant or not hint else f' {hint}'}"
     )
 
 

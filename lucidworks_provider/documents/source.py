@@ -325,7 +325,7 @@ def _split(base: str) -> tuple[str, list[str]]:
     try:
         re.compile(_expression(parts))
     except re.error:
-        raise InputError(f"source is {base!r}, which is no glob that can be understood.") from None
+        raise InputError(f"source is {base!r}, which is not a valid glob.") from None
     _folders[base] = folder
     return folder, parts
 

@@ -204,8 +204,8 @@ def _empty(schema: pa.Schema, names: Sequence[str]) -> pa.RecordBatch:
 def _list(uri: str, argument: str) -> list[SourceFile]:
     if len(uri) > _LONGEST_URI or "\n" in uri:
         raise InputError(
-            f"{argument} is a text of {len(uri):,} characters, which is no URI. Texts are a list, in a template by "
-            "`| tojson`."
+            f"{argument} is a text of {len(uri):,} characters, which is not a URI. Texts are a list, in a template "
+            "by `| tojson`."
         )
     try:
         files = sorted(list_source(uri, _TABLES), key=lambda file: file.path)
@@ -275,7 +275,7 @@ def _read_parquet(file: SourceFile, columns: TableColumns) -> Iterator[pa.Record
             raise
         except (pa.ArrowException, OSError, EOFError) as err:
             raise InputError(
-                f"{file.uri} is no Parquet, or broken behind row {row:,}: {type(err).__name__}: {err!s:.200}"
+                f"{file.uri} is not Parquet, or is corrupt after row {row:,}: {type(err).__name__}: {err!s:.200}"
             ) from err
 
 
@@ -296,7 +296,7 @@ def _read_csv(file: SourceFile, columns: TableColumns) -> Iterator[pa.RecordBatc
         size = 0
         for line, record in records:
             if isinstance(record, Rejection):
-                raise InputError(f"{file.uri} cannot be read from line {line:,} on: {record.detail}")
+                raise InputError(f"{file.uri} cannot be read from line {line:,}: {record.detail}")
             if width < 0:
                 found = [str(records.decode(name)) for name in record]
                 chosen, width = _chosen(file.uri, found, columns), len(found)
@@ -352,7 +352,7 @@ def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.Rec
                 # Not orjson, which makes floats of large whole numbers.
                 row = json.loads(line)
                 if not isinstance(row, dict):
-                    raise InputError(f"{file.uri}: line {number:,} is no JSON object.")
+                    raise InputError(f"{file.uri}: line {number:,} is not a JSON object.")
                 for name in columns.required:
                     if name not in row:
                         raise _missing(f"{file.uri}: line {number:,}", name, list(row))
@@ -368,7 +368,7 @@ def _read_json_lines(file: SourceFile, columns: TableColumns) -> Iterator[pa.Rec
         except (ValueError, RecursionError) as err:
             if isinstance(err, InputError):
                 raise
-            raise InputError(f"{file.uri}: line {number:,} is no JSON: {err!s:.200}") from err
+            raise InputError(f"{file.uri}: line {number:,} is not JSON: {err!s:.200}") from err
         if rows:
             yield python_batch(rows, columns, f"{file.uri}: in the rows up to line {number:,}")
 
@@ -472,8 +472,8 @@ def _chosen(where: str, names: Sequence[str], columns: TableColumns) -> list[str
 
 def _missing(where: str, name: str, there: Sequence[str]) -> InputError:
     return InputError(
-        f"{where} has no column {name!r}, but {', '.join(map(repr, list(there)[:20])) or 'none at all'}. Say in "
-        "id_column (None for no key), text_column and columns which to use."
+        f"{where} has no column {name!r}; it has {', '.join(map(repr, list(there)[:20])) or 'none'}. Set "
+        "id_column (None for no key), text_column and columns."
     )
 
 

@@ -32,10 +32,10 @@ def lucidworks_emulator(
     lucidworks_emulator_settings: EmulatorSettings, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RunningEmulator]:
     """
-    An emulator of one's own for a test, which the connection ``lucidworks_default`` leads to.
+    An emulator for one test, and the connection ``lucidworks_default`` to it.
 
-    Access is shared in memory (``share_via``), so what is tested runs in the test's own process: a hook, an operator,
-    ``dag.test()``. Requests go past any proxy of the environment.
+    The token is shared in memory (``share_via``), so run what you test in the test's process: a hook, an operator,
+    ``dag.test()``. Requests bypass any proxy of the environment.
     """
     from lucidworks_provider.emulator import running
 

@@ -96,7 +96,7 @@ class LucidworksAuthHook(BaseHook):
         An access token of a scope: the cached one while it is fresh, else the shared one.
 
         :param scope: ``machinelearning.predict`` (every ``/ai/*`` call) or ``machinelearning.model``.
-        :param refused: a token that was just answered with 401, as for :meth:`invalidate`.
+        :param refused: a token that was just refused with 401, as for :meth:`invalidate`.
         :raises AuthenticationError: the service refuses the credentials.
         :raises TokenError: there is no token, and a new one would invalidate that of other processes; retryable.
         :raises TokenContestedError: another system keeps requesting tokens with the same client ID.
@@ -111,7 +111,7 @@ class LucidworksAuthHook(BaseHook):
 
     def invalidate(self, token: str, scope: str = PREDICT_SCOPE) -> None:
         """
-        Report that a call with this token was answered with 401.
+        Report that a call with this token got a 401.
 
         A token that is not in use any more is ignored. The next :meth:`get_token` reads the shared store before it
         requests a new token.
@@ -266,7 +266,7 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
     if conn.conn_type not in _TYPES:
         # Its password is for another service.
         raise ConfigurationError(
-            f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use one of the type {CONNECTION_TYPE!r}."
+            f"Connection {conn_id!r}: its type is {conn.conn_type!r}; use a connection of type {CONNECTION_TYPE!r}."
             f"{did_you_mean(conn.conn_type, (CONNECTION_TYPE,))}"
         )
     extra = {} if extra is None else extra
@@ -288,7 +288,7 @@ def _parse(conn_id: str, conn: Connection, extra: Any) -> LucidworksSettings:
 def misspelt_fields(extra: Mapping[str, Any]) -> str:
     """A sentence for each name that is none of a field of the connection, but near one."""
     hints = {name: did_you_mean(name, CONN_FIELDS, 0.8) for name in extra if name not in CONN_FIELDS}
-    return " ".join(f"extra has {name!r}, which is not read.{hint}" for name, hint in hints.items() if hint)
+    return " ".join(f"extra has the unknown field {name!r}.{hint}" for name, hint in hints.items() if hint)
 
 
 @cache

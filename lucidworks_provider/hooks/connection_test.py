@@ -117,7 +117,7 @@ def explain(err: LucidworksError, access: str, *, assumed: bool) -> tuple[bool, 
             )
         case TokenRefusedError():
             return False, (
-                f"refuses {access}. Another system that requests tokens with the same client id causes that, or an "
-                f"application that is not entitled. {err}"
+                f"refuses {access}: either another system requests tokens with the same client id, or the "
+                f"application has no permission. {err}"
             )
     return False, f"does not work with {access}. {err}"

@@ -44,7 +44,7 @@ class LucidworksHook(LucidworksAuthHook):
         """
         Perform a call.
 
-        :param attempts: requests at most where an error is retryable; None for the number of the retry policy.
+        :param attempts: most requests for retryable errors; None for the number of the retry policy.
         :raises LucidworksError: names the connection.
         """
         self.get_settings()
@@ -60,7 +60,7 @@ class LucidworksHook(LucidworksAuthHook):
         """
         Keep the connections of the running loop open while this is held, instead of opening one per call.
 
-        :param connections: requests at once; the first user of the loop decides. 8 unless given.
+        :param connections: requests at a time, 8 by default; the first caller in the loop decides.
         """
         await self.aget_settings()
         async with self._open().shared(connections) as transport:

@@ -67,5 +67,5 @@ def _service_account(extra: dict[str, Any]) -> str | None:
 
 def _redacted(key: str | None, conn_id: str, where: str) -> str:
     if not key:
-        raise ConfigurationError(f"Connection {conn_id!r}: no key is in it; set its {where}.")
+        raise ConfigurationError(f"Connection {conn_id!r}: it has no key; set its {where}.")
     return redact_in_logs(key)

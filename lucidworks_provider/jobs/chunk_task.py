@@ -329,7 +329,8 @@ class ChunkTask(JobTask[ChunkFile]):
             first, gap = next(iter(self._gaps.items()))
             file.warnings.add(
                 "The chunks of %s of %s documents do not cover the text. The first: %r, %s. The service limits the "
-                "chunks of a request by dimension and cuts silently: split long documents, or quantise.",
+                "chunks of a request by dimension and silently drops the rest: split long documents, or quantise the "
+                "vectors.",
                 len(self._gaps),
                 self.count,
                 first,

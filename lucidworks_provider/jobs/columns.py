@@ -383,7 +383,7 @@ class ChunkColumns:
         if self._code == "f":
             packed = [pack(*vector) for vector in vectors]
             if not all(math.isfinite(sum(vector)) or _finite(vector) for vector in vectors):
-                raise ValueError("a value that is no finite number")
+                raise ValueError("a value that is not a finite number")
             return packed
         try:
             return [pack(*vector) for vector in vectors]

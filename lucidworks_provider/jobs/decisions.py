@@ -280,7 +280,7 @@ class _History:
                 self.empty += 1
         handed_out = result.state is JobState.GONE and bool(result.status)
         if self.empty >= EMPTY_POLLS or (self.empty and handed_out):
-            return PollOutcome(JobEnd.EMPTY, f"The service says {result.status!r} and gives no result.")
+            return PollOutcome(JobEnd.EMPTY, f"The service reports {result.status!r} but returns no result.")
         return None
 
     def wait(self, seconds: float, poll_interval: float) -> float:

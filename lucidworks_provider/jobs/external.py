@@ -91,6 +91,6 @@ def read_body(body: bytes, kind: JobKind, job_id: str) -> ParsedBody:
     name = f"{kind.name.capitalize()} job {job_id}"
     result = state_of(parse_object(body, name), kind, job_id)
     if result.other_job:
-        raise refused(f"{name}: the answer is about job {result.other_job}")
+        raise refused(f"{name}: the response is about job {result.other_job}")
     has_result = result.has_payload and result.state is not JobState.FAILED
     return ParsedBody(result.state, result.status, result.message, body if has_result else None)

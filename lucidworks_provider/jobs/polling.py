@@ -181,7 +181,7 @@ class JobPoller(Poller):
 
     async def _other_job(self, result: PollResult, body: bytes) -> PollResult:
         """The first response about another job: a cache or a mix-up."""
-        message = f"The answer is about job {result.other_job}."
+        message = f"The response is about job {result.other_job}."
         await self._warn("%s Polling again.", message)
         if result.has_payload:
             kept = await self.store.quarantine(body, QuarantineReason.OTHER_JOB)
@@ -197,7 +197,8 @@ class JobPoller(Poller):
                 same, self.quarantined = bool(digest) and digest == self.quarantined, digest
                 if same:
                     await self._warn(
-                        "the same payload twice with status %r: it is the result.", result.status
+                        "received the same payload twice with status %r; accepted it as the result.",
+                        result.status,
                     )
                     await self.store.save(body)
                     return PollResult(JobState.RESULT, result.status)

@@ -299,7 +299,7 @@ class SyncBatchRunner:
             kept = stored.reject()
             message = str(err).rstrip(".")
             raise refused(
-                f"{batch.name}: {message}. The answer is kept in {kept}; clearing the task sends the batch again"
+                f"{batch.name}: {message}. The response is kept in {kept}; clearing the task sends the batch again"
             ) from None
 
     def _read(self, batch: Batch) -> tuple[Prediction, ...]:

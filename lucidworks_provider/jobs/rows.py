@@ -564,7 +564,7 @@ def _as_bytes(column: pa.Array, name: str, where: str) -> list[bytes | None]:
         column = column.dictionary_decode()
     kind = column.type
     if not is_textual(kind) and not pa.types.is_null(kind):
-        raise InputError(f"{where}: column {name!r} is of type {kind}; texts must be texts.")
+        raise InputError(f"{where}: column {name!r} is of type {kind}; text_column must have texts.")
     values: list[bytes | None] = column.cast(pa.large_binary()).to_pylist()
     return values
 
@@ -615,7 +615,7 @@ def not_rendered(value: object, what: str) -> InputError:
 
 def repeated(what: str, key: str | None, value: object) -> str:
     """The message about a row with the key of an earlier one."""
-    return f"{what}: the {key} {value!r} is there more than once."
+    return f"{what}: duplicate {key} {value!r}."
 
 
 def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules) -> Iterator[Rows]:
@@ -633,7 +633,7 @@ def _python_chunks(inputs: object, columns: TableColumns, rules: RowRules) -> It
 
 
 def _not_taken(inputs: object, argument: str, row: str) -> str:
-    what = f"{argument} is {type(inputs).__name__}"
+    what = f"{argument} is of type {type(inputs).__name__}"
     if isinstance(inputs, Mapping):
         what += f" with the keys {', '.join(map(repr, list(inputs)[:10])) or 'none'}"
     return (

@@ -421,7 +421,7 @@ class JobTask(ABC, Generic[File]):
         messages = []
         for position, err in errors.items():
             kept = self.store.results.of(position, record.jobs[position]).reject()
-            messages.append(f"{self._job(record, position)}: {err} The answer is kept in {kept}.")
+            messages.append(f"{self._job(record, position)}: {err} The response is kept in {kept}.")
         record.mark_failed(dict.fromkeys(errors, ""))
         self.store.save(record)
         # Invalid JSON was truncated in transit. Any other response would be the same again.
@@ -449,7 +449,7 @@ class JobTask(ABC, Generic[File]):
         except SubmissionUnknownError as err:
             if not self.resubmit_unknown:
                 self._unknown([position], str(err))
-            tried = f"{self.name(position)}: {1 + RESUBMISSIONS} submissions without an answer"
+            tried = f"{self.name(position)}: {1 + RESUBMISSIONS} submissions without a response"
             raise SubmissionUnknownError(
                 f"{tried}; jobs with unknown ids may exist. The last: {err}"
             ) from None

@@ -76,7 +76,10 @@ def _as_seconds(value: object) -> float:
 
 
 # Types of arguments. A template renders to a text, so texts of numbers and of truth values are accepted.
-SECONDS: Option[float] = (f"seconds above 0, or a timedelta, of {_LONGEST:,.0f} s at most", _as_seconds)
+SECONDS: Option[float] = (
+    f"a timedelta or a number of seconds, above 0 and at most {_LONGEST:,.0f} s",
+    _as_seconds,
+)
 LIMIT: Option[int | None] = (
     f"{whole(0)[0]}, or None for no limit",
     lambda value: None if value is None else whole(0)[1](value),
@@ -95,7 +98,7 @@ def dictionary(value: Mapping[str, Any] | str | None, what: str) -> Mapping[str,
         with suppress(ValueError):
             decoded = json.loads(value)
         if decoded is not None and not isinstance(decoded, dict):
-            raise InputError(f"{what} is {value[:80]!r}, which is no JSON object; give a dictionary.")
+            raise InputError(f"{what} is {value[:80]!r}, which is not a JSON object; give a dictionary.")
     # A RedactedDict has more than its items.
     options: Mapping[str, Any] | None = as_json(decoded) if type(decoded) is dict else decoded
     return options
@@ -209,7 +212,7 @@ def refuse_upstream(arguments: Mapping[str, Any], template_fields: Collection[st
     for name in sorted(_PARSED & set(arguments) - set(template_fields)):
         for upstream, _ in XComArg.iter_xcom_references(arguments[name]):
             raise InputError(
-                f"{name} is the output of task {upstream.task_id!r}, but is no template field. Give a value"
+                f"{name} is the output of task {upstream.task_id!r}, but is not a template field. Give a value"
                 f"{f', or map over it: .expand({name}=…)' if name in _EXPANDED else ''}."
             )
 
@@ -557,7 +560,7 @@ class StateWaitMixin(WaitMixin):
                 after = "" if took is None else f", in {duration(took)}"
                 self.log.info("%s: %s%s", what, event.get("state") or "deleted", after)
             case "failed":
-                raise JobFailedError(f"{status}, and will not get to {target!r}. {message}".strip())
+                raise JobFailedError(f"{status}, and will not reach {target!r}. {message}".strip())
             case "timeout":
                 raise JobTimeoutError(self._timed_out(context, event))
             case _:

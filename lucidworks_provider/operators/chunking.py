@@ -37,7 +37,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     Submits in the worker, waits in the triggerer, and returns a manifest:
     ``{"uri", "documents", "chunks", "dimension", "tokens", "warnings"}``, and ``"rejected"`` where documents were not
     sent. A retry resumes the jobs that an earlier attempt submitted and uses the results that it stored; clearing a
-    task that succeeded does everything again.
+    task that succeeded submits everything again.
 
     The result has the id of each document as text in ``document_id``, and its key and ``columns`` under their own
     names and, in Parquet, in their own types.
@@ -52,9 +52,9 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     :param documents: instead of ``text``, a list of ``{"id": …, "text": …}``; the URI of ``.parquet``, ``.csv`` or
         ``.jsonl`` files, a folder or a glob of them; a DataFrame or another Arrow table; or an iterable of rows. One
         request for each row, 10,000 at most. A text that begins with ``[`` is JSON, any other one a URI. (templated)
-    :param id_column: the column, or key, of the ids, each of which must differ from the others; None to number the
-        documents from 0. (templated)
-    :param text_column: that of the texts. (templated)
+    :param id_column: the column, or key, of the ids, which must be unique; None to number the documents from 0.
+        (templated)
+    :param text_column: the column, or key, of the texts. (templated)
     :param columns: other columns that are passed through to each chunk of the document. A row that is a tuple has the
         id, the text and these, in this order. (templated)
     :param chunker_config: the chunker's own options, e.g. ``{"maxChunkSize": 256}`` (tokens). (templated)
@@ -62,12 +62,12 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
     :param data_type: ``passage``: documents; ``query``: search queries. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
-    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
+    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a new job is polled
         more often. (templated)
     :param timeout: seconds, or a timedelta, to wait for all jobs. A retry resumes the wait. (templated)
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
         unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``. (templated)
-    :param max_requests: fail before the first submission if the task needs more of them. (templated)
+    :param max_requests: fail before the first submission if the task has more documents. (templated)
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`. (templated)
     :param max_text_bytes: reject a text with more bytes of UTF-8; the vendor says "approximately 1 MB".
@@ -199,7 +199,7 @@ class LucidworksChunkOperator(ChunkingOptionsMixin, RowsMixin, JobOperator):
 
         if (self.text is None) == (self.documents is None):
             raise InputError(
-                f"Give either `text` or `documents`, not {'neither' if self.text is None else 'both'}."
+                f"Give either `text` or `documents`; {'neither is' if self.text is None else 'both are'} given."
             )
         if self.text is None:
             return self.documents

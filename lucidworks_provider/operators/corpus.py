@@ -70,18 +70,18 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param listing: URI of a listing that
         :func:`~lucidworks_provider.corpus.shards.write_listings` has written, which is read instead of listing
         ``source``: a shard. (templated)
-    :param id_column: of ``.jsonl``, ``.csv`` and ``.parquet`` files and of Delta tables, the column of the document
-        ids. (templated)
-    :param text_column: of those files, the column of the texts. (templated)
-    :param encoding: of text files, e.g. ``windows-1252``; without it they have a byte order mark, are UTF-8, or are
-        pages that declare it. (templated)
+    :param id_column: the column of the document ids, in ``.jsonl``, ``.csv`` and ``.parquet`` files and Delta tables.
+        (templated)
+    :param text_column: the column of the texts, likewise. (templated)
+    :param encoding: of text files, e.g. ``windows-1252``; by default that of a byte order mark or of an HTML page's
+        declaration, else UTF-8. (templated)
     :param csv_delimiter: between the fields of ``.csv`` and ``.tsv`` files; without it a comma and a tab. (templated)
     :param csv_quotechar: around fields, and doubled within them; empty for none. (templated)
     :param csv_escapechar: makes the next character part of the field, e.g. a backslash. (templated)
     :param csv_columns: names of the columns, for files without a header line. (templated)
     :param full_refresh: send every document again; needed after a change of the chunker, the model or their
         configuration. (templated)
-    :param prune: remove documents that the source does not have any more. (templated)
+    :param prune: remove documents that the source no longer has. (templated)
     :param plan_only: send and write nothing; return ``{"documents", "would_submit", "requests", "bytes",
         "skipped"}``.
         (templated)
@@ -105,7 +105,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
     :param retention: seconds, or a timedelta, for which older versions can be read. (templated)
     :param report_url: where a browser finds the folder ``output_uri``, for the link to the report in the UI.
         (templated)
-    :param max_in_flight: documents. (templated)
+    :param max_in_flight: most documents in flight. (templated)
     :param timeout: seconds, or a timedelta, to wait for each job. The next run polls a job that was not
         ready. (templated)
     :param poll_interval: the longest time between two polls of a job, seconds or a timedelta. (templated)
@@ -242,7 +242,7 @@ class LucidworksChunkCorpusOperator(ChunkingOptionsMixin, ResultMixin, HookMixin
         _ = self.hook.get_settings().application_base
         if check_option(self.plan_only, "plan_only", FLAG):
             found = plan_run(corpus)
-            self.log.info("Nothing was sent: %s", found)
+            self.log.info("plan_only: nothing was sent. %s", found)
             return found
         service, generation = self._service(corpus), context["ti"].max_tries
         delta = run(corpus, service, holder=_holder(context), generation=generation, wait_seconds=wait)
@@ -416,8 +416,8 @@ class LucidworksPublishShardsOperator(NoneTemplatesMixin, NonRetryableErrorsMixi
         for uri in uris:
             if not isinstance(uri, str):
                 raise InputError(
-                    "staged: give what the tasks of the shards have returned, e.g. staged=chunk.output; their "
-                    "operator needs a listing."
+                    "staged: give what the tasks of the shards return, e.g. staged=chunk.output; set listing on "
+                    "their operator."
                 )
         return uris
 

@@ -216,11 +216,10 @@ class LucidworksTrainModelOperator(CredentialsMixin, LineageMixin, _CreatingOper
     :param training_data: ``{"catalog": …, "signals": …}``: addresses that Lucidworks can read. (templated)
     :param region: where it is trained. (templated)
     :param config: the trainer's options: a flat dictionary with dots in its names. (templated)
-    :param credentials_conn_id: a connection, of any type, with the key that opens the training data: a Google
-        service account (``keyfile_dict``), or its password. Sent as ``serviceAccountKey``, and stored nowhere.
-        (templated)
-    :param training_data_credentials: instead, ``{"serviceAccountKey": …}``, which draws a warning unless it is a
-        template. Shown nowhere. Do not map over it: Airflow would store it. (templated)
+    :param credentials_conn_id: a connection, of any type, with the key for the training data: a Google service
+        account (``keyfile_dict``), or its password. Sent as ``serviceAccountKey``, and stored nowhere. (templated)
+    :param training_data_credentials: instead of ``credentials_conn_id``, ``{"serviceAccountKey": …}``; a warning is
+        logged unless it is a template. Not shown. Do not map over it: Airflow would store it. (templated)
     :param if_ambiguous: what to do if an existing model may be the requested one, by what the service shows:
         ``fail``, ``reuse`` it, or ``create`` another one. (templated)
     :param lucidworks_conn_id: the connection, with its Customer ID. (templated)

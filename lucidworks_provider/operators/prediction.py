@@ -185,15 +185,15 @@ class LucidworksPredictionOperator(_Predicting):
         folder or a glob of them; a DataFrame or another Arrow table; or an iterable of rows. A text that begins with
         ``[`` is JSON, any other one a URI. (templated)
     :param id_column: the column, or key, of the rows' ids; None for none. (templated)
-    :param text_column: that of the texts. (templated)
+    :param text_column: the column, or key, of the texts. (templated)
     :param columns: other columns that are passed through to the result. A row that is a tuple has the id, the text
         and these, in this order. (templated)
     :param use_case_config: the use case's options under the vendor's names, e.g. ``{"labels": […]}``. (templated)
     :param model_config: the model's options under the vendor's names, e.g. ``{"temperature": 0.2}``. (templated)
     :param api_key_conn_id: a connection, of any type, with the key of the third party that runs the model: its
         password, or a Google service account. Sent as ``modelConfig.apiKey``, and stored nowhere. (templated)
-    :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
-        Without it they are the return value, which is for small results. (templated)
+    :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``. Without
+        it, they are the return value: for small results only. (templated)
     :param batch_size: inputs of a request, 32 at most. (templated)
     :param max_reject_ratio: share of the inputs, 0 to 1, that may be rejected or get no prediction; their rows have
         the reason in ``error``. If more are, the task fails and nothing is written. (templated)
@@ -205,7 +205,7 @@ class LucidworksPredictionOperator(_Predicting):
     :param on_mismatch: ``fail`` when a result seems to be of another text or request, or ``warn`` and accept it; see
         :doc:`/checks`. (templated)
     :param concurrency: requests at a time, 8 at most. (templated)
-    :param max_requests: fail before the first request if the inputs take more of them. (templated)
+    :param max_requests: fail before the first request if the inputs take more. (templated)
     :param max_tokens: stop when the responses of this attempt have used that many tokens; the requests in flight are
         finished. With ``result_path`` the responses are kept, and clearing the task sends the rest. (templated)
     :param lucidworks_conn_id: the connection. (templated)
@@ -381,7 +381,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
 
     Each batch of 32 inputs is a job; one trigger waits for all jobs of the task. Returns a manifest:
     ``{"uri", "predictions", "tokens", "memory_uuid", "warnings"}``. A retry resumes the jobs that an earlier attempt
-    submitted and uses the results that it stored; clearing a task that succeeded does everything again.
+    submitted and uses the results that it stored; clearing a task that succeeded submits everything again.
 
     .. seealso:: https://doc.lucidworks.com/docs/lw-platform/lw-ai/lw-ai-apis/lw-ai-async-prediction-api
 
@@ -393,7 +393,7 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         folder or a glob of them; a DataFrame or another Arrow table; or an iterable of rows. A text that begins with
         ``[`` is JSON, any other one a URI. (templated)
     :param id_column: the column, or key, of the rows' ids; None for none. (templated)
-    :param text_column: that of the texts. (templated)
+    :param text_column: the column, or key, of the texts. (templated)
     :param columns: other columns that are passed through to the result. A row that is a tuple has the id, the text
         and these, in this order. (templated)
     :param result_path: URI of a file for the rows, ``.jsonl`` or (with the ``documents`` extra) ``.parquet``.
@@ -414,13 +414,13 @@ class LucidworksAsyncPredictionOperator(_Predicting, JobOperator):
         :doc:`/checks`. (templated)
     :param lucidworks_conn_id: the connection. (templated)
     :param deferrable: wait in the triggerer, without holding a worker slot. (templated)
-    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a young one is polled
+    :param poll_interval: the longest time between two polls of a job, seconds or a timedelta; a new job is polled
         more often. (templated)
-    :param timeout: seconds, or a timedelta, to wait for all jobs; of more than 1,000, for each 1,000 of them. A retry
+    :param timeout: seconds, or a timedelta, to wait for all jobs; with more than 1,000, for each 1,000. A retry
         resumes the wait. (templated)
     :param on_unknown_submission: what to do when a submission got no response, so that a job with an
         unknown id may exist: ``resubmit`` (and log the possible orphan), or ``fail``. (templated)
-    :param max_requests: fail before the first submission if the task needs more of them. (templated)
+    :param max_requests: fail before the first submission if the inputs take more. (templated)
     :raises InputError: before anything is sent.
     :raises JobFailedError: the service reports ERROR; names the inputs, the jobs and the reasons.
     """

@@ -189,7 +189,7 @@ class LucidworksJobSensor(DeferrableJobMixin, BaseLucidworksSensor):
                 parsed = read_body(body, task.job_kind, self.job_id)
             except MalformedAnswerError as err:
                 kept = stored.reject()
-                err.args = (f"{err} The answer is kept in {kept}.", *err.args[1:])
+                err.args = (f"{err} The response is kept in {kept}.", *err.args[1:])
                 raise
             if parsed.state is JobState.FAILED:
                 raise JobFailedError(

@@ -223,7 +223,7 @@ def test_an_empty_error_is_none(nothing: object) -> None:
 def test_an_index_tells_the_order_or_nothing(given: list[Any], order: str | None) -> None:
     sent = [{"response": text, "index": at} for text, at in zip("abc", given, strict=True)]
     if order is None:
-        with pytest.raises(MalformedAnswerError, match="is no order") as caught:
+        with pytest.raises(MalformedAnswerError, match="does not define an order") as caught:
             read_predictions({"predictions": sent}, Prediction, "It")
         assert not caught.value.retryable
     else:
@@ -335,9 +335,9 @@ def test_token_counts_that_cannot_be_read_count_as_not_said(counts: object, tota
         ({"predictions": ["x"]}, "no list"),
         ({"predictions": []}, "0 predictions for 1 inputs"),
         ({"predictions": [{}, {}]}, "2 predictions for 1 inputs"),
-        ([], "no JSON object"),
-        ("x", "no JSON object"),
-        (None, "no JSON object"),
+        ([], "not a JSON object"),
+        ("x", "not a JSON object"),
+        (None, "not a JSON object"),
     ],
 )
 def test_an_answer_with_another_number_of_predictions_is_an_error(body: object, words: str) -> None:
@@ -442,7 +442,7 @@ def test_tokens_in_lists_and_in_one_text(listed: object, texts: tuple[tuple[str,
     "listed", [None, {}, [], [{"tokens": ["a"]}], [{"tokens": None}, {"tokens": []}], [1, 2], "ab"]
 )
 def test_tokens_of_other_inputs_are_an_error(listed: object) -> None:
-    with pytest.raises(MalformedAnswerError, match="no list of 2 lists"):
+    with pytest.raises(MalformedAnswerError, match="not a list of 2 lists"):
         read_tokens(answer({"generatedTokens": listed}), 2)
 
 

@@ -104,8 +104,8 @@ def ways(vector: list[Any]) -> st.SearchStrategy[Sequence[Any]]:
         (FLOATS, [chunk([1.0, 2.0, 3.0])], "vectors of 3 numbers, the ones before it of 2"),
         (FLOATS, [chunk([1.0, 2.0]), chunk([1e39, 0.0])], "'bad' has a value that the file cannot hold"),
         (FLOATS, [chunk([10**400, 0.0])], "cannot hold"),
-        (FLOATS, [chunk([float("nan"), 0.0])], "no finite number"),
-        (FLOATS, [chunk([float("inf"), float("-inf")])], "no finite number"),
+        (FLOATS, [chunk([float("nan"), 0.0])], "not a finite number"),
+        (FLOATS, [chunk([float("inf"), float("-inf")])], "not a finite number"),
         (FLOATS, [chunk([1.0, 2.0], "half \ud800 a pair")], "surrogates"),
         (FLOATS, [chunk([1.0, 2.0], tokens=2**31)], "number of tokens"),
         (

@@ -163,11 +163,11 @@ def test_a_file_whose_rest_is_not_read(
         (
             b"sku,text\n1,a",
             {},
-            r"f\.csv has no column 'id', but 'sku', 'text'\. Say in id_column and text_column",
+            r"f\.csv has no column 'id'; it has 'sku', 'text'\. Set id_column and text_column",
         ),
-        (b"id;text\n1;a", {}, r"no column 'id', but 'id;text'\. .* See csv_delimiter"),
-        (b"1,a\n2,b", {}, r"no column 'id', but '1', 'a'\. .* csv_columns for files without a header"),
-        (b"id,text,id\n1,a,2", {}, "no column 'id', but 'id', 'text', 'id'"),
+        (b"id;text\n1;a", {}, r"no column 'id'; it has 'id;text'\. .* See csv_delimiter"),
+        (b"1,a\n2,b", {}, r"no column 'id'; it has '1', 'a'\. .* csv_columns for files without a header"),
+        (b"id,text,id\n1,a,2", {}, "no column 'id'; it has 'id', 'text', 'id'"),
         (b"id,text\n1,a", {"csv_columns": ["id", "text"]}, "begins with a line that names its columns"),
         (b"1,a", {"csv_columns": ["id", "text", "x"]}, "a record of 2 fields, but csv_columns names 3"),
         (b"id,text\n1,a", {"encoding": "utf-16"}, None),
@@ -185,7 +185,7 @@ def test_columns(data: bytes, how: dict[str, Any], message: str | None, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"csv_delimiter": ";;"}, "csv_delimiter is ';;'; give one character of ASCII"),
+        ({"csv_delimiter": ";;"}, "csv_delimiter is ';;'; give one ASCII character"),
         ({"csv_delimiter": "§"}, "csv_delimiter is '§'"),
         ({"csv_delimiter": "\n"}, "csv_delimiter is "),
         ({"csv_delimiter": 7}, "csv_delimiter is 7"),
@@ -196,10 +196,10 @@ def test_columns(data: bytes, how: dict[str, Any], message: str | None, tmp_path
         ({"csv_columns": ["id", 5]}, "csv_columns is "),
         ({"csv_columns": 5}, "csv_columns is 5; give a list"),
         ({"csv_columns": {"id", "text"}}, "csv_columns is "),
-        ({"csv_delimiter": []}, r"csv_delimiter is \[\]; give one character"),
-        ({"csv_quotechar": {}}, "csv_quotechar is {}; give one character"),
-        ({"csv_escapechar": False}, "csv_escapechar is False; give one character"),
-        ({"csv_columns": ["id", "body"]}, "csv_columns has no column 'text', but 'id', 'body'"),
+        ({"csv_delimiter": []}, r"csv_delimiter is \[\]; give one ASCII character"),
+        ({"csv_quotechar": {}}, "csv_quotechar is {}; give one ASCII character"),
+        ({"csv_escapechar": False}, "csv_escapechar is False; give one ASCII character"),
+        ({"csv_columns": ["id", "body"]}, "csv_columns has no column 'text'; it has 'id', 'body'"),
     ],
 )
 def test_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -267,7 +267,7 @@ def test_compressed_lines(tmp_path: Path) -> None:
     for name in ("f.jsonl.gz", "f.ndjson.GZ"):
         found = read(tmp_path, name, gzip.compress(data[:23]) + gzip.compress(data[23:]))
         assert told(found) == [("1", "a"), (f"{name}:2", "<invalid>"), ("2", "b")]
-    with pytest.raises(InputError, match=r"f\.jsonl\.gz has no column 'text', but 'id'"):
+    with pytest.raises(InputError, match=r"f\.jsonl\.gz has no column 'text'; it has 'id'"):
         read(tmp_path, "f.jsonl.gz", gzip.compress(b'{"id": 1}'))
 
 

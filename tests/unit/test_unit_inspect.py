@@ -440,8 +440,8 @@ def test_the_source_was_changed(catalogue: Catalogue) -> None:
     found = catalogue.inspect()
     assert {kind: sorted(named) for kind, named in found.examples.items()} == {
         "documents that were changed after they were chunked": ["'two.txt'"],
-        "documents that cannot be read, and are no rejects": found.examples[
-            "documents that cannot be read, and are no rejects"
+        "documents that cannot be read, and are not rejects": found.examples[
+            "documents that cannot be read, and are not rejects"
         ],
         "documents of the source that are neither in the tables nor rejects": ["'eight.txt'", "'seven.txt'"],
     }
@@ -614,7 +614,7 @@ class TestNoCatalogue:
         catalogue.write()
         log = catalogue.output / "chunks" / "_delta_log" / f"{0:020}.json"
         log.write_text(log.read_text().replace("chunker_config", "strange"))
-        with pytest.raises(InputError, match=r"lucidworks\.options is no configuration"):
+        with pytest.raises(InputError, match=r"lucidworks\.options is not a configuration"):
             catalogue.inspect()
 
     def test_a_column_is_missing(self, catalogue: Catalogue) -> None:

@@ -102,7 +102,7 @@ def test_what_pyarrow_cannot_read(tmp_path: Path) -> None:
     [one] = read(path)
     assert isinstance(one, RejectedDocument)
     assert (one.id, one.reason) == ("f.parquet", Reason.INVALID)
-    assert "It cannot be read as Parquet behind row 0: OSError: Not yet implemented:" in one.detail
+    assert "It cannot be read as Parquet after row 0: OSError: Not yet implemented:" in one.detail
     assert "DeltaByteArray" in one.detail
 
 

@@ -63,7 +63,9 @@ def _next_call(world: World, process: Process) -> None:
         begun = world.now
         call = _answered(world, process)
         if call.ended is None or call.ended - begun > protocol.LEASE + 4:
-            world.fault(f"{process.name} gets no answer within {world.now - begun:.1f} s, though all is well")
+            world.fault(
+                f"{process.name} gets no response within {world.now - begun:.1f} s, though all is well"
+            )
             return
         if call.error is None:
             return

@@ -393,9 +393,9 @@ def test_a_table_that_is_broken_in_the_middle(base: str) -> None:
     [
         (
             {"sku": ["a"], "text": ["x"]},
-            r"f\.parquet has no column 'id', but 'sku', 'text'\. Say in id_column",
+            r"f\.parquet has no column 'id'; it has 'sku', 'text'\. Set id_column",
         ),
-        ({"id": ["a"], "body": ["x"]}, "no column 'text', but 'id', 'body'"),
+        ({"id": ["a"], "body": ["x"]}, "no column 'text'; it has 'id', 'body'"),
         ({"id": [1.5], "text": ["x"]}, "column 'id' is of type double"),
         ({"id": ["a"], "text": [5]}, "column 'text' is of type int64"),
         ({"id": ["a"], "text": [["x"]]}, "column 'text' is of type list"),
@@ -410,12 +410,12 @@ def test_columns_of_a_table(base: str, columns: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b'{"sku": 1, "text": "x"}', r"f\.jsonl has no column 'id', but 'sku', 'text'"),
+        (b'{"sku": 1, "text": "x"}', r"f\.jsonl has no column 'id'; it has 'sku', 'text'"),
         (
             b'\xef\xbb\xbf\n\n{"id": 1, "body": "x"}\n{"id": 2, "text": "x"}',
-            "no column 'text', but 'id', 'body'",
+            "no column 'text'; it has 'id', 'body'",
         ),
-        (b"{}", "but none at all"),
+        (b"{}", "it has none"),
         (b'{"id": 1, "text": null}', None),
         (b'{"id": ', None),
         (b"[1]", None),

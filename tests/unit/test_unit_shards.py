@@ -122,7 +122,7 @@ def test_what_is_no_listing_is_refused_with_its_line(content: bytes, tmp_path: P
     (tmp_path / "list.jsonl").write_bytes(HEAD + line + content)
     found = read_listing(f"{tmp_path}/list.jsonl")
     assert next(found) == good
-    with pytest.raises(InputError, match=r"line 3 of .*list.jsonl is not of a listing"):
+    with pytest.raises(InputError, match=r"line 3 of .*list.jsonl is invalid"):
         next(found)
 
 
@@ -142,13 +142,15 @@ def test_what_is_no_listing_is_refused_with_its_line(content: bytes, tmp_path: P
 )
 def test_what_has_no_shard_is_no_listing(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match=r"list.jsonl is no listing. Give one that write_listings made"):
+    with pytest.raises(
+        InputError, match=r"list.jsonl is not a listing. Give one that write_listings has written"
+    ):
         read_shard(f"{tmp_path}/list.jsonl")
 
 
 def test_what_is_no_json_is_no_listing(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_bytes(b"\xff\n")
-    with pytest.raises(InputError, match=r"line 1 of .*list.jsonl is not of a listing"):
+    with pytest.raises(InputError, match=r"line 1 of .*list.jsonl is invalid"):
         read_shard(f"{tmp_path}/list.jsonl")
 
 

@@ -107,7 +107,7 @@ class TestProgress:
         stats.in_flight, stats.rate = 1_234, 60.0
         assert stats.progress(21.0) == (
             "526 of 1,000 documents (52 %) done, 1,234 in flight, 25.0 documents/s, limit 60.0 requests/s, 429s: 1, "
-            "rejects: 1, without an answer: 2, about 23 s left"
+            "rejects: 1, without a response: 2, about 23 s left"
         )
 
     def test_time_left_is_not_told_before_it_means_something(self) -> None:

@@ -168,7 +168,7 @@ def test_a_scheme_without_its_file_system_names_the_extra(
     monkeypatch.setenv("AIRFLOW_CONN_C", "aws://")
     with pytest.raises(InputError, match=f"{uri} cannot be opened: No ") as caught:
         read_file(uri)
-    advice = f"'airflow-provider-lucidworks[{extra}]'" if extra else "Azure Blob Storage as abfs://."
+    advice = f"'airflow-provider-lucidworks[{extra}]'" if extra else "Use abfs:// for Azure Blob Storage."
     assert advice in str(caught.value)
     assert not caught.value.retryable
 

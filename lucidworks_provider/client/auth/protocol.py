@@ -445,7 +445,7 @@ def _claim(
     if _hides_values(seen, before):
         seen = yield from context.read()
         if _hides_values(seen, before):
-            seen = Failed(TokenStoreError("the store does not show what was written to it"))
+            seen = Failed(TokenStoreError("the store did not return the value that was just written"))
     if not isinstance(seen, Snapshot):
         return _without_store(context, seen)
     if seen.claim != claim:
@@ -515,7 +515,7 @@ def _refresh(
 
 def _without_store(context: _Context, reply: Reply) -> Outcome:
     """The first two rows of the table."""
-    error = reply.error if isinstance(reply, Failed) else TokenStoreError("the token store gave no answer")
+    error = reply.error if isinstance(reply, Failed) else TokenStoreError("the token store did not respond")
     held = context.usable(context.held)
     if held is None:
         raise error

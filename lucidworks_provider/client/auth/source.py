@@ -107,8 +107,8 @@ class ServerClock:
             warn = self._offset != 0.0 and known == 0.0
         if warn:
             log.warning(
-                "This host's clock is %.0f s off the identity server's. Access tokens are handled by the server's "
-                "clock, so they work; synchronise it (NTP) anyway.",
+                "This host's clock is %.0f s off the identity server's. Access tokens work, because "
+                "they use the server's clock. Synchronise this host's clock (NTP).",
                 -offset,
             )
 
@@ -287,9 +287,9 @@ class TokenCache:
             return None
         return TokenError(
             f"{self.backoff.refusals} access tokens in a row were refused with 401 before any call accepted one. "
-            "Another system that requests tokens with the same client id causes this (give it an integration of its "
-            "own), as does an application without permission for the request, or an Application ID that "
-            f"belongs to other credentials. No new token is requested during {pause:.0f} s."
+            "Either another system requests tokens with the same client id (create a separate integration for it), "
+            "or the application has no permission for the request, or the Application ID belongs to other "
+            f"credentials. No new token is requested for {pause:.0f} s."
         )
 
 

@@ -35,9 +35,9 @@ FIRST_PAUSE = 60.0
 LONGEST_PAUSE = 600.0
 
 _CURE = (
-    "Another system requests access tokens with the same client id, which invalidates those of this Airflow "
-    "(documented on one of the vendor's pages): create a separate integration, with its own client id, for each "
-    "system. Another possible cause is an application without permission for what it requests."
+    "Another system requests access tokens with the same client id, which invalidates those of this "
+    "Airflow: create a separate integration, with its own client id, for each system. Or the application has no "
+    "permission for its requests."
 )
 
 
@@ -109,7 +109,7 @@ class RevocationHistory:
         """The text of the error during a pause."""
         return (
             f"{len(self.times)} access tokens were refused before expiry within a minute. {_CURE} No new token is "
-            f"requested during {pause:.0f} s."
+            f"requested for {pause:.0f} s."
         )
 
 

@@ -274,7 +274,7 @@ def _ssl_context(settings: LucidworksSettings) -> ssl.SSLContext | bool:
         return _contexts[bundle, changed]
     except (OSError, ssl.SSLError) as err:
         raise ConfigurationError(
-            f"Connection {settings.conn_id!r}: {bundle} is no usable bundle of authorities ({type(err).__name__})."
+            f"Connection {settings.conn_id!r}: {bundle} is not a usable CA bundle ({type(err).__name__})."
         ) from None
 
 

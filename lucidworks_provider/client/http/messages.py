@@ -226,7 +226,7 @@ def path_segment(value: str, what: str) -> str:
     try:
         return quote(value, safe="")
     except UnicodeEncodeError:
-        raise InputError(f"{what} is {value!r}, which is no text.") from None
+        raise InputError(f"{what} is {value!r}, which is not text.") from None
 
 
 def json_body(value: object) -> bytes:
@@ -342,7 +342,7 @@ def parse_object(body: bytes, name: str, *, status: int = 200, packed: bool = Fa
     decoded = parse_json(body, packed=packed)
     if not isinstance(decoded, dict):
         raise MalformedAnswerError(
-            f"{name}: HTTP {status} with a body that is no JSON object. It starts: {excerpt(body)!r}",
+            f"{name}: HTTP {status} with a body that is not a JSON object. It starts: {excerpt(body)!r}",
             status=status,
         )
     return decoded

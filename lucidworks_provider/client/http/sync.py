@@ -275,7 +275,7 @@ class _FinalResponse(http.client.HTTPResponse):
             if not 100 <= status < 200 or status == http.client.SWITCHING_PROTOCOLS:
                 return version, status, reason
             http.client.parse_headers(self.fp)
-        raise http.client.BadStatusLine(f"more than {MOST_INTERIM} interim answers")
+        raise http.client.BadStatusLine(f"more than {MOST_INTERIM} interim responses")
 
 
 class _Connection(HTTPConnection):

@@ -51,7 +51,7 @@ def trusted(settings: LucidworksSettings) -> bool | str:
     for name in _BUNDLE_VARIABLES:
         if path := os.environ.get(name):
             if not Path(path).exists():
-                raise ConfigurationError(f"{name} names {path!r}, which is not there on this host.")
+                raise ConfigurationError(f"{name} names {path!r}, which does not exist on this host.")
             return path
     return certifi.where()
 
@@ -102,7 +102,7 @@ class Failure(Enum):
     TLS = "the TLS handshake failed"
     PROXY = "the proxy of the environment did not connect ({cause})"
     CONNECTION = "no connection ({cause})"
-    TIMEOUT = "no answer within {timeout:g} s"
+    TIMEOUT = "no response within {timeout:g} s"
     BROKEN = "the connection broke ({cause})"
 
 
@@ -168,7 +168,7 @@ class BodyReader:
         self._size = 0
         if length is not None and length > MOST_BYTES:
             raise TransportError(
-                f"{self._what}an answer of {length} bytes; more than {MOST_BYTES} are not read"
+                f"{self._what}a response of {length} bytes; more than {MOST_BYTES} are not read"
             )
 
     def add(self, data: bytes) -> None:
@@ -181,14 +181,14 @@ class BodyReader:
             try:
                 data = decoder.decode(data, MOST_BYTES + 1 - self._size)
             except zlib.error:
-                raise TransportError(f"{self._what}the body is not in {decoder.coding}, as it says") from None
+                raise TransportError(f"{self._what}the body is not valid {decoder.coding}") from None
         self._parts.append(data)
         self._size += len(data)
         if self._size > MOST_BYTES:
-            raise TransportError(f"{self._what}an answer of more than {MOST_BYTES} bytes, which are not read")
+            raise TransportError(f"{self._what}a response of more than {MOST_BYTES} bytes, which is not read")
         seconds = time.monotonic() - self._started
         if seconds > self._timeout + self._size / LEAST_SPEED:
-            raise TransportError(f"{self._what}only {self._size} bytes of the answer in {seconds:.1f} s")
+            raise TransportError(f"{self._what}only {self._size} bytes of the response in {seconds:.1f} s")
 
     def body(self) -> bytes:
         """The body."""

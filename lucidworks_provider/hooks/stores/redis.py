@@ -285,7 +285,7 @@ class RedisClient:
             from redis.retry import Retry
         except ImportError as err:
             raise ConfigurationError(
-                f"Connection {self._conn_id!r}: share_via is redis, and what that needs is not installed here "
+                f"Connection {self._conn_id!r}: share_via is redis, but its dependencies are not installed here "
                 f"({err}). Run `pip install 'airflow-provider-lucidworks[redis]'` wherever tasks, triggers and the "
                 "API server run."
             ) from None

@@ -175,14 +175,14 @@ def _down(verb: str, err: Exception) -> TokenStoreError:
         return _outside()
     return TokenStoreError(
         f"The Variable with the shared access token could not be {verb} ({type(err).__name__}); "
-        "it works again when the API server does."
+        "check that Airflow's API server responds."
     )
 
 
 def _outside() -> TokenStoreError:
     if is_child_of_task():
         error = TokenStoreError(
-            "This process is out of Airflow's reach: a child process of a task (multiprocessing, "
+            "This process cannot reach Airflow: a child process of a task (multiprocessing, "
             "ProcessPoolExecutor, os.fork) cannot use the task's channel to the API server, so it cannot share an "
             "access token through a Variable. Call from the task process (with threads for parallel calls), map "
             "tasks with .expand, or set share_via to redis, with both connections in the environment or a secrets "
@@ -190,10 +190,10 @@ def _outside() -> TokenStoreError:
         )
     else:
         error = TokenStoreError(
-            "This process is out of Airflow's reach (a notebook, a script, a virtualenv task without Airflow), so "
+            "This process cannot reach Airflow (a notebook, a script, a virtualenv task without Airflow), so "
             "it cannot share an access token with workers and triggerers through a Variable. Call from a task, or "
-            "set share_via to redis; or to memory, which invalidates the token of every other process with this "
-            "client id at each start, so give it a client id of its own then."
+            "set share_via to redis, or to memory with a separate client id: with memory, each start of a process "
+            "invalidates the token of all others with this client id."
         )
     error.retryable = False
     return error

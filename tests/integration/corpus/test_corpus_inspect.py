@@ -63,7 +63,7 @@ def test_night_after_night(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     assert set(inspected(world).counts) == {
         "documents that were changed after they were chunked",
         "documents of the source that are neither in the tables nor rejects",
-        "documents that cannot be read, and are no rejects",
+        "documents that cannot be read, and are not rejects",
     }
 
     world.run()

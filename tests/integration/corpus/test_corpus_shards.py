@@ -217,14 +217,14 @@ def test_a_document_that_two_shards_have(world: World) -> None:
 
 def test_shards_that_do_not_belong_together(world: World, texts: dict[str, str]) -> None:
     staged = stage(world, 3)
-    with pytest.raises(InputError, match="instead of each of 3 once"):
+    with pytest.raises(InputError, match="but needs each of 3 once"):
         commit(world, staged[:2])
-    with pytest.raises(InputError, match="instead of each of 3 once"):
+    with pytest.raises(InputError, match="but needs each of 3 once"):
         commit(world, [*staged, staged[0]])
     with pytest.raises(InputError, match="staged is empty"):
         commit(world, [])
     (listing,) = write_listings(str(world.source), f"{world.output}/listings", shards=1)
-    with pytest.raises(InputError, match="is not what the task of a shard has staged"):
+    with pytest.raises(InputError, match="was not staged by the task of a shard"):
         commit(world, [{"staged": listing}])
     others = stage(world, 3, only={2}, options=ChunkingOptions("sentence", "gte-small"), full_refresh=True)
     with pytest.raises(InputError, match=r"another configuration .*chunker"):
@@ -345,7 +345,7 @@ def test_what_was_compared_with_older_tables_is_refused(world: World, texts: dic
     world.write("03.txt", texts["03.txt"])
     world.set(listing=None)
     world.run()
-    with pytest.raises(InputError, match=r"was compared with run 1 of .*, which is at run 2"):
+    with pytest.raises(InputError, match=r"was compared with run 1 of .*, which is now at run 2"):
         commit(world, staged, run_id="late")
     assert world.texts() == texts
 

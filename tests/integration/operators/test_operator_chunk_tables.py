@@ -235,7 +235,7 @@ def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("documents", "arguments", "words"),
     [
-        (pa.table({"id": [1, 2, 1], "text": ["a", "b", "c"]}), {}, ["documents[2]", "id '1'", "more than"]),
+        (pa.table({"id": [1, 2, 1], "text": ["a", "b", "c"]}), {}, ["documents[2]", "duplicate id '1'"]),
         (iter([{"id": 1, "text": "a"}, {"id": 1, "text": "b"}]), {}, ["documents[1]", "id '1'"]),
         ([{"id": 1, "text": "a"}, {"id": "1", "text": "b"}], {}, ["documents[1]", "id '1'"]),
         (pa.table({"id": [1, None], "text": ["a", "b"]}), {}, ["documents[1] has no 'id'", "id_column=None"]),
@@ -257,10 +257,10 @@ def test_without_a_key_documents_are_numbered(service: Service, tmp_path: Path, 
         (
             {"a": "b"},
             {},
-            ["documents is dict with the keys 'a'; give a list of {'id': …, 'text': …}, the URI"],
+            ["documents is of type dict with the keys 'a'; give a list of {'id': …, 'text': …}, the URI"],
         ),
-        (7, {}, ["documents is int"]),
-        (b"[]", {}, ["documents is bytes"]),
+        (7, {}, ["documents is of type int"]),
+        (b"[]", {}, ["documents is of type bytes"]),
         ("hello", {}, ["documents is 'hello'"]),
         ("[{'id': 1}]", {}, ["documents is a text that begins with [", "tojson"]),
         ("/no/such/table.parquet", {}, ["documents: there is no file"]),
@@ -554,6 +554,6 @@ def test_a_generator_that_fails_leaves_nothing(service: Service, tmp_path: Path)
 
 
 def test_a_text_in_place_of_a_table_is_not_repeated(service: Service, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a text of 5,000 characters, which is no URI") as caught:
+    with pytest.raises(InputError, match="a text of 5,000 characters, which is not a URI") as caught:
         chunking("words " * 833 + "xx", tmp_path / "c.jsonl").execute(new_context())
     assert "words" not in str(caught.value)

@@ -283,7 +283,7 @@ def test_the_older_result_shape_gives_the_same_file(
         ({"timeout": float("inf")}, ["timeout"]),
         ({"max_text_bytes": "1MB"}, ["max_text_bytes"]),
         ({"documents": [{"id": "\ud800", "text": "x"}]}, ["documents[0]", "id"]),
-        ({"documents": None, "text": b"bytes"}, ["text is b'bytes' (bytes), which is no text"]),
+        ({"documents": None, "text": b"bytes"}, ["text is b'bytes' (bytes), which is not text"]),
         ({"on_unknown_submission": "retry"}, ["resubmit", "fail"]),
     ],
 )

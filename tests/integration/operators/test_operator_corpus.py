@@ -174,7 +174,7 @@ def test_tables_as_csv(corpus: Run) -> None:
         "text_column": "body",
         "max_reject_ratio": 0.5,
     }
-    with pytest.raises(InputError, match=r"has no column 'id', but 'sku', 'body'"):
+    with pytest.raises(InputError, match=r"has no column 'id'; it has 'sku', 'body'"):
         corpus.execute(**how)
     assert corpus.posts() == 0
     returned = corpus.execute(id_column="sku", **how)
@@ -282,7 +282,7 @@ def test_secrets_are_in_no_file(corpus: Run) -> None:
     [
         ({"source": ""}, "source is ''"),
         ({"source": "relative/folder"}, "absolute"),
-        ({"source": {"id": "a", "text": "b"}}, "source is dict"),
+        ({"source": {"id": "a", "text": "b"}}, "source is of type dict"),
         ({"source": [{"id": "a"}]}, r"source\[0\]"),
         ({"source": [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}]}, "'a', which another"),
         ({"source": []}, "no document"),
@@ -422,12 +422,12 @@ def test_without_deletion_vectors(corpus: Run) -> None:
         ({"retention": -1}, "retention is -1"),
         ({"report_url": "ftp://x"}, "report_url"),
         ({"staged": []}, "staged is empty"),
-        ({"staged": None}, "staged: give what the tasks of the shards have returned"),
-        ({"staged": 7}, "staged: give what the tasks of the shards have returned"),
-        ({"staged": [None]}, "staged: give what the tasks of the shards have returned"),
+        ({"staged": None}, "staged: give what the tasks of the shards return"),
+        ({"staged": 7}, "staged: give what the tasks of the shards return"),
+        ({"staged": [None]}, "staged: give what the tasks of the shards return"),
         # Of a task without a listing.
-        ({"staged": {"dataset": "file:///data", "version": 3}}, "needs a listing"),
-        ({"staged": ["file:///no/such.json"]}, "no/such.json is not what the task of a shard has staged"),
+        ({"staged": {"dataset": "file:///data", "version": 3}}, "set listing"),
+        ({"staged": ["file:///no/such.json"]}, "no/such.json was not staged by the task of a shard"),
     ],
 )
 def test_what_cannot_be_published_is_refused(corpus: Run, options: dict[str, Any], words: str) -> None:
@@ -439,9 +439,7 @@ def test_what_cannot_be_published_is_refused(corpus: Run, options: dict[str, Any
 
 def test_a_shard_that_is_missing_is_named(corpus: Run) -> None:
     staged = corpus.stage(3)
-    with pytest.raises(
-        InputError, match="there are the shards 000-of-003, 002-of-003, instead of each of 3 once"
-    ):
+    with pytest.raises(InputError, match="has the shards 000-of-003, 002-of-003, but needs each of 3 once"):
         corpus.publish([staged[0], staged[2]])
     assert corpus.tables() == set()
 

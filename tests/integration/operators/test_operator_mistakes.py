@@ -265,8 +265,8 @@ def test_a_misspelt_field_of_a_connection_is_a_warning(
         LucidworksHook("misspelt").get_settings()
     warned = [one.getMessage() for one in caplog.records if one.name.startswith("lucidworks_provider.hooks")]
     assert warned == [
-        "Connection 'misspelt': extra has 'customerId', which is not read. Did you mean 'customer_id'? extra has "
-        "'use_case_paths', which is not read. Did you mean 'use_cases_path'?"
+        "Connection 'misspelt': extra has the unknown field 'customerId'. Did you mean 'customer_id'? extra has "
+        "the unknown field 'use_case_paths'. Did you mean 'use_cases_path'?"
     ]
 
 

@@ -313,7 +313,7 @@ def test_a_customer_id_is_needed(
     del connection["extra"]["customer_id"]
     connection["extra"]["share_via"] = "memory"
     monkeypatch.setenv("AIRFLOW_CONN_LUCIDWORKS_DEFAULT", json.dumps(connection))
-    with pytest.raises(ConfigurationError, match=r"customer_id is missing.*Lucidworks provides it"):
+    with pytest.raises(ConfigurationError, match=r"customer_id is missing.*request it from Lucidworks"):
         operator().execute(context)
     assert list(fast.state.log) == []
 

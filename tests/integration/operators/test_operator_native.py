@@ -90,11 +90,11 @@ def test_outputs_are_right_in_every_dag(emulator: RunningEmulator, inputs: Any) 
             "2024",
             PULLED,
             True,
-            r"^text is 2024 \(int\), which is no text; .* render_template_as_native_obj .* `\| tojson`",
+            r"^text is 2024 \(int\), which is not text; .* render_template_as_native_obj .* `\| tojson`",
         ),
         ("[1]", PULLED, True, r"^text is \[1\] \(list\)"),
-        ("None", PULLED, True, "not neither"),
-        ("None", PULLED, False, "not neither"),
+        ("None", PULLED, True, "neither is given"),
+        ("None", PULLED, False, "neither is given"),
     ],
 )
 def test_one_text(
@@ -118,7 +118,7 @@ def test_one_text(
 
 
 def test_an_element_that_native_rendering_has_decoded(emulator: RunningEmulator) -> None:
-    with pytest.raises(InputError, match=r"^inputs\[1\] is 2024 \(int\), which is no text; .* `\| tojson`"):
+    with pytest.raises(InputError, match=r"^inputs\[1\] is 2024 \(int\), which is not text; .* `\| tojson`"):
         predicted(emulator, "2024", ["a", PULLED], native=True)
     assert predicted(emulator, "2024", ["a", AS_JSON], native=True) == hashed(["a", "2024"])
 

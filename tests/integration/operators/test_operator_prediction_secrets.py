@@ -305,7 +305,7 @@ def test_what_is_no_json_object_is_refused_without_its_key(
     one = direct(TEXTS, model_config=given)
     one.render_template_fields(new_context() | RENDERED)
     assert KEY not in fields_of(one)
-    with pytest.raises(InputError, match=r"model_config.*no JSON object") as caught:
+    with pytest.raises(InputError, match=r"model_config.*not a JSON object") as caught:
         one.execute(new_context())
     assert KEY not in shown_by(caught.value)
     assert server.heard == []

@@ -278,7 +278,7 @@ def test_an_upstream_task_that_airflow_would_ignore_is_refused(
     operator: type[BaseOperator], name: str, how: str
 ) -> None:
     with pytest.raises(
-        InputError, match=f"^{name} is the output of task 'up', but is no template field. Give a"
+        InputError, match=f"^{name} is the output of task 'up', but is not a template field. Give a"
     ):
         with_upstream(operator, name, how)
 
@@ -585,5 +585,7 @@ def test_the_times_of_a_sensor(operator: type[BaseOperator]) -> None:
     sensor: Any = operator(task_id="t", poke_interval="1e1", timeout=" 60 ", **CASES[operator][0])
     assert (sensor.poke_interval, sensor.poll_interval, sensor.timeout) == (10.0, 10.0, 60.0)
     for name in ("poke_interval", "timeout"):
-        with pytest.raises(InputError, match=f"^{name} is 'soon'; it must be seconds"):
+        with pytest.raises(
+            InputError, match=f"^{name} is 'soon'; it must be a timedelta or a number of seconds"
+        ):
             operator(task_id="t", **{name: "soon"}, **CASES[operator][0])

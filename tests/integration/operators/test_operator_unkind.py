@@ -291,7 +291,9 @@ PREDICTIONS: dict[str, Case] = {
     "reordered from 0": Case(("predict", "reversed")),
     "reordered from 1": Case(("predict", "reversed"), {"value": "1"}),
     "a constant index": Case(("predict", "index"), {"value": "7"}),
-    "an index that tells no order": Case(("predict", "index"), {"value": "0,0,1,2"}, chunk="is no order"),
+    "an index that tells no order": Case(
+        ("predict", "index"), {"value": "0,0,1,2"}, chunk="does not define an order"
+    ),
     "labels as a list": Case(("predict", "labels"), arguments=LABELS),
     "labels as a text": Case(("predict", "labels"), {"value": "text"}, arguments=LABELS, same_rows=False),
     "dimension ignored": Case(
@@ -365,7 +367,9 @@ JOBS: dict[str, Case] = {
     "an item is an error": Case(("poll-prediction", "item-error"), chunk="2 of 4 inputs have no prediction"),
     "an item is nothing": Case(("poll-prediction", "item-nothing"), chunk="2 of 4 inputs have no prediction"),
     "reordered": Case(("poll-prediction", "reversed")),
-    "an index that tells no order": Case(("poll-prediction", "index"), {"value": "1,5"}, chunk="is no order"),
+    "an index that tells no order": Case(
+        ("poll-prediction", "index"), {"value": "1,5"}, chunk="does not define an order"
+    ),
     "FAILED": Case(("poll-prediction", "status"), {"value": "FAILED"}, chunk="An injected fault"),
     "an error in a 200": Case(("poll-prediction", "error-body"), {"value": "no room"}, chunk="no room"),
     "SUCCEEDED": Case(("poll-prediction", "status"), {"value": "SUCCEEDED"}),

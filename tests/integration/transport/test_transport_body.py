@@ -65,7 +65,7 @@ def test_an_answer_that_drips(mode: Mode, chunked: bool) -> None:
 
     with scripted(drip) as server:
         began = time.monotonic()
-        with pytest.raises(TransportError, match=r"only \d+ bytes of the answer in"):
+        with pytest.raises(TransportError, match=r"only \d+ bytes of the response in"):
             send(mode, settings(server.url, timeout=0.5), get(server.url))
         assert time.monotonic() - began < 2
 
@@ -111,5 +111,5 @@ def test_the_speed_counts_only_after_the_timeout(mode: Mode, monkeypatch: pytest
     now = 10.0 + 30_001 / http_body.LEAST_SPEED - 0.1
     one.add(b"x" * 30_000)
     now += 0.2
-    with pytest.raises(TransportError, match=r"only 30002 bytes of the answer in 13\.1 s"):
+    with pytest.raises(TransportError, match=r"only 30002 bytes of the response in 13\.1 s"):
         one.add(b"x")

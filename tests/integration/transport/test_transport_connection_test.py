@@ -101,7 +101,7 @@ def test_another_customers_id(emulator: RunningEmulator, monkeypatch: pytest.Mon
     [
         ("429", True, "; the rate limit is reached (429)."),
         ("503", False, "HTTP 503"),
-        ("unauthorized", False, "Another system that requests tokens with the same client id"),
+        ("unauthorized", False, "another system requests tokens with the same client id"),
         ("disconnect", False, "the connection broke"),
     ],
 )

@@ -317,7 +317,7 @@ def test_unknown_host(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_answer_in_time(mode: Mode) -> None:
     with scripted(lambda connection: time.sleep(1)) as server:
         began = time.monotonic()
-        with pytest.raises(TransportError, match=r"no answer within 0\.2 s") as caught:
+        with pytest.raises(TransportError, match=r"no response within 0\.2 s") as caught:
             send(mode, settings(server.url, timeout=0.2), get(server.url))
         assert time.monotonic() - began < 0.9
         assert not isinstance(caught.value, NotSentError)

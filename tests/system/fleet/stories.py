@@ -49,7 +49,7 @@ RENEWING = 10
 IDLE_SHARE = 4
 STEPS = ("before WriteClaim", "after WriteClaim", "before Refresh", "after Refresh", "after Publish")
 SUPERSEDED = "refused before expiry"
-CONTESTED = "No new token is requested during"
+CONTESTED = "No new token is requested for"
 # Above this many a minute, another system is named in an error.
 ALLOWED = 20
 
