@@ -238,7 +238,7 @@ class _RedirectedRequest(requests.PreparedRequest):
 
 
 class LucidworksSession(requests.Session):
-    """See :meth:`lucidworks_provider.hooks.auth.LucidworksAuthHook.get_conn`."""
+    """See :meth:`lucidworks_provider.hooks.lucidworks.LucidworksAuthHook.get_conn`."""
 
     def __init__(self, settings: LucidworksSettings, scope: str, tokens: TokenSource) -> None:
         super().__init__()
