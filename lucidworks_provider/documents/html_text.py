@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from lucidworks_provider.documents.document import Reason
-from lucidworks_provider.documents.encoding import Rejection
+from lucidworks_provider.documents.document import Reason, Rejection
 
 # Each takes up to ten microseconds.
 _MOST_TAGS = 1_000_000

@@ -40,10 +40,10 @@ from typing import TYPE_CHECKING, Any
 
 from lucidworks_provider.client import validation
 from lucidworks_provider.client.prediction_types import Embedding, Prediction
-from lucidworks_provider.client.use_cases import Item, PredictionOptions
+from lucidworks_provider.client.use_cases import PredictionOptions
 from lucidworks_provider.errors import TooManyRejectsError
 from lucidworks_provider.jobs.columns import BYTES, JsonLinesWriter, ParquetWriter, ResultFile, Warnings
-from lucidworks_provider.jobs.rows import Batch, Rejected, kept_arrays, kept_values
+from lucidworks_provider.jobs.rows import Batch, Input, Rejected, kept_arrays, kept_values
 from lucidworks_provider.storage import writing
 
 if TYPE_CHECKING:
@@ -69,16 +69,14 @@ def rows_of(batch: Batch, predictions: Sequence[Prediction]) -> list[dict[str, A
     return rows
 
 
-def _pairs(
-    batch: Batch, predictions: Sequence[Prediction]
-) -> Iterator[tuple[Item | Rejected, Prediction | None]]:
+def _pairs(batch: Batch, predictions: Sequence[Prediction]) -> Iterator[tuple[Input, Prediction | None]]:
     answers = iter(predictions)
     for one in batch.inputs:
         yield one, None if isinstance(one, Rejected) else next(answers)
 
 
 def _row(
-    index: int, kept: Mapping[str, Any], given: Item | Rejected, prediction: Prediction | None
+    index: int, kept: Mapping[str, Any], given: Input, prediction: Prediction | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The row, and the fields of the response whose names the row has already."""
     named = {"index": index, **kept}

@@ -17,7 +17,7 @@ from lucidworks_provider.client.jobs import PREDICTION, JobKind
 from lucidworks_provider.client.prediction_types import Prediction, read_predictions
 from lucidworks_provider.client.predictions import PredictionResult, read_result
 from lucidworks_provider.client.secrets import blank
-from lucidworks_provider.client.use_cases import Item, PredictionOptions, check_wire
+from lucidworks_provider.client.use_cases import Items, PredictionOptions, check_wire
 from lucidworks_provider.client.validation import refused
 from lucidworks_provider.errors import (
     AuthenticationError,
@@ -150,7 +150,7 @@ class PredictionTask(JobTask[PredictionFile]):
         file.add(self._reader.get(position), value)
 
 
-Predict = Callable[[Sequence[Item]], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
+Predict = Callable[[Items], Awaitable[tuple[bytes, tuple[Prediction, ...]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +270,7 @@ class SyncBatchRunner:
         self._count(batch)
         return None
 
-    async def _predict(self, items: Sequence[Item]) -> tuple[bytes, tuple[Prediction, ...]]:
+    async def _predict(self, items: Items) -> tuple[bytes, tuple[Prediction, ...]]:
         self.budget.check_tokens()
         body, predictions = await self.predict(items)
         self.budget.spend(sum(one.tokens_used.sum for one in predictions))

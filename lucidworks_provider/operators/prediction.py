@@ -22,11 +22,12 @@ from lucidworks_provider.operators.base import (
     MAX_REJECT_RATIO,
     BaseOperatorArguments,
     HookMixin,
+    JobOperator,
     ResultMixin,
     RowsMixin,
     dictionary,
+    result_directory,
 )
-from lucidworks_provider.operators.job import JobOperator, result_directory
 from lucidworks_provider.operators.lineage import Lineage, of_predictions
 from lucidworks_provider.operators.secrets import SecretArgumentMixin, restore_secrets
 

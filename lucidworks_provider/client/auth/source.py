@@ -602,19 +602,19 @@ def token_source(settings: LucidworksSettings, scope: str) -> TokenSource:
     :raises ConfigurationError: the connection's ``share_via`` lacks a field, or needs Airflow.
     :raises InputError: an unknown scope.
     """
-    identity = TokenIdentity(
-        settings.auth_url, settings.auth_server_id, settings.client_id, check_scope(scope)
-    )
+    identity = (settings.auth_url, settings.auth_server_id, settings.client_id, scope)
     # The secret is part of the key, so that a wrong or rotated one never gets the token of the right one.
     secret = hashlib.sha256(settings.client_secret.encode()).hexdigest()
-    key = (identity.digest, secret, settings.share_via, settings.redis_conn_id or "")
+    key = (*identity, secret, settings.share_via, settings.redis_conn_id or "")
     with _sources_lock:
         source = _sources.get(key)
         if source is None:
+            check_scope(scope)
             service = Service(partial(request_token, settings, scope), partial(request_time, settings))
             clock = _server_clocks.setdefault(settings.auth_url, ServerClock())
-            memory = settings.share_via == "memory"
-            store = MemoryStore() if memory else settings.shared_stores.token_store(settings, identity)
+            store: TokenStore = MemoryStore()
+            if settings.share_via != "memory":
+                store = settings.shared_stores.token_store(settings, TokenIdentity(*identity))
             source = TokenSource(store, service, clock)
             _sources[key] = source
         return source

@@ -126,7 +126,7 @@ METHODS = {
         # Both are in the database of a deferred task: an upgrade meets what an older version wrote.
         "execute_complete": "context event deadline",
     },
-    ("lucidworks_provider.operators.job", "JobOperator"): {
+    ("lucidworks_provider.operators.base", "JobOperator"): {
         "__init__": (
             "result_path lucidworks_conn_id deferrable poll_interval timeout on_unknown_submission "
             "max_requests kwargs"
