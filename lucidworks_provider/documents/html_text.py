@@ -85,7 +85,6 @@ class _Text:
         self._bullet = ""
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        """An element begins."""
         self._first = tag in _DROPPING
         hidden = tag in _UNSEEN or "hidden" in attributes or _DISPLAY_NONE.search(attributes.get("style", ""))
         if self._hidden or hidden:
@@ -103,7 +102,6 @@ class _Text:
                 self._bullet = f"{count + 1}. "
 
     def end(self, tag: str) -> None:
-        """An element ends, also one without an end tag."""
         self._first = False
         if self._hidden:
             self._hidden -= 1
@@ -119,7 +117,6 @@ class _Text:
             self._blank = True
 
     def data(self, text: str) -> None:
-        """Text within an element, maybe a part of it."""
         if self._hidden:
             return
         if self._verbatim:
@@ -133,7 +130,6 @@ class _Text:
             self._blank = words.endswith(" ")
 
     def comment(self, text: str) -> None:
-        """A comment, which is not shown."""
         self._first = False
 
     def close(self) -> None:

@@ -263,16 +263,13 @@ class ChunkTask(JobTask[ChunkFile]):
 
     @property
     def count(self) -> int:
-        """One job for each document."""
         return len(self.batches)
 
     @property
     def fingerprint(self) -> str:
-        """Of the options and every document."""
         return self.batches.fingerprint(self.options.as_json())
 
     def name(self, position: int) -> str:
-        """By the caller's id."""
         return f"Document {self.ids.sent[position][0]!r}"
 
     def log_input(self) -> None:
@@ -288,7 +285,6 @@ class ChunkTask(JobTask[ChunkFile]):
             log.warning("%s They are not in the result.", survey.summary())
 
     async def submit(self, position: int) -> str:
-        """Send the document's text."""
         from lucidworks_provider.client.chunking import submit_text
 
         text, _ = await in_thread(self._document, position)
@@ -301,18 +297,15 @@ class ChunkTask(JobTask[ChunkFile]):
         return batch.sent[0]["text"], batch.kept_of(place)
 
     def parse(self, body: bytes, position: int, job_id: str) -> ParsedBody:
-        """The result."""
         result = read_result(parse_object(body, f"Chunking job {job_id}"), job_id)
         has_result = result.chunks or result.state is JobState.RESULT
         return ParsedBody(result.state, result.status, result.message, result if has_result else None)
 
     def same_input(self, position: int, other: int) -> bool:
-        """By the text."""
         return self.ids.sent[position][1] == self.ids.sent[other][1]
 
     @contextmanager
     def open(self) -> Iterator[ChunkFile]:
-        """The file of chunks."""
         with chunk_file(self.result_uri, self.options, self.batches.survey.types) as file:
             yield file
             file.counts["rejected"] = self.batches.survey.rejected or None

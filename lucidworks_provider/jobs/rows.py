@@ -106,7 +106,6 @@ class Rows:
     kept: Any
 
     def slice(self, start: int, end: int) -> Any:
-        """The kept columns of some rows."""
         return _slice(self.kept, start, end)
 
     def values(self, name: str) -> list[Any]:
@@ -132,7 +131,6 @@ class Batch:
 
     @property
     def sent(self) -> tuple[Mapping[str, Any], ...]:
-        """The items of the request."""
         return tuple(one for one in self.inputs if not isinstance(one, Rejected))
 
     @property
@@ -141,7 +139,6 @@ class Batch:
         return f"Input {self.start}" if self.start == last else f"Inputs {self.start} to {last}"
 
     def fingerprint(self, options: Mapping[str, Any]) -> str:
-        """Of the items and the options."""
         numbered = enumerate(self.inputs, self.start)
         sent = json_body([[n, one] for n, one in numbered if not isinstance(one, Rejected)])
         return fingerprint_of(options, [("", sent.decode())])
@@ -176,7 +173,6 @@ class Survey:
 
     @property
     def sent(self) -> int:
-        """Rows that can be sent."""
         return self.rows - self.rejected
 
     @property
@@ -185,7 +181,6 @@ class Survey:
         return str(self._digest.hexdigest())
 
     def add(self, rows: Rows) -> None:
-        """Count rows."""
         for number, one in enumerate(rows.inputs, self.rows):
             if not isinstance(one, Rejected):
                 data = json_body(one) if len(one) > 1 else one["text"].encode()

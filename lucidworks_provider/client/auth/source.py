@@ -138,7 +138,6 @@ class RefreshBackoff:
     until: float = 0.0
 
     def accepted(self) -> None:
-        """Reset after an accepted call."""
         self.refusals, self.until = 0, 0.0
 
     def refused(self, now: float, in_use_for: float) -> None:
@@ -265,7 +264,6 @@ class TokenCache:
         )
 
     def use(self, outcome: Outcome, clocks: Clocks) -> None:
-        """Use the token of an outcome."""
         token, now, server_now = outcome.token, clocks.monotonic(), clocks.server()
         # The remaining lifetime is never longer than the lifetime, whatever a clock says.
         if server_now < token.issued_at < token.refresh_at:
@@ -302,19 +300,15 @@ class MemoryStore:
         self._snapshot = Snapshot()
 
     def read(self) -> Snapshot:
-        """Read token and claim."""
         return self._snapshot
 
     def write_claim(self, claim: Claim) -> None:
-        """Write a claim."""
         self._snapshot = Snapshot(self._snapshot.token, claim)
 
     def release_claim(self, claim: Claim) -> None:
-        """Release the claim."""
         self._snapshot = Snapshot(self._snapshot.token, RELEASED)
 
     def publish(self, token: AccessToken) -> None:
-        """Store a token."""
         self._snapshot = Snapshot(token, self._snapshot.claim)
 
     def after_fork(self) -> None:

@@ -107,7 +107,6 @@ class SyncTransport:
         return Response(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
 
     def close(self) -> None:
-        """Close the kept connections."""
         self._session.close()
 
 
@@ -224,13 +223,11 @@ class _RedirectedRequest(requests.PreparedRequest):
 
     @classmethod
     def of(cls, request: requests.PreparedRequest) -> Self:
-        """Copy a request."""
         copied = cls()
         copied.__dict__.update(requests.PreparedRequest.copy(request).__dict__)
         return copied
 
     def copy(self) -> Self:
-        """The same for the next redirect."""
         return self.of(self)
 
     def prepare_auth(self, auth: Any, url: Any = "") -> None:

@@ -111,7 +111,6 @@ class VariableTokenStore:
         return Snapshot(token, claim)
 
     def write_claim(self, claim: Claim) -> None:
-        """Write a claim, or renew the own one."""
         set_variable(self._claim, json.dumps([claim.owner, claim.heartbeat]), self._DESCRIPTION)
 
     def release_claim(self, claim: Claim) -> None:
@@ -125,7 +124,6 @@ class VariableTokenStore:
             self.write_claim(RELEASED)
 
     def publish(self, token: AccessToken) -> None:
-        """Store a token, unless there is a newer one."""
         stored = self.read().token
         if stored is not None and stored.issued_at > token.issued_at:
             log.info("A newer token has been shared meanwhile; keeping that one.")
