@@ -438,7 +438,7 @@ def _spooled(rows: Rows) -> pa.RecordBatch:
     rejected = [one.reason if isinstance(one, Rejected) else None for one in rows.inputs]
     wires = [None if isinstance(one, Rejected) else json_body(one).decode() for one in rows.inputs]
     names = ["wire", "rejected", *rows.kept.schema.names]
-    columns = (pa.array(wires, pa.large_string()), pa.array(rejected, pa.string()), *rows.kept.columns)
+    columns = [pa.array(wires, pa.large_string()), pa.array(rejected, pa.string()), *rows.kept.columns]
     return pa.record_batch(columns, names)
 
 
